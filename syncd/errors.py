@@ -1,0 +1,123 @@
+"""
+What can go wrong, sorted by what happens next.
+
+::
+
+    SyncdError                      has an exit code; the text says what happened and what to do
+    ├── ConfigError                 78  the configuration cannot be used
+    ├── StateError                  74  the state directory cannot be written, or the database is damaged
+    ├── AlreadyRunning              75  another instance holds the lock
+    ├── RootUnavailable             66  a root is missing, empty against its marker, or unreadable
+    └── JobError                    something a job met; carries its row of the retry table
+        ├── Retryable               RETRY: the same job, later
+        ├── Permanent               REJECT: not before the file or the configuration changes
+        ├── Hold                    RELEASE: all jobs wait, one of them probes
+        │   ├── Offline
+        │   ├── Throttled
+        │   └── NeedsOperator
+        └── Stale                   stop quietly
+            ├── FileChanged         REPLACE: the file is not what the job was made for
+            └── LeaseLost           the row is no longer ours
+
+Foreign exceptions become one of these at the door of the room that owns the library. Nothing sorts
+by message text.
+"""
+
+from syncd.model import Kind
+
+
+class SyncdError(Exception):
+    """Root of all errors that syncd raises on purpose."""
+
+    exit_code = 70
+
+
+class ConfigError(SyncdError):
+    """The configuration cannot be used; the text names the key, its origin and the remedy."""
+
+    exit_code = 78
+
+
+class StateError(SyncdError):
+    """The state directory cannot be used."""
+
+    exit_code = 74
+
+
+class AlreadyRunning(SyncdError):
+    """Another syncd owns the state directory."""
+
+    exit_code = 75
+
+
+class RootUnavailable(SyncdError):
+    """A root is missing, unreadable, or empty although it once held a model."""
+
+    exit_code = 66
+
+
+class JobError(SyncdError):
+    """
+    Something a job met.
+
+    Args:
+        message: What happened, in one sentence, without secrets.
+        kind: The row of the retry table.
+        retry_after_s: What the server asked for, in seconds, already clamped; None if it did not.
+        advice: What a person can do; None where nothing is needed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Kind,
+        retry_after_s: float | None = None,
+        advice: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+        self.advice = advice
+
+
+class Retryable(JobError):
+    """Worth another try; how wide the retry reaches is the row's business."""
+
+
+class Permanent(JobError):
+    """No retry will help until the file or the configuration changes."""
+
+
+class Hold(JobError):
+    """Not this job's fault: everything waits."""
+
+
+class Offline(Hold):
+    """The cloud cannot be reached as it should be."""
+
+
+class Throttled(Hold):
+    """The API asked for fewer requests."""
+
+
+class NeedsOperator(Hold):
+    """A person has to act: credentials, role, licence, quota, clock, trust."""
+
+
+class Stale(JobError):
+    """The job speaks of something that is no longer so."""
+
+
+class FileChanged(Stale):
+    """The file on disk is not, or is no longer, what the job was made for."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind=Kind.LOCAL_READ)
+
+
+class LeaseLost(Stale):
+    """The job row is no longer ours: superseded, expired or taken over."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind=Kind.STATE_STORE)

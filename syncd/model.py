@@ -1,0 +1,267 @@
+"""
+The values all rooms share.
+
+Nothing here does anything: frozen dataclasses and enums, with the units in the names. ``size`` and
+``part_size`` are bytes, ``*_at`` and ``run_after`` are Unix milliseconds UTC, ``*_s`` are seconds.
+File names are ``str`` as ``os.fsdecode`` makes them, so undecodable bytes survive as surrogates;
+``printable`` is the one way to show such a name to a person.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+LEAF_SIZE = 4 * 1024 * 1024
+"""Bytes covered by one leaf digest of a plan."""
+
+LEAF_DIGEST_SIZE = 16
+"""Bytes of one leaf digest (XXH3-128)."""
+
+
+class State(StrEnum):
+    """Who owns a job now. How far its work got is read from its facts."""
+
+    QUEUED = "queued"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+class Event(StrEnum):
+    """What can happen to a job."""
+
+    CLAIM = "claim"
+    FINISH = "finish"
+    RETRY = "retry"
+    RELEASE = "release"
+    EXPIRE = "expire"
+    REJECT = "reject"
+    REPLACE = "replace"
+    REQUEUE = "requeue"
+
+
+class Verdict(StrEnum):
+    """What was decided about a path on disk."""
+
+    WANTED = "wanted"
+    REFUSED = "refused"  # the server would not accept the name
+    CONFLICT = "conflict"  # two local files would get one path in the catalog
+    UNREADABLE = "unreadable"
+    INCOMPLETE = "incomplete"
+    IGNORED = "ignored"
+
+
+class Kind(StrEnum):
+    """
+    Why something did not work: the rows of the retry table (``syncd.core.retry``).
+
+    The value is the row's number, which the tests and the log carry.
+    """
+
+    DEAD_CONNECTION = "R01"
+    NETWORK = "R02"
+    SERVER_TRANSIENT = "R03"
+    SERVER_FAULT = "R04"
+    STORE_IDLE = "R05"
+    API_THROTTLE = "R06"
+    STORE_THROTTLE = "R07"
+    SESSION_REFUSED = "R08"
+    DEVICE_KEY_REFUSED = "R09"
+    NOT_ALLOWED = "R10"
+    NEEDS_SIGN_IN = "R11"
+    OUR_DATA = "R12"
+    ROUTE_UNKNOWN = "R13"
+    CONFLICT = "R14"
+    STORE_CONFLICT = "R15"
+    TOO_LARGE = "R16"
+    URL_DEAD = "R17"
+    SIGNATURE = "R18"
+    SKEW = "R19"
+    STORE_ACCOUNT = "R20"
+    EXISTS = "R21"
+    OBJECT_MISSING = "R22"
+    UPLOAD_GONE = "R23"
+    DIGEST = "R24"
+    PARTS = "R25"
+    REDIRECT = "R26"
+    TLS = "R27"
+    PORTAL = "R28"
+    BAD_ANSWER = "R29"
+    LOCAL_READ = "R30"
+    STATE_STORE = "R31"
+    OUR_BUG = "R32"
+    OTHER_CLIENT_ERROR = "R33"
+
+
+class Call(StrEnum):
+    """A request that syncd makes, by what it is for."""
+
+    ME = "me"
+    PRESIGN = "presign"
+    REGISTER = "register"
+    LIST_MODELS = "list_models"
+    GET_MODEL = "get_model"
+    UPDATE_MODEL = "update_model"
+    DELETE_MODEL = "delete_model"
+    INITIATE = "initiate"
+    SIGN_PART = "sign_part"
+    COMPLETE = "complete"
+    ABORT = "abort"
+    PUT_BODY = "put_body"
+    PUT_PART = "put_part"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A file's identity by ``fstat``, compared for equality only, never "newer than"."""
+
+    dev: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    def only_ctime_moved(self, other: "Fingerprint") -> bool:
+        """Is *other* the same but for ctime (a chmod, a link, or a rewrite that set mtime back)?"""
+        return (
+            self.ctime_ns != other.ctime_ns
+            and (self.dev, self.inode, self.size, self.mtime_ns)
+            == (other.dev, other.inode, other.size, other.mtime_ns)
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A regular file that the scanner met. ``allocated`` is bytes on disk (below size: sparse)."""
+
+    root_id: int
+    rel_path: str
+    fingerprint: Fingerprint
+    allocated: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """What the store remembers of a path: the fingerprint last judged, and the verdict."""
+
+    root_id: int
+    rel_path: str
+    fingerprint: Fingerprint
+    verdict: Verdict
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a file goes in the catalog, in the API's words."""
+
+    model_path: str
+    model_type: str
+    file_name: str
+    display_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    One sequential read of a file: its SHA-256 (64 lower-case hex digits) and its leaf digests.
+
+    ``leaves`` holds ``LEAF_DIGEST_SIZE`` bytes for each ``LEAF_SIZE`` bytes of the file, in order.
+    """
+
+    size: int
+    sha256: str
+    leaves: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """``[offset, offset + size)`` of a file; numbers count from 1."""
+
+    number: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """
+    A presigned URL and what must be sent with it: a short-lived credential, memory only.
+
+    ``deadline_ms`` is what the URL's own query says, or an assumption. ``repr`` shows no URL.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    deadline_ms: int
+    storage_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Multipart:
+    """An open multipart upload as the server described it."""
+
+    upload_id: str
+    storage_key: str
+    part_size: int
+    part_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A catalog record. Members a listing may leave out are None."""
+
+    id: str
+    model_path: str | None
+    model_type: str | None
+    display_name: str | None
+    storage_key: str | None
+    file_size: int | None
+    file_hash: str | None
+    model_status: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """
+    The wish to have one fingerprint of one path in the catalog, with the facts known of it.
+
+    A fact is None until it is one. ``*_sent_at`` are intents, committed before the call; ``put_at``,
+    ``stored_at`` and ``record_id`` are answers. ``held_class`` is ``large`` for a file that waits
+    for a signed-in user.
+    """
+
+    id: int
+    root_id: int
+    rel_path: str
+    fingerprint: Fingerprint
+    target: Target
+    state: State
+    attempt: int
+    run_after: int
+    lease_owner: str | None = None
+    lease_expires_at: int | None = None
+    held_class: str | None = None
+    sha256: str | None = None
+    leaves: bytes | None = field(default=None, repr=False)
+    storage_key: str | None = None
+    upload_id: str | None = None
+    part_size: int | None = None
+    part_count: int | None = None
+    body_sent_at: int | None = None
+    complete_sent_at: int | None = None
+    stored_at: int | None = None
+    register_sent_at: int | None = None
+    record_id: str | None = None
+    adopted: bool = False
+    last_error: str | None = None
+    last_kind: Kind | None = None
+
+
+def printable(name: str) -> str:
+    """*name* with control characters, escapes and undecodable bytes shown, never sent raw."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in name
+    )
