@@ -1,0 +1,74 @@
+"""
+The persistent memory: a SQLite database in the state directory, and the right to write it.
+
+No SQL, row or connection leaves this package; what it hands out are the values of ``syncd.model``.
+"""
+
+from syncd.store.db import Database, Lock, is_locked
+from syncd.store.files import Files
+from syncd.store.holds import HoldRow, Holds, Servers
+from syncd.store.jobs import Jobs
+from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
+
+__all__ = [
+    "FILE_STATES",
+    "FileReport",
+    "HoldRow",
+    "Report",
+    "RootReport",
+    "Store",
+    "is_locked",
+    "open_report",
+]
+
+
+class Store:
+    """
+    The one writer: lock first, then the database. All methods belong on one thread.
+
+    Raises:
+        AlreadyRunning: Another process owns *state_dir*.
+        StateError: It cannot be written, or what is in it is damaged or too new.
+    """
+
+    def __init__(self, state_dir: str) -> None:
+        self._lock = Lock(state_dir)
+        try:
+            self._db = Database.open(state_dir)
+        except BaseException:
+            self._lock.close()
+            raise
+        self.jobs = Jobs(self._db)
+        self.files = Files(self._db, self.jobs)
+        self.holds = Holds(self._db)
+        self.servers = Servers(self._db)
+        self.report = Report(self._db)
+
+    def close(self) -> None:
+        """Close the database, then give the lock back."""
+        self._db.close()
+        self._lock.close()
+
+
+class ReadOnly:
+    """A reader beside a running writer."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.report = Report(db)
+        self.files = Files(db, Jobs(db))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+def open_report(state_dir: str) -> ReadOnly | None:
+    """
+    Read what a state directory holds, running daemon or not; None while it holds nothing.
+
+    Raises:
+        StateError: It cannot be read, or belongs to another version.
+    """
+    db = Database.open_reader(state_dir)
+    return None if db is None else ReadOnly(db)

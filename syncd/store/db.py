@@ -1,0 +1,277 @@
+"""
+The database file: who may open it, how it is opened, how it grows.
+
+One read-write connection on one thread, opened after the lock is held; everybody else reads with
+``mode=ro``. WAL with ``synchronous=FULL``: what was committed survives ``kill -9`` and power loss
+(https://sqlite.org/wal.html, https://sqlite.org/pragma.html#pragma_synchronous).
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+from syncd.errors import AlreadyRunning, StateError
+from syncd.model import printable
+
+FILE_NAME = "syncd.db"
+LOCK_NAME = "lock"
+
+
+class Lock:
+    """
+    The right to write in a state directory: an flock on a file beside the database.
+
+    Raises:
+        AlreadyRunning: Another process holds it.
+        StateError: The directory cannot be created or written.
+    """
+
+    def __init__(self, state_dir: str) -> None:
+        self._path = os.path.join(state_dir, LOCK_NAME)
+        try:
+            os.makedirs(state_dir, mode=0o700, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(state_dir, error) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise AlreadyRunning(
+                f"Another syncd is at work on {printable(state_dir)}. "
+                "Ask it with 'syncd status', or stop it first."
+            ) from None
+        except OSError as error:
+            os.close(self._fd)
+            raise _unusable(state_dir, error) from error
+
+    def close(self) -> None:
+        """Give the right back. The file stays: removing it would let two owners in."""
+        os.close(self._fd)
+
+
+def is_locked(state_dir: str) -> bool:
+    """Does a running syncd own *state_dir*?"""
+    try:
+        fd = os.open(os.path.join(state_dir, LOCK_NAME), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+class Database:
+    """
+    A connection, with foreign exceptions turned into ours.
+
+    Use ``Database.open`` for the one writer (the lock must be held) and ``Database.open_reader``
+    for everybody else.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+        connection.row_factory = sqlite3.Row
+
+    @classmethod
+    def open(cls, state_dir: str) -> "Database":
+        """
+        Open for writing, creating and migrating as needed.
+
+        Raises:
+            StateError: Unwritable, damaged, or written by a newer syncd.
+        """
+        path = os.path.join(state_dir, FILE_NAME)
+        with _errors(path):
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            database = cls(connection, path)
+            try:
+                os.chmod(path, 0o600)
+                for pragma in (
+                    "busy_timeout = 5000",
+                    "journal_mode = WAL",
+                    "synchronous = FULL",
+                    "foreign_keys = ON",
+                    "journal_size_limit = 16777216",
+                ):
+                    connection.execute(f"PRAGMA {pragma}")
+                database._check()
+                migrate(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        return database
+
+    @classmethod
+    def open_reader(cls, state_dir: str) -> "Database | None":
+        """
+        Open for reading; None while there is no database yet.
+
+        Raises:
+            StateError: Unreadable, damaged, or of another version than this program reads.
+        """
+        path = os.path.join(state_dir, FILE_NAME)
+        if not os.path.exists(path):
+            return None
+        with _errors(path):
+            connection = sqlite3.connect(
+                f"file:{quote(path)}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                connection.execute("PRAGMA query_only = ON")
+                connection.execute("PRAGMA busy_timeout = 5000")
+                require_version(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(connection, path)
+
+    def close(self) -> None:
+        """Close the connection; the writer folds the log into the file as it goes."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is one commit, or nothing is."""
+        with _errors(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> int:
+        """Execute one statement; the number of rows it changed."""
+        with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
+            return cursor.rowcount
+
+    def run_many(self, sql: str, rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> None:
+        """Execute one statement for each of *rows*."""
+        with _errors(self._path):
+            self._connection.executemany(sql, rows).close()
+
+    def insert(self, sql: str, parameters: Sequence[Any] | dict[str, Any]) -> int:
+        """Insert one row; its id."""
+        with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def one(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Any | None:
+        """The first row, or None."""
+        with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
+            return cursor.fetchone()
+
+    def all(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
+        """All rows."""
+        with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
+            return cursor.fetchall()
+
+    def _check(self) -> None:
+        row = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if row[0] != "ok":
+            raise sqlite3.DatabaseError(row[0])
+
+
+def migrations() -> list[str]:
+    """The numbered SQL files, in order; file n brings a database from version n - 1 to n."""
+    folder = resources.files("syncd.store") / "migrations"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [(folder / name).read_text("utf-8") for name in names]
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """
+    Bring the schema to this program's version; each file is one transaction of its own.
+
+    Raises:
+        StateError: The database was written by a newer syncd.
+    """
+    scripts = migrations()
+    version = _version(connection)
+    if version > len(scripts):
+        raise _too_new(path, version, len(scripts))
+    for script in scripts[version:]:
+        try:
+            connection.executescript(script)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def require_version(connection: sqlite3.Connection, path: str) -> None:
+    """
+    A reader needs exactly this program's schema.
+
+    Raises:
+        StateError: It is another one.
+    """
+    version, ours = _version(connection), len(migrations())
+    if version > ours:
+        raise _too_new(path, version, ours)
+    if version < ours:
+        raise StateError(
+            f"{printable(path)} has schema {version}, this syncd reads {ours}. "
+            "Start syncd once: it brings the database up to date."
+        )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _too_new(path: str, version: int, ours: int) -> StateError:
+    return StateError(
+        f"{printable(path)} was written by a newer syncd (schema {version}, this one knows {ours}). "
+        "Install that version again, or give this one a state directory of its own."
+    )
+
+
+@contextmanager
+def _errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise  # the schema refused what our own code tried: a bug, not a damaged disk
+    except sqlite3.DatabaseError as error:
+        raise StateError(_explain(path, error)) from error
+    except OSError as error:
+        raise _unusable(os.path.dirname(path), error) from error
+
+
+def _explain(path: str, error: sqlite3.DatabaseError) -> str:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    where = printable(path)
+    if name.startswith("SQLITE_FULL"):
+        return f"The disk that holds {where} is full. Make room; nothing acknowledged is lost."
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return f"{where} cannot be written ({error}). Check its owner, mode and file system."
+    if name.startswith(("SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"{where} could not be read or written ({error}). Check the disk below it."
+    return (
+        f"{where} is damaged ({error}). Move the file aside and start again: what the catalog "
+        "already holds is found there and not sent twice where the server lists models."
+    )
+
+
+def _unusable(state_dir: str, error: OSError) -> StateError:
+    return StateError(
+        f"The state directory {printable(state_dir)} cannot be used: {error.strerror}. "
+        "Give syncd a directory that it may write, on a local disk (state_dir)."
+    )

@@ -1,0 +1,215 @@
+"""What is on disk as last judged, what the catalog holds as far as we know, and the roots."""
+
+import os
+from collections.abc import Iterable
+
+from syncd.model import FoundFile, KnownFile, Target, Verdict, printable
+from syncd.store.db import Database
+from syncd.store.jobs import Jobs
+from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of, split_path
+
+_UPSERT = (
+    f"INSERT INTO file (root_id, folder, name, {', '.join(FINGERPRINT_COLUMNS)}, verdict, reason,"
+    " model_path, clash_key, judged_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (root_id, folder, name) DO UPDATE SET size = excluded.size,"
+    " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, dev = excluded.dev,"
+    " inode = excluded.inode, verdict = excluded.verdict, reason = excluded.reason,"
+    " model_path = excluded.model_path, clash_key = excluded.clash_key,"
+    " judged_at = excluded.judged_at"
+)
+
+
+class Files:
+    """The file, record and root tables."""
+
+    def __init__(self, db: Database, jobs: Jobs) -> None:
+        self._db = db
+        self._jobs = jobs
+
+    # -- roots -----------------------------------------------------------------------------------
+
+    def root_id(self, path: str) -> int:
+        """The id of the root at *path*, given to it when it was first seen."""
+        with self._db.transaction():
+            encoded = os.fsencode(path)
+            self._db.run("INSERT OR IGNORE INTO root (path) VALUES (?)", (encoded,))
+            row = self._db.one("SELECT id FROM root WHERE path = ?", (encoded,))
+            assert row is not None
+            return int(row["id"])
+
+    def marker(self, root_id: int) -> tuple[tuple[str, str, str] | None, bool]:
+        """The mount (type, source, root) a root was last seen on, and whether it held a model."""
+        row = self._db.one("SELECT * FROM root WHERE id = ?", (root_id,))
+        assert row is not None
+        mount = (row["fs_type"], row["fs_source"], row["fs_root"])
+        return None if None in mount else mount, row["held_model_at"] is not None
+
+    def mark_scanned(
+        self, root_id: int, mount: tuple[str, str, str], now_ms: int, *, models: bool
+    ) -> None:
+        """A whole walk of the root ended, on this mount, having met a model or not."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE root SET fs_type = ?, fs_source = ?, fs_root = ?, scanned_at = ?,"
+                " held_model_at = coalesce(held_model_at, ?) WHERE id = ?",
+                (*mount, now_ms, now_ms if models else None, root_id),
+            )
+
+    # -- what is on disk -------------------------------------------------------------------------
+
+    def known_in(self, root_id: int, folder: str) -> list[KnownFile]:
+        """The files directly in *folder*, as last judged."""
+        rows = self._db.all(
+            "SELECT * FROM file WHERE root_id = ? AND folder = ?", (root_id, os.fsencode(folder))
+        )
+        return [known_file_of(row) for row in rows]
+
+    def known_folders(self, root_id: int) -> set[str]:
+        """Every folder that has a known file."""
+        rows = self._db.all("SELECT DISTINCT folder FROM file WHERE root_id = ?", (root_id,))
+        return {os.fsdecode(row["folder"]) for row in rows}
+
+    def judge(
+        self, judged: Iterable[tuple[FoundFile, Verdict, str, str | None]], now_ms: int
+    ) -> None:
+        """
+        Remember files that get no job: (file, verdict, reason, model_path where there is one).
+
+        A live job of such a path is superseded.
+        """
+        with self._db.transaction():
+            for found, verdict, reason, model_path in judged:
+                self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
+                self._remember(found, verdict, reason, model_path, None, now_ms)
+
+    def admit(self, found: FoundFile, target: Target, clash_key: str, now_ms: int) -> int | None:
+        """
+        A wanted file stands still: remember it and queue a job, in one commit.
+
+        Where another path would get the same place in the catalog, neither is uploaded: both become
+        conflicts, each naming the other, and None is returned.
+        """
+        with self._db.transaction():
+            others = self._rivals(found, clash_key)
+            if others:
+                self._conflict(found, target, clash_key, others, now_ms)
+                return None
+            self._remember(found, Verdict.WANTED, None, target.model_path, clash_key, now_ms)
+            return self._jobs.enqueue(found, target, now_ms)
+
+    def refresh(self, found: FoundFile, now_ms: int) -> None:
+        """Only ctime moved while the path's job runs: the worker reads again, nothing is voided."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE file SET ctime_ns = ?, judged_at = ?"
+                " WHERE root_id = ? AND folder = ? AND name = ?",
+                (found.fingerprint.ctime_ns, now_ms, found.root_id, *split_path(found.rel_path)),
+            )
+
+    def forget(self, gone: Iterable[KnownFile], now_ms: int) -> None:
+        """
+        The paths are no longer on disk; their live jobs are superseded.
+
+        A file that was in conflict with a forgotten one is forgotten with it, so that the next look
+        judges it afresh.
+        """
+        with self._db.transaction():
+            for known in gone:
+                self._jobs.replace_live(
+                    known.root_id, known.rel_path, now_ms, why="the file is gone"
+                )
+                key = (known.root_id, *split_path(known.rel_path))
+                if known.verdict is Verdict.CONFLICT:
+                    self._db.run(
+                        "DELETE FROM file WHERE verdict = 'conflict' AND clash_key ="
+                        " (SELECT clash_key FROM file"
+                        "  WHERE root_id = ? AND folder = ? AND name = ?)",
+                        key,
+                    )
+                self._db.run("DELETE FROM file WHERE root_id = ? AND folder = ? AND name = ?", key)
+
+    def mark_unreadable(self, root_id: int, rel_path: str, reason: str, now_ms: int) -> None:
+        """The worker could not open the file; it is looked at again when its ctime moves."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE file SET verdict = 'unreadable', reason = ?, judged_at = ?"
+                " WHERE root_id = ? AND folder = ? AND name = ?",
+                (reason, now_ms, root_id, *split_path(rel_path)),
+            )
+
+    def forget_path(self, root_id: int, rel_path: str, now_ms: int) -> None:
+        """What was known of a path is no longer true; the next look starts from nothing."""
+        with self._db.transaction():
+            self._db.run(
+                "DELETE FROM file WHERE root_id = ? AND folder = ? AND name = ?",
+                (root_id, *split_path(rel_path)),
+            )
+
+    # -- what the catalog holds ------------------------------------------------------------------
+
+    def record_for(self, model_path: str, sha256: str) -> str | None:
+        """The id of the record known to hold these bytes at that path."""
+        row = self._db.one(
+            "SELECT record_id FROM record WHERE model_path = ? AND sha256 = ?",
+            (model_path, sha256),
+        )
+        return None if row is None else str(row["record_id"])
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _rivals(self, found: FoundFile, clash_key: str) -> list[KnownFile]:
+        rows = self._db.all("SELECT * FROM file WHERE clash_key = ?", (clash_key,))
+        ours = (found.root_id, found.rel_path)
+        return [
+            known for known in map(known_file_of, rows) if (known.root_id, known.rel_path) != ours
+        ]
+
+    def _conflict(
+        self,
+        found: FoundFile,
+        target: Target,
+        clash_key: str,
+        others: list[KnownFile],
+        now_ms: int,
+    ) -> None:
+        for other in others:
+            reason = _conflict_reason(found.rel_path)
+            self._jobs.replace_live(other.root_id, other.rel_path, now_ms, why=reason)
+            self._db.run(
+                "UPDATE file SET verdict = 'conflict', reason = ?, judged_at = ?"
+                " WHERE root_id = ? AND folder = ? AND name = ?",
+                (reason, now_ms, other.root_id, *split_path(other.rel_path)),
+            )
+        reason = _conflict_reason(others[0].rel_path)
+        self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
+        self._remember(found, Verdict.CONFLICT, reason, target.model_path, clash_key, now_ms)
+
+    def _remember(
+        self,
+        found: FoundFile,
+        verdict: Verdict,
+        reason: str | None,
+        model_path: str | None,
+        clash_key: str | None,
+        now_ms: int,
+    ) -> None:
+        self._db.run(
+            _UPSERT,
+            (
+                found.root_id,
+                *split_path(found.rel_path),
+                *fingerprint_values(found.fingerprint),
+                verdict,
+                reason,
+                model_path,
+                clash_key,
+                now_ms,
+            ),
+        )
+
+
+def _conflict_reason(other: str) -> str:
+    return (
+        f"{printable(other)} would get the same place in the catalog (upper and lower case count as "
+        "one). Rename one of the two; neither is uploaded until then."
+    )

@@ -1,0 +1,97 @@
+"""Why everything waits, and what a server has shown of itself."""
+
+from dataclasses import dataclass
+
+from syncd.model import Call
+from syncd.store.db import Database
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRow:
+    """One reason to wait: since when, why, what a person can do, and when it is probed next."""
+
+    kind: str
+    since: int
+    why: str
+    advice: str | None
+    probe_at: int
+    probes: int
+
+    @property
+    def needs_person(self) -> bool:
+        """Waiting alone will not end it."""
+        return self.kind == "operator"
+
+
+class Holds:
+    """The hold table. Kinds: ``offline``, ``throttled``, ``operator``, ``root``."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def put(
+        self, kind: str, *, why: str, advice: str | None, probe_at: int, now_ms: int
+    ) -> HoldRow:
+        """Begin a hold, or note that its probe failed; ``since`` stays the first time."""
+        with self._db.transaction():
+            row = self._db.one(
+                "INSERT INTO hold (kind, since, why, advice, probe_at) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (kind) DO UPDATE SET why = excluded.why, advice = excluded.advice,"
+                " probe_at = excluded.probe_at, probes = probes + 1 RETURNING *",
+                (kind, now_ms, why, advice, probe_at),
+            )
+        assert row is not None
+        return HoldRow(**dict(row))
+
+    def all(self) -> list[HoldRow]:
+        """The holds in force, oldest first."""
+        return [HoldRow(**dict(row)) for row in self._db.all("SELECT * FROM hold ORDER BY since")]
+
+    def probe_now(self, now_ms: int) -> None:
+        """Something changed (a restart, a new credential): probe every hold at once."""
+        with self._db.transaction():
+            self._db.run("UPDATE hold SET probe_at = ?", (now_ms,))
+
+    def postpone(self, probe_at: int) -> None:
+        """A probe is under way: nobody else probes before *probe_at*."""
+        with self._db.transaction():
+            self._db.run("UPDATE hold SET probe_at = max(probe_at, ?)", (probe_at,))
+
+    def clear(self, *kinds: str) -> list[HoldRow]:
+        """End these holds; the ones that were in force."""
+        ended = [hold for hold in self.all() if hold.kind in kinds]
+        if ended:
+            with self._db.transaction():
+                self._db.run_many(
+                    "DELETE FROM hold WHERE kind = ?", [(hold.kind,) for hold in ended]
+                )
+        return ended
+
+
+class Servers:
+    """Routes that ever answered 2xx, and the storage host a server was first seen to use."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def answered(self, base_url: str) -> frozenset[Call]:
+        rows = self._db.all("SELECT call FROM route WHERE base_url = ?", (base_url,))
+        return frozenset(Call(row["call"]) for row in rows)
+
+    def note_answered(self, base_url: str, call: Call, now_ms: int) -> None:
+        with self._db.transaction():
+            self._db.run(
+                "INSERT OR IGNORE INTO route (base_url, call, answered_at) VALUES (?, ?, ?)",
+                (base_url, call, now_ms),
+            )
+
+    def pin_storage_host(self, base_url: str, host: str, now_ms: int) -> str:
+        """The host that takes the bytes: the first one seen stays."""
+        with self._db.transaction():
+            self._db.run(
+                "INSERT OR IGNORE INTO storage_host (base_url, host, pinned_at) VALUES (?, ?, ?)",
+                (base_url, host, now_ms),
+            )
+            row = self._db.one("SELECT host FROM storage_host WHERE base_url = ?", (base_url,))
+        assert row is not None
+        return str(row["host"])

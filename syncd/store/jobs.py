@@ -1,0 +1,455 @@
+"""
+The queue: jobs, their facts, and every change of owner.
+
+Each write to a leased job names its owner; a write that meets no such row means that the job was
+taken away meanwhile, and is answered with ``LeaseLost``. A change of state, its parts and its event
+are one commit.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from syncd.core.machine import advance
+from syncd.errors import LeaseLost
+from syncd.model import Event, FoundFile, Job, Kind, Multipart, Part, Plan, State, Target, printable
+from syncd.store.db import Database
+from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
+
+_SELECT = "SELECT job.*, plan.leaves FROM job LEFT JOIN plan ON plan.job_id = job.id"
+_FACTS = frozenset(
+    {"sha256", "storage_key", "stored_at", "record_id", "adopted", "body_sent_at"}
+    | {"complete_sent_at", "register_sent_at"}
+)
+_UPLOAD_FACTS = (
+    "storage_key", "upload_id", "part_size", "part_count",
+    "body_sent_at", "complete_sent_at", "stored_at", "register_sent_at",
+)  # fmt: skip
+
+
+class Jobs:
+    """The job table and what hangs on it. Times are Unix milliseconds, handed in by the caller."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    # -- birth -----------------------------------------------------------------------------------
+
+    def enqueue(self, found: FoundFile, target: Target, now_ms: int) -> int:
+        """Add a job inside the caller's transaction; a live job of that path is superseded first."""
+        self.replace_live(found.root_id, found.rel_path, now_ms, why="the file changed")
+        job_id = self._db.insert(
+            f"INSERT INTO job (root_id, rel_path, {', '.join(FINGERPRINT_COLUMNS)}, model_path,"
+            " model_type, file_name, display_name, state, run_after, created_at, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?)",
+            (
+                found.root_id,
+                os.fsencode(found.rel_path),
+                *fingerprint_values(found.fingerprint),
+                target.model_path,
+                target.model_type,
+                target.file_name,
+                target.display_name,
+                now_ms,
+                now_ms,
+                now_ms,
+            ),
+        )
+        self._log(job_id, None, State.QUEUED, None, now_ms, None)
+        return job_id
+
+    # -- ownership -------------------------------------------------------------------------------
+
+    def claim(self, owner: str, now_ms: int, ttl_ms: int) -> Job | None:
+        """Take the job that is due longest; None when none is due."""
+        with self._db.transaction():
+            row = self._db.one(
+                "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner,"
+                " lease_expires_at = :expires, updated_at = :now"
+                " WHERE id = (SELECT id FROM job WHERE state = 'queued' AND held_class IS NULL"
+                "             AND run_after <= :now ORDER BY run_after, id LIMIT 1)"
+                " RETURNING id",
+                {"owner": owner, "now": now_ms, "expires": now_ms + ttl_ms},
+            )
+            if row is None:
+                return None
+            advance(State.QUEUED, Event.CLAIM)
+            self._log(row["id"], State.QUEUED, State.LEASED, Event.CLAIM, now_ms, None)
+            return self.get(row["id"])
+
+    def renew(self, job: Job, now_ms: int, ttl_ms: int) -> None:
+        """
+        Extend the lease to *ttl_ms* from now.
+
+        Raises:
+            LeaseLost: The job is no longer ours.
+        """
+        self._write(job, {"lease_expires_at": now_ms + ttl_ms, "updated_at": now_ms})
+
+    def next_due_ms(self) -> int | None:
+        """When the next queued job may start; None when nothing is queued."""
+        row = self._db.one(
+            "SELECT min(run_after) AS due FROM job WHERE state = 'queued' AND held_class IS NULL"
+        )
+        return None if row is None else row["due"]
+
+    def expire(self, now_ms: int) -> int:
+        """Give back every job whose lease ran out; how many there were."""
+        return self._expire("lease_expires_at <= ?", (now_ms,), now_ms)
+
+    def expire_all(self, now_ms: int, max_wait_ms: int) -> int:
+        """
+        At start, with the lock held: whoever owned a job is dead.
+
+        A ``run_after`` beyond *max_wait_ms* from now was written under another clock and is clamped.
+        """
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE job SET run_after = :limit WHERE state = 'queued' AND run_after > :limit",
+                {"limit": now_ms + max_wait_ms},
+            )
+        return self._expire("1", (), now_ms)
+
+    def _expire(self, condition: str, values: tuple[Any, ...], now_ms: int) -> int:
+        with self._db.transaction():
+            rows = self._db.all(
+                f"SELECT id FROM job WHERE state = 'leased' AND {condition}", values
+            )
+            for row in rows:
+                self._db.run(
+                    "UPDATE job SET state = ?, lease_owner = NULL, lease_expires_at = NULL,"
+                    " run_after = ?, updated_at = ? WHERE id = ?",
+                    (advance(State.LEASED, Event.EXPIRE), now_ms, now_ms, row["id"]),
+                )
+                self._log(row["id"], State.LEASED, State.QUEUED, Event.EXPIRE, now_ms, "owner died")
+            return len(rows)
+
+    # -- facts -----------------------------------------------------------------------------------
+
+    def get(self, job_id: int) -> Job:
+        """The job with all its facts."""
+        row = self._db.one(f"{_SELECT} WHERE job.id = ?", (job_id,))
+        assert row is not None, "jobs are never deleted while somebody knows their id"
+        return job_of(row)
+
+    def note(self, job: Job, now_ms: int, **facts: object) -> Job:
+        """
+        Commit facts or intents of a leased job; the job as it is then.
+
+        Raises:
+            LeaseLost: The job is no longer ours; nothing was written.
+        """
+        assert facts.keys() <= _FACTS, "not a fact of a job"
+        self._write(job, {**facts, "updated_at": now_ms})
+        return replace(job, **facts)  # type: ignore[arg-type]
+
+    def note_plan(self, job: Job, plan: Plan, now_ms: int) -> Job:
+        """Commit what one read of the file found (with the fingerprint it was read under)."""
+        with self._db.transaction():
+            values = dict(
+                zip(FINGERPRINT_COLUMNS, fingerprint_values(job.fingerprint), strict=True)
+            )
+            self._write(job, {**values, "sha256": plan.sha256, "updated_at": now_ms})
+            self._db.run(
+                "INSERT INTO plan (job_id, leaves) VALUES (?, ?)"
+                " ON CONFLICT (job_id) DO UPDATE SET leaves = excluded.leaves",
+                (job.id, plan.leaves),
+            )
+        return replace(job, sha256=plan.sha256, leaves=plan.leaves)
+
+    def note_upload(self, job: Job, upload: Multipart, now_ms: int) -> Job:
+        """Commit an opened multipart upload."""
+        facts = {
+            "upload_id": upload.upload_id,
+            "part_size": upload.part_size,
+            "part_count": upload.part_count,
+        }
+        with self._db.transaction():
+            self._write(job, {**facts, "updated_at": now_ms})
+            self._db.run(
+                "INSERT INTO upload (upload_id, storage_key, job_id, state, opened_at, updated_at)"
+                " VALUES (?, ?, ?, 'open', ?, ?)",
+                (upload.upload_id, job.storage_key, job.id, now_ms, now_ms),
+            )
+        return replace(job, **facts)  # type: ignore[arg-type]
+
+    def note_part(self, job: Job, part: Part, etag: str, now_ms: int) -> None:
+        """A part is done once this is committed."""
+        with self._db.transaction():
+            self._write(job, {"updated_at": now_ms})
+            self._db.run(
+                "INSERT INTO part (job_id, number, etag, sent_at) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (job_id, number) DO UPDATE SET etag = excluded.etag",
+                (job.id, part.number, etag, now_ms),
+            )
+
+    def etags(self, job: Job) -> dict[int, str]:
+        """Committed etags by part number, ascending."""
+        rows = self._db.all(
+            "SELECT number, etag FROM part WHERE job_id = ? ORDER BY number", (job.id,)
+        )
+        return {row["number"]: row["etag"] for row in rows}
+
+    def note_stored(self, job: Job, now_ms: int) -> Job:
+        """The object is whole in the store; its multipart upload, if any, has ended."""
+        with self._db.transaction():
+            self._write(job, {"stored_at": now_ms, "updated_at": now_ms})
+            self._end_upload(job, "completed", now_ms)
+        return replace(job, stored_at=now_ms)
+
+    def fresh_upload(self, job: Job, now_ms: int, *, gone: bool) -> Job:
+        """Forget the upload, keep the plan: the next step presigns anew."""
+        nothing: dict[str, Any] = dict.fromkeys(_UPLOAD_FACTS)
+        with self._db.transaction():
+            self._end_upload(job, "gone" if gone else "unwanted", now_ms)
+            self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
+            self._write(job, {**nothing, "updated_at": now_ms})
+        return replace(job, **nothing)
+
+    def drop_parts(self, job: Job, now_ms: int) -> None:
+        """Void the committed etags of a job whose upload the store disputes."""
+        with self._db.transaction():
+            self._write(job, {"updated_at": now_ms})
+            self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
+
+    def owner_of_key(self, storage_key: str) -> str | None:
+        """The SHA-256 of the plan that a storage key was given to; None for a key never seen."""
+        row = self._db.one(
+            "SELECT sha256 FROM job WHERE storage_key = :key AND sha256 IS NOT NULL"
+            " UNION ALL SELECT sha256 FROM record WHERE storage_key = :key LIMIT 1",
+            {"key": storage_key},
+        )
+        return None if row is None else row["sha256"]
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def finish(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> None:
+        """The record is known: the job is done and the catalog's knowledge grows by one row."""
+        with self._db.transaction():
+            self._move(
+                job,
+                Event.FINISH,
+                now_ms,
+                why="adopted" if adopted else "registered",
+                record_id=record_id,
+                adopted=adopted,
+                last_error=None,
+                last_advice=None,
+                last_kind=None,
+            )
+            self._db.run(
+                "INSERT INTO record (record_id, model_path, sha256, size, storage_key, root_id,"
+                " rel_path, adopted, registered_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (model_path, sha256) DO UPDATE SET record_id = excluded.record_id,"
+                " storage_key = coalesce(excluded.storage_key, storage_key),"
+                " root_id = excluded.root_id, rel_path = excluded.rel_path",
+                (
+                    record_id,
+                    job.target.model_path,
+                    job.sha256,
+                    job.fingerprint.size,
+                    job.storage_key,
+                    job.root_id,
+                    os.fsencode(job.rel_path),
+                    adopted,
+                    now_ms,
+                ),
+            )
+
+    def retry(
+        self,
+        job: Job,
+        now_ms: int,
+        *,
+        run_after: int,
+        kind: Kind,
+        why: str,
+        advice: str | None,
+        free: bool,
+    ) -> None:
+        """Queue the job again for *run_after*; a *free* attempt is given back."""
+        with self._db.transaction():
+            self._move(
+                job,
+                Event.RETRY,
+                now_ms,
+                why=why,
+                run_after=run_after,
+                attempt=max(job.attempt - 1, 0) if free else job.attempt,
+                last_error=why,
+                last_advice=advice,
+                last_kind=kind,
+            )
+
+    def release(
+        self,
+        job: Job,
+        now_ms: int,
+        *,
+        why: str,
+        held_class: str | None = None,
+        advice: str | None = None,
+    ) -> None:
+        """Give the job back untried: shutdown, a hold, or a class of files that has to wait."""
+        with self._db.transaction():
+            self._move(
+                job,
+                Event.RELEASE,
+                now_ms,
+                why=why,
+                run_after=now_ms,
+                attempt=max(job.attempt - 1, 0),
+                held_class=held_class,
+                last_error=why,
+                last_advice=advice,
+            )
+
+    def reject(self, job: Job, now_ms: int, *, kind: Kind, why: str, advice: str | None) -> None:
+        """The job has failed; its upload, if any, is not wanted any more."""
+        with self._db.transaction():
+            self._end_upload(job, "unwanted", now_ms)
+            self._move(
+                job,
+                Event.REJECT,
+                now_ms,
+                why=why,
+                last_error=why,
+                last_advice=advice,
+                last_kind=kind,
+            )
+
+    def supersede(self, job: Job, now_ms: int, *, why: str) -> None:
+        """The worker itself found that the file moved."""
+        with self._db.transaction():
+            self._end_upload(job, "unwanted", now_ms)
+            self._move(job, Event.REPLACE, now_ms, why=why)
+
+    def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, why: str) -> bool:
+        """Inside the caller's transaction: supersede the path's live or failed job, if it has one."""
+        rows = self._db.all(
+            f"{_SELECT} WHERE root_id = ? AND rel_path = ? AND state IN ('queued', 'leased', 'failed')",
+            (root_id, os.fsencode(rel_path)),
+        )
+        for job in map(job_of, rows):
+            self._end_upload(job, "unwanted", now_ms)
+            state = advance(job.state, Event.REPLACE)
+            self._db.run(
+                "UPDATE job SET state = ?, lease_owner = NULL, lease_expires_at = NULL,"
+                " updated_at = ? WHERE id = ?",
+                (state, now_ms, job.id),
+            )
+            self._log(job.id, job.state, state, Event.REPLACE, now_ms, why)
+        return bool(rows)
+
+    def requeue_failed(self, now_ms: int, *, why: str) -> int:
+        """Give failed jobs another chance, with their counters reset; how many."""
+        with self._db.transaction():
+            rows = self._db.all("SELECT id FROM job WHERE state = 'failed'")
+            for row in rows:
+                self._db.run(
+                    "UPDATE job SET state = ?, run_after = ?, attempt = 0, updated_at = ? WHERE id = ?",
+                    (advance(State.FAILED, Event.REQUEUE), now_ms, now_ms, row["id"]),
+                )
+                self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (row["id"],))
+                self._log(row["id"], State.FAILED, State.QUEUED, Event.REQUEUE, now_ms, why)
+            return len(rows)
+
+    def free_class(self, held_class: str, now_ms: int) -> int:
+        """Let the jobs of a held class run; how many there were."""
+        with self._db.transaction():
+            return self._db.run(
+                "UPDATE job SET held_class = NULL, run_after = ?, updated_at = ?"
+                " WHERE held_class = ? AND state = 'queued'",
+                (now_ms, now_ms, held_class),
+            )
+
+    def count_attempt(self, job: Job, kind: Kind, now_ms: int) -> int:
+        """How often *kind* has met this job, this time included."""
+        with self._db.transaction():
+            row = self._db.one(
+                "INSERT INTO job_attempt (job_id, kind, n, since) VALUES (?, ?, 1, ?)"
+                " ON CONFLICT (job_id, kind) DO UPDATE SET n = n + 1 RETURNING n",
+                (job.id, kind, now_ms),
+            )
+            assert row is not None
+            return int(row["n"])
+
+    # -- uploads that nobody wants ---------------------------------------------------------------
+
+    def unwanted_upload(self, now_ms: int) -> tuple[Multipart, int] | None:
+        """The next upload to abort and the tries spent on it; None when none is due."""
+        row = self._db.one(
+            "SELECT * FROM upload WHERE state = 'unwanted' AND run_after <= ?"
+            " ORDER BY run_after LIMIT 1",
+            (now_ms,),
+        )
+        if row is None:
+            return None
+        return Multipart(row["upload_id"], row["storage_key"], 0, 0), row["attempt"]
+
+    def end_upload(self, upload: Multipart, state: str, now_ms: int) -> None:
+        """Close the account of an upload: ``aborted``, ``gone`` or ``abandoned``."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE upload SET state = ?, updated_at = ? WHERE storage_key = ? AND upload_id = ?",
+                (state, now_ms, upload.storage_key, upload.upload_id),
+            )
+
+    def postpone_abort(self, upload: Multipart, run_after: int, now_ms: int) -> None:
+        """The abort did not get through; try again at *run_after*."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE upload SET run_after = ?, attempt = attempt + 1, updated_at = ?"
+                " WHERE storage_key = ? AND upload_id = ?",
+                (run_after, now_ms, upload.storage_key, upload.upload_id),
+            )
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _write(self, job: Job, values: Mapping[str, object]) -> None:
+        columns = ", ".join(f"{column} = :{column}" for column in values)
+        changed = self._db.run(
+            f"UPDATE job SET {columns}"
+            " WHERE id = :job_id AND state = 'leased' AND lease_owner = :our_lease",
+            {**values, "job_id": job.id, "our_lease": job.lease_owner},
+        )
+        if not changed:
+            raise LeaseLost(f"job {job.id} of {printable(job.rel_path)} is no longer ours")
+
+    def _move(self, job: Job, event: Event, now_ms: int, *, why: str, **values: object) -> None:
+        state = advance(State.LEASED, event)
+        self._write(
+            job,
+            {
+                **values,
+                "state": state,
+                "lease_owner": None,
+                "lease_expires_at": None,
+                "updated_at": now_ms,
+            },
+        )
+        self._log(job.id, State.LEASED, state, event, now_ms, why)
+
+    def _end_upload(self, job: Job, state: str, now_ms: int) -> None:
+        if job.upload_id is not None:
+            self._db.run(
+                "UPDATE upload SET state = ?, updated_at = ?"
+                " WHERE storage_key = ? AND upload_id = ? AND state = 'open'",
+                (state, now_ms, job.storage_key, job.upload_id),
+            )
+
+    def _log(
+        self,
+        job_id: int,
+        before: State | None,
+        after: State,
+        event: Event | None,
+        now_ms: int,
+        why: str | None,
+    ) -> None:
+        self._db.run(
+            "INSERT INTO job_event (job_id, at, from_state, to_state, event, why)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (job_id, now_ms, before, after, event, why),
+        )

@@ -1,0 +1,152 @@
+BEGIN IMMEDIATE;
+
+-- A directory that is watched. The marker (file system type, source and root as mountinfo tells
+-- them) and held_model_at let an absent tree be told from an empty one: nothing is concluded from it.
+CREATE TABLE root (
+    id            INTEGER PRIMARY KEY,
+    path          BLOB    NOT NULL UNIQUE,                            -- os.fsencode: names are bytes
+    fs_type       TEXT, fs_source TEXT, fs_root TEXT,
+    held_model_at INTEGER,                                           -- Unix ms of the first model seen
+    scanned_at    INTEGER                                            -- Unix ms of the last whole walk
+) STRICT;
+
+-- What is on disk, as last judged. One row a regular file; a row goes when its file goes.
+CREATE TABLE file (
+    root_id    INTEGER NOT NULL REFERENCES root (id),
+    folder     BLOB    NOT NULL,                                     -- '' for files directly in the root
+    name       BLOB    NOT NULL,
+    size       INTEGER NOT NULL CHECK (size >= 0),                   -- bytes
+    mtime_ns   INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    dev        TEXT    NOT NULL, inode TEXT NOT NULL,                -- unsigned 64 bits do not fit INTEGER
+    verdict    TEXT    NOT NULL CHECK (verdict IN ('wanted', 'refused', 'conflict', 'unreadable',
+                                                   'incomplete', 'ignored')),
+    reason     TEXT,
+    model_path TEXT,                                                 -- where it would go; NULL if nowhere
+    clash_key  TEXT,                                                 -- model_path with case folded
+    judged_at  INTEGER NOT NULL,                                     -- Unix ms
+    PRIMARY KEY (root_id, folder, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX file_by_clash_key ON file (clash_key) WHERE clash_key IS NOT NULL;
+
+-- One row per wish to have one fingerprint of one path in the catalog. Rows are never deleted while
+-- live. Who owns a job is its state; how far it got is what the facts say.
+CREATE TABLE job (
+    id               INTEGER PRIMARY KEY,
+    root_id          INTEGER NOT NULL REFERENCES root (id),
+    rel_path         BLOB    NOT NULL,
+    size             INTEGER NOT NULL CHECK (size > 0),              -- bytes
+    mtime_ns         INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    dev              TEXT    NOT NULL, inode TEXT NOT NULL,
+    model_path       TEXT    NOT NULL, model_type TEXT NOT NULL,
+    file_name        TEXT    NOT NULL, display_name TEXT NOT NULL,
+    state            TEXT    NOT NULL CHECK (state IN ('queued', 'leased', 'done', 'failed', 'superseded')),
+    attempt          INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    run_after        INTEGER NOT NULL,                               -- Unix ms
+    held_class       TEXT    CHECK (held_class IN ('large')),        -- waits for a signed-in user
+    lease_owner      TEXT, lease_expires_at INTEGER,                 -- Unix ms
+    -- facts: what is known, committed after the answer
+    sha256           TEXT    CHECK (length(sha256) = 64),
+    storage_key      TEXT,
+    upload_id        TEXT, part_size INTEGER, part_count INTEGER,
+    stored_at        INTEGER,                                        -- the object is complete in the store
+    record_id        TEXT,
+    adopted          INTEGER NOT NULL DEFAULT 0 CHECK (adopted IN (0, 1)),
+    -- intents: what was about to be sent, committed before the call
+    body_sent_at     INTEGER, complete_sent_at INTEGER, register_sent_at INTEGER,
+    last_error       TEXT, last_advice TEXT, last_kind TEXT,
+    created_at       INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+    CHECK ((state = 'leased') = (lease_owner IS NOT NULL)),
+    CHECK ((lease_owner IS NULL) = (lease_expires_at IS NULL)),
+    CHECK ((upload_id IS NULL) = (part_size IS NULL)),
+    CHECK ((upload_id IS NULL) = (part_count IS NULL)),
+    CHECK (upload_id IS NULL OR storage_key IS NOT NULL),
+    CHECK (state <> 'done' OR record_id IS NOT NULL)                 -- done means: the record is known
+) STRICT;
+CREATE UNIQUE INDEX job_one_live_per_path ON job (root_id, rel_path) WHERE state IN ('queued', 'leased');
+CREATE INDEX job_due ON job (run_after, id) WHERE state = 'queued' AND held_class IS NULL;
+CREATE INDEX job_by_path ON job (root_id, rel_path, id);
+CREATE INDEX job_leased ON job (lease_expires_at) WHERE state = 'leased';
+
+-- The leaf digests of a job's plan: 16 bytes (XXH3-128) for each 4 MiB of the file, in order.
+CREATE TABLE plan (
+    job_id INTEGER PRIMARY KEY REFERENCES job (id) ON DELETE CASCADE,
+    leaves BLOB    NOT NULL CHECK (length(leaves) % 16 = 0)
+) STRICT;
+
+-- One row a part that the store has acknowledged. The etag is kept verbatim, quotes included.
+CREATE TABLE part (
+    job_id  INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    number  INTEGER NOT NULL CHECK (number BETWEEN 1 AND 10000),
+    etag    TEXT    NOT NULL CHECK (etag <> ''),
+    sent_at INTEGER NOT NULL,
+    PRIMARY KEY (job_id, number)
+) STRICT, WITHOUT ROWID;
+
+-- Every multipart upload that was ever opened, so that none is forgotten when its job is.
+CREATE TABLE upload (
+    upload_id   TEXT    NOT NULL,
+    storage_key TEXT    NOT NULL,
+    job_id      INTEGER NOT NULL REFERENCES job (id),
+    state       TEXT    NOT NULL CHECK (state IN ('open', 'completed', 'unwanted', 'aborted', 'gone', 'abandoned')),
+    opened_at   INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+    run_after   INTEGER NOT NULL DEFAULT 0,                          -- next abort try, Unix ms
+    attempt     INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (storage_key, upload_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX upload_unwanted ON upload (run_after) WHERE state = 'unwanted';
+
+-- Why a job is in its state: one row a transition.
+CREATE TABLE job_event (
+    id         INTEGER PRIMARY KEY,
+    job_id     INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    at         INTEGER NOT NULL,
+    from_state TEXT, to_state TEXT NOT NULL,
+    event      TEXT,                                                 -- NULL where the job was born
+    why        TEXT
+) STRICT;
+CREATE INDEX job_event_by_job ON job_event (job_id, id);
+
+-- How often each kind of error met a job: the retry table limits by kind.
+CREATE TABLE job_attempt (
+    job_id INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    kind   TEXT    NOT NULL,
+    n      INTEGER NOT NULL,
+    since  INTEGER NOT NULL,                                         -- Unix ms of the first
+    PRIMARY KEY (job_id, kind)
+) STRICT, WITHOUT ROWID;
+
+-- What the catalog is known to hold at a path, because we registered it or found it there.
+CREATE TABLE record (
+    record_id     TEXT    NOT NULL,
+    model_path    TEXT    NOT NULL,
+    sha256        TEXT    NOT NULL CHECK (length(sha256) = 64),
+    size          INTEGER NOT NULL,
+    storage_key   TEXT,
+    root_id       INTEGER NOT NULL, rel_path BLOB NOT NULL,
+    adopted       INTEGER NOT NULL CHECK (adopted IN (0, 1)),
+    registered_at INTEGER NOT NULL,                                  -- Unix ms
+    PRIMARY KEY (model_path, sha256)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX record_by_storage_key ON record (storage_key) WHERE storage_key IS NOT NULL;
+
+-- Why everything (or every large file) waits.
+CREATE TABLE hold (
+    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'root')),
+    since    INTEGER NOT NULL,
+    why      TEXT    NOT NULL,
+    advice   TEXT,
+    probe_at INTEGER NOT NULL,                                       -- Unix ms
+    probes   INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+-- What a server has shown of itself: which routes ever answered 2xx, which host takes the bytes.
+CREATE TABLE route (
+    base_url TEXT NOT NULL, call TEXT NOT NULL, answered_at INTEGER NOT NULL,
+    PRIMARY KEY (base_url, call)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE storage_host (
+    base_url TEXT PRIMARY KEY, host TEXT NOT NULL, pinned_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+PRAGMA user_version = 1;
+COMMIT;

@@ -1,0 +1,131 @@
+"""What ``status`` and the final summary show, read without disturbing the writer."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from syncd.model import Verdict, printable
+from syncd.store.db import Database
+from syncd.store.holds import HoldRow, Holds
+from syncd.store.rows import join_path
+
+REGISTERED = "registered"
+QUEUED = "queued"
+WAITING = "waiting"
+UPLOADING = "uploading"
+NEEDS_SIGN_IN = "needs_sign_in"
+FAILED = "failed"
+
+FILE_STATES = (
+    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED,
+    "refused", "conflict", "unreadable", "incomplete", "ignored",
+)  # fmt: skip
+"""Every file on disk is in exactly one of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """One file on disk: where it stands and why. Times are Unix milliseconds, sizes bytes."""
+
+    root: str
+    path: str
+    size: int
+    state: str
+    why: str | None
+    advice: str | None
+    model_path: str | None
+    sha256: str | None
+    record_id: str | None
+    adopted: bool
+    parts_done: int
+    parts: int | None
+    attempt: int
+    run_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RootReport:
+    """One watched directory."""
+
+    path: str
+    scanned_at: int | None
+
+
+_FILES = """
+SELECT root.path AS root, file.folder, file.name, file.size, file.verdict, file.reason,
+       file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
+       job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
+       (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
+  FROM file
+  JOIN root ON root.id = file.root_id
+  LEFT JOIN job ON job.id = (
+       SELECT max(id) FROM job AS latest
+        WHERE latest.root_id = file.root_id
+          AND latest.rel_path = CASE file.folder WHEN X'' THEN file.name
+                                ELSE file.folder || X'2F' || file.name END)
+ ORDER BY root.id, file.folder, file.name
+"""
+
+
+class Report:
+    """Read-only questions about the store."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def roots(self) -> list[RootReport]:
+        """The watched directories."""
+        rows = self._db.all("SELECT path, scanned_at FROM root ORDER BY id")
+        return [RootReport(printable(os.fsdecode(row["path"])), row["scanned_at"]) for row in rows]
+
+    def holds(self) -> list[HoldRow]:
+        """What everything waits for."""
+        return Holds(self._db).all()
+
+    def files(self) -> Iterator[FileReport]:
+        """Every file on disk as last judged, by path; names are printable."""
+        for row in self._db.all(_FILES):
+            yield _file_report(row)
+
+    def abandoned_uploads(self) -> int:
+        """Multipart uploads that the server gave no way to abort."""
+        row = self._db.one("SELECT count(*) AS n FROM upload WHERE state = 'abandoned'")
+        return 0 if row is None else int(row["n"])
+
+
+def _file_report(row: Any) -> FileReport:
+    wanted = row["verdict"] == Verdict.WANTED
+    state = _state(row) if wanted else row["verdict"]
+    return FileReport(
+        root=printable(os.fsdecode(row["root"])),
+        path=printable(join_path(row["folder"], row["name"])),
+        size=row["size"],
+        state=state,
+        why=(row["last_error"] if wanted else row["reason"]),
+        advice=row["last_advice"] if wanted or state == "unreadable" else None,
+        model_path=row["model_path"],
+        sha256=row["sha256"] if wanted else None,
+        record_id=row["record_id"] if wanted else None,
+        adopted=bool(row["adopted"]),
+        parts_done=row["parts_done"] or 0,
+        parts=row["part_count"],
+        attempt=row["attempt"] or 0,
+        run_after=row["run_after"] if state in (QUEUED, WAITING) else None,
+    )
+
+
+def _state(row: Any) -> str:
+    match row["state"]:
+        case "done":
+            return REGISTERED
+        case "leased":
+            return UPLOADING
+        case "failed":
+            return FAILED
+        case "queued" if row["held_class"]:
+            return NEEDS_SIGN_IN
+        case "queued" if row["last_kind"]:
+            return WAITING
+        case _:
+            return QUEUED

@@ -1,0 +1,74 @@
+"""Rows to values and back: the one place that knows column names by heart."""
+
+import os
+from typing import Any
+
+from syncd.model import Fingerprint, Job, Kind, KnownFile, State, Target, Verdict
+
+FINGERPRINT_COLUMNS = ("size", "mtime_ns", "ctime_ns", "dev", "inode")
+
+
+def fingerprint_values(fingerprint: Fingerprint) -> tuple[int, int, int, str, str]:
+    """In the order of ``FINGERPRINT_COLUMNS``; 64 unsigned bits do not fit an INTEGER."""
+    return (
+        fingerprint.size,
+        fingerprint.mtime_ns,
+        fingerprint.ctime_ns,
+        str(fingerprint.dev),
+        str(fingerprint.inode),
+    )
+
+
+def fingerprint_of(row: Any) -> Fingerprint:
+    return Fingerprint(
+        int(row["dev"]), int(row["inode"]), row["size"], row["mtime_ns"], row["ctime_ns"]
+    )
+
+
+def join_path(folder: bytes, name: bytes) -> str:
+    return os.fsdecode(folder + b"/" + name if folder else name)
+
+
+def split_path(rel_path: str) -> tuple[bytes, bytes]:
+    folder, _, name = os.fsencode(rel_path).rpartition(b"/")
+    return folder, name
+
+
+def known_file_of(row: Any) -> KnownFile:
+    return KnownFile(
+        row["root_id"],
+        join_path(row["folder"], row["name"]),
+        fingerprint_of(row),
+        Verdict(row["verdict"]),
+        row["reason"],
+    )
+
+
+def job_of(row: Any) -> Job:
+    return Job(
+        id=row["id"],
+        root_id=row["root_id"],
+        rel_path=os.fsdecode(row["rel_path"]),
+        fingerprint=fingerprint_of(row),
+        target=Target(row["model_path"], row["model_type"], row["file_name"], row["display_name"]),
+        state=State(row["state"]),
+        attempt=row["attempt"],
+        run_after=row["run_after"],
+        lease_owner=row["lease_owner"],
+        lease_expires_at=row["lease_expires_at"],
+        held_class=row["held_class"],
+        sha256=row["sha256"],
+        leaves=row["leaves"],
+        storage_key=row["storage_key"],
+        upload_id=row["upload_id"],
+        part_size=row["part_size"],
+        part_count=row["part_count"],
+        body_sent_at=row["body_sent_at"],
+        complete_sent_at=row["complete_sent_at"],
+        stored_at=row["stored_at"],
+        register_sent_at=row["register_sent_at"],
+        record_id=row["record_id"],
+        adopted=bool(row["adopted"]),
+        last_error=row["last_error"],
+        last_kind=Kind(row["last_kind"]) if row["last_kind"] else None,
+    )
