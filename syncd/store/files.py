@@ -1,17 +1,20 @@
 """What is on disk as last judged, what the catalog holds as far as we know, and the roots."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from syncd.model import FoundFile, KnownFile, Target, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.jobs import Jobs
-from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of, split_path
+from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
+
+PAGE = 10_000
+"""Rows read at a time."""
 
 _UPSERT = (
-    f"INSERT INTO file (root_id, folder, name, {', '.join(FINGERPRINT_COLUMNS)}, verdict, reason,"
-    " model_path, clash_key, judged_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (root_id, folder, name) DO UPDATE SET size = excluded.size,"
+    f"INSERT INTO file (root_id, rel_path, {', '.join(FINGERPRINT_COLUMNS)}, verdict, reason,"
+    " model_path, clash_key, judged_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (root_id, rel_path) DO UPDATE SET size = excluded.size,"
     " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, dev = excluded.dev,"
     " inode = excluded.inode, verdict = excluded.verdict, reason = excluded.reason,"
     " model_path = excluded.model_path, clash_key = excluded.clash_key,"
@@ -57,17 +60,25 @@ class Files:
 
     # -- what is on disk -------------------------------------------------------------------------
 
-    def known_in(self, root_id: int, folder: str) -> list[KnownFile]:
-        """The files directly in *folder*, as last judged."""
-        rows = self._db.all(
-            "SELECT * FROM file WHERE root_id = ? AND folder = ?", (root_id, os.fsencode(folder))
-        )
-        return [known_file_of(row) for row in rows]
+    def known(self, root_id: int, below: str = "") -> Iterator[KnownFile]:
+        """
+        The files at or below a path (all of a root's by default) as last judged, in path order.
 
-    def known_folders(self, root_id: int) -> set[str]:
-        """Every folder that has a known file."""
-        rows = self._db.all("SELECT DISTINCT folder FROM file WHERE root_id = ?", (root_id,))
-        return {os.fsdecode(row["folder"]) for row in rows}
+        Read in pages, so that a million files need no more memory than a thousand.
+        """
+        first, last = os.fsencode(below), os.fsencode(below) + b"0"  # "0" follows "/"
+        after = b""
+        while True:
+            rows = self._db.all(
+                "SELECT * FROM file WHERE root_id = :root AND rel_path > :after AND (:first = X''"
+                " OR rel_path = :first OR (rel_path > :first || X'2F' AND rel_path < :last))"
+                " ORDER BY rel_path LIMIT :page",
+                {"root": root_id, "after": after, "first": first, "last": last, "page": PAGE},
+            )
+            yield from map(known_file_of, rows)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["rel_path"]
 
     def judge(
         self, judged: Iterable[tuple[FoundFile, Verdict, str, str | None]], now_ms: int
@@ -101,9 +112,8 @@ class Files:
         """Only ctime moved while the path's job runs: the worker reads again, nothing is voided."""
         with self._db.transaction():
             self._db.run(
-                "UPDATE file SET ctime_ns = ?, judged_at = ?"
-                " WHERE root_id = ? AND folder = ? AND name = ?",
-                (found.fingerprint.ctime_ns, now_ms, found.root_id, *split_path(found.rel_path)),
+                "UPDATE file SET ctime_ns = ?, judged_at = ? WHERE root_id = ? AND rel_path = ?",
+                (found.fingerprint.ctime_ns, now_ms, found.root_id, os.fsencode(found.rel_path)),
             )
 
     def forget(self, gone: Iterable[KnownFile], now_ms: int) -> None:
@@ -118,31 +128,31 @@ class Files:
                 self._jobs.replace_live(
                     known.root_id, known.rel_path, now_ms, why="the file is gone"
                 )
-                key = (known.root_id, *split_path(known.rel_path))
+                key = (known.root_id, os.fsencode(known.rel_path))
                 if known.verdict is Verdict.CONFLICT:
                     self._db.run(
                         "DELETE FROM file WHERE verdict = 'conflict' AND clash_key ="
                         " (SELECT clash_key FROM file"
-                        "  WHERE root_id = ? AND folder = ? AND name = ?)",
+                        "  WHERE root_id = ? AND rel_path = ?)",
                         key,
                     )
-                self._db.run("DELETE FROM file WHERE root_id = ? AND folder = ? AND name = ?", key)
+                self._db.run("DELETE FROM file WHERE root_id = ? AND rel_path = ?", key)
 
     def mark_unreadable(self, root_id: int, rel_path: str, reason: str, now_ms: int) -> None:
         """The worker could not open the file; it is looked at again when its ctime moves."""
         with self._db.transaction():
             self._db.run(
                 "UPDATE file SET verdict = 'unreadable', reason = ?, judged_at = ?"
-                " WHERE root_id = ? AND folder = ? AND name = ?",
-                (reason, now_ms, root_id, *split_path(rel_path)),
+                " WHERE root_id = ? AND rel_path = ?",
+                (reason, now_ms, root_id, os.fsencode(rel_path)),
             )
 
     def forget_path(self, root_id: int, rel_path: str, now_ms: int) -> None:
         """What was known of a path is no longer true; the next look starts from nothing."""
         with self._db.transaction():
             self._db.run(
-                "DELETE FROM file WHERE root_id = ? AND folder = ? AND name = ?",
-                (root_id, *split_path(rel_path)),
+                "DELETE FROM file WHERE root_id = ? AND rel_path = ?",
+                (root_id, os.fsencode(rel_path)),
             )
 
     # -- what the catalog holds ------------------------------------------------------------------
@@ -177,8 +187,8 @@ class Files:
             self._jobs.replace_live(other.root_id, other.rel_path, now_ms, why=reason)
             self._db.run(
                 "UPDATE file SET verdict = 'conflict', reason = ?, judged_at = ?"
-                " WHERE root_id = ? AND folder = ? AND name = ?",
-                (reason, now_ms, other.root_id, *split_path(other.rel_path)),
+                " WHERE root_id = ? AND rel_path = ?",
+                (reason, now_ms, other.root_id, os.fsencode(other.rel_path)),
             )
         reason = _conflict_reason(others[0].rel_path)
         self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
@@ -197,7 +207,7 @@ class Files:
             _UPSERT,
             (
                 found.root_id,
-                *split_path(found.rel_path),
+                os.fsencode(found.rel_path),
                 *fingerprint_values(found.fingerprint),
                 verdict,
                 reason,

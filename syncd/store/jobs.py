@@ -364,13 +364,18 @@ class Jobs:
                 (now_ms, now_ms, held_class),
             )
 
-    def count_attempt(self, job: Job, kind: Kind, now_ms: int) -> int:
-        """How often *kind* has met this job, this time included."""
+    def count_attempt(
+        self, job: Job, kind: Kind, now_ms: int, *, window_ms: int | None = None
+    ) -> int:
+        """How often *kind* has met this job, this time included (within *window_ms*, if given)."""
+        forget_before = now_ms - window_ms if window_ms is not None else -1
         with self._db.transaction():
             row = self._db.one(
-                "INSERT INTO job_attempt (job_id, kind, n, since) VALUES (?, ?, 1, ?)"
-                " ON CONFLICT (job_id, kind) DO UPDATE SET n = n + 1 RETURNING n",
-                (job.id, kind, now_ms),
+                "INSERT INTO job_attempt (job_id, kind, n, since) VALUES (:job, :kind, 1, :now)"
+                " ON CONFLICT (job_id, kind) DO UPDATE SET"
+                " n = CASE WHEN since <= :forget THEN 1 ELSE n + 1 END,"
+                " since = CASE WHEN since <= :forget THEN :now ELSE since END RETURNING n",
+                {"job": job.id, "kind": kind, "now": now_ms, "forget": forget_before},
             )
             assert row is not None
             return int(row["n"])

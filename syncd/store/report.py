@@ -8,7 +8,6 @@ from typing import Any
 from syncd.model import Verdict, printable
 from syncd.store.db import Database
 from syncd.store.holds import HoldRow, Holds
-from syncd.store.rows import join_path
 
 REGISTERED = "registered"
 QUEUED = "queued"
@@ -53,7 +52,7 @@ class RootReport:
 
 
 _FILES = """
-SELECT root.path AS root, file.folder, file.name, file.size, file.verdict, file.reason,
+SELECT root.path AS root, file.rel_path, file.size, file.verdict, file.reason,
        file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
        job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
        (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
@@ -62,9 +61,8 @@ SELECT root.path AS root, file.folder, file.name, file.size, file.verdict, file.
   LEFT JOIN job ON job.id = (
        SELECT max(id) FROM job AS latest
         WHERE latest.root_id = file.root_id
-          AND latest.rel_path = CASE file.folder WHEN X'' THEN file.name
-                                ELSE file.folder || X'2F' || file.name END)
- ORDER BY root.id, file.folder, file.name
+          AND latest.rel_path = file.rel_path)
+ ORDER BY root.id, file.rel_path
 """
 
 
@@ -99,7 +97,7 @@ def _file_report(row: Any) -> FileReport:
     state = _state(row) if wanted else row["verdict"]
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
-        path=printable(join_path(row["folder"], row["name"])),
+        path=printable(os.fsdecode(row["rel_path"])),
         size=row["size"],
         state=state,
         why=(row["last_error"] if wanted else row["reason"]),

@@ -25,19 +25,10 @@ def fingerprint_of(row: Any) -> Fingerprint:
     )
 
 
-def join_path(folder: bytes, name: bytes) -> str:
-    return os.fsdecode(folder + b"/" + name if folder else name)
-
-
-def split_path(rel_path: str) -> tuple[bytes, bytes]:
-    folder, _, name = os.fsencode(rel_path).rpartition(b"/")
-    return folder, name
-
-
 def known_file_of(row: Any) -> KnownFile:
     return KnownFile(
         row["root_id"],
-        join_path(row["folder"], row["name"]),
+        os.fsdecode(row["rel_path"]),
         fingerprint_of(row),
         Verdict(row["verdict"]),
         row["reason"],

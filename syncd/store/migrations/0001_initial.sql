@@ -13,8 +13,7 @@ CREATE TABLE root (
 -- What is on disk, as last judged. One row a regular file; a row goes when its file goes.
 CREATE TABLE file (
     root_id    INTEGER NOT NULL REFERENCES root (id),
-    folder     BLOB    NOT NULL,                                     -- '' for files directly in the root
-    name       BLOB    NOT NULL,
+    rel_path   BLOB    NOT NULL,                                     -- os.fsencode: names are bytes
     size       INTEGER NOT NULL CHECK (size >= 0),                   -- bytes
     mtime_ns   INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
     dev        TEXT    NOT NULL, inode TEXT NOT NULL,                -- unsigned 64 bits do not fit INTEGER
@@ -24,7 +23,7 @@ CREATE TABLE file (
     model_path TEXT,                                                 -- where it would go; NULL if nowhere
     clash_key  TEXT,                                                 -- model_path with case folded
     judged_at  INTEGER NOT NULL,                                     -- Unix ms
-    PRIMARY KEY (root_id, folder, name)
+    PRIMARY KEY (root_id, rel_path)                                 -- read in path order by every walk
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX file_by_clash_key ON file (clash_key) WHERE clash_key IS NOT NULL;
 

@@ -1,0 +1,106 @@
+"""
+Which thread does what.
+
+The asyncio loop decides; bytes and blocking calls move in threads: one for the store (SQLite likes
+one writer), one a running file for hashing, one a PUT slot for sending, one for walking the tree.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Lanes:
+    """
+    The threads of the program.
+
+    Args:
+        files: Files hashed at once.
+        slots: PUT requests under way at once, at most.
+    """
+
+    def __init__(self, *, files: int, slots: int) -> None:
+        self._db = ThreadPoolExecutor(1, "store")
+        self._hash = ThreadPoolExecutor(files, "hash")
+        self._send = ThreadPoolExecutor(slots, "send")
+        self._scan = ThreadPoolExecutor(1, "scan")
+
+    async def db(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Run a call of the store.
+
+        It runs to its end even when the caller is cancelled: a commit is not taken back.
+        """
+        return await asyncio.shield(self._run(self._db, partial(call, *args, **kwargs)))
+
+    async def hash(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run something that reads a whole file."""
+        return await self._run(self._hash, partial(call, *args, **kwargs))
+
+    async def send(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a request that sends a body."""
+        return await self._run(self._send, partial(call, *args, **kwargs))
+
+    async def scan(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run something that looks at the tree."""
+        return await self._run(self._scan, partial(call, *args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for the store; sending and hashing threads were told to stop and end by themselves."""
+        for pool in (self._scan, self._hash, self._send):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._db.shutdown(wait=True)
+
+    @staticmethod
+    def _run(pool: ThreadPoolExecutor, call: Callable[[], T]) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(pool, call)
+
+
+class Slots:
+    """
+    How many PUT requests may run at once: halved when the store asks for less, regained slowly.
+
+    Args:
+        start: Slots at the beginning.
+        most: Never more than this.
+    """
+
+    REGAIN_AFTER = 50
+    """Bodies in a row that must get through before a lost slot comes back."""
+
+    def __init__(self, start: int, most: int) -> None:
+        self.limit = start
+        self._start, self._most = start, most
+        self._busy = self._good = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Hold a slot for the length of the block."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._busy < self.limit)
+            self._busy += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def went_well(self) -> None:
+        """A body got through."""
+        self._good += 1
+        if self._good >= self.REGAIN_AFTER and self.limit < min(self._start, self._most):
+            self._good = 0
+            self.limit += 1
+
+    def halve(self) -> None:
+        """The store asked for less."""
+        self._good = 0
+        self.limit = max(1, self.limit // 2)

@@ -1,0 +1,724 @@
+"""
+One job from claim to its end.
+
+The worker asks ``core.steps`` what the job needs next, does it, commits the fact, and asks again.
+It keeps no memory of its own beside a live upload URL: whatever happens to the process, the next
+claim starts from the facts. What an error leads to is the retry table's answer, not the worker's.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from syncd import hashing
+from syncd.api import CloudApi
+from syncd.auth import Credentials
+from syncd.catalog import Catalog
+from syncd.clock import Clock
+from syncd.core import retry
+from syncd.core.parts import Route, choose_route, missing_parts, plan_parts
+from syncd.core.responses import to_error
+from syncd.core.steps import Step, next_step
+from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
+from syncd.lanes import Lanes, Slots
+from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan
+from syncd.progress import Meter, Phase
+from syncd.storage import ObjectStore
+from syncd.store import Store
+
+URL_MARGIN_MS = 60_000
+"""No body is started on a URL with less life than this."""
+
+YOUNGEST_S = 2.0
+"""A file changed more recently than this could change again without its timestamps telling."""
+
+DAY_MS = 24 * 3600 * 1000
+_LIMITED_A_DAY = frozenset({Kind.OBJECT_MISSING, Kind.UPLOAD_GONE, Kind.PARTS})
+
+
+class End(StrEnum):
+    """How a worker let go of a job."""
+
+    REGISTERED = "registered"
+    ADOPTED = "adopted"
+    FAILED = "failed"
+    LATER = "later"
+    HELD = "held"
+    NEEDS_SIGN_IN = "needs_sign_in"
+    SUPERSEDED = "superseded"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended, and for a hold or a failure the error and the seconds until a probe."""
+
+    end: End
+    error: JobError | None = None
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings a worker needs. Bytes and seconds."""
+
+    single_put_limit: int
+    lease_ttl_s: float
+    storage_hosts: tuple[str, ...] = ()
+    base_url: str = ""
+
+
+@dataclass(slots=True)
+class _Tries:
+    """What has been spent on one request, and on URLs for it."""
+
+    requests: int = 0
+    urls: int = 0
+
+
+@dataclass(slots=True)
+class _Run:
+    """A job at work: the facts as committed, and what lives in memory only."""
+
+    job: Job
+    stop: threading.Event
+    grant: Grant | None = None
+    call: Call = Call.PRESIGN
+    grant_used: bool = False
+    tries: _Tries = field(default_factory=_Tries)
+    unclear: int = 0
+    foreign_key: str | None = None
+    ended: Outcome | None = None
+
+
+class Worker:
+    """
+    Brings jobs into the catalog, several at once if asked to.
+
+    Args:
+        path_of: The absolute path of a job's file.
+        on_contact: Called after each sign that the API answers as it should.
+        on_moved: Called when a job's file turned out to have changed: look there again.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        lanes: Lanes,
+        slots: Slots,
+        api: CloudApi,
+        objects: ObjectStore,
+        catalog: Catalog,
+        credentials: Credentials,
+        clock: Clock,
+        jitter: Callable[[], float],
+        meter: Meter,
+        limits: Limits,
+        path_of: Callable[[Job], str],
+        on_contact: Callable[[], Awaitable[None]],
+        on_moved: Callable[[Job], None],
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._slots = slots
+        self._api = api
+        self._objects = objects
+        self._catalog = catalog
+        self._credentials = credentials
+        self._clock = clock
+        self._jitter = jitter
+        self._meter = meter
+        self._limits = limits
+        self._single_put_limit = limits.single_put_limit
+        self._path_of = path_of
+        self._on_contact = on_contact
+        self._on_moved = on_moved
+        self._log = structlog.get_logger("syncd.worker")
+        self._do: dict[Step, Callable[[_Run], Awaitable[None]]] = {
+            Step.PLAN: self._plan,
+            Step.ADOPT: self._adopt,
+            Step.PRESIGN: self._presign,
+            Step.PUT: self._put,
+            Step.SIGN_IN: self._sign_in,
+            Step.INITIATE: self._initiate,
+            Step.PARTS: self._parts,
+            Step.COMPLETE: self._complete,
+            Step.LOOK_UP: self._look_up,
+            Step.REGISTER: self._register,
+            Step.FINISH: self._finish,
+        }
+
+    async def run(self, job: Job) -> Outcome:
+        """
+        Work on a claimed job until it ends or has to wait.
+
+        Cancelling it stops the bytes and gives the job back untried.
+
+        Raises:
+            StateError: The store cannot be written: nothing can go on.
+        """
+        run = _Run(job, threading.Event())
+        self._meter.begin(job)
+        with structlog.contextvars.bound_contextvars(
+            job_id=job.id, rel_path=job.rel_path, attempt=job.attempt
+        ):
+            self._log.info("job.claimed", size=job.fingerprint.size)
+            started_s = self._clock.boottime_s()
+            try:
+                outcome = await self._supervised(run)
+            except asyncio.CancelledError:
+                outcome = await self._released(run)
+                raise
+            finally:
+                run.stop.set()
+                self._meter.end(
+                    job.id,
+                    registered=run.ended is not None and run.ended.end is End.REGISTERED,
+                    adopted=run.ended is not None and run.ended.end is End.ADOPTED,
+                    failed=run.ended is not None and run.ended.end is End.FAILED,
+                )
+            self._log.info(
+                "job.ended",
+                end=str(outcome.end),
+                seconds=round(self._clock.boottime_s() - started_s, 3),
+                record_id=run.job.record_id,
+            )
+            return outcome
+
+    # -- supervision -----------------------------------------------------------------------------
+
+    async def _supervised(self, run: _Run) -> Outcome:
+        """Work and keep the lease; losing the lease stops the work."""
+        work = asyncio.create_task(self._work(run))
+        lease = asyncio.create_task(self._keep_lease(run))
+        try:
+            await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                run.stop.set()
+                work.cancel()
+            await asyncio.wait({work})
+            if work.cancelled():
+                return self._superseded(run)
+            return work.result()
+        finally:
+            run.stop.set()
+            for task in (work, lease):
+                task.cancel()
+            await asyncio.gather(work, lease, return_exceptions=True)
+
+    async def _keep_lease(self, run: _Run) -> None:
+        ttl_ms = int(self._limits.lease_ttl_s * 1000)
+        while True:
+            await self._clock.sleep(self._limits.lease_ttl_s / 3)
+            try:
+                await self._lanes.db(self._store.jobs.renew, run.job, self._clock.now_ms(), ttl_ms)
+            except LeaseLost:
+                return
+
+    async def _work(self, run: _Run) -> Outcome:
+        try:
+            while run.ended is None:
+                await self._do[await self._next(run)](run)
+            return run.ended
+        except (LeaseLost, hashing.Stopped):
+            return self._superseded(run)
+        except FileChanged as error:
+            return await self._moved(run, error)
+        except JobError as error:
+            return await self._decide(run, error)
+        except (StateError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            self._log.exception("job.bug")
+            return await self._decide(
+                run, to_error(Kind.OUR_BUG, f"a bug in syncd: {type(error).__name__}")
+            )
+
+    async def _next(self, run: _Run) -> Step:
+        job = run.job
+        known = job.sha256 is not None and job.storage_key is None and await self._known(run)
+        missing = len(await self._missing(job)) if job.upload_id is not None else 0
+        route = choose_route(
+            job.fingerprint.size,
+            single_put_limit=self._single_put_limit,
+            session=self._credentials.is_session,
+            multipart=self._api.multipart_available,
+        )
+        # A URL that was never used is used whatever its life: some servers sign for seconds only.
+        granted = run.grant is not None and (not run.grant_used or self._live(run.grant))
+        return next_step(job, route=route, granted=granted, missing=missing, known=known)
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    async def _plan(self, run: _Run) -> None:
+        self._meter.phase(run.job.id, Phase.HASHING)
+        run.job = await self._as_it_is_now(run.job)
+        age_s = (self._clock.now_ms() - run.job.fingerprint.ctime_ns // 1_000_000) / 1000
+        if 0 <= age_s < YOUNGEST_S:
+            await self._clock.sleep(YOUNGEST_S - age_s)
+        plan = await self._read(run)
+        run.job = await self._db(self._store.jobs.note_plan, run.job, plan)
+
+    async def _adopt(self, run: _Run) -> None:
+        record_id = await self._record_id(run)
+        assert record_id is not None, "the step is taken only when the record is known"
+        run.job = await self._note(run.job, record_id=record_id, adopted=True)
+
+    async def _presign(self, run: _Run) -> None:
+        run.call = Call.PRESIGN
+        job = run.job
+        grant = await self._api.presign(job.target, job.fingerprint.size)
+        await self._on_contact()
+        assert grant.storage_key is not None, "checked where the answer came in"
+        await self._check_key(run, grant.storage_key)
+        if grant.storage_key != job.storage_key:
+            run.job = await self._note(job, storage_key=grant.storage_key, body_sent_at=None)
+        run.grant, run.grant_used = grant, False
+
+    async def _put(self, run: _Run) -> None:
+        """One try; the loop comes back here, or to presign, for the next."""
+        run.call = Call.PUT_BODY
+        assert run.grant is not None, "the step is taken only with a live URL"
+        self._meter.phase(run.job.id, Phase.SENDING)
+        sent_before = run.job.body_sent_at is not None
+        run.job = await self._note(run.job, body_sent_at=self._clock.now_ms())
+        run.grant_used = True
+        whole = Part(1, 0, run.job.fingerprint.size)
+        try:
+            async with self._slots.one():
+                await self._send(run, run.grant, whole, Call.PUT_BODY)
+        except JobError as error:
+            if error.kind is Kind.EXISTS:
+                await self._exists(run, ours=sent_before)
+            elif await self._again(run.tries, error, Call.PUT_BODY):
+                run.grant = None
+            return
+        await self._stored(run)
+
+    async def _sign_in(self, run: _Run) -> None:
+        raise to_error(
+            Kind.NEEDS_SIGN_IN,
+            f"{run.job.fingerprint.size} bytes are more than a device key may upload in one request "
+            f"({self._single_put_limit} bytes)",
+            advice="Large files need a user session: set api.token to a session token and "
+            "api.team_id to the team's id.",
+        )
+
+    async def _initiate(self, run: _Run) -> None:
+        run.call = Call.INITIATE
+        assert run.job.storage_key is not None, "presigned before"
+        upload = await self._api.initiate(run.job.storage_key, run.job.fingerprint.size)
+        await self._on_contact()
+        run.job = await self._db(self._store.jobs.note_upload, run.job, upload)
+
+    async def _parts(self, run: _Run) -> None:
+        """Send what has no committed etag; after a first error, let the parts under way finish."""
+        run.call = Call.PUT_PART
+        missing = await self._missing(run.job)
+        self._meter.phase(run.job.id, Phase.SENDING)
+        self._tell_parts(run.job, missing)
+        upload = _upload_of(run.job)
+        errors: list[BaseException] = []
+
+        async def lane(queue: list[Part]) -> None:
+            while queue and not errors:
+                try:
+                    await self._part(run, upload, queue.pop(0))
+                except (JobError, hashing.Stopped, StateError) as error:
+                    errors.append(error)
+
+        queue = list(missing)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._slots.limit, len(queue))):
+                group.create_task(lane(queue))
+        if errors:
+            raise min(errors, key=_urgency)
+
+    async def _complete(self, run: _Run) -> None:
+        run.call = Call.COMPLETE
+        self._meter.phase(run.job.id, Phase.FINISHING)
+        await self._fence(run)
+        in_doubt = run.job.complete_sent_at is not None
+        etags = await self._lanes.db(self._store.jobs.etags, run.job)
+        run.job = await self._note(run.job, complete_sent_at=self._clock.now_ms())
+        try:
+            await self._api.complete(_upload_of(run.job), list(etags.items()))
+        except JobError as error:
+            if error.kind is Kind.UPLOAD_GONE and in_doubt:
+                pass  # an earlier complete was sent: register tells whether the object is there
+            elif error.unclear and run.unclear == 0:
+                run.unclear += 1
+                return
+            else:
+                raise
+        await self._stored(run)
+
+    async def _look_up(self, run: _Run) -> None:
+        """A register was sent and its answer is unknown: find out before anything is repeated."""
+        run.call = Call.LIST_MODELS
+        job = run.job
+        assert job.storage_key is not None, "nothing is registered without one"
+        record, listed = await self._catalog.stored_under(job.storage_key, job.target.model_path)
+        if record is not None:
+            run.job = await self._note(job, record_id=record.id)
+        elif listed:
+            run.job = await self._note(job, register_sent_at=None)
+        else:
+            await self._send_register(run, repeated=True)
+
+    async def _register(self, run: _Run) -> None:
+        await self._fence(run)
+        run.job = await self._note(run.job, register_sent_at=self._clock.now_ms())
+        await self._send_register(run, repeated=False)
+
+    async def _finish(self, run: _Run) -> None:
+        job = run.job
+        assert job.record_id is not None, "the step is taken only with a record"
+        await self._db(self._store.jobs.finish, job, job.record_id, adopted=job.adopted)
+        run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
+
+    # -- parts of steps --------------------------------------------------------------------------
+
+    async def _part(self, run: _Run, upload: Multipart, part: Part) -> None:
+        tries, grant = _Tries(), None
+        while True:
+            failure: JobError | None = None
+            async with self._slots.one():
+                if grant is None or not self._live(grant):
+                    grant = await self._api.sign_part(upload, part.number, part.size)
+                try:
+                    etag = await self._send(run, grant, part, Call.PUT_PART)
+                except JobError as error:
+                    failure = error
+            if failure is not None:  # waiting for the next try holds no slot
+                if await self._again(tries, failure, Call.PUT_PART):
+                    grant = None
+                continue
+            assert etag is not None, "a part without an etag is refused where the answer came in"
+            await self._db(self._store.jobs.note_part, run.job, part, etag)
+            self._meter.part_done(run.job.id)
+            self._log.debug("part.uploaded", part=part.number, size=part.size)
+            return
+
+    async def _send(self, run: _Run, grant: Grant, part: Part, call: Call) -> str | None:
+        """Send one body whose every leaf agrees with the plan; the etag that came back."""
+        job, counted = run.job, 0
+        assert job.leaves is not None, "planned before"
+
+        def count(sent: int) -> None:
+            nonlocal counted
+            counted += sent
+            self._meter.add_sent(job.id, sent)
+
+        body = hashing.checked_pieces(
+            self._path_of(job), job.fingerprint, part, job.leaves, stop=run.stop, on_bytes=count
+        )
+        try:
+            etag = await self._lanes.send(
+                self._objects.put, grant, body, part.size, call=call, now_ms=self._clock.now_ms
+            )
+        except BaseException:
+            self._meter.add_sent(job.id, -counted)
+            raise
+        self._slots.went_well()
+        return etag
+
+    async def _send_register(self, run: _Run, *, repeated: bool) -> None:
+        run.call = Call.REGISTER
+        job = run.job
+        assert job.storage_key is not None, "stored before"
+        assert job.sha256 is not None, "planned before"
+        try:
+            record_id = await self._api.register(
+                job.target,
+                storage_key=job.storage_key,
+                size=job.fingerprint.size,
+                sha256=job.sha256,
+            )
+        except JobError as error:
+            if error.unclear and run.unclear == 0:
+                run.unclear += 1
+            elif error.unclear:
+                raise
+            elif error.kind is Kind.CONFLICT and repeated:
+                record_id = f"unknown:{job.storage_key}"
+                run.job = await self._note(job, record_id=record_id)
+            else:
+                run.job = await self._note(job, register_sent_at=None)
+                raise
+            return
+        await self._on_contact()
+        run.job = await self._note(job, record_id=record_id)
+
+    async def _stored(self, run: _Run) -> None:
+        run.job = await self._db(self._store.jobs.note_stored, run.job)
+
+    async def _exists(self, run: _Run, *, ours: bool) -> None:
+        """
+        The store holds an object under our key already.
+
+        Ours: an earlier body got through and its answer was lost; a single PUT is all or nothing
+        and its length is signed. Not ours: never register it, ask for another key, and if the
+        server insists on this one, stop.
+        """
+        if ours:
+            await self._stored(run)
+            return
+        key = run.job.storage_key
+        if run.foreign_key == key:
+            raise NeedsOperator(
+                "the object store already holds something under the key that the server gives for "
+                f"{run.job.target.model_path}",
+                kind=Kind.EXISTS,
+                advice="Nothing was registered. Remove the old object, or give the file a new name.",
+            )
+        run.foreign_key, run.grant = key, None
+
+    async def _check_key(self, run: _Run, storage_key: str) -> None:
+        """One storage key, one plan; and bytes go to the host this server was first seen to use."""
+        owner = await self._lanes.db(self._store.jobs.owner_of_key, storage_key)
+        if owner is not None and owner != run.job.sha256:
+            raise NeedsOperator(
+                f"the server gave the storage key of other bytes for {run.job.target.model_path}",
+                kind=Kind.EXISTS,
+                advice="Nothing was sent. Give the changed file a new name, or ask the "
+                "operator of the cloud why storage keys repeat.",
+            )
+
+    async def _again(self, tries: _Tries, error: JobError, call: Call) -> bool:
+        """
+        Wait as the retry table says and return, True if a fresh URL is needed.
+
+        Raises:
+            JobError: The request and URL scopes are used up.
+        """
+        if isinstance(error, FileChanged | LeaseLost):
+            raise error
+        if error.kind is Kind.STORE_THROTTLE:
+            self._slots.halve()
+        tries.requests += 1
+        wait_s = retry.request_wait_s(
+            error.kind,
+            tries.requests,
+            retry_after_s=error.retry_after_s,
+            jitter=self._jitter(),
+            call=call,
+        )
+        if wait_s is not None:
+            self._log.warning(
+                "request.repeated", call=str(call), wait_s=round(wait_s, 1), why=str(error)
+            )
+            await self._clock.sleep(wait_s)
+            return False
+        decision = retry.decide(
+            error.kind, call=call, attempt=1, fresh_urls_spent=tries.urls, jitter=self._jitter()
+        )
+        if decision.next is not retry.Next.FRESH_URL:
+            raise error
+        self._log.info("url.renewed", call=str(call), why=str(error))
+        tries.urls, tries.requests = tries.urls + 1, 0
+        return True
+
+    # -- the file --------------------------------------------------------------------------------
+
+    async def _read(self, run: _Run) -> Plan:
+        job = run.job
+        return await self._lanes.hash(
+            hashing.make_plan,
+            self._path_of(job),
+            job.fingerprint,
+            stop=run.stop,
+            on_bytes=lambda count: self._meter.add_hashed(job.id, count),
+        )
+
+    async def _as_it_is_now(self, job: Job) -> Job:
+        """The job with the ctime of this moment; anything else that moved makes it stale."""
+        seen = await self._lanes.hash(hashing.look, self._path_of(job))
+        if seen == job.fingerprint:
+            return job
+        if not seen.only_ctime_moved(job.fingerprint):
+            raise FileChanged(f"{self._path_of(job)} changed before it could be read")
+        return replace(job, fingerprint=seen)
+
+    async def _fence(self, run: _Run) -> None:
+        """
+        The file must still be the one that was planned.
+
+        Where only ctime moved (a chmod, or a rewrite that put mtime back) the file is read again and
+        must hold the same bytes.
+        """
+        now = await self._as_it_is_now(run.job)
+        if now.fingerprint == run.job.fingerprint:
+            return
+        before, run.job = run.job, now
+        plan = await self._read(run)
+        if plan.sha256 != before.sha256:
+            raise FileChanged(f"{self._path_of(before)} holds other bytes than were sent")
+        run.job = await self._db(self._store.jobs.note_plan, run.job, plan)
+
+    # -- the catalog -----------------------------------------------------------------------------
+
+    async def _known(self, run: _Run) -> bool:
+        return await self._record_id(run) is not None
+
+    async def _record_id(self, run: _Run) -> str | None:
+        """The record that holds these bytes at this path: our own memory first, then the cloud's."""
+        job = run.job
+        assert job.sha256 is not None, "planned before"
+        path = job.target.model_path
+        own = await self._lanes.db(self._store.files.record_for, path, job.sha256)
+        if own is not None:
+            return own
+        run.call = Call.LIST_MODELS
+        record = await self._catalog.holding(path, job.sha256)
+        return None if record is None else record.id
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    async def _decide(self, run: _Run, error: JobError) -> Outcome:
+        """What the retry table makes of an error that the request and URL scopes did not cure."""
+        now_ms = self._clock.now_ms()
+        window_ms = DAY_MS if error.kind in _LIMITED_A_DAY else None
+        try:
+            spent = await self._lanes.db(
+                self._store.jobs.count_attempt, run.job, error.kind, now_ms, window_ms=window_ms
+            )
+            decision = retry.decide(
+                error.kind,
+                call=run.call,
+                attempt=spent,
+                fresh_urls_spent=run.tries.urls,
+                fresh_uploads_spent=spent - 1,
+                retry_after_s=error.retry_after_s,
+                jitter=self._jitter(),
+            )
+            if isinstance(error, Permanent):
+                decision = replace(decision, next=retry.Next.FAIL)
+            elif isinstance(error, NeedsOperator):
+                decision = replace(decision, next=retry.Next.HOLD)
+            run.ended = await self._carry_out(run, error, decision)
+        except LeaseLost:
+            return self._superseded(run)
+        return run.ended
+
+    async def _carry_out(self, run: _Run, error: JobError, decision: retry.Decision) -> Outcome:
+        job, why = run.job, str(error)
+        if error.kind is Kind.TOO_LARGE:
+            decision = self._learn_cap(run, decision)
+        if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ:
+            await self._lanes.db(
+                self._store.files.mark_unreadable,
+                job.root_id, job.rel_path, why, self._clock.now_ms(),
+            )  # fmt: skip
+        fields: dict[str, Any] = {
+            "kind": str(error.kind), "error": why, "wait_s": round(decision.wait_s, 1)
+        }  # fmt: skip
+        match decision.next:
+            case retry.Next.HOLD:
+                await self._db(self._store.jobs.release, job, why=why, advice=error.advice)
+                self._log.error("job.held", **fields)
+                return Outcome(End.HELD, error, decision.wait_s)
+            case retry.Next.HOLD_LARGE:
+                await self._db(
+                    self._store.jobs.release, job, why=why, advice=error.advice, held_class="large"
+                )
+                self._log.warning("job.needs_sign_in", **fields)
+                return Outcome(End.NEEDS_SIGN_IN, error)
+            case retry.Next.FAIL:
+                await self._db(
+                    self._store.jobs.reject, job, kind=error.kind, why=why, advice=error.advice
+                )
+                self._log.error("job.failed", **fields, advice=error.advice)
+                return Outcome(End.FAILED, error)
+            case retry.Next.SUPERSEDE:
+                return await self._moved(run, error)
+            case retry.Next.STOP:
+                raise StateError(why)
+            case retry.Next.FRESH_UPLOAD:
+                run.job = await self._db(
+                    self._store.jobs.fresh_upload, job, gone=error.kind is Kind.UPLOAD_GONE
+                )
+        await self._db(
+            self._store.jobs.retry,
+            run.job,
+            run_after=self._clock.now_ms() + int(decision.wait_s * 1000),
+            kind=error.kind,
+            why=why,
+            advice=error.advice,
+            free=decision.free,
+        )
+        self._log.warning("job.retry_scheduled", **fields)
+        return Outcome(End.LATER, error, decision.wait_s)
+
+    def _learn_cap(self, run: _Run, decision: retry.Decision) -> retry.Decision:
+        """The server refused this size in one request: remember, and take the other way if there is one."""
+        self._single_put_limit = min(self._single_put_limit, run.job.fingerprint.size - 1)
+        if self._credentials.is_session and self._api.multipart_available:
+            return replace(decision, next=retry.Next.FRESH_UPLOAD, wait_s=0.0, free=True)
+        return decision
+
+    async def _moved(self, run: _Run, error: JobError) -> Outcome:
+        try:
+            await self._db(self._store.jobs.supersede, run.job, why=str(error))
+        except LeaseLost:
+            return self._superseded(run)
+        self._log.info("job.superseded", why=str(error))
+        self._on_moved(run.job)
+        return self._superseded(run)
+
+    def _superseded(self, run: _Run) -> Outcome:
+        self._meter.drop(run.job.id)
+        run.ended = Outcome(End.SUPERSEDED)
+        return run.ended
+
+    async def _released(self, run: _Run) -> Outcome:
+        try:
+            await self._db(self._store.jobs.release, run.job, why="syncd was stopped")
+        except LeaseLost:
+            return Outcome(End.LOST)
+        self._log.info("job.released")
+        return Outcome(End.RELEASED)
+
+    # -- small helpers ---------------------------------------------------------------------------
+
+    async def _missing(self, job: Job) -> list[Part]:
+        assert job.part_size is not None, "an open upload has a part size"
+        etags = await self._lanes.db(self._store.jobs.etags, job)
+        return missing_parts(plan_parts(job.fingerprint.size, job.part_size), etags)
+
+    def _tell_parts(self, job: Job, missing: list[Part]) -> None:
+        assert job.part_count is not None, "an open upload has a part count"
+        sent = job.fingerprint.size - sum(part.size for part in missing)
+        self._meter.parts(job.id, job.part_count - len(missing), job.part_count, sent)
+
+    def _live(self, grant: Grant | None) -> bool:
+        return grant is not None and grant.deadline_ms - self._clock.now_ms() > URL_MARGIN_MS
+
+    async def _note(self, job: Job, **facts: object) -> Job:
+        return await self._lanes.db(self._store.jobs.note, job, self._clock.now_ms(), **facts)
+
+    async def _db(self, call: Callable[..., Any], job: Job, *args: Any, **kwargs: Any) -> Any:
+        """A write of the store: (job, …, now)."""
+        return await self._lanes.db(call, job, *args, now_ms=self._clock.now_ms(), **kwargs)
+
+
+def _upload_of(job: Job) -> Multipart:
+    facts = (job.upload_id, job.storage_key, job.part_size, job.part_count)
+    assert None not in facts, "opened before"
+    return Multipart(*facts)  # type: ignore[arg-type]
+
+
+def _urgency(error: BaseException) -> int:
+    """Which of several errors decides: a lost lease or a moved file before anything else."""
+    order = (StateError, LeaseLost, hashing.Stopped, FileChanged)
+    return next((i for i, kind in enumerate(order) if isinstance(error, kind)), len(order))
+
+
+__all__ = ["End", "Limits", "Outcome", "Route", "Worker"]
