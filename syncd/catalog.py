@@ -40,6 +40,10 @@ class Catalog:
                 return record
         return None
 
+    def forget(self) -> None:
+        """Ask afresh next time."""
+        self._read_at_s = None
+
     async def stored_under(self, storage_key: str, model_path: str) -> tuple[Record | None, bool]:
         """
         The record made from *storage_key*, asked afresh, and whether the server lists at all.
@@ -47,7 +51,7 @@ class Catalog:
         Raises:
             JobError: The cloud could not be asked just now.
         """
-        self._read_at_s = None
+        self.forget()
         if not await self._refresh():
             return None, False
         for listed in self._by_path.get(model_path, ()):

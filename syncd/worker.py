@@ -38,7 +38,6 @@ YOUNGEST_S = 2.0
 """A file changed more recently than this could change again without its timestamps telling."""
 
 DAY_MS = 24 * 3600 * 1000
-_LIMITED_A_DAY = frozenset({Kind.OBJECT_MISSING, Kind.UPLOAD_GONE, Kind.PARTS})
 
 
 class End(StrEnum):
@@ -61,17 +60,16 @@ class Outcome:
 
     end: End
     error: JobError | None = None
-    wait_s: float = 0.0
+    wait_s: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings a worker needs. Bytes and seconds."""
+    """The settings a worker needs: bytes, seconds, and whether this is a backfill."""
 
     single_put_limit: int
     lease_ttl_s: float
-    storage_hosts: tuple[str, ...] = ()
-    base_url: str = ""
+    once: bool = False
 
 
 @dataclass(slots=True)
@@ -103,9 +101,12 @@ class Worker:
 
     Args:
         path_of: The absolute path of a job's file.
-        on_contact: Called after each sign that the API answers as it should.
         on_moved: Called when a job's file turned out to have changed: look there again.
+
+    ``on_contact`` may be set to what is called after each sign that the API answers as it should.
     """
+
+    on_contact: Callable[[], Awaitable[None]] | None = None
 
     def __init__(
         self,
@@ -122,7 +123,6 @@ class Worker:
         meter: Meter,
         limits: Limits,
         path_of: Callable[[Job], str],
-        on_contact: Callable[[], Awaitable[None]],
         on_moved: Callable[[Job], None],
     ) -> None:
         self._store = store
@@ -138,7 +138,6 @@ class Worker:
         self._limits = limits
         self._single_put_limit = limits.single_put_limit
         self._path_of = path_of
-        self._on_contact = on_contact
         self._on_moved = on_moved
         self._log = structlog.get_logger("syncd.worker")
         self._do: dict[Step, Callable[[_Run], Awaitable[None]]] = {
@@ -274,8 +273,14 @@ class Worker:
     async def _presign(self, run: _Run) -> None:
         run.call = Call.PRESIGN
         job = run.job
-        grant = await self._api.presign(job.target, job.fingerprint.size)
-        await self._on_contact()
+        try:
+            grant = await self._api.presign(job.target, job.fingerprint.size)
+        except JobError as error:
+            if error.kind is not Kind.CONFLICT:
+                raise
+            await self._taken(run)
+            return
+        await self._contact()
         assert grant.storage_key is not None, "checked where the answer came in"
         await self._check_key(run, grant.storage_key)
         if grant.storage_key != job.storage_key:
@@ -303,10 +308,17 @@ class Worker:
         await self._stored(run)
 
     async def _sign_in(self, run: _Run) -> None:
+        above = f"{run.job.fingerprint.size} bytes are above the {self._single_put_limit} that"
+        if self._credentials.is_session:
+            raise to_error(
+                Kind.NEEDS_SIGN_IN,
+                f"{above} go in one request, and this server has no multipart calls where syncd "
+                "looks for them",
+                advice="Ask its operator for the paths and set them in [api.multipart].",
+            )
         raise to_error(
             Kind.NEEDS_SIGN_IN,
-            f"{run.job.fingerprint.size} bytes are more than a device key may upload in one request "
-            f"({self._single_put_limit} bytes)",
+            f"{above} a device key may send in one request",
             advice="Large files need a user session: set api.token to a session token and "
             "api.team_id to the team's id.",
         )
@@ -315,7 +327,7 @@ class Worker:
         run.call = Call.INITIATE
         assert run.job.storage_key is not None, "presigned before"
         upload = await self._api.initiate(run.job.storage_key, run.job.fingerprint.size)
-        await self._on_contact()
+        await self._contact()
         run.job = await self._db(self._store.jobs.note_upload, run.job, upload)
 
     async def _parts(self, run: _Run) -> None:
@@ -448,17 +460,40 @@ class Worker:
             elif error.unclear:
                 raise
             elif error.kind is Kind.CONFLICT and repeated:
-                record_id = f"unknown:{job.storage_key}"
-                run.job = await self._note(job, record_id=record_id)
+                # The first one took effect; a server without a listing does not tell its id.
+                run.job = await self._note(job, record_id=f"unknown:{job.storage_key}")
+            elif error.kind is Kind.CONFLICT:
+                run.job = await self._note(job, register_sent_at=None)
+                await self._taken(run)
             else:
                 run.job = await self._note(job, register_sent_at=None)
                 raise
             return
-        await self._on_contact()
+        await self._contact()
         run.job = await self._note(job, record_id=record_id)
 
     async def _stored(self, run: _Run) -> None:
         run.job = await self._db(self._store.jobs.note_stored, run.job)
+
+    async def _taken(self, run: _Run) -> None:
+        """
+        The server says that the path is taken. By these very bytes: adopted; by others: refused.
+
+        Raises:
+            Permanent: The catalog holds something else there, or will not tell what.
+        """
+        job = run.job
+        assert job.sha256 is not None, "planned before"
+        self._catalog.forget()
+        record = await self._catalog.holding(job.target.model_path, job.sha256)
+        if record is None:
+            raise Permanent(
+                f"the catalog already has another model at {job.target.model_path}",
+                kind=Kind.CONFLICT,
+                advice="A record's bytes never change. Give the changed file a new name, or "
+                "remove the old record from the catalog.",
+            )
+        run.job = await self._note(job, record_id=record.id, adopted=job.stored_at is None)
 
     async def _exists(self, run: _Run, *, ours: bool) -> None:
         """
@@ -518,7 +553,11 @@ class Worker:
             await self._clock.sleep(wait_s)
             return False
         decision = retry.decide(
-            error.kind, call=call, attempt=1, fresh_urls_spent=tries.urls, jitter=self._jitter()
+            error.kind,
+            call=call,
+            attempt=1,
+            fresh_urls_spent=tries.urls,
+            jitter=self._jitter(),
         )
         if decision.next is not retry.Next.FRESH_URL:
             raise error
@@ -584,20 +623,23 @@ class Worker:
 
     async def _decide(self, run: _Run, error: JobError) -> Outcome:
         """What the retry table makes of an error that the request and URL scopes did not cure."""
-        now_ms = self._clock.now_ms()
-        window_ms = DAY_MS if error.kind in _LIMITED_A_DAY else None
+        row = retry.row_of(error.kind, run.call)
+        window_ms = DAY_MS if row.fresh_uploads else None
         try:
-            spent = await self._lanes.db(
-                self._store.jobs.count_attempt, run.job, error.kind, now_ms, window_ms=window_ms
+            spent = await self._db(
+                self._store.jobs.count_attempt, run.job, error.kind, window_ms=window_ms
             )
+            resends = min(spent - 1, row.resends)
             decision = retry.decide(
                 error.kind,
                 call=run.call,
                 attempt=spent,
-                fresh_urls_spent=run.tries.urls,
-                fresh_uploads_spent=spent - 1,
+                resends_spent=resends,
+                fresh_urls_spent=row.fresh_urls,
+                fresh_uploads_spent=spent - 1 - resends,
                 retry_after_s=error.retry_after_s,
                 jitter=self._jitter(),
+                once=self._limits.once,
             )
             if isinstance(error, Permanent):
                 decision = replace(decision, next=retry.Next.FAIL)
@@ -618,7 +660,7 @@ class Worker:
                 job.root_id, job.rel_path, why, self._clock.now_ms(),
             )  # fmt: skip
         fields: dict[str, Any] = {
-            "kind": str(error.kind), "error": why, "wait_s": round(decision.wait_s, 1)
+            "kind": str(error.kind), "error": why, "wait_s": decision.wait_s
         }  # fmt: skip
         match decision.next:
             case retry.Next.HOLD:
@@ -641,6 +683,8 @@ class Worker:
                 return await self._moved(run, error)
             case retry.Next.STOP:
                 raise StateError(why)
+            case retry.Next.RESEND:
+                await self._db(self._store.jobs.drop_parts, job)
             case retry.Next.FRESH_UPLOAD:
                 run.job = await self._db(
                     self._store.jobs.fresh_upload, job, gone=error.kind is Kind.UPLOAD_GONE
@@ -648,7 +692,7 @@ class Worker:
         await self._db(
             self._store.jobs.retry,
             run.job,
-            run_after=self._clock.now_ms() + int(decision.wait_s * 1000),
+            run_after=self._clock.now_ms() + int((decision.wait_s or 0) * 1000),
             kind=error.kind,
             why=why,
             advice=error.advice,
@@ -703,6 +747,10 @@ class Worker:
 
     async def _note(self, job: Job, **facts: object) -> Job:
         return await self._lanes.db(self._store.jobs.note, job, self._clock.now_ms(), **facts)
+
+    async def _contact(self) -> None:
+        if self.on_contact is not None:
+            await self.on_contact()
 
     async def _db(self, call: Callable[..., Any], job: Job, *args: Any, **kwargs: Any) -> Any:
         """A write of the store: (job, …, now)."""

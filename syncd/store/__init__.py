@@ -4,6 +4,9 @@ The persistent memory: a SQLite database in the state directory, and the right t
 No SQL, row or connection leaves this package; what it hands out are the values of ``syncd.model``.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from syncd.store.db import Database, Lock, is_locked
 from syncd.store.files import Files
 from syncd.store.holds import HoldRow, Holds, Servers
@@ -18,6 +21,7 @@ __all__ = [
     "RootReport",
     "Store",
     "is_locked",
+    "open_files",
     "open_report",
 ]
 
@@ -50,20 +54,8 @@ class Store:
         self._lock.close()
 
 
-class ReadOnly:
-    """A reader beside a running writer."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-        self.report = Report(db)
-        self.files = Files(db, Jobs(db))
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
-
-
-def open_report(state_dir: str) -> ReadOnly | None:
+@contextmanager
+def open_report(state_dir: str) -> Iterator[Report | None]:
     """
     Read what a state directory holds, running daemon or not; None while it holds nothing.
 
@@ -71,4 +63,24 @@ def open_report(state_dir: str) -> ReadOnly | None:
         StateError: It cannot be read, or belongs to another version.
     """
     db = Database.open_reader(state_dir)
-    return None if db is None else ReadOnly(db)
+    try:
+        yield None if db is None else Report(db)
+    finally:
+        if db is not None:
+            db.close()
+
+
+@contextmanager
+def open_files(state_dir: str) -> Iterator[Files]:
+    """
+    Read the file table beside the writer, from another thread.
+
+    Raises:
+        StateError: It cannot be read.
+    """
+    db = Database.open_reader(state_dir)
+    assert db is not None, "the writer made it before"
+    try:
+        yield Files(db, Jobs(db))
+    finally:
+        db.close()

@@ -108,13 +108,25 @@ class Files:
             self._remember(found, Verdict.WANTED, None, target.model_path, clash_key, now_ms)
             return self._jobs.enqueue(found, target, now_ms)
 
-    def refresh(self, found: FoundFile, now_ms: int) -> None:
-        """Only ctime moved while the path's job runs: the worker reads again, nothing is voided."""
+    def refresh(self, found: FoundFile, now_ms: int) -> bool:
+        """
+        Only ctime moved under a live job: remember the new one, the worker compares the bytes.
+
+        False, and nothing changed, where the path has no live job.
+        """
         with self._db.transaction():
+            live = self._db.one(
+                "SELECT 1 FROM job WHERE root_id = ? AND rel_path = ?"
+                " AND state IN ('queued', 'leased')",
+                (found.root_id, os.fsencode(found.rel_path)),
+            )
+            if live is None:
+                return False
             self._db.run(
                 "UPDATE file SET ctime_ns = ?, judged_at = ? WHERE root_id = ? AND rel_path = ?",
                 (found.fingerprint.ctime_ns, now_ms, found.root_id, os.fsencode(found.rel_path)),
             )
+            return True
 
     def forget(self, gone: Iterable[KnownFile], now_ms: int) -> None:
         """
@@ -145,14 +157,6 @@ class Files:
                 "UPDATE file SET verdict = 'unreadable', reason = ?, judged_at = ?"
                 " WHERE root_id = ? AND rel_path = ?",
                 (reason, now_ms, root_id, os.fsencode(rel_path)),
-            )
-
-    def forget_path(self, root_id: int, rel_path: str, now_ms: int) -> None:
-        """What was known of a path is no longer true; the next look starts from nothing."""
-        with self._db.transaction():
-            self._db.run(
-                "DELETE FROM file WHERE root_id = ? AND rel_path = ?",
-                (root_id, os.fsencode(rel_path)),
             )
 
     # -- what the catalog holds ------------------------------------------------------------------

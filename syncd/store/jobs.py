@@ -320,9 +320,18 @@ class Jobs:
             )
 
     def supersede(self, job: Job, now_ms: int, *, why: str) -> None:
-        """The worker itself found that the file moved."""
+        """
+        The worker itself found that the file moved.
+
+        What was known of its path is forgotten with the job, so that the next look judges it afresh
+        even if the file is then as it was.
+        """
         with self._db.transaction():
             self._end_upload(job, "unwanted", now_ms)
+            self._db.run(
+                "DELETE FROM file WHERE root_id = ? AND rel_path = ?",
+                (job.root_id, os.fsencode(job.rel_path)),
+            )
             self._move(job, Event.REPLACE, now_ms, why=why)
 
     def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, why: str) -> bool:

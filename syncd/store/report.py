@@ -1,6 +1,7 @@
 """What ``status`` and the final summary show, read without disturbing the writer."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,10 @@ class Report:
         """Every file on disk as last judged, by path; names are printable."""
         for row in self._db.all(_FILES):
             yield _file_report(row)
+
+    def counts(self) -> Counter[str]:
+        """How many files are in each state."""
+        return Counter(file.state for file in self.files())
 
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""

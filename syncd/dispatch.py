@@ -1,0 +1,227 @@
+"""
+Claims jobs, runs workers, and keeps still while a hold is in force.
+
+A hold stops claiming. When its probe is due one job is let through; the first answer from the API
+as it should be ends the hold. Failures of the network that several requests in a row met become a
+hold of their own, so that an outage costs one probe and not one try for each file.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from syncd.auth import Credentials
+from syncd.clock import Clock
+from syncd.core import retry
+from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, Throttled
+from syncd.lanes import Lanes
+from syncd.model import Job
+from syncd.store import HoldRow, Store
+from syncd.worker import End, Outcome, Worker
+
+BREAKER_FAILURES = 10
+BREAKER_FAILURES_TWO_JOBS = 5
+"""Requests failing in a row, by one job or by several, that make a hold."""
+
+OFFLINE_FIRST_S, OFFLINE_MOST_S = 5.0, 60.0
+CREDENTIAL_LOOK_S = 60.0
+"""How often a replaced credential is looked for while nothing else would end a hold."""
+
+ROOT_LOOK_S = 60.0
+
+ONCE_PROBES = 3
+"""How often a backfill probes a hold that may pass before it leaves the rest for later."""
+
+ONCE_PATIENCE_S = 330.0
+"""The longest a backfill waits for a job's next attempt."""
+
+
+class Dispatcher:
+    """
+    Keeps as many workers busy as the settings allow.
+
+    Args:
+        hands: Jobs at once.
+        on_ended: Called after each job that a worker let go of.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        store: Store,
+        lanes: Lanes,
+        clock: Clock,
+        credentials: Credentials,
+        owner: str,
+        hands: int,
+        lease_ttl_s: float,
+        on_ended: Callable[[], None],
+    ) -> None:
+        self._worker = worker
+        self._store = store
+        self._lanes = lanes
+        self._clock = clock
+        self._credentials = credentials
+        self._owner = owner
+        self._most = hands
+        self._lease_ttl_ms = int(lease_ttl_s * 1000)
+        self._on_ended = on_ended
+        self._wake = asyncio.Event()
+        self._running: dict[asyncio.Task[Outcome], Job] = {}
+        self._holds: list[HoldRow] = []
+        self._failing: list[int] = []
+        self._until_credentials_change = False
+        self._log = structlog.get_logger("syncd.dispatch")
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wake.set()
+
+    async def run(self, *, more_comes: Callable[[], bool]) -> None:
+        """
+        Work until nothing is left to do and *more_comes* says that nothing will be added.
+
+        Raises:
+            StateError: The store cannot be written.
+        """
+        self._holds = await self._lanes.db(self._store.holds.all)
+        while True:
+            self._wake.clear()
+            wait_s = await self._fill_up()
+            if not more_comes() and not self._running and self._given_up(wait_s):
+                return
+            await self._wait(wait_s)
+            await self._reap()
+
+    async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:
+        """Claim nothing more; let running jobs end within *grace_s*, then give them back."""
+        if self._running:
+            rushed = asyncio.ensure_future(hurry.wait())
+            calm = asyncio.ensure_future(asyncio.wait(self._running))
+            nap = asyncio.ensure_future(self._clock.sleep(grace_s))
+            await asyncio.wait({rushed, calm, nap}, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in (rushed, calm, nap):
+                waiter.cancel()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._running.clear()
+
+    # -- claiming --------------------------------------------------------------------------------
+
+    async def _fill_up(self) -> float | None:
+        """Start workers while there are free hands and due jobs; seconds until more may be due."""
+        while len(self._running) < (1 if self._holds else self._most):
+            wait_s = await self._hold_wait_s()
+            if wait_s > 0:
+                return wait_s
+            job = await self._lanes.db(
+                self._store.jobs.claim, self._owner, self._clock.now_ms(), self._lease_ttl_ms
+            )
+            if job is None:
+                return await self._next_due_s()
+            task = asyncio.create_task(self._worker.run(job))
+            self._running[task] = job
+        return None
+
+    async def _next_due_s(self) -> float | None:
+        due_ms = await self._lanes.db(self._store.jobs.next_due_ms)
+        return None if due_ms is None else max(0.001, (due_ms - self._clock.now_ms()) / 1000)
+
+    async def _hold_wait_s(self) -> float:
+        """Seconds until a job may probe the holds in force; 0 if there are none or it may."""
+        if not self._holds:
+            return 0.0
+        if any(hold.kind == "root" for hold in self._holds):
+            return ROOT_LOOK_S  # the intake ends that one
+        if self._until_credentials_change and not await self._credentials.reread():
+            return CREDENTIAL_LOOK_S
+        self._until_credentials_change = False
+        due_ms = max(hold.probe_at for hold in self._holds)
+        return max(0.0, (due_ms - self._clock.now_ms()) / 1000)
+
+    def _given_up(self, wait_s: float | None) -> bool:
+        """Nothing is due, or nothing that a backfill waits for."""
+        if any(hold.needs_person or hold.probes >= ONCE_PROBES for hold in self._holds):
+            return True
+        return wait_s is None or wait_s > ONCE_PATIENCE_S
+
+    async def _wait(self, wait_s: float | None) -> None:
+        waiters: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._wake.wait())}
+        if wait_s is not None:
+            waiters.add(asyncio.ensure_future(self._clock.sleep(wait_s)))
+        try:
+            await asyncio.wait({*waiters, *self._running}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+
+    async def _reap(self) -> None:
+        for task in [task for task in self._running if task.done()]:
+            job, outcome = self._running.pop(task), task.result()
+            await self._learn(job, outcome)
+            self._on_ended()
+        await self._lanes.db(self._store.jobs.expire, self._clock.now_ms())
+
+    # -- holds -----------------------------------------------------------------------------------
+
+    async def begin_hold(self, error: RootUnavailable, probe_s: float) -> None:
+        """Hold for the sake of the root: nothing is read from a tree that is not there."""
+        await self._put("root", str(error), None, probe_s)
+
+    async def end_hold(self, *kinds: str) -> None:
+        """What everything waited for is over."""
+        for hold in await self._lanes.db(self._store.holds.clear, *kinds):
+            seconds = (self._clock.now_ms() - hold.since) / 1000
+            self._log.info("hold.ended", kind=hold.kind, seconds=seconds, probes=hold.probes)
+        self._holds = await self._lanes.db(self._store.holds.all)
+        self._wake.set()
+
+    async def contact(self) -> None:
+        """The API answered as it should."""
+        self._failing.clear()
+        if self._holds:
+            await self.end_hold("offline", "throttled", "operator")
+
+    async def _learn(self, job: Job, outcome: Outcome) -> None:
+        error = outcome.error
+        if outcome.end is End.HELD:
+            assert error is not None, "a hold has a reason"
+            self._until_credentials_change = outcome.wait_s is None
+            await self._put(_kind_of(error), str(error), error.advice, outcome.wait_s)
+        elif error is not None and retry.row_of(error.kind).breaker:
+            await self._count_failure(job, error)
+
+    async def _count_failure(self, job: Job, error: JobError) -> None:
+        self._failing += [job.id] * retry.row_of(error.kind).tries
+        jobs, failures = len(set(self._failing)), len(self._failing)
+        held = any(hold.kind == "offline" for hold in self._holds)
+        if held or failures >= (BREAKER_FAILURES_TWO_JOBS if jobs > 1 else BREAKER_FAILURES):
+            probes = max((hold.probes + 1 for hold in self._holds), default=0)
+            wait_s = min(OFFLINE_MOST_S, OFFLINE_FIRST_S * 2.0 ** min(probes, 10))
+            await self._put("offline", str(error), error.advice, wait_s)
+
+    async def _put(self, kind: str, why: str, advice: str | None, wait_s: float | None) -> None:
+        now_ms = self._clock.now_ms()
+        probe_at = now_ms + int((CREDENTIAL_LOOK_S if wait_s is None else wait_s) * 1000)
+        row = await self._lanes.db(
+            self._store.holds.put, kind, why=why, advice=advice, probe_at=probe_at, now_ms=now_ms
+        )
+        self._holds = await self._lanes.db(self._store.holds.all)
+        if row.probes == 0:
+            self._log.error("hold.began", kind=kind, why=why, advice=advice)
+
+
+def _kind_of(error: JobError) -> str:
+    match error:
+        case Offline():
+            return "offline"
+        case Throttled():
+            return "throttled"
+        case NeedsOperator():
+            return "operator"
+        case _:
+            return "offline"

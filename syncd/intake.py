@@ -1,0 +1,374 @@
+"""
+From the disk to the queue: hints and walks come in, files that stand still go out as jobs.
+
+An event only says "look around here", and a walk looks everywhere; both go through the same door.
+What the door decides about a path is kept in the store, so an unchanged tree costs a walk and
+nothing more. Files that still move are held in memory only: after a restart the walk meets them
+again.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from syncd import scan
+from syncd.clock import Clock
+from syncd.core import paths, settle
+from syncd.core.diff import Gone, Moved, New, diff
+from syncd.errors import RootUnavailable
+from syncd.lanes import Lanes
+from syncd.model import FoundFile, Hint, HintKind, KnownFile, Mount, Target, Verdict, printable
+from syncd.progress import Meter
+from syncd.store import Store, open_files
+
+PathKey = tuple[int, str]
+
+BATCH = 20_000
+"""Verdicts committed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A watched directory as the operator spelled it, its id in the store, and where it lies."""
+
+    id: int
+    path: str
+    network: bool
+
+
+@dataclass(slots=True)
+class _Walked:
+    """What a walk found: changes, and whether any model stands there at all."""
+
+    fresh: list[tuple[FoundFile, KnownFile | None]] = field(default_factory=list)
+    gone: list[KnownFile] = field(default_factory=list)
+    problems: list[tuple[str, OSError]] = field(default_factory=list)
+    files: int = 0
+    models: bool = False
+
+
+class Intake:
+    """
+    Looks, waits until files stand still, and queues them.
+
+    Args:
+        windows: Seconds a fingerprint must stand still.
+        prefix: What model_path begins with.
+        on_queued: Called when there is something new in the queue.
+    """
+
+    def __init__(
+        self,
+        roots: Mapping[int, Root],
+        *,
+        store: Store,
+        state_dir: str,
+        lanes: Lanes,
+        clock: Clock,
+        meter: Meter,
+        windows: settle.Windows,
+        symlinks: scan.Symlinks,
+        prefix: str,
+        on_queued: Callable[[], None],
+    ) -> None:
+        self._roots = roots
+        self._store = store
+        self._state_dir = state_dir
+        self._lanes = lanes
+        self._clock = clock
+        self._meter = meter
+        self._windows = windows
+        self._symlinks = symlinks
+        self._prefix = prefix
+        self._on_queued = on_queued
+        self._moving: dict[PathKey, settle.Watching] = {}
+        self._log = structlog.get_logger("syncd.intake")
+
+    # -- what the service asks -------------------------------------------------------------------
+
+    def unsettled(self) -> dict[PathKey, settle.Watching]:
+        """Paths that do not stand still yet, or are not finished, and why."""
+        return dict(self._moving)
+
+    def next_look_s(self) -> float | None:
+        """Boottime of the next look that is due; None while nothing moves."""
+        return min(
+            (at for at in map(settle.settles_at_s, self._moving.values()) if at != float("inf")),
+            default=None,
+        )
+
+    async def walk(self, root: Root) -> None:
+        """
+        Look at every file of *root*.
+
+        Raises:
+            RootUnavailable: The root is missing, unreadable, empty although it once held a model,
+                or on another file system than before. Nothing was judged.
+        """
+        started_s = self._clock.boottime_s()
+        mount = await self._lanes.scan(_mount_of, root.path)
+        walked = await self._lanes.scan(self._compare, root, "")
+        marker, held_model = await self._lanes.db(self._store.files.marker, root.id)
+        _require_present(root, mount, marker, held_model, walked)
+        await self._take_in(walked, hint=None)
+        await self._lanes.db(
+            self._store.files.mark_scanned,
+            root.id,
+            (mount.fs_type, mount.source, mount.root),
+            self._clock.now_ms(),
+            models=walked.models,
+        )
+        self._log.info(
+            "scan.finished",
+            root=root.path,
+            files=walked.files,
+            changed=len(walked.fresh),
+            gone=len(walked.gone),
+            seconds=round(self._clock.boottime_s() - started_s, 3),
+        )
+
+    async def look(self, hints: Collection[Hint]) -> None:
+        """
+        Look where something happened; a root that is hit as a whole is walked.
+
+        Raises:
+            RootUnavailable: As ``walk``.
+        """
+        whole = {hint.root_id for hint in hints if hint.rel_path == ""}
+        for root_id in whole:
+            await self.walk(self._roots[root_id])
+        for hint in hints:
+            if hint.root_id not in whole:
+                await self._look_at(hint)
+
+    async def settle_due(self) -> None:
+        """Look again at the files whose window has passed; queue those that did not move."""
+        now_s = self._clock.boottime_s()
+        due = [key for key, watching in self._moving.items() if settle.is_settled(watching, now_s)]
+        for key in due:
+            await self._look_again(key, hint=None)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    async def _look_at(self, hint: Hint) -> None:
+        root = self._roots[hint.root_id]
+        owner = _owner(hint.rel_path)
+        if owner is not None and (root.id, owner) in self._moving:
+            await self._look_again((root.id, owner), hint=hint.kind)
+        if (root.id, hint.rel_path) in self._moving:
+            await self._look_again((root.id, hint.rel_path), hint=hint.kind)
+            return
+        walked = await self._lanes.scan(self._compare_path, root, hint.rel_path)
+        if walked.gone and not await self._lanes.scan(_is_there, root.path):
+            raise RootUnavailable(_missing(root))
+        await self._take_in(walked, hint=hint.kind)
+
+    async def _look_again(self, key: PathKey, *, hint: HintKind | None) -> None:
+        root, (_, rel_path) = self._roots[key[0]], key
+        found, companion = await self._lanes.scan(_look, root, rel_path)
+        self._observe(root, rel_path, found, companion, hint)
+        watching = self._moving.get(key)
+        if found is not None and watching is not None:
+            if settle.is_settled(watching, self._clock.boottime_s()):
+                await self._admit(found)
+        elif found is None:
+            self._log.debug("file.vanished", path=printable(rel_path))
+
+    def _observe(
+        self,
+        root: Root,
+        rel_path: str,
+        found: FoundFile | None,
+        companion: str | None,
+        hint: HintKind | None,
+    ) -> None:
+        key = (root.id, rel_path)
+        watching = settle.look(
+            self._moving.get(key),
+            found,
+            now_s=self._clock.boottime_s(),
+            hint=hint,
+            windows=self._windows,
+            network=root.network,
+            companion=companion,
+        )
+        if watching is None:
+            self._moving.pop(key, None)
+        else:
+            self._moving[key] = watching
+        self._meter.settling(len(self._moving))
+
+    async def _admit(self, found: FoundFile) -> None:
+        del self._moving[(found.root_id, found.rel_path)]
+        self._meter.settling(len(self._moving))
+        target = paths.target_of(found.rel_path, prefix=self._prefix)
+        assert isinstance(target, Target), "refused names never get here"
+        job_id = await self._lanes.db(
+            self._store.files.admit,
+            found,
+            target,
+            paths.clash_key(target.model_path),
+            self._clock.now_ms(),
+        )
+        if job_id is None:
+            self._log.warning("file.conflict", path=found.rel_path, model_path=target.model_path)
+            return
+        self._meter.expect(job_id, found.fingerprint.size)
+        self._log.info(
+            "file.queued", path=found.rel_path, size=found.fingerprint.size, job_id=job_id
+        )
+        self._on_queued()
+
+    # -- comparing (in the scan thread) ----------------------------------------------------------
+
+    def _compare(self, root: Root, below: str) -> _Walked:
+        """Walk at or below a folder and compare with what is known, streaming both."""
+        walked, unjudged = _Walked(), set[str]()
+
+        def problem(rel_path: str, error: OSError) -> None:
+            unjudged.add(rel_path)
+            walked.problems.append((rel_path, error))
+
+        def counted(found: Iterable[FoundFile]) -> Iterable[FoundFile]:
+            for file in found:
+                walked.files += 1
+                walked.models = walked.models or (
+                    paths.unwanted(file.rel_path, file.fingerprint.size) is None
+                )
+                yield file
+
+        found = scan.walk(root.path, root.id, below=below, symlinks=self._symlinks, problem=problem)
+        with open_files(self._state_dir) as files:
+            for change in diff(counted(found), files.known(root.id, below), unjudged=unjudged):
+                _sort_in(walked, change)
+        return walked
+
+    def _compare_path(self, root: Root, rel_path: str) -> _Walked:
+        """The same for one path, file or folder."""
+        found = scan.look(root.path, root.id, rel_path, symlinks=self._symlinks)
+        if found is None:
+            return self._compare(root, rel_path)
+        walked = _Walked(files=1)
+        with open_files(self._state_dir) as files:
+            for change in diff([found], files.known(root.id, rel_path)):
+                _sort_in(walked, change)
+        return walked
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    async def _take_in(self, walked: _Walked, *, hint: HintKind | None) -> None:
+        now_ms = self._clock.now_ms()
+        for rel_path, error in walked.problems:
+            self._log.warning("scan.problem", path=rel_path, why=error.strerror)
+        judged: list[tuple[FoundFile, Verdict, str, str | None]] = []
+        for found, known in walked.fresh:
+            verdict = self._verdict(found)
+            if verdict is not None:
+                self._moving.pop((found.root_id, found.rel_path), None)
+                judged.append((found, *verdict))
+            elif known is not None and await self._runs_on(found, known):
+                continue
+            else:
+                self._begin(found, hint)
+        for start in range(0, len(judged), BATCH):
+            await self._lanes.db(self._store.files.judge, judged[start : start + BATCH], now_ms)
+        if walked.gone:
+            await self._lanes.db(self._store.files.forget, walked.gone, now_ms)
+            for gone in walked.gone:
+                self._log.info("file.gone", path=gone.rel_path)
+
+    def _verdict(self, found: FoundFile) -> tuple[Verdict, str, str | None] | None:
+        """What needs no waiting: names never taken, and names the server would refuse."""
+        why = paths.unwanted(found.rel_path, found.fingerprint.size)
+        if why is not None:
+            return Verdict.IGNORED, why, None
+        target = paths.target_of(found.rel_path, prefix=self._prefix)
+        if isinstance(target, Target):
+            return None
+        self._log.warning("file.refused", path=found.rel_path, why=target.reason)
+        return Verdict.REFUSED, target.reason, target.model_path
+
+    async def _runs_on(self, found: FoundFile, known: KnownFile) -> bool:
+        """Only ctime moved under a live job: its worker reads again, nothing is voided."""
+        if not Moved(found, known).only_ctime or known.verdict is not Verdict.WANTED:
+            return False
+        return await self._lanes.db(self._store.files.refresh, found, self._clock.now_ms())
+
+    def _begin(self, found: FoundFile, hint: HintKind | None) -> None:
+        root = self._roots[found.root_id]
+        companion = _companion(root.path, found.rel_path)
+        self._observe(root, found.rel_path, found, companion, hint)
+
+
+def _sort_in(walked: _Walked, change: New | Moved | Gone) -> None:
+    match change:
+        case New(found):
+            walked.fresh.append((found, None))
+        case Moved(found, known):
+            walked.fresh.append((found, known))
+        case Gone(known):
+            walked.gone.append(known)
+
+
+def _require_present(
+    root: Root,
+    mount: Mount | None,
+    marker: tuple[str, str, str] | None,
+    held_model: bool,
+    walked: _Walked,
+) -> None:
+    """Nothing is concluded from an absent tree."""
+    if any(rel_path == "" for rel_path, _ in walked.problems) or mount is None:
+        raise RootUnavailable(_missing(root))
+    if not held_model:
+        return
+    if not walked.models:
+        raise RootUnavailable(
+            f"{printable(root.path)} holds no model, although it did before. Nothing was judged: "
+            "is its disk mounted? If the models were really removed, start with a new state directory."
+        )
+    if marker is not None and marker != (mount.fs_type, mount.source, mount.root):
+        raise RootUnavailable(
+            f"{printable(root.path)} lies on another file system than before ({mount.fs_type} "
+            f"{printable(mount.source)}, it was {marker[0]} {printable(marker[1])}). Nothing was "
+            "judged: mount the old one, or start with a new state directory."
+        )
+
+
+def _missing(root: Root) -> str:
+    return (
+        f"The models directory {printable(root.path)} is missing or cannot be read. Nothing was "
+        "judged. Check models_dir, the mount, and the permissions of the account that runs syncd."
+    )
+
+
+def _mount_of(path: str) -> Mount | None:
+    try:
+        return scan.mount_of(path)
+    except OSError:
+        return None
+
+
+def _is_there(path: str) -> bool:
+    return os.path.isdir(path)
+
+
+def _look(root: Root, rel_path: str) -> tuple[FoundFile | None, str | None]:
+    return scan.look(root.path, root.id, rel_path), _companion(root.path, rel_path)
+
+
+def _companion(root: str, rel_path: str) -> str | None:
+    """A name beside the file that a downloader keeps while it writes."""
+    folder, name = os.path.split(rel_path)
+    for companion in paths.companions_of(name):
+        if os.path.lexists(os.path.join(root, folder, companion)):
+            return companion
+    return None
+
+
+def _owner(rel_path: str) -> str | None:
+    folder, name = os.path.split(rel_path)
+    owner = paths.owner_of(name)
+    return None if owner is None else os.path.join(folder, owner)

@@ -1,0 +1,450 @@
+"""
+Builds everything, starts it in order, and stops it in the reverse.
+
+One asyncio loop owns all decisions. Three tasks share it: the intake (hints, walks, settling), the
+dispatcher (claims jobs, runs workers) and the janitor (ends uploads that nobody wants). Ticks of the
+scheduler only set events.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from syncd import api as cloud_api
+from syncd import scan, storage
+from syncd.auth import Credentials
+from syncd.catalog import Catalog
+from syncd.clock import Clock, SystemClock
+from syncd.config import CredentialSource, Settings
+from syncd.core import retry, settle
+from syncd.core.answers import HostPolicy
+from syncd.core.ending import exit_code
+from syncd.dispatch import Dispatcher
+from syncd.errors import RootUnavailable
+from syncd.intake import Intake, Root
+from syncd.janitor import Janitor
+from syncd.lanes import Lanes, Slots
+from syncd.model import Call, Hint, HintKind, Job
+from syncd.progress import Meter
+from syncd.store import Store
+from syncd.watch import Watcher
+from syncd.worker import Limits, Worker
+
+LARGEST_WAIT_MS = int(retry.RETRY_AFTER_MAX_S * 1100)
+"""No wait in the database is longer; one that is was written under another clock."""
+
+ROOT_PROBE_S = 60.0
+"""Between looks for a root that is not there."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """What a run left behind beside the store, for its last words."""
+
+    unsettled: dict[str, str] = field(default_factory=dict)
+    root_error: str | None = None
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What is built for one run."""
+
+    root: Root
+    store: Store
+    intake: Intake
+    dispatcher: Dispatcher
+    janitor: Janitor
+
+
+class Service:
+    """
+    The daemon, or one backfill of it.
+
+    Args:
+        settings: Checked settings.
+        source: Where the credential comes from; read again when the credential is refused.
+        meter: Counts what happens, for whoever draws it.
+        jitter: Draws from [0, 1).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: CredentialSource,
+        *,
+        meter: Meter,
+        clock: Clock | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._meter = meter
+        self._clock = clock or SystemClock()
+        self._jitter = jitter
+        self._log = structlog.get_logger("syncd.service")
+        self._lanes = Lanes(files=settings.upload.files, slots=settings.upload.parts_max)
+        self._hints: set[Hint] = set()
+        self._wake_intake = asyncio.Event()
+        self._wake_janitor = asyncio.Event()
+        self._rescan = False
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._signal = 0
+        self.ending = Ending()
+
+    async def run(self, *, once: bool) -> int:
+        """
+        Run until stopped, or with *once* until everything that can be done is done.
+
+        Returns:
+            The exit code: 0, 1, 66, 75, 77, 130 or 143.
+
+        Raises:
+            AlreadyRunning, StateError: The state directory cannot be used.
+        """
+        store = Store(os.fspath(self._settings.state_dir))
+        try:
+            with self._signals():
+                return await self._with_store(store, once=once)
+        finally:
+            await self._lanes.db(store.close)
+            self._lanes.close()
+
+    def stop(self) -> None:
+        """Stop as on a first SIGTERM; called again, as on a second."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    # -- the two ways to run ---------------------------------------------------------------------
+
+    async def _once(self, parts: _Parts) -> int:
+        """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        try:
+            await parts.intake.walk(parts.root)
+        except RootUnavailable as error:
+            self.ending.root_error = str(error)
+            self._log.error("root.unavailable", why=str(error))
+            return error.exit_code
+        until_s = self._clock.boottime_s() + self._once_wait_s(parts.root)
+        settling = asyncio.create_task(self._settle_until(parts, until_s))
+        working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: not settling.done()))
+        settling.add_done_callback(lambda _: parts.dispatcher.wake())
+        await self._until_stopped({settling, working}, enough={working})
+        await parts.dispatcher.drain(self._settings.upload.shutdown_grace_s, self._hurry)
+        if not self._stop.is_set():
+            await parts.janitor.clean_up()
+        self.ending.unsettled = {
+            rel_path: watching.blocked_by or "it still changes"
+            for (_, rel_path), watching in parts.intake.unsettled().items()
+        }
+        return self._signal_code() or await self._exit_code(parts.store)
+
+    async def _forever(self, parts: _Parts) -> int:
+        loop = asyncio.get_running_loop()
+        watcher = Watcher(
+            {parts.root.id: parts.root.path},
+            lambda hint: loop.call_soon_threadsafe(self._hint, hint),
+        )
+        scheduler = self._schedule(parts, watcher)
+        try:
+            await self._start_watching(watcher)
+            scheduler.start()
+            self._log.info("service.started", root=parts.root.path)
+            tasks = {
+                asyncio.create_task(self._take_in(parts, watcher)),
+                asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
+                asyncio.create_task(self._clean_up(parts)),
+            }
+            await self._until_stopped(tasks, enough=tasks)
+            await parts.dispatcher.drain(self._settings.upload.shutdown_grace_s, self._hurry)
+        finally:
+            if scheduler.running:
+                scheduler.shutdown(wait=False)
+            await self._lanes.scan(watcher.stop)
+        self._log.info("service.stopped")
+        return self._signal_code()
+
+    async def _until_stopped(
+        self, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+    ) -> None:
+        """Wait for a stop or the end of one of *enough*; a task that died ends the service."""
+        stop = asyncio.create_task(self._wait_for_stop())
+        pending: set[asyncio.Task[None]] = {*tasks, stop}
+        try:
+            while not any(task.done() for task in (*enough, stop)):
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in (*tasks, stop):
+                task.cancel()
+            results = await asyncio.gather(*tasks, stop, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+
+    async def _wait_for_stop(self) -> None:
+        await self._stop.wait()
+
+    # -- intake ----------------------------------------------------------------------------------
+
+    async def _take_in(self, parts: _Parts, watcher: Watcher) -> None:
+        """Hints, walks and settling, for ever."""
+        everything = Hint(parts.root.id, "", HintKind.RESCAN, folder=True)
+        self._hints.add(everything)
+        while True:
+            if not watcher.alive():
+                self._log.warning("watch.restarted", why="the observer ended")
+                await self._lanes.scan(watcher.stop)
+                await self._start_watching(watcher)
+                self._rescan = True
+            hints, self._hints = self._hints, set()
+            if self._rescan:
+                self._rescan, hints = False, {everything}
+            try:
+                await parts.intake.look(hints)
+                await parts.intake.settle_due()
+                if hints:
+                    await parts.dispatcher.end_hold("root")
+            except RootUnavailable as error:
+                await parts.dispatcher.begin_hold(error, ROOT_PROBE_S)
+                self._rescan = True
+                await self._nap(ROOT_PROBE_S)
+                continue
+            await self._nap(self._seconds_until(parts.intake.next_look_s()))
+
+    async def _nap(self, seconds: float | None) -> None:
+        """Until the intake is woken, or *seconds* have passed."""
+        waiters: set[asyncio.Task[Any]] = {asyncio.create_task(self._wake_intake.wait())}
+        if seconds is not None:
+            waiters.add(asyncio.create_task(self._clock.sleep(seconds)))
+        try:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+        self._wake_intake.clear()
+
+    async def _settle_until(self, parts: _Parts, until_s: float) -> None:
+        """``--once``: until nothing moves any more, or the time is up."""
+        while (now_s := self._clock.boottime_s()) < until_s and parts.intake.unsettled():
+            next_s = parts.intake.next_look_s()
+            await self._nap(
+                max(0.05, min(next_s if next_s is not None else until_s, until_s) - now_s)
+            )
+            hints, self._hints = self._hints, set()
+            await parts.intake.look(hints)
+            await parts.intake.settle_due()
+
+    async def _start_watching(self, watcher: Watcher) -> None:
+        await self._lanes.scan(watcher.start)
+        if watcher.degraded:
+            self._log.warning("watch.degraded", why=watcher.degraded)
+
+    def _hint(self, hint: Hint) -> None:
+        self._hints.add(hint)
+        self._wake_intake.set()
+
+    def _look_again(self, job: Job) -> None:
+        self._hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN))
+
+    def _seconds_until(self, at_s: float | None) -> float | None:
+        return None if at_s is None else max(0.0, at_s - self._clock.boottime_s())
+
+    def _once_wait_s(self, root: Root) -> float:
+        settings = self._settings.settle
+        longest_s = max(settings.quiet_s, settings.quiet_closed_s)
+        return settings.once_wait_for(settings.quiet_network_s if root.network else longest_s)
+
+    # -- the rest of the loop --------------------------------------------------------------------
+
+    async def _clean_up(self, parts: _Parts) -> None:
+        while True:
+            await parts.janitor.clean_up()
+            await self._wake_janitor.wait()
+            self._wake_janitor.clear()
+
+    def _schedule(self, parts: _Parts, watcher: Watcher) -> AsyncIOScheduler:
+        """Ticks set events and nothing else."""
+        scheduler = AsyncIOScheduler(
+            timezone="UTC",
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+        def rescan() -> None:
+            self._rescan = True
+            self._wake_intake.set()
+
+        def look_after() -> None:
+            parts.dispatcher.wake()
+            self._wake_janitor.set()
+            if not watcher.alive():
+                self._wake_intake.set()
+
+        scheduler.add_job(rescan, "interval", seconds=self._settings.scan.interval_s)
+        scheduler.add_job(look_after, "interval", seconds=30)
+        return scheduler
+
+    # -- building --------------------------------------------------------------------------------
+
+    async def _with_store(self, store: Store, *, once: bool) -> int:
+        now_ms = self._clock.now_ms()
+        credentials = Credentials(self._source.token)
+        await self._lanes.db(store.jobs.expire_all, now_ms, LARGEST_WAIT_MS)
+        await self._lanes.db(store.holds.probe_now, now_ms)
+        if credentials.is_session:
+            await self._lanes.db(store.jobs.free_class, "large", now_ms)
+        async with cloud_api.build_client(**_network(self._settings)) as http:
+            with storage.build_client(**_network(self._settings)) as bare:
+                api = await self._api(store, http, credentials)
+                parts = await self._build(
+                    store, api, storage.ObjectStore(bare), credentials, once=once
+                )
+                return await (self._once(parts) if once else self._forever(parts))
+
+    async def _build(
+        self,
+        store: Store,
+        api: cloud_api.CloudApi,
+        objects: storage.ObjectStore,
+        credentials: Credentials,
+        *,
+        once: bool,
+    ) -> _Parts:
+        settings = self._settings
+        root = await self._root(store, os.fspath(settings.models_dir))
+        worker = Worker(
+            store=store,
+            lanes=self._lanes,
+            slots=Slots(settings.upload.parts, settings.upload.parts_max),
+            api=api,
+            objects=objects,
+            catalog=Catalog(api, self._clock),
+            credentials=credentials,
+            clock=self._clock,
+            jitter=self._jitter,
+            meter=self._meter,
+            limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
+            path_of=lambda job: os.path.join(root.path, job.rel_path),
+            on_moved=self._look_again,
+        )
+        dispatcher = Dispatcher(
+            worker,
+            store=store,
+            lanes=self._lanes,
+            clock=self._clock,
+            credentials=credentials,
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+            hands=settings.upload.files,
+            lease_ttl_s=settings.upload.lease_ttl_s,
+            on_ended=self._wake_janitor.set,
+        )
+        worker.on_contact = dispatcher.contact
+        intake = Intake(
+            {root.id: root},
+            store=store,
+            state_dir=os.fspath(settings.state_dir),
+            lanes=self._lanes,
+            clock=self._clock,
+            meter=self._meter,
+            windows=settle.Windows(
+                quiet_s=settings.settle.quiet_s,
+                closed_s=settings.settle.quiet_closed_s,
+                network_s=settings.settle.quiet_network_s,
+            ),
+            symlinks=settings.scan.symlinks,
+            prefix=settings.naming.prefix,
+            on_queued=dispatcher.wake,
+        )
+        janitor = Janitor(store=store, lanes=self._lanes, api=api, clock=self._clock)
+        return _Parts(root, store, intake, dispatcher, janitor)
+
+    async def _root(self, store: Store, path: str) -> Root:
+        root_id = await self._lanes.db(store.files.root_id, path)
+        network = await self._lanes.scan(scan.network_filesystem, path)
+        return Root(root_id, path, network=network is not None)
+
+    async def _api(
+        self, store: Store, http: cloud_api.Client, credentials: Credentials
+    ) -> cloud_api.CloudApi:
+        settings = self._settings
+        base_url = settings.api.base_url
+        notes: set[asyncio.Task[None]] = set()
+
+        def on_answered(call: Call) -> None:
+            note = asyncio.ensure_future(
+                self._lanes.db(store.servers.note_answered, base_url, call, self._clock.now_ms())
+            )
+            notes.add(note)
+            note.add_done_callback(notes.discard)
+
+        return cloud_api.CloudApi(
+            base_url=base_url,
+            client=http,
+            credentials=credentials,
+            team_id=settings.api.team_id,
+            clock=self._clock,
+            jitter=self._jitter,
+            policy=HostPolicy(
+                api_host=settings.api.host,
+                storage_hosts=frozenset(settings.network.storage_hosts),
+                allow_http=settings.network.allow_http,
+                loopback=settings.api.loopback,
+            ),
+            multipart_paths=settings.api.multipart,
+            calls_per_s=None if settings.api.loopback else settings.api.calls_per_s,
+            answered=await self._lanes.db(store.servers.answered, base_url),
+            on_answered=on_answered,
+        )
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    async def _exit_code(self, store: Store) -> int:
+        files = await self._lanes.db(store.report.counts)
+        holds = await self._lanes.db(store.holds.all)
+        return exit_code(
+            files,
+            holds=[hold.kind for hold in holds],
+            unsettled=len(self.ending.unsettled),
+            root_missing=self.ending.root_error is not None,
+        )
+
+    def _signal_code(self) -> int:
+        return 128 + self._signal if self._signal else 0
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop; a second one skips the grace."""
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int) -> None:
+            self._signal = number
+            self._log.info("service.stopping", signal=signal.Signals(number).name)
+            self.stop()
+
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, handle, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+def _network(settings: Settings) -> dict[str, Any]:
+    proxy = settings.network.proxy
+    return {
+        "ca_bundle": settings.network.ca_bundle,
+        "proxy": None if proxy is None else proxy.get_secret_value(),
+    }
