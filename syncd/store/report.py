@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from syncd.core.preview import Known
 from syncd.model import Verdict, printable
 from syncd.store.db import Database
 from syncd.store.holds import HoldRow, Holds
+from syncd.store.rows import fingerprint_of
 
 REGISTERED = "registered"
 QUEUED = "queued"
@@ -53,7 +55,8 @@ class RootReport:
 
 
 _FILES = """
-SELECT root.path AS root, file.rel_path, file.size, file.verdict, file.reason,
+SELECT root.path AS root, file.rel_path, file.size, file.mtime_ns,
+       file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
        file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
        job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
        (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
@@ -90,6 +93,15 @@ class Report:
     def counts(self) -> Counter[str]:
         """How many files are in each state."""
         return Counter(file.state for file in self.files())
+
+    def known(self, root: str) -> dict[str, Known]:
+        """What the store says of each path of a root, by raw rel_path."""
+        rows = self._db.all(_FILES)
+        return {
+            os.fsdecode(row["rel_path"]): Known(fingerprint_of(row), report.state, report.why)
+            for row, report in ((row, _file_report(row)) for row in rows)
+            if os.fsdecode(row["root"]) == root
+        }
 
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""

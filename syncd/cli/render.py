@@ -1,0 +1,204 @@
+"""Tables and bars: everything of the command line that rich draws."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from syncd.model import printable
+from syncd.progress import Meter, Phase, Running, Snapshot
+from syncd.store import FileReport, HoldRow
+
+RATE_WINDOW_S = 10.0
+
+STYLES = {
+    "registered": "green", "upload": "cyan", "uploading": "cyan", "queued": "cyan",
+    "waiting": "yellow", "needs_sign_in": "yellow", "refused": "red", "conflict": "red",
+    "failed": "bold red", "unreadable": "red", "incomplete": "yellow", "ignored": "dim",
+}  # fmt: skip
+
+
+def size_text(size: float) -> str:
+    """Bytes for people, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds for people."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Bars:
+    """Overall progress, each running file, rate and time left; a fresh picture at each call."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._marks: deque[tuple[float, int, int]] = deque()
+
+    def __rich__(self) -> RenderableType:
+        now = self._meter.snapshot()
+        sent_rate, hash_rate = self._rates(now)
+        files = Table.grid(padding=(0, 1), expand=True)
+        files.add_column(ratio=3, overflow="ellipsis", no_wrap=True)
+        files.add_column(ratio=2)
+        files.add_column(justify="right", no_wrap=True)
+        for running in now.running:
+            files.add_row(*_running_row(running))
+        return Group(self._overall(now, sent_rate, hash_rate), files)
+
+    def _overall(self, now: Snapshot, sent_rate: float, hash_rate: float) -> RenderableType:
+        moved = now.finished + sum(_progress(running) for running in now.running)
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1)
+        table.add_column(justify="right", no_wrap=True)
+        left = max(now.expected - moved, 0)
+        eta = duration_text(left / sent_rate) if sent_rate > 0 and left else "-"
+        table.add_row(
+            f"{now.finished_files}/{now.expected_files} files",
+            ProgressBar(total=max(now.expected, 1), completed=min(moved, now.expected)),
+            f"{size_text(moved)} of {size_text(now.expected)}",
+        )
+        note = (
+            f"sending {size_text(sent_rate)}/s   hashing {size_text(hash_rate)}/s   left {eta}"
+            + (f"   waiting for {now.settling_files} to stand still" if now.settling_files else "")
+        )
+        return Group(table, Text(note, style="dim"))
+
+    def _rates(self, now: Snapshot) -> tuple[float, float]:
+        """Bytes a second sent and hashed over the last seconds."""
+        at = time.monotonic()
+        self._marks.append((at, now.sent, now.hashed))
+        while at - self._marks[0][0] > RATE_WINDOW_S:
+            self._marks.popleft()
+        then, sent, hashed = self._marks[0]
+        span = max(at - then, 0.001)
+        return (now.sent - sent) / span, (now.hashed - hashed) / span
+
+
+def _progress(running: Running) -> int:
+    return min(running.sent, running.size)
+
+
+def _running_row(running: Running) -> Sequence[RenderableType]:
+    hashing = running.phase is Phase.HASHING
+    done = running.hashed if hashing else running.sent
+    bar = ProgressBar(
+        total=max(running.size, 1), completed=done, complete_style="magenta" if hashing else "cyan"
+    )
+    parts = "" if running.parts is None else f" part {running.parts_done}/{running.parts}"
+    name = Text(f"  {printable(running.rel_path)}")
+    return name, bar, f"{running.phase}{parts} {size_text(done)}/{size_text(running.size)}"
+
+
+async def draw(meter: Meter, console: Console) -> None:
+    """Keep the bars on *console* until cancelled."""
+    with Live(Bars(meter), console=console, refresh_per_second=8, transient=True):
+        await asyncio.Event().wait()
+
+
+def summary(
+    console: Console,
+    files: Sequence[FileReport],
+    *,
+    unsettled: dict[str, str],
+    holds: Sequence[HoldRow],
+    snapshot: Snapshot | None = None,
+    listed: bool = True,
+) -> None:
+    """What a run, or the store, has to say at the end: counts, then whatever is not in the catalog."""
+    if listed:
+        _registered_table(console, [file for file in files if file.state == "registered"])
+    left = [file for file in files if file.state not in ("registered", "ignored")]
+    _left_table(console, left, unsettled)
+    _ignored_table(console, [file for file in files if file.state == "ignored"])
+    for hold in holds:
+        console.print(Text(f"hold ({hold.kind}): {printable(hold.why)}", style="bold red"))
+        if hold.advice:
+            console.print(Text(f"  {hold.advice}", style="yellow"))
+    _last_line(console, files, unsettled, snapshot)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    return table
+
+
+def _registered_table(console: Console, files: Sequence[FileReport], most: int = 20) -> None:
+    if not files:
+        return
+    table = _table("In the catalog", "model", "size", "sha256", "record", "how")
+    for file in files[:most]:
+        table.add_row(
+            Text(file.model_path or file.path),
+            size_text(file.size),
+            (file.sha256 or "")[:12],
+            Text(file.record_id or ""),
+            "adopted" if file.adopted else "uploaded",
+        )
+    console.print(table)
+    if len(files) > most:
+        console.print(Text(f"… and {len(files) - most} more: syncd status --all", style="dim"))
+
+
+def _left_table(console: Console, files: Sequence[FileReport], unsettled: dict[str, str]) -> None:
+    if not files and not unsettled:
+        return
+    table = _table("Not in the catalog", "file", "size", "state", "why, and what to do")
+    for file in files:
+        why = ". ".join(text.rstrip(".") for text in (file.why, file.advice) if text)
+        table.add_row(
+            Text(file.path),
+            size_text(file.size),
+            Text(file.state, style=STYLES.get(file.state, "")),
+            Text(f"{why}." if why else ""),
+        )
+    for path, why in unsettled.items():
+        table.add_row(Text(printable(path)), "", Text("settling", style="yellow"), Text(why))
+    console.print(table)
+
+
+def _ignored_table(console: Console, files: Sequence[FileReport]) -> None:
+    if not files:
+        return
+    reasons: dict[str, list[FileReport]] = {}
+    for file in files:
+        reasons.setdefault(file.why or "", []).append(file)
+    table = _table("Passed over", "files", "why", "for example")
+    for why, group in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        table.add_row(str(len(group)), Text(why), Text(group[0].path))
+    console.print(table)
+
+
+def _last_line(
+    console: Console,
+    files: Iterable[FileReport],
+    unsettled: dict[str, str],
+    snapshot: Snapshot | None,
+) -> None:
+    counts: dict[str, int] = {}
+    for file in files:
+        counts[file.state] = counts.get(file.state, 0) + 1
+    if unsettled:
+        counts["settling"] = len(unsettled)
+    text = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no files"
+    if snapshot is not None:
+        text += (
+            f"; this run: {snapshot.registered_files} registered, {snapshot.adopted_files} adopted, "
+            f"{size_text(snapshot.sent)} sent"
+        )
+    console.print(Text(text, style="bold"))
