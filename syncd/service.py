@@ -299,7 +299,7 @@ class Service:
 
     async def _with_store(self, store: Store, *, once: bool) -> int:
         now_ms = self._clock.now_ms()
-        credentials = Credentials(self._source.token)
+        credentials = Credentials(self._token)
         await self._lanes.db(store.jobs.expire_all, now_ms, LARGEST_WAIT_MS)
         await self._lanes.db(store.holds.probe_now, now_ms)
         if credentials.is_session:
@@ -369,13 +369,17 @@ class Service:
         janitor = Janitor(store=store, lanes=self._lanes, api=api, clock=self._clock)
         return _Parts(root, store, intake, dispatcher, janitor)
 
+    def _token(self) -> str | None:
+        token, _ = self._source.read()
+        return None if token is None else token.get_secret_value()
+
     async def _root(self, store: Store, path: str) -> Root:
         root_id = await self._lanes.db(store.files.root_id, path)
         network = await self._lanes.scan(scan.network_filesystem, path)
         return Root(root_id, path, network=network is not None)
 
     async def _api(
-        self, store: Store, http: cloud_api.Client, credentials: Credentials
+        self, store: Store, http: cloud_api.AsyncClient, credentials: Credentials
     ) -> cloud_api.CloudApi:
         settings = self._settings
         base_url = settings.api.base_url
@@ -395,14 +399,15 @@ class Service:
             team_id=settings.api.team_id,
             clock=self._clock,
             jitter=self._jitter,
-            policy=HostPolicy(
-                api_host=settings.api.host,
-                storage_hosts=frozenset(settings.network.storage_hosts),
-                allow_http=settings.network.allow_http,
-                loopback=settings.api.loopback,
+            hosts=HostPolicy.of(
+                base_url, settings.network.storage_hosts, allow_http=settings.network.allow_http
             ),
-            multipart_paths=settings.api.multipart,
-            calls_per_s=None if settings.api.loopback else settings.api.calls_per_s,
+            multipart=cloud_api.MultipartPaths(
+                sign_part=settings.api.multipart.sign_part_path,
+                complete=settings.api.multipart.complete_path,
+                abort=settings.api.multipart.abort_path,
+            ),
+            calls_per_s=settings.api.calls_per_s,
             answered=await self._lanes.db(store.servers.answered, base_url),
             on_answered=on_answered,
         )
@@ -442,9 +447,9 @@ class Service:
                 loop.remove_signal_handler(number)
 
 
-def _network(settings: Settings) -> dict[str, Any]:
-    proxy = settings.network.proxy
+def _network(settings: Settings) -> dict[str, str | None]:
+    bundle, proxy = settings.network.ca_bundle, settings.network.proxy
     return {
-        "ca_bundle": settings.network.ca_bundle,
+        "ca_bundle": None if bundle is None else os.fspath(bundle),
         "proxy": None if proxy is None else proxy.get_secret_value(),
     }
