@@ -1,0 +1,34 @@
+# Build with: docker build -t syncd .
+# Run with the models read-only, the state on a volume, and a token file that uid 10001 may read:
+#   docker run --read-only --tmpfs /tmp -v /srv/comfyui/models:/models:ro -v syncd:/var/lib/syncd \
+#       -v ./api_token:/run/secrets/api_token:ro syncd
+
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv --without-pip /opt/syncd \
+    && pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements-build.lock \
+    && pip --python /opt/syncd install --no-cache-dir --require-hashes --only-binary :all: \
+        -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY syncd syncd
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
+    && pip --python /opt/syncd install --no-cache-dir --no-index --no-deps dist/*.whl
+
+FROM python:3.12-slim
+COPY --from=build /opt/syncd /opt/syncd
+# TLS trust comes from the system: an image without its certificates must not be built.
+RUN test -s /etc/ssl/certs/ca-certificates.crt \
+    && groupadd --gid 10001 syncd \
+    && useradd --no-log-init --uid 10001 --gid 10001 --no-create-home \
+        --home-dir /var/lib/syncd --shell /usr/sbin/nologin syncd \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/syncd
+# There is no /models in the image: a forgotten mount is a missing root, not an empty one.
+ENV PATH=/opt/syncd/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    SYNCD_MODELS_DIR=/models \
+    SYNCD_STATE_DIR=/var/lib/syncd
+USER 10001
+VOLUME /var/lib/syncd
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["syncd"]
