@@ -1,0 +1,261 @@
+"""What stands around the code agrees with the code and with itself."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import syncd
+
+TOP = Path(__file__).parents[2]
+LOCKS = ("requirements.lock", "requirements-build.lock", "requirements-test.lock")
+EVERY_LOCK = (*LOCKS, "requirements-weights.lock")
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((TOP / "pyproject.toml").read_text())
+
+
+def entries(lock: str) -> list[str]:
+    """The requirements of a lock file, each with its hashes, as pip reads them."""
+    joined = (TOP / lock).read_text().replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line and not line.lstrip().startswith("#")]
+
+
+def locked(lock: str) -> dict[str, Version]:
+    requirements = [Requirement(entry.partition("--hash")[0]) for entry in entries(lock)]
+    return {
+        canonicalize_name(each.name): Version(str(each.specifier).removeprefix("=="))
+        for each in requirements
+    }
+
+
+def instructions(name: str) -> list[str]:
+    """The values of one Dockerfile instruction, in order."""
+    joined = (TOP / "Dockerfile").read_text().replace("\\\n", " ")
+    return re.findall(rf"^{name} (.+)$", joined, flags=re.MULTILINE)
+
+
+def unit() -> ConfigParser:
+    parser = ConfigParser(interpolation=None, delimiters=("=",))
+    parser.read(TOP / "systemd" / "syncd.service")
+    return parser
+
+
+def make(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run make as a user would, not as a part of the make that runs the tests."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=environ, text=True, capture_output=True, check=False
+    )
+
+
+def python_that(answers: str, tmp_path: Path) -> str:
+    """A stand-in for a machine's python3: a shell script that sees the arguments."""
+    script = tmp_path / "python3"
+    script.write_text(f"#!/bin/sh\n{answers}\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.fixture
+def fresh_clone(tmp_path: Path) -> Path:
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for name in ("Makefile", "pyproject.toml", *EVERY_LOCK):
+        shutil.copy(TOP / name, clone)
+    return clone
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CHANGELOG.md", "LICENSE", "Makefile", "Dockerfile", "systemd/syncd.service"],
+)
+def test_file_a_reader_looks_for_is_there(name: str) -> None:
+    assert (TOP / name).stat().st_size > 0
+
+
+def test_package_and_project_name_the_same_version() -> None:
+    assert pyproject()["project"]["version"] == syncd.__version__
+
+
+def test_licence_is_apache_2_in_text_and_in_metadata() -> None:
+    text = " ".join((TOP / "LICENSE").read_text().split())
+
+    assert text.startswith("Apache License Version 2.0, January 2004")
+    assert pyproject()["project"]["license"] == "Apache-2.0"
+
+
+def wanted(lock: str) -> list[str]:
+    project = pyproject()["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    requirements: dict[str, list[str]] = {
+        "requirements.lock": project["dependencies"],
+        "requirements-build.lock": pyproject()["build-system"]["requires"],
+        "requirements-test.lock": project["dependencies"] + extras["test"],
+        "requirements-weights.lock": extras["weights"],
+    }
+    return requirements[lock]
+
+
+@pytest.mark.parametrize("lock", EVERY_LOCK)
+def test_lock_holds_every_dependency_within_its_bounds(lock: str) -> None:
+    versions = locked(lock)
+    needs = [Requirement(text) for text in wanted(lock)]
+    missing = [need for need in needs if canonicalize_name(need.name) not in versions]
+
+    assert missing == [], "run: make lock"
+    assert all(versions[canonicalize_name(need.name)] in need.specifier for need in needs)
+
+
+@pytest.mark.parametrize("lock", EVERY_LOCK)
+def test_every_line_of_a_lock_pins_one_version_with_hashes(lock: str) -> None:
+    pinned = re.compile(r"[\w.-]+==[\w.]+( ; [^#]+?)?( +--hash=sha256:[0-9a-f]{64})+")
+
+    assert [entry for entry in entries(lock) if not pinned.fullmatch(entry)] == []
+
+
+@pytest.mark.parametrize("lock", EVERY_LOCK)
+def test_lock_names_no_host_and_no_local_path(lock: str) -> None:
+    text = (TOP / lock).read_text()
+
+    assert re.findall(r"://|--(?:extra-)?index-url|--find-links|--trusted-host| @ ", text) == []
+
+
+def test_no_two_locks_disagree_on_a_version() -> None:
+    pins = {(name, version) for lock in LOCKS for name, version in locked(lock).items()}
+
+    assert len(pins) == len({name for name, _ in pins})
+
+
+def test_image_runs_the_program_itself_as_an_ordinary_user() -> None:
+    assert json.loads(instructions("ENTRYPOINT")[-1]) == ["syncd"]
+    assert instructions("USER")[-1] == "10001"
+    assert instructions("STOPSIGNAL") == ["SIGTERM"]
+
+
+def test_image_keeps_its_state_on_its_one_volume() -> None:
+    environment = dict(re.findall(r"(SYNCD_\w+)=(\S+)", instructions("ENV")[-1]))
+
+    assert instructions("VOLUME") == [environment["SYNCD_STATE_DIR"]]
+    assert environment["SYNCD_MODELS_DIR"] == "/models"
+
+
+def test_image_installs_nothing_that_is_not_locked() -> None:
+    commands = [part for run in instructions("RUN") for part in run.split("&&")]
+    installs = [part for part in commands if re.search(r"\bpip\b.*\binstall\b", part)]
+
+    assert len(installs) == 3
+    assert all("--require-hashes" in part or "--no-index" in part for part in installs)
+
+
+def test_image_is_built_from_files_that_docker_is_shown() -> None:
+    shown = set((TOP / ".dockerignore").read_text().splitlines())
+    copied = [
+        source
+        for value in instructions("COPY")
+        if not value.startswith("--from")
+        for source in value.split()[:-1]
+    ]
+
+    assert copied
+    assert [name for name in copied if f"!{name}" not in shown] == []
+    assert [name for name in copied if not (TOP / name).exists()] == []
+
+
+def test_unit_does_not_restart_what_would_fail_the_same_way() -> None:
+    service = unit()["Service"]
+
+    assert service["Restart"] == "on-failure"
+    assert service["RestartPreventExitStatus"].split() == ["2", "77", "78"]
+    assert service["SuccessExitStatus"] == "143"
+
+
+def test_unit_gives_running_parts_their_grace_before_it_kills() -> None:
+    assert int(unit()["Service"]["TimeoutStopSec"]) > 60
+
+
+def test_unit_keeps_the_token_out_of_environment_and_command_line() -> None:
+    service = unit()["Service"]
+
+    assert service["LoadCredential"] == "api_token:/etc/syncd/api_token"
+    assert "Environment" not in service
+    assert service["ExecStart"] == "/usr/local/bin/syncd"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("Type", "exec"),
+        ("User", "syncd"),
+        ("StateDirectory", "syncd"),
+        ("ConfigurationDirectory", "syncd"),
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "read-only"),
+        ("PrivateTmp", "yes"),
+    ],
+)
+def test_unit_confines_the_service_but_shows_it_the_models(key: str, value: str) -> None:
+    assert unit()["Service"][key] == value
+
+
+def test_make_alone_lists_the_two_commands() -> None:
+    shown = make(cwd=TOP)
+
+    assert shown.returncode == 0
+    assert "make demo" in shown.stdout
+    assert "make test" in shown.stdout
+
+
+def test_make_test_runs_every_check_in_order(fresh_clone: Path) -> None:
+    planned = make("--dry-run", "test", cwd=fresh_clone).stdout
+    checks = ["ruff check .", "ruff format --check .", "/mypy", "-m pytest"]
+
+    assert [planned.find(check) for check in checks] == sorted(map(planned.find, checks))
+    assert all(check in planned for check in checks)
+
+
+def test_ci_runs_the_command_of_the_developers() -> None:
+    script = TOP / ".ci" / "run"
+
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "exec make test"
+
+
+def test_missing_python_is_named_with_what_to_install(fresh_clone: Path) -> None:
+    refused = make("demo", "PYTHON=no-such-python", cwd=fresh_clone)
+
+    assert refused.returncode != 0
+    assert "there is no no-such-python" in refused.stderr
+    assert "apt-get install python3 python3-venv" in refused.stderr
+
+
+def test_old_python_is_named_with_its_version(fresh_clone: Path, tmp_path: Path) -> None:
+    old = python_that('[ "$1" = --version ] && echo Python 3.9.2; exit 1', tmp_path)
+
+    refused = make("demo", f"PYTHON={old}", cwd=fresh_clone)
+
+    assert refused.returncode != 0
+    assert "Python 3.11 or newer" in refused.stderr
+    assert "Python 3.9.2" in refused.stderr
+
+
+def test_missing_venv_module_is_named_with_its_package(fresh_clone: Path, tmp_path: Path) -> None:
+    bare = python_that('case "$*" in *venv*) exit 1;; esac', tmp_path)
+
+    refused = make("test", f"PYTHON={bare}", cwd=fresh_clone)
+
+    assert refused.returncode != 0
+    assert "apt-get install python3-venv" in refused.stderr
+    assert not (fresh_clone / ".venv").exists()
