@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from configparser import ConfigParser
 from pathlib import Path
@@ -60,10 +61,14 @@ def make(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def python_that(answers: str, tmp_path: Path) -> str:
-    """A stand-in for a machine's python3: a shell script that sees the arguments."""
+def python_where(change: str, tmp_path: Path) -> str:
+    """A machine's python3 that differs from this one by a statement run before what it is given."""
     script = tmp_path / "python3"
-    script.write_text(f"#!/bin/sh\n{answers}\n")
+    script.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] && set -- -c "print(sys.version_info)"\n'
+        f"exec '{sys.executable}' -c 'import sys; {change}; exec(sys.argv[1])' \"$2\"\n"
+    )
     script.chmod(0o755)
     return str(script)
 
@@ -242,20 +247,21 @@ def test_missing_python_is_named_with_what_to_install(fresh_clone: Path) -> None
 
 
 def test_old_python_is_named_with_its_version(fresh_clone: Path, tmp_path: Path) -> None:
-    old = python_that('[ "$1" = --version ] && echo Python 3.9.2; exit 1', tmp_path)
+    old = python_where("sys.version_info = (3, 10, 13)", tmp_path)
 
     refused = make("demo", f"PYTHON={old}", cwd=fresh_clone)
 
     assert refused.returncode != 0
     assert "Python 3.11 or newer" in refused.stderr
-    assert "Python 3.9.2" in refused.stderr
+    assert "(3, 10, 13)" in refused.stderr
 
 
 def test_missing_venv_module_is_named_with_its_package(fresh_clone: Path, tmp_path: Path) -> None:
-    bare = python_that('case "$*" in *venv*) exit 1;; esac', tmp_path)
+    bare = python_where('sys.modules["ensurepip"] = None', tmp_path)
 
     refused = make("test", f"PYTHON={bare}", cwd=fresh_clone)
 
     assert refused.returncode != 0
+    assert "lacks its venv module" in refused.stderr
     assert "apt-get install python3-venv" in refused.stderr
     assert not (fresh_clone / ".venv").exists()
