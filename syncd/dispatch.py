@@ -137,7 +137,7 @@ class Dispatcher:
             return 0.0
         if any(hold.kind == "root" for hold in self._holds):
             return ROOT_LOOK_S  # the intake ends that one
-        if self._until_credentials_change and not await self._credentials.reread():
+        if self._until_credentials_change and not await self._credentials.changed():
             return CREDENTIAL_LOOK_S
         self._until_credentials_change = False
         due_ms = max(hold.probe_at for hold in self._holds)

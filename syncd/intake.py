@@ -112,6 +112,7 @@ class Intake:
         walked = await self._lanes.scan(self._compare, root, "")
         marker, held_model = await self._lanes.db(self._store.files.marker, root.id)
         _require_present(root, mount, marker, held_model, walked)
+        assert mount is not None, "required above"
         await self._take_in(walked, hint=None)
         await self._lanes.db(
             self._store.files.mark_scanned,

@@ -31,25 +31,25 @@ class Lanes:
         self._send = ThreadPoolExecutor(slots, "send")
         self._scan = ThreadPoolExecutor(1, "scan")
 
-    async def db(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def db(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """
         Run a call of the store.
 
         It runs to its end even when the caller is cancelled: a commit is not taken back.
         """
-        return await asyncio.shield(self._run(self._db, partial(call, *args, **kwargs)))
+        return await asyncio.shield(self._run(self._db, partial(function, *args, **kwargs)))
 
-    async def hash(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def hash(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that reads a whole file."""
-        return await self._run(self._hash, partial(call, *args, **kwargs))
+        return await self._run(self._hash, partial(function, *args, **kwargs))
 
-    async def send(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def send(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a request that sends a body."""
-        return await self._run(self._send, partial(call, *args, **kwargs))
+        return await self._run(self._send, partial(function, *args, **kwargs))
 
-    async def scan(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that looks at the tree."""
-        return await self._run(self._scan, partial(call, *args, **kwargs))
+        return await self._run(self._scan, partial(function, *args, **kwargs))
 
     def close(self) -> None:
         """Wait for the store; sending and hashing threads were told to stop and end by themselves."""

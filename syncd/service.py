@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -151,10 +152,11 @@ class Service:
 
     async def _forever(self, parts: _Parts) -> int:
         loop = asyncio.get_running_loop()
-        watcher = Watcher(
-            {parts.root.id: parts.root.path},
-            lambda hint: loop.call_soon_threadsafe(self._hint, hint),
-        )
+
+        def on_hint(hint: Hint) -> None:  # in the watcher's thread
+            loop.call_soon_threadsafe(self._hint, hint)
+
+        watcher = Watcher({parts.root.id: parts.root.path}, on_hint)
         scheduler = self._schedule(parts, watcher)
         try:
             await self._start_watching(watcher)
@@ -379,7 +381,7 @@ class Service:
         return Root(root_id, path, network=network is not None)
 
     async def _api(
-        self, store: Store, http: cloud_api.AsyncClient, credentials: Credentials
+        self, store: Store, http: "httpx.AsyncClient", credentials: Credentials
     ) -> cloud_api.CloudApi:
         settings = self._settings
         base_url = settings.api.base_url
