@@ -1,0 +1,86 @@
+"""``syncd config``: is the configuration right, and where does each value come from?"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import click
+
+from syncd.cli import Invocation, pass_invocation
+from syncd.config import DEFAULT, KEYS, Loaded, shown
+from syncd.model import printable
+
+_ALWAYS_SHOWN = frozenset({"models_dir", "state_dir", "api.base_url", "api.token"})
+
+
+@click.group()
+def config() -> None:
+    """Check and show the configuration."""
+
+
+@config.command()
+@pass_invocation
+def check(invocation: Invocation) -> int:
+    """Check the configuration; print what is set, and what looks wrong."""
+    loaded = invocation.load()
+    click.echo(f"{_file(loaded) or 'no configuration file'}: the configuration is valid")
+    in_force = [row for row in _rows(loaded) if row[2] != DEFAULT or row[0] in _ALWAYS_SHOWN]
+    click.echo(_table(in_force))
+    for warning in _warnings(loaded):
+        click.echo(f"warning: {warning}")
+    return 0
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@pass_invocation
+def show(invocation: Invocation, as_json: bool) -> int:
+    """Print every setting, its value (secrets as ***) and where it comes from."""
+    loaded = invocation.load()
+    click.echo(_json(loaded) if as_json else _table(_rows(loaded)))
+    return 0
+
+
+def _file(loaded: Loaded) -> str | None:
+    return printable(str(loaded.config_file)) if loaded.config_file else None
+
+
+def _rows(loaded: Loaded) -> list[tuple[str, str, str]]:
+    return [(key, shown(loaded.value(key)), loaded.origins[key]) for key in KEYS]
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    header = ("setting", "value", "origin")
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    )
+
+
+def _json(loaded: Loaded) -> str:
+    settings = {key: {"value": loaded.value(key), "origin": loaded.origins[key]} for key in KEYS}
+    return json.dumps({"config_file": _file(loaded), "settings": settings}, default=shown, indent=2)
+
+
+def _warnings(loaded: Loaded) -> Iterator[str]:
+    """What is allowed and yet is probably not meant."""
+    settings, origins = loaded.settings, loaded.origins
+    if not os.path.isdir(settings.models_dir):
+        yield f"models_dir: {shown(settings.models_dir)} is not a directory that can be seen"
+    if origins["api.token"] == DEFAULT:
+        yield "no credential: set api.token_file (or SYNCD_API__TOKEN) to a device key (dk-...)"
+    if settings.api.token is not None and settings.api.token_file is not None:
+        yield "api.token and api.token_file are both set; api.token counts"
+    file = _file(loaded)
+    if origins["api.token"].startswith(f"{file}:") and _read_by_others(loaded):
+        yield f"{file} holds a token and others may read it; run: chmod 600 {file}"
+    if not urlsplit(settings.api.base_url).path.endswith("/api/v1"):
+        yield "api.base_url: the path of the cloud API usually ends in /api/v1"
+
+
+def _read_by_others(loaded: Loaded) -> bool:
+    path = loaded.config_file
+    return path is not None and bool(stat.S_IMODE(path.stat().st_mode) & 0o077)

@@ -1,0 +1,182 @@
+"""
+Settings: their names, their bounds, and where each value came from.
+
+A flag wins over an environment variable, that over the TOML file, that over the default. ``load``
+is the way in: it alone knows the origins, and it lists everything that is wrong at once. No message
+made here contains a value, so a secret written under the wrong key stays out of sight.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import platformdirs
+from pydantic import SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+from syncd.config.credential import CredentialSource, TokenFile, credential_source
+from syncd.config.settings import (
+    KEYS,
+    VARIABLES,
+    Multipart,
+    Settings,
+    default_state_dir,
+    shown,
+    value_at,
+)
+from syncd.config.sources import DEFAULT, Given, from_environment, from_toml, is_section
+from syncd.errors import ConfigError
+from syncd.model import printable
+
+__all__ = [
+    "DEFAULT",
+    "KEYS",
+    "VARIABLES",
+    "CredentialSource",
+    "Loaded",
+    "Multipart",
+    "Settings",
+    "TokenFile",
+    "credential_source",
+    "find_config_file",
+    "load",
+    "shown",
+    "value_at",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """
+    Settings with their story.
+
+    ``origins`` has every key of ``KEYS``: ``default``, ``flag``, a variable's name, ``file:line``,
+    or for ``api.token`` the file that holds it. ``config_file`` is the TOML file read, if any.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    credential: CredentialSource
+    config_file: Path | None
+
+    def value(self, key: str) -> object:
+        """The value in force of a dotted *key*; a token in a file is as secret as a given one."""
+        if key == "api.token" and self.origins[key] != DEFAULT:
+            return SecretStr("")
+        return value_at(self.settings, key)
+
+
+def load(
+    config_file: str | os.PathLike[str] | None,
+    overrides: Mapping[str, object],
+    environ: Mapping[str, str],
+) -> Loaded:
+    """
+    Read all sources and check them, the credential included.
+
+    Args:
+        config_file: The file the operator named; None looks in the usual places.
+        overrides: Values of flags by dotted key; None means the flag was not given.
+        environ: Environment variables, ``os.environ`` but for tests.
+
+    Raises:
+        ConfigError: One line a problem: origin with line number, key, what is wrong, what to do.
+    """
+    path = Path(config_file) if config_file is not None else find_config_file(environ)
+    given = {
+        "state_dir": _state_dir(environ),
+        **(from_toml(path) if path else {}),
+        **from_environment(environ),
+        **{key: Given(value, "flag") for key, value in overrides.items() if value is not None},
+    }
+    problems = [_unknown(key, given.pop(key)) for key in list(given) if key not in KEYS]
+    settings = _validate(given, problems, path)
+    origins = {key: given[key].origin if key in given else DEFAULT for key in KEYS}
+    credential = credential_source(settings, environ, given_origin=origins["api.token"])
+    _, origins["api.token"] = credential.read()
+    return Loaded(settings, MappingProxyType(origins), credential, path)
+
+
+def find_config_file(environ: Mapping[str, str]) -> Path | None:
+    """The first ``config.toml`` in systemd's folder, the user's, then ``/etc/syncd``."""
+    return next((path for path in _config_files(environ) if os.path.isfile(path)), None)
+
+
+def _config_files(environ: Mapping[str, str]) -> Sequence[Path]:
+    first = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
+    folders = [first] if first else []
+    folders += [platformdirs.user_config_dir("syncd"), "/etc/syncd"]
+    return [Path(folder) / "config.toml" for folder in folders]
+
+
+def _state_dir(environ: Mapping[str, str]) -> Given:
+    origin = "STATE_DIRECTORY" if environ.get("STATE_DIRECTORY") else DEFAULT
+    return Given(default_state_dir(environ), origin)
+
+
+def _unknown(key: str, given: Given) -> str:
+    if is_section(key):
+        return f"{given.origin}: {key}: is a section, not a value; write [{key}]"
+    names, what = (VARIABLES, "variable") if key.startswith("SYNCD_") else (KEYS, "setting")
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+    return f"{given.origin}: {printable(key)}: no such {what}; did you mean {nearest}?"
+
+
+def _nested(given: Mapping[str, Given]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for key, item in given.items():
+        *sections, name = key.split(".")
+        table = tables
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[name] = item.value
+    return tables
+
+
+def _validate(given: Mapping[str, Given], problems: list[str], path: Path | None) -> Settings:
+    """Settings of *given*, unless there are *problems* already or more are found."""
+    try:
+        settings = Settings(**_nested(given))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        raise _config_error([*problems, *(_problem(e, given, path) for e in found)]) from None
+    if problems:
+        raise _config_error(problems)
+    return settings
+
+
+def _config_error(problems: Sequence[str]) -> ConfigError:
+    if len(problems) == 1:
+        return ConfigError(problems[0])
+    listed = "\n".join(f"  {problem}" for problem in problems)
+    return ConfigError(f"{len(problems)} problems in the configuration:\n{listed}")
+
+
+def _problem(error: ErrorDetails, given: Mapping[str, Given], path: Path | None) -> str:
+    """One finding of pydantic in words: origin, key, what is wrong, what the key is for."""
+    cause = error.get("ctx", {}).get("error")
+    keys = getattr(cause, "keys", None) or [".".join(p for p in error["loc"] if isinstance(p, str))]
+    if error["type"] == "missing":
+        return _missing(keys[0], path)
+    origin = next((given[key].origin for key in keys if key in given), DEFAULT)
+    wrong = str(cause) if cause else error["msg"].replace("Input should", "should")
+    return f"{origin}: {keys[0]}: {wrong}. {_meaning(keys[0])}"
+
+
+def _meaning(key: str) -> str:
+    field = KEYS[key]
+    default = "" if field.get_default() is None else f" Default: {shown(field.get_default())}."
+    return f"{field.description}{default}"
+
+
+def _missing(key: str, path: Path | None) -> str:
+    file = printable(str(path or "config.toml"))
+    variable = next(name for name, known in VARIABLES.items() if known == key)
+    return (
+        f"{key}: is not set. {KEYS[key].description} "
+        f"Set it in {file}, as {variable}, or with --{key.replace('_', '-')}."
+    )

@@ -1,0 +1,339 @@
+"""The settings: names, defaults, bounds, and what each is for (its docstring, shown to people)."""
+
+import functools
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from syncd.model import printable
+
+ONCE_MARGIN_S = 10.0
+"""Seconds that ``--once`` waits beyond the longest settle window, whatever its own setting says."""
+
+_HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+_PREFIX = re.compile(r"(?:[\w-][\w. -]*/)*", re.ASCII)
+
+
+class Conflict(ValueError):
+    """Values that are fine alone and wrong together."""
+
+    def __init__(self, message: str, *keys: str) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+def _absolute(value: object) -> object:
+    """Expand ``~`` and make absolute, by name only: links and ``..`` stay as they were written."""
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value) or "\0" in str(value):
+        raise ValueError("is not a path")
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("names a home directory that is not there") from None
+
+
+def _existing_file(path: Path) -> Path:
+    if not os.path.isfile(path):
+        raise ValueError("is not a file that can be read")
+    return path
+
+
+def _url(value: str) -> str:
+    """An http(s) URL without user, query and fragment, and without the slash at its end."""
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not re.fullmatch(r"[!-~]+", value) or re.search(r"[@?#]", value):
+        raise ValueError("is not http(s)://host/path (no user, query or fragment)")
+    return value.rstrip("/")
+
+
+def _proxy(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is not http://host:port or https://host:port")
+    return value
+
+
+def _split_commas(value: object) -> object:
+    """An environment variable holds a list as ``a,b``."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, start=1):
+        match = _HOST.fullmatch(value)
+        if match is None or not 0 < int(match["port"] or 1) < 65536:
+            raise ValueError(f"entry {number} is not host or host:port (no scheme, no path)")
+    return tuple(value.lower() for value in values)
+
+
+def _prefix(value: str) -> str:
+    if not _PREFIX.fullmatch(value) or ".." in value or " /" in value:
+        raise ValueError("is not empty or folder names (letters, digits, _ . - space) ending in /")
+    return value
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+RoutePath = Annotated[str, Field(pattern=r"^(?:/[\w.-]+)+$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class Multipart(_Section):
+    sign_part_path: RoutePath = "/uploads/multipart/presign"
+    """Route below base_url that signs the URL of one part."""
+
+    complete_path: RoutePath = "/uploads/multipart/complete"
+    """Route below base_url that completes a multipart upload."""
+
+    abort_path: RoutePath = "/uploads/multipart/abort"
+    """Route below base_url that aborts a multipart upload."""
+
+
+class Api(_Section):
+    base_url: Annotated[str, AfterValidator(_url)] = "https://core.cyberun.cloud/api/v1"
+    """Address of the cloud API."""
+
+    token: SecretStr | None = None
+    """Device key (dk-...) or session token; prefer token_file, which keeps it out of this file."""
+
+    token_file: AbsolutePath | None = None
+    """File that holds the token, readable by its owner only."""
+
+    team_id: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] | None = None
+    """Id of the team; needed with a session token, a device key carries its team."""
+
+    single_put_limit: int = Field(500_000_000, ge=0, le=5_000_000_000)
+    """Bytes up to which a file is sent with one PUT; larger ones need multipart."""
+
+    calls_per_s: float = Field(10, gt=0, le=1000, allow_inf_nan=False)
+    """API calls a second, at most; a base_url on this machine is not paced."""
+
+    multipart: Multipart = Multipart()
+
+    @property
+    def host(self) -> str:
+        """Host of ``base_url``, lower case, without port."""
+        return urlsplit(self.base_url).hostname or ""
+
+    @property
+    def loopback(self) -> bool:
+        """Is ``base_url`` an address of this machine itself?"""
+        if self.host == "localhost" or self.host.endswith(".localhost"):
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class Settle(_Section):
+    quiet_s: Duration = 30
+    """Seconds a file must stand still before it is uploaded."""
+
+    quiet_closed_s: Duration = 10
+    """Seconds it must stand still after it was seen closed or moved into place."""
+
+    quiet_network_s: Duration = 90
+    """Seconds it must stand still on a network file system."""
+
+    once_wait_s: Duration = 120
+    """Seconds --once waits for files that are still moving, at least the longest window + 10."""
+
+    def once_wait_for(self, window_s: float) -> float:
+        """Seconds that ``--once`` waits when *window_s* is the longest settle window in force."""
+        return max(self.once_wait_s, window_s + ONCE_MARGIN_S)
+
+
+class Scan(_Section):
+    interval_s: float = Field(3600, ge=1, le=604_800, allow_inf_nan=False)
+    """Seconds between two walks over the whole tree."""
+
+    symlinks: Literal["follow", "within_roots", "skip"] = "follow"
+    """Symbolic links: follow (as ComfyUI does), within_roots or skip."""
+
+
+class Upload(_Section):
+    files: int = Field(2, ge=1, le=16)
+    """Files worked on at once."""
+
+    parts: int = Field(4, ge=1, le=32)
+    """PUT requests at once, at the start."""
+
+    parts_max: int = Field(16, ge=1, le=32)
+    """PUT requests at once, at most."""
+
+    lease_ttl_s: float = Field(120, ge=5, le=3600, allow_inf_nan=False)
+    """Seconds after which a file whose worker died is taken up again."""
+
+    shutdown_grace_s: float = Field(20, ge=0, le=600, allow_inf_nan=False)
+    """Seconds that running parts are given to finish when syncd is stopped."""
+
+    @model_validator(mode="after")
+    def _start_within_limit(self) -> Self:
+        if self.parts > self.parts_max:
+            raise Conflict(
+                f"upload.parts is {self.parts}, above upload.parts_max, which is {self.parts_max}",
+                "upload.parts",
+                "upload.parts_max",
+            )
+        return self
+
+
+class Network(_Section):
+    storage_hosts: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_hosts)
+    ] = ()
+    """Object store hosts (host or host:port) accepted although they are on a private network."""
+
+    allow_http: bool = False
+    """Whether plain http is accepted for base_url and for the hosts in storage_hosts."""
+
+    ca_bundle: Annotated[AbsolutePath, AfterValidator(_existing_file)] | None = None
+    """PEM file of certificate authorities trusted beside the system's."""
+
+    proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
+    """Proxy URL; unset, the environment's HTTPS_PROXY and NO_PROXY count."""
+
+
+class Log(_Section):
+    format: Literal["auto", "console", "json"] = "auto"
+    """Log format: auto (console on a terminal or in the journal, else json), console or json."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged: debug, info, warning or error."""
+
+
+class Naming(_Section):
+    prefix: Annotated[str, AfterValidator(_prefix)] = "models/"
+    """What is put before a file's path to make its path in the catalog."""
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
+    first = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(first or platformdirs.user_state_dir("syncd")).absolute()
+
+
+class Settings(BaseSettings):
+    """All settings, checked. ``load`` makes them; direct construction reads no other source."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        env_prefix="SYNCD_",
+        env_nested_delimiter="__",
+    )
+
+    models_dir: AbsolutePath
+    """The ComfyUI models directory, as an absolute path."""
+
+    state_dir: AbsolutePath = Field(default_factory=lambda: default_state_dir(os.environ))
+    """Directory of the database, on a local disk; default: systemd's, else the user's own."""
+
+    api: Api = Api()
+    settle: Settle = Settle()
+    scan: Scan = Scan()
+    upload: Upload = Upload()
+    network: Network = Network()
+    log: Log = Log()
+    naming: Naming = Naming()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: ``load`` reads the other sources, to know each value's origin."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _http_where_allowed(self) -> Self:
+        plain = self.api.base_url.lower().startswith("http:")
+        if plain and not (self.api.loopback or self.network.allow_http):
+            raise Conflict(
+                "would send the token unencrypted: use https, or set network.allow_http = true",
+                "api.base_url",
+            )
+        return self
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _fields(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+KEYS: Mapping[str, FieldInfo] = MappingProxyType(dict(_fields(Settings)))
+"""Every dotted key, in the order in which settings are shown."""
+
+VARIABLES: Mapping[str, str] = MappingProxyType(
+    {f"SYNCD_{key.upper().replace('.', '__')}": key for key in KEYS}
+)
+"""Environment variable -> dotted key."""
+
+
+def value_at(settings: Settings, key: str) -> object:
+    """The value of a dotted *key*; a secret comes as ``SecretStr``."""
+    return functools.reduce(getattr, key.split("."), settings)
+
+
+def shown(value: object) -> str:
+    """*value* as a person writes it in the file; a secret as ``***``, nothing as ``-``."""
+    match value:
+        case None | ():
+            return "-"
+        case SecretStr():
+            return "***"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.15g}"
+        case tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return printable(str(value))

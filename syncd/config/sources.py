@@ -1,0 +1,112 @@
+"""Where values come from: the TOML file and the environment, each value with its origin."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import EnvSettingsSource
+
+from syncd.config.settings import KEYS, VARIABLES, Settings
+from syncd.errors import ConfigError
+from syncd.model import printable
+
+DEFAULT = "default"
+"""Origin of a value that nobody set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that somebody set, and where: ``flag``, a variable's name or ``file:line``."""
+
+    value: object
+    origin: str
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    """Values of the ``SYNCD_`` variables; an unknown one comes back under its own name."""
+    ours = {name: value for name, value in environ.items() if name.startswith("SYNCD_")}
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {n.lower(): v for n, v in ours.items() if n in VARIABLES and v}
+    values = dict(_flat(source()))
+    given = {key: Given(values[key], name) for name, key in VARIABLES.items() if key in values}
+    return given | {name: Given(None, "environment") for name in ours if name not in VARIABLES}
+
+
+def from_toml(path: Path) -> dict[str, Given]:
+    """
+    Values of the file. The text is read once, since the line numbers must fit the values.
+
+    Raises:
+        ConfigError: The file cannot be read or is not TOML (with line and column).
+    """
+    name = printable(str(path))
+    try:
+        text = path.read_bytes().decode()
+        values = dict(_flat(tomllib.loads(text)))
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax_error(name, text, str(error))) from None
+    lines = _lines(text)
+    return {key: Given(value, _place(name, key, lines)) for key, value in values.items()}
+
+
+def _syntax_error(name: str, text: str, message: str) -> str:
+    """``file:line:column: what``, as editors understand it."""
+    what, _, place = message.rpartition(" (at ")
+    found = re.findall(r"\d+", place)
+    if len(found) != 2:  # "at end of document"
+        rows = text.split("\n")
+        found = [str(len(rows)), str(len(rows[-1]) + 1)]
+    return f"{name}:{found[0]}:{found[1]}: not valid TOML: {printable(what)}"
+
+
+_HEADER = re.compile(r"\s*\[\[?([^\[\]#]+)\]")
+_ASSIGNMENT = re.compile(r"""\s*((?:[\w-]|"[^"]*"|'[^']*'|\s*\.\s*)+?)\s*=""")
+
+
+def _lines(text: str) -> dict[str, int]:
+    """
+    Line number of each section and key. ``tomllib`` keeps none, so this looks for them itself; a
+    text over several lines could mislead it, which costs a wrong number in a message.
+    """
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if header := _HEADER.match(line):
+            table = _bare(header[1])
+            lines.setdefault(table, number)
+        elif assignment := _ASSIGNMENT.match(line):
+            lines.setdefault(f"{table}.{_bare(assignment[1])}".lstrip("."), number)
+    return lines
+
+
+def _bare(key: str) -> str:
+    return re.sub(r"[\s\"']", "", key)
+
+
+def _place(name: str, key: str, lines: Mapping[str, int]) -> str:
+    """``file:line`` of *key*, or of the inline table that it stands in."""
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return f"{name}:{lines[key]}" if key else name
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested tables as dotted keys; a known key keeps its value whole, whatever it is."""
+    for name, value in values.items():
+        key = prefix + name
+        if isinstance(value, dict) and key not in KEYS and (value or is_section(key)):
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def is_section(key: str) -> bool:
+    """Is *key* the name of a group of settings?"""
+    return any(known.startswith(f"{key}.") for known in KEYS)

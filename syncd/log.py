@@ -1,0 +1,180 @@
+"""
+Logs: one line an event, ours and other libraries' alike, without secrets.
+
+Every record, from structlog or the standard library, goes through one formatter. There each value
+and the text of each exception is scrubbed of credentials and its control characters are escaped: a
+file name or a server's answer can neither leak a key nor drive somebody's terminal.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from syncd import __version__
+from syncd.model import printable
+
+HIDDEN = "***"
+
+# A key inside a longer word is none ("mask-...", "risk-..."). Too much is hidden rather than too
+# little: a file called ak-something-long loses part of its name in the log, and only there.
+_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(?<![A-Za-z0-9])(dk|sk|ak)-[A-Za-z0-9_-]{6,}"), rf"\1-{HIDDEN}"),
+    (re.compile(r"(?<![A-Za-z0-9_-])ey[\w-]{8,}\.[\w-]+\.[\w-]+"), HIDDEN),
+    (re.compile(r"(?i)\bbearer +[!-~]{6,}"), f"Bearer {HIDDEN}"),
+    (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\r\n]+"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#'\"]*@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*"), r"\1?…"),
+    (
+        re.compile(
+            r"(?i)\b(x-(?:amz|goog)-(?:signature|credential|security-token)['\"]?\s*[=:]\s*['\"]?)"
+            r"[^\s&'\"<>]+"
+        ),
+        r"\1…",
+    ),
+)
+_SECRET_NAMES = re.compile(r"(?i)authorization|password|secret|token|cookie|device_code")
+_MANY_LINES = frozenset({"exception", "stack"})
+_QUIET = ("httpx", "httpcore", "uvicorn.access")  # they log whole URLs, signatures included
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))  # sd-daemon(3)
+
+
+def scrub(text: str) -> str:
+    """*text* without keys, tokens, Authorization values, URL users and URL queries."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def digest(error: BaseException) -> str:
+    """Eight hex digits for where and as what *error* arose: equal bugs, equal digits."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{os.path.basename(f.filename)}:{f.lineno}:{f.name}" for f in frames]
+    story = "\n".join([__version__, type(error).__qualname__, *places])
+    return hashlib.sha256(story.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Does *stream* go to the journal? See ``$JOURNAL_STREAM`` in systemd.exec(5)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def configure(
+    *,
+    format: Literal["auto", "console", "json"] = "auto",
+    level: str = "info",
+    stream: TextIO | None = None,
+    journal: bool | None = None,
+) -> None:
+    """
+    Send all logs to *stream*, replacing whatever was set up before.
+
+    Args:
+        format: ``auto`` is ``console`` on a terminal or in the journal, ``json`` elsewhere.
+        level: debug, info, warning or error.
+        stream: stderr unless given.
+        journal: Whether lines get a priority prefix; None finds out.
+    """
+    stream = stream or sys.stderr
+    journal = is_journal(stream, os.environ) if journal is None else journal
+    terminal = stream.isatty()
+    console = format == "console" or (format == "auto" and (terminal or journal))
+    renderer = _console(colors=terminal, stamped=not journal) if console else _json()
+    handler = (_JournalHandler if journal else logging.StreamHandler)(stream)
+    handler.setFormatter(_formatter(renderer))
+    _configure_stdlib(handler, level)
+    structlog.configure(
+        processors=[*_COMMON, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _configure_stdlib(handler: logging.Handler, level: str) -> None:
+    logging.raiseExceptions = False  # a record that cannot be shown would print its raw arguments
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _formatter(renderer: list[Processor]) -> structlog.stdlib.ProcessorFormatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_COMMON,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,  # plain tracebacks: no local variables
+            _clean,
+            *renderer,
+        ],
+    )
+
+
+def _console(*, colors: bool, stamped: bool) -> list[Processor]:
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, exception_formatter=structlog.dev.plain_traceback
+    )
+    return [renderer] if stamped else [_drop_timestamp, renderer]
+
+
+def _json() -> list[Processor]:
+    return [structlog.processors.JSONRenderer()]
+
+
+def _drop_timestamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The journal stamps each line itself."""
+    event.pop("timestamp", None)
+    return event
+
+
+class _JournalHandler(logging.StreamHandler[TextIO]):
+    """Prefixes each line with ``<n>``, or the journal would misfile all but a record's first."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = next(f"<{n}>" for level, n in _PRIORITIES if record.levelno >= level)
+        return "\n".join(prefix + line for line in super().format(record).split("\n"))
+
+
+def _clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {_text(key): _cleaned(key, value) for key, value in event.items()}
+
+
+def _cleaned(key: str, value: object) -> object:
+    """*value* as plain data that is safe to show."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if _SECRET_NAMES.search(key):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {_text(str(k)): _cleaned(str(k), v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_cleaned(key, item) for item in value]
+    if key in _MANY_LINES:
+        return "\n".join(map(printable, scrub(str(value)).split("\n")))
+    return _text(value if isinstance(value, str) else str(value) or repr(value))
+
+
+def _text(value: str) -> str:
+    return printable(scrub(value))
+
+
+_COMMON: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]

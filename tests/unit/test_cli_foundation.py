@@ -1,0 +1,289 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import pytest
+
+from syncd.cli import COMMANDS
+
+REPOSITORY = Path(__file__).parents[2]
+DEVICE_KEY = "dk-CANARY0123456789"
+MODULES_AT_EXIT = (
+    "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+)
+CALL = "from syncd.cli import entry; entry()"
+
+# Commands that behave as a broken one could, put into the table of the child process only.
+MISBEHAVE = """
+import click, syncd.cli as cli, types, sys
+from syncd.errors import RootUnavailable, StateError
+home = types.ModuleType("misbehaving")
+sys.modules["misbehaving"] = home
+def command(function):
+    setattr(home, function.__name__, click.command(function))
+    entry = cli.Lazy("misbehaving:" + function.__name__, "")
+    cli.COMMANDS = {**cli.COMMANDS, function.__name__: entry}
+@command
+def fine(): return 75
+@command
+def rootless(): raise RootUnavailable("models are gone: token dk-CANARY0123456789")
+@command
+def stateless(): raise StateError("disk full")
+@command
+def buggy():
+    hidden = "CANARY in a local variable"
+    raise ZeroDivisionError("over https://h/p?X-Amz-Signature=CANARY \\x1b[2J\\x07")
+@command
+def limits():
+    import resource
+    print(*resource.getrlimit(resource.RLIMIT_CORE))
+@command
+def waiting():
+    import time
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def environment(tmp_path: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with all of the user's own configuration out of sight."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SYNCD_")}
+    return {
+        **kept,
+        "XDG_CONFIG_HOME": str(tmp_path / "etc"),
+        "STATE_DIRECTORY": str(tmp_path / "state"),
+        **extra,
+    }
+
+
+def syncd(
+    tmp_path: Path, *args: str, before: str = "", **environ: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", before + CALL, *args],
+        cwd=REPOSITORY,
+        env=environment(tmp_path, environ),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+# Lightness
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["-h"]])
+def test_help_and_version_import_nothing_heavy(tmp_path: Path, args: list[str]) -> None:
+    done = syncd(tmp_path, *args, before=MODULES_AT_EXIT)
+
+    imported = {name.partition(".")[0] for name in done.stderr.split()}
+    assert done.returncode == 0
+    assert "click" in imported
+    assert not imported & {"httpx", "pydantic", "pydantic_settings", "rich", "structlog", "asyncio"}
+    assert "sqlite3" not in imported
+
+
+def test_help_lists_every_command_with_its_line(tmp_path: Path) -> None:
+    said = syncd(tmp_path, "--help").stdout
+
+    for name, entry in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.help)}$", said, re.MULTILINE)
+
+
+def test_help_lines_of_the_table_belong_to_commands_of_that_name() -> None:
+    for name in ("run", "config"):
+        command = COMMANDS[name].load()
+
+        assert isinstance(command, click.Command)
+        assert command.name == name
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["--nonsense"], 2),
+        (["nonsense"], 2),
+        (["--once", "config", "show"], 2),
+        (["config", "show", "extra"], 2),
+        (["config", "check"], 78),
+        (["run"], 78),
+        (["--once"], 78),
+        (["--config", "/nowhere.toml", "config", "check"], 78),
+        (["fine"], 75),
+        (["rootless"], 66),
+        (["stateless"], 74),
+        (["buggy"], 70),
+    ],
+)
+def test_exit_code_says_what_happened_and_stderr_says_why(
+    tmp_path: Path, args: list[str], code: int
+) -> None:
+    done = syncd(tmp_path, *args, before=MISBEHAVE)
+
+    assert done.returncode == code
+    assert bool(done.stderr) == (code != 75)
+    assert "Traceback" not in done.stderr
+    assert "CANARY" not in done.stderr
+
+
+def test_error_is_one_paragraph_on_stderr(tmp_path: Path) -> None:
+    done = syncd(tmp_path, "--config", "/nowhere.toml", "config", "check")
+
+    assert done.stderr == "syncd: /nowhere.toml: cannot be read: No such file or directory\n"
+    assert done.stdout == ""
+
+
+def test_bug_shows_its_traceback_at_level_debug_only_and_never_a_secret(tmp_path: Path) -> None:
+    quiet = syncd(tmp_path, "buggy", before=MISBEHAVE)
+    loud = syncd(tmp_path, "--log-level", "debug", "buggy", before=MISBEHAVE)
+
+    digest = re.search(r"digest ([0-9a-f]{8})\)", quiet.stderr)
+    assert quiet.stderr.startswith("syncd: a bug of its own: ZeroDivisionError: over https://h/p?")
+    assert len(quiet.stderr.splitlines()) == 1
+    assert digest is not None
+    assert digest[1] in loud.stderr
+    assert "in buggy" in loud.stderr
+    assert "CANARY" not in quiet.stderr + loud.stderr
+    assert not {"\x1b", "\x07"} & set(quiet.stderr + loud.stderr)
+
+
+def test_I22_no_core_dump_is_written(tmp_path: Path) -> None:  # noqa: N802
+    assert syncd(tmp_path, "limits", before=MISBEHAVE).stdout == "0 0\n"
+
+
+def test_interrupt_ends_with_130_and_one_line(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MISBEHAVE + CALL, "waiting"],
+        cwd=REPOSITORY,
+        env=environment(tmp_path, {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=30)
+
+    assert child.returncode == 130
+    assert said.strip() == "syncd: interrupted; progress is kept"
+
+
+def test_reader_that_went_away_is_no_news(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = subprocess.run(
+        [sys.executable, "-c", CALL, "--models-dir", "/m", "config", "show"],
+        cwd=REPOSITORY,
+        env=environment(tmp_path, {}),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=30,
+    )
+    os.close(writing)
+
+    assert done.returncode != 0
+    assert done.stderr == b""
+
+
+# config check, config show
+
+
+def test_flags_reach_the_settings_and_show_as_such(tmp_path: Path) -> None:
+    places = ("--models-dir", "/m", "--state-dir", "/s")
+    logs = ("--log-level", "warning", "--log-format", "json")
+
+    shown = json.loads(syncd(tmp_path, *places, *logs, "config", "show", "--json").stdout)
+
+    settings = shown["settings"]
+    assert {key: s["value"] for key, s in settings.items() if s["origin"] == "flag"} == {
+        "models_dir": "/m",
+        "state_dir": "/s",
+        "log.level": "warning",
+        "log.format": "json",
+    }
+    assert shown["config_file"] is None
+    assert settings["upload.parts_max"] == {"value": 16, "origin": "default"}
+
+
+def test_show_masks_secrets_and_names_origins(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('models_dir = "/m"\n[network]\nproxy = "http://u:CANARY@p:1"\n')
+    environ = {"SYNCD_API__TOKEN": DEVICE_KEY}
+
+    table = syncd(tmp_path, "--config", str(file), "config", "show", **environ)
+    as_json = syncd(tmp_path, "--config", str(file), "config", "show", "--json", **environ)
+
+    rows = {line.split()[0]: line.split()[1:] for line in table.stdout.splitlines()}
+    assert rows["setting"] == ["value", "origin"]
+    assert rows["models_dir"] == ["/m", f"{file}:1"]
+    assert rows["network.proxy"] == ["***", f"{file}:3"]
+    assert rows["api.token"] == ["***", "SYNCD_API__TOKEN"]
+    assert rows["api.token_file"] == ["-", "default"]
+    assert json.loads(as_json.stdout)["settings"]["api.token"] == {
+        "value": "***",
+        "origin": "SYNCD_API__TOKEN",
+    }
+    assert "CANARY" not in table.stdout + table.stderr + as_json.stdout + as_json.stderr
+
+
+def test_show_names_the_file_that_holds_the_token(tmp_path: Path) -> None:
+    stored = tmp_path / "state" / "credentials" / "api_token"
+    stored.parent.mkdir(parents=True)
+    stored.write_text(DEVICE_KEY)
+    stored.chmod(0o600)
+
+    done = syncd(tmp_path, "--models-dir", "/m", "config", "show")
+
+    assert re.search(rf"^api\.token +\*\*\* +{re.escape(str(stored))}$", done.stdout, re.MULTILINE)
+
+
+def test_check_prints_what_is_in_force_and_no_warning_when_all_is_well(tmp_path: Path) -> None:
+    done = syncd(
+        tmp_path, "--models-dir", str(tmp_path), "config", "check", SYNCD_API__TOKEN="dk-1"
+    )
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("no configuration file: the configuration is valid\n")
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == [
+        "models_dir",
+        "state_dir",
+        "api.base_url",
+        "api.token",
+    ]
+
+
+def test_check_warns_of_what_is_probably_not_meant(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text(
+        "models_dir = '/no/models'\n[api]\ntoken = 'dk-1'\ntoken_file = '/t'\n"
+        "base_url = 'https://core.cyberun.cloud'\n"
+    )
+    file.chmod(0o644)
+
+    set_badly = syncd(tmp_path, "--config", str(file), "config", "check")
+    file.chmod(0o600)
+    set_privately = syncd(tmp_path, "--config", str(file), "config", "check")
+    not_set = syncd(tmp_path, "--models-dir", str(tmp_path), "config", "check")
+
+    assert set_badly.returncode == not_set.returncode == 0
+    assert [w for w in set_badly.stdout.splitlines() if w.startswith("warning: ")] == [
+        "warning: models_dir: /no/models is not a directory that can be seen",
+        "warning: api.token and api.token_file are both set; api.token counts",
+        f"warning: {file} holds a token and others may read it; run: chmod 600 {file}",
+        "warning: api.base_url: the path of the cloud API usually ends in /api/v1",
+    ]
+    assert "holds a token" not in set_privately.stdout
+    assert [w for w in not_set.stdout.splitlines() if w.startswith("warning: ")] == [
+        "warning: no credential: set api.token_file (or SYNCD_API__TOKEN) to a device key (dk-...)"
+    ]
