@@ -10,6 +10,7 @@ The whole stand-in cloud in one background thread: API on one port, object store
 
 import asyncio
 import hashlib
+import os
 import random
 import socket
 import tempfile
@@ -17,10 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
 from starlette.routing import Route
@@ -28,7 +29,7 @@ from starlette.types import ASGIApp
 
 from syncd.sandbox.accounts import Accounts
 from syncd.sandbox.backend import Grants, ObjectStore
-from syncd.sandbox.cloud import PREFIX, Cloud, OpenedUpload, Registered, Stage
+from syncd.sandbox.cloud import PREFIX, Cloud, OpenedUpload, Stage
 from syncd.sandbox.faults import Faults, Rule
 from syncd.sandbox.front import Connections, Front
 from syncd.sandbox.history import Entry, History
@@ -68,7 +69,7 @@ class Sandbox:
     A cloud on 127.0.0.1, as a context manager. Bytes are kept in files, all else in memory.
 
     Args:
-        folder: Where the own store keeps bytes; None takes a temporary one and removes it.
+        dir: Where the own store keeps bytes; None takes a temporary one and removes it.
         s3: Objects go there instead; PUTs then bypass the history and the faults.
         port, store_port: 0 takes a free one.
         seed: Of ids, keys, secrets and the faults' dice.
@@ -81,7 +82,7 @@ class Sandbox:
 
     def __init__(
         self,
-        folder: Path | None = None,
+        dir: str | os.PathLike[str] | None = None,
         *,
         switches: Switches | None = None,
         faults: Iterable[Rule] = (),
@@ -95,7 +96,7 @@ class Sandbox:
         self.switches = switches or Switches()
         self.faults = Faults(faults, seed=seed)
         self.history = History(listener)
-        self._folder = folder
+        self._dir = dir
         self._s3 = s3
         self._ports = (port, store_port)
         self._draw = random.Random(seed)  # noqa: S311 - repeatable on purpose
@@ -153,13 +154,13 @@ class Sandbox:
         return sock
 
     def _own_store(self, port: int) -> DiskObjects:
-        folder = self._folder
+        folder = self._dir
         if folder is None:
-            folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory()))
+            folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-"))
         endpoint = f"http://127.0.0.1:{port}/store"
         grants = Grants(endpoint, OWN_BUCKET, OWN_KEYS, self.now, lambda: self.switches)
         return DiskObjects(
-            folder / "objects",
+            Path(folder) / "objects",
             grants,
             lambda: self.switches,
             self._draw,
@@ -276,9 +277,9 @@ class Sandbox:
         """Make a device key unknown, as its user can on the Access page."""
         self._accounts.revoke(key)
 
-    def records(self) -> tuple[Registered, ...]:
-        """The catalog, oldest record first."""
-        return self._cloud.records()
+    def records(self) -> list[dict[str, Any]]:
+        """The catalog, oldest record first, as ``GET /models/{id}`` shows each."""
+        return [asdict(record) for record in self._cloud.records()]
 
     def uploads(self) -> tuple[OpenedUpload, ...]:
         """All multipart uploads ever initiated."""
