@@ -1,0 +1,135 @@
+"""``syncd sandbox``: the stand-in cloud in the foreground, to try syncd or anything else on."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from syncd.model import printable
+
+if TYPE_CHECKING:
+    from syncd.sandbox.history import Entry
+    from syncd.sandbox.server import S3Endpoint, Sandbox
+
+
+@click.command()
+@click.option(
+    "--dir", "folder", metavar="DIR", help="Keep the objects there, not in a temporary one."
+)
+@click.option("--port", default=0, help="Port of the API; 0 takes a free one.")
+@click.option("--store-port", default=0, help="Port of the object store; 0 takes a free one.")
+@click.option("--s3-endpoint", metavar="URL", help="Put the objects into this S3 server instead.")
+@click.option("--s3-bucket", default="syncd-sandbox", show_default=True)
+@click.option("--s3-region", default="us-east-1", show_default=True)
+@click.option("--s3-access-key", default="", metavar="KEY")
+@click.option("--s3-secret-key", default="", metavar="KEY")
+@click.option(
+    "--switch", "switches", multiple=True, metavar="NAME=VALUE", help="E.g. listing_off=404."
+)
+@click.option(
+    "--fault", "faults", multiple=True, metavar="JSON", help='E.g. {"fault": "lost_answer"}.'
+)
+@click.option("--seed", default=0, help="Of keys, ids and the faults' dice.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def sandbox(
+    folder: str | None,
+    port: int,
+    store_port: int,
+    s3_endpoint: str | None,
+    s3_bucket: str,
+    s3_region: str,
+    s3_access_key: str,
+    s3_secret_key: str,
+    switches: Sequence[str],
+    faults: Sequence[str],
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Serve the stand-in cloud on this machine, and show a line a request, until Ctrl-C."""
+    from syncd.sandbox.faults import Rule
+    from syncd.sandbox.server import Sandbox
+    from syncd.sandbox.switches import Switches
+
+    keys = (s3_bucket, s3_access_key, s3_secret_key, s3_region)
+    try:
+        cloud = Sandbox(
+            folder,
+            switches=Switches.of(dict(map(_assignment, switches))),
+            faults=[Rule.of(json.loads(fault)) for fault in faults],
+            s3=_endpoint(s3_endpoint, *keys) if s3_endpoint else None,
+            port=port,
+            store_port=store_port,
+            seed=seed,
+            listener=_printer(as_json),
+        )
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    return _serve(cloud, as_json)
+
+
+def _serve(cloud: "Sandbox", as_json: bool) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with cloud:
+            _show_access(cloud, as_json)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        return 0
+    except OSError as error:
+        raise click.ClickException(f"The sandbox cannot start: {error}") from error
+    return 0
+
+
+def _show_access(cloud: "Sandbox", as_json: bool) -> None:
+    access = {
+        "base_url": cloud.base_url,
+        "device_key": cloud.device_key,
+        "session_token": cloud.session_token,
+        "refresh_token": cloud.refresh_token,
+        "team_id": cloud.team_id,
+    }
+    if as_json:
+        click.echo(json.dumps(access))
+        return
+    for name, value in access.items():
+        click.echo(f"{name:14} {value}")
+    click.echo("")
+
+
+def _printer(as_json: bool) -> "Callable[[Entry], None]":
+    def show(entry: "Entry") -> None:
+        click.echo(json.dumps(asdict(entry)) if as_json else _line(entry))
+
+    return show
+
+
+def _line(entry: "Entry") -> str:
+    at = time.strftime("%H:%M:%S", time.localtime(entry.at_ms / 1000))
+    told = "lost" if entry.answered is None else str(entry.answered)
+    facts = {"part": entry.part, "size": entry.size, "fault": entry.fault, "error": entry.error}
+    shown = [f"{name}={value}" for name, value in facts.items() if value is not None]
+    what = entry.model_path or entry.storage_key or entry.path
+    return printable(" ".join([at, told, entry.call, what, *shown]))
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """``name=value``, where the value is JSON, or a plain word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _endpoint(url: str, bucket: str, access: str, secret: str, region: str) -> "S3Endpoint":
+    from syncd.sandbox.server import S3Endpoint
+    from syncd.sandbox.sigv4 import Keys
+
+    return S3Endpoint(url, bucket, Keys(access, secret, region))

@@ -1,0 +1,321 @@
+"""The sandbox's own object store: files in a directory, the S3 subset a presigned URL can reach."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from syncd.model import Call
+from syncd.sandbox.answers import StoreRefusal, store_refused
+from syncd.sandbox.backend import Grants, SignedPut
+from syncd.sandbox.gate import check_framing, check_signature
+from syncd.sandbox.switches import Cap, Switches
+
+PUT_LIMIT = 5 * 1024**3
+"""Bytes that S3 takes in one PUT, of an object or of a part."""
+
+MAX_PARTS = 10_000
+BATCH = 1024 * 1024
+"""Bytes collected before a thread hashes and writes them, so that receiving goes on meanwhile."""
+
+READ_SIZE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A received body on disk. ``sha256`` is None where digests were switched off."""
+
+    path: Path
+    size: int
+    md5: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """The bodies that make up an object, in order; a multipart object is never copied together."""
+
+    bodies: tuple[Body, ...]
+    etag: str
+
+    @property
+    def size(self) -> int:
+        return sum(body.size for body in self.bodies)
+
+
+@dataclass(slots=True)
+class Upload:
+    """An open multipart upload."""
+
+    key: str
+    parts: dict[int, Body] = field(default_factory=dict)
+
+
+class _Sink:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, path: Path, *, digest: bool) -> None:
+        self.path = path
+        self.size = 0
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self._sha256 = hashlib.sha256() if digest else None
+
+    def feed(self, chunks: Sequence[bytes]) -> None:
+        for chunk in chunks:
+            _write_all(self._fd, chunk)
+            self.size += len(chunk)
+            self.md5.update(chunk)
+            if self._sha256 is not None:
+                self._sha256.update(chunk)
+
+    def finish(self) -> Body:
+        digest = None if self._sha256 is None else self._sha256.hexdigest()
+        return Body(self.path, self.size, self.md5.hexdigest(), digest)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class DiskObjects:
+    """
+    An object store in *folder*, reached at ``<endpoint>/<bucket>/<key>`` by presigned PUT only.
+
+    Args:
+        digest_bodies: Compute the SHA-256 of every body for the history; off, a PUT costs less.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        grants: Grants,
+        switches: Callable[[], Switches],
+        draw: random.Random,
+        *,
+        digest_bodies: bool = True,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._grants = grants
+        self._switches = switches
+        self._draw = draw
+        self._digest_bodies = digest_bodies
+        self._objects: dict[str, StoredObject] = {}
+        self._uploads: dict[str, Upload] = {}
+        self._tickets: dict[str, str] = {}
+        prefix = urlsplit(grants.endpoint).path
+        path = f"{prefix}/{{bucket}}/{{key:path}}"
+        self.routes = [Route(path, self._put, methods=["PUT"], name=Call.PUT_BODY)]
+        self.app = Starlette(routes=self.routes, exception_handlers={StoreRefusal: store_refused})
+
+    # What the API asks
+
+    def grant_body(self, key: str, size: int) -> SignedPut:
+        return self._sealed(self._grants.body(key, size))
+
+    def grant_part(self, key: str, upload_id: str, number: int, size: int) -> SignedPut:
+        self._upload(key, upload_id)
+        return self._sealed(self._grants.part(key, upload_id, number, size))
+
+    async def open_upload(self, key: str) -> str:
+        upload_id = self._draw.randbytes(16).hex()
+        self._uploads[upload_id] = Upload(key)
+        return upload_id
+
+    async def complete(self, key: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> None:
+        upload = self._upload(key, upload_id)
+        bodies = self._chosen(upload, parts)
+        digests = b"".join(bytes.fromhex(body.md5) for body in bodies)
+        etag = hashlib.md5(digests, usedforsecurity=False).hexdigest()
+        self._objects[key] = StoredObject(bodies, f'"{etag}-{len(bodies)}"')
+        del self._uploads[upload_id]
+        _unlink([body for body in upload.parts.values() if body not in bodies])
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        upload = self._upload(key, upload_id)
+        del self._uploads[upload_id]
+        _unlink(upload.parts.values())
+
+    async def size(self, key: str) -> int | None:
+        stored = self._objects.get(key)
+        return None if stored is None else stored.size
+
+    async def delete(self, key: str) -> None:
+        stored = self._objects.pop(key, None)
+        _unlink(stored.bodies if stored else ())
+
+    def sizes(self) -> dict[str, int]:
+        return {key: stored.size for key, stored in tuple(self._objects.items())}
+
+    def read(self, key: str) -> Iterator[bytes]:
+        for body in self._objects[key].bodies:
+            with body.path.open("rb") as file:
+                while piece := file.read(READ_SIZE):
+                    yield piece
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _upload(self, key: str, upload_id: str) -> Upload:
+        upload = self._uploads.get(upload_id)
+        if upload is None or upload.key != key:
+            raise StoreRefusal(404, "NoSuchUpload", "The specified upload does not exist")
+        return upload
+
+    def _chosen(self, upload: Upload, parts: Sequence[tuple[int, str]]) -> tuple[Body, ...]:
+        numbers = [number for number, _ in parts]
+        if numbers != sorted(set(numbers)):
+            raise StoreRefusal(400, "InvalidPartOrder", "Parts must ascend")
+        for number, etag in parts:
+            if number not in upload.parts or upload.parts[number].md5 != etag.strip('"'):
+                raise StoreRefusal(400, "InvalidPart", f"Part {number} is missing or another")
+        bodies = tuple(upload.parts[number] for number in numbers)
+        if any(body.size < self._switches().min_part_size for body in bodies[:-1]):
+            raise StoreRefusal(400, "EntityTooSmall", "A part is smaller than allowed")
+        return bodies
+
+    def _sealed(self, grant: SignedPut) -> SignedPut:
+        """*grant*, or the same behind a ticket that says nothing about its deadline."""
+        if not self._switches().opaque_urls:
+            return grant
+        ticket = self._draw.randbytes(16).hex()
+        base, _, query = grant.url.partition("?")
+        self._tickets[ticket] = query
+        kept = "".join(f"{pair}&" for pair in query.split("&") if re.match("partN|uploadId", pair))
+        return SignedPut(f"{base}?{kept}ticket={ticket}", grant.headers)
+
+    # What a presigned URL reaches
+
+    async def _put(self, request: Request) -> Response:
+        length = check_framing(request.headers, self._switches().chunked_status)
+        query = self._query(request)
+        check_signature(
+            self._grants.keys,
+            request.method,
+            request.scope["raw_path"].decode("ascii"),
+            query,
+            request.headers,
+            self._grants.now(),
+        )
+        request.state.draft.note(who="presigned")
+        if request.path_params["bucket"] != self._grants.bucket:
+            raise StoreRefusal(404, "NoSuchBucket", "The specified bucket does not exist")
+        given = parse_qs(query)
+        if "uploadId" in given:
+            return await self._put_part(request, given["uploadId"][0], given["partNumber"][0])
+        if length > self._put_limit():
+            raise StoreRefusal(400, "EntityTooLarge", "Your proposed upload is too large")
+        return await self._put_object(request)
+
+    def _query(self, request: Request) -> str:
+        ticket = request.query_params.get("ticket")
+        query: str = self._tickets.get(ticket, "") if ticket else request.url.query
+        return query
+
+    def _put_limit(self) -> int:
+        switches = self._switches()
+        return (
+            min(PUT_LIMIT, switches.single_put_cap) if switches.cap_at is Cap.STORE else PUT_LIMIT
+        )
+
+    async def _put_object(self, request: Request) -> Response:
+        key = request.path_params["key"]
+        only_new = self._only_new(request)
+        if only_new and key in self._objects:
+            _refuse_existing()
+        body = await self._receive(request)
+        if only_new and key in self._objects:  # another PUT was faster
+            _unlink([body])
+            _refuse_existing()
+        self._objects[key] = StoredObject((body,), f'"{body.md5}"')
+        return Response(headers={"ETag": f'"{body.md5}"'})
+
+    async def _put_part(self, request: Request, upload_id: str, number: str) -> Response:
+        if not number.isdecimal() or not 1 <= int(number) <= MAX_PARTS:
+            raise StoreRefusal(400, "InvalidArgument", "Part number must lie in 1 to 10000")
+        key = request.path_params["key"]
+        self._upload(key, upload_id)
+        body = await self._receive(request)
+        try:
+            upload = self._upload(key, upload_id)  # it may have been aborted meanwhile
+        except StoreRefusal:
+            _unlink([body])
+            raise
+        _unlink([upload.parts[int(number)]] if int(number) in upload.parts else [])
+        upload.parts[int(number)] = body
+        return Response(headers={"ETag": f'"{body.md5}"'})
+
+    def _only_new(self, request: Request) -> bool:
+        wish = request.headers.get("if-none-match")
+        if wish not in (None, "*"):
+            raise StoreRefusal(501, "NotImplemented", "If-None-Match takes * only")
+        return wish == "*"
+
+    async def _receive(self, request: Request) -> Body:
+        """The body on disk, whole and as its Content-MD5 says, or nothing."""
+        sink = _Sink(self._folder / self._draw.randbytes(16).hex(), digest=self._digest_bodies)
+        try:
+            await _pour(request, sink)
+            _check_md5(request, sink)
+        except BaseException:
+            sink.path.unlink()
+            raise
+        finally:
+            sink.close()
+            request.state.draft.note(size=sink.size)
+        body = sink.finish()
+        request.state.draft.note(sha256=body.sha256)
+        return body
+
+
+async def _pour(request: Request, sink: _Sink) -> None:
+    loop = asyncio.get_running_loop()
+    batch: list[bytes] = []
+    held = 0
+    writing = None
+    try:
+        async for chunk in request.stream():
+            batch.append(chunk)
+            held += len(chunk)
+            if held >= BATCH:
+                if writing is not None:
+                    await writing
+                writing = loop.run_in_executor(None, sink.feed, batch)
+                batch, held = [], 0
+    finally:
+        if writing is not None:
+            await writing
+    sink.feed(batch)
+
+
+def _check_md5(request: Request, sink: _Sink) -> None:
+    said = request.headers.get("content-md5")
+    if said is not None and said != base64.b64encode(sink.md5.digest()).decode():
+        raise StoreRefusal(400, "BadDigest", "The Content-MD5 does not match what was received")
+
+
+def _refuse_existing() -> NoReturn:
+    raise StoreRefusal(412, "PreconditionFailed", "At least one precondition did not hold")
+
+
+def _write_all(fd: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _unlink(bodies: Iterable[Body]) -> None:
+    for body in bodies:
+        body.path.unlink()
