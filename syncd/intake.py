@@ -16,7 +16,7 @@ import structlog
 from syncd import scan
 from syncd.clock import Clock
 from syncd.core import paths, settle
-from syncd.core.diff import Gone, Moved, New, diff
+from syncd.core.diff import Change, Gone, Moved, diff
 from syncd.errors import RootUnavailable
 from syncd.lanes import Lanes
 from syncd.model import FoundFile, Hint, HintKind, KnownFile, Mount, Target, Verdict, printable
@@ -38,11 +38,20 @@ class Root:
     network: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A file that is not as known, and the name beside it that a downloader keeps, if any."""
+
+    found: FoundFile
+    known: KnownFile | None
+    companion: str | None
+
+
 @dataclass(slots=True)
 class _Walked:
     """What a walk found: changes, and whether any model stands there at all."""
 
-    fresh: list[tuple[FoundFile, KnownFile | None]] = field(default_factory=list)
+    fresh: list[_Fresh] = field(default_factory=list)
     gone: list[KnownFile] = field(default_factory=list)
     problems: list[tuple[str, OSError]] = field(default_factory=list)
     files: int = 0
@@ -162,13 +171,21 @@ class Intake:
             await self._look_again((root.id, hint.rel_path), hint=hint.kind)
             return
         walked = await self._lanes.scan(self._compare_path, root, hint.rel_path)
-        if walked.gone and not await self._lanes.scan(_is_there, root.path):
-            raise RootUnavailable(_missing(root))
+        if walked.gone:
+            await self._require_mounted(root)
         await self._take_in(walked, hint=hint.kind)
+
+    async def _require_mounted(self, root: Root) -> None:
+        """Files that are gone may be gone with their file system."""
+        mount = await self._lanes.scan(_mount_of, root.path)
+        marker, _ = await self._lanes.db(self._store.files.marker, root.id)
+        if mount is None or not await self._lanes.scan(os.path.isdir, root.path):
+            raise RootUnavailable(_missing(root))
+        _require_same_mount(root, mount, marker)
 
     async def _look_again(self, key: PathKey, *, hint: HintKind | None) -> None:
         root, (_, rel_path) = self._roots[key[0]], key
-        found, companion = await self._lanes.scan(_look, root, rel_path)
+        found, companion = await self._lanes.scan(_look, root, rel_path, self._symlinks)
         self._observe(root, rel_path, found, companion, hint)
         watching = self._moving.get(key)
         if found is not None and watching is not None:
@@ -242,19 +259,21 @@ class Intake:
 
         found = scan.walk(root.path, root.id, below=below, symlinks=self._symlinks, problem=problem)
         with open_files(self._state_dir) as files:
-            for change in diff(counted(found), files.known(root.id, below), unjudged=unjudged):
-                _sort_in(walked, change)
+            known = files.known(root.id, below)
+            _sort_in(walked, root.path, diff(counted(found), known, unjudged=unjudged))
         return walked
 
     def _compare_path(self, root: Root, rel_path: str) -> _Walked:
         """The same for one path, file or folder."""
-        found = scan.look(root.path, root.id, rel_path, symlinks=self._symlinks)
+        try:
+            found = scan.look(root.path, root.id, rel_path, symlinks=self._symlinks)
+        except OSError as error:
+            return _Walked(problems=[(rel_path, error)])
         if found is None:
             return self._compare(root, rel_path)
         walked = _Walked(files=1)
         with open_files(self._state_dir) as files:
-            for change in diff([found], files.known(root.id, rel_path)):
-                _sort_in(walked, change)
+            _sort_in(walked, root.path, diff([found], files.known(root.id, rel_path)))
         return walked
 
     # -- deciding --------------------------------------------------------------------------------
@@ -264,15 +283,15 @@ class Intake:
         for rel_path, error in walked.problems:
             self._log.warning("scan.problem", path=rel_path, why=error.strerror)
         judged: list[tuple[FoundFile, Verdict, str, str | None]] = []
-        for found, known in walked.fresh:
+        for fresh in walked.fresh:
+            found = fresh.found
             verdict = self._verdict(found)
             if verdict is not None:
                 self._moving.pop((found.root_id, found.rel_path), None)
                 judged.append((found, *verdict))
-            elif known is not None and await self._runs_on(found, known):
-                continue
-            else:
-                self._begin(found, hint)
+            elif not await self._runs_on(fresh):
+                root = self._roots[found.root_id]
+                self._observe(root, found.rel_path, found, fresh.companion, hint)
         for start in range(0, len(judged), BATCH):
             await self._lanes.db(self._store.files.judge, judged[start : start + BATCH], now_ms)
         if walked.gone:
@@ -291,26 +310,28 @@ class Intake:
         self._log.warning("file.refused", path=found.rel_path, why=target.reason)
         return Verdict.REFUSED, target.reason, target.model_path
 
-    async def _runs_on(self, found: FoundFile, known: KnownFile) -> bool:
+    async def _runs_on(self, fresh: _Fresh) -> bool:
         """Only ctime moved under a live job: its worker reads again, nothing is voided."""
-        if not Moved(found, known).only_ctime or known.verdict is not Verdict.WANTED:
+        found, known = fresh.found, fresh.known
+        if known is None or known.verdict is not Verdict.WANTED:
+            return False
+        if not Moved(found, known).only_ctime:
             return False
         return await self._lanes.db(self._store.files.refresh, found, self._clock.now_ms())
 
-    def _begin(self, found: FoundFile, hint: HintKind | None) -> None:
-        root = self._roots[found.root_id]
-        companion = _companion(root.path, found.rel_path)
-        self._observe(root, found.rel_path, found, companion, hint)
 
-
-def _sort_in(walked: _Walked, change: New | Moved | Gone) -> None:
-    match change:
-        case New(found):
-            walked.fresh.append((found, None))
-        case Moved(found, known):
-            walked.fresh.append((found, known))
-        case Gone(known):
-            walked.gone.append(known)
+def _sort_in(walked: _Walked, root: str, changes: Iterable[Change]) -> None:
+    """Collect *changes*; one listing a folder tells what downloaders still work at there."""
+    companions: dict[str, dict[str, str]] = {}
+    for change in changes:
+        if isinstance(change, Gone):
+            walked.gone.append(change.known)
+            continue
+        folder, name = os.path.split(change.found.rel_path)
+        if folder not in companions:
+            companions[folder] = _companions(root, folder)
+        known = change.known if isinstance(change, Moved) else None
+        walked.fresh.append(_Fresh(change.found, known, companions[folder].get(name)))
 
 
 def _require_present(
@@ -330,6 +351,10 @@ def _require_present(
             f"{printable(root.path)} holds no model, although it did before. Nothing was judged: "
             "is its disk mounted? If the models were really removed, start with a new state directory."
         )
+    _require_same_mount(root, mount, marker)
+
+
+def _require_same_mount(root: Root, mount: Mount, marker: tuple[str, str, str] | None) -> None:
     if marker is not None and marker != (mount.fs_type, mount.source, mount.root):
         raise RootUnavailable(
             f"{printable(root.path)} lies on another file system than before ({mount.fs_type} "
@@ -352,21 +377,23 @@ def _mount_of(path: str) -> Mount | None:
         return None
 
 
-def _is_there(path: str) -> bool:
-    return os.path.isdir(path)
-
-
-def _look(root: Root, rel_path: str) -> tuple[FoundFile | None, str | None]:
-    return scan.look(root.path, root.id, rel_path), _companion(root.path, rel_path)
-
-
-def _companion(root: str, rel_path: str) -> str | None:
-    """A name beside the file that a downloader keeps while it writes."""
+def _look(
+    root: Root, rel_path: str, symlinks: scan.Symlinks
+) -> tuple[FoundFile | None, str | None]:
+    """The file as it is now, and its companion; nothing where it cannot be told."""
+    try:
+        found = scan.look(root.path, root.id, rel_path, symlinks=symlinks)
+    except OSError:
+        return None, None
     folder, name = os.path.split(rel_path)
-    for companion in paths.companions_of(name):
-        if os.path.lexists(os.path.join(root, folder, companion)):
-            return companion
-    return None
+    return found, _companions(root.path, folder).get(name)
+
+
+def _companions(root: str, folder: str) -> dict[str, str]:
+    try:
+        return scan.companions(root, folder)
+    except OSError:
+        return {}  # a folder that cannot be listed has nothing to settle either
 
 
 def _owner(rel_path: str) -> str | None:

@@ -301,7 +301,7 @@ class Service:
 
     async def _with_store(self, store: Store, *, once: bool) -> int:
         now_ms = self._clock.now_ms()
-        credentials = Credentials(self._token)
+        credentials = Credentials(self._source.token)
         await self._lanes.db(store.jobs.expire_all, now_ms, LARGEST_WAIT_MS)
         await self._lanes.db(store.holds.probe_now, now_ms)
         if credentials.is_session:
@@ -370,10 +370,6 @@ class Service:
         )
         janitor = Janitor(store=store, lanes=self._lanes, api=api, clock=self._clock)
         return _Parts(root, store, intake, dispatcher, janitor)
-
-    def _token(self) -> str | None:
-        token, _ = self._source.read()
-        return None if token is None else token.get_secret_value()
 
     async def _root(self, store: Store, path: str) -> Root:
         root_id = await self._lanes.db(store.files.root_id, path)

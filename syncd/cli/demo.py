@@ -31,7 +31,7 @@ def _demo(folder: Path) -> int:
 
     models = folder / "models"
     _make_tree(models)
-    with Sandbox(dir=os.fspath(folder / "cloud")) as cloud:
+    with Sandbox(folder / "cloud") as cloud:
         click.echo(f"A stand-in cloud listens on {cloud.base_url}; models are in {models}\n")
         code = _sync(folder, models, cloud.base_url, cloud.session_token, cloud.team_id)
         wrong = _compare(models, cloud)
@@ -65,10 +65,10 @@ def _sync(folder: Path, models: Path, base_url: str, token: str, team_id: str) -
 def _compare(models: Path, cloud: "Sandbox") -> list[str]:
     """Model paths whose stored object is not the local file."""
     return [
-        record["model_path"]
+        record.model_path
         for record in cloud.records()
-        if cloud.stored_sha256(record["storage_key"])
-        != _sha256(models / record["model_path"].removeprefix("models/"))
+        if cloud.stored_sha256(record.storage_key)
+        != _sha256(models / record.model_path.removeprefix("models/"))
     ]
 
 
