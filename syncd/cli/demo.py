@@ -65,10 +65,10 @@ def _sync(folder: Path, models: Path, base_url: str, token: str, team_id: str) -
 def _compare(models: Path, cloud: "Sandbox") -> list[str]:
     """Model paths whose stored object is not the local file."""
     return [
-        record.model_path
+        record["model_path"]
         for record in cloud.records()
-        if cloud.stored_sha256(record.storage_key)
-        != _sha256(models / record.model_path.removeprefix("models/"))
+        if cloud.stored_sha256(record["storage_key"])
+        != _sha256(models / record["model_path"].removeprefix("models/"))
     ]
 
 
