@@ -26,6 +26,9 @@ BREAKER_FAILURES_TWO_JOBS = 5
 """Requests failing in a row, by one job or by several, that make a hold."""
 
 OFFLINE_FIRST_S, OFFLINE_MOST_S = 5.0, 60.0
+OFFLINE_ADVICE = (
+    "Check the network, api.base_url and network.proxy. Work goes on by itself once it answers."
+)
 CREDENTIAL_LOOK_S = 60.0
 """How often a replaced credential is looked for while nothing else would end a hold."""
 
@@ -202,7 +205,9 @@ class Dispatcher:
         if held or failures >= (BREAKER_FAILURES_TWO_JOBS if jobs > 1 else BREAKER_FAILURES):
             probes = max((hold.probes + 1 for hold in self._holds), default=0)
             wait_s = min(OFFLINE_MOST_S, OFFLINE_FIRST_S * 2.0 ** min(probes, 10))
-            await self._put("offline", str(error), error.advice, wait_s)
+            await self._put("offline", str(error), error.advice or OFFLINE_ADVICE, wait_s)
+            # The hold's probe decides when to try again, not the back-off of a single job.
+            await self._lanes.db(self._store.jobs.make_due, job, self._clock.now_ms())
 
     async def _put(self, kind: str, why: str, advice: str | None, wait_s: float | None) -> None:
         now_ms = self._clock.now_ms()

@@ -364,6 +364,14 @@ class Jobs:
                 self._log(row["id"], State.FAILED, State.QUEUED, Event.REQUEUE, now_ms, why)
             return len(rows)
 
+    def make_due(self, job: Job, now_ms: int) -> None:
+        """Let a queued job run now instead of after its own wait."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE job SET run_after = ?, updated_at = ? WHERE id = ? AND state = 'queued'",
+                (now_ms, now_ms, job.id),
+            )
+
     def free_class(self, held_class: str, now_ms: int) -> int:
         """Let the jobs of a held class run; how many there were."""
         with self._db.transaction():
