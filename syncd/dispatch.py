@@ -125,7 +125,10 @@ class Dispatcher:
                 self._store.jobs.claim, self._owner, self._clock.now_ms(), self._lease_ttl_ms
             )
             if job is None:
-                return await self._next_due_s()
+                due_s = await self._next_due_s()
+                if due_s is None and self._holds and not self._running:
+                    await self.end_hold("offline", "throttled", "operator")  # nobody waits
+                return due_s
             task = asyncio.create_task(self._worker.run(job))
             self._running[task] = job
         return None

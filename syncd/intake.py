@@ -25,6 +25,9 @@ from syncd.store import Store, open_files
 
 PathKey = tuple[int, str]
 
+BLOCKED_LOOK_S = 10.0
+"""Between looks at a file that something but time holds up: an event may tell sooner."""
+
 BATCH = 20_000
 """Verdicts committed at a time."""
 
@@ -93,6 +96,7 @@ class Intake:
         self._prefix = prefix
         self._on_queued = on_queued
         self._moving: dict[PathKey, settle.Watching] = {}
+        self._looked_at_s: dict[PathKey, float] = {}
         self._log = structlog.get_logger("syncd.intake")
 
     # -- what the service asks -------------------------------------------------------------------
@@ -103,10 +107,7 @@ class Intake:
 
     def next_look_s(self) -> float | None:
         """Boottime of the next look that is due; None while nothing moves."""
-        return min(
-            (at for at in map(settle.settles_at_s, self._moving.values()) if at != float("inf")),
-            default=None,
-        )
+        return min((self._look_at_s(key) for key in self._moving), default=None)
 
     async def walk(self, root: Root) -> None:
         """
@@ -156,8 +157,7 @@ class Intake:
     async def settle_due(self) -> None:
         """Look again at the files whose window has passed; queue those that did not move."""
         now_s = self._clock.boottime_s()
-        due = [key for key, watching in self._moving.items() if settle.is_settled(watching, now_s)]
-        for key in due:
+        for key in [key for key in self._moving if self._look_at_s(key) <= now_s]:
             await self._look_again(key, hint=None)
 
     # -- looking ---------------------------------------------------------------------------------
@@ -182,6 +182,13 @@ class Intake:
         if mount is None or not await self._lanes.scan(os.path.isdir, root.path):
             raise RootUnavailable(_missing(root))
         _require_same_mount(root, mount, marker)
+
+    def _look_at_s(self, key: PathKey) -> float:
+        """When to look again: at the end of the window; now and then where something is in the way."""
+        watching = self._moving[key]
+        if watching.blocked_by is None:
+            return settle.settles_at_s(watching)
+        return self._looked_at_s[key] + BLOCKED_LOOK_S
 
     async def _look_again(self, key: PathKey, *, hint: HintKind | None) -> None:
         root, (_, rel_path) = self._roots[key[0]], key
@@ -213,14 +220,19 @@ class Intake:
             companion=companion,
         )
         if watching is None:
-            self._moving.pop(key, None)
+            self._forget(key)
         else:
             self._moving[key] = watching
+            self._looked_at_s[key] = self._clock.boottime_s()
+        self._meter.settling(len(self._moving))
+
+    def _forget(self, key: PathKey) -> None:
+        self._moving.pop(key, None)
+        self._looked_at_s.pop(key, None)
         self._meter.settling(len(self._moving))
 
     async def _admit(self, found: FoundFile) -> None:
-        del self._moving[(found.root_id, found.rel_path)]
-        self._meter.settling(len(self._moving))
+        self._forget((found.root_id, found.rel_path))
         target = paths.target_of(found.rel_path, prefix=self._prefix)
         assert isinstance(target, Target), "refused names never get here"
         job_id = await self._lanes.db(
@@ -287,7 +299,7 @@ class Intake:
             found = fresh.found
             verdict = self._verdict(found)
             if verdict is not None:
-                self._moving.pop((found.root_id, found.rel_path), None)
+                self._forget((found.root_id, found.rel_path))
                 judged.append((found, *verdict))
             elif not await self._runs_on(fresh):
                 root = self._roots[found.root_id]

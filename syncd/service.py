@@ -237,16 +237,17 @@ class Service:
                 waiter.cancel()
         self._wake_intake.clear()
 
-    async def _settle_until(self, parts: _Parts, until_s: float) -> None:
-        """``--once``: until nothing moves any more, or the time is up."""
-        while (now_s := self._clock.boottime_s()) < until_s and parts.intake.unsettled():
-            next_s = parts.intake.next_look_s()
-            await self._nap(
-                max(0.05, min(next_s if next_s is not None else until_s, until_s) - now_s)
-            )
+    async def _settle(self, parts: _Parts, until_s: float) -> None:
+        """``--once``: look again at what moves, as often as it asks for it; until cancelled."""
+        while True:
             hints, self._hints = self._hints, set()
             await parts.intake.look(hints)
             await parts.intake.settle_due()
+            parts.dispatcher.wake()
+            now_s = self._clock.boottime_s()
+            looks = [at for at in (parts.intake.next_look_s(), until_s) if at is not None]
+            later = [at - now_s for at in looks if at > now_s]
+            await self._nap(min(later, default=None))
 
     async def _start_watching(self, watcher: Watcher) -> None:
         await self._lanes.scan(watcher.start)
