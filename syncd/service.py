@@ -137,9 +137,13 @@ class Service:
             self._log.error("root.unavailable", why=str(error))
             return error.exit_code
         until_s = self._clock.boottime_s() + self._once_wait_s(parts.root)
-        settling = asyncio.create_task(self._settle_until(parts, until_s))
-        working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: not settling.done()))
-        settling.add_done_callback(lambda _: parts.dispatcher.wake())
+
+        def more_comes() -> bool:
+            in_time = self._clock.boottime_s() < until_s
+            return bool(self._hints) or (in_time and bool(parts.intake.unsettled()))
+
+        settling = asyncio.create_task(self._settle(parts, until_s))
+        working = asyncio.create_task(parts.dispatcher.run(more_comes=more_comes))
         await self._until_stopped({settling, working}, enough={working})
         await parts.dispatcher.drain(self._settings.upload.shutdown_grace_s, self._hurry)
         if not self._stop.is_set():
