@@ -65,6 +65,7 @@ class JobError(SyncdError):
         kind: The row of the retry table.
         retry_after_s: What the server asked for, in seconds, already clamped; None if it did not.
         advice: What a person can do; None where nothing is needed.
+        unclear: The request may have taken effect although no good answer came.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class JobError(SyncdError):
         kind: Kind,
         retry_after_s: float | None = None,
         advice: str | None = None,
+        unclear: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.retry_after_s = retry_after_s
         self.advice = advice
+        self.unclear = unclear
 
 
 class Retryable(JobError):

@@ -1,0 +1,262 @@
+"""
+The object store: presigned PUTs of bodies and parts.
+
+Synchronous, for the sending threads, and bare: a presigned URL is the only credential, so there is
+no Authorization, no cookie, no header that was not asked for. What the grant says goes out byte for
+byte, with a Content-Length, since a chunked body would be refused. A try is one request; whoever
+holds the file makes a fresh body for the next one.
+"""
+
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import httpx
+import truststore
+
+from syncd.core import responses, retry
+from syncd.core.responses import STORE_CALLS, to_error
+from syncd.errors import ConfigError, JobError
+from syncd.model import Call, Grant, Kind
+
+TIMEOUT = httpx.Timeout(connect=10.0, write=30.0, read=120.0, pool=None)
+ANSWER_MAX = 64 * 1024
+"""Bytes of an answer that are read; the store says nothing useful beyond."""
+
+CONNECTIONS = 32
+
+SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
+    # A peer that vanished is noticed in half a minute, whether or not bytes are under way.
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+
+DIRECT: Mapping[str, None] = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
+"""This machine is never reached through a proxy."""
+
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+)
+
+_ETAG = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
+
+
+def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> httpx.Client:
+    """
+    The HTTP client for the store, for at most 32 threads: HTTP/1.1, no redirects.
+
+    Args:
+        ca_bundle: A PEM file trusted beside the system's certificates.
+        proxy: A proxy's URL; None: what the environment's ``HTTPS_PROXY`` and ``NO_PROXY`` say.
+
+    Raises:
+        ConfigError: The bundle or the proxy cannot be used.
+    """
+    limits = httpx.Limits(
+        max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=5.0
+    )
+    try:
+        return httpx.Client(
+            verify=_trust(ca_bundle),
+            proxy=proxy,
+            trust_env=proxy is None,
+            mounts=dict(DIRECT),
+            follow_redirects=False,
+            limits=limits,
+        )
+    except (ValueError, ImportError):
+        raise ConfigError("network.proxy: not the URL of an http or https proxy") from None
+
+
+def _trust(ca_bundle: str | None) -> ssl.SSLContext:
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_bundle is not None:
+        try:
+            context.load_verify_locations(ca_bundle)
+        except OSError as error:
+            raise ConfigError(f"network.ca_bundle: {ca_bundle}: {error.strerror}") from None
+    return context
+
+
+class _Body(httpx.SyncByteStream):
+    """The pieces of a body, held to its announced size, and whether all of them were taken."""
+
+    def __init__(self, pieces: Iterable[bytes | memoryview], size: int) -> None:
+        self._pieces = pieces
+        self._left = size
+        self.taken = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self._left -= len(piece)
+            if self._left < 0:
+                break
+            yield piece  # type: ignore[misc]  # h11 takes any buffer: a copy less
+        if self._left != 0:
+            raise to_error(Kind.OUR_BUG, "a body is not as long as it was announced")
+        self.taken = True
+
+
+class _Trace:
+    """What httpcore did for one request; a new connection gets our socket options on the way."""
+
+    def __init__(self) -> None:
+        self.events: set[str] = set()
+
+    def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        self.events.add(event)
+        if event == "connection.connect_tcp.complete":
+            for option in SOCKET_OPTIONS:
+                info["return_value"].get_extra_info("socket").setsockopt(*option)
+
+
+class ObjectStore:
+    """
+    Sends bodies to presigned URLs.
+
+    Args:
+        client: From ``build_client``; shared by all sending threads.
+    """
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def put(
+        self,
+        grant: Grant,
+        body: Iterable[bytes | memoryview],
+        size: int,
+        *,
+        call: Call,
+        now_ms: Callable[[], int],
+    ) -> str | None:
+        """
+        Send *body* to the grant's URL, once, and return the ETag exactly as it came.
+
+        What *body* raises comes out unchanged, and the connection is cut so that nothing is stored.
+
+        Args:
+            body: Pieces that make *size* bytes.
+            call: ``PUT_BODY`` or ``PUT_PART``; only a part must have an ETag.
+            now_ms: The clock that the grant's deadline is on.
+
+        Raises:
+            JobError: Its kind is the row of the retry table; ``unclear`` if the store may hold the
+                body all the same.
+        """
+        assert call in STORE_CALLS
+        pieces, trace = _Body(body, size), _Trace()
+        request = _request(grant, pieces, size, trace)
+        try:
+            response = self._client.send(request, stream=True)
+            try:
+                content = _content(response)
+            finally:
+                response.close()
+        except httpx.HTTPError as error:
+            raise _failure(call, error, request, trace) from None
+        refusal = _refusal(call, response, content, late=now_ms() > grant.deadline_ms)
+        if refusal is not None:
+            _cut_if_told(refusal, call, response)
+            raise refusal
+        return _etag(call, response, whole=pieces.taken)
+
+
+def _request(grant: Grant, body: _Body, size: int, trace: _Trace) -> httpx.Request:
+    """Made by hand: httpx then adds nothing, and a stream is not sent chunked."""
+    url = httpx.URL(grant.url)
+    names = {name.lower() for name in grant.headers}
+    ours = {"Host": url.netloc.decode("ascii"), "Content-Length": str(size)}
+    headers = [(name, value) for name, value in ours.items() if name.lower() not in names]
+    return httpx.Request(
+        "PUT",
+        url,
+        headers=[*headers, *grant.headers.items()],
+        stream=body,
+        extensions={"timeout": TIMEOUT.as_dict(), "trace": trace},
+    )
+
+
+def _content(response: httpx.Response) -> bytes:
+    content = bytearray()
+    for piece in response.iter_raw():
+        content += piece
+        if len(content) > ANSWER_MAX:
+            break
+    return bytes(content)
+
+
+def _refusal(
+    call: Call, response: httpx.Response, content: bytes, *, late: bool
+) -> JobError | None:
+    status, headers, host = response.status_code, response.headers, response.request.url.host
+    code = responses.s3_code(content)
+    retry_after_s = retry.retry_after(headers.get("Retry-After"), headers.get("Date"))
+    kind = responses.classify(
+        call,
+        status,
+        s3_code=code,
+        past_deadline=late,
+        retry_after_s=retry_after_s,
+        html=responses.looks_like_html(headers.get("Content-Type"), content),
+    )
+    if kind is None:
+        return None
+    return to_error(
+        kind,
+        f"{call}: HTTP {status} {code or ''}".rstrip() + f" from {host}",
+        call=call,
+        retry_after_s=retry_after_s,
+        unclear=responses.leaves_doubt(status),
+    )
+
+
+def _cut_if_told(refusal: JobError, call: Call, response: httpx.Response) -> None:
+    """Some refusals are about the connection: the pool finds this one closed and drops it."""
+    stream = response.extensions.get("network_stream")
+    if stream is not None and retry.row_of(refusal.kind, call).fresh_connection:
+        stream.close()
+
+
+def _etag(call: Call, response: httpx.Response, *, whole: bool) -> str | None:
+    host = response.request.url.host
+    if not whole:
+        raise _bad(call, f"{host} said it stored a body that it had not been sent whole")
+    etags = response.headers.get_list("ETag")
+    if len(etags) == 1 and _ETAG.fullmatch(etags[0]):
+        return etags[0]
+    if call is Call.PUT_PART:
+        raise _bad(call, f"{host} stored a part and gave no usable ETag for it")
+    return None
+
+
+def _bad(call: Call, message: str) -> JobError:
+    return to_error(Kind.BAD_ANSWER, f"{call}: {message}", call=call, unclear=True)
+
+
+def _failure(call: Call, error: httpx.HTTPError, request: httpx.Request, trace: _Trace) -> JobError:
+    what = f"{type(error).__name__} at {request.url.host}: {responses.said(str(error))}"
+    kind = _failure_kind(error, reused=responses.died_reused(trace.events))
+    return to_error(kind, f"{call}: {what}", call=call, unclear=not isinstance(error, _NOT_SENT))
+
+
+def _failure_kind(error: httpx.HTTPError, *, reused: bool) -> Kind:
+    if responses.caused_by(error, ssl.SSLCertVerificationError):
+        return Kind.TLS
+    if isinstance(error, httpx.ProxyError):
+        return Kind.PORTAL
+    if isinstance(error, httpx.LocalProtocolError):
+        return Kind.OUR_BUG
+    if reused and not isinstance(error, httpx.TimeoutException):
+        return Kind.DEAD_CONNECTION
+    return Kind.NETWORK

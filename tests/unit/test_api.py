@@ -1,0 +1,879 @@
+"""The API's door, against a scripted server on a real socket; mapping alone uses a transport."""
+
+import asyncio
+import gzip
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from syncd import __version__, api
+from syncd.api import CloudApi
+from syncd.auth import Credentials
+from syncd.core.answers import HostPolicy
+from syncd.errors import ConfigError, JobError, NeedsOperator, Offline, Throttled
+from syncd.model import Call, Kind, Multipart, Record, Target
+from tests.fakes import LOST, FakeClock, Reply, ScriptedServer, Seen, endless, reply
+
+DEVICE = "dk-canary-0123456789"
+SESSION = "eyJhbGciOiJub25lIn0.eyJleHAiOjB9.canary"
+TARGET = Target("models/loras/a.safetensors", "loras", "a.safetensors", "a")
+UPLOAD = Multipart("u1", "k1", 5 * 1024**2, 2)
+PRESIGNED: dict[str, Any] = {
+    "upload_url": "http://127.0.0.1:9/b/k?X-Amz-Signature=canary",
+    "storage_key": "k1",
+}
+
+
+def page(*ids: str, total: int) -> Reply:
+    records = [{"id": each, "model_path": f"models/{each}"} for each in ids]
+    meta = {"current_page": 1, "per_page": 100, "total_count": total}
+    return reply(200, json.dumps({"model_list": records, "page_meta": meta}))
+
+
+def answer(status: int = 200, **members: object) -> Reply:
+    return reply(status, json.dumps(members))
+
+
+@asynccontextmanager
+async def cloud(
+    server: ScriptedServer | None = None,
+    *,
+    token: str = DEVICE,
+    source: Callable[[], str | None] | None = None,
+    clock: FakeClock | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+    base_url: str | None = None,
+    **more: Any,
+) -> AsyncIterator[CloudApi]:
+    """The API's client, pointed at *server*."""
+    url = base_url or (f"{server.url}/api/v1" if server else "https://cloud.example.com/api/v1")
+    client = api.build_client() if transport is None else httpx.AsyncClient(transport=transport)
+    async with client:
+        yield CloudApi(
+            base_url=url,
+            client=client,
+            credentials=Credentials(source or (lambda: token)),
+            clock=clock or FakeClock(),
+            jitter=lambda: 1.0,
+            hosts=HostPolicy.of(url, (), allow_http=False),
+            **{"team_id": None, **more},
+        )
+
+
+def plain(status: int = 200) -> httpx.Response:
+    """An answer for a transport, not yet read."""
+    return httpx.Response(status, stream=httpx.ByteStream(b"{}"))
+
+
+async def error_of(awaitable: Any) -> JobError:
+    with pytest.raises(JobError) as caught:
+        await awaitable
+    return caught.value
+
+
+def sent(seen: Seen) -> Any:
+    return json.loads(seen.body)
+
+
+# --- what goes out
+
+
+async def test_presign_sends_the_contracts_members_and_reads_the_grant() -> None:
+    clock = FakeClock()
+    with ScriptedServer([answer(**PRESIGNED, upload_headers={"Content-Length": "7"})]) as server:
+        async with cloud(server, clock=clock) as it:
+            grant = await it.presign(TARGET, 7)
+
+    assert server.seen[0].request_line == "POST /api/v1/models/presign HTTP/1.1"
+    assert sent(server.seen[0]) == {
+        "file_name": "a.safetensors",
+        "file_size": 7,
+        "model_type": "loras",
+        "model_path": "models/loras/a.safetensors",
+    }
+    assert grant.url == PRESIGNED["upload_url"]
+    assert (dict(grant.headers), grant.storage_key) == ({"Content-Length": "7"}, "k1")
+    assert grant.deadline_ms == clock.now_ms() + 900_000
+
+
+async def test_register_sends_all_six_members_and_reads_the_id() -> None:
+    with ScriptedServer([answer(201, id="r1")]) as server:
+        async with cloud(server) as it:
+            found = await it.register(TARGET, storage_key="k1", size=7, sha256="ab" * 32)
+
+    assert found == "r1"
+    assert server.seen[0].request_line == "POST /api/v1/models HTTP/1.1"
+    assert sent(server.seen[0]) == {
+        "display_name": "a",
+        "model_type": "loras",
+        "storage_key": "k1",
+        "file_size": 7,
+        "file_hash": "sha256:" + "ab" * 32,
+        "model_path": "models/loras/a.safetensors",
+    }
+
+
+async def test_the_multipart_calls_send_what_the_contract_guesses() -> None:
+    opened = answer(upload_id="u1", storage_key="k1", part_size=5 * 1024**2, part_count=2)
+    signed = answer(upload_url="http://127.0.0.1:9/p?partNumber=2")
+    with ScriptedServer([opened, signed, reply(200), reply(204)]) as server:
+        async with cloud(server, token=SESSION, team_id="t1") as it:
+            upload = await it.initiate("k1", 6 * 1024**2)
+            grant = await it.sign_part(upload, 2, 1024**2)
+            await it.complete(upload, [(2, '"b"'), (1, '"a"')])
+            await it.abort(upload)
+
+    assert upload == UPLOAD
+    assert (grant.url, grant.storage_key) == ("http://127.0.0.1:9/p?partNumber=2", None)
+    members = {"storage_key": "k1", "upload_id": "u1"}
+    parts = [{"part_number": 1, "etag": '"a"'}, {"part_number": 2, "etag": '"b"'}]
+    assert [(seen.request_line.split()[1], sent(seen)) for seen in server.seen] == [
+        ("/api/v1/uploads/multipart/initiate", {"storage_key": "k1", "file_size": 6 * 1024**2}),
+        ("/api/v1/uploads/multipart/presign", {**members, "part_number": 2}),
+        ("/api/v1/uploads/multipart/complete", {**members, "parts": parts}),
+        ("/api/v1/uploads/multipart/abort", members),
+    ]
+
+
+async def test_multipart_paths_are_configuration() -> None:
+    paths = api.MultipartPaths(abort="/other/abort")
+    with ScriptedServer([reply(204)]) as server:
+        async with cloud(server, token=SESSION, multipart=paths) as it:
+            await it.abort(UPLOAD)
+
+    assert server.seen[0].request_line == "POST /api/v1/other/abort HTTP/1.1"
+
+
+async def test_a_request_carries_these_headers_and_no_others() -> None:
+    with ScriptedServer([answer(id="me")]) as server:
+        async with cloud(server, team_id="t1") as it:
+            await it.me()
+
+    assert dict(server.seen[0].headers) == {
+        "Host": f"127.0.0.1:{server.port}",
+        "Authorization": f"Bearer {DEVICE}",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"syncd/{__version__}",
+    }
+
+
+async def test_a_session_names_its_team() -> None:
+    with ScriptedServer([answer(id="me")]) as server:
+        async with cloud(server, token=SESSION, team_id="team_01HX") as it:
+            await it.me()
+
+    assert server.seen[0].header("X-Team-ID") == "team_01HX"
+
+
+async def test_cookies_are_not_sent_back() -> None:
+    cookie = reply(200, "{}", headers={"Set-Cookie": "a=b; Path=/"})
+    with ScriptedServer([cookie, cookie]) as server:
+        async with cloud(server) as it:
+            await it.me()
+            await it.me()
+
+    assert [seen.header("Cookie") for seen in server.seen] == [None, None]
+
+
+# --- records
+
+
+async def test_a_listing_is_read_page_by_page_and_each_record_comes_once() -> None:
+    script = [page("a", "b", total=3), page("b", "c", total=3)]
+    with ScriptedServer(script) as server:
+        async with cloud(server) as it:
+            found = [record.id async for record in it.models()]
+
+    assert found == ["a", "b", "c"]
+    assert [seen.request_line.split()[1] for seen in server.seen] == [
+        "/api/v1/models?current_page=1&per_page=100",
+        "/api/v1/models?current_page=2&per_page=100",
+    ]
+
+
+@pytest.mark.parametrize("second", [page(total=3), page("a", "b", total=3)])
+async def test_a_listing_that_ends_early_is_no_proof_of_absence(second: Reply) -> None:
+    with ScriptedServer([page("a", "b", total=3), second]) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.find(model_path="models/zzz"))
+
+    assert error.kind is Kind.BAD_ANSWER
+
+
+async def test_find_reads_records_whole_where_the_list_is_short() -> None:
+    meta = {"total_count": 4}
+    listed = [
+        {"id": "r1", "model_path": "models/p", "storage_key": "k1"},
+        {"id": "r2", "model_path": "models/p"},
+        {"id": "r3", "model_path": "models/p", "storage_key": "other"},
+        {"id": "r4", "model_path": "models/q"},
+    ]
+    script = [
+        answer(models=listed, page_meta=meta),
+        answer(id="r2", model_path="models/p", storage_key="k1"),
+    ]
+    with ScriptedServer(script) as server:
+        async with cloud(server) as it:
+            found = await it.find(storage_key="k1", model_path="models/p")
+
+    assert [record.id for record in found] == ["r1", "r2"]
+    assert len(server.seen) == 2
+
+
+async def test_a_missing_record_is_none_and_not_an_error() -> None:
+    with ScriptedServer([answer(404, error_message="resource not found")]) as server:
+        async with cloud(server) as it:
+            assert await it.get_model("r1") is None
+
+
+async def test_a_record_id_cannot_leave_its_place_in_the_path() -> None:
+    with ScriptedServer([answer(id="x")]) as server:
+        async with cloud(server) as it:
+            assert await it.get_model("../users/me?a=b") == Record("x", *[None] * 7)
+
+    assert server.seen[0].request_line.split()[1] == "/api/v1/models/..%2Fusers%2Fme%3Fa%3Db"
+
+
+async def test_update_and_delete_tell_whether_there_was_a_record() -> None:
+    known = {Call.UPDATE_MODEL, Call.DELETE_MODEL}
+    script = [answer(id="r1"), reply(404), reply(204), reply(404)]
+    with ScriptedServer(script) as server:
+        async with cloud(server, answered=known) as it:
+            assert await it.update_model("r1", {"model_status": "disabled"})
+            assert not await it.update_model("r1", {"model_status": "disabled"})
+            assert await it.delete_model("r1")
+            assert not await it.delete_model("r1")
+
+    assert sent(server.seen[0]) == {"model_status": "disabled"}
+    assert [seen.request_line.split()[0] for seen in server.seen] == ["PUT"] * 2 + ["DELETE"] * 2
+
+
+async def test_an_update_falls_back_to_patch_and_stays_there() -> None:
+    script = [reply(405), answer(id="r1"), answer(id="r1")]
+    with ScriptedServer(script) as server:
+        async with cloud(server) as it:
+            assert await it.update_model("r1", {"display_name": "b"})
+            assert await it.update_model("r1", {"display_name": "c"})
+
+    assert [seen.request_line.split()[0] for seen in server.seen] == ["PUT", "PATCH", "PATCH"]
+
+
+# --- repeats of one request
+
+
+async def test_a_gateway_error_is_repeated_with_growing_waits() -> None:
+    clock = FakeClock()
+    with ScriptedServer([reply(502), reply(503), reply(504), answer(id="me")]) as server:
+        async with cloud(server, clock=clock) as it:
+            await it.me()
+
+    assert clock.slept == [1, 2, 4]
+
+
+async def test_a_request_is_given_up_after_its_tries() -> None:
+    clock = FakeClock()
+    with ScriptedServer([reply(502)] * 5) as server:
+        async with cloud(server, clock=clock) as it:
+            error = await error_of(it.presign(TARGET, 7))
+
+    assert (error.kind, len(server.seen), clock.slept) == (Kind.SERVER_TRANSIENT, 4, [1, 2, 4])
+
+
+async def test_retry_after_is_honoured_and_the_throttle_raised_when_it_persists() -> None:
+    clock = FakeClock()
+    busy = reply(429, headers={"Retry-After": "100"})
+    with ScriptedServer([busy, busy]) as server:
+        async with cloud(server, clock=clock) as it:
+            error = await error_of(it.presign(TARGET, 7))
+
+    assert clock.slept == [pytest.approx(110)]
+    assert isinstance(error, Throttled)
+    assert error.retry_after_s == 100
+
+
+async def test_a_retry_after_date_is_read_against_the_answers_own_clock() -> None:
+    busy = reply(
+        503,
+        headers={
+            "Date": "Thu, 01 Jan 1970 00:00:00 GMT",
+            "Retry-After": "Thu, 01 Jan 1970 01:00:00 GMT",
+        },
+    )
+    with ScriptedServer([busy]) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.presign(TARGET, 7))
+
+    assert (error.kind, error.retry_after_s) == (Kind.API_THROTTLE, 3600)
+
+
+async def test_a_lost_answer_to_presign_is_repeated() -> None:
+    with ScriptedServer([LOST, answer(**PRESIGNED)]) as server:
+        async with cloud(server) as it:
+            assert (await it.presign(TARGET, 7)).storage_key == "k1"
+
+    assert len(server.seen) == 2
+
+
+async def test_a_dead_kept_connection_is_replaced_at_once() -> None:
+    clock = FakeClock()
+    with ScriptedServer([answer(id="me"), LOST, answer(id="me")]) as server:
+        async with cloud(server, clock=clock) as it:
+            await it.me()
+            await it.me()
+
+    assert clock.slept == [0]
+    assert [seen.connection for seen in server.seen] == [1, 1, 2]
+
+
+REGISTER = ("register", lambda it: it.register(TARGET, storage_key="k1", size=7, sha256="0" * 64))
+COMPLETE = ("complete", lambda it: it.complete(UPLOAD, [(1, "a")]))
+INITIATE = ("initiate", lambda it: it.initiate("k1", 6 * 1024**2))
+UNCLEAR = [
+    (LOST, Kind.NETWORK),
+    (reply(500), Kind.SERVER_FAULT),
+    (reply(502), Kind.SERVER_TRANSIENT),
+    (reply(503, headers={"Retry-After": "1"}), Kind.API_THROTTLE),
+    (reply(408), Kind.SERVER_TRANSIENT),
+    (reply(200, "{"), Kind.BAD_ANSWER),
+    (reply(200, b"x" * 2_000_000), Kind.BAD_ANSWER),
+    (reply(200, "<html>", headers={"Content-Type": "text/html"}), Kind.PORTAL),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), [REGISTER, COMPLETE, INITIATE])
+@pytest.mark.parametrize(("step", "kind"), UNCLEAR)
+async def test_a_call_of_unclear_outcome_is_raised_and_not_repeated(
+    name: str, call: Callable[[CloudApi], Any], step: Reply, kind: Kind
+) -> None:
+    clock = FakeClock()
+    with ScriptedServer([step]) as server:
+        async with cloud(server, token=SESSION, clock=clock) as it:
+            error = await error_of(call(it))
+
+    assert (error.kind, error.unclear, len(server.seen), clock.slept) == (kind, True, 1, [])
+    assert str(error).startswith(name)
+
+
+@pytest.mark.parametrize("body", ["{}", '{"id": 7}', '{"id": "r1", "id": "r2"}'])
+async def test_a_register_answer_without_one_id_is_unclear(body: str) -> None:
+    with ScriptedServer([reply(201, body)]) as server:
+        async with cloud(server) as it:
+            error = await error_of(REGISTER[1](it))
+
+    assert (error.kind, error.unclear, len(server.seen)) == (Kind.BAD_ANSWER, True, 1)
+
+
+async def test_a_lost_register_on_a_kept_connection_is_unclear_too() -> None:
+    with ScriptedServer([answer(id="me"), LOST]) as server:
+        async with cloud(server) as it:
+            await it.me()
+            error = await error_of(REGISTER[1](it))
+
+    assert (error.unclear, len(server.seen)) == (True, 2)
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 422])
+async def test_a_clear_refusal_of_register_is_not_unclear(status: int) -> None:
+    with ScriptedServer([reply(status)]) as server:
+        async with cloud(server) as it:
+            error = await error_of(REGISTER[1](it))
+
+    assert not error.unclear
+
+
+async def test_register_waits_for_an_object_that_is_not_there_yet() -> None:
+    clock = FakeClock()
+    with ScriptedServer([reply(404), reply(404), answer(201, id="r1")]) as server:
+        async with cloud(server, clock=clock) as it:
+            assert await REGISTER[1](it) == "r1"
+
+    assert clock.slept == [5, 5]
+
+
+async def test_register_is_repeated_while_no_connection_comes_about() -> None:
+    clock = FakeClock()
+    with ScriptedServer([]) as server:
+        closed = f"http://127.0.0.1:{server.port}/api/v1"
+    async with cloud(base_url=closed, clock=clock) as it:
+        error = await error_of(REGISTER[1](it))
+
+    assert (error.kind, error.unclear, clock.slept) == (Kind.NETWORK, False, [1, 2, 4])
+
+
+@pytest.mark.parametrize("body", ["", "{}", '{"location": "x"}'])
+async def test_complete_takes_any_success_without_an_error_inside(body: str) -> None:
+    with ScriptedServer([reply(200, body)]) as server:
+        async with cloud(server, token=SESSION) as it:
+            await it.complete(UPLOAD, [(1, "a")])
+
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ('{"error_message": "could not"}', Kind.BAD_ANSWER),
+        ("<Error><Code>InternalError</Code></Error>", Kind.SERVER_FAULT),
+        ("<Error><Code>InvalidPart</Code></Error>", Kind.PARTS),
+    ],
+)
+async def test_complete_finds_the_error_inside_a_success(body: str, kind: Kind) -> None:
+    with ScriptedServer([reply(200, body)]) as server:
+        async with cloud(server, token=SESSION) as it:
+            error = await error_of(it.complete(UPLOAD, [(1, "a")]))
+
+    assert (error.kind, error.unclear) == (kind, True)
+
+
+async def test_an_abort_of_what_is_gone_is_done() -> None:
+    with ScriptedServer([reply(404)]) as server:
+        async with cloud(server, token=SESSION, answered={Call.ABORT}) as it:
+            await it.abort(UPLOAD)
+
+    assert len(server.seen) == 1
+
+
+# --- credentials
+
+
+async def test_a_replaced_token_is_read_again_and_the_request_repeated_once() -> None:
+    tokens = iter(["dk-old", "dk-new"])
+    with ScriptedServer([reply(401), answer(id="me")]) as server:
+        async with cloud(server, source=lambda: next(tokens)) as it:
+            await it.me()
+
+    assert [seen.header("Authorization") for seen in server.seen] == [
+        "Bearer dk-old",
+        "Bearer dk-new",
+    ]
+
+
+async def test_register_too_is_repeated_with_a_replaced_token() -> None:
+    tokens = iter(["dk-old", "dk-new"])
+    with ScriptedServer([reply(401), answer(id="r1")]) as server:
+        async with cloud(server, source=lambda: next(tokens)) as it:
+            assert await REGISTER[1](it) == "r1"
+
+
+async def test_a_token_that_nobody_replaced_is_not_sent_twice() -> None:
+    with ScriptedServer([reply(401), answer(id="me")]) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.me())
+
+    assert isinstance(error, NeedsOperator)
+    assert (error.kind, len(server.seen)) == (Kind.DEVICE_KEY_REFUSED, 1)
+
+
+async def test_a_second_refusal_in_a_row_is_raised() -> None:
+    tokens = iter(["dk-1", "dk-2", "dk-3"])
+    with ScriptedServer([reply(401), reply(401), answer(id="me")]) as server:
+        async with cloud(server, source=lambda: next(tokens)) as it:
+            error = await error_of(it.me())
+
+    assert (error.kind, len(server.seen)) == (Kind.DEVICE_KEY_REFUSED, 2)
+
+
+async def test_many_calls_refused_together_read_the_source_once() -> None:
+    reads: list[str] = []
+
+    def source() -> str:
+        reads.append("dk-new" if reads else "dk-old")
+        return reads[-1]
+
+    async def by_token(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        old = request.headers["Authorization"] == "Bearer dk-old"
+        return plain(401 if old else 200)
+
+    transport = httpx.MockTransport(by_token)
+    async with cloud(transport=transport, source=source, calls_per_s=1000) as it:
+        await asyncio.gather(*(it.me() for _ in range(5)))
+
+    assert reads == ["dk-old", "dk-new"]
+
+
+async def test_a_device_key_refused_at_multipart_needs_sign_in_and_is_not_read_again() -> None:
+    reads = iter([DEVICE])
+    with ScriptedServer([reply(403, '{"error_message": "JWT only"}')]) as server:
+        async with cloud(server, source=lambda: next(reads)) as it:
+            error = await error_of(it.initiate("k1", 6 * 1024**2))
+
+    assert (error.kind, len(server.seen)) == (Kind.NEEDS_SIGN_IN, 1)
+
+
+@pytest.mark.parametrize("token", [None, "", "sk-abc", "a.b", "dk-", "dk-a b", "dk-a\n"])
+async def test_without_a_token_of_a_known_kind_nothing_is_sent(token: str | None) -> None:
+    with ScriptedServer([]) as server:
+        async with cloud(server, source=lambda: token) as it:
+            error = await error_of(it.me())
+
+    assert (error.kind, server.seen) == (Kind.DEVICE_KEY_REFUSED, [])
+    assert error.advice
+
+
+def test_kinds_of_tokens_are_told_apart_and_no_repr_shows_one() -> None:
+    device, session = Credentials(lambda: DEVICE), Credentials(lambda: SESSION)
+
+    assert (device.kind, device.is_session) == ("device", False)
+    assert (session.kind, session.is_session) == ("session", True)
+    assert "canary" not in repr(device) + repr(vars(api))
+    assert session.header() == f"Bearer {SESSION}"
+
+
+@pytest.mark.parametrize("held", [None, "", "dk-", "half-writ", ConfigError("mode 0644")])
+async def test_a_source_without_a_usable_token_leaves_the_old_one_in_force(
+    held: str | ConfigError | None,
+) -> None:
+    contents = [DEVICE, held, "dk-new"]
+
+    def source() -> str | None:
+        found = contents.pop(0)
+        if isinstance(found, ConfigError):
+            raise found
+        return found
+
+    credentials = Credentials(source)
+
+    assert not await credentials.reread(DEVICE)
+    assert credentials.token == DEVICE
+    assert await credentials.changed()
+    assert credentials.token == "dk-new"
+
+
+async def test_a_first_token_counts_as_a_change() -> None:
+    contents = [None, None, DEVICE]
+    credentials = Credentials(lambda: contents.pop(0))
+
+    assert not await credentials.changed()
+    assert await credentials.changed()
+    assert credentials.token == DEVICE
+
+
+async def test_a_replacement_found_by_one_call_is_a_change_for_the_others() -> None:
+    contents = ["dk-old", "dk-new"]
+    credentials = Credentials(lambda: contents.pop(0))
+
+    assert await credentials.reread("dk-old")
+    assert await credentials.changed()
+    assert contents == []
+
+
+# --- routes
+
+
+async def test_an_optional_call_is_switched_off_once_and_not_sent_again() -> None:
+    told: list[tuple[Call, str]] = []
+    with ScriptedServer([reply(404, '{"error_message": "no route"}')]) as server:
+        async with cloud(server, on_switched_off=lambda *each: told.append(each)) as it:
+            first = await error_of(anext(it.models()))
+            second = await error_of(anext(it.models()))
+
+    assert first.kind is second.kind is Kind.ROUTE_UNKNOWN
+    assert len(server.seen) == 1
+    assert [call for call, _ in told] == [Call.LIST_MODELS]
+    assert "no route" in told[0][1]
+
+
+async def test_a_route_that_answered_before_is_not_switched_off_by_a_404() -> None:
+    told: list[Call] = []
+    with ScriptedServer([page("a", total=1), page("a", total=1), reply(404)]) as server:
+        async with cloud(server, on_answered=told.append) as it:
+            for _ in range(2):
+                assert [record.id async for record in it.models()] == ["a"]
+            error = await error_of(anext(it.models()))
+
+    assert error.kind is Kind.OTHER_CLIENT_ERROR
+    assert told == [Call.LIST_MODELS]
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_wrong_guess_at_signing_parts_switches_multipart_off_but_not_abort(
+    status: int,
+) -> None:
+    with ScriptedServer([reply(status), reply(204)]) as server:
+        async with cloud(server, token=SESSION) as it:
+            assert it.multipart_available
+            await error_of(it.sign_part(UPLOAD, 1, 7))
+            assert not it.multipart_available
+            refused = await error_of(it.initiate("k1", 7))
+            await it.abort(UPLOAD)
+
+    assert refused.kind is Kind.ROUTE_UNKNOWN
+    assert len(server.seen) == 2
+
+
+async def test_what_was_switched_off_before_stays_off() -> None:
+    with ScriptedServer([]) as server:
+        async with cloud(server, switched_off={Call.COMPLETE: "HTTP 405"}) as it:
+            assert not it.multipart_available
+            error = await error_of(it.complete(UPLOAD, []))
+
+    assert (error.kind, server.seen) == (Kind.ROUTE_UNKNOWN, [])
+    assert "HTTP 405" in str(error)
+
+
+async def test_an_update_is_switched_off_when_patch_fails_too() -> None:
+    told: list[Call] = []
+    with ScriptedServer([reply(404), reply(405)]) as server:
+        async with cloud(server, on_switched_off=lambda call, why: told.append(call)) as it:
+            error = await error_of(it.update_model("r1", {"display_name": "b"}))
+            await error_of(it.update_model("r1", {"display_name": "b"}))
+
+    assert (error.kind, told, len(server.seen)) == (Kind.ROUTE_UNKNOWN, [Call.UPDATE_MODEL], 2)
+
+
+async def test_a_missing_presign_route_is_the_operators_business() -> None:
+    with ScriptedServer([reply(404)]) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.presign(TARGET, 7))
+
+    assert isinstance(error, NeedsOperator)
+    assert "api.base_url" in str(error.advice)
+
+
+# --- hostile answers
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed_and_the_token_stays(status: int) -> None:
+    with ScriptedServer([]) as elsewhere:
+        location = {"Location": f"{elsewhere.url}/api/v1/models/presign"}
+        with ScriptedServer([reply(status, headers=location)]) as server:
+            async with cloud(server) as it:
+                error = await error_of(it.presign(TARGET, 7))
+
+    assert error.kind is Kind.REDIRECT
+    assert elsewhere.seen == []
+    assert len(server.seen) == 1
+
+
+async def test_a_compressed_answer_is_refused_unread() -> None:
+    bomb = gzip.compress(b'{"a": "' + b"0" * 50_000_000 + b'"}')
+    step = reply(200, bomb, headers={"Content-Encoding": "gzip"})
+    with ScriptedServer([step, step]) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.me())
+
+    assert error.kind is Kind.BAD_ANSWER
+
+
+async def test_an_endless_answer_is_left() -> None:
+    with ScriptedServer([endless(200)] * 2) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.me())
+
+    assert error.kind is Kind.BAD_ANSWER
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"upload_url": "http://127.0.0.1/k", "storage_key": "k", "storage_key": "other"}',
+        '{"upload_url": "http://169.254.169.254/k", "storage_key": "k"}',
+        '{"upload_url": "http://127.0.0.1/k"}',
+        "[]",
+        "",
+    ],
+)
+async def test_a_bad_presign_answer_gets_a_second_try_and_no_third(body: str) -> None:
+    with ScriptedServer([reply(200, body)] * 3) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.presign(TARGET, 7))
+
+    assert (error.kind, len(server.seen)) == (Kind.BAD_ANSWER, 2)
+
+
+async def test_a_compressed_error_page_counts_by_its_status() -> None:
+    step = reply(502, gzip.compress(b"<html>"), headers={"Content-Encoding": "gzip"})
+    with ScriptedServer([step, answer(id="me")]) as server:
+        async with cloud(server) as it:
+            await it.me()
+
+    assert len(server.seen) == 2
+
+
+async def test_a_sign_in_page_is_a_portal() -> None:
+    step = reply(200, "<!doctype html><p>Pay here", headers={"Content-Type": "text/html"})
+    with ScriptedServer([step]) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.me())
+
+    assert isinstance(error, Offline)
+
+
+async def test_messages_name_the_call_status_host_and_reason_but_no_secret() -> None:
+    said = f"bad\x1b[31m {DEVICE} see https://h/p?X-Amz-Signature=canary " + "x" * 1000
+    with ScriptedServer([answer(422, error_message=said)]) as server:
+        async with cloud(server) as it:
+            error = await error_of(it.presign(TARGET, 7))
+
+    text = str(error)
+    assert text.startswith("presign: HTTP 422 from 127.0.0.1: bad\\x1b[31m *** see https://h/p?...")
+    assert "canary" not in text
+    assert len(text) < 400
+    assert error.__cause__ is None
+
+
+# --- what the transport says
+
+
+def raising(error: Exception) -> httpx.MockTransport:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise error
+
+    return httpx.MockTransport(handler)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "unclear"),
+    [
+        (httpx.ConnectError("c"), Kind.NETWORK, False),
+        (httpx.ConnectTimeout("c"), Kind.NETWORK, False),
+        (httpx.PoolTimeout("p"), Kind.NETWORK, False),
+        (httpx.ReadError("r"), Kind.NETWORK, True),
+        (httpx.ReadTimeout("r"), Kind.NETWORK, True),
+        (httpx.WriteError("w"), Kind.NETWORK, True),
+        (httpx.WriteTimeout("w"), Kind.NETWORK, True),
+        (httpx.CloseError("c"), Kind.NETWORK, True),
+        (httpx.RemoteProtocolError("p"), Kind.NETWORK, True),
+        (httpx.ProxyError("407"), Kind.PORTAL, False),
+        (httpx.LocalProtocolError("l"), Kind.OUR_BUG, False),
+    ],
+)
+async def test_transport_errors_are_sorted_by_type(
+    error: Exception, kind: Kind, unclear: bool
+) -> None:
+    async with cloud(transport=raising(error)) as it:
+        found = await error_of(REGISTER[1](it))
+
+    assert (found.kind, found.unclear) == (kind, unclear)
+
+
+async def test_an_unverified_certificate_is_known_by_type_wherever_it_hides() -> None:
+    outer = httpx.ConnectError("handshake")
+    outer.__cause__ = OSError("between")
+    outer.__cause__.__cause__ = ssl.SSLCertVerificationError("certificate verify failed")
+    async with cloud(transport=raising(outer)) as it:
+        found = await error_of(it.me())
+
+    assert isinstance(found, NeedsOperator)
+    assert found.kind is Kind.TLS
+    assert "clock says 2026-01-01" in str(found)
+
+
+async def test_a_tls_failure_that_is_no_verdict_is_the_network() -> None:
+    outer = httpx.ConnectError("handshake")
+    outer.__cause__ = ssl.SSLError("wrong version number")
+    async with cloud(transport=raising(outer)) as it:
+        found = await error_of(it.me())
+
+    assert found.kind is Kind.NETWORK
+
+
+# --- pace
+
+
+def quick(request: httpx.Request) -> httpx.Response:
+    return plain()
+
+
+async def test_calls_keep_their_pace_after_a_burst() -> None:
+    clock = FakeClock()
+    async with cloud(transport=httpx.MockTransport(quick), clock=clock, calls_per_s=10) as it:
+        for _ in range(10):
+            await it.me()
+        burst = list(clock.slept)
+        for _ in range(10):
+            await it.me()
+
+    assert sum(burst) == pytest.approx(0)
+    assert sum(clock.slept) == pytest.approx(1.0)
+
+
+async def test_a_throttle_slows_all_calls_for_an_hour() -> None:
+    clock = FakeClock()
+    answers = iter([plain(429)])
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        return next(answers, None) or plain()
+
+    async with cloud(transport=httpx.MockTransport(handler), clock=clock, calls_per_s=10) as it:
+        await it.me()
+        before = clock.boottime_s()
+        for _ in range(20):
+            await it.me()
+        slow_s = clock.boottime_s() - before
+        clock.advance(3600)
+        before = clock.boottime_s()
+        for _ in range(30):
+            await it.me()
+        quick_s = clock.boottime_s() - before
+
+    assert slow_s == pytest.approx(9.0, abs=1.01)
+    assert quick_s == pytest.approx(2.0, abs=1.01)
+
+
+async def test_a_server_on_this_machine_is_not_paced() -> None:
+    clock = FakeClock()
+    with ScriptedServer([answer()] * 30) as server:
+        async with cloud(server, clock=clock, calls_per_s=1) as it:
+            for _ in range(30):
+                await it.me()
+
+    assert clock.slept == []
+
+
+# --- the client
+
+
+async def test_this_machine_is_reached_without_the_environments_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ScriptedServer([]) as proxy, ScriptedServer([answer()]) as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        async with cloud(server) as it:
+            await it.me()
+
+    assert proxy.seen == []
+
+
+async def test_a_proxy_that_refuses_is_a_portal() -> None:
+    with ScriptedServer([reply(407, close=True)]) as proxy:
+        async with api.build_client(proxy=proxy.url) as client:
+            it = CloudApi(
+                base_url="https://cloud.example.com/api/v1",
+                client=client,
+                credentials=Credentials(lambda: DEVICE),
+                team_id=None,
+                clock=FakeClock(),
+                jitter=lambda: 1.0,
+                hosts=HostPolicy.of("https://cloud.example.com", (), allow_http=False),
+            )
+            error = await error_of(it.me())
+
+    assert error.kind is Kind.PORTAL
+    assert proxy.seen[0].request_line == "CONNECT cloud.example.com:443 HTTP/1.1"
+    assert proxy.seen[0].header("Authorization") is None
+
+
+def test_a_bundle_that_cannot_be_read_is_a_configuration_error(tmp_path: Any) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("no certificate")
+
+    with pytest.raises(ConfigError, match=r"network\.ca_bundle"):
+        api.build_client(ca_bundle=str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match=r"network\.ca_bundle"):
+        api.build_client(ca_bundle=str(empty))
+
+
+@pytest.mark.parametrize("proxy", ["nonsense", "ftp://h:1"])
+def test_a_proxy_that_cannot_be_used_is_a_configuration_error(proxy: str) -> None:
+    with pytest.raises(ConfigError, match=r"network\.proxy"):
+        api.build_client(proxy=proxy)

@@ -1,0 +1,333 @@
+"""What an answer means, stated independently of the tables that decide it."""
+
+import time
+
+import pytest
+
+from syncd.core.responses import (
+    caused_by,
+    classify,
+    died_reused,
+    leaves_doubt,
+    looks_like_html,
+    s3_code,
+    said,
+    to_error,
+)
+from syncd.errors import NeedsOperator, Offline, Permanent, Retryable, Throttled
+from syncd.model import Call, Kind
+
+API = (
+    Call.ME,
+    Call.PRESIGN,
+    Call.REGISTER,
+    Call.LIST_MODELS,
+    Call.GET_MODEL,
+    Call.UPDATE_MODEL,
+    Call.DELETE_MODEL,
+    Call.INITIATE,
+    Call.SIGN_PART,
+    Call.COMPLETE,
+    Call.ABORT,
+)
+MULTIPART = (Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.ABORT)
+STORE = (Call.PUT_BODY, Call.PUT_PART)
+
+
+@pytest.mark.parametrize("call", Call)
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 206])
+def test_any_2xx_is_a_success(call: Call, status: int) -> None:
+    assert classify(call, status) is None
+
+
+@pytest.mark.parametrize("call", API)
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *[(s, "R03") for s in (408, 425, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527)],
+        (500, "R04"),
+        (506, "R04"),
+        (599, "R04"),
+        (429, "R06"),
+        (402, "R10"),
+        (507, "R10"),
+        (400, "R12"),
+        (422, "R12"),
+        (405, "R13"),
+        (501, "R13"),
+        (505, "R13"),
+        (412, "R21"),
+        (413, "R16"),
+        *[(s, "R26") for s in (301, 302, 303, 307, 308)],
+        (407, "R28"),
+        (511, "R28"),
+        (300, "R29"),
+        (304, "R29"),
+        (406, "R33"),
+        (418, "R33"),
+        (431, "R33"),
+        (451, "R33"),
+    ],
+)
+def test_api_statuses(call: Call, status: int, kind: str) -> None:
+    assert classify(call, status, credential="session") == kind
+
+
+@pytest.mark.parametrize("call", API)
+def test_api_503_with_retry_after_is_a_throttle(call: Call) -> None:
+    assert classify(call, 503, retry_after_s=0) is Kind.API_THROTTLE
+
+
+@pytest.mark.parametrize("call", API)
+def test_api_401_is_the_credentials_fault(call: Call) -> None:
+    assert classify(call, 401, credential="session") is Kind.SESSION_REFUSED
+    expected = Kind.NEEDS_SIGN_IN if call in MULTIPART else Kind.DEVICE_KEY_REFUSED
+    assert classify(call, 401, credential="device") is expected
+
+
+@pytest.mark.parametrize("call", API)
+def test_api_403_is_not_allowed_but_multipart_with_a_device_key_needs_sign_in(call: Call) -> None:
+    assert classify(call, 403, credential="session") is Kind.NOT_ALLOWED
+    expected = Kind.NEEDS_SIGN_IN if call in MULTIPART else Kind.NOT_ALLOWED
+    assert classify(call, 403, credential="device") is expected
+
+
+@pytest.mark.parametrize("call", API)
+def test_a_404_from_a_route_that_never_answered_is_an_unknown_route(call: Call) -> None:
+    speaks_of_data = {Call.REGISTER: Kind.OBJECT_MISSING, Call.GET_MODEL: Kind.OTHER_CLIENT_ERROR}
+    expected = speaks_of_data.get(call, Kind.ROUTE_UNKNOWN)
+    assert classify(call, 404, route_answered=False) is expected
+
+
+@pytest.mark.parametrize("call", API)
+def test_a_404_from_a_route_that_has_answered_speaks_of_the_thing(call: Call) -> None:
+    gone = {Call.REGISTER: Kind.OBJECT_MISSING, **dict.fromkeys(MULTIPART, Kind.UPLOAD_GONE)}
+    expected = gone.get(call, Kind.OTHER_CLIENT_ERROR)
+    assert classify(call, 404, route_answered=True) is expected
+
+
+@pytest.mark.parametrize("call", API)
+def test_a_409_is_a_record_in_the_way_or_an_upload_in_use(call: Call) -> None:
+    expected = Kind.STORE_CONFLICT if call in MULTIPART else Kind.CONFLICT
+    assert classify(call, 409) is expected
+
+
+@pytest.mark.parametrize("call", STORE)
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "RequestTimeout", "R05"),
+        (400, "IncompleteBody", "R05"),
+        (503, "SlowDown", "R07"),
+        (503, "RequestLimitExceeded", "R07"),
+        (509, "BandwidthLimitExceeded", "R07"),
+        (429, None, "R07"),
+        (509, None, "R07"),
+        (409, "ConditionalRequestConflict", "R15"),
+        (409, "OperationAborted", "R15"),
+        (409, None, "R15"),
+        (400, "EntityTooLarge", "R16"),
+        (413, None, "R16"),
+        (400, "ExpiredToken", "R17"),
+        (400, "InvalidToken", "R17"),
+        (403, "SignatureDoesNotMatch", "R18"),
+        (403, "AccessDenied", "R18"),
+        (403, "InvalidAccessKeyId", "R18"),
+        (403, None, "R18"),
+        (401, None, "R18"),
+        (403, "RequestTimeTooSkewed", "R19"),
+        (403, "AllAccessDisabled", "R20"),
+        (403, "AccountProblem", "R20"),
+        (404, "NoSuchBucket", "R20"),
+        (412, "PreconditionFailed", "R21"),
+        (412, None, "R21"),
+        (404, "NoSuchUpload", "R23"),
+        (400, "BadDigest", "R24"),
+        (400, "InvalidDigest", "R24"),
+        (400, "XAmzContentSHA256Mismatch", "R24"),
+        (400, "XAmzContentChecksumMismatch", "R24"),
+        (400, "InvalidPart", "R25"),
+        (400, "InvalidPartOrder", "R25"),
+        (400, "EntityTooSmall", "R25"),
+        (500, "InternalError", "R04"),
+        (500, None, "R04"),
+        (503, "ServiceUnavailable", "R03"),
+        (503, None, "R03"),
+        (504, None, "R03"),
+        (307, "TemporaryRedirect", "R26"),
+        (301, None, "R26"),
+        (407, None, "R28"),
+        (400, "SomethingNew", "R12"),
+        (411, "MissingContentLength", "R33"),
+        (507, "XMinioStorageFull", "R10"),
+        (501, "NotImplemented", "R13"),
+    ],
+)
+def test_store_answers(call: Call, status: int, code: str | None, kind: str) -> None:
+    assert classify(call, status, s3_code=code) == kind
+
+
+def test_a_part_without_its_upload_is_gone_and_a_body_without_its_place_is_not_our_case() -> None:
+    assert classify(Call.PUT_PART, 404) is Kind.UPLOAD_GONE
+    assert classify(Call.PUT_BODY, 404) is Kind.OTHER_CLIENT_ERROR
+
+
+@pytest.mark.parametrize("code", [None, "AccessDenied", "SignatureDoesNotMatch", "Unheard"])
+def test_a_store_403_past_the_deadline_is_a_dead_url(code: str | None) -> None:
+    assert classify(Call.PUT_PART, 403, s3_code=code, past_deadline=True) is Kind.URL_DEAD
+    assert classify(Call.PUT_PART, 400, s3_code=code, past_deadline=True) is not Kind.URL_DEAD
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("RequestTimeTooSkewed", Kind.SKEW), ("AccountProblem", Kind.STORE_ACCOUNT)]
+)
+def test_a_deadline_does_not_explain_away_the_clock_or_the_account(code: str, kind: Kind) -> None:
+    assert classify(Call.PUT_BODY, 403, s3_code=code, past_deadline=True) is kind
+
+
+def test_an_error_inside_a_success_is_an_error() -> None:
+    assert classify(Call.COMPLETE, 200, s3_code="InternalError") is Kind.SERVER_FAULT
+    assert classify(Call.COMPLETE, 200, s3_code="SlowDown") is Kind.STORE_THROTTLE
+    assert classify(Call.COMPLETE, 200, s3_code="Unheard") is Kind.SERVER_FAULT
+
+
+@pytest.mark.parametrize("call", [Call.PRESIGN, Call.PUT_BODY])
+@pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 422])
+def test_a_web_page_where_data_is_due_is_a_portal(call: Call, status: int) -> None:
+    assert classify(call, status, html=True) is Kind.PORTAL
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(502, Kind.SERVER_TRANSIENT), (413, Kind.TOO_LARGE), (429, Kind.API_THROTTLE)],
+)
+def test_a_gateways_error_page_counts_by_its_status(status: int, kind: Kind) -> None:
+    assert classify(Call.PRESIGN, status, html=True) is kind
+
+
+def test_only_a_clear_refusal_leaves_no_doubt() -> None:
+    doubtful = [status for status in range(200, 600) if leaves_doubt(status)]
+
+    assert doubtful == [*range(200, 300), 408, *range(500, 600)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (Kind.NETWORK, Retryable),
+        (Kind.API_THROTTLE, Throttled),
+        (Kind.PORTAL, Offline),
+        (Kind.DEVICE_KEY_REFUSED, NeedsOperator),
+        (Kind.OUR_DATA, Permanent),
+    ],
+)
+def test_errors_are_of_the_class_their_row_names(kind: Kind, error: type[Exception]) -> None:
+    made = to_error(kind, "what happened", retry_after_s=3, unclear=True)
+
+    assert type(made) is error
+    assert (made.kind, str(made), made.retry_after_s, made.unclear) == (
+        kind,
+        "what happened",
+        3,
+        True,
+    )
+
+
+def test_the_call_decides_where_a_row_tells_calls_apart() -> None:
+    assert type(to_error(Kind.REDIRECT, "m", call=Call.PRESIGN)) is NeedsOperator
+    assert type(to_error(Kind.REDIRECT, "m", call=Call.PUT_PART)) is Retryable
+
+
+def test_whatever_needs_a_person_says_what_to_do() -> None:
+    for kind in Kind:
+        made = to_error(kind, "m")
+        if isinstance(made, NeedsOperator) and kind is not Kind.STATE_STORE:
+            assert made.advice, kind
+    assert to_error(Kind.TLS, "m", advice="mine").advice == "mine"
+
+
+XML = '<?xml version="1.0"?>\n<Error><Code>{}</Code><Message>m</Message></Error>'
+
+
+def test_the_code_is_found_in_an_error_document() -> None:
+    assert s3_code(XML.format("SlowDown").encode()) == "SlowDown"
+    assert s3_code(XML.format(" Slow.Down2\n").encode()) == "Slow.Down2"
+    assert s3_code(b'<Error xmlns="urn:x">\n  <Code>A</Code><Code>B</Code></Error>') == "A"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"SlowDown",
+        b"<Code>SlowDown</Code>",
+        XML.format("").encode(),
+        XML.format("Slow Down").encode(),
+        XML.format("<b>").encode(),
+        XML.format("A" * 65).encode(),
+        b"<Error>" + b" " * 5000 + b"<Code>SlowDown</Code>",
+        b"\xff\xfe<\x00E\x00",
+    ],
+)
+def test_nothing_else_is_taken_for_a_code(body: bytes) -> None:
+    assert s3_code(body) is None
+
+
+def test_a_hostile_error_document_costs_no_time() -> None:
+    started = time.perf_counter()
+
+    assert s3_code(b"<Error" * 170_000) is None
+    assert s3_code(b"<Error>" + b"<Code>" * 170_000) is None
+    assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "expected"),
+    [
+        ("text/html; charset=utf-8", b"", True),
+        (" Text/HTML", b"{}", True),
+        (None, b"\r\n <!DOCTYPE html><p>", True),
+        ("application/json", b"<HTML>", True),
+        ("application/json", b'{"a": "<html>"}', False),
+        ("application/xml", b"<htmlish/>", False),
+        (None, b"", False),
+    ],
+)
+def test_a_web_page_is_known_by_type_or_beginning(
+    content_type: str | None, body: bytes, expected: bool
+) -> None:
+    assert looks_like_html(content_type, body) is expected
+
+
+def test_a_servers_words_are_shown_on_one_short_line_without_secrets() -> None:
+    text = (
+        "no\x1b[2J\n dk-canary at https://h/p?X-Amz-Signature=canary&b=1 and 'http://g/?q=canary'"
+    )
+
+    shown = said(text, secret="dk-canary")
+
+    assert "canary" not in shown
+    assert "https://h/p?..." in shown
+    assert shown.isprintable()
+    assert shown.startswith("no\\x1b[2J\\n")
+    assert len(said("x" * 1000)) == 300
+
+
+def test_a_request_died_on_a_reused_connection_only_if_no_byte_came_back() -> None:
+    sent, opened = "http11.send_request_headers.started", "connection.connect_tcp.started"
+    answered = "http11.receive_response_headers.complete"
+
+    assert died_reused({sent})
+    assert not died_reused({sent, opened})
+    assert not died_reused({sent, answered})
+    assert not died_reused(())
+
+
+def test_a_cause_is_found_through_the_chain() -> None:
+    inner = KeyError("inner")
+    outer = ValueError("outer")
+    outer.__cause__ = OSError("between")
+    outer.__cause__.__context__ = inner
+
+    assert caused_by(outer, KeyError)
+    assert not caused_by(outer, TypeError)

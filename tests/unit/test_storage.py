@@ -1,0 +1,397 @@
+"""The object store's door: what arrives at a real socket, and what each answer becomes."""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from syncd import storage
+from syncd.errors import ConfigError, FileChanged, JobError
+from syncd.model import Call, Grant, Kind
+from syncd.storage import ObjectStore
+from tests.fakes import LOST, Reply, ScriptedServer, endless, reply
+
+NOW_MS = 1_767_225_600_000
+DEADLINE_MS = NOW_MS + 900_000
+QUERY = (
+    "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F20260101%2Fus-east-1%2Fs3%2Faws4_request"
+    "&X-Amz-SignedHeaders=content-length%3Bhost&empty=&plus=a+b&slash=a/b&tilde=~&case=%2f%2F"
+    "&utf=%E2%82%AC&odd=$,;:@!'()*[]&X-Amz-Signature=canary"
+)
+STORED = reply(200, headers={"ETag": '"9bb58f26192e4ba00f01e2e7b136bbd8"'})
+
+
+def xml(status: int, code: str, **more: Any) -> Reply:
+    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>canary</Message></Error>'
+    return reply(status, body, headers={"Content-Type": "application/xml"}, **more)
+
+
+def grant(
+    server: ScriptedServer, *, path: str = "/b/k?X-Amz-Signature=canary", **more: Any
+) -> Grant:
+    return Grant(server.url + path, **{"headers": {}, "deadline_ms": DEADLINE_MS, **more})
+
+
+@pytest.fixture
+def store() -> Iterator[ObjectStore]:
+    with storage.build_client() as client:
+        yield ObjectStore(client)
+
+
+def put(
+    store: ObjectStore,
+    to: Grant,
+    body: Iterable[bytes | memoryview] = (b"body",),
+    size: int = 4,
+    *,
+    call: Call = Call.PUT_BODY,
+    now_ms: Callable[[], int] = lambda: NOW_MS,
+) -> str | None:
+    return store.put(to, body, size, call=call, now_ms=now_ms)
+
+
+def error_of(*args: Any, **kwargs: Any) -> JobError:
+    with pytest.raises(JobError) as caught:
+        put(*args, **kwargs)
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    return caught.value
+
+
+# --- what arrives
+
+
+def test_the_request_arrives_with_these_bytes_and_no_others(store: ObjectStore) -> None:
+    headers = {
+        "x-amz-meta-B": "2",
+        "Content-Type": "application/octet-stream",
+        "If-None-Match": "*",
+        "x-amz-checksum-sha256": "a+/=",
+    }
+    with ScriptedServer([STORED]) as server:
+        put(store, grant(server, path=f"/b/models/a%2Fb//c+d~?{QUERY}", headers=headers))
+
+    assert (
+        server.seen[0].head
+        == (
+            f"PUT /b/models/a%2Fb//c+d~?{QUERY} HTTP/1.1\r\n"
+            f"Host: 127.0.0.1:{server.port}\r\n"
+            "Content-Length: 4\r\n"
+            "x-amz-meta-B: 2\r\n"
+            "Content-Type: application/octet-stream\r\n"
+            "If-None-Match: *\r\n"
+            "x-amz-checksum-sha256: a+/=\r\n"
+            "\r\n"
+        ).encode()
+    )
+    assert server.seen[0].body == b"body"
+
+
+def test_a_granted_length_and_host_are_sent_once_in_their_place(store: ObjectStore) -> None:
+    with ScriptedServer([STORED]) as server:
+        host = f"127.0.0.1:{server.port}"
+        headers = {"content-length": "4", "If-None-Match": "*", "host": host}
+        put(store, grant(server, headers=headers))
+
+    assert sorted(server.seen[0].headers) == [
+        ("If-None-Match", "*"),
+        ("content-length", "4"),
+        ("host", host),
+    ]
+
+
+def test_pieces_of_any_buffer_make_one_body(store: ObjectStore) -> None:
+    whole = bytes(range(256)) * 4096
+    view = memoryview(bytearray(whole))
+    pieces: list[bytes | memoryview] = [view[:300_000], b"", whole[300_000:300_001], view[300_001:]]
+    with ScriptedServer([STORED]) as server:
+        put(store, grant(server), pieces, len(whole))
+
+    assert server.seen[0].body == whole
+
+
+def test_nothing_of_the_environment_or_of_former_answers_is_added(
+    store: ObjectStore, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password canary\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cookie = reply(200, headers={"Set-Cookie": "a=b; Path=/", "ETag": "e"})
+    with ScriptedServer([cookie, STORED]) as server:
+        put(store, grant(server))
+        put(store, grant(server))
+
+    assert {name for seen in server.seen for name, _ in seen.headers} == {"Host", "Content-Length"}
+
+
+def test_this_machine_is_reached_without_the_environments_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ScriptedServer([]) as proxy, ScriptedServer([STORED]) as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        with storage.build_client() as client:
+            put(ObjectStore(client), grant(server))
+
+    assert proxy.seen == []
+
+
+def test_bodies_share_a_kept_connection(store: ObjectStore) -> None:
+    with ScriptedServer([STORED] * 3) as server:
+        for _ in range(3):
+            put(store, grant(server))
+
+    assert [seen.connection for seen in server.seen] == [1, 1, 1]
+
+
+def test_a_connection_notices_a_vanished_peer_in_half_a_minute() -> None:
+    with ScriptedServer([STORED]) as server, storage.build_client() as client:
+        seen: list[socket.socket] = []
+        opened = socket.create_connection
+
+        def remember(*args: Any, **kwargs: Any) -> socket.socket:
+            seen.append(opened(*args, **kwargs))
+            return seen[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(socket, "create_connection", remember)
+            put(ObjectStore(client), grant(server))
+        tcp = [seen[0].getsockopt(socket.IPPROTO_TCP, name) for name in (18, 4, 5, 6)]
+        alive = seen[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    assert tcp == [30_000, 15, 5, 3]  # TCP_USER_TIMEOUT, KEEPIDLE, KEEPINTVL, KEEPCNT
+    assert alive == 1
+
+
+# --- successes
+
+
+@pytest.mark.parametrize("etag", ['"9bb58f26"', 'W/"x"', "bare-2", '"a-b c"'])
+@pytest.mark.parametrize("call", [Call.PUT_BODY, Call.PUT_PART])
+def test_the_etag_comes_back_verbatim(store: ObjectStore, call: Call, etag: str) -> None:
+    with ScriptedServer([reply(200, headers={"ETag": etag})]) as server:
+        assert put(store, grant(server), call=call) == etag
+
+
+def test_a_body_needs_no_etag(store: ObjectStore) -> None:
+    with ScriptedServer([reply(204)]) as server:
+        assert put(store, grant(server)) is None
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        reply(200),
+        reply(200, headers={"ETag": ""}),
+        reply(200, headers={"ETag": "x" * 300}),
+        reply(200, headers={"ETag": "a", "etag": "b"}),
+    ],
+)
+def test_a_part_without_one_usable_etag_is_not_stored(store: ObjectStore, step: Reply) -> None:
+    with ScriptedServer([step]) as server:
+        error = error_of(store, grant(server), call=Call.PUT_PART)
+
+    assert (error.kind, error.unclear) == (Kind.BAD_ANSWER, True)
+
+
+def test_a_success_that_came_before_the_body_is_none(store: ObjectStore) -> None:
+    early = reply(200, headers={"ETag": '"e"'}, early=True)
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(1024):
+            yield b"x" * 65536
+
+    with ScriptedServer([early]) as server:
+        error = error_of(store, grant(server), pieces(), 1024 * 65536)
+
+    assert (error.kind, error.unclear) == (Kind.BAD_ANSWER, True)
+
+
+# --- bodies that fail
+
+
+@pytest.mark.parametrize("raised", [FileChanged("moved"), OSError(5, "EIO"), KeyError("bug")])
+def test_what_the_body_raises_comes_out_unchanged_and_the_server_gets_a_short_body(
+    store: ObjectStore, raised: Exception
+) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x" * 70_000
+        raise raised
+
+    with ScriptedServer([]) as server:
+        with pytest.raises(type(raised)) as caught:
+            put(store, grant(server), pieces(), 140_000)
+        arrived = server.next_read()
+
+    assert caught.value is raised
+    assert not arrived.whole
+    assert len(arrived.body) == 70_000
+
+
+@pytest.mark.parametrize("body", [[b"abc"], [b"abcde"], []])
+def test_a_body_of_another_length_than_announced_is_never_a_whole_request(
+    store: ObjectStore, body: list[bytes]
+) -> None:
+    with ScriptedServer([STORED]) as server:
+        error = error_of(store, grant(server), body, 4)
+        arrived = server.next_read()
+
+    assert (error.kind, error.unclear) == (Kind.OUR_BUG, False)
+    assert not arrived.whole
+
+
+def test_after_a_failed_body_the_next_one_takes_a_new_connection(store: ObjectStore) -> None:
+    with ScriptedServer([STORED, STORED]) as server:
+        error_of(store, grant(server), [b"abc"], 4)
+        put(store, grant(server))
+
+    assert [seen.connection for seen in server.seen if seen.whole] == [2]
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"),
+    [
+        (xml(400, "RequestTimeout"), Kind.STORE_IDLE),
+        (xml(503, "SlowDown"), Kind.STORE_THROTTLE),
+        (xml(400, "EntityTooLarge"), Kind.TOO_LARGE),
+        (xml(403, "AccessDenied"), Kind.SIGNATURE),
+        (xml(403, "RequestTimeTooSkewed"), Kind.SKEW),
+        (xml(404, "NoSuchUpload"), Kind.UPLOAD_GONE),
+        (xml(412, "PreconditionFailed"), Kind.EXISTS),
+        (xml(409, "ConditionalRequestConflict"), Kind.STORE_CONFLICT),
+        (xml(400, "BadDigest"), Kind.DIGEST),
+        (xml(200, "InternalError"), Kind.SERVER_FAULT),
+        (reply(412), Kind.EXISTS),
+        (reply(500), Kind.SERVER_FAULT),
+        (reply(502, "<html>"), Kind.SERVER_TRANSIENT),
+        (reply(403, "<html>blocked"), Kind.PORTAL),
+        (reply(411), Kind.OTHER_CLIENT_ERROR),
+    ],
+)
+@pytest.mark.parametrize("call", [Call.PUT_BODY, Call.PUT_PART])
+def test_an_answer_becomes_its_row(store: ObjectStore, call: Call, step: Reply, kind: Kind) -> None:
+    with ScriptedServer([step]) as server:
+        error = error_of(store, grant(server), call=call)
+
+    assert error.kind is kind
+
+
+def test_a_403_after_the_deadline_is_a_dead_url(store: ObjectStore) -> None:
+    with ScriptedServer([xml(403, "AccessDenied")] * 2) as server:
+        before = error_of(store, grant(server), now_ms=lambda: DEADLINE_MS)
+        after = error_of(store, grant(server), now_ms=lambda: DEADLINE_MS + 1)
+
+    assert (before.kind, after.kind) == (Kind.SIGNATURE, Kind.URL_DEAD)
+
+
+def test_a_message_names_call_status_code_and_host(store: ObjectStore) -> None:
+    with ScriptedServer([xml(403, "SignatureDoesNotMatch")]) as server:
+        error = error_of(store, grant(server), call=Call.PUT_PART)
+
+    assert str(error) == "put_part: HTTP 403 SignatureDoesNotMatch from 127.0.0.1"
+
+
+def test_retry_after_is_read(store: ObjectStore) -> None:
+    with ScriptedServer([reply(503, headers={"Retry-After": "7"})]) as server:
+        error = error_of(store, grant(server))
+
+    assert (error.kind, error.retry_after_s) == (Kind.SERVER_TRANSIENT, 7)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(store: ObjectStore, status: int) -> None:
+    with ScriptedServer([]) as elsewhere:
+        step = reply(status, headers={"Location": f"{elsewhere.url}/b/k"})
+        with ScriptedServer([step]) as server:
+            error = error_of(store, grant(server))
+
+    assert error.kind is Kind.REDIRECT
+    assert elsewhere.seen == []
+
+
+def test_an_answer_before_the_end_of_the_body_is_heard(store: ObjectStore) -> None:
+    """The server answers after the head and goes; the rest of the body meets a reset."""
+    size = 64 * 1024 * 1024
+    with ScriptedServer([xml(403, "AccessDenied", early=True)]) as server:
+        error = error_of(store, grant(server), (b"x" * 65536 for _ in range(1024)), size)
+
+    assert error.kind is Kind.SIGNATURE
+
+
+def test_an_endless_answer_is_left(store: ObjectStore) -> None:
+    with ScriptedServer([endless(500)]) as server:
+        error = error_of(store, grant(server))
+
+    assert error.kind is Kind.SERVER_FAULT
+
+
+def test_an_idle_refusal_is_not_followed_on_the_same_connection(store: ObjectStore) -> None:
+    with ScriptedServer([xml(400, "RequestTimeout"), STORED]) as server:
+        error_of(store, grant(server))
+        put(store, grant(server))
+
+    assert [seen.connection for seen in server.seen] == [1, 2]
+
+
+# --- the network
+
+
+def test_a_lost_answer_is_unclear(store: ObjectStore) -> None:
+    with ScriptedServer([LOST]) as server:
+        error = error_of(store, grant(server))
+
+    assert (error.kind, error.unclear) == (Kind.NETWORK, True)
+
+
+def test_a_dead_kept_connection_is_told_from_a_broken_new_one(store: ObjectStore) -> None:
+    with ScriptedServer([STORED, LOST]) as server:
+        put(store, grant(server))
+        error = error_of(store, grant(server))
+
+    assert error.kind is Kind.DEAD_CONNECTION
+
+
+def test_a_refused_connection_leaves_no_doubt(store: ObjectStore) -> None:
+    with ScriptedServer([]) as server:
+        pass
+
+    error = error_of(store, grant(server))
+
+    assert (error.kind, error.unclear) == (Kind.NETWORK, False)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        (httpx.ReadTimeout("r"), Kind.NETWORK),
+        (httpx.WriteTimeout("w"), Kind.NETWORK),
+        (httpx.ConnectTimeout("c"), Kind.NETWORK),
+        (httpx.RemoteProtocolError("p"), Kind.NETWORK),
+        (httpx.ProxyError("407"), Kind.PORTAL),
+        (httpx.ConnectError("tls"), Kind.TLS),
+    ],
+)
+def test_transport_errors_are_sorted_by_type(raised: Exception, kind: Kind) -> None:
+    if kind is Kind.TLS:
+        raised.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise raised
+
+    with httpx.Client(transport=httpx.MockTransport(handler)) as client:
+        error = error_of(ObjectStore(client), Grant("https://h.example/k", {}, DEADLINE_MS))
+
+    assert error.kind is kind
+
+
+def test_a_bundle_or_proxy_that_cannot_be_used_is_a_configuration_error(tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match=r"network\.ca_bundle"):
+        storage.build_client(ca_bundle=str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match=r"network\.proxy"):
+        storage.build_client(proxy="nonsense")
