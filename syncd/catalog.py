@@ -35,7 +35,7 @@ class Catalog:
         """
         await self._refresh()
         for listed in self._by_path.get(model_path, ()):
-            record = listed if listed.file_hash else await self._api.get_model(listed.id)
+            record = listed if listed.file_hash else await self._whole(listed)
             if record is not None and record.file_hash == f"sha256:{sha256}":
                 return record
         return None
@@ -55,10 +55,19 @@ class Catalog:
         if not await self._refresh():
             return None, False
         for listed in self._by_path.get(model_path, ()):
-            record = listed if listed.storage_key else await self._api.get_model(listed.id)
+            record = listed if listed.storage_key else await self._whole(listed)
             if record is not None and record.storage_key == storage_key:
                 return record, True
         return None, True
+
+    async def _whole(self, listed: Record) -> Record | None:
+        """The record with the members that the listing left out, if the server shows it."""
+        try:
+            return await self._api.get_model(listed.id)
+        except JobError as error:
+            if error.kind in _UNAVAILABLE:
+                return None
+            raise
 
     async def _refresh(self) -> bool:
         """Read the listing unless it is fresh; False where the server has none."""

@@ -196,7 +196,7 @@ class Dispatcher:
         error = outcome.error
         if outcome.end is End.HELD:
             assert error is not None, "a hold has a reason"
-            self._until_credentials_change = outcome.wait_s is None
+            self._until_credentials_change = retry.row_of(error.kind).renews
             await self._put(_kind_of(error), str(error), error.advice, outcome.wait_s)
         elif error is not None and retry.row_of(error.kind).breaker:
             await self._count_failure(job, error)
@@ -212,9 +212,9 @@ class Dispatcher:
             # The hold's probe decides when to try again, not the back-off of a single job.
             await self._lanes.db(self._store.jobs.make_due, job, self._clock.now_ms())
 
-    async def _put(self, kind: str, why: str, advice: str | None, wait_s: float | None) -> None:
+    async def _put(self, kind: str, why: str, advice: str | None, wait_s: float) -> None:
         now_ms = self._clock.now_ms()
-        probe_at = now_ms + int((CREDENTIAL_LOOK_S if wait_s is None else wait_s) * 1000)
+        probe_at = now_ms + int(wait_s * 1000)
         row = await self._lanes.db(
             self._store.holds.put, kind, why=why, advice=advice, probe_at=probe_at, now_ms=now_ms
         )

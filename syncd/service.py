@@ -307,7 +307,9 @@ class Service:
     async def _with_store(self, store: Store, *, once: bool) -> int:
         now_ms = self._clock.now_ms()
         credentials = Credentials(self._source.token)
-        await self._lanes.db(store.jobs.expire_all, now_ms, LARGEST_WAIT_MS)
+        # Whoever starts a backfill wants it now, not when a job's back-off has passed.
+        longest_ms = 0 if once else LARGEST_WAIT_MS
+        await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
         if credentials.is_session:
             await self._lanes.db(store.jobs.free_class, "large", now_ms)

@@ -37,6 +37,9 @@ URL_MARGIN_MS = 60_000
 YOUNGEST_S = 2.0
 """A file changed more recently than this could change again without its timestamps telling."""
 
+ONCE_PARKED_S = 3600.0
+"""A backfill does not come back to a job that it gave up on; the next one starts with it at once."""
+
 DAY_MS = 24 * 3600 * 1000
 
 
@@ -60,7 +63,7 @@ class Outcome:
 
     end: End
     error: JobError | None = None
-    wait_s: float | None = 0.0
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -645,6 +648,8 @@ class Worker:
                 decision = replace(decision, next=retry.Next.FAIL)
             elif isinstance(error, NeedsOperator):
                 decision = replace(decision, next=retry.Next.HOLD)
+            elif decision.next is retry.Next.PARK and self._limits.once:
+                decision = replace(decision, wait_s=ONCE_PARKED_S)
             run.ended = await self._carry_out(run, error, decision)
         except LeaseLost:
             return self._superseded(run)
@@ -692,7 +697,7 @@ class Worker:
         await self._db(
             self._store.jobs.retry,
             run.job,
-            run_after=self._clock.now_ms() + int((decision.wait_s or 0) * 1000),
+            run_after=self._clock.now_ms() + int(decision.wait_s * 1000),
             kind=error.kind,
             why=why,
             advice=error.advice,
