@@ -142,7 +142,9 @@ def _takes_objects(weed: Weed) -> bool:
     def put(path: str) -> bool:
         url = f"{weed.url}/{path}"
         headers = sign_headers(weed.keys, "PUT", url, at_s=time.time())
-        return httpx.put(url, headers=headers, timeout=5, trust_env=False).status_code in (200, 409)
+        return httpx.put(
+            url, headers=headers, timeout=5, trust_env=False, verify=False
+        ).status_code in (200, 409)
 
     try:
         return put("readiness") and put("readiness/object")
