@@ -239,6 +239,7 @@ class DiskObjects:
         if only_new and key in self._objects:  # another PUT was faster
             _unlink([body])
             _refuse_existing()
+        await self.delete(key)
         self._objects[key] = StoredObject((body,), f'"{body.md5}"')
         return Response(headers={"ETag": f'"{body.md5}"'})
 

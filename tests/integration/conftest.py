@@ -82,6 +82,14 @@ def s3_cloud(weed: Weed, bucket: str) -> Iterator[Sandbox]:
         yield sandbox
 
 
+@pytest.fixture(params=["own", pytest.param("s3", marks=pytest.mark.s3)])
+def either(request: pytest.FixtureRequest) -> Iterator[Visitor]:
+    """A visitor of a cloud with its own store, then of one in front of the real S3 server."""
+    name = "cloud" if request.param == "own" else "s3_cloud"
+    with Visitor(request.getfixturevalue(name)) as somebody:
+        yield somebody
+
+
 @pytest.fixture
 def bucket() -> str:
     """A bucket name that no test had before."""

@@ -48,9 +48,7 @@ WRONG_REGISTER: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("member", "value"), WRONG_PRESIGN)
-def test_presign_refuses_a_wrong_member_by_name(
-    visitor: Visitor, member: str, value: object
-) -> None:
+def test_presign_refuses_a_wrong_member_by_name(visitor: Visitor, member: str, value: Any) -> None:
     answer = visitor.ask_presign(**{member: value})
 
     assert answer.status_code == 422
@@ -73,7 +71,7 @@ def test_presign_takes_what_the_pattern_takes(visitor: Visitor, path: str) -> No
 
 
 @pytest.mark.parametrize(("member", "value"), WRONG_REGISTER)
-def test_register_refuses_what_does_not_fit(visitor: Visitor, member: str, value: object) -> None:
+def test_register_refuses_what_does_not_fit(visitor: Visitor, member: str, value: Any) -> None:
     key = visitor.store_bytes()
     answer = visitor.ask_register(key, **{member: value})
 
