@@ -69,10 +69,15 @@ def test_history_forgets_the_oldest_beyond_its_limit() -> None:
 
 def test_digests_of_bodies_can_be_switched_off() -> None:
     with Sandbox(digest_bodies=False) as cloud, Visitor(cloud) as visitor:
-        key = visitor.store_bytes(b"abc")
+        answers = [visitor.put(visitor.presign(), b"abc") for _ in range(2)]
+        upload = visitor.initiate(3)
+        completed = visitor.complete(upload, visitor.put_parts(upload, b"abc"))
 
-        assert cloud.history.entries("put_body")[0].sha256 is None
-        assert cloud.stored_sha256(key) == hashlib.sha256(b"abc").hexdigest()
+        assert {entry.sha256 for entry in cloud.history.entries("put_body")} == {None}
+        assert answers[0].headers["etag"] != answers[1].headers["etag"]
+        assert completed.status_code == 200
+        digests = {cloud.stored_sha256(key) for key in cloud.objects()}
+        assert digests == {hashlib.sha256(b"abc").hexdigest()}
 
 
 def test_inspection_shows_history_records_and_objects(visitor: Visitor) -> None:
