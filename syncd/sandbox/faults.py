@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
 from syncd.sandbox.answers import Answer
 from syncd.sandbox.history import Entry
@@ -78,13 +78,15 @@ class Rule:
             raise ValueError("skip, delay_s and after_bytes cannot be negative")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
+    def of(cls, values: object) -> Self:
         """
-        A rule from a JSON object or a command line.
+        A rule from a JSON object.
 
         Raises:
-            ValueError: An unknown member or fault.
+            ValueError: No object, or an unknown member or fault.
         """
+        if not isinstance(values, dict):
+            raise ValueError(f"a rule is an object, not {values!r}")
         unknown = values.keys() - {f.name for f in fields(cls)}
         if unknown or "fault" not in values:
             raise ValueError(f"a rule names its fault and nothing unknown: {sorted(unknown)}")

@@ -190,14 +190,14 @@ class Front:
         draft.note(fault=rule.fault.value)
         await asyncio.sleep(rule.delay_s)
         if rule.fault is Fault.CUT:
-            receive = self._cut(scope, receive, rule.after_bytes)
+            receive = _cut(receive, rule.after_bytes)
         answer = await self._perform(scope, receive, draft) if rule.performs else Answer(503)
-        if rule.fault in (Fault.RESET, Fault.LOST_ANSWER):
+        if answer is None or rule.fault in (Fault.RESET, Fault.LOST_ANSWER):
             self._record(draft, None)
-            await self._connections.drop(scope, reset=rule.fault is Fault.RESET)
+            await self._connections.drop(scope, reset=rule.fault is not Fault.LOST_ANSWER)
             return
         cut_after = rule.after_bytes if rule.fault is Fault.TRUNCATED else None
-        await self._say(scope, send, draft, answer and rule.spoil(answer), cut_after)
+        await self._say(scope, send, draft, rule.spoil(answer), cut_after)
 
     async def _perform(self, scope: Scope, receive: Receive, draft: Draft) -> Answer | None:
         """The application's answer, held back; None when the client went away before one."""
@@ -242,22 +242,20 @@ class Front:
         await send({"type": "http.response.body", "body": part, "more_body": True})
         await self._connections.drop(scope, reset=False)
 
-    def _cut(self, scope: Scope, receive: Receive, after_bytes: int) -> Receive:
-        """*receive* until so many bytes of the body have come, then a broken connection."""
-        left = after_bytes
 
-        async def cut() -> Message:
-            nonlocal left
-            message = await receive() if left > 0 else {"type": "http.disconnect"}
-            body = message.get("body", b"")
-            if message["type"] == "http.request" and len(body) < left:
-                left -= len(body)
-                return message
-            left = 0
-            await self._connections.drop(scope, reset=True)
+def _cut(receive: Receive, after_bytes: int) -> Receive:
+    """*receive* until so many bytes of the body have come, then a client that is gone."""
+    left = after_bytes
+
+    async def cut() -> Message:
+        nonlocal left
+        if left <= 0:
             return {"type": "http.disconnect"}
+        message = await receive()
+        left -= len(message.get("body", b""))
+        return message if left > 0 else {"type": "http.disconnect"}
 
-        return cut
+    return cut
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -61,8 +61,10 @@ class Draft:
 class History:
     """Append-only, bounded, safe to read from another thread."""
 
-    def __init__(self, listener: Callable[[Entry], None] | None = None) -> None:
-        self._entries: deque[Entry] = deque(maxlen=LIMIT)
+    def __init__(
+        self, listener: Callable[[Entry], None] | None = None, *, limit: int = LIMIT
+    ) -> None:
+        self._entries: deque[Entry] = deque(maxlen=limit)
         self._lock = threading.Lock()
         self._seq = 0
         self._listener = listener

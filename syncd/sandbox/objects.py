@@ -35,11 +35,11 @@ READ_SIZE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A received body on disk. ``sha256`` is None where digests were switched off."""
+    """A received body on disk; ``sha256`` is None and ``etag`` is random where digests are off."""
 
     path: Path
     size: int
-    md5: str
+    etag: str
     sha256: str | None
 
 
@@ -66,24 +66,20 @@ class Upload:
 class _Sink:
     """A file that is hashed while it is written."""
 
-    def __init__(self, path: Path, *, digest: bool) -> None:
+    def __init__(self, path: Path, *, md5: bool, sha256: bool) -> None:
         self.path = path
         self.size = 0
+        self.md5 = hashlib.md5(usedforsecurity=False) if md5 else None
+        self.sha256 = hashlib.sha256() if sha256 else None
+        self._digests = [digest for digest in (self.md5, self.sha256) if digest is not None]
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self.md5 = hashlib.md5(usedforsecurity=False)
-        self._sha256 = hashlib.sha256() if digest else None
 
     def feed(self, chunks: Sequence[bytes]) -> None:
         for chunk in chunks:
             _write_all(self._fd, chunk)
             self.size += len(chunk)
-            self.md5.update(chunk)
-            if self._sha256 is not None:
-                self._sha256.update(chunk)
-
-    def finish(self) -> Body:
-        digest = None if self._sha256 is None else self._sha256.hexdigest()
-        return Body(self.path, self.size, self.md5.hexdigest(), digest)
+            for digest in self._digests:
+                digest.update(chunk)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -94,7 +90,8 @@ class DiskObjects:
     An object store in *folder*, reached at ``<endpoint>/<bucket>/<key>`` by presigned PUT only.
 
     Args:
-        digest_bodies: Compute the SHA-256 of every body for the history; off, a PUT costs less.
+        digest_bodies: Compute the SHA-256 of every body, for the history, and its MD5, for the
+            ETag; off, ETags are random and a PUT costs less.
     """
 
     def __init__(
@@ -137,7 +134,7 @@ class DiskObjects:
     async def complete(self, key: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> None:
         upload = self._upload(key, upload_id)
         bodies = self._chosen(upload, parts)
-        digests = b"".join(bytes.fromhex(body.md5) for body in bodies)
+        digests = b"".join(bytes.fromhex(body.etag) for body in bodies)
         etag = hashlib.md5(digests, usedforsecurity=False).hexdigest()
         self._objects[key] = StoredObject(bodies, f'"{etag}-{len(bodies)}"')
         del self._uploads[upload_id]
@@ -179,7 +176,7 @@ class DiskObjects:
         if numbers != sorted(set(numbers)):
             raise StoreRefusal(400, "InvalidPartOrder", "Parts must ascend")
         for number, etag in parts:
-            if number not in upload.parts or upload.parts[number].md5 != etag.strip('"'):
+            if number not in upload.parts or upload.parts[number].etag != etag.strip('"'):
                 raise StoreRefusal(400, "InvalidPart", f"Part {number} is missing or another")
         bodies = tuple(upload.parts[number] for number in numbers)
         if any(body.size < self._switches().min_part_size for body in bodies[:-1]):
@@ -239,8 +236,9 @@ class DiskObjects:
         if only_new and key in self._objects:  # another PUT was faster
             _unlink([body])
             _refuse_existing()
-        self._objects[key] = StoredObject((body,), f'"{body.md5}"')
-        return Response(headers={"ETag": f'"{body.md5}"'})
+        await self.delete(key)
+        self._objects[key] = StoredObject((body,), f'"{body.etag}"')
+        return Response(headers={"ETag": f'"{body.etag}"'})
 
     async def _put_part(self, request: Request, upload_id: str, number: str) -> Response:
         if not number.isdecimal() or not 1 <= int(number) <= MAX_PARTS:
@@ -255,7 +253,7 @@ class DiskObjects:
             raise
         _unlink([upload.parts[int(number)]] if int(number) in upload.parts else [])
         upload.parts[int(number)] = body
-        return Response(headers={"ETag": f'"{body.md5}"'})
+        return Response(headers={"ETag": f'"{body.etag}"'})
 
     def _only_new(self, request: Request) -> bool:
         wish = request.headers.get("if-none-match")
@@ -265,19 +263,22 @@ class DiskObjects:
 
     async def _receive(self, request: Request) -> Body:
         """The body on disk, whole and as its Content-MD5 says, or nothing."""
-        sink = _Sink(self._folder / self._draw.randbytes(16).hex(), digest=self._digest_bodies)
+        path = self._folder / self._draw.randbytes(16).hex()
+        md5 = self._digest_bodies or "content-md5" in request.headers
+        sink = _Sink(path, md5=md5, sha256=self._digest_bodies)
         try:
             await _pour(request, sink)
             _check_md5(request, sink)
         except BaseException:
-            sink.path.unlink()
+            path.unlink()
             raise
         finally:
             sink.close()
             request.state.draft.note(size=sink.size)
-        body = sink.finish()
-        request.state.draft.note(sha256=body.sha256)
-        return body
+        etag = sink.md5.hexdigest() if sink.md5 else self._draw.randbytes(16).hex()
+        sha256 = sink.sha256.hexdigest() if sink.sha256 else None
+        request.state.draft.note(sha256=sha256)
+        return Body(path, sink.size, etag, sha256)
 
 
 async def _pour(request: Request, sink: _Sink) -> None:
@@ -302,7 +303,9 @@ async def _pour(request: Request, sink: _Sink) -> None:
 
 def _check_md5(request: Request, sink: _Sink) -> None:
     said = request.headers.get("content-md5")
-    if said is not None and said != base64.b64encode(sink.md5.digest()).decode():
+    if sink.md5 is None or said is None:
+        return
+    if said != base64.b64encode(sink.md5.digest()).decode():
         raise StoreRefusal(400, "BadDigest", "The Content-MD5 does not match what was received")
 
 
