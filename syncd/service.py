@@ -343,7 +343,14 @@ class Service:
             clock=self._clock,
             jitter=self._jitter,
             meter=self._meter,
-            limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
+            limits=Limits(
+                settings.api.single_put_limit,
+                settings.upload.lease_ttl_s,
+                base_url=settings.api.base_url,
+                storage_hosts=frozenset(settings.network.storage_hosts),
+                pin_storage_host=not settings.api.loopback,
+                once=once,
+            ),
             path_of=lambda job: os.path.join(root.path, job.rel_path),
             on_moved=self._look_again,
         )

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -68,10 +69,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings a worker needs: bytes, seconds, and whether this is a backfill."""
+    """
+    The settings a worker needs: bytes, seconds, hosts, and whether this is a backfill.
+
+    ``pin_storage_host`` is off for a cloud on this machine, whose ports are new at each start.
+    """
 
     single_put_limit: int
     lease_ttl_s: float
+    base_url: str
+    storage_hosts: frozenset[str] = frozenset()
+    pin_storage_host: bool = True
     once: bool = False
 
 
@@ -286,6 +294,7 @@ class Worker:
         await self._contact()
         assert grant.storage_key is not None, "checked where the answer came in"
         await self._check_key(run, grant.storage_key)
+        await self._check_host(grant)
         if grant.storage_key != job.storage_key:
             run.job = await self._note(job, storage_key=grant.storage_key, body_sent_at=None)
         run.grant, run.grant_used = grant, False
@@ -408,6 +417,7 @@ class Worker:
             async with self._slots.one():
                 if grant is None or not self._live(grant):
                     grant = await self._api.sign_part(upload, part.number, part.size)
+                    await self._check_host(grant)
                 try:
                     etag = await self._send(run, grant, part, Call.PUT_PART)
                 except JobError as error:
@@ -519,8 +529,24 @@ class Worker:
             )
         run.foreign_key, run.grant = key, None
 
+    async def _check_host(self, grant: Grant) -> None:
+        """Bytes go to the hosts that are configured, or to the one this server named first."""
+        host = urlsplit(grant.url).netloc
+        named = {host, urlsplit(grant.url).hostname} & self._limits.storage_hosts
+        if named or not self._limits.pin_storage_host:
+            return
+        pinned = await self._lanes.db(
+            self._store.servers.pin_storage_host, self._limits.base_url, host, self._clock.now_ms()
+        )
+        if host != pinned:
+            raise NeedsOperator(
+                f"the server wants the bytes sent to {host}; so far it was {pinned}",
+                kind=Kind.BAD_ANSWER,
+                advice=f"If that is meant, add both to network.storage_hosts: {pinned}, {host}",
+            )
+
     async def _check_key(self, run: _Run, storage_key: str) -> None:
-        """One storage key, one plan; and bytes go to the host this server was first seen to use."""
+        """One storage key, one plan."""
         owner = await self._lanes.db(self._store.jobs.owner_of_key, storage_key)
         if owner is not None and owner != run.job.sha256:
             raise NeedsOperator(
