@@ -124,8 +124,10 @@ class Database:
         if not os.path.exists(path):
             return None
         with _errors(path):
+            # Bytes, absolute, empty authority: any name that the writer takes can be read.
+            where = quote(os.fsencode(os.path.abspath(path)))
             connection = sqlite3.connect(
-                f"file:{quote(path)}?mode=ro",
+                f"file://{where}?mode=ro",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
