@@ -249,8 +249,8 @@ def _too_new(path: str, version: int, ours: int) -> StateError:
 def _errors(path: str) -> Iterator[None]:
     try:
         yield
-    except sqlite3.IntegrityError:
-        raise  # the schema refused what our own code tried: a bug, not a damaged disk
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # the schema or the library refused what our own code tried: a bug, not a damaged disk
     except sqlite3.DatabaseError as error:
         raise StateError(_explain(path, error)) from error
     except OSError as error:
