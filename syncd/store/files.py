@@ -66,14 +66,17 @@ class Files:
 
         Read in pages, so that a million files need no more memory than a thousand.
         """
-        first, last = os.fsencode(below), os.fsencode(below) + b"0"  # "0" follows "/"
-        after = b""
+        path, after, end = os.fsencode(below), b"", ""
+        if below:
+            where = "SELECT * FROM file WHERE root_id = ? AND rel_path = ?"
+            yield from map(known_file_of, self._db.all(where, (root_id, path)))
+            after, end = path + b"/", " AND rel_path < :end"
         while True:
             rows = self._db.all(
-                "SELECT * FROM file WHERE root_id = :root AND rel_path > :after AND (:first = X''"
-                " OR rel_path = :first OR (rel_path > :first || X'2F' AND rel_path < :last))"
+                f"SELECT * FROM file WHERE root_id = :root AND rel_path > :after{end}"
                 " ORDER BY rel_path LIMIT :page",
-                {"root": root_id, "after": after, "first": first, "last": last, "page": PAGE},
+                # Bounds are made here: in SQL, X || Y is text, and text is less than any blob.
+                {"root": root_id, "after": after, "end": path + b"0", "page": PAGE},
             )
             yield from map(known_file_of, rows)
             if len(rows) < PAGE:
