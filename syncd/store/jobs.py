@@ -62,11 +62,16 @@ class Jobs:
     # -- ownership -------------------------------------------------------------------------------
 
     def claim(self, owner: str, now_ms: int, ttl_ms: int) -> Job | None:
-        """Take the job that is due longest; None when none is due."""
+        """
+        Take the job that is due longest; None when none is due.
+
+        Each claim is an owner of its own (*owner* and a number that never comes again), so a worker
+        whose lease expired is not mistaken for the one that its process gave the job to next.
+        """
         with self._db.transaction():
             row = self._db.one(
-                "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner,"
-                " lease_expires_at = :expires, updated_at = :now"
+                "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
+                " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now"
                 " WHERE id = (SELECT id FROM job WHERE state = 'queued' AND held_class IS NULL"
                 "             AND run_after <= :now ORDER BY run_after, id LIMIT 1)"
                 " RETURNING id",
