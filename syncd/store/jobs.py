@@ -232,6 +232,7 @@ class Jobs:
     def finish(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> None:
         """The record is known: the job is done and the catalog's knowledge grows by one row."""
         with self._db.transaction():
+            self._end_upload(job, "unwanted", now_ms)  # still open only where bytes were adopted
             self._move(
                 job,
                 Event.FINISH,
