@@ -15,18 +15,17 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
 import truststore
 
 from syncd import __version__
-from syncd.auth import Credentials
 from syncd.clock import Clock
 from syncd.core import answers, responses, retry
 from syncd.core.answers import HostPolicy, parse_json
-from syncd.core.responses import to_error
+from syncd.core.responses import CredentialKind, to_error
 from syncd.errors import ConfigError, JobError, Permanent
 from syncd.model import Call, Grant, Kind, Multipart, Record, Target
 
@@ -58,6 +57,22 @@ _NOT_SENT = (
     httpx.LocalProtocolError,
     httpx.UnsupportedProtocol,
 )
+
+
+Client = httpx.AsyncClient
+"""For whoever has to name what ``build_client`` makes."""
+
+
+class Credential(Protocol):
+    """What a request needs of the token; ``syncd.auth`` tells what each member promises."""
+
+    @property
+    def token(self) -> str: ...
+    @property
+    def kind(self) -> CredentialKind: ...
+    @property
+    def is_session(self) -> bool: ...
+    async def reread(self, refused: str | None) -> bool: ...
 
 
 def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> httpx.AsyncClient:
@@ -171,7 +186,7 @@ class CloudApi:
         *,
         base_url: str,
         client: httpx.AsyncClient,
-        credentials: Credentials,
+        credentials: Credential,
         team_id: str | None,
         clock: Clock,
         jitter: Callable[[], float],

@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import xxhash
@@ -119,9 +119,10 @@ def checked_pieces(
     The bytes of *part* in pieces, each leaf compared with *leaves* before its last piece leaves.
 
     A leaf that the part's edges cut is read and digested whole; only the part's share is handed
-    out. When the generator raises, the request that it feeds is cut off, so nothing is stored. A
-    ctime that moved alone is let pass here, since the bytes themselves are compared; the worker
-    reads the file again before it registers anything.
+    out, and of that too the last piece only when the whole leaf agrees. When the generator raises,
+    the request that it feeds is cut off, so nothing is stored. A ctime that moved alone is let pass
+    here, since the bytes themselves are compared; the worker reads the file again before it
+    registers anything.
 
     Raises:
         FileChanged: The fingerprint moved but for ctime, or a leaf differs from the plan.
@@ -133,13 +134,12 @@ def checked_pieces(
         require_same(fd, expected, path, ctime=False)
         for leaf in range(first, last + 1):
             planned = leaves[leaf * LEAF_DIGEST_SIZE : (leaf + 1) * LEAF_DIGEST_SIZE]
-            for piece in _leaf_pieces(fd, leaf, expected.size, planned, path):
+            pieces = _leaf_pieces(fd, leaf, expected.size, planned, path)
+            for share in _last_held_back(_share(piece, part) for piece in pieces):
                 if stop.is_set():
                     raise Stopped
-                share = _share(piece, part)
-                if share:
-                    on_bytes(len(share))
-                    yield share
+                on_bytes(len(share))
+                yield share
         require_same(fd, expected, path, ctime=False)
 
 
@@ -158,23 +158,29 @@ def require_same(fd: int, expected: Fingerprint, path: str, *, ctime: bool = Tru
 def _leaf_pieces(
     fd: int, leaf: int, file_size: int, planned: bytes, path: str
 ) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of one leaf; the last piece is held back until the digest agrees."""
+    """(offset, bytes) of one leaf; raises at its end where the digest does not agree."""
     offset = leaf * LEAF_SIZE
     end = min(offset + LEAF_SIZE, file_size)
     digest = xxhash.xxh3_128()
-    held: tuple[int, bytes] | None = None
     while offset < end:
         piece = os.pread(fd, min(PIECE_SIZE, end - offset), offset)
         if not piece:
             raise FileChanged(f"{printable(path)} became shorter while it was sent")
         digest.update(piece)
-        if held is not None:
-            yield held
-        held = (offset, piece)
+        yield offset, piece
         offset += len(piece)
     if digest.digest() != planned:
         raise FileChanged(f"{printable(path)} holds other bytes than when it was hashed")
-    if held is not None:
+
+
+def _last_held_back(shares: Iterable[bytes]) -> Iterator[bytes]:
+    """The *shares* that are not empty, the last one only once there are no more."""
+    held = b""
+    for share in filter(None, shares):
+        if held:
+            yield held
+        held = share
+    if held:
         yield held
 
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -391,7 +390,7 @@ class Service:
         return Root(root_id, path, network=network is not None)
 
     async def _api(
-        self, store: Store, http: "httpx.AsyncClient", credentials: Credentials
+        self, store: Store, http: cloud_api.Client, credentials: Credentials
     ) -> cloud_api.CloudApi:
         settings = self._settings
         base_url = settings.api.base_url

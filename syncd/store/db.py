@@ -124,8 +124,10 @@ class Database:
         if not os.path.exists(path):
             return None
         with _errors(path):
+            # Bytes, absolute, empty authority: any name that the writer takes can be read.
+            where = quote(os.fsencode(os.path.abspath(path)))
             connection = sqlite3.connect(
-                f"file:{quote(path)}?mode=ro",
+                f"file://{where}?mode=ro",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
@@ -247,8 +249,8 @@ def _too_new(path: str, version: int, ours: int) -> StateError:
 def _errors(path: str) -> Iterator[None]:
     try:
         yield
-    except sqlite3.IntegrityError:
-        raise  # the schema refused what our own code tried: a bug, not a damaged disk
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # the schema or the library refused what our own code tried: a bug, not a damaged disk
     except sqlite3.DatabaseError as error:
         raise StateError(_explain(path, error)) from error
     except OSError as error:

@@ -66,14 +66,17 @@ class Files:
 
         Read in pages, so that a million files need no more memory than a thousand.
         """
-        first, last = os.fsencode(below), os.fsencode(below) + b"0"  # "0" follows "/"
-        after = b""
+        path, after, end = os.fsencode(below), b"", ""
+        if below:
+            where = "SELECT * FROM file WHERE root_id = ? AND rel_path = ?"
+            yield from map(known_file_of, self._db.all(where, (root_id, path)))
+            after, end = path + b"/", " AND rel_path < :end"
         while True:
             rows = self._db.all(
-                "SELECT * FROM file WHERE root_id = :root AND rel_path > :after AND (:first = X''"
-                " OR rel_path = :first OR (rel_path > :first || X'2F' AND rel_path < :last))"
+                f"SELECT * FROM file WHERE root_id = :root AND rel_path > :after{end}"
                 " ORDER BY rel_path LIMIT :page",
-                {"root": root_id, "after": after, "first": first, "last": last, "page": PAGE},
+                # Bounds are made here: in SQL, X || Y is text, and text is less than any blob.
+                {"root": root_id, "after": after, "end": path + b"0", "page": PAGE},
             )
             yield from map(known_file_of, rows)
             if len(rows) < PAGE:
@@ -86,11 +89,12 @@ class Files:
         """
         Remember files that get no job: (file, verdict, reason, model_path where there is one).
 
-        A live job of such a path is superseded.
+        A live job of such a path is superseded, and a conflict that it was part of ends.
         """
         with self._db.transaction():
             for found, verdict, reason, model_path in judged:
                 self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
+                self._leave_conflict(found.root_id, found.rel_path, None)
                 self._remember(found, verdict, reason, model_path, None, now_ms)
 
     def admit(self, found: FoundFile, target: Target, clash_key: str, now_ms: int) -> int | None:
@@ -101,6 +105,7 @@ class Files:
         conflicts, each naming the other, and None is returned.
         """
         with self._db.transaction():
+            self._leave_conflict(found.root_id, found.rel_path, clash_key)
             others = self._rivals(found, clash_key)
             if others:
                 self._conflict(found, target, clash_key, others, now_ms)
@@ -140,15 +145,11 @@ class Files:
                 self._jobs.replace_live(
                     known.root_id, known.rel_path, now_ms, why="the file is gone"
                 )
-                key = (known.root_id, os.fsencode(known.rel_path))
-                if known.verdict is Verdict.CONFLICT:
-                    self._db.run(
-                        "DELETE FROM file WHERE verdict = 'conflict' AND clash_key ="
-                        " (SELECT clash_key FROM file"
-                        "  WHERE root_id = ? AND rel_path = ?)",
-                        key,
-                    )
-                self._db.run("DELETE FROM file WHERE root_id = ? AND rel_path = ?", key)
+                self._leave_conflict(known.root_id, known.rel_path, None)
+                self._db.run(
+                    "DELETE FROM file WHERE root_id = ? AND rel_path = ?",
+                    (known.root_id, os.fsencode(known.rel_path)),
+                )
 
     def mark_unreadable(self, root_id: int, rel_path: str, reason: str, now_ms: int) -> None:
         """The worker could not open the file; it is looked at again when its ctime moves."""
@@ -177,6 +178,15 @@ class Files:
         return [
             known for known in map(known_file_of, rows) if (known.root_id, known.rel_path) != ours
         ]
+
+    def _leave_conflict(self, root_id: int, rel_path: str, clash_key: str | None) -> None:
+        """Unless the path keeps its *clash_key*, forget whom it was in conflict with."""
+        self._db.run(
+            "DELETE FROM file WHERE verdict = 'conflict' AND clash_key ="
+            " (SELECT clash_key FROM file WHERE root_id = :root AND rel_path = :path"
+            "     AND verdict = 'conflict' AND clash_key IS NOT :kept)",
+            {"root": root_id, "path": os.fsencode(rel_path), "kept": clash_key},
+        )
 
     def _conflict(
         self,

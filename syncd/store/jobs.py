@@ -62,11 +62,16 @@ class Jobs:
     # -- ownership -------------------------------------------------------------------------------
 
     def claim(self, owner: str, now_ms: int, ttl_ms: int) -> Job | None:
-        """Take the job that is due longest; None when none is due."""
+        """
+        Take the job that is due longest; None when none is due.
+
+        Each claim is an owner of its own (*owner* and a number that never comes again), so a worker
+        whose lease expired is not mistaken for the one that its process gave the job to next.
+        """
         with self._db.transaction():
             row = self._db.one(
-                "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner,"
-                " lease_expires_at = :expires, updated_at = :now"
+                "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
+                " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now"
                 " WHERE id = (SELECT id FROM job WHERE state = 'queued' AND held_class IS NULL"
                 "             AND run_after <= :now ORDER BY run_after, id LIMIT 1)"
                 " RETURNING id",
@@ -202,9 +207,9 @@ class Jobs:
         """Forget the upload, keep the plan: the next step presigns anew."""
         nothing: dict[str, Any] = dict.fromkeys(_UPLOAD_FACTS)
         with self._db.transaction():
+            self._write(job, {"updated_at": now_ms})
             self._end_upload(job, "gone" if gone else "unwanted", now_ms)
-            self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
-            self._write(job, {**nothing, "updated_at": now_ms})
+            self._void_upload(job.id)
         return replace(job, **nothing)
 
     def drop_parts(self, job: Job, now_ms: int) -> None:
@@ -227,6 +232,7 @@ class Jobs:
     def finish(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> None:
         """The record is known: the job is done and the catalog's knowledge grows by one row."""
         with self._db.transaction():
+            self._end_upload(job, "unwanted", now_ms)  # still open only where bytes were adopted
             self._move(
                 job,
                 Event.FINISH,
@@ -354,14 +360,16 @@ class Jobs:
     def requeue_failed(self, now_ms: int, *, why: str) -> int:
         """Give failed jobs another chance, with their counters reset; how many."""
         with self._db.transaction():
-            rows = self._db.all("SELECT id FROM job WHERE state = 'failed'")
-            for row in rows:
+            rows = self._db.all(f"{_SELECT} WHERE state = 'failed'")
+            for job in map(job_of, rows):
+                if job.upload_id is not None and job.stored_at is None:
+                    self._void_upload(job.id)  # given up when the job failed: it is being aborted
                 self._db.run(
                     "UPDATE job SET state = ?, run_after = ?, attempt = 0, updated_at = ? WHERE id = ?",
-                    (advance(State.FAILED, Event.REQUEUE), now_ms, now_ms, row["id"]),
+                    (advance(State.FAILED, Event.REQUEUE), now_ms, now_ms, job.id),
                 )
-                self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (row["id"],))
-                self._log(row["id"], State.FAILED, State.QUEUED, Event.REQUEUE, now_ms, why)
+                self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
+                self._log(job.id, State.FAILED, State.QUEUED, Event.REQUEUE, now_ms, why)
             return len(rows)
 
     def make_due(self, job: Job, now_ms: int) -> None:
@@ -460,6 +468,11 @@ class Jobs:
                 " WHERE storage_key = ? AND upload_id = ? AND state = 'open'",
                 (state, now_ms, job.storage_key, job.upload_id),
             )
+
+    def _void_upload(self, job_id: int) -> None:
+        self._db.run("DELETE FROM part WHERE job_id = ?", (job_id,))
+        nothing = ", ".join(f"{column} = NULL" for column in _UPLOAD_FACTS)
+        self._db.run(f"UPDATE job SET {nothing} WHERE id = ?", (job_id,))
 
     def _log(
         self,

@@ -1,0 +1,413 @@
+"""Plans and checked pieces of real files, some of which move while they are read."""
+
+# ruff: noqa: N802 (names carry the number of the promise or fault that they test)
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncd import hashing
+from syncd.core.parts import plan_parts
+from syncd.errors import FileChanged, JobError
+from syncd.model import LEAF_SIZE, Fingerprint, Kind, Part, Plan
+
+GO = threading.Event()
+LEAF, PIECE = 16, 4
+DATA = bytes(range(100))  # seven leaves of 16 bytes, the last one short
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(DATA)
+    return str(path)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves and pieces of a few bytes, so that a small file has many."""
+    monkeypatch.setattr(hashing, "LEAF_SIZE", LEAF)
+    monkeypatch.setattr(hashing, "PIECE_SIZE", PIECE)
+
+
+def leaves_of(data: bytes, leaf: int) -> bytes:
+    cuts = range(0, len(data), leaf)
+    return b"".join(xxhash.xxh3_128(data[cut : cut + leaf]).digest() for cut in cuts)
+
+
+def ignore(count: int) -> None:
+    """Nobody is interested in the bytes counted."""
+
+
+def plan(path: str, *, on_bytes: Callable[[int], None] = ignore) -> Plan:
+    return hashing.make_plan(path, hashing.look(path), stop=GO, on_bytes=on_bytes)
+
+
+def pieces(path: str, part: Part, expected: Fingerprint | None = None) -> Iterator[bytes]:
+    return hashing.checked_pieces(
+        path,
+        expected or hashing.look(path),
+        part,
+        leaves_of(DATA, LEAF),
+        stop=GO,
+        on_bytes=ignore,
+    )
+
+
+def sent_before_error(source: Iterator[bytes], message: str) -> bytes:
+    """What left until the source raised FileChanged with that message."""
+    sent: list[bytes] = []
+    with pytest.raises(FileChanged, match=message):
+        sent.extend(source)
+    return b"".join(sent)
+
+
+def change_byte(path: str, offset: int) -> None:
+    """Another byte at *offset*, and mtime put back: only ctime and the content tell."""
+    before = os.stat(path)
+    with open(path, "r+b") as file:
+        os.pwrite(file.fileno(), b"\xff", offset)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+WHOLE = Part(1, 0, len(DATA))
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, LEAF_SIZE - 1, LEAF_SIZE, LEAF_SIZE + 1, 2 * LEAF_SIZE + 5])
+def test_a_plan_holds_what_hashlib_and_xxhash_say_of_the_file(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    counts: list[int] = []
+    made = plan(str(path), on_bytes=counts.append)
+
+    assert made == Plan(size, hashlib.sha256(data).hexdigest(), leaves_of(data, 4 * 1024 * 1024))
+    assert sum(counts) == size
+
+
+def test_what_is_looked_at_is_the_file_and_not_the_link_to_it(model: str, tmp_path: Path) -> None:
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(model)
+    st_ = os.stat(model)
+
+    assert hashing.look(str(link)) == Fingerprint(
+        st_.st_dev, st_.st_ino, st_.st_size, st_.st_mtime_ns, st_.st_ctime_ns
+    )
+    assert plan(str(link)) == plan(model)
+
+
+FIELDS = ("dev", "inode", "size", "mtime_ns", "ctime_ns")
+
+
+def moved(fingerprint: Fingerprint, field: str) -> Fingerprint:
+    return replace(fingerprint, **{field: getattr(fingerprint, field) - 1})
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_file_that_moved_before_the_first_byte_is_not_read(model: str, field: str) -> None:
+    counts: list[int] = []
+    with pytest.raises(FileChanged, match=rf"changed: {field} \d+ -> \d+$"):
+        hashing.make_plan(model, moved(hashing.look(model), field), stop=GO, on_bytes=counts.append)
+
+    assert counts == []
+
+
+def append(path: str) -> None:
+    with open(path, "ab") as file:
+        file.write(b"more")
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        pytest.param(append, id="appended to"),
+        pytest.param(lambda path: os.utime(path, ns=(1, 1)), id="touched"),
+        pytest.param(lambda path: os.chmod(path, 0o600), id="chmod: perhaps a rewrite"),
+        pytest.param(os.unlink, id="deleted"),
+        pytest.param(lambda path: change_byte(path, 0), id="rewritten with mtime put back"),
+    ],
+)
+def test_a_file_that_moves_while_it_is_hashed_gets_no_plan(
+    model: str, disturb: Callable[[str], None]
+) -> None:
+    disturbed: list[int] = []
+
+    def once(count: int) -> None:
+        if not disturbed:
+            disturb(model)
+        disturbed.append(count)
+
+    with pytest.raises(FileChanged, match="changed: "):
+        plan(model, on_bytes=once)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("left", [0, 15, 16, 17, 99])
+def test_F08_a_file_cut_short_while_it_is_hashed_gets_no_plan(model: str, left: int) -> None:
+    with pytest.raises(FileChanged, match="became shorter while it was read"):
+        plan(model, on_bytes=lambda count: os.truncate(model, left))
+
+
+# -- checked pieces ------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    data=st.binary(min_size=1, max_size=200),
+    leaf=st.integers(1, 64),
+    piece=st.integers(1, 32),
+    part_size=st.integers(1, 200),
+)
+def test_parts_that_cut_leaves_anywhere_yield_exactly_their_bytes(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, leaf: int, piece: int, part_size: int
+) -> None:
+    path = str(tmp_path_factory.getbasetemp() / "parts.bin")
+    Path(path).write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "LEAF_SIZE", leaf)
+        patch.setattr(hashing, "PIECE_SIZE", piece)
+        made = plan(path)
+
+        assert made.leaves == leaves_of(data, leaf)
+        for part in plan_parts(len(data), part_size):
+            counts: list[int] = []
+            sent = list(
+                hashing.checked_pieces(
+                    path, hashing.look(path), part, made.leaves, stop=GO, on_bytes=counts.append
+                )
+            )
+            assert b"".join(sent) == data[part.offset : part.offset + part.size]
+            assert counts == [len(piece) for piece in sent]
+            assert all(0 < count <= piece for count in counts)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("at", [0, 3, 15, 16, 40, 95, 96, 99])
+def test_F06_a_changed_byte_under_the_same_stat_stops_its_leaf_before_the_last_piece(
+    model: str, at: int
+) -> None:
+    expected = hashing.look(model)
+    change_byte(model, at)
+    sent = sent_before_error(pieces(model, WHOLE, expected), "holds other bytes")
+
+    leaf_end = min((at // LEAF + 1) * LEAF, len(DATA))
+    assert len(sent) <= leaf_end - PIECE
+    assert len(sent) >= at // LEAF * LEAF  # the leaves before it were whole and have left
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("part", "at"), [(Part(1, 0, 24), 31), (Part(2, 24, 24), 17)])
+def test_I01_a_part_is_not_whole_on_the_wire_before_the_leaves_its_edges_cut_agree(
+    model: str, part: Part, at: int
+) -> None:
+    expected = hashing.look(model)
+    change_byte(model, at)  # in the same leaf, outside the part
+    sent = sent_before_error(pieces(model, part, expected), "holds other bytes")
+
+    assert len(sent) < part.size
+
+
+@pytest.mark.usefixtures("small")
+def test_a_byte_changed_between_two_pieces_is_seen(model: str) -> None:
+    source = pieces(model, WHOLE)
+    next(source)
+    change_byte(model, 99)
+
+    assert len(sent_before_error(source, "holds other bytes")) < len(DATA) - PIECE
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("field", ["dev", "inode", "size", "mtime_ns"])
+def test_a_file_that_moved_before_the_first_piece_is_not_sent(model: str, field: str) -> None:
+    source = pieces(model, WHOLE, moved(hashing.look(model), field))
+
+    assert sent_before_error(source, f"changed: {field}") == b""
+
+
+@pytest.mark.usefixtures("small")
+def test_a_ctime_that_moved_alone_lets_the_same_bytes_pass(model: str) -> None:
+    expected = moved(hashing.look(model), "ctime_ns")
+
+    assert b"".join(pieces(model, WHOLE, expected)) == DATA
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file_touched_behind_the_last_piece_is_noticed_at_the_end(model: str) -> None:
+    source = pieces(model, WHOLE)
+    sent = b"".join(next(source) for _ in range(len(DATA) // PIECE))
+    os.utime(model, ns=(1, 1))
+
+    assert sent == DATA
+    assert sent_before_error(source, "changed: mtime_ns") == b""
+
+
+@pytest.mark.usefixtures("small")
+def test_F08_a_file_cut_short_while_it_is_sent_is_noticed(model: str) -> None:
+    source = pieces(model, WHOLE)
+    next(source)
+    os.truncate(model, 50)
+
+    assert len(sent_before_error(source, "became shorter while it was sent")) < 50
+
+
+@pytest.mark.usefixtures("small")
+def test_bytes_without_a_planned_digest_never_leave_whole(model: str) -> None:
+    source = hashing.checked_pieces(
+        model, hashing.look(model), WHOLE, leaves_of(DATA, LEAF)[:-16], stop=GO, on_bytes=ignore
+    )
+
+    assert len(sent_before_error(source, "holds other bytes")) == 96
+
+
+# -- stopping ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small")
+def test_hashing_stops_at_the_next_leaf_when_told_to(model: str) -> None:
+    stop, counts = threading.Event(), list[int]()
+
+    def count(read: int) -> None:
+        counts.append(read)
+        stop.set()
+
+    with pytest.raises(hashing.Stopped):
+        hashing.make_plan(model, hashing.look(model), stop=stop, on_bytes=count)
+
+    assert counts == [LEAF]
+
+
+@pytest.mark.usefixtures("small")
+def test_sending_stops_at_the_next_piece_when_told_to(model: str) -> None:
+    stop = threading.Event()
+    source = hashing.checked_pieces(
+        model, hashing.look(model), WHOLE, leaves_of(DATA, LEAF), stop=stop, on_bytes=ignore
+    )
+    first = next(source)
+    stop.set()
+    with pytest.raises(hashing.Stopped):
+        next(source)
+
+    assert first == DATA[:PIECE]
+
+
+# -- files that are not there, or not files ------------------------------------------------------
+
+
+ABSENT = Fingerprint(0, 0, len(DATA), 0, 0)
+
+
+def read_all(path: str) -> None:
+    hashing.make_plan(path, ABSENT, stop=GO, on_bytes=ignore)
+
+
+def send_all(path: str) -> None:
+    for _ in pieces(path, WHOLE, ABSENT):
+        raise AssertionError("nothing can be sent")
+
+
+DOORS = pytest.mark.parametrize("read", [hashing.look, read_all, send_all])
+
+
+@DOORS
+def test_F09_a_vanished_file_is_gone(tmp_path: Path, read: Callable[[str], object]) -> None:
+    with pytest.raises(FileChanged, match=r"is gone$"):
+        read(str(tmp_path / "nothing"))
+
+
+@DOORS
+def test_a_file_whose_folder_became_a_file_is_gone(
+    model: str, read: Callable[[str], object]
+) -> None:
+    with pytest.raises(FileChanged, match="is gone: a folder above it is a file now"):
+        read(f"{model}/below")
+
+
+@DOORS
+def test_F17_a_pipe_in_the_files_place_is_refused_without_waiting_for_a_writer(
+    tmp_path: Path, read: Callable[[str], object]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(FileChanged, match="not a regular file any more"):
+        read(str(tmp_path / "pipe"))
+
+
+@DOORS
+def test_F17_a_folder_in_the_files_place_is_refused(
+    tmp_path: Path, read: Callable[[str], object]
+) -> None:
+    with pytest.raises(FileChanged, match="not a regular file any more"):
+        read(str(tmp_path))
+
+
+@DOORS
+def test_a_link_to_itself_cannot_be_read_and_says_what_to_check(
+    tmp_path: Path, read: Callable[[str], object]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(JobError, match="cannot be read: Too many levels") as caught:
+        read(str(tmp_path / "loop"))
+
+    assert caught.value.kind is Kind.LOCAL_READ
+    assert caught.value.advice
+
+
+AS_NOBODY = """
+import os, sys
+from syncd import hashing
+from syncd.errors import Permanent
+if os.geteuid() == 0:  # root may read everything
+    os.setgroups([]); os.setegid(65534); os.seteuid(65534)
+try:
+    hashing.look(sys.argv[1])
+except Permanent as error:
+    print(error.kind, error, "/", error.advice)
+"""
+
+
+def test_F13_a_file_that_may_not_be_read_fails_with_the_command_that_mends_it(model: str) -> None:
+    os.chmod(model, 0)
+    said = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, model], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert said.startswith(f"R30 {model} cannot be read: Permission denied")
+    assert f"chmod a+r '{model}'" in said
+
+
+def test_names_are_shown_harmlessly(tmp_path: Path) -> None:
+    with pytest.raises(FileChanged) as caught:
+        hashing.look(str(tmp_path / os.fsdecode(b"\x1b[2J\n\xe9")))
+
+    assert str(caught.value).isprintable()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.usefixtures("small")
+def test_no_descriptor_stays_open_whatever_happens(model: str, tmp_path: Path) -> None:
+    before = descriptors()
+    source = pieces(model, WHOLE)
+    next(source)
+    during = descriptors()
+    del source
+    sent_before_error(pieces(model, WHOLE, moved(hashing.look(model), "inode")), "changed")
+    with pytest.raises(FileChanged):
+        plan(str(tmp_path))
+
+    assert (during, descriptors()) == (before + 1, before)

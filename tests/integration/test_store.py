@@ -1,0 +1,1211 @@
+"""The store on a real disk: lock, schema, queue, facts, conflicts, and what a reader sees."""
+
+import os
+import resource
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.core.preview import Known
+from syncd.errors import AlreadyRunning, LeaseLost, StateError
+from syncd.model import (
+    Call,
+    Fingerprint,
+    FoundFile,
+    Job,
+    Kind,
+    KnownFile,
+    Multipart,
+    Part,
+    Plan,
+    State,
+    Target,
+    Verdict,
+)
+from syncd.store import Store, is_locked, open_files, open_report
+from syncd.store.db import Database, migrations
+
+NOW = 1_700_000_000_000
+TTL = 60_000
+SHA = "5" * 64
+PLAN = Plan(100, SHA, b"l" * 16)
+UPLOAD = Multipart("up-1", "key-1", 50, 2)
+PATH = "loras/a.safetensors"
+
+
+def found(rel_path: str = PATH, *, root_id: int = 1, mtime_ns: int = 1) -> FoundFile:
+    return FoundFile(root_id, rel_path, Fingerprint(2**63 + 1, 2**64 - 1, 100, mtime_ns, 7), 100)
+
+
+def target(rel_path: str = PATH) -> Target:
+    name = rel_path.rpartition("/")[2].encode("utf-8", "replace").decode()
+    return Target(f"models/loras/{name}", "loras", name, name)
+
+
+def admit(store: Store, rel_path: str = PATH, *, now_ms: int = NOW, mtime_ns: int = 1) -> int:
+    to = target(rel_path)
+    job_id = store.files.admit(
+        found(rel_path, mtime_ns=mtime_ns), to, to.model_path.casefold(), now_ms
+    )
+    assert job_id is not None
+    return job_id
+
+
+def claim(store: Store, *, now_ms: int = NOW) -> Job:
+    job = store.jobs.claim("me", now_ms, TTL)
+    assert job is not None
+    return job
+
+
+def uploading(store: Store) -> Job:
+    """A leased job with a plan, an open upload and its first part."""
+    admit(store)
+    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job = store.jobs.note(job, NOW, storage_key=UPLOAD.storage_key)
+    job = store.jobs.note_upload(job, UPLOAD, NOW)
+    store.jobs.note_part(job, Part(1, 0, 50), '"etag-1"', NOW)
+    return job
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> str:
+    return str(tmp_path / "state")
+
+
+@pytest.fixture
+def store(state_dir: str) -> Iterator[Store]:
+    store = Store(state_dir)
+    store.files.root_id("/models")
+    yield store
+    store.close()
+
+
+def rows(state_dir: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(os.path.join(state_dir, "syncd.db"))) as raw:
+        return raw.execute(sql, values).fetchall()
+
+
+def read(state_dir: str) -> None:
+    with open_report(state_dir) as report:
+        assert report is not None
+
+
+def uploads(state_dir: str) -> list[tuple[str, str]]:
+    return rows(state_dir, "SELECT upload_id, state FROM upload ORDER BY upload_id")
+
+
+# -- the lock ------------------------------------------------------------------------------------
+
+
+def test_a_second_instance_in_the_same_process_is_refused(store: Store, state_dir: str) -> None:
+    with pytest.raises(AlreadyRunning, match="Another syncd") as caught:
+        Store(state_dir)
+
+    assert caught.value.exit_code == 75
+    assert is_locked(state_dir)
+
+
+def test_the_lock_is_free_again_after_close(state_dir: str) -> None:
+    Store(state_dir).close()
+
+    assert not is_locked(state_dir)
+    Store(state_dir).close()
+
+
+def test_asking_for_the_lock_does_not_take_it_or_make_anything(state_dir: str) -> None:
+    assert not is_locked(state_dir)
+    assert not os.path.exists(state_dir)
+
+
+HOLDER = """
+import sys
+from syncd.store import Store
+Store(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_process_keeps_us_out_until_it_is_killed(state_dir: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, state_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(AlreadyRunning):
+            Store(state_dir)
+        locked = is_locked(state_dir)
+        holder.kill()
+
+    assert locked
+    Store(state_dir).close()
+
+
+def test_a_store_that_cannot_open_its_database_gives_the_lock_back(state_dir: str) -> None:
+    os.makedirs(os.path.join(state_dir, "syncd.db"))
+    with pytest.raises(StateError):
+        Store(state_dir)
+
+    assert not is_locked(state_dir)
+
+
+# -- how the database is opened ------------------------------------------------------------------
+
+
+def test_what_is_committed_survives_power_loss_by_the_settings_in_force(state_dir: str) -> None:
+    os.makedirs(state_dir)
+    database = Database.open(state_dir)
+    in_force = {
+        name: database.all(f"PRAGMA {name}")[0][0]
+        for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "mmap_size")
+    }
+    database.close()
+
+    assert in_force == {
+        "journal_mode": "wal",
+        "synchronous": 2,  # FULL
+        "foreign_keys": 1,
+        "busy_timeout": 5000,
+        "mmap_size": 0,
+    }
+
+
+def test_only_the_owner_may_read_what_the_store_writes(store: Store, state_dir: str) -> None:
+    admit(store)
+    modes = {
+        entry.name: stat.S_IMODE(entry.stat().st_mode)
+        for entry in os.scandir(state_dir)
+        if entry.name != "lock"
+    }
+
+    assert modes == dict.fromkeys(("syncd.db", "syncd.db-wal", "syncd.db-shm"), 0o600)
+    assert stat.S_IMODE(os.stat(state_dir).st_mode) == 0o700
+
+
+NEXT = """
+BEGIN IMMEDIATE;
+CREATE TABLE first (a INTEGER) STRICT;
+CREATE TABLE later (x) STRICT;
+PRAGMA user_version = {n};
+COMMIT;
+"""
+
+
+def schema(state_dir: str) -> list[tuple[Any, ...]]:
+    return rows(state_dir, "SELECT type, name, sql FROM sqlite_master ORDER BY name")
+
+
+def version(state_dir: str) -> int:
+    return int(rows(state_dir, "PRAGMA user_version")[0][0])
+
+
+def test_each_migration_ends_its_own_transaction_and_counts_itself() -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+        for number, script in enumerate(migrations(), start=1):
+            raw.executescript(script)
+
+            assert raw.execute("PRAGMA user_version").fetchone() == (number,)
+            assert not raw.in_transaction
+
+
+def test_an_older_database_brought_up_to_date_equals_a_fresh_one_and_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, older = str(tmp_path / "fresh"), str(tmp_path / "older")
+    store = Store(older)
+    store.files.root_id("/models")
+    store.close()
+    later = [*migrations(), NEXT.format(n=len(migrations()) + 1).replace("(x)", "(x INTEGER)")]
+    monkeypatch.setattr("syncd.store.db.migrations", lambda: later)
+    for state_dir in (fresh, older):
+        Store(state_dir).close()
+
+    assert schema(older) == schema(fresh)
+    assert version(older) == version(fresh) == len(later)
+    assert rows(older, "SELECT path FROM root") == [(b"/models",)]
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(
+    state_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(state_dir).close()
+    before = schema(state_dir), version(state_dir)
+    broken = NEXT.format(n=len(migrations()) + 1)  # STRICT asks for a type
+    monkeypatch.setattr("syncd.store.db.migrations", lambda: [*migrations(), broken])
+    with pytest.raises(StateError):
+        Store(state_dir)
+
+    assert (schema(state_dir), version(state_dir)) == before
+    assert not is_locked(state_dir)
+
+
+def test_every_table_is_strict(store: Store, state_dir: str) -> None:
+    tables = rows(state_dir, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main'")
+
+    lax = {name for name, strict in tables if not strict and not name.startswith("sqlite_")}
+    assert lax == set()
+    assert len(tables) > 10
+
+
+def test_opening_again_changes_nothing(state_dir: str) -> None:
+    store = Store(state_dir)
+    store.files.root_id("/models")
+    job_id = admit(store)
+    store.close()
+    again = Store(state_dir)
+    job = again.jobs.get(job_id)
+    again.close()
+
+    assert (job.rel_path, job.state, job.fingerprint) == (PATH, State.QUEUED, found().fingerprint)
+
+
+def test_a_database_of_a_newer_syncd_is_refused_with_advice(state_dir: str) -> None:
+    Store(state_dir).close()
+    rows(state_dir, f"PRAGMA user_version = {len(migrations()) + 1}")
+    for door in (Store, read):
+        with pytest.raises(StateError, match=r"newer syncd.*Install that version") as caught:
+            door(state_dir)
+
+        assert caught.value.exit_code == 74
+
+
+def test_a_reader_of_an_older_database_says_how_to_bring_it_up_to_date(state_dir: str) -> None:
+    Store(state_dir).close()
+    rows(state_dir, "PRAGMA user_version = 0")
+
+    with pytest.raises(StateError, match="Start syncd once"):
+        read(state_dir)
+
+
+@pytest.mark.parametrize("damage", [b"not a database " * 100, b"SQLite format 3\0" + b"\xff" * 200])
+def test_a_damaged_file_is_named_with_what_to_do(state_dir: str, damage: bytes) -> None:
+    os.makedirs(state_dir)
+    Path(state_dir, "syncd.db").write_bytes(damage)
+    for door in (Store, read):
+        with pytest.raises(StateError, match=r"syncd\.db is damaged.*Move the file aside"):
+            door(state_dir)
+
+
+def test_damage_inside_a_page_is_found_before_anything_is_written(state_dir: str) -> None:
+    store = Store(state_dir)
+    store.files.root_id("/models")
+    for number in range(200):
+        admit(store, f"loras/{number}.safetensors")
+    store.close()
+    path = Path(state_dir, "syncd.db")
+    pages = bytearray(path.read_bytes())
+    for page in range(len(pages) // 2 // 4096 * 4096, len(pages), 4096):  # rows, not the schema
+        pages[page : page + 100] = b"\xee" * 100
+    path.write_bytes(pages)
+
+    with pytest.raises(StateError, match="is damaged"):
+        Store(state_dir)
+    assert path.read_bytes() == bytes(pages)
+
+
+def test_a_file_where_the_state_directory_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for state_dir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StateError, match=r"cannot be used.*may write") as caught:
+            Store(str(state_dir))
+
+        assert caught.value.exit_code == 74
+
+
+AS_NOBODY = """
+import os, sys
+from syncd.errors import StateError
+from syncd.store import Store
+if os.geteuid() == 0:  # root may write everywhere
+    os.setgroups([]); os.setegid(65534); os.seteuid(65534)
+try:
+    Store(sys.argv[1])
+except StateError as error:
+    print(error.exit_code, error)
+"""
+
+
+def test_a_directory_that_may_not_be_written_is_refused_with_advice(state_dir: str) -> None:
+    os.makedirs(state_dir, mode=0o555)
+    said = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, state_dir], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert said.startswith(f"74 The state directory {state_dir} cannot be used: Permission denied")
+    assert "may write" in said
+
+
+def test_a_full_disk_is_said_and_nothing_half_written_stays(store: Store, state_dir: str) -> None:
+    before = admit(store)
+    wal = os.path.getsize(os.path.join(state_dir, "syncd.db-wal"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (wal, hard))
+    try:
+        with pytest.raises(StateError, match=r"syncd\.db") as caught:
+            admit(store, "loras/b.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    after = admit(store, "loras/c.safetensors")
+
+    assert "damaged" not in str(caught.value)
+    assert rows(state_dir, "SELECT id FROM job ORDER BY id") == [(before,), (after,)]
+
+
+def test_a_database_that_may_grow_no_further_asks_for_room(state_dir: str) -> None:
+    os.makedirs(state_dir)
+    database = Database.open(state_dir)
+    pages = database.all("PRAGMA page_count")[0][0]
+    database.all(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StateError, match=r"is full\. Make room"), database.transaction():
+        database.run("INSERT INTO root (path) VALUES (zeroblob(100000))")
+    with database.transaction():
+        database.run("INSERT INTO root (path) VALUES (X'2F')")
+    kept = database.all("SELECT path FROM root")
+    database.close()
+
+    assert [row["path"] for row in kept] == [b"/"]
+
+
+def test_a_mistake_of_ours_is_not_called_a_damaged_file(state_dir: str) -> None:
+    os.makedirs(state_dir)
+    database = Database.open(state_dir)
+    database.close()
+
+    with pytest.raises(sqlite3.ProgrammingError):
+        database.all("SELECT 1")
+
+
+# -- readers -------------------------------------------------------------------------------------
+
+
+def test_there_is_nothing_to_read_before_the_first_start(state_dir: str) -> None:
+    with open_report(state_dir) as report:
+        assert report is None
+    assert not os.path.exists(state_dir)
+
+
+def test_a_reader_sees_what_is_committed_while_the_writer_works(
+    store: Store, state_dir: str
+) -> None:
+    with open_report(state_dir) as report:
+        assert report is not None
+        before = list(report.files())
+        admit(store)
+        after = list(report.files())
+        claim(store)
+        later = list(report.files())
+
+    assert before == []
+    assert [(f.path, f.state) for f in after] == [(PATH, "queued")]
+    assert [(f.path, f.state) for f in later] == [(PATH, "uploading")]
+
+
+def test_a_reader_does_not_see_half_a_commit(state_dir: str) -> None:
+    os.makedirs(state_dir)
+    writer = Database.open(state_dir)
+    reader = Database.open_reader(state_dir)
+    assert reader is not None
+    with writer.transaction():
+        writer.run("INSERT INTO root (path) VALUES (X'2F')")
+        during = reader.all("SELECT * FROM root")
+    after = reader.all("SELECT * FROM root")
+    reader.close()
+    writer.close()
+
+    assert (len(during), len(after)) == (0, 1)
+
+
+def test_a_reader_cannot_write(store: Store, state_dir: str) -> None:
+    with (
+        open_files(state_dir) as files,
+        pytest.raises(StateError, match=r"cannot be written"),
+    ):
+        files.root_id("/other")
+
+    assert [root.path for root in store.report.roots()] == ["/models"]
+
+
+@pytest.mark.parametrize("name", [b"st\xe9te", b"a?b#c%41", b"with\nnewline"])
+def test_a_state_directory_of_any_name_can_be_written_and_read(tmp_path: Path, name: bytes) -> None:
+    state_dir = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
+    store = Store(state_dir)
+    store.files.root_id("/models")
+    store.close()
+    for spelling in (state_dir, "/" + state_dir):
+        with open_report(spelling) as report:
+            assert report is not None
+            assert [root.path for root in report.roots()] == ["/models"]
+
+
+def test_a_relative_state_directory_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Store("here").close()
+    with open_report("here") as report:
+        assert report is not None
+        assert report.roots() == []
+
+
+# -- names are bytes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raw", [b"loras/caf\xe9.safetensors", b"loras/two\nlines.gguf", b"loras/\x1b[2J.ckpt", b"a/ "]
+)
+def test_names_come_back_byte_for_byte_and_are_shown_harmlessly(store: Store, raw: bytes) -> None:
+    rel_path = os.fsdecode(raw)
+    job_id = admit(store, rel_path)
+    [known] = store.files.known(1)
+    [shown] = store.report.files()
+
+    assert os.fsencode(store.jobs.get(job_id).rel_path) == raw
+    assert os.fsencode(known.rel_path) == raw
+    assert shown.path.isprintable()
+    assert shown.state == "queued"  # the report finds the job of such a name
+
+
+def test_known_files_come_in_byte_order_and_only_from_below_the_folder_asked_for(
+    store: Store,
+) -> None:
+    paths = ["a/z", "loras!/x", "loras/a", "loras/sub/b", "loras0/x", "loras", "m"]
+    for path in paths:
+        store.files.judge([(found(path), Verdict.IGNORED, "why", None)], NOW)
+    other = store.files.root_id("/other")
+    store.files.judge([(found("loras/a", root_id=other), Verdict.IGNORED, "why", None)], NOW)
+
+    def below(folder: str) -> list[str]:
+        return [known.rel_path for known in store.files.known(1, folder)]
+
+    assert [known.rel_path for known in store.files.known(1)] == sorted(paths)
+    assert below("loras") == ["loras", "loras/a", "loras/sub/b"]
+    assert below("loras/sub") == ["loras/sub/b"]
+    assert below("nowhere") == []
+
+
+def test_known_files_are_read_in_pages_without_a_gap_or_a_double(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncd.store.files.PAGE", 3)
+    paths = [f"a/{number}" for number in range(9)]
+    store.files.judge([(found(path), Verdict.IGNORED, "w", None) for path in paths], NOW)
+
+    assert [known.rel_path for known in store.files.known(1)] == paths
+    assert [known.rel_path for known in store.files.known(1, "a")] == paths
+
+
+# -- roots ---------------------------------------------------------------------------------------
+
+
+def test_a_root_keeps_its_id_and_remembers_that_it_held_a_model(store: Store) -> None:
+    mount = ("ext4", "/dev/sda1", "/")
+    fresh = store.files.marker(1)
+    store.files.mark_scanned(1, mount, NOW, models=True)
+    store.files.mark_scanned(1, mount, NOW + 1, models=False)
+
+    assert store.files.root_id("/models") == 1 != store.files.root_id("/other")
+    assert fresh == (None, False)
+    assert store.files.marker(1) == (mount, True)
+    assert [root.scanned_at for root in store.report.roots()] == [NOW + 1, None]
+
+
+# -- claim and lease -----------------------------------------------------------------------------
+
+
+def test_jobs_are_claimed_by_due_time_then_by_age_and_never_early(store: Store) -> None:
+    late = admit(store, "loras/late.ckpt", now_ms=NOW + 10)
+    first = admit(store, "loras/first.ckpt")
+    second = admit(store, "loras/second.ckpt")
+    claimed = [store.jobs.claim("me", NOW, TTL) for _ in range(3)]
+
+    assert [job and job.id for job in claimed] == [first, second, None]
+    assert store.jobs.next_due_ms() == NOW + 10
+    assert claim(store, now_ms=NOW + 10).id == late
+    assert store.jobs.next_due_ms() is None
+
+
+def test_a_claimed_job_carries_its_owner_its_lease_and_one_attempt_more(store: Store) -> None:
+    admit(store)
+    job = claim(store)
+
+    assert (job.state, job.attempt) == (State.LEASED, 1)
+    assert (job.lease_owner or "").startswith("me#")
+    assert job.lease_expires_at == NOW + TTL
+    assert job == store.jobs.get(job.id)
+
+
+def test_expired_lease_returns_to_queue_with_attempt_spent(store: Store) -> None:
+    admit(store)
+    job = claim(store)
+    too_early = store.jobs.expire(NOW + TTL - 1)
+    expired = store.jobs.expire(NOW + TTL)
+    again = store.jobs.get(job.id)
+
+    assert (too_early, expired) == (0, 1)
+    assert (again.state, again.attempt, again.lease_owner) == (State.QUEUED, 1, None)
+    assert claim(store, now_ms=NOW + TTL).attempt == 2
+
+
+def test_a_renewed_lease_lasts_from_the_renewal(store: Store) -> None:
+    admit(store)
+    job = claim(store)
+    store.jobs.renew(job, NOW + 1000, TTL)
+
+    assert store.jobs.expire(NOW + TTL) == 0
+    assert store.jobs.expire(NOW + 1000 + TTL) == 1
+
+
+def test_at_start_every_lease_ends_and_far_future_waits_are_clamped(store: Store) -> None:
+    leased = admit(store)
+    claim(store)
+    far = admit(store, "loras/far.ckpt", now_ms=NOW + 10**12)
+    near = admit(store, "loras/near.ckpt", now_ms=NOW + 5)
+
+    assert store.jobs.expire_all(NOW, max_wait_ms=1000) == 1
+    assert store.jobs.get(leased).state is State.QUEUED
+    assert store.jobs.get(far).run_after == NOW + 1000
+    assert store.jobs.get(near).run_after == NOW + 5
+
+
+def writes(store: Store, job: Job) -> None:
+    """Every write an owner can make; each has to refuse one who is not."""
+    jobs, plan = store.jobs, PLAN
+    for write in (
+        lambda: jobs.renew(job, NOW, TTL),
+        lambda: jobs.note(job, NOW, storage_key="k"),
+        lambda: jobs.note_plan(job, plan, NOW),
+        lambda: jobs.note_upload(job, replace(UPLOAD, upload_id="other"), NOW),
+        lambda: jobs.note_part(job, Part(2, 50, 50), "e", NOW),
+        lambda: jobs.note_stored(job, NOW),
+        lambda: jobs.fresh_upload(job, NOW, gone=True),
+        lambda: jobs.drop_parts(job, NOW),
+        lambda: jobs.finish(job, "rec", NOW, adopted=False),
+        lambda: jobs.retry(
+            job, NOW, run_after=NOW, kind=Kind.NETWORK, why="w", advice=None, free=False
+        ),
+        lambda: jobs.release(job, NOW, why="w"),
+        lambda: jobs.reject(job, NOW, kind=Kind.OUR_DATA, why="w", advice=None),
+        lambda: jobs.supersede(job, NOW, why="w"),
+    ):
+        with pytest.raises(LeaseLost, match="no longer ours"):
+            write()
+
+
+TABLES = ("job", "part", "plan", "upload", "record", "job_event")
+
+
+def everything(state_dir: str) -> list[list[tuple[Any, ...]]]:
+    return [rows(state_dir, f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES]
+
+
+@pytest.mark.parametrize("how", ["replaced", "expired", "another's", "claimed again"])
+def test_who_lost_the_lease_can_write_nothing(store: Store, state_dir: str, how: str) -> None:
+    job = uploading(store)
+    if how == "replaced":
+        admit(store, mtime_ns=2)
+    else:
+        store.jobs.expire(NOW + TTL)
+    if how == "another's":
+        store.jobs.claim("another", NOW + TTL, TTL)
+    if how == "claimed again":  # by the same process, after its clock jumped
+        store.jobs.claim("me", NOW + TTL, TTL)
+    before = everything(state_dir)
+    writes(store, job)
+
+    assert everything(state_dir) == before
+
+
+# -- one live job a path -------------------------------------------------------------------------
+
+
+def test_a_changed_file_supersedes_the_job_of_the_old_one(store: Store) -> None:
+    old = admit(store)
+    claim(store)
+    new = admit(store, mtime_ns=2)
+
+    assert store.jobs.get(old).state is State.SUPERSEDED
+    assert store.jobs.get(new).state is State.QUEUED
+    assert store.jobs.get(new).fingerprint.mtime_ns == 2
+
+
+@pytest.mark.parametrize("state", ["queued", "leased"])
+def test_the_schema_itself_refuses_a_second_live_job_of_a_path(
+    store: Store, state_dir: str, state: str
+) -> None:
+    admit(store)
+    columns = ", ".join(
+        name
+        for (name,) in rows(state_dir, "SELECT name FROM pragma_table_info('job')")
+        if name not in ("id", "state", "lease_owner", "lease_expires_at")
+    )
+    lease = "'me', 1" if state == "leased" else "NULL, NULL"
+    copy = (
+        f"INSERT INTO job (state, lease_owner, lease_expires_at, {columns})"
+        f" SELECT ?, {lease}, {columns} FROM job"
+    )
+
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE.*rel_path"):
+        rows(state_dir, copy, state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'done'",  # without a record id
+        "state = 'leased'",  # without an owner
+        "lease_owner = 'me'",  # without a lease
+        "state = 'odd'",
+        "upload_id = 'u'",  # without its sizes and a storage key
+        "sha256 = 'short'",
+        "attempt = -1",
+        "size = 0",
+        "size = 'many'",  # STRICT
+        "held_class = 'small'",
+        "root_id = 99",
+    ],
+)
+def test_the_schema_itself_refuses_what_cannot_be(
+    store: Store, state_dir: str, change: str
+) -> None:
+    admit(store)
+    with closing(sqlite3.connect(os.path.join(state_dir, "syncd.db"))) as raw:
+        raw.execute("PRAGMA foreign_keys = ON")
+        with pytest.raises(sqlite3.IntegrityError):
+            raw.execute(f"UPDATE job SET {change}")
+
+
+# -- facts and intents ---------------------------------------------------------------------------
+
+
+def test_facts_and_intents_survive_a_reopened_store(state_dir: str) -> None:
+    store = Store(state_dir)
+    store.files.root_id("/models")
+    job = uploading(store)
+    job = store.jobs.note(job, NOW + 1, complete_sent_at=NOW + 1)
+    store.close()
+    store = Store(state_dir)
+    kept, etags = store.jobs.get(job.id), store.jobs.etags(job)
+    store.close()
+
+    assert kept == replace(
+        job,
+        sha256=SHA,
+        leaves=PLAN.leaves,
+        storage_key="key-1",
+        upload_id="up-1",
+        part_size=50,
+        part_count=2,
+        complete_sent_at=NOW + 1,
+    )
+    assert etags == {1: '"etag-1"'}
+
+
+def test_each_noted_fact_is_the_one_that_is_stored(store: Store) -> None:
+    admit(store)
+    job = store.jobs.note(
+        claim(store), NOW, storage_key="k", body_sent_at=1, stored_at=2, register_sent_at=3
+    )
+
+    assert store.jobs.get(job.id) == job
+    assert (job.body_sent_at, job.stored_at, job.register_sent_at) == (1, 2, 3)
+
+
+def test_a_plan_read_again_replaces_digests_and_the_fingerprint_it_was_read_under(
+    store: Store,
+) -> None:
+    admit(store)
+    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    touched = replace(job, fingerprint=replace(job.fingerprint, ctime_ns=8))
+    again = store.jobs.note_plan(touched, Plan(100, "6" * 64, b"m" * 16), NOW)
+
+    assert store.jobs.get(job.id) == again
+    assert (again.sha256, again.leaves, again.fingerprint.ctime_ns) == ("6" * 64, b"m" * 16, 8)
+
+
+def test_a_part_sent_twice_keeps_the_later_etag(store: Store) -> None:
+    job = uploading(store)
+    store.jobs.note_part(job, Part(2, 50, 50), '"b"', NOW)
+    store.jobs.note_part(job, Part(1, 0, 50), '"a"', NOW)
+
+    assert list(store.jobs.etags(job).items()) == [(1, '"a"'), (2, '"b"')]
+
+
+def test_disputed_parts_are_dropped_while_the_upload_stays(store: Store, state_dir: str) -> None:
+    job = uploading(store)
+    store.jobs.drop_parts(job, NOW)
+
+    assert store.jobs.etags(job) == {}
+    assert store.jobs.get(job.id).upload_id == "up-1"
+    assert uploads(state_dir) == [("up-1", "open")]
+
+
+@pytest.mark.parametrize(("gone", "state"), [(False, "unwanted"), (True, "gone")])
+def test_a_fresh_upload_forgets_the_old_one_but_not_the_plan(
+    store: Store, state_dir: str, gone: bool, state: str
+) -> None:
+    job = store.jobs.fresh_upload(uploading(store), NOW, gone=gone)
+
+    assert store.jobs.get(job.id) == job
+    assert (job.sha256, job.leaves) == (SHA, PLAN.leaves)
+    assert (job.storage_key, job.upload_id, job.part_size, job.part_count) == (None,) * 4
+    assert store.jobs.etags(job) == {}
+    assert uploads(state_dir) == [("up-1", state)]
+
+
+def test_an_object_that_is_whole_ends_its_upload(store: Store, state_dir: str) -> None:
+    job = store.jobs.note_stored(uploading(store), NOW)
+
+    assert store.jobs.get(job.id).stored_at == NOW
+    assert uploads(state_dir) == [("up-1", "completed")]
+
+
+def test_the_plan_a_storage_key_was_given_to_is_known_also_after_the_end(store: Store) -> None:
+    job = uploading(store)
+    while_running = store.jobs.owner_of_key("key-1")
+    store.jobs.finish(job, "rec", NOW, adopted=False)
+
+    assert while_running == store.jobs.owner_of_key("key-1") == SHA
+    assert store.jobs.owner_of_key("key-2") is None
+
+
+# -- ends ----------------------------------------------------------------------------------------
+
+
+def test_finishing_writes_the_record_and_ends_the_job_in_one_commit(
+    store: Store, state_dir: str
+) -> None:
+    job = store.jobs.note_stored(uploading(store), NOW)
+    store.jobs.finish(job, "rec-1", NOW, adopted=False)
+    done = store.jobs.get(job.id)
+    [shown] = store.report.files()
+
+    assert (done.state, done.record_id, done.lease_owner) == (State.DONE, "rec-1", None)
+    assert store.files.record_for(job.target.model_path, SHA) == "rec-1"
+    assert store.files.record_for(job.target.model_path, "6" * 64) is None
+    assert (shown.state, shown.record_id, shown.sha256) == ("registered", "rec-1", SHA)
+    assert rows(state_dir, "SELECT storage_key, size, adopted FROM record") == [("key-1", 100, 0)]
+
+
+def test_a_job_whose_bytes_were_never_read_cannot_be_finished(store: Store) -> None:
+    admit(store)
+    job = claim(store)
+    with pytest.raises(sqlite3.IntegrityError, match=r"record\.sha256"):
+        store.jobs.finish(job, "rec", NOW, adopted=False)
+
+    assert store.jobs.get(job.id) == job
+
+
+def test_adopting_bytes_found_in_the_catalog_leaves_no_upload_open(
+    store: Store, state_dir: str
+) -> None:
+    job = uploading(store)
+    store.jobs.finish(job, "rec", NOW, adopted=True)
+
+    assert store.jobs.get(job.id).adopted
+    assert uploads(state_dir) == [("up-1", "unwanted")]
+
+
+def test_a_second_record_of_the_same_bytes_at_a_path_takes_the_firsts_place(store: Store) -> None:
+    for record_id, mtime_ns in (("rec-1", 1), ("rec-2", 2)):
+        admit(store, mtime_ns=mtime_ns)
+        job = store.jobs.note_plan(claim(store), PLAN, NOW)
+        store.jobs.finish(job, record_id, NOW, adopted=False)
+
+    assert store.files.record_for(target().model_path, SHA) == "rec-2"
+
+
+def retry(store: Store, job: Job, *, free: bool) -> Job:
+    store.jobs.retry(
+        job, NOW, run_after=NOW + 50, kind=Kind.NETWORK, why="reset", advice="wait", free=free
+    )
+    return store.jobs.get(job.id)
+
+
+@pytest.mark.parametrize(("free", "attempt"), [(False, 1), (True, 0)])
+def test_a_retry_waits_its_time_and_spends_its_attempt_unless_free(
+    store: Store, free: bool, attempt: int
+) -> None:
+    admit(store)
+    job = retry(store, claim(store), free=free)
+
+    assert (job.state, job.attempt, job.run_after) == (State.QUEUED, attempt, NOW + 50)
+    assert (job.last_error, job.last_kind) == ("reset", Kind.NETWORK)
+    assert store.jobs.claim("me", NOW + 49, TTL) is None
+    [shown] = store.report.files()
+    assert (shown.state, shown.why, shown.run_after) == ("waiting", "reset", NOW + 50)
+    assert shown.advice == "wait"
+
+
+def test_a_retry_keeps_the_upload_and_its_parts(store: Store, state_dir: str) -> None:
+    job = uploading(store)
+    again = retry(store, job, free=False)
+
+    assert (again.upload_id, again.storage_key) == ("up-1", "key-1")
+    assert store.jobs.etags(again) == {1: '"etag-1"'}
+    assert uploads(state_dir) == [("up-1", "open")]
+
+
+def test_a_waiting_job_can_be_made_due_and_a_running_one_is_left_alone(store: Store) -> None:
+    admit(store)
+    waiting = retry(store, claim(store), free=False)
+    store.jobs.make_due(waiting, NOW + 1)
+    job = claim(store, now_ms=NOW + 1)
+    store.jobs.make_due(job, NOW + 2)
+
+    assert job.id == waiting.id
+    assert store.jobs.get(job.id) == job
+
+
+def test_a_released_job_is_due_at_once_with_its_attempt_back(store: Store) -> None:
+    admit(store)
+    store.jobs.release(claim(store), NOW, why="stopped")
+    job = claim(store)
+
+    assert job.attempt == 1
+    assert job.last_error == "stopped"
+
+
+def test_a_job_held_for_a_signed_in_user_is_not_claimed_until_its_class_is_freed(
+    store: Store,
+) -> None:
+    admit(store)
+    store.jobs.release(claim(store), NOW, why="large", held_class="large", advice="sign in")
+    [held] = store.report.files()
+    while_held = store.jobs.claim("me", NOW + 10**9, TTL), store.jobs.next_due_ms()
+    freed = store.jobs.free_class("large", NOW + 1)
+
+    assert (held.state, held.why, held.advice) == ("needs_sign_in", "large", "sign in")
+    assert while_held == (None, None)
+    assert freed == 1
+    assert claim(store, now_ms=NOW + 1).held_class is None
+
+
+def reject(store: Store, job: Job) -> None:
+    store.jobs.reject(job, NOW, kind=Kind.OUR_DATA, why="refused", advice="rename")
+
+
+def test_a_rejected_job_fails_with_its_reason_and_gives_up_its_upload(
+    store: Store, state_dir: str
+) -> None:
+    job = uploading(store)
+    reject(store, job)
+    [shown] = store.report.files()
+
+    assert (shown.state, shown.why, shown.advice) == ("failed", "refused", "rename")
+    assert uploads(state_dir) == [("up-1", "unwanted")]
+    assert store.jobs.claim("me", NOW + 10**9, TTL) is None
+
+
+def test_a_requeued_job_starts_with_its_counters_at_zero(store: Store) -> None:
+    admit(store)
+    job = claim(store)
+    assert [store.jobs.count_attempt(job, Kind.DIGEST, NOW) for _ in range(2)] == [1, 2]
+    reject(store, job)
+    requeued = store.jobs.requeue_failed(NOW + 5, why="asked to")
+    again = claim(store, now_ms=NOW + 5)
+
+    assert requeued == 1
+    assert (again.id, again.attempt) == (job.id, 1)
+    assert store.jobs.count_attempt(again, Kind.DIGEST, NOW) == 1
+    assert store.jobs.requeue_failed(NOW, why="asked to") == 0
+
+
+def test_a_requeued_job_does_not_go_on_with_the_upload_that_is_being_aborted(
+    store: Store, state_dir: str
+) -> None:
+    reject(store, uploading(store))
+    store.jobs.requeue_failed(NOW, why="asked to")
+    job = claim(store)
+
+    assert (job.sha256, job.leaves) == (SHA, PLAN.leaves)
+    assert (job.storage_key, job.upload_id, job.part_size, job.part_count) == (None,) * 4
+    assert store.jobs.etags(job) == {}
+    assert uploads(state_dir) == [("up-1", "unwanted")]
+
+
+def test_a_requeued_job_keeps_an_object_that_is_whole_in_the_store(
+    store: Store, state_dir: str
+) -> None:
+    reject(store, store.jobs.note_stored(uploading(store), NOW))
+    store.jobs.requeue_failed(NOW, why="asked to")
+    job = claim(store)
+
+    assert (job.storage_key, job.stored_at) == ("key-1", NOW)
+    assert uploads(state_dir) == [("up-1", "completed")]
+
+
+def test_errors_of_a_kind_are_counted_within_their_window(store: Store) -> None:
+    admit(store)
+    job = claim(store)
+
+    def count(now_ms: int, kind: Kind = Kind.UPLOAD_GONE) -> int:
+        return store.jobs.count_attempt(job, kind, now_ms, window_ms=1000)
+
+    assert [count(NOW), count(NOW + 999), count(NOW, Kind.PARTS)] == [1, 2, 1]
+    assert [count(NOW + 1000), count(NOW + 1999), count(NOW + 2000)] == [1, 2, 1]
+
+
+def test_every_change_of_owner_leaves_an_event_with_its_reason(
+    store: Store, state_dir: str
+) -> None:
+    admit(store)
+    retry(store, claim(store), free=False)
+    job = claim(store, now_ms=NOW + 50)
+    store.jobs.supersede(job, NOW + 60, why="moved")
+    events = rows(state_dir, "SELECT from_state, to_state, event, why, at - ? FROM job_event", NOW)
+
+    assert events == [
+        (None, "queued", None, None, 0),
+        ("queued", "leased", "claim", None, 0),
+        ("leased", "queued", "retry", "reset", 0),
+        ("queued", "leased", "claim", None, 50),
+        ("leased", "superseded", "replace", "moved", 60),
+    ]
+
+
+# -- uploads nobody wants ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["file changed", "file gone", "worker saw it"])
+def test_a_superseded_jobs_upload_waits_to_be_aborted(
+    store: Store, state_dir: str, how: str
+) -> None:
+    job = uploading(store)
+    match how:
+        case "file changed":
+            admit(store, mtime_ns=2)
+        case "file gone":
+            store.files.forget(list(store.files.known(1)), NOW)
+        case _:
+            store.jobs.supersede(job, NOW, why="moved")
+
+    assert store.jobs.unwanted_upload(NOW) == (Multipart("up-1", "key-1", 0, 0), 0)
+
+
+def test_an_abort_is_tried_again_later_until_its_account_is_closed(
+    store: Store, state_dir: str
+) -> None:
+    store.jobs.supersede(uploading(store), NOW, why="moved")
+    due = store.jobs.unwanted_upload(NOW)
+    assert due is not None
+    upload, _ = due
+    store.jobs.postpone_abort(upload, NOW + 100, NOW)
+
+    assert store.jobs.unwanted_upload(NOW + 99) is None
+    assert store.jobs.unwanted_upload(NOW + 100) == (upload, 1)
+    store.jobs.end_upload(upload, "abandoned", NOW)
+    assert store.jobs.unwanted_upload(NOW + 100) is None
+    assert uploads(state_dir) == [("up-1", "abandoned")]
+    assert store.report.abandoned_uploads() == 1
+
+
+# -- conflicts and verdicts ----------------------------------------------------------------------
+
+UPPER, LOWER = "loras/Model.safetensors", "loras/model.safetensors"
+
+
+def admit_either(store: Store, rel_path: str) -> int | None:
+    to = target(rel_path)
+    return store.files.admit(found(rel_path), to, to.model_path.casefold(), NOW)
+
+
+def verdicts(store: Store) -> dict[str, Verdict]:
+    return {known.rel_path: known.verdict for known in store.files.known(1)}
+
+
+def test_two_files_that_differ_in_case_only_are_both_held_back_each_naming_the_other(
+    store: Store,
+) -> None:
+    first = admit_either(store, UPPER)
+    second = admit_either(store, LOWER)
+    reasons = {known.rel_path: known.reason or "" for known in store.files.known(1)}
+
+    assert first is not None
+    assert second is None
+    assert store.jobs.get(first).state is State.SUPERSEDED
+    assert verdicts(store) == {UPPER: Verdict.CONFLICT, LOWER: Verdict.CONFLICT}
+    assert LOWER in reasons[UPPER]
+    assert UPPER in reasons[LOWER]
+    assert store.jobs.claim("me", NOW, TTL) is None
+
+
+def test_a_file_admitted_again_is_no_conflict_with_itself(store: Store) -> None:
+    assert admit_either(store, UPPER) is not None
+    assert admit_either(store, UPPER) is not None
+
+
+def known(store: Store, rel_path: str) -> KnownFile:
+    return next(file for file in store.files.known(1) if file.rel_path == rel_path)
+
+
+@pytest.mark.parametrize("how", ["gone", "not a model any more", "going elsewhere"])
+def test_when_one_side_of_a_conflict_gives_way_the_other_is_judged_afresh(
+    store: Store, how: str
+) -> None:
+    admit_either(store, UPPER)
+    admit_either(store, LOWER)
+    match how:
+        case "gone":
+            store.files.forget([known(store, UPPER)], NOW)
+        case "not a model any more":
+            store.files.judge([(found(UPPER), Verdict.IGNORED, "ignored", None)], NOW)
+        case _:
+            store.files.admit(found(UPPER), target("loras/new"), "models/loras/new", NOW)
+
+    assert LOWER not in verdicts(store)  # so the next look meets it as new
+    assert admit_either(store, LOWER) is not None
+    assert verdicts(store)[LOWER] is Verdict.WANTED
+
+
+def test_a_third_rival_keeps_the_conflict_alive_after_one_has_gone(store: Store) -> None:
+    third = "loras/MODEL.safetensors"
+    for rel_path in (UPPER, LOWER, third):
+        admit_either(store, rel_path)
+    store.files.forget([known(store, third)], NOW)
+    for rel_path in (UPPER, LOWER):
+        admit_either(store, rel_path)
+
+    assert verdicts(store) == {UPPER: Verdict.CONFLICT, LOWER: Verdict.CONFLICT}
+
+
+@pytest.mark.parametrize("state", ["queued", "leased", "failed"])
+def test_a_verdict_other_than_wanted_supersedes_the_paths_job(store: Store, state: str) -> None:
+    job_id = admit(store)
+    if state != "queued":
+        job = claim(store)
+        if state == "failed":
+            reject(store, job)
+    store.files.judge([(found(), Verdict.REFUSED, "the name", None)], NOW)
+    [shown] = store.report.files()
+
+    assert store.jobs.get(job_id).state is State.SUPERSEDED
+    assert verdicts(store) == {PATH: Verdict.REFUSED}
+    assert (shown.state, shown.why) == ("refused", "the name")
+
+
+def test_a_finished_job_is_left_alone_when_its_file_goes(store: Store) -> None:
+    admit(store)
+    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    store.jobs.finish(job, "rec", NOW, adopted=False)
+    store.files.forget(list(store.files.known(1)), NOW)
+
+    assert store.jobs.get(job.id).state is State.DONE
+    assert list(store.report.files()) == []
+    assert store.files.record_for(job.target.model_path, SHA) == "rec"
+
+
+TOUCHED = replace(found(), fingerprint=replace(found().fingerprint, ctime_ns=99))
+
+
+def test_a_ctime_that_moved_alone_is_remembered_and_voids_no_live_job(store: Store) -> None:
+    admit(store)
+    job = claim(store)
+
+    assert store.files.refresh(TOUCHED, NOW)
+    assert known(store, PATH).fingerprint.ctime_ns == 99
+    assert store.jobs.get(job.id) == job
+
+
+def test_a_ctime_that_moved_without_a_live_job_is_left_for_a_new_look(store: Store) -> None:
+    admit(store)
+    reject(store, claim(store))
+
+    assert not store.files.refresh(TOUCHED, NOW)
+    assert known(store, PATH).fingerprint == found().fingerprint
+
+
+def test_an_unreadable_file_is_shown_as_such(store: Store) -> None:
+    admit(store)
+    store.files.mark_unreadable(1, PATH, "denied", NOW)
+    [shown] = store.report.files()
+
+    assert (shown.state, shown.why) == ("unreadable", "denied")
+
+
+def test_a_path_whose_worker_saw_it_move_is_new_to_the_next_look(store: Store) -> None:
+    admit(store)
+    job = claim(store)
+    admit(store, "loras/other.ckpt")
+    store.jobs.supersede(job, NOW, why="moved")
+
+    assert store.jobs.get(job.id).state is State.SUPERSEDED
+    assert list(verdicts(store)) == ["loras/other.ckpt"]
+
+
+def test_a_reader_is_told_what_is_known_of_each_path_of_one_root(store: Store) -> None:
+    raw = os.fsdecode(b"loras/caf\xe9.ckpt")
+    admit(store, raw)
+    reject(store, claim(store))
+    other = store.files.root_id("/other")
+    store.files.judge([(found("x", root_id=other), Verdict.IGNORED, "why", None)], NOW)
+
+    assert store.report.known("/models") == {raw: Known(found().fingerprint, "failed", "refused")}
+    assert list(store.report.known("/other")) == ["x"]
+    assert store.report.known("/nowhere") == {}
+
+
+def test_files_are_counted_by_state(store: Store) -> None:
+    for name in ("a", "b", "c"):
+        admit(store, f"loras/{name}.ckpt")
+    claim(store)
+
+    assert store.report.counts() == {"uploading": 1, "queued": 2}
+
+
+# -- holds and servers ---------------------------------------------------------------------------
+
+
+def test_a_hold_keeps_its_first_time_and_counts_its_probes(store: Store) -> None:
+    store.holds.put("offline", why="dns", advice=None, probe_at=NOW + 5, now_ms=NOW)
+    hold = store.holds.put("offline", why="tcp", advice="cable", probe_at=NOW + 9, now_ms=NOW + 5)
+
+    assert (hold.since, hold.why, hold.advice, hold.probes) == (NOW, "tcp", "cable", 1)
+    assert store.holds.all() == store.report.holds() == [hold]
+    assert not hold.needs_person
+
+
+def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
+    store.holds.put("offline", why="dns", advice=None, probe_at=NOW, now_ms=NOW)
+    store.holds.put("operator", why="401", advice="token", probe_at=NOW, now_ms=NOW + 1)
+    ended = store.holds.clear("offline", "throttled")
+
+    assert [hold.kind for hold in ended] == ["offline"]
+    assert store.holds.clear("offline") == []
+    assert [hold.needs_person for hold in store.holds.all()] == [True]
+
+
+def test_a_probe_may_be_called_for_at_once_or_put_off_but_never_moved_nearer(
+    store: Store,
+) -> None:
+    store.holds.put("offline", why="dns", advice=None, probe_at=NOW + 50, now_ms=NOW)
+    store.holds.postpone(NOW + 10)
+    kept = store.holds.all()[0].probe_at
+    store.holds.probe_now(NOW)
+    called = store.holds.all()[0].probe_at
+    store.holds.postpone(NOW + 20)
+
+    assert (kept, called, store.holds.all()[0].probe_at) == (NOW + 50, NOW, NOW + 20)
+
+
+def test_a_route_that_ever_answered_is_remembered_for_its_server(store: Store) -> None:
+    store.servers.note_answered("https://a", Call.LIST_MODELS, NOW)
+    store.servers.note_answered("https://a", Call.LIST_MODELS, NOW + 1)
+
+    assert store.servers.answered("https://a") == {Call.LIST_MODELS}
+    assert store.servers.answered("https://b") == frozenset()
+
+
+def test_the_storage_host_first_seen_stays_pinned(store: Store) -> None:
+    first = store.servers.pin_storage_host("https://a", "s3.one", NOW)
+    second = store.servers.pin_storage_host("https://a", "s3.two", NOW)
+
+    assert (first, second) == ("s3.one", "s3.one")
+    assert store.servers.pin_storage_host("https://b", "s3.two", NOW) == "s3.two"

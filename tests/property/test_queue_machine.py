@@ -1,0 +1,319 @@
+"""The real queue on SQLite against a dict of what it ought to hold, in any order of events."""
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    precondition,
+    rule,
+)
+
+from syncd.core.machine import LIVE, TRANSITIONS
+from syncd.errors import LeaseLost
+from syncd.model import (
+    Event,
+    Fingerprint,
+    FoundFile,
+    Job,
+    Kind,
+    KnownFile,
+    Plan,
+    State,
+    Target,
+    Verdict,
+)
+from syncd.store import Store
+
+TTL = 100
+PATHS = st.sampled_from(["loras/a", "loras/A", "loras/b", "loras/\udce9\n"])  # a and A clash
+DELAYS = st.integers(0, 150)
+PLAN = Plan(10, "0" * 64, b"l" * 16)
+
+
+@dataclass(slots=True)
+class Wish:
+    """What a job row ought to say."""
+
+    path: str
+    run_after: int
+    state: State = State.QUEUED
+    attempt: int = 0
+    holder: str | None = None
+    expires: int | None = None
+
+
+def shown(job: Job) -> Wish:
+    return Wish(
+        job.rel_path,
+        job.run_after,
+        job.state,
+        job.attempt,
+        job.lease_owner,
+        job.lease_expires_at,
+    )
+
+
+def clash_key(path: str) -> str:
+    return f"models/{path}".encode("utf-8", "replace").decode().casefold()
+
+
+class Queue(RuleBasedStateMachine):
+    """Rules are what the daemon does to the store."""
+
+    leases: Bundle[Job] = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state_dir = tempfile.mkdtemp(prefix="syncd-queue-")
+        self.store = Store(self.state_dir)
+        self.root_id = self.store.files.root_id("/models")
+        self.now = 1_000
+        self.version = 0
+        self.jobs: dict[int, Wish] = {}
+        self.files: dict[str, Verdict] = {}
+        self.holders: set[str | None] = {None}
+
+    def teardown(self) -> None:
+        self.store.close()
+        try:
+            self.check_events()
+        finally:
+            shutil.rmtree(self.state_dir)
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def found(self, path: str) -> FoundFile:
+        self.version += 1
+        return FoundFile(self.root_id, path, Fingerprint(1, 2, 10, self.version, 3), 10)
+
+    @rule(path=PATHS)
+    def admit(self, path: str) -> None:
+        found, key = self.found(path), clash_key(path)
+        target = Target(key, "loras", "name", "name")
+        job_id = self.store.files.admit(found, target, key, self.now)
+
+        rivals = [p for p in self.files if p != path and self.contends(p, key)]
+        self.replace_live(path)
+        for rival in rivals:
+            self.replace_live(rival)
+            self.files[rival] = Verdict.CONFLICT
+        self.files[path] = Verdict.CONFLICT if rivals else Verdict.WANTED
+        assert (job_id is None) == bool(rivals)
+        if job_id is not None:
+            assert job_id not in self.jobs
+            self.jobs[job_id] = Wish(path, self.now)
+
+    @rule(path=PATHS)
+    def judge(self, path: str) -> None:
+        self.store.files.judge([(self.found(path), Verdict.IGNORED, "why", None)], self.now)
+
+        self.gives_way(path)
+        self.files[path] = Verdict.IGNORED
+
+    @rule(path=PATHS)
+    def forget(self, path: str) -> None:
+        self.store.files.forget([self.known(path)], self.now)
+
+        self.gives_way(path)
+        self.files.pop(path, None)
+
+    def known(self, path: str) -> KnownFile:
+        verdict = self.files.get(path, Verdict.WANTED)
+        return KnownFile(self.root_id, path, Fingerprint(1, 2, 10, 0, 3), verdict)
+
+    def contends(self, path: str, key: str) -> bool:
+        return clash_key(path) == key and self.files[path] is not Verdict.IGNORED
+
+    def gives_way(self, path: str) -> None:
+        self.replace_live(path)
+        if self.files.get(path) is Verdict.CONFLICT:
+            for other in [p for p in self.files if self.contends(p, clash_key(path))]:
+                del self.files[other]
+
+    def replace_live(self, path: str) -> None:
+        for wish in self.jobs.values():
+            if wish.path == path and Event.REPLACE in TRANSITIONS[wish.state]:
+                wish.state, wish.holder, wish.expires = State.SUPERSEDED, None, None
+
+    # -- leases ----------------------------------------------------------------------------------
+
+    @rule(target=leases, owner=st.sampled_from(["x", "y"]))
+    @precondition(lambda self: self.due() is not None)
+    def claim(self, owner: str) -> Job:
+        job, due = self.store.jobs.claim(owner, self.now, TTL), self.due()
+        assert job is not None
+        assert job.id == due
+
+        wish = self.jobs[job.id]
+        wish.state, wish.holder, wish.expires = State.LEASED, job.lease_owner, self.now + TTL
+        wish.attempt += 1
+        assert job.lease_owner not in self.holders  # no claim is taken for an earlier one
+        self.holders.add(job.lease_owner)
+        return job
+
+    @rule()
+    @precondition(lambda self: self.due() is None)
+    def nothing_is_due(self) -> None:
+        assert self.store.jobs.claim("x", self.now, TTL) is None
+
+    def due(self) -> int | None:
+        ready = [
+            (wish.run_after, job_id)
+            for job_id, wish in self.jobs.items()
+            if wish.state is State.QUEUED and wish.run_after <= self.now
+        ]
+        return min(ready)[1] if ready else None
+
+    @rule(job=leases)
+    def renew(self, job: Job) -> None:
+        if self.write(job, lambda: self.store.jobs.renew(job, self.now, TTL)):
+            self.jobs[job.id].expires = self.now + TTL
+
+    @rule(job=consumes(leases), free=st.booleans(), delay=DELAYS)
+    def retry(self, job: Job, free: bool, delay: int) -> None:
+        def write() -> None:
+            self.store.jobs.retry(
+                job,
+                self.now,
+                run_after=self.now + delay,
+                kind=Kind.NETWORK,
+                why="reset",
+                advice=None,
+                free=free,
+            )
+
+        if self.write(job, write):
+            self.end(job, State.QUEUED, spent=not free, run_after=self.now + delay)
+
+    @rule(job=consumes(leases))
+    def release(self, job: Job) -> None:
+        if self.write(job, lambda: self.store.jobs.release(job, self.now, why="stop")):
+            self.end(job, State.QUEUED, spent=False, run_after=self.now)
+
+    @rule(job=consumes(leases))
+    def finish(self, job: Job) -> None:
+        def write() -> None:
+            planned = self.store.jobs.note_plan(job, PLAN, self.now)
+            self.store.jobs.finish(planned, "rec", self.now, adopted=False)
+
+        if self.write(job, write):
+            self.end(job, State.DONE)
+            assert self.store.files.record_for(job.target.model_path, PLAN.sha256) == "rec"
+
+    @rule(job=consumes(leases))
+    def reject(self, job: Job) -> None:
+        def write() -> None:
+            self.store.jobs.reject(job, self.now, kind=Kind.OUR_DATA, why="no", advice=None)
+
+        if self.write(job, write):
+            self.end(job, State.FAILED)
+
+    @rule(job=consumes(leases))
+    def supersede(self, job: Job) -> None:
+        if self.write(job, lambda: self.store.jobs.supersede(job, self.now, why="moved")):
+            self.end(job, State.SUPERSEDED)
+            self.files.pop(job.rel_path, None)
+
+    def write(self, job: Job, write: Callable[[], None]) -> bool:
+        """Try it: allowed to the last owner of a lease that still stands, and to nobody else."""
+        if self.jobs[job.id].holder == job.lease_owner:
+            write()
+            return True
+        with pytest.raises(LeaseLost):
+            write()
+        return False
+
+    def end(
+        self, job: Job, state: State, *, spent: bool = True, run_after: int | None = None
+    ) -> None:
+        wish = self.jobs[job.id]
+        wish.state, wish.holder, wish.expires = state, None, None
+        wish.attempt -= not spent
+        wish.run_after = wish.run_after if run_after is None else run_after
+
+    # -- the daemon at large ---------------------------------------------------------------------
+
+    @rule(ms=DELAYS)
+    def time_passes(self, ms: int) -> None:
+        self.now += ms
+
+    @rule()
+    def expire(self) -> None:
+        late = self.leased(lambda wish: wish.expires is not None and wish.expires <= self.now)
+
+        assert self.store.jobs.expire(self.now) == len(late)
+        self.give_back(late)
+
+    @rule()
+    def restart(self) -> None:
+        """After kill -9: the same files, opened again by somebody who owns no lease."""
+        self.store.close()
+        self.store = Store(self.state_dir)
+        leased = self.leased(lambda wish: True)
+
+        assert self.store.jobs.expire_all(self.now, max_wait_ms=100) == len(leased)
+        for wish in self.jobs.values():
+            if wish.state is State.QUEUED:
+                wish.run_after = min(wish.run_after, self.now + 100)
+        self.give_back(leased)
+
+    def leased(self, which: Callable[[Wish], bool]) -> list[Wish]:
+        return [w for w in self.jobs.values() if w.state is State.LEASED and which(w)]
+
+    def give_back(self, wishes: list[Wish]) -> None:
+        for wish in wishes:
+            wish.state, wish.run_after = State.QUEUED, self.now
+            wish.holder = wish.expires = None
+
+    @rule()
+    def requeue_failed(self) -> None:
+        failed = [wish for wish in self.jobs.values() if wish.state is State.FAILED]
+
+        assert self.store.jobs.requeue_failed(self.now, why="asked to") == len(failed)
+        for wish in failed:
+            wish.state, wish.attempt, wish.run_after = State.QUEUED, 0, self.now
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    @invariant()
+    def every_job_is_there_and_as_it_ought_to_be(self) -> None:
+        assert {i: shown(self.store.jobs.get(i)) for i in self.jobs} == self.jobs
+
+    @invariant()
+    def a_path_has_one_live_job_at_most(self) -> None:
+        live = [wish.path for wish in self.jobs.values() if wish.state in LIVE]
+        assert len(live) == len(set(live))
+
+    @invariant()
+    def every_file_has_its_verdict(self) -> None:
+        known = self.store.files.known(self.root_id)
+        assert {file.rel_path: file.verdict for file in known} == self.files
+
+    def check_events(self) -> None:
+        """Each job's events are a walk along the table's arrows that ends in its state."""
+        connection = sqlite3.connect(f"{self.state_dir}/syncd.db")
+        rows = connection.execute(
+            "SELECT job_id, from_state, event, to_state FROM job_event ORDER BY id"
+        ).fetchall()
+        connection.close()
+        at: dict[int, State] = {}
+        for job_id, before, event, after in rows:
+            assert before == at.get(job_id)
+            if before is not None:
+                assert TRANSITIONS[State(before)][Event(event)] == after
+            at[job_id] = State(after)
+        assert at == {job_id: wish.state for job_id, wish in self.jobs.items()}
+
+
+TestQueue = Queue.TestCase
+TestQueue.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

@@ -1,0 +1,247 @@
+"""
+One direction, and one door for each library: every module's imports are read and checked.
+
+::
+
+    model, errors, clock <- core <- I/O rooms <- worker, intake, janitor <- service <- cli
+                                      catalog <-'      dispatch <-'
+
+A room is a module or package directly below ``syncd``. The planted sources at the end show that the
+checker sees what it is for.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import syncd
+
+PACKAGE = Path(syncd.__file__).parent
+
+VALUES = frozenset({"model", "errors", "clock"})
+BELOW_IO = VALUES | {"core"}
+IO_ROOMS = frozenset(
+    {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
+    | {"notify"}
+)
+BELOW_WORKER = BELOW_IO | IO_ROOMS | {"progress", "lanes", "catalog"}
+BELOW_SERVICE = BELOW_WORKER | {"worker", "intake", "janitor", "dispatch", "control"}
+
+MAY_IMPORT: Mapping[str, frozenset[str]] = {
+    "": frozenset(),  # syncd/__init__.py
+    "model": frozenset(),
+    "clock": frozenset(),
+    "errors": frozenset({"model"}),
+    "core": frozenset({"model", "errors"}),
+    "progress": frozenset({"model"}),
+    "lanes": frozenset({"model", "errors"}),
+    **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "catalog": BELOW_IO | {"api"},
+    "worker": BELOW_WORKER,
+    "intake": BELOW_WORKER,
+    "janitor": BELOW_WORKER,
+    "control": BELOW_WORKER,
+    "dispatch": BELOW_WORKER | {"worker"},
+    "service": BELOW_SERVICE,
+    "sandbox": BELOW_IO,
+    "cli": BELOW_SERVICE | {"service", "sandbox"},
+    "__main__": frozenset({"cli"}),
+}
+"""What a room may import beside itself. A new room gets its line here first."""
+
+DOORS: Mapping[str, frozenset[str]] = {
+    "watchdog": frozenset({"watch"}),
+    "httpx": frozenset({"auth", "api", "storage", "sandbox"}),
+    "httpcore": frozenset({"auth", "api", "storage"}),
+    "sqlite3": frozenset({"store"}),
+    "apscheduler": frozenset({"service"}),
+    "pydantic": frozenset({"config"}),
+    "pydantic_core": frozenset({"config"}),
+    "pydantic_settings": frozenset({"config"}),
+    "yaml": frozenset({"config"}),
+    "starlette": frozenset({"control", "sandbox"}),
+    "uvicorn": frozenset({"control", "sandbox"}),
+    "truststore": frozenset({"api", "storage"}),
+    "xxhash": frozenset({"hashing", "storage"}),
+    "click": frozenset({"cli"}),
+    "rich": frozenset({"cli"}),
+}
+
+IMPURE = frozenset(
+    {"time", "random", "secrets", "socket", "ssl", "select", "selectors", "socketserver", "http"}
+    | {"threading", "_thread", "multiprocessing", "concurrent", "asyncio", "queue", "signal"}
+    | {"logging", "warnings", "io", "tempfile", "shutil", "glob", "pathlib", "fcntl", "mmap"}
+    | {"subprocess", "urllib.request", "sqlite3", "uuid", "fileinput", "linecache"}
+)
+"""Standard modules that bring a clock, chance, a file, a socket, a thread or a logger into core."""
+
+PURE_OS = frozenset({"fsencode", "fsdecode", "fspath", "sep", "path"})
+PURE_OS_PATH = frozenset(
+    {"join", "split", "splitext", "basename", "dirname", "normpath", "commonpath"}
+)
+NOW = frozenset({"now", "utcnow", "today"})
+
+
+def violations(module: str, source: str, *, package: bool = False) -> list[str]:
+    """What the module (``syncd.core.diff``) may not do, a sentence each."""
+    tree = ast.parse(source)
+    room = room_of(module)
+    if room not in MAY_IMPORT:
+        return [f"{room} has no place in the layering"]
+    found = [
+        problem
+        for name in imported(tree, module, package)
+        if (problem := import_problem(room, name)) is not None
+    ]
+    return found + (list(impure_uses(tree)) if room == "core" else [])
+
+
+def room_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def imported(tree: ast.AST, module: str, package: bool) -> Iterator[str]:
+    """Dotted names, as far as they can be told from the text; relative ones made absolute."""
+    here = module.split(".") if package else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = here[: len(here) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def import_problem(room: str, name: str) -> str | None:
+    top = name.split(".")[0]
+    if top == "syncd":
+        target = room_of(name)
+        allowed = target in MAY_IMPORT[room] | {room} or target not in MAY_IMPORT
+        # A name out of syncd/__init__.py (the version) is nobody's room.
+        return None if allowed else f"{room} imports {name}"
+    if top in DOORS and room not in DOORS[top]:
+        return f"{room} imports {name}, whose door is {', '.join(sorted(DOORS[top]))}"
+    if room == "core":
+        return core_problem(name, top)
+    return None
+
+
+def core_problem(name: str, top: str) -> str | None:
+    if top not in sys.stdlib_module_names:
+        return f"core imports {name}: not the standard library"
+    if top in IMPURE or name in IMPURE or name.startswith("urllib.request"):
+        return f"core imports {name}: not pure"
+    if top == "os" and not pure_os(name.split(".")[1:]):
+        return f"core imports {name}: not pure"
+    return None
+
+
+def pure_os(path: list[str]) -> bool:
+    """Is ``os.<path>`` a question about names, not about files?"""
+    if path[:1] == ["path"]:
+        return path[1:2] == [] or path[1] in PURE_OS_PATH
+    return path == [] or path[0] in PURE_OS
+
+
+def impure_uses(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node).split(".")
+            if dotted[0] == "os" and not pure_os(dotted[1:]):
+                yield f"core uses {ast.unparse(node)}"
+            if node.attr in NOW:
+                yield f"core asks for the time: {ast.unparse(node)}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("open", "print", "input"):
+            yield f"core calls {ast.unparse(node.func)}"
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(["syncd", *path.relative_to(PACKAGE).with_suffix("").parts]): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_imports_only_what_lies_below_its_room(name: str) -> None:
+    path = modules()[name]
+    package = path.name == "__init__.py"
+    module = name.removesuffix(".__init__")
+
+    assert violations(module, path.read_text("utf-8"), package=package) == []
+
+
+def test_the_rooms_that_stand_are_all_looked_at() -> None:
+    seen = {room_of(name.removesuffix(".__init__")) for name in modules()}
+
+    assert {"", "model", "errors", "clock", "core", "store", "hashing", "cli"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("syncd.model", "from syncd.errors import Hold"),
+        ("syncd.errors", "from syncd import clock"),
+        ("syncd.core.diff", "from syncd.store import Store"),
+        ("syncd.core.diff", "from syncd import clock"),
+        ("syncd.core.diff", "from ..clock import Clock"),
+        ("syncd.core.diff", "import time"),
+        ("syncd.core.diff", "from time import monotonic"),
+        ("syncd.core.diff", "def f():\n    import random"),
+        ("syncd.core.diff", "import asyncio.events"),
+        ("syncd.core.diff", "import logging"),
+        ("syncd.core.diff", "from threading import Lock"),
+        ("syncd.core.diff", "from pathlib import Path"),
+        ("syncd.core.diff", "from urllib.request import urlopen"),
+        ("syncd.core.diff", "from urllib import request"),
+        ("syncd.core.diff", "from os import stat"),
+        ("syncd.core.diff", "from os.path import exists"),
+        ("syncd.core.diff", "import os\nos.stat('a')"),
+        ("syncd.core.diff", "import os\nsize = os.path.getsize"),
+        ("syncd.core.diff", "x = open('a')"),
+        ("syncd.core.diff", "import datetime\nx = datetime.datetime.now()"),
+        ("syncd.core.diff", "import attrs"),
+        ("syncd.core.diff", "import xxhash"),
+        ("syncd.scan", "from syncd.store.jobs import Jobs"),
+        ("syncd.store.jobs", "from syncd.hashing import make_plan"),
+        ("syncd.store.jobs", "from .. import hashing"),
+        ("syncd.store", "from ..hashing import make_plan"),
+        ("syncd.api", "import syncd.auth"),
+        ("syncd.scan", "if True:\n    import sqlite3"),
+        ("syncd.worker", "import httpx"),
+        ("syncd.worker", "from syncd.service import Service"),
+        ("syncd.worker", "from syncd.intake import Intake"),
+        ("syncd.progress", "from syncd.store import Store"),
+        ("syncd.service", "from syncd.cli import entry"),
+        ("syncd.service", "from syncd.sandbox.server import Sandbox"),
+        ("syncd.service", "from rich.console import Console"),
+        ("syncd.sandbox.server", "from syncd.store import Store"),
+        ("syncd.watch", "from apscheduler.schedulers.asyncio import AsyncIOScheduler"),
+        ("syncd.log", "import pydantic"),
+        ("syncd.surprise", "import json"),
+    ],
+)
+def test_a_planted_violation_is_seen(module: str, source: str) -> None:
+    package = module == "syncd.store"
+
+    assert len(violations(module, source, package=package)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("syncd.core.steps", "from syncd.core.parts import Route\nfrom syncd.model import Job"),
+        ("syncd.core.steps", "from .parts import Route\nfrom ..errors import Hold"),
+        ("syncd.core.diff", "import os\nname = os.path.basename(os.fsdecode(b'a'))"),
+        ("syncd.core.diff", "from urllib.parse import urlsplit\nfrom datetime import datetime"),
+        ("syncd.store.jobs", "import sqlite3\nfrom syncd.store.db import Database"),
+        ("syncd.worker", "from syncd import hashing\nfrom syncd.store import Store"),
+        ("syncd.cli.demo", "import click\nfrom syncd.sandbox.server import Sandbox"),
+        ("syncd.api", "import httpx\nfrom syncd import __version__"),
+    ],
+)
+def test_what_the_direction_allows_is_let_pass(module: str, source: str) -> None:
+    assert violations(module, source) == []

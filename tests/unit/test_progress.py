@@ -1,0 +1,126 @@
+"""Counters of a run, as a screen sees them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from syncd.model import Fingerprint, Job, State, Target
+from syncd.progress import Meter, Phase, Running
+
+
+def job(number: int, size: int = 100) -> Job:
+    return Job(
+        id=number,
+        root_id=1,
+        rel_path=f"loras/{number}",
+        fingerprint=Fingerprint(1, number, size, 0, 0),
+        target=Target(f"models/loras/{number}", "loras", str(number), str(number)),
+        state=State.LEASED,
+        attempt=1,
+        run_after=0,
+    )
+
+
+def test_a_job_is_expected_then_runs_then_counts_as_finished() -> None:
+    meter = Meter()
+    meter.expect(1, 100)
+    meter.begin(job(1))
+    meter.phase(1, Phase.HASHING)
+    meter.add_hashed(1, 100)
+    before = meter.snapshot()
+    meter.end(1, registered=True)
+    after = meter.snapshot()
+
+    assert before.running == (Running(1, "loras/1", 100, Phase.HASHING, hashed=100),)
+    assert (before.expected_files, before.expected, before.finished) == (1, 100, 0)
+    assert after.running == ()
+    assert (after.finished_files, after.finished, after.registered_files) == (1, 100, 1)
+    assert (after.expected_files, after.expected) == (1, 100)
+
+
+def test_a_job_that_begins_unannounced_is_expected_from_then_on() -> None:
+    meter = Meter()
+    meter.begin(job(7, size=30))
+
+    assert (meter.snapshot().expected_files, meter.snapshot().expected) == (1, 30)
+
+
+def test_each_end_is_counted_under_its_own_name() -> None:
+    meter = Meter()
+    for number in (1, 2, 3, 4):
+        meter.begin(job(number))
+    meter.end(1, registered=True)
+    meter.end(2, adopted=True)
+    meter.end(3, failed=True)
+    meter.end(4)  # given back: no end
+
+    seen = meter.snapshot()
+    assert (seen.registered_files, seen.adopted_files, seen.failed_files) == (1, 1, 1)
+    assert (seen.finished_files, seen.finished, seen.expected_files) == (3, 300, 4)
+
+
+def test_bytes_of_a_failed_try_leave_the_file_but_stay_in_the_work_done() -> None:
+    meter = Meter()
+    meter.begin(job(1))
+    meter.add_sent(1, 60)
+    meter.add_sent(1, -60)
+    meter.add_sent(1, 100)
+
+    assert meter.snapshot().running[0].sent == 100
+    assert meter.snapshot().sent == 160
+
+
+def test_a_resumed_upload_shows_the_parts_that_are_already_there() -> None:
+    meter = Meter()
+    meter.begin(job(1))
+    meter.parts(1, done=2, total=5, sent=40)
+    meter.part_done(1)
+
+    running = meter.snapshot().running[0]
+    assert (running.parts_done, running.parts, running.sent) == (3, 5, 40)
+    assert meter.snapshot().sent == 0  # not this run's work
+
+
+def test_a_dropped_job_is_expected_no_longer() -> None:
+    meter = Meter()
+    meter.expect(1, 100)
+    meter.begin(job(2))
+    meter.drop(1)
+    meter.drop(2)
+
+    assert meter.snapshot().running == ()
+    assert meter.snapshot().expected_files == 0
+
+
+def test_late_counts_of_a_job_that_is_gone_disturb_nobody() -> None:
+    meter = Meter()
+    meter.phase(9, Phase.SENDING)
+    meter.part_done(9)
+    meter.add_sent(9, 5)
+    meter.add_hashed(9, 5)
+
+    assert meter.snapshot().running == ()
+    assert (meter.snapshot().sent, meter.snapshot().hashed) == (5, 5)
+
+
+def test_settling_files_are_a_level_not_a_sum() -> None:
+    meter = Meter()
+    meter.settling(4)
+    meter.settling(1)
+
+    assert meter.snapshot().settling_files == 1
+
+
+def test_threads_that_count_at_once_lose_nothing() -> None:
+    meter = Meter()
+    meter.begin(job(1, size=10**9))
+
+    def send() -> None:
+        for _ in range(2000):
+            meter.add_sent(1, 3)
+            meter.part_done(1)
+
+    with ThreadPoolExecutor(4) as pool:
+        for task in [pool.submit(send) for _ in range(4)]:
+            task.result()
+
+    assert meter.snapshot().sent == meter.snapshot().running[0].sent == 4 * 2000 * 3
+    assert meter.snapshot().running[0].parts_done == 4 * 2000
