@@ -57,6 +57,8 @@ def test_complete_refuses_parts_out_of_order(either: Visitor) -> None:
 
     assert either.complete(upload, parts[::-1]).status_code == 400
     assert either.complete(upload, parts).status_code == 200
+    entries = either.cloud.history.entries("complete")
+    assert [entry.error for entry in entries] == ["InvalidPartOrder", None]
 
 
 def test_complete_refuses_a_small_part_that_is_not_the_last(visitor: Visitor) -> None:

@@ -31,6 +31,19 @@ def test_stopped_sandbox_leaves_no_thread_and_no_port() -> None:
             socket.create_connection(("127.0.0.1", port or 0), timeout=5)
 
 
+def test_stopping_breaks_idle_connections() -> None:
+    with Sandbox() as cloud:
+        url = urlsplit(cloud.base_url)
+        sock = socket.create_connection((url.hostname or "", url.port or 0), timeout=5)
+        sock.sendall(b"GET /api/v1/users/me HTTP/1.1\r\nHost: sandbox\r\n\r\n")
+        answer = sock.recv(65536)
+    with sock:
+        end = sock.recv(1)
+
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert end == b""
+
+
 def test_sandbox_writes_only_below_its_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,12 +154,31 @@ def test_own_store_keeps_no_file_of_a_refused_body(visitor: Visitor, tmp_path: A
 
 def test_refusal_comes_before_the_body(visitor: Visitor) -> None:
     grant = visitor.presign(size=len(BODY))
-    grant["upload_url"] = grant["upload_url"][:-1]
+    good(visitor.put(grant, BODY))
+    tampered = {**grant, "upload_url": grant["upload_url"][:-1]}
+    answers = []
+    for refused in (grant, tampered):
+        with _connected(refused) as sock:
+            sock.sendall(_head(refused, "Expect: 100-continue"))
+            answers.append(sock.recv(65536)[:13])
+
+    assert answers == [b"HTTP/1.1 412 ", b"HTTP/1.1 403 "]
+
+
+def test_slower_of_two_puts_at_once_is_answered_412(visitor: Visitor) -> None:
+    grant = visitor.presign(size=len(BODY))
     with _connected(grant) as sock:
         sock.sendall(_head(grant, "Expect: 100-continue"))
+        going = sock.recv(65536)
+        faster = visitor.put(grant, BODY)
+        sock.sendall(bytes(len(BODY)))
         answer = sock.recv(65536)
 
-    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert going.startswith(b"HTTP/1.1 100 ")
+    assert faster.status_code == 200
+    assert answer.startswith(b"HTTP/1.1 412 ")
+    stored = visitor.cloud.stored_sha256(grant["storage_key"])
+    assert stored == hashlib.sha256(BODY).hexdigest()
 
 
 def test_body_without_a_length_is_refused(visitor: Visitor) -> None:

@@ -201,6 +201,13 @@ def test_disabled_record_can_free_its_path_or_hold_it(visitor: Visitor) -> None:
     assert (held, freed, enabled) == (409, 201, 409)
 
 
+def test_record_does_not_clash_with_itself(visitor: Visitor) -> None:
+    turn(visitor, unique_paths=Unique.IGNORING_CASE)
+    one = f"/models/{visitor.upload()}"
+
+    assert visitor.api.put(one, json={"model_path": UPPER_A}).status_code == 200
+
+
 def test_taken_path_can_be_refused_at_presign(visitor: Visitor) -> None:
     turn(visitor, unique_paths=Unique.EXACT, clash_at_presign=True)
     visitor.upload()
