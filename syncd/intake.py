@@ -21,9 +21,7 @@ from syncd.errors import RootUnavailable
 from syncd.lanes import Lanes
 from syncd.model import FoundFile, Hint, HintKind, KnownFile, Mount, Target, Verdict, printable
 from syncd.progress import Meter
-from syncd.store import Store, open_files
-
-PathKey = tuple[int, str]
+from syncd.store import PathKey, Store, open_files
 
 BLOCKED_LOOK_S = 10.0
 """Between looks at a file that something but time holds up: an event may tell sooner."""
@@ -69,6 +67,7 @@ class Intake:
         windows: Seconds a fingerprint must stand still.
         prefix: What model_path begins with.
         on_queued: Called when there is something new in the queue.
+        on_freed: Called with where to look again because a conflict ended.
     """
 
     def __init__(
@@ -84,6 +83,7 @@ class Intake:
         symlinks: scan.Symlinks,
         prefix: str,
         on_queued: Callable[[], None],
+        on_freed: Callable[[Hint], None],
     ) -> None:
         self._roots = roots
         self._store = store
@@ -95,6 +95,7 @@ class Intake:
         self._symlinks = symlinks
         self._prefix = prefix
         self._on_queued = on_queued
+        self._on_freed = on_freed
         self._moving: dict[PathKey, settle.Watching] = {}
         self._looked_at_s: dict[PathKey, float] = {}
         self._log = structlog.get_logger("syncd.intake")
@@ -304,12 +305,17 @@ class Intake:
             elif not await self._runs_on(fresh):
                 root = self._roots[found.root_id]
                 self._observe(root, found.rel_path, found, fresh.companion, hint)
+        freed: list[PathKey] = []
         for start in range(0, len(judged), BATCH):
-            await self._lanes.db(self._store.files.judge, judged[start : start + BATCH], now_ms)
+            batch = judged[start : start + BATCH]
+            freed += await self._lanes.db(self._store.files.judge, batch, now_ms)
         if walked.gone:
-            await self._lanes.db(self._store.files.forget, walked.gone, now_ms)
+            freed += await self._lanes.db(self._store.files.forget, walked.gone, now_ms)
             for gone in walked.gone:
+                self._forget((gone.root_id, gone.rel_path))
                 self._log.info("file.gone", path=gone.rel_path)
+        for root_id, rel_path in freed:
+            self._on_freed(Hint(root_id, rel_path, HintKind.RESCAN))
 
     def _verdict(self, found: FoundFile) -> tuple[Verdict, str, str | None] | None:
         """What needs no waiting: names never taken, and names the server would refuse."""

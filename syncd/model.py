@@ -152,6 +152,43 @@ class KnownFile:
     reason: str | None = None
 
 
+class HintKind(StrEnum):
+    """What the kernel said about a path."""
+
+    CLOSED = "closed"  # a writer closed it
+    MOVED = "moved"  # it got its name by a rename
+    CREATED = "created"
+    DELETED = "deleted"  # or renamed away
+    RESCAN = "rescan"  # events were lost: look at everything below
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """
+    "Look at this path", never more. ``folder`` means: at everything below it as well.
+
+    ``rel_path`` is empty for the root itself.
+    """
+
+    root_id: int
+    rel_path: str
+    kind: HintKind
+    folder: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """
+    The mount that a path lies on, as ``/proc/self/mountinfo`` names it.
+
+    ``root`` is the folder of the mounted file system that appears at the mount point.
+    """
+
+    fs_type: str
+    source: str
+    root: str
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a file goes in the catalog, in the API's words."""

@@ -380,6 +380,7 @@ class Service:
             symlinks=settings.scan.symlinks,
             prefix=settings.naming.prefix,
             on_queued=dispatcher.wake,
+            on_freed=self._hint,
         )
         janitor = Janitor(store=store, lanes=self._lanes, api=api, clock=self._clock)
         return _Parts(root, store, intake, dispatcher, janitor)

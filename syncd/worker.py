@@ -293,10 +293,8 @@ class Worker:
             return
         await self._contact()
         assert grant.storage_key is not None, "checked where the answer came in"
-        await self._check_key(run, grant.storage_key)
         await self._check_host(grant)
-        if grant.storage_key != job.storage_key:
-            run.job = await self._note(job, storage_key=grant.storage_key, body_sent_at=None)
+        await self._take_key(run, grant.storage_key)
         run.grant, run.grant_used = grant, False
 
     async def _put(self, run: _Run) -> None:
@@ -545,10 +543,10 @@ class Worker:
                 advice=f"If that is meant, add both to network.storage_hosts: {pinned}, {host}",
             )
 
-    async def _check_key(self, run: _Run, storage_key: str) -> None:
+    async def _take_key(self, run: _Run, storage_key: str) -> None:
         """One storage key, one plan."""
-        owner = await self._lanes.db(self._store.jobs.owner_of_key, storage_key)
-        if owner is not None and owner != run.job.sha256:
+        run.job, owner = await self._db(self._store.jobs.note_key, run.job, storage_key)
+        if owner != run.job.sha256:
             raise NeedsOperator(
                 f"the server gave the storage key of other bytes for {run.job.target.model_path}",
                 kind=Kind.EXISTS,

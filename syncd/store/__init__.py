@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from syncd.store.db import Database, Lock, is_locked
-from syncd.store.files import Files
+from syncd.store.files import Files, PathKey
 from syncd.store.holds import HoldRow, Holds, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
@@ -17,6 +17,7 @@ __all__ = [
     "FILE_STATES",
     "FileReport",
     "HoldRow",
+    "PathKey",
     "Report",
     "RootReport",
     "Store",

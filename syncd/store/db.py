@@ -9,6 +9,7 @@ One read-write connection on one thread, opened after the lock is held; everybod
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib import resources
@@ -20,6 +21,7 @@ from syncd.model import printable
 
 FILE_NAME = "syncd.db"
 LOCK_NAME = "lock"
+LOCK_TRIES, LOCK_PAUSE_S = 5, 0.02
 
 
 class Lock:
@@ -39,7 +41,7 @@ class Lock:
         except OSError as error:
             raise _unusable(state_dir, error) from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock_patiently(self._fd)
         except BlockingIOError:
             os.close(self._fd)
             raise AlreadyRunning(
@@ -53,6 +55,18 @@ class Lock:
     def close(self) -> None:
         """Give the right back. The file stays: removing it would let two owners in."""
         os.close(self._fd)
+
+
+def _flock_patiently(fd: int) -> None:
+    """A reader that asks ``is_locked`` holds the file for an instant: that is no other owner."""
+    for _ in range(LOCK_TRIES - 1):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            return
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(state_dir: str) -> bool:

@@ -8,6 +8,9 @@ from syncd.store.db import Database
 from syncd.store.jobs import Jobs
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
 
+PathKey = tuple[int, str]
+"""A root's id and a path below it."""
+
 PAGE = 10_000
 """Rows read at a time."""
 
@@ -85,17 +88,20 @@ class Files:
 
     def judge(
         self, judged: Iterable[tuple[FoundFile, Verdict, str, str | None]], now_ms: int
-    ) -> None:
+    ) -> list[PathKey]:
         """
         Remember files that get no job: (file, verdict, reason, model_path where there is one).
 
-        A live job of such a path is superseded, and a conflict that it was part of ends.
+        A live job of such a path is superseded, and a conflict that it was part of ends: the others
+        of it are forgotten and returned, to be looked at afresh.
         """
+        freed: list[PathKey] = []
         with self._db.transaction():
             for found, verdict, reason, model_path in judged:
                 self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
-                self._leave_conflict(found.root_id, found.rel_path, None)
+                freed += self._leave_conflict(found.root_id, found.rel_path, None)
                 self._remember(found, verdict, reason, model_path, None, now_ms)
+        return freed
 
     def admit(self, found: FoundFile, target: Target, clash_key: str, now_ms: int) -> int | None:
         """
@@ -133,23 +139,25 @@ class Files:
             )
             return True
 
-    def forget(self, gone: Iterable[KnownFile], now_ms: int) -> None:
+    def forget(self, gone: Iterable[KnownFile], now_ms: int) -> list[PathKey]:
         """
         The paths are no longer on disk; their live jobs are superseded.
 
-        A file that was in conflict with a forgotten one is forgotten with it, so that the next look
-        judges it afresh.
+        A file that was in conflict with a forgotten one is forgotten with it and returned, to be
+        looked at afresh.
         """
+        freed: list[PathKey] = []
         with self._db.transaction():
             for known in gone:
                 self._jobs.replace_live(
                     known.root_id, known.rel_path, now_ms, why="the file is gone"
                 )
-                self._leave_conflict(known.root_id, known.rel_path, None)
+                freed += self._leave_conflict(known.root_id, known.rel_path, None)
                 self._db.run(
                     "DELETE FROM file WHERE root_id = ? AND rel_path = ?",
                     (known.root_id, os.fsencode(known.rel_path)),
                 )
+        return freed
 
     def mark_unreadable(self, root_id: int, rel_path: str, reason: str, now_ms: int) -> None:
         """The worker could not open the file; it is looked at again when its ctime moves."""
@@ -179,14 +187,16 @@ class Files:
             known for known in map(known_file_of, rows) if (known.root_id, known.rel_path) != ours
         ]
 
-    def _leave_conflict(self, root_id: int, rel_path: str, clash_key: str | None) -> None:
-        """Unless the path keeps its *clash_key*, forget whom it was in conflict with."""
-        self._db.run(
+    def _leave_conflict(self, root_id: int, rel_path: str, clash_key: str | None) -> list[PathKey]:
+        """Unless the path keeps its *clash_key*, forget whom it was in conflict with; the others."""
+        rows = self._db.all(
             "DELETE FROM file WHERE verdict = 'conflict' AND clash_key ="
             " (SELECT clash_key FROM file WHERE root_id = :root AND rel_path = :path"
-            "     AND verdict = 'conflict' AND clash_key IS NOT :kept)",
+            "     AND verdict = 'conflict' AND clash_key IS NOT :kept) RETURNING root_id, rel_path",
             {"root": root_id, "path": os.fsencode(rel_path), "kept": clash_key},
         )
+        freed = [(row["root_id"], os.fsdecode(row["rel_path"])) for row in rows]
+        return [key for key in freed if key != (root_id, rel_path)]
 
     def _conflict(
         self,

@@ -19,7 +19,7 @@ from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
 
 _SELECT = "SELECT job.*, plan.leaves FROM job LEFT JOIN plan ON plan.job_id = job.id"
 _FACTS = frozenset(
-    {"sha256", "storage_key", "stored_at", "record_id", "adopted", "body_sent_at"}
+    {"sha256", "stored_at", "record_id", "adopted", "body_sent_at"}
     | {"complete_sent_at", "register_sent_at"}
 )
 _UPLOAD_FACTS = (
@@ -218,14 +218,27 @@ class Jobs:
             self._write(job, {"updated_at": now_ms})
             self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
 
-    def owner_of_key(self, storage_key: str) -> str | None:
-        """The SHA-256 of the plan that a storage key was given to; None for a key never seen."""
-        row = self._db.one(
-            "SELECT sha256 FROM job WHERE storage_key = :key AND sha256 IS NOT NULL"
-            " UNION ALL SELECT sha256 FROM record WHERE storage_key = :key LIMIT 1",
-            {"key": storage_key},
-        )
-        return None if row is None else row["sha256"]
+    def note_key(self, job: Job, storage_key: str, now_ms: int) -> tuple[Job, str]:
+        """
+        Commit a reserved storage key; the job, and the SHA-256 of the plan the key belongs to.
+
+        Where that is another plan's, nothing is changed: the caller has to stop.
+        """
+        assert job.sha256 is not None, "planned before"
+        with self._db.transaction():
+            self._db.run(
+                "INSERT OR IGNORE INTO storage_key (storage_key, sha256) VALUES (?, ?)",
+                (storage_key, job.sha256),
+            )
+            row = self._db.one(
+                "SELECT sha256 FROM storage_key WHERE storage_key = ?", (storage_key,)
+            )
+            assert row is not None
+            if row["sha256"] != job.sha256 or storage_key == job.storage_key:
+                return job, row["sha256"]
+            facts: dict[str, Any] = {"storage_key": storage_key, "body_sent_at": None}
+            self._write(job, {**facts, "updated_at": now_ms})
+        return replace(job, **facts), job.sha256
 
     # -- ends ------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ for number in itertools.count():
         job = store.jobs.note_plan(job, Plan(3, f"{job.id:064}", b"l" * 16), 1)
         say("sha256", job.id, job.sha256)
     if job.storage_key is None:
-        job = store.jobs.note(job, 1, storage_key=f"key-{run}-{number}")
+        job = store.jobs.note_key(job, f"key-{run}-{number}", 1)[0]
         say("storage_key", job.id, job.storage_key)
     if job.upload_id is None:
         job = store.jobs.note_upload(job, Multipart(f"up-{run}-{number}", job.storage_key, 1, 3), 1)

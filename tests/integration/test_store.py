@@ -69,7 +69,7 @@ def uploading(store: Store) -> Job:
     """A leased job with a plan, an open upload and its first part."""
     admit(store)
     job = store.jobs.note_plan(claim(store), PLAN, NOW)
-    job = store.jobs.note(job, NOW, storage_key=UPLOAD.storage_key)
+    job, _ = store.jobs.note_key(job, UPLOAD.storage_key, NOW)
     job = store.jobs.note_upload(job, UPLOAD, NOW)
     store.jobs.note_part(job, Part(1, 0, 50), '"etag-1"', NOW)
     return job
@@ -580,7 +580,7 @@ def writes(store: Store, job: Job) -> None:
     jobs, plan = store.jobs, PLAN
     for write in (
         lambda: jobs.renew(job, NOW, TTL),
-        lambda: jobs.note(job, NOW, storage_key="k"),
+        lambda: jobs.note(job, NOW, body_sent_at=NOW),
         lambda: jobs.note_plan(job, plan, NOW),
         lambda: jobs.note_upload(job, replace(UPLOAD, upload_id="other"), NOW),
         lambda: jobs.note_part(job, Part(2, 50, 50), "e", NOW),
@@ -710,9 +710,7 @@ def test_facts_and_intents_survive_a_reopened_store(state_dir: str) -> None:
 
 def test_each_noted_fact_is_the_one_that_is_stored(store: Store) -> None:
     admit(store)
-    job = store.jobs.note(
-        claim(store), NOW, storage_key="k", body_sent_at=1, stored_at=2, register_sent_at=3
-    )
+    job = store.jobs.note(claim(store), NOW, body_sent_at=1, stored_at=2, register_sent_at=3)
 
     assert store.jobs.get(job.id) == job
     assert (job.body_sent_at, job.stored_at, job.register_sent_at) == (1, 2, 3)
@@ -767,13 +765,32 @@ def test_an_object_that_is_whole_ends_its_upload(store: Store, state_dir: str) -
     assert uploads(state_dir) == [("up-1", "completed")]
 
 
-def test_the_plan_a_storage_key_was_given_to_is_known_also_after_the_end(store: Store) -> None:
-    job = uploading(store)
-    while_running = store.jobs.owner_of_key("key-1")
-    store.jobs.finish(job, "rec", NOW, adopted=False)
+def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
+    admit(store)
+    first = store.jobs.note_plan(claim(store), PLAN, NOW)
+    first, owner = store.jobs.note_key(first, "key-1", NOW)
+    store.jobs.fresh_upload(first, NOW, gone=True)
+    store.jobs.supersede(store.jobs.get(first.id), NOW, why="changed")
 
-    assert while_running == store.jobs.owner_of_key("key-1") == SHA
-    assert store.jobs.owner_of_key("key-2") is None
+    assert owner == SHA
+    admit(store)
+    second = store.jobs.note_plan(claim(store), replace(PLAN, sha256="b" * 64), NOW)
+    assert store.jobs.note_key(second, "key-1", NOW) == (second, SHA)
+    assert store.jobs.get(second.id).storage_key is None
+
+
+def test_another_key_voids_what_was_sent_to_the_last_one(store: Store) -> None:
+    admit(store)
+    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job, _ = store.jobs.note_key(job, "key-1", NOW)
+    job = store.jobs.note(job, NOW, body_sent_at=NOW)
+
+    same, _ = store.jobs.note_key(job, "key-1", NOW)
+    other, _ = store.jobs.note_key(job, "key-2", NOW)
+
+    assert (same.storage_key, same.body_sent_at) == ("key-1", NOW)
+    assert store.jobs.get(job.id) == other
+    assert (other.storage_key, other.body_sent_at) == ("key-2", None)
 
 
 # -- ends ----------------------------------------------------------------------------------------

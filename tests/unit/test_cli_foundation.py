@@ -156,7 +156,7 @@ def test_bug_shows_its_traceback_at_level_debug_only_and_never_a_secret(tmp_path
     assert not {"\x1b", "\x07"} & set(quiet.stderr + loud.stderr)
 
 
-def test_I22_no_core_dump_is_written(tmp_path: Path) -> None:  # noqa: N802
+def test_I22_no_core_dump_is_written(tmp_path: Path) -> None:
     assert syncd(tmp_path, "limits", before=MISBEHAVE).stdout == "0 0\n"
 
 

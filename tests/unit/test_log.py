@@ -114,9 +114,7 @@ WAYS = [
 @pytest.mark.parametrize("format", ["console", "json"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: str(way.__name__))
 @pytest.mark.parametrize("canary", CANARIES.values(), ids=CANARIES.keys())
-def test_I22_no_secret_is_logged(  # noqa: N802
-    canary: str, way: Callable[[str], None], format: Format
-) -> None:
+def test_I22_no_secret_is_logged(canary: str, way: Callable[[str], None], format: Format) -> None:
     text = written(format, lambda: way(canary))
 
     assert text.strip()

@@ -72,6 +72,12 @@ CREATE TABLE plan (
     leaves BLOB    NOT NULL CHECK (length(leaves) % 16 = 0)
 ) STRICT;
 
+-- Every storage key that was ever reserved, and the bytes it was reserved for: one key, one plan.
+CREATE TABLE storage_key (
+    storage_key TEXT PRIMARY KEY,
+    sha256      TEXT NOT NULL CHECK (length(sha256) = 64)
+) STRICT, WITHOUT ROWID;
+
 -- One row a part that the store has acknowledged. The etag is kept verbatim, quotes included.
 CREATE TABLE part (
     job_id  INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
@@ -126,7 +132,6 @@ CREATE TABLE record (
     registered_at INTEGER NOT NULL,                                  -- Unix ms
     PRIMARY KEY (model_path, sha256)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX record_by_storage_key ON record (storage_key) WHERE storage_key IS NOT NULL;
 
 -- Why everything (or every large file) waits.
 CREATE TABLE hold (

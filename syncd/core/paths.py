@@ -1,0 +1,196 @@
+"""
+Which paths are models, and what the cloud calls them.
+
+A path here is POSIX and relative to its root, as ``os.fsdecode`` made it. Three questions, in the
+order in which they are asked: is the name one we take at all (``unwanted``), what is it called in
+the catalog or why would the server refuse it (``target_of``), and who else would get that name
+(``clash_key``).
+"""
+
+import fnmatch
+import posixpath
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from syncd.model import Target, printable
+
+ENDINGS = frozenset(
+    (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
+)
+"""What a model's name ends in, lower case. ``.engine`` and ``.trt`` fit one machine only."""
+
+SEGMENT_MAX = 255
+"""Bytes of one folder or file name."""
+
+MODEL_PATH_MAX = 1000
+"""Bytes of a whole model_path. The server states no limit; this one is ours."""
+
+MODEL_TYPE_MAX = 50
+"""Characters of a model_type."""
+
+_PATTERN = re.compile(r"^(?!/)(?!.*\.\.)(?!.*\\)[\w./ -]+$", re.ASCII)
+_FOREIGN = re.compile(r"[^\w./ -]", re.ASCII)
+
+_PARTIAL = (
+    ".part", ".partial", ".incomplete", ".crdownload", ".download", ".opdownload", ".smdownload",
+    ".filepart", ".tmp", ".temp", ".aria2", ".aria2__temp", ".st", ".lftp-pget-status", ".lock",
+    ".task", ".!qb", ".swp", "~",
+)  # fmt: skip
+_TEMPORARY_STARTS = (".", "~syncthing~", "Unconfirmed ")
+_WEIGHTS = "|".join(re.escape(e) for e in sorted(ENDINGS, key=len, reverse=True))
+# aws appends a dot and eight letters or digits while it downloads, s5cmd a number.
+_TEMPORARY = re.compile(rf".*(?:{_WEIGHTS})(?:\.[0-9a-z]{{8}}|[0-9]+)", re.ASCII | re.IGNORECASE)
+_FOLDERS = frozenset(("__pycache__", "lost+found", "@eaDir", "#recycle", "$RECYCLE.BIN"))
+
+_COMPANIONS = (
+    ".aria2", ".aria2__temp", ".st", ".lftp-pget-status", ".runpoddirect.part", ".part",
+)  # fmt: skip
+_PARTS_FOLDER = re.compile(r"\.(.+)\.parts_.*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """
+    A path that the server would not accept; it is shown, never renamed and never retried.
+
+    ``offending`` is what is wrong in it, ``reason`` one sentence for a person; both printable.
+    """
+
+    reason: str
+    offending: str
+    model_path: str
+
+
+def never_enter(folder: str) -> bool:
+    """Is *folder*, one name, of a kind that holds no models: hidden, a cache, a recycle bin?"""
+    return folder.startswith((".", "models--")) or folder in _FOLDERS
+
+
+def unwanted(rel_path: str, size: int, *, type_key: str | None = None) -> str | None:
+    """
+    Why this file is not taken, or None if it is.
+
+    Args:
+        size: Bytes.
+        type_key: The root's own model_type; without it the first folder is the type.
+    """
+    *folders, name = rel_path.split("/")
+    if type_key is None and not folders:
+        return "not in a type folder"
+    if type_key is None and folders[0] == "configs":
+        return "configs/ holds ComfyUI's own settings"
+    for folder in folders:
+        if never_enter(folder):
+            return f"inside {printable(folder)}/, which holds no models"
+    return _unwanted_name(name) or ("empty file" if size == 0 else None)
+
+
+def _unwanted_name(name: str) -> str | None:
+    lower = name.lower()
+    ending = posixpath.splitext(lower)[1]
+    if name.startswith(_TEMPORARY_STARTS):
+        return "hidden or temporary name"
+    if fnmatch.fnmatchcase(lower, "put_*_here"):
+        return "placeholder"
+    if lower.endswith(_PARTIAL) or (ending not in ENDINGS and _TEMPORARY.fullmatch(name)):
+        return "name of an unfinished download"
+    if ending not in ENDINGS:
+        return f"not a model ending: {printable(ending) or 'none'}"
+    return None
+
+
+def target_of(rel_path: str, *, prefix: str, type_key: str | None = None) -> Target | Refusal:
+    """
+    Where a file goes in the catalog, or why the server would refuse it.
+
+    Stricter than the documented pattern where that lets through what other systems stumble over:
+    spaces at the edges of a name, empty and ``.`` segments, names above ``SEGMENT_MAX`` bytes.
+
+    Args:
+        prefix: What every model_path starts with, its final slash included.
+        type_key: The root's own model_type; without it the first folder is the type.
+
+    See the request "presign" of the cloud API for the pattern and the bounds.
+    """
+    typed = rel_path if type_key is None else f"{type_key}/{rel_path}"
+    model_type = typed.split("/")[0] if type_key is None else type_key
+    model_path = prefix + typed
+    fault = _fault(model_path) or _type_fault(model_type, typed)
+    if fault is not None:
+        return _refusal(model_path, *fault)
+    file_name = posixpath.basename(model_path)
+    # A stem is never too long for a display_name: a segment is not.
+    return Target(model_path, model_type, file_name, posixpath.splitext(file_name)[0])
+
+
+def _refusal(model_path: str, what: str, offending: str) -> Refusal:
+    reason = f"the server would refuse this path for {what}; renaming the file or folder helps"
+    return Refusal(reason, offending, model_path)
+
+
+def _fault(path: str) -> tuple[str, str] | None:
+    """What the server would mind in *path*, in words, and the part at fault."""
+    if not _PATTERN.fullmatch(path):
+        return _pattern_fault(path)
+    if len(path) > MODEL_PATH_MAX:
+        return f"more than {MODEL_PATH_MAX} bytes", f"{len(path)} bytes"
+    for segment in path.split("/"):
+        if fault := _segment_fault(segment):
+            return fault
+    return None
+
+
+def _pattern_fault(path: str) -> tuple[str, str]:
+    if foreign := _FOREIGN.findall(path):
+        shown = " ".join(printable(c) for c in dict.fromkeys(foreign))
+        bytes_too = " (not UTF-8)" if any("\ud800" <= c <= "\udfff" for c in foreign) else ""
+        return f"its characters {shown}{bytes_too}", shown
+    return ("two dots in a row", "..") if ".." in path else ("its leading slash", "/")
+
+
+def _segment_fault(segment: str) -> tuple[str, str] | None:
+    if segment in ("", "."):
+        return "an empty or '.' segment", f"/{segment}/"
+    if segment != segment.strip(" "):
+        return f"a space at the edge of '{segment}'", segment
+    if len(segment) > SEGMENT_MAX:
+        return f"a name above {SEGMENT_MAX} bytes", segment
+    return None
+
+
+def _type_fault(model_type: str, typed: str) -> tuple[str, str] | None:
+    if "/" not in typed:
+        return "having no type folder", typed
+    if len(model_type) > MODEL_TYPE_MAX:
+        return f"a type folder above {MODEL_TYPE_MAX} characters", model_type
+    return None
+
+
+def companions_of(name: str) -> tuple[str, ...]:
+    """Names beside *name* whose presence means that it is not finished."""
+    return tuple(name + ending for ending in _COMPANIONS)
+
+
+def owner_of(name: str) -> str | None:
+    """The file whose companion *name* is (a file ``X.aria2`` or folder ``.X.parts_*``), or None."""
+    if parts := _PARTS_FOLDER.fullmatch(name):
+        return parts[1]
+    for ending in _COMPANIONS:  # the longer of two that end alike comes first
+        if name.endswith(ending):
+            return name.removesuffix(ending) or None
+    return None
+
+
+def clash_key(model_path: str) -> str:
+    """Two paths with the same key cannot both be in the catalog."""
+    return model_path.casefold()
+
+
+def is_within(rel_path: str, tops: Collection[str]) -> bool:
+    """Is *rel_path* one of *tops* or below one of them? The empty top is the root itself."""
+    if not tops:
+        return False
+    if "" in tops or rel_path in tops:
+        return True
+    return any(rel_path[:i] in tops for i, c in enumerate(rel_path) if c == "/")

@@ -1,0 +1,315 @@
+"""
+Walks a models tree and says what is there.
+
+Folders are opened relative to their parent's descriptor and one ``stat`` is made a file, so a walk
+costs little more than the system calls. Names are never decoded strictly: whatever bytes the disk
+holds come through as ``os.fsdecode`` makes them.
+"""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from syncd.core.paths import is_within, never_enter, owner_of
+from syncd.model import Fingerprint, FoundFile, Mount
+
+Symlinks = Literal["follow", "within_roots", "skip"]
+"""Which links are followed: all, as ComfyUI does; those that stay inside a root; none."""
+
+Problem = Callable[[str, OSError], None]
+"""Told a rel_path at and below which nothing could be judged, and why."""
+
+DEPTH_MAX = 64
+"""Folders below each other; each holds a descriptor. Deeper ones are reported as a problem."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a FIFO waits for its writer.
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+# Nothing is there (any more), or nothing that could be a model: a link to nowhere, a socket.
+_ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO))
+
+_NETWORK = frozenset(
+    (
+        "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "fuse", "ceph", "lustre",
+        "beegfs", "gpfs", "glusterfs", "afs", "ocfs2", "gfs2", "orangefs", "pvfs2", "wekafs", "vboxsf",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """An open folder. ``path`` ends in a slash; the root's is empty."""
+
+    fd: int
+    path: str
+    identity: tuple[int, int]
+
+
+def walk(
+    root: str,
+    root_id: int,
+    *,
+    below: str = "",
+    symlinks: Symlinks = "follow",
+    roots: Collection[str] = (),
+    problem: Problem,
+) -> Iterator[FoundFile]:
+    """
+    Every regular file at or below ``root/below``, in the byte order of the whole path.
+
+    A folder that is its own ancestor is not entered again; one that two links lead to is two
+    folders, as ComfyUI sees it. Folders of ``core.paths.never_enter`` are passed over. What cannot
+    be read goes to *problem*, before any path that sorts after it is yielded: nothing may be
+    concluded about files there. A missing root is a problem of the empty path.
+
+    Args:
+        below: Path of a folder below *root*; one that does not exist holds nothing.
+        roots: Further directories that links may lead into under ``within_roots``.
+    """
+    tree = _Tree(symlinks, _resolved(root, roots), problem)
+    try:
+        pending = [tree.listing()] if tree.descend(root, below) else []
+        while pending:
+            for entry in pending[-1]:
+                if _is_folder(entry):
+                    if tree.enter(entry.name):
+                        pending.append(tree.listing())
+                        break
+                elif (found := tree.stat(entry)) is not None:
+                    yield _found(root_id, tree.chain[-1].path + entry.name, found)
+            else:
+                pending.pop()
+                tree.leave()
+    finally:
+        tree.close()
+
+
+class _Tree:
+    """The folders open between the root and where a walk is, and the rules for entering more."""
+
+    def __init__(self, symlinks: Symlinks, roots: list[str], problem: Problem) -> None:
+        self.chain: list[_Folder] = []
+        self._symlinks = symlinks
+        self._roots = roots
+        self._problem = problem
+
+    def descend(self, root: str, below: str) -> bool:
+        """Open *root* and go down to *below*; False if there is no such folder to look into."""
+        try:
+            fd = os.open(root, _FOLDER)
+        except OSError as error:
+            self._problem("", error)
+            return False
+        self.chain.append(_Folder(fd, "", _identity(fd)))
+        return all(self.enter(name) for name in below.split("/") if name)
+
+    def enter(self, name: str) -> bool:
+        """Go into the folder *name* of the innermost one; False if it is not to be looked into."""
+        if never_enter(name):
+            return False
+        path = self.chain[-1].path + name
+        try:
+            if len(self.chain) > DEPTH_MAX:
+                raise OSError(errno.ENAMETOOLONG, f"more than {DEPTH_MAX} folders deep")
+            fd = os.open(name, _FOLDER, dir_fd=self.chain[-1].fd)
+        except OSError as error:
+            self._report(path, error)
+            return False
+        return self._keep(fd, path)
+
+    def _keep(self, fd: int, path: str) -> bool:
+        identity = _identity(fd)
+        cycle = any(above.identity == identity for above in self.chain)
+        if cycle or not _allowed(fd, path, self._symlinks, self._roots):
+            os.close(fd)
+            return False
+        self.chain.append(_Folder(fd, path + "/", identity))
+        return True
+
+    def listing(self) -> Iterator[os.DirEntry[str]]:
+        """What is in the innermost folder, sorted."""
+        folder = self.chain[-1]
+        try:
+            with os.scandir(folder.fd) as entries:
+                return iter(sorted(entries, key=_order))
+        except OSError as error:
+            self._problem(folder.path.rstrip("/"), error)
+            return iter(())
+
+    def stat(self, entry: os.DirEntry[str]) -> os.stat_result | None:
+        """The regular file behind *entry*, or None if there is none that may be taken."""
+        try:
+            if not entry.is_symlink():
+                found = entry.stat(follow_symlinks=False)
+            elif self._follows(entry):
+                found = entry.stat()
+            else:
+                return None
+        except OSError as error:
+            self._report(self.chain[-1].path + entry.name, error)
+            return None
+        return found if stat.S_ISREG(found.st_mode) else None
+
+    def _follows(self, entry: os.DirEntry[str]) -> bool:
+        if self._symlinks == "follow":
+            return True
+        fd = os.open(entry.name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.chain[-1].fd)
+        try:
+            return _allowed(fd, self.chain[-1].path + entry.name, self._symlinks, self._roots)
+        finally:
+            os.close(fd)
+
+    def _report(self, path: str, error: OSError) -> None:
+        if error.errno not in _ABSENT:
+            self._problem(path, error)
+
+    def leave(self) -> None:
+        """Go back to the parent folder."""
+        os.close(self.chain.pop().fd)
+
+    def close(self) -> None:
+        """Close every folder that is still open."""
+        while self.chain:
+            self.leave()
+
+
+def look(
+    root: str,
+    root_id: int,
+    rel_path: str,
+    *,
+    symlinks: Symlinks = "follow",
+    roots: Collection[str] = (),
+) -> FoundFile | None:
+    """
+    The regular file at one path, or None if there is none that may be taken.
+
+    The file is opened, which makes NFS ask its server instead of the cache. One that we may not
+    read is found all the same: saying so is left to whoever reads it.
+
+    Raises:
+        OSError: It cannot be told what is there (a folder above it closed to us, an I/O error).
+    """
+    try:
+        fd = _opened(os.path.join(root, rel_path))
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+    try:
+        found = os.fstat(fd)
+        allowed = _allowed(fd, rel_path, symlinks, _resolved(root, roots))
+        return _found(root_id, rel_path, found) if allowed and stat.S_ISREG(found.st_mode) else None
+    finally:
+        os.close(fd)
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, _FILE)
+    except PermissionError:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def companions(root: str, folder: str) -> dict[str, str]:
+    """
+    Names in *folder*, below *root*, that a downloader still works at, each with the trace it keeps.
+
+    One listing serves all files of a folder. A folder that does not exist has none.
+
+    Raises:
+        OSError: The folder cannot be listed, so nothing is known.
+    """
+    try:
+        names = os.listdir(os.path.join(root, folder))
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return {}
+        raise
+    owners = ((owner_of(name), name) for name in names)
+    return {owner: name for owner, name in owners if owner is not None}
+
+
+def mount_of(path: str, *, table: str = "/proc/self/mountinfo") -> Mount:
+    """
+    The mount that *path* lies on, links resolved; of a missing path, the one it would lie on.
+
+    Raises:
+        OSError: The table cannot be read.
+
+    See "proc_pid_mountinfo(5)" for the format.
+    """
+    target = os.path.realpath(path)
+    point, mount = "", Mount("unknown", "none", "/")  # a chroot need not show what it stands on
+    with open(table, "rb") as file:
+        for at, candidate in map(_mount, file):
+            # Of two mounts on one point the later one is seen.
+            if is_within(target, {at.rstrip("/")}) and len(at) >= len(point):
+                point, mount = at, candidate
+    return mount
+
+
+def network_filesystem(path: str, *, table: str = "/proc/self/mountinfo") -> str | None:
+    """The type of *path*'s file system if other hosts may write to it unseen, else None."""
+    fs_type = mount_of(path, table=table).fs_type
+    return fs_type if fs_type in _NETWORK or fs_type.startswith("fuse.") else None
+
+
+def _mount(line: bytes) -> tuple[str, Mount]:
+    """One line of mountinfo: where it is mounted, and what."""
+    place, _, what = line.rstrip(b"\n").partition(b" - ")
+    root, point = (_unescaped(field) for field in place.split(b" ")[3:5])
+    fs_type, source = (_unescaped(field) for field in what.split(b" ")[:2])
+    return point, Mount(fs_type, source, root)
+
+
+def _unescaped(field: bytes) -> str:
+    """Space, tab, newline and backslash are written as three octal digits."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes((int(m[1], 8),)), field))
+
+
+def _resolved(root: str, roots: Collection[str]) -> list[str]:
+    return [os.path.realpath(directory) for directory in (root, *roots)]
+
+
+def _allowed(fd: int, rel_path: str, symlinks: Symlinks, roots: list[str]) -> bool:
+    """
+    May what was opened as *rel_path* of the first root be read?
+
+    Asked of the descriptor, not of the path: a folder may be swapped for a link in between.
+    """
+    if symlinks == "follow":
+        return True
+    real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115, names are bytes
+    if symlinks == "skip":
+        return real == os.path.join(roots[0], rel_path)
+    return any(is_within(real, {root.rstrip("/")}) for root in roots)
+
+
+def _found(root_id: int, rel_path: str, found: os.stat_result) -> FoundFile:
+    fingerprint = Fingerprint(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
+    return FoundFile(root_id, rel_path, fingerprint, found.st_blocks * 512)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a place we may not look at: stat() will say so
+        return False
+
+
+def _order(entry: os.DirEntry[str]) -> bytes:
+    # A folder sorts as the paths in it do: "a.pt" < "a/b" < "a0", although "a" < "a.pt".
+    return os.fsencode(entry.name + "/" if _is_folder(entry) else entry.name)

@@ -1,0 +1,382 @@
+import errno
+import os
+import resource
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncd import scan
+from syncd.model import Fingerprint, FoundFile, Mount
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    path = tmp_path / "models"
+    path.mkdir()
+    return path
+
+
+def put(path: Path, content: bytes = b"model") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def walked(root: Path, below: str = "", **options: object) -> list[str]:
+    """Paths found, where nothing may go wrong."""
+    return [f.rel_path for f in files(root, below, **options)]
+
+
+def files(root: Path, below: str = "", **options: object) -> list[FoundFile]:
+    def problem(rel_path: str, error: OSError) -> None:
+        raise AssertionError(f"{rel_path}: {error}")
+
+    return list(scan.walk(str(root), 7, below=below, problem=problem, **options))  # type: ignore[arg-type]
+
+
+def walked_with_problems(root: Path, below: str = "") -> tuple[list[str], dict[str, int | None]]:
+    problems: dict[str, int | None] = {}
+
+    def problem(rel_path: str, error: OSError) -> None:
+        problems[rel_path] = error.errno
+
+    return [f.rel_path for f in scan.walk(str(root), 7, below=below, problem=problem)], problems
+
+
+def test_a_found_file_carries_what_stat_says(root: Path) -> None:
+    path = put(root / "loras" / "x.pt", b"12345")
+
+    st_ = path.stat()
+    (found,) = files(root)
+
+    assert found == FoundFile(
+        7,
+        "loras/x.pt",
+        Fingerprint(st_.st_dev, st_.st_ino, 5, st_.st_mtime_ns, st_.st_ctime_ns),
+        st_.st_blocks * 512,
+    )
+
+
+def test_a_sparse_file_has_less_allocated_than_its_size(root: Path) -> None:
+    with put(root / "loras" / "x.pt").open("r+b") as file:
+        file.truncate(1 << 20)
+
+    (found,) = files(root)
+
+    assert found.fingerprint.size == 1 << 20
+    assert found.allocated < 1 << 20
+
+
+def test_files_come_in_the_byte_order_of_the_whole_path(root: Path) -> None:
+    for name in ("a/b", "a.pt", "a0", "a/c/d", "a b", "A", "a-/x", "é", "z"):
+        put(root / name)
+
+    assert walked(root) == ["A", "a b", "a-/x", "a.pt", "a/b", "a/c/d", "a0", "z", "é"]
+
+
+names = st.binary(min_size=1, max_size=4).filter(
+    lambda n: n not in (b".", b"..") and not n.startswith(b".") and b"/" not in n and b"\0" not in n
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(names, min_size=1, max_size=3), max_size=12))
+def test_I26_any_bytes_that_the_disk_holds_come_through_in_order(paths: list[list[bytes]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        made = set()
+        for segments in paths:
+            path = os.path.join(os.fsencode(directory), *segments)
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+            except OSError:  # a file where a folder would be, or the other way round
+                continue
+            made.add(b"/".join(segments))
+
+        found = [os.fsencode(rel_path) for rel_path in walked(Path(directory))]
+
+    assert found == sorted(made)
+
+
+def test_folders_that_hold_no_models_are_passed_over(root: Path) -> None:
+    for folder in (".cache", "__pycache__", "models--a--b", "loras"):
+        put(root / folder / "x.pt")
+
+    assert walked(root) == ["loras/x.pt"]
+    assert walked(root, ".cache") == []
+
+
+def test_I25_only_regular_files_are_found_and_nothing_waits_for_a_fifo(root: Path) -> None:
+    os.mkfifo(root / "fifo.pt")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(root / "socket.pt"))
+        (root / "null.pt").symlink_to("/dev/null")
+        put(root / "x.pt")
+
+        assert walked(root) == ["x.pt"]
+        for name in ("fifo.pt", "socket.pt", "null.pt"):
+            assert scan.look(str(root), 7, name) is None
+
+
+def test_links_to_files_and_folders_are_followed_under_their_own_names(
+    root: Path, tmp_path: Path
+) -> None:
+    put(tmp_path / "elsewhere" / "sub" / "x.pt")
+    (root / "loras").symlink_to(tmp_path / "elsewhere")
+    (root / "vae").symlink_to(tmp_path / "elsewhere")
+    (root / "y.pt").symlink_to(tmp_path / "elsewhere" / "sub" / "x.pt")
+
+    found = files(root)
+
+    assert [f.rel_path for f in found] == ["loras/sub/x.pt", "vae/sub/x.pt", "y.pt"]
+    assert len({f.fingerprint for f in found}) == 1
+    assert walked(root, "vae/sub") == ["vae/sub/x.pt"]
+
+
+def test_a_linked_root_is_walked(root: Path, tmp_path: Path) -> None:
+    put(root / "loras" / "x.pt")
+    (tmp_path / "alias").symlink_to(root)
+
+    assert walked(tmp_path / "alias") == ["loras/x.pt"]
+    assert walked(tmp_path / "alias", symlinks="skip") == ["loras/x.pt"]
+
+
+def test_I25_cycles_of_links_end(root: Path) -> None:
+    put(root / "loras" / "x.pt")
+    for link in ("one", "two", "loras/up"):  # two to the root alone would be 2 ** 40 folders
+        (root / link).symlink_to(root)
+    (root / "vae").mkdir()
+    (root / "vae" / "to_loras").symlink_to(root / "loras")
+    (root / "loras" / "to_vae").symlink_to(root / "vae")
+
+    assert walked(root) == ["loras/x.pt", "vae/to_loras/x.pt"]
+    assert walked(root, "one/loras") == []
+
+
+def test_links_that_lead_nowhere_are_ignored(root: Path) -> None:
+    (root / "gone.pt").symlink_to(root / "nothing")
+    (root / "self.pt").symlink_to(root / "self.pt")
+
+    assert walked(root) == []
+    assert scan.look(str(root), 7, "gone.pt") is None
+    assert scan.look(str(root), 7, "self.pt") is None
+
+
+@pytest.fixture
+def linked(root: Path, tmp_path: Path) -> Path:
+    """A root with links to a file and a folder inside it, in another root, and outside of both."""
+    inside = put(root / "inside" / "x.pt")
+    other = put(tmp_path / "other" / "x.pt")
+    outside = put(tmp_path / "models2" / "x.pt")  # begins like the root, and is none
+    for name, target in (("inside", inside), ("other", other), ("outside", outside)):
+        (root / f"file_{name}.pt").symlink_to(target)
+        (root / f"folder_{name}").symlink_to(target.parent)
+    return root
+
+
+def test_F17_links_are_all_skipped_where_the_rule_says_so(linked: Path) -> None:
+    assert walked(linked, symlinks="skip") == ["inside/x.pt"]
+    assert walked(linked, "folder_inside", symlinks="skip") == []
+
+
+def test_F17_links_that_leave_all_roots_are_skipped_where_the_rule_says_so(
+    linked: Path, tmp_path: Path
+) -> None:
+    alone = ["file_inside.pt", "folder_inside/x.pt", "inside/x.pt"]
+    both = [*alone, "file_other.pt", "folder_other/x.pt"]
+
+    assert walked(linked, symlinks="within_roots") == alone
+    found = walked(linked, symlinks="within_roots", roots=[str(tmp_path / "other")])
+    assert found == sorted(both)
+
+
+@pytest.mark.parametrize("link", ["file_{}.pt", "folder_{}/x.pt"])
+def test_F17_a_look_follows_the_same_rule(linked: Path, link: str) -> None:
+    def sees(where: str, rule: scan.Symlinks) -> bool:
+        return scan.look(str(linked), 7, link.format(where), symlinks=rule) is not None
+
+    assert sees("outside", "follow")
+    assert not sees("outside", "within_roots")
+    assert sees("inside", "within_roots")
+    assert not sees("inside", "skip")
+    assert scan.look(str(linked), 7, "inside/x.pt", symlinks="skip") is not None
+
+
+def test_I20_a_missing_root_is_a_problem_of_everything(root: Path) -> None:
+    assert walked_with_problems(root / "missing") == ([], {"": errno.ENOENT})
+    assert walked_with_problems(root / "missing", "loras") == ([], {"": errno.ENOENT})
+    assert walked_with_problems(put(root / "file")) == ([], {"": errno.ENOTDIR})
+
+
+def test_a_vanished_folder_below_a_root_simply_holds_nothing(root: Path) -> None:
+    assert walked(root, "loras/deeper") == []
+
+
+def test_a_path_that_became_a_file_holds_nothing(root: Path) -> None:
+    put(root / "loras")
+
+    assert walked(root, "loras") == []
+
+
+def test_folders_too_deep_are_a_problem_and_not_gone(root: Path) -> None:
+    deep = "/".join(["d"] * scan.DEPTH_MAX)
+    put(root / deep / "x.pt")
+    put(root / deep / "d" / "y.pt")
+
+    assert walked_with_problems(root) == ([f"{deep}/x.pt"], {f"{deep}/d": errno.ENAMETOOLONG})
+
+
+@contextmanager
+def as_somebody_else() -> Iterator[None]:
+    """Permissions stop everybody but root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A root that anybody may read, but for a folder and a file in it."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        root.chmod(0o755)
+        for name in ("a/x.pt", "closed/x.pt", "closed/sub/y.pt", "private.pt"):
+            put(root / name)
+        (root / "linked.pt").symlink_to(root / "closed" / "x.pt")
+        (root / "private.pt").chmod(0)
+        (root / "closed").chmod(0)
+        yield root
+        (root / "closed").chmod(0o755)
+
+
+def test_I20_what_cannot_be_read_is_a_problem_and_not_gone(locked: Path) -> None:
+    with as_somebody_else():
+        found, problems = walked_with_problems(locked)
+
+    assert found == ["a/x.pt", "private.pt"]
+    assert problems == {"closed": errno.EACCES, "linked.pt": errno.EACCES}
+
+
+def test_I20_an_unreadable_folder_on_the_way_down_is_a_problem(locked: Path) -> None:
+    with as_somebody_else():
+        assert walked_with_problems(locked, "closed/sub") == ([], {"closed": errno.EACCES})
+
+
+def test_an_unreadable_file_is_found_and_left_to_its_reader(locked: Path) -> None:
+    with as_somebody_else():
+        found = scan.look(str(locked), 7, "private.pt")
+
+    assert found is not None
+    assert found.fingerprint.size == 5
+
+
+def test_a_look_into_a_closed_folder_is_no_answer(locked: Path) -> None:
+    with as_somebody_else():
+        with pytest.raises(PermissionError):
+            scan.look(str(locked), 7, "closed/x.pt")
+        with pytest.raises(PermissionError):
+            scan.companions(str(locked), "closed")
+
+
+def test_I20_running_out_of_descriptors_is_a_problem_and_not_an_empty_folder(root: Path) -> None:
+    put(root / "x.pt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # enough to open, not to list
+    try:
+        answer = walked_with_problems(root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert answer == ([], {"": errno.EMFILE})
+
+
+def test_leaving_a_walk_early_leaves_no_descriptor_open(root: Path) -> None:
+    put(root / "a" / "b" / "x.pt")
+    put(root / "a" / "b" / "y.pt")
+    before = os.listdir("/proc/self/fd")
+
+    walk = scan.walk(str(root), 7, problem=lambda *_: None)
+    next(walk)
+    assert len(os.listdir("/proc/self/fd")) > len(before)
+    walk.close()  # type: ignore[attr-defined]
+
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_look_sees_what_a_walk_sees(root: Path) -> None:
+    put(root / "loras" / "caf\udce9.pt")
+
+    (found,) = files(root)
+
+    assert scan.look(str(root), 7, "loras/caf\udce9.pt") == found
+
+
+@pytest.mark.parametrize("rel_path", ["nothing.pt", "x.pt/below.pt", "folder"])
+def test_a_look_at_no_file_finds_nothing(root: Path, rel_path: str) -> None:
+    put(root / "x.pt")
+    (root / "folder").mkdir()
+
+    assert scan.look(str(root), 7, rel_path) is None
+
+
+def test_companions_are_told_with_their_owners(root: Path) -> None:
+    for name in ("x.pt", "x.pt.aria2", "y.pt", "z.pt"):
+        put(root / "loras" / name)
+    (root / "loras" / ".y.pt.parts_17").mkdir()
+
+    assert scan.companions(str(root), "loras") == {"x.pt": "x.pt.aria2", "y.pt": ".y.pt.parts_17"}
+    assert scan.companions(str(root), "missing") == {}
+
+
+def test_the_mount_of_a_path_is_the_deepest_one_over_it() -> None:
+    assert scan.mount_of("/proc/self/status").fs_type == "proc"
+    assert scan.network_filesystem("/proc") is None
+
+
+TABLE = rb"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+30 22 0:30 / /mnt/nas rw shared:4 master:1 - nfs4 10.0.0.5:/export rw
+31 22 0:31 /sub\040dir /mnt/my\040models rw - fuse.juicefs JuiceFS:my\134vol rw
+32 22 0:32 / /mnt/twice rw - tmpfs under rw
+33 32 0:33 / /mnt/twice rw - cifs //box/share rw
+34 22 0:34 / /mnt/raw rw - fuseblk /dev/sdb1 rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "mount", "network"),
+    [
+        ("/mnt", Mount("ext4", "/dev/vda", "/"), None),
+        ("/mnt/nas/loras", Mount("nfs4", "10.0.0.5:/export", "/"), "nfs4"),
+        ("/mnt/nas2", Mount("ext4", "/dev/vda", "/"), None),
+        ("/mnt/my models", Mount("fuse.juicefs", "JuiceFS:my\\vol", "/sub dir"), "fuse.juicefs"),
+        ("/mnt/twice/x", Mount("cifs", "//box/share", "/"), "cifs"),
+        ("/mnt/raw", Mount("fuseblk", "/dev/sdb1", "/"), None),
+    ],
+)
+def test_mounts_are_read_as_the_kernel_writes_them(
+    tmp_path: Path, path: str, mount: Mount, network: str | None
+) -> None:
+    table = put(tmp_path / "mountinfo", TABLE)
+
+    assert scan.mount_of(path, table=str(table)) == mount
+    assert scan.network_filesystem(path, table=str(table)) == network
+
+
+def test_a_path_that_no_mount_covers_has_an_unknown_one(tmp_path: Path) -> None:
+    table = put(tmp_path / "mountinfo", TABLE.split(b"\n", 1)[1])
+
+    assert scan.mount_of("/srv", table=str(table)).fs_type == "unknown"

@@ -1,0 +1,55 @@
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncd.core.paths import Refusal, companions_of, owner_of, target_of
+
+# The documented pattern, written once more on purpose: this is the far side's rule.
+SERVER = re.compile(r"(?!/)(?!.*\.\.)(?!.*\\)[A-Za-z0-9_./ -]+")
+
+names = st.text(
+    st.sampled_from("abcXYZ019_.- /")
+    | st.characters(codec="utf-8")
+    | st.characters(categories=["Cs"]),
+    min_size=1,
+    max_size=300,
+)
+
+
+@given(names)
+def test_every_target_is_acceptable_and_every_refusal_can_be_shown(rel_path: str) -> None:
+    answer = target_of(rel_path, prefix="models/")
+
+    if isinstance(answer, Refusal):
+        assert answer.offending
+        assert answer.offending.isprintable()
+        assert answer.reason.isprintable()
+    else:
+        assert SERVER.fullmatch(answer.model_path)
+        assert answer.model_path == f"models/{rel_path}"
+        assert answer.model_path.startswith(f"models/{answer.model_type}/")
+        assert answer.model_path.endswith(f"/{answer.file_name}")
+        assert 1 <= len(answer.model_type) <= 50
+        assert 1 <= len(answer.display_name) <= 255
+        assert len(answer.model_path.encode()) <= 1000
+        for segment in answer.model_path.split("/"):
+            assert segment not in ("", ".", "..")
+            assert segment.strip() == segment
+            assert len(segment.encode()) <= 255
+
+
+plain = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
+
+
+@given(plain, st.lists(plain, max_size=4), plain)
+def test_ordinary_names_are_always_accepted(top: str, folders: list[str], name: str) -> None:
+    rel_path = "/".join([top, *folders, f"{name}.safetensors"])
+
+    assert not isinstance(target_of(rel_path, prefix="models/"), Refusal)
+
+
+@given(st.text(min_size=1).map(lambda stem: f"{stem}.safetensors"))
+def test_every_companion_of_a_model_leads_back_to_it(name: str) -> None:
+    assert {owner_of(companion) for companion in companions_of(name)} == {name}
+    assert owner_of(f".{name}.parts_1") == name

@@ -1,0 +1,95 @@
+from dataclasses import dataclass, replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncd.core import settle
+from syncd.core.settle import Watching, Windows
+from syncd.model import Fingerprint, FoundFile, HintKind
+
+WINDOWS = Windows(quiet_s=30, closed_s=10, network_s=90)
+LONGEST_S = 2 * 90
+FILE = FoundFile(1, "loras/x.pt", Fingerprint(1, 2, 4096, 5, 6), allocated=4096)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Some time passes; the file may change, and then somebody looks."""
+
+    wait_s: int
+    changes: bool
+    sparse: bool
+    hint: HintKind | None
+    network: bool
+    companion: str | None
+
+
+steps = st.builds(
+    Step,
+    wait_s=st.integers(0, 100),
+    changes=st.booleans(),
+    sparse=st.booleans(),
+    hint=st.none() | st.sampled_from(HintKind),
+    network=st.booleans(),
+    companion=st.sampled_from([None, None, None, "x.pt.aria2"]),
+)
+
+
+def look(before: Watching | None, found: FoundFile, now_s: float, step: Step) -> Watching:
+    watching = settle.look(
+        before,
+        found,
+        now_s=now_s,
+        hint=step.hint,
+        windows=WINDOWS,
+        network=step.network,
+        companion=step.companion,
+    )
+    assert watching is not None
+    return watching
+
+
+def changed(found: FoundFile, *, sparse: bool) -> FoundFile:
+    ctime_ns = found.fingerprint.ctime_ns + 1
+    return replace(
+        found,
+        fingerprint=replace(found.fingerprint, ctime_ns=ctime_ns),
+        allocated=0 if sparse else 4096,
+    )
+
+
+@given(st.lists(steps, max_size=30))
+def test_a_file_never_settles_within_a_window_of_a_change_a_hint_or_an_obstacle(
+    story: list[Step],
+) -> None:
+    now_s, disturbed_s = 0, 0
+    watching, found = None, FILE
+    for step in story:
+        now_s += step.wait_s
+        if step.changes:
+            found = changed(found, sparse=step.sparse)
+        if step.changes or step.hint or step.companion:
+            disturbed_s = now_s
+        watching = look(watching, found, now_s, step)
+
+        if settle.is_settled(watching, now_s):
+            assert now_s - disturbed_s >= watching.window_s >= WINDOWS.closed_s
+            assert step.companion is None
+
+
+@given(st.lists(steps, max_size=30), st.lists(st.integers(0, LONGEST_S), max_size=5))
+def test_whatever_happened_a_file_that_stands_still_settles(
+    story: list[Step], looks: list[int]
+) -> None:
+    now_s, watching, found = 0, None, FILE
+    for step in story:
+        now_s += step.wait_s
+        found = changed(found, sparse=step.sparse) if step.changes else found
+        watching = look(watching, found, now_s, step)
+
+    still = Step(0, False, False, None, network=False, companion=None)
+    for later_s in [0, *sorted(looks), LONGEST_S]:  # looking more often delays nothing
+        watching = look(watching, found, now_s + later_s, still)
+
+    assert watching is not None
+    assert settle.is_settled(watching, now_s + LONGEST_S)

@@ -1,0 +1,236 @@
+import pytest
+
+from syncd.core import paths
+from syncd.core.paths import Refusal, target_of, unwanted
+from syncd.model import Target
+
+
+def refused(rel_path: str, **options: str) -> Refusal:
+    answer = target_of(rel_path, prefix="models/", **options)
+    assert isinstance(answer, Refusal)
+    return answer
+
+
+@pytest.mark.parametrize("ending", sorted(paths.ENDINGS))
+def test_each_of_the_ten_endings_is_taken_in_any_case(ending: str) -> None:
+    assert len(paths.ENDINGS) == 10
+    assert unwanted(f"loras/x{ending}", 100) is None
+    assert unwanted(f"loras/x{ending.upper()}", 100) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hidden.safetensors",
+        "~syncthing~x.safetensors.tmp",
+        "~syncthing~x.safetensors",
+        "Unconfirmed 123.safetensors",
+        "x.safetensors.part",
+        "x.safetensors.partial",
+        "x.incomplete",
+        "x.crdownload",
+        "x.download",
+        "x.opdownload",
+        "x.smdownload",
+        "x.filepart",
+        "x.tmp",
+        "x.temp",
+        "x.safetensors.aria2",
+        "x.safetensors.aria2__temp",
+        "x.safetensors.st",
+        "x.lftp-pget-status",
+        "x.lock",
+        "x.task",
+        "x.safetensors.!qB",
+        "x.swp",
+        "x.safetensors~",
+        "x.safetensors.6eF5e5Da",
+        "x.CKPT.6eF5e5Da",
+        "x.safetensors3141592653",
+    ],
+)
+def test_names_of_unfinished_files_are_never_taken(name: str) -> None:
+    assert unwanted(f"loras/{name}", 100) in (
+        "hidden or temporary name",
+        "name of an unfinished download",
+    )
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        ".cache",
+        ".git",
+        "__pycache__",
+        "lost+found",
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "models--org--name",
+    ],
+)
+def test_nothing_is_taken_from_folders_that_hold_no_models(folder: str) -> None:
+    assert paths.never_enter(folder)
+    for rel_path in (f"loras/{folder}/x.safetensors", f"{folder}/x.safetensors"):
+        assert folder in (unwanted(rel_path, 100) or "")
+
+
+def test_an_ordinary_folder_is_entered() -> None:
+    assert not paths.never_enter("models")
+    assert not paths.never_enter("SDXL 1.0")
+
+
+@pytest.mark.parametrize(
+    ("rel_path", "size", "reason"),
+    [
+        ("x.safetensors", 100, "not in a type folder"),
+        ("configs/v1.ckpt", 100, "configs/ holds ComfyUI's own settings"),
+        ("loras/put_loras_here", 100, "placeholder"),
+        ("loras/x.yaml", 100, "not a model ending: .yaml"),
+        ("loras/README", 100, "not a model ending: none"),
+        ("loras/x.\n", 100, "not a model ending: .\\n"),
+        ("loras/x.safetensors", 0, "empty file"),
+    ],
+)
+def test_a_file_not_taken_has_its_reason(rel_path: str, size: int, reason: str) -> None:
+    assert unwanted(rel_path, size) == reason
+
+
+def test_a_configs_folder_deeper_down_is_an_ordinary_folder() -> None:
+    assert unwanted("loras/configs/x.pt", 1) is None
+
+
+def test_a_pt2_file_is_no_pt_file_with_a_number_after_it() -> None:
+    assert unwanted("loras/x.pt2", 1) is None
+    assert unwanted("loras/x.pt23", 1) == "name of an unfinished download"
+
+
+def test_a_root_with_a_type_of_its_own_takes_files_at_its_top() -> None:
+    assert unwanted("x.safetensors", 1, type_key="loras") is None
+    assert unwanted("configs/x.safetensors", 1, type_key="loras") is None
+
+
+def test_a_target_is_the_path_below_the_prefix_typed_by_its_first_folder() -> None:
+    target = target_of("ultralytics/bbox/Face v2_x-1.tar.pt", prefix="models/")
+
+    assert target == Target(
+        "models/ultralytics/bbox/Face v2_x-1.tar.pt",
+        "ultralytics",
+        "Face v2_x-1.tar.pt",
+        "Face v2_x-1.tar",
+    )
+
+
+def test_a_root_with_a_type_of_its_own_puts_it_before_the_path() -> None:
+    target = target_of("sub/x.pt", prefix="models/", type_key="loras")
+
+    assert target == Target("models/loras/sub/x.pt", "loras", "x.pt", "x")
+    assert isinstance(target_of("x.pt", prefix="", type_key="loras"), Target)
+
+
+@pytest.mark.parametrize("character", list("()[]{}+,&'!#@%=~;:\\*?\"<>|$^`é漢\u200b\n\t\x1b\x00"))
+def test_a_character_outside_the_pattern_is_named(character: str) -> None:
+    refusal = refused(f"loras/a{character}b{character}.pt")
+
+    assert refusal.offending.isprintable()
+    assert refusal.offending in (
+        character,
+        character.encode("unicode_escape").decode("ascii"),
+    )
+    assert refusal.offending in refusal.reason
+    assert "renaming" in refusal.reason
+    assert refusal.model_path == f"models/loras/a{character}b{character}.pt"
+
+
+def test_all_offending_characters_are_named_once_in_their_order() -> None:
+    assert refused("loras/b(1) [x]+(2).pt").offending == "( ) [ ] +"
+
+
+def test_a_name_that_is_not_utf8_is_refused_as_such() -> None:
+    refusal = refused("loras/caf\udce9.pt")
+
+    assert refusal.offending == "\\udce9"
+    assert "not UTF-8" in refusal.reason
+
+
+def test_a_trailing_newline_does_not_slip_past_the_end_of_the_pattern() -> None:
+    assert refused("loras/x.pt\n").offending == "\\n"
+
+
+@pytest.mark.parametrize(
+    ("rel_path", "offending"),
+    [
+        ("loras/a..b.pt", ".."),
+        ("loras/../x.pt", ".."),
+        ("loras//x.pt", "//"),
+        ("loras/./x.pt", "/./"),
+        ("loras/ x.pt", " x.pt"),
+        ("loras/x.pt ", "x.pt "),
+        ("loras /x.pt", "loras "),
+        ("loras/" + "a" * 253 + ".pt", "a" * 253 + ".pt"),
+        ("x.pt", "x.pt"),
+        ("l" * 51 + "/x.pt", "l" * 51),
+    ],
+)
+def test_what_is_stricter_than_the_pattern_is_named_too(rel_path: str, offending: str) -> None:
+    refusal = refused(rel_path)
+
+    assert refusal.offending == offending
+    assert "renaming" in refusal.reason
+
+
+def test_the_bounds_themselves_are_still_accepted() -> None:
+    assert isinstance(target_of("l" * 50 + "/" + "a" * 252 + ".pt", prefix="models/"), Target)
+
+    longest = "loras/" + "/".join(["d" * 190] * 5) + "/"
+    name = "n" * (1000 - len("models/" + longest) - 3) + ".pt"
+    assert isinstance(target_of(longest + name, prefix="models/"), Target)
+    assert refused(longest + "n" + name).offending == "1001 bytes"
+
+
+def test_a_leading_slash_is_refused() -> None:
+    answer = target_of("loras/x.pt", prefix="/")
+
+    assert isinstance(answer, Refusal)
+    assert answer.offending == "/"
+
+
+def test_each_companion_leads_back_to_its_owner() -> None:
+    companions = paths.companions_of("x.safetensors")
+
+    assert set(companions) == {
+        "x.safetensors.aria2",
+        "x.safetensors.aria2__temp",
+        "x.safetensors.st",
+        "x.safetensors.lftp-pget-status",
+        "x.safetensors.part",
+        "x.safetensors.runpoddirect.part",
+    }
+    assert {paths.owner_of(name) for name in companions} == {"x.safetensors"}
+    assert paths.owner_of(".x.safetensors.parts_4f") == "x.safetensors"
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", ".part", ".x.pt.parts", "x.pt.parts_1"])
+def test_an_ordinary_name_is_nobodys_companion(name: str) -> None:
+    assert paths.owner_of(name) is None
+
+
+def test_paths_that_differ_in_case_clash() -> None:
+    assert paths.clash_key("models/Loras/X.PT") == paths.clash_key("models/loras/x.pt")
+    assert paths.clash_key("models/loras/x.pt") != paths.clash_key("models/loras/y.pt")
+
+
+@pytest.mark.parametrize(
+    ("rel_path", "tops", "within"),
+    [
+        ("a/b", {"a"}, True),
+        ("a", {"a"}, True),
+        ("ab/c", {"a"}, False),
+        ("a", {"a/b"}, False),
+        ("a/b/c", {"x", "a/b"}, True),
+        ("a", {""}, True),
+        ("a", set(), False),
+    ],
+)
+def test_within_means_at_or_below(rel_path: str, tops: set[str], within: bool) -> None:
+    assert paths.is_within(rel_path, tops) is within

@@ -1,0 +1,124 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from syncd.core import settle
+from syncd.core.settle import Watching, Windows
+from syncd.model import Fingerprint, FoundFile, HintKind
+
+WINDOWS = Windows(quiet_s=30, closed_s=10, network_s=90)
+FILE = FoundFile(1, "loras/x.pt", Fingerprint(1, 2, 4096, 5, 6), allocated=4096)
+
+
+def look(
+    before: Watching | None,
+    now_s: float,
+    *,
+    found: FoundFile | None = FILE,
+    hint: HintKind | None = None,
+    network: bool = False,
+    companion: str | None = None,
+) -> Watching:
+    watching = settle.look(
+        before,
+        found,
+        now_s=now_s,
+        hint=hint,
+        windows=WINDOWS,
+        network=network,
+        companion=companion,
+    )
+    assert watching is not None
+    return watching
+
+
+@pytest.mark.parametrize(
+    ("hint", "window_s"),
+    [
+        (None, 30),
+        (HintKind.CREATED, 30),
+        (HintKind.RESCAN, 30),
+        (HintKind.DELETED, 30),
+        (HintKind.CLOSED, 10),
+        (HintKind.MOVED, 10),
+    ],
+)
+def test_the_window_depends_on_what_the_kernel_said(hint: HintKind | None, window_s: float) -> None:
+    watching = look(None, 100, hint=hint)
+
+    assert settle.settles_at_s(watching) == 100 + window_s
+    assert not settle.is_settled(watching, 99.9 + window_s)
+    assert settle.is_settled(watching, 100 + window_s)
+
+
+@pytest.mark.parametrize("hint", [None, HintKind.CLOSED])
+def test_a_network_file_system_has_the_longest_window_whatever_was_said(
+    hint: HintKind | None,
+) -> None:
+    assert look(None, 0, hint=hint, network=True).window_s == 90
+
+
+@pytest.mark.parametrize(("network", "window_s"), [(False, 20), (True, 180)])
+def test_a_sparse_file_waits_twice_as_long(network: bool, window_s: float) -> None:
+    sparse = replace(FILE, allocated=4095)
+
+    assert look(None, 0, found=sparse, hint=HintKind.CLOSED, network=network).window_s == window_s
+
+
+def test_an_unchanged_look_keeps_the_beginning_and_the_window() -> None:
+    first = look(None, 0, hint=HintKind.CLOSED)
+
+    assert look(first, 9) == first
+
+
+@pytest.mark.parametrize("hint", list(HintKind))
+def test_any_hint_restarts_the_window(hint: HintKind) -> None:
+    assert look(look(None, 0), 29, hint=hint).since_s == 29
+
+
+@pytest.mark.parametrize("field", ["dev", "inode", "size", "mtime_ns", "ctime_ns"])
+def test_any_moved_part_of_the_fingerprint_restarts_the_long_window(field: str) -> None:
+    before = look(None, 0, hint=HintKind.CLOSED)
+    moved = replace(FILE, fingerprint=replace(FILE.fingerprint, **{field: 1234}), allocated=1 << 20)
+
+    watching = look(before, 9, found=moved)
+
+    assert (watching.since_s, watching.window_s) == (9, 30)
+
+
+def test_a_companion_keeps_a_file_from_settling_and_is_named() -> None:
+    watching = look(None, 0, companion="x.pt.aria2\n")
+
+    assert settle.settles_at_s(watching) == math.inf
+    assert not settle.is_settled(watching, 1e12)
+    assert watching.blocked_by == "a downloader is at work: x.pt.aria2\\n"
+
+
+def test_a_companion_that_went_away_unheard_restarts_the_window() -> None:
+    blocked = look(None, 0, companion="x.pt.aria2")
+
+    assert settle.settles_at_s(look(blocked, 500)) == 530
+
+
+def test_a_companion_that_appears_late_blocks_what_was_standing_still() -> None:
+    assert look(look(None, 0), 29, companion="x.pt.aria2").blocked_by is not None
+
+
+def test_modification_time_zero_never_settles() -> None:
+    broken = replace(FILE, fingerprint=replace(FILE.fingerprint, mtime_ns=0))
+
+    watching = look(None, 0, found=broken)
+
+    assert settle.settles_at_s(watching) == math.inf
+    assert "rsync" in (watching.blocked_by or "")
+
+
+def test_a_vanished_file_is_no_longer_watched() -> None:
+    before = look(None, 0)
+
+    gone = settle.look(
+        before, None, now_s=1, hint=None, windows=WINDOWS, network=False, companion=None
+    )
+
+    assert gone is None
