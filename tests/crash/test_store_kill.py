@@ -1,7 +1,5 @@
 """What the store has acknowledged is there after kill -9, however often and whenever it comes."""
 
-# ruff: noqa: N802 (names carry the number of the promise or fault that they test)
-
 import json
 import random
 import signal

@@ -1,7 +1,5 @@
 """Plans and checked pieces of real files, some of which move while they are read."""
 
-# ruff: noqa: N802 (names carry the number of the promise or fault that they test)
-
 import hashlib
 import os
 import subprocess

@@ -1,5 +1,4 @@
 """The retry table, row by row, as the reliability page states it."""
-# ruff: noqa: N802 - tests carry the numbers of the rows
 
 import math
 from typing import Any
