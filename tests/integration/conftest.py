@@ -73,6 +73,9 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for port in ports.values():  # it puts its sockets there whatever the flags say
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink()
 
 
 @pytest.fixture

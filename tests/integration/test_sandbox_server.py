@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,14 +35,15 @@ def test_stopped_sandbox_leaves_no_thread_and_no_port() -> None:
 def test_stopping_breaks_idle_connections() -> None:
     with Sandbox() as cloud:
         url = urlsplit(cloud.base_url)
-        sock = socket.create_connection((url.hostname or "", url.port or 0), timeout=5)
-        sock.sendall(b"GET /api/v1/users/me HTTP/1.1\r\nHost: sandbox\r\n\r\n")
-        answer = sock.recv(65536)
-    with sock:
-        end = sock.recv(1)
+        client = HTTPConnection(url.hostname or "", url.port, timeout=5)
+        client.request("GET", "/api/v1/users/me")
+        answer = client.getresponse()
+        answer.read()
+        idle = client.sock
+    with idle:
+        end = idle.recv(1)
 
-    assert answer.startswith(b"HTTP/1.1 401 ")
-    assert end == b""
+    assert (answer.status, end) == (401, b"")
 
 
 def test_sandbox_writes_only_below_its_directory(
