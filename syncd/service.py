@@ -36,6 +36,7 @@ from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
 from syncd.progress import Meter
 from syncd.store import Store
+from syncd.transfer import HostRule, Transfer
 from syncd.watch import Watcher
 from syncd.worker import Limits, Worker
 
@@ -331,26 +332,38 @@ class Service:
     ) -> _Parts:
         settings = self._settings
         root = await self._root(store, os.fspath(settings.models_dir))
-        worker = Worker(
+
+        def path_of(job: Job) -> str:
+            return os.path.join(root.path, job.rel_path)
+
+        transfer = Transfer(
             store=store,
             lanes=self._lanes,
             slots=Slots(settings.upload.parts, settings.upload.parts_max),
             api=api,
             objects=objects,
+            clock=self._clock,
+            jitter=self._jitter,
+            meter=self._meter,
+            hosts=HostRule(
+                settings.api.base_url,
+                frozenset(settings.network.storage_hosts),
+                pinned=not settings.api.loopback,
+            ),
+            path_of=path_of,
+        )
+        worker = Worker(
+            store=store,
+            lanes=self._lanes,
+            api=api,
+            transfer=transfer,
             catalog=Catalog(api, self._clock),
             credentials=credentials,
             clock=self._clock,
             jitter=self._jitter,
             meter=self._meter,
-            limits=Limits(
-                settings.api.single_put_limit,
-                settings.upload.lease_ttl_s,
-                base_url=settings.api.base_url,
-                storage_hosts=frozenset(settings.network.storage_hosts),
-                pin_storage_host=not settings.api.loopback,
-                once=once,
-            ),
-            path_of=lambda job: os.path.join(root.path, job.rel_path),
+            limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
+            path_of=path_of,
             on_moved=self._look_again,
         )
         dispatcher = Dispatcher(

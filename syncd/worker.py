@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -26,14 +25,11 @@ from syncd.core.parts import Route, choose_route, missing_parts, plan_parts
 from syncd.core.responses import to_error
 from syncd.core.steps import Step, next_step
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
-from syncd.lanes import Lanes, Slots
+from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan
 from syncd.progress import Meter, Phase
-from syncd.storage import ObjectStore
 from syncd.store import Store
-
-URL_MARGIN_MS = 60_000
-"""No body is started on a URL with less life than this."""
+from syncd.transfer import Transfer, Tries
 
 YOUNGEST_S = 2.0
 """A file changed more recently than this could change again without its timestamps telling."""
@@ -69,26 +65,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """
-    The settings a worker needs: bytes, seconds, hosts, and whether this is a backfill.
-
-    ``pin_storage_host`` is off for a cloud on this machine, whose ports are new at each start.
-    """
+    """The settings a worker needs: bytes, seconds, and whether this is a backfill."""
 
     single_put_limit: int
     lease_ttl_s: float
-    base_url: str
-    storage_hosts: frozenset[str] = frozenset()
-    pin_storage_host: bool = True
     once: bool = False
-
-
-@dataclass(slots=True)
-class _Tries:
-    """What has been spent on one request, and on URLs for it."""
-
-    requests: int = 0
-    urls: int = 0
 
 
 @dataclass(slots=True)
@@ -100,7 +81,7 @@ class _Run:
     grant: Grant | None = None
     call: Call = Call.PRESIGN
     grant_used: bool = False
-    tries: _Tries = field(default_factory=_Tries)
+    tries: Tries = field(default_factory=Tries)
     unclear: int = 0
     foreign_key: str | None = None
     ended: Outcome | None = None
@@ -124,9 +105,8 @@ class Worker:
         *,
         store: Store,
         lanes: Lanes,
-        slots: Slots,
         api: CloudApi,
-        objects: ObjectStore,
+        transfer: Transfer,
         catalog: Catalog,
         credentials: Credentials,
         clock: Clock,
@@ -138,9 +118,8 @@ class Worker:
     ) -> None:
         self._store = store
         self._lanes = lanes
-        self._slots = slots
         self._api = api
-        self._objects = objects
+        self._transfer = transfer
         self._catalog = catalog
         self._credentials = credentials
         self._clock = clock
@@ -262,7 +241,9 @@ class Worker:
             multipart=self._api.multipart_available,
         )
         # A URL that was never used is used whatever its life: some servers sign for seconds only.
-        granted = run.grant is not None and (not run.grant_used or self._live(run.grant))
+        granted = run.grant is not None and (
+            not run.grant_used or self._transfer.is_live(run.grant)
+        )
         return next_step(job, route=route, granted=granted, missing=missing, known=known)
 
     # -- steps -----------------------------------------------------------------------------------
@@ -293,7 +274,7 @@ class Worker:
             return
         await self._contact()
         assert grant.storage_key is not None, "checked where the answer came in"
-        await self._check_host(grant)
+        await self._transfer.check_host(grant)
         await self._take_key(run, grant.storage_key)
         run.grant, run.grant_used = grant, False
 
@@ -305,14 +286,12 @@ class Worker:
         sent_before = run.job.body_sent_at is not None
         run.job = await self._note(run.job, body_sent_at=self._clock.now_ms())
         run.grant_used = True
-        whole = Part(1, 0, run.job.fingerprint.size)
         try:
-            async with self._slots.one():
-                await self._send(run, run.grant, whole, Call.PUT_BODY)
+            await self._transfer.whole(run.job, run.grant, run.stop)
         except JobError as error:
             if error.kind is Kind.EXISTS:
                 await self._exists(run, ours=sent_before)
-            elif await self._again(run.tries, error, Call.PUT_BODY):
+            elif await self._transfer.again(run.tries, error, Call.PUT_BODY):
                 run.grant = None
             return
         await self._stored(run)
@@ -351,14 +330,19 @@ class Worker:
 
         async def lane(queue: list[Part]) -> None:
             while queue and not errors:
+                part = queue.pop(0)
                 try:
-                    await self._part(run, upload, queue.pop(0))
+                    etag = await self._transfer.part(run.job, upload, part, run.stop)
+                    await self._db(self._store.jobs.note_part, run.job, part, etag)
                 except (JobError, hashing.Stopped, StateError) as error:
                     errors.append(error)
+                else:
+                    self._meter.part_done(run.job.id)
+                    self._log.debug("part.uploaded", part=part.number, size=part.size)
 
         queue = list(missing)
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._slots.limit, len(queue))):
+            for _ in range(min(self._transfer.width, len(queue))):
                 group.create_task(lane(queue))
         if errors:
             raise min(errors, key=_urgency)
@@ -407,51 +391,6 @@ class Worker:
         run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
 
     # -- parts of steps --------------------------------------------------------------------------
-
-    async def _part(self, run: _Run, upload: Multipart, part: Part) -> None:
-        tries, grant = _Tries(), None
-        while True:
-            failure: JobError | None = None
-            async with self._slots.one():
-                if grant is None or not self._live(grant):
-                    grant = await self._api.sign_part(upload, part.number, part.size)
-                    await self._check_host(grant)
-                try:
-                    etag = await self._send(run, grant, part, Call.PUT_PART)
-                except JobError as error:
-                    failure = error
-            if failure is not None:  # waiting for the next try holds no slot
-                if await self._again(tries, failure, Call.PUT_PART):
-                    grant = None
-                continue
-            assert etag is not None, "a part without an etag is refused where the answer came in"
-            await self._db(self._store.jobs.note_part, run.job, part, etag)
-            self._meter.part_done(run.job.id)
-            self._log.debug("part.uploaded", part=part.number, size=part.size)
-            return
-
-    async def _send(self, run: _Run, grant: Grant, part: Part, call: Call) -> str | None:
-        """Send one body whose every leaf agrees with the plan; the etag that came back."""
-        job, counted = run.job, 0
-        assert job.leaves is not None, "planned before"
-
-        def count(sent: int) -> None:
-            nonlocal counted
-            counted += sent
-            self._meter.add_sent(job.id, sent)
-
-        body = hashing.checked_pieces(
-            self._path_of(job), job.fingerprint, part, job.leaves, stop=run.stop, on_bytes=count
-        )
-        try:
-            etag = await self._lanes.send(
-                self._objects.put, grant, body, part.size, call=call, now_ms=self._clock.now_ms
-            )
-        except BaseException:
-            self._meter.add_sent(job.id, -counted)
-            raise
-        self._slots.went_well()
-        return etag
 
     async def _send_register(self, run: _Run, *, repeated: bool) -> None:
         run.call = Call.REGISTER
@@ -527,22 +466,6 @@ class Worker:
             )
         run.foreign_key, run.grant = key, None
 
-    async def _check_host(self, grant: Grant) -> None:
-        """Bytes go to the hosts that are configured, or to the one this server named first."""
-        host = urlsplit(grant.url).netloc
-        named = {host, urlsplit(grant.url).hostname} & self._limits.storage_hosts
-        if named or not self._limits.pin_storage_host:
-            return
-        pinned = await self._lanes.db(
-            self._store.servers.pin_storage_host, self._limits.base_url, host, self._clock.now_ms()
-        )
-        if host != pinned:
-            raise NeedsOperator(
-                f"the server wants the bytes sent to {host}; so far it was {pinned}",
-                kind=Kind.BAD_ANSWER,
-                advice=f"If that is meant, add both to network.storage_hosts: {pinned}, {host}",
-            )
-
     async def _take_key(self, run: _Run, storage_key: str) -> None:
         """One storage key, one plan."""
         run.job, owner = await self._db(self._store.jobs.note_key, run.job, storage_key)
@@ -553,44 +476,6 @@ class Worker:
                 advice="Nothing was sent. Give the changed file a new name, or ask the "
                 "operator of the cloud why storage keys repeat.",
             )
-
-    async def _again(self, tries: _Tries, error: JobError, call: Call) -> bool:
-        """
-        Wait as the retry table says and return, True if a fresh URL is needed.
-
-        Raises:
-            JobError: The request and URL scopes are used up.
-        """
-        if isinstance(error, FileChanged | LeaseLost):
-            raise error
-        if error.kind is Kind.STORE_THROTTLE:
-            self._slots.halve()
-        tries.requests += 1
-        wait_s = retry.request_wait_s(
-            error.kind,
-            tries.requests,
-            retry_after_s=error.retry_after_s,
-            jitter=self._jitter(),
-            call=call,
-        )
-        if wait_s is not None:
-            self._log.warning(
-                "request.repeated", call=str(call), wait_s=round(wait_s, 1), why=str(error)
-            )
-            await self._clock.sleep(wait_s)
-            return False
-        decision = retry.decide(
-            error.kind,
-            call=call,
-            attempt=1,
-            fresh_urls_spent=tries.urls,
-            jitter=self._jitter(),
-        )
-        if decision.next is not retry.Next.FRESH_URL:
-            raise error
-        self._log.info("url.renewed", call=str(call), why=str(error))
-        tries.urls, tries.requests = tries.urls + 1, 0
-        return True
 
     # -- the file --------------------------------------------------------------------------------
 
@@ -770,9 +655,6 @@ class Worker:
         assert job.part_count is not None, "an open upload has a part count"
         sent = job.fingerprint.size - sum(part.size for part in missing)
         self._meter.parts(job.id, job.part_count - len(missing), job.part_count, sent)
-
-    def _live(self, grant: Grant | None) -> bool:
-        return grant is not None and grant.deadline_ms - self._clock.now_ms() > URL_MARGIN_MS
 
     async def _note(self, job: Job, **facts: object) -> Job:
         return await self._lanes.db(self._store.jobs.note, job, self._clock.now_ms(), **facts)

@@ -1,0 +1,208 @@
+"""
+Bytes on their way to the object store: one body, one part, and their tries.
+
+A body is a file's bytes, each leaf compared with the plan before its last piece leaves. The request
+is repeated, and its URL signed anew, as far as the retry table's first two scopes go; what they do
+not cure is raised to the worker, whose scopes are wider.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import structlog
+
+from syncd import hashing
+from syncd.api import CloudApi
+from syncd.clock import Clock
+from syncd.core import retry
+from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
+from syncd.lanes import Lanes, Slots
+from syncd.model import Call, Grant, Job, Kind, Multipart, Part
+from syncd.progress import Meter
+from syncd.storage import ObjectStore
+from syncd.store import Store
+
+URL_MARGIN_MS = 60_000
+"""No second try is started on a URL with less life than this."""
+
+
+@dataclass(slots=True)
+class Tries:
+    """What has been spent on one request, and on URLs for it."""
+
+    requests: int = 0
+    urls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostRule:
+    """
+    Which hosts bytes may go to: those named, else the one that a server used first.
+
+    ``pinned`` is off for a cloud on this machine, whose ports are new at each start.
+    """
+
+    base_url: str
+    named: frozenset[str] = frozenset()
+    pinned: bool = True
+
+
+class Transfer:
+    """
+    Sends bodies and parts, at most as many at once as there are slots.
+
+    Args:
+        path_of: The absolute path of a job's file.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        lanes: Lanes,
+        slots: Slots,
+        api: CloudApi,
+        objects: ObjectStore,
+        clock: Clock,
+        jitter: Callable[[], float],
+        meter: Meter,
+        hosts: HostRule,
+        path_of: Callable[[Job], str],
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._slots = slots
+        self._api = api
+        self._objects = objects
+        self._clock = clock
+        self._jitter = jitter
+        self._meter = meter
+        self._hosts = hosts
+        self._path_of = path_of
+        self._log = structlog.get_logger("syncd.transfer")
+
+    @property
+    def width(self) -> int:
+        """How many requests may run at once now."""
+        return self._slots.limit
+
+    def is_live(self, grant: Grant) -> bool:
+        """Is there enough life left in the URL to start a body on it?"""
+        return grant.deadline_ms - self._clock.now_ms() > URL_MARGIN_MS
+
+    async def whole(self, job: Job, grant: Grant, stop: threading.Event) -> None:
+        """
+        Send a file in one request, once.
+
+        Raises:
+            JobError, hashing.Stopped: It was not acknowledged.
+        """
+        async with self._slots.one():
+            await self._send(job, grant, Part(1, 0, job.fingerprint.size), Call.PUT_BODY, stop)
+
+    async def part(self, job: Job, upload: Multipart, part: Part, stop: threading.Event) -> str:
+        """
+        Sign and send one part until it is acknowledged; its etag.
+
+        Raises:
+            JobError, hashing.Stopped: The request and URL scopes are used up.
+        """
+        tries, grant = Tries(), None
+        while True:
+            async with self._slots.one():
+                if grant is None or not self.is_live(grant):
+                    grant = await self._api.sign_part(upload, part.number, part.size)
+                    await self.check_host(grant)
+                try:
+                    etag = await self._send(job, grant, part, Call.PUT_PART, stop)
+                except JobError as error:
+                    failure = error
+                else:
+                    assert etag is not None, "refused where the answer came in"
+                    return etag
+            if await self.again(tries, failure, Call.PUT_PART):  # the wait holds no slot
+                grant = None
+
+    async def again(self, tries: Tries, error: JobError, call: Call) -> bool:
+        """
+        Wait as the retry table says and return, True if a fresh URL is needed.
+
+        Raises:
+            JobError: *error*: the request and URL scopes are used up.
+        """
+        if isinstance(error, FileChanged | LeaseLost):
+            raise error
+        if retry.row_of(error.kind, call).halves_slots:
+            self._slots.halve()
+        tries.requests += 1
+        wait_s = retry.request_wait_s(
+            error.kind,
+            tries.requests,
+            retry_after_s=error.retry_after_s,
+            jitter=self._jitter(),
+            call=call,
+        )
+        if wait_s is not None:
+            self._log.warning(
+                "request.repeated", call=str(call), wait_s=round(wait_s, 1), why=str(error)
+            )
+            await self._clock.sleep(wait_s)
+            return False
+        decision = retry.decide(
+            error.kind, call=call, attempt=1, fresh_urls_spent=tries.urls, jitter=self._jitter()
+        )
+        if decision.next is not retry.Next.FRESH_URL:
+            raise error
+        self._log.info("url.renewed", call=str(call), why=str(error))
+        tries.urls, tries.requests = tries.urls + 1, 0
+        return True
+
+    async def check_host(self, grant: Grant) -> None:
+        """
+        Bytes go to the hosts that are named, or to the one this server used first.
+
+        Raises:
+            NeedsOperator: The URL names another one.
+        """
+        url = urlsplit(grant.url)
+        if {url.netloc, url.hostname} & self._hosts.named or not self._hosts.pinned:
+            return
+        pinned = await self._lanes.db(
+            self._store.servers.pin_storage_host,
+            self._hosts.base_url,
+            url.netloc,
+            self._clock.now_ms(),
+        )
+        if url.netloc != pinned:
+            raise NeedsOperator(
+                f"the server wants the bytes sent to {url.netloc}; so far it was {pinned}",
+                kind=Kind.BAD_ANSWER,
+                advice=f"If that is meant, set network.storage_hosts to both: {pinned}, {url.netloc}",
+            )
+
+    async def _send(
+        self, job: Job, grant: Grant, part: Part, call: Call, stop: threading.Event
+    ) -> str | None:
+        """One request; the bytes of one that failed do not count as sent."""
+        assert job.leaves is not None, "planned before"
+        counted = 0
+
+        def count(sent: int) -> None:
+            nonlocal counted
+            counted += sent
+            self._meter.add_sent(job.id, sent)
+
+        body = hashing.checked_pieces(
+            self._path_of(job), job.fingerprint, part, job.leaves, stop=stop, on_bytes=count
+        )
+        try:
+            etag = await self._lanes.send(
+                self._objects.put, grant, body, part.size, call=call, now_ms=self._clock.now_ms
+            )
+        except BaseException:
+            self._meter.add_sent(job.id, -counted)
+            raise
+        self._slots.went_well()
+        return etag
