@@ -25,6 +25,7 @@ from syncd import __version__
 from syncd.clock import Clock
 from syncd.core import answers, responses, retry
 from syncd.core.answers import HostPolicy, parse_json
+from syncd.core.budget import Budget
 from syncd.core.responses import CredentialKind, to_error
 from syncd.errors import ConfigError, JobError, Permanent
 from syncd.model import Call, Grant, Kind, Multipart, Record, Target
@@ -207,6 +208,7 @@ class CloudApi:
         self._jitter = jitter
         self._hosts = hosts
         self._multipart = multipart
+        self._budget = Budget()
         self._pace = Pace(None if hosts.loopback else calls_per_s, clock)
         self._answered = set(answered)
         self._on_answered = on_answered
@@ -414,6 +416,8 @@ class CloudApi:
                 failure = error
             else:
                 self._note_answered(call)
+                if tries == 0:
+                    self._budget.worked()
                 return answer
             tries += 1
             self._learn(call, method, failure)
@@ -432,7 +436,7 @@ class CloudApi:
             retry_after_s=failure.retry_after_s,
             unclear=failure.unclear,
         )
-        if wait_s is None:
+        if wait_s is None or not self._budget.spend(timeout=failure.timed_out):
             raise failure
         await self._clock.sleep(wait_s)
 
@@ -554,7 +558,8 @@ class CloudApi:
         if kind is Kind.TLS:
             today = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC).date()
             message = f"{message} (this machine's clock says {today})"
-        return to_error(kind, message, call=call, unclear=sent)
+        timed_out = isinstance(error, httpx.TimeoutException)
+        return to_error(kind, message, call=call, unclear=sent, timed_out=timed_out)
 
 
 def _said(body: bytes, token: str) -> str:

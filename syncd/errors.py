@@ -66,6 +66,7 @@ class JobError(SyncdError):
         retry_after_s: What the server asked for, in seconds, already clamped; None if it did not.
         advice: What a person can do; None where nothing is needed.
         unclear: The request may have taken effect although no good answer came.
+        timed_out: It held a connection until a time limit ran out.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class JobError(SyncdError):
         retry_after_s: float | None = None,
         advice: str | None = None,
         unclear: bool = False,
+        timed_out: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.retry_after_s = retry_after_s
         self.advice = advice
         self.unclear = unclear
+        self.timed_out = timed_out
 
 
 class Retryable(JobError):

@@ -247,7 +247,13 @@ def _bad(call: Call, message: str) -> JobError:
 def _failure(call: Call, error: httpx.HTTPError, request: httpx.Request, trace: _Trace) -> JobError:
     what = f"{type(error).__name__} at {request.url.host}: {responses.said(str(error))}"
     kind = _failure_kind(error, reused=responses.died_reused(trace.events))
-    return to_error(kind, f"{call}: {what}", call=call, unclear=not isinstance(error, _NOT_SENT))
+    return to_error(
+        kind,
+        f"{call}: {what}",
+        call=call,
+        unclear=not isinstance(error, _NOT_SENT),
+        timed_out=isinstance(error, httpx.TimeoutException),
+    )
 
 
 def _failure_kind(error: httpx.HTTPError, *, reused: bool) -> Kind:

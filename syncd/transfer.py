@@ -17,6 +17,7 @@ from syncd import hashing
 from syncd.api import CloudApi
 from syncd.clock import Clock
 from syncd.core import retry
+from syncd.core.budget import Budget
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part
@@ -81,6 +82,7 @@ class Transfer:
         self._meter = meter
         self._hosts = hosts
         self._path_of = path_of
+        self._budget = Budget()
         self._log = structlog.get_logger("syncd.transfer")
 
     @property
@@ -144,7 +146,7 @@ class Transfer:
             jitter=self._jitter(),
             call=call,
         )
-        if wait_s is not None:
+        if wait_s is not None and self._budget.spend(timeout=error.timed_out):
             self._log.warning(
                 "request.repeated", call=str(call), wait_s=round(wait_s, 1), why=str(error)
             )
@@ -205,4 +207,5 @@ class Transfer:
             self._meter.add_sent(job.id, -counted)
             raise
         self._slots.went_well()
+        self._budget.worked()
         return etag

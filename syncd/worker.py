@@ -56,11 +56,16 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended, and for a hold or a failure the error and the seconds until a probe."""
+    """
+    How it ended, and for a hold or a failure the error and the seconds until a probe.
+
+    ``fuse``: when several files in a row fail so, it is the server's fault and not theirs.
+    """
 
     end: End
     error: JobError | None = None
     wait_s: float = 0.0
+    fuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -592,7 +597,7 @@ class Worker:
                     self._store.jobs.reject, job, kind=error.kind, why=why, advice=error.advice
                 )
                 self._log.error("job.failed", **fields, advice=error.advice)
-                return Outcome(End.FAILED, error)
+                return Outcome(End.FAILED, error, fuse=decision.fuse)
             case retry.Next.SUPERSEDE:
                 return await self._moved(run, error)
             case retry.Next.STOP:

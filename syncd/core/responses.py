@@ -220,6 +220,7 @@ def to_error(
     retry_after_s: float | None = None,
     advice: str | None = None,
     unclear: bool = False,
+    timed_out: bool = False,
 ) -> JobError:
     """An error of the class that *kind*'s row names, with advice where a person is needed."""
     return retry.row_of(kind, call).error(
@@ -228,6 +229,7 @@ def to_error(
         retry_after_s=retry_after_s,
         advice=advice or ADVICE.get(kind),
         unclear=unclear,
+        timed_out=timed_out,
     )
 
 

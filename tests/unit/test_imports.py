@@ -28,7 +28,7 @@ IO_ROOMS = frozenset(
     | {"notify"}
 )
 BELOW_WORKER = BELOW_IO | IO_ROOMS | {"progress", "lanes", "catalog"}
-BELOW_SERVICE = BELOW_WORKER | {"worker", "intake", "janitor", "dispatch", "control"}
+BELOW_SERVICE = BELOW_WORKER | {"transfer", "worker", "intake", "janitor", "dispatch", "control"}
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
