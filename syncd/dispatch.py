@@ -25,6 +25,12 @@ BREAKER_FAILURES = 10
 BREAKER_FAILURES_TWO_JOBS = 5
 """Requests failing in a row, by one job or by several, that make a hold."""
 
+FUSE_FILES = 5
+"""Different files failing in a row for a server-side reason that make a hold (a fuse)."""
+
+FUSE_PROBE_S = 3600.0
+FUSE_ADVICE = "Ask the operator of the cloud what changed; nothing is given up meanwhile."
+
 OFFLINE_FIRST_S, OFFLINE_MOST_S = 5.0, 60.0
 OFFLINE_ADVICE = (
     "Check the network, api.base_url and network.proxy. Work goes on by itself once it answers."
@@ -76,6 +82,7 @@ class Dispatcher:
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._holds: list[HoldRow] = []
         self._failing: list[int] = []
+        self._blown: list[int] = []
         self._until_credentials_change = False
         self._log = structlog.get_logger("syncd.dispatch")
 
@@ -194,12 +201,28 @@ class Dispatcher:
 
     async def _learn(self, job: Job, outcome: Outcome) -> None:
         error = outcome.error
+        if outcome.end in (End.REGISTERED, End.ADOPTED):
+            self._blown.clear()
+        elif outcome.fuse and error is not None:
+            await self._count_fuse(job, error)
         if outcome.end is End.HELD:
             assert error is not None, "a hold has a reason"
             self._until_credentials_change = retry.row_of(error.kind).renews
             await self._put(_kind_of(error), str(error), error.advice, outcome.wait_s)
         elif error is not None and retry.row_of(error.kind).breaker:
             await self._count_failure(job, error)
+
+    async def _count_fuse(self, job: Job, error: JobError) -> None:
+        """Files that fail in a row for one server-side reason are given back, and all wait."""
+        self._blown.append(job.id)
+        if len(set(self._blown)) < FUSE_FILES:
+            return
+        why = f"{FUSE_FILES} files in a row were turned away, the last one: {error}"
+        await self._lanes.db(
+            self._store.jobs.requeue_failed, self._clock.now_ms(), why=why, only=self._blown
+        )
+        self._blown.clear()
+        await self._put("operator", why, error.advice or FUSE_ADVICE, FUSE_PROBE_S)
 
     async def _count_failure(self, job: Job, error: JobError) -> None:
         self._failing += [job.id] * retry.row_of(error.kind).tries

@@ -7,7 +7,7 @@ are one commit.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -370,11 +370,12 @@ class Jobs:
             self._log(job.id, job.state, state, Event.REPLACE, now_ms, why)
         return bool(rows)
 
-    def requeue_failed(self, now_ms: int, *, why: str) -> int:
-        """Give failed jobs another chance, with their counters reset; how many."""
+    def requeue_failed(self, now_ms: int, *, why: str, only: Collection[int] | None = None) -> int:
+        """Give failed jobs (*only* these) another chance, with their counters reset; how many."""
         with self._db.transaction():
-            rows = self._db.all(f"{_SELECT} WHERE state = 'failed'")
-            for job in map(job_of, rows):
+            failed = map(job_of, self._db.all(f"{_SELECT} WHERE state = 'failed'"))
+            jobs = [job for job in failed if only is None or job.id in only]
+            for job in jobs:
                 if job.upload_id is not None and job.stored_at is None:
                     self._void_upload(job.id)  # given up when the job failed: it is being aborted
                 self._db.run(
@@ -383,7 +384,7 @@ class Jobs:
                 )
                 self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
                 self._log(job.id, State.FAILED, State.QUEUED, Event.REQUEUE, now_ms, why)
-            return len(rows)
+            return len(jobs)
 
     def make_due(self, job: Job, now_ms: int) -> None:
         """Let a queued job run now instead of after its own wait."""
