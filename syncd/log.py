@@ -42,7 +42,8 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _SECRET_NAMES = re.compile(r"(?i)authorization|password|secret|token|cookie|device_code")
 _MANY_LINES = frozenset({"exception", "stack"})
-_QUIET = ("httpx", "httpcore", "uvicorn.access")  # they log whole URLs, signatures included
+# The first three log whole URLs, signatures included; the last its own housekeeping.
+_QUIET = ("httpx", "httpcore", "uvicorn.access", "apscheduler")
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))  # sd-daemon(3)
 
 

@@ -141,13 +141,12 @@ def _table(title: str, *columns: str) -> Table:
 def _registered_table(console: Console, files: Sequence[FileReport], most: int = 20) -> None:
     if not files:
         return
-    table = _table("In the catalog", "model", "size", "sha256", "record", "how")
+    table = _table("In the catalog", "model", "size", "sha256", "how")
     for file in files[:most]:
         table.add_row(
             Text(file.model_path or file.path),
             size_text(file.size),
             (file.sha256 or "")[:12],
-            Text(file.record_id or ""),
             "adopted" if file.adopted else "uploaded",
         )
     console.print(table)
