@@ -11,23 +11,20 @@ No message carries the token or a URL's query; a redirect is never followed, so 
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
-import truststore
 
-from syncd import __version__
+from syncd import __version__, wire
 from syncd.clock import Clock
 from syncd.core import answers, responses, retry
 from syncd.core.answers import HostPolicy, parse_json
 from syncd.core.budget import Budget
 from syncd.core.responses import CredentialKind, to_error
-from syncd.errors import ConfigError, JobError, Permanent
+from syncd.errors import JobError, Permanent
 from syncd.model import Call, Grant, Kind, Multipart, Record, Target
 
 T = TypeVar("T")
@@ -45,19 +42,7 @@ BURST_S = 1.0
 SLOW_CALLS_PER_S = 2.0
 SLOW_FOR_S = 3600.0
 
-DIRECT: Mapping[str, None] = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
-"""This machine is never reached through a proxy."""
-
 _NEEDED_FOR_MULTIPART = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE})
-
-_NOT_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.LocalProtocolError,
-    httpx.UnsupportedProtocol,
-)
 
 
 Client = httpx.AsyncClient
@@ -87,27 +72,10 @@ def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> h
     Raises:
         ConfigError: The bundle or the proxy cannot be used.
     """
-    try:
-        return httpx.AsyncClient(
-            verify=_trust(ca_bundle),
-            proxy=proxy,
-            trust_env=proxy is None,
-            mounts=dict(DIRECT),
-            follow_redirects=False,
-            limits=httpx.Limits(keepalive_expiry=5.0),
-        )
-    except (ValueError, ImportError):
-        raise ConfigError("network.proxy: not the URL of an http or https proxy") from None
-
-
-def _trust(ca_bundle: str | None) -> ssl.SSLContext:
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if ca_bundle is not None:
-        try:
-            context.load_verify_locations(ca_bundle)
-        except OSError as error:
-            raise ConfigError(f"network.ca_bundle: {ca_bundle}: {error.strerror}") from None
-    return context
+    return httpx.AsyncClient(
+        **wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy),
+        limits=httpx.Limits(keepalive_expiry=wire.KEEPALIVE_S),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,7 +470,10 @@ class CloudApi:
             message = f"{call}: no whole answer from {self._host} within {whole_s:.0f} s"
             raise to_error(Kind.NETWORK, message, call=call, unclear=True) from None
         except httpx.HTTPError as error:
-            raise self._failure(call, error, request.extensions["trace"]) from None
+            events = request.extensions["trace"].events
+            raise wire.failure(
+                call, error, host=self._host, events=events, now_ms=self._clock.now_ms()
+            ) from None
         return self._use(call, response, content, read)
 
     def _use(
@@ -551,16 +522,6 @@ class CloudApi:
             unclear=responses.leaves_doubt(status),
         )
 
-    def _failure(self, call: Call, error: httpx.HTTPError, trace: _Trace) -> JobError:
-        sent = not isinstance(error, _NOT_SENT)
-        kind = _failure_kind(error, reused=responses.died_reused(trace.events))
-        message = f"{call}: {type(error).__name__} at {self._host}: {responses.said(str(error))}"
-        if kind is Kind.TLS:
-            today = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC).date()
-            message = f"{message} (this machine's clock says {today})"
-        timed_out = isinstance(error, httpx.TimeoutException)
-        return to_error(kind, message, call=call, unclear=sent, timed_out=timed_out)
-
 
 def _said(body: bytes, token: str) -> str:
     """The server's ``error_message``, or else the beginning of what it sent."""
@@ -570,18 +531,6 @@ def _said(body: bytes, token: str) -> str:
         text = None
     whole = body[: 4 * responses.SAID_MAX].decode("utf-8", "replace")
     return responses.said(text if isinstance(text, str) else whole, secret=token)
-
-
-def _failure_kind(error: httpx.HTTPError, *, reused: bool) -> Kind:
-    if responses.caused_by(error, ssl.SSLCertVerificationError):
-        return Kind.TLS
-    if isinstance(error, httpx.ProxyError):
-        return Kind.PORTAL
-    if isinstance(error, httpx.LocalProtocolError):
-        return Kind.OUR_BUG
-    if reused and not isinstance(error, httpx.TimeoutException):
-        return Kind.DEAD_CONNECTION
-    return Kind.NETWORK
 
 
 async def _content(response: httpx.Response) -> bytes | None:

@@ -9,16 +9,15 @@ holds the file makes a fresh body for the next one.
 
 import re
 import socket
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import httpx
-import truststore
 
+from syncd import wire
 from syncd.core import responses, retry
 from syncd.core.responses import STORE_CALLS, to_error
-from syncd.errors import ConfigError, JobError
+from syncd.errors import JobError
 from syncd.model import Call, Grant, Kind
 
 TIMEOUT = httpx.Timeout(connect=10.0, write=30.0, read=120.0, pool=None)
@@ -36,18 +35,6 @@ SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 
-DIRECT: Mapping[str, None] = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
-"""This machine is never reached through a proxy."""
-
-_NOT_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.LocalProtocolError,
-    httpx.UnsupportedProtocol,
-)
-
 _ETAG = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
 
@@ -62,30 +49,14 @@ def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> h
     Raises:
         ConfigError: The bundle or the proxy cannot be used.
     """
-    limits = httpx.Limits(
-        max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=5.0
+    return httpx.Client(
+        **wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy),
+        limits=httpx.Limits(
+            max_connections=CONNECTIONS,
+            max_keepalive_connections=CONNECTIONS,
+            keepalive_expiry=wire.KEEPALIVE_S,
+        ),
     )
-    try:
-        return httpx.Client(
-            verify=_trust(ca_bundle),
-            proxy=proxy,
-            trust_env=proxy is None,
-            mounts=dict(DIRECT),
-            follow_redirects=False,
-            limits=limits,
-        )
-    except (ValueError, ImportError):
-        raise ConfigError("network.proxy: not the URL of an http or https proxy") from None
-
-
-def _trust(ca_bundle: str | None) -> ssl.SSLContext:
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if ca_bundle is not None:
-        try:
-            context.load_verify_locations(ca_bundle)
-        except OSError as error:
-            raise ConfigError(f"network.ca_bundle: {ca_bundle}: {error.strerror}") from None
-    return context
 
 
 class _Body(httpx.SyncByteStream):
@@ -164,7 +135,9 @@ class ObjectStore:
             finally:
                 response.close()
         except httpx.HTTPError as error:
-            raise _failure(call, error, request, trace) from None
+            raise wire.failure(
+                call, error, host=request.url.host, events=trace.events, now_ms=now_ms()
+            ) from None
         refusal = _refusal(call, response, content, late=now_ms() > grant.deadline_ms)
         if refusal is not None:
             _cut_if_told(refusal, call, response)
@@ -242,27 +215,3 @@ def _etag(call: Call, response: httpx.Response, *, whole: bool) -> str | None:
 
 def _bad(call: Call, message: str) -> JobError:
     return to_error(Kind.BAD_ANSWER, f"{call}: {message}", call=call, unclear=True)
-
-
-def _failure(call: Call, error: httpx.HTTPError, request: httpx.Request, trace: _Trace) -> JobError:
-    what = f"{type(error).__name__} at {request.url.host}: {responses.said(str(error))}"
-    kind = _failure_kind(error, reused=responses.died_reused(trace.events))
-    return to_error(
-        kind,
-        f"{call}: {what}",
-        call=call,
-        unclear=not isinstance(error, _NOT_SENT),
-        timed_out=isinstance(error, httpx.TimeoutException),
-    )
-
-
-def _failure_kind(error: httpx.HTTPError, *, reused: bool) -> Kind:
-    if responses.caused_by(error, ssl.SSLCertVerificationError):
-        return Kind.TLS
-    if isinstance(error, httpx.ProxyError):
-        return Kind.PORTAL
-    if isinstance(error, httpx.LocalProtocolError):
-        return Kind.OUR_BUG
-    if reused and not isinstance(error, httpx.TimeoutException):
-        return Kind.DEAD_CONNECTION
-    return Kind.NETWORK

@@ -39,6 +39,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "progress": frozenset({"model"}),
     "lanes": frozenset({"model", "errors"}),
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "wire": BELOW_IO,
+    **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},
     "transfer": BELOW_WORKER,
     "worker": BELOW_WORKER | {"transfer"},
@@ -55,8 +57,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"auth", "api", "storage", "sandbox"}),
-    "httpcore": frozenset({"auth", "api", "storage"}),
+    "httpx": frozenset({"wire", "api", "storage", "sandbox"}),
+    "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),
     "pydantic": frozenset({"config"}),
@@ -65,7 +67,7 @@ DOORS: Mapping[str, frozenset[str]] = {
     "yaml": frozenset({"config"}),
     "starlette": frozenset({"control", "sandbox"}),
     "uvicorn": frozenset({"control", "sandbox"}),
-    "truststore": frozenset({"api", "storage"}),
+    "truststore": frozenset({"wire"}),
     "xxhash": frozenset({"hashing", "storage"}),
     "click": frozenset({"cli"}),
     "rich": frozenset({"cli"}),

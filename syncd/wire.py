@@ -1,0 +1,105 @@
+"""
+What the two HTTP doors share: whom they trust, how they get out, and what httpx's failures mean.
+
+httpx raises for a connection that was never made and for one that broke under a body alike; what
+matters here is whether anything may have taken effect, and which row of the retry table it is.
+"""
+
+import ssl
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import truststore
+
+from syncd.core import responses
+from syncd.core.responses import to_error
+from syncd.errors import ConfigError, JobError
+from syncd.model import Call, Kind
+
+KEEPALIVE_S = 5.0
+"""Seconds that an idle connection is kept: servers close theirs without a word."""
+
+_DIRECT = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
+
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+)
+
+
+def client_arguments(*, ca_bundle: str | None, proxy: str | None) -> dict[str, Any]:
+    """
+    What an httpx client needs for TLS and proxies; redirects are never followed.
+
+    This machine itself is never reached through a proxy.
+
+    Args:
+        ca_bundle: A PEM file trusted beside the system's certificates.
+        proxy: A proxy's URL; None: what the environment's ``HTTPS_PROXY`` and ``NO_PROXY`` say.
+
+    Raises:
+        ConfigError: The bundle or the proxy cannot be used.
+    """
+    try:
+        checked = None if proxy is None else httpx.Proxy(proxy)
+    except ValueError:
+        raise ConfigError("network.proxy: not the URL of an http or https proxy") from None
+    return {
+        "verify": _trust(ca_bundle),
+        "proxy": checked,
+        "trust_env": proxy is None,
+        "mounts": dict(_DIRECT),
+        "follow_redirects": False,
+    }
+
+
+def _trust(ca_bundle: str | None) -> ssl.SSLContext:
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_bundle is not None:
+        try:
+            context.load_verify_locations(ca_bundle)
+        except OSError as error:
+            raise ConfigError(f"network.ca_bundle: {ca_bundle}: {error.strerror}") from None
+    return context
+
+
+def failure(
+    call: Call, error: httpx.HTTPError, *, host: str, events: Collection[str], now_ms: int
+) -> JobError:
+    """
+    Our error for a request that got no answer.
+
+    Args:
+        events: The names of httpcore's trace events of this request.
+        now_ms: What this machine's clock says; a wrong one is a common reason to trust nobody.
+    """
+    kind = _kind(error, reused=responses.died_reused(events))
+    message = f"{call}: {type(error).__name__} at {host}: {responses.said(str(error))}"
+    if kind is Kind.TLS:
+        today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
+        message = f"{message} (this machine's clock says {today})"
+    return to_error(
+        kind,
+        message,
+        call=call,
+        unclear=not isinstance(error, _NOT_SENT),
+        timed_out=isinstance(error, httpx.TimeoutException),
+    )
+
+
+def _kind(error: httpx.HTTPError, *, reused: bool) -> Kind:
+    if responses.caused_by(error, ssl.SSLCertVerificationError):
+        return Kind.TLS
+    if isinstance(error, httpx.ProxyError):
+        return Kind.PORTAL
+    if isinstance(error, httpx.LocalProtocolError):
+        return Kind.OUR_BUG
+    if reused and not isinstance(error, httpx.TimeoutException):
+        return Kind.DEAD_CONNECTION
+    return Kind.NETWORK
