@@ -8,7 +8,7 @@ does ``ORDER BY rel_path`` over names stored as bytes.
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from syncd.core.paths import is_within
@@ -34,7 +34,7 @@ class Moved:
     @property
     def only_ctime(self) -> bool:
         """A chmod, a new link, or a rewrite that set the time back: look again, not a new file."""
-        before = replace(self.known.fingerprint, dev=self.found.fingerprint.dev)
+        before = self.known.fingerprint._replace(dev=self.found.fingerprint.dev)
         return before.only_ctime_moved(self.found.fingerprint)
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +110,7 @@ FIELDS = ("dev", "inode", "size", "mtime_ns", "ctime_ns")
 
 
 def moved(fingerprint: Fingerprint, field: str) -> Fingerprint:
-    return replace(fingerprint, **{field: getattr(fingerprint, field) - 1})
+    return fingerprint._replace(**{field: getattr(fingerprint, field) - 1})
 
 
 @pytest.mark.parametrize("field", FIELDS)

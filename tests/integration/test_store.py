@@ -721,7 +721,7 @@ def test_a_plan_read_again_replaces_digests_and_the_fingerprint_it_was_read_unde
 ) -> None:
     admit(store)
     job = store.jobs.note_plan(claim(store), PLAN, NOW)
-    touched = replace(job, fingerprint=replace(job.fingerprint, ctime_ns=8))
+    touched = replace(job, fingerprint=job.fingerprint._replace(ctime_ns=8))
     again = store.jobs.note_plan(touched, Plan(100, "6" * 64, b"m" * 16), NOW)
 
     assert store.jobs.get(job.id) == again
@@ -1119,7 +1119,7 @@ def test_a_finished_job_is_left_alone_when_its_file_goes(store: Store) -> None:
     assert store.files.record_for(job.target.model_path, SHA) == "rec"
 
 
-TOUCHED = replace(found(), fingerprint=replace(found().fingerprint, ctime_ns=99))
+TOUCHED = found()._replace(fingerprint=found().fingerprint._replace(ctime_ns=99))
 
 
 def test_a_ctime_that_moved_alone_is_remembered_and_voids_no_live_job(store: Store) -> None:

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,9 +51,8 @@ def look(before: Watching | None, found: FoundFile, now_s: float, step: Step) ->
 
 def changed(found: FoundFile, *, sparse: bool) -> FoundFile:
     ctime_ns = found.fingerprint.ctime_ns + 1
-    return replace(
-        found,
-        fingerprint=replace(found.fingerprint, ctime_ns=ctime_ns),
+    return found._replace(
+        fingerprint=found.fingerprint._replace(ctime_ns=ctime_ns),
         allocated=0 if sparse else 4096,
     )
 

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -61,7 +60,7 @@ def test_a_network_file_system_has_the_longest_window_whatever_was_said(
 
 @pytest.mark.parametrize(("network", "window_s"), [(False, 20), (True, 180)])
 def test_a_sparse_file_waits_twice_as_long(network: bool, window_s: float) -> None:
-    sparse = replace(FILE, allocated=4095)
+    sparse = FILE._replace(allocated=4095)
 
     assert look(None, 0, found=sparse, hint=HintKind.CLOSED, network=network).window_s == window_s
 
@@ -80,7 +79,7 @@ def test_any_hint_restarts_the_window(hint: HintKind) -> None:
 @pytest.mark.parametrize("field", ["dev", "inode", "size", "mtime_ns", "ctime_ns"])
 def test_any_moved_part_of_the_fingerprint_restarts_the_long_window(field: str) -> None:
     before = look(None, 0, hint=HintKind.CLOSED)
-    moved = replace(FILE, fingerprint=replace(FILE.fingerprint, **{field: 1234}), allocated=1 << 20)
+    moved = FILE._replace(fingerprint=FILE.fingerprint._replace(**{field: 1234}), allocated=1 << 20)
 
     watching = look(before, 9, found=moved)
 
@@ -106,7 +105,7 @@ def test_a_companion_that_appears_late_blocks_what_was_standing_still() -> None:
 
 
 def test_modification_time_zero_never_settles() -> None:
-    broken = replace(FILE, fingerprint=replace(FILE.fingerprint, mtime_ns=0))
+    broken = FILE._replace(fingerprint=FILE.fingerprint._replace(mtime_ns=0))
 
     watching = look(None, 0, found=broken)
 
