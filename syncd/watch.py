@@ -51,12 +51,14 @@ _EVENTS: list[type[FileSystemEvent]] = [
 
 _KINDS = {"created": HintKind.CREATED, "closed": HintKind.CLOSED, "moved": HintKind.MOVED}
 
-_SYSCTL = "raise {0} (sysctl -w {0}=...); until then new files are found by rescans only"
-_ADVICE = {
-    errno.ENOSPC: _SYSCTL.format("fs.inotify.max_user_watches"),
-    errno.EMFILE: _SYSCTL.format("fs.inotify.max_user_instances") + ", or raise the limit of"
-    " open files (ulimit -n)",
-}  # fmt: skip
+# Told apart by number: the system's own words for the first are "No space left on device".
+_LIMITS = {
+    errno.ENOSPC: "the limit of watched folders is reached: raise it with"
+    " sysctl -w fs.inotify.max_user_watches=...",
+    errno.EMFILE: "a limit is reached: raise fs.inotify.max_user_instances, or that of open files"
+    " (ulimit -n)",
+}
+_UNTIL_THEN = "; until then only rescans find what changes there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,8 @@ class Watcher:
         # watchdog says nothing when the limit is reached below a root.
         missing = len(folders) - watches_in_use()
         if missing > 0 and not self._troubles:
-            self._troubles.append(f"{missing} folders are not watched; {_ADVICE[errno.ENOSPC]}")
+            why = _LIMITS[errno.ENOSPC]
+            self._troubles.append(f"{missing} folders are not watched, {why}{_UNTIL_THEN}")
 
     # -- events (in watchdog's threads) ----------------------------------------------------------
 
@@ -343,8 +346,8 @@ def _ends(event: FileSystemEvent) -> tuple[str, str]:
 
 
 def _trouble(what: str, error: OSError) -> str:
-    advice = _ADVICE.get(error.errno or 0, "rescans find what changes")
-    return f"cannot watch {what}: {os.strerror(error.errno or 0)}; {advice}"
+    number = error.errno or 0
+    return f"cannot watch {what}: {_LIMITS.get(number, os.strerror(number))}{_UNTIL_THEN}"
 
 
 def _silence_watchdog() -> None:
