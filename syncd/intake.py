@@ -165,6 +165,8 @@ class Intake:
 
     async def _look_at(self, hint: Hint) -> None:
         root = self._roots[hint.root_id]
+        if any(map(paths.never_enter, hint.rel_path.split("/")[:-1])):
+            return  # what no walk enters, no hint leads to
         owner = _owner(hint.rel_path)
         if owner is not None and (root.id, owner) in self._moving:
             await self._look_again((root.id, owner), hint=hint.kind)

@@ -43,6 +43,9 @@ from syncd.worker import Limits, Worker
 LARGEST_WAIT_MS = int(retry.RETRY_AFTER_MAX_S * 1100)
 """No wait in the database is longer; one that is was written under another clock."""
 
+WATCH_RETRY_S = 300.0
+"""Between tries to watch again, and the rescans that make up for it."""
+
 ROOT_PROBE_S = 60.0
 """Between looks for a root that is not there."""
 
@@ -160,7 +163,11 @@ class Service:
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
             loop.call_soon_threadsafe(self._hint, hint)
 
-        watcher = Watcher({parts.root.id: parts.root.path}, on_hint)
+        watcher = Watcher(
+            {parts.root.id: parts.root.path},
+            on_hint,
+            follow_links=self._settings.scan.symlinks != "skip",
+        )
         scheduler = self._schedule(parts, watcher)
         try:
             await self._start_watching(watcher)
@@ -208,8 +215,11 @@ class Service:
         """Hints, walks and settling, for ever."""
         everything = Hint(parts.root.id, "", HintKind.RESCAN, folder=True)
         self._hints.add(everything)
+        restart_at_s = 0.0
         while True:
-            if not watcher.alive():
+            now_s = self._clock.boottime_s()
+            if not watcher.alive() and now_s >= restart_at_s:
+                restart_at_s = now_s + WATCH_RETRY_S
                 self._log.warning("watch.restarted", why="the observer ended")
                 await self._lanes.scan(watcher.stop)
                 await self._start_watching(watcher)

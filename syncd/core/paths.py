@@ -20,6 +20,9 @@ ENDINGS = frozenset(
 )
 """What a model's name ends in, lower case. ``.engine`` and ``.trt`` fit one machine only."""
 
+MANY_FILES = frozenset(("diffusers", "LLM"))
+"""Types whose models are folders: one file of them alone is of no use to anybody."""
+
 SEGMENT_MAX = 255
 """Bytes of one folder or file name."""
 
@@ -78,8 +81,11 @@ def unwanted(rel_path: str, size: int, *, type_key: str | None = None) -> str | 
     *folders, name = rel_path.split("/")
     if type_key is None and not folders:
         return "not in a type folder"
-    if type_key is None and folders[0] == "configs":
+    model_type = folders[0] if type_key is None else type_key
+    if model_type == "configs":
         return "configs/ holds ComfyUI's own settings"
+    if model_type in MANY_FILES:
+        return f"{model_type}/ holds models of many files, which are not taken one by one"
     for folder in folders:
         if never_enter(folder):
             return f"inside {printable(folder)}/, which holds no models"

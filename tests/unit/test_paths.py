@@ -234,3 +234,9 @@ def test_paths_that_differ_in_case_clash() -> None:
 )
 def test_within_means_at_or_below(rel_path: str, tops: set[str], within: bool) -> None:
     assert paths.is_within(rel_path, tops) is within
+
+
+@pytest.mark.parametrize("rel_path", ["diffusers/flux/unet/model.safetensors", "LLM/qwen/a.bin"])
+def test_models_of_many_files_are_not_taken_one_by_one(rel_path: str) -> None:
+    assert "models of many files" in (paths.unwanted(rel_path, 100) or "")
+    assert paths.unwanted("loras/" + rel_path, 100) is None
