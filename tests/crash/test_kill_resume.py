@@ -1,0 +1,176 @@
+"""``kill -9`` at every turn of an upload, then once more from the start."""
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from syncd.model import Call
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.server import Sandbox
+from syncd.sandbox.switches import Switches
+from tests.integration.harness import YOUNGEST_S, Home, records, until
+from tests.trap import Facts, Trap, facts, nth, start
+from tests.weights import MIB, sha256_of, write_safetensors
+
+pytestmark = pytest.mark.crash
+
+CAP = 8 * MIB
+SMALL, LARGE = "models/loras/small.safetensors", "models/checkpoints/large.safetensors"
+SIZES = {SMALL: 7 * MIB, LARGE: 11 * MIB}
+SWITCHES = Switches(part_size=5 * MIB)
+
+HUGE = 1_500_000_000
+HUGE_PARTS = 15
+SLOTS = 4
+
+NEVER_ARRIVED = (Call.LIST_MODELS, Call.PRESIGN, Call.PUT_BODY, Call.INITIATE, Call.COMPLETE)
+UNANSWERED = (Call.PRESIGN, Call.PUT_BODY, Call.INITIATE, Call.PUT_PART)
+MOMENTS = [
+    *(pytest.param(call, False, id=f"{call}-sent") for call in (*NEVER_ARRIVED, Call.REGISTER)),
+    *(pytest.param(call, True, id=f"{call}-done") for call in (*UNANSWERED, Call.COMPLETE)),
+    pytest.param(Call.REGISTER, True, id=f"{Call.REGISTER}-done"),
+]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file for a single PUT and one for parts, both old enough to be read at once."""
+    models = tmp_path_factory.mktemp("tree") / "models"
+    for path, size in SIZES.items():
+        write_safetensors(models.parent / path, size)
+    time.sleep(YOUNGEST_S)
+    return models
+
+
+@pytest.fixture
+def trap() -> Trap:
+    return Trap()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, trap: Trap) -> Iterator[Sandbox]:
+    """A stand-in cloud that the trap listens to."""
+    with Sandbox(tmp_path / "cloud", switches=SWITCHES, listener=trap) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def home(tmp_path: Path, tree: Path, cloud: Sandbox) -> Home:
+    """A signed-in user of ``tree``, which is never written to."""
+    return signed_in(tmp_path / "home", tree, cloud, CAP)
+
+
+def signed_in(folder: Path, models: Path, cloud: Sandbox, cap: int) -> Home:
+    home = Home.at(folder, cloud)
+    home.sign_in(cloud)
+    home.models = models
+    home.env |= {"SYNCD_MODELS_DIR": str(models), "SYNCD_API__SINGLE_PUT_LIMIT": str(cap)}
+    return home
+
+
+def require_all_there(cloud: Sandbox, models: Path, paths: set[str]) -> None:
+    """Each file registered once, as it is on disk, and no register taken twice."""
+    claimed = records(cloud)  # compares each record with its object, too
+
+    assert set(claimed) == paths
+    for path, sha256 in claimed.items():
+        assert sha256 == sha256_of(models.parent / path)
+    registered = [e.model_path for e in cloud.history.entries(Call.REGISTER) if e.ok]
+    assert sorted(filter(None, registered)) == sorted(paths)
+
+
+def require_nothing_twice(cloud: Sandbox, known: dict[str, Facts], after: int) -> None:
+    """What was committed before the kill is not asked for or sent again after it."""
+    later = [entry for entry in cloud.history.entries() if entry.seq > after]
+    done = {(e.call, e.model_path, e.part) for e in later}
+    for path, fact in known.items():
+        presigned = (Call.PRESIGN, path, None) in done
+        if path == LARGE and fact.storage_key is not None:
+            assert not presigned
+            assert fact.upload_id is None or (Call.INITIATE, path, None) not in done
+        if fact.stored:
+            assert not presigned
+            assert not any(
+                call in (Call.PUT_BODY, Call.PUT_PART) for call, of, _ in done if of == path
+            )
+        for number in fact.etags:
+            assert (Call.PUT_PART, path, number) not in done
+
+
+def claimed(home: Home) -> bool:
+    with suppress(sqlite3.Error):
+        return any(fact.state == "leased" for fact in facts(home).values())
+    return False
+
+
+@pytest.mark.parametrize(("call", "performed"), MOMENTS)
+def test_a_kill_at_any_call_costs_no_file_and_registers_none_twice(
+    call: Call, performed: bool, cloud: Sandbox, trap: Trap, home: Home
+) -> None:
+    if not performed:  # the call arrives, nothing comes of it, and the caller never hears why
+        cloud.faults.add(Rule(Fault.RESET, call=call, performed=False))
+    trap.kill(home, nth(call))
+    known, seen = facts(home), cloud.history.next_seq()
+    unheard = {e.upload_id for e in cloud.history.entries(Call.INITIATE) if e.ok}
+    unheard -= {fact.upload_id for fact in known.values()}
+
+    again = home.once()
+
+    assert again.code == 0, again.err
+    require_all_there(cloud, home.models, set(SIZES))
+    require_nothing_twice(cloud, known, seen)
+    assert {upload.upload_id for upload in cloud.open_uploads()} <= unheard
+
+
+def test_a_kill_between_claim_and_first_call_gives_the_job_to_the_next_run(
+    tmp_path: Path, cloud: Sandbox
+) -> None:
+    models = tmp_path / "fresh" / "models"
+    write_safetensors(models / "loras/young.safetensors", MIB)  # so young that its reading waits
+    home = signed_in(tmp_path / "home", models, cloud, CAP)
+    victim = start(home)
+    until(lambda: claimed(home), "a claim")
+    victim.kill()
+    victim.wait()
+
+    assert cloud.history.entries() == ()
+    assert facts(home)["models/loras/young.safetensors"].sha256 is None
+
+    again = home.once()
+
+    assert again.code == 0, again.err
+    require_all_there(cloud, models, {"models/loras/young.safetensors"})
+
+
+def test_a_file_of_1500_mb_goes_on_where_kill_9_stopped_it(
+    tmp_path: Path, trap: Trap, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TemporaryDirectory(dir=tmp_path) as folder:  # gigabytes must not wait for pytest's broom
+        models = Path(folder) / "models"
+        path = write_safetensors(models / "checkpoints/huge.safetensors", HUGE)
+        with Sandbox(Path(folder) / "cloud", listener=trap, digest_bodies=False) as cloud:
+            home = signed_in(tmp_path / "home", models, cloud, 500_000_000)
+            trap.kill(home, nth(Call.PUT_PART, 7))
+            committed = facts(home)["models/checkpoints/huge.safetensors"].etags
+
+            again = home.once()
+
+            assert again.code == 0, again.err
+            sent = Counter(entry.part for entry in cloud.history.entries(Call.PUT_PART))
+            twice = {number for number, times in sent.items() if times == 2}
+            assert 3 <= len(committed) < HUGE_PARTS  # the middle of the upload
+            assert {sent[number] for number in committed} == {1}
+            assert set(sent) == set(range(1, HUGE_PARTS + 1))
+            assert sum(sent.values()) == HUGE_PARTS + len(twice)
+            assert 1 <= len(twice) <= SLOTS
+            assert cloud.history.count(Call.INITIATE, Call.COMPLETE) == 2
+            assert records(cloud) == {"models/checkpoints/huge.safetensors": sha256_of(path)}
+            assert cloud.open_uploads() == ()
+    with capsys.disabled():
+        print(f"\n{len(committed)} parts kept, {len(twice)} of {HUGE_PARTS} sent twice")
