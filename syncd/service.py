@@ -259,9 +259,11 @@ class Service:
             await parts.intake.settle_due()
             parts.dispatcher.wake()
             now_s = self._clock.boottime_s()
-            looks = [at for at in (parts.intake.next_look_s(), until_s) if at is not None]
-            later = [at - now_s for at in looks if at > now_s]
-            await self._nap(min(later, default=None))
+            waits = [until_s - now_s] if until_s > now_s else []
+            look_at_s = parts.intake.next_look_s()
+            if look_at_s is not None:  # it may be due by now: looking at the others took its time
+                waits.append(max(0.0, look_at_s - now_s))
+            await self._nap(min(waits, default=None))
 
     async def _start_watching(self, watcher: Watcher) -> None:
         await self._lanes.scan(watcher.start)
