@@ -31,6 +31,9 @@ from syncd.progress import Meter, Phase
 from syncd.store import Store
 from syncd.transfer import Transfer, Tries
 
+PERSON_PROBE_S = 3600.0
+"""Before a hold that a person has to end is probed, where the retry table names no wait."""
+
 YOUNGEST_S = 2.0
 """A file changed more recently than this could change again without its timestamps telling."""
 
@@ -294,6 +297,8 @@ class Worker:
         try:
             await self._transfer.whole(run.job, run.grant, run.stop)
         except JobError as error:
+            if not (sent_before or error.unclear):  # so nothing of ours is under that key
+                run.job = await self._note(run.job, body_sent_at=None)
             if error.kind is Kind.EXISTS:
                 await self._exists(run, ours=sent_before)
             elif await self._transfer.again(run.tries, error, Call.PUT_BODY):
@@ -463,7 +468,7 @@ class Worker:
             return
         key = run.job.storage_key
         if run.foreign_key == key:
-            raise NeedsOperator(
+            raise Permanent(
                 "the object store already holds something under the key that the server gives for "
                 f"{run.job.target.model_path}",
                 kind=Kind.EXISTS,
@@ -475,7 +480,7 @@ class Worker:
         """One storage key, one plan."""
         run.job, owner = await self._db(self._store.jobs.note_key, run.job, storage_key)
         if owner != run.job.sha256:
-            raise NeedsOperator(
+            raise Permanent(
                 f"the server gave the storage key of other bytes for {run.job.target.model_path}",
                 kind=Kind.EXISTS,
                 advice="Nothing was sent. Give the changed file a new name, or ask the "
@@ -560,8 +565,8 @@ class Worker:
             )
             if isinstance(error, Permanent):
                 decision = replace(decision, next=retry.Next.FAIL)
-            elif isinstance(error, NeedsOperator):
-                decision = replace(decision, next=retry.Next.HOLD)
+            elif isinstance(error, NeedsOperator) and decision.next is not retry.Next.HOLD:
+                decision = replace(decision, next=retry.Next.HOLD, wait_s=PERSON_PROBE_S)
             elif decision.next is retry.Next.PARK and self._limits.once:
                 decision = replace(decision, wait_s=ONCE_PARKED_S)
             run.ended = await self._carry_out(run, error, decision)
