@@ -1,15 +1,16 @@
-"""Killing the command at a chosen moment, and reading what it had committed by then."""
+"""The command in a fresh process: run to its end, or killed at a chosen moment."""
 
 import json
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
 from syncd.sandbox.history import Entry
-from tests.integration.harness import COMMAND, PROJECT, Home
+from tests.integration.harness import COMMAND, PROJECT, Finished, Home
 
 RUN_S = 120.0
 
@@ -38,6 +39,21 @@ def facts(home: Home) -> dict[str, Facts]:
         path: Facts(state, sha256, key, upload, bool(stored), frozenset(json.loads(numbers)))
         for path, state, sha256, key, upload, stored, numbers in rows
     }
+
+
+def run(home: Home, *args: str) -> Finished:
+    """``syncd`` with *args*, from the start of the interpreter to its end."""
+    started_s = time.monotonic()
+    done = subprocess.run(
+        [*COMMAND, *args],
+        cwd=PROJECT,
+        env=home.environment(),
+        capture_output=True,
+        timeout=RUN_S,
+        check=False,
+    )
+    seconds = time.monotonic() - started_s
+    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode(), seconds)
 
 
 def start(home: Home) -> subprocess.Popen[bytes]:

@@ -13,7 +13,7 @@ from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from syncd.store import Store
 from tests.integration.harness import YOUNGEST_S, Home, records
-from tests.trap import Trap, nth
+from tests.trap import Trap, nth, run
 from tests.weights import MIB, sha256_of, write_safetensors
 
 pytestmark = pytest.mark.crash
@@ -49,7 +49,7 @@ def test_a_state_directory_killed_again_and_again_is_whole_each_time(
 
         require_whole(home.state, tmp_path / f"copy-{number}")
 
-    last = home.once()
+    last = run(home, "--once")
 
     assert last.code == 0, last.err
     files = home.models.rglob("*.safetensors")

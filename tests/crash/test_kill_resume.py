@@ -15,7 +15,7 @@ from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from tests.integration.harness import YOUNGEST_S, Home, records, until
-from tests.trap import Facts, Trap, facts, nth, start
+from tests.trap import Facts, Trap, facts, nth, run, start
 from tests.weights import MIB, sha256_of, write_safetensors
 
 pytestmark = pytest.mark.crash
@@ -120,7 +120,7 @@ def test_a_kill_at_any_call_costs_no_file_and_registers_none_twice(
     unheard = {e.upload_id for e in cloud.history.entries(Call.INITIATE) if e.ok}
     unheard -= {fact.upload_id for fact in known.values()}
 
-    again = home.once()
+    again = run(home, "--once")
 
     assert again.code == 0, again.err
     require_all_there(cloud, home.models, set(SIZES))
@@ -142,7 +142,7 @@ def test_a_kill_between_claim_and_first_call_gives_the_job_to_the_next_run(
     assert cloud.history.entries() == ()
     assert facts(home)["models/loras/young.safetensors"].sha256 is None
 
-    again = home.once()
+    again = run(home, "--once")
 
     assert again.code == 0, again.err
     require_all_there(cloud, models, {"models/loras/young.safetensors"})
@@ -159,7 +159,7 @@ def test_a_file_of_1500_mb_goes_on_where_kill_9_stopped_it(
             trap.kill(home, nth(Call.PUT_PART, 7))
             committed = facts(home)["models/checkpoints/huge.safetensors"].etags
 
-            again = home.once()
+            again = run(home, "--once")
 
             assert again.code == 0, again.err
             sent = Counter(entry.part for entry in cloud.history.entries(Call.PUT_PART))

@@ -1,0 +1,206 @@
+"""The command against a real S3 server, which verifies every signature itself."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from syncd.model import Call
+from syncd.sandbox.server import S3Endpoint, Sandbox
+from syncd.sandbox.switches import Switches
+from tests.integration.conftest import Weed
+from tests.integration.harness import Home, records
+from tests.relay import Answer, Relay, Seen, relaying
+from tests.trap import facts, run, start
+from tests.weights import MIB, sha256_of, write_safetensors
+
+pytestmark = pytest.mark.s3
+
+CAP = 6 * MIB
+PART = 5 * MIB
+
+FOLDERS = (
+    "checkpoints", "clip_vision", "controlnet", "diffusion_models", "embeddings", "gligen",
+    "hypernetworks", "loras", "style_models", "text_encoders", "upscale_models", "vae",
+)  # fmt: skip
+FILES = 200
+ABOVE_CAP = {
+    "checkpoints/one.safetensors": CAP + 1,  # two parts, the second shorter
+    "diffusion_models/flux/two.safetensors": 2 * PART,  # two whole parts
+    "text_encoders/three.safetensors": 2 * PART + 1,  # the last part is one byte
+}
+
+ONE = "loras/one.safetensors"
+
+
+@pytest.fixture
+def relay(weed: Weed) -> Iterator[Relay]:
+    """What the command takes for the S3 server."""
+    with relaying(weed.url) as between:
+        yield between
+
+
+@pytest.fixture
+def cloud(relay: Relay, weed: Weed, bucket: str) -> Iterator[Sandbox]:
+    """The API in front of the real S3 server, as seen through ``relay``."""
+    with Sandbox(
+        switches=Switches(part_size=PART), s3=S3Endpoint(relay.url, bucket, weed.keys)
+    ) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def home(tmp_path: Path, cloud: Sandbox) -> Home:
+    """A signed-in user with an empty tree."""
+    home = Home.at(tmp_path / "home", cloud)
+    home.sign_in(cloud)
+    home.env["SYNCD_API__SINGLE_PUT_LIMIT"] = str(CAP)
+    return home
+
+
+def local(home: Home) -> dict[str, str]:
+    """model_path -> SHA-256 of what is on disk."""
+    files = home.models.rglob("*.safetensors")
+    return {f"models/{path.relative_to(home.models)}": sha256_of(path) for path in files}
+
+
+def test_two_hundred_files_reach_the_store_as_they_are_and_are_not_looked_at_again(
+    home: Home, cloud: Sandbox, relay: Relay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(FILES - len(ABOVE_CAP)):
+        folder = FOLDERS[number % len(FOLDERS)]
+        write_safetensors(home.models / folder / f"{number}.safetensors", 3_000 + 997 * number)
+    for rel_path, size in ABOVE_CAP.items():
+        write_safetensors(home.models / rel_path, size)
+
+    first = run(home, "--once")
+
+    assert first.code == 0, first.err
+    assert records(cloud) == local(home)
+    assert len(cloud.records()) == len(cloud.objects()) == FILES
+    assert {path.split("/")[1] for path in records(cloud)} == set(FOLDERS)
+    assert cloud.history.count(Call.PRESIGN) == FILES
+    assert cloud.history.count(Call.COMPLETE) == len(ABOVE_CAP)
+    assert cloud.open_uploads() == ()
+
+    before = cloud.history.count(), len(relay.seen)
+    second = run(home, "--once")
+
+    assert second.code == 0, second.err
+    assert (cloud.history.count(), len(relay.seen)) == before  # not one call of any kind
+    with capsys.disabled():
+        print(f"\n{FILES} files: first {first.seconds:.2f} s, again {second.seconds:.2f} s")
+
+
+def test_a_url_that_expired_is_signed_again_at_no_cost(
+    home: Home, cloud: Sandbox, relay: Relay
+) -> None:
+    write_safetensors(home.models / ONE, MIB)
+    refused: list[Seen] = []
+
+    def meet_refusal(seen: Seen, answer: Answer) -> Answer:
+        if answer.status == 403 and b"expired" in answer.body:
+            refused.append(seen)
+            cloud.skip(3600)  # the cloud's clock is right again
+        return answer
+
+    relay.after = meet_refusal
+    cloud.skip(-3600)
+
+    done = run(home, "--once")
+
+    assert done.code == 0, done.err
+    assert len(refused) == 1
+    assert cloud.history.count(Call.PRESIGN) == 2
+    assert home.file(ONE)["attempt"] == 1
+    assert records(cloud) == local(home)
+
+
+def test_412_after_a_lost_answer_is_our_own_object(
+    home: Home, cloud: Sandbox, relay: Relay
+) -> None:
+    write_safetensors(home.models / ONE, MIB)
+    statuses: list[int] = []
+
+    def lose_the_first(seen: Seen, answer: Answer) -> Answer | None:
+        if seen.method == "PUT" and seen.query:
+            statuses.append(answer.status)
+        return None if statuses == [200] else answer
+
+    relay.after = lose_the_first
+
+    done = run(home, "--once")
+
+    assert done.code == 0, done.err
+    assert statuses == [200, 412]
+    assert records(cloud) == local(home)
+    assert len(cloud.objects()) == 1
+
+
+def test_412_for_somebody_elses_object_is_never_registered(
+    home: Home, cloud: Sandbox
+) -> None:
+    write_safetensors(home.models / ONE, MIB)
+    cloud.switches = Switches(part_size=PART, fresh_keys=False)
+    key = put_somebody_elses(cloud, f"models/{ONE}")
+
+    done = run(home, "--once")
+
+    assert done.code == 1, done.out + done.err
+    assert home.file(ONE)["state"] == "failed"
+    assert "already holds something" in home.file(ONE)["why"]
+    assert cloud.records() == []
+    assert set(cloud.objects()) == {key}
+
+
+def put_somebody_elses(cloud: Sandbox, model_path: str) -> str:
+    """Another object under the key that the cloud gives to *model_path*; the key."""
+    said = {"file_name": "one.safetensors", "model_type": "loras", "model_path": model_path}
+    with httpx.Client(trust_env=False) as client:
+        answer = client.post(
+            f"{cloud.base_url}/models/presign",
+            json={**said, "file_size": MIB},
+            headers={"Authorization": f"Bearer {cloud.device_key}"},
+        )
+        grant = answer.raise_for_status().json()
+        put = client.put(grant["upload_url"], content=bytes(MIB), headers=grant["upload_headers"])
+        put.raise_for_status()
+    key: str = grant["storage_key"]
+    return key
+
+
+def test_a_killed_multipart_upload_sends_what_the_real_store_does_not_have(
+    home: Home, cloud: Sandbox, relay: Relay
+) -> None:
+    write_safetensors(home.models / ONE, 8 * PART + 1)
+    victims: list[subprocess.Popen[bytes]] = []
+
+    def kill_at_the_fifth(seen: Seen, answer: Answer) -> Answer | None:
+        parts = [put for put in relay.puts() if put.part]
+        if len(parts) == 5 and victims:
+            victims[0].kill()
+            victims[0].wait()
+            victims.clear()
+        return answer
+
+    relay.after = kill_at_the_fifth
+    victims.append(start(home))
+
+    assert victims[0].wait(60) == -signal.SIGKILL
+
+    kept = facts(home)[f"models/{ONE}"].etags
+    before = {put.part for put in relay.puts()}
+    relay.seen.clear()
+
+    again = run(home, "--once")
+
+    assert again.code == 0, again.err
+    assert kept
+    assert kept <= before
+    assert {put.part for put in relay.puts()} == set(range(1, 10)) - kept
+    assert records(cloud) == local(home)
+    assert cloud.history.count(Call.INITIATE) == 1
+    assert cloud.open_uploads() == ()
