@@ -529,8 +529,9 @@ def _said(body: bytes, token: str) -> str:
         text = parse_json(body).get("error_message")
     except JobError:
         text = None
-    whole = body[: 4 * responses.SAID_MAX].decode("utf-8", "replace")
-    return responses.said(text if isinstance(text, str) else whole, secret=token)
+    # Not cut before the token is looked for: the cut could fall into it.
+    whole = text if isinstance(text, str) else body.decode("utf-8", "replace")
+    return responses.said(whole, secret=token)
 
 
 async def _content(response: httpx.Response) -> bytes | None:
