@@ -56,10 +56,10 @@ def run(home: Home, *args: str) -> Finished:
     return Finished(done.returncode, done.stdout.decode(), done.stderr.decode(), seconds)
 
 
-def start(home: Home) -> subprocess.Popen[bytes]:
-    """``syncd --once`` in the background; nobody listens to what it says."""
+def start(home: Home, *args: str) -> subprocess.Popen[bytes]:
+    """``syncd`` with *args*, in the background; nobody listens to what it says."""
     return subprocess.Popen(
-        [*COMMAND, "--once"],
+        [*COMMAND, *args],
         cwd=PROJECT,
         env=home.environment(),
         stdout=subprocess.DEVNULL,
@@ -84,14 +84,14 @@ class Trap:
             self._victim.kill()
             self._victim.wait()
 
-    def kill(self, home: Home, when: Callable[[Entry], bool]) -> None:
+    def kill(self, home: Home, when: Callable[[Entry], bool], *args: str) -> None:
         """
-        Run ``--once`` until *when*, and kill it there.
+        Run ``--once``, with *args* before it, until *when*, and kill it there.
 
         Raises:
             AssertionError: It ended before, or was not killed in time.
         """
-        self._wanted, self._victim = when, start(home)
+        self._wanted, self._victim = when, start(home, *args, "--once")
         code = self._victim.wait(RUN_S)
         self._wanted = lambda entry: False
         assert code == -signal.SIGKILL, f"it ended by itself, with {code}"

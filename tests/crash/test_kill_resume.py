@@ -134,7 +134,7 @@ def test_a_kill_between_claim_and_first_call_gives_the_job_to_the_next_run(
     models = tmp_path / "fresh" / "models"
     write_safetensors(models / "loras/young.safetensors", MIB)  # so young that its reading waits
     home = signed_in(tmp_path / "home", models, cloud, CAP)
-    victim = start(home)
+    victim = start(home, "--once")
     until(lambda: claimed(home), "a claim")
     victim.kill()
     victim.wait()

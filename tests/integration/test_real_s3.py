@@ -187,7 +187,7 @@ def test_a_killed_multipart_upload_sends_what_the_real_store_does_not_have(
         return answer
 
     relay.after = kill_at_the_fifth
-    victims.append(start(home))
+    victims.append(start(home, "--once"))
 
     assert victims[0].wait(60) == -signal.SIGKILL
 
