@@ -312,8 +312,18 @@ class CloudApi:
             read=self._reads_grant(size, keyed=False),
         )
 
-    async def complete(self, upload: Multipart, parts: Sequence[tuple[int, str]]) -> None:
-        """Assemble the parts, given as (number, etag). Not repeated while unclear."""
+    async def complete(
+        self, upload: Multipart, parts: Sequence[tuple[int, str]], *, again: bool = False
+    ) -> None:
+        """
+        Assemble the parts, given as (number, etag). Not repeated while unclear.
+
+        Args:
+            again: An earlier one may have taken effect, so a 404 speaks of the upload and not of
+                the route, whose good answer may be the one that was lost.
+        """
+        if again:
+            self._answered.add(Call.COMPLETE)
         listed = [{"part_number": number, "etag": etag} for number, etag in sorted(parts)]
         body = {**_upload_members(upload), "parts": listed}
         await self._send(

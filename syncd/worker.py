@@ -365,7 +365,7 @@ class Worker:
         etags = await self._lanes.db(self._store.jobs.etags, run.job)
         run.job = await self._note(run.job, complete_sent_at=self._clock.now_ms())
         try:
-            await self._api.complete(_upload_of(run.job), list(etags.items()))
+            await self._api.complete(_upload_of(run.job), list(etags.items()), again=in_doubt)
         except JobError as error:
             if error.kind is Kind.UPLOAD_GONE and in_doubt:
                 pass  # an earlier complete was sent: register tells whether the object is there
@@ -373,6 +373,8 @@ class Worker:
                 run.unclear += 1
                 return
             else:
+                if not (in_doubt or error.unclear):  # refused: nothing of it is in doubt later
+                    run.job = await self._note(run.job, complete_sent_at=None)
                 raise
         await self._stored(run)
 
