@@ -23,7 +23,8 @@ pytestmark = pytest.mark.crash
 CAP = 8 * MIB
 SMALL, LARGE = "models/loras/small.safetensors", "models/checkpoints/large.safetensors"
 SIZES = {SMALL: 7 * MIB, LARGE: 11 * MIB}
-SWITCHES = Switches(part_size=5 * MIB)
+SWITCHES = Switches(part_size=5 * MIB, second_complete=404, register_repeats=True)
+"""The cloud that forgives least: a finished upload is unknown, a second register makes a record."""
 
 HUGE = 1_500_000_000
 HUGE_PARTS = 15
