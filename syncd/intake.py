@@ -158,8 +158,9 @@ class Intake:
     async def settle_due(self) -> None:
         """Look again at the files whose window has passed; queue those that did not move."""
         now_s = self._clock.boottime_s()
-        for key in [key for key in self._moving if self._look_at_s(key) <= now_s]:
-            await self._look_again(key, hint=None)
+        due = [key for key in self._moving if self._look_at_s(key) <= now_s]
+        looks = [await self._look_again(key, hint=None) for key in due]
+        await self._admit([found for found in looks if found is not None])
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -193,16 +194,16 @@ class Intake:
             return settle.settles_at_s(watching)
         return self._looked_at_s[key] + BLOCKED_LOOK_S
 
-    async def _look_again(self, key: PathKey, *, hint: HintKind | None) -> None:
+    async def _look_again(self, key: PathKey, *, hint: HintKind | None) -> FoundFile | None:
+        """One more look at a path under observation; the file, if it has stood still long enough."""
         root, (_, rel_path) = self._roots[key[0]], key
         found, companion = await self._lanes.scan(_look, root, rel_path, self._symlinks)
-        self._observe(root, rel_path, found, companion, hint)
+        now_s = self._clock.boottime_s()
+        self._observe(root, rel_path, found, companion, hint, now_s)
         watching = self._moving.get(key)
-        if found is not None and watching is not None:
-            if settle.is_settled(watching, self._clock.boottime_s()):
-                await self._admit(found)
-        elif found is None:
+        if watching is None:
             self._log.debug("file.vanished", path=printable(rel_path))
+        return found if watching is not None and settle.is_settled(watching, now_s) else None
 
     def _observe(
         self,
@@ -211,12 +212,13 @@ class Intake:
         found: FoundFile | None,
         companion: str | None,
         hint: HintKind | None,
+        now_s: float,
     ) -> None:
         key = (root.id, rel_path)
         watching = settle.look(
             self._moving.get(key),
             found,
-            now_s=self._clock.boottime_s(),
+            now_s=now_s,
             hint=hint,
             windows=self._windows,
             network=root.network,
@@ -226,7 +228,7 @@ class Intake:
             self._forget(key)
         else:
             self._moving[key] = watching
-            self._looked_at_s[key] = self._clock.boottime_s()
+            self._looked_at_s[key] = now_s
         self._meter.settling(len(self._moving))
 
     def _forget(self, key: PathKey) -> None:
@@ -234,25 +236,28 @@ class Intake:
         self._looked_at_s.pop(key, None)
         self._meter.settling(len(self._moving))
 
-    async def _admit(self, found: FoundFile) -> None:
-        self._forget((found.root_id, found.rel_path))
-        target = paths.target_of(found.rel_path, prefix=self._prefix)
-        assert isinstance(target, Target), "refused names never get here"
-        job_id = await self._lanes.db(
-            self._store.files.admit,
-            found,
-            target,
-            paths.clash_key(target.model_path),
-            self._clock.now_ms(),
-        )
-        if job_id is None:
-            self._log.warning("file.conflict", path=found.rel_path, model_path=target.model_path)
+    async def _admit(self, settled: Collection[FoundFile]) -> None:
+        """Queue files, all in one commit: of two that clash none is claimed before both are seen."""
+        wanted: list[tuple[FoundFile, Target, str]] = []
+        for found in settled:
+            self._forget((found.root_id, found.rel_path))
+            target = paths.target_of(found.rel_path, prefix=self._prefix)
+            assert isinstance(target, Target), "refused names never get here"
+            wanted.append((found, target, paths.clash_key(target.model_path)))
+        if not wanted:
             return
-        self._meter.expect(job_id, found.fingerprint.size)
-        self._log.info(
-            "file.queued", path=found.rel_path, size=found.fingerprint.size, job_id=job_id
-        )
+        jobs = await self._lanes.db(self._store.files.admit, wanted, self._clock.now_ms())
+        for found, target, _ in wanted:
+            self._tell(found, target, jobs.get((found.root_id, found.rel_path)))
         self._on_queued()
+
+    def _tell(self, found: FoundFile, target: Target, job_id: int | None) -> None:
+        path, size = found.rel_path, found.fingerprint.size
+        if job_id is None:
+            self._log.warning("file.conflict", path=path, model_path=target.model_path)
+            return
+        self._meter.expect(job_id, size)
+        self._log.info("file.queued", path=path, size=size, job_id=job_id)
 
     # -- comparing (in the scan thread) ----------------------------------------------------------
 
@@ -294,7 +299,8 @@ class Intake:
     # -- deciding --------------------------------------------------------------------------------
 
     async def _take_in(self, walked: _Walked, *, hint: HintKind | None) -> None:
-        now_ms = self._clock.now_ms()
+        # One time for all: what a walk met together settles together.
+        now_ms, now_s = self._clock.now_ms(), self._clock.boottime_s()
         for rel_path, error in walked.problems:
             self._log.warning("scan.problem", path=rel_path, why=error.strerror)
         judged: list[tuple[FoundFile, Verdict, str, str | None]] = []
@@ -306,7 +312,7 @@ class Intake:
                 judged.append((found, *verdict))
             elif not await self._runs_on(fresh):
                 root = self._roots[found.root_id]
-                self._observe(root, found.rel_path, found, fresh.companion, hint)
+                self._observe(root, found.rel_path, found, fresh.companion, hint, now_s)
         freed: list[PathKey] = []
         for start in range(0, len(judged), BATCH):
             batch = judged[start : start + BATCH]

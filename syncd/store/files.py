@@ -103,21 +103,36 @@ class Files:
                 self._remember(found, verdict, reason, model_path, None, now_ms)
         return freed
 
-    def admit(self, found: FoundFile, target: Target, clash_key: str, now_ms: int) -> int | None:
+    def admit(
+        self, wanted: Iterable[tuple[FoundFile, Target, str]], now_ms: int
+    ) -> dict[PathKey, int]:
         """
-        A wanted file stands still: remember it and queue a job, in one commit.
+        Wanted files stand still: remember them and queue their jobs, in one commit.
 
         Where another path would get the same place in the catalog, neither is uploaded: both become
-        conflicts, each naming the other, and None is returned.
+        conflicts, each naming the other.
+
+        Args:
+            wanted: File, target, clash key.
+
+        Returns:
+            The new jobs by path; a conflict has none.
         """
+        jobs: dict[PathKey, int] = {}
         with self._db.transaction():
-            self._leave_conflict(found.root_id, found.rel_path, clash_key)
-            others = self._rivals(found, clash_key)
-            if others:
-                self._conflict(found, target, clash_key, others, now_ms)
-                return None
-            self._remember(found, Verdict.WANTED, None, target.model_path, clash_key, now_ms)
-            return self._jobs.enqueue(found, target, now_ms)
+            for found, target, clash_key in wanted:
+                key = (found.root_id, found.rel_path)
+                self._leave_conflict(*key, clash_key)
+                if others := self._rivals(found, clash_key):
+                    self._conflict(found, target, clash_key, others, now_ms)
+                    for other in others:
+                        jobs.pop((other.root_id, other.rel_path), None)
+                else:
+                    self._remember(
+                        found, Verdict.WANTED, None, target.model_path, clash_key, now_ms
+                    )
+                    jobs[key] = self._jobs.enqueue(found, target, now_ms)
+        return jobs
 
     def refresh(self, found: FoundFile, now_ms: int) -> bool:
         """

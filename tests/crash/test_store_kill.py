@@ -34,7 +34,8 @@ store.jobs.expire_all(1, max_wait_ms=0)
 for number in itertools.count():
     path = f"loras/{run}-{number}"
     found = FoundFile(root, path, Fingerprint(1, 2, 3, 4, 5), 3)
-    say("admitted", store.files.admit(found, Target(path, "loras", "n", "n"), path, 1), path)
+    jobs = store.files.admit([(found, Target(path, "loras", "n", "n"), path)], 1)
+    say("admitted", jobs[root, path], path)
     job = store.jobs.claim(run, 1, 1000)
     say("claimed", job.id, job.attempt)
     if job.sha256 is None:

@@ -52,10 +52,8 @@ def target(rel_path: str = PATH) -> Target:
 
 def admit(store: Store, rel_path: str = PATH, *, now_ms: int = NOW, mtime_ns: int = 1) -> int:
     to = target(rel_path)
-    job_id = store.files.admit(
-        found(rel_path, mtime_ns=mtime_ns), to, to.model_path.casefold(), now_ms
-    )
-    assert job_id is not None
+    wanted = (found(rel_path, mtime_ns=mtime_ns), to, to.model_path.casefold())
+    (job_id,) = store.files.admit([wanted], now_ms).values()
     return job_id
 
 
@@ -1029,9 +1027,14 @@ def test_an_abort_is_tried_again_later_until_its_account_is_closed(
 UPPER, LOWER = "loras/Model.safetensors", "loras/model.safetensors"
 
 
+def admit_any(store: Store, *rel_paths: str) -> dict[str, int]:
+    to = {rel_path: target(rel_path) for rel_path in rel_paths}
+    wanted = [(found(path), to[path], to[path].model_path.casefold()) for path in rel_paths]
+    return {path: job_id for (_, path), job_id in store.files.admit(wanted, NOW).items()}
+
+
 def admit_either(store: Store, rel_path: str) -> int | None:
-    to = target(rel_path)
-    return store.files.admit(found(rel_path), to, to.model_path.casefold(), NOW)
+    return admit_any(store, rel_path).get(rel_path)
 
 
 def verdicts(store: Store) -> dict[str, Verdict]:
@@ -1052,6 +1055,15 @@ def test_two_files_that_differ_in_case_only_are_both_held_back_each_naming_the_o
     assert LOWER in reasons[UPPER]
     assert UPPER in reasons[LOWER]
     assert store.jobs.claim("me", NOW, TTL) is None
+
+
+def test_of_files_admitted_together_those_that_clash_get_no_job(store: Store) -> None:
+    jobs = admit_any(store, UPPER, PATH, LOWER)
+
+    assert jobs.keys() == {PATH}
+    assert claim(store).id == jobs[PATH]
+    assert store.jobs.claim("me", NOW, TTL) is None
+    assert verdicts(store)[UPPER] is verdicts(store)[LOWER] is Verdict.CONFLICT
 
 
 def test_a_file_admitted_again_is_no_conflict_with_itself(store: Store) -> None:
@@ -1075,7 +1087,7 @@ def test_when_one_side_of_a_conflict_gives_way_the_other_is_judged_afresh(
         case "not a model any more":
             store.files.judge([(found(UPPER), Verdict.IGNORED, "ignored", None)], NOW)
         case _:
-            store.files.admit(found(UPPER), target("loras/new"), "models/loras/new", NOW)
+            store.files.admit([(found(UPPER), target("loras/new"), "models/loras/new")], NOW)
 
     assert LOWER not in verdicts(store)  # so the next look meets it as new
     assert admit_either(store, LOWER) is not None

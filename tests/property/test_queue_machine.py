@@ -100,7 +100,8 @@ class Queue(RuleBasedStateMachine):
     def admit(self, path: str) -> None:
         found, key = self.found(path), clash_key(path)
         target = Target(key, "loras", "name", "name")
-        job_id = self.store.files.admit(found, target, key, self.now)
+        jobs = self.store.files.admit([(found, target, key)], self.now)
+        job_id = jobs.get((self.root_id, path))
 
         rivals = [p for p in self.files if p != path and self.contends(p, key)]
         self.replace_live(path)
