@@ -323,8 +323,8 @@ class Service:
         longest_ms = 0 if once else LARGEST_WAIT_MS
         await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
-        if credentials.is_session:
-            await self._lanes.db(store.jobs.free_class, "large", now_ms)
+        # A session, a higher limit, other multipart paths: whatever changed, it is asked again.
+        await self._lanes.db(store.jobs.free_class, "large", now_ms)
         async with cloud_api.build_client(**_network(self._settings)) as http:
             with storage.build_client(**_network(self._settings)) as bare:
                 api = await self._api(store, http, credentials)
