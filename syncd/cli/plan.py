@@ -99,13 +99,12 @@ def _bytes(steps: Sequence[Step], action: Action) -> int:
 
 
 def _show(steps: Sequence[Step]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from syncd.cli.render import STYLES, size_text
+    from syncd.cli.render import STYLES, console, size_text
 
-    console = Console()
+    screen = console()
     table = Table(box=None, pad_edge=False)
     for column in ("action", "size", "file", "why"):
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
@@ -116,8 +115,8 @@ def _show(steps: Sequence[Step]) -> None:
             Text(printable(step.rel_path)),
             Text(printable(step.why)),
         )
-    console.print(table)
+    screen.print(table)
     counts = Counter(str(step.action) for step in steps)
     text = ", ".join(f"{count} {action}" for action, count in counts.items()) or "no files"
     to_send = _bytes(steps, Action.UPLOAD)
-    console.print(Text(f"{text}; at most {size_text(to_send)} to send", style="bold"))
+    screen.print(Text(f"{text}; at most {size_text(to_send)} to send", style="bold"))

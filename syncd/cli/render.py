@@ -1,6 +1,7 @@
 """Tables and bars: everything of the command line that rich draws."""
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,15 @@ STYLES = {
     "waiting": "yellow", "needs_sign_in": "yellow", "refused": "red", "conflict": "red",
     "failed": "bold red", "unreadable": "red", "incomplete": "yellow", "ignored": "dim",
 }  # fmt: skip
+
+
+UNWRAPPED = 10_000
+"""Columns where nobody looks at a terminal: no name is cut in two for whoever searches the text."""
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or as wide as the text if stdout is none."""
+    return Console(width=None if sys.stdout.isatty() else UNWRAPPED)
 
 
 def size_text(size: float) -> str:

@@ -73,8 +73,6 @@ async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
 
 
 def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
-    from rich.console import Console
-
     from syncd.cli import render
 
     if service.ending.root_error is not None:
@@ -83,7 +81,7 @@ def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
     reading = read_files(os.fspath(loaded.settings.state_dir))
     structlog.get_logger("syncd.run").debug("run.ended", files=len(reading.files))
     render.summary(
-        Console(),
+        render.console(),
         reading.files,
         unsettled=service.ending.unsettled,
         holds=reading.holds,

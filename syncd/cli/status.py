@@ -58,11 +58,9 @@ def as_document(reading: Reading) -> dict[str, object]:
 
 
 def _show(reading: Reading, everything: bool) -> None:
-    from rich.console import Console
-
     from syncd.cli import render
 
-    console = Console()
+    console = render.console()
     console.print(f"syncd is {'running' if reading.running else 'not running'}")
     if not reading.roots:
         console.print("Nothing was scanned yet. Start it with: syncd --once")
