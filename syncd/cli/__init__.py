@@ -5,11 +5,13 @@ Nothing heavy is imported before a command needs it, so ``--help`` and ``status`
 table below names each command's home and carries its help line.
 """
 
+import contextlib
 import importlib
 import logging
 import os
 import resource
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,4 +196,15 @@ def _say_bug(error: Exception) -> None:
 def entry() -> NoReturn:
     """The ``syncd`` command."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
-    sys.exit(status_of(sys.argv[1:]))
+    code = status_of(sys.argv[1:])
+    if threading.active_count() > 1:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End now: all is committed, and threads that still wait for a server would be waited for."""
+    with contextlib.suppress(OSError):  # whoever read our output may have gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
