@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +69,26 @@ class _Parts:
     janitor: Janitor
 
 
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """How a service reaches the world: its threads, its two HTTP clients, the kernel's hints."""
+
+    lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
+        files=settings.upload.files, slots=settings.upload.parts_max
+    )
+    api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
+        **_network(settings)
+    )
+    objects: Callable[[Settings], storage.Client] = lambda settings: storage.build_client(
+        **_network(settings)
+    )
+    watcher: Callable[[Settings, Mapping[int, str], Callable[[Hint], None]], Watcher] = (
+        lambda settings, roots, on_hint: Watcher(
+            roots, on_hint, follow_links=settings.scan.symlinks != "skip"
+        )
+    )
+
+
 class Service:
     """
     The daemon, or one backfill of it.
@@ -78,6 +98,7 @@ class Service:
         source: Where the credential comes from; read again when the credential is refused.
         meter: Counts what happens, for whoever draws it.
         jitter: Draws from [0, 1).
+        doors: Other ways out, for a world that is not this machine.
     """
 
     def __init__(
@@ -88,14 +109,16 @@ class Service:
         meter: Meter,
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
+        doors: Doors = Doors(),
     ) -> None:
         self._settings = settings
+        self._doors = doors
         self._source = source
         self._meter = meter
         self._clock = clock or SystemClock()
         self._jitter = jitter
         self._log = structlog.get_logger("syncd.service")
-        self._lanes = Lanes(files=settings.upload.files, slots=settings.upload.parts_max)
+        self._lanes = doors.lanes(settings)
         self._hints: set[Hint] = set()
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
@@ -163,11 +186,7 @@ class Service:
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
             loop.call_soon_threadsafe(self._hint, hint)
 
-        watcher = Watcher(
-            {parts.root.id: parts.root.path},
-            on_hint,
-            follow_links=self._settings.scan.symlinks != "skip",
-        )
+        watcher = self._doors.watcher(self._settings, {parts.root.id: parts.root.path}, on_hint)
         scheduler = self._schedule(parts, watcher)
         try:
             await self._start_watching(watcher)
@@ -300,11 +319,12 @@ class Service:
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
 
-        def rescan() -> None:
+        # Coroutines: plain functions would run in a thread, and an event is set in the loop's only.
+        async def rescan() -> None:
             self._rescan = True
             self._wake_intake.set()
 
-        def look_after() -> None:
+        async def look_after() -> None:
             parts.dispatcher.wake()
             self._wake_janitor.set()
             if not watcher.alive():
@@ -325,8 +345,8 @@ class Service:
         await self._lanes.db(store.holds.probe_now, now_ms)
         # A session, a higher limit, other multipart paths: whatever changed, it is asked again.
         await self._lanes.db(store.jobs.free_class, "large", now_ms)
-        async with cloud_api.build_client(**_network(self._settings)) as http:
-            with storage.build_client(**_network(self._settings)) as bare:
+        async with self._doors.api(self._settings) as http:
+            with self._doors.objects(self._settings) as bare:
                 api = await self._api(store, http, credentials)
                 parts = await self._build(
                     store, api, storage.ObjectStore(bare), credentials, once=once

@@ -38,6 +38,10 @@ SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
 _ETAG = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
 
+Client = httpx.Client
+"""For whoever has to name what ``build_client`` makes."""
+
+
 def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> httpx.Client:
     """
     The HTTP client for the store, for at most 32 threads: HTTP/1.1, no redirects.
