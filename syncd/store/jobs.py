@@ -222,7 +222,8 @@ class Jobs:
         """
         Commit a reserved storage key; the job, and the SHA-256 of the plan the key belongs to.
 
-        Where that is another plan's, nothing is changed: the caller has to stop.
+        Where that is another plan's, nothing is changed: the caller has to stop. A multipart upload
+        under an older key is given up.
         """
         assert job.sha256 is not None, "planned before"
         with self._db.transaction():
@@ -236,8 +237,10 @@ class Jobs:
             assert row is not None
             if row["sha256"] != job.sha256 or storage_key == job.storage_key:
                 return job, row["sha256"]
-            facts: dict[str, Any] = {"storage_key": storage_key, "body_sent_at": None}
+            facts: dict[str, Any] = {**dict.fromkeys(_UPLOAD_FACTS), "storage_key": storage_key}
             self._write(job, {**facts, "updated_at": now_ms})
+            self._end_upload(job, "unwanted", now_ms)
+            self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
         return replace(job, **facts), job.sha256
 
     # -- ends ------------------------------------------------------------------------------------
