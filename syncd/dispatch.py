@@ -194,10 +194,20 @@ class Dispatcher:
         self._wake.set()
 
     async def contact(self) -> None:
-        """The API answered as it should."""
+        """
+        The API answered as it should: the network is there, and what was due for a probe is over.
+
+        A job that was under way when the server asked for a pause does not end that pause.
+        """
         self._failing.clear()
-        if self._holds:
-            await self.end_hold("offline", "throttled", "operator")
+        now_ms = self._clock.now_ms()
+        over = [
+            hold.kind
+            for hold in self._holds
+            if hold.kind == "offline" or (hold.kind != "root" and hold.probe_at <= now_ms)
+        ]
+        if over:
+            await self.end_hold(*over)
 
     async def _learn(self, job: Job, outcome: Outcome) -> None:
         error = outcome.error
