@@ -94,6 +94,13 @@ class _Run:
     foreign_key: str | None = None
     ended: Outcome | None = None
 
+    def may_look_now(self, error: JobError) -> bool:
+        """Find out at once what became of a request? Once a run, and not where the server wants peace."""
+        if not error.unclear or error.retry_after_s is not None or self.unclear:
+            return False
+        self.unclear += 1
+        return True
+
 
 class Worker:
     """
@@ -369,8 +376,7 @@ class Worker:
         except JobError as error:
             if error.kind is Kind.UPLOAD_GONE and in_doubt:
                 pass  # an earlier complete was sent: register tells whether the object is there
-            elif error.unclear and run.unclear == 0:
-                run.unclear += 1
+            elif run.may_look_now(error):
                 return
             else:
                 if not (in_doubt or error.unclear):  # refused: nothing of it is in doubt later
@@ -417,18 +423,19 @@ class Worker:
                 sha256=job.sha256,
             )
         except JobError as error:
-            if error.unclear and run.unclear == 0:
-                run.unclear += 1
-            elif error.unclear:
+            if run.may_look_now(error):
+                return
+            if error.unclear:
                 raise
-            elif error.kind is Kind.CONFLICT and repeated:
+            if error.kind is Kind.CONFLICT and repeated:
                 # The first one took effect; a server without a listing does not tell its id.
                 run.job = await self._note(job, record_id=f"unknown:{job.storage_key}")
             elif error.kind is Kind.CONFLICT:
                 run.job = await self._note(job, register_sent_at=None)
                 await self._taken(run)
             else:
-                run.job = await self._note(job, register_sent_at=None)
+                if not repeated:  # else the first one may have taken effect all the same
+                    run.job = await self._note(job, register_sent_at=None)
                 raise
             return
         await self._contact()
@@ -578,7 +585,7 @@ class Worker:
 
     async def _carry_out(self, run: _Run, error: JobError, decision: retry.Decision) -> Outcome:
         job, why = run.job, str(error)
-        if error.kind is Kind.TOO_LARGE:
+        if error.kind is Kind.TOO_LARGE and run.call in (Call.PRESIGN, Call.PUT_BODY):
             decision = self._learn_cap(run, decision)
         if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ:
             await self._lanes.db(
@@ -629,6 +636,8 @@ class Worker:
 
     def _learn_cap(self, run: _Run, decision: retry.Decision) -> retry.Decision:
         """The server refused this size in one request: remember, and take the other way if there is one."""
+        if run.job.fingerprint.size > self._single_put_limit:
+            return decision  # this was the other way
         self._single_put_limit = min(self._single_put_limit, run.job.fingerprint.size - 1)
         if self._credentials.is_session and self._api.multipart_available:
             return replace(decision, next=retry.Next.FRESH_UPLOAD, wait_s=0.0, free=True)
