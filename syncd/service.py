@@ -46,8 +46,8 @@ LARGEST_WAIT_MS = int(retry.RETRY_AFTER_MAX_S * 1100)
 WATCH_RETRY_S = 300.0
 """Between tries to watch again, and the rescans that make up for it."""
 
-ROOT_PROBE_S = 60.0
-"""Between looks for a root that is not there."""
+ROOT_LOOK_S = 5.0
+"""Between looks whether a root is there, and is the folder that is watched."""
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Service:
         self._hints: set[Hint] = set()
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
-        self._rescan = False
+        self._rescan = self._restart = False
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signal = 0
@@ -234,15 +234,9 @@ class Service:
         """Hints, walks and settling, for ever."""
         everything = Hint(parts.root.id, "", HintKind.RESCAN, folder=True)
         self._hints.add(everything)
-        restart_at_s = 0.0
         while True:
-            now_s = self._clock.boottime_s()
-            if not watcher.alive() and now_s >= restart_at_s:
-                restart_at_s = now_s + WATCH_RETRY_S
-                self._log.warning("watch.restarted", why="the observer ended")
-                await self._lanes.scan(watcher.stop)
-                await self._start_watching(watcher)
-                self._rescan = True
+            if self._restart or await self._lanes.scan(watcher.moved):
+                await self._watch_again(watcher)
             hints, self._hints = self._hints, set()
             if self._rescan:
                 self._rescan, hints = False, {everything}
@@ -252,9 +246,9 @@ class Service:
                 if hints:
                     await parts.dispatcher.end_hold("root")
             except RootUnavailable as error:
-                await parts.dispatcher.begin_hold(error, ROOT_PROBE_S)
+                await parts.dispatcher.begin_hold(error, ROOT_LOOK_S)
                 self._rescan = True
-                await self._nap(ROOT_PROBE_S)
+                await self._nap(ROOT_LOOK_S)
                 continue
             await self._nap(self._seconds_until(parts.intake.next_look_s()))
 
@@ -283,6 +277,14 @@ class Service:
             if look_at_s is not None:  # it may be due by now: looking at the others took its time
                 waits.append(max(0.0, look_at_s - now_s))
             await self._nap(min(waits, default=None))
+
+    async def _watch_again(self, watcher: Watcher) -> None:
+        """The observer ended, or a root is another folder than before."""
+        self._log.warning("watch.restarted")
+        self._restart = False
+        await self._lanes.scan(watcher.stop)
+        await self._start_watching(watcher)
+        self._rescan = True
 
     async def _start_watching(self, watcher: Watcher) -> None:
         await self._lanes.scan(watcher.start)
@@ -328,10 +330,13 @@ class Service:
             parts.dispatcher.wake()
             self._wake_janitor.set()
             if not watcher.alive():
+                self._restart = True
                 self._wake_intake.set()
 
         scheduler.add_job(rescan, "interval", seconds=self._settings.scan.interval_s)
         scheduler.add_job(look_after, "interval", seconds=30)
+        scheduler.add_job(watch_again, "interval", seconds=WATCH_RETRY_S)
+        scheduler.add_job(self._wake_intake.set, "interval", seconds=ROOT_LOOK_S)
         return scheduler
 
     # -- building --------------------------------------------------------------------------------

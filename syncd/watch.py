@@ -10,6 +10,7 @@ two links lead to by the later name only. Each linked folder gets a watch of its
 leads to, whose events are told under the name of the link.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -110,6 +111,7 @@ class Watcher:
         self._observer: InotifyObserver | None = None
         self._links: dict[tuple[int, str], tuple[_Handler, ObservedWatch]] = {}
         self._unwatched: set[int] = set()
+        self._watched: list[list[tuple[int, int]]] = []
         self._troubles: list[str] = []
         self._alarm = _Alarm(lambda: self._safely(self._on_alarm))
         self._log = structlog.get_logger("syncd.watch")
@@ -127,6 +129,7 @@ class Watcher:
         """
         _silence_watchdog()
         self._troubles, self._unwatched = [], set()
+        self._watched = self._folders()
         self._alarm.attach()
         try:
             self._observer = InotifyObserver(generate_full_events=True)
@@ -151,6 +154,14 @@ class Watcher:
         """Is every root watched, and does every thread behind that still run?"""
         threads = self._threads()
         return bool(threads) and not self._unwatched and all(t.is_alive() for t in threads)
+
+    def moved(self) -> bool:
+        """Is a root gone, back, or another folder than when ``start`` was called? Asks the disk."""
+        return self._watched != self._folders()
+
+    def _folders(self) -> list[list[tuple[int, int]]]:
+        """Which folder each root leads to; an empty list for none."""
+        return [list(_identity(path)) for path in self._roots.values()]
 
     def _threads(self) -> list[threading.Thread]:
         """One that dispatches, one that reads from the kernel, and one a watched place."""
@@ -332,9 +343,10 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 def _identity(folder: str) -> Iterator[tuple[int, int]]:
     """One, or none if the folder vanished or may not be watched."""
-    if os.access(folder, os.R_OK):
-        found = os.stat(folder)
-        yield found.st_dev, found.st_ino
+    with contextlib.suppress(OSError):
+        if os.access(folder, os.R_OK):
+            found = os.stat(folder)
+            yield found.st_dev, found.st_ino
 
 
 def _ends(event: FileSystemEvent) -> tuple[str, str]:
