@@ -329,6 +329,8 @@ class Service:
         async def look_after() -> None:
             parts.dispatcher.wake()
             self._wake_janitor.set()
+
+        async def watch_again() -> None:
             if not watcher.alive():
                 self._restart = True
                 self._wake_intake.set()
