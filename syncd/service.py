@@ -335,10 +335,13 @@ class Service:
                 self._restart = True
                 self._wake_intake.set()
 
+        async def look_at_root() -> None:
+            self._wake_intake.set()
+
         scheduler.add_job(rescan, "interval", seconds=self._settings.scan.interval_s)
         scheduler.add_job(look_after, "interval", seconds=30)
         scheduler.add_job(watch_again, "interval", seconds=WATCH_RETRY_S)
-        scheduler.add_job(self._wake_intake.set, "interval", seconds=ROOT_LOOK_S)
+        scheduler.add_job(look_at_root, "interval", seconds=ROOT_LOOK_S)
         return scheduler
 
     # -- building --------------------------------------------------------------------------------

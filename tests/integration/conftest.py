@@ -19,6 +19,7 @@ import pytest
 from syncd.sandbox.server import S3Endpoint, Sandbox
 from syncd.sandbox.sigv4 import Keys, sign_headers
 from syncd.sandbox.switches import Switches
+from tests.integration.harness import Home, Nursery
 from tests.visitor import Visitor
 
 READY_S = 60.0
@@ -161,3 +162,21 @@ def _takes_objects(weed: Weed) -> bool:
         return put("readiness") and put("readiness/object")
     except httpx.TransportError:
         return False
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
+    """Where homes with files of some age come from."""
+    return Nursery(tmp_path_factory.mktemp("nursery"))
+
+
+@pytest.fixture
+def home(nursery: Nursery, tmp_path: Path, cloud: Sandbox) -> Home:
+    """Two small files and the device key of ``cloud``."""
+    return nursery.home(tmp_path / "home", cloud)
+
+
+@pytest.fixture
+def large_home(nursery: Nursery, tmp_path: Path, cloud: Sandbox) -> Home:
+    """The same, and a file that is too large for the device key."""
+    return nursery.home(tmp_path / "home", cloud, large=True)

@@ -140,9 +140,7 @@ def test_412_after_a_lost_answer_is_our_own_object(
     assert len(cloud.objects()) == 1
 
 
-def test_412_for_somebody_elses_object_is_never_registered(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_412_for_somebody_elses_object_is_never_registered(home: Home, cloud: Sandbox) -> None:
     write_safetensors(home.models / ONE, MIB)
     cloud.switches = Switches(part_size=PART, fresh_keys=False)
     key = put_somebody_elses(cloud, f"models/{ONE}")
