@@ -1,6 +1,7 @@
 """What stands between the command and a real S3 server: it sees every request and can spoil one."""
 
 import http.client
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -117,13 +118,21 @@ class _Handler(BaseHTTPRequestHandler):
         """Tests read ``seen`` instead."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed is no error of ours."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def relaying(upstream: str) -> Iterator[Relay]:
     """A relay in front of *upstream*, a URL without a path, on a port of its own."""
     relay = Relay(upstream)
     handler = type("Handler", (_Handler,), {"relay": relay})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
+    with _Server(("127.0.0.1", 0), handler) as server:
         relay.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
