@@ -15,7 +15,7 @@ from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from tests.integration.harness import YOUNGEST_S, Home, records, until
-from tests.trap import Facts, Trap, facts, nth, run, start
+from tests.trap import RUN_S, Facts, Trap, facts, nth, run, start
 from tests.weights import MIB, sha256_of, write_safetensors
 
 pytestmark = pytest.mark.crash
@@ -104,10 +104,11 @@ def require_nothing_twice(cloud: Sandbox, known: dict[str, Facts], after: int) -
             assert (Call.PUT_PART, path, number) not in done
 
 
-def claimed(home: Home) -> bool:
+def claims(home: Home) -> set[str]:
+    """The paths whose job somebody owns; none while there is no database yet."""
     with suppress(sqlite3.Error):
-        return any(fact.state == "leased" for fact in facts(home).values())
-    return False
+        return {path for path, fact in facts(home).items() if fact.state == "leased"}
+    return set()
 
 
 @pytest.mark.parametrize(("call", "performed"), MOMENTS)
@@ -129,24 +130,20 @@ def test_a_kill_at_any_call_costs_no_file_and_registers_none_twice(
     assert {upload.upload_id for upload in cloud.open_uploads()} <= unheard
 
 
-def test_a_kill_between_claim_and_first_call_gives_the_job_to_the_next_run(
-    tmp_path: Path, cloud: Sandbox
-) -> None:
-    models = tmp_path / "fresh" / "models"
-    write_safetensors(models / "loras/young.safetensors", MIB)  # so young that its reading waits
-    home = signed_in(tmp_path / "home", models, cloud, CAP)
+def test_a_killed_run_leaves_its_claims_to_the_next(cloud: Sandbox, home: Home) -> None:
+    cloud.faults.add(Rule(Fault.DELAY, call=Call.LIST_MODELS, count=None, delay_s=RUN_S))
     victim = start(home, "--once")
-    until(lambda: claimed(home), "a claim")
+    until(lambda: claims(home) == set(SIZES), "both claims")
     victim.kill()
     victim.wait()
+    cloud.faults.clear()
 
-    assert cloud.history.entries() == ()
-    assert facts(home)["models/loras/young.safetensors"].sha256 is None
+    assert claims(home) == set(SIZES)
 
     again = run(home, "--once")
 
     assert again.code == 0, again.err
-    require_all_there(cloud, models, {"models/loras/young.safetensors"})
+    require_all_there(cloud, home.models, set(SIZES))
 
 
 def test_a_file_of_1500_mb_goes_on_where_kill_9_stopped_it(
