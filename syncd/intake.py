@@ -334,7 +334,7 @@ class Intake:
         if isinstance(target, Target):
             return None
         self._log.warning("file.refused", path=found.rel_path, why=target.reason)
-        return Verdict.REFUSED, target.reason, target.model_path
+        return Verdict.REFUSED, target.reason, printable(target.model_path)
 
     async def _runs_on(self, fresh: _Fresh) -> bool:
         """Only ctime moved under a live job: its worker reads again, nothing is voided."""

@@ -26,7 +26,7 @@ from syncd.core.responses import to_error
 from syncd.core.steps import Step, next_step
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
 from syncd.lanes import Lanes
-from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan
+from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan, printable
 from syncd.progress import Meter, Phase
 from syncd.store import Store
 from syncd.transfer import Transfer, Tries
@@ -514,7 +514,7 @@ class Worker:
         if seen == job.fingerprint:
             return job
         if not seen.only_ctime_moved(job.fingerprint):
-            raise FileChanged(f"{self._path_of(job)} changed before it could be read")
+            raise FileChanged(f"{printable(self._path_of(job))} changed before it could be read")
         return replace(job, fingerprint=seen)
 
     async def _fence(self, run: _Run) -> None:
@@ -530,7 +530,9 @@ class Worker:
         before, run.job = run.job, now
         plan = await self._read(run)
         if plan.sha256 != before.sha256:
-            raise FileChanged(f"{self._path_of(before)} holds other bytes than were sent")
+            raise FileChanged(
+                f"{printable(self._path_of(before))} holds other bytes than were sent"
+            )
         run.job = await self._db(self._store.jobs.note_plan, run.job, plan)
 
     # -- the catalog -----------------------------------------------------------------------------
