@@ -40,7 +40,7 @@ CREDENTIAL_LOOK_S = 60.0
 
 ROOT_LOOK_S = 60.0
 
-ONCE_PROBES = 3
+ONCE_PROBES = 2
 """How often a backfill probes a hold that may pass before it leaves the rest for later."""
 
 ONCE_PATIENCE_S = 330.0
