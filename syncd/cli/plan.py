@@ -36,7 +36,7 @@ def make_plan(loaded: Loaded) -> list[Step]:
     Walk the tree, look into the store, decide.
 
     Raises:
-        RootUnavailable: The models directory cannot be read.
+        RootUnavailable: The models directory cannot be read, or is empty although it held a model.
         StateError: There is a store, and it cannot be read.
     """
     settings = loaded.settings
@@ -46,7 +46,15 @@ def make_plan(loaded: Loaded) -> list[Step]:
         settings.api.single_put_limit,
         session=token is not None and not token.get_secret_value().startswith("dk-"),
     )
-    return preview(_walk(loaded), _known(loaded), rules)
+    found, known = _walk(loaded), _known(loaded)
+    steps = preview(found, known, rules)
+    held_model = any(file.state != Action.IGNORED for file in known.values())
+    if held_model and all(step.action is Action.IGNORED for step in steps):
+        raise RootUnavailable(
+            f"{printable(os.fspath(settings.models_dir))} holds no model, although it did before. "
+            "Nothing was judged: is its disk mounted?"
+        )
+    return steps
 
 
 def _walk(loaded: Loaded) -> list[FoundFile]:
