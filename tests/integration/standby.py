@@ -1,0 +1,46 @@
+"""Everything imported and ready: reads an order a line, forks a ``syncd``, tells its exit code."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import rich.console
+import rich.live
+import rich.progress_bar
+import rich.table  # noqa: F401
+
+import syncd.cli.config
+import syncd.cli.plan
+import syncd.cli.render
+import syncd.cli.run
+import syncd.cli.status
+import syncd.service  # noqa: F401
+from syncd.cli import entry
+
+
+def main() -> None:
+    """Until the orders end."""
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _become(json.loads(line))
+            entry()
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _become(order: Mapping[str, Any]) -> None:
+    os.environ.clear()
+    os.environ.update(order["env"])
+    sys.argv = ["syncd", *order["args"]]
+    files = (os.devnull, os.O_RDONLY), (order["out"], os.O_WRONLY), (order["err"], os.O_WRONLY)
+    for number, (path, mode) in enumerate(files):
+        fd = os.open(path, mode | os.O_CREAT | os.O_TRUNC if mode else mode, 0o600)
+        os.dup2(fd, number)
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""What is wrong gets a clear error: an exit code, what happened to what, what to do. Nothing is lost."""
+
+import os
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import Home, records, until
+
+ONE, TWO = "loras/one.safetensors", "vae/two.pt"
+NEW = "loras/new.safetensors"
+
+
+def says(text: str, *words: str) -> None:
+    """Each of *words* occurs in *text*, and no traceback does."""
+    assert [word for word in words if word not in text] == [], text
+    assert "Traceback" not in text
+
+
+# -- the tree --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["missing", "a file"])
+def test_a_root_that_is_no_folder_is_not_judged(home: Home, cloud: Sandbox, what: str) -> None:
+    shutil.rmtree(home.models)
+    if what == "a file":
+        home.models.write_bytes(b"no folder")
+
+    done = home.once()
+
+    assert done.code == 66
+    says(done.said, os.fspath(home.models), "missing or cannot be read", "Check models_dir")
+    assert cloud.history.count() == 0
+
+
+def test_a_root_that_held_models_and_is_empty_is_not_judged_and_all_is_remembered(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    before, called = home.status(), cloud.history.count()
+    shutil.move(home.models, home.state.parent / "away")
+    home.models.mkdir()
+
+    done, after = home.once(), home.status()
+    home.models.rmdir()
+    shutil.move(home.state.parent / "away", home.models)
+    back = home.once()
+
+    assert done.code == 66
+    says(done.said, os.fspath(home.models), "holds no model, although it did", "mounted?")
+    assert after == before
+    assert back.code == 0
+    assert cloud.history.count() == called
+
+
+def test_a_root_that_never_held_a_model_is_simply_empty(home: Home) -> None:
+    shutil.rmtree(home.models)
+    home.models.mkdir()
+
+    done = home.once()
+
+    assert done.code == 0
+    assert "no files" in done.out
+
+
+@pytest.mark.parametrize(
+    ("name", "characters"),
+    [
+        ("ink (1).safetensors", "( )"),
+        ("lora+v2.pt", "+"),
+        ("naïve.ckpt", "ï"),
+        ("a..b.pt", "two dots in a row"),
+        ("bell\x07\x1b[31m.pt", r"\x07 \x1b"),
+        (os.fsdecode(b"latin-\xe9.pt"), r"\udce9 (not UTF-8)"),
+        ("new\nline.pt", r"\n"),
+    ],
+)
+def test_a_name_that_the_server_would_refuse_is_shown_with_what_is_wrong_in_it(
+    home: Home, cloud: Sandbox, name: str, characters: str
+) -> None:
+    (home.models / "loras" / name).write_bytes(b"weights")
+
+    done = home.once()
+
+    (left,) = [file for file in home.status()["files"] if file["state"] == "refused"]
+    assert done.code == 1
+    says(left["why"], characters, "renaming the file or folder helps")
+    says(done.out, left["path"], "refused", characters)
+    assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
+
+
+def test_a_file_that_changes_while_it_is_sent_is_registered_as_it_is_in_the_end(
+    home: Home, cloud: Sandbox
+) -> None:
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=ONE, delay_s=1))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(home.once)
+        until(lambda: cloud.history.count("presign") == 2, "both presign calls")
+        home.write(ONE, b"other bytes")
+        done = running.result()
+
+    assert done.code == 0
+    assert records(cloud) == {f"models/{path}": home.sha256(path) for path in (ONE, TWO)}
+    assert done.events("job.superseded")
+
+
+def test_a_tree_at_a_place_of_any_name_is_handled_like_another(home: Home, cloud: Sandbox) -> None:
+    place = Path(os.fsdecode(os.fsencode(home.state.parent) + b"/mod\xe9ls\x1b[31m\n"))
+    home.models = home.models.rename(place)
+    home.env["SYNCD_MODELS_DIR"] = os.fspath(home.models)
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=ONE, delay_s=0.5))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(home.once)
+        until(lambda: cloud.history.count("presign") == 2, "both presign calls")
+        home.write(ONE, b"other bytes")
+        done = running.result()
+
+    assert done.code == 0, done.err
+    assert records(cloud) == {f"models/{path}": home.sha256(path) for path in (ONE, TWO)}
+    assert home.plan()["root"] == home.status()["roots"][0]["path"]
+    assert "\x1b" not in done.out + done.err
+
+
+# -- the credential --------------------------------------------------------------------------------
+
+
+def test_without_a_credential_nothing_is_tried(home: Home, cloud: Sandbox) -> None:
+    del home.env["SYNCD_API__TOKEN"]
+
+    done = home.once()
+
+    assert done.code == 77
+    says(done.said, "No credential", "api.token_file", "SYNCD_API__TOKEN")
+    assert cloud.history.count() == 0
+
+
+def test_a_credential_that_is_refused_is_told_with_the_call_and_held_until_it_is_another(
+    home: Home, cloud: Sandbox
+) -> None:
+    good = home.env["SYNCD_API__TOKEN"]
+    home.env["SYNCD_API__TOKEN"] = "dk-revoked0000000000"
+
+    done = home.once()
+    asked = cloud.history.count("list_models", "presign")
+    (hold,) = home.status()["holds"]
+    home.env["SYNCD_API__TOKEN"] = good
+    again = home.once()
+
+    assert done.code == 77
+    says(done.out, "list_models: HTTP 401", "replace the device key")
+    assert (hold["kind"], hold["needs_person"]) == ("operator", True)
+    assert asked <= 2, "the refused key was sent on and on"
+    assert again.code == 0
+    assert home.status()["holds"] == []
+    assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
+
+
+def test_a_session_for_another_team_needs_a_person(home: Home, cloud: Sandbox) -> None:
+    home.sign_in(cloud)
+    home.env["SYNCD_API__TEAM_ID"] = cloud.foreign_team_id
+
+    done = home.once()
+
+    assert done.code == 77
+    says(done.out, "presign: HTTP 403", "not a member of this team", "Ask the team's owner")
+    assert home.status()["holds"][0]["needs_person"]
+    assert home.counts() == {"waiting": 2} or home.counts() == {"queued": 2}
+
+
+def test_a_role_that_may_not_write_needs_a_person(home: Home, cloud: Sandbox) -> None:
+    cloud.switches = replace(cloud.switches, role="viewer")
+
+    done = home.once()
+
+    assert done.code == 77
+    says(done.out, "presign: HTTP 403", "role viewer may not manage models")
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ("sk-0123456789", ["sk- key", "use a device key"]),
+        ("ak-0123456789", ["ak- key", "use a device key"]),
+        ("nonsense", ["neither a device key nor a session token"]),
+        ("eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl", ["api.team_id", "SYNCD_API__TEAM_ID"]),
+    ],
+)
+def test_a_token_of_no_use_here_is_a_mistake_in_the_configuration(
+    home: Home, token: str, words: list[str]
+) -> None:
+    home.env["SYNCD_API__TOKEN"] = token
+
+    done = home.once()
+
+    assert done.code == 78
+    says(done.said, "SYNCD_API__TOKEN", *words)
+    assert token not in done.err
+
+
+# -- the machine -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["below a file", "where nothing may be written"])
+def test_a_state_directory_that_cannot_be_written_is_named(
+    home: Home, cloud: Sandbox, where: str
+) -> None:
+    below_a_file = home.models / ONE / "state"
+    state = os.fspath(below_a_file) if where == "below a file" else "/proc/syncd"
+    home.env["SYNCD_STATE_DIR"] = state
+
+    done = home.once()
+
+    assert done.code == 74
+    says(done.said, state, "cannot be used", "state_dir")
+    assert cloud.history.count() == 0
+
+
+def test_a_damaged_database_is_named_with_what_to_do(home: Home, cloud: Sandbox) -> None:
+    home.once()
+    (home.state / "syncd.db").write_bytes(b"not a database" * 1000)
+
+    done, status = home.once(), home.run("status")
+
+    assert (done.code, status.code) == (74, 74)
+    for command in (done, status):
+        says(command.said, os.fspath(home.state / "syncd.db"), "is damaged", "Move the file aside")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[settle]\nquiet_seconds = 3\n", [":2:", "settle.quiet_seconds", "settle.quiet_s"]),
+        ("\n[upload]\nfiles = 0\n", [":3:", "upload.files", "greater than or equal to 1"]),
+        ("models_dir = '/a'\nmodels_dir\n", [":2:", "not valid TOML"]),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_its_key_and_line(
+    home: Home, text: str, words: list[str]
+) -> None:
+    config = home.state.parent / "config.toml"
+    config.write_text(text)
+
+    done = home.run("--config", os.fspath(config), "--once")
+
+    assert done.code == 78
+    says(done.said, os.fspath(config), *words)
+
+
+def test_a_mistaken_variable_is_told_with_the_nearest_one(home: Home) -> None:
+    home.env["SYNCD_SETTLE__QUIET"] = "3"
+
+    done = home.once()
+
+    assert done.code == 78
+    says(done.said, "SYNCD_SETTLE__QUIET: no such variable", "SYNCD_SETTLE__QUIET_S")
+
+
+def test_a_word_that_is_no_command_is_a_mistake_in_use(home: Home) -> None:
+    done = home.run("upload")
+
+    assert done.code == 2
+    says(done.said, "No such command 'upload'")
+
+
+# -- the cloud -------------------------------------------------------------------------------------
+
+
+def _nobody() -> str:
+    """An address where nothing answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/api/v1"
+
+
+def test_a_cloud_that_is_down_is_left_within_a_minute_and_no_progress_is_lost(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    home.write(NEW, b"new")
+    home.write("vae/three.pt", b"three")
+    home.env["SYNCD_API__BASE_URL"] = _nobody()
+
+    down = home.once()
+    left, holds = home.counts(), home.status()["holds"]
+    home.env["SYNCD_API__BASE_URL"] = cloud.base_url
+    up = home.once()
+
+    assert down.code == 75
+    assert down.seconds < 60
+    assert [hold["kind"] for hold in holds] == ["offline"]
+    says(down.out, "127.0.0.1", "Check the network, api.base_url")
+    assert left == {"registered": 2, "waiting": 2}
+    assert up.code == 0
+    assert f"models/{NEW}" in records(cloud)
+    assert cloud.history.count("presign") == 4

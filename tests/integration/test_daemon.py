@@ -1,0 +1,203 @@
+"""``syncd`` while it runs: files that come, move, grow and go, and a daemon that is told to stop."""
+
+import os
+import shutil
+import signal
+import time
+
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import SETTLE_S, Daemon, Home, records, until
+
+ONE, TWO = "loras/one.safetensors", "vae/two.pt"
+NEW = "loras/new.safetensors"
+
+
+def arrive(home: Home, cloud: Sandbox, *rel_paths: str) -> None:
+    """Wait until the catalog holds these files as they are on disk now."""
+    wanted = {f"models/{rel_path}": home.sha256(rel_path) for rel_path in rel_paths}
+    until(lambda: wanted.items() <= records(cloud).items(), f"{wanted.keys()} in the catalog")
+
+
+def all_there(home: Home, cloud: Sandbox, daemon: Daemon) -> None:
+    """Wait until the daemon has watched its tree and brought what was there into the catalog."""
+    daemon.started()
+    arrive(home, cloud, ONE, TWO)
+
+
+# -- files that come -------------------------------------------------------------------------------
+
+
+def test_files_that_come_while_it_runs_are_registered_however_they_come(
+    home: Home, cloud: Sandbox
+) -> None:
+    beside = home.state.parent
+    (beside / "ready.safetensors").write_bytes(b"renamed into place")
+    (beside / "folder/deep").mkdir(parents=True)
+    (beside / "folder/a.ckpt").write_bytes(b"moved in with its folder")
+    (beside / "folder/deep/b.ckpt").write_bytes(b"deeper")
+
+    with home.daemon() as daemon:
+        all_there(home, cloud, daemon)
+        home.write(NEW, b"copied in")
+        (beside / "ready.safetensors").rename(home.models / "loras/ready.safetensors")
+        (beside / "folder").rename(home.models / "checkpoints")
+        came_s = time.monotonic()
+        arrive(home, cloud, NEW, "loras/ready.safetensors")
+        arrive(home, cloud, "checkpoints/a.ckpt", "checkpoints/deep/b.ckpt")
+        took_s = time.monotonic() - came_s
+
+        assert took_s < SETTLE_S + 5
+        assert len(cloud.records()) == 6
+        assert daemon.stop() == 143
+
+
+def test_files_that_came_while_it_was_down_are_registered_when_it_starts(
+    home: Home, cloud: Sandbox
+) -> None:
+    with home.daemon() as daemon:
+        all_there(home, cloud, daemon)
+        daemon.stop()
+    home.write(NEW, b"came in the meantime")
+
+    with home.daemon():
+        arrive(home, cloud, NEW)
+
+    assert cloud.history.count("presign") == 3
+
+
+def test_a_file_that_keeps_growing_is_not_presigned_before_it_stands_still(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.env |= {"SYNCD_SETTLE__QUIET_S": "0.6", "SYNCD_SETTLE__QUIET_CLOSED_S": "0.6"}
+    with home.daemon() as daemon:
+        all_there(home, cloud, daemon)
+        path = home.write(NEW, b"")
+        for _ in range(20):
+            with path.open("ab") as file:
+                file.write(os.urandom(1000))
+            time.sleep(0.1)
+        grown_ms = time.time() * 1000
+        arrive(home, cloud, NEW)
+
+    (presigned,) = [e for e in cloud.history.entries("presign") if e.model_path == f"models/{NEW}"]
+    assert presigned.at_ms >= grown_ms
+    assert presigned.size == 20_000
+
+
+def test_a_file_replaced_while_it_is_sent_ends_with_its_new_bytes_only(
+    home: Home, cloud: Sandbox
+) -> None:
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=NEW, delay_s=1.5))
+    with home.daemon() as daemon:
+        all_there(home, cloud, daemon)
+        home.write(NEW, b"the first bytes")
+        until(lambda: len(cloud.history.entries("presign")) == 3, "the presign call")
+        (home.state.parent / "other").write_bytes(b"other bytes")
+        (home.state.parent / "other").rename(home.models / NEW)
+        arrive(home, cloud, NEW)
+        until(lambda: home.counts() == {"registered": 3}, "an empty queue")
+
+    assert len([e for e in cloud.history.entries("presign") if NEW in (e.model_path or "")]) == 2
+    assert sorted(records(cloud)) == sorted(f"models/{path}" for path in (ONE, TWO, NEW))
+
+
+def test_a_file_deleted_while_it_is_sent_is_not_registered(home: Home, cloud: Sandbox) -> None:
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=NEW, delay_s=1.5))
+    with home.daemon() as daemon:
+        all_there(home, cloud, daemon)
+        path = home.write(NEW, b"soon gone")
+        until(lambda: len(cloud.history.entries("presign")) == 3, "the presign call")
+        path.unlink()
+        until(lambda: len(cloud.history.entries("put_body")) == 3, "the end of the PUT")
+        until(lambda: home.counts() == {"registered": 2}, "an empty queue")
+
+        assert daemon.stop() == 143
+    assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
+
+
+# -- stopping --------------------------------------------------------------------------------------
+
+
+def test_a_stop_lets_a_running_put_end_and_gives_the_rest_back(home: Home, cloud: Sandbox) -> None:
+    home.env["SYNCD_UPLOAD__FILES"] = "1"
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=2))
+    with home.daemon() as daemon:
+        until(lambda: cloud.history.count("presign"), "the presign call")
+        code = daemon.stop()
+
+    states = home.counts()
+    assert code == 143
+    assert states == {"registered": 1, "queued": 1}
+    assert daemon.events("service.stopped")
+
+
+def test_a_stop_past_the_grace_gives_the_running_job_back_untried(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.env |= {"SYNCD_UPLOAD__FILES": "1", "SYNCD_UPLOAD__SHUTDOWN_GRACE_S": "0.2"}
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=20))
+    with home.daemon() as daemon:
+        until(lambda: cloud.history.count("presign"), "the presign call")
+        stopped_s = time.monotonic()
+        code = daemon.stop(signal.SIGINT)
+        took_s = time.monotonic() - stopped_s
+
+    files = home.status()["files"]
+    assert code == 130
+    assert took_s < 5
+    assert [(file["state"], file["attempt"]) for file in files] == [("queued", 0), ("queued", 0)]
+
+
+def test_a_second_daemon_ends_with_75_and_leaves_the_first_alone(
+    home: Home, cloud: Sandbox
+) -> None:
+    with home.daemon() as daemon:
+        all_there(home, cloud, daemon)
+        second, backfill = home.run(), home.once()
+
+        assert (second.code, backfill.code) == (75, 75)
+        assert "Another syncd is at work" in second.said
+        assert home.status()["running"] is True
+        assert daemon.process.poll() is None
+
+
+# -- a tree that goes away -------------------------------------------------------------------------
+
+
+def test_a_root_that_goes_away_is_waited_for_and_nothing_is_forgotten(
+    home: Home, cloud: Sandbox
+) -> None:
+    away = home.state.parent / "away"
+    with home.daemon() as daemon:
+        all_there(home, cloud, daemon)
+        home.models.rename(away)
+        (hold,) = until(lambda: home.status()["holds"], "the hold")
+        gone = home.status()
+        away.rename(home.models)
+        home.write(NEW, b"new after the return")
+        arrive(home, cloud, NEW)
+        until(lambda: not home.status()["holds"], "the hold's end")
+
+        assert hold["kind"] == "root"
+        assert os.fspath(home.models) in hold["why"]
+        assert gone["files_by_state"] == {"registered": 2}
+        assert home.counts() == {"registered": 3}
+        assert cloud.history.count("presign") == 3
+        assert daemon.stop() == 143
+
+
+def test_a_root_that_comes_back_as_another_folder_is_watched_and_not_sent_again(
+    home: Home, cloud: Sandbox
+) -> None:
+    away = home.state.parent / "away"
+    with home.daemon() as daemon:
+        all_there(home, cloud, daemon)
+        home.models.rename(away)
+        shutil.copytree(away, home.models)
+        until(lambda: daemon.events("watch.restarted"), "another watch")
+        until(lambda: len(daemon.events("job.ended")) == 4, "a look at both files")
+        home.write(NEW, b"told by the new folder's own events")
+        arrive(home, cloud, NEW)
+
+    assert cloud.history.count("presign") == 3

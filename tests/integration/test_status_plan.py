@@ -1,0 +1,238 @@
+"""``syncd status`` and ``syncd plan``: what they say in each state of things, and what they leave alone."""
+
+import os
+import re
+from dataclasses import replace
+
+import pytest
+
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.server import Sandbox
+from syncd.sandbox.switches import Unique
+from tests.integration.harness import CAP, LARGE, Home, records, until
+from tests.visitor import Visitor
+
+ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
+REFUSED = "loras/ink (1).safetensors"
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def actions(home: Home) -> dict[str, str]:
+    """What ``plan`` would do with each file."""
+    return {file["path"]: file["action"] for file in home.plan()["files"]}
+
+
+def states(home: Home) -> dict[str, str]:
+    """Where ``status`` says that each file stands."""
+    return {file["path"]: file["state"] for file in home.status()["files"]}
+
+
+# -- plan ------------------------------------------------------------------------------------------
+
+
+def test_a_plan_sends_nothing_and_writes_nothing(large_home: Home, cloud: Sandbox) -> None:
+    plan = large_home.plan()
+    shown = large_home.run("plan")
+
+    assert plan["bytes_to_send"] == 5000
+    assert "at most 4.9 KiB to send" in shown.out
+    assert cloud.history.count() == 0
+    assert not large_home.state.exists()
+
+
+def test_a_plan_needs_no_credential(home: Home) -> None:
+    del home.env["SYNCD_API__TOKEN"]
+
+    assert actions(home) == {ONE: "upload", TWO: "upload"}
+
+
+def test_what_is_planned_comes_true(large_home: Home, cloud: Sandbox) -> None:
+    large_home.write(REFUSED, b"refused")
+    large_home.write("vae/TWO.pt", b"a rival")
+    large_home.write("vae/notes.txt", b"ignored")
+
+    planned = actions(large_home)
+    large_home.once()
+    became = states(large_home)
+    planned_next = actions(large_home)
+
+    assert planned == {
+        ONE: "upload",
+        TWO: "conflict",
+        "vae/TWO.pt": "conflict",
+        BIG: "needs_sign_in",
+        REFUSED: "refused",
+        "vae/notes.txt": "ignored",
+    }
+    assert became == planned | {ONE: "registered"}
+    assert planned_next == became
+    assert len(cloud.records()) == 1
+
+
+def test_a_plan_tells_each_file_apart_by_what_is_known_of_it(home: Home, cloud: Sandbox) -> None:
+    home.once()
+    home.write(ONE, b"changed")
+    home.write("vae/new.pt", b"new")
+
+    whys = {file["path"]: (file["action"], file["why"]) for file in home.plan()["files"]}
+
+    assert whys == {
+        ONE: ("upload", "changed or unfinished, in one request"),
+        TWO: ("registered", "in the catalog, unchanged since"),
+        "vae/new.pt": ("upload", "new, in one request"),
+    }
+
+
+def test_a_file_that_failed_is_planned_as_failed_until_it_changes(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    visitor.upload(b"somebody else's", f"models/{ONE}")
+    cloud.switches = replace(cloud.switches, unique_paths=Unique.EXACT)
+    home.once()
+
+    failed = actions(home)
+    home.write(ONE, b"changed")
+
+    assert failed == {ONE: "failed", TWO: "registered"}
+    assert actions(home)[ONE] == "upload"
+
+
+def test_with_a_session_large_files_are_planned_in_parts(large_home: Home, cloud: Sandbox) -> None:
+    large_home.sign_in(cloud)
+
+    (big,) = [file for file in large_home.plan()["files"] if file["path"] == BIG]
+
+    assert (big["action"], big["why"]) == ("upload", "new, in parts")
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_plan_for_a_root_that_is_not_there_judges_nothing(home: Home, emptied: bool) -> None:
+    home.once()
+    home.models.rename(home.state.parent / "away")
+    if emptied:
+        home.models.mkdir()
+
+    done = home.run("plan", "--json")
+
+    assert (done.code, done.out) == (66, "")
+    assert os.fspath(home.models) in done.said
+
+
+# -- status ----------------------------------------------------------------------------------------
+
+
+def test_before_anything_there_is_nothing_to_say_and_nothing_is_written(home: Home) -> None:
+    status = home.status()
+    shown = home.run("status")
+
+    assert (status["files"], status["roots"], status["running"]) == ([], [], False)
+    assert "Nothing was scanned yet" in shown.out
+    assert not home.state.exists()
+
+
+def test_each_state_is_told_with_why_and_what_to_do(
+    large_home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    visitor.upload(b"somebody else's", f"models/{ONE}")
+    cloud.switches = replace(cloud.switches, unique_paths=Unique.EXACT)
+    large_home.write(REFUSED, b"refused")
+    large_home.write("vae/pair.pt", b"a rival")
+    large_home.write("vae/PAIR.pt", b"another")
+    large_home.write("vae/notes.txt", b"ignored")
+    large_home.once()
+
+    shown = large_home.run("status").out
+
+    assert large_home.counts() == {
+        "failed": 1,
+        "registered": 1,
+        "needs_sign_in": 1,
+        "refused": 1,
+        "conflict": 2,
+        "ignored": 1,
+    }
+    for path, said in {
+        ONE: "Give the changed file a new name",
+        BIG: f"{LARGE} bytes are above the {CAP} that a device key may send",
+        REFUSED: "its characters ( )",
+        "vae/pair.pt": "vae/PAIR.pt would get the same place",
+    }.items():
+        (line,) = [line for line in shown.splitlines() if line.startswith(path)]
+        assert said in line
+    assert "syncd is not running" in shown
+
+
+def test_a_hold_is_told_with_why_and_what_to_do_and_that_a_person_is_needed(
+    home: Home, cloud: Sandbox
+) -> None:
+    cloud.switches = replace(cloud.switches, role="viewer")
+    home.once()
+
+    (hold,) = home.status()["holds"]
+    shown = home.run("status").out
+
+    assert (hold["kind"], hold["needs_person"]) == ("operator", True)
+    assert "role viewer may not manage models" in hold["why"]
+    assert hold["what_to_do"] is not None
+    assert hold["what_to_do"] in shown
+
+
+def test_files_in_the_catalog_are_listed_on_request(home: Home, cloud: Sandbox) -> None:
+    home.once()
+
+    short, long = home.run("status"), home.run("status", "--all")
+
+    assert f"models/{ONE}" not in short.out
+    for record in cloud.records():
+        digest = record["file_hash"].removeprefix("sha256:")[:12]
+        assert re.search(rf"^{record['model_path']} .* {digest} +uploaded", long.out, re.MULTILINE)
+
+
+def test_a_running_upload_shows_its_parts(large_home: Home, cloud: Sandbox) -> None:
+    large_home.sign_in(cloud)
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=20))
+    large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
+    with large_home.daemon() as daemon:
+        until(lambda: states(large_home).get(BIG) == "uploading", "the upload")
+        until(lambda: large_home.file(BIG)["parts_done"] == 1, "the first part")
+        running, big = large_home.status(), large_home.file(BIG)
+        daemon.stop()
+
+    assert running["running"] is True
+    assert (big["state"], big["parts_done"], big["parts"]) == ("uploading", 1, 2)
+    assert large_home.file(BIG)["state"] == "queued"
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+NAMES = [
+    b"esc\x1b[31mred.pt",
+    b"bell\x07.pt",
+    b"new\nline.pt",
+    b"latin-\xe9.pt",
+    b"\xe2\x80\xaeflip.pt",
+]
+
+
+def test_names_are_shown_escaped_everywhere(home: Home, cloud: Sandbox) -> None:
+    folder = os.fsencode(home.models) + b"/loras/fol\x1b]0;der"
+    os.mkdir(folder)
+    for name in NAMES:
+        for place in (folder, os.fsencode(home.models) + b"/vae"):
+            with open(place + b"/" + name, "wb") as file:
+                file.write(b"weights")
+
+    plan, done, status = home.run("plan"), home.once(), home.run("status", "--all")
+
+    assert (done.code, home.counts()) == (1, {"registered": 2, "refused": 2 * len(NAMES)})
+    for command in (plan, done, status):
+        text = command.out + command.err
+        assert CONTROL.findall(text.replace("\n", "")) == []
+        assert "\u202e" not in text
+        assert r"vae/esc\x1b[31mred.pt" in text.replace("\\\\", "\\")
+        assert r"new\nline.pt" in text.replace("\\\\", "\\")
+    paths = [file["path"] for file in home.plan()["files"]]
+    assert r"loras/fol\x1b]0;der/latin-\udce9.pt" in paths
+    assert paths == [file["path"] for file in home.status()["files"]]
+    assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
