@@ -6,6 +6,8 @@ then only what this machine registered itself is known. A listing is read once a
 ``FRESH_S``: adopting a file that the catalog gained meanwhile is a saving, not a duty.
 """
 
+import asyncio
+
 from syncd.api import CloudApi
 from syncd.clock import Clock
 from syncd.errors import JobError
@@ -13,8 +15,15 @@ from syncd.model import Kind, Record
 
 FRESH_S = 600.0
 _UNAVAILABLE = frozenset(
-    {Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.BAD_ANSWER, Kind.OTHER_CLIENT_ERROR}
+    {Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.OTHER_CLIENT_ERROR}
 )
+"""What says that this server does not list."""
+
+_EVERYTHINGS = frozenset(
+    {Kind.SESSION_REFUSED, Kind.DEVICE_KEY_REFUSED, Kind.API_THROTTLE, Kind.TLS, Kind.PORTAL}
+    | {Kind.NETWORK, Kind.DEAD_CONNECTION}
+)
+"""What no other call would be spared either."""
 
 
 class Catalog:
@@ -25,63 +34,60 @@ class Catalog:
         self._clock = clock
         self._by_path: dict[str, list[Record]] = {}
         self._read_at_s: float | None = None
+        self._reading = asyncio.Lock()
 
     async def holding(self, model_path: str, sha256: str) -> Record | None:
         """
         The active record that holds these bytes at that path, if the catalog tells of one.
 
+        A listing that fails by itself is taken for an empty one: adopting is a saving.
+
         Raises:
-            JobError: The cloud could not be asked just now.
+            JobError: The cloud as a whole could not be asked just now.
         """
-        await self._refresh()
-        for listed in self._by_path.get(model_path, ()):
-            record = listed if listed.file_hash else await self._whole(listed)
-            if record is not None and record.file_hash == f"sha256:{sha256}":
-                return record
+        try:
+            await self._refresh()
+            for listed in self._by_path.get(model_path, ()):
+                record = listed if listed.file_hash else await self._api.get_model(listed.id)
+                if record is not None and record.file_hash == f"sha256:{sha256}":
+                    return record
+        except JobError as error:
+            if error.kind in _EVERYTHINGS:
+                raise
         return None
 
     def forget(self) -> None:
         """Ask afresh next time."""
         self._read_at_s = None
 
-    async def stored_under(self, storage_key: str, model_path: str) -> tuple[Record | None, bool]:
+    async def stored_under(self, storage_key: str) -> tuple[Record | None, bool]:
         """
         The record made from *storage_key*, asked afresh, and whether the server lists at all.
 
         Raises:
-            JobError: The cloud could not be asked just now.
+            JobError: The cloud could not be asked just now, or its answer is of no use.
         """
-        self.forget()
-        if not await self._refresh():
-            return None, False
-        for listed in self._by_path.get(model_path, ()):
-            record = listed if listed.storage_key else await self._whole(listed)
-            if record is not None and record.storage_key == storage_key:
-                return record, True
-        return None, True
-
-    async def _whole(self, listed: Record) -> Record | None:
-        """The record with the members that the listing left out, if the server shows it."""
         try:
-            return await self._api.get_model(listed.id)
+            found = await self._api.find(storage_key=storage_key)
         except JobError as error:
             if error.kind in _UNAVAILABLE:
-                return None
+                return None, False
             raise
+        return (found[0] if found else None), True
 
-    async def _refresh(self) -> bool:
-        """Read the listing unless it is fresh; False where the server has none."""
-        now_s = self._clock.boottime_s()
-        if self._read_at_s is not None and now_s - self._read_at_s < FRESH_S:
-            return True
-        by_path: dict[str, list[Record]] = {}
-        try:
-            async for record in self._api.models():
-                if record.model_path is not None and record.model_status != "disabled":
-                    by_path.setdefault(record.model_path, []).append(record)
-        except JobError as error:
-            if error.kind in _UNAVAILABLE:
-                return False
-            raise
-        self._by_path, self._read_at_s = by_path, now_s
-        return True
+    async def _refresh(self) -> None:
+        """Read the listing unless it is fresh; one that failed counts as read, and as empty."""
+        async with self._reading:
+            now_s = self._clock.boottime_s()
+            if self._read_at_s is not None and now_s - self._read_at_s < FRESH_S:
+                return
+            self._by_path = {}
+            try:
+                async for record in self._api.models():
+                    if record.model_path is not None and record.model_status != "disabled":
+                        self._by_path.setdefault(record.model_path, []).append(record)
+            except JobError as error:
+                if error.kind not in _EVERYTHINGS:
+                    self._by_path, self._read_at_s = {}, now_s
+                raise
+            self._read_at_s = now_s

@@ -177,7 +177,6 @@ class Dispatcher:
             job, outcome = self._running.pop(task), task.result()
             await self._learn(job, outcome)
             self._on_ended()
-        await self._lanes.db(self._store.jobs.expire, self._clock.now_ms())
 
     # -- holds -----------------------------------------------------------------------------------
 

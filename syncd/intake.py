@@ -26,6 +26,9 @@ from syncd.store import PathKey, Store, open_files
 BLOCKED_LOOK_S = 10.0
 """Between looks at a file that something but time holds up: an event may tell sooner."""
 
+RIVAL_LOOK_S = 1.0
+"""Between looks at a file that waits for one that would get the same place in the catalog."""
+
 BATCH = 20_000
 """Verdicts committed at a time."""
 
@@ -98,6 +101,9 @@ class Intake:
         self._on_freed = on_freed
         self._moving: dict[PathKey, settle.Watching] = {}
         self._looked_at_s: dict[PathKey, float] = {}
+        self._postponed: set[PathKey] = set()
+        self.problems: dict[str, str] = {}
+        """What the last walk could not look at (folders and files), and why."""
         self._log = structlog.get_logger("syncd.intake")
 
     # -- what the service asks -------------------------------------------------------------------
@@ -124,6 +130,7 @@ class Intake:
         marker, held_model = await self._lanes.db(self._store.files.marker, root.id)
         _require_present(root, mount, marker, held_model, walked)
         assert mount is not None, "required above"
+        self.problems = {path: error.strerror or str(error) for path, error in walked.problems}
         await self._take_in(walked, hint=None)
         await self._lanes.db(
             self._store.files.mark_scanned,
@@ -158,8 +165,10 @@ class Intake:
     async def settle_due(self) -> None:
         """Look again at the files whose window has passed; queue those that did not move."""
         now_s = self._clock.boottime_s()
-        due = [key for key in self._moving if self._look_at_s(key) <= now_s]
-        looks = [await self._look_again(key, hint=None) for key in due]
+        due = {key for key in self._moving if self._look_at_s(key) <= now_s}
+        if due:
+            due |= self._postponed  # whoever waits for a rival is judged in one go with it
+        looks = [await self._look_again(key, hint=None) for key in sorted(due)]
         await self._admit([found for found in looks if found is not None])
 
     # -- looking ---------------------------------------------------------------------------------
@@ -190,6 +199,8 @@ class Intake:
     def _look_at_s(self, key: PathKey) -> float:
         """When to look again: at the end of the window; now and then where something is in the way."""
         watching = self._moving[key]
+        if key in self._postponed:
+            return self._looked_at_s[key] + RIVAL_LOOK_S
         if watching.blocked_by is None:
             return settle.settles_at_s(watching)
         return self._looked_at_s[key] + BLOCKED_LOOK_S
@@ -234,22 +245,35 @@ class Intake:
     def _forget(self, key: PathKey) -> None:
         self._moving.pop(key, None)
         self._looked_at_s.pop(key, None)
+        self._postponed.discard(key)
         self._meter.settling(len(self._moving))
 
     async def _admit(self, settled: Collection[FoundFile]) -> None:
         """Queue files, all in one commit: of two that clash none is claimed before both are seen."""
         wanted: list[tuple[FoundFile, Target, str]] = []
+        moving = self._moving.keys() - {(found.root_id, found.rel_path) for found in settled}
+        rivals = {self._clash_key(rel_path) for _, rel_path in moving} if settled else set()
         for found in settled:
-            self._forget((found.root_id, found.rel_path))
+            key = (found.root_id, found.rel_path)
             target = paths.target_of(found.rel_path, prefix=self._prefix)
             assert isinstance(target, Target), "refused names never get here"
-            wanted.append((found, target, paths.clash_key(target.model_path)))
+            clash_key = paths.clash_key(target.model_path)
+            if clash_key in rivals:  # it would be claimed before the other is seen
+                self._postponed.add(key)
+                continue
+            self._forget(key)
+            wanted.append((found, target, clash_key))
         if not wanted:
             return
         jobs = await self._lanes.db(self._store.files.admit, wanted, self._clock.now_ms())
         for found, target, _ in wanted:
             self._tell(found, target, jobs.get((found.root_id, found.rel_path)))
         self._on_queued()
+
+    def _clash_key(self, rel_path: str) -> str:
+        target = paths.target_of(rel_path, prefix=self._prefix)
+        assert isinstance(target, Target), "refused names are not watched"
+        return paths.clash_key(target.model_path)
 
     def _tell(self, found: FoundFile, target: Target, job_id: int | None) -> None:
         path, size = found.rel_path, found.fingerprint.size

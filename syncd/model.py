@@ -127,11 +127,13 @@ class Fingerprint(NamedTuple):
     ctime_ns: int
 
     def only_ctime_moved(self, other: "Fingerprint") -> bool:
-        """Is *other* the same but for ctime (a chmod, a link, or a rewrite that set mtime back)?"""
-        return (
-            self.ctime_ns != other.ctime_ns
-            and (self.dev, self.inode, self.size, self.mtime_ns)
-            == (other.dev, other.inode, other.size, other.mtime_ns)
+        """
+        Is *other* the same but for ctime (a chmod, a link, or a rewrite that set mtime back)?
+
+        A device number may change at any mount, so one that did counts no more than ctime.
+        """
+        return self != other and (self.inode, self.size, self.mtime_ns) == (
+            other.inode, other.size, other.mtime_ns,
         )  # fmt: skip
 
 
@@ -293,6 +295,7 @@ class Job:
     complete_sent_at: int | None = None
     stored_at: int | None = None
     register_sent_at: int | None = None
+    register_repeated_at: int | None = None
     record_id: str | None = None
     adopted: bool = False
     last_error: str | None = None

@@ -29,7 +29,7 @@ from syncd.core import retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.dispatch import Dispatcher
-from syncd.errors import RootUnavailable
+from syncd.errors import ConfigError, RootUnavailable
 from syncd.intake import Intake, Root
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
@@ -55,6 +55,7 @@ class Ending:
     """What a run left behind beside the store, for its last words."""
 
     unsettled: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
     root_error: str | None = None
 
 
@@ -122,7 +123,7 @@ class Service:
         self._hints: set[Hint] = set()
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
-        self._rescan = self._restart = False
+        self._rescan = self._restart = self._looking = False
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signal = 0
@@ -162,18 +163,20 @@ class Service:
             self.ending.root_error = str(error)
             self._log.error("root.unavailable", why=str(error))
             return error.exit_code
+        await parts.dispatcher.end_hold("root")
         until_s = self._clock.boottime_s() + self._once_wait_s(parts.root)
 
         def more_comes() -> bool:
             in_time = self._clock.boottime_s() < until_s
-            return bool(self._hints) or (in_time and bool(parts.intake.unsettled()))
+            waiting = self._looking or bool(self._hints)
+            return waiting or (in_time and bool(parts.intake.unsettled()))
 
         settling = asyncio.create_task(self._settle(parts, until_s))
         working = asyncio.create_task(parts.dispatcher.run(more_comes=more_comes))
-        await self._until_stopped({settling, working}, enough={working})
-        await parts.dispatcher.drain(self._settings.upload.shutdown_grace_s, self._hurry)
+        await self._run_until_stopped(parts, {settling, working}, enough={working})
         if not self._stop.is_set():
             await parts.janitor.clean_up()
+        self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
             rel_path: watching.blocked_by or "it still changes"
             for (_, rel_path), watching in parts.intake.unsettled().items()
@@ -197,14 +200,24 @@ class Service:
                 asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
                 asyncio.create_task(self._clean_up(parts)),
             }
-            await self._until_stopped(tasks, enough=tasks)
-            await parts.dispatcher.drain(self._settings.upload.shutdown_grace_s, self._hurry)
+            await self._run_until_stopped(parts, tasks, enough=tasks)
         finally:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
             await self._lanes.scan(watcher.stop)
         self._log.info("service.stopped")
         return self._signal_code()
+
+    async def _run_until_stopped(
+        self, parts: _Parts, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+    ) -> None:
+        """Run, then let the workers end; at once where something died."""
+        grace_s = 0.0
+        try:
+            await self._until_stopped(tasks, enough=enough)
+            grace_s = self._settings.upload.shutdown_grace_s
+        finally:
+            await parts.dispatcher.drain(grace_s, self._hurry)
 
     async def _until_stopped(
         self, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
@@ -268,8 +281,10 @@ class Service:
         """``--once``: look again at what moves, as often as it asks for it; until cancelled."""
         while True:
             hints, self._hints = self._hints, set()
+            self._looking = True  # a hint that is being looked at is still to come
             await parts.intake.look(hints)
             await parts.intake.settle_due()
+            self._looking = False
             parts.dispatcher.wake()
             now_s = self._clock.boottime_s()
             waits = [until_s - now_s] if until_s > now_s else []
@@ -351,7 +366,9 @@ class Service:
         credentials = Credentials(self._source.token)
         # Whoever starts a backfill wants it now, not when a job's back-off has passed.
         longest_ms = 0 if once else LARGEST_WAIT_MS
+        await self._lanes.db(self._require_same_cloud, store)
         await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
+        await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
         # A session, a higher limit, other multipart paths: whatever changed, it is asked again.
         await self._lanes.db(store.jobs.free_class, "large", now_ms)
@@ -440,8 +457,19 @@ class Service:
         janitor = Janitor(store=store, lanes=self._lanes, api=api, clock=self._clock)
         return _Parts(root, store, intake, dispatcher, janitor)
 
+    def _require_same_cloud(self, store: Store) -> None:
+        api = self._settings.api
+        base_url, team_id = store.servers.claim_state(api.base_url, api.team_id)
+        if base_url != api.base_url or api.team_id not in (None, team_id):
+            raise ConfigError(
+                f"{self._settings.state_dir} remembers what is in the catalog of {base_url}"
+                f"{f', team {team_id}' if team_id else ''}; the configuration names another one. "
+                "Give each cloud and team a state_dir of its own."
+            )
+
     async def _root(self, store: Store, path: str) -> Root:
         root_id = await self._lanes.db(store.files.root_id, path)
+        await self._lanes.db(store.files.retire, [root_id], self._clock.now_ms())
         network = await self._lanes.scan(scan.network_filesystem, path)
         return Root(root_id, path, network=network is not None)
 
@@ -488,6 +516,7 @@ class Service:
             files,
             holds=[hold.kind for hold in holds],
             unsettled=len(self.ending.unsettled),
+            unread=len(self.ending.problems),
             root_missing=self.ending.root_error is not None,
         )
 

@@ -40,6 +40,9 @@ YOUNGEST_S = 2.0
 ONCE_PARKED_S = 3600.0
 """A backfill does not come back to a job that it gave up on; the next one starts with it at once."""
 
+LOOK_LATER_S = 60.0
+"""Before a job goes on whose trouble asked for a look that its step does not know."""
+
 DAY_MS = 24 * 3600 * 1000
 
 
@@ -208,6 +211,8 @@ class Worker:
                 run.stop.set()
                 work.cancel()
             await asyncio.wait({work})
+            if lease.done() and not lease.cancelled() and lease.exception() is not None:
+                lease.result()
             if work.cancelled():
                 return self._superseded(run)
             return work.result()
@@ -389,13 +394,22 @@ class Worker:
         run.call = Call.LIST_MODELS
         job = run.job
         assert job.storage_key is not None, "nothing is registered without one"
-        record, listed = await self._catalog.stored_under(job.storage_key, job.target.model_path)
+        record, listed = await self._catalog.stored_under(job.storage_key)
         if record is not None:
             run.job = await self._note(job, record_id=record.id)
         elif listed:
             run.job = await self._note(job, register_sent_at=None)
-        else:
+        elif job.register_repeated_at is None:
+            run.job = await self._note(job, register_repeated_at=self._clock.now_ms())
             await self._send_register(run, repeated=True)
+        else:
+            raise Permanent(
+                "two registrations were sent and neither was answered, and this server does not "
+                "list its models",
+                kind=Kind.CONFLICT,
+                advice=f"Look whether {job.target.model_path} is in the catalog. If it is not, "
+                "touch the file.",
+            )
 
     async def _register(self, run: _Run) -> None:
         await self._fence(run)
@@ -457,7 +471,8 @@ class Worker:
         record = await self._catalog.holding(job.target.model_path, job.sha256)
         if record is None:
             raise Permanent(
-                f"the catalog already has another model at {job.target.model_path}",
+                f"the server says that {job.target.model_path} is taken, and does not show these bytes "
+                "there",
                 kind=Kind.CONFLICT,
                 advice="A record's bytes never change. Give the changed file a new name, or "
                 "remove the old record from the catalog.",
@@ -624,6 +639,9 @@ class Worker:
                 run.job = await self._db(
                     self._store.jobs.fresh_upload, job, gone=error.kind is Kind.UPLOAD_GONE
                 )
+            case retry.Next.LOOK_UP:
+                # Where looking helps it was done in the step itself; here only time may.
+                decision = replace(decision, wait_s=LOOK_LATER_S)
         await self._db(
             self._store.jobs.retry,
             run.job,

@@ -124,6 +124,7 @@ def summary(
     files: Sequence[FileReport],
     *,
     unsettled: dict[str, str],
+    problems: dict[str, str],
     holds: Sequence[HoldRow],
     snapshot: Snapshot | None = None,
     listed: bool = True,
@@ -132,7 +133,7 @@ def summary(
     if listed:
         _registered_table(console, [file for file in files if file.state == "registered"])
     left = [file for file in files if file.state not in ("registered", "ignored")]
-    _left_table(console, left, unsettled)
+    _left_table(console, left, unsettled, problems)
     _ignored_table(console, [file for file in files if file.state == "ignored"])
     for hold in holds:
         console.print(Text(f"hold ({hold.kind}): {printable(hold.why)}", style="bold red"))
@@ -164,8 +165,13 @@ def _registered_table(console: Console, files: Sequence[FileReport], most: int =
         console.print(Text(f"… and {len(files) - most} more: syncd status --all", style="dim"))
 
 
-def _left_table(console: Console, files: Sequence[FileReport], unsettled: dict[str, str]) -> None:
-    if not files and not unsettled:
+def _left_table(
+    console: Console,
+    files: Sequence[FileReport],
+    unsettled: dict[str, str],
+    problems: dict[str, str],
+) -> None:
+    if not files and not unsettled and not problems:
         return
     table = _table("Not in the catalog", "file", "size", "state", "why, and what to do")
     for file in files:
@@ -176,6 +182,8 @@ def _left_table(console: Console, files: Sequence[FileReport], unsettled: dict[s
             Text(file.state, style=STYLES.get(file.state, "")),
             Text(f"{why}." if why else ""),
         )
+    for path, why in problems.items():
+        table.add_row(Text(printable(path)), "", Text("unreadable", style="red"), Text(f"{why}."))
     for path, why in unsettled.items():
         table.add_row(Text(printable(path)), "", Text("settling", style="yellow"), Text(why))
     console.print(table)

@@ -55,7 +55,7 @@ async def _run(loaded: Loaded, once: bool) -> int:
 
 
 async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
-    """Bars instead of log lines; warnings still appear above them."""
+    """Bars instead of log lines; only errors are still logged, unless a level was asked for."""
     from rich.console import Console
 
     from syncd import log
@@ -84,6 +84,7 @@ def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
         render.console(),
         reading.files,
         unsettled=service.ending.unsettled,
+        problems=service.ending.problems,
         holds=reading.holds,
         snapshot=meter.snapshot(),
     )

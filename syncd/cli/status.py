@@ -65,4 +65,6 @@ def _show(reading: Reading, everything: bool) -> None:
     if not reading.roots:
         console.print("Nothing was scanned yet. Start it with: syncd --once")
         return
-    render.summary(console, reading.files, unsettled={}, holds=reading.holds, listed=everything)
+    render.summary(
+        console, reading.files, unsettled={}, problems={}, holds=reading.holds, listed=everything
+    )

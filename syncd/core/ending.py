@@ -20,7 +20,12 @@ class Exit(IntEnum):
 
 
 def exit_code(
-    files: Mapping[str, int], *, holds: Collection[str], unsettled: int, root_missing: bool
+    files: Mapping[str, int],
+    *,
+    holds: Collection[str],
+    unsettled: int,
+    root_missing: bool,
+    unread: int = 0,
 ) -> Exit:
     """
     The most pressing of what a run left behind.
@@ -30,13 +35,14 @@ def exit_code(
         holds: Kinds of the holds in force.
         unsettled: Files that still moved when the run ended.
         root_missing: Nothing was judged.
+        unread: Folders and files that could not be looked at.
     """
     if root_missing:
         return Exit.ROOT
     left = {state for state, count in files.items() if count}
     if "operator" in holds or left & NEEDS_PERSON:
         return Exit.PERSON
-    if left & NOT_UPLOADED:
+    if left & NOT_UPLOADED or unread:
         return Exit.SOME_FAILED
     if holds or unsettled or left & UNFINISHED:
         return Exit.LATER

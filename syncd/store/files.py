@@ -1,7 +1,7 @@
 """What is on disk as last judged, what the catalog holds as far as we know, and the roots."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from syncd.model import FoundFile, KnownFile, Target, Verdict, printable
 from syncd.store.db import Database
@@ -60,6 +60,27 @@ class Files:
                 " held_model_at = coalesce(held_model_at, ?) WHERE id = ?",
                 (*mount, now_ms, now_ms if models else None, root_id),
             )
+
+    def retire(self, configured: Collection[int], now_ms: int) -> None:
+        """
+        Forget the files of roots that are not watched any more, and what could not be read.
+
+        Records stay, so a tree that only moved is adopted again without sending a byte. Permissions
+        can be mended without a trace on the file itself, so a start looks again.
+        """
+        with self._db.transaction():
+            for row in self._db.all("SELECT root_id, rel_path, verdict FROM file"):
+                if row["root_id"] in configured:
+                    continue
+                self._jobs.replace_live(
+                    row["root_id"],
+                    os.fsdecode(row["rel_path"]),
+                    now_ms,
+                    why="its models directory is not watched any more",
+                )
+            marks = ", ".join("?" * len(configured))
+            self._db.run(f"DELETE FROM file WHERE root_id NOT IN ({marks})", list(configured))
+            self._db.run("DELETE FROM file WHERE verdict = 'unreadable'")
 
     # -- what is on disk -------------------------------------------------------------------------
 

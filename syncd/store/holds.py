@@ -74,6 +74,23 @@ class Servers:
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    def claim_state(self, base_url: str, team_id: str | None) -> tuple[str, str | None]:
+        """
+        The cloud and team that this store's records belong to: the first ones it was used with.
+
+        A device key names no team; the first team that is named is kept.
+        """
+        with self._db.transaction():
+            self._db.run(
+                "INSERT INTO cloud (id, base_url, team_id) VALUES (1, :url, :team) ON CONFLICT (id)"
+                " DO UPDATE SET team_id = coalesce(team_id, excluded.team_id)"
+                " WHERE base_url = excluded.base_url",
+                {"url": base_url, "team": team_id},
+            )
+            row = self._db.one("SELECT * FROM cloud")
+        assert row is not None
+        return row["base_url"], row["team_id"]
+
     def answered(self, base_url: str) -> frozenset[Call]:
         rows = self._db.all("SELECT call FROM route WHERE base_url = ?", (base_url,))
         return frozenset(Call(row["call"]) for row in rows)

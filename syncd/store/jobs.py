@@ -20,11 +20,11 @@ from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
 _SELECT = "SELECT job.*, plan.leaves FROM job LEFT JOIN plan ON plan.job_id = job.id"
 _FACTS = frozenset(
     {"sha256", "stored_at", "record_id", "adopted", "body_sent_at"}
-    | {"complete_sent_at", "register_sent_at"}
+    | {"complete_sent_at", "register_sent_at", "register_repeated_at"}
 )
 _UPLOAD_FACTS = (
     "storage_key", "upload_id", "part_size", "part_count",
-    "body_sent_at", "complete_sent_at", "stored_at", "register_sent_at",
+    "body_sent_at", "complete_sent_at", "stored_at", "register_sent_at", "register_repeated_at",
 )  # fmt: skip
 
 
@@ -102,6 +102,18 @@ class Jobs:
     def expire(self, now_ms: int) -> int:
         """Give back every job whose lease ran out; how many there were."""
         return self._expire("lease_expires_at <= ?", (now_ms,), now_ms)
+
+    def start_over(self, now_ms: int) -> None:
+        """
+        Somebody started syncd, perhaps because something was mended: what failed is tried again.
+
+        Attempts are counted from here on.
+        """
+        self.requeue_failed(now_ms, why="syncd was started")
+        with self._db.transaction():
+            self._db.run(
+                "DELETE FROM job_attempt WHERE job_id IN (SELECT id FROM job WHERE state = 'queued')"
+            )
 
     def expire_all(self, now_ms: int, max_wait_ms: int) -> int:
         """

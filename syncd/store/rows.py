@@ -58,6 +58,7 @@ def job_of(row: Any) -> Job:
         complete_sent_at=row["complete_sent_at"],
         stored_at=row["stored_at"],
         register_sent_at=row["register_sent_at"],
+        register_repeated_at=row["register_repeated_at"],
         record_id=row["record_id"],
         adopted=bool(row["adopted"]),
         last_error=row["last_error"],

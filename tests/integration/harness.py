@@ -279,8 +279,8 @@ class Nursery:
     files' timestamps alone.
     """
 
-    SMALL = 100
-    WITH_LARGE = 24
+    SMALL = 160
+    WITH_LARGE = 48
 
     def __init__(self, folder: Path) -> None:
         noise = random.Random(1)

@@ -51,7 +51,7 @@ CREATE TABLE job (
     record_id        TEXT,
     adopted          INTEGER NOT NULL DEFAULT 0 CHECK (adopted IN (0, 1)),
     -- intents: what was about to be sent, committed before the call
-    body_sent_at     INTEGER, complete_sent_at INTEGER, register_sent_at INTEGER,
+    body_sent_at     INTEGER, complete_sent_at INTEGER, register_sent_at INTEGER, register_repeated_at INTEGER,
     last_error       TEXT, last_advice TEXT, last_kind TEXT,
     created_at       INTEGER NOT NULL, updated_at INTEGER NOT NULL,
     CHECK ((state = 'leased') = (lease_owner IS NOT NULL)),
@@ -142,6 +142,12 @@ CREATE TABLE hold (
     probe_at INTEGER NOT NULL,                                       -- Unix ms
     probes   INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
+
+-- The cloud and team whose catalog the records above are in: what is registered in one is not in
+-- another.
+CREATE TABLE cloud (
+    id INTEGER PRIMARY KEY CHECK (id = 1), base_url TEXT NOT NULL, team_id TEXT
+) STRICT;
 
 -- What a server has shown of itself: which routes ever answered 2xx, which host takes the bytes.
 CREATE TABLE route (
