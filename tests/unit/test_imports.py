@@ -25,7 +25,7 @@ VALUES = frozenset({"model", "errors", "clock"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
-    | {"notify"}
+    | {"expected", "notify"}
 )
 BELOW_WORKER = BELOW_IO | IO_ROOMS | {"progress", "lanes", "catalog"}
 BELOW_SERVICE = BELOW_WORKER | {"transfer", "worker", "intake", "janitor", "dispatch", "control"}

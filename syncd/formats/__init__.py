@@ -1,0 +1,132 @@
+"""
+Is this model file structurally whole? Hand-written bounded parsers; nothing is loaded.
+
+The name's ending says which format is claimed, the content confirms it. File content is hostile
+input: no check imports, unpickles, decompresses or executes anything, holds more than a few windows
+of ``WINDOW`` bytes, or raises anything but ``OSError``. What a check cannot see: bytes that are
+there and wrong.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from syncd.formats import archive, gguf, onnx, pickles, safetensors
+from syncd.formats.window import Fault, Undecided, read_at
+
+SMALLEST = 16
+"""Bytes; no model is smaller."""
+
+_START = 512
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """
+    What the structure of a file says.
+
+    ``complete`` is False where the file must not be taken. ``why`` is a sentence for a person:
+    what is wrong, or why nothing was checked; None for a file that was checked and is whole.
+    ``format`` is what the content turned out to be, or None.
+    """
+
+    complete: bool
+    why: str | None
+    format: str | None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as one sentence."""
+        return self.why or f"complete: a whole {self.format} file"
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    name: str
+    check: Callable[[int, int], None]
+
+
+_SAFETENSORS = _Format("safetensors", safetensors.check)
+_GGUF = _Format("gguf", gguf.check)
+_ONNX = _Format("onnx", onnx.check)
+_ZIP = _Format("zip", archive.check)
+_PICKLE = _Format("pickle", pickles.check)
+_LEGACY = _Format("torch legacy", pickles.check_legacy)
+
+_BY_ENDING: Mapping[str, _Format | None] = {
+    ".safetensors": _SAFETENSORS,
+    ".sft": _SAFETENSORS,
+    ".gguf": _GGUF,
+    ".onnx": _ONNX,
+    **dict.fromkeys((".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")),  # anything torch wrote
+}
+
+
+def check(fd: int, name: str, size: int) -> Structure:
+    """
+    Is the file whole, as far as its structure tells?
+
+    Args:
+        fd: The file, open for reading; its offset is neither used nor moved.
+        name: File name or path; the last ending counts, in any case.
+        size: Bytes that the file had when it was opened.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    ending = os.path.splitext(name)[1].lower()
+    if ending not in _BY_ENDING:
+        return Structure(True, "not checked: not the name of a weights file", None)
+    start = read_at(fd, 0, min(size, _START))
+    if start.startswith(_LFS_POINTER):
+        why = "this is a git-LFS pointer, not the model: run git lfs pull"
+        return Structure(False, why, None)
+    if size < SMALLEST:
+        return Structure(False, f"incomplete: {size:,} bytes are too few for a model", None)
+    claimed = _BY_ENDING[ending] or _by_content(start)
+    if claimed is None:
+        return _unknown(start)
+    return _checked(claimed, fd, size, start)
+
+
+def _checked(claimed: _Format, fd: int, size: int, start: bytes) -> Structure:
+    try:
+        claimed.check(fd, size)
+    except Undecided as undecided:
+        return Structure(True, f"not checked: {undecided}", claimed.name)
+    except Fault as fault:
+        # Only now: the length at the start of a whole safetensors file may look like a page.
+        return _page(start) or Structure(False, str(fault), claimed.name)
+    return Structure(True, None, claimed.name)
+
+
+def _unknown(start: bytes) -> Structure:
+    return _page(start) or Structure(True, "not checked: no format that can be checked", None)
+
+
+def _by_content(start: bytes) -> _Format | None:
+    """What torch and its like put behind one ending."""
+    if start.startswith(b"PK"):
+        return _ZIP
+    if start.startswith(b"\x80"):
+        return _LEGACY if pickles.is_legacy(start) else _PICKLE
+    return _GGUF if start.startswith(b"GGUF") else None
+
+
+def _page(start: bytes) -> Structure | None:
+    """The verdict on a page or an error message that was saved under the model's name."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _BINARY.search(text):
+        return None
+    if text.startswith(b"<"):
+        return Structure(False, "this is a saved web page, not the model: download it again", None)
+    if text.startswith(b"{"):
+        why = "this is a saved error message (JSON), not the model: download it again"
+        return Structure(False, why, None)
+    return None
+
+
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")

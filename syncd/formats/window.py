@@ -1,0 +1,87 @@
+"""
+Bounded reads of a file that nobody vouches for, and how a check ends when it does not pass.
+
+All reads are ``os.pread`` on a descriptor the caller owns; an ``OSError`` goes through to it.
+"""
+
+import os
+
+WINDOW = 256 * 1024
+"""Bytes held at a time, at most."""
+
+_FIRST = 4 * 1024
+
+
+class Fault(Exception):
+    """The file is not whole; the text is the sentence a person reads."""
+
+
+class Undecided(Exception):
+    """The content follows its format as far as it was read, but where it ends cannot be told."""
+
+
+def read_at(fd: int, position: int, count: int) -> bytes:
+    """Up to *count* bytes; fewer only at the end of the file (network file systems cut reads short)."""
+    data = os.pread(fd, count, position)
+    while 0 < len(data) < count:
+        more = os.pread(fd, count - len(data), position + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+class Window:
+    """
+    A cursor over ``[position, end)`` of a file, with at most ``WINDOW`` bytes of it in memory.
+
+    A jump costs a small read; reads in sequence grow.
+
+    Args:
+        beyond: The sentence of the ``Fault`` raised when something would reach past *end*.
+    """
+
+    __slots__ = ("_ahead", "_base", "_beyond", "_end", "_fd", "buffer", "position")
+
+    def __init__(self, fd: int, position: int, end: int, *, beyond: str) -> None:
+        self._fd = fd
+        self._end = end
+        self._beyond = beyond
+        self._base = position
+        self._ahead = _FIRST
+        self.buffer = b""
+        self.position = position
+
+    def at(self, count: int) -> int:
+        """
+        The index in ``buffer`` where *count* bytes (at most ``WINDOW``) from the cursor on stand.
+
+        Raises:
+            Fault: They reach past the end.
+        """
+        index = self.position - self._base
+        if index + count > len(self.buffer):
+            self._load(count)
+            return 0
+        return index
+
+    def take(self, count: int) -> bytes:
+        """The next *count* bytes, at most ``WINDOW``; raises ``Fault`` past the end."""
+        index = self.at(count)
+        self.position += count
+        return self.buffer[index : index + count]
+
+    def skip(self, count: int) -> None:
+        """Move on without reading, however far; raises ``Fault`` past the end."""
+        if count > self._end - self.position:
+            raise Fault(self._beyond)
+        self.position += count
+
+    def _load(self, count: int) -> None:
+        jumped = self.position - self._base - len(self.buffer) > _FIRST
+        self._ahead = _FIRST if jumped else min(self._ahead * 2, WINDOW)
+        self._base = self.position
+        ahead = min(max(count, self._ahead), self._end - self.position)
+        self.buffer = read_at(self._fd, self.position, ahead)
+        if len(self.buffer) < count:  # beyond the end, or the file shrank meanwhile
+            raise Fault(self._beyond)

@@ -1,0 +1,153 @@
+"""Notes of the hub client beside real files: which hash is expected, and when none is."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from syncd.expected import expected_sha256
+
+SHA = "7c5d3f4b8b76583b422fcb9189ad6c89d5d97a094541ce8932dce3ecabde1421"
+COMMIT = "11c5a3d5811f50298f278a704980280950aedb10"
+WRITTEN_S = 1_712_656_091.0
+MODEL = "checkpoints/SDXL/model.safetensors"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    model = tmp_path / MODEL
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"model")
+    os.utime(model, (WRITTEN_S, WRITTEN_S))
+    return tmp_path
+
+
+def note_path(root: Path, folder: str = "", model: str = MODEL) -> Path:
+    """As the client lays it out for a download into *folder*, with the repository's path below."""
+    below = os.path.relpath(model, folder or ".")
+    return root / folder / ".cache/huggingface/download" / f"{below}.metadata"
+
+
+def put(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def note(etag: str = SHA, at_s: float | str = WRITTEN_S) -> str:
+    return f"{COMMIT}\n{etag}\n{at_s}\n"
+
+
+@pytest.mark.parametrize("folder", ["", "checkpoints", "checkpoints/SDXL"])
+def test_a_note_is_found_from_any_folder_above_the_file(root: Path, folder: str) -> None:
+    put(note_path(root, folder), note())
+
+    assert expected_sha256(str(root), MODEL) == SHA
+
+
+def test_the_note_nearest_to_the_file_counts(root: Path) -> None:
+    put(note_path(root), note("0" * 64))
+    put(note_path(root, "checkpoints/SDXL"), note())
+
+    assert expected_sha256(str(root), MODEL) == SHA
+
+
+def test_without_a_note_nothing_is_expected(root: Path) -> None:
+    put(note_path(root, model="checkpoints/SDXL/other.safetensors"), note())
+
+    assert expected_sha256(str(root), MODEL) is None
+
+
+def test_notes_above_the_root_are_not_looked_at(root: Path) -> None:
+    put(note_path(root), note())
+
+    assert expected_sha256(str(root / "checkpoints"), "SDXL/model.safetensors") is None
+
+
+@pytest.mark.parametrize("later_s", [-100.0, 0.0, 0.9])
+def test_a_file_as_old_as_its_note_is_what_was_downloaded(root: Path, later_s: float) -> None:
+    os.utime(root / MODEL, (WRITTEN_S + later_s, WRITTEN_S + later_s))
+    put(note_path(root), note())
+
+    assert expected_sha256(str(root), MODEL) == SHA
+
+
+def test_a_file_written_after_its_note_is_another_file(root: Path) -> None:
+    put(note_path(root), note())
+    os.utime(root / MODEL, (WRITTEN_S + 1.1, WRITTEN_S + 1.1))
+
+    assert expected_sha256(str(root), MODEL) is None
+
+
+def test_an_outdated_note_does_not_hide_one_further_up(root: Path) -> None:
+    put(note_path(root, "checkpoints/SDXL"), note("0" * 64, WRITTEN_S - 60))
+    put(note_path(root), note(at_s=time.time()))
+
+    assert expected_sha256(str(root), MODEL) == SHA
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(note(SHA.upper()), id="upper case"),
+        pytest.param(note(at_s="1712656091.1234567"), id="a fraction"),
+        pytest.param(note().replace("\n", "\r\n"), id="line ends of Windows"),
+        pytest.param(note().rstrip(), id="no last line end"),
+    ],
+)
+def test_a_note_may_be_written_a_little_differently(root: Path, content: str) -> None:
+    put(note_path(root), content)
+
+    assert expected_sha256(str(root), MODEL) == SHA
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("", id="empty"),
+        pytest.param(
+            note("a16a55fda99d2f2e7b69cce5cf93ff4ad3049930"), id="the etag of a small file"
+        ),
+        pytest.param(note(SHA[:-1] + "g"), id="not hexadecimal"),
+        pytest.param(note(SHA + "0"), id="too long"),
+        pytest.param(f"{COMMIT}\n{SHA}\n", id="no time"),
+        pytest.param(note(at_s="nan"), id="no number"),
+        pytest.param(note(at_s="inf"), id="never outdated"),
+        pytest.param(note(at_s="1" * 4000), id="a long number"),
+        pytest.param(f"{SHA}\n{WRITTEN_S}\n", id="no commit"),
+        pytest.param("x" * 5000 + "\n" + note()[41:], id="a long line"),
+        pytest.param(b"\xff\x00" * 100, id="binary"),
+    ],
+)
+def test_a_note_that_is_none_is_passed_over(root: Path, content: str | bytes) -> None:
+    put(note_path(root), content)
+
+    assert expected_sha256(str(root), MODEL) is None
+
+
+def test_what_is_not_a_regular_file_is_no_note(root: Path) -> None:
+    note_path(root).mkdir(parents=True)
+    fifo = note_path(root, "checkpoints")
+    fifo.parent.mkdir(parents=True)
+    os.mkfifo(fifo)
+
+    assert expected_sha256(str(root), MODEL) is None
+
+
+@pytest.mark.parametrize(
+    "rel_path", ["../b.sft", "SDXL/../../b.sft", "/b.sft", "", "..", "a\0.sft"]
+)
+def test_a_path_that_leaves_the_root_has_no_expected_hash(root: Path, rel_path: str) -> None:
+    (root / "b.sft").write_bytes(b"model")
+    put(note_path(root, model="b.sft"), note(at_s=time.time() + 60))
+    assert expected_sha256(str(root), "b.sft") == SHA
+
+    assert expected_sha256(str(root / "checkpoints"), rel_path) is None
+
+
+def test_names_are_bytes(root: Path) -> None:
+    name = os.fsdecode(b"checkpoints/\xff\n.safetensors")
+    (root / name).write_bytes(b"model")
+    put(note_path(root, model=name), note(at_s=time.time() + 60))
+
+    assert expected_sha256(str(root), name) == SHA

@@ -1,0 +1,191 @@
+"""
+The largest headers, long and hostile ones: memory stays flat, and ordinary ones take no time.
+
+Memory is the high-water mark of a process that does nothing else; time is the processor's, so a busy
+machine does not fail the test.
+"""
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from syncd import formats
+from syncd.formats import gguf, safetensors
+from tests import model_files
+
+CHILD = """
+import os, re, sys
+from syncd import formats
+
+def memory(line):
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(line + r":\\s+(\\d+) kB", status.read())[1])
+
+path = sys.argv[1]
+fd, before = os.open(path, os.O_RDONLY), memory("VmRSS")
+verdict = formats.check(fd, path, os.fstat(fd).st_size)
+print(memory("VmHWM") - before, verdict.complete, verdict.sentence, sep="\\n")
+"""
+
+
+def text_header(start: bytes, unit: bytes, end: bytes, size: int = 16_000_000) -> bytes:
+    """About *size* bytes of JSON."""
+    return model_files.safetensors(
+        start + unit * ((size - len(start) - len(end)) // len(unit)) + end
+    )
+
+
+def many_tensors(size: int, data: int = 0) -> bytes:
+    entry = '"model.diffusion_model.blocks.%06d.weight":{"dtype":"F16","shape":[64,64],"data_offsets":[0,%d]}'
+    count = size // len(entry % (0, data))
+    header = "{" + ",".join(entry % (i, data) for i in range(count)) + "}"
+    return model_files.safetensors(header.encode(), bytes(data))
+
+
+def gguf_model(words: int, tensors: int) -> bytes:
+    """A vocabulary of *words*, and *tensors* of 256 bytes that share them."""
+    array = struct.pack("<IQ", 8, words) + b"".join(
+        model_files.gguf_string(f"{i}") for i in range(words)
+    )
+    described = ((f"blk.{i}.attn_norm.weight", (64, 1), 0, 0) for i in range(tensors))
+    return model_files.gguf(
+        [model_files.gguf_pair("tokenizer.ggml.tokens", 9, array)], described, 256
+    )
+
+
+def many_entries(count: int) -> bytes:
+    return model_files.torch_zip({f"archive/data/{i}": b"" for i in range(count)})
+
+
+def many_memos() -> bytes:
+    words = b"".join(b"\x8c\x40" + b"%064d" % i + b"\x94" for i in range(150_000))
+    return b"\x80\x04(" + words[: 67 * 4_000] + b"1(" + words[: 67 * 4_000] + b"1" + words + b"."
+
+
+def many_tuples() -> bytes:
+    tuples = b"".join(b"(" + b"\x8c\x40%064d" % i * 8 + b"t" for i in range(4_900))
+    return b"\x80\x04" + tuples + b"."
+
+
+def many_storages() -> bytes:
+    start = model_files.torch_legacy(2).split(pickle.dumps(1001, 2))[0] + pickle.dumps(1001, 2) * 2
+    storage = b"(U\x07storagectorch\nByteStorage\nU\x40%064dU\x03cpuK\x01tQ0"
+    return start + b"\x80\x02" + b"".join(storage % i for i in range(19_000)) + b"N."
+
+
+HUGE: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "the longest header, one string": (
+        "m.safetensors",
+        lambda: text_header(b'{"__metadata__":{"a":"', b'\\"words\\" ', b'"}}', safetensors.MAX_HEADER),
+        "complete: a whole safetensors file",
+    ),
+    "strings of wide characters": (
+        "m.safetensors",
+        lambda: text_header(b'{"__metadata__":{"a":"', "\U0001f600".encode(), b'"}}'),
+        "complete: a whole safetensors file",
+    ),
+    "a string that never ends": (
+        "m.safetensors",
+        lambda: text_header(b'{"', b"a", b""),
+        "damaged: ",
+    ),
+    "a number that never ends": (
+        "m.safetensors",
+        lambda: text_header(b'{"__metadata__":', b"1", b"}"),
+        "damaged: ",
+    ),
+    "arrays in arrays": (
+        "m.safetensors",
+        lambda: text_header(b'{"__metadata__":', b"[", b""),
+        "damaged: ",
+    ),
+    "empty arrays": (
+        "m.safetensors",
+        lambda: text_header(b'{"__metadata__":[', b"[],", b"0]}"),
+        "damaged: the JSON header holds more than",
+    ),
+    "numbers": (
+        "m.safetensors",
+        lambda: text_header(b'{"__metadata__":[', b"0,", b"0]}"),
+        "complete: a whole safetensors file",
+    ),
+    "tensors": ("m.safetensors", lambda: many_tensors(16_000_000), "complete: a whole safetensors file"),
+    "the largest vocabulary": (
+        "m.gguf",
+        lambda: gguf_model(gguf.MAX_ITEMS - 1, 0),
+        "complete: a whole gguf file",
+    ),
+    "gguf tensors": ("m.gguf", lambda: gguf_model(0, 200_000), "complete: a whole gguf file"),
+    "zip entries": ("m.pt", lambda: many_entries(100_000), "complete: a whole zip file"),
+    "a memo full of words": ("m.pkl", many_memos, "complete: a whole pickle file"),
+    "a stack full of words": ("m.pkl", many_tuples, "complete: a whole pickle file"),
+    "storages": ("m.pt", many_storages, "incomplete: a pickle runs past the end of the file"),
+    "onnx fields": (
+        "m.onnx",
+        lambda: (model_files.onnx_field(7, b"") + model_files.onnx_field(8, b"")) * 60_000,
+        "damaged: the onnx model has more than",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_memory_stays_flat_whatever_a_file_holds(tmp_path: Path, case: str) -> None:
+    name, make, expected = HUGE[case]
+    path = tmp_path / name
+    path.write_bytes(make())
+    child = [sys.executable, "-c", CHILD, str(path)]
+    done = subprocess.run(child, check=True, capture_output=True, text=True, timeout=120)
+    growth, _, sentence = done.stdout.splitlines()
+
+    assert sentence.startswith(expected)
+    assert int(growth) < 16 * 1024 * 1024
+
+
+MIB = 1024 * 1024
+
+
+def trainers_notes() -> bytes:
+    """JSON in a string in JSON: a quarter of it are escapes."""
+    frequency = json.dumps({f"tag {i}": i for i in range(50_000)})
+    return model_files.safetensors(
+        json.dumps({"__metadata__": {"ss_tag_frequency": frequency}}).encode()
+    )
+
+
+ORDINARY: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "tensors as the library writes them": ("m.safetensors", lambda: many_tensors(MIB)),
+    "tensors on lines of their own": (
+        "m.safetensors",
+        lambda: model_files.safetensors_of(6_500, indent=2),
+    ),
+    "a training's notes": ("m.safetensors", trainers_notes),
+    "a vocabulary and tensors": ("m.gguf", lambda: gguf_model(45_000, 8_000)),
+    "zip entries": ("m.pt", lambda: many_entries(10_000)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ORDINARY)
+def test_a_header_of_one_mebibyte_is_read_in_50_ms(case: str) -> None:
+    name, make = ORDINARY[case]
+    content = make()
+    fd = os.memfd_create("model")
+    try:
+        os.write(fd, content)
+        spent = []
+        for _ in range(5):
+            start = time.process_time()
+            verdict = formats.check(fd, name, len(content))
+            spent.append(time.process_time() - start)
+    finally:
+        os.close(fd)
+
+    assert verdict.complete
+    assert min(spent) < 0.050

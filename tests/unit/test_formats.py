@@ -1,0 +1,835 @@
+"""What is whole, what is not, and what cannot be told: format by format, on real descriptors."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd import formats
+from syncd.core.paths import ENDINGS
+from syncd.formats import Structure, archive, gguf, jsontext, onnx, pickles, safetensors
+from syncd.formats.window import WINDOW
+from tests import model_files
+from tests.model_files import SAMPLES
+
+WHOLE = [
+    pytest.param(sample, name, kind, id=f"{kind} {i}")
+    for kind, (name, samples) in SAMPLES.items()
+    for i, sample in enumerate(samples)
+]
+
+
+@pytest.fixture
+def look() -> Callable[..., Structure]:
+    def _look(content: bytes, name: str = "m.safetensors", size: int | None = None) -> Structure:
+        fd = os.memfd_create("model")
+        try:
+            os.write(fd, content)
+            return formats.check(fd, name, len(content) if size is None else size)
+        finally:
+            os.close(fd)
+
+    return _look
+
+
+Look = Callable[..., Structure]
+
+
+def safetensors_text(text: str | bytes, data: int = 0) -> bytes:
+    raw = text.encode() if isinstance(text, str) else text
+    return model_files.safetensors(raw.ljust(16), bytes(data))
+
+
+# -- all formats ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
+def test_a_whole_file_is_complete_and_its_format_known(
+    look: Look, content: bytes, name: str, kind: str
+) -> None:
+    verdict = look(content, name)
+
+    assert verdict == Structure(complete=True, why=None, format=kind)
+    assert verdict.sentence == f"complete: a whole {kind} file"
+
+
+@pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
+def test_a_file_cut_anywhere_is_not_complete(
+    look: Look, content: bytes, name: str, kind: str
+) -> None:
+    passed = [n for n in range(len(content)) if look(content[:n], name).complete]
+
+    assert passed == []
+
+
+@pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
+def test_a_file_cut_after_it_was_opened_is_not_complete(
+    look: Look, content: bytes, name: str, kind: str
+) -> None:
+    shorter = len(content) // 3
+
+    assert not look(content[:shorter], name, size=len(content)).complete
+
+
+@pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
+def test_the_case_of_the_ending_and_the_folder_do_not_matter(
+    look: Look, content: bytes, name: str, kind: str
+) -> None:
+    assert look(content, f"LLM/a.b/{name.upper()}").format == kind
+
+
+def test_the_descriptor_keeps_its_offset_and_stays_open() -> None:
+    fd = os.memfd_create("model")
+    try:
+        os.write(fd, model_files.safetensors_of(2))
+        os.lseek(fd, 7, os.SEEK_SET)
+        formats.check(fd, "m.sft", os.fstat(fd).st_size)
+
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 7
+    finally:
+        os.close(fd)
+
+
+def test_what_cannot_be_read_is_the_callers_error() -> None:
+    fd = os.open("/", os.O_RDONLY)
+    try:
+        with pytest.raises(IsADirectoryError):
+            formats.check(fd, "m.gguf", 100)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("ending", sorted(ENDINGS))
+def test_no_weights_file_has_less_than_sixteen_bytes(look: Look, ending: str) -> None:
+    verdict = look(b"\x80\x04K\x01.", f"m{ending}")
+
+    assert verdict == Structure(False, "incomplete: 5 bytes are too few for a model", None)
+
+
+@pytest.mark.parametrize("ending", sorted(ENDINGS))
+def test_a_pointer_of_git_lfs_is_no_model(look: Look, ending: str) -> None:
+    pointer = (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4265146304\n"
+    )
+    verdict = look(pointer.encode(), f"m{ending}")
+
+    assert not verdict.complete
+    assert verdict.sentence == "this is a git-LFS pointer, not the model: run git lfs pull"
+
+
+PAGES = {
+    "html": (b"<!DOCTYPE html><html><body>Sign in</body></html>", "this is a saved web page"),
+    "html behind spaces": (b"\r\n\t <html lang='de'>\xe4</html>     ", "this is a saved web page"),
+    "xml with a mark": (b"\xef\xbb\xbf<?xml version='1.0'?><Error/>", "this is a saved web page"),
+    "json": (b'{"error": "Unauthorized", "code": 401}', "this is a saved error message"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("ending", sorted(ENDINGS))
+def test_a_saved_page_is_named_as_such(look: Look, page: str, ending: str) -> None:
+    content, why = PAGES[page]
+    verdict = look(content, f"m{ending}")
+
+    assert not verdict.complete
+    assert verdict.sentence.startswith(why)
+
+
+@pytest.mark.parametrize("first", [b"<", b"{"])
+def test_a_whole_file_may_begin_like_a_page(look: Look, first: bytes) -> None:
+    header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(first[0])
+    content = model_files.safetensors(header)
+
+    assert content.startswith(first)
+    assert look(content).complete
+
+
+@pytest.mark.parametrize("first", [b"<", b"{"])
+def test_binary_that_begins_like_a_page_is_no_page(look: Look, first: bytes) -> None:
+    assert look(first + bytes(60), "m.bin").complete
+    assert look(first + bytes(60), "m.onnx").sentence.startswith("damaged: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "m.ckpt"),
+        (b"ustar" * 20, "m.pth"),
+        (bytes(100), "m.bin"),
+    ],
+)
+def test_a_weights_file_of_no_known_format_passes_unchecked(
+    look: Look, content: bytes, name: str
+) -> None:
+    verdict = look(content, name)
+
+    assert verdict == Structure(True, "not checked: no format that can be checked", None)
+
+
+def test_other_files_are_not_checked(look: Look) -> None:
+    verdict = look(b"<html>", "readme.txt")
+
+    assert verdict == Structure(True, "not checked: not the name of a weights file", None)
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl"])
+@pytest.mark.parametrize("kind", ["zip", "pickle", "torch legacy", "gguf"])
+def test_behind_torchs_endings_the_content_decides(look: Look, ending: str, kind: str) -> None:
+    for sample in SAMPLES[kind][1]:
+        assert look(sample, f"m{ending}").format == kind
+        assert not look(sample[:-1], f"m{ending}").complete
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes asked for in each read."""
+    sizes, pread = list[int](), os.pread
+
+    def noting(fd: int, count: int, position: int) -> bytes:
+        sizes.append(count)
+        return pread(fd, count, position)
+
+    monkeypatch.setattr(os, "pread", noting)
+    return sizes
+
+
+def test_what_a_header_skips_is_not_read(tmp_path: Path, read: list[int]) -> None:
+    path, large = tmp_path / "m.gguf", 4_000_000
+    with path.open("wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 20))
+        for _ in range(20):
+            file.write(model_files.gguf_pair("k", 9, struct.pack("<IQ", 0, large)))
+            file.seek(large, os.SEEK_CUR)
+        file.truncate()
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert formats.check(fd, "m.gguf", path.stat().st_size).complete
+    finally:
+        os.close(fd)
+
+    assert sum(read) < 20 * 20_000
+
+
+def test_what_a_header_holds_is_read_in_large_pieces(look: Look, read: list[int]) -> None:
+    words = b"".join(model_files.gguf_string(f"{i}") for i in range(100_000))
+    array = model_files.gguf_pair("k", 9, struct.pack("<IQ", 8, 100_000) + words)
+
+    assert look(model_files.gguf([array], [], 0), "m.gguf").complete
+    assert len(read) < 20
+    assert max(read) <= WINDOW
+
+
+# -- safetensors ---------------------------------------------------------------------------------
+
+FITS: dict[str, str | bytes] = {
+    "no tensors": "{}",
+    "metadata only": '{"__metadata__":{}}',
+    "spaces everywhere": '{ "a" :\t{\n"data_offsets" : [ 0 , 4 ] , "dtype":"F32","shape":[ ]} }  \n',
+    "another order": '{"a":{"data_offsets":[0,4],"shape":[1],"dtype":"F32"}}',
+    "no dtype, which ComfyUI's reader would miss, not we": '{"a":{"data_offsets":[0,4]}}',
+    "a hole between tensors": '{"a":{"data_offsets":[0,1]},"b":{"data_offsets":[3,4]}}',
+    "a name twice": '{"a":{"data_offsets":[0,4]},"a":{"data_offsets":[0,2]}}',
+    "offsets twice": '{"a":{"data_offsets":[0,4],"data_offsets":[0,2]}}',
+    "metadata of any kind": '{"__metadata__":{"x":[1,-2.5e3,{"y":null}],"z":{}},"a":{"data_offsets":[0,4]}}',
+    "metadata last": '{"a":{"data_offsets":[0,4]},"__metadata__":{"data_offsets":[0,900]}}',
+    "metadata between": '{"a":{"data_offsets":[0,4]},"__metadata__":{"a":"b"},"b":{"data_offsets":[0,4]}}',
+    "unknown members": '{"a":{"data_offsets":[0,4],"x":{"data_offsets":[0,90]},"y":[[],[{}]]}}',
+    "escapes": '{"\\u00e4\\"\\\\":{"data_offsets":[0,4]}}',
+    "any language": '{"ä漢😀":{"data_offsets":[0,4]}}',
+}
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_a_safetensors_file_that_reaches_its_last_offset_is_complete(look: Look, case: str) -> None:
+    assert look(safetensors_text(FITS[case], 4)).sentence == "complete: a whole safetensors file"
+
+
+@pytest.mark.parametrize("extra", [1, 4096])
+def test_a_safetensors_file_longer_than_needed_is_complete(look: Look, extra: int) -> None:
+    assert look(model_files.safetensors_of(3) + bytes(extra)).complete
+
+
+ESCAPED = "".join(f"\\u{ord(c):04x}" for c in "data_offsets")
+
+SHORT = {
+    "usual": '{"a":{"data_offsets":[0,0]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}',
+    "first": '{"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]},"a":{"data_offsets":[0,0]}}',
+    "a name twice": '{"a":{"data_offsets":[0,12]},"a":{"data_offsets":[0,4]}}',
+    "offsets twice": '{"a":{"data_offsets":[0,12],"data_offsets":[0,4]}}',
+    "an escaped key": '{"a":{"data\\u005foffsets":[0,12]}}',
+    "a key all in escapes": f'{{"a":{{"{ESCAPED}":[0,12]}}}}',
+    "metadata's name but deeper": '{"a":{"__metadata__":{"x":1},"data_offsets":[0,12]}}',
+    "almost metadata": '{"__metadata__ ":{"data_offsets":[0,12]}}',
+    "behind others": '{"a":{"x":"data_offsets","y":[1,2],"data_offsets":[0,12],"z":"[0,1]"}}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("before", ["{", '{"first":{"data_offsets":[0,0]},'])
+@pytest.mark.parametrize("case", SHORT)
+def test_a_safetensors_file_shorter_than_its_last_offset_is_not(
+    look: Look, case: str, before: str
+) -> None:
+    content = safetensors_text(before + SHORT[case][1:], 11)
+
+    assert look(content).why == "incomplete: header says 12 bytes of tensors, the file has 11"
+    assert look(content + b"\0").complete
+
+
+def test_the_sentence_groups_thousands(look: Look) -> None:
+    content = safetensors_text('{"a":{"data_offsets":[0,4123]}}', 2000)
+
+    assert look(content).why == (
+        "incomplete: header says 4,123 bytes of tensors, the file has 2,000"
+    )
+
+
+MALFORMED: dict[str, str | bytes] = {
+    "not an object": "[]",
+    "nothing": " ",
+    "cut": '{"a":{"data_offsets":[0,4]}',
+    "something behind": "{}{}",
+    "a NUL behind": b"{}\x00",
+    "trailing comma": '{"a":{"data_offsets":[0,4]},}',
+    "trailing comma inside": '{"a":{"data_offsets":[0,4],}}',
+    "no comma": '{"a":{"data_offsets":[0,4]} "b":{"data_offsets":[0,4]}}',
+    "no comma inside": '{"a":{"data_offsets":[0,4] "b":1}}',
+    "leading comma": '{,"a":{"data_offsets":[0,4]}}',
+    "no colon": '{"a"{"data_offsets":[0,4]}}',
+    "key without quotes": "{a:{}}",
+    "single quotes": "{'a':{}}",
+    "tensor is no object": '{"a":[0,4]}',
+    "tensor without offsets": '{"a":{"dtype":"F32","shape":[]}}',
+    "one offset": '{"a":{"data_offsets":[4]}}',
+    "three offsets": '{"a":{"data_offsets":[0,4,4]}}',
+    "offsets as text": '{"a":{"data_offsets":["0","4"]}}',
+    "negative offset": '{"a":{"data_offsets":[-1,4]}}',
+    "fractional offset": '{"a":{"data_offsets":[0,4.0]}}',
+    "exponent in offset": '{"a":{"data_offsets":[0,4e0]}}',
+    "leading zero": '{"a":{"data_offsets":[00,4]}}',
+    "other digits": '{"a":{"data_offsets":[0,٤]}}',
+    "offset beyond 64 bits": '{"a":{"data_offsets":[0,99999999999999999999]}}',
+    "end before begin": '{"a":{"data_offsets":[4,0]}}',
+    "end before begin behind others": '{"b":{"data_offsets":[0,4]},"a":{"data_offsets":[4,0]}}',
+    "not JSON's numbers": '{"__metadata__":NaN}',
+    "plus sign": '{"__metadata__":+1}',
+    "digits behind zero": '{"__metadata__":[01]}',
+    "half a number": '{"__metadata__":[1.]}',
+    "bad word": '{"__metadata__":nulll}',
+    "bad escape": r'{"__metadata__":"\x41"}',
+    "short escape": r'{"__metadata__":"\u41"}',
+    "control character": '{"__metadata__":"a\nb"}',
+    "open string": '{"__metadata__":"abc}',
+    "brackets crossed": '{"__metadata__":[{]}}',
+    "no UTF-8": b'{"__metadata__":"\xff"}',
+    "cut character": b'{"__metadata__":{}}\xe2\x82',
+    "other space": '{"__metadata__":\u00a0{}}',
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_header_that_is_not_as_it_should_be_is_damage(look: Look, case: str) -> None:
+    verdict = look(safetensors_text(MALFORMED[case], 64))
+
+    assert not verdict.complete
+    assert verdict.sentence.startswith("damaged: ")
+
+
+def test_a_header_may_nest_to_its_limit_and_no_deeper(look: Look) -> None:
+    def nested(depth: int) -> bytes:
+        return safetensors_text('{"__metadata__":' + "[" * depth + "0" + "]" * depth + "}")
+
+    assert look(nested(jsontext.MAX_DEPTH)).complete
+    assert "nests deeper than 128" in look(nested(jsontext.MAX_DEPTH + 1)).sentence
+
+
+def test_a_header_may_hold_values_to_its_limit(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsontext, "MAX_VALUES", 6)
+    few, many = (f'{{"a":{{"x":[{",".join(["[]"] * n)}],"data_offsets":[0,0]}}}}' for n in (2, 3))
+
+    assert look(safetensors_text(few)).complete
+    assert "more than 6 values" in look(safetensors_text(many)).sentence
+
+
+@pytest.mark.parametrize("text", ['{"__metadata__":%s}', '{"a":{"x":%s,"data_offsets":[0,0]}}'])
+def test_a_number_of_a_million_digits_is_refused_without_reading_it(look: Look, text: str) -> None:
+    assert look(safetensors_text(text % ("1" * 1_000_000))).sentence.startswith("damaged: ")
+
+
+def test_a_file_shorter_than_its_safetensors_header_says_so(look: Look) -> None:
+    content = model_files.safetensors_of(2)[:100]
+    header = 8 + int.from_bytes(content[:8], "little")
+
+    assert look(content).why == f"incomplete: the header takes {header} bytes, the file has 100"
+
+
+def test_a_header_length_beyond_the_limit_is_refused(look: Look) -> None:
+    for length in (safetensors.MAX_HEADER + 1, 2**63, 2**64 - 1):
+        verdict = look(length.to_bytes(8, "little") + bytes(20))
+
+        assert verdict.why == f"damaged: a safetensors header of {length:,} bytes cannot be"
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("case", [*FITS, *MALFORMED])
+def test_the_verdict_does_not_depend_on_where_windows_end(
+    look: Look, monkeypatch: pytest.MonkeyPatch, window: int, case: str
+) -> None:
+    content = safetensors_text((FITS | MALFORMED)[case], 64)
+    whole = look(content)
+    monkeypatch.setattr(jsontext, "WINDOW", window)
+    monkeypatch.setattr(jsontext, "MAX_TOKEN", 64)
+
+    assert look(content) == whole
+
+
+@pytest.mark.parametrize("window", [5, 64, 301])
+def test_a_scanner_with_small_windows_agrees_with_json_on_a_large_header(
+    look: Look, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    tensors: dict[str, Any] = {"__metadata__": {"k": '\\"x\u00e4\n' * 200, "n": "v" * 500}}
+    for i in range(200):
+        offsets = [i, i + 5 * (i % 37)]
+        tensors[f"t{i}" + "x" * (i % 70)] = {"dtype": "F8", "shape": [i], "data_offsets": offsets}
+    last = max(t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__")
+    monkeypatch.setattr(jsontext, "WINDOW", window)
+    monkeypatch.setattr(jsontext, "MAX_TOKEN", 64)
+    for written in ({}, {"indent": 2}, {"separators": (",", ":"), "ensure_ascii": False}):
+        header = json.dumps(tensors, **written).encode()
+
+        assert look(model_files.safetensors(header, bytes(last))).complete
+        assert not look(model_files.safetensors(header, bytes(last - 1))).complete
+
+
+# -- gguf ----------------------------------------------------------------------------------------
+
+
+def test_a_gguf_tensor_ends_where_its_blocks_and_the_alignment_say(look: Look) -> None:
+    for kind, (elements, size) in gguf.TENSOR_TYPES.items():
+        end = -(-3 * size // 32) * 32
+        content = model_files.gguf([], [("t", (elements, 3), kind, 64)], 64 + end)
+
+        assert look(content, "m.gguf").complete
+        assert look(content[:-1], "m.gguf").why == (
+            f"incomplete: header says {64 + end:,} bytes of tensors, the file has {63 + end:,}"
+        )
+
+
+def test_the_last_gguf_tensor_need_not_be_listed_last(look: Look) -> None:
+    content = model_files.gguf([], [("b", (8,), 0, 32), ("a", (8,), 0, 0)], 64)
+
+    assert look(content, "m.gguf").complete
+    assert not look(content[:-1], "m.gguf").complete
+
+
+def test_a_gguf_file_without_tensors_ends_with_its_header(look: Look) -> None:
+    pair = model_files.gguf_pair("general.name", 8, model_files.gguf_string("vocabulary"))
+    content = model_files.gguf([pair], [], 0, alignment=1)
+
+    assert look(content, "m.gguf").complete
+    assert not look(content[:-1], "m.gguf").complete
+
+
+def test_an_unknown_gguf_tensor_type_leaves_the_end_open(look: Look) -> None:
+    content = model_files.gguf([], [("a", (8,), 0, 0), ("b", (64,), 777, 32)], 64)
+
+    assert look(content, "m.gguf") == Structure(
+        True, "not checked: the size of tensor type 777 is not known", "gguf"
+    )
+    assert not look(content[:-64], "m.gguf").complete  # not even its beginning is there
+
+
+def alignment(kind: int, value: bytes) -> bytes:
+    return model_files.gguf([model_files.gguf_pair("general.alignment", kind, value)], [], 0)
+
+
+BAD_GGUF = {
+    "magic": (b"GGML" + bytes(40), "damaged: this is not a gguf file"),
+    "version 1": (model_files.gguf([], [], 64, version=1), "damaged: gguf version 1,"),
+    "version 4": (model_files.gguf([], [], 64, version=4), "damaged: gguf version 4,"),
+    "alignment 0": (alignment(4, bytes(4)), "damaged: gguf alignment 0 is not"),
+    "alignment 48": (alignment(4, b"\x30\0\0\0"), "damaged: gguf alignment 48 is not"),
+    "value type": (
+        model_files.gguf([model_files.gguf_pair("k", 13, bytes(8))], [], 64),
+        "damaged: there is no value type 13",
+    ),
+    "element type": (
+        model_files.gguf([model_files.gguf_pair("k", 9, struct.pack("<IQ", 99, 0))], [], 64),
+        "damaged: there is no value type 99",
+    ),
+    "dimensions": (
+        model_files.gguf([], [("t", (1,) * 9, 0, 0)], 64),
+        "damaged: a tensor in the gguf header has 9 dimensions",
+    ),
+    "long name": (
+        b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 65_536) + bytes(70_000),
+        "damaged: a name in the gguf header has 65,536 bytes",
+    ),
+    "many tensors": (b"GGUF" + struct.pack("<IQQ", 3, 2**63, 0), "damaged: the gguf header lists"),
+    "many pairs": (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**64 - 1), "damaged: the gguf header lists"),
+    "many words": (
+        model_files.gguf([model_files.gguf_pair("k", 9, struct.pack("<IQ", 8, 2**62))], [], 64),
+        "damaged: the gguf header lists",
+    ),
+    "many arrays": (
+        model_files.gguf([model_files.gguf_pair("k", 9, struct.pack("<IQ", 9, 2**62))], [], 64),
+        "damaged: the gguf header lists",
+    ),
+    "deep arrays": (
+        model_files.gguf([model_files.gguf_pair("k", 9, struct.pack("<IQ", 9, 1) * 20)], [], 64),
+        "damaged: arrays in the gguf header nest deeper than 8",
+    ),
+    "many numbers": (
+        model_files.gguf([model_files.gguf_pair("k", 9, struct.pack("<IQ", 10, 2**61))], [], 64),
+        "incomplete: the gguf header runs past the end",
+    ),
+    "a long word": (
+        model_files.gguf([model_files.gguf_pair("k", 8, struct.pack("<Q", 2**64 - 1))], [], 64),
+        "incomplete: the gguf header runs past the end",
+    ),
+    "offset": (model_files.gguf([], [("t", (8,), 0, 2**64 - 32)], 64), "incomplete: header says 18,446,"),
+    "elements": (model_files.gguf([], [("t", (2**63,) * 4, 0, 0)], 64), "incomplete: header says "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_GGUF)
+def test_a_gguf_header_that_is_not_as_it_should_be_is_refused(look: Look, case: str) -> None:
+    content, why = BAD_GGUF[case]
+    verdict = look(content, "m.gguf")
+
+    assert not verdict.complete
+    assert verdict.sentence.startswith(why)
+
+
+def test_a_gguf_header_may_not_go_on_for_ever(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf, "MAX_HEADER", 100)
+
+    assert look(model_files.gguf_model(), "m.gguf").why == (
+        "damaged: the gguf header is longer than 100 bytes"
+    )
+
+
+# -- zip -----------------------------------------------------------------------------------------
+
+
+def test_an_archive_inside_a_cut_archive_does_not_pass_for_it(look: Look) -> None:
+    outer = model_files.torch_zip(
+        {"a": bytes(100), "inner.zip": model_files.torch_zip(), "z": bytes(100)}
+    )
+    cut = outer[: outer.index(b"PK\x05\x06") + 22]
+    zipfile.ZipFile(io.BytesIO(cut)).close()  # which takes the inner one for the whole
+
+    assert look(outer, "m.pt").complete
+    assert look(cut, "m.pt").why == (
+        "damaged: the directory of the zip archive is not where the archive says"
+    )
+
+
+def commented(comment: bytes) -> bytes:
+    file = io.BytesIO(model_files.torch_zip())
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = comment
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("comment", [b"x", b"y" * 65_535, b"PK\x05\x05" * 10])
+def test_a_comment_belongs_to_a_zip_archive(look: Look, comment: bytes) -> None:
+    content = commented(comment)
+
+    assert look(content, "m.pt").complete
+    assert look(content[:-1], "m.pt").sentence.startswith("incomplete: ")
+
+
+def test_a_little_rubbish_behind_a_zip_archive_is_tolerated_as_loaders_do(look: Look) -> None:
+    assert look(model_files.torch_zip() + bytes(1000), "m.pt").complete
+    assert not look(model_files.torch_zip() + bytes(70_000), "m.pt").complete
+
+
+def test_an_empty_zip_archive_is_whole(look: Look) -> None:
+    assert look(b"PK\x05\x06" + bytes(18), "m.pt").complete
+
+
+@pytest.mark.parametrize("archive_of", [model_files.torch_zip, model_files.torch_zip64])
+def test_a_hole_in_a_zip_archive_shows_at_the_entries_in_it(
+    look: Look, archive_of: Callable[[], bytes]
+) -> None:
+    content = bytearray(archive_of())
+    header = content.index(b"PK\x03\x04", 1)
+    content[header : header + 30] = bytes(30)
+
+    assert look(bytes(content), "m.pt").why == (
+        "damaged: an entry of the zip archive is not where its directory says"
+    )
+
+
+def edited(at: int, form: str, value: int, marker: bytes = b"PK\x01\x02") -> bytes:
+    """A torch archive with one number of its first *marker*'d record changed."""
+    content = bytearray(
+        model_files.torch_zip64() if marker[2] in b"\x06" else model_files.torch_zip()
+    )
+    struct.pack_into(form, content, content.index(marker) + at, value)
+    return bytes(content)
+
+
+BAD_ZIP = {
+    "an entry that runs into the directory": edited(20, "<I", 800),
+    "an entry behind the directory": edited(42, "<I", 100_000),
+    "an entry that is the next one too": edited(42, "<I", 112),
+    "an entry with numbers elsewhere, which are not there": edited(42, "<I", 0xFFFF_FFFF),
+    "a name longer than the directory": edited(28, "<H", 0xFFFF),
+    "a record that is none": edited(0, "<I", 0),
+    "more entries than the directory holds": edited(10, "<H", 6, b"PK\x05\x06"),
+    "a directory elsewhere": edited(16, "<I", 0, b"PK\x05\x06"),
+    "zip64: a record elsewhere": edited(8, "<Q", 3, b"PK\x06\x07"),
+    "zip64: a record beyond the end of the file": edited(8, "<Q", 2**63, b"PK\x06\x07"),
+    "zip64: no record": edited(0, "<I", 0, b"PK\x06\x06"),
+    "zip64: a directory of the largest length": edited(40, "<Q", 2**64 - 1, b"PK\x06\x06"),
+    "zip64: a directory at the largest offset": edited(48, "<Q", 2**64 - 1, b"PK\x06\x06"),
+    "zip64: more entries than can be": edited(32, "<Q", 2**64 - 1, b"PK\x06\x06"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ZIP)
+def test_a_zip_directory_that_is_not_as_it_should_be_is_damage(look: Look, case: str) -> None:
+    verdict = look(BAD_ZIP[case], "m.pt")
+
+    assert not verdict.complete
+    assert verdict.sentence.startswith("damaged: ")
+
+
+def wide_position(value: int) -> bytes:
+    """A zip64 archive with the position of its last entry, third in the extra field, changed."""
+    content = bytearray(model_files.torch_zip64())
+    central = content.rindex(b"PK\x01\x02")
+    (name,) = struct.unpack_from("<H", content, central + 28)
+    struct.pack_into("<Q", content, central + 46 + name + 4 + 16, value)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("position", [2**32, 2**63, 2**64 - 1])
+def test_an_entry_of_a_zip_archive_cannot_begin_behind_its_directory(
+    look: Look, position: int
+) -> None:
+    assert look(wide_position(position), "m.pt").why == (
+        "damaged: an entry of the zip archive begins behind its directory"
+    )
+
+
+def test_an_entry_of_a_zip_archive_ends_before_the_directory_whatever_lies_unused(
+    look: Look,
+) -> None:
+    content = model_files.torch_zip({"a": bytes(5000), "b": b"bbbb"})
+    start, second = content.index(b"PK\x01\x02"), content.rindex(b"PK\x01\x02")
+    end = content.index(b"PK\x05\x06")
+    central, record = bytearray(content[second:end]), bytearray(content[end:])
+    struct.pack_into("<HHI", record, 8, 1, 1, len(central))
+
+    assert look(content[:start] + central + record, "m.pt").complete
+
+    struct.pack_into("<I", central, 20, 5)  # one byte more than there is
+    assert look(content[:start] + central + record, "m.pt").why == (
+        "damaged: the entries of the zip archive run into each other"
+    )
+
+
+def test_entries_of_a_zip_archive_cannot_share_their_bytes(look: Look) -> None:
+    """Directory entries may all name one place: more bytes than there are in the file."""
+    content = model_files.torch_zip({"a": bytes(1000)})
+    start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    count = 40
+    record = bytearray(content[end:])
+    struct.pack_into("<HHI", record, 8, count, count, count * (end - start))
+    overlapping = content[:start] + content[start:end] * count + record
+
+    assert look(overlapping, "m.pt").why == (
+        "damaged: the entries of the zip archive run into each other"
+    )
+
+
+def test_a_zip_archive_has_a_largest_number_of_entries(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 4)
+
+    assert look(model_files.torch_zip(), "m.pt").why == (
+        "damaged: a zip directory of 5 entries cannot be"
+    )
+
+
+# -- pickles -------------------------------------------------------------------------------------
+
+
+def test_no_pickle_is_executed(look: Look, tmp_path: Path) -> None:
+    class Executes:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    for protocol in (2, 3, 4, 5):
+        assert look(pickle.dumps(Executes(), protocol), "m.pkl").complete
+        legacy = model_files.torch_legacy(protocol).split(pickle.dumps(1001, protocol))[0]
+        look(legacy + pickle.dumps(Executes(), protocol) * 5, "m.pt")
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_stop_at_the_cut_does_not_make_a_pickle_whole(look: Look) -> None:
+    content = pickle.dumps({"text": "one. two. three."}, 4)
+    cut = content[: content.index(b"one.") + 4]
+
+    assert look(cut, "m.pkl").why == "incomplete: a pickle runs past the end of the file"
+
+
+def test_several_pickles_in_a_row_are_followed_to_the_last(look: Look) -> None:
+    several = pickle.dumps([1], 4) + pickle.dumps("one. two.", 2)
+
+    assert look(several, "m.pkl").complete
+    assert not look(several[: several.index(b"one.") + 4], "m.pkl").complete
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(pickle.dumps([1], 4) + bytes(100) + b".", id="raw bytes behind"),
+        pytest.param(b"\x80\x04" + b"\xff" * 20 + b".", id="no opcode"),
+        pytest.param(b"\x80\x04" + b"0" * 20 + b".", id="more taken than there is"),
+        pytest.param(b"\x80\x04" + b"t" * 20 + b".", id="no mark"),
+        pytest.param(b"\x80\x02c" + b"x" * 2000 + b"\nX\xff\xff\xff\x7f.", id="an endless line"),
+        pytest.param(
+            b"\x80\x02cjoblib.numpy_pickle\nNumpyArrayWrapper\n" + b"B\xff\xff\xff\x7f.",
+            id="joblib",
+        ),
+        pytest.param(b"\x80\x02" + b"N" * 5001 + b"X\xff\xff\xff\x7f.", id="a high stack"),
+    ],
+)
+def test_where_opcodes_cannot_be_followed_the_last_byte_decides(look: Look, content: bytes) -> None:
+    assert look(content, "m.pkl").sentence == "complete: a whole pickle file"
+    assert look(content[:-1], "m.pkl").why == (
+        "incomplete: a pickle ends with a full stop, this file does not"
+    )
+
+
+def test_following_ends_after_a_largest_number_of_opcodes(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = b"\x80\x02" + b"N0" * 20 + b"X\xff\0\0\0."
+    assert not look(cut, "m.pkl").complete
+
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 10)
+    assert look(cut, "m.pkl").complete
+
+
+@pytest.mark.parametrize(("kind", "size"), sorted(pickles._STORAGES.items()))
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_legacy_file_holds_count_and_elements_of_each_storage(
+    look: Look, kind: str, size: int, protocol: int
+) -> None:
+    content = model_files.torch_legacy(protocol, {kind: size}, elements=300)
+    needed = 8 + 300 * size
+
+    assert look(content, "m.pt") == Structure(True, None, "torch legacy")
+    assert look(content + b"behind", "m.pt").complete
+    assert look(content[:-1], "m.pt").why == (
+        f"incomplete: {needed:,} bytes of storages are named, the file has {needed - 1:,}"
+    )
+
+
+def test_a_legacy_file_with_an_unknown_storage_is_not_checked(look: Look) -> None:
+    content = model_files.torch_legacy(2, {"FloatStorage": 4, "Float3Storage": 1})
+
+    assert look(content[:-20], "m.pt") == Structure(
+        True, "not checked: its storages are of an unknown class, or too many", "torch legacy"
+    )
+
+
+@pytest.mark.parametrize(
+    "limit", ["MAX_OPCODES", "MAX_STACK", "MAX_STORAGES", "MAX_MEMO", "MAX_LINE"]
+)
+def test_a_legacy_file_beyond_a_limit_is_not_checked(
+    look: Look, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(pickles, limit, 3)
+    verdict = look(model_files.torch_legacy(2), "m.pt")
+
+    assert verdict.complete
+    assert verdict.sentence.startswith("not checked: ")
+
+
+def test_a_legacy_file_that_names_its_storages_in_another_way_is_not_checked(look: Look) -> None:
+    content = model_files.torch_legacy(2).replace(b"X\x07\0\0\0storage", b"X\x07\0\0\0storehs")
+
+    assert look(content, "m.pt").why == "not checked: it names storages in an unknown way"
+
+
+def test_a_legacy_file_cut_within_its_pickles_is_incomplete(look: Look) -> None:
+    content = model_files.torch_legacy(2)
+
+    assert look(content[:200], "m.pt").why == "incomplete: a pickle runs past the end of the file"
+
+
+# -- onnx ----------------------------------------------------------------------------------------
+
+GRAPH, OPERATORS = model_files.onnx_field(7, bytes(40)), model_files.onnx_field(8, b"\x10\x11")
+VERSION = model_files.onnx_field(1, 9)
+
+GOOD_ONNX = {
+    "fields in another order": OPERATORS + GRAPH + VERSION,
+    "properties and functions": VERSION
+    + GRAPH
+    + OPERATORS * 3
+    + model_files.onnx_field(14, b"ab") * 20
+    + model_files.onnx_field(25, b"f" * 200) * 20,
+    "fields of the future": VERSION
+    + GRAPH
+    + OPERATORS
+    + model_files.onnx_field(900, 2**63)
+    + b"\xa5\x06abcd",
+    "version 2 had no operator sets": model_files.onnx_field(1, 2) + GRAPH,
+}
+
+
+@pytest.mark.parametrize("case", GOOD_ONNX)
+def test_an_onnx_model_is_complete_where_its_fields_fill_the_file(look: Look, case: str) -> None:
+    assert look(GOOD_ONNX[case], "m.onnx").sentence == "complete: a whole onnx file"
+
+
+BAD_ONNX = {
+    "no graph": (VERSION + OPERATORS * 9, "incomplete: the onnx model has no graph"),
+    "no operator sets": (VERSION + GRAPH, "incomplete: the onnx model has no operator sets"),
+    "a field beyond the end": (VERSION + GRAPH[:-1], "incomplete: the onnx model runs past"),
+    "half a number": (VERSION + GRAPH + OPERATORS + b"\x08\x80", "incomplete: the onnx model runs past"),
+    "zeros": (bytes(64), "damaged: this is not an onnx model"),
+    "a group": (b"\x0b" * 64, "damaged: this is not an onnx model"),
+    "a group of the future": (VERSION + GRAPH + b"\xa3\x06" * 9, "damaged: this is not an onnx model"),
+    "a graph that is a number": (model_files.onnx_field(7, 5) * 20, "damaged: this is not an onnx model"),
+    "an endless number": (b"\x08" + b"\xff" * 60, "damaged: this is not an onnx model"),
+    "the largest length": (
+        VERSION + b"\x3a" + b"\xff" * 9 + b"\x01" + bytes(40),
+        "incomplete: the onnx model runs past",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ONNX)
+def test_an_onnx_model_that_is_not_as_it_should_be_is_refused(look: Look, case: str) -> None:
+    content, why = BAD_ONNX[case]
+    verdict = look(content, "m.onnx")
+
+    assert not verdict.complete
+    assert verdict.sentence.startswith(why)
+
+
+def test_an_onnx_model_has_a_largest_number_of_fields(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "MAX_FIELDS", 20)
+
+    assert look(GRAPH + OPERATORS * 18, "m.onnx").complete
+    assert look(GRAPH + OPERATORS * 21, "m.onnx").why == (
+        "damaged: the onnx model has more than 20 fields"
+    )
