@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import Home, records, until
+from tests.relay import Answer, relaying
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
 NEW = "loras/new.safetensors"
@@ -271,25 +271,20 @@ def test_a_word_that_is_no_command_is_a_mistake_in_use(home: Home) -> None:
 # -- the cloud -------------------------------------------------------------------------------------
 
 
-def _nobody() -> str:
-    """An address where nothing answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/api/v1"
-
-
 def test_a_cloud_that_is_down_is_left_within_a_minute_and_no_progress_is_lost(
     home: Home, cloud: Sandbox
 ) -> None:
-    home.once()
-    home.write(NEW, b"new")
-    home.write("vae/three.pt", b"three")
-    home.env["SYNCD_API__BASE_URL"] = _nobody()
+    with relaying(cloud.base_url) as relay:
+        home.env["SYNCD_API__BASE_URL"] = f"{relay.url}/api/v1"
+        home.once()
+        home.write(NEW, b"new")
+        home.write("vae/three.pt", b"three")
 
-    down = home.once()
-    left, holds = home.counts(), home.status()["holds"]
-    home.env["SYNCD_API__BASE_URL"] = cloud.base_url
-    up = home.once()
+        relay.before, relay.after = lambda seen: Answer(503), lambda seen, answer: None
+        down = home.once()
+        left, holds = home.counts(), home.status()["holds"]
+        relay.before, relay.after = lambda seen: None, lambda seen, answer: answer
+        up = home.once()
 
     assert down.code == 75
     assert down.seconds < 60
