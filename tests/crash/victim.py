@@ -47,7 +47,7 @@ class Order:
         fork: False runs in this very process, so that what is imported late is there for all.
         count: Write how often each line of the program was executed.
         kill_at: SIGKILL when this line (file below the program, number) is executed so often.
-        strace: Options: the run is watched from its first instruction.
+        strace: Options: the run is watched from its first instruction; ``-f``: in all threads.
         acknowledge: Say each commit on a file of its own, once it has returned.
     """
 
@@ -176,7 +176,7 @@ def _forked(order: Order) -> int:
 
 
 def _attached(options: Sequence[str], pid: int) -> subprocess.Popen[bytes]:
-    tracer = subprocess.Popen(["strace", "-f", "-q", *options, "-p", str(pid)])
+    tracer = subprocess.Popen(["strace", "-q", *options, "-p", str(pid)])
     status, deadline_s = Path(f"/proc/{pid}/status"), time.monotonic() + ATTACHED_S
     while "TracerPid:\t0" in status.read_text():
         assert tracer.poll() is None, "strace ended"
