@@ -204,6 +204,12 @@ class Theatre:
                 self._idle.append(starter)
         shutil.rmtree(folder)
 
+    def folder(self) -> Path:
+        """A new folder that goes when the theatre closes."""
+        folder = self._folder / f"folder-{next(self._numbers)}"
+        folder.mkdir()
+        return folder
+
     def _warm(self, cloud: Sandbox) -> Starter:
         """A starter that has met once what is imported late only."""
         starter = Starter()

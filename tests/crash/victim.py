@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -117,7 +116,7 @@ class Killer:
 
 
 def acknowledging(out: str) -> None:
-    """From here on, connections write a line to *out*``.acks`` after each commit that returned."""
+    """From here on, writers say each statement outside a transaction, COMMIT too, once it is done."""
     fd = os.open(out + ".acks", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
 
     class Connection(sqlite3.Connection):
@@ -132,7 +131,13 @@ def acknowledging(out: str) -> None:
             os.write(fd, b"done\n")
             return cursor
 
-    sqlite3.connect = partial(sqlite3.connect, factory=Connection)  # type: ignore[assignment]
+    plain: Any = sqlite3.connect
+
+    def connect(*args: Any, **options: Any) -> Any:
+        factory = {} if options.get("uri") else {"factory": Connection}
+        return plain(*args, **options, **factory)
+
+    sqlite3.connect = connect
 
 
 def _child(order: Order) -> int:
