@@ -22,10 +22,14 @@ class Tried(AssertionError):
 
 
 def each(
-    attempt: Callable[[Case], Result], cases: Sequence[Case], request: pytest.FixtureRequest
+    attempt: Callable[[Case], Result],
+    cases: Sequence[Case],
+    request: pytest.FixtureRequest,
+    *,
+    lanes: int = LANES,
 ) -> list[Result]:
     """
-    ``attempt`` on each of *cases*, their number recorded for the table at the end.
+    ``attempt`` on each of *cases*, so many at once; their number goes into the table at the end.
 
     Raises:
         Tried: One failed; the text says how to repeat it.
@@ -41,7 +45,7 @@ def each(
             raise Tried(f"{error}\nrepeat with: {command}") from error
 
     started_s = time.monotonic()
-    with ThreadPoolExecutor(LANES) as pool:
+    with ThreadPoolExecutor(lanes) as pool:
         futures = [pool.submit(one, case) for case in cases]
         try:
             results = [future.result() for future in futures]
