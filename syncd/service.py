@@ -29,11 +29,12 @@ from syncd.core import retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.dispatch import Dispatcher
-from syncd.errors import ConfigError, RootUnavailable
+from syncd.errors import ConfigError, RootUnavailable, StateFull
 from syncd.intake import Intake, Root
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
+from syncd.patience import Patience
 from syncd.progress import Meter
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
@@ -48,6 +49,9 @@ WATCH_RETRY_S = 300.0
 
 ROOT_LOOK_S = 5.0
 """Between looks whether a root is there, and is the folder that is watched."""
+
+ONCE_FULL_S = 60.0
+"""How long a backfill waits for room on the state disk."""
 
 
 @dataclass(slots=True)
@@ -140,9 +144,14 @@ class Service:
             AlreadyRunning, StateError: The state directory cannot be used.
         """
         store = Store(os.fspath(self._settings.state_dir))
+        self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
             with self._signals():
                 return await self._with_store(store, once=once)
+        except StateFull:
+            if not self._signal:
+                raise
+            return self._signal_code()  # stopped while it waited for room
         finally:
             await self._lanes.db(store.close)
             self._lanes.close()
@@ -152,6 +161,8 @@ class Service:
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
+        if self._lanes.patience is not None:
+            self._lanes.patience.give_up()
 
     # -- the two ways to run ---------------------------------------------------------------------
 
