@@ -1,0 +1,104 @@
+"""
+An event loop whose time is made up: when nothing is ready it jumps to the next timer at once.
+
+What the program gives to threads runs here, in the loop's own thread and in the order of the calls.
+"""
+
+import asyncio
+import contextvars
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+LIFE: contextvars.ContextVar["Tasks | None"] = contextvars.ContextVar("life", default=None)
+"""Which life of the daemon a task belongs to; None for the world around it."""
+
+Tasks = dict[asyncio.Task[Any], None]
+"""A set in order of insertion: one seed must give one history."""
+
+
+class Stuck(AssertionError):
+    """No task is ready and no timer is set: nothing would ever happen again."""
+
+
+class _Jumping(selectors.SelectSelector):
+    """Waits for no descriptor: the time that a wait would take has passed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise Stuck("nothing is ready and no timer is set")
+        self.now_s += max(timeout, 0.0)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Time starts at 0 and passes only between timers."""
+
+    def __init__(self) -> None:
+        self._jumping = _Jumping()
+        super().__init__(self._jumping)
+        self.set_task_factory(_owned)
+
+    def time(self) -> float:
+        return self._jumping.now_s
+
+    def _write_to_self(self) -> None:
+        """Nobody sleeps, so nobody has to be woken."""
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
+        """Signals are the test runner's; the simulation calls ``Service.stop``."""
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        return True
+
+
+def _owned(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, Any],
+    context: contextvars.Context | None = None,
+) -> asyncio.Task[Any]:
+    """A task, remembered by the life of the daemon that made it, if one did."""
+    life = LIFE.get() if context is None else context.get(LIFE, None)
+    task = asyncio.Task(coroutine, loop=loop, context=context)
+    if life is not None:
+        life[task] = None
+        task.add_done_callback(lambda done: life.pop(done, None))
+    return task
+
+
+class VirtualClock:
+    """
+    The daemon's clock on a virtual loop.
+
+    The year is one in which no kernel that runs this will stamp a file.
+    """
+
+    EPOCH_S = 4_000_000_000.0
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def now_s(self) -> float:
+        """Unix seconds; the stand-in cloud goes by the same clock."""
+        return self.EPOCH_S + self._loop.time()
+
+    def now_ms(self) -> int:
+        return int(self.now_s() * 1000)
+
+    def boottime_s(self) -> float:
+        return self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
