@@ -27,6 +27,7 @@ WINDOW_MS = 600_000
 CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-team-id"})
 REGISTER, LIST, INITIATE = "register", "list_models", "initiate"
 STORE_CALLS = frozenset({"put_body", "put_part"})
+SPOILT = frozenset({"answer", "malformed_json", "html", "huge", "redirect", "truncated"})
 THROTTLED = frozenset({429, 503})
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -138,13 +139,12 @@ def o4_nothing_is_registered_twice(evidence: Evidence) -> None:
     One register for each path and hash.
 
     Another one may follow where the first was refused, or where its answer is unknown and the
-    catalog was looked at in between; without a listing once without looking.
+    catalog was looked at in between, if it can be.
     """
     for (path, _), calls in _grouped(evidence, REGISTER, lambda c: (c.model_path, c.file_hash)):
         if sum(call.ok for call in calls) > 1:
             raise _violation("O4", f"{path} was registered twice", calls)
-        blind = [pair for pair in pairwise(calls) if _repeats_blindly(evidence, *pair)]
-        if len(blind) > (0 if evidence.listing else 1):
+        if evidence.listing and any(_repeats_blindly(evidence, *pair) for pair in pairwise(calls)):
             raise _violation("O4", f"{path} was registered again without a look", calls)
 
 
@@ -171,8 +171,9 @@ def o7_no_upload_is_forgotten(evidence: Evidence) -> None:
         calls = [call for call in evidence.history if call.upload_id == upload_id]
         begun = next((call for call in calls if call.call == INITIATE), None)
         unknown = upload_id not in known and begun is not None and not _was_told(begun)
-        if not unknown and known.get(upload_id) != "abandoned":
-            state = known.get(upload_id, "unknown to the state directory")
+        state = known.get(upload_id, "unknown to the state directory")
+        gone = state == "gone" and any(call.answered == 404 for call in calls)
+        if not (unknown or gone or state == "abandoned"):
             raise _violation("O7", f"upload {upload_id} is open; it is {state}", calls)
 
 
@@ -228,7 +229,7 @@ RULES: tuple[Rule, ...] = (
 
 def _was_told(call: Entry) -> bool:
     """Did the program see an answer that it could use?"""
-    spoilt = call.fault in ("malformed_json", "html", "huge") or call.answered != call.status
+    spoilt = call.fault in SPOILT or call.answered != call.status
     return not call.lost and call.answered is not None and not spoilt
 
 

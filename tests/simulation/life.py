@@ -58,7 +58,9 @@ class Life:
         self._draw = draw
         wire = StoreWire(far, weather, self, lost)
 
-        def listen(roots: Mapping[int, str], on_hint: Callable[[Hint], None]) -> Watcher:
+        def listen(
+            _: Settings, roots: Mapping[int, str], on_hint: Callable[[Hint], None]
+        ) -> Watcher:
             self.ears = Ears(roots, on_hint)
             return self.ears
 
@@ -138,7 +140,12 @@ class _Inline(Lanes):
     async def db(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if function.__name__ == "close":  # the kernel does it, too, for the dead
             return function(*args, **kwargs)
-        return await self._inline(function, *args, **kwargs)
+        self._life.step()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._life.step()
+            await asyncio.sleep(self._life.pause_s() if self._life.seldom(0.1) else 0)
 
     async def hash(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._inline(function, *args, **kwargs)

@@ -40,6 +40,7 @@ class Tree:
     ) -> None:
         self.root = root
         self.versions: dict[str, set[str]] = {}
+        self._now: dict[str, tuple[str, int]] = {}
         self._draw = draw
         self._now_ns = now_ns
         self._told = told
@@ -49,16 +50,20 @@ class Tree:
 
     def paths(self) -> list[str]:
         """The files that are there."""
-        return [path for path in PATHS if (self.root / path).exists()]
+        return list(self._now)
 
-    def still(self) -> dict[str, str]:
-        """SHA-256 by model_path, as things are."""
-        return {_model_path(path): self._sha256(path) for path in self.paths()}
+    def still(self, largest: int | None) -> dict[str, str]:
+        """SHA-256 by model_path, as things are, of files of at most *largest* bytes."""
+        return {
+            model_path(path): sha256
+            for path, (sha256, size) in self._now.items()
+            if largest is None or size <= largest
+        }
 
     def change(self) -> str:
         """Do one thing to one file; what it was."""
         path = self._draw.choice(PATHS)
-        if not (self.root / path).exists():
+        if path not in self._now:
             self._create(path)
             return f"create {path}"
         name, operation = self._draw.choice(self._operations())
@@ -67,7 +72,7 @@ class Tree:
 
     def disturb(self, path: str) -> None:
         """Change a file that somebody reads at this moment."""
-        if (self.root / path).exists():
+        if path in self._now:
             self._draw.choice([self._grow, self._rewrite, self._replace, self._sneak])(path)
 
     def _operations(self) -> list[tuple[str, Callable[[str], None]]]:
@@ -112,12 +117,16 @@ class Tree:
         to = self._draw.choice(PATHS)
         (self.root / path).rename(self.root / to)
         if to != path:
-            self._told(path, HintKind.DELETED)
+            self._gone(path)
         self._noted(to)
         self._told(to, HintKind.MOVED)
 
     def _delete(self, path: str) -> None:
         (self.root / path).unlink()
+        self._gone(path)
+
+    def _gone(self, path: str) -> None:
+        del self._now[path]
         self._told(path, HintKind.DELETED)
 
     def _touch(self, path: str) -> None:
@@ -154,14 +163,15 @@ class Tree:
         self._told(path, kind)
 
     def _noted(self, path: str) -> None:
-        self.versions.setdefault(_model_path(path), set()).add(self._sha256(path))
+        content = (self.root / path).read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.versions.setdefault(model_path(path), set()).add(sha256)
+        self._now[path] = sha256, len(content)
 
     def _bytes(self) -> bytes:
         return self._draw.randbytes(self._draw.choice(self._sizes))
 
-    def _sha256(self, path: str) -> str:
-        return hashlib.sha256((self.root / path).read_bytes()).hexdigest()
 
-
-def _model_path(path: str) -> str:
+def model_path(path: str) -> str:
+    """Where a path goes in the catalog."""
     return f"models/{path}"

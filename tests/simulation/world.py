@@ -30,7 +30,7 @@ from apscheduler.triggers import interval
 from syncd import hashing, log
 from syncd.config import Settings
 from syncd.core import answers
-from syncd.model import Hint, HintKind
+from syncd.model import Call, Hint, HintKind
 from syncd.sandbox.cloud import Stage
 from syncd.sandbox.history import Entry
 from syncd.store import Store
@@ -208,14 +208,19 @@ class World:
 
     def _is_done(self) -> bool:
         held = {(record.model_path, record.file_hash) for record in self._far.cloud.records()}
-        still = {(path, f"sha256:{sha256}") for path, sha256 in self._tree.still().items()}
+        still = {(path, f"sha256:{sha256}") for path, sha256 in self._still().items()}
         return still <= held and not self._has_work()
+
+    def _still(self) -> dict[str, str]:
+        """What has to be in the catalog at the end: with a device key, no large file."""
+        return self._tree.still(None if self._story.session else SINGLE_PUT_LIMIT)
 
     def _has_work(self) -> bool:
         """Is there a live job or an upload that has to be ended? Asked of the state directory."""
         with contextlib.closing(sqlite3.connect(self._state / "syncd.db")) as connection:
             (work,) = connection.execute(
-                "SELECT (SELECT count(*) FROM job WHERE state IN ('queued', 'leased'))"
+                "SELECT (SELECT count(*) FROM job WHERE state IN ('queued', 'leased')"
+                " AND held_class IS NULL)"
                 " + (SELECT count(*) FROM upload WHERE state IN ('open', 'unwanted'))"
             ).fetchone()
         return bool(work)
@@ -231,9 +236,14 @@ class World:
             self._tree.disturb(path)
 
     def _forget_upload(self) -> None:
-        """The store drops an upload, as a lifecycle rule would."""
+        """
+        The store drops an upload, as a lifecycle rule would.
+
+        Not before the server has shown that it has the calls: a first 404 speaks of the route.
+        """
+        shown = {call.call for call in self._far.history.entries() if call.answered == 200}
         opened = [each for each in self._far.cloud.uploads() if each.stage is Stage.OPEN]
-        if opened:
+        if opened and {Call.SIGN_PART, Call.COMPLETE} <= shown:
             forgotten = self._draw.choice(opened)
             self._note(f"the store forgets upload {forgotten.upload_id}")
             self._far.forget(forgotten)
@@ -298,7 +308,7 @@ class World:
             objects={key: self._content(key) for key in far.objects.sizes()},
             open_uploads=[each.upload_id for each in uploads if each.stage is Stage.OPEN],
             versions=self._tree.versions,
-            still=self._tree.still(),
+            still=self._still(),
             state_dir=self._state,
             started=self._started,
             unreached=far.unreached,
@@ -375,7 +385,7 @@ def _logging(keep: bool) -> Iterator[io.StringIO]:
     said = io.StringIO()
     before = structlog.get_config()
     if keep:
-        log.configure(format="json", level="debug", stream=said)
+        log.configure(format="json", level="info", stream=said)
     else:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
