@@ -24,10 +24,13 @@ BURST = 200
 WINDOW_MS = 600_000
 """At most so many calls without success to one host within ten minutes."""
 
+COMMIT_MS = 30_000
+"""Within this time a call is answered, and what the answer said is committed."""
+
 CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-team-id"})
 REGISTER, LIST, INITIATE = "register", "list_models", "initiate"
 STORE_CALLS = frozenset({"put_body", "put_part"})
-SPOILT = frozenset({"answer", "malformed_json", "html", "huge", "redirect", "truncated"})
+SPOILT = frozenset({"answer", "delay", "malformed_json", "html", "huge", "redirect", "truncated"})
 THROTTLED = frozenset({429, 503})
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -55,6 +58,7 @@ class Evidence:
         still: What has to be in the catalog: SHA-256 by model_path.
         state_dir: The state directory, no daemon running.
         started: When each life of the program began, Unix milliseconds.
+        killed: When one ended without a chance to say goodbye.
         unreached: Attempts that never came to a server: (Unix milliseconds, host).
         listing: The server has a listing to look things up in.
         said: Everything the program showed: logs, tables, status.
@@ -69,6 +73,7 @@ class Evidence:
     still: Mapping[str, str]
     state_dir: Path
     started: Sequence[int] = ()
+    killed: Sequence[int] = ()
     unreached: Sequence[tuple[int, str]] = ()
     listing: bool = True
     said: str = ""
@@ -170,7 +175,7 @@ def o7_no_upload_is_forgotten(evidence: Evidence) -> None:
     for upload_id in evidence.open_uploads:
         calls = [call for call in evidence.history if call.upload_id == upload_id]
         begun = next((call for call in calls if call.call == INITIATE), None)
-        unknown = upload_id not in known and begun is not None and not _was_told(begun)
+        unknown = upload_id not in known and begun is not None and not _was_kept(evidence, begun)
         state = known.get(upload_id, "unknown to the state directory")
         gone = state == "gone" and any(call.answered == 404 for call in calls)
         if not (unknown or gone or state == "abandoned"):
@@ -231,6 +236,12 @@ def _was_told(call: Entry) -> bool:
     """Did the program see an answer that it could use?"""
     spoilt = call.fault in SPOILT or call.answered != call.status
     return not call.lost and call.answered is not None and not spoilt
+
+
+def _was_kept(evidence: Evidence, call: Entry) -> bool:
+    """Could the program write down what it was told? (A kill may come between answer and commit.)"""
+    died = any(0 <= killed - call.at_ms < COMMIT_MS for killed in evidence.killed)
+    return _was_told(call) and not died
 
 
 def _was_refused(call: Entry) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import random
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -364,10 +364,11 @@ class _Source:
             raise self._failure
 
 
-def _drive(work: Coroutine[Any, Any, None]) -> None:
+def _drive(work: Awaitable[None]) -> None:
     """Run a coroutine that never waits for anything but its turn."""
+    turns = work.__await__()
     try:
         while True:
-            assert work.send(None) is None, "the store does not wait for anybody"
+            assert next(turns) is None, "the store does not wait for anybody"
     except StopIteration:
         return

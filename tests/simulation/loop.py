@@ -17,8 +17,12 @@ Tasks = dict[asyncio.Task[Any], None]
 """A set in order of insertion: one seed must give one history."""
 
 
+TURNS_A_SECOND = 20_000
+"""More turns of the loop than that within a simulated second are a program running in circles."""
+
+
 class Stuck(AssertionError):
-    """No task is ready and no timer is set: nothing would ever happen again."""
+    """Nothing would ever happen again: all wait for each other, or one goes round without a pause."""
 
 
 class _Jumping(selectors.SelectSelector):
@@ -27,10 +31,16 @@ class _Jumping(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
+        self._second, self._turns = 0, 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
             raise Stuck("nothing is ready and no timer is set")
+        self._turns += 1
+        if int(self.now_s) != self._second:
+            self._second, self._turns = int(self.now_s), 0
+        if self._turns > TURNS_A_SECOND:
+            raise Stuck(f"{TURNS_A_SECOND} turns of the loop and still second {self._second}")
         self.now_s += max(timeout, 0.0)
         return []
 
@@ -57,7 +67,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             future.set_exception(error)
         return future
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
         """Signals are the test runner's; the simulation calls ``Service.stop``."""
 
     def remove_signal_handler(self, sig: int) -> bool:

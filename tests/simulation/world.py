@@ -120,6 +120,7 @@ class World:
         self._life: Life | None = None
         self._deaths = story.deaths
         self._started: list[int] = []
+        self._killed: list[int] = []
         self._over = self._visit = False
         switches = menu.switches(self._draw, PART_SIZE)
         self._far = FarSide(folder / "cloud", story.seed, clock.now_s, switches)
@@ -286,7 +287,9 @@ class World:
         self._started.append(self._clock.now_ms())
         self._note(f"life {len(self._started)} begins, dies at {die_at}")
         code = await life.live(once=self._story.once)
-        self._deaths -= life.dead
+        if life.dead:
+            self._deaths -= 1
+            self._killed.append(self._clock.now_ms())
         self._life = None
         self._note(f"it ends with {code} after {life.steps} steps")
 
@@ -311,6 +314,7 @@ class World:
             still=self._still(),
             state_dir=self._state,
             started=self._started,
+            killed=self._killed,
             unreached=far.unreached,
             listing=switches.listing_off is None,
             said=self._said.getvalue(),
