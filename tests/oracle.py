@@ -31,6 +31,7 @@ CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-te
 REGISTER, LIST, INITIATE = "register", "list_models", "initiate"
 STORE_CALLS = frozenset({"put_body", "put_part"})
 SPOILT = frozenset({"answer", "delay", "malformed_json", "html", "huge", "redirect", "truncated"})
+NO_ROUTE = frozenset({404, 405, 501, 505})
 THROTTLED = frozenset({429, 503})
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -253,7 +254,11 @@ def _was_refused(call: Entry) -> bool:
 def _repeats_blindly(evidence: Evidence, call: Entry, after: Entry) -> bool:
     if _was_refused(call):
         return False
-    return not any(look.call == LIST and call.seq < look.seq < after.seq for look in evidence.history)
+    looks = [look for look in evidence.history if look.call == LIST and look.seq < after.seq]
+    born = max((start for start in evidence.started if start <= after.at_ms), default=0)
+    return not any(
+        look.seq > call.seq or (look.answered in NO_ROUTE and look.at_ms >= born) for look in looks
+    )
 
 
 def _impatient(evidence: Evidence, call: Entry, after: Entry) -> bool:

@@ -17,6 +17,9 @@ Tasks = dict[asyncio.Task[Any], None]
 """A set in order of insertion: one seed must give one history."""
 
 
+TURN_S = 1e-6
+"""What a turn of the loop takes at least, so that a wait of no length ends."""
+
 TURNS_A_SECOND = 20_000
 """More turns of the loop than that within a simulated second are a program running in circles."""
 
@@ -41,7 +44,7 @@ class _Jumping(selectors.SelectSelector):
             self._second, self._turns = int(self.now_s), 0
         if self._turns > TURNS_A_SECOND:
             raise Stuck(f"{TURNS_A_SECOND} turns of the loop and still second {self._second}")
-        self.now_s += max(timeout, 0.0)
+        self.now_s += max(timeout, TURN_S)
         return []
 
 
