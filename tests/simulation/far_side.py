@@ -25,6 +25,7 @@ from syncd.sandbox.switches import Switches
 API_URL = "https://cloud.example.net/api/v1"
 STORE_URL = "https://objects.example.net/store"
 KEEP_ALIVE_S = 5.0
+CONNECT = "connection.connect_tcp.started"
 
 
 class Dropped(Exception):
@@ -130,20 +131,22 @@ class Weather:
             return self.draw.uniform(1, 15)  # two and a read timeout stay below the API's 70 s
         return self.draw.uniform(0.001, 0.1)
 
-    def is_out(self, host: str, now_s: float) -> bool:
-        """Does nothing get through to *host*?"""
-        return self.storm and any(
-            name in host and start <= now_s < end for name, start, end in self.outages
-        )
-
-    def refusal(self) -> tuple[float, httpx.TransportError]:
+    def no_way(self, *, fresh: bool) -> tuple[float, httpx.TransportError]:
         """How an outage shows: seconds until the program learns, and what."""
+        if not fresh:  # an open connection breaks, a new one is refused
+            return 0.0, httpx.ReadError("Connection reset by peer")
         return self.draw.choice(
             [
                 (0.01, httpx.ConnectError("Connection refused")),
                 (0.1, httpx.ConnectError("Name or service not known")),
                 (10.0, httpx.ConnectTimeout("timed out")),
             ]
+        )
+
+    def is_out(self, host: str, now_s: float) -> bool:
+        """Does nothing get through to *host*?"""
+        return self.storm and any(
+            name in host and start <= now_s < end for name, start, end in self.outages
         )
 
 
@@ -158,7 +161,7 @@ class Line:
         """httpcore's trace events of a request that is sent now."""
         fresh = self._loop.time() - self._used_s >= KEEP_ALIVE_S
         self._used_s = self._loop.time()
-        connect = ["connection.connect_tcp.started"] if fresh else []
+        connect = [CONNECT] if fresh else []
         return [*connect, "http11.send_request_headers.started"]
 
 
@@ -230,11 +233,12 @@ class ApiWire(httpx.AsyncBaseTransport):
         body = b"".join([piece async for piece in request.stream])  # type: ignore[union-attr]
         self._life.step()
         trace = request.extensions["trace"]
-        for event in self._line.events():
+        events = self._line.events()
+        for event in events:
             await trace(event, {})
         if self._weather.is_out(request.url.host, self._loop.time()):
             self._far.miss("API")
-            wait_s, error = self._weather.refusal()
+            wait_s, error = self._weather.no_way(fresh=CONNECT in events)
             await asyncio.sleep(wait_s)
             raise error
         await asyncio.sleep(self._weather.latency_s())
@@ -310,11 +314,12 @@ class StoreWire(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         trace = request.extensions["trace"]
         self._far.signatures.update(re.findall(rb"Signature=(\w+)", request.url.query))
-        for event in self._line.events():
+        events = self._line.events()
+        for event in events:
             trace(event, {})
         if self._weather.is_out(request.url.host, self._loop.time()):
             self._far.miss("store")
-            self._took_s, error = self._weather.refusal()
+            self._took_s, error = self._weather.no_way(fresh=CONNECT in events)
             raise error
         scope, answer, source = _scope(request), _Answer(), _Source(request)
         try:
