@@ -464,8 +464,9 @@ class Worker:
                 run.job = await self._note(job, register_sent_at=None)
                 await self._taken(run)
             else:
-                if not repeated:  # else the first one may have taken effect all the same
-                    run.job = await self._note(job, register_sent_at=None)
+                # Of a refused repeat nothing is in doubt; of the first one all that was before.
+                intent = "register_repeated_at" if repeated else "register_sent_at"
+                run.job = await self._note(job, **{intent: None})
                 raise
             return
         await self._contact()

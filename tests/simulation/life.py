@@ -219,6 +219,9 @@ class Ears(Watcher):
     def alive(self) -> bool:
         return self._open
 
+    def moved(self) -> bool:
+        return False
+
 
 def source_of(token: str, team_id: str | None) -> CredentialSource:
     """A credential that never changes."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from unittest import mock
 
 import structlog
@@ -213,18 +213,30 @@ class World:
         return still <= held and not self._has_work()
 
     def _still(self) -> dict[str, str]:
-        """What has to be in the catalog at the end: with a device key, no large file."""
-        return self._tree.still(None if self._story.session else SINGLE_PUT_LIMIT)
+        """
+        What has to be in the catalog at the end.
+
+        With a device key no large file; and where two registers in a row got no answer on a server
+        without a listing, nobody can know.
+        """
+        still = self._tree.still(None if self._story.session else SINGLE_PUT_LIMIT)
+        if self._far.switches.listing_off is None:
+            return still
+        sql = "SELECT model_path FROM job WHERE state = 'failed' AND register_repeated_at > 0"
+        unknown = {path for (path,) in self._asked(sql)}
+        return {path: sha256 for path, sha256 in still.items() if path not in unknown}
 
     def _has_work(self) -> bool:
         """Is there a live job or an upload that has to be ended? Asked of the state directory."""
+        live = "SELECT 1 FROM job WHERE state IN ('queued', 'leased') AND held_class IS NULL"
+        return bool(
+            self._asked(f"{live} UNION SELECT 1 FROM upload WHERE state IN ('open', 'unwanted')")
+        )
+
+    def _asked(self, sql: str) -> list[tuple[Any, ...]]:
+        """The state directory's own answer, past the program."""
         with contextlib.closing(sqlite3.connect(self._state / "syncd.db")) as connection:
-            (work,) = connection.execute(
-                "SELECT (SELECT count(*) FROM job WHERE state IN ('queued', 'leased')"
-                " AND held_class IS NULL)"
-                " + (SELECT count(*) FROM upload WHERE state IN ('open', 'unwanted'))"
-            ).fetchone()
-        return bool(work)
+            return connection.execute(sql).fetchall()
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -330,9 +342,12 @@ class World:
         return Content(self._far.objects.sizes()[key], digest.hexdigest())
 
     def _rejected(self) -> list[str]:
-        with contextlib.closing(sqlite3.connect(self._state / "syncd.db")) as connection:
-            sql = "SELECT why FROM job_event WHERE event = 'reject' ORDER BY id"
-            return [str(why) for (why,) in connection.execute(sql)]
+        """Why jobs failed, but for those that nobody can help."""
+        sql = (
+            "SELECT why FROM job_event JOIN job ON job.id = job_event.job_id"
+            " WHERE event = 'reject' AND register_repeated_at IS NULL ORDER BY job_event.id"
+        )
+        return [why for (why,) in self._asked(sql)]
 
     def _note(self, what: str) -> None:
         self._diary.append(f"{self._loop.time():10.3f} {what}")
