@@ -24,7 +24,7 @@ from syncd.core import retry
 from syncd.core.parts import Route, choose_route, missing_parts, plan_parts
 from syncd.core.responses import to_error
 from syncd.core.steps import Step, next_step
-from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
+from syncd.errors import FileChanged, Hold, JobError, LeaseLost, NeedsOperator, Permanent, StateError
 from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan, printable
 from syncd.progress import Meter, Phase
@@ -733,8 +733,8 @@ def _upload_of(job: Job) -> Multipart:
 
 
 def _urgency(error: BaseException) -> int:
-    """Which of several errors decides: a lost lease or a moved file before anything else."""
-    order = (StateError, LeaseLost, hashing.Stopped, FileChanged)
+    """Which of several errors decides: what ends the work, then what concerns more than this job."""
+    order = (StateError, LeaseLost, hashing.Stopped, FileChanged, Hold)
     return next((i for i, kind in enumerate(order) if isinstance(error, kind)), len(order))
 
 
