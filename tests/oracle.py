@@ -145,10 +145,12 @@ def o4_nothing_is_registered_twice(evidence: Evidence) -> None:
     One register for each path and hash.
 
     Another one may follow where the first was refused, or where its answer is unknown and the
-    catalog was looked at in between, if it can be.
+    catalog was looked at in between, if it can be. (Where it cannot, a second record is a risk that
+    somebody had to take.)
     """
     for (path, _), calls in _grouped(evidence, REGISTER, lambda c: (c.model_path, c.file_hash)):
-        if sum(call.ok for call in calls) > 1:
+        good = [call for call in calls if call.ok]
+        if any(evidence.listing or _was_told(call) for call in good[:-1]):
             raise _violation("O4", f"{path} was registered twice", calls)
         if evidence.listing and any(_repeats_blindly(evidence, *pair) for pair in pairwise(calls)):
             raise _violation("O4", f"{path} was registered again without a look", calls)
