@@ -353,10 +353,14 @@ class Service:
         async def look_at_root() -> None:
             self._wake_intake.set()
 
-        scheduler.add_job(rescan, "interval", seconds=self._settings.scan.interval_s)
-        scheduler.add_job(look_after, "interval", seconds=30)
-        scheduler.add_job(watch_again, "interval", seconds=WATCH_RETRY_S)
-        scheduler.add_job(look_at_root, "interval", seconds=ROOT_LOOK_S)
+        for tick, seconds in (
+            (rescan, self._settings.scan.interval_s),
+            (look_after, 30),
+            (watch_again, WATCH_RETRY_S),
+            (look_at_root, ROOT_LOOK_S),
+        ):
+            # Named, since ticks of one moment run in the order of their names; else that is random.
+            scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
         return scheduler
 
     # -- building --------------------------------------------------------------------------------
