@@ -24,7 +24,15 @@ from syncd.core import retry
 from syncd.core.parts import Route, choose_route, missing_parts, plan_parts
 from syncd.core.responses import to_error
 from syncd.core.steps import Step, next_step
-from syncd.errors import FileChanged, Hold, JobError, LeaseLost, NeedsOperator, Permanent, StateError
+from syncd.errors import (
+    FileChanged,
+    Hold,
+    JobError,
+    LeaseLost,
+    NeedsOperator,
+    Permanent,
+    StateError,
+)
 from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan, printable
 from syncd.progress import Meter, Phase

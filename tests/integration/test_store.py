@@ -776,9 +776,7 @@ def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
     assert store.jobs.get(second.id).storage_key is None
 
 
-def test_another_key_gives_up_the_upload_under_the_last_one(
-    store: Store, state_dir: str
-) -> None:
+def test_another_key_gives_up_the_upload_under_the_last_one(store: Store, state_dir: str) -> None:
     job, _ = store.jobs.note_key(uploading(store), "key-2", NOW)
 
     assert uploads(state_dir) == [("up-1", "unwanted")]
