@@ -124,7 +124,7 @@ class Service:
         self._jitter = jitter
         self._log = structlog.get_logger("syncd.service")
         self._lanes = doors.lanes(settings)
-        self._hints: set[Hint] = set()
+        self._hints: dict[Hint, None] = {}  # a set in order of arrival
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
         self._rescan = self._restart = self._looking = False
@@ -257,13 +257,13 @@ class Service:
     async def _take_in(self, parts: _Parts, watcher: Watcher) -> None:
         """Hints, walks and settling, for ever."""
         everything = Hint(parts.root.id, "", HintKind.RESCAN, folder=True)
-        self._hints.add(everything)
+        self._hints[everything] = None
         while True:
             if self._restart or await self._lanes.scan(watcher.moved):
                 await self._watch_again(watcher)
-            hints, self._hints = self._hints, set()
+            hints, self._hints = self._hints, {}
             if self._rescan:
-                self._rescan, hints = False, {everything}
+                self._rescan, hints = False, {everything: None}
             try:
                 await parts.intake.look(hints)
                 await parts.intake.settle_due()
@@ -291,7 +291,7 @@ class Service:
     async def _settle(self, parts: _Parts, until_s: float) -> None:
         """``--once``: look again at what moves, as often as it asks for it; until cancelled."""
         while True:
-            hints, self._hints = self._hints, set()
+            hints, self._hints = self._hints, {}
             self._looking = True  # a hint that is being looked at is still to come
             await parts.intake.look(hints)
             await parts.intake.settle_due()
@@ -318,7 +318,7 @@ class Service:
             self._log.warning("watch.degraded", why=watcher.degraded)
 
     def _hint(self, hint: Hint) -> None:
-        self._hints.add(hint)
+        self._hints[hint] = None
         self._wake_intake.set()
 
     def _look_again(self, job: Job) -> None:
@@ -364,10 +364,14 @@ class Service:
         async def look_at_root() -> None:
             self._wake_intake.set()
 
-        scheduler.add_job(rescan, "interval", seconds=self._settings.scan.interval_s)
-        scheduler.add_job(look_after, "interval", seconds=30)
-        scheduler.add_job(watch_again, "interval", seconds=WATCH_RETRY_S)
-        scheduler.add_job(look_at_root, "interval", seconds=ROOT_LOOK_S)
+        for tick, seconds in (
+            (rescan, self._settings.scan.interval_s),
+            (look_after, 30),
+            (watch_again, WATCH_RETRY_S),
+            (look_at_root, ROOT_LOOK_S),
+        ):
+            # Named, since ticks of one moment run in the order of their names; else that is random.
+            scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
         return scheduler
 
     # -- building --------------------------------------------------------------------------------
