@@ -8,6 +8,7 @@ hold of their own, so that an outage costs one probe and not one try for each fi
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -15,11 +16,11 @@ import structlog
 from syncd.auth import Credentials
 from syncd.clock import Clock
 from syncd.core import retry
-from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, Throttled
+from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, StateFull, Throttled
 from syncd.lanes import Lanes
 from syncd.model import Job
 from syncd.store import HoldRow, Store
-from syncd.worker import End, Outcome, Worker
+from syncd.worker import End, Outcome, Side, Worker
 
 BREAKER_FAILURES = 10
 BREAKER_FAILURES_TWO_JOBS = 5
@@ -81,7 +82,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._holds: list[HoldRow] = []
-        self._failing: list[int] = []
+        self._failing: dict[Side, list[int]] = {side: [] for side in Side}
+        self._sides: dict[str, Side] = {}
         self._blown: list[int] = []
         self._until_credentials_change = False
         self._log = structlog.get_logger("syncd.dispatch")
@@ -108,7 +110,8 @@ class Dispatcher:
             await self._reap()
 
     async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:
-        """Claim nothing more; let running jobs end within *grace_s*, then give them back."""
+        """Claim nothing more; let what is on the wire end within *grace_s*, then give the rest back."""
+        self._worker.wind_down()
         if self._running:
             rushed = asyncio.ensure_future(hurry.wait())
             calm = asyncio.ensure_future(asyncio.wait(self._running))
@@ -120,6 +123,9 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._running.clear()
+        # A claim that was under way when the claiming ended has no worker to give it back.
+        with suppress(StateFull):  # then the next start finds it
+            await self._lanes.db(self._store.jobs.release_owned, self._owner, self._clock.now_ms())
 
     # -- claiming --------------------------------------------------------------------------------
 
@@ -183,46 +189,53 @@ class Dispatcher:
 
     async def begin_hold(self, error: RootUnavailable, probe_s: float) -> None:
         """Hold for the sake of the root: nothing is read from a tree that is not there."""
-        await self._put("root", str(error), None, probe_s)
+        await self._put("root", str(error), None, probe_s, side=None)
 
     async def end_hold(self, *kinds: str) -> None:
         """What everything waited for is over."""
+        for kind in kinds:
+            self._sides.pop(kind, None)
         for hold in await self._lanes.db(self._store.holds.clear, *kinds):
             seconds = (self._clock.now_ms() - hold.since) / 1000
             self._log.info("hold.ended", kind=hold.kind, seconds=seconds, probes=hold.probes)
         self._holds = await self._lanes.db(self._store.holds.all)
         self._wake.set()
 
-    async def contact(self) -> None:
+    async def contact(self, side: Side) -> None:
         """
-        The API answered as it should: the network is there, and what was due for a probe is over.
+        One side of the cloud answered as it should: what waited for that side is over.
 
-        A job that was under way when the server asked for a pause does not end that pause.
+        An API that answers says nothing of a store that is down. A job that was under way when the
+        server asked for a pause does not end that pause: only a due probe does.
         """
-        self._failing.clear()
+        self._failing[side].clear()
         now_ms = self._clock.now_ms()
-        over = [
-            hold.kind
-            for hold in self._holds
-            if hold.kind == "offline" or (hold.kind != "root" and hold.probe_at <= now_ms)
-        ]
+        over = [hold.kind for hold in self._holds if self._ends(hold, side, now_ms)]
         if over:
             await self.end_hold(*over)
+
+    def _ends(self, hold: HoldRow, side: Side, now_ms: int) -> bool:
+        # Of a hold from before this start it is not known which side it waits for.
+        if hold.kind == "root" or self._sides.get(hold.kind, side) is not side:
+            return False
+        return hold.kind == "offline" or hold.probe_at <= now_ms
 
     async def _learn(self, job: Job, outcome: Outcome) -> None:
         error = outcome.error
         if outcome.end in (End.REGISTERED, End.ADOPTED):
             self._blown.clear()
         elif outcome.fuse and error is not None:
-            await self._count_fuse(job, error)
+            await self._count_fuse(job, error, Side.of(error))
         if outcome.end is End.HELD:
             assert error is not None, "a hold has a reason"
             self._until_credentials_change = retry.row_of(error.kind).renews
-            await self._put(_kind_of(error), str(error), error.advice, outcome.wait_s)
+            await self._put(
+                _kind_of(error), str(error), error.advice, outcome.wait_s, side=Side.of(error)
+            )
         elif error is not None and retry.row_of(error.kind).breaker:
-            await self._count_failure(job, error)
+            await self._count_failure(job, error, Side.of(error))
 
-    async def _count_fuse(self, job: Job, error: JobError) -> None:
+    async def _count_fuse(self, job: Job, error: JobError, side: Side) -> None:
         """Files that fail in a row for one server-side reason are given back, and all wait."""
         self._blown.append(job.id)
         if len(set(self._blown)) < FUSE_FILES:
@@ -232,20 +245,27 @@ class Dispatcher:
             self._store.jobs.requeue_failed, self._clock.now_ms(), why=why, only=self._blown
         )
         self._blown.clear()
-        await self._put("operator", why, error.advice or FUSE_ADVICE, FUSE_PROBE_S)
+        await self._put("operator", why, error.advice or FUSE_ADVICE, FUSE_PROBE_S, side=side)
 
-    async def _count_failure(self, job: Job, error: JobError) -> None:
-        self._failing += [job.id] * retry.row_of(error.kind).tries
-        jobs, failures = len(set(self._failing)), len(self._failing)
+    async def _count_failure(self, job: Job, error: JobError, side: Side) -> None:
+        failing = self._failing[side]
+        failing += [job.id] * retry.row_of(error.kind).tries
+        jobs, failures = len(set(failing)), len(failing)
         held = any(hold.kind == "offline" for hold in self._holds)
         if held or failures >= (BREAKER_FAILURES_TWO_JOBS if jobs > 1 else BREAKER_FAILURES):
             probes = max((hold.probes + 1 for hold in self._holds), default=0)
             wait_s = min(OFFLINE_MOST_S, OFFLINE_FIRST_S * 2.0 ** min(probes, 10))
-            await self._put("offline", str(error), error.advice or OFFLINE_ADVICE, wait_s)
+            await self._put(
+                "offline", str(error), error.advice or OFFLINE_ADVICE, wait_s, side=side
+            )
             # The hold's probe decides when to try again, not the back-off of a single job.
             await self._lanes.db(self._store.jobs.make_due, job, self._clock.now_ms())
 
-    async def _put(self, kind: str, why: str, advice: str | None, wait_s: float) -> None:
+    async def _put(
+        self, kind: str, why: str, advice: str | None, wait_s: float, *, side: Side | None
+    ) -> None:
+        if side is not None:
+            self._sides[kind] = side
         now_ms = self._clock.now_ms()
         probe_at = now_ms + int(wait_s * 1000)
         row = await self._lanes.db(

@@ -24,7 +24,7 @@ Foreign exceptions become one of these at the door of the room that owns the lib
 by message text.
 """
 
-from syncd.model import Kind
+from syncd.model import Call, Kind
 
 
 class SyncdError(Exception):
@@ -72,6 +72,7 @@ class JobError(SyncdError):
         advice: What a person can do; None where nothing is needed.
         unclear: The request may have taken effect although no good answer came.
         timed_out: It held a connection until a time limit ran out.
+        call: The request that met it; None where none did.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class JobError(SyncdError):
         advice: str | None = None,
         unclear: bool = False,
         timed_out: bool = False,
+        call: Call | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -90,6 +92,7 @@ class JobError(SyncdError):
         self.advice = advice
         self.unclear = unclear
         self.timed_out = timed_out
+        self.call = call
 
 
 class Retryable(JobError):

@@ -10,9 +10,9 @@ so the second look is XXH3-128 (about 10 GB/s) and not another SHA-256.
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import xxhash
 
@@ -22,6 +22,14 @@ from syncd.model import LEAF_DIGEST_SIZE, LEAF_SIZE, Fingerprint, Kind, Part, Pl
 
 PIECE_SIZE = 512 * 1024
 """Bytes handed to the wire at a time: large enough for speed, small enough for 32 senders."""
+
+
+class Flag(Protocol):
+    """Something that another thread may raise, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool:
+        """Is it raised?"""
+        ...
 
 
 class Stopped(Exception):
@@ -70,7 +78,7 @@ def make_plan(
     path: str,
     expected: Fingerprint,
     *,
-    stop: threading.Event,
+    stop: Flag,
     on_bytes: Callable[[int], None],
 ) -> Plan:
     """
@@ -112,7 +120,7 @@ def checked_pieces(
     part: Part,
     leaves: bytes,
     *,
-    stop: threading.Event,
+    stop: Flag,
     on_bytes: Callable[[int], None],
 ) -> Iterator[bytes]:
     """

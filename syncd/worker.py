@@ -22,7 +22,7 @@ from syncd.catalog import Catalog
 from syncd.clock import Clock
 from syncd.core import retry
 from syncd.core.parts import Route, choose_route, missing_parts, plan_parts
-from syncd.core.responses import to_error
+from syncd.core.responses import STORE_CALLS, to_error
 from syncd.core.steps import Step, next_step
 from syncd.errors import (
     FileChanged,
@@ -55,6 +55,18 @@ ANSWER_PATIENCE_S = 30.0
 """A job that is taken away while an upload is being opened still waits so long for its id."""
 
 DAY_MS = 24 * 3600 * 1000
+
+
+class Side(StrEnum):
+    """The two hosts that a job talks to."""
+
+    API = "api"
+    STORE = "store"
+
+    @classmethod
+    def of(cls, error: JobError) -> "Side":
+        """Whom the request that met *error* went to."""
+        return cls.STORE if error.call in STORE_CALLS else cls.API
 
 
 class End(StrEnum):
@@ -94,6 +106,24 @@ class Limits:
     once: bool = False
 
 
+class _Leaving(Exception):
+    """The program stops: the job is given back between two steps."""
+
+
+_LAST_STEPS = frozenset({Step.COMPLETE, Step.LOOK_UP, Step.REGISTER, Step.FINISH, Step.ADOPT})
+"""What is worth doing on the way out: the bytes are there, one small request is left."""
+
+
+class _Either:
+    """Raised when one of several flags is."""
+
+    def __init__(self, *flags: hashing.Flag) -> None:
+        self._flags = flags
+
+    def is_set(self) -> bool:
+        return any(flag.is_set() for flag in self._flags)
+
+
 @dataclass(slots=True)
 class _Run:
     """A job at work: the facts as committed, and what lives in memory only."""
@@ -124,10 +154,10 @@ class Worker:
         path_of: The absolute path of a job's file.
         on_moved: Called when a job's file turned out to have changed: look there again.
 
-    ``on_contact`` may be set to what is called after each sign that the API answers as it should.
+    ``on_contact`` may be set to what is called after each sign that a side answers as it should.
     """
 
-    on_contact: Callable[[], Awaitable[None]] | None = None
+    on_contact: Callable[[Side], Awaitable[None]] | None = None
 
     def __init__(
         self,
@@ -156,6 +186,7 @@ class Worker:
         self._meter = meter
         self._limits = limits
         self._single_put_limit = limits.single_put_limit
+        self._leaving = threading.Event()
         self._path_of = path_of
         self._on_moved = on_moved
         self._log = structlog.get_logger("syncd.worker")
@@ -172,6 +203,10 @@ class Worker:
             Step.REGISTER: self._register,
             Step.FINISH: self._finish,
         }
+
+    def wind_down(self) -> None:
+        """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
+        self._leaving.set()
 
     async def run(self, job: Job) -> Outcome:
         """
@@ -245,9 +280,18 @@ class Worker:
     async def _work(self, run: _Run) -> Outcome:
         try:
             while run.ended is None:
-                await self._do[await self._next(run)](run)
+                step = await self._next(run)
+                if self._leaving.is_set() and step not in _LAST_STEPS:
+                    raise _Leaving
+                await self._do[step](run)
             return run.ended
-        except (LeaseLost, hashing.Stopped):
+        except _Leaving:
+            return await self._released(run)
+        except hashing.Stopped:
+            if self._leaving.is_set() and not run.stop.is_set():
+                return await self._released(run)
+            return self._superseded(run)
+        except LeaseLost:
             return self._superseded(run)
         except FileChanged as error:
             return await self._moved(run, error)
@@ -327,6 +371,7 @@ class Worker:
             elif await self._transfer.again(run.tries, error, Call.PUT_BODY):
                 run.grant = None
             return
+        await self._contact(Side.STORE)
         await self._stored(run)
 
     async def _sign_in(self, run: _Run) -> None:
@@ -374,7 +419,7 @@ class Worker:
         errors: list[BaseException] = []
 
         async def lane(queue: list[Part]) -> None:
-            while queue and not errors:
+            while queue and not errors and not self._leaving.is_set():
                 part = queue.pop(0)
                 try:
                     etag = await self._transfer.part(run.job, upload, part, run.stop)
@@ -382,6 +427,7 @@ class Worker:
                 except (JobError, hashing.Stopped, StateError) as error:
                     errors.append(error)
                 else:
+                    await self._contact(Side.STORE)
                     self._meter.part_done(run.job.id)
                     self._log.debug("part.uploaded", part=part.number, size=part.size)
 
@@ -391,6 +437,8 @@ class Worker:
                 group.create_task(lane(queue))
         if errors:
             raise min(errors, key=_urgency)
+        if queue:
+            raise _Leaving
 
     async def _complete(self, run: _Run) -> None:
         run.call = Call.COMPLETE
@@ -544,7 +592,7 @@ class Worker:
             hashing.make_plan,
             self._path_of(job),
             job.fingerprint,
-            stop=run.stop,
+            stop=_Either(run.stop, self._leaving),
             on_bytes=lambda count: self._meter.add_hashed(job.id, count),
         )
 
@@ -725,9 +773,9 @@ class Worker:
     async def _note(self, job: Job, **facts: object) -> Job:
         return await self._lanes.db(self._store.jobs.note, job, self._clock.now_ms(), **facts)
 
-    async def _contact(self) -> None:
+    async def _contact(self, side: Side = Side.API) -> None:
         if self.on_contact is not None:
-            await self.on_contact()
+            await self.on_contact(side)
 
     async def _db(self, call: Callable[..., Any], job: Job, *args: Any, **kwargs: Any) -> Any:
         """A write of the store: (job, …, now)."""

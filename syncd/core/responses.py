@@ -230,6 +230,7 @@ def to_error(
         advice=advice or ADVICE.get(kind),
         unclear=unclear,
         timed_out=timed_out,
+        call=call,
     )
 
 

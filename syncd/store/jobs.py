@@ -371,6 +371,24 @@ class Jobs:
                 last_advice=advice,
             )
 
+    def release_owned(self, owner: str, now_ms: int) -> int:
+        """Give back untried whatever *owner* still holds; how many jobs that were."""
+        with self._db.transaction():
+            rows = self._db.all(
+                "SELECT id FROM job WHERE state = 'leased' AND lease_owner = ?", (owner,)
+            )
+            for row in rows:
+                job = self.get(row["id"])
+                self._move(
+                    job,
+                    Event.RELEASE,
+                    now_ms,
+                    why="syncd was stopped",
+                    run_after=now_ms,
+                    attempt=max(job.attempt - 1, 0),
+                )
+            return len(rows)
+
     def reject(self, job: Job, now_ms: int, *, kind: Kind, why: str, advice: str | None) -> None:
         """The job has failed; its upload, if any, is not wanted any more."""
         with self._db.transaction():
