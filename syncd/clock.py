@@ -16,6 +16,10 @@ class Clock(Protocol):
         """Seconds since boot, suspend included. Never goes back; used for every wait."""
         ...
 
+    def suspended_s(self) -> float:
+        """Seconds since boot that this machine spent asleep."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Let *seconds* pass on this clock."""
         ...
@@ -29,6 +33,9 @@ class SystemClock:
 
     def boottime_s(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def suspended_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

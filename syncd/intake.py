@@ -8,6 +8,7 @@ again.
 """
 
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -40,6 +41,10 @@ class Root:
     id: int
     path: str
     network: bool
+
+
+class _BrokenOff(Exception):
+    """The walk was told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ class Intake:
         self._moving: dict[PathKey, settle.Watching] = {}
         self._looked_at_s: dict[PathKey, float] = {}
         self._postponed: set[PathKey] = set()
+        self._stopped = threading.Event()
         self.problems: dict[str, str] = {}
         """What the last walk could not look at (folders and files), and why."""
         self._log = structlog.get_logger("syncd.intake")
@@ -115,6 +121,15 @@ class Intake:
     def next_look_s(self) -> float | None:
         """Boottime of the next look that is due; None while nothing moves."""
         return min((self._look_at_s(key) for key in self._moving), default=None)
+
+    def stop(self) -> None:
+        """Break off a walk that is under way; nothing that it saw is judged."""
+        self._stopped.set()
+
+    def start_over(self) -> None:
+        """Forget what was observed: after a sleep no window can be trusted. A walk must follow."""
+        for key in list(self._moving):
+            self._forget(key)
 
     async def walk(self, root: Root) -> None:
         """
@@ -295,6 +310,8 @@ class Intake:
 
         def counted(found: Iterable[FoundFile]) -> Iterable[FoundFile]:
             for file in found:
+                if self._stopped.is_set():
+                    raise _BrokenOff
                 walked.files += 1
                 walked.models = walked.models or (
                     paths.unwanted(file.rel_path, file.fingerprint.size) is None

@@ -124,6 +124,11 @@ class Slots:
             self._good = 0
             self.limit += 1
 
+    def lose_one(self) -> None:
+        """A body stalled: fewer of them may fare better."""
+        self._good = 0
+        self.limit = max(1, self.limit - 1)
+
     def halve(self) -> None:
         """The store asked for less."""
         self._good = 0

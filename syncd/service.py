@@ -54,6 +54,10 @@ ONCE_FULL_S = 60.0
 """How long a backfill waits for room on the state disk."""
 
 
+SLEEP_NOTICED_S = 1.0
+"""A shorter sleep of the machine hides in the difference of two clocks."""
+
+
 @dataclass(slots=True)
 class Ending:
     """What a run left behind beside the store, for its last words."""
@@ -128,6 +132,7 @@ class Service:
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
         self._rescan = self._restart = self._looking = False
+        self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signal = 0
@@ -168,12 +173,15 @@ class Service:
 
     async def _once(self, parts: _Parts) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        walking = asyncio.create_task(parts.intake.walk(parts.root))
         try:
-            await parts.intake.walk(parts.root)
+            await self._until_stopped(parts, {walking}, enough={walking})
         except RootUnavailable as error:
             self.ending.root_error = str(error)
             self._log.error("root.unavailable", why=str(error))
             return error.exit_code
+        if self._stop.is_set():
+            return self._signal_code()
         await parts.dispatcher.end_hold("root")
         until_s = self._clock.boottime_s() + self._once_wait_s(parts.root)
 
@@ -225,13 +233,13 @@ class Service:
         """Run, then let the workers end; at once where something died."""
         grace_s = 0.0
         try:
-            await self._until_stopped(tasks, enough=enough)
+            await self._until_stopped(parts, tasks, enough=enough)
             grace_s = self._settings.upload.shutdown_grace_s
         finally:
             await parts.dispatcher.drain(grace_s, self._hurry)
 
     async def _until_stopped(
-        self, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+        self, parts: _Parts, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
     ) -> None:
         """Wait for a stop or the end of one of *enough*; a task that died ends the service."""
         stop = asyncio.create_task(self._wait_for_stop())
@@ -242,6 +250,8 @@ class Service:
                 for task in done:
                     task.result()
         finally:
+            if self._stop.is_set():
+                parts.intake.stop()
             for task in (*tasks, stop):
                 task.cancel()
             results = await asyncio.gather(*tasks, stop, return_exceptions=True)
@@ -262,6 +272,9 @@ class Service:
             if self._restart or await self._lanes.scan(watcher.moved):
                 await self._watch_again(watcher)
             hints, self._hints = self._hints, {}
+            if self._slept():
+                self._rescan = True
+                parts.intake.start_over()
             if self._rescan:
                 self._rescan, hints = False, {everything: None}
             try:
@@ -275,6 +288,15 @@ class Service:
                 await self._nap(ROOT_LOOK_S)
                 continue
             await self._nap(self._seconds_until(parts.intake.next_look_s()))
+
+    def _slept(self) -> bool:
+        """Has the machine been asleep since this was asked last? Nobody heard what happened then."""
+        before_s, self._asleep_s = self._asleep_s, self._clock.suspended_s()
+        slept_s = self._asleep_s - before_s
+        if slept_s < SLEEP_NOTICED_S:
+            return False
+        self._log.info("service.resumed", asleep_s=round(slept_s))
+        return True
 
     async def _nap(self, seconds: float | None) -> None:
         """Until the intake is woken, or *seconds* have passed."""
@@ -389,10 +411,14 @@ class Service:
         await self._lanes.db(store.jobs.free_class, "large", now_ms)
         async with self._doors.api(self._settings) as http:
             with self._doors.objects(self._settings) as bare:
-                api = await self._api(store, http, credentials)
-                parts = await self._build(
-                    store, api, storage.ObjectStore(bare), credentials, once=once
+                hosts = HostPolicy.of(
+                    self._settings.api.base_url,
+                    self._settings.network.storage_hosts,
+                    allow_http=self._settings.network.allow_http,
                 )
+                api = await self._api(store, http, credentials, hosts)
+                objects = storage.ObjectStore(bare, hosts)
+                parts = await self._build(store, api, objects, credentials, once=once)
                 return await (self._once(parts) if once else self._forever(parts))
 
     async def _build(
@@ -489,7 +515,11 @@ class Service:
         return Root(root_id, path, network=network is not None)
 
     async def _api(
-        self, store: Store, http: cloud_api.Client, credentials: Credentials
+        self,
+        store: Store,
+        http: cloud_api.Client,
+        credentials: Credentials,
+        hosts: HostPolicy,
     ) -> cloud_api.CloudApi:
         settings = self._settings
         base_url = settings.api.base_url
@@ -509,9 +539,7 @@ class Service:
             team_id=settings.api.team_id,
             clock=self._clock,
             jitter=self._jitter,
-            hosts=HostPolicy.of(
-                base_url, settings.network.storage_hosts, allow_http=settings.network.allow_http
-            ),
+            hosts=hosts,
             multipart=cloud_api.MultipartPaths(
                 sign_part=settings.api.multipart.sign_part_path,
                 complete=settings.api.multipart.complete_path,

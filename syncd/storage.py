@@ -16,8 +16,9 @@ import httpx
 
 from syncd import wire
 from syncd.core import responses, retry
+from syncd.core.answers import HostPolicy
 from syncd.core.responses import STORE_CALLS, to_error
-from syncd.errors import JobError
+from syncd.errors import JobError, NeedsOperator
 from syncd.model import Call, Grant, Kind
 
 TIMEOUT = httpx.Timeout(connect=10.0, write=30.0, read=120.0, pool=None)
@@ -85,14 +86,35 @@ class _Body(httpx.SyncByteStream):
 class _Trace:
     """What httpcore did for one request; a new connection gets our socket options on the way."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call, url: httpx.URL, hosts: HostPolicy) -> None:
         self.events: set[str] = set()
+        self._call = call
+        self._host = url.host
+        self._port = url.port or {"http": 80, "https": 443}[url.scheme]
+        self._hosts = hosts
+        self._direct = True
 
     def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         self.events.add(event)
-        if event == "connection.connect_tcp.complete":
+        if event == "connection.connect_tcp.started":
+            self._direct = info["host"] == self._host  # a proxy resolves the name itself
+        elif event == "connection.connect_tcp.complete":
+            stream = info["return_value"]
+            self._check_peer(stream)
             for option in SOCKET_OPTIONS:
-                info["return_value"].get_extra_info("socket").setsockopt(*option)
+                stream.get_extra_info("socket").setsockopt(*option)
+
+    def _check_peer(self, stream: Any) -> None:
+        address = stream.get_extra_info("server_addr")[0]
+        why = self._hosts.peer_refusal(self._host, self._port, address) if self._direct else None
+        if why is not None:
+            stream.close()
+            raise NeedsOperator(
+                f"{self._call}: nothing was sent: {why}",
+                kind=Kind.BAD_ANSWER,
+                call=self._call,
+                advice=f"If that is your store, set network.storage_hosts to {self._host}.",
+            )
 
 
 class ObjectStore:
@@ -101,10 +123,12 @@ class ObjectStore:
 
     Args:
         client: From ``build_client``; shared by all sending threads.
+        hosts: Where bytes may go, by the address that a name led to.
     """
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx.Client, hosts: HostPolicy) -> None:
         self._client = client
+        self._hosts = hosts
 
     def put(
         self,
@@ -128,9 +152,10 @@ class ObjectStore:
         Raises:
             JobError: Its kind is the row of the retry table; ``unclear`` if the store may hold the
                 body all the same.
+            NeedsOperator: The host's name led to an address that nothing may be sent to.
         """
         assert call in STORE_CALLS
-        pieces, trace = _Body(body, size), _Trace()
+        pieces, trace = _Body(body, size), _Trace(call, httpx.URL(grant.url), self._hosts)
         request = _request(grant, pieces, size, trace)
         try:
             response = self._client.send(request, stream=True)

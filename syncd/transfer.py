@@ -18,6 +18,7 @@ from syncd.api import CloudApi
 from syncd.clock import Clock
 from syncd.core import retry
 from syncd.core.budget import Budget
+from syncd.core.pace import Pace
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part
@@ -136,9 +137,12 @@ class Transfer:
         """
         if isinstance(error, FileChanged | LeaseLost):
             raise error
-        if retry.row_of(error.kind, call).halves_slots:
+        row = retry.row_of(error.kind, call)
+        if row.halves_slots:
             self._slots.halve()
         tries.requests += 1
+        if row.event is not None and tries.requests == row.tries:
+            self._log.error(row.event, why=str(error), times=tries.requests)
         wait_s = retry.request_wait_s(
             error.kind,
             tries.requests,
@@ -191,10 +195,13 @@ class Transfer:
         assert job.leaves is not None, "planned before"
         counted = 0
 
-        def count(sent: int) -> None:
+        pace = Pace(self._clock.boottime_s())
+
+        def count(sent: int) -> None:  # in the sending thread
             nonlocal counted
             counted += sent
             self._meter.add_sent(job.id, sent)
+            pace.moved(sent, self._clock.boottime_s())
 
         body = hashing.checked_pieces(
             self._path_of(job), job.fingerprint, part, job.leaves, stop=stop, on_bytes=count
@@ -205,6 +212,8 @@ class Transfer:
             )
         except BaseException:
             self._meter.add_sent(job.id, -counted)
+            if pace.stalled:
+                self._slots.lose_one()
             raise
         self._slots.went_well()
         self._budget.worked()

@@ -16,12 +16,21 @@ class FakeClock:
         self.slept: list[float] = []
         self._now_ms = now_ms
         self._boottime_s = boottime_s
+        self._suspended_s = 0.0
 
     def now_ms(self) -> int:
         return self._now_ms
 
     def boottime_s(self) -> float:
         return self._boottime_s
+
+    def suspended_s(self) -> float:
+        return self._suspended_s
+
+    def suspend(self, seconds: float) -> None:
+        """The machine sleeps."""
+        self._suspended_s += seconds
+        self.advance(seconds)
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

@@ -273,12 +273,28 @@ class HostPolicy:
             return "no valid host and port"
         return _shape_refusal(split) or self._host_refusal(split, port)
 
+    def peer_refusal(self, host: str, port: int, address: str) -> str | None:
+        """
+        Why nothing may be sent to the machine that the name *host* led to, or None if it may.
+
+        A name that looks public may resolve to anything, the metadata service of a rented box
+        among it.
+        """
+        reach = _address_reach(address)
+        near = reach in ("loopback", "private") and self.loopback
+        if reach == "public" or near or self._lists(host, port):
+            return None
+        return f"{host} leads to {address}, a {reach} address"
+
+    def _lists(self, host: str, port: int) -> bool:
+        spelt = f"[{host}]" if ":" in host else host
+        return not {spelt, f"{spelt}:{port}"}.isdisjoint(self.storage_hosts)
+
     def _host_refusal(self, split: SplitResult, port: int) -> str | None:
         reach = _reach(split.hostname or "")
         if reach is None:
             return "a host that is no name and no plain address"
-        host = _spelt(split)
-        listed = host in self.storage_hosts or f"{host}:{port}" in self.storage_hosts
+        listed = self._lists(split.hostname or "", port)
         if split.scheme == "http" and not (self.loopback or (listed and self.allow_http)):
             return "plain http, which network.allow_http and network.storage_hosts do not allow"
         near = reach in ("loopback", "private") and self.loopback

@@ -316,7 +316,7 @@ class StoreWire(httpx.BaseTransport):
         self._far.signatures.update(re.findall(rb"Signature=(\w+)", request.url.query))
         events = self._line.events()
         for event in events:
-            trace(event, {})
+            trace(event, {"host": request.url.host})
         if self._weather.is_out(request.url.host, self._loop.time()):
             self._far.miss("store")
             self._took_s, error = self._weather.no_way(fresh=CONNECT in events)

@@ -106,6 +106,7 @@ class VirtualClock:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.asleep_s = 0.0
 
     def now_s(self) -> float:
         """Unix seconds; the stand-in cloud goes by the same clock."""
@@ -116,6 +117,9 @@ class VirtualClock:
 
     def boottime_s(self) -> float:
         return self._loop.time()
+
+    def suspended_s(self) -> float:
+        return self.asleep_s
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

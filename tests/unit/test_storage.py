@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from syncd import storage
-from syncd.errors import ConfigError, FileChanged, JobError
+from syncd.core.answers import HostPolicy
+from syncd.errors import ConfigError, FileChanged, JobError, NeedsOperator
 from syncd.model import Call, Grant, Kind
 from syncd.storage import ObjectStore
 from tests.fakes import LOST, Reply, ScriptedServer, endless, reply
@@ -21,6 +22,7 @@ QUERY = (
     "&X-Amz-SignedHeaders=content-length%3Bhost&empty=&plus=a+b&slash=a/b&tilde=~&case=%2f%2F"
     "&utf=%E2%82%AC&odd=$,;:@!'()*[]&X-Amz-Signature=canary"
 )
+NEAR = HostPolicy.of("http://127.0.0.1/api/v1", [], allow_http=False)
 STORED = reply(200, headers={"ETag": '"9bb58f26192e4ba00f01e2e7b136bbd8"'})
 
 
@@ -38,7 +40,7 @@ def grant(
 @pytest.fixture
 def store() -> Iterator[ObjectStore]:
     with storage.build_client() as client:
-        yield ObjectStore(client)
+        yield ObjectStore(client, NEAR)
 
 
 def put(
@@ -134,7 +136,7 @@ def test_this_machine_is_reached_without_the_environments_proxy(
     with ScriptedServer([]) as proxy, ScriptedServer([STORED]) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         with storage.build_client() as client:
-            put(ObjectStore(client), grant(server))
+            put(ObjectStore(client, NEAR), grant(server))
 
     assert proxy.seen == []
 
@@ -158,7 +160,7 @@ def test_a_connection_notices_a_vanished_peer_in_half_a_minute() -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(socket, "create_connection", remember)
-            put(ObjectStore(client), grant(server))
+            put(ObjectStore(client, NEAR), grant(server))
         tcp = [seen[0].getsockopt(socket.IPPROTO_TCP, name) for name in (18, 4, 5, 6)]
         alive = seen[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
@@ -385,7 +387,7 @@ def test_transport_errors_are_sorted_by_type(raised: Exception, kind: Kind) -> N
         raise raised
 
     with httpx.Client(transport=httpx.MockTransport(handler)) as client:
-        error = error_of(ObjectStore(client), Grant("https://h.example/k", {}, DEADLINE_MS))
+        error = error_of(ObjectStore(client, NEAR), Grant("https://h.example/k", {}, DEADLINE_MS))
 
     assert error.kind is kind
 
@@ -395,3 +397,36 @@ def test_a_bundle_or_proxy_that_cannot_be_used_is_a_configuration_error(tmp_path
         storage.build_client(ca_bundle=str(tmp_path / "none.pem"))
     with pytest.raises(ConfigError, match=r"network\.proxy"):
         storage.build_client(proxy="nonsense")
+
+
+@pytest.fixture
+def misled(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A public name that leads to this machine, as a rebound or poisoned one would."""
+    really = socket.getaddrinfo
+
+    def lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
+        return really("127.0.0.1" if host == "store.example.org" else host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    return "store.example.org"
+
+
+def test_I24_a_public_name_that_leads_to_a_near_address_gets_no_byte(misled: str) -> None:
+    far = HostPolicy.of("https://api.example.org/api/v1", [], allow_http=False)
+    with ScriptedServer([STORED]) as server, storage.build_client() as client:
+        to = Grant(f"http://{misled}:{server.port}/b/k", {}, DEADLINE_MS)
+        with pytest.raises(
+            NeedsOperator, match=r"leads to 127\.0\.0\.1, a loopback address"
+        ) as caught:
+            put(ObjectStore(client, far), to)
+        assert caught.value.advice is not None
+        assert misled in caught.value.advice
+        assert server.seen == []
+
+
+def test_I24_a_host_that_the_operator_lists_may_be_near(misled: str) -> None:
+    listed = HostPolicy.of("https://api.example.org/api/v1", [misled], allow_http=True)
+    with ScriptedServer([STORED]) as server, storage.build_client() as client:
+        to = Grant(f"http://{misled}:{server.port}/b/k", {}, DEADLINE_MS)
+        assert put(ObjectStore(client, listed), to) is not None
+        assert len(server.seen) == 1
