@@ -1,7 +1,7 @@
 """
 Plants known bugs, one at a time, and checks that the tests named for each of them fail.
 
-A patch begins with three lines: ``what:`` the mistake is, ``layer:`` that must catch it, and
+A patch begins with three lines: ``what:`` the mistake is, ``layer:`` whose tests must catch it, and
 ``tests:`` as pytest is told them, with ``NAME=value`` for the environment in front.
 """
 
