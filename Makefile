@@ -29,14 +29,14 @@ test: lint ## ruff, mypy and all tests; make test ARGS='-k queue' chooses some
 	@$(CHECK_TOOLS)
 	$(PYTEST) $(ARGS)
 
-test-fast: $(READY) ## unit and property tests only, within a minute
+test-fast: $(READY) ## unit and property tests only
 	$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
 
 planted: $(READY) ## plant known bugs one by one: each must be caught; ARGS='etag wal' chooses some
 	@$(CHECK_TOOLS)
 	@$(BIN)/python -m tests.planted.run $(ARGS)
 
-soak: $(READY) ## all tests in larger numbers, with new seeds, about an hour
+soak: $(READY) ## all tests in larger numbers, with new seeds
 	@$(CHECK_TOOLS)
 	SYNCD_TEST_SCALE=soak $(PYTEST) $(ARGS)
 
