@@ -44,7 +44,7 @@ def pytest_runtest_makereport(
     report = yield
     said = getattr(item, "hypothesis_statistics", "")
     if report.when == "call" and said:
-        tried = sum(map(int, re.findall(r"(\d+) passing examples", said)))
+        tried = sum(map(int, re.findall(r"(\d+) passing", said)))
         report.user_properties.append(("cases", tried))
     return report
 
