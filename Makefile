@@ -11,6 +11,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_LOCKED := $(PIP) install --quiet --require-hashes --only-binary :all:
 READY := .venv/.syncd .venv/.test
+# Two processes: the tests fit two processors, and wait for other processes much of the time. One
+# that is done takes tests from the other.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -24,26 +27,21 @@ demo: .venv/.syncd ## upload and register sample models to a stand-in cloud, no 
 
 test: lint ## ruff, mypy and all tests; make test ARGS='-k queue' chooses some
 	@$(CHECK_TOOLS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
-test-fast: $(READY) ## unit and property tests only, within a minute
+test-fast: $(READY) ## unit and property tests only
 	$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
 
 planted: $(READY) ## plant known bugs one by one: each must be caught; ARGS='etag wal' chooses some
 	@$(CHECK_TOOLS)
 	@$(BIN)/python -m tests.planted.run $(ARGS)
 
-# Another seed each day; a failing case prints the command that repeats it.
-MORE := SYNCD_SEED=$${SYNCD_SEED:-$$(date +%j)} SYNCD_KILL_CALLS=all
-
-soak: $(READY) ## kills, power losses and disk errors in larger numbers, about half an hour
+soak: $(READY) ## all tests in larger numbers, with new seeds
 	@$(CHECK_TOOLS)
-	$(MORE) SYNCD_KILL_POINTS=3000 SYNCD_IMAGES=60000 SYNCD_DISK_STRIDE=2 \
-	$(BIN)/python -m pytest tests/crash $(ARGS)
+	SYNCD_TEST_SCALE=soak $(PYTEST) $(ARGS)
 
 nightly: planted ## all planted bugs, then all tests in numbers that fill a night
-	$(MORE) SYNCD_KILL_POINTS=20000 SYNCD_IMAGES=1000000 SYNCD_DISK_STRIDE=1 SYNCD_SIMULATIONS=30000 \
-	$(BIN)/python -m pytest
+	SYNCD_TEST_SCALE=nightly $(PYTEST)
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -95,8 +93,8 @@ Debian, Ubuntu: sudo apt-get install python3-venv (for a second Python its own, 
 endef
 
 define CHECK_TOOLS
-for tool in strace unshare git; do command -v $$tool >/dev/null || { echo "The tests that kill syncd and fail \
-its disk need $$tool. Debian, Ubuntu: sudo apt-get install strace util-linux git" >&2; exit 1; }; done
+for tool in strace unshare nsenter git systemd-analyze; do command -v $$tool >/dev/null || { echo "The tests \
+need $$tool. Debian, Ubuntu: sudo apt-get install strace util-linux git systemd" >&2; exit 1; }; done
 endef
 
 # --- lock files --------------------------------------------------------------------------------

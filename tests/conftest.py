@@ -1,57 +1,68 @@
 """What a run of the tests has shown: one table at its end, a row a layer."""
 
-from collections import defaultdict
-from dataclasses import dataclass
+import re
+from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-LAYERS = {
-    "tests/unit": "T1 unit and tables",
-    "tests/property": "T2 properties",
-    "tests/property/test_queue_machine.py": "T3 stateful",
-    "tests/simulation": "T4 whole daemon, virtual time",
-    "tests/crash": "kill -9 at named points",
-    "tests/crash/test_kill_line.py": "T5 kill at an executed line",
-    "tests/crash/test_kill_call.py": "T6 kill at a system call",
-    "tests/crash/test_power_loss.py": "T7 power loss images",
-    "tests/crash/test_disk_errors.py": "T8 errors of the state disk",
-    "tests/crash/test_disk_full.py": "T8 errors of the state disk",
-    "tests/integration": "real files, sockets, servers",
-    "tests/planted": "T16 planted bugs",
-}
-"""The longest beginning of a test's path names its layer."""
+from tests import scale
+from tests.layers import LAYERS, Phase, layer_at, table
+
+settings.register_profile(
+    "scaled",
+    max_examples=scale.SCALE.examples,
+    derandomize=scale.FIXED,
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("scaled")
 
 
-@dataclass(slots=True)
-class Row:
-    """Tests, the cases they tried, and the seconds they took."""
-
-    tests: int = 0
-    cases: int = 0
-    seconds: float = 0.0
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note each test's layer and the cases it tries; one without a layer ends the run."""
+    for item in items:
+        item.user_properties.append(("layer", layer_of(item)))
 
 
-def layer_of(path: str) -> str:
-    """The layer of the test file at *path*."""
-    fitting = [start for start in LAYERS if path == start or path.startswith(f"{start}/")]
-    return LAYERS[max(fitting, key=len)] if fitting else "other"
+def layer_of(item: pytest.Item) -> str:
+    """The layer of *item*."""
+    mark = item.get_closest_marker("layer")
+    path = item.nodeid.partition("::")[0]
+    layer = mark.args[0] if mark else layer_at(path)
+    if layer not in LAYERS:
+        raise pytest.UsageError(f"{path} is of no layer: give it a place in tests/layers.py")
+    return str(layer)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The examples that Hypothesis tried are cases."""
+    report = yield
+    said = getattr(item, "hypothesis_statistics", "")
+    if report.when == "call" and said:
+        tried = sum(map(int, re.findall(r"(\d+) passing", said)))
+        report.user_properties.append(("cases", tried))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table; a test that says nothing of its cases is one."""
-    rows: defaultdict[str, Row] = defaultdict(Row)
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if not isinstance(report, pytest.TestReport):
-                continue
-            row = rows[layer_of(report.nodeid.partition("::")[0])]
-            row.seconds += report.duration
-            if report.when == "call":
-                row.tests += 1
-                said = dict(report.user_properties)
-                row.cases += int(str(said.get("cases", 1)))
     terminalreporter.section("layers")
-    line = "{:<34}{:>8}{:>10}{:>10}".format
-    terminalreporter.write_line(line("layer", "tests", "cases", "seconds"))
-    for name, row in sorted(rows.items()):
-        terminalreporter.write_line(line(name, row.tests, row.cases, f"{row.seconds:.1f}"))
+    for line in table(phases(terminalreporter)):
+        terminalreporter.write_line(line)
+    terminalreporter.write_line(f"scale {scale.NAME}, seed {scale.SEED}")
+
+
+def phases(reporter: pytest.TerminalReporter) -> Iterator[Phase]:
+    """What each report says."""
+    for reports in reporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                said = dict(report.user_properties)
+                called = report.when == "call"
+                cases = int(str(said.get("cases", 1))) if called else 0
+                yield Phase(str(said["layer"]), report.duration, int(called), cases)

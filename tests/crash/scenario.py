@@ -193,10 +193,12 @@ class Theatre:
         """A scene of its own; a *fresh* one begins with no state directory at all."""
         folder = self._folder / f"scene-{next(self._numbers)}"
         folder.mkdir()
-        if not fresh:
-            shutil.copytree(self._before, folder / "state")
         sent = SIZES.keys() - (set() if fresh else {KEPT})
-        with Sandbox(folder / "cloud", switches=SWITCHES) as cloud:
+        # Another seed than the cloud of the run before, or storage keys would come twice.
+        with Sandbox(folder / "cloud", switches=SWITCHES, seed=int(not fresh)) as cloud:
+            if not fresh:
+                shutil.copytree(self._before, folder / "state")
+                move_to(cloud, folder / "state")
             starter = self._idle.pop() if self._idle else self._warm(cloud)
             try:
                 yield Scene(folder, self._models, cloud, starter, frozenset(sent))
@@ -231,6 +233,13 @@ class Theatre:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(random.Random(mark + rel_path.encode()).randbytes(SIZES[rel_path]))
         time.sleep(YOUNGEST_S)
+
+
+def move_to(cloud: Sandbox, state: Path) -> None:
+    """The run before was with this cloud: each scene has one of its own, all of them alike."""
+    with closing(sqlite3.connect(state / "syncd.db", isolation_level=None)) as db:
+        new = (cloud.base_url, cloud.team_id)
+        assert db.execute("UPDATE cloud SET base_url = ?, team_id = ?", new).rowcount == 1
 
 
 def environment(models: Path, state: Path, cloud: Sandbox) -> dict[str, str]:

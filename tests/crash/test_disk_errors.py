@@ -1,6 +1,5 @@
 """T8: the k-th call on the state disk fails once; what was acknowledged is kept, and work goes on."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,10 @@ import pytest
 from tests.crash.calls import STORAGE, entered, most_in_a_thread
 from tests.crash.lanes import each
 from tests.crash.scenario import Theatre
+from tests.scale import SCALE
 
 pytestmark = pytest.mark.crash
 
-STRIDE = int(os.environ.get("SYNCD_DISK_STRIDE", "8"))
-"""Of a call made very often, each so-manieth is hit."""
 LANES = 4
 """More than processors: a run that holds mostly sleeps."""
 
@@ -37,7 +35,7 @@ def moments(theatre: Theatre) -> list[Moment]:
         trace = ["-f", "-e", f"trace={','.join(STORAGE)}", "-o", str(log)]
         assert scene.run(strace=trace) == 0, scene.said()
         counts = most_in_a_thread(entered(log))
-    strides = {name: STRIDE if counts[name] > 100 else 1 for name, _ in FAULTS}
+    strides = {name: SCALE.disk_stride if counts[name] > 100 else 1 for name, _ in FAULTS}
     return [
         (name, error, k)
         for number, (name, error) in enumerate(FAULTS)

@@ -1,6 +1,5 @@
 """T6: kill -9 at the k-th system call that stores or sends, then once more from the start."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,9 @@ import pytest
 from tests.crash.calls import SEND, STORAGE, entered, most_in_a_thread
 from tests.crash.lanes import each
 from tests.crash.scenario import Theatre
+from tests.scale import SCALE
 
 pytestmark = pytest.mark.crash
-
-BEGINNINGS = [True, False] if "SYNCD_KILL_CALLS" in os.environ else [True]
-"""With nothing at all, or where a run before left off; the second one with ``SYNCD_KILL_CALLS=all``."""
 
 Moment = tuple[str, int]
 """A system call, and which one of a thread."""
@@ -51,7 +48,7 @@ def kill(theatre: Theatre, moment: Moment, *, fresh: bool) -> bool:
 
 
 @pytest.mark.parametrize(
-    "fresh", BEGINNINGS, ids=lambda fresh: "first-run" if fresh else "later-run"
+    "fresh", SCALE.beginnings, ids=lambda fresh: "first-run" if fresh else "later-run"
 )
 def test_I06_a_kill_at_any_storage_or_send_call_costs_nothing(
     theatre: Theatre, fresh: bool, request: pytest.FixtureRequest

@@ -1,7 +1,6 @@
 """T5: kill -9 at the k-th executed line of the program, then once more from the start."""
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +9,12 @@ import pytest
 
 from tests.crash.lanes import each
 from tests.crash.scenario import Theatre
+from tests.scale import SCALE, SEED
 
 pytestmark = pytest.mark.crash
 
-POINTS = os.environ.get("SYNCD_KILL_POINTS", "600")
-"""Kills in all, or ``all``: every execution of every line."""
-SEED = int(os.environ.get("SYNCD_SEED", "1"))
+POINTS = SCALE.kill_points
+"""Kills in all."""
 
 Moment = tuple[str, int, int]
 """File, line, and which execution of it."""
@@ -34,9 +33,6 @@ def executed(theatre: Theatre, *, fresh: bool) -> list[Moment]:
 
 def moments(lines: list[Moment], draw: random.Random) -> Iterator[Moment]:
     """One execution of each line in any order, then one more of each, and so on."""
-    if POINTS == "all":
-        yield from ((file, line, k) for file, line, n in lines for k in range(1, n + 1))
-        return
     while True:
         for file, line, n in draw.sample(lines, len(lines)):
             yield file, line, draw.randint(1, n)
@@ -45,9 +41,7 @@ def moments(lines: list[Moment], draw: random.Random) -> Iterator[Moment]:
 def chosen(theatre: Theatre, *, fresh: bool) -> list[Moment]:
     lines = executed(theatre, fresh=fresh)
     wanted = moments(lines, random.Random(SEED))
-    if POINTS == "all":
-        return list(wanted)
-    return [next(wanted) for _ in range(int(POINTS) // 2)]
+    return [next(wanted) for _ in range(POINTS // 2)]
 
 
 def kill(theatre: Theatre, moment: Moment, *, fresh: bool) -> bool:

@@ -15,11 +15,11 @@ from syncd.store import Store
 from tests.crash.lanes import each
 from tests.crash.powerloss import Disk, calls
 from tests.crash.scenario import Theatre
+from tests.scale import SCALE, SEED
 
 pytestmark = pytest.mark.crash
 
-IMAGES = int(os.environ.get("SYNCD_IMAGES", "20000"))
-SEED = int(os.environ.get("SYNCD_SEED", "1"))
+IMAGES = SCALE.images
 RECORD = (
     "-f", "-y", "-xx", "-s", "1000000",
     "-e", "trace=openat,write,pwrite64,ftruncate,fsync,fdatasync,unlink,rename",
@@ -104,7 +104,7 @@ def test_I06_every_acknowledged_commit_survives_a_loss_of_power(
     recording = recorded(theatre, fresh=fresh)
     places = Places(theatre.folder())
 
-    def lose_power(case: tuple[int, int]) -> None:
+    def lose_power(case: tuple[int, str]) -> None:
         point, seed = case
         moment = recording.moments[point]
         rows = places.own.rows(moment.disk.drawn(random.Random(f"{point} {seed}")))
@@ -113,5 +113,5 @@ def test_I06_every_acknowledged_commit_survives_a_loss_of_power(
         places.own.open_store()
 
     points = range(len(recording.moments))
-    rounds = range(SEED, SEED + -(-IMAGES // 2 // len(points)))
-    each(lose_power, [(point, seed) for seed in rounds for point in points], request)
+    rounds = range(-(-IMAGES // 2 // len(points)))
+    each(lose_power, [(point, f"{SEED}.{n}") for n in rounds for point in points], request)

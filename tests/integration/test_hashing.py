@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd import hashing
@@ -161,7 +161,6 @@ def test_F08_a_file_cut_short_while_it_is_hashed_gets_no_plan(model: str, left: 
 # -- checked pieces ------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     data=st.binary(min_size=1, max_size=200),
     leaf=st.integers(1, 64),

@@ -1,11 +1,12 @@
 """
 Plants known bugs, one at a time, and checks that the tests named for each of them fail.
 
-A patch begins with three lines: ``what:`` the mistake is, ``layer:`` that must catch it, and
+A patch begins with three lines: ``what:`` the mistake is, ``layer:`` whose tests must catch it, and
 ``tests:`` as pytest is told them, with ``NAME=value`` for the environment in front.
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,10 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.layers import layer_at
+
 PROJECT = Path(__file__).parents[2]
 PATCHES = Path(__file__).parent
 COPIED = ("syncd", "tests", "docs", "pyproject.toml", "config.example.toml", "README.md")
 DEADLINE_S = 600
+FAILED = re.compile(r"^(?:FAILED|ERROR) ([^:\s]+)", re.MULTILINE)
+"""The file of a test that failed, as pytest sums up."""
 TESTS_FAILED = 1
 """Pytest's exit code; others mean that no test was run, and nothing was caught."""
 
@@ -77,8 +82,8 @@ def apply(plant: Plant, copy: Path) -> None:
     subprocess.run(command, cwd=copy, env=env, check=True, capture_output=True, text=True)
 
 
-def caught(plant: Plant) -> bool:
-    """Do the tests that are named fail with the mistake in the program?"""
+def caught(plant: Plant) -> str | None:
+    """The layer of the test that fails with the mistake in the program, if one of those named does."""
     settings, tests = plant.command()
     with TemporaryDirectory(prefix="planted-") as folder:
         copy = copied(Path(folder))
@@ -93,7 +98,10 @@ def caught(plant: Plant) -> bool:
         )
     if done.returncode not in (0, TESTS_FAILED):
         raise RuntimeError(f"{plant.path.name}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == TESTS_FAILED
+    if done.returncode == 0:
+        return None
+    failed = FAILED.search(done.stdout)
+    return (layer_at(failed[1]) if failed else None) or plant.layer
 
 
 def rows(names: list[str]) -> Iterator[bool]:
@@ -102,11 +110,11 @@ def rows(names: list[str]) -> Iterator[bool]:
         if names and not plant.path.name.startswith(tuple(names)):
             continue
         started_s = time.monotonic()
-        good = caught(plant)
+        layer = caught(plant)
         seconds = time.monotonic() - started_s
-        verdict = "caught" if good else "MISSED"
-        print(f"{verdict}  {plant.layer:<4} {seconds:5.1f} s  {plant.what}", flush=True)
-        yield good
+        verdict = f"caught by {layer}" if layer else "MISSED"
+        print(f"{verdict:<18} {seconds:5.1f} s  {plant.what}", flush=True)
+        yield layer is not None
 
 
 def main(names: list[str]) -> int:

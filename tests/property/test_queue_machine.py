@@ -33,6 +33,7 @@ from syncd.model import (
     Verdict,
 )
 from syncd.store import Store
+from tests.scale import MACHINE_STEPS, SCALE
 
 TTL = 100
 PATHS = st.sampled_from(["loras/a", "loras/A", "loras/b", "loras/\udce9\n"])  # a and A clash
@@ -317,4 +318,6 @@ class Queue(RuleBasedStateMachine):
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestQueue.settings = settings(
+    max_examples=SCALE.machine_runs, stateful_step_count=MACHINE_STEPS, deadline=None
+)

@@ -1,8 +1,7 @@
 """
 T4: the whole daemon in virtual time, seed by seed.
 
-``SYNCD_SEEDS=a,b`` runs just these; ``SYNCD_SIMULATIONS=20000`` runs that many fresh ones beside
-the fixed.
+``SYNCD_SEEDS=a,b`` runs just these.
 """
 
 import contextlib
@@ -13,30 +12,38 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.oracle import check, o10_one_seed_one_history
+from tests.scale import SCALE, SEED
 from tests.simulation.world import Outcome, run
 
-FIXED = 600
-FRESH = int(os.environ.get("SYNCD_SIMULATIONS", "600"))
-LISTED = [
-    line
-    for line in Path(__file__).with_name("seeds.txt").read_text("utf-8").splitlines()
-    if line and not line.startswith("#")
-]
+FIXED = 1_200
+BATCH = 25
+LIST = Path(__file__).with_name("seeds.txt")
 ANCHOR = Path(__file__).parents[2]
 
 
 def _seeds() -> list[str]:
     if chosen := os.environ.get("SYNCD_SEEDS"):
         return chosen.split(",")
-    today = f"{time.time_ns() // 1000:x}"
-    return [*LISTED, *map(str, range(FIXED)), *(f"{today}.{n}" for n in range(FRESH))]
+    fixed = [*listed(), *map(str, range(min(FIXED, SCALE.simulations)))]
+    return [*fixed, *(f"{SEED}.{n}" for n in range(FIXED, SCALE.simulations))]
+
+
+def listed() -> list[str]:
+    """The seeds that once failed."""
+    lines = LIST.read_text("utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _batches() -> list[list[str]]:
+    seeds = _seeds()
+    return [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,15 +69,39 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("seed", _seeds())
-def test_T4_whatever_happens_every_still_file_is_registered_once_and_as_it_is(seed: str) -> None:
+@pytest.mark.parametrize("seeds", _batches(), ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+def test_T4_whatever_happens_every_still_file_is_registered_once_and_as_it_is(
+    seeds: list[str], record_property: Callable[[str, object], None]
+) -> None:
+    failed = [told for seed in seeds if (told := what_failed(seed))]
+    record_property("cases", len(seeds))
+
+    if failed:
+        pytest.fail("\n\n".join(failed), pytrace=False)
+
+
+def what_failed(seed: str) -> str | None:
+    """Run one seed: None, or what went wrong and how to repeat it; it is on the list then."""
     with _folder() as folder:
-        outcome = run(seed, folder, keep_log=_is_logged(seed))
+        try:
+            outcome = run(seed, folder, keep_log=_is_logged(seed))
+        except Exception:
+            remember(seed)
+            return f"{traceback.format_exc()}\n{_again(seed)}"
         try:
             check(outcome.evidence)
             assert outcome.story.grave or not outcome.rejected, "a passing fault ended a job"
         except AssertionError as error:
-            pytest.fail(_told(outcome, error), pytrace=False)
+            remember(seed)
+            return _told(outcome, error)
+    return None
+
+
+def remember(seed: str) -> None:
+    """Put *seed* on the list, unless every run tries it anyway."""
+    if seed not in (*listed(), *map(str, range(FIXED))):
+        with LIST.open("a", encoding="utf-8") as file:
+            file.write(f"{seed}\n")
 
 
 @pytest.mark.parametrize("seed", ["1", "2", "3"])
@@ -106,12 +137,16 @@ def _is_logged(seed: str) -> bool:
 
 
 def _told(outcome: Outcome, error: AssertionError) -> str:
-    again = f"SYNCD_SEEDS={outcome.story.seed} {sys.executable} -m pytest {Path(__file__)}"
     parts = [
         f"{outcome.story}",
         *outcome.diary,
         f"{error}",
         *outcome.rejected,
-        f"Again: {again}\nThen add the seed to tests/simulation/seeds.txt.",
+        _again(outcome.story.seed),
     ]
     return "\n".join(parts)
+
+
+def _again(seed: str) -> str:
+    file = Path(__file__).relative_to(ANCHOR)
+    return f"repeat with: SYNCD_SEEDS={seed} python -m pytest {file}"
