@@ -16,6 +16,7 @@ LAYERS = {
     "tests/crash/test_power_loss.py": "T7 power loss images",
     "tests/crash/test_disk_errors.py": "T8 errors of the state disk",
     "tests/crash/test_disk_full.py": "T8 errors of the state disk",
+    "tests/sockets": "T9 sockets that break",
     "tests/integration": "real files, sockets, servers",
     "tests/planted": "T16 planted bugs",
 }
