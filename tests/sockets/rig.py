@@ -75,6 +75,7 @@ class Watched(Sandbox):
         switches: Switches,
     ) -> None:
         self.port_of: dict[int, int] = {}
+        self.on_entry: Callable[[Entry], None] = lambda entry: None
         self._wires, self._accidents = wires, accidents
         super().__init__(folder, switches=switches, listener=self._note)
 
@@ -99,6 +100,7 @@ class Watched(Sandbox):
 
     def _note(self, entry: Entry) -> None:
         self.port_of[entry.seq] = _client.get()
+        self.on_entry(entry)
 
     def as_seen(self) -> list[Entry]:
         """The history, and in it which answers the client may never have seen whole."""
