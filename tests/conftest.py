@@ -17,6 +17,7 @@ LAYERS = {
     "tests/crash/test_disk_errors.py": "T8 errors of the state disk",
     "tests/crash/test_disk_full.py": "T8 errors of the state disk",
     "tests/sockets": "T9 sockets that break",
+    "tests/sockets/test_tls.py": "TLS nobody should trust",
     "tests/sockets/test_moving_files.py": "T14 files that change meanwhile",
     "tests/integration": "real files, sockets, servers",
     "tests/planted": "T16 planted bugs",
