@@ -75,6 +75,7 @@ class Watched(Sandbox):
         switches: Switches,
     ) -> None:
         self.port_of: dict[int, int] = {}
+        self._unheard: set[int] = set()
         self.on_entry: Callable[[Entry], None] = lambda entry: None
         self._wires, self._accidents = wires, accidents
         super().__init__(folder, switches=switches, listener=self._note)
@@ -102,13 +103,23 @@ class Watched(Sandbox):
         self.port_of[entry.seq] = _client.get()
         self.on_entry(entry)
 
+    def give_up(self, request: httpx.Request, said: bytes) -> None:
+        """The client waits no longer, even if the answer lies in its own buffers by now."""
+        number = request.url.params.get("partNumber")
+        for entry in reversed(self.history.entries()):
+            of_it = entry.storage_key or entry.model_path or ""
+            same = (entry.path, entry.part or 0) == (request.url.path, int(number or 0))
+            if same and (not said or of_it.encode() in said):
+                self._unheard.add(entry.seq)
+                return
+
     def as_seen(self) -> list[Entry]:
         """The history, and in it which answers the client may never have seen whole."""
         entries = self.history.entries()
         last = {self.port_of[entry.seq]: entry.seq for entry in sorted(entries, key=_by_seq)}
         suspects = self._wires[0].suspects | self._wires[1].suspects
         doubted = self._wires[0].doubted | self._wires[1].doubted
-        lost = {last[port] for port in suspects if port in last}
+        lost = self._unheard | {last[port] for port in suspects if port in last}
         lost |= {seq for seq, port in self.port_of.items() if port in doubted}
         return [replace(e, lost=True) if e.seq in lost else e for e in entries]
 
@@ -147,7 +158,7 @@ class _Counted(Lanes):
             pool.shutdown(wait=True)
 
 
-def _counted_client(clock: SkippingClock) -> api.Client:
+def _api_client(clock: SkippingClock, cloud: Watched) -> api.Client:
     """The API's real client; while a request is under way the clock does not jump."""
     client = api.build_client()
     plain = client.send
@@ -155,7 +166,11 @@ def _counted_client(clock: SkippingClock) -> api.Client:
     async def send(request: httpx.Request, **how: Any) -> httpx.Response:
         with contextlib.ExitStack() as under_way:
             under_way.enter_context(clock.busy())
-            response = await plain(request, **how)
+            try:
+                response = await plain(request, **how)
+            except httpx.HTTPError:
+                cloud.give_up(request, request.content)
+                raise
             end, closing = under_way.pop_all(), response.aclose
 
             async def aclose() -> None:
@@ -164,6 +179,22 @@ def _counted_client(clock: SkippingClock) -> api.Client:
 
             response.aclose = aclose  # type: ignore[method-assign]
             return response
+
+    client.send = send  # type: ignore[method-assign]
+    return client
+
+
+def _store_client(cloud: Watched) -> storage.Client:
+    """The store's real client; it tells which answers it did not wait for."""
+    client = storage.build_client()
+    plain = client.send
+
+    def send(request: httpx.Request, **how: Any) -> httpx.Response:
+        try:
+            return plain(request, **how)
+        except httpx.HTTPError:
+            cloud.give_up(request, b"")
+            raise
 
     client.send = send  # type: ignore[method-assign]
     return client
@@ -250,7 +281,9 @@ class Rig:
             clock=self.clock,
             jitter=self.jitter,
             doors=Doors(
-                lanes=lambda _: _Counted(self.clock), api=lambda _: _counted_client(self.clock)
+                lanes=lambda _: _Counted(self.clock),
+                api=lambda _: _api_client(self.clock, self.cloud),
+                objects=lambda _: _store_client(self.cloud),
             ),
         )
         try:
