@@ -25,9 +25,10 @@ LAYERS = {
     "T18": "systemd unit",
     "matrix": "faults by phases",
     "points": "kill -9 at named points",
+    "TLS": "servers nobody should trust",
     "whole": "the command, files, sockets",
 }
-"""What stands in the table; the last three have no number."""
+"""What stands in the table; the last four have no number."""
 
 PLACES = {
     "tests/unit": "T1",
@@ -46,6 +47,9 @@ PLACES = {
     "tests/integration/test_real_s3.py": "T11",
     "tests/matrix": "matrix",
     "tests/planted": "T16",
+    "tests/sockets": "T9",
+    "tests/sockets/test_tls.py": "TLS",
+    "tests/sockets/test_moving_files.py": "T14",
 }
 """The longest beginning of a test's path that stands here names its layer."""
 

@@ -31,6 +31,8 @@ def each(
     """
     ``attempt`` on each of *cases*, so many at once; their number goes into the table at the end.
 
+    One at a time is tried in the caller's own thread.
+
     Raises:
         Tried: One failed; the text says how to repeat it.
     """
@@ -45,12 +47,16 @@ def each(
             raise Tried(f"{error}\nrepeat with: {command}") from error
 
     started_s = time.monotonic()
-    with ThreadPoolExecutor(lanes) as pool:
-        futures = [pool.submit(one, case) for case in cases]
-        try:
-            results = [future.result() for future in futures]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    results = list(map(one, cases)) if lanes == 1 else _at_once(one, cases, lanes)
     rate = len(cases) / (time.monotonic() - started_s)
     request.node.user_properties += [("cases", len(cases)), ("rate", rate)]
     return results
+
+
+def _at_once(one: Callable[[Case], Result], cases: Sequence[Case], lanes: int) -> list[Result]:
+    with ThreadPoolExecutor(lanes) as pool:
+        futures = [pool.submit(one, case) for case in cases]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(cancel_futures=True)
