@@ -9,6 +9,25 @@ MIB = 1024 * 1024
 HEADER = 128
 """Bytes before the tensor; the format lets a header end in spaces."""
 
+SMALLEST = 16
+"""Bytes; nothing shorter can be a model."""
+
+
+def weights(content: bytes) -> bytes:
+    """A whole file with *content* for its tensor, ``HEADER`` bytes longer; ``*.pt`` may hold it too."""
+    return _header(HEADER + len(content)) + content
+
+
+def is_torn(name: str, content: bytes) -> bool:
+    """Does something made by ``weights`` lack a piece, as far as anybody can tell under this name?"""
+    if not name.endswith(".safetensors"):
+        return len(content) < SMALLEST
+    try:
+        header = json.loads(content[8:HEADER])
+    except ValueError:  # cut within the header, whatever came after
+        return True
+    return len(content) < HEADER + int(header["weight"]["shape"][0])
+
 
 def write_safetensors(path: Path, size: int) -> Path:
     """Write a whole file of *size* bytes; no two of its MiB are alike, nor are two files."""

@@ -26,6 +26,7 @@ from syncd.model import Call
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from tests.crash.victim import Order
+from tests.weights import HEADER, weights
 
 PROJECT = Path(__file__).parents[2]
 PART = 16 * 1024
@@ -231,7 +232,8 @@ class Theatre:
         for rel_path in rel_paths:
             path = self._models / rel_path
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(random.Random(mark + rel_path.encode()).randbytes(SIZES[rel_path]))
+            noise = random.Random(mark + rel_path.encode())
+            path.write_bytes(weights(noise.randbytes(SIZES[rel_path] - HEADER)))
         time.sleep(YOUNGEST_S)
 
 

@@ -12,6 +12,7 @@ import pytest
 from syncd.model import Call
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, records, until
+from tests.weights import weights
 
 pytestmark = pytest.mark.crash
 
@@ -50,7 +51,7 @@ def cloud(tmp_path: Path) -> Iterator[Sandbox]:
 def home_with(tmp_path: Path, cloud: Sandbox, files: int) -> Home:
     home, noise = Home.at(tmp_path / "home", cloud), random.Random(files)
     for number in range(files):
-        home.write(f"loras/{number}.safetensors", noise.randbytes(1000 + number))
+        home.write(f"loras/{number}.safetensors", weights(noise.randbytes(1000 + number)))
     return home
 
 

@@ -25,6 +25,7 @@ import jsonschema
 import pytest
 
 from syncd.sandbox.server import Sandbox
+from tests.weights import HEADER, weights
 
 T = TypeVar("T")
 
@@ -293,7 +294,7 @@ class Nursery:
             for rel_path, size in files.items():
                 path = tree / rel_path
                 path.parent.mkdir(parents=True)
-                path.write_bytes(noise.randbytes(size))
+                path.write_bytes(weights(noise.randbytes(size - HEADER)))
         self._ready_s = time.monotonic() + YOUNGEST_S
 
     def home(self, folder: Path, cloud: Sandbox | None, *, large: bool = False) -> Home:

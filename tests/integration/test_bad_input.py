@@ -12,6 +12,7 @@ from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import Home, records, until
 from tests.relay import Answer, relaying
+from tests.weights import weights
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
 NEW = "loras/new.safetensors"
@@ -102,7 +103,7 @@ def test_a_file_that_changes_while_it_is_sent_is_registered_as_it_is_in_the_end(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(home.once)
         until(lambda: cloud.history.count("presign") == 2, "both presign calls")
-        home.write(ONE, b"other bytes")
+        home.write(ONE, weights(b"other bytes"))
         done = running.result()
 
     assert done.code == 0
@@ -118,7 +119,7 @@ def test_a_tree_at_a_place_of_any_name_is_handled_like_another(home: Home, cloud
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(home.once)
         until(lambda: cloud.history.count("presign") == 2, "both presign calls")
-        home.write(ONE, b"other bytes")
+        home.write(ONE, weights(b"other bytes"))
         done = running.result()
 
     assert done.code == 0, done.err
@@ -277,8 +278,8 @@ def test_a_cloud_that_is_down_is_left_within_a_minute_and_no_progress_is_lost(
     with relaying(cloud.base_url) as relay:
         home.env["SYNCD_API__BASE_URL"] = f"{relay.url}/api/v1"
         home.once()
-        home.write(NEW, b"new")
-        home.write("vae/three.pt", b"three")
+        home.write(NEW, weights(b"new"))
+        home.write("vae/three.pt", weights(b"three"))
 
         relay.before, relay.after = lambda seen: Answer(503), lambda seen, answer: None
         down = home.once()

@@ -10,6 +10,7 @@ from syncd.sandbox.history import Entry
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from tests.integration.harness import LARGE, MIB, Home, records
+from tests.weights import weights
 
 SWITCHES = Switches(part_size=5 * MIB)
 SMALL_FILE, LARGE_FILE = "loras/small.safetensors", "checkpoints/large.ckpt"
@@ -40,11 +41,11 @@ def test_I02_bytes_that_the_file_no_longer_holds_are_never_registered(
     tmp_path: Path, rel_path: str, last: Call
 ) -> None:
     path = tmp_path / "home" / "models" / rel_path
-    meddler = Meddler(last, lambda: path.write_bytes(bytes(SIZES[rel_path])))
+    meddler = Meddler(last, lambda: path.write_bytes(weights(bytes(SIZES[rel_path]))))
     with Sandbox(tmp_path / "cloud", switches=SWITCHES, listener=meddler) as cloud:
         home = Home.at(tmp_path / "home", cloud)
         home.sign_in(cloud)
-        home.write(rel_path, b"x" * SIZES[rel_path])
+        home.write(rel_path, weights(b"x" * SIZES[rel_path]))
         home.let_age()
         done = home.once()
 

@@ -15,6 +15,7 @@ from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Cap, MultipartPaths, Switches, Unique
 from tests.integration.harness import CAP, LARGE, MIB, Home, Nursery, calls, records
 from tests.visitor import Visitor
+from tests.weights import weights
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
 
@@ -110,7 +111,7 @@ def test_bytes_that_the_catalog_holds_at_that_path_are_adopted(home: Home, cloud
 def test_a_file_with_new_bytes_becomes_a_new_record(home: Home, cloud: Sandbox) -> None:
     home.once()
     old = home.sha256(ONE)
-    home.write(ONE, b"other bytes than before")
+    home.write(ONE, weights(b"other bytes than before"))
 
     again = home.once()
 
@@ -272,8 +273,8 @@ def test_each_file_that_stays_behind_is_named_with_its_reason(
 
 def test_of_two_files_that_would_get_one_path_neither_is_sent(home: Home, cloud: Sandbox) -> None:
     for number in range(20):
-        home.write(f"vae/pair{number}.pt", b"one of two")
-        home.write(f"vae/PAIR{number}.pt", b"the other")
+        home.write(f"vae/pair{number}.pt", weights(b"one of two"))
+        home.write(f"vae/PAIR{number}.pt", weights(b"the other"))
     home.let_age()
 
     done = home.once()
@@ -315,8 +316,8 @@ def test_a_changed_file_whose_storage_key_repeats_is_not_sent_and_holds_up_nobod
     cloud.switches = replace(cloud.switches, fresh_keys=False)
     home.once()
     before = records(cloud)
-    home.write(ONE, b"other bytes under the same key")
-    home.write("vae/three.pt", b"a third file")
+    home.write(ONE, weights(b"other bytes under the same key"))
+    home.write("vae/three.pt", weights(b"a third file"))
 
     done = home.once()
 

@@ -11,6 +11,7 @@ from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Unique
 from tests.integration.harness import CAP, LARGE, Home, records, until
 from tests.visitor import Visitor
+from tests.weights import weights
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
 REFUSED = "loras/ink (1).safetensors"
@@ -48,7 +49,7 @@ def test_a_plan_needs_no_credential(home: Home) -> None:
 
 def test_what_is_planned_comes_true(large_home: Home, cloud: Sandbox) -> None:
     large_home.write(REFUSED, b"refused")
-    large_home.write("vae/TWO.pt", b"a rival")
+    large_home.write("vae/TWO.pt", weights(b"a rival"))
     large_home.write("vae/notes.txt", b"ignored")
 
     planned = actions(large_home)
@@ -71,8 +72,8 @@ def test_what_is_planned_comes_true(large_home: Home, cloud: Sandbox) -> None:
 
 def test_a_plan_tells_each_file_apart_by_what_is_known_of_it(home: Home, cloud: Sandbox) -> None:
     home.once()
-    home.write(ONE, b"changed")
-    home.write("vae/new.pt", b"new")
+    home.write(ONE, weights(b"changed"))
+    home.write("vae/new.pt", weights(b"new"))
 
     whys = {file["path"]: (file["action"], file["why"]) for file in home.plan()["files"]}
 
@@ -91,7 +92,7 @@ def test_a_file_that_failed_is_planned_as_failed_until_it_changes(
     home.once()
 
     failed = actions(home)
-    home.write(ONE, b"changed")
+    home.write(ONE, weights(b"changed"))
 
     assert failed == {ONE: "failed", TWO: "registered"}
     assert actions(home)[ONE] == "upload"
@@ -136,8 +137,8 @@ def test_each_state_is_told_with_why_and_what_to_do(
     visitor.upload(b"somebody else's", f"models/{ONE}")
     cloud.switches = replace(cloud.switches, unique_paths=Unique.EXACT)
     large_home.write(REFUSED, b"refused")
-    large_home.write("vae/pair.pt", b"a rival")
-    large_home.write("vae/PAIR.pt", b"another")
+    large_home.write("vae/pair.pt", weights(b"a rival"))
+    large_home.write("vae/PAIR.pt", weights(b"another"))
     large_home.write("vae/notes.txt", b"ignored")
     large_home.once()
 
