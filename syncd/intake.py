@@ -10,11 +10,11 @@ again.
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
-from syncd import scan
+from syncd import scan, soundness
 from syncd.clock import Clock
 from syncd.core import paths, settle
 from syncd.core.diff import Change, Gone, Moved, diff
@@ -29,6 +29,9 @@ BLOCKED_LOOK_S = 10.0
 
 RIVAL_LOOK_S = 1.0
 """Between looks at a file that waits for one that would get the same place in the catalog."""
+
+CLOCK_SLACK_S = 1.0
+"""Two clocks of one machine may drift apart by so much before one of them counts as set."""
 
 BATCH = 20_000
 """Verdicts committed at a time."""
@@ -74,6 +77,8 @@ class Intake:
     Args:
         windows: Seconds a fingerprint must stand still.
         prefix: What model_path begins with.
+        read_lease: Ask the kernel who writes, on local file systems.
+        backfill: What has stood still for long need not be watched for its whole window.
         on_queued: Called when there is something new in the queue.
         on_freed: Called with where to look again because a conflict ended.
     """
@@ -90,6 +95,8 @@ class Intake:
         windows: settle.Windows,
         symlinks: scan.Symlinks,
         prefix: str,
+        read_lease: bool,
+        backfill: bool,
         on_queued: Callable[[], None],
         on_freed: Callable[[Hint], None],
     ) -> None:
@@ -102,6 +109,9 @@ class Intake:
         self._windows = windows
         self._symlinks = symlinks
         self._prefix = prefix
+        self._read_lease = read_lease
+        self._backfill = backfill
+        self._ahead_s = self._clock_ahead_s()
         self._on_queued = on_queued
         self._on_freed = on_freed
         self._moving: dict[PathKey, settle.Watching] = {}
@@ -184,7 +194,8 @@ class Intake:
         if due:
             due |= self._postponed  # whoever waits for a rival is judged in one go with it
         looks = [await self._look_again(key, hint=None) for key in sorted(due)]
-        await self._admit([found for found in looks if found is not None])
+        settled = [found for found in looks if found is not None]
+        await self._admit(await self._sound(settled))
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -223,7 +234,11 @@ class Intake:
     async def _look_again(self, key: PathKey, *, hint: HintKind | None) -> FoundFile | None:
         """One more look at a path under observation; the file, if it has stood still long enough."""
         root, (_, rel_path) = self._roots[key[0]], key
-        found, companion = await self._lanes.scan(_look, root, rel_path, self._symlinks)
+        try:
+            found, companion = await self._lanes.scan(_look, root, rel_path, self._symlinks)
+        except OSError as error:
+            self._block(key, f"it cannot be looked at: {error.strerror}")
+            return None
         now_s = self._clock.boottime_s()
         self._observe(root, rel_path, found, companion, hint, now_s)
         watching = self._moving.get(key)
@@ -241,14 +256,16 @@ class Intake:
         now_s: float,
     ) -> None:
         key = (root.id, rel_path)
+        old = found is not None and self._is_old(found)
         watching = settle.look(
-            self._moving.get(key),
+            self._moving.get(key) if old or not self._backfill else self._unhurried(key),
             found,
             now_s=now_s,
             hint=hint,
             windows=self._windows,
             network=root.network,
             companion=companion,
+            old=old,
         )
         if watching is None:
             self._forget(key)
@@ -262,6 +279,65 @@ class Intake:
         self._looked_at_s.pop(key, None)
         self._postponed.discard(key)
         self._meter.settling(len(self._moving))
+
+    # -- judging what stands still ---------------------------------------------------------------
+
+    async def _sound(self, settled: Collection[FoundFile]) -> list[FoundFile]:
+        """Those of *settled* that are whole models; the others are remembered, or wait."""
+        sound: list[FoundFile] = []
+        judged: list[tuple[FoundFile, Verdict, str, str | None]] = []
+        for found in settled:
+            root = self._roots[found.root_id]
+            lease = self._read_lease and not root.network
+            judgement = await self._lanes.scan(soundness.judge, root.path, found, lease=lease)
+            why = judgement.why or "it still changes"
+            if judgement.verdict is Verdict.WANTED:
+                sound.append(found)
+            elif judgement.verdict is None:
+                self._block((found.root_id, found.rel_path), why)
+            else:
+                judged.append((found, judgement.verdict, why, self._model_path(found)))
+        await self._remember_unsound(judged)
+        return sound
+
+    async def _remember_unsound(
+        self, judged: Collection[tuple[FoundFile, Verdict, str, str | None]]
+    ) -> None:
+        if not judged:
+            return
+        for found, verdict, why, _ in judged:
+            self._forget((found.root_id, found.rel_path))
+            self._log.warning(f"file.{verdict}", path=found.rel_path, why=why)
+        freed = await self._lanes.db(self._store.files.judge, judged, self._clock.now_ms())
+        for root_id, rel_path in freed:
+            self._on_freed(Hint(root_id, rel_path, HintKind.RESCAN))
+
+    def _block(self, key: PathKey, why: str) -> None:
+        """Something is in the way that no event may tell of: look again after a while."""
+        self._moving[key] = replace(self._moving[key], blocked_by=why)
+        self._looked_at_s[key] = self._clock.boottime_s()
+
+    def _clock_ahead_s(self) -> float:
+        """How far the clock that files are stamped by is ahead of the one that never jumps."""
+        return self._clock.now_ms() / 1000 - self._clock.boottime_s()
+
+    def _is_old(self, found: FoundFile) -> bool:
+        """In a backfill: is its ctime long past, by a clock that nobody has set meanwhile?"""
+        if not self._backfill or abs(self._clock_ahead_s() - self._ahead_s) > CLOCK_SLACK_S:
+            return False
+        age_s = self._clock.now_ms() / 1000 - found.fingerprint.ctime_ns / 1e9
+        return age_s > settle.OLD_S
+
+    def _unhurried(self, key: PathKey) -> settle.Watching | None:
+        """What is watched of a path, unless its window was short for an age that is in doubt now."""
+        watching = self._moving.get(key)
+        shortest_s = min(self._windows.quiet_s, self._windows.closed_s)
+        return None if watching is not None and watching.window_s < shortest_s else watching
+
+    def _model_path(self, found: FoundFile) -> str:
+        target = paths.target_of(found.rel_path, prefix=self._prefix)
+        assert isinstance(target, Target), "refused names never get here"
+        return target.model_path
 
     async def _admit(self, settled: Collection[FoundFile]) -> None:
         """Queue files, all in one commit: of two that clash none is claimed before both are seen."""
@@ -320,7 +396,7 @@ class Intake:
 
         found = scan.walk(root.path, root.id, below=below, symlinks=self._symlinks, problem=problem)
         with open_files(self._state_dir) as files:
-            known = files.known(root.id, below)
+            known = _doubted(root.path, files.known(root.id, below))
             _sort_in(walked, root.path, diff(counted(found), known, unjudged=unjudged))
         return walked
 
@@ -334,7 +410,8 @@ class Intake:
             return self._compare(root, rel_path)
         walked = _Walked(files=1)
         with open_files(self._state_dir) as files:
-            _sort_in(walked, root.path, diff([found], files.known(root.id, rel_path)))
+            known = _doubted(root.path, files.known(root.id, rel_path))
+            _sort_in(walked, root.path, diff([found], known))
         return walked
 
     # -- deciding --------------------------------------------------------------------------------
@@ -401,6 +478,15 @@ def _sort_in(walked: _Walked, root: str, changes: Iterable[Change]) -> None:
         walked.fresh.append(_Fresh(change.found, known, companions[folder].get(name)))
 
 
+def _doubted(root: str, known: Iterable[KnownFile]) -> Iterable[KnownFile]:
+    """What was incomplete is looked at again wherever somebody looks, whether or not it moved."""
+    for file in known:
+        if file.verdict is Verdict.INCOMPLETE and not soundness.still_broken(root, file):
+            yield replace(file, fingerprint=file.fingerprint._replace(ctime_ns=-1))
+        else:
+            yield file
+
+
 def _require_present(
     root: Root,
     mount: Mount | None,
@@ -447,11 +533,8 @@ def _mount_of(path: str) -> Mount | None:
 def _look(
     root: Root, rel_path: str, symlinks: scan.Symlinks
 ) -> tuple[FoundFile | None, str | None]:
-    """The file as it is now, and its companion; nothing where it cannot be told."""
-    try:
-        found = scan.look(root.path, root.id, rel_path, symlinks=symlinks)
-    except OSError:
-        return None, None
+    """The file as it is now, and its companion; raises OSError where it cannot be told."""
+    found = scan.look(root.path, root.id, rel_path, symlinks=symlinks)
     folder, name = os.path.split(rel_path)
     return found, _companions(root.path, folder).get(name)
 

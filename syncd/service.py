@@ -30,6 +30,7 @@ from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.dispatch import Dispatcher
 from syncd.errors import ConfigError, RootUnavailable, StateFull
+from syncd.expected import expected_sha256
 from syncd.intake import Intake, Root
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
@@ -464,6 +465,7 @@ class Service:
             meter=self._meter,
             limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
             path_of=path_of,
+            expected_of=lambda job: expected_sha256(root.path, job.rel_path),
             on_moved=self._look_again,
         )
         dispatcher = Dispatcher(
@@ -492,6 +494,8 @@ class Service:
             ),
             symlinks=settings.scan.symlinks,
             prefix=settings.naming.prefix,
+            read_lease=settings.settle.read_lease,
+            backfill=once,
             on_queued=dispatcher.wake,
             on_freed=self._hint,
         )

@@ -36,6 +36,7 @@ from syncd.errors import (
 from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan, printable
 from syncd.progress import Meter, Phase
+from syncd.soundness import mismatch
 from syncd.store import Store
 from syncd.transfer import Transfer, Tries
 
@@ -152,6 +153,7 @@ class Worker:
 
     Args:
         path_of: The absolute path of a job's file.
+        expected_of: The SHA-256 that a job's file was announced with, if it was.
         on_moved: Called when a job's file turned out to have changed: look there again.
 
     ``on_contact`` may be set to what is called after each sign that a side answers as it should.
@@ -173,6 +175,7 @@ class Worker:
         meter: Meter,
         limits: Limits,
         path_of: Callable[[Job], str],
+        expected_of: Callable[[Job], str | None],
         on_moved: Callable[[Job], None],
     ) -> None:
         self._store = store
@@ -188,6 +191,7 @@ class Worker:
         self._single_put_limit = limits.single_put_limit
         self._leaving = threading.Event()
         self._path_of = path_of
+        self._expected_of = expected_of
         self._on_moved = on_moved
         self._log = structlog.get_logger("syncd.worker")
         self._do: dict[Step, Callable[[_Run], Awaitable[None]]] = {
@@ -330,6 +334,10 @@ class Worker:
         if 0 <= age_s < YOUNGEST_S:
             await self._clock.sleep(YOUNGEST_S - age_s)
         plan = await self._read(run)
+        expected = await self._lanes.hash(self._expected_of, run.job)
+        if expected not in (None, plan.sha256):
+            await self._not_as_announced(run, mismatch(expected))
+            return
         run.job = await self._db(self._store.jobs.note_plan, run.job, plan)
 
     async def _adopt(self, run: _Run) -> None:
@@ -595,6 +603,12 @@ class Worker:
             stop=_Either(run.stop, self._leaving),
             on_bytes=lambda count: self._meter.add_hashed(job.id, count),
         )
+
+    async def _not_as_announced(self, run: _Run, why: str) -> None:
+        """The file is not what its download was to bring: nothing of it leaves this machine."""
+        await self._db(self._store.files.mark_incomplete, run.job, why)
+        self._log.warning("file.incomplete", path=run.job.rel_path, why=why)
+        self._superseded(run)
 
     async def _as_it_is_now(self, job: Job) -> Job:
         """The job with the ctime of this moment; anything else that moved makes it stale."""

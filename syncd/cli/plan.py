@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
@@ -11,7 +12,7 @@ from syncd.cli import Invocation, pass_invocation
 from syncd.config import Loaded
 from syncd.core.preview import Action, Known, Rules, Step, preview
 from syncd.errors import RootUnavailable
-from syncd.model import FoundFile, printable
+from syncd.model import FoundFile, Verdict, printable
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
@@ -47,7 +48,7 @@ def make_plan(loaded: Loaded) -> list[Step]:
         session=token is not None and not token.get_secret_value().startswith("dk-"),
     )
     found, known = _walk(loaded), _known(loaded)
-    steps = preview(found, known, rules)
+    steps = _judged(loaded, found, preview(found, known, rules))
     held_model = any(file.state != Action.IGNORED for file in known.values())
     if held_model and all(step.action is Action.IGNORED for step in steps):
         raise RootUnavailable(
@@ -71,6 +72,21 @@ def _walk(loaded: Loaded) -> list[FoundFile]:
         click.echo(f"syncd: {printable(rel_path)} cannot be read: {error.strerror}", err=True)
 
     return list(scan.walk(root, 0, symlinks=loaded.settings.scan.symlinks, problem=problem))
+
+
+def _judged(loaded: Loaded, found: Sequence[FoundFile], steps: Sequence[Step]) -> list[Step]:
+    """The steps with a look into each file that would be sent: is it a whole model?"""
+    from syncd import soundness
+
+    def judged(file: FoundFile, step: Step) -> Step:
+        if step.action is not Action.UPLOAD:
+            return step
+        judgement = soundness.judge(os.fspath(loaded.settings.models_dir), file, lease=False)
+        if judgement.verdict in (None, Verdict.WANTED):
+            return step
+        return replace(step, action=Action(judgement.verdict), why=judgement.why or "")
+
+    return [judged(file, step) for file, step in zip(found, steps, strict=True)]
 
 
 def _known(loaded: Loaded) -> dict[str, Known]:

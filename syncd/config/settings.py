@@ -173,11 +173,18 @@ class Settle(_Section):
     """Seconds it must stand still on a network file system."""
 
     once_wait_s: Duration = 120
-    """Seconds --once waits for files that are still moving, at least the longest window + 10."""
+    """Seconds --once waits for moving files, at least twice the longest window + 10."""
+
+    read_lease: bool = True
+    """Whether to ask the kernel, where it may be asked, if a program has the file open for writing."""
 
     def once_wait_for(self, window_s: float) -> float:
-        """Seconds that ``--once`` waits when *window_s* is the longest settle window in force."""
-        return max(self.once_wait_s, window_s + ONCE_MARGIN_S)
+        """
+        Seconds that ``--once`` waits when *window_s* is the longest settle window configured.
+
+        A sparse file's is twice as long.
+        """
+        return max(self.once_wait_s, 2 * window_s + ONCE_MARGIN_S)
 
 
 class Scan(_Section):

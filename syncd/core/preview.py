@@ -19,6 +19,8 @@ class Action(StrEnum):
     FAILED = "failed"  # failed as it is; not tried again before it changes
     REFUSED = "refused"
     CONFLICT = "conflict"
+    UNREADABLE = "unreadable"
+    INCOMPLETE = "incomplete"
     IGNORED = "ignored"
 
 
@@ -90,8 +92,8 @@ def _wanted(
     if known is not None and _same(known.fingerprint, file.fingerprint):
         if known.state == "registered":
             return Action.REGISTERED, "in the catalog, unchanged since"
-        if known.state in ("failed", "unreadable"):
-            return Action.FAILED, known.why or "failed before, unchanged since"
+        if known.state in ("failed", "unreadable", "incomplete", "refused"):
+            return Action(known.state), known.why or f"{known.state} before, unchanged since"
     return _journey(file.fingerprint.size, known, rules)
 
 

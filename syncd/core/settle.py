@@ -27,6 +27,13 @@ class Windows:
     network_s: float
 
 
+OLD_S = 600.0
+"""A file that its own kernel saw change last so long ago has stood still all that time..."""
+
+OLD_WINDOW_S = 2.0
+"""...so that two looks so far apart are enough."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watching:
     """
@@ -51,6 +58,7 @@ def look(
     windows: Windows,
     network: bool,
     companion: str | None,
+    old: bool = False,
 ) -> Watching | None:
     """
     What is known of a path after one more look at it; None once it is gone.
@@ -64,6 +72,7 @@ def look(
         hint: What the kernel said since the previous look; None if nothing.
         network: The file lies on a network file system.
         companion: A name beside it that a downloader keeps while it writes; None if there is none.
+        old: By its ctime it has stood still for ``OLD_S``, and that clock can be relied upon.
     """
     if found is None:
         return None
@@ -76,6 +85,8 @@ def look(
     ):
         return before
     window_s = _window_s(found, hint, windows, network)
+    if old and not network:
+        window_s = min(window_s, OLD_WINDOW_S)
     return Watching(found.fingerprint, now_s, window_s, blocked_by)
 
 

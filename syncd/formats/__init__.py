@@ -30,12 +30,14 @@ class Structure:
 
     ``complete`` is False where the file must not be taken. ``why`` is a sentence for a person:
     what is wrong, or why nothing was checked; None for a file that was checked and is whole.
-    ``format`` is what the content turned out to be, or None.
+    ``format`` is what the content turned out to be, or None. ``foreign``: something else lies
+    under the model's name, so waiting for the rest of it is of no use.
     """
 
     complete: bool
     why: str | None
     format: str | None
+    foreign: bool = False
 
     @property
     def sentence(self) -> str:
@@ -83,7 +85,7 @@ def check(fd: int, name: str, size: int) -> Structure:
     start = read_at(fd, 0, min(size, _START))
     if start.startswith(_LFS_POINTER):
         why = "this is a git-LFS pointer, not the model: run git lfs pull"
-        return Structure(False, why, None)
+        return Structure(False, why, None, foreign=True)
     if size < SMALLEST:
         return Structure(False, f"incomplete: {size:,} bytes are too few for a model", None)
     claimed = _BY_ENDING[ending] or _by_content(start)
@@ -122,10 +124,11 @@ def _page(start: bytes) -> Structure | None:
     if _BINARY.search(text):
         return None
     if text.startswith(b"<"):
-        return Structure(False, "this is a saved web page, not the model: download it again", None)
+        why = "this is a saved web page, not the model: download it again"
+        return Structure(False, why, None, foreign=True)
     if text.startswith(b"{"):
         why = "this is a saved error message (JSON), not the model: download it again"
-        return Structure(False, why, None)
+        return Structure(False, why, None, foreign=True)
     return None
 
 

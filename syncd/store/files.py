@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterable, Iterator
 
-from syncd.model import FoundFile, KnownFile, Target, Verdict, printable
+from syncd.model import FoundFile, Job, KnownFile, Target, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.jobs import Jobs
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
@@ -198,11 +198,22 @@ class Files:
     def mark_unreadable(self, root_id: int, rel_path: str, reason: str, now_ms: int) -> None:
         """The worker could not open the file; it is looked at again when its ctime moves."""
         with self._db.transaction():
-            self._db.run(
-                "UPDATE file SET verdict = 'unreadable', reason = ?, judged_at = ?"
-                " WHERE root_id = ? AND rel_path = ?",
-                (reason, now_ms, root_id, os.fsencode(rel_path)),
+            self._mark(root_id, rel_path, Verdict.UNREADABLE, reason, now_ms)
+
+    def mark_incomplete(self, job: Job, reason: str, now_ms: int) -> None:
+        """
+        The worker found other bytes than there should be: its job is superseded, the file remembered.
+
+        Nothing happens where the job is not the worker's any more.
+        """
+        with self._db.transaction():
+            ours = self._db.one(
+                "SELECT 1 FROM job WHERE id = ? AND state = 'leased' AND lease_owner = ?",
+                (job.id, job.lease_owner),
             )
+            if ours is not None:
+                self._jobs.replace_live(job.root_id, job.rel_path, now_ms, why=reason)
+                self._mark(job.root_id, job.rel_path, Verdict.INCOMPLETE, reason, now_ms)
 
     # -- what the catalog holds ------------------------------------------------------------------
 
@@ -215,6 +226,15 @@ class Files:
         return None if row is None else str(row["record_id"])
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _mark(
+        self, root_id: int, rel_path: str, verdict: Verdict, reason: str, now_ms: int
+    ) -> None:
+        self._db.run(
+            "UPDATE file SET verdict = ?, reason = ?, judged_at = ?"
+            " WHERE root_id = ? AND rel_path = ?",
+            (verdict, reason, now_ms, root_id, os.fsencode(rel_path)),
+        )
 
     def _rivals(self, found: FoundFile, clash_key: str) -> list[KnownFile]:
         rows = self._db.all("SELECT * FROM file WHERE clash_key = ?", (clash_key,))

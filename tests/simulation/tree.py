@@ -5,12 +5,23 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from syncd.model import HintKind
+from tests.weights import HEADER, is_torn, weights
 
 FOLDERS = ("loras", "checkpoints", "vae/old")
-NAMES = ("a.safetensors", "b.gguf", "c.ckpt")
+NAMES = ("a.safetensors", "b.pt", "c.ckpt")
 PATHS = tuple(f"{folder}/{name}" for folder in FOLDERS for name in NAMES)
+
+
+class _Content(NamedTuple):
+    """What a path holds; torn: it lacks a piece, and that can be seen."""
+
+    sha256: str
+    size: int
+    torn: bool
+
 
 Told = Callable[[str, HintKind], None]
 """What the kernel says of a path; the hint may get lost on its way."""
@@ -27,7 +38,7 @@ class Tree:
         sizes: Sizes to choose from, bytes.
 
     ``versions`` holds, by model_path, the SHA-256 of every content that a path ever had while
-    nobody was writing.
+    nobody was writing, and that was whole: what a cut tore must never be registered.
     """
 
     def __init__(
@@ -40,7 +51,7 @@ class Tree:
     ) -> None:
         self.root = root
         self.versions: dict[str, set[str]] = {}
-        self._now: dict[str, tuple[str, int]] = {}
+        self._now: dict[str, _Content] = {}
         self._draw = draw
         self._now_ns = now_ns
         self._told = told
@@ -53,11 +64,11 @@ class Tree:
         return list(self._now)
 
     def still(self, largest: int | None) -> dict[str, str]:
-        """SHA-256 by model_path, as things are, of files of at most *largest* bytes."""
+        """SHA-256 by model_path, as things are, of whole files of at most *largest* bytes."""
         return {
-            model_path(path): sha256
-            for path, (sha256, size) in self._now.items()
-            if largest is None or size <= largest
+            model_path(path): content.sha256
+            for path, content in self._now.items()
+            if not content.torn and (largest is None or content.size <= largest)
         }
 
     def change(self) -> str:
@@ -140,7 +151,7 @@ class Tree:
         file = self.root / path
         before = file.stat()
         with file.open("r+b") as stream:
-            stream.seek(self._draw.randrange(before.st_size))
+            stream.seek(self._draw.randrange(min(HEADER, before.st_size - 1), before.st_size))
             stream.write(self._draw.randbytes(1))
             stream.truncate(before.st_size)
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -163,13 +174,14 @@ class Tree:
         self._told(path, kind)
 
     def _noted(self, path: str) -> None:
-        content = (self.root / path).read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        self.versions.setdefault(model_path(path), set()).add(sha256)
-        self._now[path] = sha256, len(content)
+        data = (self.root / path).read_bytes()
+        content = _Content(hashlib.sha256(data).hexdigest(), len(data), is_torn(path, data))
+        if not content.torn:
+            self.versions.setdefault(model_path(path), set()).add(content.sha256)
+        self._now[path] = content
 
     def _bytes(self) -> bytes:
-        return self._draw.randbytes(self._draw.choice(self._sizes))
+        return weights(self._draw.randbytes(self._draw.choice(self._sizes) - HEADER))
 
 
 def model_path(path: str) -> str:

@@ -27,7 +27,7 @@ IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
     | {"expected", "notify"}
 )
-BELOW_WORKER = BELOW_IO | IO_ROOMS | {"progress", "patience", "lanes", "catalog"}
+BELOW_WORKER = BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"}
 BELOW_SERVICE = BELOW_WORKER | {"transfer", "worker", "intake", "janitor", "dispatch", "control"}
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -40,6 +40,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "patience": frozenset({"errors", "clock"}),
     "lanes": frozenset({"errors", "patience"}),
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},

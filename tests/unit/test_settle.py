@@ -121,3 +121,13 @@ def test_a_vanished_file_is_no_longer_watched() -> None:
     )
 
     assert gone is None
+
+
+@pytest.mark.parametrize(("network", "window_s"), [(False, 2), (True, 90)])
+def test_an_old_file_needs_two_looks_on_a_local_disk_only(network: bool, window_s: float) -> None:
+    watching = settle.look(
+        None, FILE, now_s=0, hint=None, windows=WINDOWS, network=network, companion=None, old=True
+    )
+
+    assert watching is not None
+    assert watching.window_s == window_s

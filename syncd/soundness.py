@@ -1,0 +1,138 @@
+"""
+Is a file that stands still a whole model? Asked of its bytes, once, before it may be queued.
+
+Standing still proves little: a downloader that was killed leaves a file that will never move again.
+So the file is opened and judged by who else has it open, by its structure, and by its holes.
+"""
+
+import fcntl
+import os
+import signal
+from dataclasses import dataclass
+
+from syncd import formats, scan
+from syncd.expected import expected_sha256
+from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict, printable
+
+COMPRESSING = frozenset(
+    ("btrfs", "zfs", "f2fs", "bcachefs", "ntfs3", "ntfs", "apfs", "squashfs", "erofs", "ubifs")
+)
+"""File systems on which a whole file may take less room than it has bytes, or a row of zeros none."""
+
+# Breaking a lease signals its holder, and the default signal would end the process.
+_HARMLESS = signal.SIGURG
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """
+    What is to be done about a file, and why in one sentence (None where it is wanted).
+
+    A verdict of None: not now, look again soon.
+    """
+
+    verdict: Verdict | None
+    why: str | None = None
+
+
+SOUND = Judgement(Verdict.WANTED)
+
+
+def judge(root: str, found: FoundFile, *, lease: bool) -> Judgement:
+    """
+    Judge a file that stands still; bounded reads, nothing of the file is executed.
+
+    Args:
+        root: The directory that ``found.rel_path`` is below.
+        lease: Ask the kernel whether somebody has it open for writing, where that is permitted.
+    """
+    path = os.path.join(root, found.rel_path)
+    try:
+        # Neither a FIFO nor a lease that somebody else holds may keep us here.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except PermissionError:
+        return Judgement(Verdict.UNREADABLE, _permissions(path))
+    except OSError as error:
+        return Judgement(None, f"it cannot be opened: {error.strerror}")
+    try:
+        return _judge(fd, path, found, lease=lease)
+    except OSError as error:
+        return Judgement(None, f"it cannot be read: {error.strerror}")
+    finally:
+        os.close(fd)
+
+
+def still_broken(root: str, known: KnownFile) -> bool:
+    """Is a known file incomplete for other reasons than its bytes' structure, which still hold?"""
+    expected = expected_sha256(root, known.rel_path)
+    return expected is not None and known.reason == mismatch(expected)
+
+
+def mismatch(expected: str) -> str:
+    """Why a file is not taken that should have another SHA-256, as its download's note says."""
+    return (
+        f"incomplete or damaged: its download was to have the SHA-256 {expected}, and it has "
+        "another. Download it again, or if it was edited on purpose, touch it"
+    )
+
+
+def has_writer(fd: int) -> bool:
+    """
+    Has a process of this machine the file open for writing?
+
+    False also where the kernel will not tell: on file systems without leases, and to those who
+    neither own the file nor have CAP_LEASE. See "fcntl(2)", F_SETLEASE.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _HARMLESS)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _judge(fd: int, path: str, found: FoundFile, *, lease: bool) -> Judgement:
+    if _fingerprint(fd) != found.fingerprint:
+        return Judgement(None)
+    if lease and has_writer(fd):
+        return Judgement(None, "a program has it open for writing")
+    size = found.fingerprint.size
+    structure = formats.check(fd, found.rel_path, size)
+    if structure.foreign:
+        return Judgement(Verdict.REFUSED, structure.why)
+    if not structure.complete:
+        return Judgement(Verdict.INCOMPLETE, structure.why)
+    if structure.why is None and _has_holes(fd, path, size):
+        return Judgement(Verdict.INCOMPLETE, _HOLES)
+    return SOUND
+
+
+_HOLES = (
+    "incomplete: it has holes that were never written, as an interrupted download leaves them. If "
+    "it is whole, copy it with: cp --sparse=never"
+)
+
+
+def _has_holes(fd: int, path: str, size: int) -> bool:
+    """Blocks are missing, by both ways to ask, and not because the file system saves them."""
+    if os.fstat(fd).st_blocks * 512 >= size or os.lseek(fd, 0, os.SEEK_HOLE) >= size:
+        return False
+    return scan.mount_of(path).fs_type not in COMPRESSING
+
+
+def _permissions(path: str) -> str:
+    shown = printable(path)
+    return (
+        f"the account that runs syncd (uid {os.geteuid()}) may not read it. Let it, for example: "
+        f"chmod a+r '{shown}', or chgrp it to a group of that account and chmod g+r"
+    )
+
+
+def _fingerprint(fd: int) -> Fingerprint:
+    found = os.fstat(fd)
+    return Fingerprint(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )

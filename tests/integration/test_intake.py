@@ -1,0 +1,160 @@
+"""From the disk to the queue, with real files and a store, and a clock that is turned by hand."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from syncd.core import settle
+from syncd.intake import BLOCKED_LOOK_S, Intake, Root
+from syncd.lanes import Lanes
+from syncd.model import Hint
+from syncd.progress import Meter
+from syncd.store import Store
+from tests.weights import write_safetensors
+
+NAME = "loras/x.safetensors"
+WINDOWS = settle.Windows(quiet_s=30, closed_s=10, network_s=90)
+HOUR_S = 3600.0
+
+
+@dataclass
+class HandClock:
+    """Two clocks; the calendar's is ahead of the files' by an hour."""
+
+    passed_s: float = 0.0
+    set_by_s: float = 0.0
+    began_s: float = field(default_factory=time.time)
+
+    def now_ms(self) -> int:
+        return int((self.began_s + HOUR_S + self.passed_s + self.set_by_s) * 1000)
+
+    def boottime_s(self) -> float:
+        return self.passed_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.passed_s += seconds
+
+
+@dataclass
+class Scene:
+    models: Path
+    clock: HandClock
+    intake: Intake
+    root: Root
+    queued: list[None] = field(default_factory=list)
+
+    async def after(self, seconds: float) -> int:
+        """Let time pass and look; how often something was queued so far."""
+        self.clock.passed_s += seconds
+        await self.intake.settle_due()
+        return len(self.queued)
+
+
+def scene_in(folder: Path, store: Store, lanes: Lanes, *, backfill: bool) -> Scene:
+    models = folder / "models"
+    root = Root(store.files.root_id(os.fspath(models)), os.fspath(models), network=False)
+    clock, queued = HandClock(), list[None]()
+
+    def on_freed(hint: Hint) -> None:
+        raise AssertionError("there is no conflict")
+
+    intake = Intake(
+        {root.id: root},
+        store=store,
+        state_dir=os.fspath(folder / "state"),
+        lanes=lanes,
+        clock=clock,
+        meter=Meter(),
+        windows=WINDOWS,
+        symlinks="follow",
+        prefix="models/",
+        read_lease=True,
+        backfill=backfill,
+        on_queued=lambda: queued.append(None),
+        on_freed=on_freed,
+    )
+    return Scene(models, clock, intake, root, queued)
+
+
+@pytest.fixture(params=[True, False], ids=["backfill", "daemon"])
+def backfill(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def scene(backfill: bool) -> Iterator[Scene]:
+    """A tree with one file, in a folder that anybody may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        write_safetensors(folder / "models" / NAME, 5000)
+        store, lanes = Store(os.fspath(folder / "state")), Lanes(files=1, slots=1)
+        yield scene_in(folder, store, lanes, backfill=backfill)
+        lanes.close()
+        store.close()
+
+
+async def test_only_a_backfill_takes_a_file_of_old_after_two_seconds(
+    scene: Scene, backfill: bool
+) -> None:
+    await scene.intake.walk(scene.root)
+
+    assert await scene.after(1.9) == 0
+    assert await scene.after(0.1) == (1 if backfill else 0)
+    assert await scene.after(28) == 1
+
+
+@pytest.mark.parametrize("backfill", [True], indirect=True)
+async def test_an_age_by_a_clock_that_was_set_meanwhile_counts_for_nothing(scene: Scene) -> None:
+    await scene.intake.walk(scene.root)
+    scene.clock.set_by_s = -5
+
+    assert await scene.after(2) == 0
+    assert await scene.after(29.9) == 0
+    assert await scene.after(0.1) == 1
+
+
+@pytest.mark.parametrize("backfill", [True], indirect=True)
+async def test_a_young_file_waits_for_its_whole_window_in_a_backfill_too(scene: Scene) -> None:
+    scene.clock.began_s -= HOUR_S - settle.OLD_S + 60
+    await scene.intake.walk(scene.root)
+
+    assert await scene.after(29.9) == 0
+    assert await scene.after(0.1) == 1
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_a_file_that_cannot_be_looked_at_for_a_moment_is_looked_at_again(
+    scene: Scene,
+) -> None:
+    await scene.intake.walk(scene.root)
+    folder = (scene.models / NAME).parent
+    folder.chmod(0)
+    os.seteuid(65534)
+    try:
+        assert await scene.after(30) == 0
+    finally:
+        os.seteuid(0)
+        folder.chmod(0o755)
+
+    (watching,) = scene.intake.unsettled().values()
+    assert "Permission denied" in (watching.blocked_by or "")
+    assert await scene.after(BLOCKED_LOOK_S) == 0
+    assert await scene.after(30) == 1
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_a_file_that_is_open_for_writing_is_taken_when_it_is_closed(scene: Scene) -> None:
+    await scene.intake.walk(scene.root)
+    with (scene.models / NAME).open("r+b"):
+        assert await scene.after(30) == 0
+        (watching,) = scene.intake.unsettled().values()
+
+    assert watching.blocked_by == "a program has it open for writing"
+    assert await scene.after(BLOCKED_LOOK_S) == 0
+    assert await scene.after(30) == 1
