@@ -305,10 +305,11 @@ class Intake:
     ) -> None:
         if not judged:
             return
-        for found, verdict, why, _ in judged:
+        for found, *_ in judged:
             self._forget((found.root_id, found.rel_path))
-            self._log.warning(f"file.{verdict}", path=found.rel_path, why=why)
         freed = await self._lanes.db(self._store.files.judge, judged, self._clock.now_ms())
+        for found, verdict, why, _ in judged:
+            self._log.warning(f"file.{verdict}", path=found.rel_path, why=why)
         for root_id, rel_path in freed:
             self._on_freed(Hint(root_id, rel_path, HintKind.RESCAN))
 
