@@ -14,6 +14,7 @@ from syncd import scan, soundness
 from syncd.model import FoundFile, Verdict
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import Home, records, until
+from tests.somebody import as_somebody_else
 from tests.weights import MIB, weights, write_safetensors
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
@@ -220,12 +221,9 @@ def open_to_all() -> Iterator[Path]:
 
 
 def test_a_file_that_may_not_be_read_is_unreadable_with_what_helps(open_to_all: Path) -> None:
-    write_safetensors(open_to_all / "x.safetensors", 5000).chmod(0o600)
-    os.seteuid(65534)
-    try:
+    write_safetensors(open_to_all / "x.safetensors", 5000).chmod(0)
+    with as_somebody_else():
         judgement = judged(open_to_all, "x.safetensors")
-    finally:
-        os.seteuid(0)
 
     assert judgement.verdict is Verdict.UNREADABLE
     assert f"chmod a+r '{open_to_all}/x.safetensors'" in (judgement.why or "")
