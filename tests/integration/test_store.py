@@ -26,11 +26,12 @@ from syncd.model import (
     Multipart,
     Part,
     Plan,
+    Priority,
     State,
     Target,
     Verdict,
 )
-from syncd.store import Store, is_locked, open_files, open_report
+from syncd.store import RootRow, Store, Wanted, is_locked, open_files, open_report
 from syncd.store.db import Database, migrations
 
 NOW = 1_700_000_000_000
@@ -52,8 +53,8 @@ def target(rel_path: str = PATH) -> Target:
 
 def admit(store: Store, rel_path: str = PATH, *, now_ms: int = NOW, mtime_ns: int = 1) -> int:
     to = target(rel_path)
-    wanted = (found(rel_path, mtime_ns=mtime_ns), to, to.model_path.casefold())
-    (job_id,) = store.files.admit([wanted], now_ms).values()
+    wanted = Wanted(found(rel_path, mtime_ns=mtime_ns), to, to.model_path.casefold())
+    (job_id,) = store.files.admit([wanted], now_ms).jobs.values()
     return job_id
 
 
@@ -363,9 +364,9 @@ def test_a_database_that_may_grow_no_further_asks_for_room(state_dir: str) -> No
     pages = database.all("PRAGMA page_count")[0][0]
     database.all(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StateError, match=r"is full\. Make room"), database.transaction():
-        database.run("INSERT INTO root (path) VALUES (zeroblob(100000))")
+        database.run("INSERT INTO root (path, real_path) VALUES (zeroblob(100000), X'2F')")
     with database.transaction():
-        database.run("INSERT INTO root (path) VALUES (X'2F')")
+        database.run("INSERT INTO root (path, real_path) VALUES (X'2F', X'2F')")
     kept = database.all("SELECT path FROM root")
     database.close()
 
@@ -412,7 +413,7 @@ def test_a_reader_does_not_see_half_a_commit(state_dir: str) -> None:
     reader = Database.open_reader(state_dir)
     assert reader is not None
     with writer.transaction():
-        writer.run("INSERT INTO root (path) VALUES (X'2F')")
+        writer.run("INSERT INTO root (path, real_path) VALUES (X'2F', X'2F')")
         during = reader.all("SELECT * FROM root")
     after = reader.all("SELECT * FROM root")
     reader.close()
@@ -505,26 +506,37 @@ def test_known_files_are_read_in_pages_without_a_gap_or_a_double(
 
 def test_a_root_keeps_its_id_and_remembers_that_it_held_a_model(store: Store) -> None:
     mount = ("ext4", "/dev/sda1", "/")
-    fresh = store.files.marker(1)
+    fresh = store.files.root(1)
     store.files.mark_scanned(1, mount, NOW, models=True)
-    store.files.mark_scanned(1, mount, NOW + 1, models=False)
+    store.files.mark_scanned(1, mount, NOW + 1, models=False, rules="digest")
 
     assert store.files.root_id("/models") == 1 != store.files.root_id("/other")
-    assert fresh == (None, False)
-    assert store.files.marker(1) == (mount, True)
+    assert fresh == RootRow(None, held_model=False, scanned=False, rules=None)
+    assert store.files.root(1) == RootRow(mount, held_model=True, scanned=True, rules="digest")
     assert [root.scanned_at for root in store.report.roots()] == [NOW + 1, None]
 
 
 # -- claim and lease -----------------------------------------------------------------------------
 
 
-def test_jobs_are_claimed_by_due_time_then_by_age_and_never_early(store: Store) -> None:
-    late = admit(store, "loras/late.ckpt", now_ms=NOW + 10)
-    first = admit(store, "loras/first.ckpt")
-    second = admit(store, "loras/second.ckpt")
-    claimed = [store.jobs.claim("me", NOW, TTL) for _ in range(3)]
+def test_jobs_are_claimed_by_priority_then_by_size_then_by_age_and_never_early(
+    store: Store,
+) -> None:
+    def queue(name: str, size: int, priority: Priority, now_ms: int = NOW) -> int:
+        file = found(name)._replace(fingerprint=found().fingerprint._replace(size=size))
+        (job_id,) = store.files.admit(
+            [Wanted(file, target(name), name, priority)], now_ms
+        ).jobs.values()
+        return job_id
 
-    assert [job and job.id for job in claimed] == [first, second, None]
+    large = queue("loras/large.ckpt", 40, Priority.BACKFILL)
+    small = queue("loras/small.ckpt", 3, Priority.BACKFILL)
+    twin = queue("loras/twin.ckpt", 3, Priority.BACKFILL)
+    trained = queue("loras/trained.ckpt", 9, Priority.FRESH)
+    late = queue("loras/late.ckpt", 1, Priority.FRESH, NOW + 10)
+    claimed = [store.jobs.claim("me", NOW, TTL) for _ in range(5)]
+
+    assert [job and job.id for job in claimed] == [trained, small, twin, large, None]
     assert store.jobs.next_due_ms() == NOW + 10
     assert claim(store, now_ms=NOW + 10).id == late
     assert store.jobs.next_due_ms() is None
@@ -1029,8 +1041,8 @@ UPPER, LOWER = "loras/Model.safetensors", "loras/model.safetensors"
 
 def admit_any(store: Store, *rel_paths: str) -> dict[str, int]:
     to = {rel_path: target(rel_path) for rel_path in rel_paths}
-    wanted = [(found(path), to[path], to[path].model_path.casefold()) for path in rel_paths]
-    return {path: job_id for (_, path), job_id in store.files.admit(wanted, NOW).items()}
+    wanted = [Wanted(found(path), to[path], to[path].model_path.casefold()) for path in rel_paths]
+    return {path: job_id for (_, path), job_id in store.files.admit(wanted, NOW).jobs.items()}
 
 
 def admit_either(store: Store, rel_path: str) -> int | None:
@@ -1087,7 +1099,7 @@ def test_when_one_side_of_a_conflict_gives_way_the_other_is_judged_afresh(
         case "not a model any more":
             store.files.judge([(found(UPPER), Verdict.IGNORED, "ignored", None)], NOW)
         case _:
-            store.files.admit([(found(UPPER), target("loras/new"), "models/loras/new")], NOW)
+            store.files.admit([Wanted(found(UPPER), target("loras/new"), "models/loras/new")], NOW)
 
     assert LOWER not in verdicts(store)  # so the next look meets it as new
     assert admit_either(store, LOWER) is not None
@@ -1176,7 +1188,9 @@ def test_a_reader_is_told_what_is_known_of_each_path_of_one_root(store: Store) -
     other = store.files.root_id("/other")
     store.files.judge([(found("x", root_id=other), Verdict.IGNORED, "why", None)], NOW)
 
-    assert store.report.known("/models") == {raw: Known(found().fingerprint, "failed", "refused")}
+    assert store.report.known("/models") == {
+        raw: Known(found().fingerprint, "failed", "refused", target(raw).model_path)
+    }
     assert list(store.report.known("/other")) == ["x"]
     assert store.report.known("/nowhere") == {}
 

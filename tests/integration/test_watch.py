@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,7 @@ def start(hints: Hints) -> Iterator[Start]:
     """Starts a watcher that tells ``hints``, and stops it in the end."""
     watchers: list[Watcher] = []
 
-    def started(root: Path, on_hint: Callable[[Hint], None] = hints, **options: bool) -> Watcher:
+    def started(root: Path, on_hint: Callable[[Hint], None] = hints, **options: Any) -> Watcher:
         watcher = Watcher({1: str(root)}, on_hint, **options)
         watchers.append(watcher)
         watcher.start()

@@ -5,8 +5,8 @@ from syncd.core.paths import Refusal, target_of, unwanted
 from syncd.model import Target
 
 
-def refused(rel_path: str, **options: str) -> Refusal:
-    answer = target_of(rel_path, prefix="models/", **options)
+def refused(rel_path: str) -> Refusal:
+    answer = target_of(rel_path, prefix="models/")
     assert isinstance(answer, Refusal)
     return answer
 
