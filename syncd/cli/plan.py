@@ -57,7 +57,7 @@ def make_plan(loaded: Loaded) -> Planned:
         settings.api.single_put_limit,
         session=token is not None and not token.get_secret_value().startswith("dk-"),
     )
-    roots, tree = _roots(settings)
+    roots, tree = roots_of(settings)
 
     def rules_of(root: Root) -> Rules:
         return rules_for(settings, root.path, type_key=root.type_key)
@@ -85,7 +85,7 @@ def _require_models(root: Root, found: Iterable[FoundFile], known: Mapping[PathK
         )
 
 
-def _roots(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
+def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
     """models_dir is number 0, the directories of extra_model_paths follow."""
     folders = extra_folders(settings)
     own = dict.fromkeys((f.path, f.type_key) for f in folders if f.top is None)
