@@ -18,7 +18,7 @@ from syncd.model import printable
 
 IGNORE_FILE = ".syncdignore"
 IGNORE_FILE_MAX = 1024 * 1024
-"""Bytes of a ``.syncdignore`` that are read."""
+"""Bytes of a ``.syncdignore``, at most."""
 
 REVISION = 1
 """Counted up when the program itself comes to judge differently, so that files are judged again."""
@@ -61,6 +61,7 @@ def rules_for(
 
 
 def _patterns(lines: Sequence[str], source: str) -> Patterns | None:
+    lines = [line for line in lines if line]  # as pathspec does, or its numbers would not fit
     if not lines:
         return None
     spec = GitIgnoreSpec.from_lines(lines)
@@ -76,11 +77,14 @@ def _ignore_lines(root: str) -> Sequence[str]:
     path = os.path.join(root, IGNORE_FILE)
     try:
         with open(path, "rb") as file:
-            lines = os.fsdecode(file.read(IGNORE_FILE_MAX)).replace("\r\n", "\n").split("\n")
+            text = os.fsdecode(file.read(IGNORE_FILE_MAX + 1)).replace("\r\n", "\n")
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
         raise RootUnavailable(f"{printable(path)} cannot be read: {error.strerror}") from None
+    if len(text) > IGNORE_FILE_MAX:
+        raise RootUnavailable(f"{printable(path)} is larger than {IGNORE_FILE_MAX} bytes")
+    lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             GitIgnoreSpec.from_lines([line])
