@@ -287,9 +287,10 @@ class Files:
         admission.freed += self._leave_conflict(*wanted.key, clash_key)
         if others := self._rivals(found, clash_key):
             self._conflict(found, target, clash_key, others, now_ms)
-            admission.conflicts.add(wanted.key)
-            for other in others:
-                admission.jobs.pop((other.root_id, other.rel_path), None)
+            theirs = [(other.root_id, other.rel_path) for other in others]
+            admission.conflicts.update((wanted.key, *theirs))
+            for key in theirs:
+                admission.jobs.pop(key, None)
             return
         self._remember(found, Verdict.WANTED, None, target.model_path, clash_key, now_ms)
         if not self._jobs.is_registered(found, target):

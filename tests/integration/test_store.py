@@ -516,6 +516,43 @@ def test_a_root_keeps_its_id_and_remembers_that_it_held_a_model(store: Store) ->
     assert [root.scanned_at for root in store.report.roots()] == [NOW + 1, None]
 
 
+def test_another_spelling_of_a_root_keeps_its_id_and_another_type_is_another_root(
+    store: Store,
+) -> None:
+    first = store.files.root_id("/workspace/models", real_path="/volume/models")
+    again = store.files.root_id("/mnt/models", real_path="/volume/models")
+    typed = store.files.root_id("/mnt/models", real_path="/volume/models", type_key="loras")
+    moved = store.files.root_id("/mnt/models", real_path="/elsewhere")
+
+    assert first == again == moved != typed
+    assert [(root.path, root.model_type) for root in store.report.roots()] == [
+        ("/models", None),
+        ("/mnt/models", None),
+        ("/mnt/models", "loras"),
+    ]
+
+
+def test_of_two_roots_the_one_that_is_spelled_so_is_meant(store: Store) -> None:
+    one = store.files.root_id("/one")
+    store.files.root_id("/two")
+
+    assert store.files.root_id("/one", real_path="/two") == one
+
+
+def test_what_lies_in_roots_that_are_no_longer_configured_is_forgotten(store: Store) -> None:
+    job_id = admit(store)
+    other = store.files.root_id("/other")
+    store.files.retire_roots([other], NOW)
+    retired = [root.path for root in store.report.roots()]
+    again = store.files.root_id("/models")
+
+    assert retired == ["/other"]
+    assert store.jobs.get(job_id).state is State.SUPERSEDED
+    assert list(store.report.files()) == []
+    assert again == 1
+    assert not store.files.root(1).scanned
+
+
 # -- claim and lease -----------------------------------------------------------------------------
 
 
@@ -1104,6 +1141,56 @@ def test_when_one_side_of_a_conflict_gives_way_the_other_is_judged_afresh(
     assert LOWER not in verdicts(store)  # so the next look meets it as new
     assert admit_either(store, LOWER) is not None
     assert verdicts(store)[LOWER] is Verdict.WANTED
+
+
+def test_a_file_that_leaves_a_conflict_for_another_place_tells_who_is_free(store: Store) -> None:
+    admit_either(store, UPPER)
+    admit_either(store, LOWER)
+    elsewhere = Wanted(found(UPPER), target("loras/new"), "models/loras/new")
+
+    admission = store.files.admit([elsewhere], NOW)
+
+    assert admission.freed == [(1, LOWER)]
+    assert list(admission.jobs) == [(1, UPPER)]
+    assert admission.conflicts == set()
+
+
+def test_files_in_conflict_are_told_as_such(store: Store) -> None:
+    wanted = [Wanted(found(path), target(path), "one place") for path in (UPPER, LOWER)]
+
+    admission = store.files.admit(wanted, NOW)
+
+    assert admission.jobs == {}
+    assert admission.conflicts == {(1, UPPER), (1, LOWER)}
+    assert verdicts(store) == {UPPER: Verdict.CONFLICT, LOWER: Verdict.CONFLICT}
+
+
+def test_rivals_in_another_root_are_named_with_their_whole_path(store: Store) -> None:
+    other = store.files.root_id("/other", type_key="loras")
+    mine = Wanted(found(PATH), target(), "one place")
+    theirs = Wanted(found("a.safetensors", root_id=other), target(), "one place")
+    store.files.admit([mine, theirs], NOW)
+    reasons = {file.path: file.why or "" for file in store.report.files()}
+
+    assert "/other/a.safetensors would get" in reasons[PATH]
+    assert f"/models/{PATH} would get" in reasons["a.safetensors"]
+
+
+def test_a_file_that_is_in_the_catalog_as_it_is_gets_no_second_job(store: Store) -> None:
+    admit(store)
+    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    store.jobs.finish(job, "rec", NOW, adopted=False)
+    store.files.judge([(found(), Verdict.IGNORED, "left out", None)], NOW)
+    remounted = found()._replace(fingerprint=found().fingerprint._replace(dev=7))
+    to = target()
+
+    same = store.files.admit([Wanted(remounted, to, "place")], NOW)
+    [shown] = store.report.files()
+    moved = store.files.admit([Wanted(remounted, replace(to, model_path="other"), "other")], NOW)
+    touched = store.files.admit([Wanted(TOUCHED, to, "place")], NOW)
+
+    assert (same.jobs, shown.state, shown.sha256) == ({}, "registered", SHA)
+    assert len(moved.jobs) == len(touched.jobs) == 1
 
 
 def test_a_third_rival_keeps_the_conflict_alive_after_one_has_gone(store: Store) -> None:

@@ -443,6 +443,24 @@ def test_a_missing_root_is_no_error_but_said(start: Start, root: Path) -> None:
     assert "rescans" in watcher.degraded
 
 
+def test_a_further_root_may_be_missing_and_is_watched_from_the_next_start(
+    root: Path, hints: Hints
+) -> None:
+    watcher = Watcher({1: str(root), 2: str(root.parent / "extra")}, hints)
+    watcher.start()
+    quiet = (watcher.alive(), watcher.degraded, watcher.moved())
+    (root.parent / "extra").mkdir()
+    noticed = watcher.moved()
+    watcher.stop()
+    watcher.start()
+    (root.parent / "extra" / "a.pt").write_bytes(b"x")
+    hints.until(Hint(2, "a.pt", HintKind.CLOSED))
+    watcher.stop()
+
+    assert quiet == (True, None, False)
+    assert noticed
+
+
 def test_F16_a_reached_limit_is_no_error_and_comes_with_advice(
     start: Start, root: Path, hints: Hints
 ) -> None:
