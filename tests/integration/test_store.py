@@ -542,7 +542,7 @@ def test_of_two_roots_the_one_that_is_spelled_so_is_meant(store: Store) -> None:
 def test_what_lies_in_roots_that_are_no_longer_configured_is_forgotten(store: Store) -> None:
     job_id = admit(store)
     other = store.files.root_id("/other")
-    store.files.retire_roots([other], NOW)
+    store.files.retire([other], NOW)
     retired = [root.path for root in store.report.roots()]
     again = store.files.root_id("/models")
 
