@@ -14,7 +14,7 @@ READY := .venv/.syncd .venv/.test
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint format lock clean FORCE
+.PHONY: help demo test test-fast planted soak nightly lint format lock clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -23,10 +23,27 @@ demo: .venv/.syncd ## upload and register sample models to a stand-in cloud, no 
 	@$(BIN)/syncd demo $(ARGS)
 
 test: lint ## ruff, mypy and all tests; make test ARGS='-k queue' chooses some
+	@$(CHECK_TOOLS)
 	$(BIN)/python -m pytest $(ARGS)
 
-test-fast: $(READY) ## unit and property tests only
+test-fast: $(READY) ## unit and property tests only, within a minute
 	$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
+
+planted: $(READY) ## plant known bugs one by one: each must be caught; ARGS='etag wal' chooses some
+	@$(CHECK_TOOLS)
+	@$(BIN)/python -m tests.planted.run $(ARGS)
+
+# Another seed each day; a failing case prints the command that repeats it.
+MORE := SYNCD_SEED=$${SYNCD_SEED:-$$(date +%j)} SYNCD_KILL_CALLS=all
+
+soak: $(READY) ## kills, power losses and disk errors in larger numbers, about half an hour
+	@$(CHECK_TOOLS)
+	$(MORE) SYNCD_KILL_POINTS=3000 SYNCD_IMAGES=60000 SYNCD_DISK_STRIDE=2 \
+	$(BIN)/python -m pytest tests/crash $(ARGS)
+
+nightly: planted ## all planted bugs, then all tests in numbers that fill a night
+	$(MORE) SYNCD_KILL_POINTS=20000 SYNCD_IMAGES=1000000 SYNCD_DISK_STRIDE=1 SYNCD_SIMULATIONS=30000 \
+	$(BIN)/python -m pytest
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -75,6 +92,11 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "syncd n
 $(PYTHON) is $$($(PYTHON) --version 2>&1). Install a newer one and name it: make PYTHON=python3.12 ..."; \
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || stop "$(PYTHON) lacks its venv module. \
 Debian, Ubuntu: sudo apt-get install python3-venv (for a second Python its own, such as python3.12-venv)."
+endef
+
+define CHECK_TOOLS
+for tool in strace unshare git; do command -v $$tool >/dev/null || { echo "The tests that kill syncd and fail \
+its disk need $$tool. Debian, Ubuntu: sudo apt-get install strace util-linux git" >&2; exit 1; }; done
 endef
 
 # --- lock files --------------------------------------------------------------------------------

@@ -101,7 +101,8 @@ class Dispatcher:
         while True:
             self._wake.clear()
             wait_s = await self._fill_up()
-            if not more_comes() and not self._running and self._given_up(wait_s):
+            idle = not self._running and not self._wake.is_set()
+            if idle and not more_comes() and self._given_up(wait_s):
                 return
             await self._wait(wait_s)
             await self._reap()

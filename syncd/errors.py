@@ -6,6 +6,7 @@ What can go wrong, sorted by what happens next.
     SyncdError                      has an exit code; the text says what happened and what to do
     ├── ConfigError                 78  the configuration cannot be used
     ├── StateError                  74  the state directory cannot be written, or the database is damaged
+    │   └── StateFull                   its disk is full: nothing was done, the same again may succeed
     ├── AlreadyRunning              75  another instance holds the lock
     ├── RootUnavailable             66  a root is missing, empty against its marker, or unreadable
     └── JobError                    something a job met; carries its row of the retry table
@@ -42,6 +43,10 @@ class StateError(SyncdError):
     """The state directory cannot be used."""
 
     exit_code = 74
+
+
+class StateFull(StateError):
+    """The disk of the state directory is full; what was tried was undone."""
 
 
 class AlreadyRunning(SyncdError):

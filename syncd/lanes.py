@@ -12,6 +12,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from syncd.errors import StateFull
+from syncd.patience import Patience
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -23,7 +26,11 @@ class Lanes:
     Args:
         files: Files hashed at once.
         slots: PUT requests under way at once, at most.
+
+    ``patience`` may be set to what waits while the store's disk is full.
     """
+
+    patience: Patience | None = None
 
     def __init__(self, *, files: int, slots: int) -> None:
         self._db = ThreadPoolExecutor(1, "store")
@@ -35,9 +42,26 @@ class Lanes:
         """
         Run a call of the store.
 
-        It runs to its end even when the caller is cancelled: a commit is not taken back.
+        It runs to its end even when the caller is cancelled: a commit is not taken back. One that
+        found the disk full is made again; every call of the store is one transaction or none.
+
+        Raises:
+            StateFull: Nobody waits for room, or not any longer.
         """
-        return await asyncio.shield(self._run(self._db, partial(function, *args, **kwargs)))
+        call = partial(function, *args, **kwargs)
+        held: Patience | None = None
+        while True:
+            try:
+                result = await asyncio.shield(self._run(self._db, call))
+            except StateFull as error:
+                if self.patience is None:
+                    raise
+                held = self.patience
+                await held.wait(error)
+            else:
+                if held is not None:
+                    held.end()
+                return result
 
     async def hash(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that reads a whole file."""

@@ -32,11 +32,12 @@ from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
 from syncd.dispatch import Dispatcher
-from syncd.errors import ConfigError, RootUnavailable
+from syncd.errors import ConfigError, RootUnavailable, StateFull
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
+from syncd.patience import Patience
 from syncd.progress import Meter
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
@@ -51,6 +52,9 @@ WATCH_RETRY_S = 300.0
 
 ROOT_LOOK_S = 5.0
 """Between looks whether a root is there, and is the folder that is watched."""
+
+ONCE_FULL_S = 60.0
+"""How long a backfill waits for room on the state disk."""
 
 
 @dataclass(slots=True)
@@ -123,7 +127,7 @@ class Service:
         self._jitter = jitter
         self._log = structlog.get_logger("syncd.service")
         self._lanes = doors.lanes(settings)
-        self._hints: set[Hint] = set()
+        self._hints: dict[Hint, None] = {}  # a set in order of arrival
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
         self._rescan = self._restart = self._looking = False
@@ -143,9 +147,14 @@ class Service:
             AlreadyRunning, StateError: The state directory cannot be used.
         """
         store = Store(os.fspath(self._settings.state_dir))
+        self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
             with self._signals():
                 return await self._with_store(store, once=once)
+        except StateFull:
+            if not self._signal:
+                raise
+            return self._signal_code()  # stopped while it waited for room
         finally:
             await self._lanes.db(store.close)
             self._lanes.close()
@@ -155,6 +164,8 @@ class Service:
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
+        if self._lanes.patience is not None:
+            self._lanes.patience.give_up()
 
     # -- the two ways to run ---------------------------------------------------------------------
 
@@ -251,14 +262,14 @@ class Service:
 
     async def _take_in(self, parts: _Parts, watcher: Watcher) -> None:
         """Hints, walks and settling, for ever."""
-        everything = {Hint(id_, "", HintKind.RESCAN, folder=True) for id_ in parts.roots}
-        self._hints |= everything
+        everything = [Hint(id_, "", HintKind.RESCAN, folder=True) for id_ in parts.roots]
+        self._hints |= dict.fromkeys(everything)
         while True:
             if self._restart or await self._lanes.scan(watcher.moved):
                 await self._watch_again(watcher)
-            hints, self._hints = self._hints, set()
+            hints, self._hints = self._hints, {}
             if self._rescan:
-                self._rescan, hints = False, set(everything)
+                self._rescan, hints = False, dict.fromkeys(everything)
             try:
                 await parts.intake.look(hints)
                 await parts.intake.settle_due()
@@ -286,7 +297,7 @@ class Service:
     async def _settle(self, parts: _Parts, until_s: float) -> None:
         """``--once``: look again at what moves, as often as it asks for it; until cancelled."""
         while True:
-            hints, self._hints = self._hints, set()
+            hints, self._hints = self._hints, {}
             self._looking = True  # a hint that is being looked at is still to come
             await parts.intake.look(hints)
             await parts.intake.settle_due()
@@ -313,7 +324,7 @@ class Service:
             self._log.warning("watch.degraded", why=watcher.degraded)
 
     def _hint(self, hint: Hint) -> None:
-        self._hints.add(hint)
+        self._hints[hint] = None
         self._wake_intake.set()
 
     def _look_again(self, job: Job) -> None:
@@ -361,10 +372,14 @@ class Service:
         async def look_at_root() -> None:
             self._wake_intake.set()
 
-        scheduler.add_job(rescan, "interval", seconds=self._settings.scan.interval_s)
-        scheduler.add_job(look_after, "interval", seconds=30)
-        scheduler.add_job(watch_again, "interval", seconds=WATCH_RETRY_S)
-        scheduler.add_job(look_at_root, "interval", seconds=ROOT_LOOK_S)
+        for tick, seconds in (
+            (rescan, self._settings.scan.interval_s),
+            (look_after, 30),
+            (watch_again, WATCH_RETRY_S),
+            (look_at_root, ROOT_LOOK_S),
+        ):
+            # Named, since ticks of one moment run in the order of their names; else that is random.
+            scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
         return scheduler
 
     # -- building --------------------------------------------------------------------------------

@@ -24,7 +24,15 @@ from syncd.core import retry
 from syncd.core.parts import Route, choose_route, missing_parts, plan_parts
 from syncd.core.responses import to_error
 from syncd.core.steps import Step, next_step
-from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
+from syncd.errors import (
+    FileChanged,
+    Hold,
+    JobError,
+    LeaseLost,
+    NeedsOperator,
+    Permanent,
+    StateError,
+)
 from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan, printable
 from syncd.progress import Meter, Phase
@@ -42,6 +50,9 @@ ONCE_PARKED_S = 3600.0
 
 LOOK_LATER_S = 60.0
 """Before a job goes on whose trouble asked for a look that its step does not know."""
+
+ANSWER_PATIENCE_S = 30.0
+"""A job that is taken away while an upload is being opened still waits so long for its id."""
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -335,11 +346,23 @@ class Worker:
         )
 
     async def _initiate(self, run: _Run) -> None:
+        """Once asked for, an upload's id is waited for and kept, even if the job is taken away."""
         run.call = Call.INITIATE
-        assert run.job.storage_key is not None, "presigned before"
-        upload = await self._api.initiate(run.job.storage_key, run.job.fingerprint.size)
+        opening = asyncio.create_task(self._open_upload(run.job))
+        try:
+            run.job = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait({opening}, timeout=ANSWER_PATIENCE_S)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            raise
+
+    async def _open_upload(self, job: Job) -> Job:
+        assert job.storage_key is not None, "presigned before"
+        upload = await self._api.initiate(job.storage_key, job.fingerprint.size)
         await self._contact()
-        run.job = await self._db(self._store.jobs.note_upload, run.job, upload)
+        opened: Job = await self._db(self._store.jobs.note_upload, job, upload)
+        return opened
 
     async def _parts(self, run: _Run) -> None:
         """Send what has no committed etag; after a first error, let the parts under way finish."""
@@ -419,7 +442,8 @@ class Worker:
     async def _finish(self, run: _Run) -> None:
         job = run.job
         assert job.record_id is not None, "the step is taken only with a record"
-        await self._db(self._store.jobs.finish, job, job.record_id, adopted=job.adopted)
+        if not await self._db(self._store.jobs.finish, job, job.record_id, adopted=job.adopted):
+            self._on_moved(job)
         run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
 
     # -- parts of steps --------------------------------------------------------------------------
@@ -448,8 +472,9 @@ class Worker:
                 run.job = await self._note(job, register_sent_at=None)
                 await self._taken(run)
             else:
-                if not repeated:  # else the first one may have taken effect all the same
-                    run.job = await self._note(job, register_sent_at=None)
+                # Of a refused repeat nothing is in doubt; of the first one all that was before.
+                intent = "register_repeated_at" if repeated else "register_sent_at"
+                run.job = await self._note(job, **{intent: None})
                 raise
             return
         await self._contact()
@@ -716,8 +741,8 @@ def _upload_of(job: Job) -> Multipart:
 
 
 def _urgency(error: BaseException) -> int:
-    """Which of several errors decides: a lost lease or a moved file before anything else."""
-    order = (StateError, LeaseLost, hashing.Stopped, FileChanged)
+    """Which of several errors decides: what ends the work, then what concerns more than this job."""
+    order = (StateError, LeaseLost, hashing.Stopped, FileChanged, Hold)
     return next((i for i, kind in enumerate(order) if isinstance(error, kind)), len(order))
 
 

@@ -25,6 +25,9 @@ from syncd.model import Call, Kind
 RETRY_AFTER_MAX_S = 6 * 3600.0
 """The longest wait a server can ask for; beyond it we look for ourselves."""
 
+LEAST_PAUSE_S = 5.0
+"""No job and no hold comes back sooner because a server said so: ``Retry-After: 0`` is no pause."""
+
 ONCE_ATTEMPTS = 5
 """Attempts of one job within a run of ``--once``."""
 
@@ -386,7 +389,7 @@ def _asked_or_ours_s(
     step: Next, wait: Wait, attempt: int, *, jitter: float, retry_after_s: float | None
 ) -> float:
     if retry_after_s is not None and step in (Next.LATER, Next.HOLD):
-        return add_jitter(retry_after_s, jitter)
+        return add_jitter(max(retry_after_s, LEAST_PAUSE_S), jitter)
     return _wait_s(wait, attempt, 1.0 if step is Next.HOLD else jitter)
 
 

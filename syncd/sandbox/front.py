@@ -231,6 +231,8 @@ class Front:
         cut_after: int | None = None,
     ) -> None:
         """Record first: whoever has the answer finds the call in the history."""
+        if answer is not None:
+            draft.note(retry_after=answer.headers.get("Retry-After"))
         self._record(draft, answer.status if answer else None, lost=cut_after is not None)
         if answer is None:
             return

@@ -18,6 +18,7 @@ class Entry:
     ``status`` is what the cloud decided, None if the call never reached it; ``answered`` is what
     the client was told, None for a broken connection; ``lost`` means the client was told nothing,
     or not all. ``size`` is the declared file size, at the store the bytes received.
+    ``retry_after`` is the header of the answer, if it had one.
     """
 
     seq: int
@@ -40,6 +41,7 @@ class Entry:
     error: str | None = None
     fault: str | None = None
     lost: bool = False
+    retry_after: str | None = None
 
     @property
     def ok(self) -> bool:

@@ -11,12 +11,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-from syncd.errors import AlreadyRunning, StateError
+from syncd.errors import AlreadyRunning, StateError, StateFull
 from syncd.model import printable
 
 FILE_NAME = "syncd.db"
@@ -121,6 +121,7 @@ class Database:
                     connection.execute(f"PRAGMA {pragma}")
                 database._check()
                 migrate(connection, path)
+                database._fold_log()
             except BaseException:
                 connection.close()
                 raise
@@ -161,7 +162,22 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside is one commit, or nothing is."""
+        """
+        Everything inside is one commit, or nothing is.
+
+        Raises:
+            StateFull: The disk is full. The log was folded into the file, which may have made room.
+            StateError: It cannot be written.
+        """
+        try:
+            with self._committed():
+                yield
+        except StateFull:
+            self._fold_log()
+            raise
+
+    @contextmanager
+    def _committed(self) -> Iterator[None]:
         with _errors(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -197,6 +213,11 @@ class Database:
         """All rows."""
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             return cursor.fetchall()
+
+    def _fold_log(self) -> None:
+        """Write what the log holds into the file and cut the log, as far as there is room."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
     def _check(self) -> None:
         row = self._connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -266,7 +287,8 @@ def _errors(path: str) -> Iterator[None]:
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise  # the schema or the library refused what our own code tried: a bug, not a damaged disk
     except sqlite3.DatabaseError as error:
-        raise StateError(_explain(path, error)) from error
+        full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        raise (StateFull if full else StateError)(_explain(path, error)) from error
     except OSError as error:
         raise _unusable(os.path.dirname(path), error) from error
 

@@ -185,7 +185,11 @@ class Jobs:
         return replace(job, **facts)  # type: ignore[arg-type]
 
     def note_plan(self, job: Job, plan: Plan, now_ms: int) -> Job:
-        """Commit what one read of the file found (with the fingerprint it was read under)."""
+        """
+        Commit what one read of the file found (with the fingerprint it was read under).
+
+        Where only ctime had moved, the file as judged moves along: these are its bytes.
+        """
         with self._db.transaction():
             values = dict(
                 zip(FINGERPRINT_COLUMNS, fingerprint_values(job.fingerprint), strict=True)
@@ -196,23 +200,41 @@ class Jobs:
                 " ON CONFLICT (job_id) DO UPDATE SET leaves = excluded.leaves",
                 (job.id, plan.leaves),
             )
+            self._db.run(
+                "UPDATE file SET ctime_ns = :ctime_ns WHERE root_id = :root AND rel_path = :path"
+                " AND (size, mtime_ns, inode) = (:size, :mtime_ns, :inode)",
+                {**values, "root": job.root_id, "path": os.fsencode(job.rel_path)},
+            )
         return replace(job, sha256=plan.sha256, leaves=plan.leaves)
 
     def note_upload(self, job: Job, upload: Multipart, now_ms: int) -> Job:
-        """Commit an opened multipart upload."""
+        """
+        Commit an opened multipart upload.
+
+        Raises:
+            LeaseLost: The job is no longer ours; the upload is noted as unwanted.
+        """
         facts = {
             "upload_id": upload.upload_id,
             "part_size": upload.part_size,
             "part_count": upload.part_count,
         }
-        with self._db.transaction():
-            self._write(job, {**facts, "updated_at": now_ms})
-            self._db.run(
-                "INSERT INTO upload (upload_id, storage_key, job_id, state, opened_at, updated_at)"
-                " VALUES (?, ?, ?, 'open', ?, ?)",
-                (upload.upload_id, job.storage_key, job.id, now_ms, now_ms),
-            )
+        try:
+            with self._db.transaction():
+                self._write(job, {**facts, "updated_at": now_ms})
+                self._add_upload(job, upload, "open", now_ms)
+        except LeaseLost:
+            with self._db.transaction():
+                self._add_upload(job, upload, "unwanted", now_ms)
+            raise
         return replace(job, **facts)  # type: ignore[arg-type]
+
+    def _add_upload(self, job: Job, upload: Multipart, state: str, now_ms: int) -> None:
+        self._db.run(
+            "INSERT INTO upload (upload_id, storage_key, job_id, state, opened_at, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (upload.upload_id, upload.storage_key, job.id, state, now_ms, now_ms),
+        )
 
     def note_part(self, job: Job, part: Part, etag: str, now_ms: int) -> None:
         """A part is done once this is committed."""
@@ -280,8 +302,13 @@ class Jobs:
 
     # -- ends ------------------------------------------------------------------------------------
 
-    def finish(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> None:
-        """The record is known: the job is done and the catalog's knowledge grows by one row."""
+    def finish(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> bool:
+        """
+        The record is known: the job is done and the catalog's knowledge grows by one row.
+
+        False if the file's ctime moved after the job's last look at it: what was known of the path
+        is then forgotten, and the caller has to look again.
+        """
         with self._db.transaction():
             self._end_upload(job, "unwanted", now_ms)  # still open only where bytes were adopted
             self._move(
@@ -313,6 +340,11 @@ class Jobs:
                     now_ms,
                 ),
             )
+            unseen = self._db.run(
+                "DELETE FROM file WHERE root_id = ? AND rel_path = ? AND ctime_ns <> ?",
+                (job.root_id, os.fsencode(job.rel_path), job.fingerprint.ctime_ns),
+            )
+        return not unseen
 
     def retry(
         self,

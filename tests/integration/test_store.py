@@ -623,13 +623,12 @@ def test_at_start_every_lease_ends_and_far_future_waits_are_clamped(store: Store
 
 
 def writes(store: Store, job: Job) -> None:
-    """Every write an owner can make; each has to refuse one who is not."""
+    """Every write an owner can make (but ``note_upload``); each has to refuse one who is not."""
     jobs, plan = store.jobs, PLAN
     for write in (
         lambda: jobs.renew(job, NOW, TTL),
         lambda: jobs.note(job, NOW, body_sent_at=NOW),
         lambda: jobs.note_plan(job, plan, NOW),
-        lambda: jobs.note_upload(job, replace(UPLOAD, upload_id="other"), NOW),
         lambda: jobs.note_part(job, Part(2, 50, 50), "e", NOW),
         lambda: jobs.note_stored(job, NOW),
         lambda: jobs.fresh_upload(job, NOW, gone=True),
@@ -826,6 +825,27 @@ def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
     assert store.jobs.get(second.id).storage_key is None
 
 
+def test_another_key_gives_up_the_upload_under_the_last_one(store: Store, state_dir: str) -> None:
+    job, _ = store.jobs.note_key(uploading(store), "key-2", NOW)
+
+    assert uploads(state_dir) == [("up-1", "unwanted")]
+    assert store.jobs.get(job.id) == job
+    assert (job.storage_key, job.upload_id, store.jobs.etags(job)) == ("key-2", None, {})
+
+
+def test_an_upload_opened_for_a_job_that_was_taken_away_is_not_forgotten(
+    store: Store, state_dir: str
+) -> None:
+    admit(store)
+    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job, _ = store.jobs.note_key(job, UPLOAD.storage_key, NOW)
+    admit(store, mtime_ns=2)
+    with pytest.raises(LeaseLost):
+        store.jobs.note_upload(job, UPLOAD, NOW)
+
+    assert uploads(state_dir) == [("up-1", "unwanted")]
+
+
 def test_another_key_voids_what_was_sent_to_the_last_one(store: Store) -> None:
     admit(store)
     job = store.jobs.note_plan(claim(store), PLAN, NOW)
@@ -856,6 +876,30 @@ def test_finishing_writes_the_record_and_ends_the_job_in_one_commit(
     assert store.files.record_for(job.target.model_path, "6" * 64) is None
     assert (shown.state, shown.record_id, shown.sha256) == ("registered", "rec-1", SHA)
     assert rows(state_dir, "SELECT storage_key, size, adopted FROM record") == [("key-1", 100, 0)]
+
+
+def test_a_file_whose_ctime_moved_after_the_last_look_is_forgotten_when_its_job_ends(
+    store: Store,
+) -> None:
+    admit(store)
+    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    touched = found()._replace(fingerprint=found().fingerprint._replace(ctime_ns=8))
+    store.files.refresh(touched, NOW)
+
+    assert not store.jobs.finish(job, "rec", NOW, adopted=False)
+    assert list(store.files.known(1)) == []
+
+
+def test_a_file_that_the_job_read_again_under_its_new_ctime_is_known_when_the_job_ends(
+    store: Store,
+) -> None:
+    admit(store)
+    job = claim(store)
+    job = replace(job, fingerprint=job.fingerprint._replace(ctime_ns=8))
+    job = store.jobs.note_plan(job, PLAN, NOW)
+
+    assert store.jobs.finish(job, "rec", NOW, adopted=False)
+    assert [known.fingerprint.ctime_ns for known in store.files.known(1)] == [8]
 
 
 def test_a_job_whose_bytes_were_never_read_cannot_be_finished(store: Store) -> None:

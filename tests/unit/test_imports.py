@@ -27,7 +27,7 @@ IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
     | {"expected", "notify"}
 )
-BELOW_WORKER = BELOW_IO | IO_ROOMS | {"progress", "lanes", "catalog"}
+BELOW_WORKER = BELOW_IO | IO_ROOMS | {"progress", "patience", "lanes", "catalog"}
 BELOW_SERVICE = BELOW_WORKER | {
     "transfer",
     "compare",
@@ -45,7 +45,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
-    "lanes": frozenset({"model", "errors"}),
+    "patience": frozenset({"errors", "clock"}),
+    "lanes": frozenset({"errors", "patience"}),
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),

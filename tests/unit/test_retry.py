@@ -390,6 +390,14 @@ def test_retry_after_wins_over_our_own_shorter_or_longer_wait() -> None:
         assert wait == asked
 
 
+def test_a_retry_after_of_nothing_is_no_pause_for_a_job_or_a_hold() -> None:
+    hold = after(Kind.API_THROTTLE, Call.REGISTER, retry_after_s=0)
+    job = after(Kind.SERVER_TRANSIENT, Call.PUT_BODY, retry_after_s=1)
+
+    assert (hold.next, job.next) == (Next.HOLD, Next.LATER)
+    assert (hold.wait_s, job.wait_s) == (5.5, 5.5)
+
+
 def test_backoff_doubles_up_to_its_cap_and_scales_with_jitter() -> None:
     found = [backoff_s(n, base_s=2, cap_s=30, jitter=1) for n in range(1, 7)]
 

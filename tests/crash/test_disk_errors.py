@@ -1,0 +1,66 @@
+"""T8: the k-th call on the state disk fails once; what was acknowledged is kept, and work goes on."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.crash.calls import STORAGE, entered, most_in_a_thread
+from tests.crash.lanes import each
+from tests.crash.scenario import Theatre
+
+pytestmark = pytest.mark.crash
+
+STRIDE = int(os.environ.get("SYNCD_DISK_STRIDE", "8"))
+"""Of a call made very often, each so-manieth is hit."""
+LANES = 4
+"""More than processors: a run that holds mostly sleeps."""
+
+Moment = tuple[str, str, int]
+"""The call, what it answers, and which one of a thread it is."""
+
+FAULTS = (
+    ("pwrite64", "ENOSPC"),
+    ("pwrite64", "EIO"),
+    ("pwrite64", "EROFS"),
+    ("pwrite64", "EINTR"),
+    ("fdatasync", "EIO"),
+    ("fdatasync", "ENOSPC"),
+    ("ftruncate", "EIO"),
+    ("unlink", "EIO"),
+)
+
+
+def moments(theatre: Theatre) -> list[Moment]:
+    with theatre.scene(fresh=True) as scene:
+        log = Path(f"{scene.out}.calls")
+        trace = ["-f", "-e", f"trace={','.join(STORAGE)}", "-o", str(log)]
+        assert scene.run(strace=trace) == 0, scene.said()
+        counts = most_in_a_thread(entered(log))
+    strides = {name: STRIDE if counts[name] > 100 else 1 for name, _ in FAULTS}
+    return [
+        (name, error, k)
+        for number, (name, error) in enumerate(FAULTS)
+        for k in range(1 + number % strides[name], counts[name] + 1, strides[name])
+    ]
+
+
+def fail(theatre: Theatre, moment: Moment) -> None:
+    name, error, k = moment
+    inject = f"inject={name}:error={error}:when={k}"
+    trace = ["-f", "-e", f"trace={name}", "-e", inject, "-o", "/dev/null"]
+    with theatre.scene(fresh=True) as scene:
+        code = scene.run(strace=trace)
+        assert code in (0, 74), scene.said()
+        held = "hold.began" in scene.said()
+        if held or error == "EINTR":  # what passes by itself is waited for
+            assert code == 0, scene.said()
+        scene.require_recovered()
+
+
+@pytest.mark.parametrize("only", FAULTS, ids="-".join)
+def test_F19_F20_F21_an_error_of_the_state_disk_loses_nothing(
+    theatre: Theatre, only: tuple[str, str], request: pytest.FixtureRequest
+) -> None:
+    points = [moment for moment in moments(theatre) if moment[:2] == only]
+    each(lambda moment: fail(theatre, moment), points, request, lanes=LANES)

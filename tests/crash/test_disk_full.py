@@ -1,0 +1,102 @@
+"""T8: a state directory on a disk of 256 kB."""
+
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from syncd.model import Call
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, records, until
+
+pytestmark = pytest.mark.crash
+
+MOUNT = 'mount -t tmpfs -o size=256k tmpfs "$SYNCD_STATE_DIR" && exec "$@"'
+
+
+@contextmanager
+def on_a_small_disk(home: Home) -> Iterator[Daemon]:
+    """The daemon in a world of its own (no privileges needed), where the state disk has 256 kB."""
+    home.state.mkdir()
+    log = home.state.parent / "daemon.log"
+    unshared = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*unshared, *COMMAND], cwd=PROJECT, env=home.environment(), stderr=output
+        )
+    try:
+        yield Daemon(process, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def enlarge_disk(home: Home, daemon: Daemon) -> None:
+    inside = ["nsenter", "--target", str(daemon.process.pid), "--user", "--mount"]
+    subprocess.run([*inside, "mount", "-o", "remount,size=8m", home.state], check=True)
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Sandbox]:
+    with Sandbox(tmp_path / "cloud") as cloud:
+        yield cloud
+
+
+def home_with(tmp_path: Path, cloud: Sandbox, files: int) -> Home:
+    home, noise = Home.at(tmp_path / "home", cloud), random.Random(files)
+    for number in range(files):
+        home.write(f"loras/{number}.safetensors", noise.randbytes(1000 + number))
+    return home
+
+
+def require_each_once(home: Home, cloud: Sandbox, files: int) -> None:
+    paths = [f"loras/{number}.safetensors" for number in range(files)]
+    assert records(cloud) == {f"models/{path}": home.sha256(path) for path in paths}
+    registered = Counter(e.model_path for e in cloud.history.entries(Call.REGISTER) if e.ok)
+    assert set(registered.values()) == {1}
+
+
+def test_F19_a_full_disk_holds_the_daemon_until_there_is_room_again(
+    tmp_path: Path, cloud: Sandbox
+) -> None:
+    home = home_with(tmp_path, cloud, 60)
+    with on_a_small_disk(home) as daemon:
+        (began,) = until(lambda: daemon.events("hold.began"), "a hold")
+        assert began["kind"] == "state"
+        assert "is full. Make room" in began["why"]
+        assert len(cloud.records()) < 60
+
+        enlarge_disk(home, daemon)
+        until(lambda: len(cloud.records()) == 60, "the last record")
+        until(lambda: len(daemon.events("job.ended")) == 60, "its commit")
+        assert daemon.stop() == 143
+
+    require_each_once(home, cloud, 60)
+    assert [event["kind"] for event in daemon.events("hold.ended")] == ["state"]
+
+
+def test_F19_what_the_log_takes_of_a_full_disk_is_given_back(
+    tmp_path: Path, cloud: Sandbox
+) -> None:
+    home = home_with(tmp_path, cloud, 4)
+    with on_a_small_disk(home) as daemon:
+        until(lambda: len(daemon.events("job.ended")) == 4, "the last commit")
+        assert daemon.events("hold.began")  # it was full, and nobody made room
+        assert daemon.stop() == 143
+
+    require_each_once(home, cloud, 4)
+
+
+def test_F02_a_daemon_that_waits_for_room_ends_when_it_is_told_to(
+    tmp_path: Path, cloud: Sandbox
+) -> None:
+    home = home_with(tmp_path, cloud, 60)
+    with on_a_small_disk(home) as daemon:
+        until(lambda: daemon.events("hold.began"), "a hold")
+
+        assert daemon.stop() == 143

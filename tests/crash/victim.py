@@ -1,0 +1,199 @@
+"""
+Runs the service in processes that may be killed: everything is imported once, then forked.
+
+Orders come as JSON lines on stdin, one answer a line goes to stdout. A victim is a process of its
+own with threads of its own; forking only saves the second that importing takes.
+"""
+
+import asyncio
+import gc
+import itertools
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import syncd
+from syncd import config, log
+from syncd.core import answers
+from syncd.errors import SyncdError
+from syncd.progress import Meter
+from syncd.service import Service
+
+PROGRAM = os.path.dirname(syncd.__file__) + os.sep
+ATTACHED_S = 10.0
+FELL_OVER = 99
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """
+    One run of the service.
+
+    Args:
+        env: The ``SYNCD_`` variables.
+        out: What the run says goes to files whose names begin so.
+        fork: False runs in this very process, so that what is imported late is there for all.
+        count: Write how often each line of the program was executed.
+        kill_at: SIGKILL when this line (file below the program, number) is executed so often.
+        strace: Options: the run is watched from its first instruction; ``-f``: in all threads.
+        acknowledge: Say each commit on a file of its own, once it has returned.
+    """
+
+    env: Mapping[str, str]
+    out: str
+    fork: bool = True
+    count: bool = False
+    kill_at: tuple[str, int, int] | None = None
+    strace: Sequence[str] | None = None
+    acknowledge: bool = False
+
+
+def run(order: Order) -> int:
+    """One ``syncd --once``; its exit code."""
+    # Parts of a few KiB take the way of parts of 100 MiB, and hundreds of them fit into a minute.
+    answers.PART_SIZE_MIN = 1
+    with Path(order.out + ".log").open("a", encoding="utf-8") as stream:
+        log.configure(format="json", level="info", stream=stream)
+        loaded = config.load(None, {}, order.env)
+        service = Service(loaded.settings, loaded.credential, meter=Meter())
+        try:
+            return asyncio.run(service.run(once=True))
+        except SyncdError as error:
+            stream.write(f"{error}\n")
+            return error.exit_code
+
+
+class LineCounter:
+    """Counts the executions of each line of the program, in all threads."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, int]] = Counter()
+
+    def start(self) -> None:
+        """Count from here on, in this thread and in those begun later."""
+        threading.settrace(self._on_call)
+        sys.settrace(self._on_call)
+
+    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._on_line if frame.f_code.co_filename.startswith(PROGRAM) else None
+
+    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line":
+            self.counts[frame.f_code.co_filename.removeprefix(PROGRAM), frame.f_lineno] += 1
+        return self._on_line
+
+
+class Killer:
+    """Kills the process when a line is about to be executed for the n-th time."""
+
+    def __init__(self, file: str, line: int, n: int) -> None:
+        self._file, self._line, self._n = PROGRAM + file, line, n
+        self._met = itertools.count(1)  # counts whole even with threads
+
+    def start(self) -> None:
+        """Wait for the moment, in this thread and in those begun later."""
+        threading.settrace(self._on_call)
+        sys.settrace(self._on_call)
+
+    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._on_line if frame.f_code.co_filename == self._file else None
+
+    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line" and frame.f_lineno == self._line and next(self._met) == self._n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._on_line
+
+
+def acknowledging(out: str) -> None:
+    """From here on, writers say each statement outside a transaction, COMMIT too, once it is done."""
+    fd = os.open(out + ".acks", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+
+    class Connection(sqlite3.Connection):
+        def execute(self, *args: Any) -> sqlite3.Cursor:
+            cursor = super().execute(*args)
+            if not self.in_transaction:
+                os.write(fd, b"done\n")
+            return cursor
+
+        def executescript(self, script: str, /) -> sqlite3.Cursor:
+            cursor = super().executescript(script)
+            os.write(fd, b"done\n")
+            return cursor
+
+    plain: Any = sqlite3.connect
+
+    def connect(*args: Any, **options: Any) -> Any:
+        factory = {} if options.get("uri") else {"factory": Connection}
+        return plain(*args, **options, **factory)
+
+    sqlite3.connect = connect
+
+
+def _child(order: Order) -> int:
+    if order.acknowledge:
+        acknowledging(order.out)
+    if order.kill_at is not None:
+        Killer(*order.kill_at).start()
+    if not order.count:
+        return run(order)
+    counter = LineCounter()
+    counter.start()
+    code = run(order)
+    sys.settrace(None)
+    counts = [(file, line, n) for (file, line), n in counter.counts.items()]
+    Path(order.out + ".lines").write_text(json.dumps(counts))
+    return code
+
+
+def _forked(order: Order) -> int:
+    """The exit code of a child, negative for a signal."""
+    ready, go = os.pipe()
+    gc.freeze()  # else the child's collector copies every page it looks at
+    pid = os.fork()
+    if pid == 0:
+        code = FELL_OVER
+        try:
+            os.read(ready, 1)
+            code = _child(order)
+        except BaseException as error:
+            Path(order.out + ".fall").write_text(repr(error))
+        finally:
+            os._exit(code)
+    tracer = None if order.strace is None else _attached(order.strace, pid)
+    os.write(go, b"!")
+    os.close(ready)
+    os.close(go)
+    status = os.waitpid(pid, 0)[1]
+    if tracer is not None:
+        tracer.wait()
+    return os.waitstatus_to_exitcode(status)
+
+
+def _attached(options: Sequence[str], pid: int) -> subprocess.Popen[bytes]:
+    tracer = subprocess.Popen(["strace", "-q", *options, "-p", str(pid)])
+    status, deadline_s = Path(f"/proc/{pid}/status"), time.monotonic() + ATTACHED_S
+    while "TracerPid:\t0" in status.read_text():
+        assert tracer.poll() is None, "strace ended"
+        assert time.monotonic() < deadline_s, "strace does not attach"
+    return tracer
+
+
+def answer(order: Order) -> int:
+    """Carry out an order; the exit code, negative for a signal."""
+    return _forked(order) if order.fork else run(order)
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(answer(Order(**json.loads(line))), flush=True)

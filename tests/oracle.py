@@ -1,0 +1,335 @@
+"""
+The history oracle: what must be true after any run, whatever went wrong on the way.
+
+``check`` takes what a run left behind (the cloud's history, records, objects and uploads, the state
+directory, and every version that the local files had) and raises ``Violation`` with the number of
+each broken rule and the calls that show it. The rules ask nothing of syncd's own code: the state
+directory is read with other eyes.
+"""
+
+import re
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from syncd.sandbox.history import Entry
+
+BURST = 200
+WINDOW_MS = 600_000
+"""At most so many calls without success to one host within ten minutes."""
+
+COMMIT_MS = 30_000
+"""Within this time a call is answered, and what the answer said is committed."""
+
+CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-team-id"})
+REGISTER, LIST, INITIATE = "register", "list_models", "initiate"
+STORE_CALLS = frozenset({"put_body", "put_part"})
+SPOILT = frozenset({"answer", "delay", "malformed_json", "html", "huge", "redirect", "truncated"})
+NO_ROUTE = frozenset({404, 405, 501, 505})
+THROTTLED = frozenset({429, 503})
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an object holds."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """
+    What a run left behind.
+
+    Args:
+        history: In the order of the effects. ``lost`` is set wherever the program never saw the
+            whole answer, be it that it was killed.
+        records: The catalog.
+        objects: By storage_key.
+        open_uploads: upload_ids that the server still keeps.
+        versions: By model_path, the SHA-256 of every whole version the file had.
+        still: What has to be in the catalog: SHA-256 by model_path.
+        state_dir: The state directory, no daemon running.
+        started: When each life of the program began, Unix milliseconds.
+        killed: When one ended without a chance to say goodbye.
+        unreached: Attempts that never came to a server: (Unix milliseconds, host).
+        listing: The server has a listing to look things up in.
+        said: Everything the program showed: logs, tables, status.
+        secrets: Tokens, keys and signatures that it was given.
+    """
+
+    history: Sequence[Entry]
+    records: Sequence[Mapping[str, Any]]
+    objects: Mapping[str, Content]
+    open_uploads: Collection[str]
+    versions: Mapping[str, Collection[str]]
+    still: Mapping[str, str]
+    state_dir: Path
+    started: Sequence[int] = ()
+    killed: Sequence[int] = ()
+    unreached: Sequence[tuple[int, str]] = ()
+    listing: bool = True
+    said: str = ""
+    secrets: Collection[str] = field(default=(), repr=False)
+
+
+class Violation(AssertionError):
+    """A rule is broken; the text names it and shows the calls."""
+
+
+def check(evidence: Evidence) -> None:
+    """
+    Hold a run against all rules.
+
+    Raises:
+        Violation: With every broken rule, not only the first.
+    """
+    broken = [str(violation) for rule in RULES for violation in _violations(rule, evidence)]
+    if broken:
+        raise Violation("\n\n".join(broken))
+
+
+def _violations(rule: "Rule", evidence: Evidence) -> Iterator[Violation]:
+    try:
+        rule(evidence)
+    except Violation as violation:
+        yield violation
+
+
+def o1_records_tell_what_is_stored(evidence: Evidence) -> None:
+    """The hash and size of a record are those of the object under its storage_key."""
+    for record in evidence.records:
+        key = record["storage_key"]
+        stored = evidence.objects.get(key)
+        told = Content(record["file_size"], record["file_hash"].removeprefix("sha256:"))
+        if stored != told:
+            raise _violation("O1", f"{_name(record)} says {told}, stored is {stored}",
+                             _of_key(evidence, key))  # fmt: skip
+
+
+def o2_objects_are_whole_versions(evidence: Evidence) -> None:
+    """What is stored was, as a whole, the content of the file at that path at some time."""
+    for key, content in evidence.objects.items():
+        calls = _of_key(evidence, key)
+        path = next((call.model_path for call in calls if call.model_path), None)
+        if content.sha256 not in evidence.versions.get(path or "", ()):
+            raise _violation("O2", f"{path} never held what is stored for it", calls)
+
+
+def o3_committed_parts_stay_sent(evidence: Evidence) -> None:
+    """No part arrives again after its etag was committed, while the upload lives."""
+    sql = (
+        "SELECT upload_id, number, sent_at FROM part JOIN job ON job.id = part.job_id"
+        " WHERE upload_id IS NOT NULL"
+    )
+    for upload_id, number, sent_at in _rows(evidence, sql):
+        calls = [
+            call
+            for call in evidence.history
+            if call.call == "put_part" and (call.upload_id, call.part) == (upload_id, number)
+        ]
+        if any(call.ok and call.at_ms > sent_at for call in calls):
+            raise _violation("O3", f"part {number} came again after {sent_at}", calls)
+
+
+def o4_nothing_is_registered_twice(evidence: Evidence) -> None:
+    """
+    One register for each path and hash.
+
+    Another one may follow where the first was refused, or where its answer is unknown and the
+    catalog was looked at in between, if it can be. (Where it cannot, a second record is a risk that
+    somebody had to take.)
+    """
+    for (path, _), calls in _grouped(evidence, REGISTER, lambda c: (c.model_path, c.file_hash)):
+        good = [call for call in calls if call.ok]
+        if any(evidence.listing or _was_told(call) for call in good[:-1]):
+            raise _violation("O4", f"{path} was registered twice", calls)
+        if evidence.listing and any(_repeats_blindly(evidence, *pair) for pair in pairwise(calls)):
+            raise _violation("O4", f"{path} was registered again without a look", calls)
+
+
+def o5_no_credential_reaches_the_store(evidence: Evidence) -> None:
+    """Requests to presigned URLs carry nothing else that would let anybody in."""
+    for call in evidence.history:
+        if call.call in STORE_CALLS and CREDENTIALS.intersection(call.header_names):
+            raise _violation("O5", f"the store was sent {call.header_names}", [call])
+
+
+def o6_still_files_are_registered(evidence: Evidence) -> None:
+    """Once nothing went wrong any more, every file that stood still came into the catalog."""
+    held = {(record["model_path"], record["file_hash"]) for record in evidence.records}
+    for path, sha256 in evidence.still.items():
+        if (path, f"sha256:{sha256}") not in held:
+            calls = [call for call in evidence.history if call.model_path == path]
+            raise _violation("O6", f"{path} is not registered as it is", calls)
+
+
+def o7_no_upload_is_forgotten(evidence: Evidence) -> None:
+    """An upload is left open at the server only if nobody ever learnt of it, or it cannot be ended."""
+    known = dict(_rows(evidence, "SELECT upload_id, state FROM upload"))
+    for upload_id in evidence.open_uploads:
+        calls = [call for call in evidence.history if call.upload_id == upload_id]
+        begun = next((call for call in calls if call.call == INITIATE), None)
+        unknown = upload_id not in known and begun is not None and not _was_kept(evidence, begun)
+        state = known.get(upload_id, "unknown to the state directory")
+        gone = state == "gone" and any(call.answered == 404 for call in calls)
+        if not (unknown or gone or state == "abandoned"):
+            raise _violation("O7", f"upload {upload_id} is open; it is {state}", calls)
+
+
+def o8_traffic_is_bounded(evidence: Evidence) -> None:
+    """A server that asks for a pause gets it, and one that is down is not flooded."""
+    for _, calls in _grouped(evidence, None, lambda c: (c.call, c.model_path, c.part)):
+        for call, after in pairwise(calls if calls[0].model_path else ()):
+            if _impatient(evidence, call, after):
+                raise _violation("O8", f"asked to wait for {call.retry_after} s", [call, after])
+    for host, times in _failures(evidence).items():
+        for first, last in zip(times, times[BURST:], strict=False):
+            if last - first < WINDOW_MS:
+                raise _violation("O8", f"{BURST} calls to the {host} failed in a row from {first}")
+
+
+def o9_no_secret_is_shown(evidence: Evidence) -> None:
+    """No secret and no control character in logs, status and database."""
+    kept = b"".join(path.read_bytes() for path in evidence.state_dir.iterdir() if path.is_file())
+    for secret in evidence.secrets:
+        where = "log" if secret in evidence.said else "state directory"
+        if secret in evidence.said or secret.encode() in kept:
+            raise _violation("O9", f"a secret beginning with {secret[:4]!r} stands in the {where}")
+    if found := _CONTROL.search(evidence.said):
+        raise _violation("O9", f"{found[0]!r} was shown: {_around(evidence.said, found.start())}")
+
+
+def o10_one_seed_one_history(first: Evidence, second: Evidence) -> None:
+    """Two runs of one seed are the same, call by call."""
+    for before, after in zip(first.history, second.history, strict=False):
+        if before != after:
+            raise _violation("O10", "the same seed went another way", [before, after])
+    if len(first.history) != len(second.history):
+        raise _violation("O10", f"{len(first.history)} calls, then {len(second.history)}")
+
+
+Rule = Callable[[Evidence], None]
+RULES: tuple[Rule, ...] = (
+    o1_records_tell_what_is_stored,
+    o2_objects_are_whole_versions,
+    o3_committed_parts_stay_sent,
+    o4_nothing_is_registered_twice,
+    o5_no_credential_reaches_the_store,
+    o6_still_files_are_registered,
+    o7_no_upload_is_forgotten,
+    o8_traffic_is_bounded,
+    o9_no_secret_is_shown,
+)
+"""All that can be told of one run; O10 takes two."""
+
+
+# -- what a call was ------------------------------------------------------------------------------
+
+
+def _was_told(call: Entry) -> bool:
+    """Did the program see an answer that it could use?"""
+    spoilt = call.fault in SPOILT or call.answered != call.status
+    return not call.lost and call.answered is not None and not spoilt
+
+
+def _was_kept(evidence: Evidence, call: Entry) -> bool:
+    """Could the program write down what it was told? (A kill may come between answer and commit.)"""
+    died = any(0 <= killed - call.at_ms < COMMIT_MS for killed in evidence.killed)
+    return _was_told(call) and not died
+
+
+def _was_refused(call: Entry) -> bool:
+    """Did the program see a clear no? (408 and 5xx leave it open.)"""
+    told = not call.lost and call.answered is not None
+    return told and 300 <= (call.answered or 0) < 500 and call.answered != 408
+
+
+def _repeats_blindly(evidence: Evidence, call: Entry, after: Entry) -> bool:
+    if _was_refused(call):
+        return False
+    looks = [look for look in evidence.history if look.call == LIST and look.seq < after.seq]
+    born = max((start for start in evidence.started if start <= after.at_ms), default=0)
+    return not any(
+        look.seq > call.seq or (look.answered in NO_ROUTE and look.at_ms >= born) for look in looks
+    )
+
+
+def _impatient(evidence: Evidence, call: Entry, after: Entry) -> bool:
+    told = not call.lost and call.answered in THROTTLED and (call.retry_after or "").isdecimal()
+    if not told or any(call.at_ms <= start <= after.at_ms for start in evidence.started):
+        return False
+    return after.at_ms < call.at_ms + 1000 * int(call.retry_after or 0)
+
+
+def _failures(evidence: Evidence) -> Mapping[str, list[int]]:
+    """When calls failed, by host, in order."""
+    times: dict[str, list[int]] = defaultdict(list)
+    for call in evidence.history:
+        if call.answered is None or call.lost or call.answered >= 500 or call.answered == 429:
+            times["store" if call.call in STORE_CALLS else "API"].append(call.at_ms)
+    for at_ms, host in evidence.unreached:
+        times[host].append(at_ms)
+    return {host: sorted(each) for host, each in times.items()}
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def _rows(evidence: Evidence, sql: str) -> list[Any]:
+    path = evidence.state_dir / "syncd.db"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def _of_key(evidence: Evidence, storage_key: str) -> list[Entry]:
+    return [call for call in evidence.history if call.storage_key == storage_key]
+
+
+def _grouped(
+    evidence: Evidence, name: str | None, key: Callable[[Entry], Any]
+) -> Iterable[tuple[Any, list[Entry]]]:
+    groups: dict[Any, list[Entry]] = defaultdict(list)
+    for call in sorted(evidence.history, key=lambda call: call.seq):
+        if name in (None, call.call):
+            groups[key(call)].append(call)
+    return groups.items()
+
+
+# -- telling --------------------------------------------------------------------------------------
+
+
+def _violation(rule: str, what: str, calls: Sequence[Entry] = ()) -> Violation:
+    return Violation("\n".join([f"{rule}: {what}", *map(_line, calls)]))
+
+
+def _line(call: Entry) -> str:
+    facts = {
+        "part": call.part, "size": call.size, "hash": (call.file_hash or call.sha256 or "")[:15],
+        "upload": call.upload_id, "key": call.storage_key and call.storage_key[-12:],
+        "fault": call.fault, "lost": call.lost or None, "retry_after": call.retry_after,
+        "error": call.error,
+    }  # fmt: skip
+    told = " ".join(f"{name}={fact}" for name, fact in facts.items() if fact)
+    return (
+        f"  {call.seq:5} {call.at_ms} {call.call:12} {call.model_path}"
+        f" did {call.status}, said {call.answered} {told}"
+    )
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    return f"record {record['id']} of {record['model_path']}"
+
+
+def _around(text: str, at: int) -> str:
+    return repr(text[max(0, at - 40) : at + 40])
