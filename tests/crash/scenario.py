@@ -236,9 +236,10 @@ class Theatre:
 
 
 def _now_at(base_url: str, database: Path) -> None:
-    """Each scene's cloud has a port of its own; to the state directory it is the one it knows."""
+    """Each scene's cloud has another port and begins its keys anew; it shall pass for one cloud."""
     with closing(sqlite3.connect(database)) as raw, raw:
         raw.execute("UPDATE cloud SET base_url = ?", (base_url,))
+        raw.execute("DELETE FROM storage_key")
 
 
 def environment(models: Path, state: Path, cloud: Sandbox) -> dict[str, str]:
