@@ -71,6 +71,8 @@ def _sections(file: str) -> dict[object, object]:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{printable(file)}{place}: not valid YAML") from None
+    except (ValueError, RecursionError):  # a day that is none, a million brackets
+        raise ConfigError(f"{printable(file)}: holds what is no path") from None
     if document is not None and not isinstance(document, dict):
         raise ConfigError(f"{printable(file)}: holds no sections; ComfyUI would not start with it")
     return document or {}

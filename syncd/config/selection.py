@@ -13,7 +13,7 @@ from pathspec import GitIgnoreSpec
 
 from syncd.config.settings import Settings
 from syncd.core.judge import Patterns, Rules
-from syncd.errors import RootUnavailable
+from syncd.errors import RulesUnusable
 from syncd.model import printable
 
 IGNORE_FILE = ".syncdignore"
@@ -35,7 +35,7 @@ def rules_for(
         tree: What else decides about this root's files, in words; it goes into the digest.
 
     Raises:
-        RootUnavailable: There is a ``.syncdignore`` and it cannot be used: what it would leave out
+        RulesUnusable: There is a ``.syncdignore`` and it cannot be used: what it would leave out
             is not known.
     """
     naming, select, limits = settings.naming, settings.select, settings.limits
@@ -81,15 +81,15 @@ def _ignore_lines(root: str) -> Sequence[str]:
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
-        raise RootUnavailable(f"{printable(path)} cannot be read: {error.strerror}") from None
+        raise RulesUnusable(f"{printable(path)} cannot be read: {error.strerror}") from None
     if len(text) > IGNORE_FILE_MAX:
-        raise RootUnavailable(f"{printable(path)} is larger than {IGNORE_FILE_MAX} bytes")
+        raise RulesUnusable(f"{printable(path)} is larger than {IGNORE_FILE_MAX} bytes")
     lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             GitIgnoreSpec.from_lines([line])
         except ValueError:
-            raise RootUnavailable(
+            raise RulesUnusable(
                 f"{printable(path)}:{number}: is not a pattern in gitignore syntax"
             ) from None
     return lines

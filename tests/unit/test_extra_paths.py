@@ -19,6 +19,8 @@ def read(tmp_path: Path, text: str | bytes) -> Settings:
         ("a: [", ":1:5: not valid YAML"),
         ("a: !!python/object:os.system x", ":1:4: not valid YAML"),
         (b"a: \xff", ": not UTF-8 at byte 3"),
+        ("a: 2026-02-30", ": holds what is no path"),
+        ("[" * 100_000, ": holds what is no path"),
         ("- a\n", ": holds no sections"),
         ("a: loras\n", ": a: is not a section"),
         ("a:\n  base_path: 3\n", ": a: base_path is not a path"),

@@ -6,7 +6,7 @@ import pytest
 
 from syncd.config import IGNORE_FILE, Settings, rules_for
 from syncd.core.judge import Rules, Taken, judge
-from syncd.errors import RootUnavailable
+from syncd.errors import RulesUnusable
 
 
 def rules(root: Path, *, type_key: str | None = None, tree: str = "", **sections: Any) -> Rules:
@@ -89,7 +89,7 @@ def test_an_ignore_file_that_cannot_be_used_means_that_nothing_is_judged(
     else:
         (tmp_path / IGNORE_FILE).write_text(text)
     with pytest.raises(
-        RootUnavailable, match=r"\.syncdignore(:2: is not a pattern| cannot be read| is larger)"
+        RulesUnusable, match=r"\.syncdignore(:2: is not a pattern| cannot be read| is larger)"
     ):
         rules(tmp_path)
 
