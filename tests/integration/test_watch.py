@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,7 @@ def start(hints: Hints) -> Iterator[Start]:
     """Starts a watcher that tells ``hints``, and stops it in the end."""
     watchers: list[Watcher] = []
 
-    def started(root: Path, on_hint: Callable[[Hint], None] = hints, **options: bool) -> Watcher:
+    def started(root: Path, on_hint: Callable[[Hint], None] = hints, **options: Any) -> Watcher:
         watcher = Watcher({1: str(root)}, on_hint, **options)
         watchers.append(watcher)
         watcher.start()
@@ -440,6 +441,24 @@ def test_a_missing_root_is_no_error_but_said(start: Start, root: Path) -> None:
     assert watcher.degraded is not None
     assert "missing" in watcher.degraded
     assert "rescans" in watcher.degraded
+
+
+def test_a_further_root_may_be_missing_and_is_watched_from_the_next_start(
+    root: Path, hints: Hints
+) -> None:
+    watcher = Watcher({1: str(root), 2: str(root.parent / "extra")}, hints)
+    watcher.start()
+    quiet = (watcher.alive(), watcher.degraded, watcher.moved())
+    (root.parent / "extra").mkdir()
+    noticed = watcher.moved()
+    watcher.stop()
+    watcher.start()
+    (root.parent / "extra" / "a.pt").write_bytes(b"x")
+    hints.until(Hint(2, "a.pt", HintKind.CLOSED))
+    watcher.stop()
+
+    assert quiet == (True, None, False)
+    assert noticed
 
 
 def test_F16_a_reached_limit_is_no_error_and_comes_with_advice(
