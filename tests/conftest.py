@@ -17,6 +17,7 @@ LAYERS = {
     "tests/crash/test_disk_errors.py": "T8 errors of the state disk",
     "tests/crash/test_disk_full.py": "T8 errors of the state disk",
     "tests/integration": "real files, sockets, servers",
+    "tests/matrix": "T1 fault matrix",
     "tests/planted": "T16 planted bugs",
 }
 """The longest beginning of a test's path names its layer."""
