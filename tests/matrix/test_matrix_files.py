@@ -218,6 +218,7 @@ def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
                 stage.root.rename(away)
                 if how == "emptied":
                     stage.root.mkdir()
+                stage.hint("", HintKind.RESCAN)  # the watcher tells of its root
 
         stage.write(SMALL)
         stage.start()
