@@ -653,6 +653,7 @@ def everything(state_dir: str) -> list[list[tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize("how", ["replaced", "expired", "another's", "claimed again"])
+@pytest.mark.cell("F23-commit")
 def test_who_lost_the_lease_can_write_nothing(store: Store, state_dir: str, how: str) -> None:
     job = uploading(store)
     if how == "replaced":

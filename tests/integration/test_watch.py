@@ -320,6 +320,7 @@ def test_a_link_whose_target_is_removed_costs_nobody_his_life(
     assert watcher.alive()
 
 
+@pytest.mark.cell("F17-watch")
 def test_links_are_left_alone_where_the_rule_says_so(
     start: Start, root: Path, elsewhere: Path, hints: Hints
 ) -> None:
@@ -390,6 +391,7 @@ def test_F15_a_quiet_log_does_not_hide_lost_events(start: Start, root: Path, hin
         logging.getLogger().setLevel(level)
 
 
+@pytest.mark.cell("F15-watch")
 def test_F15_a_real_overflow_asks_for_a_rescan(start: Start, root: Path, hints: Hints) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
     watcher = start(root)
@@ -461,6 +463,7 @@ def test_a_further_root_may_be_missing_and_is_watched_from_the_next_start(
     assert noticed
 
 
+@pytest.mark.cell("F16-watch")
 def test_F16_a_reached_limit_is_no_error_and_comes_with_advice(
     start: Start, root: Path, hints: Hints
 ) -> None:
