@@ -9,6 +9,7 @@ What can go wrong, sorted by what happens next.
     │   └── StateFull                   its disk is full: nothing was done, the same again may succeed
     ├── AlreadyRunning              75  another instance holds the lock
     ├── RootUnavailable             66  a root is missing, empty against its marker, or unreadable
+    │   └── RulesUnusable           78  its .syncdignore cannot be used, so nothing in it can be judged
     └── JobError                    something a job met; carries its row of the retry table
         ├── Retryable               RETRY: the same job, later
         ├── Permanent               REJECT: not before the file or the configuration changes
@@ -59,6 +60,12 @@ class RootUnavailable(SyncdError):
     """A root is missing, unreadable, or empty although it once held a model."""
 
     exit_code = 66
+
+
+class RulesUnusable(RootUnavailable):
+    """A root's ``.syncdignore`` cannot be used; the text names the file and the line."""
+
+    exit_code = 78
 
 
 class JobError(SyncdError):

@@ -9,7 +9,7 @@ File names are ``str`` as ``os.fsdecode`` makes them, so undecodable bytes survi
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 LEAF_SIZE = 4 * 1024 * 1024
@@ -48,9 +48,17 @@ class Verdict(StrEnum):
     WANTED = "wanted"
     REFUSED = "refused"  # the server would not accept the name
     CONFLICT = "conflict"  # two local files would get one path in the catalog
+    SHADOWED = "shadowed"  # ComfyUI loads another file under this name
     UNREADABLE = "unreadable"
     INCOMPLETE = "incomplete"
     IGNORED = "ignored"
+
+
+class Priority(IntEnum):
+    """What goes first; within one priority the smallest file does."""
+
+    FRESH = 0  # came after the first whole walk: somebody waits for it
+    BACKFILL = 1
 
 
 class Kind(StrEnum):
@@ -126,6 +134,18 @@ class Fingerprint(NamedTuple):
     mtime_ns: int
     ctime_ns: int
 
+    def same_file_as(self, other: "Fingerprint") -> bool:
+        """
+        Equal but for the device number.
+
+        NFS, FUSE, overlay and btrfs may change that at every mount, and a reboot must not make a
+        whole tree look new. Another file system under the same path is noticed by the root's marker
+        instead.
+        """
+        return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == (
+            other.inode, other.size, other.mtime_ns, other.ctime_ns,
+        )  # fmt: skip
+
     def only_ctime_moved(self, other: "Fingerprint") -> bool:
         """
         Is *other* the same but for ctime (a chmod, a link, or a rewrite that set mtime back)?
@@ -155,6 +175,7 @@ class KnownFile:
     fingerprint: Fingerprint
     verdict: Verdict
     reason: str | None = None
+    model_path: str | None = None
 
 
 class HintKind(StrEnum):

@@ -24,14 +24,17 @@ from syncd import scan, storage
 from syncd.auth import Credentials
 from syncd.catalog import Catalog
 from syncd.clock import Clock, SystemClock
-from syncd.config import CredentialSource, Settings
+from syncd.compare import Comparer, Root
+from syncd.config import CredentialSource, Settings, extra_folders, rules_for
 from syncd.core import retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
+from syncd.core.judge import Rules
+from syncd.core.tree import Folder, Tree
 from syncd.dispatch import Dispatcher
 from syncd.errors import ConfigError, RootUnavailable, StateFull
 from syncd.expected import expected_sha256
-from syncd.intake import Intake, Root
+from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
@@ -72,7 +75,7 @@ class Ending:
 class _Parts:
     """What is built for one run."""
 
-    root: Root
+    roots: dict[int, Root]
     store: Store
     intake: Intake
     dispatcher: Dispatcher
@@ -174,7 +177,7 @@ class Service:
 
     async def _once(self, parts: _Parts) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
-        walking = asyncio.create_task(parts.intake.walk(parts.root))
+        walking = asyncio.create_task(self._walk_all(parts))
         try:
             await self._until_stopped(parts, {walking}, enough={walking})
         except RootUnavailable as error:
@@ -184,7 +187,7 @@ class Service:
         if self._stop.is_set():
             return self._signal_code()
         await parts.dispatcher.end_hold("root")
-        until_s = self._clock.boottime_s() + self._once_wait_s(parts.root)
+        until_s = self._clock.boottime_s() + self._once_wait_s(parts.roots)
 
         def more_comes() -> bool:
             in_time = self._clock.boottime_s() < until_s
@@ -198,10 +201,14 @@ class Service:
             await parts.janitor.clean_up()
         self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
-            rel_path: watching.blocked_by or "it still changes"
-            for (_, rel_path), watching in parts.intake.unsettled().items()
+            parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
+            for (root_id, rel_path), watching in parts.intake.unsettled().items()
         }
         return self._signal_code() or await self._exit_code(parts.store)
+
+    async def _walk_all(self, parts: _Parts) -> None:
+        for root in parts.roots.values():
+            await parts.intake.walk(root)
 
     async def _forever(self, parts: _Parts) -> int:
         loop = asyncio.get_running_loop()
@@ -209,12 +216,14 @@ class Service:
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
             loop.call_soon_threadsafe(self._hint, hint)
 
-        watcher = self._doors.watcher(self._settings, {parts.root.id: parts.root.path}, on_hint)
+        watcher = self._doors.watcher(
+            self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
+        )
         scheduler = self._schedule(parts, watcher)
         try:
             await self._start_watching(watcher)
             scheduler.start()
-            self._log.info("service.started", root=parts.root.path)
+            self._log.info("service.started", roots=[root.path for root in parts.roots.values()])
             tasks = {
                 asyncio.create_task(self._take_in(parts, watcher)),
                 asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
@@ -267,8 +276,8 @@ class Service:
 
     async def _take_in(self, parts: _Parts, watcher: Watcher) -> None:
         """Hints, walks and settling, for ever."""
-        everything = Hint(parts.root.id, "", HintKind.RESCAN, folder=True)
-        self._hints[everything] = None
+        everything = [Hint(id_, "", HintKind.RESCAN, folder=True) for id_ in parts.roots]
+        self._hints |= dict.fromkeys(everything)
         while True:
             if self._restart or await self._lanes.scan(watcher.moved):
                 await self._watch_again(watcher)
@@ -277,7 +286,7 @@ class Service:
                 self._rescan = True
                 parts.intake.start_over()
             if self._rescan:
-                self._rescan, hints = False, {everything: None}
+                self._rescan, hints = False, dict.fromkeys(everything)
             try:
                 await parts.intake.look(hints)
                 await parts.intake.settle_due()
@@ -350,10 +359,12 @@ class Service:
     def _seconds_until(self, at_s: float | None) -> float | None:
         return None if at_s is None else max(0.0, at_s - self._clock.boottime_s())
 
-    def _once_wait_s(self, root: Root) -> float:
+    def _once_wait_s(self, roots: Mapping[int, Root]) -> float:
         settings = self._settings.settle
-        longest_s = max(settings.quiet_s, settings.quiet_closed_s)
-        return settings.once_wait_for(settings.quiet_network_s if root.network else longest_s)
+        windows_s = [settings.quiet_s, settings.quiet_closed_s]
+        if any(root.network for root in roots.values()):
+            windows_s.append(settings.quiet_network_s)
+        return settings.once_wait_for(max(windows_s))
 
     # -- the rest of the loop --------------------------------------------------------------------
 
@@ -432,10 +443,13 @@ class Service:
         once: bool,
     ) -> _Parts:
         settings = self._settings
-        root = await self._root(store, os.fspath(settings.models_dir))
+        roots, tree = await self._roots(store)
 
         def path_of(job: Job) -> str:
-            return os.path.join(root.path, job.rel_path)
+            return os.path.join(roots[job.root_id].path, job.rel_path)
+
+        def rules_of(root: Root) -> Rules:
+            return rules_for(settings, root.path, type_key=root.type_key, tree=repr(tree))
 
         transfer = Transfer(
             store=store,
@@ -465,7 +479,7 @@ class Service:
             meter=self._meter,
             limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
             path_of=path_of,
-            expected_of=lambda job: expected_sha256(root.path, job.rel_path),
+            expected_of=lambda job: expected_sha256(roots[job.root_id].path, job.rel_path),
             on_moved=self._look_again,
         )
         dispatcher = Dispatcher(
@@ -481,9 +495,15 @@ class Service:
         )
         worker.on_contact = dispatcher.contact
         intake = Intake(
-            {root.id: root},
+            roots,
+            comparer=Comparer(
+                roots,
+                state_dir=os.fspath(settings.state_dir),
+                symlinks=settings.scan.symlinks,
+                tree=tree,
+                rules_of=rules_of,
+            ),
             store=store,
-            state_dir=os.fspath(settings.state_dir),
             lanes=self._lanes,
             clock=self._clock,
             meter=self._meter,
@@ -492,15 +512,13 @@ class Service:
                 closed_s=settings.settle.quiet_closed_s,
                 network_s=settings.settle.quiet_network_s,
             ),
-            symlinks=settings.scan.symlinks,
-            prefix=settings.naming.prefix,
             read_lease=settings.settle.read_lease,
-            backfill=once,
+            once=once,
             on_queued=dispatcher.wake,
             on_freed=self._hint,
         )
         janitor = Janitor(store=store, lanes=self._lanes, api=api, clock=self._clock)
-        return _Parts(root, store, intake, dispatcher, janitor)
+        return _Parts(roots, store, intake, dispatcher, janitor)
 
     def _require_same_cloud(self, store: Store) -> None:
         api = self._settings.api
@@ -512,11 +530,25 @@ class Service:
                 "Give each cloud and team a state_dir of its own."
             )
 
-    async def _root(self, store: Store, path: str) -> Root:
-        root_id = await self._lanes.db(store.files.root_id, path)
-        await self._lanes.db(store.files.retire, [root_id], self._clock.now_ms())
+    async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:
+        """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
+        models = await self._root(store, os.fspath(self._settings.models_dir))
+        folders = await self._lanes.scan(extra_folders, self._settings)
+        placed = [(await self._root_of(store, models, folder), folder) for folder in folders]
+        roots = {root.id: root for root in (models, *(root for root, _ in placed))}
+        await self._lanes.db(store.files.retire, list(roots), self._clock.now_ms())
+        return roots, Tree(models.id, [(root.id, folder) for root, folder in placed])
+
+    async def _root_of(self, store: Store, models: Root, folder: Folder) -> Root:
+        if folder.top is not None:
+            return models
+        return await self._root(store, folder.path, folder.type_key)
+
+    async def _root(self, store: Store, path: str, type_key: str | None = None) -> Root:
+        real = await self._lanes.scan(os.path.realpath, path)
+        root_id = await self._lanes.db(store.files.root_id, path, real_path=real, type_key=type_key)
         network = await self._lanes.scan(scan.network_filesystem, path)
-        return Root(root_id, path, network=network is not None)
+        return Root(root_id, path, network is not None, type_key)
 
     async def _api(
         self,

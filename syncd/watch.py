@@ -93,7 +93,8 @@ class Watcher:
     Watches roots, and the folders that links in them lead to.
 
     Args:
-        roots: Directory by root id, in any spelling.
+        roots: Directory by root id, in any spelling. The first has to be there, a further one that
+            is missing is watched from the next start (``moved`` tells when).
         on_hint: Called with each hint, from threads of the watcher; it must not block.
         follow_links: Watch linked folders too.
     """
@@ -137,7 +138,11 @@ class Watcher:
         except OSError as error:
             self._troubles.append(_trouble("file events", error))
             return
-        places = [_Place(id_, "", os.path.realpath(path)) for id_, path in self._roots.items()]
+        places = [
+            _Place(id_, "", os.path.realpath(path))
+            for number, (id_, path) in enumerate(self._roots.items())
+            if number == 0 or os.path.isdir(path)
+        ]
         self._check_limit(self._watch(places))
 
     def stop(self) -> None:
@@ -151,7 +156,7 @@ class Watcher:
         self._links.clear()
 
     def alive(self) -> bool:
-        """Is every root watched, and does every thread behind that still run?"""
+        """Is every root that was there watched, and does every thread behind that still run?"""
         threads = self._threads()
         return bool(threads) and not self._unwatched and all(t.is_alive() for t in threads)
 

@@ -519,8 +519,8 @@ class Worker:
         except JobError as error:
             if run.may_look_now(error):
                 return
-            if error.unclear:
-                raise
+            if error.unclear or error.kind is Kind.EXISTS:
+                raise  # the intent stays: the next claim looks before anything is repeated
             if error.kind is Kind.CONFLICT and repeated:
                 # The first one took effect; a server without a listing does not tell its id.
                 run.job = await self._note(job, record_id=f"unknown:{job.storage_key}")

@@ -3,14 +3,17 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import click
 
 from syncd.cli import Invocation, pass_invocation
-from syncd.config import Loaded
-from syncd.core.preview import Action, Known, Rules, Step, preview
+from syncd.compare import Comparer, Root, is_model
+from syncd.config import Loaded, Settings, extra_folders, rules_for
+from syncd.core.judge import Rules
+from syncd.core.preview import Action, Known, Step, Way, preview
+from syncd.core.tree import PathKey, Tree
 from syncd.errors import RootUnavailable
 from syncd.model import FoundFile, Verdict, printable
 
@@ -18,99 +21,154 @@ SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The roots by a number of this plan's own, models_dir first, and a step for each file."""
+
+    roots: Mapping[int, Root]
+    steps: Sequence[Step]
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
 @pass_invocation
 def plan(invocation: Invocation, as_json: bool) -> int:
     """Tell what would happen to each file, and why. Nothing is sent and nothing is written."""
-    loaded = invocation.load()
-    steps = make_plan(loaded)
+    planned = make_plan(invocation.load())
     if as_json:
-        click.echo(json.dumps(as_document(loaded, steps), indent=2))
+        click.echo(json.dumps(as_document(planned), indent=2))
     else:
-        _show(steps)
+        _show(planned)
     return 0
 
 
-def make_plan(loaded: Loaded) -> list[Step]:
+def make_plan(loaded: Loaded) -> Planned:
     """
-    Walk the tree, look into the store, decide.
+    Walk the trees, look into the store, decide.
 
     Raises:
-        RootUnavailable: The models directory cannot be read, or is empty although it held a model.
+        RootUnavailable: A root cannot be read, or holds no model although it did, or its
+            ``.syncdignore`` cannot be used.
         StateError: There is a store, and it cannot be read.
     """
     settings = loaded.settings
     token, _ = loaded.credential.read()
-    rules = Rules(
-        settings.naming.prefix,
+    way = Way(
         settings.api.single_put_limit,
         session=token is not None and not token.get_secret_value().startswith("dk-"),
     )
-    found, known = _walk(loaded), _known(loaded)
-    steps = _judged(loaded, found, preview(found, known, rules))
-    held_model = any(file.state != Action.IGNORED for file in known.values())
-    if held_model and all(step.action is Action.IGNORED for step in steps):
+    roots, tree = roots_of(settings)
+
+    def rules_of(root: Root) -> Rules:
+        return rules_for(settings, root.path, type_key=root.type_key)
+
+    comparer = Comparer(
+        roots,
+        state_dir=os.fspath(settings.state_dir),
+        symlinks=settings.scan.symlinks,
+        tree=tree,
+        rules_of=rules_of,
+    )
+    known = _known(settings, roots)
+    found = [file for root in roots.values() for file in _walk(settings, root, roots)]
+    for root in roots.values():
+        _require_models(root, found, known)
+    steps = preview(found, known, way, comparer.judge)
+    return Planned(roots, list(_looked_into(roots, found, steps)))
+
+
+def _looked_into(
+    roots: Mapping[int, Root], found: Iterable[FoundFile], steps: Iterable[Step]
+) -> Iterator[Step]:
+    """The steps, with a look into each file that would be sent: is it a whole model?"""
+    from syncd import soundness
+
+    for file, step in zip(found, steps, strict=True):
+        if step.action is Action.UPLOAD:
+            judgement = soundness.judge(roots[file.root_id].path, file, lease=False)
+            if judgement.verdict not in (None, Verdict.WANTED):
+                why = judgement.why or ""
+                yield replace(step, action=Action(judgement.verdict), why=why, rule=why)
+                continue
+        yield step
+
+
+def _require_models(root: Root, found: Iterable[FoundFile], known: Mapping[PathKey, Known]) -> None:
+    held_model = any(id_ == root.id and file.state != "ignored" for (id_, _), file in known.items())
+    if held_model and not any(is_model(root, file) for file in found if file.root_id == root.id):
         raise RootUnavailable(
-            f"{printable(os.fspath(settings.models_dir))} holds no model, although it did before. "
+            f"{printable(root.path)} holds no model, although it did before. "
             "Nothing was judged: is its disk mounted?"
         )
-    return steps
 
 
-def _walk(loaded: Loaded) -> list[FoundFile]:
+def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
+    """models_dir is number 0, the directories of extra_model_paths follow."""
+    folders = extra_folders(settings)
+    own = dict.fromkeys((f.path, f.type_key) for f in folders if f.top is None)
+    numbers = {place: number for number, place in enumerate(own, start=1)}
+    roots = {0: Root(0, os.fspath(settings.models_dir), network=False)}
+    for (path, type_key), number in numbers.items():
+        roots[number] = Root(number, path, network=False, type_key=type_key)
+    return roots, Tree(0, [(numbers.get((f.path, f.type_key), 0), f) for f in folders])
+
+
+def _walk(settings: Settings, root: Root, roots: Mapping[int, Root]) -> Iterator[FoundFile]:
     from syncd import scan
 
-    root = os.fspath(loaded.settings.models_dir)
-
     def problem(rel_path: str, error: OSError) -> None:
+        if rel_path == "" and isinstance(error, FileNotFoundError) and root.type_key is not None:
+            return  # as ComfyUI puts up with it
         if rel_path == "":
             raise RootUnavailable(
-                f"The models directory {printable(root)} cannot be read: {error.strerror}. "
+                f"The models directory {printable(root.path)} cannot be read: {error.strerror}. "
                 "Check models_dir, the mount, and the permissions of your account."
             )
         click.echo(f"syncd: {printable(rel_path)} cannot be read: {error.strerror}", err=True)
 
-    return list(scan.walk(root, 0, symlinks=loaded.settings.scan.symlinks, problem=problem))
+    return scan.walk(
+        root.path,
+        root.id,
+        symlinks=settings.scan.symlinks,
+        roots=[root.path for root in roots.values()],
+        problem=problem,
+    )
 
 
-def _judged(loaded: Loaded, found: Sequence[FoundFile], steps: Sequence[Step]) -> list[Step]:
-    """The steps with a look into each file that would be sent: is it a whole model?"""
-    from syncd import soundness
-
-    def judged(file: FoundFile, step: Step) -> Step:
-        if step.action is not Action.UPLOAD:
-            return step
-        judgement = soundness.judge(os.fspath(loaded.settings.models_dir), file, lease=False)
-        if judgement.verdict in (None, Verdict.WANTED):
-            return step
-        return replace(step, action=Action(judgement.verdict), why=judgement.why or "")
-
-    return [judged(file, step) for file, step in zip(found, steps, strict=True)]
-
-
-def _known(loaded: Loaded) -> dict[str, Known]:
+def _known(settings: Settings, roots: Mapping[int, Root]) -> dict[PathKey, Known]:
     from syncd.store import open_report
 
-    with open_report(os.fspath(loaded.settings.state_dir)) as report:
+    with open_report(os.fspath(settings.state_dir)) as report:
         if report is None:
             return {}
-        return report.known(os.fspath(loaded.settings.models_dir))
+        return {
+            (root.id, rel_path): known
+            for root in roots.values()
+            for rel_path, known in report.known(
+                root.path, real_path=os.path.realpath(root.path), type_key=root.type_key
+            ).items()
+        }
 
 
-def as_document(loaded: Loaded, steps: Sequence[Step]) -> dict[str, object]:
+def as_document(planned: Planned) -> dict[str, object]:
     """The ``--json`` output: a written contract."""
+    roots, steps = planned.roots, planned.steps
     return {
         "schema": SCHEMA,
-        "root": printable(os.fspath(loaded.settings.models_dir)),
+        "root": printable(roots[0].path),
+        "roots": [
+            {"path": printable(root.path), "model_type": root.type_key} for root in roots.values()
+        ],
         "files_by_action": dict(Counter(str(step.action) for step in steps)),
         "bytes_to_send": _bytes(steps, Action.UPLOAD),
         "files": [
             {
+                "root": printable(roots[step.root_id].path),
                 "path": printable(step.rel_path),
                 "size": step.size,
                 "action": str(step.action),
                 "why": printable(step.why),
+                "rule": printable(step.rule),
                 "model_path": None if step.model_path is None else printable(step.model_path),
             }
             for step in steps
@@ -122,13 +180,13 @@ def _bytes(steps: Sequence[Step], action: Action) -> int:
     return sum(step.size for step in steps if step.action is action)
 
 
-def _show(steps: Sequence[Step]) -> None:
+def _show(planned: Planned) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from syncd.cli.render import STYLES, console, size_text
 
-    screen = console()
+    screen, steps = console(), planned.steps
     table = Table(box=None, pad_edge=False)
     for column in ("action", "size", "file", "why"):
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
@@ -136,8 +194,8 @@ def _show(steps: Sequence[Step]) -> None:
         table.add_row(
             Text(str(step.action), style=STYLES.get(str(step.action), "")),
             size_text(step.size),
-            Text(printable(step.rel_path)),
-            Text(printable(step.why)),
+            Text(printable(planned.roots[step.root_id].shown(step.rel_path))),
+            Text(printable(step.why if step.rule == step.why else f"{step.why} ({step.rule})")),
         )
     screen.print(table)
     counts = Counter(str(step.action) for step in steps)

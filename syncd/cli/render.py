@@ -22,6 +22,7 @@ STYLES = {
     "registered": "green", "upload": "cyan", "uploading": "cyan", "queued": "cyan",
     "waiting": "yellow", "needs_sign_in": "yellow", "refused": "red", "conflict": "red",
     "failed": "bold red", "unreadable": "red", "incomplete": "yellow", "ignored": "dim",
+    "shadowed": "dim",
 }  # fmt: skip
 
 
@@ -155,7 +156,7 @@ def _registered_table(console: Console, files: Sequence[FileReport], most: int =
     table = _table("In the catalog", "model", "size", "sha256", "how")
     for file in files[:most]:
         table.add_row(
-            Text(file.model_path or file.path),
+            Text(file.model_path or file.shown),
             size_text(file.size),
             (file.sha256 or "")[:12],
             "adopted" if file.adopted else "uploaded",
@@ -177,7 +178,7 @@ def _left_table(
     for file in files:
         why = ". ".join(text.rstrip(".") for text in (file.why, file.advice) if text)
         table.add_row(
-            Text(file.path),
+            Text(file.shown),
             size_text(file.size),
             Text(file.state, style=STYLES.get(file.state, "")),
             Text(f"{why}." if why else ""),
@@ -197,7 +198,7 @@ def _ignored_table(console: Console, files: Sequence[FileReport]) -> None:
         reasons.setdefault(file.why or "", []).append(file)
     table = _table("Passed over", "files", "why", "for example")
     for why, group in sorted(reasons.items(), key=lambda item: -len(item[1])):
-        table.add_row(str(len(group)), Text(why), Text(group[0].path))
+        table.add_row(str(len(group)), Text(why), Text(group[0].shown))
     console.print(table)
 
 

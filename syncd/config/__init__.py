@@ -19,6 +19,8 @@ from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from syncd.config.credential import CredentialSource, TokenFile, credential_source
+from syncd.config.extra_paths import extra_folders
+from syncd.config.selection import IGNORE_FILE, rules_for
 from syncd.config.settings import (
     KEYS,
     VARIABLES,
@@ -34,6 +36,7 @@ from syncd.model import printable
 
 __all__ = [
     "DEFAULT",
+    "IGNORE_FILE",
     "KEYS",
     "VARIABLES",
     "CredentialSource",
@@ -42,8 +45,10 @@ __all__ = [
     "Settings",
     "TokenFile",
     "credential_source",
+    "extra_folders",
     "find_config_file",
     "load",
+    "rules_for",
     "shown",
     "value_at",
 ]
@@ -95,6 +100,7 @@ def load(
     }
     problems = [_unknown(key, given.pop(key)) for key in list(given) if key not in KEYS]
     settings = _validate(given, problems, path)
+    extra_folders(settings)  # what is wrong there is wrong with the configuration
     origins = {key: given[key].origin if key in given else DEFAULT for key in KEYS}
     credential = credential_source(settings, environ, given_origin=origins["api.token"])
     _, origins["api.token"] = credential.read()
@@ -159,12 +165,19 @@ def _config_error(problems: Sequence[str]) -> ConfigError:
 def _problem(error: ErrorDetails, given: Mapping[str, Given], path: Path | None) -> str:
     """One finding of pydantic in words: origin, key, what is wrong, what the key is for."""
     cause = error.get("ctx", {}).get("error")
-    keys = getattr(cause, "keys", None) or [".".join(p for p in error["loc"] if isinstance(p, str))]
+    keys = getattr(cause, "keys", None) or [_key_of(error["loc"])]
     if error["type"] == "missing":
         return _missing(keys[0], path)
     origin = next((given[key].origin for key in keys if key in given), DEFAULT)
     wrong = str(cause) if cause else error["msg"].replace("Input should", "should")
     return f"{origin}: {keys[0]}: {wrong}. {_meaning(keys[0])}"
+
+
+def _key_of(place: tuple[int | str, ...]) -> str:
+    """The setting at *place*, or that *place* lies in: a table or list is one setting."""
+    names = [name for name in place if isinstance(name, str)]
+    keys = [".".join(names[:end]) for end in range(len(names), 0, -1)]
+    return next((key for key in keys if key in KEYS), keys[0])
 
 
 def _meaning(key: str) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import platformdirs
+from pathspec import GitIgnoreSpec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,6 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from syncd.core.paths import ENDINGS, ending_of, fault_of
 from syncd.model import printable
 
 ONCE_MARGIN_S = 10.0
@@ -97,12 +100,61 @@ def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value.lower() for value in values)
 
 
+def _names(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, start=1):
+        if not value or "/" in value:
+            raise ValueError(f"entry {number} is not the name of a type folder")
+    return values
+
+
+def _endings(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, start=1):
+        if ending_of(f"x{value}") != value.lower():
+            raise ValueError(f"entry {number} is not an ending such as .safetensors")
+    return tuple(value.lower() for value in values)
+
+
+def _gitignore(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, start=1):
+        try:
+            GitIgnoreSpec.from_lines([value])
+        except ValueError:
+            raise ValueError(f"entry {number} is not a pattern in gitignore syntax") from None
+    return values
+
+
+def _object(value: object) -> object:
+    """An environment variable holds a table as JSON."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("is not a JSON object") from None
+    return value
+
+
+def _name_map(values: dict[str, str]) -> dict[str, str]:
+    """Local typed path -> the one to use instead; both end in a slash where a folder is meant."""
+    for number, (local, remote) in enumerate(values.items(), start=1):
+        folder = local.endswith("/")
+        if folder != remote.endswith("/") or (not folder and ending_of(local) != ending_of(remote)):
+            raise ValueError(
+                f"entry {number} is not file to file (same ending) or folder/ to folder/"
+            )
+        if fault_of(remote + ("x" if folder else ""), "") is not None:
+            raise ValueError(
+                f"entry {number} is mapped to a path that the server would refuse, too"
+            )
+    return values
+
+
 def _prefix(value: str) -> str:
     if not _PREFIX.fullmatch(value) or ".." in value or " /" in value:
         raise ValueError("is not empty or folder names (letters, digits, _ . - space) ending in /")
     return value
 
 
+Lines = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 RoutePath = Annotated[str, Field(pattern=r"^(?:/[\w.-]+)+$")]
@@ -123,6 +175,11 @@ class Multipart(_Section):
 
     abort_path: RoutePath = "/uploads/multipart/abort"
     """Route below base_url that aborts a multipart upload."""
+
+
+class ComfyUi(_Section):
+    extra_model_paths: Annotated[AbsolutePath, AfterValidator(_existing_file)] | None = None
+    """ComfyUI's extra_model_paths.yaml, if it has one: the folders named there are taken as well."""
 
 
 class Api(_Section):
@@ -250,6 +307,30 @@ class Naming(_Section):
     prefix: Annotated[str, AfterValidator(_prefix)] = "models/"
     """What is put before a file's path to make its path in the catalog."""
 
+    map: Annotated[
+        dict[str, str], NoDecode, BeforeValidator(_object), AfterValidator(_name_map)
+    ] = Field(default_factory=dict)
+    """Paths below models/ that get another one in the catalog; a folder ends in a slash."""
+
+
+class Select(_Section):
+    types: Annotated[Lines, AfterValidator(_names)] = ()
+    """Type folders that are taken; none means all."""
+
+    endings: Annotated[Lines, AfterValidator(_endings)] = tuple(sorted(ENDINGS))
+    """What the name of a model ends in."""
+
+    include: Annotated[Lines, AfterValidator(_gitignore)] = ()
+    """Patterns (gitignore syntax, below models/) of what is taken; none means everything."""
+
+    exclude: Annotated[Lines, AfterValidator(_gitignore)] = ()
+    """Patterns (gitignore syntax, below models/) of what is left out."""
+
+
+class Limits(_Section):
+    max_file_size: int | None = Field(None, ge=1)
+    """Bytes above which a file is left out; unset, any size is taken."""
+
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
@@ -275,6 +356,7 @@ class Settings(BaseSettings):
     state_dir: AbsolutePath = Field(default_factory=lambda: default_state_dir(os.environ))
     """Directory of the database, on a local disk; default: systemd's, else the user's own."""
 
+    comfyui: ComfyUi = ComfyUi()
     api: Api = Api()
     settle: Settle = Settle()
     scan: Scan = Scan()
@@ -282,6 +364,8 @@ class Settings(BaseSettings):
     network: Network = Network()
     log: Log = Log()
     naming: Naming = Naming()
+    select: Select = Select()
+    limits: Limits = Limits()
 
     @classmethod
     def settings_customise_sources(
@@ -334,6 +418,8 @@ def shown(value: object) -> str:
     match value:
         case None | ():
             return "-"
+        case Mapping():
+            return printable(json.dumps(dict(value), ensure_ascii=False)) if value else "-"
         case SecretStr():
             return "***"
         case bool():

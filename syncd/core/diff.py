@@ -7,7 +7,7 @@ does ``ORDER BY rel_path`` over names stored as bytes.
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A known path with another fingerprint: rewritten, replaced, or only its ctime moved."""
+    """A known path with another fingerprint, or one about which something else is decided now."""
 
     found: FoundFile
     known: KnownFile
@@ -54,7 +54,11 @@ def order(file: FoundFile | KnownFile) -> bytes:
 
 
 def diff(
-    found: Iterable[FoundFile], known: Iterable[KnownFile], *, unjudged: Collection[str] = ()
+    found: Iterable[FoundFile],
+    known: Iterable[KnownFile],
+    *,
+    unjudged: Collection[str] = (),
+    stands: Callable[[KnownFile], bool] = lambda known: True,
 ) -> Iterator[Change]:
     """
     What changed in one root, lazily and in path order; an unchanged file yields nothing.
@@ -63,6 +67,8 @@ def diff(
         found, known: In path order, each path once.
         unjudged: Paths that could not be read; nothing at or below them is called gone. It is read
             as late as possible, so the walk may still be adding to it.
+        stands: Does what was decided about a file that did not change still hold? If not, it counts
+            as moved.
 
     Raises:
         ValueError: A side is out of order, where a merge would report files as gone that are not.
@@ -79,7 +85,8 @@ def diff(
                 yield Gone(old[1])
             old = next(theirs, None)
         else:
-            if not _same(mine[1], old[1]):
+            same = mine[1].fingerprint.same_file_as(old[1].fingerprint)
+            if not same or not stands(old[1]):
                 yield Moved(mine[1], old[1])
             mine, old = next(ours, None), next(theirs, None)
 
@@ -92,13 +99,3 @@ def _in_order(files: Iterable[_File]) -> Iterator[tuple[bytes, _File]]:
             raise ValueError(f"out of path order: {key!r} after {last!r}")
         last = key
         yield key, file
-
-
-def _same(found: FoundFile, known: KnownFile) -> bool:
-    # The device number is left out: NFS, FUSE, overlay and btrfs may change it at every mount, and
-    # a reboot must not make a whole tree look new. Another file system under the same path is
-    # noticed by the root's marker instead.
-    new, old = found.fingerprint, known.fingerprint
-    return (new.inode, new.size, new.mtime_ns, new.ctime_ns) == (
-        old.inode, old.size, old.mtime_ns, old.ctime_ns,
-    )  # fmt: skip

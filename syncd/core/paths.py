@@ -5,13 +5,18 @@ A path here is POSIX and relative to its root, as ``os.fsdecode`` made it. Three
 order in which they are asked: is the name one we take at all (``unwanted``), what is it called in
 the catalog or why would the server refuse it (``target_of``), and who else would get that name
 (``clash_key``).
+
+With its type folder in front a path is *typed*: ``loras/x.pt``, whichever root it lies in. That is
+what patterns are compared with and what ``[naming.map]`` has as its keys.
 """
 
 import fnmatch
 import posixpath
 import re
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from syncd.model import Target, printable
 
@@ -34,6 +39,7 @@ MODEL_TYPE_MAX = 50
 
 _PATTERN = re.compile(r"^(?!/)(?!.*\.\.)(?!.*\\)[\w./ -]+$", re.ASCII)
 _FOREIGN = re.compile(r"[^\w./ -]", re.ASCII)
+_FOREIGN_RUN = re.compile(r"[ ]*[^\w./ -]+[ ]*", re.ASCII)
 
 _PARTIAL = (
     ".part", ".partial", ".incomplete", ".crdownload", ".download", ".opdownload", ".smdownload",
@@ -52,17 +58,22 @@ _COMPANIONS = (
 _PARTS_FOLDER = re.compile(r"\.(.+)\.parts_.*", re.DOTALL)
 
 
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """
     A path that the server would not accept; it is shown, never renamed and never retried.
 
-    ``offending`` is what is wrong in it, ``reason`` one sentence for a person; both printable.
+    ``offending`` is what is wrong in it, ``reason`` one sentence for a person, ``remedy`` the line
+    under ``[naming.map]`` that would help, where one can be written; all printable.
     """
 
     reason: str
     offending: str
     model_path: str
+    remedy: str | None
 
 
 def never_enter(folder: str) -> bool:
@@ -70,13 +81,30 @@ def never_enter(folder: str) -> bool:
     return folder.startswith((".", "models--")) or folder in _FOLDERS
 
 
-def unwanted(rel_path: str, size: int, *, type_key: str | None = None) -> str | None:
+def typed(rel_path: str, type_key: str | None) -> str:
+    """*rel_path* with its type folder in front: the root's own where it has one."""
+    return rel_path if type_key is None else f"{type_key}/{rel_path}"
+
+
+def ending_of(rel_path: str) -> str:
+    """The ending that tells what a file is, lower case, its dot included; empty for none."""
+    return posixpath.splitext(rel_path.lower())[1]
+
+
+def unwanted(
+    rel_path: str,
+    size: int,
+    *,
+    type_key: str | None = None,
+    endings: Collection[str] = ENDINGS,
+) -> str | None:
     """
     Why this file is not taken, or None if it is.
 
     Args:
         size: Bytes.
         type_key: The root's own model_type; without it the first folder is the type.
+        endings: What a model's name ends in, lower case.
     """
     *folders, name = rel_path.split("/")
     if type_key is None and not folders:
@@ -89,24 +117,29 @@ def unwanted(rel_path: str, size: int, *, type_key: str | None = None) -> str | 
     for folder in folders:
         if never_enter(folder):
             return f"inside {printable(folder)}/, which holds no models"
-    return _unwanted_name(name) or ("empty file" if size == 0 else None)
+    return _unwanted_name(name, endings) or ("empty file" if size == 0 else None)
 
 
-def _unwanted_name(name: str) -> str | None:
-    lower = name.lower()
-    ending = posixpath.splitext(lower)[1]
+def _unwanted_name(name: str, endings: Collection[str]) -> str | None:
+    lower, ending = name.lower(), ending_of(name)
     if name.startswith(_TEMPORARY_STARTS):
         return "hidden or temporary name"
     if fnmatch.fnmatchcase(lower, "put_*_here"):
         return "placeholder"
-    if lower.endswith(_PARTIAL) or (ending not in ENDINGS and _TEMPORARY.fullmatch(name)):
+    if lower.endswith(_PARTIAL) or (ending not in endings and _TEMPORARY.fullmatch(name)):
         return "name of an unfinished download"
-    if ending not in ENDINGS:
+    if ending not in endings:
         return f"not a model ending: {printable(ending) or 'none'}"
     return None
 
 
-def target_of(rel_path: str, *, prefix: str, type_key: str | None = None) -> Target | Refusal:
+def target_of(
+    rel_path: str,
+    *,
+    prefix: str,
+    type_key: str | None = None,
+    names: Mapping[str, str] = NO_NAMES,
+) -> Target | Refusal:
     """
     Where a file goes in the catalog, or why the server would refuse it.
 
@@ -116,23 +149,85 @@ def target_of(rel_path: str, *, prefix: str, type_key: str | None = None) -> Tar
     Args:
         prefix: What every model_path starts with, its final slash included.
         type_key: The root's own model_type; without it the first folder is the type.
+        names: Typed path -> typed path to use instead (``mapped``).
 
     See the request "presign" of the cloud API for the pattern and the bounds.
     """
-    typed = rel_path if type_key is None else f"{type_key}/{rel_path}"
-    model_type = typed.split("/")[0] if type_key is None else type_key
-    model_path = prefix + typed
-    fault = _fault(model_path) or _type_fault(model_type, typed)
-    if fault is not None:
-        return _refusal(model_path, *fault)
-    file_name = posixpath.basename(model_path)
+    local = typed(rel_path, type_key)
+    remote = mapped(local, names)
+    if (fault := fault_of(remote, prefix)) is not None:
+        return _refusal(local, remote, prefix, *fault)
+    file_name = posixpath.basename(remote)
     # A stem is never too long for a display_name: a segment is not.
-    return Target(model_path, model_type, file_name, posixpath.splitext(file_name)[0])
+    stem = posixpath.splitext(file_name)[0]
+    return Target(prefix + remote, remote.split("/")[0], file_name, stem)
 
 
-def _refusal(model_path: str, what: str, offending: str) -> Refusal:
+def mapped(local: str, names: Mapping[str, str]) -> str:
+    """
+    The typed path to use instead of *local*: what *names* has for it or for a folder above it.
+
+    A key that ends in a slash is a folder; the file's own line wins over those of its folders, and
+    an inner folder's over an outer one's.
+    """
+    if local in names:
+        return names[local]
+    for cut in range(len(local), 0, -1):
+        if local[cut - 1] == "/" and (folder := names.get(local[:cut])) is not None:
+            return folder + local[cut:]
+    return local
+
+
+def fault_of(remote: str, prefix: str) -> tuple[str, str] | None:
+    """What the server would mind in a typed path, in words, and the part at fault; printable."""
+    return _fault(prefix + remote) or _type_fault(remote)
+
+
+def _refusal(local: str, remote: str, prefix: str, what: str, offending: str) -> Refusal:
+    remedy = _remedy(local, remote, prefix)
     reason = f"the server would refuse this path for {what}; renaming the file or folder helps"
-    return Refusal(reason, offending, model_path)
+    if remedy is not None:
+        reason += f", or this line under [naming.map]: {remedy}"
+    return Refusal(reason, offending, prefix + remote, remedy)
+
+
+def _remedy(local: str, remote: str, prefix: str) -> str | None:
+    """The line that gives an acceptable name to the file, or to the folder if only that is at fault."""
+    if any("\ud800" <= c <= "\udfff" for c in local):
+        return None  # TOML is UTF-8: such a name cannot be written there
+    parts, local_parts = remote.split("/"), local.split("/")
+    at_fault = [depth for depth, part in enumerate(parts, start=1) if _is_faulty(part)]
+    depth = max(at_fault, default=len(parts))
+    if depth < len(parts) == len(local_parts):
+        key = "/".join(local_parts[:depth]) + "/"
+        value = "/".join(map(_acceptable, parts[:depth])) + "/"
+    else:
+        key, value = local, "/".join(map(_acceptable, parts))
+    below = "x" if value.endswith("/") else ""
+    return f"{_toml(key)} = {_toml(value)}" if fault_of(value + below, prefix) is None else None
+
+
+def _is_faulty(segment: str) -> bool:
+    return bool(_FOREIGN.search(segment) or ".." in segment or _segment_fault(segment))
+
+
+def _acceptable(segment: str) -> str:
+    """A name that the server takes and a person recognises, where *segment* is none."""
+    if not _is_faulty(segment):
+        return segment
+    apart = unicodedata.normalize("NFKD", segment)  # an accent becomes a character of its own
+    bare = "".join(c for c in apart if not unicodedata.combining(c))
+    clean = _FOREIGN_RUN.sub("_", re.sub(r"\.{2,}", ".", bare)).strip()
+    stem, ending = posixpath.splitext(clean)
+    return (stem.strip("_ ") or "model")[: SEGMENT_MAX - len(ending)] + ending
+
+
+def _toml(text: str) -> str:
+    """*text* as a TOML basic string on one printable line."""
+    escaped = (
+        f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08X}" for c in text
+    )
+    return f'"{"".join(escaped)}"'
 
 
 def _fault(path: str) -> tuple[str, str] | None:
@@ -165,9 +260,10 @@ def _segment_fault(segment: str) -> tuple[str, str] | None:
     return None
 
 
-def _type_fault(model_type: str, typed: str) -> tuple[str, str] | None:
-    if "/" not in typed:
-        return "having no type folder", typed
+def _type_fault(remote: str) -> tuple[str, str] | None:
+    model_type, slash, _ = remote.partition("/")
+    if not slash:
+        return "having no type folder", remote
     if len(model_type) > MODEL_TYPE_MAX:
         return f"a type folder above {MODEL_TYPE_MAX} characters", model_type
     return None

@@ -1,13 +1,15 @@
 """What syncd would do with each file of a tree, and why, without doing it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from syncd.core import paths
+from syncd.core.judge import Passed, Taken
 from syncd.core.parts import Route, choose_route
-from syncd.model import Fingerprint, FoundFile, Target
+from syncd.core.tree import PathKey
+from syncd.model import Fingerprint, FoundFile
 
 
 class Action(StrEnum):
@@ -21,7 +23,12 @@ class Action(StrEnum):
     CONFLICT = "conflict"
     UNREADABLE = "unreadable"
     INCOMPLETE = "incomplete"
+    SHADOWED = "shadowed"  # ComfyUI loads another file under this name
     IGNORED = "ignored"
+
+
+BY_CONTENT = frozenset((Action.REFUSED, Action.UNREADABLE, Action.INCOMPLETE))
+"""What may become of a file that is wanted by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,97 +38,103 @@ class Known:
     fingerprint: Fingerprint
     state: str
     why: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One file of the plan. ``rel_path`` is raw; ``size`` is bytes."""
-
-    rel_path: str
-    size: int
-    action: Action
-    why: str
     model_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings that decide. Bytes."""
+class Step:
+    """
+    One file of the plan. ``rel_path`` is raw; ``size`` is bytes.
 
-    prefix: str
+    ``rule`` is what took or left the file: an ending, a line of the configuration, a reason.
+    """
+
+    root_id: int
+    rel_path: str
+    size: int
+    action: Action
+    why: str
+    rule: str
+    model_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What decides how a file travels. Bytes."""
+
     single_put_limit: int
     session: bool
 
 
-def preview(found: Iterable[FoundFile], known: Mapping[str, Known], rules: Rules) -> list[Step]:
+def preview(
+    found: Iterable[FoundFile],
+    known: Mapping[PathKey, Known],
+    way: Way,
+    judge: Callable[[FoundFile], Taken | Passed],
+) -> list[Step]:
     """
-    The plan for one root, in the order of *found*.
+    The plan for all roots, in the order of *found*.
 
     Whether the catalog already holds a file's bytes is known only after hashing it, so an upload
     may turn out to need no byte at all.
+
+    Args:
+        judge: What becomes of a file by its name and size alone.
     """
-    files = list(found)
-    clashes = _clashes(files, rules)
-    return [_step(file, known.get(file.rel_path), clashes, rules) for file in files]
+    judged = [(file, judge(file)) for file in found]
+    clashes: defaultdict[str, list[FoundFile]] = defaultdict(list)
+    for file, verdict in judged:
+        if isinstance(verdict, Taken):
+            clashes[paths.clash_key(verdict.target.model_path)].append(file)
+    return [
+        _passed(file, verdict)
+        if isinstance(verdict, Passed)
+        else _taken(file, verdict, known.get((file.root_id, file.rel_path)), clashes, way)
+        for file, verdict in judged
+    ]
 
 
-def _step(
-    file: FoundFile, known: Known | None, clashes: Mapping[str, list[str]], rules: Rules
-) -> Step:
-    size = file.fingerprint.size
-    unwanted = paths.unwanted(file.rel_path, size)
-    if unwanted is not None:
-        return Step(file.rel_path, size, Action.IGNORED, unwanted)
-    target = paths.target_of(file.rel_path, prefix=rules.prefix)
-    if not isinstance(target, Target):
-        return Step(file.rel_path, size, Action.REFUSED, target.reason, target.model_path)
-    action, why = _wanted(file, target, known, clashes, rules)
-    return Step(file.rel_path, size, action, why, target.model_path)
+def _passed(file: FoundFile, passed: Passed) -> Step:
+    action, why, size = Action(passed.verdict), passed.reason, file.fingerprint.size
+    return Step(file.root_id, file.rel_path, size, action, why, why, passed.model_path)
 
 
-def _wanted(
+def _taken(
     file: FoundFile,
-    target: Target,
+    taken: Taken,
     known: Known | None,
-    clashes: Mapping[str, list[str]],
-    rules: Rules,
-) -> tuple[Action, str]:
-    rivals = [r for r in clashes[paths.clash_key(target.model_path)] if r != file.rel_path]
+    clashes: Mapping[str, list[FoundFile]],
+    way: Way,
+) -> Step:
+    model_path, size = taken.target.model_path, file.fingerprint.size
+    rivals = [rival for rival in clashes[paths.clash_key(model_path)] if rival is not file]
     if rivals:
-        return Action.CONFLICT, f"{rivals[0]} would get the same place in the catalog"
-    if known is not None and _same(known.fingerprint, file.fingerprint):
+        action, why = (
+            Action.CONFLICT,
+            f"{rivals[0].rel_path} would get the same place in the catalog",
+        )
+    else:
+        action, why = _wanted(file, model_path, known, way)
+    rule = why if action in BY_CONTENT else taken.rule
+    return Step(file.root_id, file.rel_path, size, action, why, rule, model_path)
+
+
+def _wanted(file: FoundFile, model_path: str, known: Known | None, way: Way) -> tuple[Action, str]:
+    same = known is not None and known.fingerprint.same_file_as(file.fingerprint)
+    if known is not None and same and known.model_path == model_path:
         if known.state == "registered":
             return Action.REGISTERED, "in the catalog, unchanged since"
         if known.state in ("failed", "unreadable", "incomplete", "refused"):
             return Action(known.state), known.why or f"{known.state} before, unchanged since"
-    return _journey(file.fingerprint.size, known, rules)
+    return _journey(file.fingerprint.size, known, way)
 
 
-def _journey(size: int, known: Known | None, rules: Rules) -> tuple[Action, str]:
+def _journey(size: int, known: Known | None, way: Way) -> tuple[Action, str]:
     route = choose_route(
-        size, single_put_limit=rules.single_put_limit, session=rules.session, multipart=True
+        size, single_put_limit=way.single_put_limit, session=way.session, multipart=True
     )
     if route is Route.NEEDS_SIGN_IN:
-        limit = rules.single_put_limit
+        limit = way.single_put_limit
         return Action.NEEDS_SIGN_IN, f"above the {limit} bytes a device key may send in one request"
     how = "in parts" if route is Route.MULTIPART else "in one request"
     return Action.UPLOAD, f"{'new' if known is None else 'changed or unfinished'}, {how}"
-
-
-def _same(a: Fingerprint, b: Fingerprint) -> bool:
-    return (a.inode, a.size, a.mtime_ns, a.ctime_ns) == (b.inode, b.size, b.mtime_ns, b.ctime_ns)
-
-
-def _clashes(files: Iterable[FoundFile], rules: Rules) -> Mapping[str, list[str]]:
-    by_key: defaultdict[str, list[str]] = defaultdict(list)
-    for rel_path, target in _targets(files, rules):
-        by_key[paths.clash_key(target.model_path)].append(rel_path)
-    return by_key
-
-
-def _targets(files: Iterable[FoundFile], rules: Rules) -> Iterator[tuple[str, Target]]:
-    for file in files:
-        if paths.unwanted(file.rel_path, file.fingerprint.size) is None:
-            target = paths.target_of(file.rel_path, prefix=rules.prefix)
-            if isinstance(target, Target):
-                yield file.rel_path, target

@@ -201,6 +201,7 @@ VARIANTS: Mapping[tuple[Kind, str], Row] = {
     (Kind.NOT_ALLOWED, "quota"): replace(ROWS[Kind.NOT_ALLOWED], probe=Wait(900, 21600)),
     (Kind.OUR_DATA, Call.COMPLETE): Row(Next.FAIL, Retryable, fresh_uploads=1, fuse=True),
     (Kind.STORE_CONFLICT, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
+    (Kind.DIGEST, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
     (Kind.TOO_LARGE, Call.REGISTER): _REFUSED_WHOLE,
     (Kind.TOO_LARGE, Call.COMPLETE): _REFUSED_WHOLE,
     (Kind.REDIRECT, Call.PUT_BODY): _STORE_REDIRECT,

@@ -7,20 +7,24 @@ No SQL, row or connection leaves this package; what it hands out are the values 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from syncd.core.tree import PathKey
 from syncd.store.db import Database, Lock, is_locked
-from syncd.store.files import Files, PathKey
+from syncd.store.files import Admission, Files, RootRow, Wanted
 from syncd.store.holds import HoldRow, Holds, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
 
 __all__ = [
     "FILE_STATES",
+    "Admission",
     "FileReport",
     "HoldRow",
     "PathKey",
     "Report",
     "RootReport",
+    "RootRow",
     "Store",
+    "Wanted",
     "is_locked",
     "open_files",
     "open_report",

@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 
-from syncd.model import FoundFile, Job, KnownFile, Target, Verdict, printable
+from syncd.core.tree import PathKey
+from syncd.model import FoundFile, Job, KnownFile, Priority, Target, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.jobs import Jobs
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
-
-PathKey = tuple[int, str]
-"""A root's id and a path below it."""
 
 PAGE = 10_000
 """Rows read at a time."""
@@ -25,6 +24,60 @@ _UPSERT = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class RootRow:
+    """
+    A root as its last whole walk left it.
+
+    Args:
+        mount: Type, source and root of the mount it was last seen on.
+        rules: Digest of the rules that its files were judged by.
+    """
+
+    mount: tuple[str, str, str] | None
+    held_model: bool
+    scanned: bool
+    rules: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file that stands still, where it goes, and what no other file may have."""
+
+    found: FoundFile
+    target: Target
+    clash_key: str
+    priority: Priority = Priority.BACKFILL
+
+    @property
+    def key(self) -> PathKey:
+        """Root and path."""
+        return self.found.root_id, self.found.rel_path
+
+
+@dataclass(slots=True)
+class Admission:
+    """
+    What became of wanted files: new *jobs*, *conflicts*, or neither, being in the catalog already.
+
+    ``freed`` are files to be looked at afresh, because a conflict with one of these ended.
+    """
+
+    jobs: dict[PathKey, int] = field(default_factory=dict)
+    conflicts: set[PathKey] = field(default_factory=set)
+    freed: list[PathKey] = field(default_factory=list)
+
+
+def find_root(db: Database, path: str, real_path: str, type_key: str | None) -> int | None:
+    """The id of the root at *path*, else of the one that another spelling of it leads to."""
+    row = db.one(
+        "SELECT id FROM root WHERE type_key IS :type AND (path = :path OR real_path = :real)"
+        " ORDER BY path <> :path LIMIT 1",
+        {"path": os.fsencode(path), "real": os.fsencode(real_path), "type": type_key},
+    )
+    return None if row is None else int(row["id"])
+
+
 class Files:
     """The file, record and root tables."""
 
@@ -34,31 +87,57 @@ class Files:
 
     # -- roots -----------------------------------------------------------------------------------
 
-    def root_id(self, path: str) -> int:
-        """The id of the root at *path*, given to it when it was first seen."""
-        with self._db.transaction():
-            encoded = os.fsencode(path)
-            self._db.run("INSERT OR IGNORE INTO root (path) VALUES (?)", (encoded,))
-            row = self._db.one("SELECT id FROM root WHERE path = ?", (encoded,))
-            assert row is not None
-            return int(row["id"])
+    def root_id(
+        self, path: str, *, real_path: str | None = None, type_key: str | None = None
+    ) -> int:
+        """
+        The id of the root at *path*, given to it when it was first seen.
 
-    def marker(self, root_id: int) -> tuple[tuple[str, str, str] | None, bool]:
-        """The mount (type, source, root) a root was last seen on, and whether it held a model."""
+        Under another spelling that leads to the same *real_path* (*path* itself by default) a root
+        keeps its id; two types in one directory are two roots.
+        """
+        real_path = real_path or path
+        places = (os.fsencode(path), os.fsencode(real_path))
+        with self._db.transaction():
+            root_id = find_root(self._db, path, real_path, type_key)
+            if root_id is None:
+                return self._db.insert(
+                    "INSERT INTO root (path, real_path, type_key) VALUES (?, ?, ?)",
+                    (*places, type_key),
+                )
+            self._db.run(
+                "UPDATE root SET path = ?, real_path = ?, watched = 1 WHERE id = ?",
+                (*places, root_id),
+            )
+            return root_id
+
+    def root(self, root_id: int) -> RootRow:
+        """What is remembered of a root."""
         row = self._db.one("SELECT * FROM root WHERE id = ?", (root_id,))
         assert row is not None
         mount = (row["fs_type"], row["fs_source"], row["fs_root"])
-        return None if None in mount else mount, row["held_model_at"] is not None
+        return RootRow(
+            None if None in mount else mount,
+            held_model=row["held_model_at"] is not None,
+            scanned=row["scanned_at"] is not None,
+            rules=row["rules"],
+        )
 
     def mark_scanned(
-        self, root_id: int, mount: tuple[str, str, str], now_ms: int, *, models: bool
+        self,
+        root_id: int,
+        mount: tuple[str, str, str],
+        now_ms: int,
+        *,
+        models: bool,
+        rules: str = "",
     ) -> None:
-        """A whole walk of the root ended, on this mount, having met a model or not."""
+        """A whole walk of the root ended, on this mount, by these *rules*, having met a model or not."""
         with self._db.transaction():
             self._db.run(
-                "UPDATE root SET fs_type = ?, fs_source = ?, fs_root = ?, scanned_at = ?,"
+                "UPDATE root SET fs_type = ?, fs_source = ?, fs_root = ?, scanned_at = ?, rules = ?,"
                 " held_model_at = coalesce(held_model_at, ?) WHERE id = ?",
-                (*mount, now_ms, now_ms if models else None, root_id),
+                (*mount, now_ms, rules, now_ms if models else None, root_id),
             )
 
     def retire(self, configured: Collection[int], now_ms: int) -> None:
@@ -80,6 +159,11 @@ class Files:
                 )
             marks = ", ".join("?" * len(configured))
             self._db.run(f"DELETE FROM file WHERE root_id NOT IN ({marks})", list(configured))
+            self._db.run(
+                "UPDATE root SET watched = 0, scanned_at = NULL, rules = NULL"
+                f" WHERE id NOT IN ({marks})",
+                list(configured),
+            )
             self._db.run("DELETE FROM file WHERE verdict = 'unreadable'")
 
     # -- what is on disk -------------------------------------------------------------------------
@@ -124,36 +208,18 @@ class Files:
                 self._remember(found, verdict, reason, model_path, None, now_ms)
         return freed
 
-    def admit(
-        self, wanted: Iterable[tuple[FoundFile, Target, str]], now_ms: int
-    ) -> dict[PathKey, int]:
+    def admit(self, wanted: Iterable[Wanted], now_ms: int) -> Admission:
         """
         Wanted files stand still: remember them and queue their jobs, in one commit.
 
         Where another path would get the same place in the catalog, neither is uploaded: both become
-        conflicts, each naming the other.
-
-        Args:
-            wanted: File, target, clash key.
-
-        Returns:
-            The new jobs by path; a conflict has none.
+        conflicts, each naming the other. A file that is in the catalog as it is gets no job.
         """
-        jobs: dict[PathKey, int] = {}
+        admission = Admission()
         with self._db.transaction():
-            for found, target, clash_key in wanted:
-                key = (found.root_id, found.rel_path)
-                self._leave_conflict(*key, clash_key)
-                if others := self._rivals(found, clash_key):
-                    self._conflict(found, target, clash_key, others, now_ms)
-                    for other in others:
-                        jobs.pop((other.root_id, other.rel_path), None)
-                else:
-                    self._remember(
-                        found, Verdict.WANTED, None, target.model_path, clash_key, now_ms
-                    )
-                    jobs[key] = self._jobs.enqueue(found, target, now_ms)
-        return jobs
+            for item in wanted:
+                self._admit(item, admission, now_ms)
+        return admission
 
     def refresh(self, found: FoundFile, now_ms: int) -> bool:
         """
@@ -236,6 +302,21 @@ class Files:
             (verdict, reason, now_ms, root_id, os.fsencode(rel_path)),
         )
 
+    def _admit(self, wanted: Wanted, admission: Admission, now_ms: int) -> None:
+        found, target, clash_key = wanted.found, wanted.target, wanted.clash_key
+        admission.freed += self._leave_conflict(*wanted.key, clash_key)
+        if others := self._rivals(found, clash_key):
+            self._conflict(found, target, clash_key, others, now_ms)
+            theirs = [(other.root_id, other.rel_path) for other in others]
+            admission.conflicts.update((wanted.key, *theirs))
+            for key in theirs:
+                admission.jobs.pop(key, None)
+            return
+        self._remember(found, Verdict.WANTED, None, target.model_path, clash_key, now_ms)
+        if not self._jobs.is_registered(found, target):
+            job_id = self._jobs.enqueue(found, target, now_ms, wanted.priority)
+            admission.jobs[wanted.key] = job_id
+
     def _rivals(self, found: FoundFile, clash_key: str) -> list[KnownFile]:
         rows = self._db.all("SELECT * FROM file WHERE clash_key = ?", (clash_key,))
         ours = (found.root_id, found.rel_path)
@@ -263,16 +344,24 @@ class Files:
         now_ms: int,
     ) -> None:
         for other in others:
-            reason = _conflict_reason(found.rel_path)
+            reason = _conflict_reason(self._seen_from(other.root_id, found))
             self._jobs.replace_live(other.root_id, other.rel_path, now_ms, why=reason)
             self._db.run(
                 "UPDATE file SET verdict = 'conflict', reason = ?, judged_at = ?"
                 " WHERE root_id = ? AND rel_path = ?",
                 (reason, now_ms, other.root_id, os.fsencode(other.rel_path)),
             )
-        reason = _conflict_reason(others[0].rel_path)
+        reason = _conflict_reason(self._seen_from(found.root_id, others[0]))
         self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
         self._remember(found, Verdict.CONFLICT, reason, target.model_path, clash_key, now_ms)
+
+    def _seen_from(self, root_id: int, file: FoundFile | KnownFile) -> str:
+        """What tells *file* apart for somebody in a root: its path there, else its whole path."""
+        if file.root_id == root_id:
+            return file.rel_path
+        row = self._db.one("SELECT path FROM root WHERE id = ?", (file.root_id,))
+        assert row is not None
+        return os.path.join(os.fsdecode(row["path"]), file.rel_path)
 
     def _remember(
         self,
@@ -301,5 +390,5 @@ class Files:
 def _conflict_reason(other: str) -> str:
     return (
         f"{printable(other)} would get the same place in the catalog (upper and lower case count as "
-        "one). Rename one of the two; neither is uploaded until then."
+        "one). Rename one of the two, or map it under [naming.map]; neither is uploaded until then."
     )

@@ -13,7 +13,19 @@ from typing import Any
 
 from syncd.core.machine import advance
 from syncd.errors import LeaseLost
-from syncd.model import Event, FoundFile, Job, Kind, Multipart, Part, Plan, State, Target, printable
+from syncd.model import (
+    Event,
+    FoundFile,
+    Job,
+    Kind,
+    Multipart,
+    Part,
+    Plan,
+    Priority,
+    State,
+    Target,
+    printable,
+)
 from syncd.store.db import Database
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
 
@@ -36,13 +48,13 @@ class Jobs:
 
     # -- birth -----------------------------------------------------------------------------------
 
-    def enqueue(self, found: FoundFile, target: Target, now_ms: int) -> int:
+    def enqueue(self, found: FoundFile, target: Target, now_ms: int, priority: Priority) -> int:
         """Add a job inside the caller's transaction; a live job of that path is superseded first."""
         self.replace_live(found.root_id, found.rel_path, now_ms, why="the file changed")
         job_id = self._db.insert(
             f"INSERT INTO job (root_id, rel_path, {', '.join(FINGERPRINT_COLUMNS)}, model_path,"
-            " model_type, file_name, display_name, state, run_after, created_at, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?)",
+            " model_type, file_name, display_name, state, priority, run_after, created_at, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)",
             (
                 found.root_id,
                 os.fsencode(found.rel_path),
@@ -51,6 +63,7 @@ class Jobs:
                 target.model_type,
                 target.file_name,
                 target.display_name,
+                priority,
                 now_ms,
                 now_ms,
                 now_ms,
@@ -59,11 +72,21 @@ class Jobs:
         self._log(job_id, None, State.QUEUED, None, now_ms, None)
         return job_id
 
+    def is_registered(self, found: FoundFile, target: Target) -> bool:
+        """Did the last job of this path bring these very bytes to that place in the catalog?"""
+        row = self._db.one(
+            f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
+            (found.root_id, os.fsencode(found.rel_path)),
+        )
+        if row is None or row["state"] != State.DONE or row["model_path"] != target.model_path:
+            return False
+        return job_of(row).fingerprint.same_file_as(found.fingerprint)
+
     # -- ownership -------------------------------------------------------------------------------
 
     def claim(self, owner: str, now_ms: int, ttl_ms: int) -> Job | None:
         """
-        Take the job that is due longest; None when none is due.
+        Take the smallest due job of the first priority that has one; None when none is due.
 
         Each claim is an owner of its own (*owner* and a number that never comes again), so a worker
         whose lease expired is not mistaken for the one that its process gave the job to next.
@@ -73,7 +96,7 @@ class Jobs:
                 "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
                 " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now"
                 " WHERE id = (SELECT id FROM job WHERE state = 'queued' AND held_class IS NULL"
-                "             AND run_after <= :now ORDER BY run_after, id LIMIT 1)"
+                "             AND run_after <= :now ORDER BY priority, size, id LIMIT 1)"
                 " RETURNING id",
                 {"owner": owner, "now": now_ms, "expires": now_ms + ttl_ms},
             )

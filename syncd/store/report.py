@@ -9,6 +9,7 @@ from typing import Any
 from syncd.core.preview import Known
 from syncd.model import Verdict, printable
 from syncd.store.db import Database
+from syncd.store.files import find_root
 from syncd.store.holds import HoldRow, Holds
 from syncd.store.rows import fingerprint_of
 
@@ -21,16 +22,21 @@ FAILED = "failed"
 
 FILE_STATES = (
     REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED,
-    "refused", "conflict", "unreadable", "incomplete", "ignored",
+    "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
 )  # fmt: skip
 """Every file on disk is in exactly one of these."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """One file on disk: where it stands and why. Times are Unix milliseconds, sizes bytes."""
+    """
+    One file on disk: where it stands and why. Times are Unix milliseconds, sizes bytes.
+
+    ``root_type`` is the type that the root gives to all its files, None below ``models_dir``.
+    """
 
     root: str
+    root_type: str | None
     path: str
     size: int
     state: str
@@ -45,17 +51,23 @@ class FileReport:
     attempt: int
     run_after: int | None
 
+    @property
+    def shown(self) -> str:
+        """What a person is told: the path below ``models_dir``, elsewhere all of it."""
+        return self.path if self.root_type is None else f"{self.root}/{self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class RootReport:
-    """One watched directory."""
+    """One watched directory; ``model_type`` is that of all its files, None for ``models_dir``."""
 
     path: str
+    model_type: str | None
     scanned_at: int | None
 
 
 _FILES = """
-SELECT root.path AS root, file.rel_path, file.size, file.mtime_ns,
+SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
        file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
        file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
        job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
@@ -78,8 +90,11 @@ class Report:
 
     def roots(self) -> list[RootReport]:
         """The watched directories."""
-        rows = self._db.all("SELECT path, scanned_at FROM root ORDER BY id")
-        return [RootReport(printable(os.fsdecode(row["path"])), row["scanned_at"]) for row in rows]
+        rows = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
+        return [
+            RootReport(printable(os.fsdecode(row["path"])), row["type_key"], row["scanned_at"])
+            for row in rows
+        ]
 
     def holds(self) -> list[HoldRow]:
         """What everything waits for."""
@@ -94,13 +109,18 @@ class Report:
         """How many files are in each state."""
         return Counter(file.state for file in self.files())
 
-    def known(self, root: str) -> dict[str, Known]:
-        """What the store says of each path of a root, by raw rel_path."""
-        rows = self._db.all(_FILES)
+    def known(
+        self, root: str, *, real_path: str | None = None, type_key: str | None = None
+    ) -> dict[str, Known]:
+        """What the store says of each path of a root, by raw rel_path; see ``Files.root_id``."""
+        root_id = find_root(self._db, root, real_path or root, type_key)
         return {
-            os.fsdecode(row["rel_path"]): Known(fingerprint_of(row), report.state, report.why)
-            for row, report in ((row, _file_report(row)) for row in rows)
-            if os.fsdecode(row["root"]) == root
+            os.fsdecode(row["rel_path"]): Known(
+                fingerprint_of(row), report.state, report.why, report.model_path
+            )
+            for row in self._db.all(_FILES)
+            if row["root_id"] == root_id
+            for report in [_file_report(row)]
         }
 
     def abandoned_uploads(self) -> int:
@@ -114,6 +134,7 @@ def _file_report(row: Any) -> FileReport:
     state = _state(row) if wanted else row["verdict"]
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
+        root_type=row["type_key"],
         path=printable(os.fsdecode(row["rel_path"])),
         size=row["size"],
         state=state,

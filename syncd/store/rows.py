@@ -32,6 +32,7 @@ def known_file_of(row: Any) -> KnownFile:
         fingerprint_of(row),
         Verdict(row["verdict"]),
         row["reason"],
+        row["model_path"],
     )
 
 

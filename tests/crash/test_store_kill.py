@@ -22,7 +22,7 @@ ROUNDS = 10
 COMMITTER = """
 import itertools, json, sys
 from syncd.model import Fingerprint, FoundFile, Multipart, Part, Plan, Target
-from syncd.store import Store
+from syncd.store import Store, Wanted
 
 def say(*fact):
     print(json.dumps(fact), flush=True)
@@ -34,8 +34,8 @@ store.jobs.expire_all(1, max_wait_ms=0)
 for number in itertools.count():
     path = f"loras/{run}-{number}"
     found = FoundFile(root, path, Fingerprint(1, 2, 3, 4, 5), 3)
-    jobs = store.files.admit([(found, Target(path, "loras", "n", "n"), path)], 1)
-    say("admitted", jobs[root, path], path)
+    target = Target(path, "loras", "n", "n")
+    say("admitted", store.files.admit([Wanted(found, target, path)], 1).jobs[root, path], path)
     job = store.jobs.claim(run, 1, 1000)
     say("claimed", job.id, job.attempt)
     if job.sha256 is None:

@@ -82,6 +82,7 @@ def test_a_root_that_never_held_a_model_is_simply_empty(home: Home) -> None:
         ("new\nline.pt", r"\n"),
     ],
 )
+@pytest.mark.cell("F18-settle")
 def test_a_name_that_the_server_would_refuse_is_shown_with_what_is_wrong_in_it(
     home: Home, cloud: Sandbox, name: str, characters: str
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_token_of_no_use_here_is_a_mistake_in_the_configuration(
 
 
 @pytest.mark.parametrize("where", ["below a file", "where nothing may be written"])
+@pytest.mark.cell("F21-watch")
 def test_a_state_directory_that_cannot_be_written_is_named(
     home: Home, cloud: Sandbox, where: str
 ) -> None:
@@ -222,6 +224,7 @@ def test_a_state_directory_that_cannot_be_written_is_named(
     assert cloud.history.count() == 0
 
 
+@pytest.mark.cell("F22-watch")
 def test_a_damaged_database_is_named_with_what_to_do(home: Home, cloud: Sandbox) -> None:
     home.once()
     (home.state / "syncd.db").write_bytes(b"not a database" * 1000)

@@ -5,6 +5,8 @@ import shutil
 import signal
 import time
 
+import pytest
+
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import SETTLE_S, Daemon, Home, records, until
@@ -122,6 +124,7 @@ def test_a_file_deleted_while_it_is_sent_is_not_registered(home: Home, cloud: Sa
 # -- stopping --------------------------------------------------------------------------------------
 
 
+@pytest.mark.cell("F02-part")
 def test_a_stop_lets_a_running_put_end_and_gives_the_rest_back(home: Home, cloud: Sandbox) -> None:
     home.env["SYNCD_UPLOAD__FILES"] = "1"
     cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=2))
@@ -152,6 +155,7 @@ def test_a_stop_past_the_grace_gives_the_running_job_back_untried(
     assert [(file["state"], file["attempt"]) for file in files] == [("queued", 0), ("queued", 0)]
 
 
+@pytest.mark.cell("F23-watch")
 def test_a_second_daemon_ends_with_75_and_leaves_the_first_alone(
     home: Home, cloud: Sandbox
 ) -> None:

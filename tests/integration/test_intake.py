@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from syncd.compare import Comparer, Root
 from syncd.core import settle
-from syncd.intake import BLOCKED_LOOK_S, Intake, Root
+from syncd.core.judge import Rules
+from syncd.core.tree import Tree
+from syncd.intake import BLOCKED_LOOK_S, Intake
 from syncd.lanes import Lanes
 from syncd.model import Hint
 from syncd.progress import Meter
@@ -37,6 +40,9 @@ class HandClock:
 
     def boottime_s(self) -> float:
         return self.passed_s
+
+    def suspended_s(self) -> float:
+        return 0.0
 
     async def sleep(self, seconds: float) -> None:
         self.passed_s += seconds
@@ -69,16 +75,20 @@ def scene_in(
 
     intake = Intake(
         {root.id: root},
+        comparer=Comparer(
+            {root.id: root},
+            state_dir=os.fspath(folder / "state"),
+            symlinks="follow",
+            tree=Tree(root.id, []),
+            rules_of=lambda _: Rules(),
+        ),
         store=store,
-        state_dir=os.fspath(folder / "state"),
         lanes=lanes,
         clock=clock,
         meter=Meter(),
         windows=WINDOWS,
-        symlinks="follow",
-        prefix="models/",
         read_lease=True,
-        backfill=backfill,
+        once=backfill,
         on_queued=lambda: queued.append(None),
         on_freed=on_freed,
     )

@@ -198,6 +198,7 @@ def test_F17_links_that_leave_all_roots_are_skipped_where_the_rule_says_so(
 
 
 @pytest.mark.parametrize("link", ["file_{}.pt", "folder_{}/x.pt"])
+@pytest.mark.cell("F17-settle")
 def test_F17_a_look_follows_the_same_rule(linked: Path, link: str) -> None:
     def sees(where: str, rule: scan.Symlinks) -> bool:
         return scan.look(str(linked), 7, link.format(where), symlinks=rule) is not None

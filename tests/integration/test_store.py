@@ -26,11 +26,12 @@ from syncd.model import (
     Multipart,
     Part,
     Plan,
+    Priority,
     State,
     Target,
     Verdict,
 )
-from syncd.store import Store, is_locked, open_files, open_report
+from syncd.store import RootRow, Store, Wanted, is_locked, open_files, open_report
 from syncd.store.db import Database, migrations
 
 NOW = 1_700_000_000_000
@@ -52,8 +53,8 @@ def target(rel_path: str = PATH) -> Target:
 
 def admit(store: Store, rel_path: str = PATH, *, now_ms: int = NOW, mtime_ns: int = 1) -> int:
     to = target(rel_path)
-    wanted = (found(rel_path, mtime_ns=mtime_ns), to, to.model_path.casefold())
-    (job_id,) = store.files.admit([wanted], now_ms).values()
+    wanted = Wanted(found(rel_path, mtime_ns=mtime_ns), to, to.model_path.casefold())
+    (job_id,) = store.files.admit([wanted], now_ms).jobs.values()
     return job_id
 
 
@@ -363,9 +364,9 @@ def test_a_database_that_may_grow_no_further_asks_for_room(state_dir: str) -> No
     pages = database.all("PRAGMA page_count")[0][0]
     database.all(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StateError, match=r"is full\. Make room"), database.transaction():
-        database.run("INSERT INTO root (path) VALUES (zeroblob(100000))")
+        database.run("INSERT INTO root (path, real_path) VALUES (zeroblob(100000), X'2F')")
     with database.transaction():
-        database.run("INSERT INTO root (path) VALUES (X'2F')")
+        database.run("INSERT INTO root (path, real_path) VALUES (X'2F', X'2F')")
     kept = database.all("SELECT path FROM root")
     database.close()
 
@@ -412,7 +413,7 @@ def test_a_reader_does_not_see_half_a_commit(state_dir: str) -> None:
     reader = Database.open_reader(state_dir)
     assert reader is not None
     with writer.transaction():
-        writer.run("INSERT INTO root (path) VALUES (X'2F')")
+        writer.run("INSERT INTO root (path, real_path) VALUES (X'2F', X'2F')")
         during = reader.all("SELECT * FROM root")
     after = reader.all("SELECT * FROM root")
     reader.close()
@@ -505,26 +506,74 @@ def test_known_files_are_read_in_pages_without_a_gap_or_a_double(
 
 def test_a_root_keeps_its_id_and_remembers_that_it_held_a_model(store: Store) -> None:
     mount = ("ext4", "/dev/sda1", "/")
-    fresh = store.files.marker(1)
+    fresh = store.files.root(1)
     store.files.mark_scanned(1, mount, NOW, models=True)
-    store.files.mark_scanned(1, mount, NOW + 1, models=False)
+    store.files.mark_scanned(1, mount, NOW + 1, models=False, rules="digest")
 
     assert store.files.root_id("/models") == 1 != store.files.root_id("/other")
-    assert fresh == (None, False)
-    assert store.files.marker(1) == (mount, True)
+    assert fresh == RootRow(None, held_model=False, scanned=False, rules=None)
+    assert store.files.root(1) == RootRow(mount, held_model=True, scanned=True, rules="digest")
     assert [root.scanned_at for root in store.report.roots()] == [NOW + 1, None]
+
+
+def test_another_spelling_of_a_root_keeps_its_id_and_another_type_is_another_root(
+    store: Store,
+) -> None:
+    first = store.files.root_id("/workspace/models", real_path="/volume/models")
+    again = store.files.root_id("/mnt/models", real_path="/volume/models")
+    typed = store.files.root_id("/mnt/models", real_path="/volume/models", type_key="loras")
+    moved = store.files.root_id("/mnt/models", real_path="/elsewhere")
+
+    assert first == again == moved != typed
+    assert [(root.path, root.model_type) for root in store.report.roots()] == [
+        ("/models", None),
+        ("/mnt/models", None),
+        ("/mnt/models", "loras"),
+    ]
+
+
+def test_of_two_roots_the_one_that_is_spelled_so_is_meant(store: Store) -> None:
+    one = store.files.root_id("/one")
+    store.files.root_id("/two")
+
+    assert store.files.root_id("/one", real_path="/two") == one
+
+
+def test_what_lies_in_roots_that_are_no_longer_configured_is_forgotten(store: Store) -> None:
+    job_id = admit(store)
+    other = store.files.root_id("/other")
+    store.files.retire([other], NOW)
+    retired = [root.path for root in store.report.roots()]
+    again = store.files.root_id("/models")
+
+    assert retired == ["/other"]
+    assert store.jobs.get(job_id).state is State.SUPERSEDED
+    assert list(store.report.files()) == []
+    assert again == 1
+    assert not store.files.root(1).scanned
 
 
 # -- claim and lease -----------------------------------------------------------------------------
 
 
-def test_jobs_are_claimed_by_due_time_then_by_age_and_never_early(store: Store) -> None:
-    late = admit(store, "loras/late.ckpt", now_ms=NOW + 10)
-    first = admit(store, "loras/first.ckpt")
-    second = admit(store, "loras/second.ckpt")
-    claimed = [store.jobs.claim("me", NOW, TTL) for _ in range(3)]
+def test_jobs_are_claimed_by_priority_then_by_size_then_by_age_and_never_early(
+    store: Store,
+) -> None:
+    def queue(name: str, size: int, priority: Priority, now_ms: int = NOW) -> int:
+        file = found(name)._replace(fingerprint=found().fingerprint._replace(size=size))
+        (job_id,) = store.files.admit(
+            [Wanted(file, target(name), name, priority)], now_ms
+        ).jobs.values()
+        return job_id
 
-    assert [job and job.id for job in claimed] == [first, second, None]
+    large = queue("loras/large.ckpt", 40, Priority.BACKFILL)
+    small = queue("loras/small.ckpt", 3, Priority.BACKFILL)
+    twin = queue("loras/twin.ckpt", 3, Priority.BACKFILL)
+    trained = queue("loras/trained.ckpt", 9, Priority.FRESH)
+    late = queue("loras/late.ckpt", 1, Priority.FRESH, NOW + 10)
+    claimed = [store.jobs.claim("me", NOW, TTL) for _ in range(5)]
+
+    assert [job and job.id for job in claimed] == [trained, small, twin, large, None]
     assert store.jobs.next_due_ms() == NOW + 10
     assert claim(store, now_ms=NOW + 10).id == late
     assert store.jobs.next_due_ms() is None
@@ -604,6 +653,7 @@ def everything(state_dir: str) -> list[list[tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize("how", ["replaced", "expired", "another's", "claimed again"])
+@pytest.mark.cell("F23-commit")
 def test_who_lost_the_lease_can_write_nothing(store: Store, state_dir: str, how: str) -> None:
     job = uploading(store)
     if how == "replaced":
@@ -1073,8 +1123,8 @@ UPPER, LOWER = "loras/Model.safetensors", "loras/model.safetensors"
 
 def admit_any(store: Store, *rel_paths: str) -> dict[str, int]:
     to = {rel_path: target(rel_path) for rel_path in rel_paths}
-    wanted = [(found(path), to[path], to[path].model_path.casefold()) for path in rel_paths]
-    return {path: job_id for (_, path), job_id in store.files.admit(wanted, NOW).items()}
+    wanted = [Wanted(found(path), to[path], to[path].model_path.casefold()) for path in rel_paths]
+    return {path: job_id for (_, path), job_id in store.files.admit(wanted, NOW).jobs.items()}
 
 
 def admit_either(store: Store, rel_path: str) -> int | None:
@@ -1131,11 +1181,61 @@ def test_when_one_side_of_a_conflict_gives_way_the_other_is_judged_afresh(
         case "not a model any more":
             store.files.judge([(found(UPPER), Verdict.IGNORED, "ignored", None)], NOW)
         case _:
-            store.files.admit([(found(UPPER), target("loras/new"), "models/loras/new")], NOW)
+            store.files.admit([Wanted(found(UPPER), target("loras/new"), "models/loras/new")], NOW)
 
     assert LOWER not in verdicts(store)  # so the next look meets it as new
     assert admit_either(store, LOWER) is not None
     assert verdicts(store)[LOWER] is Verdict.WANTED
+
+
+def test_a_file_that_leaves_a_conflict_for_another_place_tells_who_is_free(store: Store) -> None:
+    admit_either(store, UPPER)
+    admit_either(store, LOWER)
+    elsewhere = Wanted(found(UPPER), target("loras/new"), "models/loras/new")
+
+    admission = store.files.admit([elsewhere], NOW)
+
+    assert admission.freed == [(1, LOWER)]
+    assert list(admission.jobs) == [(1, UPPER)]
+    assert admission.conflicts == set()
+
+
+def test_files_in_conflict_are_told_as_such(store: Store) -> None:
+    wanted = [Wanted(found(path), target(path), "one place") for path in (UPPER, LOWER)]
+
+    admission = store.files.admit(wanted, NOW)
+
+    assert admission.jobs == {}
+    assert admission.conflicts == {(1, UPPER), (1, LOWER)}
+    assert verdicts(store) == {UPPER: Verdict.CONFLICT, LOWER: Verdict.CONFLICT}
+
+
+def test_rivals_in_another_root_are_named_with_their_whole_path(store: Store) -> None:
+    other = store.files.root_id("/other", type_key="loras")
+    mine = Wanted(found(PATH), target(), "one place")
+    theirs = Wanted(found("a.safetensors", root_id=other), target(), "one place")
+    store.files.admit([mine, theirs], NOW)
+    reasons = {file.path: file.why or "" for file in store.report.files()}
+
+    assert "/other/a.safetensors would get" in reasons[PATH]
+    assert f"/models/{PATH} would get" in reasons["a.safetensors"]
+
+
+def test_a_file_that_is_in_the_catalog_as_it_is_gets_no_second_job(store: Store) -> None:
+    admit(store)
+    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    store.jobs.finish(job, "rec", NOW, adopted=False)
+    store.files.judge([(found(), Verdict.IGNORED, "left out", None)], NOW)
+    remounted = found()._replace(fingerprint=found().fingerprint._replace(dev=7))
+    to = target()
+
+    same = store.files.admit([Wanted(remounted, to, "place")], NOW)
+    [shown] = store.report.files()
+    moved = store.files.admit([Wanted(remounted, replace(to, model_path="other"), "other")], NOW)
+    touched = store.files.admit([Wanted(TOUCHED, to, "place")], NOW)
+
+    assert (same.jobs, shown.state, shown.sha256) == ({}, "registered", SHA)
+    assert len(moved.jobs) == len(touched.jobs) == 1
 
 
 def test_a_third_rival_keeps_the_conflict_alive_after_one_has_gone(store: Store) -> None:
@@ -1220,7 +1320,9 @@ def test_a_reader_is_told_what_is_known_of_each_path_of_one_root(store: Store) -
     other = store.files.root_id("/other")
     store.files.judge([(found("x", root_id=other), Verdict.IGNORED, "why", None)], NOW)
 
-    assert store.report.known("/models") == {raw: Known(found().fingerprint, "failed", "refused")}
+    assert store.report.known("/models") == {
+        raw: Known(found().fingerprint, "failed", "refused", target(raw).model_path)
+    }
     assert list(store.report.known("/other")) == ["x"]
     assert store.report.known("/nowhere") == {}
 

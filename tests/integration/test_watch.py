@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,7 @@ def start(hints: Hints) -> Iterator[Start]:
     """Starts a watcher that tells ``hints``, and stops it in the end."""
     watchers: list[Watcher] = []
 
-    def started(root: Path, on_hint: Callable[[Hint], None] = hints, **options: bool) -> Watcher:
+    def started(root: Path, on_hint: Callable[[Hint], None] = hints, **options: Any) -> Watcher:
         watcher = Watcher({1: str(root)}, on_hint, **options)
         watchers.append(watcher)
         watcher.start()
@@ -319,6 +320,7 @@ def test_a_link_whose_target_is_removed_costs_nobody_his_life(
     assert watcher.alive()
 
 
+@pytest.mark.cell("F17-watch")
 def test_links_are_left_alone_where_the_rule_says_so(
     start: Start, root: Path, elsewhere: Path, hints: Hints
 ) -> None:
@@ -389,6 +391,7 @@ def test_F15_a_quiet_log_does_not_hide_lost_events(start: Start, root: Path, hin
         logging.getLogger().setLevel(level)
 
 
+@pytest.mark.cell("F15-watch")
 def test_F15_a_real_overflow_asks_for_a_rescan(start: Start, root: Path, hints: Hints) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
     watcher = start(root)
@@ -442,6 +445,25 @@ def test_a_missing_root_is_no_error_but_said(start: Start, root: Path) -> None:
     assert "rescans" in watcher.degraded
 
 
+def test_a_further_root_may_be_missing_and_is_watched_from_the_next_start(
+    root: Path, hints: Hints
+) -> None:
+    watcher = Watcher({1: str(root), 2: str(root.parent / "extra")}, hints)
+    watcher.start()
+    quiet = (watcher.alive(), watcher.degraded, watcher.moved())
+    (root.parent / "extra").mkdir()
+    noticed = watcher.moved()
+    watcher.stop()
+    watcher.start()
+    (root.parent / "extra" / "a.pt").write_bytes(b"x")
+    hints.until(Hint(2, "a.pt", HintKind.CLOSED))
+    watcher.stop()
+
+    assert quiet == (True, None, False)
+    assert noticed
+
+
+@pytest.mark.cell("F16-watch")
 def test_F16_a_reached_limit_is_no_error_and_comes_with_advice(
     start: Start, root: Path, hints: Hints
 ) -> None:

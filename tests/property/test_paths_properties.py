@@ -1,9 +1,11 @@
 import re
+import tomllib
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.core.paths import Refusal, companions_of, owner_of, target_of
+from syncd.model import Target
 
 # The documented pattern, written once more on purpose: this is the far side's rule.
 SERVER = re.compile(r"(?!/)(?!.*\.\.)(?!.*\\)[A-Za-z0-9_./ -]+")
@@ -53,3 +55,12 @@ def test_ordinary_names_are_always_accepted(top: str, folders: list[str], name: 
 def test_every_companion_of_a_model_leads_back_to_it(name: str) -> None:
     assert {owner_of(companion) for companion in companions_of(name)} == {name}
     assert owner_of(f".{name}.parts_1") == name
+
+
+@given(names)
+def test_the_line_that_a_refusal_names_makes_the_file_acceptable(rel_path: str) -> None:
+    refusal = target_of(rel_path, prefix="models/")
+
+    if isinstance(refusal, Refusal) and refusal.remedy is not None:
+        line = tomllib.loads(refusal.remedy)
+        assert isinstance(target_of(rel_path, prefix="models/", names=line), Target)

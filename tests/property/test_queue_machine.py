@@ -32,7 +32,7 @@ from syncd.model import (
     Target,
     Verdict,
 )
-from syncd.store import Store
+from syncd.store import Store, Wanted
 from tests.scale import MACHINE_STEPS, SCALE
 
 TTL = 100
@@ -101,8 +101,8 @@ class Queue(RuleBasedStateMachine):
     def admit(self, path: str) -> None:
         found, key = self.found(path), clash_key(path)
         target = Target(key, "loras", "name", "name")
-        jobs = self.store.files.admit([(found, target, key)], self.now)
-        job_id = jobs.get((self.root_id, path))
+        admission = self.store.files.admit([Wanted(found, target, key)], self.now)
+        job_id = admission.jobs.get((self.root_id, path))
 
         rivals = [p for p in self.files if p != path and self.contends(p, key)]
         self.replace_live(path)
@@ -170,11 +170,11 @@ class Queue(RuleBasedStateMachine):
 
     def due(self) -> int | None:
         ready = [
-            (wish.run_after, job_id)
+            job_id  # all are of one priority and size
             for job_id, wish in self.jobs.items()
             if wish.state is State.QUEUED and wish.run_after <= self.now
         ]
-        return min(ready)[1] if ready else None
+        return min(ready, default=None)
 
     @rule(job=leases)
     def renew(self, job: Job) -> None:

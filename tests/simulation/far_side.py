@@ -89,6 +89,11 @@ class FarSide:
         """A call to *host* came to nobody."""
         self.unreached.append((int(self._now_s() * 1000), host))
 
+    def new_token(self) -> str:
+        """The access token of another sign-in."""
+        self.session = self.accounts.new_session()
+        return self.session.access_token
+
     def forget(self, upload: OpenedUpload) -> None:
         """Drop an upload as if somebody else had ended it."""
         _drive(self.objects.abort(upload.storage_key, upload.upload_id))
@@ -143,8 +148,9 @@ class Weather:
             ]
         )
 
-    def is_out(self, host: str, now_s: float) -> bool:
-        """Does nothing get through to *host*?"""
+    def is_out(self, request: httpx.Request, now_s: float) -> bool:
+        """Does *request* get nowhere?"""
+        host = request.url.host
         return self.storm and any(
             name in host and start <= now_s < end for name, start, end in self.outages
         )
@@ -236,7 +242,7 @@ class ApiWire(httpx.AsyncBaseTransport):
         events = self._line.events()
         for event in events:
             await trace(event, {})
-        if self._weather.is_out(request.url.host, self._loop.time()):
+        if self._weather.is_out(request, self._loop.time()):
             self._far.miss("API")
             wait_s, error = self._weather.no_way(fresh=CONNECT in events)
             await asyncio.sleep(wait_s)
@@ -317,7 +323,7 @@ class StoreWire(httpx.BaseTransport):
         events = self._line.events()
         for event in events:
             trace(event, {"host": request.url.host})
-        if self._weather.is_out(request.url.host, self._loop.time()):
+        if self._weather.is_out(request, self._loop.time()):
             self._far.miss("store")
             self._took_s, error = self._weather.no_way(fresh=CONNECT in events)
             raise error

@@ -97,7 +97,7 @@ class Outcome:
 def run(seed: str, folder: Path, *, keep_log: bool = False) -> Outcome:
     """Let one seed happen in *folder*, which must be empty."""
     loop = VirtualLoop()
-    with _scaled_down(), _calendar(loop), _logging(keep_log) as said:
+    with scaled_down(), calendar(loop), logged(keep_log) as said:
         try:
             return loop.run_until_complete(World(loop, Story.of(seed), folder, said).happen())
         finally:
@@ -375,7 +375,8 @@ class World:
 
 
 @contextlib.contextmanager
-def _scaled_down() -> Iterator[None]:
+def scaled_down() -> Iterator[None]:
+    """Leaves, pieces and parts a thousandth of their size."""
     with (
         mock.patch.object(hashing, "LEAF_SIZE", LEAF_SIZE),
         mock.patch.object(hashing, "PIECE_SIZE", PIECE_SIZE),
@@ -385,7 +386,7 @@ def _scaled_down() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _calendar(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def calendar(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """The scheduler asks the date of the standard library: it gets the simulation's."""
 
     class Date(datetime):
@@ -400,7 +401,8 @@ def _calendar(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logging(keep: bool) -> Iterator[io.StringIO]:
+def logged(keep: bool) -> Iterator[io.StringIO]:
+    """What the program logs meanwhile; nothing unless *keep*."""
     said = io.StringIO()
     before = structlog.get_config()
     if keep:

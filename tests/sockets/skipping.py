@@ -37,6 +37,9 @@ class SkippingClock:
     def boottime_s(self) -> float:
         return time.monotonic() + self._ahead_s
 
+    def suspended_s(self) -> float:
+        return 0.0
+
     async def sleep(self, seconds: float) -> None:
         end = asyncio.get_running_loop().create_future()
         heapq.heappush(self._naps, (self.boottime_s() + seconds, next(self._numbers), end))

@@ -21,7 +21,7 @@ from tests.crash.lanes import each
 from tests.oracle import check
 from tests.sockets.rig import rigged
 from tests.sockets.wire import Wire, wires
-from tests.weights import write_safetensors
+from tests.weights import HEADER, SMALLEST, weights, write_safetensors
 
 SEEDS = int(os.environ.get("SYNCD_MOVING", "500"))
 TOGETHER = 10
@@ -44,7 +44,7 @@ def append(path: Path, draw: random.Random) -> None:
 
 def rewrite(path: Path, draw: random.Random) -> None:
     with path.open("r+b") as file:
-        file.seek(draw.randrange(path.stat().st_size))
+        file.seek(draw.randrange(1, path.stat().st_size))
         file.write(draw.randbytes(1))
 
 
@@ -62,12 +62,12 @@ def write_through_a_map(path: Path, draw: random.Random) -> None:
 
 def rename_over(path: Path, draw: random.Random) -> None:
     fresh = path.with_name(f".{path.name}.fresh")
-    fresh.write_bytes(draw.randbytes(path.stat().st_size))
+    fresh.write_bytes(weights(draw.randbytes(path.stat().st_size - HEADER)))
     fresh.rename(path)
 
 
 def truncate(path: Path, draw: random.Random) -> None:
-    os.truncate(path, draw.randrange(1, path.stat().st_size))
+    os.truncate(path, draw.randrange(SMALLEST, path.stat().st_size))
 
 
 def delete(path: Path, draw: random.Random) -> None:
@@ -101,7 +101,8 @@ class Somebody:
         self._seen: dict[tuple[str, str], int] = {}
         for seed in seeds:
             draw = random.Random(seed)
-            rel_path, size = f"loras/{seed}.safetensors", draw.choice(SIZES)
+            # Under this ending no content is called broken, so what was changed has to arrive.
+            rel_path, size = f"loras/{seed}.pt", draw.choice(SIZES)
             write_safetensors(models / rel_path, size)
             self._waiting[rel_path] = (draw.choice(MOMENTS), draw.randrange(size), draw)
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from syncd import api, storage
+from syncd.core.answers import HostPolicy
 from syncd.errors import JobError, NeedsOperator
 from syncd.model import Call, Grant, Kind
 
@@ -96,10 +97,13 @@ class Server:
             secure.sendall(b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: 0\r\n\r\n')
 
 
+HERE = HostPolicy.of("https://localhost/api/v1", [], allow_http=False)
+
+
 def put(certificates: Path, server: Server) -> str | None:
     grant = Grant(f"https://localhost:{server.port}/key?X-Amz-Signature=1", {}, 2**53)
     with storage.build_client(ca_bundle=str(certificates / "known.pem")) as client:
-        return storage.ObjectStore(client).put(
+        return storage.ObjectStore(client, HERE).put(
             grant, [BODY], len(BODY), call=Call.PUT_PART, now_ms=lambda: 0
         )
 

@@ -102,6 +102,9 @@ def test_every_variable_of_the_names_table_reaches_its_key(tmp_path: Path) -> No
         "SYNCD_NETWORK__STORAGE_HOSTS": "minio_1:9000, NAS,[fd00::1]:9000",
         "SYNCD_NETWORK__ALLOW_HTTP": "true",
         "SYNCD_LOG__FORMAT": "json",
+        "SYNCD_NAMING__MAP": '{"a/(1).pt": "a/1.pt", "[b]/": "b/"}',
+        "SYNCD_SELECT__EXCLUDE": "/loras/test*, !/loras/test1.pt",
+        "SYNCD_LIMITS__MAX_FILE_SIZE": "9",
     }
 
     loaded = read(tmp_path, "", values)
@@ -248,6 +251,19 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ("[naming]\nprefix = '../up/'\n", ":3: naming.prefix: is not empty or folder names"),
         ("[naming]\nprefix = 'a..b/'\n", ":3: naming.prefix: is not empty or folder names"),
         ("[naming]\nprefix = 'models'\n", ":3: naming.prefix: is not empty or folder names"),
+        (
+            "[naming.map]\n'a/b.pt' = 'a/b.pt'\n'a/(1).pt' = 'a/[1].pt'\n",
+            ":2: naming.map: entry 2 is mapped to a path that the server would refuse, too",
+        ),
+        ("[naming.map]\n'a/b.pt' = 'b.pt'\n", ":2: naming.map: entry 1 is mapped to a path that"),
+        ("[naming.map]\n'a/b.pt' = 'a/b.ckpt'\n", ":2: naming.map: entry 1 is not file to file"),
+        ("[naming.map]\n'a/(1)/' = 'a/1'\n", ":2: naming.map: entry 1 is not file to file"),
+        ("[naming]\nmap = 'x'\n", ":3: naming.map: is not a JSON object"),
+        ("[naming]\nmap = {a = 1}\n", ":3: naming.map: should be a valid string"),
+        ("[select]\ntypes = ['a/b']\n", ":3: select.types: entry 1 is not the name of a type"),
+        ("[select]\nendings = ['.pt', 'pt']\n", ":3: select.endings: entry 2 is not an ending"),
+        ("[select]\nexclude = ['!']\n", ":3: select.exclude: entry 1 is not a pattern"),
+        ("[limits]\nmax_file_size = 0\n", ":3: limits.max_file_size: should be greater than"),
         ("[api.multipart]\nabort_path = 'abort'\n", ":3: api.multipart.abort_path: "),
         ("[api]\ntoken = \n", ":3:9: not valid TOML: Invalid value"),
         ("[api\n", ":2:5: not valid TOML: "),
@@ -488,6 +504,8 @@ def test_example_shows_every_key_with_its_default_and_the_description_as_its_com
     for before, line in itertools.pairwise(lines):
         if header := re.fullmatch(r"\[(.+)]", line):
             section = header[1] + "."
+            if header[1] in KEYS:  # a setting that is a table
+                shown_keys[header[1]] = ("", before)
         elif setting := re.fullmatch(r"(#?)(\w+) = .+", line):
             shown_keys[section + setting[2]] = (setting[1], before)
 
@@ -508,9 +526,11 @@ def test_example_sets_each_default_and_leaves_the_rest_commented_out(tmp_path: P
 
 
 def test_every_line_of_the_example_is_a_setting_once_its_mark_is_removed() -> None:
-    text = re.sub(r"(?m)^#(\w+ = )", r"\1", EXAMPLE.read_text())
+    text = re.sub(r"(?m)^#(\w+ = |\")", r"\1", EXAMPLE.read_text())
 
     values = tomllib.loads(text)
 
     assert values["models_dir"]
     assert values["api"]["token_file"]
+    naming = Settings.model_validate({"models_dir": "/m", "naming": values["naming"]}).naming
+    assert naming.map == values["naming"]["map"] != {}

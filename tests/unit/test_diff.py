@@ -28,6 +28,16 @@ def test_new_moved_and_gone_come_in_path_order() -> None:
     assert changes == [New(found("a")), Moved(rewritten, known("b")), Gone(known("c"))]
 
 
+def test_an_unchanged_file_about_which_something_else_is_decided_now_counts_as_moved() -> None:
+    (change,) = diff(
+        [found("a"), found("b")], [known("a"), known("b")], stands=lambda file: file.rel_path == "a"
+    )
+
+    assert change == Moved(found("b"), known("b"))
+    assert isinstance(change, Moved)
+    assert not change.only_ctime
+
+
 @pytest.mark.parametrize("field", ["inode", "size", "mtime_ns"])
 def test_a_rewritten_or_replaced_file_has_moved(field: str) -> None:
     (change,) = diff([found("a", PRINT._replace(**{field: 99}))], [known("a")])

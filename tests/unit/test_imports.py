@@ -28,7 +28,15 @@ IO_ROOMS = frozenset(
     | {"expected", "notify"}
 )
 BELOW_WORKER = BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"}
-BELOW_SERVICE = BELOW_WORKER | {"transfer", "worker", "intake", "janitor", "dispatch", "control"}
+BELOW_SERVICE = BELOW_WORKER | {
+    "transfer",
+    "compare",
+    "worker",
+    "intake",
+    "janitor",
+    "dispatch",
+    "control",
+}
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
@@ -46,7 +54,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "catalog": BELOW_IO | {"api"},
     "transfer": BELOW_WORKER,
     "worker": BELOW_WORKER | {"transfer"},
-    "intake": BELOW_WORKER,
+    "compare": BELOW_WORKER,
+    "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "control": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker"},
@@ -67,6 +76,7 @@ DOORS: Mapping[str, frozenset[str]] = {
     "pydantic_core": frozenset({"config"}),
     "pydantic_settings": frozenset({"config"}),
     "yaml": frozenset({"config"}),
+    "pathspec": frozenset({"config"}),
     "starlette": frozenset({"control", "sandbox"}),
     "uvicorn": frozenset({"control", "sandbox"}),
     "truststore": frozenset({"wire"}),

@@ -8,7 +8,7 @@ import pytest
 
 from syncd.model import Fingerprint, FoundFile, Multipart, Part, Plan, Target
 from syncd.sandbox.history import Entry
-from syncd.store import Store
+from syncd.store import Store, Wanted
 from tests.oracle import RULES, Content, Evidence, Violation, check, o10_one_seed_one_history
 
 PATH, KEY, SHA = "models/loras/a.safetensors", "models/team/key", "a" * 64
@@ -55,7 +55,7 @@ def state_dir(tmp_path: Path) -> Path:
     target = Target(PATH, "loras", "a.safetensors", "a")
     store = Store(str(tmp_path))
     store.files.root_id("models")
-    store.files.admit([(found, target, PATH)], START)
+    store.files.admit([Wanted(found, target, PATH)], START)
     job = store.jobs.claim("me", START, 60_000)
     assert job is not None
     job = store.jobs.note_plan(job, Plan(3, SHA, b"l" * 16), START)

@@ -5,8 +5,8 @@ from syncd.core.paths import Refusal, target_of, unwanted
 from syncd.model import Target
 
 
-def refused(rel_path: str, **options: str) -> Refusal:
-    answer = target_of(rel_path, prefix="models/", **options)
+def refused(rel_path: str) -> Refusal:
+    answer = target_of(rel_path, prefix="models/")
     assert isinstance(answer, Refusal)
     return answer
 
@@ -240,3 +240,93 @@ def test_within_means_at_or_below(rel_path: str, tops: set[str], within: bool) -
 def test_models_of_many_files_are_not_taken_one_by_one(rel_path: str) -> None:
     assert "models of many files" in (paths.unwanted(rel_path, 100) or "")
     assert paths.unwanted("loras/" + rel_path, 100) is None
+
+
+# Names of the operator's choice
+
+
+@pytest.mark.parametrize(
+    ("rel_path", "remedy"),
+    [
+        (
+            "loras/model (1).safetensors",
+            '"loras/model (1).safetensors" = "loras/model_1.safetensors"',
+        ),
+        ("loras/a+b,c.pt", '"loras/a+b,c.pt" = "loras/a_b_c.pt"'),
+        ("loras/a..b.pt", '"loras/a..b.pt" = "loras/a.b.pt"'),
+        ("loras/ x.pt", '"loras/ x.pt" = "loras/x.pt"'),
+        ("loras/Crème brûlée.pt", '"loras/Crème brûlée.pt" = "loras/Creme brulee.pt"'),
+        ("loras/漢字.pt", '"loras/漢字.pt" = "loras/model.pt"'),
+        ('loras/a"\\\n\x1b.pt', '"loras/a\\"\\\\\\U0000000A\\U0000001B.pt" = "loras/a.pt"'),
+        ("loras/[Pony]/x.pt", '"loras/[Pony]/" = "loras/Pony/"'),
+        ("loras/[Pony]/(x)/y.pt", '"loras/[Pony]/(x)/" = "loras/Pony/x/"'),
+        ("loras/[Pony]/(x).pt", '"loras/[Pony]/(x).pt" = "loras/Pony/x.pt"'),
+        ("loras/" + "a" * 300 + ".pt", f'"loras/{"a" * 300}.pt" = "loras/{"a" * 252}.pt"'),
+    ],
+)
+def test_a_refusal_names_the_line_that_would_help(rel_path: str, remedy: str) -> None:
+    refusal = refused(rel_path)
+
+    assert refusal.remedy == remedy
+    assert remedy in refusal.reason
+    assert "[naming.map]" in refusal.reason
+
+
+@pytest.mark.parametrize(
+    "rel_path", ["loras/caf\udce9.pt", "x.pt", "l" * 51 + "/x.pt", "a/" + "b/" * 500 + "x.pt"]
+)
+def test_where_no_line_can_help_none_is_named(rel_path: str) -> None:
+    refusal = refused(rel_path)
+
+    assert refusal.remedy is None
+    assert "[naming.map]" not in refusal.reason
+
+
+NAMES = {
+    "loras/a (1).pt": "loras/renamed/a_1.pt",
+    "loras/[Pony]/": "loras/Pony/",
+    "loras/[Pony]/(x)/": "loras/x/",
+    "loras/[Pony]/special.pt": "vae/special.pt",
+}
+
+
+@pytest.mark.parametrize(
+    ("rel_path", "model_path"),
+    [
+        ("loras/a (1).pt", "models/loras/renamed/a_1.pt"),
+        ("loras/[Pony]/b.pt", "models/loras/Pony/b.pt"),
+        ("loras/[Pony]/sub/b.pt", "models/loras/Pony/sub/b.pt"),
+        ("loras/[Pony]/(x)/b.pt", "models/loras/x/b.pt"),
+        ("loras/[Pony]/special.pt", "models/vae/special.pt"),
+        ("loras/other.pt", "models/loras/other.pt"),
+    ],
+)
+def test_the_map_gives_files_and_folders_other_names_the_nearest_line_first(
+    rel_path: str, model_path: str
+) -> None:
+    target = target_of(rel_path, prefix="models/", names=NAMES)
+
+    assert isinstance(target, Target)
+    assert target.model_path == model_path
+    assert target.model_type == model_path.split("/")[1]
+    assert target.file_name == model_path.rpartition("/")[2]
+
+
+def test_what_a_mapped_folder_does_not_mend_is_still_refused_with_its_line() -> None:
+    refusal = target_of("loras/[Pony]/(b).pt", prefix="models/", names=NAMES)
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.offending == "( )"
+    assert refusal.remedy == '"loras/[Pony]/(b).pt" = "loras/Pony/b.pt"'
+
+
+def test_the_map_reaches_files_of_a_root_with_a_type_of_its_own() -> None:
+    target = target_of("a (1).pt", prefix="", type_key="loras", names=NAMES)
+
+    assert isinstance(target, Target)
+    assert target.model_path == "loras/renamed/a_1.pt"
+
+
+def test_other_endings_take_the_place_of_the_ten() -> None:
+    assert unwanted("loras/x.engine", 1, endings={".engine"}) is None
+    assert unwanted("loras/x.pt", 1, endings={".engine"}) == "not a model ending: .pt"

@@ -4,11 +4,16 @@ BEGIN IMMEDIATE;
 -- them) and held_model_at let an absent tree be told from an empty one: nothing is concluded from it.
 CREATE TABLE root (
     id            INTEGER PRIMARY KEY,
-    path          BLOB    NOT NULL UNIQUE,                            -- os.fsencode: names are bytes
+    path          BLOB    NOT NULL,                                  -- os.fsencode: names are bytes
+    real_path     BLOB    NOT NULL,                                  -- links resolved: another spelling, the same root
+    type_key      TEXT,                                              -- type of all its files; NULL: their first folder's
     fs_type       TEXT, fs_source TEXT, fs_root TEXT,
     held_model_at INTEGER,                                           -- Unix ms of the first model seen
-    scanned_at    INTEGER                                            -- Unix ms of the last whole walk
+    scanned_at    INTEGER,                                           -- Unix ms of the last whole walk
+    rules         TEXT,                                              -- digest of the rules it judged by
+    watched       INTEGER NOT NULL DEFAULT 1 CHECK (watched IN (0, 1)) -- 0: no longer configured
 ) STRICT;
+CREATE UNIQUE INDEX root_by_place ON root (path, ifnull(type_key, ''));
 
 -- What is on disk, as last judged. One row a regular file; a row goes when its file goes.
 CREATE TABLE file (
@@ -18,7 +23,7 @@ CREATE TABLE file (
     mtime_ns   INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
     dev        TEXT    NOT NULL, inode TEXT NOT NULL,                -- unsigned 64 bits do not fit INTEGER
     verdict    TEXT    NOT NULL CHECK (verdict IN ('wanted', 'refused', 'conflict', 'unreadable',
-                                                   'incomplete', 'ignored')),
+                                                   'incomplete', 'ignored', 'shadowed')),
     reason     TEXT,
     model_path TEXT,                                                 -- where it would go; NULL if nowhere
     clash_key  TEXT,                                                 -- model_path with case folded
@@ -39,6 +44,7 @@ CREATE TABLE job (
     model_path       TEXT    NOT NULL, model_type TEXT NOT NULL,
     file_name        TEXT    NOT NULL, display_name TEXT NOT NULL,
     state            TEXT    NOT NULL CHECK (state IN ('queued', 'leased', 'done', 'failed', 'superseded')),
+    priority         INTEGER NOT NULL CHECK (priority IN (0, 1)),    -- 0: fresh, 1: backfill
     attempt          INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
     run_after        INTEGER NOT NULL,                               -- Unix ms
     held_class       TEXT    CHECK (held_class IN ('large')),        -- waits for a signed-in user
@@ -62,7 +68,8 @@ CREATE TABLE job (
     CHECK (state <> 'done' OR record_id IS NOT NULL)                 -- done means: the record is known
 ) STRICT;
 CREATE UNIQUE INDEX job_one_live_per_path ON job (root_id, rel_path) WHERE state IN ('queued', 'leased');
-CREATE INDEX job_due ON job (run_after, id) WHERE state = 'queued' AND held_class IS NULL;
+CREATE INDEX job_order ON job (priority, size, id) WHERE state = 'queued' AND held_class IS NULL;
+CREATE INDEX job_due ON job (run_after) WHERE state = 'queued' AND held_class IS NULL;
 CREATE INDEX job_by_path ON job (root_id, rel_path, id);
 CREATE INDEX job_leased ON job (lease_expires_at) WHERE state = 'leased';
 

@@ -1,0 +1,247 @@
+"""
+Compares the tree with what is known of it, and judges what differs: all of it in the scan thread.
+
+Each whole walk reads the rules of its root anew. What was decided about a file holds until the file
+changes, its rules do, or a file comes or goes that ComfyUI would load in its place.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from syncd import scan, soundness
+from syncd.core import paths
+from syncd.core.diff import Change, Gone, Moved, New, diff
+from syncd.core.judge import Passed, Rules, Taken, judge, stands
+from syncd.core.tree import PathKey, Tree
+from syncd.model import FoundFile, KnownFile, Verdict
+from syncd.store import open_files
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """
+    A watched directory as the operator spelled it, its id in the store, and where it lies.
+
+    ``type_key`` is the model_type of all its files; None for ``models_dir``, where the first folder
+    is the type.
+    """
+
+    id: int
+    path: str
+    network: bool
+    type_key: str | None = None
+
+    def shown(self, rel_path: str) -> str:
+        """What a person is told: the path below ``models_dir``, elsewhere all of it."""
+        return rel_path if self.type_key is None else os.path.join(self.path, rel_path)
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """
+    A file that is not as known, what it is judged to be, and what stands in its way.
+
+    ``companion`` is the name beside it that a downloader keeps, if any.
+    """
+
+    found: FoundFile
+    known: KnownFile | None
+    judged: Taken | Passed
+    companion: str | None
+
+    @property
+    def only_ctime_moved(self) -> bool:
+        """Nothing else did, and it still goes where it went."""
+        return (
+            self.known is not None
+            and Moved(self.found, self.known).only_ctime
+            and stands(self.judged, self.known)
+        )
+
+    @property
+    def is_unchanged(self) -> bool:
+        """It is here for new rules, or for other files, not for bytes of its own."""
+        known = self.known
+        return known is not None and known.fingerprint.same_file_as(self.found.fingerprint)
+
+
+class BrokenOff(Exception):
+    """The walk was told to stop; nobody waits for what it saw."""
+
+
+@dataclass(slots=True)
+class Walked:
+    """
+    What a walk found.
+
+    ``doubtful`` are files elsewhere that a file here is loaded instead of, or was.
+    """
+
+    fresh: list[Fresh] = field(default_factory=list)
+    gone: list[KnownFile] = field(default_factory=list)
+    doubtful: list[PathKey] = field(default_factory=list)
+    problems: list[tuple[str, OSError]] = field(default_factory=list)
+    files: int = 0
+    models: bool = False
+
+
+class Comparer:
+    """
+    Looks at the roots.
+
+    Args:
+        tree: Which file ComfyUI loads where several have one name.
+        rules_of: Reads the rules of a root.
+    """
+
+    def __init__(
+        self,
+        roots: Mapping[int, Root],
+        *,
+        state_dir: str,
+        symlinks: scan.Symlinks,
+        tree: Tree,
+        rules_of: Callable[[Root], Rules],
+    ) -> None:
+        self._roots = roots
+        self._paths = [root.path for root in roots.values()]
+        self._state_dir = state_dir
+        self._symlinks = symlinks
+        self._tree = tree
+        self._rules_of = rules_of
+        self._rules: dict[int, Rules] = {}
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Break off the walk that is under way, from any thread."""
+        self._stopped.set()
+
+    def read_rules(self, root: Root) -> str:
+        """
+        Read the rules of *root* anew; their digest.
+
+        Raises:
+            RootUnavailable: They cannot be read.
+        """
+        rules = self._rules[root.id] = self._rules_of(root)
+        return rules.digest
+
+    def below(self, root: Root, folder: str = "", *, afresh: bool = False) -> Walked:
+        """
+        Walk at or below *folder* and compare with what is known, streaming both.
+
+        *Afresh*: what was decided about files that did not change is decided again.
+
+        Raises:
+            BrokenOff: It was told to stop.
+        """
+        walked, unjudged = Walked(), set[str]()
+
+        def problem(rel_path: str, error: OSError) -> None:
+            unjudged.add(rel_path)
+            walked.problems.append((rel_path, error))
+
+        def counted(found: Iterable[FoundFile]) -> Iterator[FoundFile]:
+            for file in found:
+                if self._stopped.is_set():
+                    raise BrokenOff
+                walked.files += 1
+                walked.models = walked.models or is_model(root, file)
+                yield file
+
+        found = scan.walk(
+            root.path,
+            root.id,
+            below=folder,
+            symlinks=self._symlinks,
+            roots=self._paths,
+            problem=problem,
+        )
+        with open_files(self._state_dir) as files:
+            known = files.known(root.id, folder)
+            changes = diff(counted(found), known, unjudged=unjudged, stands=self._stands(afresh))
+            self._sort_in(walked, root, changes)
+        return walked
+
+    def at(self, root: Root, rel_path: str, *, afresh: bool = False) -> Walked:
+        """The same for one path, file or folder."""
+        try:
+            found = self._look(root, rel_path)
+        except OSError as error:
+            return Walked(problems=[(rel_path, error)])
+        if found is None:
+            return self.below(root, rel_path, afresh=afresh)
+        walked = Walked(files=1)
+        with open_files(self._state_dir) as files:
+            known = files.known(root.id, rel_path)
+            self._sort_in(walked, root, diff([found], known, stands=self._stands(afresh)))
+        return walked
+
+    def look(self, root: Root, rel_path: str) -> tuple[FoundFile | None, str | None]:
+        """The file as it is now, and its companion; raises OSError where it cannot be told."""
+        found = self._look(root, rel_path)
+        folder, name = os.path.split(rel_path)
+        return found, _companions(root.path, folder).get(name)
+
+    def judge(self, file: FoundFile | KnownFile) -> Taken | Passed:
+        """What becomes of a file, by its name, its size and the files that come before it."""
+        if file.root_id not in self._rules:
+            self.read_rules(self._roots[file.root_id])
+
+        def instead(rel_path: str) -> str | None:
+            first = next(self._there(self._tree.before(file.root_id, rel_path)), None)
+            return None if first is None else self._path_of(first)
+
+        rules, size = self._rules[file.root_id], file.fingerprint.size
+        return judge(rules, file.rel_path, size, instead=instead)
+
+    def _look(self, root: Root, rel_path: str) -> FoundFile | None:
+        return scan.look(root.path, root.id, rel_path, symlinks=self._symlinks, roots=self._paths)
+
+    def _stands(self, afresh: bool) -> Callable[[KnownFile], bool]:
+        def stand(known: KnownFile) -> bool:
+            return not self._in_doubt(known) and (not afresh or stands(self.judge(known), known))
+
+        return stand
+
+    def _in_doubt(self, known: KnownFile) -> bool:
+        """What was incomplete is looked at again wherever somebody looks, whether or not it moved."""
+        root = self._roots[known.root_id]
+        return known.verdict is Verdict.INCOMPLETE and not soundness.still_broken(root.path, known)
+
+    def _there(self, keys: Iterable[PathKey]) -> Iterator[PathKey]:
+        return (key for key in keys if os.path.isfile(self._path_of(key)))
+
+    def _path_of(self, key: PathKey) -> str:
+        return os.path.join(self._roots[key[0]].path, key[1])
+
+    def _sort_in(self, walked: Walked, root: Root, changes: Iterable[Change]) -> None:
+        """Collect *changes*; one listing a folder tells what downloaders still work at there."""
+        companions: dict[str, dict[str, str]] = {}
+        for change in changes:
+            file = change.known if isinstance(change, Gone) else change.found
+            if not isinstance(change, Moved):
+                walked.doubtful += self._there(self._tree.after(root.id, file.rel_path))
+            if isinstance(change, Gone):
+                walked.gone.append(change.known)
+                continue
+            folder, name = os.path.split(file.rel_path)
+            if folder not in companions:
+                companions[folder] = _companions(root.path, folder)
+            known = None if isinstance(change, New) else change.known
+            companion = companions[folder].get(name)
+            walked.fresh.append(Fresh(change.found, known, self.judge(file), companion))
+
+
+def is_model(root: Root, file: FoundFile) -> bool:
+    """Does the root hold a model, whatever the operator's rules say of it?"""
+    return paths.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
+
+
+def _companions(root: str, folder: str) -> dict[str, str]:
+    try:
+        return scan.companions(root, folder)
+    except OSError:
+        return {}  # a folder that cannot be listed has nothing to settle either

@@ -1,0 +1,324 @@
+"""What the operator chooses: names, selections, further roots; from the command to the catalog."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.model import Priority
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import Home, calls, records, until
+from tests.weights import HEADER, weights
+
+ONE, TWO = "loras/one.safetensors", "vae/two.pt"
+ODD = "loras/model (1).safetensors"
+LINE = '"loras/model (1).safetensors" = "loras/model_1.safetensors"'
+
+
+def configure(home: Home, toml: str) -> None:
+    """From now on the home has this configuration file beside its variables."""
+    folder = home.state.parent / ".config" / "syncd"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(toml)
+
+
+def plan_of(home: Home) -> dict[str, dict[str, Any]]:
+    return {file["path"]: file for file in home.plan()["files"]}
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def test_a_refused_name_is_shown_with_its_characters_and_the_line_that_mends_it(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.write(ODD, weights(b"odd"))
+
+    planned = plan_of(home)[ODD]
+    done = home.once()
+    told = home.file(ODD)
+
+    assert done.code == 1
+    assert planned["action"] == told["state"] == "refused"
+    assert planned["why"] == told["why"]
+    for part in ("characters ( )", "[naming.map]", LINE):
+        assert part in told["why"]
+
+
+def test_the_line_that_was_named_registers_the_file_and_sends_nothing_else_again(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.write(ODD, weights(b"odd"))
+    home.once()
+    before = len(calls(cloud))
+    configure(home, f"[naming.map]\n{LINE}\n")
+
+    planned = plan_of(home)[ODD]
+    done = home.once()
+
+    assert planned["action"] == "upload"
+    assert planned["model_path"] == "models/loras/model_1.safetensors"
+    assert done.code == 0
+    assert records(cloud)["models/loras/model_1.safetensors"] == home.sha256(ODD)
+    assert len(records(cloud)) == 3
+    sent = [call for call in calls(cloud)[before:] if call in ("presign", "put_body", "register")]
+    assert sent == ["presign", "put_body", "register"]
+    assert home.counts() == {"registered": 3}
+
+
+def test_names_that_become_equal_are_a_conflict_till_the_map_changes(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.write(ODD, weights(b"odd"))
+    configure(home, f'[naming.map]\n"{ODD}" = "{ONE}"\n')
+
+    planned, done = plan_of(home), home.once()
+    configure(home, f"[naming.map]\n{LINE}\n")
+    mended = home.once()
+
+    assert {planned[path]["action"] for path in (ONE, ODD)} == {"conflict"}
+    assert done.code == 1
+    assert mended.code == 0
+    assert home.counts() == {"registered": 3}
+    assert "models/loras/model_1.safetensors" in records(cloud)
+
+
+# -- selection -------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_and_taken_in_again_stays_registered_without_a_call(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    before = len(calls(cloud))
+    home.env["SYNCD_SELECT__EXCLUDE"] = "/loras/"
+    without = home.once()
+    left = home.file(ONE)
+    del home.env["SYNCD_SELECT__EXCLUDE"]
+    again = home.once()
+
+    assert (without.code, again.code) == (0, 0)
+    assert (left["state"], left["why"]) == ("ignored", "excluded by /loras/ (select.exclude)")
+    assert home.counts() == {"registered": 2}
+    assert calls(cloud)[before:] == []
+
+
+def test_the_plan_names_the_rule_that_took_or_left_each_file(home: Home) -> None:
+    home.write(".syncdignore", b"/unet/old*\n")
+    home.write("unet/old_1.ckpt", b"x")
+    home.write("unet/large.ckpt", b"x" * 5000)
+    home.write("sams/a.pth", b"x")
+    home.env |= {
+        "SYNCD_SELECT__INCLUDE": "loras/,unet/,sams/",
+        "SYNCD_SELECT__EXCLUDE": "/loras/test*,/sams/*",
+        "SYNCD_LIMITS__MAX_FILE_SIZE": "4000",
+    }
+    home.write("loras/test.pt", b"x")
+
+    rules = {path: file["rule"] for path, file in plan_of(home).items()}
+
+    assert rules == {
+        ".syncdignore": "not in a type folder",
+        ONE: "included by loras/ (select.include)",
+        TWO: "matches no line of select.include",
+        "loras/test.pt": "excluded by /loras/test* (select.exclude)",
+        "sams/a.pth": "excluded by /sams/* (select.exclude)",
+        "unet/large.ckpt": "larger than limits.max_file_size, 4000 bytes",
+        "unet/old_1.ckpt": "excluded by /unet/old* (.syncdignore)",
+    }
+
+
+def test_an_ignore_file_that_changes_counts_while_the_daemon_runs(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.write(".syncdignore", b"*.pt\n")
+    with home.daemon() as daemon:
+        until(lambda: home.counts().get("registered") == 1, "the file that is not left out")
+        waiting = home.file(TWO)["why"]
+        home.write(".syncdignore", b"")
+        until(lambda: home.counts().get("registered") == 2, "the one that was")
+        daemon.stop()
+
+    assert waiting == "excluded by *.pt (.syncdignore)"
+
+
+def test_nothing_is_sent_while_an_ignore_file_cannot_be_understood(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.write(".syncdignore", b"fine\n!\n")
+
+    planned, done = home.run("plan"), home.once()
+
+    assert (planned.code, done.code) == (78, 78)
+    for run in (planned, done):
+        assert f"{home.models}/.syncdignore:2: is not a pattern" in run.err
+    assert records(cloud) == {}
+
+
+def test_of_what_lay_there_the_smallest_go_first(home: Home, cloud: Sandbox) -> None:
+    home.env |= {"SYNCD_UPLOAD__FILES": "1"}
+    for number, size in enumerate((900, 100, 500)):
+        home.write(f"unet/{number}.ckpt", bytes([number]) * size)
+    home.let_age()
+    home.once()
+
+    order = [record["file_size"] for record in cloud.records()]
+    assert order == [100, 500, 900, 2000, 3000]
+
+
+def test_what_comes_later_has_priority_over_what_lay_there(home: Home, cloud: Sandbox) -> None:
+    home.once()
+    home.write("loras/trained.safetensors", weights(b"the last epoch"))
+    home.once()
+    with closing(sqlite3.connect(home.state / "syncd.db")) as db:
+        rows = db.execute("SELECT rel_path, priority FROM job").fetchall()
+
+    assert {os.fsdecode(path): Priority(priority) for path, priority in rows} == {
+        ONE: Priority.BACKFILL,
+        TWO: Priority.BACKFILL,
+        "loras/trained.safetensors": Priority.FRESH,
+    }
+
+
+# -- further roots ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extra(home: Home) -> Path:
+    """A directory beside the models that extra_model_paths.yaml names as loras, not there yet."""
+    file = home.state.parent / "extra_model_paths.yaml"
+    file.write_text("other:\n  base_path: other\n  loras: l\n")
+    home.env["SYNCD_COMFYUI__EXTRA_MODEL_PATHS"] = str(file)
+    return home.state.parent / "other" / "l"
+
+
+def put(path: Path, data: bytes) -> None:
+    """A whole model that holds *data*."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(weights(data))
+
+
+def test_a_folder_of_extra_model_paths_is_registered_under_its_type(
+    home: Home, cloud: Sandbox, extra: Path
+) -> None:
+    put(extra / "sub/mine.pt", b"more weights")
+    put(extra / "odd (2).pt", b"odd weights")
+
+    done = home.once()
+
+    assert done.code == 1
+    assert set(records(cloud)) == {
+        "models/loras/one.safetensors",
+        "models/vae/two.pt",
+        "models/loras/sub/mine.pt",
+    }
+    assert home.file("sub/mine.pt")["root"] == str(extra)
+    assert '"loras/odd (2).pt" = "loras/odd_2.pt"' in home.file("odd (2).pt")["why"]
+    assert f"{extra}/odd (2).pt" in done.out
+
+
+def test_a_folder_that_is_not_there_is_no_error_and_is_found_once_it_is(
+    home: Home, cloud: Sandbox, extra: Path
+) -> None:
+    assert home.once().code == 0
+
+    put(extra / "late.pt", b"late")
+    assert home.once().code == 0
+    assert "models/loras/late.pt" in records(cloud)
+
+
+def test_the_daemon_watches_a_folder_that_appears_later(
+    home: Home, cloud: Sandbox, extra: Path
+) -> None:
+    with home.daemon() as daemon:
+        until(lambda: len(records(cloud)) == 2, "the models that are there")
+        put(extra / "late.pt", b"late")
+        until(lambda: "models/loras/late.pt" in records(cloud), "the first file of the folder")
+        put(extra / "later.pt", b"later")
+        until(lambda: "models/loras/later.pt" in records(cloud), "a file told by the kernel")
+        daemon.stop()
+
+
+def test_a_folder_that_held_models_and_is_gone_means_that_nothing_is_judged(
+    home: Home, cloud: Sandbox, extra: Path
+) -> None:
+    put(extra / "mine.pt", b"mine")
+    home.once()
+    extra.rename(extra.parent / "away")
+
+    done = home.once()
+
+    assert done.code == 66
+    assert str(extra) in done.err
+    assert home.file("mine.pt")["state"] == "registered"
+
+
+def test_of_two_files_with_one_name_the_one_that_comfyui_loads_is_sent(
+    home: Home, cloud: Sandbox, extra: Path
+) -> None:
+    put(extra / "one.safetensors", b"the other one")
+    home.write("text_encoders/t.pt", weights(b"loaded"))
+    home.write("clip/t.pt", weights(b"shadowed"))
+
+    planned, done = home.plan(), home.once()
+    by_place = {(file["root"], file["path"]): file for file in home.status()["files"]}
+    other, clip = by_place[str(extra), "one.safetensors"], by_place[str(home.models), "clip/t.pt"]
+
+    assert done.code == 0
+    assert records(cloud)["models/loras/one.safetensors"] == home.sha256(ONE)
+    assert "models/clip/t.pt" not in records(cloud)
+    assert (other["state"], clip["state"]) == ("shadowed", "shadowed")
+    assert other["why"] == f"ComfyUI loads {home.models}/{ONE} under this name"
+    assert planned["files_by_action"] == {"upload": 3, "shadowed": 2}
+
+
+def test_when_the_loaded_file_goes_the_shadowed_one_takes_its_place_and_gives_way_again(
+    home: Home, cloud: Sandbox, extra: Path
+) -> None:
+    put(extra / "one.safetensors", b"the other one")
+    with home.daemon() as daemon:
+        until(lambda: len(records(cloud)) == 2, "the two that are loaded")
+        (home.models / ONE).rename(home.models / "loras/renamed.safetensors")
+        until(lambda: home.counts().get("registered") == 3, "the one that was shadowed")
+        taken = [record["file_size"] for record in cloud.records()]
+        home.write(ONE, weights(b"back again"))
+        until(lambda: home.counts().get("shadowed") == 1, "it gives way")
+        daemon.stop()
+
+    assert sorted(taken) == [HEADER + len(b"the other one"), 2000, 3000, 3000]
+
+
+def test_a_folder_that_is_no_longer_named_is_forgotten_and_known_again_when_it_is(
+    home: Home, cloud: Sandbox, extra: Path
+) -> None:
+    put(extra / "mine.pt", b"mine")
+    home.once()
+    named = home.env.pop("SYNCD_COMFYUI__EXTRA_MODEL_PATHS")
+    before = len(calls(cloud))
+    home.once()
+    without = home.counts()
+    home.env["SYNCD_COMFYUI__EXTRA_MODEL_PATHS"] = named
+    home.once()
+
+    assert without == {"registered": 2}
+    assert home.counts() == {"registered": 3}
+    assert calls(cloud)[before:] == []
+
+
+def test_another_spelling_of_the_models_directory_is_the_same_root(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    before = len(calls(cloud))
+    (home.state.parent / "workspace").symlink_to(home.models)
+    home.env["SYNCD_MODELS_DIR"] = str(home.state.parent / "workspace")
+
+    planned, done = home.plan(), home.once()
+
+    assert planned["files_by_action"] == {"registered": 2}
+    assert done.code == 0
+    assert home.counts() == {"registered": 2}
+    assert calls(cloud)[before:] == []

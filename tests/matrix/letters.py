@@ -1,0 +1,137 @@
+"""
+What the letters of the matrix promise, one function a letter.
+
+Each waits until the fault has led to what is promised, and fails if it does not or if more is lost
+than that. *path* is the file that meets the fault, *call* the request at which it does.
+"""
+
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+from syncd.model import Call
+from tests.matrix.stage import OTHER, Stage
+
+Letter = Callable[[Stage, str, Call], Awaitable[None]]
+
+
+def _met(stage: Stage, call: Call) -> list[int]:
+    """When *call* was made and went wrong, Unix milliseconds."""
+    on_the_way = [
+        int((stage.clock.EPOCH_S + at) * 1000) for at, c in stage.line.failed if c is call
+    ]
+    return sorted(on_the_way + [e.at_ms for e in stage.hit() if e.call == call])
+
+
+async def repeats(stage: Stage, path: str, call: Call) -> None:
+    """R: the same again, after a wait, before the job is given back."""
+    await stage.until(lambda: len(set(_met(stage, call))) > 1, "a repeat after a wait")
+
+
+async def waits(stage: Stage, path: str, call: Call) -> None:
+    """Q: the job waits in the queue for its time, with the reason."""
+
+    def waiting() -> bool:
+        job = stage.job(path)
+        later = job is not None and job["state"] == "queued" and job["last_error"] is not None
+        return bool(later and job["run_after"] > stage.clock.now_ms())
+
+    await stage.until(waiting, "a job that waits")
+
+    assert "reject" not in stage.events(path)
+
+
+def holds(kind: str) -> Letter:
+    """H: everything waits; since when, why and what to do can be read; a probe comes by itself."""
+
+    async def held(stage: Stage, path: str, call: Call) -> None:
+        (hold,) = await stage.until(stage.holds, "a hold")
+
+        assert hold["kind"] == kind
+        assert stage.struck_ms <= hold["since"] <= stage.clock.now_ms()
+        assert hold["why"]
+        assert hold["advice"]
+        assert hold["probe_at"] > hold["since"]
+        assert stage.job(path)["state"] in ("queued", "leased")
+        assert "reject" not in stage.events(path)
+
+    return held
+
+
+async def presigns_again(stage: Stage, path: str, call: Call) -> None:
+    """P: a fresh URL for the same upload, the attempt is not spent."""
+    asked = Call.SIGN_PART if call is Call.PUT_PART else Call.PRESIGN
+    (first, *_) = await stage.until(lambda: _met(stage, call), "the fault")
+    part = next((e.part for e in stage.hit() if e.call == call), None)
+
+    def again() -> bool:
+        return any(e.at_ms >= first and e.part == part and e.seq > stage.hit()[0].seq
+                   for e in stage.calls(asked, path=path))  # fmt: skip
+
+    await stage.until(again, "a fresh URL")
+
+
+async def uploads_anew(stage: Stage, path: str, call: Call) -> None:
+    """I: another upload under another key, from its first part on."""
+    first, second = await stage.until(
+        lambda: len(opened := stage.calls(Call.INITIATE, path=path)) == 2 and opened, "a new upload"
+    )
+
+    assert first.storage_key != second.storage_key
+    await stage.until(
+        lambda: (
+            {e.part for e in stage.calls(Call.PUT_PART) if e.upload_id == second.upload_id}
+            == {1, 2, 3}
+        ),
+        "all parts once more",
+    )
+
+
+async def looks_first(stage: Stage, path: str, call: Call) -> None:
+    """V: what became of it is found out before a register is repeated; complete tells by itself."""
+    await stage.until(lambda: _met(stage, call), "the fault")
+    if call is not Call.REGISTER:
+        return
+    await stage.until(lambda: stage.registered(path), "the record")
+    sent = stage.calls(call, path=path)
+    looks = [look.seq for look in stage.calls(Call.LIST_MODELS)]
+    for before, after in pairwise(sent):
+        assert any(before.seq < look < after.seq for look in looks)
+    assert len([e for e in sent if e.ok]) == 1
+
+
+async def fails(stage: Stage, path: str, call: Call) -> None:
+    """F: it has failed, with a reason and advice, is not tried again, and is in nobody's way."""
+    job = await stage.until(lambda: (j := stage.job(path)) and j["state"] == "failed" and j, "F")
+    met = len(_met(stage, call))
+
+    assert job["last_error"]
+    assert job["last_advice"]
+    stage.relent()
+    stage.write(OTHER)
+    await stage.until(lambda: stage.registered(OTHER), "another file")
+    assert len(_met(stage, call)) == met
+    stage.write(path, salt="another version")
+
+
+async def holds_large(stage: Stage, path: str, call: Call) -> None:
+    """K: this class of files waits, the others go on."""
+    job = await stage.until(
+        lambda: (j := stage.job(path)) and j["held_class"] == "large" and j, "a held class"
+    )
+
+    assert job["state"] == "queued"
+    assert job["last_error"]
+    assert job["last_advice"]
+    stage.write(OTHER)
+    await stage.until(lambda: stage.registered(OTHER), "another file")
+    assert not stage.holds()
+    stage.relent()
+    stage.give(stage.far.session.access_token)
+    await stage.restart()
+
+
+async def goes_in_parts(stage: Stage, path: str, call: Call) -> None:
+    """ "multipart": the size that was refused in one request goes in parts."""
+    await stage.until(lambda: stage.registered(path), "the record")
+
+    assert stage.calls(Call.COMPLETE, path=path)

@@ -1,0 +1,72 @@
+"""Every cell of the page's matrix that is not a dot has a test of its name, and no other has one."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+PAGE = Path(__file__).with_name("matrix.md")
+PHASES = ("watch", "settle", "hash", "presign", "part", "complete", "register", "commit")
+COLLECT = (
+    "-m", "pytest", "--collect-only", "-qq", "-p", "tests.matrix.collecting", "-p", "no:cacheprovider",
+    "tests/matrix", "tests/integration", "tests/crash",
+)  # fmt: skip
+
+_OPEN_ROWS = {
+    "F01 watch settle hash presign part complete register commit": "tests/crash kills by line and call",
+    "F02 watch settle hash presign complete register commit": "a stop is tested under a PUT only",
+    "F03 watch settle hash presign part complete register": "no test lets the machine sleep",
+    "F04 part": "no test sets the wall clock",
+    "F05 commit": "no test changes a file between register and commit",
+    "F06 commit": "syncd does not re-check content weekly",
+    "F07 commit": "as F05-commit",
+    "F08 commit": "as F05-commit",
+    "F09 commit": "as F05-commit",
+    "F10 commit": "as F05-commit",
+    "F11 watch settle hash part": "no read error is injected by phase",
+    "F12 watch settle hash part register": "as F11; syncd does not tell ESTALE from EIO",
+    "F13 watch settle hash part": "as F11",
+    "F17 hash": "no test puts a FIFO in a file's place before it is hashed",
+    "F19 hash presign part complete register commit": "tests/crash fills the disk by call, not by cell",
+    "F20 hash presign part complete register commit": "as F19",
+    "F21 part complete register commit": "as F19",
+    "F22 commit": "as F19",
+    "F25 part": "a store that is down while the API answers makes no hold",
+    "F28 presign complete register": "no test lets an answer drip",
+    "F28 part": "syncd cuts no body for being slow",
+    "F33 presign part complete": "no test takes the session away under an open upload",
+}  # fmt: skip
+
+OPEN = {
+    f"{row.split()[0]}-{phase}": why for row, why in _OPEN_ROWS.items() for phase in row.split()[1:]
+}
+"""Cells without a test, and why."""
+
+
+def cells() -> dict[str, str]:
+    """What the page says in each cell, by name, dots among them."""
+    rows = (line.strip("|\n ").split("|") for line in PAGE.read_text("utf-8").splitlines())
+    faults = [row for row in rows if len(row) == 2 + len(PHASES) and row[0].strip().isdecimal()]
+    return {
+        f"F{int(number):02}-{phase}": letters.strip()
+        for number, _, *row in faults
+        for phase, letters in zip(PHASES, row, strict=True)
+    }
+
+
+def marked() -> set[str]:
+    """The cells that tests are marked with."""
+    run = subprocess.run(
+        [sys.executable, *COLLECT], cwd=PROJECT, check=True, capture_output=True, text=True
+    )
+    return set(re.findall(r"^cell (\S+)$", run.stdout, re.MULTILINE))
+
+
+def test_every_cell_has_a_test_of_its_name_and_no_dot_has_one() -> None:
+    wanted = {name for name, letters in cells().items() if letters != "."}
+    tested = marked()
+
+    assert len(wanted) == 192
+    assert tested - wanted == set()
+    assert wanted - tested == OPEN.keys()

@@ -1,0 +1,251 @@
+"""Faults 3 to 10 and 14 of ``matrix.md``: time that jumps, and files that change under the daemon."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+
+import httpx
+import pytest
+
+from syncd.model import Call, HintKind
+from tests.matrix.stage import LARGE, SIZES, SMALL, Stage, call_of, check, play, whole_file
+
+Change = Callable[[Stage, str], str | None]
+"""Does something to a file; where its bytes are now, None if they are gone."""
+
+MOMENTS: Mapping[str, tuple[Call, str]] = {
+    "presign": (Call.PRESIGN, SMALL),
+    "part": (Call.PUT_PART, LARGE),
+    "complete": (Call.COMPLETE, LARGE),
+    "register": (Call.REGISTER, SMALL),
+}
+
+
+def grow(stage: Stage, path: str) -> str | None:
+    stage.put(path, whole_file(SIZES[path] + 700, "grown"))
+    return path
+
+
+def replace_by_rename(stage: Stage, path: str) -> str | None:
+    fresh = stage.root / f"{path}.tmp"
+    fresh.write_bytes(whole_file(SIZES[path], "replaced"))
+    fresh.replace(stage.root / path)
+    stage.note(path)
+    stage.hint(path, HintKind.MOVED)
+    return path
+
+
+def truncate(stage: Stage, path: str) -> str | None:
+    stage.put(path, whole_file(SIZES[path] // 2, "cut"))
+    return path
+
+
+def delete(stage: Stage, path: str) -> str | None:
+    (stage.root / path).unlink()
+    stage.hint(path, HintKind.DELETED)
+    return None
+
+
+def rename(stage: Stage, path: str) -> str | None:
+    to = path.replace(".safetensors", "-renamed.safetensors")
+    (stage.root / path).rename(stage.root / to)
+    stage.note(to)
+    stage.hint(path, HintKind.DELETED)
+    stage.hint(to, HintKind.MOVED)
+    return to
+
+
+CHANGES: Mapping[int, Change] = {
+    5: grow, 7: replace_by_rename, 8: truncate, 9: delete, 10: rename,
+}  # fmt: skip
+
+
+def cells(*phases: str) -> pytest.MarkDecorator:
+    """(fault, phase) for every change, named and marked."""
+    pairs = [(fault, phase) for fault in CHANGES for phase in phases]
+    return pytest.mark.parametrize(
+        ("fault", "phase"),
+        [
+            pytest.param(f, p, id=f"F{f:02}-{p}", marks=pytest.mark.cell(f"F{f:02}-{p}"))
+            for f, p in pairs
+        ],
+    )
+
+
+async def ends_well(stage: Stage, path: str, left: str | None) -> None:
+    """What is there now is registered, and what was there before in no record."""
+    if left is None:
+        gone = ("superseded", None)
+        await stage.until(lambda: (j := stage.job(path)) is None or j["state"] in gone, "S")
+        await stage.until(lambda: not stage._busy(), "an empty queue")
+    else:
+        await stage.arrives(left)
+    await stage.stop()
+    still = {} if left is None else {f"models/{left}": stage.sha256(left)}
+    assert {r.model_path for r in stage.far.cloud.records()} == still.keys()
+    assert len(stage.far.cloud.records()) == len(still)
+    check(stage.evidence(still))
+
+
+@cells("presign", "part", "complete", "register")
+def test_S_a_file_that_changes_before_a_call_is_superseded(fault: int, phase: str) -> None:
+    """The job ends, an open upload is aborted, and only what is there now is registered."""
+    call, path = MOMENTS[phase]
+
+    async def act(stage: Stage) -> None:
+        left: list[str | None] = []
+        before = {Call.COMPLETE: Call.PUT_PART, Call.REGISTER: Call.PUT_BODY}.get(call, call)
+
+        def meanwhile(request: httpx.Request) -> None:
+            if call_of(request) is before and not left:
+                last = request.url.params.get("partNumber", "3") == "3"
+                if call is not Call.COMPLETE or last:
+                    left.append(None)
+                    asyncio.get_running_loop().call_later(after_s, change)
+
+        def change() -> None:
+            left[0] = CHANGES[fault](stage, path)
+
+        # In flight: the part is on its way. Before complete and register: the last body has left.
+        after_s = 0.0 if call in (Call.PRESIGN, Call.PUT_PART) else 0.01
+        stage.line.on_request = meanwhile
+        stage.write(path)
+        stage.start()
+        await stage.until(lambda: left, "the moment")
+        await asyncio.sleep(1)
+        await stage.until(lambda: "replace" in stage.events(path), "S: superseded")
+        if path == LARGE:
+            aborted = "SELECT 1 FROM upload WHERE state IN ('unwanted', 'aborted', 'gone')"
+            await stage.until(lambda: stage.asked(aborted), "the abort row")
+        await ends_well(stage, path, left[0])
+
+    play(act)
+
+
+@cells("watch", "settle")
+def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
+    fault: int, phase: str
+) -> None:
+    """No byte is sent before it has stood still; a hint or the next walk brings what is there."""
+
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        stage.start()
+        await asyncio.sleep(2)
+        if phase == "watch":
+            await stage.until(lambda: stage.registered(SMALL), "the first version")
+            await stage.until(lambda: not stage._busy(), "an empty queue")
+        sent = len(stage.calls(Call.PRESIGN))
+        left = CHANGES[fault](stage, SMALL)
+        changed_s = stage.loop.time()
+        if phase == "settle":
+            await ends_well(stage, SMALL, left)
+            assert len(stage.calls(Call.PRESIGN)) == (0 if left is None else 1)
+            return
+        if left is not None:
+            await stage.arrives(left)
+            assert stage.loop.time() - changed_s < 30
+        await asyncio.sleep(10)
+        assert len(stage.calls(Call.PRESIGN)) == sent + (left is not None)
+        await stage.stop()
+        check(stage.evidence({} if left is None else {f"models/{left}": stage.sha256(left)}))
+
+    play(act)
+
+
+@cells("hash")
+def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(fault: int, phase: str) -> None:
+    async def act(stage: Stage) -> None:
+        left: list[str | None] = []
+
+        def meanwhile(path: str) -> None:
+            if not left:
+                left.append(CHANGES[fault](stage, SMALL))
+
+        stage.while_read = meanwhile
+        stage.write(SMALL)
+        stage.start()
+        await stage.until(lambda: left, "the moment")
+        await stage.until(lambda: "replace" in stage.events(SMALL), "S: superseded")
+        await ends_well(stage, SMALL, left[0])
+        assert len(stage.calls(Call.PRESIGN)) == (0 if left[0] is None else 1)
+
+    play(act)
+
+
+@pytest.mark.cell("F06-part")
+def test_F06_part_other_bytes_under_the_same_stat_are_never_stored() -> None:
+    async def act(stage: Stage) -> None:
+        done: list[int] = []
+
+        def meanwhile(request: httpx.Request) -> None:
+            if call_of(request) is Call.PUT_PART and not done:
+                before = (stage.root / LARGE).stat()
+                data = bytearray((stage.root / LARGE).read_bytes())
+                data[-1] ^= 1
+                (stage.root / LARGE).write_bytes(data)
+                os.utime(stage.root / LARGE, ns=(before.st_atime_ns, before.st_mtime_ns))
+                stage.note(LARGE)
+                done.append(1)
+
+        stage.line.on_request = meanwhile
+        stage.write(LARGE)
+        stage.start()
+        await stage.until(lambda: "replace" in stage.events(LARGE), "S: the leaf differs")
+        await ends_well(stage, LARGE, LARGE)
+
+    play(act)
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param(p, id=f"F14-{p}", marks=pytest.mark.cell(f"F14-{p}"))
+        for p in ("watch", "settle", "hash", "part")
+    ],
+)
+@pytest.mark.parametrize("how", ["gone", "emptied"])
+def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
+    """Nothing is concluded from it: no file is forgotten, no job fails, and it goes on by itself."""
+
+    async def act(stage: Stage) -> None:
+        away = stage.folder / "away"
+        gone: list[int] = []
+
+        def take_away() -> None:
+            if not gone:
+                gone.append(1)
+                stage.root.rename(away)
+                if how == "emptied":
+                    stage.root.mkdir()
+                stage.hint("", HintKind.RESCAN)  # the watcher tells of its root
+
+        stage.write(SMALL)
+        stage.start()
+        await stage.arrives(SMALL)
+        if phase == "hash":
+            stage.while_read = lambda path: take_away()
+        elif phase == "part":
+            stage.line.on_request = lambda r: take_away() if call_of(r) is Call.PUT_PART else None
+        if phase != "watch":
+            stage.write(LARGE)
+        if phase == "settle":
+            await asyncio.sleep(0.5)
+        if phase in ("watch", "settle"):
+            take_away()
+        await stage.until(lambda: gone, "the moment")
+        (hold,) = await stage.until(stage.holds, "H", 2 * 3600)
+        assert hold["kind"] == "root"
+        assert str(stage.root) in hold["why"]
+        assert "reject" not in stage.events(LARGE)
+        stage.while_read = lambda path: None
+        if how == "emptied":
+            stage.root.rmdir()
+        away.rename(stage.root)
+        last = SMALL if phase == "watch" else LARGE
+        await stage.arrives(last)
+        await stage.stop()
+        assert len(stage.calls(Call.PRESIGN, path=SMALL)) == 1
+        check(stage.evidence({f"models/{last}": stage.sha256(last)}))
+
+    play(act)

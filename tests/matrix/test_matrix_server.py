@@ -1,0 +1,346 @@
+"""
+Faults 24 to 49 of ``matrix.md``: the network and the two servers.
+
+One row a cell. A cell may be played in several ways (an answer that says no and one that never
+comes, a call that took effect and one that did not): all of them have to keep the promise, and all
+end with the file in the catalog and the oracle content.
+"""
+
+import asyncio
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import pytest
+
+from syncd.model import Call
+from syncd.sandbox.faults import Fault, Rule
+from tests.matrix.letters import (
+    Letter,
+    fails,
+    goes_in_parts,
+    holds,
+    holds_large,
+    looks_first,
+    presigns_again,
+    repeats,
+    uploads_anew,
+    waits,
+)
+from tests.matrix.stage import HOUR_S, LARGE, SMALL, Broken, Stage, call_of, check, play
+
+PHASES: Mapping[str, Sequence[tuple[Call, str]]] = {
+    "presign": [(Call.PRESIGN, SMALL)],
+    "part": [(Call.PUT_PART, LARGE), (Call.PUT_BODY, SMALL)],
+    "complete": [(Call.COMPLETE, LARGE)],
+    "register": [(Call.REGISTER, SMALL)],
+}
+ONCE, ALWAYS = 1, None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way in which a fault shows: rules of the cloud, or a line that breaks."""
+
+    rule: Rule | None = None
+    broken: Broken | None = None
+
+    def strike(self, stage: Stage, call: Call) -> None:
+        rules = [] if self.rule is None else [replace(self.rule, call=call)]
+        broken = None if self.broken is None else replace(self.broken, call=call)
+        stage.strike(*rules, broken=broken)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """
+    One cell of the matrix.
+
+    Args:
+        calls: At which call, and which file meets it; None: as the phase says.
+        answered: Routes that the server has shown before.
+        prepare: What else has to be so.
+    """
+
+    fault: int
+    phase: str
+    ways: Sequence[Way]
+    letters: Sequence[Letter]
+    calls: Sequence[tuple[Call, str]] | None = None
+    answered: Sequence[Call] = ()
+    how: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Stage], None] = lambda stage: None
+
+    @property
+    def name(self) -> str:
+        return f"F{self.fault:02}-{self.phase}"
+
+
+def answers(*statuses: int, code: str | None = None, count: int | None = ALWAYS) -> list[Way]:
+    """The server says no, with the store's error document if *code* is given."""
+    body = None if code is None else f"<?xml?><Error><Code>{code}</Code></Error>"
+    return [Way(Rule(Fault.ANSWER, status=each, body=body, count=count)) for each in statuses]
+
+
+def either(*rules: Rule) -> list[Way]:
+    """Once each, with the call done and not done."""
+    return [
+        Way(replace(rule, count=ONCE, performed=done)) for rule in rules for done in (True, False)
+    ]
+
+
+def breaks(*errors: Callable[[], httpx.TransportError], **how: Any) -> list[Way]:
+    """The line breaks before anything gets to the server."""
+    return [Way(broken=Broken(Call.ME, error, **how)) for error in errors]
+
+
+def always(*rules: Rule) -> list[Way]:
+    return [Way(replace(rule, count=ALWAYS)) for rule in rules]
+
+
+def no_route() -> httpx.TransportError:
+    return httpx.ConnectError("No route to host")
+
+
+def no_name() -> httpx.TransportError:
+    return httpx.ConnectError("Name or service not known")
+
+
+def refused() -> httpx.TransportError:
+    return httpx.ConnectError("Connection refused")
+
+
+def timed_out() -> httpx.TransportError:
+    return httpx.ConnectTimeout("timed out")
+
+
+def silent() -> httpx.TransportError:
+    return httpx.WriteError("Connection timed out")
+
+
+def untrusted() -> httpx.TransportError:
+    error = httpx.ConnectError("certificate verify failed: Hostname mismatch")
+    error.__cause__ = ssl.SSLCertVerificationError("certificate verify failed")
+    return error
+
+
+def lost_then_out() -> list[Way]:
+    """The answer is lost with the network, and for a while nothing at all gets through."""
+    gone = Broken(Call.LIST_MODELS, no_route, everything=True)
+    return [Way(way.rule, gone) for way in either(Rule(Fault.LOST_ANSWER))]
+
+
+RESET, LOST = Rule(Fault.RESET), Rule(Fault.LOST_ANSWER)
+DRIP = Rule(Fault.DELAY, delay_s=650)
+SILENT = Rule(Fault.DELAY, delay_s=100)
+SPOILT = [Rule(Fault.MALFORMED_JSON), Rule(Fault.HUGE, after_bytes=1_100_000),
+          Rule(Fault.ANSWER, status=200, body='{"a":' * 40 + "1" + "}" * 40),
+          Rule(Fault.ANSWER, status=200, body="{}", headers={"Content-Encoding": "gzip"})]  # fmt: skip
+ERROR_INSIDE = Rule(Fault.ANSWER, status=200, body='{"error_message": "it went wrong"}')
+XML_INSIDE = Rule(Fault.ANSWER, status=200, body="<?xml?><Error><Code>InternalError</Code></Error>")
+MULTIPART = (Call.INITIATE, Call.SIGN_PART, Call.COMPLETE)
+PARTS_ONLY = [(Call.PUT_PART, LARGE)]
+BODY_ONLY = [(Call.PUT_BODY, SMALL)]
+OUT = holds("offline")
+PERSON = holds("operator")
+SLOW = holds("throttled")
+TRANSIENT = (408, 425, 500, 502, 503, 504)
+HTML = always(Rule(Fault.HTML))
+
+
+def _same_bytes_registered(stage: Stage) -> None:
+    """Another machine registers the same bytes just before the presign call arrives."""
+
+    def meanwhile(request: httpx.Request) -> None:
+        if call_of(request) is Call.PRESIGN and not stage.far.cloud.records():
+            stage.register_elsewhere(SMALL)
+
+    stage.line.on_request = meanwhile
+
+
+def _new_token(stage: Stage) -> None:
+    """The refused token is replaced at the moment at which it is refused."""
+    stage.line.on_request = lambda request: stage.give(stage.far.new_token())
+
+
+async def refreshes(stage: Stage, path: str, call: Call) -> None:
+    """ "refresh": a token replaced meanwhile is read and the request repeated, once; no hold."""
+    await stage.until(lambda: stage.registered(path), "the record")
+
+    first, second = stage.calls(call, path=path)
+    assert first.answered == 401
+    assert second.ok
+    assert stage.events(path).count("release") == 0
+
+
+async def holds_till_new_token(stage: Stage, path: str, call: Call) -> None:
+    """H: the same token is not tried again, a new one is found without a restart."""
+    await PERSON(stage, path, call)
+    met = len(stage.calls(call, path=path))
+    await asyncio.sleep(HOUR_S)
+    assert len(stage.calls(call, path=path)) == met
+    stage.relent()
+    stage.give(stage.far.new_token())
+
+
+async def adopts(stage: Stage, path: str, call: Call) -> None:
+    """V: the catalog is asked what stands there: these very bytes are taken over, none is sent."""
+    await stage.until(lambda: stage.events(path)[-1:] == ["finish"], "the job's end")
+
+    assert not stage.calls(Call.PUT_BODY, Call.REGISTER)
+
+
+async def takes_ours(stage: Stage, path: str, call: Call) -> None:
+    """V, I3: an object under our key, sent for this plan, is ours; it is registered, not resent."""
+    await stage.until(lambda: stage.registered(path), "the record")
+
+    assert [e.answered for e in stage.calls(call, path=path)] == [None, 412]
+    assert len(stage.calls(Call.PRESIGN, path=path)) == 1
+
+
+async def leaves_foreign(stage: Stage, path: str, call: Call) -> None:
+    """V, I3: what was there before anything of ours was sent is never registered: another key."""
+    await stage.until(lambda: stage.registered(path), "the record")
+
+    first, second = stage.calls(Call.PRESIGN, path=path)
+    assert first.storage_key != second.storage_key
+    assert stage.far.cloud.records()[0].storage_key == second.storage_key
+
+
+async def parts_again(stage: Stage, path: str, call: Call) -> None:
+    """ "resend": the parts go again within the same upload, once."""
+    await stage.until(lambda: len(stage.calls(Call.PUT_PART, path=path)) >= 6, "the parts again")
+
+    assert len({e.upload_id for e in stage.calls(Call.PUT_PART, path=path)[:6]}) == 1
+
+
+async def at_most_three_a_day(stage: Stage, path: str, call: Call) -> None:
+    """ "x3": after three fresh uploads within a day it has failed."""
+    await fails(stage, path, call)
+
+    assert len({e.upload_id for e in stage.hit() if e.call == call}) == 4
+
+
+async def halves(stage: Stage, path: str, call: Call) -> None:
+    """W/2: after SlowDown no more than half as many bodies are under way at once."""
+    await stage.until(lambda: stage.registered(path), "the record")
+
+    slow = stage.hit()[-1].at_ms
+    later = [e.at_ms for e in stage.calls(call) if e.at_ms > slow]
+    assert len(later) > 4
+    assert max(sum(at <= other < at + 1000 for other in later) for at in later) <= 2
+
+
+CELLS = [
+    *(Cell(24, p, lost_then_out(), [OUT]) for p in ("complete", "register")),
+    *(Cell(31, p, answers(401, count=ONCE), [refreshes], prepare=_new_token)
+      for p in ("presign", "complete", "register")),
+    Cell(36, "presign", answers(409, count=ONCE), [adopts], prepare=_same_bytes_registered),
+    Cell(43, "part", answers(503, code="SlowDown", count=ONCE), [halves], calls=PARTS_ONLY,
+         prepare=lambda stage: stage.write(LARGE, 12 * 5120)),
+    Cell(49, "complete", [*answers(400, code="InvalidPart"), *answers(400, code="InvalidPartOrder"),
+                          *answers(400, code="EntityTooSmall")], [parts_again, uploads_anew, fails]),
+    *(Cell(24, p, breaks(no_route, no_name, everything=True), [repeats, OUT])
+      for p in ("presign", "part")),
+    *(Cell(25, p, breaks(refused, timed_out), [repeats, OUT])
+      for p in ("presign", "complete", "register")),
+    *(Cell(26, p, always(RESET, LOST), [repeats]) for p in ("presign", "part")),
+    *(Cell(26, p, either(RESET, LOST), [looks_first]) for p in ("complete", "register")),
+    Cell(27, "presign", always(SILENT), [repeats]),
+    Cell(27, "part", breaks(silent, after_s=30.0), [repeats]),
+    Cell(27, "complete", either(DRIP), [looks_first]),
+    Cell(27, "register", either(SILENT), [looks_first]),
+    *(Cell(29, p, breaks(untrusted), [PERSON]) for p in PHASES),
+    *(Cell(30, p, always(Rule(Fault.REDIRECT)), [PERSON])
+      for p in ("presign", "complete", "register")),
+    Cell(30, "part", always(Rule(Fault.REDIRECT)), [presigns_again, waits]),
+    Cell(31, "part", answers(401, count=ONCE), [presigns_again]),
+    *(Cell(32, p, answers(402, 403, 507), [PERSON]) for p in ("presign", "complete", "register")),
+    Cell(34, "presign", answers(400, 422), [fails]),
+    Cell(34, "part", answers(400), [fails]),
+    Cell(34, "complete", answers(400, 422), [uploads_anew, fails]),
+    Cell(34, "register", answers(400, 422), [fails]),
+    *(Cell(35, p, answers(405, 501), [PERSON]) for p in ("presign", "register")),
+    Cell(35, "part", answers(404, 405, 501), [holds_large], calls=[(Call.SIGN_PART, LARGE)]),
+    Cell(35, "complete", answers(404, 405, 501), [holds_large]),
+    Cell(36, "part", [*answers(409, code="ConditionalRequestConflict"),
+                      *answers(409, code="OperationAborted")], [repeats, waits]),
+    Cell(36, "complete", answers(409), [uploads_anew, waits]),
+    Cell(36, "register", [Way(Rule(Fault.ANSWER, status=409, performed=True))], [looks_first]),
+    Cell(37, "presign", answers(413, count=ONCE), [goes_in_parts]),
+    Cell(37, "part", answers(400, code="EntityTooLarge", count=ONCE), [goes_in_parts],
+         calls=BODY_ONLY),
+    *(Cell(37, p, answers(413), [fails]) for p in ("complete", "register")),
+    Cell(38, "part", answers(403, code="ExpiredToken", count=3), [presigns_again]),
+    Cell(39, "part", answers(403, code="SignatureDoesNotMatch"), [presigns_again, fails]),
+    Cell(40, "part", answers(403, code="RequestTimeTooSkewed"), [presigns_again, PERSON]),
+    Cell(41, "complete", [Way(Rule(Fault.ANSWER, status=412, performed=True))], [looks_first]),
+    Cell(41, "register", either(Rule(Fault.ANSWER, status=412)), [looks_first]),
+    Cell(42, "part", answers(404, code="NoSuchUpload", count=ONCE), [uploads_anew],
+         calls=PARTS_ONLY),
+    Cell(42, "complete", answers(404, count=ONCE), [uploads_anew], answered=MULTIPART),
+    *(Cell(43, p, answers(429), [repeats, SLOW]) for p in ("presign", "register")),
+    Cell(43, "complete", answers(429), [repeats]),
+    *(Cell(44, p, answers(*TRANSIENT), [repeats, waits]) for p in ("presign", "part")),
+    *(Cell(44, p, either(*(Rule(Fault.ANSWER, status=s) for s in TRANSIENT)), [looks_first])
+      for p in ("complete",)),
+    Cell(44, "register", either(*(Rule(Fault.ANSWER, status=s) for s in TRANSIENT if s != 425)),
+         [looks_first]),
+    Cell(45, "presign", always(ERROR_INSIDE), [repeats, waits]),
+    Cell(45, "part", always(XML_INSIDE), [repeats]),
+    Cell(45, "complete", [*either(ERROR_INSIDE, XML_INSIDE), *always(XML_INSIDE)], [looks_first]),
+    Cell(45, "register", either(ERROR_INSIDE), [looks_first]),
+    Cell(46, "presign", always(*SPOILT), [repeats, waits]),
+    Cell(46, "part", always(Rule(Fault.HUGE, after_bytes=1_100_000)), [repeats, waits],
+         calls=PARTS_ONLY),
+    *(Cell(46, p, either(*SPOILT), [looks_first]) for p in ("complete", "register")),
+    Cell(47, "part", answers(400, code="BadDigest"), [repeats, waits]),
+    Cell(47, "complete", answers(400, code="BadDigest"), [uploads_anew]),
+    Cell(48, "part", always(Rule(Fault.NO_ETAG)), [repeats, waits], calls=PARTS_ONLY),
+]  # fmt: skip
+
+
+EXTRA = [
+    *(Cell(31, p, answers(401), [holds_till_new_token]) for p in ("presign", "complete", "register")),
+    Cell(41, "part", either(LOST)[:1], [takes_ours], calls=BODY_ONLY),
+    Cell(41, "part", answers(412, code="PreconditionFailed", count=ONCE), [leaves_foreign],
+         calls=BODY_ONLY),
+    Cell(42, "part", answers(404, code="NoSuchUpload"), [at_most_three_a_day], calls=PARTS_ONLY),
+    *(Cell(46, p, HTML, [OUT]) for p in PHASES),
+]  # fmt: skip
+"""What a cell promises beside its first reading."""
+
+
+def _params() -> Iterator[Any]:
+    seen: Counter[str] = Counter()
+    for cell in (*CELLS, *EXTRA):
+        seen[cell.name] += 1
+        again = "" if seen[cell.name] == 1 else f"-{seen[cell.name]}"
+        yield pytest.param(cell, id=cell.name + again, marks=pytest.mark.cell(cell.name))
+
+
+@pytest.mark.parametrize("cell", [*_params()])
+def test_a_fault_leads_to_what_the_matrix_promises(cell: Cell) -> None:
+    for call, path in cell.calls or PHASES[cell.phase]:
+        for way in cell.ways:
+            play(_act(cell, way, call, path), **cell.how)
+
+
+def _act(cell: Cell, way: Way, call: Call, path: str) -> Any:
+    async def act(stage: Stage) -> None:
+        stage.knows_routes(*cell.answered)
+        stage.write(path)
+        cell.prepare(stage)
+        way.strike(stage, call)
+        stage.start()
+        for letter in cell.letters:
+            await letter(stage, path, call)
+        stage.relent()
+        await stage.arrives(path)
+        await stage.stop()
+        check(stage.evidence({f"models/{path}": stage.sha256(path)}))
+
+    return act
