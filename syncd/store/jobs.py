@@ -398,7 +398,10 @@ class Jobs:
         """Give back untried whatever *owner* still holds; how many jobs that were."""
         with self._db.transaction():
             rows = self._db.all(
-                "SELECT id FROM job WHERE state = 'leased' AND lease_owner = ?", (owner,)
+                # As ``claim`` numbers them.
+                "SELECT id FROM job WHERE state = 'leased'"
+                " AND substr(lease_owner, 1, length(:owner) + 1) = :owner || '#'",
+                {"owner": owner},
             )
             for row in rows:
                 job = self.get(row["id"])

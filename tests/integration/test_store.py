@@ -982,6 +982,20 @@ def test_a_released_job_is_due_at_once_with_its_attempt_back(store: Store) -> No
     assert job.last_error == "stopped"
 
 
+def test_a_stop_gives_back_every_claim_of_its_own_and_of_nobody_else(store: Store) -> None:
+    for number in range(3):
+        admit(store, f"loras/{number}.pt")
+    mine = [claim(store), claim(store)]
+    other = store.jobs.claim("me2", NOW, TTL)
+    assert other is not None
+
+    assert store.jobs.release_owned("me", NOW) == 2
+    assert [(store.jobs.get(job.id).state, store.jobs.get(job.id).attempt) for job in mine] == [
+        (State.QUEUED, 0)
+    ] * 2
+    assert store.jobs.get(other.id).state is State.LEASED
+
+
 def test_a_job_held_for_a_signed_in_user_is_not_claimed_until_its_class_is_freed(
     store: Store,
 ) -> None:
