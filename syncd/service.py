@@ -40,6 +40,7 @@ from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
 from syncd.patience import Patience
 from syncd.progress import Meter
+from syncd.retirement import Policy, Retirement
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
 from syncd.watch import Watcher
@@ -80,6 +81,7 @@ class _Parts:
     intake: Intake
     dispatcher: Dispatcher
     janitor: Janitor
+    retirement: Retirement
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class Service:
         await self._run_until_stopped(parts, {settling, working}, enough={working})
         if not self._stop.is_set():
             await parts.janitor.clean_up()
+            await parts.retirement.retire_due()
         self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
             parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
@@ -371,6 +374,7 @@ class Service:
     async def _clean_up(self, parts: _Parts) -> None:
         while True:
             await parts.janitor.clean_up()
+            await parts.retirement.retire_due()
             await self._wake_janitor.wait()
             self._wake_janitor.clear()
 
@@ -518,7 +522,18 @@ class Service:
             on_freed=self._hint,
         )
         janitor = Janitor(store=store, lanes=self._lanes, api=api, clock=self._clock)
-        return _Parts(roots, store, intake, dispatcher, janitor)
+        retirement = Retirement(
+            store=store,
+            lanes=self._lanes,
+            api=api,
+            clock=self._clock,
+            policy=Policy(
+                settings.catalog.on_delete,
+                settings.catalog.delete_grace_s,
+                settings.catalog.delete_most,
+            ),
+        )
+        return _Parts(roots, store, intake, dispatcher, janitor, retirement)
 
     def _require_same_cloud(self, store: Store) -> None:
         api = self._settings.api

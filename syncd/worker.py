@@ -37,7 +37,7 @@ from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan, printable
 from syncd.progress import Meter, Phase
 from syncd.soundness import mismatch
-from syncd.store import Store
+from syncd.store import Retiring, Store
 from syncd.transfer import Transfer, Tries
 
 PERSON_PROBE_S = 3600.0
@@ -68,6 +68,10 @@ class Side(StrEnum):
     def of(cls, error: JobError) -> "Side":
         """Whom the request that met *error* went to."""
         return cls.STORE if error.call in STORE_CALLS else cls.API
+
+
+_NO_MOVE = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.CONFLICT})
+"""What says that this server does not change this record so."""
 
 
 class End(StrEnum):
@@ -136,6 +140,8 @@ class _Run:
     grant_used: bool = False
     tries: Tries = field(default_factory=Tries)
     unclear: int = 0
+    may_move: bool = True
+    made_room: Retiring | None = None
     foreign_key: str | None = None
     ended: Outcome | None = None
 
@@ -197,6 +203,7 @@ class Worker:
         self._do: dict[Step, Callable[[_Run], Awaitable[None]]] = {
             Step.PLAN: self._plan,
             Step.ADOPT: self._adopt,
+            Step.MOVE: self._move,
             Step.PRESIGN: self._presign,
             Step.PUT: self._put,
             Step.SIGN_IN: self._sign_in,
@@ -311,7 +318,9 @@ class Worker:
 
     async def _next(self, run: _Run) -> Step:
         job = run.job
-        known = job.sha256 is not None and job.storage_key is None and await self._known(run)
+        fresh = job.sha256 is not None and job.storage_key is None
+        known = fresh and await self._known(run)
+        movable = fresh and not known and await self._movable(run) is not None
         missing = len(await self._missing(job)) if job.upload_id is not None else 0
         route = choose_route(
             job.fingerprint.size,
@@ -323,7 +332,9 @@ class Worker:
         granted = run.grant is not None and (
             not run.grant_used or self._transfer.is_live(run.grant)
         )
-        return next_step(job, route=route, granted=granted, missing=missing, known=known)
+        return next_step(
+            job, route=route, granted=granted, missing=missing, known=known, movable=movable
+        )
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -344,6 +355,35 @@ class Worker:
         record_id = await self._record_id(run)
         assert record_id is not None, "the step is taken only when the record is known"
         run.job = await self._note(run.job, record_id=record_id, adopted=True)
+
+    async def _move(self, run: _Run) -> None:
+        """The file was renamed: its record goes with it, where the server can do that."""
+        run.call = Call.UPDATE_MODEL
+        record_id, target = await self._movable(run), run.job.target
+        assert record_id is not None, "the step is taken only where there is one"
+        place = {
+            "model_path": target.model_path,
+            "model_type": target.model_type,
+            "display_name": target.display_name,
+        }
+        try:
+            run.may_move = await self._api.update_model(record_id, place)
+        except JobError as error:
+            if error.kind not in _NO_MOVE:
+                raise
+            run.may_move = False
+        if not run.may_move:
+            return
+        self._catalog.forget()
+        self._log.info("record.moved", record_id=record_id, model_path=target.model_path)
+        await self._lanes.db(self._store.records.note_moved, record_id, target)
+        run.job = await self._note(run.job, record_id=record_id, adopted=False)
+
+    async def _movable(self, run: _Run) -> str | None:
+        assert run.job.sha256 is not None, "planned before"
+        if not run.may_move:
+            return None
+        return await self._lanes.db(self._store.records.movable, run.job.sha256)
 
     async def _presign(self, run: _Run) -> None:
         run.call = Call.PRESIGN
@@ -526,7 +566,8 @@ class Worker:
                 run.job = await self._note(job, record_id=f"unknown:{job.storage_key}")
             elif error.kind is Kind.CONFLICT:
                 run.job = await self._note(job, register_sent_at=None)
-                await self._taken(run)
+                if not await self._make_room(run):
+                    await self._taken(run)
             else:
                 # Of a refused repeat nothing is in doubt; of the first one all that was before.
                 intent = "register_repeated_at" if repeated else "register_sent_at"
@@ -535,6 +576,36 @@ class Worker:
             return
         await self._contact()
         run.job = await self._note(job, record_id=record_id)
+
+    async def _make_room(self, run: _Run) -> bool:
+        """
+        Disable our own record of the path's former bytes, once; True if it is worth another try.
+
+        If the server turns the new one down all the same, the former is put in force again.
+        """
+        job, records = run.job, self._store.records
+        assert job.sha256 is not None, "planned before"
+        if run.made_room is not None:
+            await self._api.update_model(run.made_room.record_id, {"model_status": "active"})
+            await self._lanes.db(records.reinstate, run.made_room)
+            return False
+        former = await self._lanes.db(records.predecessor, job.target.model_path, job.sha256)
+        if former is None:
+            return False
+        await self._lanes.db(records.note_retiring, former, self._clock.now_ms())
+        run.call = Call.UPDATE_MODEL
+        try:
+            disabled = await self._api.update_model(former.record_id, {"model_status": "disabled"})
+        except JobError as error:
+            if error.kind not in _NO_MOVE:
+                raise
+            disabled = False
+        if not disabled:
+            await self._lanes.db(records.reinstate, former)
+            return False
+        await self._lanes.db(records.note_retired, former, self._clock.now_ms())
+        run.made_room = former
+        return True
 
     async def _stored(self, run: _Run) -> None:
         run.job = await self._db(self._store.jobs.note_stored, run.job)
@@ -647,12 +718,14 @@ class Worker:
         job = run.job
         assert job.sha256 is not None, "planned before"
         path = job.target.model_path
-        own = await self._lanes.db(self._store.files.record_for, path, job.sha256)
+        own = await self._lanes.db(self._store.records.claim, path, job.sha256)
         if own is not None:
             return own
         run.call = Call.LIST_MODELS
         record = await self._catalog.holding(path, job.sha256)
-        return None if record is None else record.id
+        if record is None or await self._lanes.db(self._store.records.is_leaving, record.id):
+            return None
+        return record.id
 
     # -- ends ------------------------------------------------------------------------------------
 

@@ -338,6 +338,17 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
     return Path(first or platformdirs.user_state_dir("syncd")).absolute()
 
 
+class Catalog(_Section):
+    on_delete: Literal["keep", "disable", "delete"] = "keep"
+    """What becomes of the record when a file goes that this syncd registered."""
+
+    delete_grace_s: float = Field(86_400, ge=0, le=31_536_000, allow_inf_nan=False)
+    """Seconds that a file has to be gone before its record follows."""
+
+    delete_most: int = Field(20, ge=0, le=1_000_000)
+    """With more records than this to follow at once, none does: that looks like an accident."""
+
+
 class Settings(BaseSettings):
     """All settings, checked. ``load`` makes them; direct construction reads no other source."""
 
@@ -366,6 +377,7 @@ class Settings(BaseSettings):
     naming: Naming = Naming()
     select: Select = Select()
     limits: Limits = Limits()
+    catalog: Catalog = Catalog()
 
     @classmethod
     def settings_customise_sources(

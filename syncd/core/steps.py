@@ -17,6 +17,7 @@ class Step(StrEnum):
     PLAN = "plan"  # read the file: SHA-256 and leaf digests
     ADOPT = "adopt"  # the same bytes stand at that path in the catalog: no byte is sent
     PRESIGN = "presign"  # reserve a storage key, get a URL
+    MOVE = "move"  # a record of ours holds these bytes for a path that is gone: it was renamed
     PUT = "put"  # send the body in one request
     SIGN_IN = "sign_in"  # too large for this credential: wait for a person
     INITIATE = "initiate"  # open a multipart upload
@@ -27,7 +28,9 @@ class Step(StrEnum):
     FINISH = "finish"
 
 
-def next_step(job: Job, *, route: Route, granted: bool, missing: int, known: bool) -> Step:
+def next_step(
+    job: Job, *, route: Route, granted: bool, missing: int, known: bool, movable: bool
+) -> Step:
     """
     The next step of *job*.
 
@@ -36,6 +39,7 @@ def next_step(job: Job, *, route: Route, granted: bool, missing: int, known: boo
         granted: A live upload URL for ``job.storage_key`` is in memory (it is never stored).
         missing: Parts without a committed etag; ignored while there is no upload.
         known: The catalog is known to hold these bytes at this path.
+        movable: It holds them at a path whose file is gone, and a record can be moved there.
     """
     if job.record_id is not None:
         return Step.FINISH
@@ -47,6 +51,8 @@ def next_step(job: Job, *, route: Route, granted: bool, missing: int, known: boo
         return Step.REGISTER
     if known:
         return Step.ADOPT
+    if movable:
+        return Step.MOVE
     if route is Route.NEEDS_SIGN_IN:
         return Step.SIGN_IN
     if route is Route.MULTIPART:

@@ -12,6 +12,7 @@ from syncd.store.db import Database, Lock, is_locked
 from syncd.store.files import Admission, Files, RootRow, Wanted
 from syncd.store.holds import HoldRow, Holds, Servers
 from syncd.store.jobs import Jobs
+from syncd.store.records import Records, Retiring
 from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "FileReport",
     "HoldRow",
     "PathKey",
+    "Records",
     "Report",
+    "Retiring",
     "RootReport",
     "RootRow",
     "Store",
@@ -48,6 +51,7 @@ class Store:
             self._lock.close()
             raise
         self.jobs = Jobs(self._db)
+        self.records = self.jobs.records
         self.files = Files(self._db, self.jobs)
         self.holds = Holds(self._db)
         self.servers = Servers(self._db)

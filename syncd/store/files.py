@@ -254,6 +254,7 @@ class Files:
                 self._jobs.replace_live(
                     known.root_id, known.rel_path, now_ms, why="the file is gone"
                 )
+                self._jobs.records.note_gone(known, now_ms)
                 freed += self._leave_conflict(known.root_id, known.rel_path, None)
                 self._db.run(
                     "DELETE FROM file WHERE root_id = ? AND rel_path = ?",
@@ -280,16 +281,6 @@ class Files:
             if ours is not None:
                 self._jobs.replace_live(job.root_id, job.rel_path, now_ms, why=reason)
                 self._mark(job.root_id, job.rel_path, Verdict.INCOMPLETE, reason, now_ms)
-
-    # -- what the catalog holds ------------------------------------------------------------------
-
-    def record_for(self, model_path: str, sha256: str) -> str | None:
-        """The id of the record known to hold these bytes at that path."""
-        row = self._db.one(
-            "SELECT record_id FROM record WHERE model_path = ? AND sha256 = ?",
-            (model_path, sha256),
-        )
-        return None if row is None else str(row["record_id"])
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from syncd.model import (
     printable,
 )
 from syncd.store.db import Database
+from syncd.store.records import Records
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
 
 _SELECT = "SELECT job.*, plan.leaves FROM job LEFT JOIN plan ON plan.job_id = job.id"
@@ -45,6 +46,7 @@ class Jobs:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self.records = Records(db)
 
     # -- birth -----------------------------------------------------------------------------------
 
@@ -80,7 +82,9 @@ class Jobs:
         )
         if row is None or row["state"] != State.DONE or row["model_path"] != target.model_path:
             return False
-        return job_of(row).fingerprint.same_file_as(found.fingerprint)
+        if not job_of(row).fingerprint.same_file_as(found.fingerprint):
+            return False
+        return not self.records.is_leaving(row["record_id"])
 
     # -- ownership -------------------------------------------------------------------------------
 
@@ -322,24 +326,7 @@ class Jobs:
                 last_advice=None,
                 last_kind=None,
             )
-            self._db.run(
-                "INSERT INTO record (record_id, model_path, sha256, size, storage_key, root_id,"
-                " rel_path, adopted, registered_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (model_path, sha256) DO UPDATE SET record_id = excluded.record_id,"
-                " storage_key = coalesce(excluded.storage_key, storage_key),"
-                " root_id = excluded.root_id, rel_path = excluded.rel_path",
-                (
-                    record_id,
-                    job.target.model_path,
-                    job.sha256,
-                    job.fingerprint.size,
-                    job.storage_key,
-                    job.root_id,
-                    os.fsencode(job.rel_path),
-                    adopted,
-                    now_ms,
-                ),
-            )
+            self.records.note(job, record_id, now_ms, adopted=adopted)
             unseen = self._db.run(
                 "DELETE FROM file WHERE root_id = ? AND rel_path = ? AND ctime_ns <> ?",
                 (job.root_id, os.fsencode(job.rel_path), job.fingerprint.ctime_ns),

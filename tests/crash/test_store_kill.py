@@ -86,7 +86,7 @@ def require_kept(store: Store, fact: Fact) -> None:
             assert [getattr(job, str(name))] == values
     if name == "record_id":
         assert job.state is State.DONE
-        assert store.files.record_for(job.target.model_path, job.sha256 or "") == values[0]
+        assert store.records.claim(job.target.model_path, job.sha256 or "") == values[0]
 
 
 def require_whole(state_dir: str) -> None:

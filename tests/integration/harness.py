@@ -307,8 +307,8 @@ class Nursery:
 
 
 def records(cloud: Sandbox) -> dict[str, str]:
-    """model_path -> the SHA-256 that its record claims; every record's object must have it."""
-    listed = cloud.records()
+    """model_path -> the SHA-256 that its active record claims; every record's object must have it."""
+    listed = [record for record in cloud.records() if record["model_status"] == "active"]
     for record in listed:
         stored = cloud.stored_sha256(record["storage_key"])
         assert record["file_hash"] == f"sha256:{stored}", f"{record['model_path']} is not its hash"

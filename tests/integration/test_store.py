@@ -873,8 +873,8 @@ def test_finishing_writes_the_record_and_ends_the_job_in_one_commit(
     [shown] = store.report.files()
 
     assert (done.state, done.record_id, done.lease_owner) == (State.DONE, "rec-1", None)
-    assert store.files.record_for(job.target.model_path, SHA) == "rec-1"
-    assert store.files.record_for(job.target.model_path, "6" * 64) is None
+    assert store.records.claim(job.target.model_path, SHA) == "rec-1"
+    assert store.records.claim(job.target.model_path, "6" * 64) is None
     assert (shown.state, shown.record_id, shown.sha256) == ("registered", "rec-1", SHA)
     assert rows(state_dir, "SELECT storage_key, size, adopted FROM record") == [("key-1", 100, 0)]
 
@@ -928,7 +928,7 @@ def test_a_second_record_of_the_same_bytes_at_a_path_takes_the_firsts_place(stor
         job = store.jobs.note_plan(claim(store), PLAN, NOW)
         store.jobs.finish(job, record_id, NOW, adopted=False)
 
-    assert store.files.record_for(target().model_path, SHA) == "rec-2"
+    assert store.records.claim(target().model_path, SHA) == "rec-2"
 
 
 def retry(store: Store, job: Job, *, free: bool) -> Job:
@@ -1286,7 +1286,7 @@ def test_a_finished_job_is_left_alone_when_its_file_goes(store: Store) -> None:
 
     assert store.jobs.get(job.id).state is State.DONE
     assert list(store.report.files()) == []
-    assert store.files.record_for(job.target.model_path, SHA) == "rec"
+    assert store.records.claim(job.target.model_path, SHA) == "rec"
 
 
 TOUCHED = found()._replace(fingerprint=found().fingerprint._replace(ctime_ns=99))

@@ -210,7 +210,7 @@ class Queue(RuleBasedStateMachine):
 
         if self.write(job, write):
             self.end(job, State.DONE)
-            assert self.store.files.record_for(job.target.model_path, PLAN.sha256) == "rec"
+            assert self.store.records.claim(job.target.model_path, PLAN.sha256) == "rec"
 
     @rule(job=consumes(leases))
     def reject(self, job: Job) -> None:

@@ -34,6 +34,7 @@ BELOW_SERVICE = BELOW_WORKER | {
     "worker",
     "intake",
     "janitor",
+    "retirement",
     "dispatch",
     "control",
 }
@@ -57,6 +58,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "compare": BELOW_WORKER,
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
+    "retirement": BELOW_WORKER,
     "control": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker"},
     "service": BELOW_SERVICE,

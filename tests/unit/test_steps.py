@@ -48,7 +48,10 @@ REGISTERED = replace(REGISTER_SENT, record_id="rec")
 def test_a_file_of_one_request_goes_on_where_its_facts_end(
     job: Job, granted: bool, step: Step
 ) -> None:
-    assert next_step(job, route=Route.PUT, granted=granted, missing=0, known=False) is step
+    assert (
+        next_step(job, route=Route.PUT, granted=granted, missing=0, known=False, movable=False)
+        is step
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,10 @@ def test_a_file_of_one_request_goes_on_where_its_facts_end(
 )
 def test_a_file_in_parts_goes_on_where_its_facts_end(job: Job, missing: int, step: Step) -> None:
     assert (
-        next_step(job, route=Route.MULTIPART, granted=False, missing=missing, known=False) is step
+        next_step(
+            job, route=Route.MULTIPART, granted=False, missing=missing, known=False, movable=False
+        )
+        is step
     )
 
 
@@ -80,7 +86,10 @@ def test_a_file_in_parts_goes_on_where_its_facts_end(job: Job, missing: int, ste
 def test_bytes_known_in_the_catalog_are_adopted_before_anything_is_sent(
     job: Job, route: Route
 ) -> None:
-    assert next_step(job, route=route, granted=True, missing=2, known=True) is Step.ADOPT
+    assert (
+        next_step(job, route=route, granted=True, missing=2, known=True, movable=False)
+        is Step.ADOPT
+    )
 
 
 @pytest.mark.parametrize("route", Route)
@@ -97,13 +106,15 @@ def test_bytes_known_in_the_catalog_are_adopted_before_anything_is_sent(
 def test_what_is_stored_or_sent_is_settled_whatever_the_route_or_the_catalog_say(
     job: Job, route: Route, step: Step, known: bool
 ) -> None:
-    assert next_step(job, route=route, granted=True, missing=1, known=known) is step
+    assert next_step(job, route=route, granted=True, missing=1, known=known, movable=False) is step
 
 
 @pytest.mark.parametrize("job", [PLANNED, RESERVED, OPENED])
 def test_a_file_too_large_for_the_credential_waits_for_a_person(job: Job) -> None:
     assert (
-        next_step(job, route=Route.NEEDS_SIGN_IN, granted=True, missing=1, known=False)
+        next_step(
+            job, route=Route.NEEDS_SIGN_IN, granted=True, missing=1, known=False, movable=False
+        )
         is Step.SIGN_IN
     )
 
@@ -111,4 +122,18 @@ def test_a_file_too_large_for_the_credential_waits_for_a_person(job: Job) -> Non
 def test_a_register_whose_answer_never_came_is_looked_up_before_anything_else() -> None:
     job = replace(PLANNED, storage_key="key", register_sent_at=1)
 
-    assert next_step(job, route=Route.PUT, granted=True, missing=0, known=True) is Step.LOOK_UP
+    assert (
+        next_step(job, route=Route.PUT, granted=True, missing=0, known=True, movable=False)
+        is Step.LOOK_UP
+    )
+
+
+def test_a_renamed_file_takes_its_record_with_it_before_anything_is_asked_for() -> None:
+    for route in Route:
+        step = next_step(PLANNED, route=route, granted=False, missing=0, known=False, movable=True)
+        assert step is Step.MOVE
+
+
+def test_a_record_that_is_there_already_is_adopted_rather_than_another_moved() -> None:
+    step = next_step(PLANNED, route=Route.PUT, granted=False, missing=0, known=True, movable=True)
+    assert step is Step.ADOPT

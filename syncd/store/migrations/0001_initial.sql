@@ -137,8 +137,16 @@ CREATE TABLE record (
     root_id       INTEGER NOT NULL, rel_path BLOB NOT NULL,
     adopted       INTEGER NOT NULL CHECK (adopted IN (0, 1)),
     registered_at INTEGER NOT NULL,                                  -- Unix ms
+    gone_at       INTEGER,                                           -- its file was found missing
+    replaced_at   INTEGER,                                           -- its path holds other bytes now
+    retire_sent_at INTEGER,                                          -- intent: disable or delete is about to be sent
+    retired_at    INTEGER,                                           -- nothing is left to do
+    retire_after  INTEGER NOT NULL DEFAULT 0,                        -- next try, Unix ms
     PRIMARY KEY (model_path, sha256)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX record_by_file ON record (root_id, rel_path);
+CREATE INDEX record_gone ON record (sha256) WHERE gone_at IS NOT NULL;
+CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT NULL AND retired_at IS NULL;
 
 -- Why everything (or every large file) waits.
 CREATE TABLE hold (

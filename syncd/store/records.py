@@ -1,0 +1,198 @@
+"""
+What the catalog is known to hold, and which of our records have had their time.
+
+A record is ours if this syncd registered it. One whose path got new bytes is *replaced*; one whose
+file went away is *gone*. Either way only a record of ours is ever touched, one call at a time, with
+the intent committed first. Who wants a record back before that call has it.
+"""
+
+import os
+from dataclasses import dataclass
+
+from syncd.model import Job, KnownFile, Target
+from syncd.store.db import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """A record of ours whose time is over; ``replaced`` by new bytes, else its file is gone."""
+
+    record_id: str
+    model_path: str
+    sha256: str
+    replaced: bool
+
+
+class Records:
+    """The record table. Methods that write belong on the store's thread."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def note(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> None:
+        """The record holds the job's bytes at its path; ours with other bytes there are replaced."""
+        path = job.target.model_path
+        self._db.run(
+            "INSERT INTO record (record_id, model_path, sha256, size, storage_key, root_id,"
+            " rel_path, adopted, registered_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (model_path, sha256) DO UPDATE SET record_id = excluded.record_id,"
+            " storage_key = coalesce(excluded.storage_key, storage_key),"
+            " root_id = excluded.root_id, rel_path = excluded.rel_path,"
+            # A record of ours that is met again in the catalog is still ours.
+            " adopted = CASE WHEN record_id = excluded.record_id THEN min(adopted, excluded.adopted)"
+            " ELSE excluded.adopted END,"
+            " gone_at = NULL, replaced_at = NULL, retire_sent_at = NULL, retired_at = NULL,"
+            " retire_after = 0",
+            (
+                record_id,
+                path,
+                job.sha256,
+                job.fingerprint.size,
+                job.storage_key,
+                job.root_id,
+                os.fsencode(job.rel_path),
+                adopted,
+                now_ms,
+            ),
+        )
+        self._db.run(
+            "UPDATE record SET replaced_at = ? WHERE model_path = ? AND sha256 <> ?"
+            " AND adopted = 0 AND replaced_at IS NULL",
+            (now_ms, path, job.sha256),
+        )
+
+    def claim(self, model_path: str, sha256: str) -> str | None:
+        """
+        The id of the record known to hold these bytes at that path; it stays from now on.
+
+        None also where it is being retired, or was.
+        """
+        with self._db.transaction():
+            row = self._db.one(
+                "UPDATE record SET gone_at = NULL, replaced_at = NULL"
+                " WHERE model_path = ? AND sha256 = ? AND retire_sent_at IS NULL"
+                " RETURNING record_id",
+                (model_path, sha256),
+            )
+        return None if row is None else str(row["record_id"])
+
+    def is_leaving(self, record_id: str) -> bool:
+        """Was the call that retires it sent, or about to be?"""
+        return (
+            self._db.one(
+                "SELECT 1 FROM record WHERE record_id = ? AND retire_sent_at IS NOT NULL",
+                (record_id,),
+            )
+            is not None
+        )
+
+    def note_gone(self, file: KnownFile, now_ms: int) -> None:
+        """The file is no longer on disk. Nothing happens to its record for now."""
+        self._db.run(
+            "UPDATE record SET gone_at = ? WHERE root_id = ? AND rel_path = ? AND gone_at IS NULL",
+            (now_ms, file.root_id, os.fsencode(file.rel_path)),
+        )
+
+    # -- moving ----------------------------------------------------------------------------------
+
+    def movable(self, sha256: str) -> str | None:
+        """The id of a record of ours with these bytes whose own file is gone: perhaps it was renamed."""
+        row = self._db.one(
+            "SELECT record_id FROM record WHERE sha256 = ? AND adopted = 0 AND gone_at IS NOT NULL"
+            f" AND retire_sent_at IS NULL AND {_KNOWN_ID} AND {_NO_FILE}"
+            " ORDER BY gone_at DESC LIMIT 1",
+            (sha256,),
+        )
+        return None if row is None else str(row["record_id"])
+
+    def note_moved(self, record_id: str, target: Target) -> None:
+        """The record stands at another path now."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE OR REPLACE record SET model_path = ?, gone_at = NULL WHERE record_id = ?",
+                (target.model_path, record_id),
+            )
+
+    # -- retiring --------------------------------------------------------------------------------
+
+    def retiring(
+        self, now_ms: int, *, gone_before: int | None, most_gone: int
+    ) -> tuple[Retiring | None, int]:
+        """
+        A record to retire now, if any, and how many deletions are held back.
+
+        Args:
+            gone_before: Records whose file went before this (Unix ms) are due too; None: never.
+            most_gone: With more of those at once, none of them is due: that looks like an accident.
+        """
+        ours = f"adopted = 0 AND retired_at IS NULL AND retire_after <= :now AND {_KNOWN_ID}"
+        at_rest = (
+            " AND NOT EXISTS (SELECT 1 FROM job WHERE job.model_path = record.model_path"
+            " AND job.state IN ('queued', 'leased'))"
+        )
+        select = "SELECT record_id, model_path, sha256, replaced_at FROM record WHERE "
+        row = self._db.one(
+            f"{select} {ours} AND replaced_at IS NOT NULL {at_rest} LIMIT 1", {"now": now_ms}
+        )
+        if row is None and gone_before is not None:
+            gone = self._db.all(
+                f"{select} {ours} AND gone_at < :before AND {_NO_FILE} {at_rest}",
+                {"now": now_ms, "before": gone_before},
+            )
+            if len(gone) > most_gone:
+                return None, len(gone)
+            row = gone[0] if gone else None
+        if row is None:
+            return None, 0
+        return (
+            Retiring(
+                row["record_id"],
+                row["model_path"],
+                row["sha256"],
+                replaced=row["replaced_at"] is not None,
+            ),
+            0,
+        )
+
+    def predecessor(self, model_path: str, sha256: str) -> Retiring | None:
+        """A record of ours that still holds other bytes at that path."""
+        row = self._db.one(
+            "SELECT record_id, model_path, sha256 FROM record WHERE model_path = ? AND sha256 <> ?"
+            f" AND adopted = 0 AND retired_at IS NULL AND {_KNOWN_ID}",
+            (model_path, sha256),
+        )
+        if row is None:
+            return None
+        return Retiring(row["record_id"], row["model_path"], row["sha256"], replaced=True)
+
+    def note_retiring(self, retiring: Retiring, now_ms: int) -> None:
+        """The call that retires it is about to be sent."""
+        self._write(retiring, "retire_sent_at = ?", now_ms)
+
+    def note_retired(self, retiring: Retiring, now_ms: int) -> None:
+        """It is retired, or this server has no way to do it: either way nothing is left to do."""
+        self._write(retiring, "retired_at = ?", now_ms)
+
+    def postpone(self, retiring: Retiring, until_ms: int) -> None:
+        """The call did not get through; it may have taken effect."""
+        self._write(retiring, "retire_after = ?", until_ms)
+
+    def reinstate(self, retiring: Retiring) -> None:
+        """It is in force again."""
+        self._write(retiring, "retire_sent_at = NULL, retired_at = NULL, replaced_at = ?", None)
+
+    def _write(self, retiring: Retiring, change: str, value: int | None) -> None:
+        with self._db.transaction():
+            self._db.run(
+                f"UPDATE record SET {change} WHERE model_path = ? AND sha256 = ?",
+                (value, retiring.model_path, retiring.sha256),
+            )
+
+
+_KNOWN_ID = "record_id NOT LIKE 'unknown:%'"
+
+_NO_FILE = (
+    "NOT EXISTS (SELECT 1 FROM file"
+    " WHERE file.root_id = record.root_id AND file.rel_path = record.rel_path)"
+)
+"""Its file did not come back."""

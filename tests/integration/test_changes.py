@@ -1,0 +1,235 @@
+"""What becomes of records when files change, move or go."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.sandbox.server import Sandbox
+from syncd.sandbox.switches import Unique
+from tests.integration.conftest import MULTIPART_TESTS
+from tests.integration.harness import Finished, Home
+from tests.weights import write_safetensors
+
+SIZE = 3000
+CHANGED, MOVED, GONE = (
+    "loras/changed.safetensors",
+    "loras/moved.safetensors",
+    "vae/gone.safetensors",
+)
+NEW_PLACE = "checkpoints/sub/renamed.safetensors"
+
+
+@contextmanager
+def lived(folder: Path, *rel_paths: str, **switches: Any) -> Iterator[tuple[Home, Sandbox]]:
+    """A home whose files are registered with a cloud of those switches."""
+    with Sandbox(folder / "cloud", switches=replace(MULTIPART_TESTS, **switches)) as cloud:
+        home = Home.at(folder, cloud)
+        for rel_path in rel_paths:
+            write_safetensors(home.models / rel_path, SIZE)
+        home.let_age()
+        first = home.once()
+        assert first.code == 0, first.said()
+        yield home, cloud
+
+
+def change(home: Home, rel_path: str) -> None:
+    write_safetensors(home.models / rel_path, SIZE + 1000)
+
+
+def move(home: Home, rel_path: str, to: str) -> None:
+    (home.models / to).parent.mkdir(parents=True, exist_ok=True)
+    (home.models / rel_path).rename(home.models / to)
+
+
+def again(home: Home) -> Finished:
+    home.let_age()
+    return home.once()
+
+
+def standing(cloud: Sandbox) -> list[tuple[str, str, str]]:
+    """(path, status, SHA-256) of every record."""
+    return sorted(
+        (record["model_path"], record["model_status"], record["file_hash"][7:])
+        for record in cloud.records()
+    )
+
+
+def sent(cloud: Sandbox) -> int:
+    """Bodies that reached the store."""
+    return len(cloud.history.entries("put_body"))
+
+
+def test_new_bytes_are_registered_before_the_record_of_the_old_ones_is_disabled(
+    tmp_path: Path,
+) -> None:
+    with lived(tmp_path, CHANGED) as (home, cloud):
+        old = home.sha256(CHANGED)
+        change(home, CHANGED)
+        done = again(home)
+
+        assert done.code == 0
+        path = f"models/{CHANGED}"
+        assert standing(cloud) == sorted(
+            [(path, "active", home.sha256(CHANGED)), (path, "disabled", old)]
+        )
+        order = [entry.call for entry in cloud.history.entries()]
+        assert order.index("update_model") > max(
+            i for i, call in enumerate(order) if call == "register"
+        )
+
+
+def test_a_renamed_file_takes_its_record_along_and_sends_nothing(tmp_path: Path) -> None:
+    with lived(tmp_path, MOVED) as (home, cloud):
+        ids = {record["id"] for record in cloud.records()}
+        bodies = sent(cloud)
+        move(home, MOVED, NEW_PLACE)
+        done = again(home)
+
+        assert done.code == 0
+        assert sent(cloud) == bodies
+        (record,) = cloud.records()
+        assert {record["id"]} == ids
+        assert (record["model_path"], record["model_type"], record["display_name"]) == (
+            f"models/{NEW_PLACE}",
+            "checkpoints",
+            "renamed",
+        )
+        assert record["model_status"] == "active"
+
+
+def test_a_copy_is_no_rename_and_leaves_the_first_record_where_it_is(tmp_path: Path) -> None:
+    with lived(tmp_path, MOVED) as (home, cloud):
+        data = (home.models / MOVED).read_bytes()
+        home.write(NEW_PLACE, data)
+        again(home)
+
+        assert [path for path, *_ in standing(cloud)] == [f"models/{NEW_PLACE}", f"models/{MOVED}"]
+
+
+def test_a_server_that_changes_no_record_keeps_both_and_is_told_of_once(tmp_path: Path) -> None:
+    with lived(tmp_path, CHANGED, MOVED, update_off=405) as (home, cloud):
+        change(home, CHANGED)
+        move(home, MOVED, NEW_PLACE)
+        done = again(home)
+
+        assert done.code == 0
+        assert {status for _, status, _ in standing(cloud)} == {"active"}
+        assert [path for path, *_ in standing(cloud)] == [
+            f"models/{NEW_PLACE}",
+            f"models/{CHANGED}",
+            f"models/{CHANGED}",
+            f"models/{MOVED}",
+        ]
+        (kept,) = done.events("record.kept")
+        assert "new file name" in kept["advice"]
+        assert not home.once().events("record.kept")
+
+
+def test_where_a_path_has_one_record_the_old_one_makes_room_for_the_new(tmp_path: Path) -> None:
+    with lived(tmp_path, CHANGED, unique_paths=Unique.EXACT) as (home, cloud):
+        change(home, CHANGED)
+        done = again(home)
+
+        assert done.code == 0
+        active = [path for path, status, sha in standing(cloud) if status == "active"]
+        assert active == [f"models/{CHANGED}"]
+        assert (f"models/{CHANGED}", "active", home.sha256(CHANGED)) in standing(cloud)
+
+
+def test_where_even_that_is_refused_the_old_record_is_put_in_force_again(tmp_path: Path) -> None:
+    clash = {"unique_paths": Unique.EXACT, "disabled_records_clash": True}
+    with lived(tmp_path, CHANGED, **clash) as (home, cloud):
+        before = standing(cloud)
+        change(home, CHANGED)
+        done = again(home)
+
+        assert done.code == 1
+        assert standing(cloud) == before
+        (file,) = home.status()["files"]
+        assert file["state"] == "failed"
+        assert "new name" in file["advice"]
+
+
+def test_a_deleted_file_changes_nothing_in_the_cloud_unless_asked_for(tmp_path: Path) -> None:
+    with lived(tmp_path, CHANGED, GONE) as (home, cloud):
+        before = standing(cloud)
+        (home.models / GONE).unlink()
+
+        assert home.once().code == 0
+        assert standing(cloud) == before
+
+
+@pytest.mark.parametrize(
+    ("on_delete", "left"), [("disable", ["disabled"]), ("delete", [])], ids=["disable", "delete"]
+)
+def test_the_record_of_a_deleted_file_follows_it_after_the_grace(
+    on_delete: str, left: list[str], tmp_path: Path
+) -> None:
+    with lived(tmp_path, CHANGED, GONE) as (home, cloud):
+        home.env["SYNCD_CATALOG__ON_DELETE"] = on_delete
+        (home.models / GONE).unlink()
+        home.once()
+        in_grace = standing(cloud)
+        home.env["SYNCD_CATALOG__DELETE_GRACE_S"] = "0"
+        home.once()
+
+        assert [status for _, status, _ in in_grace] == ["active", "active"]
+        assert [status for path, status, _ in standing(cloud) if path.endswith(GONE)] == left
+        assert [status for path, status, _ in standing(cloud) if path.endswith(CHANGED)] == [
+            "active"
+        ]
+
+
+def test_more_deletions_at_once_than_allowed_are_all_held_back_and_said(tmp_path: Path) -> None:
+    with lived(tmp_path, CHANGED, MOVED, GONE) as (home, cloud):
+        home.env |= {
+            "SYNCD_CATALOG__ON_DELETE": "delete",
+            "SYNCD_CATALOG__DELETE_GRACE_S": "0",
+            "SYNCD_CATALOG__DELETE_MOST": "1",
+        }
+        before = standing(cloud)
+        (home.models / MOVED).unlink()
+        (home.models / GONE).unlink()
+        done = home.once()
+
+        assert standing(cloud) == before
+        (said,) = done.events("record.deletions_held_back")
+        assert (said["records"], said["most"]) == (2, 1)
+
+
+def test_a_record_that_somebody_else_made_is_never_touched(tmp_path: Path) -> None:
+    with lived(tmp_path, CHANGED, MOVED, GONE) as (home, cloud):
+        stranger = Home.at(tmp_path / "other", cloud)
+        for rel_path in (CHANGED, MOVED, GONE):
+            stranger.write(rel_path, (home.models / rel_path).read_bytes())
+        again(stranger)
+        before = standing(cloud)
+        stranger.env |= {
+            "SYNCD_CATALOG__ON_DELETE": "delete",
+            "SYNCD_CATALOG__DELETE_GRACE_S": "0",
+        }
+        change(stranger, CHANGED)
+        move(stranger, MOVED, NEW_PLACE)
+        (stranger.models / GONE).unlink()
+        again(stranger)
+
+        assert set(before) < set(standing(cloud))
+        assert "update_model" not in [entry.call for entry in cloud.history.entries()]
+        assert "delete_model" not in [entry.call for entry in cloud.history.entries()]
+
+
+def test_bytes_that_come_back_are_in_force_again(tmp_path: Path) -> None:
+    with lived(tmp_path, CHANGED) as (home, cloud):
+        old = (home.models / CHANGED).read_bytes()
+        change(home, CHANGED)
+        again(home)
+        home.write(CHANGED, old)
+        done = again(home)
+
+        assert done.code == 0
+        active = [sha for _, status, sha in standing(cloud) if status == "active"]
+        assert active == [home.sha256(CHANGED)]
