@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from html import unescape
 from urllib.parse import urlencode
 from xml.sax.saxutils import escape
 
@@ -116,4 +117,4 @@ def _refusal(answer: httpx.Response) -> StoreRefusal:
 def _tag(text: str, name: str) -> str:
     """The text of the first element *name*; empty if there is none."""
     found = re.search(rf"<{name}>(.*?)</{name}>", text, re.DOTALL)
-    return found[1] if found else ""
+    return unescape(found[1]) if found else ""

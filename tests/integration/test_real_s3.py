@@ -1,16 +1,20 @@
 """The command against a real S3 server, which verifies every signature itself."""
 
+import asyncio
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
 
 from syncd.model import Call
+from syncd.sandbox.backend import Grants
+from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.server import S3Endpoint, Sandbox
 from syncd.sandbox.switches import Switches
 from tests.integration.conftest import Weed
@@ -23,6 +27,7 @@ pytestmark = pytest.mark.s3
 
 CAP = 6 * MIB
 PART = 5 * MIB
+PARTS_AT_ONCE = 4
 SWITCHES = Switches(part_size=PART)
 
 FOLDERS = (
@@ -179,21 +184,22 @@ def put_somebody_elses(cloud: Sandbox, model_path: str) -> str:
     return key
 
 
+@pytest.mark.parametrize("at", [1, 5, 9])
 def test_a_killed_multipart_upload_sends_what_the_real_store_does_not_have(
-    home: Home, cloud: Sandbox, relay: Relay
+    home: Home, cloud: Sandbox, relay: Relay, at: int
 ) -> None:
     write_safetensors(home.models / ONE, 8 * PART + 1)
     victims: list[subprocess.Popen[bytes]] = []
 
-    def kill_at_the_fifth(seen: Seen, answer: Answer) -> Answer | None:
+    def kill_there(seen: Seen, answer: Answer) -> Answer | None:
         parts = [put for put in relay.puts() if put.part]
-        if len(parts) == 5 and victims:
+        if len(parts) == at and victims:
             victims[0].kill()
             victims[0].wait()
             victims.clear()
         return answer
 
-    relay.after = kill_at_the_fifth
+    relay.after = kill_there
     victims.append(start(home, "--once"))
 
     assert victims[0].wait(60) == -signal.SIGKILL
@@ -205,9 +211,72 @@ def test_a_killed_multipart_upload_sends_what_the_real_store_does_not_have(
     again = run(home, "--once")
 
     assert again.code == 0, again.err
-    assert kept
     assert kept <= before
+    assert len(kept) >= at - PARTS_AT_ONCE
     assert {put.part for put in relay.puts()} == set(range(1, 10)) - kept
     assert records(cloud) == local(home)
     assert cloud.history.count(Call.INITIATE) == 1
     assert cloud.open_uploads() == ()
+
+
+def test_F42_an_upload_that_the_store_dropped_begins_again(
+    home: Home, cloud: Sandbox, relay: Relay, weed: Weed, bucket: str
+) -> None:
+    owner = RemoteObjects(Grants(weed.url, bucket, weed.keys, time.time, lambda: SWITCHES))
+    write_safetensors(home.models / ONE, 3 * PART)
+    dropped: list[str] = []
+
+    def drop_after_the_first(seen: Seen, answer: Answer) -> Answer:
+        if presigned(seen) and seen.part and not dropped:
+            dropped.append(seen.query["uploadId"])
+            key = unquote(urlsplit(seen.target).path).removeprefix(f"/{bucket}/")
+            asyncio.run(owner.abort(key, dropped[0]))
+        return answer
+
+    relay.after = drop_after_the_first
+
+    done = run(home, "--once")
+    owner.close()
+
+    assert done.code == 0, done.err
+    assert cloud.history.count(Call.INITIATE) == 2
+    assert records(cloud) == local(home)
+    assert len(cloud.objects()) == 1
+
+
+NAMES = (
+    "with space", "two  spaces", "a.b-c_d", "UPPER", "_", "-", "0", "deep/er/still/x",
+    "deep/with space/x", "x" * 200, "name.safetensors",
+)  # fmt: skip
+
+
+def test_files_of_any_name_that_the_server_takes_are_registered_under_it(
+    home: Home, cloud: Sandbox, request: pytest.FixtureRequest
+) -> None:
+    for number, name in enumerate(NAMES):
+        size = CAP + 1 if number == 0 else 2000
+        write_safetensors(home.models / f"loras/{name}.safetensors", size)
+
+    done = run(home, "--once")
+
+    assert done.code == 0, done.err
+    assert records(cloud) == local(home)
+    assert len(cloud.records()) == len(cloud.objects()) == len(NAMES)
+    request.node.user_properties.append(("cases", len(NAMES)))
+
+
+def test_another_state_directory_adopts_what_the_catalog_has(
+    home: Home, cloud: Sandbox, relay: Relay, tmp_path: Path
+) -> None:
+    for rel_path, size in {ONE: MIB, "vae/two.safetensors": 2 * PART + 1}.items():
+        write_safetensors(home.models / rel_path, size)
+    assert run(home, "--once").code == 0
+    before, puts = records(cloud), len(relay.puts())
+    home.env["SYNCD_STATE_DIR"] = str(tmp_path / "another")
+
+    again = run(home, "--once")
+
+    assert again.code == 0, again.err
+    assert len(relay.puts()) == puts
+    assert cloud.history.count(Call.REGISTER) == 2
+    assert records(cloud) == before == local(home)
