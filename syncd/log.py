@@ -40,6 +40,10 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
         r"\1…",
     ),
 )
+# What ends in a letter and is no part of the word behind it: a colour, an escape of repr, %0A.
+_ESCAPE = re.compile(
+    r"((?:\x1b|\\x1b)\[[0-?]*[ -/]*[@-~]|\\(?:[abfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4})|%[0-9A-Fa-f]{2})"
+)
 _SECRET_NAMES = re.compile(r"(?i)authorization|password|secret|token|cookie|device_code")
 _MANY_LINES = frozenset({"exception", "stack"})
 # The first three log whole URLs, signatures included; the last its own housekeeping.
@@ -49,6 +53,10 @@ _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 
 
 def scrub(text: str) -> str:
     """*text* without keys, tokens, Authorization values, URL users and URL queries."""
+    return "".join(map(_without_secrets, _ESCAPE.split(_without_secrets(text))))
+
+
+def _without_secrets(text: str) -> str:
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text

@@ -22,6 +22,9 @@ CANARIES = {
     "url": "https://s3.example/bucket/a.safetensors?X-Amz-Date=1&X-Amz-Signature=CANARY",
     "target": "PUT /bucket/key?partNumber=1&X-Amz-Credential=CANARY/eu&X-Amz-Signature=CANARY HTTP",
     "cut": '"X-Amz-Security-Token": "CANARY"',
+    "coloured": "\x1b[1mdk-CANARY_device2",
+    "shown": repr(["\ndk-CANARY_device3", "\x1b[1msk-CANARY_runtime2"]),
+    "encoded": "key%3Ddk-CANARY_device4",
     "user": "http://proxyuser:CANARY@proxy.example:3128/",
 }
 HOSTILE = "lora\x1b]0;CANARYTITLE\x07\x9b2J\r\nforged line\udcff"

@@ -1,0 +1,245 @@
+"""What becomes of a file by its name, in every tree and under every rule."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncd.core import paths
+from syncd.core.diff import Gone, Moved, New, diff, order
+from syncd.core.judge import Patterns, Rules, Taken, judge, stands
+from syncd.core.paths import ENDINGS, clash_key, is_within, mapped, owner_of, unwanted
+from syncd.core.preview import Action, Known, Way, preview
+from syncd.core.tree import Folder, Tree
+from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict
+
+TOPS = ["loras", "Loras", "vae", "clip", "text_encoders", "unet", "configs", "diffusers", ".git"]
+BELOW = ["", "a b/", "é/", "loras/", "../", "a b/.git/"]
+NAMES = [
+    "x.safetensors", "X.safetensors", "y.gguf", "y.gguf.aria2", "z.pt.part", "n.txt", ".hidden.pt", "a b",
+]  # fmt: skip
+rel_paths = st.sampled_from(
+    [*NAMES, *(f"{top}/{below}{name}" for top in TOPS for below in BELOW for name in NAMES)]
+)
+print_ = Fingerprint(1, 2, 10, 4, 5)
+
+
+def file(rel_path: str, size: int = 10, root_id: int = 1) -> FoundFile:
+    return FoundFile(root_id, rel_path, print_._replace(size=size), size)
+
+
+def containing(text: str) -> Callable[[str], str | None]:
+    return lambda path: text if text in path else None
+
+
+patterns = st.none() | st.sampled_from(["lora", "x.", "a b", "/"]).map(
+    lambda text: Patterns("rules", containing(text))
+)
+rules = st.builds(
+    Rules,
+    names=st.just({}) | st.just({"loras/é/": "loras/e/", "vae/x.safetensors": "vae/z.pt"}),
+    type_key=st.none() | st.just("loras"),
+    types=st.just(frozenset()) | st.just(frozenset({"loras"})),
+    endings=st.just(ENDINGS) | st.just(frozenset({".gguf"})),
+    include=patterns,
+    exclude=patterns,
+    ignore=patterns,
+    max_file_size=st.none() | st.integers(0, 20),
+)
+
+
+@given(rules, rel_paths, st.integers(0, 30))
+def test_what_is_taken_obeys_every_rule(rules: Rules, rel_path: str, size: int) -> None:
+    verdict = judge(rules, rel_path, size)
+    typed = paths.typed(rel_path, rules.type_key)
+
+    if not isinstance(verdict, Taken):
+        assert verdict.reason.isprintable()
+        return
+    assert size > 0
+    assert size <= (size if rules.max_file_size is None else rules.max_file_size)
+    assert paths.ending_of(rel_path) in rules.endings
+    assert not rules.types or typed.split("/")[0] in rules.types
+    for left in (
+        rules.ignore and rules.ignore.deciding(rel_path),
+        rules.exclude and rules.exclude.deciding(typed),
+    ):
+        assert not left
+    assert rules.include is None or rules.include.deciding(typed)
+    assert owner_of(rel_path.rpartition("/")[2]) is None
+    assert paths.fault_of(verdict.target.model_path.removeprefix("models/"), "models/") is None
+
+
+@given(rules, rel_paths, st.integers(0, 30), rules)
+def test_what_was_judged_stands_until_the_rules_judge_otherwise(
+    before: Rules, rel_path: str, size: int, after: Rules
+) -> None:
+    first, second = judge(before, rel_path, size), judge(after, rel_path, size)
+    if isinstance(first, Taken):
+        known = KnownFile(1, rel_path, print_, Verdict.WANTED, None, first.target.model_path)
+    else:
+        known = KnownFile(1, rel_path, print_, first.verdict, first.reason, first.model_path)
+
+    assert stands(first, known)
+    if isinstance(first, Taken) != isinstance(second, Taken):
+        assert not stands(second, known)
+
+
+@given(rel_paths, st.sampled_from([None, "loras", "configs"]))
+def test_a_companion_is_never_taken_for_a_model(rel_path: str, type_key: str | None) -> None:
+    for companion in paths.companions_of(rel_path):
+        assert unwanted(companion, 10, type_key=type_key) is not None
+
+
+@given(rel_paths, st.sets(rel_paths | st.just(""), max_size=3))
+def test_within_means_at_or_below(rel_path: str, tops: set[str]) -> None:
+    assert is_within(rel_path, tops) == any(
+        top in ("", rel_path) or rel_path.startswith(f"{top}/") for top in tops
+    )
+
+
+@given(
+    rel_paths,
+    st.dictionaries(rel_paths | rel_paths.map(lambda path: path + "/"), rel_paths, max_size=4),
+)
+def test_the_longest_line_that_fits_names_a_file(local: str, names: dict[str, str]) -> None:
+    names = {key: value + ("/" if key.endswith("/") else "") for key, value in names.items()}
+    fitting = [
+        key for key in names if local == key or (key.endswith("/") and local.startswith(key))
+    ]
+    best = max(fitting, key=len, default="")
+
+    assert mapped(local, names) == names.get(best, "") + local[len(best) :]
+
+
+# --- several places of one kind
+
+MODELS = 1
+keys = st.sampled_from(
+    ["loras", "clip", "text_encoders", "unet", "diffusion_models", "vae", "mine"]
+)
+folders = st.lists(st.tuples(keys, st.booleans(), st.booleans()), max_size=5)
+
+
+def tree_of(added: list[tuple[str, bool, bool]]) -> Tree:
+    return Tree(
+        MODELS,
+        [
+            (
+                MODELS if below else number,
+                Folder(key, f"/{number}", f"/{number}", first, key if below else None),
+            )
+            for number, (key, first, below) in enumerate(added, start=2)
+            if not (below and key == "mine")
+        ],
+    )
+
+
+@given(folders, rel_paths)
+def test_of_all_places_of_a_name_each_is_before_or_after_each_other(
+    added: list[tuple[str, bool, bool]], rel_path: str
+) -> None:
+    tree = tree_of(added)
+    own = (MODELS, rel_path)
+    before, after = tree.before(*own), tree.after(*own)
+    alike = [*before, own, *after]
+
+    assert len(set(alike)) == len(alike)
+    for at, place in enumerate(alike):
+        assert tree.kind_and_name(*place) == tree.kind_and_name(*own)
+        assert (tree.before(*place), tree.after(*place)) == (alike[:at], alike[at + 1 :])
+
+
+# --- the plan
+
+found_files = st.lists(
+    st.builds(file, rel_paths, st.integers(0, 30), st.sampled_from([1, 2])),
+    max_size=6,
+    unique_by=lambda found: (found.root_id, found.rel_path),
+)
+
+
+@given(found_files, st.sets(st.integers(0, 5)), st.sampled_from(["registered", "failed", "queued"]))
+def test_a_plan_has_a_line_a_file_and_no_place_is_promised_twice(
+    found: list[FoundFile], known_at: set[int], state: str
+) -> None:
+    known = {
+        (each.root_id, each.rel_path): Known(
+            each.fingerprint, state, None, f"models/{each.rel_path}"
+        )
+        for at, each in enumerate(found)
+        if at in known_at
+    }
+    steps = preview(
+        found,
+        known,
+        Way(20, session=False),
+        lambda each: judge(Rules(), each.rel_path, each.fingerprint.size),
+    )
+
+    assert [(s.root_id, s.rel_path) for s in steps] == [(f.root_id, f.rel_path) for f in found]
+    going = (Action.UPLOAD, Action.NEEDS_SIGN_IN, Action.REGISTERED, Action.FAILED)
+    places = [clash_key(s.model_path) for s in steps if s.action in going and s.model_path]
+    assert len(set(places)) == len(places)
+    for step in steps:
+        alike = [
+            s
+            for s in steps
+            if s.model_path and clash_key(s.model_path) == clash_key(step.model_path or "")
+        ]
+        assert step.action is not Action.CONFLICT or len(alike) > 1
+        if step.action is Action.REGISTERED:
+            assert (state, (step.root_id, step.rel_path) in known) == ("registered", True)
+        assert step.why
+
+
+# --- what changed on disk
+
+small = st.integers(0, 1)
+trees = st.dictionaries(
+    rel_paths, st.builds(Fingerprint, st.just(1), small, small, small, small), max_size=6
+)
+
+
+@given(trees, trees, st.sets(rel_paths, max_size=1))
+def test_what_a_walk_changed_leaves_nothing_for_the_next(
+    disk: dict[str, Fingerprint], memory: dict[str, Fingerprint], unjudged: set[str]
+) -> None:
+    found = sorted((FoundFile(1, p, f, 0) for p, f in disk.items()), key=order)
+    known = {p: KnownFile(1, p, f, Verdict.WANTED) for p, f in memory.items()}
+
+    for change in diff(found, sorted(known.values(), key=order), unjudged=unjudged):
+        if isinstance(change, Gone):
+            del known[change.known.rel_path]
+        else:
+            assert isinstance(change, New | Moved)
+            path = change.found.rel_path
+            known[path] = KnownFile(1, path, change.found.fingerprint, Verdict.WANTED)
+
+    assert not [*diff(found, sorted(known.values(), key=order), unjudged=unjudged)]
+    assert disk.keys() <= known.keys()
+
+
+@given(st.lists(rel_paths, min_size=2, max_size=6), st.booleans())
+def test_a_side_out_of_order_is_noticed_before_anything_wrong_is_said(
+    names: list[str], ours: bool
+) -> None:
+    in_order = all(a.encode() < b.encode() for a, b in itertools.pairwise(names))
+    found = [file(name) for name in names]
+    known = [
+        KnownFile(1, name, print_, Verdict.WANTED) for name in sorted(set(names), key=str.encode)
+    ]
+    theirs = [KnownFile(1, name, print_, Verdict.WANTED) for name in names]
+
+    def changes() -> list[object]:
+        if ours:
+            return [*diff(found, known)]
+        return [*diff([file(each.rel_path) for each in known], theirs)]
+
+    if in_order:
+        assert changes() == []
+    else:
+        with pytest.raises(ValueError, match="out of path order"):
+            changes()

@@ -1,0 +1,224 @@
+"""What is read from files and what is shown of it: any text, any nesting."""
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncd import log
+from syncd.config import Settings, extra_folders, load
+from syncd.errors import ConfigError
+from syncd.formats import jsontext
+from syncd.formats.jsontext import JsonText
+from syncd.formats.window import Fault
+from syncd.model import printable
+from tests.memory import folder
+
+anything = st.text(st.characters(), max_size=20)
+
+
+@given(anything)
+def test_what_is_shown_is_one_harmless_line_and_stays_as_it_is(text: str) -> None:
+    shown = printable(text)
+
+    assert shown.isprintable()
+    assert printable(shown) == shown
+    assert not text.isprintable() or shown == text
+    shown.encode()
+
+
+# --- the log
+
+SECRETS = [
+    "dk-CANARY00000",
+    "eyJhbGciOiJub25lIn0.eyJleHAiOjB9.CANARY",
+    "Authorization: Bearer CANARY",
+    "https://s3.example.com/k?X-Amz-Signature=CANARY",
+    "http://me:CANARY@proxy:1/",
+    "X-Amz-Security-Token=CANARY",
+]
+edges = st.sampled_from(["", " ", '"', "'", "\n", "(", ", ", "\x1b[0m", "é "])
+secrets = st.builds("{}{}{}".format, edges, st.sampled_from(SECRETS), edges)
+nested = st.recursive(
+    secrets | secrets.map(RuntimeError) | st.just(3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.tuples(inner)
+        | st.dictionaries(st.sampled_from(["why", "url", "headers"]) | secrets, inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root, config = logging.getLogger(), structlog.get_config()
+    before = root.handlers[:], root.level, logging.raiseExceptions
+    yield
+    root.handlers[:], root.level, logging.raiseExceptions = before
+    structlog.configure(**config)
+
+
+@given(nested, secrets, st.sampled_from(["json", "console"]), st.booleans())
+def test_no_secret_survives_any_nesting_and_no_line_is_forged(
+    value: Any, text: str, form: Any, foreign: bool
+) -> None:
+    stream = io.StringIO()
+    log.configure(format=form, stream=stream)
+    if foreign:
+        logging.getLogger("other").warning("%s failed: %s", text, value)
+    else:
+        structlog.get_logger("syncd").warning(text, value=value)
+
+    written = stream.getvalue()
+    assert "CANARY" not in written
+    assert written.count("\n") == 1
+    assert written[:-1].isprintable()
+    if form == "json":
+        json.loads(written)
+
+
+# --- the reader of windows
+
+MEMBERS = st.text(st.sampled_from('ab"\\\x01é😀 {}[],:'), max_size=6)
+documents = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | MEMBERS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(MEMBERS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def scratch() -> Iterator[int]:
+    fd = os.memfd_create("json")
+    yield fd
+    os.close(fd)
+
+
+@given(documents, st.booleans(), st.sampled_from([None, 1]), st.integers(1, 20), st.data())
+def test_a_reader_of_small_windows_takes_and_refuses_what_pythons_own_does(
+    scratch: int, value: Any, ascii_only: bool, indent: int | None, window: int, data: st.DataObject
+) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    assert accepted(scratch, text, window)
+
+    at = data.draw(st.integers(0, len(text)))
+    cut = (
+        text[:at]
+        + data.draw(st.sampled_from(["", ",", "]", "}", '"', "0", "\\", ":", " "]))
+        + text[at + 1 :]
+    )
+    try:
+        json.loads(cut, parse_constant=no)
+    except (ValueError, RecursionError):
+        assert not accepted(scratch, cut, window)
+    else:
+        assert accepted(scratch, cut, window)
+
+
+def no(_: str) -> None:
+    raise ValueError("no number")
+
+
+def accepted(fd: int, text: str, window: int) -> bool:
+    content = text.encode()
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, content, 0)
+    with mock.patch.object(jsontext, "WINDOW", window):
+        cursor = JsonText(fd, 0, len(content))
+        try:
+            cursor.skip_value()
+            cursor.finish()
+        except Fault:
+            return False
+    return True
+
+
+# --- extra_model_paths.yaml
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    with folder() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def settings(place: Path) -> Settings:
+    (place / "extra.yaml").write_text("")
+    values = {
+        "models_dir": str(place / "models"),
+        "comfyui.extra_model_paths": str(place / "extra.yaml"),
+    }
+    return load("/dev/null", values, {}).settings
+
+
+bits = st.sampled_from(
+    [
+        "a:", "\n", "  ", "loras: ", "base_path: ", "~", "$HOME/x", "is_default: true", "é", "\x07",
+        "|\n    x\n    y", "[", "]", "{", "- ", "&a ", "*a", "!!python/name:os.system ", "2026-02-30",
+        '"\\0"', "<<: *a", "? ", "0x", "..", "/",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(bits, max_size=14).map("".join))
+def test_any_yaml_is_refused_in_one_sentence_or_names_whole_paths(
+    settings: Settings, place: Path, text: str
+) -> None:
+    (place / "extra.yaml").write_text(text, "utf-8")
+    said: list[ConfigError] = []
+    folders = []
+    try:
+        folders = extra_folders(settings)
+    except ConfigError as error:
+        said.append(error)
+    assert all(str(error).isprintable() for error in said)
+    for each in folders:
+        assert os.path.isabs(each.path)
+        assert os.path.normpath(each.path) == each.path
+        assert "/" not in each.type_key
+
+
+keys = st.sampled_from(["loras", "clip", "text_encoders", "mine"])
+relatives = st.sampled_from(["x", "y/z", "./x", "y/../x", "models/loras"])
+sections = st.dictionaries(keys, st.lists(relatives, min_size=1, max_size=3), max_size=3)
+
+
+@given(st.lists(st.tuples(sections, st.none() | relatives, st.booleans()), max_size=3))
+def test_every_line_of_every_section_becomes_one_folder_in_its_order(
+    settings: Settings, place: Path, written: list[tuple[dict[str, list[str]], str | None, bool]]
+) -> None:
+    document, expected = {}, []
+    for number, (types, base, first) in enumerate(written):
+        above = {"base_path": base} if base else {}
+        document[f"s{number}"] = {
+            **above,
+            "is_default": first,
+            **{k: "\n".join(v) for k, v in types.items()},
+        }
+        for key, lines_ in types.items():
+            expected += [
+                (key, os.path.normpath(place / (base or "") / line), first) for line in lines_
+            ]
+    (place / "extra.yaml").write_text(json.dumps(document), "utf-8")
+
+    folders = extra_folders(settings)
+
+    assert [(each.path, each.is_default) for each in folders] == [(p, d) for _, p, d in expected]
+    for each, (key, *_) in zip(folders, expected, strict=True):
+        assert each.kind == {"clip": "text_encoders"}.get(key, key)
+        assert each.top in (None, "loras") or each.real.endswith(f"models/{each.top}")
