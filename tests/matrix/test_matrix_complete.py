@@ -32,10 +32,6 @@ _OPEN_ROWS = {
     "F20 hash presign part complete register commit": "as F19",
     "F21 part complete register commit": "as F19",
     "F22 commit": "as F19",
-    "F25 part": "a store that is down while the API answers makes no hold",
-    "F28 presign complete register": "no test lets an answer drip",
-    "F28 part": "syncd cuts no body for being slow",
-    "F33 presign part complete": "no test takes the session away under an open upload",
 }  # fmt: skip
 
 OPEN = {
