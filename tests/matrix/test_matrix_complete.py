@@ -14,10 +14,6 @@ COLLECT = (
 )  # fmt: skip
 
 _OPEN_ROWS = {
-    "F01 watch settle hash presign part complete register commit": "tests/crash kills by line and call",
-    "F02 watch settle hash presign complete register commit": "a stop is tested under a PUT only",
-    "F03 watch settle hash presign part complete register": "no test lets the machine sleep",
-    "F04 part": "no test sets the wall clock",
     "F05 commit": "no test changes a file between register and commit",
     "F06 commit": "syncd does not re-check content weekly",
     "F07 commit": "as F05-commit",
