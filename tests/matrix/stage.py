@@ -82,11 +82,28 @@ class Broken:
     once: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """
+    At *call* an answer drips, or a body trickles: seconds from byte to byte, or from piece to piece.
+
+    Args:
+        once: Only the first request.
+    """
+
+    call: Call
+    drip_s: float = 0.0
+    piece_s: float = 0.0
+    once: bool = False
+
+
 @dataclass(slots=True)
 class Line(Weather):
     """Weather that is told what to do, and tells of each request before it leaves."""
 
     broken: Broken | None = None
+    slow_at: Slow | None = None
+    slowed: list[httpx.Request] = field(default_factory=list)
     began: bool = False
     on_request: Callable[[httpx.Request], None] = lambda request: None
     failed: list[tuple[float, Call | None]] = field(default_factory=list)
@@ -94,8 +111,20 @@ class Line(Weather):
     def latency_s(self) -> float:
         return 0.05
 
+    def drip_s(self, request: httpx.Request) -> float:
+        slow = self.slow_at
+        return slow.drip_s if slow is not None and request in self.slowed else 0.0
+
+    def piece_s(self, request: httpx.Request) -> float:
+        slow = self.slow_at
+        return slow.piece_s if slow is not None and request in self.slowed else 0.0
+
     def is_out(self, request: httpx.Request, now_s: float) -> bool:
         self.on_request(request)
+        slow = self.slow_at
+        if slow is not None and call_of(request) is slow.call and not (slow.once and self.slowed):
+            self.slowed.append(request)
+            self.failed.append((now_s, slow.call))
         if self.broken is None:
             return False
         call = call_of(request)
@@ -278,16 +307,17 @@ class Stage:
 
     # -- faults ----------------------------------------------------------------------------------
 
-    def strike(self, *rules: Rule, broken: Broken | None = None) -> None:
+    def strike(self, *rules: Rule, broken: Broken | None = None, slow: Slow | None = None) -> None:
         """From now on this goes wrong."""
         self.far.faults.add(*rules)
+        self.line.slow_at = slow
         self.line.broken, self.line.began = broken, False
         self.struck_ms = self.clock.now_ms()
 
     def relent(self) -> None:
         """Nothing goes wrong any more."""
         self.far.faults.clear()
-        self.line.broken = None
+        self.line.broken = self.line.slow_at = None
 
     # -- what became of it -----------------------------------------------------------------------
 
@@ -450,4 +480,4 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-__all__ = ["LARGE", "OTHER", "SMALL", "Broken", "Line", "Stage", "check", "play"]
+__all__ = ["LARGE", "OTHER", "SMALL", "Broken", "Line", "Slow", "Stage", "check", "play"]

@@ -14,10 +14,6 @@ COLLECT = (
 )  # fmt: skip
 
 _OPEN_ROWS = {
-    "F01 watch settle hash presign part complete register commit": "tests/crash kills by line and call",
-    "F02 watch settle hash presign complete register commit": "a stop is tested under a PUT only",
-    "F03 watch settle hash presign part complete register": "no test lets the machine sleep",
-    "F04 part": "no test sets the wall clock",
     "F05 commit": "no test changes a file between register and commit",
     "F06 commit": "syncd does not re-check content weekly",
     "F07 commit": "as F05-commit",
@@ -32,10 +28,6 @@ _OPEN_ROWS = {
     "F20 hash presign part complete register commit": "as F19",
     "F21 part complete register commit": "as F19",
     "F22 commit": "as F19",
-    "F25 part": "a store that is down while the API answers makes no hold",
-    "F28 presign complete register": "no test lets an answer drip",
-    "F28 part": "syncd cuts no body for being slow",
-    "F33 presign part complete": "no test takes the session away under an open upload",
 }  # fmt: skip
 
 OPEN = {

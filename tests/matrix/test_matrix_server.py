@@ -30,7 +30,7 @@ from tests.matrix.letters import (
     uploads_anew,
     waits,
 )
-from tests.matrix.stage import HOUR_S, LARGE, SMALL, Broken, Stage, call_of, check, play
+from tests.matrix.stage import HOUR_S, LARGE, SMALL, Broken, Slow, Stage, call_of, check, play
 
 PHASES: Mapping[str, Sequence[tuple[Call, str]]] = {
     "presign": [(Call.PRESIGN, SMALL)],
@@ -43,15 +43,17 @@ ONCE, ALWAYS = 1, None
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way in which a fault shows: rules of the cloud, or a line that breaks."""
+    """One way in which a fault shows: rules of the cloud, or a line that breaks or is slow."""
 
     rule: Rule | None = None
     broken: Broken | None = None
+    slow: Slow | None = None
 
     def strike(self, stage: Stage, call: Call) -> None:
         rules = [] if self.rule is None else [replace(self.rule, call=call)]
         broken = None if self.broken is None else replace(self.broken, call=call)
-        stage.strike(*rules, broken=broken)
+        slow = None if self.slow is None else replace(self.slow, call=call)
+        stage.strike(*rules, broken=broken, slow=slow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,11 @@ def breaks(*errors: Callable[[], httpx.TransportError], **how: Any) -> list[Way]
 
 def always(*rules: Rule) -> list[Way]:
     return [Way(replace(rule, count=ALWAYS)) for rule in rules]
+
+
+def slows(**how: Any) -> list[Way]:
+    """Answers drip, or bodies trickle."""
+    return [Way(slow=Slow(Call.ME, **how))]
 
 
 def no_route() -> httpx.TransportError:
@@ -186,6 +193,12 @@ async def holds_till_new_token(stage: Stage, path: str, call: Call) -> None:
     stage.give(stage.far.new_token())
 
 
+def _only_a_device_key(stage: Stage) -> None:
+    """The session is over when it is refused; what there is then is a device key."""
+    device_key = stage.far.accounts.device_key
+    stage.line.on_request = lambda request: stage.give(device_key)
+
+
 async def adopts(stage: Stage, path: str, call: Call) -> None:
     """V: the catalog is asked what stands there: these very bytes are taken over, none is sent."""
     await stage.until(lambda: stage.events(path)[-1:] == ["finish"], "the job's end")
@@ -224,6 +237,30 @@ async def at_most_three_a_day(stage: Stage, path: str, call: Call) -> None:
     assert len({e.upload_id for e in stage.hit() if e.call == call}) == 4
 
 
+async def breaks_off(stage: Stage, path: str, call: Call) -> None:
+    """Nobody waits for the last byte of an answer that drips."""
+    (dripped,) = await stage.until(lambda: stage.calls(call, path=path)[:1], "the call")
+    patience_ms = 1000 * (650 if call is Call.COMPLETE else 75)
+
+    def went_on() -> bool:
+        return any(e.seq > dripped.seq for e in stage.calls())
+
+    await stage.until(went_on, "the next call")
+    next_at_ms = min(e.at_ms for e in stage.calls() if e.seq > dripped.seq)
+    assert next_at_ms - dripped.at_ms < patience_ms
+
+
+async def loses_one(stage: Stage, path: str, call: Call) -> None:
+    """W-1: a body that trickles is broken off; after it one fewer is under way at once."""
+    await stage.until(lambda: stage.registered(path), "the record")
+
+    assert stage.calls(call)[0].answered is None
+    stalled = stage.line.slowed[0].url.params["partNumber"]
+    later = [e.at_ms for e in stage.calls(call) if e.ok]
+    assert len([e for e in stage.calls(call) if e.part == int(stalled)]) == 2
+    assert max(sum(at <= other < at + 500 for other in later) for at in later) == 3
+
+
 async def halves(stage: Stage, path: str, call: Call) -> None:
     """W/2: after SlowDown no more than half as many bodies are under way at once."""
     await stage.until(lambda: stage.registered(path), "the record")
@@ -245,20 +282,28 @@ CELLS = [
                           *answers(400, code="EntityTooSmall")], [parts_again, uploads_anew, fails]),
     *(Cell(24, p, breaks(no_route, no_name, everything=True), [repeats, OUT])
       for p in ("presign", "part")),
-    *(Cell(25, p, breaks(refused, timed_out), [repeats, OUT])
-      for p in ("presign", "complete", "register")),
+    *(Cell(25, p, breaks(refused, timed_out), [repeats, OUT]) for p in PHASES),
     *(Cell(26, p, always(RESET, LOST), [repeats]) for p in ("presign", "part")),
     *(Cell(26, p, either(RESET, LOST), [looks_first]) for p in ("complete", "register")),
     Cell(27, "presign", always(SILENT), [repeats]),
     Cell(27, "part", breaks(silent, after_s=30.0), [repeats]),
     Cell(27, "complete", either(DRIP), [looks_first]),
     Cell(27, "register", either(SILENT), [looks_first]),
+    Cell(28, "presign", slows(drip_s=29), [repeats]),
+    Cell(28, "part", slows(piece_s=110), [repeats]),
+    *(Cell(28, p, slows(drip_s=29, once=True), [breaks_off, looks_first])
+      for p in ("complete", "register")),
     *(Cell(29, p, breaks(untrusted), [PERSON]) for p in PHASES),
     *(Cell(30, p, always(Rule(Fault.REDIRECT)), [PERSON])
       for p in ("presign", "complete", "register")),
     Cell(30, "part", always(Rule(Fault.REDIRECT)), [presigns_again, waits]),
     Cell(31, "part", answers(401, count=ONCE), [presigns_again]),
     *(Cell(32, p, answers(402, 403, 507), [PERSON]) for p in ("presign", "complete", "register")),
+    Cell(33, "presign", [Way()], [holds_large], calls=[(Call.PRESIGN, LARGE)],
+         how={"session": False}),
+    Cell(33, "part", answers(401, count=ONCE), [holds_large], calls=[(Call.SIGN_PART, LARGE)],
+         prepare=_only_a_device_key),
+    Cell(33, "complete", answers(401, count=ONCE), [holds_large], prepare=_only_a_device_key),
     Cell(34, "presign", answers(400, 422), [fails]),
     Cell(34, "part", answers(400), [fails]),
     Cell(34, "complete", answers(400, 422), [uploads_anew, fails]),
@@ -305,6 +350,8 @@ CELLS = [
 
 EXTRA = [
     *(Cell(31, p, answers(401), [holds_till_new_token]) for p in ("presign", "complete", "register")),
+    Cell(28, "part", slows(piece_s=110, once=True), [loses_one], calls=PARTS_ONLY,
+         prepare=lambda stage: stage.write(LARGE, 12 * 5120)),
     Cell(41, "part", either(LOST)[:1], [takes_ours], calls=BODY_ONLY),
     Cell(41, "part", answers(412, code="PreconditionFailed", count=ONCE), [leaves_foreign],
          calls=BODY_ONLY),

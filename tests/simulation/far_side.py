@@ -21,6 +21,7 @@ from syncd.sandbox.history import History
 from syncd.sandbox.objects import DiskObjects
 from syncd.sandbox.sigv4 import Keys
 from syncd.sandbox.switches import Switches
+from tests.simulation.loop import VirtualLoop
 
 API_URL = "https://cloud.example.net/api/v1"
 STORE_URL = "https://objects.example.net/store"
@@ -148,6 +149,14 @@ class Weather:
             ]
         )
 
+    def drip_s(self, request: httpx.Request) -> float:
+        """Seconds between two bytes of the answer."""
+        return 0.0
+
+    def piece_s(self, request: httpx.Request) -> float:
+        """Seconds that one piece of a body takes."""
+        return 0.0
+
     def is_out(self, request: httpx.Request, now_s: float) -> bool:
         """Does *request* get nowhere?"""
         host = request.url.host
@@ -185,23 +194,28 @@ class _Answer:
         else:
             self.body += message.get("body", b"")
 
-    def response(self, request: httpx.Request) -> httpx.Response:
-        return httpx.Response(
-            self.status, headers=self.headers, stream=_Whole(bytes(self.body)), request=request
-        )
+    def response(self, request: httpx.Request, drip_s: float = 0.0) -> httpx.Response:
+        stream = _Whole(bytes(self.body), drip_s)
+        return httpx.Response(self.status, headers=self.headers, stream=stream, request=request)
 
 
 class _Whole(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that is there; unlike ``content=``, it leaves the headers alone."""
+    """A body that is there, or comes byte by byte; unlike ``content=``, it leaves the headers alone."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, drip_s: float) -> None:
         self._body = body
+        self._drip_s = drip_s
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._body
 
     async def __aiter__(self) -> Any:
-        yield self._body
+        if not self._drip_s:
+            yield self._body
+            return
+        for byte in self._body:
+            await asyncio.sleep(self._drip_s)
+            yield bytes([byte])
 
 
 def _scope(request: httpx.Request) -> Scope:
@@ -254,6 +268,8 @@ class ApiWire(httpx.AsyncBaseTransport):
         try:
             response = await self._answered(request, served, answer, trace)
             self._life.step()
+            if self._weather.drip_s(request):  # nobody waits for the last byte
+                self._lost.add(scope["state"]["draft"].entry.seq)
         except BaseException as error:
             # Who cancels a call of his own accord has nobody else to blame for not knowing.
             if self._life.dead or not isinstance(error, asyncio.CancelledError):
@@ -278,7 +294,7 @@ class ApiWire(httpx.AsyncBaseTransport):
             raise _broken(reset=dropped.reset) from None
         await asyncio.sleep(self._weather.latency_s())
         await trace("http11.receive_response_headers.complete", {})
-        return answer.response(request)
+        return answer.response(request, self._weather.drip_s(request))
 
 
 def _broken(*, reset: bool) -> httpx.TransportError:
@@ -308,7 +324,9 @@ class StoreWire(httpx.BaseTransport):
 
     def __init__(self, far: FarSide, weather: Weather, life: Life, lost: set[int]) -> None:
         self._far, self._weather, self._life, self._lost = far, weather, life, lost
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self._loop = loop
         self._line = Line(self._loop)
         self._took_s = 0.0
 
@@ -327,7 +345,7 @@ class StoreWire(httpx.BaseTransport):
             self._far.miss("store")
             self._took_s, error = self._weather.no_way(fresh=CONNECT in events)
             raise error
-        scope, answer, source = _scope(request), _Answer(), _Source(request)
+        scope, answer, source = _scope(request), _Answer(), _Source(request, self._dawdle)
         try:
             self._send(scope, answer, source)
         except BaseException:
@@ -338,6 +356,10 @@ class StoreWire(httpx.BaseTransport):
             self._took_s += source.size / self.BYTES_A_SECOND + self._weather.latency_s()
         trace("http11.receive_response_headers.complete", {})
         return answer.response(request)
+
+    def _dawdle(self, request: httpx.Request) -> None:
+        if seconds := self._weather.piece_s(request):
+            self._loop.skip(seconds)
 
     def _send(self, scope: Scope, answer: _Answer, source: "_Source") -> None:
         try:
@@ -355,7 +377,9 @@ class StoreWire(httpx.BaseTransport):
 class _Source:
     """The body as the server pulls it; what the program raises meanwhile is a cut to the server."""
 
-    def __init__(self, request: httpx.Request) -> None:
+    def __init__(self, request: httpx.Request, dawdle: Callable[[httpx.Request], None]) -> None:
+        self._request = request
+        self._dawdle = dawdle
         self._pieces = iter(request.stream)  # type: ignore[arg-type]
         self._failure: BaseException | None = None
         self.size = 0
@@ -367,6 +391,7 @@ class _Source:
             self._failure = error
             return {"type": "http.disconnect"}
         self.size += len(piece)
+        self._dawdle(self._request)
         return {"type": "http.request", "body": piece, "more_body": bool(piece)}
 
     def require_good(self) -> None:

@@ -53,11 +53,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._jumping = _Jumping()
+        self._on_signal: dict[int, Callable[[], Any]] = {}
         super().__init__(self._jumping)
         self.set_task_factory(_owned)  # type: ignore[arg-type]
 
     def time(self) -> float:
         return self._jumping.now_s
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass while nothing else runs: in a thread that is busy, or with the machine asleep."""
+        self._jumping.now_s += seconds
 
     def _write_to_self(self) -> None:
         """Nobody sleeps, so nobody has to be woken."""
@@ -75,10 +80,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def add_signal_handler(  # type: ignore[override]
         self, sig: int, callback: Callable[..., Any], *args: Any
     ) -> None:
-        """Signals are the test runner's; the simulation calls ``Service.stop``."""
+        """The process's signals are the test runner's; ``send_signal`` sends the program one."""
+        self._on_signal[sig] = lambda: callback(*args)
 
     def remove_signal_handler(self, sig: int) -> bool:
-        return True
+        return self._on_signal.pop(sig, None) is not None
+
+    def send_signal(self, sig: int) -> None:
+        """What the program has asked to be done on this signal."""
+        self._on_signal[sig]()
 
 
 def _owned(
@@ -106,14 +116,14 @@ class VirtualClock:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.asleep_s = 0.0
+        self.asleep_s = self.wrong_s = 0.0
 
     def now_s(self) -> float:
-        """Unix seconds; the stand-in cloud goes by the same clock."""
+        """Unix seconds; the stand-in cloud goes by this clock whatever the daemon's own says."""
         return self.EPOCH_S + self._loop.time()
 
     def now_ms(self) -> int:
-        return int(self.now_s() * 1000)
+        return int((self.now_s() + self.wrong_s) * 1000)
 
     def boottime_s(self) -> float:
         return self._loop.time()
