@@ -32,7 +32,7 @@ def lived(folder: Path, *rel_paths: str, **switches: Any) -> Iterator[tuple[Home
             write_safetensors(home.models / rel_path, SIZE)
         home.let_age()
         first = home.once()
-        assert first.code == 0, first.said()
+        assert first.code == 0, first.said
         yield home, cloud
 
 

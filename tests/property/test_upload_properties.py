@@ -106,7 +106,9 @@ def test_from_any_facts_a_server_that_answers_brings_a_job_to_its_end(
 ) -> None:
     taken = []
     for _ in range(8):
-        step = next_step(job, route=route, granted=granted, missing=missing, known=False)
+        step = next_step(
+            job, route=route, granted=granted, missing=missing, known=False, movable=False
+        )
         taken.append(step)
         if step is Step.FINISH:
             break
@@ -118,11 +120,20 @@ def test_from_any_facts_a_server_that_answers_brings_a_job_to_its_end(
     assert len(set(taken)) == len(taken)  # nothing is done twice
 
 
-@given(jobs, st.sampled_from(Route), st.booleans(), st.integers(0, PARTS), st.booleans())
+@given(
+    jobs,
+    st.sampled_from(Route),
+    st.booleans(),
+    st.integers(0, PARTS),
+    st.booleans(),
+    st.booleans(),
+)
 def test_no_step_forgets_what_was_sent_or_runs_ahead_of_what_is_known(
-    job: Job, route: Route, granted: bool, missing: int, known: bool
+    job: Job, route: Route, granted: bool, missing: int, known: bool, movable: bool
 ) -> None:
-    step = next_step(job, route=route, granted=granted, missing=missing, known=known)
+    step = next_step(
+        job, route=route, granted=granted, missing=missing, known=known, movable=movable
+    )
 
     assert (step is Step.FINISH) == (job.record_id is not None)
     if step is not Step.FINISH:
@@ -132,7 +143,7 @@ def test_no_step_forgets_what_was_sent_or_runs_ahead_of_what_is_known(
         assert job.register_sent_at is None
     if step in (Step.PUT, Step.PARTS, Step.COMPLETE, Step.INITIATE, Step.PRESIGN):
         assert job.stored_at is job.register_sent_at is None
-        assert not known
+        assert not (known or movable)
     if step is Step.COMPLETE:
         assert missing == 0
     if step in (Step.PUT, Step.INITIATE, Step.PARTS, Step.COMPLETE):
