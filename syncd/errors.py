@@ -6,7 +6,7 @@ What can go wrong, sorted by what happens next.
     SyncdError                      has an exit code; the text says what happened and what to do
     ├── ConfigError                 78  the configuration cannot be used
     ├── StateError                  74  the state directory cannot be written, or the database is damaged
-    │   └── StateFull                   its disk is full: nothing was done, the same again may succeed
+    │   └── StateFull                   its disk is full or read-only: nothing was done, it may pass
     ├── AlreadyRunning              75  another instance holds the lock
     ├── RootUnavailable             66  a root is missing, empty against its marker, or unreadable
     │   └── RulesUnusable           78  its .syncdignore cannot be used, so nothing in it can be judged
@@ -47,7 +47,7 @@ class StateError(SyncdError):
 
 
 class StateFull(StateError):
-    """The disk of the state directory is full; what was tried was undone."""
+    """The disk of the state directory is full, or read-only; what was tried was undone."""
 
 
 class AlreadyRunning(SyncdError):

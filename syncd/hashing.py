@@ -7,12 +7,14 @@ the last piece of a leaf is handed on. What is guarded against is a file that mo
 so the second look is XXH3-128 (about 10 GB/s) and not another SHA-256.
 """
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import xxhash
 
@@ -22,6 +24,12 @@ from syncd.model import LEAF_DIGEST_SIZE, LEAF_SIZE, Fingerprint, Kind, Part, Pl
 
 PIECE_SIZE = 512 * 1024
 """Bytes handed to the wire at a time: large enough for speed, small enough for 32 senders."""
+
+
+# O_NONBLOCK: a FIFO put in the file's place must not hang the thread.
+FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+T = TypeVar("T")
 
 
 class Flag(Protocol):
@@ -46,8 +54,7 @@ def opened(path: str) -> Iterator[int]:
         JobError: The file cannot be opened (retry table row 30), with the remedy.
     """
     with _read_errors(path):
-        # O_NONBLOCK: a FIFO put in the file's place must not hang the thread.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = _afresh(path, partial(os.open, path, FLAGS), None)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise FileChanged(f"{printable(path)} is not a regular file any more")
@@ -103,7 +110,7 @@ def make_plan(
         while offset < expected.size:
             if stop.is_set():
                 raise Stopped
-            count = _fill(fd, buffer[: expected.size - offset], offset)
+            count = _fill(fd, buffer[: expected.size - offset], offset, path)
             sha256.update(buffer[:count])
             leaves += xxhash.xxh3_128_digest(buffer[:count])
             offset += count
@@ -158,7 +165,7 @@ def require_same(fd: int, expected: Fingerprint, path: str, *, ctime: bool = Tru
     Raises:
         FileChanged: They differ.
     """
-    seen = fingerprint_of(fd)
+    seen = _afresh(path, partial(fingerprint_of, fd), fd)
     if seen != expected and (ctime or not seen.only_ctime_moved(expected)):
         raise FileChanged(f"{printable(path)} changed: {_difference(expected, seen)}")
 
@@ -171,7 +178,8 @@ def _leaf_pieces(
     end = min(offset + LEAF_SIZE, file_size)
     digest = xxhash.xxh3_128()
     while offset < end:
-        piece = os.pread(fd, min(PIECE_SIZE, end - offset), offset)
+        length = min(PIECE_SIZE, end - offset)
+        piece = _afresh(path, partial(os.pread, fd, length, offset), fd)
         if not piece:
             raise FileChanged(f"{printable(path)} became shorter while it was sent")
         digest.update(piece)
@@ -199,15 +207,33 @@ def _share(piece: tuple[int, bytes], part: Part) -> bytes:
     return data if start == 0 and end >= len(data) else data[start : max(end, 0)]
 
 
-def _fill(fd: int, buffer: memoryview, offset: int) -> int:
+def _fill(fd: int, buffer: memoryview, offset: int, path: str) -> int:
     """Read until *buffer* is full or the file ends; the bytes read."""
     count = 0
     while count < len(buffer):
-        read = os.preadv(fd, [buffer[count:]], offset + count)
+        read = _afresh(path, partial(os.preadv, fd, [buffer[count:]], offset + count), fd)
         if read == 0:
             break
         count += read
     return count
+
+
+def _afresh(path: str, read: Callable[[], T], fd: int | None) -> T:
+    """
+    What *read* gives; where the server of a network file system forgot the file, it is opened again.
+
+    The new descriptor takes the place of *fd*. Whether it is the same file is the fence's business.
+    """
+    try:
+        return read()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+    if fd is not None:
+        fresh = os.open(path, FLAGS)
+        os.dup2(fresh, fd, inheritable=False)
+        os.close(fresh)
+    return read()
 
 
 def _difference(expected: Fingerprint, seen: Fingerprint) -> str:

@@ -52,7 +52,7 @@ class Lanes:
         held: Patience | None = None
         while True:
             try:
-                result = await asyncio.shield(self._run(self._db, call))
+                result = await self._committed(call)
             except StateFull as error:
                 if self.patience is None:
                     raise
@@ -62,6 +62,9 @@ class Lanes:
                 if held is not None:
                     held.end()
                 return result
+
+    async def _committed(self, call: "partial[T]") -> T:
+        return await asyncio.shield(self._run(self._db, call))
 
     async def hash(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that reads a whole file."""

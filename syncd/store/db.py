@@ -287,10 +287,26 @@ def _errors(path: str) -> Iterator[None]:
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise  # the schema or the library refused what our own code tried: a bug, not a damaged disk
     except sqlite3.DatabaseError as error:
-        full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-        raise (StateFull if full else StateError)(_explain(path, error)) from error
+        raise (StateFull if _may_pass(error, path) else StateError)(
+            _explain(path, error)
+        ) from error
     except OSError as error:
         raise _unusable(os.path.dirname(path), error) from error
+
+
+def _may_pass(error: sqlite3.DatabaseError, path: str) -> bool:
+    """Is the disk full, or is its file system mounted read-only? Nothing was written then."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
+        return code == sqlite3.SQLITE_READONLY or _is_mounted_read_only(path)
+    return bool(code & 0xFF == sqlite3.SQLITE_FULL)
+
+
+def _is_mounted_read_only(path: str) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _explain(path: str, error: sqlite3.DatabaseError) -> str:

@@ -14,20 +14,7 @@ COLLECT = (
 )  # fmt: skip
 
 _OPEN_ROWS = {
-    "F05 commit": "no test changes a file between register and commit",
     "F06 commit": "syncd does not re-check content weekly",
-    "F07 commit": "as F05-commit",
-    "F08 commit": "as F05-commit",
-    "F09 commit": "as F05-commit",
-    "F10 commit": "as F05-commit",
-    "F11 watch settle hash part": "no read error is injected by phase",
-    "F12 watch settle hash part register": "as F11; syncd does not tell ESTALE from EIO",
-    "F13 watch settle hash part": "as F11",
-    "F17 hash": "no test puts a FIFO in a file's place before it is hashed",
-    "F19 hash presign part complete register commit": "tests/crash fills the disk by call, not by cell",
-    "F20 hash presign part complete register commit": "as F19",
-    "F21 part complete register commit": "as F19",
-    "F22 commit": "as F19",
 }  # fmt: skip
 
 OPEN = {

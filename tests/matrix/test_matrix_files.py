@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from syncd.model import Call, HintKind
-from tests.matrix.stage import LARGE, SIZES, SMALL, Stage, call_of, check, play, whole_file
+from tests.matrix.stage import LARGE, OTHER, SIZES, SMALL, Stage, call_of, check, play, whole_file
 
 Change = Callable[[Stage, str], str | None]
 """Does something to a file; where its bytes are now, None if they are gone."""
@@ -170,6 +170,101 @@ def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(fault: int, phas
         await stage.until(lambda: "replace" in stage.events(SMALL), "S: superseded")
         await ends_well(stage, SMALL, left[0])
         assert len(stage.calls(Call.PRESIGN)) == (0 if left[0] is None else 1)
+
+    play(act)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+@cells("commit")
+def test_S_a_file_that_changes_before_its_commit_is_brought_again(
+    fault: int, phase: str, heard: bool
+) -> None:
+    """
+    Its record tells the truth of what it was: it stays, and what is there now follows.
+
+    So does a file that moved to another path, told of or not.
+    """
+
+    async def act(stage: Stage) -> None:
+        left: list[str | None] = []
+
+        async def between_answer_and_commit() -> None:
+            while len(stage.far.cloud.records()) < 2:
+                await asyncio.sleep(0.001)
+            life, stage.life = stage.life, stage.life if heard else None
+            left.append(CHANGES[fault](stage, SMALL))
+            stage.life = life
+
+        stage.settings["scan"] = {"interval_s": 300}
+        stage.write(OTHER)
+        stage.start()
+        await stage.arrives(OTHER)
+        changing = asyncio.create_task(between_answer_and_commit())
+        stage.write(SMALL)
+        before = stage.sha256(SMALL)
+        await changing
+        assert stage.job(SMALL)["record_id"] is None
+        if left[0] is not None:
+            await stage.arrives(left[0])
+        await stage.until(lambda: not stage._busy(), "an empty queue")
+        await asyncio.sleep(400)
+        await stage.stop()
+        still = {f"models/{OTHER}": stage.sha256(OTHER)}
+        still |= {} if left[0] is None else {f"models/{left[0]}": stage.sha256(left[0])}
+        records = {(r.model_path, r.file_hash) for r in stage.far.cloud.records()}
+        assert records == {
+            (path, f"sha256:{sha256}")
+            for path, sha256 in {(f"models/{SMALL}", before), *still.items()}
+        }
+        known = {row["rel_path"].decode() for row in stage.asked("SELECT rel_path FROM file")}
+        assert known == {OTHER, left[0]} - {None}
+        check(stage.evidence(still))
+
+    play(act)
+
+
+def pipe(stage: Stage, path: str) -> None:
+    (stage.root / path).unlink()
+    os.mkfifo(stage.root / path)
+
+
+def device(stage: Stage, path: str) -> None:
+    (stage.root / path).unlink()
+    (stage.root / path).symlink_to("/dev/zero")
+
+
+def link_out(stage: Stage, path: str) -> None:
+    outside = stage.folder / "outside"
+    outside.write_bytes(whole_file(SIZES[path], "outside"))
+    (stage.root / path).unlink()
+    (stage.root / path).symlink_to(outside)
+
+
+@pytest.mark.parametrize("put", [pipe, device, link_out])
+@pytest.mark.cell("F17-hash")
+def test_F17_hash_what_took_the_place_of_a_file_is_not_read(
+    put: Callable[[Stage, str], None],
+) -> None:
+    """Neither a pipe, nor a device, nor a link against the rule; the job ends, others go on."""
+
+    async def act(stage: Stage) -> None:
+        stage.settings["scan"] = {"symlinks": "skip"}
+        stage.write(OTHER)
+        stage.start()
+        await stage.arrives(OTHER)
+        stage.while_read = lambda path: stage.life.kill() if stage.life else None
+        stage.write(SMALL)
+        assert await stage.ended() is None
+        assert stage.job(SMALL)["state"] == "leased"
+        put(stage, SMALL)  # the job is there, and its file is not
+        stage.while_read = lambda path: None
+        stage.start()
+        await stage.until(lambda: "replace" in stage.events(SMALL), "S")
+        stage.write(OTHER, salt="another version")
+        await stage.arrives(OTHER)
+        await stage.stop()
+        assert not [call for call in stage.calls() if call.model_path == f"models/{SMALL}"]
+        check(stage.evidence({f"models/{OTHER}": stage.sha256(OTHER)}))
 
     play(act)
 

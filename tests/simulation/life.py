@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from pydantic import SecretStr
@@ -137,12 +138,12 @@ class _Inline(Lanes):
         self._life = life
         self._took_s = took_s
 
-    async def db(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if function.__name__ == "close":  # the kernel does it, too, for the dead
-            return function(*args, **kwargs)
+    async def _committed(self, call: "partial[T]") -> T:
+        if call.func.__name__ == "close":  # the kernel does it, too, for the dead
+            return call()
         self._life.step()
         try:
-            return function(*args, **kwargs)
+            return call()
         finally:
             self._life.step()
             await asyncio.sleep(self._life.pause_s() if self._life.seldom(0.1) else 0)
