@@ -130,6 +130,8 @@ class _Trace:
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         self.events.add(event)
+        if event == "connection.connect_tcp.complete":
+            wire.notice_silence(info["return_value"])
 
 
 class CloudApi:

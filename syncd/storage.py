@@ -8,7 +8,6 @@ holds the file makes a fresh body for the next one.
 """
 
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -26,15 +25,6 @@ ANSWER_MAX = 64 * 1024
 """Bytes of an answer that are read; the store says nothing useful beyond."""
 
 CONNECTIONS = 32
-
-SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
-    # A peer that vanished is noticed in half a minute, whether or not bytes are under way.
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-)
 
 _ETAG = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
@@ -101,8 +91,7 @@ class _Trace:
         elif event == "connection.connect_tcp.complete":
             stream = info["return_value"]
             self._check_peer(stream)
-            for option in SOCKET_OPTIONS:
-                stream.get_extra_info("socket").setsockopt(*option)
+            wire.notice_silence(stream)
 
     def _check_peer(self, stream: Any) -> None:
         address = stream.get_extra_info("server_addr")[0]

@@ -5,6 +5,7 @@ httpx raises for a connection that was never made and for one that broke under a
 matters here is whether anything may have taken effect, and which row of the retry table it is.
 """
 
+import socket
 import ssl
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -20,6 +21,15 @@ from syncd.model import Call, Kind
 
 KEEPALIVE_S = 5.0
 """Seconds that an idle connection is kept: servers close theirs without a word."""
+
+SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
+    # A peer that vanished is noticed in half a minute, whether or not bytes are under way.
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
 
 _DIRECT = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
 
@@ -67,6 +77,13 @@ def _trust(ca_bundle: str | None) -> ssl.SSLContext:
         except OSError as error:
             raise ConfigError(f"network.ca_bundle: {ca_bundle}: {error.strerror}") from None
     return context
+
+
+def notice_silence(stream: Any) -> None:
+    """Set our socket options on httpcore's *stream*, a connection just made."""
+    sock = stream.get_extra_info("socket")
+    for option in SOCKET_OPTIONS:
+        sock.setsockopt(*option)
 
 
 def failure(

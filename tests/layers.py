@@ -49,6 +49,7 @@ PLACES = {
     "tests/matrix": "matrix",
     "tests/planted": "T16",
     "tests/sockets": "T9",
+    "tests/sockets/test_half_open.py": "T10",
     "tests/sockets/test_tls.py": "TLS",
     "tests/sockets/test_moving_files.py": "T14",
 }

@@ -29,15 +29,19 @@ class Scale:
     """T7: in all."""
     disk_stride: int
     """T8: of a call made very often, each so-manieth is hit."""
+    sockets: int
+    """T9: runs beside those that once failed."""
+    moving: int
+    """T14: files, ten a run."""
 
 
 MACHINE_STEPS = 50
 
 SCALES = {
-    "taste": Scale(100, 60, 50, 200, (True,), 2_000, 64),
-    "push": Scale(500, 300, 1_200, 600, (True,), 20_000, 8),
-    "soak": Scale(2_000, 1_000, 5_000, 3_000, (True, False), 60_000, 2),
-    "nightly": Scale(10_000, 4_000, 30_000, 20_000, (True, False), 1_000_000, 1),
+    "taste": Scale(100, 60, 50, 200, (True,), 2_000, 64, 50, 50),
+    "push": Scale(500, 300, 1_200, 600, (True,), 20_000, 8, 600, 500),
+    "soak": Scale(2_000, 1_000, 5_000, 3_000, (True, False), 60_000, 2, 3_000, 2_000),
+    "nightly": Scale(10_000, 4_000, 30_000, 20_000, (True, False), 1_000_000, 1, 60_000, 20_000),
 }
 
 NAME = os.environ.get("SYNCD_TEST_SCALE", "push")

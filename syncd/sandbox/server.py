@@ -80,6 +80,8 @@ class Sandbox:
         RuntimeError: At exit, if a handler of the sandbox itself failed.
     """
 
+    HOST = "127.0.0.1"
+
     def __init__(
         self,
         dir: str | os.PathLike[str] | None = None,
@@ -130,7 +132,7 @@ class Sandbox:
 
     def _start(self) -> None:
         api = self._listening(self._ports[0])
-        self.base_url = f"http://127.0.0.1:{api.getsockname()[1]}{PREFIX}"
+        self.base_url = f"http://{self.HOST}:{api.getsockname()[1]}{PREFIX}"
         apps: list[tuple[socket.socket, ASGIApp]] = []
         if self._s3 is None:
             sock = self._listening(self._ports[1])
@@ -151,14 +153,14 @@ class Sandbox:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._closing.callback(sock.close)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", port))
+        sock.bind((self.HOST, port))
         return sock
 
     def _own_store(self, port: int) -> DiskObjects:
         folder = self._dir
         if folder is None:
             folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-"))
-        endpoint = f"http://127.0.0.1:{port}/store"
+        endpoint = f"http://{self.HOST}:{port}/store"
         grants = Grants(endpoint, OWN_BUCKET, OWN_KEYS, self.now, lambda: self.switches)
         return DiskObjects(
             Path(folder) / "objects",

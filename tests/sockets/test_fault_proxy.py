@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
 from tests.oracle import check
 from tests.sockets.rig import SINGLE_PUT_LIMIT, Rig, rigged
-from tests.sockets.wire import Accident, Break, Wire, wires
+from tests.sockets.wire import Accident, Break, Wire
 from tests.weights import write_safetensors
 
 FILES = 200
@@ -50,12 +49,6 @@ STALLS = {
     "api": [Accident(Break.ANSWER_STALL, nth, 40 * nth) for nth in (1, 4, 7)],
     "store": [Accident(Break.REQUEST_STALL, nth, 700 * nth) for nth in (0, 3, 6)],
 }
-
-
-@pytest.fixture(scope="module")
-def both() -> Iterator[tuple[Wire, Wire]]:
-    with wires(2) as (api, store):
-        yield api, store
 
 
 def plant(models: Path) -> None:
