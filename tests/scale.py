@@ -27,6 +27,12 @@ class Scale:
     """T6: whether to begin with nothing, and where a run before left off."""
     images: int
     """T7: in all."""
+    mutations: int
+    """T12: server answers, in all."""
+    soak_days: int
+    """T15: simulated."""
+    soak_files: int
+    """T15: in the tree."""
     disk_stride: int
     """T8: of a call made very often, each so-manieth is hit."""
 
@@ -34,10 +40,12 @@ class Scale:
 MACHINE_STEPS = 50
 
 SCALES = {
-    "taste": Scale(100, 60, 50, 200, (True,), 2_000, 64),
-    "push": Scale(500, 300, 1_200, 600, (True,), 20_000, 8),
-    "soak": Scale(2_000, 1_000, 5_000, 3_000, (True, False), 60_000, 2),
-    "nightly": Scale(10_000, 4_000, 30_000, 20_000, (True, False), 1_000_000, 1),
+    "taste": Scale(100, 60, 50, 200, (True,), 2_000, 2_000, 2, 100, 64),
+    "push": Scale(500, 300, 1_200, 600, (True,), 20_000, 20_000, 30, 300, 8),
+    "soak": Scale(2_000, 1_000, 5_000, 3_000, (True, False), 60_000, 100_000, 30, 3_000, 2),
+    "nightly": Scale(
+        10_000, 4_000, 30_000, 20_000, (True, False), 1_000_000, 1_000_000, 30, 10_000, 1
+    ),
 }
 
 NAME = os.environ.get("SYNCD_TEST_SCALE", "push")
