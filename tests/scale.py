@@ -27,6 +27,12 @@ class Scale:
     """T6: whether to begin with nothing, and where a run before left off."""
     images: int
     """T7: in all."""
+    mutations: int
+    """T12: server answers, in all."""
+    soak_days: int
+    """T15: simulated."""
+    soak_files: int
+    """T15: in the tree."""
     disk_stride: int
     """T8: of a call made very often, each so-manieth is hit."""
     sockets: int
@@ -38,10 +44,62 @@ class Scale:
 MACHINE_STEPS = 50
 
 SCALES = {
-    "taste": Scale(100, 60, 50, 200, (True,), 2_000, 64, 50, 50),
-    "push": Scale(500, 300, 1_200, 600, (True,), 20_000, 8, 600, 500),
-    "soak": Scale(2_000, 1_000, 5_000, 3_000, (True, False), 60_000, 2, 3_000, 2_000),
-    "nightly": Scale(10_000, 4_000, 30_000, 20_000, (True, False), 1_000_000, 1, 60_000, 20_000),
+    "taste": Scale(
+        examples=100,
+        machine_runs=60,
+        simulations=50,
+        kill_points=200,
+        beginnings=(True,),
+        images=2_000,
+        mutations=2_000,
+        soak_days=2,
+        soak_files=100,
+        disk_stride=64,
+        sockets=50,
+        moving=50,
+    ),
+    "push": Scale(
+        examples=500,
+        machine_runs=300,
+        simulations=1_200,
+        kill_points=600,
+        beginnings=(True,),
+        images=20_000,
+        mutations=20_000,
+        soak_days=30,
+        soak_files=300,
+        disk_stride=8,
+        sockets=600,
+        moving=500,
+    ),
+    "soak": Scale(
+        examples=2_000,
+        machine_runs=1_000,
+        simulations=5_000,
+        kill_points=3_000,
+        beginnings=(True, False),
+        images=60_000,
+        mutations=100_000,
+        soak_days=30,
+        soak_files=3_000,
+        disk_stride=2,
+        sockets=3_000,
+        moving=2_000,
+    ),
+    "nightly": Scale(
+        examples=10_000,
+        machine_runs=4_000,
+        simulations=30_000,
+        kill_points=20_000,
+        beginnings=(True, False),
+        images=1_000_000,
+        mutations=1_000_000,
+        soak_days=30,
+        soak_files=10_000,
+        disk_stride=1,
+        sockets=60_000,
+        moving=20_000,
+    ),
 }
 
 NAME = os.environ.get("SYNCD_TEST_SCALE", "push")

@@ -4,20 +4,18 @@ T4: the whole daemon in virtual time, seed by seed.
 ``SYNCD_SEEDS=a,b`` runs just these.
 """
 
-import contextlib
 import gc
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.memory import folder
 from tests.oracle import check, o10_one_seed_one_history
 from tests.scale import SCALE, SEED
 from tests.simulation.world import Outcome, run
@@ -58,17 +56,6 @@ def _few_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """An empty folder, in memory where there is such a place: fsync costs nothing there."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="syncd-simulation-", dir=memory))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 @pytest.mark.parametrize("seeds", _batches(), ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
 def test_T4_whatever_happens_every_still_file_is_registered_once_and_as_it_is(
     seeds: list[str], record_property: Callable[[str, object], None]
@@ -82,9 +69,9 @@ def test_T4_whatever_happens_every_still_file_is_registered_once_and_as_it_is(
 
 def what_failed(seed: str) -> str | None:
     """Run one seed: None, or what went wrong and how to repeat it; it is on the list then."""
-    with _folder() as folder:
+    with folder() as place:
         try:
-            outcome = run(seed, folder, keep_log=_is_logged(seed))
+            outcome = run(seed, place, keep_log=_is_logged(seed))
         except Exception:
             remember(seed)
             return f"{traceback.format_exc()}\n{_again(seed)}"
@@ -106,7 +93,7 @@ def remember(seed: str) -> None:
 
 @pytest.mark.parametrize("seed", ["1", "2", "3"])
 def test_O10_one_seed_has_one_history(seed: str) -> None:
-    with _folder() as first, _folder() as second:
+    with folder() as first, folder() as second:
         o10_one_seed_one_history(run(seed, first).evidence, run(seed, second).evidence)
 
 
@@ -127,8 +114,8 @@ def test_O10_one_seed_has_one_history_in_every_process(seed: str) -> None:
 
 def history_of(seed: str) -> str:
     """A digest of all calls of a run."""
-    with _folder() as folder:
-        history = run(seed, folder).evidence.history
+    with folder() as place:
+        history = run(seed, place).evidence.history
     return hashlib.sha256(repr(history).encode()).hexdigest()
 
 

@@ -36,6 +36,7 @@ class Tree:
         now_ns: What files are stamped with, Unix nanoseconds.
         told: Hears of every change.
         sizes: Sizes to choose from, bytes.
+        paths: Where files may be.
 
     ``versions`` holds, by model_path, the SHA-256 of every content that a path ever had while
     nobody was writing, and that was whole: what a cut tore must never be registered.
@@ -48,6 +49,7 @@ class Tree:
         now_ns: Callable[[], int],
         told: Told,
         sizes: tuple[int, ...],
+        paths: tuple[str, ...] = PATHS,
     ) -> None:
         self.root = root
         self.versions: dict[str, set[str]] = {}
@@ -56,8 +58,9 @@ class Tree:
         self._now_ns = now_ns
         self._told = told
         self._sizes = sizes
-        for folder in FOLDERS:
-            (root / folder).mkdir(parents=True)
+        self._paths = paths
+        for path in paths:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
 
     def paths(self) -> list[str]:
         """The files that are there."""
@@ -71,9 +74,15 @@ class Tree:
             if not content.torn and (largest is None or content.size <= largest)
         }
 
+    def fill(self) -> None:
+        """A file at every path."""
+        for path in self._paths:
+            if path not in self._now:
+                self._create(path)
+
     def change(self) -> str:
         """Do one thing to one file; what it was."""
-        path = self._draw.choice(PATHS)
+        path = self._draw.choice(self._paths)
         if path not in self._now:
             self._create(path)
             return f"create {path}"
@@ -125,7 +134,7 @@ class Tree:
         self._changed(path, HintKind.CLOSED)
 
     def _rename(self, path: str) -> None:
-        to = self._draw.choice(PATHS)
+        to = self._draw.choice(self._paths)
         (self.root / path).rename(self.root / to)
         if to != path:
             self._gone(path)

@@ -1,0 +1,285 @@
+"""
+What an upload commits, against a cloud that keeps books: any answers, any deaths, in any order (T3).
+
+The real steps and the real store; the calls between them are one line each. The cloud refuses to be
+told of bytes it does not hold, and to be told the same twice.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from syncd.core.parts import Route, missing_parts, plan_parts
+from syncd.core.steps import Step, next_step
+from syncd.errors import LeaseLost
+from syncd.model import (
+    Fingerprint,
+    FoundFile,
+    Job,
+    Kind,
+    Multipart,
+    Plan,
+    State,
+    Target,
+)
+from syncd.store import Store, Wanted
+from tests.memory import folder
+from tests.scale import MACHINE_STEPS, SCALE
+
+T = TypeVar("T")
+
+SIZE, PART_SIZE = 30, 12
+PARTS = plan_parts(SIZE, PART_SIZE)
+PATH = "loras/a.pt"
+TARGET = Target(f"models/{PATH}", "loras", "a.pt", "a")
+
+
+class Answer(StrEnum):
+    """What becomes of one request."""
+
+    GOOD = "good"
+    REFUSED = "refused"  # it has no effect, and the program knows
+    LOST = "lost"  # it takes effect, and the program hears nothing
+    DEADLY = "deadly"  # it takes effect, and the program dies before it commits anything
+
+
+class Failed(Exception):
+    """No good answer came."""
+
+
+class Died(Exception):
+    """Nothing more is committed."""
+
+
+@dataclass
+class Cloud:
+    """Its books."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, str] = field(default_factory=dict)
+    uploads: dict[str, set[int]] = field(default_factory=dict)
+    records: dict[str, str] = field(default_factory=dict)
+    parts_taken: list[tuple[str, int]] = field(default_factory=list)
+
+    def presign(self, sha256: str) -> str:
+        key = f"k{len(self.keys)}"
+        self.keys[key] = sha256
+        return key
+
+    def put(self, key: str) -> None:
+        self.objects.setdefault(key, self.keys[key])  # If-None-Match: there already is as good
+
+    def initiate(self, key: str) -> str:
+        upload_id = f"{key}.u{len(self.uploads)}"
+        self.uploads[upload_id] = set()
+        return upload_id
+
+    def part(self, upload_id: str, number: int) -> str:
+        self.uploads[upload_id].add(number)
+        self.parts_taken.append((upload_id, number))
+        return f'"{upload_id}.{number}"'
+
+    def complete(self, upload_id: str, etags: dict[int, str]) -> None:
+        assert self.uploads[upload_id] == {part.number for part in PARTS} == etags.keys()
+        assert all(etag == f'"{upload_id}.{number}"' for number, etag in etags.items())
+        self.put(upload_id.partition(".")[0])
+
+    def register(self, key: str, sha256: str) -> str:
+        assert self.objects[key] == sha256, "registered before it was stored"
+        assert key not in self.records, "registered twice"
+        self.records[key] = f"r.{key}"
+        return self.records[key]
+
+
+class Uploader(RuleBasedStateMachine):
+    """Rules are the program's steps with their answers, and what happens to it and its file."""
+
+    @initialize(route=st.sampled_from([Route.PUT, Route.MULTIPART]))
+    def begin(self, route: Route) -> None:
+        self.route = route
+        self.places = contextlib.ExitStack()
+        self.state_dir = str(self.places.enter_context(folder()))
+        self.store = Store(self.state_dir)
+        self.root_id = self.store.files.root_id("/models")
+        self.cloud, self.now, self.version = Cloud(), 1_000, 0
+        self.job: Job | None = None
+        self.key_in_memory: str | None = None
+        self.committed: set[tuple[str, int]] = set()
+        self.replace()
+
+    def teardown(self) -> None:
+        """However it went on the way, a cloud that answers brings the file as it is into the catalog."""
+        if not hasattr(self, "store"):
+            return
+        for _ in range(20):
+            self.now += 1
+            self.step(Answer.GOOD)
+        newest = self.store.jobs.get(self.newest)
+        held = [self.cloud.objects[key] for key in self.cloud.records]
+        self.store.close()
+        self.places.close()
+
+        assert newest.state is State.DONE
+        assert held.count(self.sha256) == 1
+        assert len(set(held)) == len(held)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(b"%d" % self.version).hexdigest()
+
+    # -- around the program ----------------------------------------------------------------------
+
+    @rule()
+    def replace(self) -> None:
+        """Somebody writes other bytes, and the next look queues them."""
+        self.version += 1
+        found = FoundFile(self.root_id, PATH, Fingerprint(1, 2, SIZE, self.version, 3), SIZE)
+        admission = self.store.files.admit([Wanted(found, TARGET, PATH)], self.now)
+        (self.newest,) = admission.jobs.values()
+
+    @rule()
+    def die(self) -> None:
+        self.store.close()
+        self.store = Store(self.state_dir)
+        self.store.jobs.expire_all(self.now, max_wait_ms=10)
+        self.job = self.key_in_memory = None
+
+    @rule(ms=st.integers(1, 30))
+    def time_passes(self, ms: int) -> None:
+        self.now += ms
+        self.store.jobs.expire(self.now)
+
+    @precondition(lambda self: self.job is not None)
+    @rule()
+    def upload_is_given_up(self) -> None:
+        """The store dropped the upload: everything is sent anew."""
+        with self.while_ours():
+            assert self.job is not None
+            if self.job.stored_at is None and self.job.register_sent_at is None:
+                self.job = self.store.jobs.fresh_upload(self.job, self.now, gone=True)
+                self.key_in_memory = None
+
+    # -- the program -----------------------------------------------------------------------------
+
+    @rule(answer=st.sampled_from([*Answer, Answer.GOOD, Answer.GOOD]))
+    def step(self, answer: Answer) -> None:
+        if self.job is None:
+            self.job, self.key_in_memory = self.store.jobs.claim("w", self.now, 50), None
+            return
+        with self.while_ours():
+            try:
+                self.go_on(answer)
+            except Died:
+                self.die()
+            except Failed:
+                self.later()
+
+    def later(self) -> None:
+        assert self.job is not None
+        self.store.jobs.retry(
+            self.job,
+            self.now,
+            run_after=self.now + 1,
+            kind=Kind.NETWORK,
+            why="no answer",
+            advice=None,
+            free=True,
+        )
+        self.job = None
+
+    @contextlib.contextmanager
+    def while_ours(self) -> Iterator[None]:
+        try:
+            yield
+        except LeaseLost:
+            self.job = None
+
+    def go_on(self, answer: Answer) -> None:
+        job, jobs = self.job, self.store.jobs
+        assert job is not None
+        etags = jobs.etags(job)
+        granted = self.key_in_memory is not None and self.key_in_memory == job.storage_key
+        step = next_step(
+            job,
+            route=self.route,
+            granted=granted,
+            missing=len(missing_parts(PARTS, etags)) if job.upload_id else 0,
+            known=False,
+        )
+        key, sha256 = job.storage_key or "", job.sha256 or ""
+        if step is Step.PLAN:
+            content = hashlib.sha256(b"%d" % job.fingerprint.mtime_ns).hexdigest()
+            self.job = jobs.note_plan(job, Plan(SIZE, content, b"l" * 16), self.now)
+        elif step is Step.PRESIGN:
+            self.key_in_memory = self.ask(answer, lambda: self.cloud.presign(sha256))
+            self.job, owner = jobs.note_key(job, self.key_in_memory, self.now)
+            assert owner == sha256
+        elif step is Step.PUT:
+            job = jobs.note(job, self.now, body_sent_at=self.now)
+            self.ask(answer, lambda: self.cloud.put(key))
+            self.job = jobs.note_stored(job, self.now)
+        elif step is Step.INITIATE:
+            upload_id = self.ask(answer, lambda: self.cloud.initiate(key))
+            upload = Multipart(upload_id, key, PART_SIZE, len(PARTS))
+            self.job = jobs.note_upload(job, upload, self.now)
+        elif step is Step.PARTS:
+            upload_id, part = job.upload_id or "", missing_parts(PARTS, etags)[0]
+            assert (upload_id, part.number) not in self.committed, "sent again"
+            etag = self.ask(answer, lambda: self.cloud.part(upload_id, part.number))
+            jobs.note_part(job, part, etag, self.now)
+            self.committed.add((upload_id, part.number))
+        elif step is Step.COMPLETE:
+            upload_id = job.upload_id or ""
+            job = jobs.note(job, self.now, complete_sent_at=self.now)
+            self.ask(answer, lambda: self.cloud.complete(upload_id, etags))
+            self.job = jobs.note_stored(job, self.now)
+        elif step is Step.REGISTER:
+            job = jobs.note(job, self.now, register_sent_at=self.now)
+            record_id = self.ask(answer, lambda: self.cloud.register(key, sha256))
+            self.job = jobs.note(job, self.now, record_id=record_id)
+        elif step is Step.LOOK_UP:
+            listed = self.ask(answer, lambda: self.cloud.records.get(key))
+            facts = {"record_id": listed} if listed else {"register_sent_at": None}
+            self.job = jobs.note(job, self.now, **facts)
+        else:
+            assert step is Step.FINISH
+            jobs.finish(job, job.record_id or "", self.now, adopted=False)
+            self.job = None
+
+    def ask(self, answer: Answer, request: Callable[[], T]) -> T:
+        """One request."""
+        if answer is Answer.REFUSED:
+            raise Failed
+        said = request()
+        if answer is Answer.LOST:
+            raise Failed
+        if answer is Answer.DEADLY:
+            raise Died
+        return said
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    @invariant()
+    def facts_are_true(self) -> None:
+        """Nothing is a fact that the cloud does not bear out."""
+        if not hasattr(self, "store"):
+            return
+        job = self.store.jobs.get(self.newest)
+        if job.stored_at is not None:
+            assert self.cloud.objects[job.storage_key or ""] == job.sha256
+        if job.record_id is not None:
+            assert self.cloud.records[job.storage_key or ""] == job.record_id
+        assert job.state is not State.DONE or job.record_id is not None
+
+
+TestUploader = Uploader.TestCase
+TestUploader.settings = settings(
+    max_examples=SCALE.machine_runs, stateful_step_count=MACHINE_STEPS, deadline=None
+)
