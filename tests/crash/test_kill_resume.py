@@ -130,6 +130,21 @@ def test_a_kill_at_any_call_costs_no_file_and_registers_none_twice(
     assert {upload.upload_id for upload in cloud.open_uploads()} <= unheard
 
 
+def test_I10_of_a_file_sent_part_by_part_only_the_one_that_nobody_answered_goes_twice(
+    cloud: Sandbox, trap: Trap, home: Home
+) -> None:
+    home.env |= {"SYNCD_UPLOAD__PARTS": "1", "SYNCD_UPLOAD__PARTS_MAX": "1"}
+    trap.kill(home, nth(Call.PUT_PART, 2))
+
+    assert facts(home)[LARGE].etags == {1}  # what the store answered, and that only
+
+    again = run(home, "--once")
+
+    assert again.code == 0, again.err
+    assert [entry.part for entry in cloud.history.entries(Call.PUT_PART)] == [1, 2, 2, 3]
+    require_all_there(cloud, home.models, set(SIZES))
+
+
 def test_a_killed_run_leaves_its_claims_to_the_next(cloud: Sandbox, home: Home) -> None:
     cloud.faults.add(Rule(Fault.DELAY, call=Call.LIST_MODELS, count=None, delay_s=RUN_S))
     victim = start(home, "--once")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.planted.run import Plant, apply, caught, copied, plants
+from tests.planted.run import Plant, Tried, apply, copied, is_caught, plants, tried
 
 QUICK = [plant for plant in plants() if plant.layer == "T1"]
 
@@ -23,6 +23,31 @@ def sources(copy: Path) -> dict[Path, str]:
     return {path.relative_to(copy): path.read_text() for path in copy.glob("syncd/**/*.py")}
 
 
+def test_T16_thirty_bugs_are_planted_and_each_names_the_tests_of_a_layer() -> None:
+    assert len(plants()) >= 30
+    assert all(plant.layer for plant in plants())
+
+
 @pytest.mark.parametrize("plant", QUICK, ids=lambda plant: plant.path.stem)
 def test_a_planted_bug_is_caught(plant: Plant) -> None:
-    assert caught(plant), plant.what
+    assert tried(plant.tests, plant).failed, plant.what
+
+
+PASSES, FAILS = Tried(None, 0.0), Tried("tests/unit/test_parts.py::test_it", 0.0)
+UNTRIED = Tried(None, 0.0, "pytest ended with 4")
+
+
+@pytest.mark.parametrize(
+    ("plant", "control", "caught"),
+    [
+        (FAILS, PASSES, True),
+        (PASSES, PASSES, False),
+        (FAILS, FAILS, False),
+        (UNTRIED, PASSES, False),
+        (FAILS, UNTRIED, False),
+    ],
+)
+def test_a_bug_counts_only_if_its_tests_fail_with_it_and_pass_without(
+    plant: Tried, control: Tried, caught: bool
+) -> None:
+    assert is_caught(plant, control) is caught

@@ -1,0 +1,38 @@
+"""T4: a backfill ends when nothing is left, and not before."""
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+from unittest import mock
+
+from tests.matrix.stage import SMALL, Stage, check, play
+from tests.simulation import life as lives
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+QUIET_S = 5
+LATE_S = QUIET_S + 1.0
+
+
+class Late(lives._Inline):
+    """The store tells when the next job is due, and by the time that is heard there is one."""
+
+    async def db(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        answer = await super().db(function, *args, **kwargs)
+        if function.__name__ == "next_due_ms":
+            await asyncio.sleep(LATE_S)
+        return answer
+
+
+def test_a_backfill_does_not_end_while_the_queue_is_added_to() -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        stage.start(once=True)
+
+        assert await stage.ended() == 0
+        assert stage.registered(SMALL), stage.told()
+        check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
+
+    with mock.patch.object(lives, "_Inline", Late):
+        play(act, settings={"settle": {"quiet_s": QUIET_S, "quiet_closed_s": QUIET_S}})
