@@ -212,6 +212,7 @@ class Uploader(RuleBasedStateMachine):
             granted=granted,
             missing=len(missing_parts(PARTS, etags)) if job.upload_id else 0,
             known=False,
+            movable=False,
         )
         key, sha256 = job.storage_key or "", job.sha256 or ""
         if step is Step.PLAN:
