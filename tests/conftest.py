@@ -51,10 +51,23 @@ def pytest_runtest_makereport(
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table; a test that says nothing of its cases is one."""
+    for found in tables(terminalreporter):
+        terminalreporter.section("what a test found")
+        terminalreporter.write_line(found)
     terminalreporter.section("layers")
     for line in table(phases(terminalreporter)):
         terminalreporter.write_line(line)
     terminalreporter.write_line(f"scale {scale.NAME}, seed {scale.SEED}")
+
+
+def tables(reporter: pytest.TerminalReporter) -> Iterator[str]:
+    """What tests leave as their property "table"."""
+    for reports in reporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and report.when == "call":
+                said = dict(report.user_properties)
+                if "table" in said:
+                    yield f"{report.nodeid}\n{said['table']}"
 
 
 def phases(reporter: pytest.TerminalReporter) -> Iterator[Phase]:

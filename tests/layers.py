@@ -26,9 +26,10 @@ LAYERS = {
     "matrix": "faults by phases",
     "points": "kill -9 at named points",
     "TLS": "servers nobody should trust",
+    "writers": "real programs that write models",
     "whole": "the command, files, sockets",
 }
-"""What stands in the table; the last four have no number."""
+"""What stands in the table; the last five have no number."""
 
 PLACES = {
     "tests/unit": "T1",
@@ -56,6 +57,7 @@ PLACES = {
     "tests/sockets/test_half_open.py": "T10",
     "tests/sockets/test_tls.py": "TLS",
     "tests/sockets/test_moving_files.py": "T14",
+    "tests/writers": "writers",
 }
 """The longest beginning of a test's path that stands here names its layer."""
 
@@ -88,4 +90,4 @@ def table(phases: Iterable[Phase]) -> Iterator[str]:
         cases = sum(phase.cases for phase in rows[layer])
         seconds = sum(phase.seconds for phase in rows[layer])
         rate = f"{cases / max(seconds, 0.1):.1f}"
-        yield line(f"{layer:<7}{LAYERS[layer]}", tests, cases, f"{seconds:.1f}", rate)
+        yield line(f"{layer:<8}{LAYERS[layer]}", tests, cases, f"{seconds:.1f}", rate)
