@@ -27,6 +27,8 @@ class Windows:
     network_s: float
 
 
+SECOND_NS = 1_000_000_000
+
 OLD_S = 600.0
 """A file that its own kernel saw change last so long ago has stood still all that time..."""
 
@@ -93,7 +95,7 @@ def look(
 def _blocked_by(found: FoundFile, companion: str | None) -> str | None:
     if companion is not None:
         return f"a downloader is at work: {printable(companion)}"
-    if found.fingerprint.mtime_ns == 0:
+    if found.fingerprint.mtime_ns // SECOND_NS == 0:  # some leave the original's part of a second
         return "modification time 0: an interrupted rsync leaves that"
     return None
 

@@ -58,7 +58,8 @@ class Writer:
 
     ``limited``: it limits its rate and does not stall. ``left``: the state of the file in
     ``status``, with a piece of the reason; None where it must not be listed, because it has
-    another name until it is whole. ``makes``: it brings bytes of its own. ``removed``: endings of what a person tidies away after the kill.
+    another name until it is whole, or waits. ``makes``: it brings bytes of its own. ``removed``:
+    endings of what a person tidies away after the kill.
     """
 
     name: str

@@ -15,7 +15,7 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """``/<anything>?of=<file>&stall_s=<n>``; a hub client, which cannot say that, names both as repository."""
+    """``/<name>?of=<file>&stall_s=<n>``, or as a hub client asks: ``/<n>/<folder>/…/<name>``."""
 
     protocol_version = "HTTP/1.1"
     server: "SlowServer"
