@@ -18,7 +18,7 @@ from tests.simulation.far_side import API_URL, FarSide, Weather
 from tests.simulation.life import Life, settings_of, source_of
 from tests.simulation.loop import VirtualClock, VirtualLoop
 from tests.simulation.tree import Tree
-from tests.simulation.world import SINGLE_PUT_LIMIT, calendar, logged, scaled_down
+from tests.simulation.world import SINGLE_PUT_LIMIT, SMALL, calendar, logged, scaled_down
 
 DAY_S = 24 * 3600.0
 CHANGES_A_DAY = 10
@@ -74,8 +74,8 @@ class Month:
             random.Random(f"{SEED}:soak"),
             lambda: int(self.clock.now_s() * 1e9),
             self.told,
-            (1, 700, 4097, 9000),
-            tuple(f"{folders[n % 3]}/{n}.gguf" for n in range(SCALE.soak_files)),
+            SMALL,
+            tuple(f"{folders[n % 3]}/{n}.safetensors" for n in range(SCALE.soak_files)),
         )
         self.settings = settings_of(
             models_dir=place / "models",
