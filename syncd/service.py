@@ -50,6 +50,9 @@ LARGEST_WAIT_MS = int(retry.RETRY_AFTER_MAX_S * 1100)
 WATCH_RETRY_S = 300.0
 """Between tries to watch again, and the rescans that make up for it."""
 
+REREAD_LOOK_S = 3600.0
+"""Between looks for files whose bytes have to be read again."""
+
 ROOT_LOOK_S = 5.0
 """Between looks whether a root is there, and is the folder that is watched."""
 
@@ -135,6 +138,7 @@ class Service:
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
         self._rescan = self._restart = self._looking = False
+        self._reread = True
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -370,6 +374,10 @@ class Service:
     async def _clean_up(self, parts: _Parts) -> None:
         while True:
             await parts.janitor.clean_up()
+            if self._reread:
+                self._reread = False
+                await self._lanes.db(parts.store.jobs.read_again, self._clock.now_ms())
+                parts.dispatcher.wake()
             await self._wake_janitor.wait()
             self._wake_janitor.clear()
 
@@ -389,6 +397,10 @@ class Service:
             parts.dispatcher.wake()
             self._wake_janitor.set()
 
+        async def reread() -> None:
+            self._reread = True
+            self._wake_janitor.set()
+
         async def watch_again() -> None:
             if not watcher.alive():
                 self._restart = True
@@ -400,6 +412,7 @@ class Service:
         for tick, seconds in (
             (rescan, self._settings.scan.interval_s),
             (look_after, 30),
+            (reread, REREAD_LOOK_S),
             (watch_again, WATCH_RETRY_S),
             (look_at_root, ROOT_LOOK_S),
         ):

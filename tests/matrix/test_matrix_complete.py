@@ -14,7 +14,6 @@ COLLECT = (
 )  # fmt: skip
 
 _OPEN_ROWS = {
-    "F06 commit": "syncd does not re-check content weekly",
 }  # fmt: skip
 
 OPEN = {
