@@ -131,10 +131,16 @@ class Stale(JobError):
 
 
 class FileChanged(Stale):
-    """The file on disk is not, or is no longer, what the job was made for."""
+    """
+    The file on disk is not, or is no longer, what the job was made for.
 
-    def __init__(self, message: str) -> None:
+    Args:
+        unseen: Its bytes are others, and its size and times did not tell.
+    """
+
+    def __init__(self, message: str, *, unseen: bool = False) -> None:
         super().__init__(message, kind=Kind.LOCAL_READ)
+        self.unseen = unseen
 
 
 class LeaseLost(Stale):

@@ -186,7 +186,9 @@ def _leaf_pieces(
         yield offset, piece
         offset += len(piece)
     if digest.digest() != planned:
-        raise FileChanged(f"{printable(path)} holds other bytes than when it was hashed")
+        raise FileChanged(
+            f"{printable(path)} holds other bytes than when it was hashed", unseen=True
+        )
 
 
 def _last_held_back(shares: Iterable[bytes]) -> Iterator[bytes]:

@@ -375,6 +375,8 @@ class Service:
         while True:
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
+            if await self._lanes.db(parts.store.jobs.read_again, self._clock.now_ms()):
+                parts.dispatcher.wake()
             await self._wake_janitor.wait()
             self._wake_janitor.clear()
 

@@ -825,7 +825,8 @@ class Worker:
 
     async def _moved(self, run: _Run, error: JobError) -> Outcome:
         try:
-            await self._db(self._store.jobs.supersede, run.job, why=str(error))
+            unseen = isinstance(error, FileChanged) and error.unseen
+            await self._db(self._store.jobs.supersede, run.job, why=str(error), unseen=unseen)
         except LeaseLost:
             return self._superseded(run)
         self._log.info("job.superseded", why=str(error))

@@ -41,6 +41,10 @@ _UPLOAD_FACTS = (
 )  # fmt: skip
 
 
+REREAD_MS = 7 * 24 * 3600 * 1000
+"""Between two reads of a file whose times do not tell when it changes."""
+
+
 class Jobs:
     """The job table and what hangs on it. Times are Unix milliseconds, handed in by the caller."""
 
@@ -416,12 +420,13 @@ class Jobs:
                 last_kind=kind,
             )
 
-    def supersede(self, job: Job, now_ms: int, *, why: str) -> None:
+    def supersede(self, job: Job, now_ms: int, *, why: str, unseen: bool = False) -> None:
         """
         The worker itself found that the file moved.
 
         What was known of its path is forgotten with the job, so that the next look judges it afresh
-        even if the file is then as it was.
+        even if the file is then as it was. Where the bytes changed *unseen*, the path is one whose
+        bytes are read again now and then.
         """
         with self._db.transaction():
             self._end_upload(job, "unwanted", now_ms)
@@ -430,6 +435,46 @@ class Jobs:
                 (job.root_id, os.fsencode(job.rel_path)),
             )
             self._move(job, Event.REPLACE, now_ms, why=why)
+            if unseen:
+                self._db.run(
+                    "INSERT INTO reread (root_id, rel_path, due_at) VALUES (?, ?, ?)"
+                    " ON CONFLICT (root_id, rel_path) DO UPDATE SET due_at = excluded.due_at",
+                    (job.root_id, os.fsencode(job.rel_path), now_ms + REREAD_MS),
+                )
+
+    def read_again(self, now_ms: int) -> int:
+        """
+        Queue the paths whose bytes once changed unseen and were last read a week ago; how many.
+
+        The same bytes are then adopted from our own memory, others are uploaded.
+        """
+        due = "SELECT * FROM reread WHERE due_at <= ?"
+        if not self._db.all(due, (now_ms,)):
+            return 0
+        with self._db.transaction():
+            self._db.run(
+                "DELETE FROM reread WHERE due_at <= ? AND NOT EXISTS (SELECT 1 FROM file"
+                " WHERE file.root_id = reread.root_id AND file.rel_path = reread.rel_path)",
+                (now_ms,),
+            )
+            rows = self._db.all(due, (now_ms,))
+            self._db.run(
+                "UPDATE reread SET due_at = ? WHERE due_at <= ?", (now_ms + REREAD_MS, now_ms)
+            )
+            return sum(self._once_more(row["root_id"], row["rel_path"], now_ms) for row in rows)
+
+    def _once_more(self, root_id: int, path: bytes, now_ms: int) -> bool:
+        """Queue what the last job of a path did, if that is done."""
+        row = self._db.one(
+            f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
+            (root_id, path),
+        )
+        if row is None or row["state"] != State.DONE:
+            return False
+        job = job_of(row)
+        found = FoundFile(root_id, job.rel_path, job.fingerprint, job.fingerprint.size)
+        self.enqueue(found, job.target, now_ms, Priority.BACKFILL)
+        return True
 
     def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, why: str) -> bool:
         """Inside the caller's transaction: supersede the path's live or failed job, if it has one."""

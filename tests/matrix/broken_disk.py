@@ -3,13 +3,13 @@
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from syncd import hashing, scan
+from syncd import hashing, scan, soundness
 from syncd.store import db
 
 Fails = Callable[[str, str], int | None]
@@ -23,6 +23,8 @@ class Disk:
     fail: Fails = lambda call, name: None
     failed: list[str] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
+    still: dict[str, os.stat_result] = field(default_factory=dict)
+    """What is said of files whatever is done to them, by their last names."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -46,9 +48,15 @@ class Disk:
         self._may_fail("read", self.names[fd])
         return os.preadv(fd, *how)
 
-    def scandir(self, fd: int) -> Any:
+    def fstat(self, fd: int) -> os.stat_result:
+        name = os.path.basename(self.names.get(fd, ""))
+        return self.still.get(name) or os.fstat(fd)
+
+    @contextmanager
+    def scandir(self, fd: int) -> Iterator[Any]:
         self._may_fail("list", self.names[fd])
-        return os.scandir(fd)
+        with os.scandir(fd) as entries:
+            yield (_Entry(each, self.still.get(each.name)) for each in entries)
 
     def _may_fail(self, call: str, path: str) -> None:
         number = self.fail(call, os.path.basename(os.fspath(path)))
@@ -57,11 +65,27 @@ class Disk:
             raise OSError(number, os.strerror(number))
 
 
+class _Entry:
+    """A directory's entry, and what is said of its file."""
+
+    def __init__(self, entry: "os.DirEntry[str]", still: os.stat_result | None) -> None:
+        self._entry = entry
+        self._still = still
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._entry, name)
+
+    def stat(self, **how: Any) -> os.stat_result:
+        return self._still or self._entry.stat(**how)
+
+
 @contextmanager
 def model_disk() -> Iterator[Disk]:
     """The disk that all model files are on."""
     disk = Disk()
-    with mock.patch.object(hashing, "os", disk), mock.patch.object(scan, "os", disk):
+    with ExitStack() as patched:
+        for room in (hashing, scan, soundness):
+            patched.enter_context(mock.patch.object(room, "os", disk))
         yield disk
 
 

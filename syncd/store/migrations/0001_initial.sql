@@ -79,6 +79,14 @@ CREATE TABLE plan (
     leaves BLOB    NOT NULL CHECK (length(leaves) % 16 = 0)
 ) STRICT;
 
+-- Paths whose bytes once changed while size and times stood still: read again once a week.
+CREATE TABLE reread (
+    root_id  INTEGER NOT NULL REFERENCES root (id),
+    rel_path BLOB    NOT NULL,
+    due_at   INTEGER NOT NULL,                                       -- Unix ms
+    PRIMARY KEY (root_id, rel_path)
+) STRICT, WITHOUT ROWID;
+
 -- Every storage key that was ever reserved, and the bytes it was reserved for: one key, one plan.
 CREATE TABLE storage_key (
     storage_key TEXT PRIMARY KEY,
