@@ -3,11 +3,13 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from unittest import mock
 
 import httpx
 import pytest
 
 from syncd.model import Call, HintKind
+from syncd.store import jobs
 from tests.matrix.broken_disk import Disk, model_disk
 from tests.matrix.stage import (
     HOUR_S,
@@ -303,6 +305,10 @@ def test_F06_part_other_bytes_under_the_same_stat_are_never_stored() -> None:
     play(act)
 
 
+DAY_MS = 24 * HOUR_S * 1000
+"""What stands for a week in a test whose clock ticks every second."""
+
+
 def sneak(stage: Stage, disk: Disk, path: str) -> None:
     """Other bytes, on a disk whose times do not tell."""
     file = stage.root / path
@@ -333,19 +339,20 @@ def test_F06_commit_a_file_that_once_changed_unseen_is_read_again_every_week() -
         await stage.arrives(LARGE)
         sent = [e for e in stage.calls() if e.call != Call.LIST_MODELS]
         ends = stage.events(LARGE).count("finish")
-        await asyncio.sleep(6 * 24 * HOUR_S)
+        await asyncio.sleep(20 * HOUR_S)
         assert stage.events(LARGE).count("finish") == ends
-        await asyncio.sleep(30 * HOUR_S)
+        await asyncio.sleep(5 * HOUR_S)
         assert stage.events(LARGE).count("finish") == ends + 1
         assert [e for e in stage.calls() if e.call != Call.LIST_MODELS] == sent
         sneak(stage, disk, LARGE)
-        await asyncio.sleep(7 * 24 * HOUR_S)
+        await asyncio.sleep(25 * HOUR_S)
         assert stage.registered(LARGE)
         await stage.stop()
         check(stage.evidence({f"models/{LARGE}": stage.sha256(LARGE)}))
 
     async def act(stage: Stage) -> None:
-        with model_disk() as disk:
+        assert jobs.REREAD_MS == 7 * DAY_MS
+        with model_disk() as disk, mock.patch.object(jobs, "REREAD_MS", DAY_MS):
             await acted(stage, disk)
 
     play(act)
