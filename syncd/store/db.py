@@ -2,7 +2,7 @@
 The database file: who may open it, how it is opened, how it grows.
 
 One read-write connection on one thread, opened after the lock is held; everybody else reads with
-``mode=ro``. WAL with ``synchronous=FULL``: what was committed survives ``kill -9`` and power loss
+``mode=ro``. WAL with ``synchronous=EXTRA``: what was committed survives ``kill -9`` and power loss
 (https://sqlite.org/wal.html, https://sqlite.org/pragma.html#pragma_synchronous).
 """
 
@@ -113,14 +113,16 @@ class Database:
                 os.chmod(path, 0o600)
                 for pragma in (
                     "busy_timeout = 5000",
-                    "journal_mode = WAL",
-                    "synchronous = FULL",
+                    # With a log the same as FULL; while a schema is made, its journal is gone for sure.
+                    "synchronous = EXTRA",
                     "foreign_keys = ON",
                     "journal_size_limit = 16777216",
                 ):
                     connection.execute(f"PRAGMA {pragma}")
                 database._check()
                 migrate(connection, path)
+                # Not before: a log of the whole schema beside the schema takes room twice.
+                connection.execute("PRAGMA journal_mode = WAL")
                 database._fold_log()
             except BaseException:
                 connection.close()

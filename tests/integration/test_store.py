@@ -170,7 +170,7 @@ def test_what_is_committed_survives_power_loss_by_the_settings_in_force(state_di
 
     assert in_force == {
         "journal_mode": "wal",
-        "synchronous": 2,  # FULL
+        "synchronous": 3,  # EXTRA: with WAL the same as FULL
         "foreign_keys": 1,
         "busy_timeout": 5000,
         "mmap_size": 0,

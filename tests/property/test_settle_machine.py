@@ -27,7 +27,7 @@ class Look:
 
     @property
     def blocked(self) -> bool:
-        return self.companion is not None or self.found.fingerprint.mtime_ns == 0
+        return self.companion is not None or self.found.fingerprint.mtime_ns < settle.SECOND_NS
 
 
 class Settling(RuleBasedStateMachine):
@@ -49,7 +49,7 @@ class Settling(RuleBasedStateMachine):
     @rule(size=st.integers(1, 3), old=st.booleans(), sparse=st.booleans())
     def write(self, size: int, old: bool, sparse: bool) -> None:
         ctime_ns = 1 if self.file is None else self.file.fingerprint.ctime_ns + 1
-        print_ = Fingerprint(1, 2, size, 0 if old else ctime_ns, ctime_ns)
+        print_ = Fingerprint(1, 2, size, 7 if old else ctime_ns * settle.SECOND_NS, ctime_ns)
         self.file = FoundFile(1, "loras/x.pt", print_, 0 if sparse else size)
         self.written_s = self.now_s
 

@@ -9,7 +9,7 @@ from syncd.model import Fingerprint, FoundFile, HintKind
 
 WINDOWS = Windows(quiet_s=30, closed_s=10, network_s=90)
 LONGEST_S = 2 * 90
-FILE = FoundFile(1, "loras/x.pt", Fingerprint(1, 2, 4096, 5, 6), allocated=4096)
+FILE = FoundFile(1, "loras/x.pt", Fingerprint(1, 2, 4096, 5 * settle.SECOND_NS, 6), allocated=4096)
 
 
 @dataclass(frozen=True)
