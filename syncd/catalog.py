@@ -19,6 +19,9 @@ _UNAVAILABLE = frozenset(
 )
 """What says that this server does not list."""
 
+LATEST_S = 90.0
+"""After so long no server goes on with a registration whose client has left: proxies give up at 60."""
+
 _EVERYTHINGS = frozenset(
     {Kind.SESSION_REFUSED, Kind.DEVICE_KEY_REFUSED, Kind.API_THROTTLE, Kind.TLS, Kind.PORTAL}
     | {Kind.NETWORK, Kind.DEAD_CONNECTION}
@@ -35,6 +38,7 @@ class Catalog:
         self._by_path: dict[str, list[Record]] = {}
         self._read_at_s: float | None = None
         self._reading = asyncio.Lock()
+        self._sure_at_s: dict[str, float] = {}
 
     async def holding(self, model_path: str, sha256: str) -> Record | None:
         """
@@ -45,6 +49,7 @@ class Catalog:
         Raises:
             JobError: The cloud as a whole could not be asked just now.
         """
+        await self._be_sure(model_path)
         try:
             await self._refresh()
             for listed in self._by_path.get(model_path, ()):
@@ -56,17 +61,26 @@ class Catalog:
                 raise
         return None
 
+    def doubt(self, model_path: str) -> None:
+        """A record is asked for: until `answered`, what the catalog says of its path is too early."""
+        self._sure_at_s[model_path] = self._clock.boottime_s() + LATEST_S
+
+    def answered(self, model_path: str) -> None:
+        """What was asked for is there or will never be."""
+        self._sure_at_s.pop(model_path, None)
+
     def forget(self) -> None:
         """Ask afresh next time."""
         self._read_at_s = None
 
-    async def stored_under(self, storage_key: str) -> tuple[Record | None, bool]:
+    async def stored_under(self, storage_key: str, model_path: str) -> tuple[Record | None, bool]:
         """
         The record made from *storage_key*, asked afresh, and whether the server lists at all.
 
         Raises:
             JobError: The cloud could not be asked just now, or its answer is of no use.
         """
+        await self._be_sure(model_path)
         try:
             found = await self._api.find(storage_key=storage_key)
         except JobError as error:
@@ -74,6 +88,14 @@ class Catalog:
                 return None, False
             raise
         return (found[0] if found else None), True
+
+    async def _be_sure(self, model_path: str) -> None:
+        """Wait as long as a record may still come that nobody waits for any more."""
+        sure_at_s = self._sure_at_s.get(model_path)
+        if sure_at_s is not None:
+            await self._clock.sleep(max(0.0, sure_at_s - self._clock.boottime_s()))
+            self.answered(model_path)
+            self.forget()
 
     async def _refresh(self) -> None:
         """Read the listing unless it is fresh; one that failed counts as read, and as empty."""

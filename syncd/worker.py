@@ -513,7 +513,7 @@ class Worker:
         run.call = Call.LIST_MODELS
         job = run.job
         assert job.storage_key is not None, "nothing is registered without one"
-        record, listed = await self._catalog.stored_under(job.storage_key)
+        record, listed = await self._catalog.stored_under(job.storage_key, job.target.model_path)
         if record is not None:
             run.job = await self._note(job, record_id=record.id)
         elif listed:
@@ -549,6 +549,7 @@ class Worker:
         job = run.job
         assert job.storage_key is not None, "stored before"
         assert job.sha256 is not None, "planned before"
+        self._catalog.doubt(job.target.model_path)
         try:
             record_id = await self._api.register(
                 job.target,
@@ -557,6 +558,8 @@ class Worker:
                 sha256=job.sha256,
             )
         except JobError as error:
+            if not error.timed_out:
+                self._catalog.answered(job.target.model_path)
             if run.may_look_now(error):
                 return
             if error.unclear or error.kind is Kind.EXISTS:
@@ -574,6 +577,7 @@ class Worker:
                 run.job = await self._note(job, **{intent: None})
                 raise
             return
+        self._catalog.answered(job.target.model_path)
         await self._contact()
         run.job = await self._note(job, record_id=record_id)
 

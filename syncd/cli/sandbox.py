@@ -73,7 +73,8 @@ def sandbox(
 
 
 def _serve(cloud: "Sandbox", as_json: bool) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin deaf to SIGINT
+        signal.signal(number, signal.default_int_handler)
     try:
         with cloud:
             _show_access(cloud, as_json)
