@@ -101,8 +101,11 @@ async def ends_well(stage: Stage, path: str, left: str | None) -> None:
     check(stage.evidence(still))
 
 
+@pytest.mark.parametrize("heard", [True, False])
 @cells("presign", "part", "complete", "register")
-def test_S_a_file_that_changes_before_a_call_is_superseded(fault: int, phase: str) -> None:
+def test_S_a_file_that_changes_before_a_call_is_superseded(
+    fault: int, phase: str, heard: bool
+) -> None:
     """The job ends, an open upload is aborted, and only what is there now is registered."""
     call, path = MOMENTS[phase]
 
@@ -118,7 +121,9 @@ def test_S_a_file_that_changes_before_a_call_is_superseded(fault: int, phase: st
                     asyncio.get_running_loop().call_later(after_s, change)
 
         def change() -> None:
+            life, stage.life = stage.life, stage.life if heard else None
             left[0] = CHANGES[fault](stage, path)
+            stage.life = life
 
         # In flight: the part is on its way. Before complete and register: the last body has left.
         after_s = 0.0 if call in (Call.PRESIGN, Call.PUT_PART) else 0.01
