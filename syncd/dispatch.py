@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from syncd.allowance import Allowance
 from syncd.auth import Credentials
 from syncd.clock import Clock
 from syncd.core import retry
@@ -35,6 +36,10 @@ FUSE_ADVICE = "Ask the operator of the cloud what changed; nothing is given up m
 OFFLINE_FIRST_S, OFFLINE_MOST_S = 5.0, 60.0
 OFFLINE_ADVICE = (
     "Check the network, api.base_url and network.proxy. Work goes on by itself once it answers."
+)
+LIMIT_ADVICE = (
+    "It goes on by itself as the day moves on. To go on at once raise limits.max_bytes_per_day "
+    "and start syncd anew."
 )
 CREDENTIAL_LOOK_S = 60.0
 """How often a replaced credential is looked for while nothing else would end a hold."""
@@ -65,6 +70,7 @@ class Dispatcher:
         lanes: Lanes,
         clock: Clock,
         credentials: Credentials,
+        allowance: Allowance,
         owner: str,
         hands: int,
         lease_ttl_s: float,
@@ -75,6 +81,7 @@ class Dispatcher:
         self._lanes = lanes
         self._clock = clock
         self._credentials = credentials
+        self._allowance = allowance
         self._owner = owner
         self._most = hands
         self._lease_ttl_ms = int(lease_ttl_s * 1000)
@@ -132,7 +139,7 @@ class Dispatcher:
     async def _fill_up(self) -> float | None:
         """Start workers while there are free hands and due jobs; seconds until more may be due."""
         while len(self._running) < (1 if self._holds else self._most):
-            wait_s = await self._hold_wait_s()
+            wait_s = await self._full_s() or await self._hold_wait_s()
             if wait_s > 0:
                 return wait_s
             job = await self._lanes.db(
@@ -150,6 +157,18 @@ class Dispatcher:
     async def _next_due_s(self) -> float | None:
         due_ms = await self._lanes.db(self._store.jobs.next_due_ms)
         return None if due_ms is None else max(0.001, (due_ms - self._clock.now_ms()) / 1000)
+
+    async def _full_s(self) -> float:
+        """Seconds until another body may leave under ``limits.max_bytes_per_day``."""
+        wait_s = await self._allowance.wait_s()
+        held = any(hold.kind == "limit" for hold in self._holds)
+        if wait_s == 0 and held:
+            await self.end_hold("limit")
+        elif wait_s > 0 and not held and await self._next_due_s() is not None:
+            size = await self._allowance.left()
+            why = f"{size} bytes left within a day; limits.max_bytes_per_day is {self._allowance.limit}"
+            await self._put("limit", why, LIMIT_ADVICE, wait_s, side=None)
+        return wait_s
 
     async def _hold_wait_s(self) -> float:
         """Seconds until a job may probe the holds in force; 0 if there are none or it may."""
@@ -216,7 +235,7 @@ class Dispatcher:
 
     def _ends(self, hold: HoldRow, side: Side, now_ms: int) -> bool:
         # Of a hold from before this start it is not known which side it waits for.
-        if hold.kind == "root" or self._sides.get(hold.kind, side) is not side:
+        if hold.kind in ("root", "limit") or self._sides.get(hold.kind, side) is not side:
             return False
         return hold.kind == "offline" or hold.probe_at <= now_ms
 

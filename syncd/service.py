@@ -21,6 +21,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from syncd import api as cloud_api
 from syncd import scan, storage
+from syncd.allowance import Allowance
 from syncd.auth import Credentials
 from syncd.catalog import Catalog
 from syncd.clock import Clock, SystemClock
@@ -457,6 +458,9 @@ class Service:
         def rules_of(root: Root) -> Rules:
             return rules_for(settings, root.path, type_key=root.type_key, tree=repr(tree))
 
+        allowance = Allowance(
+            settings.limits.max_bytes_per_day, store=store, lanes=self._lanes, clock=self._clock
+        )
         transfer = Transfer(
             store=store,
             lanes=self._lanes,
@@ -471,6 +475,7 @@ class Service:
                 frozenset(settings.network.storage_hosts),
                 pinned=not settings.api.loopback,
             ),
+            allowance=allowance,
             path_of=path_of,
         )
         worker = Worker(
@@ -494,6 +499,7 @@ class Service:
             lanes=self._lanes,
             clock=self._clock,
             credentials=credentials,
+            allowance=allowance,
             owner=f"{socket.gethostname()}:{os.getpid()}",
             hands=settings.upload.files,
             lease_ttl_s=settings.upload.lease_ttl_s,

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from syncd import hashing
+from syncd.allowance import Allowance
 from syncd.api import CloudApi
 from syncd.clock import Clock
 from syncd.core import retry
@@ -71,6 +72,7 @@ class Transfer:
         jitter: Callable[[], float],
         meter: Meter,
         hosts: HostRule,
+        allowance: Allowance,
         path_of: Callable[[Job], str],
     ) -> None:
         self._store = store
@@ -82,6 +84,7 @@ class Transfer:
         self._jitter = jitter
         self._meter = meter
         self._hosts = hosts
+        self._allowance = allowance
         self._path_of = path_of
         self._budget = Budget()
         self._log = structlog.get_logger("syncd.transfer")
@@ -90,6 +93,10 @@ class Transfer:
     def width(self) -> int:
         """How many requests may run at once now."""
         return self._slots.limit
+
+    async def may_send(self) -> bool:
+        """May another body leave today?"""
+        return await self._allowance.wait_s() == 0
 
     def is_live(self, grant: Grant) -> bool:
         """Is there enough life left in the URL to start a body on it?"""
@@ -215,6 +222,8 @@ class Transfer:
             if pace.stalled:
                 self._slots.lose_one()
             raise
+        finally:
+            await self._allowance.spend(counted)
         self._slots.went_well()
         self._budget.worked()
         return etag

@@ -112,11 +112,18 @@ class Limits:
 
 
 class _Leaving(Exception):
-    """The program stops: the job is given back between two steps."""
+    """The job is given back between two steps; the text says why."""
+
+
+_STOPPED = "syncd was stopped"
+_DAY_IS_FULL = "limits.max_bytes_per_day is reached"
 
 
 _LAST_STEPS = frozenset({Step.COMPLETE, Step.LOOK_UP, Step.REGISTER, Step.FINISH, Step.ADOPT})
 """What is worth doing on the way out: the bytes are there, one small request is left."""
+
+_SENDING_STEPS = frozenset({Step.PRESIGN, Step.INITIATE, Step.PUT, Step.PARTS})
+"""What is only done, or only makes sense, where bytes may leave."""
 
 
 class _Either:
@@ -293,11 +300,13 @@ class Worker:
             while run.ended is None:
                 step = await self._next(run)
                 if self._leaving.is_set() and step not in _LAST_STEPS:
-                    raise _Leaving
+                    raise _Leaving(_STOPPED)
+                if step in _SENDING_STEPS and not await self._transfer.may_send():
+                    raise _Leaving(_DAY_IS_FULL)
                 await self._do[step](run)
             return run.ended
-        except _Leaving:
-            return await self._released(run)
+        except _Leaving as reason:
+            return await self._released(run, why=str(reason))
         except hashing.Stopped:
             if self._leaving.is_set() and not run.stop.is_set():
                 return await self._released(run)
@@ -467,7 +476,7 @@ class Worker:
         errors: list[BaseException] = []
 
         async def lane(queue: list[Part]) -> None:
-            while queue and not errors and not self._leaving.is_set():
+            while queue and not errors and await self._may_go_on():
                 part = queue.pop(0)
                 try:
                     etag = await self._transfer.part(run.job, upload, part, run.stop)
@@ -486,7 +495,11 @@ class Worker:
         if errors:
             raise min(errors, key=_urgency)
         if queue:
-            raise _Leaving
+            raise _Leaving(_STOPPED if self._leaving.is_set() else _DAY_IS_FULL)
+
+    async def _may_go_on(self) -> bool:
+        """Is there time for another part, and may it leave?"""
+        return not self._leaving.is_set() and await self._transfer.may_send()
 
     async def _complete(self, run: _Run) -> None:
         run.call = Call.COMPLETE
@@ -842,9 +855,9 @@ class Worker:
         run.ended = Outcome(End.SUPERSEDED)
         return run.ended
 
-    async def _released(self, run: _Run) -> Outcome:
+    async def _released(self, run: _Run, *, why: str = _STOPPED) -> Outcome:
         try:
-            await self._db(self._store.jobs.release, run.job, why="syncd was stopped")
+            await self._db(self._store.jobs.release, run.job, why=why)
         except LeaseLost:
             return Outcome(End.LOST)
         self._log.info("job.released")

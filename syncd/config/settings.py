@@ -331,6 +331,9 @@ class Limits(_Section):
     max_file_size: int | None = Field(None, ge=1)
     """Bytes above which a file is left out; unset, any size is taken."""
 
+    max_bytes_per_day: int | None = Field(None, ge=1)
+    """Bytes that may leave in any 24 hours; what is on its way then is still finished. Unset: any."""
+
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""

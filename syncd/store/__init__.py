@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from syncd.core.tree import PathKey
 from syncd.store.db import Database, Lock, is_locked
 from syncd.store.files import Admission, Files, RootRow, Wanted
-from syncd.store.holds import HoldRow, Holds, Servers
+from syncd.store.holds import HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.records import Records, Retiring
 from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
@@ -55,6 +55,7 @@ class Store:
         self.files = Files(self._db, self.jobs)
         self.holds = Holds(self._db)
         self.servers = Servers(self._db)
+        self.sent = Sent(self._db)
         self.report = Report(self._db)
 
     def close(self) -> None:

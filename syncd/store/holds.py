@@ -1,7 +1,8 @@
-"""Why everything waits, and what a server has shown of itself."""
+"""Why everything waits, what a server has shown of itself, and how much it was sent."""
 
 from dataclasses import dataclass
 
+from syncd.core.allowance import hour_of, oldest_hour
 from syncd.model import Call
 from syncd.store.db import Database
 
@@ -24,7 +25,7 @@ class HoldRow:
 
 
 class Holds:
-    """The hold table. Kinds: ``offline``, ``throttled``, ``operator``, ``root``."""
+    """The hold table. Kinds: ``offline``, ``throttled``, ``operator``, ``limit``, ``root``."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -66,6 +67,27 @@ class Holds:
                     "DELETE FROM hold WHERE kind = ?", [(hold.kind,) for hold in ended]
                 )
         return ended
+
+
+class Sent:
+    """Bytes that left for the object store, by the hour (its beginning, Unix ms)."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def by_hour(self) -> dict[int, int]:
+        return {row["hour"]: row["bytes"] for row in self._db.all("SELECT * FROM sent")}
+
+    def add(self, size: int, now_ms: int) -> dict[int, int]:
+        """Count *size* bytes, and forget the hours that no longer matter; what is left."""
+        with self._db.transaction():
+            self._db.run("DELETE FROM sent WHERE hour < ?", (oldest_hour(now_ms),))
+            self._db.run(
+                "INSERT INTO sent (hour, bytes) VALUES (?, ?)"
+                " ON CONFLICT (hour) DO UPDATE SET bytes = bytes + excluded.bytes",
+                (hour_of(now_ms), size),
+            )
+        return self.by_hour()
 
 
 class Servers:

@@ -322,3 +322,21 @@ def test_another_spelling_of_the_models_directory_is_the_same_root(
     assert done.code == 0
     assert home.counts() == {"registered": 2}
     assert calls(cloud)[before:] == []
+
+
+def test_a_backfill_leaves_what_the_day_has_no_room_for_and_says_so(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.env["SYNCD_LIMITS__MAX_BYTES_PER_DAY"] = "1500"
+    for number in range(4):
+        home.write(f"loras/{number}.safetensors", weights(bytes(1000 + number)))
+
+    first = home.once()
+    again = home.once()
+
+    assert first.code == again.code == 75
+    assert "limits.max_bytes_per_day is 1500" in first.out
+    assert len(cloud.records()) == calls(cloud).count("put_body") < 6
+    del home.env["SYNCD_LIMITS__MAX_BYTES_PER_DAY"]
+    assert home.once().code == 0
+    assert len(cloud.records()) == calls(cloud).count("put_body") == 6

@@ -29,6 +29,7 @@ IO_ROOMS = frozenset(
 )
 BELOW_WORKER = BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"}
 BELOW_SERVICE = BELOW_WORKER | {
+    "allowance",
     "transfer",
     "compare",
     "worker",
@@ -53,14 +54,15 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},
-    "transfer": BELOW_WORKER,
+    "allowance": frozenset({"core", "clock", "lanes", "store"}),
+    "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},
     "compare": BELOW_WORKER,
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
     "control": BELOW_WORKER,
-    "dispatch": BELOW_WORKER | {"worker"},
+    "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
     "cli": BELOW_SERVICE | {"service", "sandbox"},

@@ -158,13 +158,19 @@ CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT N
 
 -- Why everything (or every large file) waits.
 CREATE TABLE hold (
-    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'root')),
+    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'limit', 'root')),
     since    INTEGER NOT NULL,
     why      TEXT    NOT NULL,
     advice   TEXT,
     probe_at INTEGER NOT NULL,                                       -- Unix ms
     probes   INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
+
+-- Bytes that left for the object store, counted where limits.max_bytes_per_day is set.
+CREATE TABLE sent (
+    hour  INTEGER PRIMARY KEY,                                       -- its beginning, Unix ms
+    bytes INTEGER NOT NULL CHECK (bytes >= 0)
+) STRICT;
 
 -- The cloud and team whose catalog the records above are in: what is registered in one is not in
 -- another.
