@@ -7,15 +7,15 @@ changes, its rules do, or a file comes or goes that ComfyUI would load in its pl
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from syncd import scan, soundness
-from syncd.core import paths
+from syncd.core import bundles, paths
 from syncd.core.diff import Change, Gone, Moved, New, diff
 from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
-from syncd.model import FoundFile, KnownFile, Verdict
+from syncd.model import FoundFile, KnownFile, Verdict, printable
 from syncd.store import open_files
 
 
@@ -197,6 +197,57 @@ class Comparer:
         rules, size = self._rules[file.root_id], file.fingerprint.size
         return judge(rules, file.rel_path, size, instead=instead)
 
+    def bundle_waits_for(self, root: Root, bundle: str, settled: Collection[str]) -> str | None:
+        """
+        What keeps the files of a bundle from going, or None.
+
+        Args:
+            settled: Those of its paths that stand still and are whole; others may be queued already.
+        """
+        with open_files(self._state_dir) as files:
+            known = {each.rel_path: each for each in files.known(root.id, _folder(root, bundle))}
+
+        def is_ready(file: FoundFile) -> bool:
+            before = known.get(file.rel_path)
+            return file.rel_path in settled or (
+                before is not None
+                and before.verdict is Verdict.WANTED
+                and before.fingerprint.same_file_as(file.fingerprint)
+            )
+
+        return self.waits_for(root, bundle, is_ready)
+
+    def waits_for(
+        self, root: Root, bundle: str, is_ready: Callable[[FoundFile], bool]
+    ) -> str | None:
+        """The same, where *is_ready* tells which files may go."""
+        problems: list[str] = []
+        names = []
+        for file in scan.walk(
+            root.path,
+            root.id,
+            below=_folder(root, bundle),
+            symlinks=self._symlinks,
+            roots=self._paths,
+            problem=lambda path, error: problems.append(f"{path}: {error.strerror}"),
+        ):
+            judged = self.judge(file)
+            if isinstance(judged, Taken):
+                names.append(file.rel_path)
+                if not is_ready(file):
+                    problems.append(file.rel_path)
+            elif judged.verdict is not Verdict.IGNORED or judged.reason == paths.UNFINISHED:
+                problems.append(f"{file.rel_path}: {judged.reason}")
+        indexes = {}
+        for name in names:
+            if name.endswith(bundles.INDEX_ENDING):
+                try:
+                    indexes[name] = soundness.shards_in(os.path.join(root.path, name))
+                except (ValueError, OSError) as error:
+                    problems.append(f"{name}: {error}")
+        problems += [f"{name}, which is not there" for name in bundles.missing(names, indexes)]
+        return printable(min(problems)) if problems else None
+
     def _look(self, root: Root, rel_path: str) -> FoundFile | None:
         return scan.look(root.path, root.id, rel_path, symlinks=self._symlinks, roots=self._paths)
 
@@ -233,6 +284,11 @@ class Comparer:
             known = None if isinstance(change, New) else change.known
             companion = companions[folder].get(name)
             walked.fresh.append(Fresh(change.found, known, self.judge(file), companion))
+
+
+def _folder(root: Root, bundle: str) -> str:
+    """Where a bundle lies below its root."""
+    return bundle if root.type_key is None else bundle.partition("/")[2]
 
 
 def is_model(root: Root, file: FoundFile) -> bool:

@@ -49,14 +49,16 @@ class _Moving:
     A file that does not stand still yet.
 
     ``place`` is the clash key of where it goes; *postponed*, it waits for another one that would
-    get the same place.
+    get the same place. ``bundle``: it goes with the others of its folder, which may *lack* some.
     """
 
     watching: settle.Watching
     looked_at_s: float
     priority: Priority
     place: str
+    bundle: str | None = None
     postponed: bool = False
+    lacks: str | None = None
 
 
 class Intake:
@@ -107,7 +109,10 @@ class Intake:
 
     def unsettled(self) -> dict[PathKey, settle.Watching]:
         """Paths that do not stand still yet, or are not finished, and why."""
-        return {key: moving.watching for key, moving in self._moving.items()}
+        return {
+            key: replace(moving.watching, blocked_by=moving.lacks or moving.watching.blocked_by)
+            for key, moving in self._moving.items()
+        }
 
     @property
     def problems(self) -> dict[str, str]:
@@ -189,6 +194,8 @@ class Intake:
             due |= {
                 key for key, m in self._moving.items() if m.postponed
             }  # whoever waits for a rival is judged in one go with it
+            whole = {self._bundle_of(key) for key in due} - {None}
+            due |= {key for key in self._moving if self._bundle_of(key) in whole}
         looks = [await self._look_again(key, hint=None) for key in sorted(due)]
         await self._admit([found for found in looks if found is not None])
 
@@ -224,7 +231,7 @@ class Intake:
         moving = self._moving[key]
         if moving.postponed:
             return moving.looked_at_s + RIVAL_LOOK_S
-        if moving.watching.blocked_by is None:
+        if moving.watching.blocked_by is None and moving.lacks is None:
             return settle.settles_at_s(moving.watching)
         return moving.looked_at_s + BLOCKED_LOOK_S
 
@@ -243,7 +250,10 @@ class Intake:
         moving, now_s = self._moving[key], self._clock.boottime_s()
         moving.watching = self._watching(moving.watching, found, companion, hint, now_s)
         moving.looked_at_s = now_s
-        return found if settle.is_settled(moving.watching, now_s) else None
+        if settle.is_settled(moving.watching, now_s):
+            return found
+        moving.lacks = None
+        return None
 
     def _observe(
         self, fresh: Fresh, taken: Taken, hint: HintKind | None, now_s: float, *, backfill: bool
@@ -257,7 +267,7 @@ class Intake:
         # What lay there at the first walk, or is wanted by new rules only, can wait.
         priority = Priority.BACKFILL if backfill or fresh.is_unchanged else Priority.FRESH
         place = paths.clash_key(taken.target.model_path)
-        self._moving[key] = _Moving(watching, now_s, priority, place)
+        self._moving[key] = _Moving(watching, now_s, priority, place, taken.target.bundle)
         self._meter.settling(len(self._moving))
 
     def _watching(
@@ -328,7 +338,7 @@ class Intake:
             else:
                 candidates.append(Wanted(found, judged.target, watched.place, watched.priority))
         await self._pass_over(passed)
-        if wanted := await self._sound(candidates):
+        if wanted := await self._whole(await self._sound(candidates)):
             await self._queue(wanted)
 
     async def _sound(self, candidates: list[Wanted]) -> list[Wanted]:
@@ -353,6 +363,31 @@ class Intake:
         for item in sound:
             self._moving[item.key].postponed = item.clash_key in busy
         return [item for item in sound if item.clash_key not in busy]
+
+    async def _whole(self, sound: list[Wanted]) -> list[Wanted]:
+        """Those that are no part of a bundle, or whose bundle can go as a whole; the others wait."""
+        lacks: dict[tuple[int, str], str | None] = {}
+        for root_id, bundle in {(item.found.root_id, item.target.bundle) for item in sound}:
+            if bundle is not None:
+                settled = {i.found.rel_path for i in sound if i.target.bundle == bundle}
+                lacks[root_id, bundle] = await self._lanes.scan(
+                    self._comparer.bundle_waits_for, self._roots[root_id], bundle, settled
+                )
+        whole = []
+        for item in sound:
+            bundle = item.target.bundle
+            why = None if bundle is None else lacks[item.found.root_id, bundle]
+            if why is None:
+                whole.append(item)
+            else:
+                self._moving[
+                    item.key
+                ].lacks = f"the bundle {printable(bundle or '')} waits for {why}"
+        return whole
+
+    def _bundle_of(self, key: PathKey) -> tuple[int, str] | None:
+        bundle = self._moving[key].bundle
+        return None if bundle is None else (key[0], bundle)
 
     async def _queue(self, wanted: list[Wanted]) -> None:
         for item in wanted:

@@ -217,12 +217,17 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a file goes in the catalog, in the API's words."""
+    """
+    Where a file goes in the catalog, in the API's words.
+
+    ``bundle`` is the folder whose files all go or none, if it belongs to one.
+    """
 
     model_path: str
     model_type: str
     file_name: str
     display_name: str
+    bundle: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +297,7 @@ class Job:
 
     A fact is None until it is one. ``*_sent_at`` are intents, committed before the call; ``put_at``,
     ``stored_at`` and ``record_id`` are answers. ``held_class`` is ``large`` for a file that waits
-    for a signed-in user.
+    for a signed-in user, ``bundle`` for one that is stored and waits for the others of its bundle.
     """
 
     id: int

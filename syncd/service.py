@@ -376,7 +376,9 @@ class Service:
         while True:
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
-            if await self._lanes.db(parts.store.jobs.read_again, self._clock.now_ms()):
+            now_ms, jobs = self._clock.now_ms(), parts.store.jobs
+            again = await self._lanes.db(jobs.read_again, now_ms)
+            if again + await self._lanes.db(jobs.free_bundles, now_ms):
                 parts.dispatcher.wake()
             await self._wake_janitor.wait()
             self._wake_janitor.clear()

@@ -6,6 +6,7 @@ So the file is opened and judged by who else has it open, by its structure, and 
 """
 
 import fcntl
+import json
 import os
 import signal
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ COMPRESSING = frozenset(
 
 # Breaking a lease signals its holder, and the default signal would end the process.
 _HARMLESS = signal.SIGURG
+
+
+MAX_INDEX = 16 * 1024 * 1024
+"""Bytes of an index of shards; one for a trillion weights has nine million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,27 @@ def judge(root: str, found: FoundFile, *, lease: bool) -> Judgement:
         return Judgement(None, f"it cannot be read: {error.strerror}")
     finally:
         os.close(fd)
+
+
+def shards_in(path: str) -> list[str]:
+    """
+    The files that an index of shards names (``weight_map``), as they are spelled there.
+
+    Raises:
+        ValueError: It is no such index, or larger than ``MAX_INDEX`` bytes.
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        text = file.read(MAX_INDEX + 1)
+    if len(text) > MAX_INDEX:
+        raise ValueError(f"larger than {MAX_INDEX} bytes")
+    try:
+        shards = json.loads(text)["weight_map"].values()
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise ValueError("it is not an index of shards") from None
+    if not all(isinstance(shard, str) for shard in shards):
+        raise ValueError("it names something that is no file")
+    return sorted(set(shards))
 
 
 def still_broken(root: str, known: KnownFile) -> bool:

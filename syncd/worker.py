@@ -544,6 +544,9 @@ class Worker:
             )
 
     async def _register(self, run: _Run) -> None:
+        if await self._db(self._store.jobs.waits_for_bundle, run.job):
+            run.ended = Outcome(End.RELEASED)
+            return
         await self._fence(run)
         run.job = await self._note(run.job, register_sent_at=self._clock.now_ms())
         await self._send_register(run, repeated=False)

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import click
 
@@ -74,7 +75,8 @@ def make_plan(loaded: Loaded) -> Planned:
     for root in roots.values():
         _require_models(root, found, known)
     steps = preview(found, known, way, comparer.judge)
-    return Planned(roots, list(_looked_into(roots, found, steps)))
+    steps = list(_looked_into(roots, found, steps))
+    return Planned(roots, list(_as_bundles(comparer, roots, steps)))
 
 
 def _looked_into(
@@ -91,6 +93,30 @@ def _looked_into(
                 yield replace(step, action=Action(judgement.verdict), why=why, rule=why)
                 continue
         yield step
+
+
+def _as_bundles(
+    comparer: Comparer, roots: Mapping[int, Root], steps: Sequence[Step]
+) -> Iterator[Step]:
+    """The steps, those of a bundle that cannot go as a whole put back."""
+    goes = (Action.UPLOAD, Action.NEEDS_SIGN_IN, Action.REGISTERED)
+    ready = {(step.root_id, step.rel_path) for step in steps if step.action in goes}
+
+    @cache
+    def waits_for(root_id: int, bundle: str) -> str | None:
+        return comparer.waits_for(
+            roots[root_id], bundle, lambda file: (file.root_id, file.rel_path) in ready
+        )
+
+    for step in steps:
+        why = None
+        if step.action is Action.UPLOAD and step.bundle is not None:
+            why = waits_for(step.root_id, step.bundle)
+        if why is None:
+            yield step
+        else:
+            why = f"the bundle {printable(step.bundle or '')} waits for {why}"
+            yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
 
 
 def _require_models(root: Root, found: Iterable[FoundFile], known: Mapping[PathKey, Known]) -> None:

@@ -45,6 +45,7 @@ def rules_for(
         names=naming.map,
         type_key=type_key,
         types=frozenset(select.types),
+        bundles=frozenset(select.bundles),
         endings=frozenset(select.endings),
         include=_patterns(select.include, "select.include"),
         exclude=_patterns(select.exclude, "select.exclude"),

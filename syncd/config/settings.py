@@ -317,6 +317,9 @@ class Select(_Section):
     types: Annotated[Lines, AfterValidator(_names)] = ()
     """Type folders that are taken; none means all."""
 
+    bundles: Annotated[Lines, AfterValidator(_names)] = ()
+    """Type folders such as diffusers whose folders are models of many files: all of one go, or none."""
+
     endings: Annotated[Lines, AfterValidator(_endings)] = tuple(sorted(ENDINGS))
     """What the name of a model ends in."""
 

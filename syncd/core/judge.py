@@ -6,9 +6,10 @@ digest of them, so that a file is judged again only when they change.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from syncd.core import paths
+from syncd.core.bundles import bundle_of
 from syncd.core.paths import ENDINGS, Refusal
 from syncd.model import KnownFile, Target, Verdict, printable
 
@@ -55,6 +56,7 @@ class Rules:
         names: ``[naming.map]``.
         type_key: The root's own model_type; without it the first folder is the type.
         types: The only types taken; empty means all.
+        bundles: Types whose folders go as a whole.
         max_file_size: Bytes; None means any.
         digest: Changes whenever anything that decides does.
     """
@@ -63,6 +65,7 @@ class Rules:
     names: Mapping[str, str] = field(default_factory=dict)
     type_key: str | None = None
     types: frozenset[str] = frozenset()
+    bundles: frozenset[str] = frozenset()
     endings: frozenset[str] = ENDINGS
     include: Patterns | None = None
     exclude: Patterns | None = None
@@ -84,7 +87,14 @@ def judge(
     Args:
         instead: Tells which file ComfyUI loads instead of the one at a path, or None.
     """
-    unwanted = paths.unwanted(rel_path, size, type_key=rules.type_key, endings=rules.endings)
+    bundle = bundle_of(paths.typed(rel_path, rules.type_key), rules.bundles)
+    unwanted = paths.unwanted(
+        rel_path,
+        size,
+        type_key=rules.type_key,
+        endings=rules.endings,
+        bundled=bundle is not None,
+    )
     left = unwanted or _left(rules, rel_path, size)
     if left is not None:
         return Passed(Verdict.IGNORED, left)
@@ -95,7 +105,8 @@ def judge(
     )
     if isinstance(target, Refusal):
         return Passed(Verdict.REFUSED, target.reason, printable(target.model_path))
-    return Taken(target, _taking(rules, rel_path))
+    target = replace(target, bundle=bundle)
+    return Taken(target, _taking(rules, rel_path, bundle))
 
 
 def stands(judged: Taken | Passed, known: KnownFile) -> bool:
@@ -121,10 +132,12 @@ def _left(rules: Rules, rel_path: str, size: int) -> str | None:
     return None
 
 
-def _taking(rules: Rules, rel_path: str) -> str:
+def _taking(rules: Rules, rel_path: str, bundle: str | None) -> str:
     typed = paths.typed(rel_path, rules.type_key)
     if (line := _line(rules.include, typed)) is not None:
         return f"included by {line}"
+    if bundle is not None:
+        return f"bundle {printable(bundle)}"
     return f"ending {paths.ending_of(rel_path)}"
 
 

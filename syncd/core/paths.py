@@ -28,6 +28,8 @@ ENDINGS = frozenset(
 MANY_FILES = frozenset(("diffusers", "LLM"))
 """Types whose models are folders: one file of them alone is of no use to anybody."""
 
+UNFINISHED = "name of an unfinished download"
+
 SEGMENT_MAX = 255
 """Bytes of one folder or file name."""
 
@@ -97,6 +99,7 @@ def unwanted(
     *,
     type_key: str | None = None,
     endings: Collection[str] = ENDINGS,
+    bundled: bool = False,
 ) -> str | None:
     """
     Why this file is not taken, or None if it is.
@@ -105,6 +108,7 @@ def unwanted(
         size: Bytes.
         type_key: The root's own model_type; without it the first folder is the type.
         endings: What a model's name ends in, lower case.
+        bundled: It is one of the files of a bundle, whatever its ending.
     """
     *folders, name = rel_path.split("/")
     if type_key is None and not folders:
@@ -112,23 +116,26 @@ def unwanted(
     model_type = folders[0] if type_key is None else type_key
     if model_type == "configs":
         return "configs/ holds ComfyUI's own settings"
-    if model_type in MANY_FILES:
-        return f"{model_type}/ holds models of many files, which are not taken one by one"
+    if model_type in MANY_FILES and not bundled:
+        return f"{model_type}/ holds models of many files: select.bundles takes them as a whole"
     for folder in folders:
         if never_enter(folder):
             return f"inside {printable(folder)}/, which holds no models"
-    return _unwanted_name(name, endings) or ("empty file" if size == 0 else None)
+    return _unwanted_name(name, None if bundled else endings) or (
+        "empty file" if size == 0 else None
+    )
 
 
-def _unwanted_name(name: str, endings: Collection[str]) -> str | None:
+def _unwanted_name(name: str, endings: Collection[str] | None) -> str | None:
     lower, ending = name.lower(), ending_of(name)
     if name.startswith(_TEMPORARY_STARTS):
         return "hidden or temporary name"
     if fnmatch.fnmatchcase(lower, "put_*_here"):
         return "placeholder"
-    if lower.endswith(_PARTIAL) or (ending not in endings and _TEMPORARY.fullmatch(name)):
-        return "name of an unfinished download"
-    if ending not in endings:
+    known = ending in (ENDINGS if endings is None else endings)
+    if lower.endswith(_PARTIAL) or (not known and _TEMPORARY.fullmatch(name)):
+        return UNFINISHED
+    if endings is not None and not known:
         return f"not a model ending: {printable(ending) or 'none'}"
     return None
 

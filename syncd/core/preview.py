@@ -56,6 +56,7 @@ class Step:
     why: str
     rule: str
     model_path: str | None = None
+    bundle: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def _taken(
     else:
         action, why = _wanted(file, model_path, known, way)
     rule = why if action in BY_CONTENT else taken.rule
-    return Step(file.root_id, file.rel_path, size, action, why, rule, model_path)
+    bundle = taken.target.bundle
+    return Step(file.root_id, file.rel_path, size, action, why, rule, model_path, bundle)
 
 
 def _wanted(file: FoundFile, model_path: str, known: Known | None, way: Way) -> tuple[Action, str]:

@@ -41,6 +41,9 @@ _UPLOAD_FACTS = (
 )  # fmt: skip
 
 
+_NOT_STORED = "state IN ('queued', 'leased', 'failed') AND stored_at IS NULL AND record_id IS NULL"
+"""A file that is wanted, and whose bytes are not all in the store."""
+
 REREAD_MS = 7 * 24 * 3600 * 1000
 """Between two reads of a file whose times do not tell when it changes."""
 
@@ -59,8 +62,8 @@ class Jobs:
         self.replace_live(found.root_id, found.rel_path, now_ms, why="the file changed")
         job_id = self._db.insert(
             f"INSERT INTO job (root_id, rel_path, {', '.join(FINGERPRINT_COLUMNS)}, model_path,"
-            " model_type, file_name, display_name, state, priority, run_after, created_at, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)",
+            " model_type, file_name, display_name, bundle, state, priority, run_after, created_at,"
+            " updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)",
             (
                 found.root_id,
                 os.fsencode(found.rel_path),
@@ -69,6 +72,7 @@ class Jobs:
                 target.model_type,
                 target.file_name,
                 target.display_name,
+                target.bundle,
                 priority,
                 now_ms,
                 now_ms,
@@ -515,6 +519,36 @@ class Jobs:
             self._db.run(
                 "UPDATE job SET run_after = ?, updated_at = ? WHERE id = ? AND state = 'queued'",
                 (now_ms, now_ms, job.id),
+            )
+
+    def waits_for_bundle(self, job: Job, now_ms: int) -> bool:
+        """
+        Is another file of the job's bundle not stored yet? Then the job is given back until it is.
+
+        None of them is registered before all are stored. Whoever is stored last frees the others.
+        """
+        if job.target.bundle is None:
+            return False
+        self.free_bundles(now_ms)
+        mate = self._db.one(
+            f"SELECT rel_path FROM job WHERE root_id = ? AND bundle = ? AND {_NOT_STORED}",
+            (job.root_id, job.target.bundle),
+        )
+        if mate is None:
+            return False
+        why = f"stored; its bundle waits for {printable(os.fsdecode(mate['rel_path']))}"
+        self.release(job, now_ms, why=why, held_class="bundle")
+        return True
+
+    def free_bundles(self, now_ms: int) -> int:
+        """Let the files run on that waited for others of their bundle; how many."""
+        with self._db.transaction():
+            return self._db.run(
+                "UPDATE job SET held_class = NULL, run_after = ?, updated_at = ?"
+                " WHERE held_class = 'bundle' AND state = 'queued' AND NOT EXISTS (SELECT 1"
+                " FROM job AS mate WHERE mate.root_id = job.root_id AND mate.bundle = job.bundle"
+                f" AND {_NOT_STORED})",
+                (now_ms, now_ms),
             )
 
     def free_class(self, held_class: str, now_ms: int) -> int:

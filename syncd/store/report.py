@@ -159,8 +159,10 @@ def _state(row: Any) -> str:
             return UPLOADING
         case "failed":
             return FAILED
-        case "queued" if row["held_class"]:
+        case "queued" if row["held_class"] == "large":
             return NEEDS_SIGN_IN
+        case "queued" if row["held_class"]:
+            return WAITING
         case "queued" if row["last_kind"]:
             return WAITING
         case _:

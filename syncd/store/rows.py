@@ -6,6 +6,7 @@ from typing import Any
 from syncd.model import Fingerprint, Job, Kind, KnownFile, State, Target, Verdict
 
 FINGERPRINT_COLUMNS = ("size", "mtime_ns", "ctime_ns", "dev", "inode")
+_TARGET = ("model_path", "model_type", "file_name", "display_name", "bundle")
 
 
 def fingerprint_values(fingerprint: Fingerprint) -> tuple[int, int, int, str, str]:
@@ -42,7 +43,13 @@ def job_of(row: Any) -> Job:
         root_id=row["root_id"],
         rel_path=os.fsdecode(row["rel_path"]),
         fingerprint=fingerprint_of(row),
-        target=Target(row["model_path"], row["model_type"], row["file_name"], row["display_name"]),
+        target=Target(
+            row["model_path"],
+            row["model_type"],
+            row["file_name"],
+            row["display_name"],
+            row["bundle"],
+        ),
         state=State(row["state"]),
         attempt=row["attempt"],
         run_after=row["run_after"],

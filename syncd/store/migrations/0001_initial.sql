@@ -43,11 +43,12 @@ CREATE TABLE job (
     dev              TEXT    NOT NULL, inode TEXT NOT NULL,
     model_path       TEXT    NOT NULL, model_type TEXT NOT NULL,
     file_name        TEXT    NOT NULL, display_name TEXT NOT NULL,
+    bundle           TEXT,                                           -- the folder whose files all go or none
     state            TEXT    NOT NULL CHECK (state IN ('queued', 'leased', 'done', 'failed', 'superseded')),
     priority         INTEGER NOT NULL CHECK (priority IN (0, 1)),    -- 0: fresh, 1: backfill
     attempt          INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
     run_after        INTEGER NOT NULL,                               -- Unix ms
-    held_class       TEXT    CHECK (held_class IN ('large')),        -- waits for a signed-in user
+    held_class       TEXT    CHECK (held_class IN ('large', 'bundle')), -- waits for a signed-in user, or for its bundle
     lease_owner      TEXT, lease_expires_at INTEGER,                 -- Unix ms
     -- facts: what is known, committed after the answer
     sha256           TEXT    CHECK (length(sha256) = 64),
@@ -71,6 +72,7 @@ CREATE UNIQUE INDEX job_one_live_per_path ON job (root_id, rel_path) WHERE state
 CREATE INDEX job_order ON job (priority, size, id) WHERE state = 'queued' AND held_class IS NULL;
 CREATE INDEX job_due ON job (run_after) WHERE state = 'queued' AND held_class IS NULL;
 CREATE INDEX job_by_path ON job (root_id, rel_path, id);
+CREATE INDEX job_by_bundle ON job (root_id, bundle) WHERE bundle IS NOT NULL;
 CREATE INDEX job_leased ON job (lease_expires_at) WHERE state = 'leased';
 
 -- The leaf digests of a job's plan: 16 bytes (XXH3-128) for each 4 MiB of the file, in order.

@@ -1,0 +1,63 @@
+"""Which files go together, and what a bundle lacks."""
+
+import pytest
+
+from syncd.core.bundles import bundle_of, missing
+from syncd.core.judge import Passed, Rules, Taken, judge
+
+TYPES = frozenset({"diffusers", "LLM"})
+
+
+@pytest.mark.parametrize(
+    ("typed", "bundle"),
+    [
+        ("diffusers/sdxl/unet/model.safetensors", "diffusers/sdxl"),
+        ("diffusers/sdxl/model_index.json", "diffusers/sdxl"),
+        ("LLM/qwen/config.json", "LLM/qwen"),
+        ("diffusers/alone.safetensors", None),
+        ("loras/sdxl/a.safetensors", None),
+        ("Diffusers/sdxl/a.safetensors", None),
+    ],
+)
+def test_a_bundle_is_a_folder_of_its_type(typed: str, bundle: str | None) -> None:
+    assert bundle_of(typed, TYPES) == bundle
+
+
+@pytest.mark.parametrize(
+    ("names", "indexes", "lacks"),
+    [
+        (["a.json", "b.bin"], {}, []),
+        (["m-00002-of-00003.bin"], {}, ["m-00001-of-00003.bin", "m-00003-of-00003.bin"]),
+        (["u/m-00001-of-00002.bin", "m-00002-of-00002.bin"], {},
+         ["m-00001-of-00002.bin", "u/m-00002-of-00002.bin"]),
+        (["u/x.index.json", "u/a.bin"], {"u/x.index.json": ["a.bin", "b.bin"]}, ["u/b.bin"]),
+        (["x.index.json"], {"x.index.json": ["../../../etc/passwd"]}, ["../../../etc/passwd"]),
+        (["m-00001-of-99999.bin"], {}, []),
+        (["m-1-of-2.bin", "m-00001-of-00001.bin"], {}, []),
+    ],
+)  # fmt: skip
+def test_what_an_index_or_a_number_speaks_of_has_to_be_there(
+    names: list[str], indexes: dict[str, list[str]], lacks: list[str]
+) -> None:
+    assert list(missing(names, indexes)) == lacks
+
+
+def test_every_file_of_a_bundle_is_taken_whatever_its_ending() -> None:
+    rules = Rules(bundles=TYPES)
+
+    taken = judge(rules, "diffusers/sdxl/tokenizer/merges.txt", 1)
+    assert isinstance(taken, Taken)
+    assert taken.target.bundle == "diffusers/sdxl"
+    assert taken.rule == "bundle diffusers/sdxl"
+
+
+@pytest.mark.parametrize("name", [".gitattributes", "a.bin.part", "x~", ".cache/a.json"])
+def test_what_is_hidden_or_unfinished_is_no_part_of_a_bundle(name: str) -> None:
+    assert isinstance(judge(Rules(bundles=TYPES), f"diffusers/sdxl/{name}", 1), Passed)
+
+
+def test_without_the_setting_the_reason_names_it() -> None:
+    passed = judge(Rules(), "diffusers/sdxl/model_index.json", 1)
+
+    assert isinstance(passed, Passed)
+    assert "select.bundles" in passed.reason
