@@ -11,9 +11,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_LOCKED := $(PIP) install --quiet --require-hashes --only-binary :all:
 READY := .venv/.syncd .venv/.test
-# Two processes: the tests fit two processors, and wait for other processes much of the time. One
+# Three processes for two processors: the tests wait for other processes much of the time. One
 # that is done takes tests from the other.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
