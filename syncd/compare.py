@@ -183,7 +183,7 @@ class Comparer:
         """The file as it is now, and its companion; raises OSError where it cannot be told."""
         found = self._look(root, rel_path)
         folder, name = os.path.split(rel_path)
-        return found, _companions(root.path, folder).get(name)
+        return found, companions_in(root.path, folder).get(name)
 
     def judge(self, file: FoundFile | KnownFile) -> Taken | Passed:
         """What becomes of a file, by its name, its size and the files that come before it."""
@@ -280,7 +280,7 @@ class Comparer:
                 continue
             folder, name = os.path.split(file.rel_path)
             if folder not in companions:
-                companions[folder] = _companions(root.path, folder)
+                companions[folder] = companions_in(root.path, folder)
             known = None if isinstance(change, New) else change.known
             companion = companions[folder].get(name)
             walked.fresh.append(Fresh(change.found, known, self.judge(file), companion))
@@ -296,7 +296,8 @@ def is_model(root: Root, file: FoundFile) -> bool:
     return paths.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
 
 
-def _companions(root: str, folder: str) -> dict[str, str]:
+def companions_in(root: str, folder: str) -> dict[str, str]:
+    """The names in a folder that a downloader still works at, each with what it keeps beside it."""
     try:
         return scan.companions(root, folder)
     except OSError:

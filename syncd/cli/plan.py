@@ -10,8 +10,9 @@ from functools import cache
 import click
 
 from syncd.cli import Invocation, pass_invocation
-from syncd.compare import Comparer, Root, is_model
+from syncd.compare import Comparer, Root, companions_in, is_model
 from syncd.config import Loaded, Settings, extra_folders, rules_for
+from syncd.core import settle
 from syncd.core.judge import Rules
 from syncd.core.preview import Action, Known, Step, Way, preview
 from syncd.core.tree import PathKey, Tree
@@ -85,9 +86,15 @@ def _looked_into(
     """The steps, with a look into each file that would be sent: is it a whole model?"""
     from syncd import soundness
 
+    companions = cache(companions_in)
     for file, step in zip(found, steps, strict=True):
         if step.action is Action.UPLOAD:
-            judgement = soundness.judge(roots[file.root_id].path, file, lease=False)
+            root, (folder, name) = roots[file.root_id].path, os.path.split(file.rel_path)
+            why = settle.blocked_by(file, companions(root, folder).get(name))
+            if why is not None:
+                yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
+                continue
+            judgement = soundness.judge(root, file, lease=False)
             if judgement.verdict not in (None, Verdict.WANTED):
                 why = judgement.why or ""
                 yield replace(step, action=Action(judgement.verdict), why=why, rule=why)

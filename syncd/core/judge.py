@@ -135,10 +135,13 @@ def _left(rules: Rules, rel_path: str, size: int) -> str | None:
 def _taking(rules: Rules, rel_path: str, bundle: str | None) -> str:
     typed = paths.typed(rel_path, rules.type_key)
     if (line := _line(rules.include, typed)) is not None:
-        return f"included by {line}"
-    if bundle is not None:
-        return f"bundle {printable(bundle)}"
-    return f"ending {paths.ending_of(rel_path)}"
+        rule = f"included by {line}"
+    elif bundle is not None:
+        rule = f"bundle {printable(bundle)}"
+    else:
+        rule = f"ending {paths.ending_of(rel_path)}"
+    named = paths.naming_line(typed, rules.names)
+    return rule if named is None else f"{rule}; named by {printable(named)} ([naming.map])"
 
 
 def _line(patterns: Patterns | None, path: str) -> str | None:

@@ -177,12 +177,16 @@ def mapped(local: str, names: Mapping[str, str]) -> str:
     A key that ends in a slash is a folder; the file's own line wins over those of its folders, and
     an inner folder's over an outer one's.
     """
+    key = naming_line(local, names)
+    return local if key is None else names[key] + local[len(key) :]
+
+
+def naming_line(local: str, names: Mapping[str, str]) -> str | None:
+    """The key in *names* that decides what ``mapped`` makes of *local*, or None."""
     if local in names:
-        return names[local]
-    for cut in range(len(local), 0, -1):
-        if local[cut - 1] == "/" and (folder := names.get(local[:cut])) is not None:
-            return folder + local[cut:]
-    return local
+        return local
+    folders = (local[:cut] for cut in range(len(local), 0, -1) if local[cut - 1] == "/")
+    return next((folder for folder in folders if folder in names), None)
 
 
 def fault_of(remote: str, prefix: str) -> tuple[str, str] | None:

@@ -78,21 +78,22 @@ def look(
     """
     if found is None:
         return None
-    blocked_by = _blocked_by(found, companion)
+    obstacle = blocked_by(found, companion)
     if (
         before is not None
         and hint is None
         and before.fingerprint == found.fingerprint
-        and before.blocked_by == blocked_by
+        and before.blocked_by == obstacle
     ):
         return before
     window_s = _window_s(found, hint, windows, network)
     if old and not network:
         window_s = min(window_s, OLD_WINDOW_S)
-    return Watching(found.fingerprint, now_s, window_s, blocked_by)
+    return Watching(found.fingerprint, now_s, window_s, obstacle)
 
 
-def _blocked_by(found: FoundFile, companion: str | None) -> str | None:
+def blocked_by(found: FoundFile, companion: str | None) -> str | None:
+    """What keeps a file from settling however long it stands still."""
     if companion is not None:
         return f"a downloader is at work: {printable(companion)}"
     if found.fingerprint.mtime_ns // SECOND_NS == 0:  # some leave the original's part of a second

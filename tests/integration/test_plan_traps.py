@@ -89,8 +89,11 @@ TRAPS = [
     ignored("checkpoints/huge.ckpt", "larger than limits.max_file_size, 9000000 bytes", 9000001),
     # What the operator takes after all, or calls by another name.
     Trap("loras/tested.pt", "upload", "included by /*/ (select.include)"),
-    Trap("loras/mapped (1).pt", "upload", "included by /*/ (select.include)"),
-    Trap("loras/[Pony]/a.pt", "upload", "included by /*/ (select.include)"),
+    Trap("loras/mapped (1).pt", "upload", "named by loras/mapped (1).pt ([naming.map])"),
+    Trap("loras/[Pony]/a.pt", "upload", "named by loras/[Pony]/ ([naming.map])"),
+    # What a download in progress leaves.
+    Trap("loras/loading.pt", "incomplete", "a downloader is at work: loading.pt.aria2"),
+    ignored("loras/loading.pt.aria2", UNFINISHED),
     # Names that the server refuses.
     refused("loras/a (1).pt", "its characters ( );"),
     refused("loras/a+b.pt", "its characters +;"),
