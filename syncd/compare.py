@@ -197,7 +197,9 @@ class Comparer:
         rules, size = self._rules[file.root_id], file.fingerprint.size
         return judge(rules, file.rel_path, size, instead=instead)
 
-    def bundle_waits_for(self, root: Root, bundle: str, settled: Collection[str]) -> str | None:
+    def bundle_waits_for(
+        self, root: Root, bundle: str, settled: Collection[str] = ()
+    ) -> str | None:
         """
         What keeps the files of a bundle from going, or None.
 

@@ -480,6 +480,18 @@ class Service:
             allowance=allowance,
             path_of=path_of,
         )
+        comparer = Comparer(
+            roots,
+            state_dir=os.fspath(settings.state_dir),
+            symlinks=settings.scan.symlinks,
+            tree=tree,
+            rules_of=rules_of,
+        )
+
+        def lacking(job: Job) -> str | None:
+            assert job.target.bundle is not None, "asked of bundles only"
+            return comparer.bundle_waits_for(roots[job.root_id], job.target.bundle)
+
         worker = Worker(
             store=store,
             lanes=self._lanes,
@@ -493,6 +505,7 @@ class Service:
             limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
             path_of=path_of,
             expected_of=lambda job: expected_sha256(roots[job.root_id].path, job.rel_path),
+            lacking=lacking,
             on_moved=self._look_again,
         )
         dispatcher = Dispatcher(
@@ -510,13 +523,7 @@ class Service:
         worker.on_contact = dispatcher.contact
         intake = Intake(
             roots,
-            comparer=Comparer(
-                roots,
-                state_dir=os.fspath(settings.state_dir),
-                symlinks=settings.scan.symlinks,
-                tree=tree,
-                rules_of=rules_of,
-            ),
+            comparer=comparer,
             store=store,
             lanes=self._lanes,
             clock=self._clock,

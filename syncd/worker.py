@@ -167,6 +167,7 @@ class Worker:
     Args:
         path_of: The absolute path of a job's file.
         expected_of: The SHA-256 that a job's file was announced with, if it was.
+        lacking: What the bundle of a job lacks on disk, if anything; for the scan thread.
         on_moved: Called when a job's file turned out to have changed: look there again.
 
     ``on_contact`` may be set to what is called after each sign that a side answers as it should.
@@ -189,6 +190,7 @@ class Worker:
         limits: Limits,
         path_of: Callable[[Job], str],
         expected_of: Callable[[Job], str | None],
+        lacking: Callable[[Job], str | None],
         on_moved: Callable[[Job], None],
     ) -> None:
         self._store = store
@@ -205,6 +207,7 @@ class Worker:
         self._leaving = threading.Event()
         self._path_of = path_of
         self._expected_of = expected_of
+        self._lacking = lacking
         self._on_moved = on_moved
         self._log = structlog.get_logger("syncd.worker")
         self._do: dict[Step, Callable[[_Run], Awaitable[None]]] = {
@@ -544,7 +547,9 @@ class Worker:
             )
 
     async def _register(self, run: _Run) -> None:
-        if await self._db(self._store.jobs.waits_for_bundle, run.job):
+        if (mate := await self._mate_of(run.job)) is not None:
+            why = f"stored; its bundle waits for {mate}"
+            await self._db(self._store.jobs.release, run.job, why=why, held_class="bundle")
             run.ended = Outcome(End.RELEASED)
             return
         await self._fence(run)
@@ -557,6 +562,22 @@ class Worker:
         if not await self._db(self._store.jobs.finish, job, job.record_id, adopted=job.adopted):
             self._on_moved(job)
         run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
+
+    async def _mate_of(self, job: Job) -> str | None:
+        """
+        What the job's bundle waits for, if it has one: none of it is registered before all is stored.
+
+        Whoever is stored last lets the others run; but first all of it must still be there.
+        """
+        if job.target.bundle is None:
+            return None
+        mate = await self._lanes.db(self._store.jobs.not_stored, job)
+        if mate is not None:
+            return printable(mate)
+        lacking = await self._lanes.scan(self._lacking, job)
+        if lacking is None:
+            await self._lanes.db(self._store.jobs.free_bundles, self._clock.now_ms())
+        return lacking
 
     # -- parts of steps --------------------------------------------------------------------------
 

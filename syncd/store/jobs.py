@@ -521,24 +521,14 @@ class Jobs:
                 (now_ms, now_ms, job.id),
             )
 
-    def waits_for_bundle(self, job: Job, now_ms: int) -> bool:
-        """
-        Is another file of the job's bundle not stored yet? Then the job is given back until it is.
-
-        None of them is registered before all are stored. Whoever is stored last frees the others.
-        """
-        if job.target.bundle is None:
-            return False
-        self.free_bundles(now_ms)
+    def not_stored(self, job: Job) -> str | None:
+        """Another file of the job's bundle that is wanted and not stored yet, if there is one."""
         mate = self._db.one(
-            f"SELECT rel_path FROM job WHERE root_id = ? AND bundle = ? AND {_NOT_STORED}",
+            f"SELECT rel_path FROM job WHERE root_id = ? AND bundle = ? AND {_NOT_STORED}"
+            " ORDER BY rel_path LIMIT 1",
             (job.root_id, job.target.bundle),
         )
-        if mate is None:
-            return False
-        why = f"stored; its bundle waits for {printable(os.fsdecode(mate['rel_path']))}"
-        self.release(job, now_ms, why=why, held_class="bundle")
-        return True
+        return None if mate is None else os.fsdecode(mate["rel_path"])
 
     def free_bundles(self, now_ms: int) -> int:
         """Let the files run on that waited for others of their bundle; how many."""

@@ -143,3 +143,23 @@ def test_where_one_file_fails_for_good_no_other_is_registered(home: Home, cloud:
     assert not cloud.records()
     (waiting,) = {file["why"] for file in home.status()["files"] if file["state"] == "waiting"}
     assert waiting == f"stored; its bundle waits for {OTHERS[1]}"
+
+
+def test_a_file_that_changes_when_the_others_are_stored_keeps_them_from_being_registered(
+    home: Home, cloud: Sandbox
+) -> None:
+    late = f"{FOLDER}/unet/model-00003-of-00003.safetensors"
+    cloud.faults.add(
+        Rule(Fault.ANSWER, call="presign", contains="00003-of", status=503, count=None)
+    )
+    with home.daemon() as daemon:
+        daemon.started()
+        until(lambda: calls(cloud).count("put_body") == len(ALL) - 1, "the other objects")
+        (home.models / late).unlink()
+        cloud.faults.clear()
+        home.write("loras/a.safetensors", weights(b"a"))
+        until(lambda: len(cloud.records()) == 1, "another file", within_s=60)
+        assert [r["model_type"] for r in cloud.records()] == ["loras"]
+        write(home, late)
+        until(lambda: len(cloud.records()) == len(ALL) + 1, "the bundle", within_s=60)
+        assert daemon.stop() == 143
