@@ -1,6 +1,7 @@
 """What a run of the tests has shown: one table at its end, a row a layer."""
 
 import re
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -18,6 +19,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("scaled")
+
+# A shell's background jobs begin deaf to it, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

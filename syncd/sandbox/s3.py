@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+import ssl
 from collections.abc import Iterator, Sequence
 from html import unescape
 from urllib.parse import urlencode
@@ -19,15 +20,16 @@ TIMEOUT_S = 60.0
 
 class RemoteObjects:
     """
-    The bucket that *grants* signs for, created if it is not there.
+    The bucket that *grants* signs for, created if it is not there; *ca* is a PEM file to trust.
 
     Raises:
         StoreRefusal: The endpoint refuses; ``status`` and ``code`` are its own.
     """
 
-    def __init__(self, grants: Grants) -> None:
+    def __init__(self, grants: Grants, ca: str | None = None) -> None:
         self._grants = grants
-        self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False)
+        trust = ssl.create_default_context(cafile=ca) if ca else True
+        self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False, verify=trust)
         bucket = f"{grants.endpoint}/{grants.bucket}"
         if self._send("HEAD", bucket).status_code == 404:
             _checked(self._send("PUT", bucket))

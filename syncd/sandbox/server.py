@@ -49,11 +49,12 @@ BACKLOG = 256
 
 @dataclass(frozen=True, slots=True)
 class S3Endpoint:
-    """A real S3 server to put the objects into; *url* has no path."""
+    """A real S3 server to put the objects into; *url* has no path, *ca* is trusted for it."""
 
     url: str
     bucket: str
     keys: Keys
+    ca: str | None = None
 
 
 @dataclass(slots=True)
@@ -172,7 +173,7 @@ class Sandbox:
 
     def _remote_store(self, s3: S3Endpoint) -> RemoteObjects:
         return RemoteObjects(
-            Grants(s3.url.rstrip("/"), s3.bucket, s3.keys, self.now, lambda: self.switches)
+            Grants(s3.url.rstrip("/"), s3.bucket, s3.keys, self.now, lambda: self.switches), s3.ca
         )
 
     def _api_app(self) -> ASGIApp:

@@ -1,0 +1,1 @@
+"""How fast syncd is, and at what cost, measured beside its peers: ``make bench``."""

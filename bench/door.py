@@ -1,0 +1,58 @@
+"""
+syncd's door to the object store without anything around it: threads that read pieces and send parts.
+
+No digest, no database, no cloud: what ``syncd`` takes more than this is what those cost.
+
+Run as ``python -m bench.door FILE URL CA SLOTS PART_MIB``.
+"""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from syncd.core.answers import HostPolicy
+from syncd.core.parts import plan_parts
+from syncd.hashing import PIECE_SIZE
+from syncd.model import Call, Grant, Part
+from syncd.storage import ObjectStore, build_client
+
+MIB = 1024 * 1024
+
+
+def pieces(fd: int, part: Part) -> Iterator[bytes]:
+    """The part's bytes as they lie on disk."""
+    offset, end = part.offset, part.offset + part.size
+    while offset < end:
+        piece = os.pread(fd, min(PIECE_SIZE, end - offset), offset)
+        yield piece
+        offset += len(piece)
+
+
+def send(path: str, url: str, ca: str, slots: int, part_size: int) -> None:
+    """Upload *path* to *url* as a multipart object."""
+    client = build_client(ca_bundle=ca)
+    store = ObjectStore(client, HostPolicy.of("https://127.0.0.1", (), allow_http=False))
+    started = client.post(f"{url}?uploads=").text
+    match = re.search("<UploadId>(.*)</UploadId>", started)
+    assert match is not None, started
+    size = os.stat(path).st_size
+    fd = os.open(path, os.O_RDONLY)
+
+    def put(part: Part) -> None:
+        target = f"{url}?partNumber={part.number}&uploadId={match[1]}"
+        grant = Grant(target, {}, deadline_ms=2**62)
+        body = pieces(fd, part)
+        now_ms = lambda: int(time.time() * 1000)  # noqa: E731
+        store.put(grant, body, part.size, call=Call.PUT_PART, now_ms=now_ms)
+
+    with ThreadPoolExecutor(slots) as pool:
+        list(pool.map(put, plan_parts(size, part_size)))
+    client.post(f"{url}?uploadId={match[1]}").raise_for_status()
+
+
+if __name__ == "__main__":
+    path, url, ca, slots, part_mib = sys.argv[1:6]
+    send(path, url, ca, int(slots), int(part_mib) * MIB)
