@@ -8,12 +8,11 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from bench.senders import BUCKET, PART_MIB, PARTS, SENDERS, Bench, Sender
 from syncd.sandbox.server import S3Endpoint, Sandbox
@@ -108,24 +107,20 @@ def timed(sender: Sender, bench: Bench, *, cold: bool) -> Run:
         fd = os.open(bench.file, os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
-    with sender.ready(bench) as command:
-        started = time.monotonic()
-        process = subprocess.Popen(
-            command.arguments,
+    with sender.ready(bench) as command, TemporaryFile("w+") as taken:
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" 3>&0 <&-', "sh", sys.executable, "-m", "bench.meter",
+             *command.arguments],
             env={**os.environ, **command.env},
+            stdin=taken,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-        )
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(
-            f"{sender.name} ended with {process.returncode}:\n{said.decode(errors='replace')}"
-        )
-    return Run(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        )  # fmt: skip
+        if done.returncode:
+            said = done.stdout.decode(errors="replace")
+            raise SystemExit(f"{sender.name} failed:\n{said}")
+        taken.seek(0)
+        return Run(**json.load(taken))
 
 
 def measure(
