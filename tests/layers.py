@@ -49,6 +49,7 @@ PLACES = {
     "tests/crash/test_disk_full.py": "T8",
     "tests/crash/test_disk_truth.py": "T8",
     "tests/integration": "whole",
+    "tests/integration/test_hostile_names.py": "T13",
     "tests/integration/test_real_s3.py": "T11",
     "tests/integration/test_real_s3_doors.py": "T11",
     "tests/matrix": "matrix",

@@ -5,7 +5,7 @@ import random
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -108,9 +108,10 @@ def require_accounted(home: Home, cloud: Sandbox, paths: list[bytes]) -> None:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_T13_5000_names_each_end_in_one_state_and_none_is_printed_raw(
-    home: Home, cloud: Sandbox, log_format: str
+    home: Home, cloud: Sandbox, log_format: str, record_property: Callable[[str, object], None]
 ) -> None:
     paths = hostile_paths()
+    record_property("cases", len(paths))
     write(home, paths)
     home.env["SYNCD_LOG__FORMAT"] = log_format
     home.let_age()
@@ -127,10 +128,11 @@ def test_T13_5000_names_each_end_in_one_state_and_none_is_printed_raw(
 
 
 def test_T13_names_that_come_and_go_while_the_daemon_runs_are_accounted_for(
-    home: Home, cloud: Sandbox
+    home: Home, cloud: Sandbox, record_property: Callable[[str, object], None]
 ) -> None:
     paths = hostile_paths()
     late = random.Random(1).sample(paths, LATE)
+    record_property("cases", LATE)
     expected = sorted([*filter(is_entered, late), b"loras/one.safetensors", b"vae/two.pt"])
     with home.daemon() as daemon:
         daemon.started()
