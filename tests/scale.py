@@ -61,15 +61,15 @@ SCALES = {
     "push": Scale(
         examples=500,
         machine_runs=300,
-        simulations=1_200,
-        kill_points=600,
+        simulations=1_000,
+        kill_points=450,
         beginnings=(True,),
         images=20_000,
         mutations=20_000,
         soak_days=9,
         soak_files=200,
         disk_stride=8,
-        sockets=600,
+        sockets=400,
         moving=500,
     ),
     "soak": Scale(
