@@ -162,9 +162,11 @@ class Dispatcher:
         """Seconds until another body may leave under ``limits.max_bytes_per_day``."""
         wait_s = await self._allowance.wait_s()
         held = any(hold.kind == "limit" for hold in self._holds)
-        if wait_s == 0 and held:
-            await self.end_hold("limit")
-        elif wait_s > 0 and not held and await self._next_due_s() is not None:
+        if wait_s == 0 or await self._next_due_s() is None:  # or nobody waits for it
+            if held:
+                await self.end_hold("limit")
+            return 0.0
+        if not held:
             size = await self._allowance.left()
             why = f"{size} bytes left within a day; limits.max_bytes_per_day is {self._allowance.limit}"
             await self._put("limit", why, LIMIT_ADVICE, wait_s, side=None)

@@ -524,11 +524,11 @@ class Jobs:
     def not_stored(self, job: Job) -> str | None:
         """Another file of the job's bundle that is wanted and not stored yet, if there is one."""
         mate = self._db.one(
-            f"SELECT rel_path FROM job WHERE root_id = ? AND bundle = ? AND {_NOT_STORED}"
-            " ORDER BY rel_path LIMIT 1",
+            "SELECT min(rel_path) AS first FROM job INDEXED BY job_by_bundle"
+            f" WHERE root_id = ? AND bundle = ? AND {_NOT_STORED}",
             (job.root_id, job.target.bundle),
         )
-        return None if mate is None else os.fsdecode(mate["rel_path"])
+        return None if mate is None or mate["first"] is None else os.fsdecode(mate["first"])
 
     def free_bundles(self, now_ms: int) -> int:
         """Let the files run on that waited for others of their bundle; how many."""
