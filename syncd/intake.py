@@ -369,7 +369,11 @@ class Intake:
         lacks: dict[tuple[int, str], str | None] = {}
         for root_id, bundle in {(item.found.root_id, item.target.bundle) for item in sound}:
             if bundle is not None:
-                settled = {i.found.rel_path for i in sound if i.target.bundle == bundle}
+                settled = {
+                    item.found.rel_path
+                    for item in sound
+                    if (item.found.root_id, item.target.bundle) == (root_id, bundle)
+                }
                 lacks[root_id, bundle] = await self._lanes.scan(
                     self._comparer.bundle_waits_for, self._roots[root_id], bundle, settled
                 )
@@ -380,9 +384,8 @@ class Intake:
             if why is None:
                 whole.append(item)
             else:
-                self._moving[
-                    item.key
-                ].lacks = f"the bundle {printable(bundle or '')} waits for {why}"
+                why = f"the bundle {printable(bundle or '')} waits for {why}"
+                self._moving[item.key].lacks = why
         return whole
 
     def _bundle_of(self, key: PathKey) -> tuple[int, str] | None:

@@ -75,7 +75,7 @@ def shards_in(path: str) -> list[str]:
         ValueError: It is no such index, or larger than ``MAX_INDEX`` bytes.
         OSError: It cannot be read.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         text = file.read(MAX_INDEX + 1)
     if len(text) > MAX_INDEX:
         raise ValueError(f"larger than {MAX_INDEX} bytes")

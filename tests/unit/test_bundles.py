@@ -27,12 +27,14 @@ def test_a_bundle_is_a_folder_of_its_type(typed: str, bundle: str | None) -> Non
     ("names", "indexes", "lacks"),
     [
         (["a.json", "b.bin"], {}, []),
-        (["m-00002-of-00003.bin"], {}, ["m-00001-of-00003.bin", "m-00003-of-00003.bin"]),
+        (["m-00002-of-00003.bin"], {}, ["m-00001-of-00003.bin"]),
+        (["m-00001-of-00003.bin", "m-00002-of-00003.bin"], {}, ["m-00003-of-00003.bin"]),
         (["u/m-00001-of-00002.bin", "m-00002-of-00002.bin"], {},
          ["m-00001-of-00002.bin", "u/m-00002-of-00002.bin"]),
+        (["a-00001-of-99999.bin", "b-00001-of-99999.bin"], {},
+         ["a-00002-of-99999.bin", "b-00002-of-99999.bin"]),
         (["u/x.index.json", "u/a.bin"], {"u/x.index.json": ["a.bin", "b.bin"]}, ["u/b.bin"]),
         (["x.index.json"], {"x.index.json": ["../../../etc/passwd"]}, ["../../../etc/passwd"]),
-        (["m-00001-of-99999.bin"], {}, []),
         (["m-1-of-2.bin", "m-00001-of-00001.bin"], {}, []),
     ],
 )  # fmt: skip
