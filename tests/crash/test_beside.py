@@ -163,5 +163,5 @@ def test_the_page_cache_is_left_as_it_was_found(cloud: Sandbox, home: Home) -> N
         pages_a_leaf = LEAF_SIZE // os.sysconf("SC_PAGE_SIZE")
         # The structure check read the beginning before anything was hashed.
         assert (cached_pages(fd, 0, 0) or 0) <= left + pages_a_leaf
-        assert left > before * 0.9  # the kernel itself may have needed some
+        assert left > before / 2  # the kernel may reclaim some of its own accord
     require_registered(cloud, home)
