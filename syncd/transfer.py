@@ -214,9 +214,9 @@ class Transfer:
             pace.moved(sent, self._clock.boottime_s())
 
         body = hashing.checked_pieces(
-            self._path_of(job), job.fingerprint, part, job.leaves, stop=stop, on_bytes=count
+            self._path_of(job), job.fingerprint, part, job.leaves, stop=stop
         )
-        paced = self._bandwidth.paced(body, stop=stop, on_wait=pace.waited)
+        paced = self._bandwidth.paced(body, stop=stop, on_wait=pace.waited, on_bytes=count)
         try:
             etag = await self._lanes.send(
                 self._objects.put, grant, paced, part.size, call=call, now_ms=self._clock.now_ms
