@@ -45,6 +45,7 @@ from syncd.core.tree import Folder, Tree
 from syncd.dispatch import Dispatcher
 from syncd.errors import ConfigError, RootUnavailable, StateFull, SyncdError
 from syncd.expected import expected_sha256
+from syncd.guest import Courtesy, Manner
 from syncd.herald import Herald
 from syncd.intake import Intake
 from syncd.janitor import Janitor
@@ -154,7 +155,16 @@ class Service:
         self._log = structlog.get_logger("syncd.service")
         self._lanes = doors.lanes(settings)
         self._notifier = notifier or Notifier()
-        self._bandwidth = Bandwidth(bandwidth.parse(settings.upload.bandwidth), self._clock)
+        self._sending = Bandwidth(bandwidth.parse(settings.upload.bandwidth), self._clock)
+        self._reading = Bandwidth(bandwidth.parse(settings.guest.hash_bandwidth), self._clock)
+        self._courtesy = Courtesy(
+            _manner(settings),
+            sending=self._sending,
+            reading=self._reading,
+            meter=meter,
+            clock=self._clock,
+            ca_bundle=_network(settings)["ca_bundle"],
+        )
         self._hints: dict[Hint, None] = {}  # a set in order of arrival
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
@@ -206,7 +216,7 @@ class Service:
         self._notifier.ready()
         walking = asyncio.create_task(self._walk_all(parts))
         try:
-            await self._until_stopped(parts, {walking, *self._heralds(parts)}, enough={walking})
+            await self._until_stopped(parts, {walking, *self._besides(parts)}, enough={walking})
         except RootUnavailable as error:
             self.ending.root_error = str(error)
             self._log.error("root.unavailable", why=str(error))
@@ -223,7 +233,7 @@ class Service:
 
         settling = asyncio.create_task(self._settle(parts, until_s))
         working = asyncio.create_task(parts.dispatcher.run(more_comes=more_comes))
-        tasks = {settling, working, *self._heralds(parts)}
+        tasks = {settling, working, *self._besides(parts)}
         await self._run_until_stopped(parts, tasks, enough={working})
         if not self._stop.is_set():
             await parts.janitor.clean_up()
@@ -260,7 +270,7 @@ class Service:
                 asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
                 asyncio.create_task(self._clean_up(parts)),
                 asyncio.create_task(self._reloads(parts)),
-                *self._heralds(parts, watcher),
+                *self._besides(parts, watcher),
             }
             await self._run_until_stopped(parts, tasks, enough=tasks)
         finally:
@@ -434,7 +444,9 @@ class Service:
         result = reloaded(self._settings, loaded.settings)
         settings = self._settings = result.settings
         log.configure(format=settings.log.format, level=settings.log.level)
-        self._bandwidth.follow(bandwidth.parse(settings.upload.bandwidth))
+        self._sending.follow(bandwidth.parse(settings.upload.bandwidth))
+        self._reading.follow(bandwidth.parse(settings.guest.hash_bandwidth))
+        self._courtesy.take(_manner(settings))
         parts.allowance.limit = settings.limits.max_bytes_per_day
         parts.intake.retune(_windows(settings), read_lease=settings.settle.read_lease)
         self._rescan |= not JUDGING.isdisjoint(result.changed)
@@ -483,10 +495,11 @@ class Service:
             scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
         return scheduler
 
-    def _heralds(self, parts: _Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
-        """Who tells the service manager; nobody where nobody listens."""
+    def _besides(self, parts: _Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
+        """What runs beside the work: manners, and a herald where a service manager listens."""
+        courtesy = asyncio.create_task(self._courtesy.run())
         if not self._notifier.is_heard:
-            return set()
+            return {courtesy}
 
         def is_watched() -> bool:
             if watcher is None or watcher.alive() or watcher.degraded is not None:
@@ -501,11 +514,11 @@ class Service:
             lanes=self._lanes,
             clock=self._clock,
             meter=self._meter,
-            bandwidth=self._bandwidth,
+            bandwidth=self._sending,
             walked=lambda: None if self._walked else parts.intake.seen,
             is_watched=is_watched,
         )
-        return {asyncio.create_task(herald.run())}
+        return {courtesy, asyncio.create_task(herald.run())}
 
     # -- building --------------------------------------------------------------------------------
 
@@ -568,7 +581,7 @@ class Service:
                 pinned=not settings.api.loopback,
             ),
             allowance=allowance,
-            bandwidth=self._bandwidth,
+            bandwidth=self._sending,
             path_of=path_of,
         )
         comparer = Comparer(
@@ -593,6 +606,7 @@ class Service:
             clock=self._clock,
             jitter=self._jitter,
             meter=self._meter,
+            reading=self._reading,
             limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
             path_of=path_of,
             expected_of=lambda job: expected_sha256(roots[job.root_id].path, job.rel_path),
@@ -751,6 +765,13 @@ def _windows(settings: Settings) -> settle.Windows:
         closed_s=settings.settle.quiet_closed_s,
         network_s=settings.settle.quiet_network_s,
     )
+
+
+def _manner(settings: Settings) -> Manner:
+    comfyui = settings.comfyui
+    slow_rate = bandwidth.parse_rate(comfyui.busy_bandwidth)
+    assert slow_rate is not None, "checked with the settings"
+    return Manner(comfyui.url, comfyui.when_busy, slow_rate)
 
 
 def _network(settings: Settings) -> dict[str, str | None]:

@@ -35,7 +35,10 @@ def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) 
     Raises:
         SyncdError: It could not be started.
     """
+    from syncd.guest import be_modest
+
     _require_credential(loaded)
+    be_modest(nice=loaded.settings.guest.nice, idle_io=loaded.settings.guest.idle_io)
     return asyncio.run(_run(loaded, once, reread))
 
 

@@ -17,6 +17,10 @@ JUDGING = frozenset(
 """Keys that decide which files are taken and under which names: all files are judged again."""
 
 LIVE = JUDGING | {
+    "comfyui.url",
+    "comfyui.remote",
+    "comfyui.when_busy",
+    "comfyui.busy_bandwidth",
     "api.token",
     "api.token_file",
     "settle.quiet_s",
@@ -25,6 +29,7 @@ LIVE = JUDGING | {
     "settle.read_lease",
     "upload.bandwidth",
     "upload.shutdown_grace_s",
+    "guest.hash_bandwidth",
     "log.format",
     "log.level",
     "limits.max_bytes_per_day",
