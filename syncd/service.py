@@ -73,6 +73,9 @@ ONCE_FULL_S = 60.0
 """How long a backfill waits for room on the state disk."""
 
 
+FILES_MOST = 16
+"""``upload.files`` at most, whatever a reload brings: a thread begins when there is work for it."""
+
 SLEEP_NOTICED_S = 1.0
 """A shorter sleep of the machine hides in the difference of two clocks."""
 
@@ -105,7 +108,7 @@ class Doors:
     """How a service reaches the world: its threads, its two HTTP clients, the kernel's hints."""
 
     lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
-        files=settings.upload.files, slots=settings.upload.parts_max
+        files=FILES_MOST, slots=settings.upload.parts_max
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
         **_network(settings)
@@ -456,7 +459,7 @@ class Service:
         if await parts.credentials.take(source.token):
             await parts.dispatcher.end_hold("operator")
             await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
-        parts.dispatcher.wake()
+        parts.dispatcher.use(settings.upload.files)
         self._log.info("config.reloaded", changed=result.changed)
         if result.left:
             self._log.warning("config.reload_needs_restart", keys=result.left)
