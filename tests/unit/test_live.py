@@ -1,5 +1,6 @@
 """What a reload takes over, and what it leaves."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,11 @@ def test_the_same_configuration_changes_nothing() -> None:
 
 def test_every_live_key_is_a_key() -> None:
     assert JUDGING < LIVE < KEYS.keys()
+
+
+def test_the_documentation_names_exactly_the_live_keys() -> None:
+    text = (DOCS / "guest.md").read_text()
+    table = text.partition("## Reload")[2].partition("## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+
+    assert {key for row in rows for key in re.findall(r"`([^`]+)`", row)} == LIVE
