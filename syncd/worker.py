@@ -18,6 +18,7 @@ import structlog
 from syncd import hashing
 from syncd.api import CloudApi
 from syncd.auth import Credentials
+from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock
 from syncd.core import retry
@@ -193,6 +194,7 @@ class Worker:
         jitter: Callable[[], float],
         meter: Meter,
         limits: Limits,
+        reading: Bandwidth,
         path_of: Callable[[Job], str],
         expected_of: Callable[[Job], str | None],
         lacking: Callable[[Job], str | None],
@@ -208,6 +210,7 @@ class Worker:
         self._jitter = jitter
         self._meter = meter
         self._limits = limits
+        self._reading = reading
         self._single_put_limit = limits.single_put_limit
         self._leaving = threading.Event()
         self._path_of = path_of
@@ -577,15 +580,13 @@ class Worker:
         Raises:
             Stopped: The job was told to stop, or the file is not what its download was to bring.
         """
-        job = run.job
+        job, stop = run.job, _Either(run.stop, self._leaving)
+        on_bytes = self._count_hashed(job, stop)
         hasher = hashing.Hasher(self._path_of(job), job.fingerprint, read_again=True)
         while not hasher.is_through:
             await lead.room()
             await self._lanes.hash(
-                hasher.read_to,
-                hasher.offset + STRETCH,
-                stop=_Either(run.stop, self._leaving),
-                on_bytes=lambda count: self._meter.add_hashed(job.id, count),
+                hasher.read_to, hasher.offset + STRETCH, stop=stop, on_bytes=on_bytes
             )
             lead.grow(bytes(hasher.leaves))
         await self._note_plan(run, hasher.plan())
@@ -807,14 +808,20 @@ class Worker:
     # -- the file --------------------------------------------------------------------------------
 
     async def _read(self, run: _Run) -> Plan:
-        job = run.job
+        stop = _Either(run.stop, self._leaving)
+        path, on_bytes = self._path_of(run.job), self._count_hashed(run.job, stop)
         return await self._lanes.hash(
-            hashing.make_plan,
-            self._path_of(job),
-            job.fingerprint,
-            stop=_Either(run.stop, self._leaving),
-            on_bytes=lambda count: self._meter.add_hashed(job.id, count),
+            hashing.make_plan, path, run.job.fingerprint, stop=stop, on_bytes=on_bytes
         )
+
+    def _count_hashed(self, job: Job, stop: hashing.Flag) -> Callable[[int], None]:
+        """Counts bytes as they are hashed, and holds the hashing thread to its rate."""
+
+        def on_bytes(count: int) -> None:
+            self._meter.add_hashed(job.id, count)
+            self._reading.spend(count, stop=stop)
+
+        return on_bytes
 
     async def _not_as_announced(self, run: _Run, why: str) -> None:
         """The file is not what its download was to bring: nothing of it leaves this machine."""

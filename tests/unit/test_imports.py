@@ -28,7 +28,9 @@ IO_ROOMS = frozenset(
     | {"expected", "notify", "pagecache"}
 )
 BELOW_WORKER = (
-    BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "lead", "catalog"}
+    BELOW_IO
+    | IO_ROOMS
+    | {"soundness", "progress", "patience", "lanes", "lead", "bandwidth", "catalog"}
 )
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
@@ -40,6 +42,8 @@ BELOW_SERVICE = BELOW_WORKER | {
     "retirement",
     "dispatch",
     "control",
+    "guest",
+    "herald",
 }
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -59,6 +63,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},
     "allowance": frozenset({"core", "clock", "lanes", "store"}),
+    "bandwidth": frozenset({"core", "clock", "hashing"}),
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},
     "compare": BELOW_WORKER,
@@ -66,6 +71,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
     "control": BELOW_WORKER,
+    "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
+    "herald": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
@@ -76,7 +83,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"wire", "api", "storage", "sandbox"}),
+    "httpx": frozenset({"wire", "api", "storage", "guest", "sandbox"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),
