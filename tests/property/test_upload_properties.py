@@ -155,6 +155,7 @@ def test_no_step_forgets_what_was_sent_or_runs_ahead_of_what_is_known(
 ) -> None:
     # Before its hash is known nothing of a file was completed or registered.
     assume(job.sha256 is not None or job.stored_at is job.register_sent_at is None)
+    known, movable = (told and job.sha256 is not None for told in (known, movable))
     step = next_step(
         job,
         route=route,
