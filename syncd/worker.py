@@ -9,6 +9,7 @@ claim starts from the facts. What an error leads to is the retry table's answer,
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -934,7 +935,8 @@ class Worker:
         }  # fmt: skip
         match decision.next:
             case retry.Next.HOLD:
-                await self._db(self._store.jobs.release, job, why=why, advice=error.advice)
+                with suppress(LeaseLost):  # what the server asked for holds for the others, too
+                    await self._db(self._store.jobs.release, job, why=why, advice=error.advice)
                 self._log.error("job.held", **fields)
                 return Outcome(End.HELD, error, decision.wait_s)
             case retry.Next.HOLD_LARGE:
@@ -1037,8 +1039,12 @@ def _upload_of(job: Job) -> Multipart:
 
 
 def _urgency(error: BaseException) -> int:
-    """Which of several errors decides: what ends the work, then what concerns more than this job."""
-    order = (StateError, LeaseLost, hashing.Stopped, FileChanged, Hold)
+    """
+    Which of several errors decides: what ends everything, what concerns all jobs, what ends this one.
+
+    A file that changed is found to have changed again; that a server asked for peace is heard once.
+    """
+    order = (StateError, Hold, LeaseLost, hashing.Stopped, FileChanged)
     return next((i for i, kind in enumerate(order) if isinstance(error, kind)), len(order))
 
 
