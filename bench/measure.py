@@ -115,6 +115,11 @@ def taken(pid: int) -> Taken:
     return Taken(cpu_s, wakeups, _status(Path(f"/proc/{pid}"), "VmRSS") * 1024)
 
 
+def most_resident(pid: int) -> int:
+    """Bytes: the largest resident size so far."""
+    return _status(Path(f"/proc/{pid}"), "VmHWM") * 1024
+
+
 def _status(process: Path, name: str) -> int:
     for line in (process / "status").read_text().splitlines():
         if line.startswith(f"{name}:"):

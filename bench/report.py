@@ -25,8 +25,8 @@ make bench ARGS='--only warm --profile'                       # where the time g
 
 Seconds belong to one machine; ratios of one run are what is compared, and each is the median of the ratios
 of its rounds. *syncd* is the whole path: start, walk, structure check, hash, presign, send, compare,
-complete, register, database, exit. *syncd's door* is what it sends through, without anything around it: upload only.
-The peers only send."""
+complete, register, database, exit. *syncd's door* is what it sends through, without anything around it:
+upload only. The peers only send."""
 
 
 def markdown(

@@ -1,7 +1,7 @@
 """
 Walks over large trees: the first, and one that finds nothing changed, against a bare walk.
 
-Almost all files are none that syncd takes, so that a walk is compared, judged and remembered, and
+The files are none that syncd takes, so that a walk is compared, judged and remembered, and
 nothing is sent. Run as ``python -m bench.rescan FOLDER`` it is the bare walk, and prints its seconds.
 """
 
@@ -13,10 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import plots
-from bench.measure import Command, events, profile_lines, profiled, timed
-from bench.place import syncd, write_model
+from bench.measure import (
+    Command,
+    events,
+    most_resident,
+    profile_lines,
+    profiled,
+    running,
+    timed,
+    wait_for,
+)
+from bench.place import syncd
 from bench.scenario import MIB, Goal, Options, Result, Scenario, median, paired, spread, table, tell
-from syncd.sandbox.server import Sandbox
 
 A_FOLDER = 1000
 ROUNDS = 3
@@ -29,7 +37,7 @@ def _run(options: Options) -> Result:
 
 
 def _tree(files: int, rounds: int, options: Options) -> Result:
-    with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name, Sandbox() as cloud:
+    with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name:
         folder = Path(name)
         models = folder / "models"
         tell(f"making {files} files ...")
@@ -40,20 +48,19 @@ def _tree(files: int, rounds: int, options: Options) -> Result:
             state = folder / f"state-{number}"
             result["walk_s"].append(_walked(models))
             for which in ("first", "again"):
-                scan = _scan(syncd(models, state, "--once", cloud=cloud), folder / "said")
+                scan = _scan(syncd(models, state), folder / "said")
                 result[which].append(scan)
                 tell(f"{files} files, {which}: {scan['wall_s']:.2f} s")
         if options.profile:
-            command = syncd(models, folder / "profiled", "--once", cloud=cloud)
+            command = syncd(models, folder / "profiled", "--once")
             for which in ("first", "again"):
                 result["profiles"][which] = profiled(f"the {which} walk", command)
         return result
 
 
 def _make(models: Path, files: int) -> None:
-    """One model, and texts beside it."""
-    write_model(models / "checkpoints" / "one.safetensors", MIB)
-    for number in range(files - 1):
+    """Texts: what is not taken."""
+    for number in range(files):
         folder = f"{models}/loras/{number // A_FOLDER:05}"
         if number % A_FOLDER == 0:
             os.makedirs(folder)
@@ -67,9 +74,12 @@ def _walked(models: Path) -> float:
 
 
 def _scan(command: Command, said: Path) -> Result:
-    run = timed("syncd --once", command, said)
+    """A daemon's walk at its start; the largest resident size until then."""
+    with running(command, said) as process:
+        wait_for(said, "scan.finished", process, within_s=1800)
+        resident = most_resident(process.pid)
     (event,) = events(said, "scan.finished")
-    return {"wall_s": event["seconds"], "resident": run.resident, "changed": event["changed"]}
+    return {"wall_s": event["seconds"], "resident": resident, "changed": event["changed"]}
 
 
 def walk(folder: str) -> int:

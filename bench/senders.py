@@ -129,7 +129,12 @@ def _aws(place: Place, folder: Path) -> Command:
         f"[default]\ns3 =\n  max_concurrent_requests = {PARTS}\n"
         f"  multipart_chunksize = {PART_MIB}MB\n"
     )
-    env = {**_env(), "AWS_CA_BUNDLE": str(place.ca), "AWS_CONFIG_FILE": str(folder / "config")}
+    env = {
+        **_env(),
+        "AWS_CA_BUNDLE": str(place.ca),
+        "AWS_CONFIG_FILE": str(folder / "config"),
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # the others send none either
+    }
     options = ["--endpoint-url", place.endpoint, "--only-show-errors"]
     command = [path_of("aws"), "s3", "cp", *options, str(place.file), f"s3://{BUCKET}/aws"]
     return Command(command, env)
