@@ -71,7 +71,11 @@ def parser() -> argparse.ArgumentParser:
     option("--write", type=Path, help="write the report here, and its pictures to img/ beside it")
     option("--report", action="store_true", help="measure nothing, tell what --json holds")
     option("--dir", type=Path, help="where files are made; the temporary folder by default")
-    option("--profile", action="store_true", help="one more run of each scenario, under py-spy")
+    option(
+        "--profile",
+        action="store_true",
+        help="warm, cold, swarm, rescan, startup: one more under py-spy",
+    )
     option("--rounds", type=int, default=5, help="how often each sender runs, in turns")
     peers = _words("curl,rclone,s5cmd,aws,httpx")
     option("--peers", type=_words, default=peers, help="beside syncd")
