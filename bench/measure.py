@@ -17,6 +17,11 @@ from bench.scenario import tell
 TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 PROFILE_HZ = 200
 TOP = 12
+WAITING = (
+    "_worker (concurrent/futures/thread.py)",
+    "EpollSelector.select (selectors.py)",
+    "Condition.wait (threading.py)",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +197,7 @@ def flat(stacks: str) -> Profile:
     for line in stacks.splitlines():
         frames, _, count = line.rpartition(" ")
         counts[frames.split(";")[-1]] += int(count)
-    for waiting in (
-        "_worker (concurrent/futures/thread.py)",
-        "EpollSelector.select (selectors.py)",
-    ):
+    for waiting in WAITING:
         counts.pop(waiting, None)
     total = max(1, sum(counts.values()))
     return [(function, count / total) for function, count in counts.most_common(TOP)]

@@ -33,9 +33,9 @@ def _run(options: Options) -> Result:
             for name, command in commands.items():
                 runs[name].append(asdict(timed(name, command)))
         profiles = {
-            name: profiled(name, command)
-            for name, command in commands.items()
-            if options.profile and name != NOTHING
+            f"syncd {word}": profiled(word, syncd(models, state, word, cloud=cloud))
+            for word in quick
+            if options.profile
         }
     return {"runs": runs, "profiles": profiles}
 
