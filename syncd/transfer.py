@@ -200,14 +200,13 @@ class Transfer:
     ) -> str | None:
         """One request; the bytes of one that failed do not count as sent."""
         assert job.leaves is not None, "planned before"
-        counted = 0
-
+        counted, number = 0, part.number if call is Call.PUT_PART else None
         pace = Pace(self._clock.boottime_s())
 
         def count(sent: int) -> None:  # in the sending thread
             nonlocal counted
             counted += sent
-            self._meter.add_sent(job.id, sent)
+            self._meter.add_sent(job.id, sent, number)
             pace.moved(sent, self._clock.boottime_s())
 
         body = hashing.checked_pieces(
@@ -218,7 +217,7 @@ class Transfer:
                 self._objects.put, grant, body, part.size, call=call, now_ms=self._clock.now_ms
             )
         except BaseException:
-            self._meter.add_sent(job.id, -counted)
+            self._meter.add_sent(job.id, -counted, number)
             if pace.stalled:
                 self._slots.lose_one()
             raise

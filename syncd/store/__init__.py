@@ -10,16 +10,27 @@ from contextlib import contextmanager
 from syncd.core.tree import PathKey
 from syncd.store.db import Database, Lock, is_locked
 from syncd.store.files import Admission, Files, RootRow, Wanted
-from syncd.store.holds import HoldRow, Holds, Sent, Servers
+from syncd.store.holds import HOLD_KINDS, PAUSED, HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.records import Records, Retiring
-from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
+from syncd.store.report import (
+    FILE_STATES,
+    Amount,
+    FileReport,
+    NextTry,
+    Report,
+    RootReport,
+)
 
 __all__ = [
     "FILE_STATES",
+    "HOLD_KINDS",
+    "PAUSED",
     "Admission",
+    "Amount",
     "FileReport",
     "HoldRow",
+    "NextTry",
     "PathKey",
     "Records",
     "Report",

@@ -66,7 +66,32 @@ class RootReport:
     scanned_at: int | None
 
 
-_FILES = """
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many files, of so many bytes in all."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NextTry:
+    """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
+
+    path: str
+    run_after: int
+    attempt: int
+    why: str | None
+
+
+_LATEST = """
+  LEFT JOIN job ON job.id = (
+       SELECT max(id) FROM job AS latest
+        WHERE latest.root_id = file.root_id
+          AND latest.rel_path = file.rel_path)
+"""
+
+_FILES = f"""
 SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
        file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
        file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
@@ -74,10 +99,7 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
        (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
   FROM file
   JOIN root ON root.id = file.root_id
-  LEFT JOIN job ON job.id = (
-       SELECT max(id) FROM job AS latest
-        WHERE latest.root_id = file.root_id
-          AND latest.rel_path = file.rel_path)
+{_LATEST}
  ORDER BY root.id, file.rel_path
 """
 
@@ -105,9 +127,53 @@ class Report:
         for row in self._db.all(_FILES):
             yield _file_report(row)
 
-    def counts(self) -> Counter[str]:
-        """How many files are in each state."""
-        return Counter(file.state for file in self.files())
+    def amounts(self) -> dict[str, Amount]:
+        """How many files are in each state that any is in, and their bytes."""
+        files, size = Counter[str](), Counter[str]()
+        for row in self._db.all(
+            "SELECT verdict, state, held_class, last_kind, count(*) AS files,"
+            f" sum(file.size) AS bytes FROM file {_LATEST}"
+            " GROUP BY verdict, state, held_class, last_kind"
+        ):
+            state = _file_state(row)
+            files[state] += row["files"]
+            size[state] += row["bytes"]
+        return {state: Amount(files[state], size[state]) for state in files}
+
+    def counts(self) -> dict[str, int]:
+        """How many files are in each state that any is in."""
+        return {state: amount.files for state, amount in self.amounts().items()}
+
+    def next_tries(self, most: int) -> list[NextTry]:
+        """The files that are tried again soonest; names are printable."""
+        rows = self._db.all(
+            "SELECT rel_path, run_after, attempt, last_error FROM job WHERE state = 'queued'"
+            " AND held_class IS NULL AND last_kind IS NOT NULL ORDER BY run_after LIMIT ?",
+            (most,),
+        )
+        return [
+            NextTry(
+                printable(os.fsdecode(row["rel_path"])),
+                row["run_after"],
+                row["attempt"],
+                row["last_error"],
+            )
+            for row in rows
+        ]
+
+    def oldest_waiting_at(self) -> int | None:
+        """Since when the oldest job waits that a worker may take."""
+        return self._moment(
+            "SELECT min(created_at) AS at FROM job WHERE state = 'queued' AND held_class IS NULL"
+        )
+
+    def last_success_at(self) -> int | None:
+        """When a file came into the catalog last, or was found there."""
+        return self._moment("SELECT max(registered_at) AS at FROM record")
+
+    def _moment(self, sql: str) -> int | None:
+        row = self._db.one(sql)
+        return None if row is None else row["at"]
 
     def known(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
@@ -129,9 +195,13 @@ class Report:
         return 0 if row is None else int(row["n"])
 
 
+def _file_state(row: Any) -> str:
+    return _job_state(row) if row["verdict"] == Verdict.WANTED else str(row["verdict"])
+
+
 def _file_report(row: Any) -> FileReport:
     wanted = row["verdict"] == Verdict.WANTED
-    state = _state(row) if wanted else row["verdict"]
+    state = _file_state(row)
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
         root_type=row["type_key"],
@@ -151,7 +221,7 @@ def _file_report(row: Any) -> FileReport:
     )
 
 
-def _state(row: Any) -> str:
+def _job_state(row: Any) -> str:
     match row["state"]:
         case "done":
             return REGISTERED

@@ -27,7 +27,12 @@ IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
     | {"expected", "notify"}
 )
-BELOW_WORKER = BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"}
+BELOW_WORKER = (
+    BELOW_IO
+    | IO_ROOMS
+    | {"soundness", "progress", "patience", "lanes", "catalog"}
+    | {"places", "overview"}
+)
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
     "transfer",
@@ -37,6 +42,8 @@ BELOW_SERVICE = BELOW_WORKER | {
     "janitor",
     "retirement",
     "dispatch",
+    "orders",
+    "metrics",
     "control",
 }
 
@@ -47,9 +54,14 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
+    "places": frozenset({"model", "errors"}),
     "patience": frozenset({"errors", "clock"}),
     "lanes": frozenset({"errors", "patience"}),
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "config": BELOW_IO | {"places"},
+    "overview": frozenset({"model", "progress", "store"}),
+    "orders": BELOW_IO | {"store"},
+    "metrics": frozenset({"progress", "store", "overview"}),
     "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
@@ -61,7 +73,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
-    "control": BELOW_WORKER,
+    "control": BELOW_WORKER | {"transfer", "dispatch", "orders", "metrics"},
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
@@ -83,6 +95,7 @@ DOORS: Mapping[str, frozenset[str]] = {
     "pathspec": frozenset({"config"}),
     "starlette": frozenset({"control", "sandbox"}),
     "uvicorn": frozenset({"control", "sandbox"}),
+    "prometheus_client": frozenset({"metrics"}),
     "truststore": frozenset({"wire"}),
     "xxhash": frozenset({"hashing", "storage"}),
     "click": frozenset({"cli"}),

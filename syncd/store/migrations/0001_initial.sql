@@ -161,7 +161,7 @@ CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT N
 
 -- Why everything (or every large file) waits.
 CREATE TABLE hold (
-    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'limit', 'root')),
+    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'limit', 'root', 'paused')),
     since    INTEGER NOT NULL,
     why      TEXT    NOT NULL,
     advice   TEXT,
