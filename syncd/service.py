@@ -23,11 +23,12 @@ from syncd import api as cloud_api
 from syncd import scan, storage
 from syncd.allowance import Allowance
 from syncd.auth import Credentials
+from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock, SystemClock
 from syncd.compare import Comparer, Root
 from syncd.config import CredentialSource, Settings, extra_folders, rules_for
-from syncd.core import retry, settle
+from syncd.core import bandwidth, retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
@@ -478,6 +479,7 @@ class Service:
                 pinned=not settings.api.loopback,
             ),
             allowance=allowance,
+            bandwidth=Bandwidth(bandwidth.parse(settings.upload.bandwidth), self._clock),
             path_of=path_of,
         )
         comparer = Comparer(

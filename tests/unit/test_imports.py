@@ -31,7 +31,7 @@ BELOW_WORKER = (
     BELOW_IO
     | IO_ROOMS
     | {"soundness", "progress", "patience", "lanes", "catalog"}
-    | {"places", "overview"}
+    | {"places", "overview", "bandwidth"}
 )
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
@@ -67,6 +67,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},
     "allowance": frozenset({"core", "clock", "lanes", "store"}),
+    "bandwidth": frozenset({"core", "clock", "hashing"}),
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},
     "compare": BELOW_WORKER,
