@@ -7,7 +7,7 @@ hold of their own, so that an outage costs one probe and not one try for each fi
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -222,8 +222,23 @@ class Dispatcher:
     def _paused(self) -> bool:
         return any(hold.kind == PAUSED for hold in self._holds)
 
+    async def drop(self, jobs: Collection[int]) -> None:
+        """These jobs are not ours any more: whoever works at them stops."""
+        ended = [task for task, job in self._running.items() if job.id in jobs]
+        for task in ended:
+            del self._running[task]
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+        if ended:
+            self._on_ended()
+
     async def look_at_holds(self) -> None:
-        """A person began or ended a pause in the store: what is on the wire ends, or all goes on."""
+        """
+        A person changed something in the store: what is probed is due, a pause began or ended.
+
+        At a pause what is on the wire ends; when it is over all goes on.
+        """
+        self._until_credentials_change = False
         self._holds = await self._lanes.db(self._store.holds.all)
         if self._paused and not self._winding_down:
             self._worker.wind_down("paused")

@@ -49,6 +49,13 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
         "run": Lazy("syncd.cli:run_command", "Keep the catalog in step (what no command means)."),
         "status": Lazy("syncd.cli.status:status", "Tell where each file stands."),
+        "retry": Lazy("syncd.cli.steer:retry", "Try files again now."),
+        "pause": Lazy("syncd.cli.steer:pause", "Send nothing more until resume."),
+        "resume": Lazy("syncd.cli.steer:resume", "End a pause."),
+        "limit": Lazy("syncd.cli.steer:limit", "Hold all uploads to a rate."),
+        "scan": Lazy("syncd.cli.steer:scan", "Look at the models directories now."),
+        "bump": Lazy("syncd.cli.steer:bump", "Let queued files go first."),
+        "cancel": Lazy("syncd.cli.steer:cancel", "Give up on files until they change."),
         "plan": Lazy("syncd.cli.plan:plan", "Tell what would be sent, and send nothing."),
         "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
         "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),
@@ -92,6 +99,17 @@ class Invocation:
         loaded = config.load(self.config_file, self.overrides, os.environ)
         log.configure(format=loaded.settings.log.format, level=loaded.settings.log.level)
         return loaded
+
+    def state_dir(self) -> str:
+        """
+        The state directory, found without reading the rest of the configuration.
+
+        Raises:
+            ConfigError: As ``syncd.places.state_dir``.
+        """
+        from syncd import places
+
+        return places.state_dir(self.config_file, self.overrides["state_dir"], os.environ)
 
 
 pass_invocation = click.make_pass_decorator(Invocation)

@@ -101,6 +101,29 @@ def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value.lower() for value in values)
 
 
+def _is_loopback(host: str) -> bool:
+    """Is it a name or an address of this machine itself?"""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _loopback(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    bracketed = re.fullmatch(r"\[[0-9A-Fa-f:]+\]", host) is not None
+    if not _HOST.fullmatch(value) or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("is not host:port")
+    if not _is_loopback(host.strip("[]")) or (":" in host and not bracketed):
+        raise ValueError(
+            "is no loopback address such as 127.0.0.1:9464 (others could read the names of files; "
+            "put a proxy that knows its users before it)"
+        )
+    return value
+
+
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
     for number, value in enumerate(values, start=1):
         if not value or "/" in value:
@@ -217,12 +240,7 @@ class Api(_Section):
     @property
     def loopback(self) -> bool:
         """Is ``base_url`` an address of this machine itself?"""
-        if self.host == "localhost" or self.host.endswith(".localhost"):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
 
 
 class Settle(_Section):
@@ -312,6 +330,19 @@ class Log(_Section):
     """Least severe level that is logged: debug, info, warning or error."""
 
 
+class Http(_Section):
+    listen: Annotated[str, AfterValidator(_loopback)] | None = None
+    """Loopback host:port for /status, /metrics and the like, read-only; unset: the Unix socket alone."""
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host (an IPv6 one without brackets) and port of ``listen``."""
+        if self.listen is None:
+            return None
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 class Naming(_Section):
     prefix: Annotated[str, AfterValidator(_prefix)] = "models/"
     """What is put before a file's path to make its path in the catalog."""
@@ -383,6 +414,7 @@ class Settings(BaseSettings):
     upload: Upload = Upload()
     network: Network = Network()
     log: Log = Log()
+    http: Http = Http()
     naming: Naming = Naming()
     select: Select = Select()
     limits: Limits = Limits()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core.preview import Known
+from syncd.core.tree import PathKey
 from syncd.model import Verdict, printable
 from syncd.store.db import Database
 from syncd.store.files import find_root
@@ -19,9 +20,10 @@ WAITING = "waiting"
 UPLOADING = "uploading"
 NEEDS_SIGN_IN = "needs_sign_in"
 FAILED = "failed"
+CANCELLED = "cancelled"
 
 FILE_STATES = (
-    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED,
+    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED,
     "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
 )  # fmt: skip
 """Every file on disk is in exactly one of these."""
@@ -64,6 +66,16 @@ class RootReport:
     path: str
     model_type: str | None
     scanned_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A file by root and path, how a person is told of it, its state, and its latest job."""
+
+    key: PathKey
+    shown: str
+    state: str
+    job_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +156,40 @@ class Report:
         """How many files are in each state that any is in."""
         return {state: amount.files for state, amount in self.amounts().items()}
 
+    def places(self, named: str | None = None) -> list[Named]:
+        """
+        Every file, or the one that a person *named*, or all below the folder of that name.
+
+        A name is a path below ``models_dir``, or an absolute one below any watched directory.
+        """
+        found: list[Named] = []
+        for root in self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id"):
+            below = "" if named is None else rel_path_in(root, named)
+            if below is not None:
+                found += self._places_in(root, os.fsencode(below))
+        return found
+
+    def _places_in(self, root: Any, below: bytes) -> Iterator[Named]:
+        where = "file.root_id = :root"
+        if below:
+            where += (
+                " AND (file.rel_path = :path OR (file.rel_path > :first AND file.rel_path < :end))"
+            )
+        for row in self._db.all(
+            "SELECT file.rel_path, verdict, job.id AS job_id, state, held_class, last_kind"
+            f" FROM file {_LATEST} WHERE {where} ORDER BY file.rel_path",
+            {"root": root["id"], "path": below, "first": below + b"/", "end": below + b"0"},
+        ):
+            rel_path = os.fsdecode(row["rel_path"])
+            shown = printable(rel_path if root["type_key"] is None else _absolute(root, rel_path))
+            yield Named((root["id"], rel_path), shown, _file_state(row), row["job_id"])
+
+    def root_paths(self, named: str) -> list[PathKey]:
+        """Where a path that a person *named* would lie, in each watched directory that it may be in."""
+        roots = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
+        found = [(root["id"], rel_path_in(root, named)) for root in roots]
+        return [(root_id, rel_path) for root_id, rel_path in found if rel_path is not None]
+
     def next_tries(self, most: int) -> list[NextTry]:
         """The files that are tried again soonest; names are printable."""
         rows = self._db.all(
@@ -195,6 +241,24 @@ class Report:
         return 0 if row is None else int(row["n"])
 
 
+def rel_path_in(root: Any, named: str) -> str | None:
+    """The path that a person *named*, below a root's row; None if it lies elsewhere."""
+    path = os.path.normpath(named)
+    if not os.path.isabs(path):
+        return "" if path == "." else path
+    for column in ("path", "real_path"):
+        folder = os.fsdecode(root[column]).rstrip("/")
+        if path == folder:
+            return ""
+        if path.startswith(folder + "/"):
+            return path[len(folder) + 1 :]
+    return None
+
+
+def _absolute(root: Any, rel_path: str) -> str:
+    return os.path.join(os.fsdecode(root["path"]), rel_path)
+
+
 def _file_state(row: Any) -> str:
     return _job_state(row) if row["verdict"] == Verdict.WANTED else str(row["verdict"])
 
@@ -229,6 +293,8 @@ def _job_state(row: Any) -> str:
             return UPLOADING
         case "failed":
             return FAILED
+        case "cancelled":
+            return CANCELLED
         case "queued" if row["held_class"] == "large":
             return NEEDS_SIGN_IN
         case "queued" if row["held_class"]:

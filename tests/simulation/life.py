@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -76,6 +77,7 @@ class Life:
                 api=lambda _: ApiClient(transport=ApiWire(far, weather, self, lost)),
                 objects=lambda _: StoreClient(transport=wire),
                 watcher=listen,
+                control=lambda *_: nullcontext(),
             ),
         )
 
