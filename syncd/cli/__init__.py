@@ -49,6 +49,9 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
         "run": Lazy("syncd.cli:run_command", "Keep the catalog in step (what no command means)."),
         "status": Lazy("syncd.cli.status:status", "Tell where each file stands."),
+        "file": Lazy("syncd.cli.files:file", "Tell everything about one file."),
+        "queue": Lazy("syncd.cli.files:queue", "Tell what is on its way and what comes next."),
+        "history": Lazy("syncd.cli.files:history", "Tell what happened, and why."),
         "plan": Lazy("syncd.cli.plan:plan", "Tell what would be sent, and send nothing."),
         "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
         "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),

@@ -13,15 +13,26 @@ from syncd.store.files import Admission, Files, RootRow, Wanted
 from syncd.store.holds import HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.records import Records, Retiring
-from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
+from syncd.store.report import (
+    FILE_STATES,
+    EventReport,
+    FileDetail,
+    FileReport,
+    Registered,
+    Report,
+    RootReport,
+)
 
 __all__ = [
     "FILE_STATES",
     "Admission",
+    "EventReport",
+    "FileDetail",
     "FileReport",
     "HoldRow",
     "PathKey",
     "Records",
+    "Registered",
     "Report",
     "Retiring",
     "RootReport",

@@ -12,6 +12,7 @@ import rich.progress_bar
 import rich.table  # noqa: F401
 
 import syncd.cli.config
+import syncd.cli.files
 import syncd.cli.plan
 import syncd.cli.render
 import syncd.cli.run
