@@ -22,6 +22,7 @@ from syncd.store.report import (
     Report,
     RootReport,
 )
+from syncd.store.upkeep import Upkeep
 
 __all__ = [
     "FILE_STATES",
@@ -67,6 +68,7 @@ class Store:
         self.holds = Holds(self._db)
         self.servers = Servers(self._db)
         self.sent = Sent(self._db)
+        self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
 
     def close(self) -> None:

@@ -4,9 +4,7 @@ import json
 import os
 import re
 import subprocess
-from typing import Any
 
-import jsonschema
 import pytest
 
 from syncd.sandbox.faults import Fault, Rule
@@ -15,16 +13,6 @@ from tests.integration.harness import COMMAND, LARGE, MIB, PROJECT, Finished, Ho
 from tests.weights import weights
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
-
-
-def document(home: Home, command: str, *args: str) -> dict[str, Any]:
-    """The ``--json`` output of a command, held to its schema."""
-    done = home.run(command, *args, "--json")
-    assert done.code == 0, done.err
-    found: dict[str, Any] = json.loads(done.out)
-    schema = json.loads((PROJECT / f"docs/schemas/{command}.schema.json").read_text())
-    jsonschema.validate(found, schema)
-    return found
 
 
 def lines(done: Finished) -> dict[str, str]:
@@ -41,7 +29,7 @@ def test_a_registered_file_is_told_with_its_record_and_its_story(
 ) -> None:
     home.once()
 
-    told, shown = document(home, "file", ONE), lines(home.run("file", ONE))
+    told, shown = home.document("file", ONE), lines(home.run("file", ONE))
     (record,) = [each for each in cloud.records() if each["model_path"] == f"models/{ONE}"]
     status = (home.models / ONE).stat()
 
@@ -62,7 +50,7 @@ def test_a_file_that_is_passed_over_is_told_with_the_line_that_did_it(home: Home
     (home.models / ".syncdignore").write_text("*.pt\n")
     home.once()
 
-    told, shown = document(home, "file", TWO), lines(home.run("file", TWO))
+    told, shown = home.document("file", TWO), lines(home.run("file", TWO))
 
     assert (told["file"]["state"], told["job"], told["events"]) == ("ignored", None, [])
     assert told["rule"] == "ignored: excluded by *.pt (.syncdignore)"
@@ -70,7 +58,7 @@ def test_a_file_that_is_passed_over_is_told_with_the_line_that_did_it(home: Home
 
 
 def test_a_file_that_syncd_has_not_met_yet_is_told_by_the_rule_that_takes_it(home: Home) -> None:
-    told, shown = document(home, "file", ONE), home.run("file", ONE).out
+    told, shown = home.document("file", ONE), home.run("file", ONE).out
 
     assert (told["file"], told["on_disk"]) == (None, "new")
     assert told["rule"] == "taken: ending .safetensors"
@@ -82,8 +70,8 @@ def test_a_file_that_moved_on_since_is_told_so(home: Home) -> None:
     home.write(ONE, weights(b"changed"))
     (home.models / TWO).unlink()
 
-    assert document(home, "file", ONE)["on_disk"] == "changed"
-    assert document(home, "file", TWO)["on_disk"] == "gone"
+    assert home.document("file", ONE)["on_disk"] == "changed"
+    assert home.document("file", TWO)["on_disk"] == "gone"
     assert lines(home.run("file", TWO))["on disk"] == "gone"
 
 
@@ -93,8 +81,8 @@ def test_a_running_upload_is_told_with_its_parts(large_home: Home, cloud: Sandbo
     large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
     with large_home.daemon() as daemon:
         until(lambda: _parts_done(large_home) == 1, "the first part")
-        told, shown = document(large_home, "file", BIG), lines(large_home.run("file", BIG))
-        queue, screen = document(large_home, "queue"), large_home.run("queue").out
+        told, shown = large_home.document("file", BIG), lines(large_home.run("file", BIG))
+        queue, screen = large_home.document("queue"), large_home.run("queue").out
         daemon.stop()
 
     assert (told["file"]["state"], told["file"]["parts"]) == ("uploading", 2)
@@ -118,7 +106,7 @@ def _parts_done(home: Home) -> int:
     "given", [ONE, f"models/{ONE}", f"./{ONE}", "{models}/" + ONE, "{models}/vae/../" + ONE]
 )
 def test_a_file_may_be_named_in_every_usual_way(home: Home, given: str) -> None:
-    told = document(home, "file", given.format(models=home.models))
+    told = home.document("file", given.format(models=home.models))
 
     assert told["path"] == ONE
 
@@ -139,7 +127,7 @@ def test_a_name_that_status_shows_escaped_is_understood(home: Home) -> None:
     home.let_age()
     home.once()
 
-    assert document(home, "file", r"vae/bell\x07.pt")["file"]["state"] == "refused"
+    assert home.document("file", r"vae/bell\x07.pt")["file"]["state"] == "refused"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +171,7 @@ def test_what_is_under_way_comes_before_what_waits(large_home: Home, cloud: Sand
     large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
     with large_home.daemon() as daemon:
         until(lambda: daemon.events("job.needs_sign_in"), "the large file's turn")
-        queue, shown = document(large_home, "queue"), large_home.run("queue").out
+        queue, shown = large_home.document("queue"), large_home.run("queue").out
         daemon.stop()
 
     states = [(file["path"], file["state"]) for file in queue["files"]]
@@ -202,9 +190,9 @@ def test_an_empty_queue_says_so(home: Home) -> None:
 def test_history_tells_each_change_of_owner_and_why(home: Home, cloud: Sandbox) -> None:
     home.once()
 
-    told, shown = document(home, "history"), home.run("history").out
-    of_one = document(home, "history", ONE)["events"]
-    latest = document(home, "history", "--most", "1")["events"]
+    told, shown = home.document("history"), home.run("history").out
+    of_one = home.document("history", ONE)["events"]
+    latest = home.document("history", "--most", "1")["events"]
 
     assert len(told["events"]) == 6
     assert [event["at"] for event in told["events"]] == sorted(e["at"] for e in told["events"])
@@ -221,5 +209,5 @@ def test_history_tells_each_change_of_owner_and_why(home: Home, cloud: Sandbox) 
 def test_history_looks_back_as_far_as_it_is_told(home: Home) -> None:
     home.once()
 
-    assert document(home, "history", "--days", "0")["events"] == []
+    assert home.document("history", "--days", "0")["events"] == []
     assert "Nothing happened" in home.run("history", "--days", "0").out
