@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from syncd import __version__
 from syncd.errors import SyncdError
@@ -55,6 +56,12 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "plan": Lazy("syncd.cli.plan:plan", "Tell what would be sent, and send nothing."),
         "verify": Lazy("syncd.cli.verify:verify", "Read the registered files again and compare."),
         "gc": Lazy("syncd.cli.gc:gc", "Abort unwanted uploads, forget what is long past."),
+        "doctor": Lazy("syncd.cli.doctor:doctor", "Check everything that syncd needs."),
+        "health": Lazy("syncd.cli.health:health", "Exit with 0 while a running syncd is well."),
+        "support-bundle": Lazy(
+            "syncd.cli.support:support_bundle", "Pack what a bug report needs, without secrets."
+        ),
+        "completion": Lazy("syncd.cli.completion:completion", "Print completion for a shell."),
         "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
         "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),
         "sandbox": Lazy("syncd.cli.sandbox:sandbox", "Serve the stand-in cloud on this machine."),
@@ -71,6 +78,15 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = COMMANDS.get(cmd_name)
         return entry.load() if entry else None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin so, from the table; options as ever."""
+        items = [
+            CompletionItem(name, help=entry.help)
+            for name, entry in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

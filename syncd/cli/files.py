@@ -294,7 +294,7 @@ def _show_events(events: list[EventReport], *, named: bool) -> None:
     for event in events:
         listed.add_row(
             time_text(event.at),
-            *([Text(event.path)] if named else []),
+            *([Text(event.shown)] if named else []),
             event.to_state,
             event.event or "",
             Text(printable(event.why or "")),

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-import platformdirs
 from pathspec import GitIgnoreSpec
 from pydantic import (
     AfterValidator,
@@ -32,6 +31,7 @@ from pydantic_settings import (
 
 from syncd.core.paths import ENDINGS, ending_of, fault_of
 from syncd.model import printable
+from syncd.places import default_state_dir
 
 ONCE_MARGIN_S = 10.0
 """Seconds that ``--once`` waits beyond the longest settle window, whatever its own setting says."""
@@ -336,12 +336,6 @@ class Limits(_Section):
 
     max_bytes_per_day: int | None = Field(None, ge=1)
     """Bytes that may leave in any 24 hours; what is on its way then is still finished. Unset: any."""
-
-
-def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
-    first = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return Path(first or platformdirs.user_state_dir("syncd")).absolute()
 
 
 class Catalog(_Section):

@@ -68,14 +68,25 @@ class RootReport:
 
 @dataclass(frozen=True, slots=True)
 class EventReport:
-    """One change of owner of a job; ``from_state`` is None where it was born. Unix milliseconds."""
+    """
+    One change of owner of a job; ``from_state`` is None where it was born. Unix milliseconds.
+
+    ``root``, ``root_type`` and ``path`` are as in ``FileReport``.
+    """
 
     at: int
+    root: str
+    root_type: str | None
     path: str
     event: str | None
     from_state: str | None
     to_state: str
     why: str | None
+
+    @property
+    def shown(self) -> str:
+        """What a person is told, as ``FileReport.shown``."""
+        return self.path if self.root_type is None else f"{self.root}/{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +154,8 @@ _QUEUE = f"""{_SELECT} WHERE file.verdict = 'wanted' AND job.state IN ('leased',
           job.id
 """
 _EVENTS = """
-SELECT job_event.*, job.rel_path FROM job_event JOIN job ON job.id = job_event.job_id
+SELECT job_event.*, job.rel_path, root.path AS root, root.type_key
+  FROM job_event JOIN job ON job.id = job_event.job_id JOIN root ON root.id = job.root_id
 """
 
 
@@ -308,6 +320,8 @@ def _job_report(row: Any) -> JobReport:
 def _event_report(row: Any) -> EventReport:
     return EventReport(
         row["at"],
+        printable(os.fsdecode(row["root"])),
+        row["type_key"],
         printable(os.fsdecode(row["rel_path"])),
         row["event"],
         row["from_state"],

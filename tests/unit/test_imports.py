@@ -21,7 +21,7 @@ import syncd
 
 PACKAGE = Path(syncd.__file__).parent
 
-VALUES = frozenset({"model", "errors", "clock"})
+VALUES = frozenset({"model", "errors", "clock", "places"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
@@ -44,6 +44,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
     "model": frozenset(),
     "clock": frozenset(),
+    "places": frozenset(),
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
