@@ -225,6 +225,7 @@ def entry() -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """End now: all is committed, and threads that still wait for a server would be waited for."""
+    logging.shutdown()  # it may owe a line
     with contextlib.suppress(OSError):  # whoever read our output may have gone
         sys.stdout.flush()
         sys.stderr.flush()
