@@ -185,6 +185,8 @@ class CloudApi:
         self._off = dict(switched_off or {})
         self._on_switched_off = on_switched_off
         self._update_method = "PUT"
+        self.skew_s: float | None = None
+        """Seconds that this machine's clock is ahead of the server's, by the last answer's Date."""
 
     @property
     def multipart_available(self) -> bool:
@@ -495,6 +497,8 @@ class CloudApi:
         content: bytes | None,
         read: Callable[[bytes], T],
     ) -> T:
+        if (date := retry.date_of(response.headers.get("Date"))) is not None:
+            self.skew_s = self._clock.now_ms() / 1000 - date.timestamp()
         refusal = self._refusal(call, response, content)
         if refusal is not None:
             raise refusal

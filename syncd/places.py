@@ -43,27 +43,31 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
     return Path(first or platformdirs.user_state_dir("syncd")).absolute()
 
 
-def state_dir(config_file: str | None, flag: str | None, environ: Mapping[str, str]) -> str:
+def state_dir_of(
+    flag: str | None, config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> Path:
     """
     The state directory in force, without a look at any other setting.
 
     Args:
-        config_file: The file the operator named; None looks in the usual places.
         flag: What ``--state-dir`` says, if it was given.
+        config_file: The file the operator named; None looks in the usual places.
 
     Raises:
         ConfigError: The file cannot be read, or what it says is no path.
     """
     named = flag or environ.get("SYNCD_STATE_DIR") or _configured(config_file, environ)
     if named is None:
-        return os.fspath(default_state_dir(environ))
+        return default_state_dir(environ)
     try:
-        return os.fspath(Path(named).expanduser().absolute())
+        return Path(named).expanduser().absolute()
     except RuntimeError:
         raise ConfigError(f"{printable(named)}: names a home directory that is not there") from None
 
 
-def _configured(config_file: str | None, environ: Mapping[str, str]) -> str | None:
+def _configured(
+    config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> str | None:
     path = Path(config_file) if config_file is not None else find_config_file(environ)
     if path is None:
         return None

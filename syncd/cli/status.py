@@ -25,7 +25,7 @@ def status(invocation: Invocation, as_json: bool, everything: bool) -> int:
     return 0
 
 
-def as_document(reading: Reading, progress: dict[str, object] | None) -> dict[str, object]:
+def as_document(reading: Reading, progress: dict[str, object] | None = None) -> dict[str, object]:
     """The ``--json`` output: a written contract."""
     document = overview.document(reading.standing, running=reading.running, progress=progress)
     return {**document, "files": [dataclasses.asdict(file) for file in reading.files]}

@@ -76,7 +76,7 @@ def retry(
     """
     Try files again now, with all their attempts given back.
 
-    PATH is a file or a folder, below models_dir as `syncd status` shows it, or absolute. A file that
+    PATH is a file or a folder: absolute, relative, or as `syncd status` shows it. A file that
     has failed, was cancelled or waits is queued; one that was refused, unreadable, incomplete or in
     conflict is looked at again. What everything waits for (a hold) is probed at once, too.
 
@@ -84,8 +84,8 @@ def retry(
     """
     if not (paths or everything or states):
         raise click.UsageError("Name files or folders, or give --all or --class STATE.")
-    wanted = list(orders.RETRIABLE if everything else states)
-    done = _carry_out(invocation, orders.retry, paths=_meant(paths), states=wanted)
+    wanted = orders.RETRIABLE if everything else states
+    done = _carry_out(invocation, orders.retry, paths=_meant(invocation, paths), states=wanted)
     return _tell(done, "tried again", as_json)
 
 
@@ -97,7 +97,7 @@ def bump(invocation: Invocation, paths: Sequence[str], as_json: bool) -> int:
     """
     Let queued files go before all others.
 
-    PATH is a file or a folder, below models_dir or absolute. What is being sent now is not broken
+    PATH is a file or a folder, as for `syncd retry`. What is being sent now is not broken
     off for it.
 
     Exit code 1: some of the files named were left alone, and why.
@@ -132,7 +132,7 @@ def scan(invocation: Invocation, path: str | None) -> int:
     Needs a running syncd: each start begins with such a walk anyway.
     """
     state_dir = _running(invocation, "its next start looks at every file first: syncd")
-    daemon.order(state_dir, "scan", path=None if path is None else _meant([path])[0])
+    daemon.order(state_dir, "scan", path=None if path is None else _meant(invocation, [path])[0])
     click.echo(f"looking at {'everything' if path is None else printable(path)}; see: syncd status")
     return 0
 
@@ -165,7 +165,7 @@ def _on_paths(
 ) -> int:
     if not paths:
         raise click.UsageError("Name one or more files or folders.")
-    return _tell(_carry_out(invocation, order, paths=_meant(paths)), what, as_json)
+    return _tell(_carry_out(invocation, order, paths=_meant(invocation, paths)), what, as_json)
 
 
 def _carry_out(
@@ -202,9 +202,20 @@ def _running(invocation: Invocation, instead: str) -> str:
     return state_dir
 
 
-def _meant(paths: Sequence[str]) -> list[str]:
-    """``./x`` means the one in the working directory; anything else is as ``status`` shows it."""
-    return [os.path.abspath(path) if path.startswith((".", "~")) else path for path in paths]
+def _meant(invocation: Invocation, paths: Sequence[str]) -> list[str]:
+    """
+    Where what a person named lies, without a doubt.
+
+    Raises:
+        NoSuchFile: Nothing of that name is watched.
+    """
+    from syncd.cli.plan import roots_of
+    from syncd.cli.resolving import resolve
+
+    settings = invocation.load().settings
+    roots, _ = roots_of(settings)
+    with open_report(os.fspath(settings.state_dir)) as report:
+        return [resolve(path, settings, roots, report).path for path in paths]
 
 
 def _tell(done: Mapping[str, Any], what: str, as_json: bool) -> int:

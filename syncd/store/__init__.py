@@ -16,12 +16,16 @@ from syncd.store.records import Records, Retiring
 from syncd.store.report import (
     FILE_STATES,
     Amount,
+    EventReport,
+    FileDetail,
     FileReport,
     Named,
     NextTry,
+    Registered,
     Report,
     RootReport,
 )
+from syncd.store.upkeep import Upkeep
 
 __all__ = [
     "FILE_STATES",
@@ -29,12 +33,15 @@ __all__ = [
     "PAUSED",
     "Admission",
     "Amount",
+    "EventReport",
+    "FileDetail",
     "FileReport",
     "HoldRow",
     "Named",
     "NextTry",
     "PathKey",
     "Records",
+    "Registered",
     "Report",
     "Retiring",
     "RootReport",
@@ -69,6 +76,7 @@ class Store:
         self.holds = Holds(self._db)
         self.servers = Servers(self._db)
         self.sent = Sent(self._db)
+        self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import syncd
 
 PACKAGE = Path(syncd.__file__).parent
 
-VALUES = frozenset({"model", "errors", "clock"})
+VALUES = frozenset({"model", "errors", "clock", "places"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
@@ -31,7 +31,7 @@ BELOW_WORKER = (
     BELOW_IO
     | IO_ROOMS
     | {"soundness", "progress", "patience", "lanes", "catalog"}
-    | {"places", "overview", "bandwidth"}
+    | {"overview", "bandwidth"}
 )
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
@@ -51,14 +51,13 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
     "model": frozenset(),
     "clock": frozenset(),
+    "places": frozenset({"model", "errors"}),
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
-    "places": frozenset({"model", "errors"}),
     "patience": frozenset({"errors", "clock"}),
     "lanes": frozenset({"errors", "patience"}),
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
-    "config": BELOW_IO | {"places"},
     "overview": frozenset({"model", "progress", "store"}),
     "orders": BELOW_IO | {"store"},
     "metrics": frozenset({"progress", "store", "overview"}),
