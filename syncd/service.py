@@ -12,7 +12,7 @@ import random
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,15 @@ from syncd import api as cloud_api
 from syncd import scan, storage
 from syncd.allowance import Allowance
 from syncd.auth import Credentials
+from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock, SystemClock
 from syncd.compare import Comparer, Root
 from syncd.config import CredentialSource, Settings, extra_folders, rules_for
+from syncd.control import Desk, serve
 from syncd.core import retry, settle
 from syncd.core.answers import HostPolicy
+from syncd.core.bandwidth import parse as parse_bandwidth
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
@@ -83,11 +86,12 @@ class _Parts:
     dispatcher: Dispatcher
     janitor: Janitor
     retirement: Retirement
+    desk: Desk
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """How a service reaches the world: its threads, its two HTTP clients, the kernel's hints."""
+    """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
 
     lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
         files=settings.upload.files, slots=settings.upload.parts_max
@@ -102,6 +106,9 @@ class Doors:
         lambda settings, roots, on_hint: Watcher(
             roots, on_hint, follow_links=settings.scan.symlinks != "skip"
         )
+    )
+    control: Callable[[Settings, Desk], AbstractAsyncContextManager[None]] = lambda settings, desk: (
+        serve(desk, settings.http.address)
     )
 
 
@@ -143,6 +150,8 @@ class Service:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signal = 0
+        self._ready = False
+        self._watcher: Watcher | None = None
         self.ending = Ending()
 
     async def run(self, *, once: bool) -> int:
@@ -180,6 +189,7 @@ class Service:
 
     async def _once(self, parts: _Parts) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        self._ready = True
         walking = asyncio.create_task(self._walk_all(parts))
         try:
             await self._until_stopped(parts, {walking}, enough={walking})
@@ -223,10 +233,12 @@ class Service:
         watcher = self._doors.watcher(
             self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
         )
+        self._watcher = watcher
         scheduler = self._schedule(parts, watcher)
         try:
             await self._start_watching(watcher)
             scheduler.start()
+            self._ready = True
             self._log.info("service.started", roots=[root.path for root in parts.roots.values()])
             tasks = {
                 asyncio.create_task(self._take_in(parts, watcher)),
@@ -436,7 +448,8 @@ class Service:
                 api = await self._api(store, http, credentials, hosts)
                 objects = storage.ObjectStore(bare, hosts)
                 parts = await self._build(store, api, objects, credentials, once=once)
-                return await (self._once(parts) if once else self._forever(parts))
+                async with self._doors.control(self._settings, parts.desk):
+                    return await (self._once(parts) if once else self._forever(parts))
 
     async def _build(
         self,
@@ -456,6 +469,7 @@ class Service:
         def rules_of(root: Root) -> Rules:
             return rules_for(settings, root.path, type_key=root.type_key, tree=repr(tree))
 
+        bandwidth = Bandwidth(parse_bandwidth(settings.upload.bandwidth), self._clock)
         allowance = Allowance(
             settings.limits.max_bytes_per_day, store=store, lanes=self._lanes, clock=self._clock
         )
@@ -474,6 +488,7 @@ class Service:
                 pinned=not settings.api.loopback,
             ),
             allowance=allowance,
+            bandwidth=bandwidth,
             path_of=path_of,
         )
         comparer = Comparer(
@@ -546,7 +561,36 @@ class Service:
                 settings.catalog.delete_most,
             ),
         )
-        return _Parts(roots, store, intake, dispatcher, janitor, retirement)
+        desk = Desk(
+            state_dir=os.fspath(settings.state_dir),
+            started_at=self._clock.now_ms(),
+            store=store,
+            lanes=self._lanes,
+            clock=self._clock,
+            meter=self._meter,
+            credentials=credentials,
+            dispatcher=dispatcher,
+            transfer=transfer,
+            bandwidth=bandwidth,
+            hint=self._hint,
+            unready=self._unready,
+            watch_mode=self._watch_mode,
+        )
+        return _Parts(roots, store, intake, dispatcher, janitor, retirement, desk)
+
+    def _unready(self) -> list[str]:
+        """Why the work cannot be done yet, or not any more."""
+        reasons = [] if self._ready else ["it is starting"]
+        if self._stop.is_set():
+            reasons.append("it is stopping")
+        if self._lanes.patience is not None and self._lanes.patience.waiting:
+            reasons.append("there is no room on the disk of the state directory")
+        return reasons
+
+    def _watch_mode(self) -> str:
+        if self._watcher is None or not self._watcher.alive():
+            return "walks"
+        return "degraded" if self._watcher.degraded else "events"
 
     async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:
         """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""

@@ -16,6 +16,7 @@ import structlog
 from syncd import hashing
 from syncd.allowance import Allowance
 from syncd.api import CloudApi
+from syncd.bandwidth import Bandwidth
 from syncd.clock import Clock
 from syncd.core import retry
 from syncd.core.budget import Budget
@@ -73,6 +74,7 @@ class Transfer:
         meter: Meter,
         hosts: HostRule,
         allowance: Allowance,
+        bandwidth: Bandwidth,
         path_of: Callable[[Job], str],
     ) -> None:
         self._store = store
@@ -85,6 +87,7 @@ class Transfer:
         self._meter = meter
         self._hosts = hosts
         self._allowance = allowance
+        self._bandwidth = bandwidth
         self._path_of = path_of
         self._budget = Budget()
         self._log = structlog.get_logger("syncd.transfer")
@@ -200,25 +203,25 @@ class Transfer:
     ) -> str | None:
         """One request; the bytes of one that failed do not count as sent."""
         assert job.leaves is not None, "planned before"
-        counted = 0
-
+        counted, number = 0, part.number if call is Call.PUT_PART else None
         pace = Pace(self._clock.boottime_s())
 
         def count(sent: int) -> None:  # in the sending thread
             nonlocal counted
             counted += sent
-            self._meter.add_sent(job.id, sent)
+            self._meter.add_sent(job.id, sent, number)
             pace.moved(sent, self._clock.boottime_s())
 
         body = hashing.checked_pieces(
             self._path_of(job), job.fingerprint, part, job.leaves, stop=stop, on_bytes=count
         )
+        paced = self._bandwidth.paced(body, stop=stop, on_wait=pace.waited)
         try:
             etag = await self._lanes.send(
-                self._objects.put, grant, body, part.size, call=call, now_ms=self._clock.now_ms
+                self._objects.put, grant, paced, part.size, call=call, now_ms=self._clock.now_ms
             )
         except BaseException:
-            self._meter.add_sent(job.id, -counted)
+            self._meter.add_sent(job.id, -counted, number)
             if pace.stalled:
                 self._slots.lose_one()
             raise

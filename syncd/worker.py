@@ -205,6 +205,7 @@ class Worker:
         self._limits = limits
         self._single_put_limit = limits.single_put_limit
         self._leaving = threading.Event()
+        self._why_leaving = _STOPPED
         self._path_of = path_of
         self._expected_of = expected_of
         self._lacking = lacking
@@ -225,9 +226,14 @@ class Worker:
             Step.FINISH: self._finish,
         }
 
-    def wind_down(self) -> None:
+    def wind_down(self, why: str = _STOPPED) -> None:
         """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
+        self._why_leaving = why
         self._leaving.set()
+
+    def carry_on(self) -> None:
+        """Work as usual again; no job may be under way."""
+        self._leaving.clear()
 
     async def run(self, job: Job) -> Outcome:
         """
@@ -303,7 +309,7 @@ class Worker:
             while run.ended is None:
                 step = await self._next(run)
                 if self._leaving.is_set() and step not in _LAST_STEPS:
-                    raise _Leaving(_STOPPED)
+                    raise _Leaving(self._why_leaving)
                 if step in _SENDING_STEPS and not await self._transfer.may_send():
                     raise _Leaving(_DAY_IS_FULL)
                 await self._do[step](run)
@@ -488,7 +494,7 @@ class Worker:
                     errors.append(error)
                 else:
                     await self._contact(Side.STORE)
-                    self._meter.part_done(run.job.id)
+                    self._meter.part_done(run.job.id, part.number)
                     self._log.debug("part.uploaded", part=part.number, size=part.size)
 
         queue = list(missing)
@@ -498,7 +504,7 @@ class Worker:
         if errors:
             raise min(errors, key=_urgency)
         if queue:
-            raise _Leaving(_STOPPED if self._leaving.is_set() else _DAY_IS_FULL)
+            raise _Leaving(self._why_leaving if self._leaving.is_set() else _DAY_IS_FULL)
 
     async def _may_go_on(self) -> bool:
         """Is there time for another part, and may it leave?"""
@@ -879,9 +885,9 @@ class Worker:
         run.ended = Outcome(End.SUPERSEDED)
         return run.ended
 
-    async def _released(self, run: _Run, *, why: str = _STOPPED) -> Outcome:
+    async def _released(self, run: _Run, *, why: str | None = None) -> Outcome:
         try:
-            await self._db(self._store.jobs.release, run.job, why=why)
+            await self._db(self._store.jobs.release, run.job, why=why or self._why_leaving)
         except LeaseLost:
             return Outcome(End.LOST)
         self._log.info("job.released")
@@ -897,7 +903,7 @@ class Worker:
     def _tell_parts(self, job: Job, missing: list[Part]) -> None:
         assert job.part_count is not None, "an open upload has a part count"
         sent = job.fingerprint.size - sum(part.size for part in missing)
-        self._meter.parts(job.id, job.part_count - len(missing), job.part_count, sent)
+        self._meter.parts(job.id, job.part_count, [part.number for part in missing], sent)
 
     async def _note(self, job: Job, **facts: object) -> Job:
         return await self._lanes.db(self._store.jobs.note, job, self._clock.now_ms(), **facts)

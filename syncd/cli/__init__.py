@@ -50,6 +50,13 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
         "run": Lazy("syncd.cli:run_command", "Keep the catalog in step (what no command means)."),
         "status": Lazy("syncd.cli.status:status", "Tell where each file stands."),
+        "retry": Lazy("syncd.cli.steer:retry", "Try files again now."),
+        "pause": Lazy("syncd.cli.steer:pause", "Send nothing more until resume."),
+        "resume": Lazy("syncd.cli.steer:resume", "End a pause."),
+        "limit": Lazy("syncd.cli.steer:limit", "Hold all uploads to a rate."),
+        "scan": Lazy("syncd.cli.steer:scan", "Look at the models directories now."),
+        "bump": Lazy("syncd.cli.steer:bump", "Let queued files go first."),
+        "cancel": Lazy("syncd.cli.steer:cancel", "Give up on files until they change."),
         "file": Lazy("syncd.cli.files:file", "Tell everything about one file."),
         "queue": Lazy("syncd.cli.files:queue", "Tell what is on its way and what comes next."),
         "history": Lazy("syncd.cli.files:history", "Tell what happened, and why."),
@@ -113,6 +120,17 @@ class Invocation:
         loaded = config.load(self.config_file, self.overrides, os.environ)
         log.configure(format=loaded.settings.log.format, level=loaded.settings.log.level)
         return loaded
+
+    def state_dir(self) -> str:
+        """
+        The state directory, found without reading the rest of the configuration.
+
+        Raises:
+            ConfigError: As ``syncd.places.state_dir_of``.
+        """
+        from syncd.places import state_dir_of
+
+        return os.fspath(state_dir_of(self.overrides["state_dir"], self.config_file, os.environ))
 
 
 pass_invocation = click.make_pass_decorator(Invocation)

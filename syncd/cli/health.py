@@ -1,12 +1,10 @@
 """``syncd health``: one question, one exit code, for whoever asks it every half minute."""
 
-import os
-
 import click
 
 from syncd.cli import Invocation, pass_invocation
+from syncd.errors import ConfigError
 from syncd.model import printable
-from syncd.places import state_dir_of
 from syncd.store import is_locked
 
 WELL, UNWELL = 0, 1
@@ -22,13 +20,9 @@ def health(invocation: Invocation) -> int:
     the syncd that it asks after, no port and no credential.
     """
     try:
-        state_dir = os.fspath(
-            state_dir_of(
-                invocation.overrides["state_dir"], invocation.config_file, dict(os.environ)
-            )
-        )
-    except (OSError, ValueError) as error:
-        click.echo(f"unwell: the configuration cannot be read: {printable(str(error))}")
+        state_dir = invocation.state_dir()
+    except ConfigError as error:
+        click.echo(f"unwell: the configuration cannot be read: {error}")
         return UNWELL
     if not is_locked(state_dir):
         click.echo(f"unwell: no syncd is running on {printable(state_dir)}")

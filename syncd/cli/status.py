@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-import os
-from collections import Counter
 
 import click
 
+from syncd import overview
 from syncd.cli import Invocation, pass_invocation
-from syncd.cli.reading import Reading, read_files
-
-SCHEMA = 1
-"""Version of the ``--json`` output; see docs/schemas/status.schema.json."""
+from syncd.cli.reading import Reading, progress_of, read_files
 
 
 @click.command()
@@ -20,41 +16,19 @@ SCHEMA = 1
 @pass_invocation
 def status(invocation: Invocation, as_json: bool, everything: bool) -> int:
     """Tell where each file stands, and why. Reads only; a running syncd is not disturbed."""
-    loaded = invocation.load()
-    reading = read_files(os.fspath(loaded.settings.state_dir))
+    state_dir = invocation.state_dir()
+    reading = read_files(state_dir)
     if as_json:
-        click.echo(json.dumps(as_document(reading), indent=2))
+        click.echo(json.dumps(as_document(reading, progress_of(state_dir)), indent=2))
         return 0
     _show(reading, everything)
     return 0
 
 
-def as_document(reading: Reading) -> dict[str, object]:
+def as_document(reading: Reading, progress: dict[str, object] | None = None) -> dict[str, object]:
     """The ``--json`` output: a written contract."""
-    counts = Counter(file.state for file in reading.files)
-    bytes_by_state: Counter[str] = Counter()
-    for file in reading.files:
-        bytes_by_state[file.state] += file.size
-    return {
-        "schema": SCHEMA,
-        "running": reading.running,
-        "roots": [dataclasses.asdict(root) for root in reading.roots],
-        "holds": [
-            {
-                "kind": hold.kind,
-                "since": hold.since,
-                "why": hold.why,
-                "what_to_do": hold.advice,
-                "needs_person": hold.needs_person,
-                "probe_at": hold.probe_at,
-            }
-            for hold in reading.holds
-        ],
-        "files_by_state": dict(counts),
-        "bytes_by_state": dict(bytes_by_state),
-        "abandoned_uploads": reading.abandoned_uploads,
-        "files": [dataclasses.asdict(file) for file in reading.files],
-    }
+    document = overview.document(reading.standing, running=reading.running, progress=progress)
+    return {**document, "files": [dataclasses.asdict(file) for file in reading.files]}
 
 
 def _show(reading: Reading, everything: bool) -> None:
@@ -62,7 +36,7 @@ def _show(reading: Reading, everything: bool) -> None:
 
     console = render.console()
     console.print(f"syncd is {'running' if reading.running else 'not running'}")
-    if not reading.roots:
+    if not reading.standing.roots:
         console.print("Nothing was scanned yet. Start it with: syncd --once")
         return
     render.summary(

@@ -163,6 +163,9 @@ def _status(loaded: Loaded, hide: Hide, with_names: bool) -> object:
         # The digest of a public model is its name in other words.
         file.update(dict.fromkeys(("model_path", "sha256", "why", "advice")))
         file["path"] = hidden[file["path"]]
+    tries: Any = document["next_tries"]
+    for each in tries:
+        each.update(path=hidden.get(each["path"], ""), why=None)
     holds: Any = document["holds"]
     for hold in holds:
         hold["why"] = _without(hold["why"], hidden)

@@ -29,6 +29,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from syncd.core import bandwidth
 from syncd.core.paths import ENDINGS, ending_of, fault_of
 from syncd.model import printable
 from syncd.places import default_state_dir
@@ -100,6 +101,29 @@ def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value.lower() for value in values)
 
 
+def _is_loopback(host: str) -> bool:
+    """Is it a name or an address of this machine itself?"""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _loopback(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    bracketed = re.fullmatch(r"\[[0-9A-Fa-f:]+\]", host) is not None
+    if not _HOST.fullmatch(value) or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("is not host:port")
+    if not _is_loopback(host.strip("[]")) or (":" in host and not bracketed):
+        raise ValueError(
+            "is no loopback address such as 127.0.0.1:9464 (others could read the names of files; "
+            "put a proxy that knows its users before it)"
+        )
+    return value
+
+
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
     for number, value in enumerate(values, start=1):
         if not value or "/" in value:
@@ -121,6 +145,11 @@ def _gitignore(values: tuple[str, ...]) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"entry {number} is not a pattern in gitignore syntax") from None
     return values
+
+
+def _bandwidth(value: str) -> str:
+    bandwidth.parse(value)
+    return value
 
 
 def _object(value: object) -> object:
@@ -211,12 +240,7 @@ class Api(_Section):
     @property
     def loopback(self) -> bool:
         """Is ``base_url`` an address of this machine itself?"""
-        if self.host == "localhost" or self.host.endswith(".localhost"):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
 
 
 class Settle(_Section):
@@ -262,6 +286,9 @@ class Upload(_Section):
     parts_max: int = Field(16, ge=1, le=32)
     """PUT requests at once, at most."""
 
+    bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
+    """Rate of all uploads: 10 MiB/s, 80 Mbit/s, off, or by the hour: 08:00,4MiB 19:00,off Sat-00:00,off."""
+
     lease_ttl_s: float = Field(120, ge=5, le=3600, allow_inf_nan=False)
     """Seconds after which a file whose worker died is taken up again."""
 
@@ -301,6 +328,19 @@ class Log(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged: debug, info, warning or error."""
+
+
+class Http(_Section):
+    listen: Annotated[str, AfterValidator(_loopback)] | None = None
+    """Loopback host:port for /status, /metrics and the like, read-only; unset: the Unix socket alone."""
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host (an IPv6 one without brackets) and port of ``listen``."""
+        if self.listen is None:
+            return None
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
 
 
 class Naming(_Section):
@@ -374,6 +414,7 @@ class Settings(BaseSettings):
     upload: Upload = Upload()
     network: Network = Network()
     log: Log = Log()
+    http: Http = Http()
     naming: Naming = Naming()
     select: Select = Select()
     limits: Limits = Limits()

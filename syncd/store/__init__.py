@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from syncd.core.tree import PathKey
 from syncd.store.db import Database, Lock, is_locked
 from syncd.store.files import Admission, Files, RootRow, Wanted
-from syncd.store.holds import HoldRow, Holds, Sent, Servers
+from syncd.store.holds import HOLD_KINDS, PAUSED, HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.records import Records, Retiring
 from syncd.store.report import (
     FILE_STATES,
+    Amount,
     EventReport,
     FileDetail,
     FileReport,
+    Named,
+    NextTry,
     Registered,
     Report,
     RootReport,
@@ -26,11 +29,16 @@ from syncd.store.upkeep import Upkeep
 
 __all__ = [
     "FILE_STATES",
+    "HOLD_KINDS",
+    "PAUSED",
     "Admission",
+    "Amount",
     "EventReport",
     "FileDetail",
     "FileReport",
     "HoldRow",
+    "Named",
+    "NextTry",
     "PathKey",
     "Records",
     "Registered",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core.preview import Known
+from syncd.core.tree import PathKey
 from syncd.model import Fingerprint, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.files import find_root
@@ -19,9 +20,10 @@ WAITING = "waiting"
 UPLOADING = "uploading"
 NEEDS_SIGN_IN = "needs_sign_in"
 FAILED = "failed"
+CANCELLED = "cancelled"
 
 FILE_STATES = (
-    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED,
+    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED,
     "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
 )  # fmt: skip
 """Every file on disk is in exactly one of these."""
@@ -64,6 +66,34 @@ class RootReport:
     path: str
     model_type: str | None
     scanned_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A file by root and path, how a person is told of it, its state, and its latest job."""
+
+    key: PathKey
+    shown: str
+    state: str
+    job_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many files, of so many bytes in all."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NextTry:
+    """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
+
+    path: str
+    run_after: int
+    attempt: int
+    why: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +161,14 @@ class Registered:
     model_path: str
 
 
-_SELECT = """
+_LATEST = """
+  LEFT JOIN job ON job.id = (
+       SELECT max(id) FROM job AS latest
+        WHERE latest.root_id = file.root_id
+          AND latest.rel_path = file.rel_path)
+"""
+
+_SELECT = f"""
 SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
        file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
        file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
@@ -141,11 +178,7 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
        (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
   FROM file
   JOIN root ON root.id = file.root_id
-  LEFT JOIN job ON job.id = (
-       SELECT max(id) FROM job AS latest
-        WHERE latest.root_id = file.root_id
-          AND latest.rel_path = file.rel_path)
-"""
+{_LATEST}"""
 _FILES = f"{_SELECT} ORDER BY root.id, file.rel_path"
 _ONE = f"{_SELECT} WHERE file.root_id = ? AND file.rel_path = ?"
 # As ``Jobs.claim`` takes them: what may start now by its priority and size, the rest as it comes due.
@@ -182,9 +215,87 @@ class Report:
         for row in self._db.all(_FILES):
             yield _file_report(row)
 
-    def counts(self) -> Counter[str]:
-        """How many files are in each state."""
-        return Counter(file.state for file in self.files())
+    def amounts(self) -> dict[str, Amount]:
+        """How many files are in each state that any is in, and their bytes."""
+        files, size = Counter[str](), Counter[str]()
+        for row in self._db.all(
+            "SELECT verdict, state, held_class, last_kind, count(*) AS files,"
+            f" sum(file.size) AS bytes FROM file {_LATEST}"
+            " GROUP BY verdict, state, held_class, last_kind"
+        ):
+            state = _file_state(row)
+            files[state] += row["files"]
+            size[state] += row["bytes"]
+        return {state: Amount(files[state], size[state]) for state in files}
+
+    def counts(self) -> dict[str, int]:
+        """How many files are in each state that any is in."""
+        return {state: amount.files for state, amount in self.amounts().items()}
+
+    def places(self, named: str | None = None) -> list[Named]:
+        """
+        Every file, or the one that a person *named*, or all below the folder of that name.
+
+        A name is a path below ``models_dir``, or an absolute one below any watched directory.
+        """
+        found: list[Named] = []
+        for root in self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id"):
+            below = "" if named is None else rel_path_in(root, named)
+            if below is not None:
+                found += self._places_in(root, os.fsencode(below))
+        return found
+
+    def _places_in(self, root: Any, below: bytes) -> Iterator[Named]:
+        where = "file.root_id = :root"
+        if below:
+            where += (
+                " AND (file.rel_path = :path OR (file.rel_path > :first AND file.rel_path < :end))"
+            )
+        for row in self._db.all(
+            "SELECT file.rel_path, verdict, job.id AS job_id, state, held_class, last_kind"
+            f" FROM file {_LATEST} WHERE {where} ORDER BY file.rel_path",
+            {"root": root["id"], "path": below, "first": below + b"/", "end": below + b"0"},
+        ):
+            rel_path = os.fsdecode(row["rel_path"])
+            shown = printable(rel_path if root["type_key"] is None else _absolute(root, rel_path))
+            yield Named((root["id"], rel_path), shown, _file_state(row), row["job_id"])
+
+    def root_paths(self, named: str) -> list[PathKey]:
+        """Where a path that a person *named* would lie, in each watched directory that it may be in."""
+        roots = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
+        found = [(root["id"], rel_path_in(root, named)) for root in roots]
+        return [(root_id, rel_path) for root_id, rel_path in found if rel_path is not None]
+
+    def next_tries(self, most: int) -> list[NextTry]:
+        """The files that are tried again soonest; names are printable."""
+        rows = self._db.all(
+            "SELECT rel_path, run_after, attempt, last_error FROM job WHERE state = 'queued'"
+            " AND held_class IS NULL AND last_kind IS NOT NULL ORDER BY run_after LIMIT ?",
+            (most,),
+        )
+        return [
+            NextTry(
+                printable(os.fsdecode(row["rel_path"])),
+                row["run_after"],
+                row["attempt"],
+                row["last_error"],
+            )
+            for row in rows
+        ]
+
+    def oldest_waiting_at(self) -> int | None:
+        """Since when the oldest job waits that a worker may take."""
+        return self._moment(
+            "SELECT min(created_at) AS at FROM job WHERE state = 'queued' AND held_class IS NULL"
+        )
+
+    def last_success_at(self) -> int | None:
+        """When a file came into the catalog last, or was found there."""
+        return self._moment("SELECT max(registered_at) AS at FROM record")
+
+    def _moment(self, sql: str) -> int | None:
+        row = self._db.one(sql)
+        return None if row is None else row["at"]
 
     def known(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
@@ -283,9 +394,31 @@ class Report:
         return self.uploads()["abandoned"]
 
 
+def rel_path_in(root: Any, named: str) -> str | None:
+    """The path that a person *named*, below a root's row; None if it lies elsewhere."""
+    path = os.path.normpath(named)
+    if not os.path.isabs(path):
+        return "" if path == "." else path
+    for column in ("path", "real_path"):
+        folder = os.fsdecode(root[column]).rstrip("/")
+        if path == folder:
+            return ""
+        if path.startswith(folder + "/"):
+            return path[len(folder) + 1 :]
+    return None
+
+
+def _absolute(root: Any, rel_path: str) -> str:
+    return os.path.join(os.fsdecode(root["path"]), rel_path)
+
+
+def _file_state(row: Any) -> str:
+    return _state(row) if row["verdict"] == Verdict.WANTED else str(row["verdict"])
+
+
 def _file_report(row: Any) -> FileReport:
     wanted = row["verdict"] == Verdict.WANTED
-    state = _state(row) if wanted else row["verdict"]
+    state = _file_state(row)
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
         root_type=row["type_key"],
@@ -338,6 +471,8 @@ def _state(row: Any) -> str:
             return UPLOADING
         case "failed":
             return FAILED
+        case "cancelled":
+            return CANCELLED
         case "queued" if row["held_class"] == "large":
             return NEEDS_SIGN_IN
         case "queued" if row["held_class"]:

@@ -27,7 +27,12 @@ IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
     | {"expected", "notify"}
 )
-BELOW_WORKER = BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"}
+BELOW_WORKER = (
+    BELOW_IO
+    | IO_ROOMS
+    | {"soundness", "progress", "patience", "lanes", "catalog"}
+    | {"overview", "bandwidth"}
+)
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
     "transfer",
@@ -37,6 +42,8 @@ BELOW_SERVICE = BELOW_WORKER | {
     "janitor",
     "retirement",
     "dispatch",
+    "orders",
+    "metrics",
     "control",
 }
 
@@ -44,25 +51,29 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
     "model": frozenset(),
     "clock": frozenset(),
-    "places": frozenset(),
+    "places": frozenset({"model", "errors"}),
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
     "patience": frozenset({"errors", "clock"}),
     "lanes": frozenset({"errors", "patience"}),
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "overview": frozenset({"model", "progress", "store"}),
+    "orders": BELOW_IO | {"store"},
+    "metrics": frozenset({"progress", "store", "overview"}),
     "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},
     "allowance": frozenset({"core", "clock", "lanes", "store"}),
+    "bandwidth": frozenset({"core", "clock", "hashing"}),
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},
     "compare": BELOW_WORKER,
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
-    "control": BELOW_WORKER,
+    "control": BELOW_WORKER | {"transfer", "dispatch", "orders", "metrics"},
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
@@ -84,6 +95,7 @@ DOORS: Mapping[str, frozenset[str]] = {
     "pathspec": frozenset({"config"}),
     "starlette": frozenset({"control", "sandbox"}),
     "uvicorn": frozenset({"control", "sandbox"}),
+    "prometheus_client": frozenset({"metrics"}),
     "truststore": frozenset({"wire"}),
     "xxhash": frozenset({"hashing", "storage"}),
     "click": frozenset({"cli"}),
