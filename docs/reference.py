@@ -286,12 +286,11 @@ def summary() -> str:
 
 def command(path: str, found: click.Command) -> Iterator[str]:
     """A command with its arguments and options, then the commands below it."""
+    context = click.Context(found)
     arguments = [
-        f"[\\fI{roff(p.human_readable_name)}\\fR]"
-        if not p.required
-        else f"\\fI{roff(p.human_readable_name)}\\fR"
-        for p in found.params
-        if isinstance(p, click.Argument)
+        f"\\fI{roff(parameter.make_metavar(context))}\\fR"
+        for parameter in found.params
+        if isinstance(parameter, click.Argument)
     ]
     yield f".SS {' '.join([roff(path), *arguments])}"
     yield from paragraphs(found.help or "")

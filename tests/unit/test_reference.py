@@ -1,5 +1,6 @@
 """The pages that are made from the sources are current, complete and well-formed."""
 
+import re
 import subprocess
 
 import click
@@ -99,7 +100,9 @@ def test_the_manual_page_knows_every_command_option_setting_and_exit_code() -> N
 
 def test_the_operators_page_knows_every_state_hold_and_exit_code() -> None:
     text = (reference.TOP / "docs/operate.md").read_text("utf-8")
-    holds = ("offline", "throttled", "operator", "limit", "root", "state")
+    schema = (reference.TOP / "syncd/store/migrations/0001_initial.sql").read_text("utf-8")
+    (kinds,) = re.findall(r"kind +TEXT +PRIMARY KEY CHECK \(kind IN \(([^)]*)\)", schema)
+    holds = [*re.findall(r"'(\w+)'", kinds), "state"]
 
     assert [state for state in (*FILE_STATES, *holds) if f"| `{state}` |" not in text] == []
     assert [code for code, _ in reference.exit_codes() if f"| {code} |" not in text] == []
