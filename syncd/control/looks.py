@@ -90,8 +90,10 @@ class Looks:
         self._streams = 0
 
     async def live(self, request: Request) -> Response:
-        """The loop turns: it could not answer otherwise."""
-        return JSONResponse({"live": True})
+        """The loop turns: it could not answer otherwise. Does anything move that should?"""
+        now = self._desk.meter.snapshot()
+        moving = {"running": len(now.running), "idle_s": round(now.idle_s, 1)}
+        return JSONResponse({"live": True, **moving})
 
     async def ready(self, request: Request) -> Response:
         """Can it do its work, or does something stand in the way that a person has to mend?"""

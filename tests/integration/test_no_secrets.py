@@ -39,7 +39,10 @@ FILES = {
 LARGE = "loras/large.safetensors"
 COMMANDS = (
     ("status",), ("status", "--json"), ("status", "--all"), ("plan",), ("plan", "--json"),
-    ("config", "show"), ("config", "check"),
+    ("config", "show"), ("config", "check"), ("file", "loras/put-refused.safetensors"),
+    ("file", "loras/presign-refused.safetensors", "--json"), ("queue",), ("queue", "--json"),
+    ("history",), ("history", "--json"), ("verify",), ("doctor",), ("doctor", "--json"), ("health",),
+    ("gc",), ("support-bundle", "-o", "/dev/stdout", "--with-names"),
 )  # fmt: skip
 
 
