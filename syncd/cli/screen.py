@@ -84,10 +84,10 @@ def _pace(progress: Document) -> Iterator[RenderableType]:
     yield Text(text)
     beats = progress["sent_beats"]
     if any(beats):
-        minutes = len(beats) * progress["beat_s"] / 60
+        over = duration_text(len(beats) * progress["beat_s"])
         most = size_text(max(beats) / progress["beat_s"])
         line = Text(sparkline(beats), style="cyan", no_wrap=True)
-        yield line.append(f"  sent over {minutes:.0f} min, at most {most}/s", style="dim")
+        yield line.append(f"  sent over {over}, at most {most}/s", style="dim")
 
 
 def sparkline(values: Sequence[int]) -> str:
@@ -185,7 +185,7 @@ def _next_tries(tries: Sequence[Document], now_ms: int) -> Iterator[RenderableTy
     table.add_column(no_wrap=True, overflow="ellipsis")
     for each in tries[:TRIES_SHOWN]:
         wait_s = (each["run_after"] - now_ms) / 1000
-        when = f"in {duration_text(wait_s)}" if wait_s > 0 else "next"
+        when = f"in {duration_text(wait_s)}" if wait_s > 0 else "soon"
         why = f"{each['why'] or ''} (after {each['attempt']})"
         table.add_row(f"  {when}", Text(each["path"]), Text(why, style="yellow"))
     yield table

@@ -1,21 +1,28 @@
 """The daemon as it is asked and steered: a real process, its real sockets, a stand-in cloud."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
+import pyte
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,7 +30,7 @@ from syncd.control.serving import listen_on_socket
 from syncd.places import SOCKET
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import PROJECT, Daemon, Home, Nursery, records, until
+from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, Nursery, records, until
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
 
@@ -41,7 +48,7 @@ def started(home: Home, daemon: Daemon) -> None:
 
 
 def free_port() -> int:
-    with closing(socket.socket()) as sock:
+    with contextlib.closing(socket.socket()) as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
@@ -114,7 +121,7 @@ def test_files_come_by_state_and_by_page(stage: Stage) -> None:
 def documented_metrics() -> dict[str, set[str]]:
     """Name -> labels, from the table in the documentation."""
     text = (PROJECT / "docs/monitoring/metrics.md").read_text()
-    rows = re.findall(r"^\| `(syncd_\w+)` \| \w+ \| ([^|]*) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(syncd_\w+)` \| \w+ \|([^|]*)\|", text, re.MULTILINE)
     return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
 
 
@@ -456,3 +463,59 @@ def test_what_needs_a_daemon_says_what_to_do_without_one(
     assert "No syncd runs" in done.err
     assert says in done.err
     assert home.run("status", "--watch", "--json").code == 75
+
+
+# -- the screen ------------------------------------------------------------------------------------
+
+
+def watched(home: Home, text: str, *, columns: int = 100, lines: int = 30) -> tuple[str, int]:
+    """``syncd status --watch`` on a terminal until it shows *text*, then Ctrl-C; picture and code."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, "status", "--watch"],
+        cwd=PROJECT,
+        env={**home.environment(), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    screen = pyte.Screen(columns, lines)
+    stream = pyte.ByteStream(screen)
+    picture, deadline = "", time.monotonic() + 60
+    try:
+        while text not in picture and time.monotonic() < deadline:
+            if select.select([ours], [], [], 1)[0]:
+                stream.feed(os.read(ours, 65536))
+                picture = "\n".join(line.rstrip() for line in screen.display).strip()
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # the terminal hangs up at the end
+            while os.read(ours, 65536):
+                pass
+        return picture, process.wait(30)
+    finally:
+        os.close(ours)
+        process.kill()
+
+
+def test_the_screen_shows_parts_and_ends_well_with_ctrl_c(large_home: Home, cloud: Sandbox) -> None:
+    large_home.sign_in(cloud)
+    large_home.env |= {"SYNCD_UPLOAD__PARTS": "1", "SYNCD_UPLOAD__PARTS_MAX": "1"}
+    large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=120))
+    with large_home.daemon() as daemon:
+        started(large_home, daemon)
+        picture, code = watched(large_home, "1 of 2 parts █")
+
+    assert "2 files in the catalog, 1 to go" in picture
+    assert f"{BIG} " in picture
+    assert re.search(r"1 of 2 parts █[▁-▇]", picture)
+    assert code == 0
+
+
+def test_watching_needs_a_terminal_or_json(stage: Stage) -> None:
+    refused = stage.home.run("status", "--watch")
+
+    assert refused.code == 2
+    assert "--json" in refused.err
