@@ -234,6 +234,11 @@ class Meter:
                         del on_wire[part]
                 self._running[job_id] = replace(running, sent=running.sent + count, on_wire=on_wire)
 
+    @property
+    def sent(self) -> int:
+        """Bytes that went to the wire so far, repeated ones included."""
+        return self._sent
+
     def end(
         self, job_id: int, *, registered: bool = False, adopted: bool = False, failed: bool = False
     ) -> None:

@@ -35,6 +35,7 @@ from syncd.core.bandwidth import parse as parse_bandwidth
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
+from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
 from syncd.errors import ConfigError, RootUnavailable, StateFull
 from syncd.expected import expected_sha256
@@ -476,7 +477,7 @@ class Service:
         transfer = Transfer(
             store=store,
             lanes=self._lanes,
-            slots=Slots(settings.upload.parts, settings.upload.parts_max),
+            slots=Slots(Width(settings.upload.parts, settings.upload.parts_max)),
             api=api,
             objects=objects,
             clock=self._clock,
