@@ -209,7 +209,7 @@ def checked_pieces(
     *,
     found: Footprint | None = None,
     stop: Flag,
-    on_bytes: Callable[[int], None],
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[bytes]:
     """
     The bytes of *part* in pieces, each leaf compared with *leaves* before its last piece leaves.

@@ -271,7 +271,7 @@ class Transfer:
             self._meter.add_sent(job.id, sent, number)
             pace.moved(sent, self._clock.boottime_s())
 
-        paced = self._bandwidth.paced(pieces(on_bytes=count), stop=stop, on_wait=pace.waited)
+        paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
         try:
             etag = await self._lanes.send(
                 self._objects.put, grant, paced, size, call=call, now_ms=self._clock.now_ms

@@ -45,6 +45,8 @@ BELOW_SERVICE = BELOW_WORKER | {
     "orders",
     "metrics",
     "control",
+    "guest",
+    "herald",
 }
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -76,6 +78,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
     "control": BELOW_WORKER | {"transfer", "dispatch", "orders", "metrics"},
+    "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
+    "herald": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
@@ -86,7 +90,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"wire", "api", "storage", "sandbox"}),
+    "httpx": frozenset({"wire", "api", "storage", "guest", "sandbox"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),
