@@ -2,18 +2,15 @@
 Where things lie: the configuration file, the state directory, the daemon's socket.
 
 Read by the configuration, and by commands that are too quick to wait for it: what is found here is
-not checked further.
+not checked further, and nothing is imported before it is needed.
 """
 
 import hashlib
 import os
 import stat
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import platformdirs
 
 from syncd.errors import ConfigError
 from syncd.model import printable
@@ -31,6 +28,8 @@ def find_config_file(environ: Mapping[str, str]) -> Path | None:
 
 def config_files(environ: Mapping[str, str]) -> Sequence[Path]:
     """Where a configuration file is looked for, in order."""
+    import platformdirs
+
     first = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
     folders = [first] if first else []
     folders += [platformdirs.user_config_dir("syncd"), "/etc/syncd"]
@@ -40,7 +39,11 @@ def config_files(environ: Mapping[str, str]) -> Sequence[Path]:
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
     first = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return Path(first or platformdirs.user_state_dir("syncd")).absolute()
+    if not first:
+        import platformdirs
+
+        first = platformdirs.user_state_dir("syncd")
+    return Path(first).absolute()
 
 
 def state_dir_of(
@@ -68,6 +71,8 @@ def state_dir_of(
 def _configured(
     config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
 ) -> str | None:
+    import tomllib
+
     path = Path(config_file) if config_file is not None else find_config_file(environ)
     if path is None:
         return None

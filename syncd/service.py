@@ -43,7 +43,7 @@ from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
 from syncd.patience import Patience
-from syncd.progress import Meter
+from syncd.progress import Meter, Tally
 from syncd.retirement import Policy, Retirement
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
@@ -446,7 +446,7 @@ class Service:
             with self._doors.objects(self._settings) as bare:
                 hosts = hosts_of(self._settings)
                 api = await self._api(store, http, credentials, hosts)
-                objects = storage.ObjectStore(bare, hosts)
+                objects = storage.ObjectStore(bare, hosts, on_request=self._on_request)
                 parts = await self._build(store, api, objects, credentials, once=once)
                 async with self._doors.control(self._settings, parts.desk):
                     return await (self._once(parts) if once else self._forever(parts))
@@ -638,7 +638,12 @@ class Service:
             jitter=self._jitter,
             answered=await self._lanes.db(store.servers.answered, base_url),
             on_answered=on_answered,
+            on_request=self._on_request,
+            on_repeat=lambda call: self._meter.count(Tally.RETRY, "request"),
         )
+
+    def _on_request(self, call: Call, status: int | None) -> None:
+        self._meter.count(Tally.REQUEST, call, "none" if status is None else str(status))
 
     # -- ends ------------------------------------------------------------------------------------
 
@@ -711,9 +716,9 @@ def cloud_api_of(
     clock: Clock,
     jitter: Callable[[], float],
     answered: Collection[Call] = (),
-    on_answered: Callable[[Call], None] = lambda call: None,
+    **watched: Any,
 ) -> cloud_api.CloudApi:
-    """The cloud's API as the settings have it; see ``CloudApi`` for the arguments."""
+    """The cloud's API as the settings have it; see ``CloudApi`` for the other arguments."""
     return cloud_api.CloudApi(
         base_url=settings.api.base_url,
         client=http,
@@ -729,7 +734,7 @@ def cloud_api_of(
         ),
         calls_per_s=settings.api.calls_per_s,
         answered=answered,
-        on_answered=on_answered,
+        **watched,
     )
 
 

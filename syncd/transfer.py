@@ -24,7 +24,7 @@ from syncd.core.pace import Pace
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part
-from syncd.progress import Meter
+from syncd.progress import Meter, Tally
 from syncd.storage import ObjectStore
 from syncd.store import Store
 
@@ -161,6 +161,7 @@ class Transfer:
             call=call,
         )
         if wait_s is not None and self._budget.spend(timeout=error.timed_out):
+            self._meter.count(Tally.RETRY, "request")
             self._log.warning(
                 "request.repeated", call=str(call), wait_s=round(wait_s, 1), why=str(error)
             )
@@ -171,6 +172,7 @@ class Transfer:
         )
         if decision.next is not retry.Next.FRESH_URL:
             raise error
+        self._meter.count(Tally.URL_AGAIN)
         self._log.info("url.renewed", call=str(call), why=str(error))
         tries.urls, tries.requests = tries.urls + 1, 0
         return True

@@ -35,7 +35,7 @@ from syncd.errors import (
 )
 from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan, printable
-from syncd.progress import Meter, Phase
+from syncd.progress import Meter, Phase, Tally
 from syncd.soundness import mismatch
 from syncd.store import Retiring, Store
 from syncd.transfer import Transfer, Tries
@@ -255,6 +255,7 @@ class Worker:
                 outcome = await self._supervised(run)
             except asyncio.CancelledError:
                 outcome = await self._released(run)
+                self._meter.count(Tally.ENDED, outcome.end)
                 raise
             finally:
                 run.stop.set()
@@ -264,6 +265,7 @@ class Worker:
                     adopted=run.ended is not None and run.ended.end is End.ADOPTED,
                     failed=run.ended is not None and run.ended.end is End.FAILED,
                 )
+            self._meter.count(Tally.ENDED, outcome.end)
             self._log.info(
                 "job.ended",
                 end=str(outcome.end),
@@ -492,8 +494,11 @@ class Worker:
                     await self._db(self._store.jobs.note_part, run.job, part, etag)
                 except (JobError, hashing.Stopped, StateError) as error:
                     errors.append(error)
+                    if isinstance(error, JobError):
+                        self._meter.count(Tally.PART, "failed")
                 else:
                     await self._contact(Side.STORE)
+                    self._meter.count(Tally.PART, "stored")
                     self._meter.part_done(run.job.id, part.number)
                     self._log.debug("part.uploaded", part=part.number, size=part.size)
 
@@ -858,6 +863,7 @@ class Worker:
             advice=error.advice,
             free=decision.free,
         )
+        self._meter.count(Tally.RETRY, "job")
         self._log.warning("job.retry_scheduled", **fields)
         return Outcome(End.LATER, error, decision.wait_s)
 

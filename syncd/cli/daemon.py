@@ -1,14 +1,13 @@
 """The daemon of a state directory, asked over its socket."""
 
-import http.client
 import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
-from syncd.errors import StateError, SyncdError
+from syncd.errors import SyncdError
 from syncd.model import printable
 from syncd.places import SOCKET, address_of
 
@@ -28,81 +27,75 @@ class Refused(SyncdError):
     exit_code = 1
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over the Unix socket at *path*."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("syncd", timeout=ANSWER_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        with address_of(self._path) as address:
-            self.sock.connect(address)
-
-
-def ask(
-    state_dir: str, path: str, body: Mapping[str, object] | None = None, *, method: str = "GET"
-) -> dict[str, Any]:
+def ask(state_dir: str, path: str) -> dict[str, Any]:
     """
-    One request to the daemon of *state_dir*; its answer.
+    What the daemon of *state_dir* answers to ``GET path``.
 
     Raises:
         NotAnswered: There is no socket, or it gave no answer.
         Refused: It answered that it does not do that.
     """
-    content = None if body is None else json.dumps(body)
-    with _asked(state_dir, method, path, content) as response:
-        answer = _json(response.read())
-    if response.status >= 400 and "error" in answer:
-        raise Refused(f"{printable(str(answer['error']))}. {answer.get('what_to_do', '')}".rstrip())
-    return answer
+    return _answer(state_dir, "GET", path, "")
 
 
 def order(state_dir: str, name: str, **what: object) -> dict[str, Any]:
     """Tell the daemon to do something (``POST /name``). Raises what ``ask`` raises."""
-    return ask(state_dir, f"/{name}", what, method="POST")
+    return _answer(state_dir, "POST", f"/{name}", json.dumps(what))
 
 
 def events(state_dir: str) -> Iterator[dict[str, Any]]:
     """
     What the daemon tells about itself, once a second, until it ends.
 
-    Raises:
-        NotAnswered: It does not answer, or not any more.
+    Raises what ``ask`` raises.
     """
-    with _asked(state_dir, "GET", "/events", None) as response:
-        while line := response.readline():
+    with _asked(state_dir, "GET", "/events", "") as (status, answer):
+        if status != 200:
+            raise _refused(json.loads(answer.read()))
+        for line in answer:
             if line.startswith(b"data: "):
-                yield _json(line.removeprefix(b"data: "))
+                yield json.loads(line.removeprefix(b"data: "))
+
+
+def _answer(state_dir: str, method: str, path: str, content: str) -> dict[str, Any]:
+    with _asked(state_dir, method, path, content) as (status, answer):
+        document: dict[str, Any] = json.loads(answer.read())
+    if status >= 400 and "error" in document:
+        raise _refused(document)
+    return document
+
+
+def _refused(document: Mapping[str, Any]) -> Refused:
+    texts = [str(document.get(name, "")).rstrip(".") for name in ("error", "what_to_do")]
+    return Refused(printable(". ".join(filter(None, texts))))
 
 
 @contextmanager
-def _asked(
-    state_dir: str, method: str, path: str, content: str | None
-) -> Iterator[http.client.HTTPResponse]:
+def _asked(state_dir: str, method: str, path: str, content: str) -> Iterator[tuple[int, IO[bytes]]]:
+    """
+    Status and body of one answer.
+
+    HTTP/1.0 on purpose: the body then ends with the connection, and is never sent in chunks, so
+    that no HTTP library has to be imported for it, which would take longer than the answer.
+    """
     place = os.path.realpath(os.path.join(state_dir, SOCKET))
-    connection = _Connection(place)
+    body = content.encode()
+    head = f"{method} {path} HTTP/1.0\r\nHost: syncd\r\nContent-Length: {len(body)}\r\n\r\n"
     try:
-        connection.request(method, path, content)
-        yield connection.getresponse()
-    except (OSError, http.client.HTTPException) as error:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(ANSWER_S)
+            with address_of(place) as address:
+                sock.connect(address)
+            sock.sendall(head.encode() + body)
+            with sock.makefile("rb") as answer:
+                status = int(answer.readline().split(b" ")[1])
+                while answer.readline().strip():
+                    pass
+                yield status, answer
+    except (OSError, ValueError, IndexError) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NotAnswered(
             f"A syncd is at work on {printable(state_dir)}, and its socket {printable(place)} does "
-            f"not answer: {why}. If it just began, repeat this; if not, its log says more, "
-            "and this has to run under its account (or as root)."
+            f"not answer: {printable(why)}. If it has just begun or is about to end, repeat this. If "
+            "not, its log says more; this has to run under its account, or as root."
         ) from None
-    finally:
-        connection.close()
-
-
-def _json(content: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(content)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise StateError("The daemon's socket gave an answer that is none of syncd's.")
-    return answer

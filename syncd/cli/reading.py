@@ -1,6 +1,7 @@
 """What the store says, read for the commands that show it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from syncd import overview
 from syncd.cli import daemon
@@ -35,12 +36,10 @@ def read_files(state_dir: str) -> Reading:
         return Reading(running, overview.Standing.of(report), list(report.files()))
 
 
-def progress_of(state_dir: str) -> dict[str, object] | None:
-    """What the daemon says it is doing; None where none runs, or none that can be asked."""
-    if not is_locked(state_dir):
-        return None
+def progress_of(state_dir: str) -> dict[str, Any] | None:
+    """What the daemon says it is doing; None where it cannot be asked."""
     try:
-        progress: dict[str, object] | None = daemon.ask(state_dir, "/status")["progress"]
+        progress: dict[str, Any] | None = daemon.ask(state_dir, "/status")["progress"]
     except (daemon.NotAnswered, daemon.Refused):
         return None
     return progress

@@ -4,7 +4,8 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -146,6 +147,25 @@ def summary(
         if hold.advice:
             console.print(Text(f"  {hold.advice}", style="yellow"))
     _last_line(console, files, unsettled, snapshot)
+
+
+def activity(console: Console, progress: Mapping[str, Any], now_ms: int) -> None:
+    """What a running syncd does now, as its overview document tells it."""
+    since = duration_text((now_ms - progress["started_at"]) / 1000)
+    left = progress["seconds_left"]
+    console.print(
+        f"running for {since}: sending {size_text(progress['sent_rate'])}/s, hashing"
+        f" {size_text(progress['hashed_rate'])}/s, {size_text(progress['bytes_left'])} to go"
+        + ("" if left is None else f", about {duration_text(left)}")
+        + (f", waiting for {n} to stand still" if (n := progress["settling_files"]) else "")
+    )
+    for running in progress["running"]:
+        done = running["hashed"] if running["phase"] == Phase.HASHING else running["sent"]
+        parts = (
+            "" if running["parts"] is None else f" part {running['parts_done']}/{running['parts']}"
+        )
+        amount = f"{size_text(done)} of {size_text(running['size'])}"
+        console.print(Text(f"  {running['path']}: {running['phase']}{parts}, {amount}"))
 
 
 def blank_table(title: str | None, *columns: str) -> Table:

@@ -1,28 +1,78 @@
-"""``syncd status``: where each file stands, and what everything waits for."""
+"""``syncd status``: where each file stands, what syncd does, and what everything waits for."""
 
 import dataclasses
 import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from syncd import overview
-from syncd.cli import Invocation, pass_invocation
+from syncd.cli import Invocation, daemon, pass_invocation
 from syncd.cli.reading import Reading, progress_of, read_files
+from syncd.errors import SyncdError
+from syncd.model import printable
+from syncd.store import is_locked
+
+
+class NothingToWatch(SyncdError):
+    """No daemon runs, or it has ended."""
+
+    exit_code = 75
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
 @click.option("--all", "everything", is_flag=True, help="List the files in the catalog as well.")
+@click.option(
+    "--watch", is_flag=True, help="A live screen of a running syncd; with --json a line a second."
+)
 @pass_invocation
-def status(invocation: Invocation, as_json: bool, everything: bool) -> int:
-    """Tell where each file stands, and why. Reads only; a running syncd is not disturbed."""
+def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool) -> int:
+    """
+    Tell where each file stands and why, and what syncd is doing.
+
+    Reads only; a running syncd is not disturbed.
+    """
     state_dir = invocation.state_dir()
+    if watch:
+        return _watch(state_dir, as_json)
     reading = read_files(state_dir)
+    progress = progress_of(state_dir) if reading.running else None
     if as_json:
-        click.echo(json.dumps(as_document(reading, progress_of(state_dir)), indent=2))
+        click.echo(json.dumps(as_document(reading, progress), indent=2))
         return 0
-    _show(reading, everything)
+    _show(reading, progress, everything)
     return 0
+
+
+def _watch(state_dir: str, as_json: bool) -> int:
+    """Until Ctrl-C, which is how a person says that it was enough: 0."""
+    if not as_json and not sys.stdout.isatty():
+        raise click.UsageError("--watch needs a terminal; for a script add --json")
+    if not is_locked(state_dir):
+        raise NothingToWatch(
+            f"No syncd runs on {printable(state_dir)}. Start it with syncd, or look once: syncd status"
+        )
+    try:
+        _follow(daemon.events(state_dir), as_json)
+    except KeyboardInterrupt:
+        return 0
+    raise NothingToWatch("That syncd has ended. Look at what it left: syncd status")
+
+
+def _follow(documents: Iterator[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for document in documents:
+            click.echo(json.dumps(document))
+        return
+    from rich.console import Console
+
+    from syncd.cli import screen
+
+    screen.watch(documents, Console())
 
 
 def as_document(reading: Reading, progress: dict[str, object] | None = None) -> dict[str, object]:
@@ -31,7 +81,7 @@ def as_document(reading: Reading, progress: dict[str, object] | None = None) -> 
     return {**document, "files": [dataclasses.asdict(file) for file in reading.files]}
 
 
-def _show(reading: Reading, everything: bool) -> None:
+def _show(reading: Reading, progress: dict[str, Any] | None, everything: bool) -> None:
     from syncd.cli import render
 
     console = render.console()
@@ -42,3 +92,8 @@ def _show(reading: Reading, everything: bool) -> None:
     render.summary(
         console, reading.files, unsettled={}, problems={}, holds=reading.holds, listed=everything
     )
+    last_ms = reading.standing.last_success_at
+    if last_ms is not None:
+        console.print(f"last success: {render.time_text(last_ms)}")
+    if progress is not None:
+        render.activity(console, progress, time.time_ns() // 1_000_000)
