@@ -5,8 +5,6 @@ import os
 import re
 import subprocess
 
-import pytest
-
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import COMMAND, LARGE, MIB, PROJECT, Finished, Home, until
