@@ -74,17 +74,25 @@ def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
 
 @click.command()
 @click.argument("path", type=click.Path(), required=False)
-@click.option("--days", default=7.0, show_default=True, help="How far to look back.")
-@click.option("--most", default=100, show_default=True, help="Only the latest so many.")
+@click.option(
+    "--days", type=click.IntRange(0), default=7, show_default=True, help="How far to look back."
+)
+@click.option(
+    "--most",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Only the latest so many.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
 @pass_invocation
-def history(invocation: Invocation, path: str | None, days: float, most: int, as_json: bool) -> int:
+def history(invocation: Invocation, path: str | None, days: int, most: int, as_json: bool) -> int:
     """
     Tell what happened, oldest first: which file was queued, taken, put back or registered, and why.
 
     With PATH only what happened to that file.
     """
-    events = _history(invocation.load().settings, path, _now_ms() - int(days * 86_400_000), most)
+    events = _history(invocation.load().settings, path, _now_ms() - days * 86_400_000, most)
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "events": list(map(_asdict, events))}, indent=2))
     else:

@@ -33,10 +33,12 @@ class Swept:
 
 
 @click.command()
-@click.option("--days", default=30.0, show_default=True, help="Forget what is older than this.")
+@click.option(
+    "--days", type=click.IntRange(0), default=30, show_default=True, help="Forget what is older."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
 @pass_invocation
-def gc(invocation: Invocation, days: float, as_json: bool) -> int:
+def gc(invocation: Invocation, days: int, as_json: bool) -> int:
     """
     Clean up: abort uploads that nobody wants any more, and forget what happened long ago.
 
@@ -51,7 +53,7 @@ def gc(invocation: Invocation, days: float, as_json: bool) -> int:
     return swept.code
 
 
-async def _sweep(loaded: Loaded, days: float) -> Swept:
+async def _sweep(loaded: Loaded, days: int) -> Swept:
     state_dir = os.fspath(loaded.settings.state_dir)
     with open_report(state_dir) as report:
         if report is None:
@@ -62,7 +64,7 @@ async def _sweep(loaded: Loaded, days: float) -> Swept:
         swept.bytes_before = await lanes.db(store.upkeep.size)
         await lanes.db(store.upkeep.give_up_uploads, now_ms)
         await _end_uploads(loaded, store, lanes, swept)
-        dropped = await lanes.db(store.upkeep.drop_old, now_ms - int(days * 86_400_000))
+        dropped = await lanes.db(store.upkeep.drop_old, now_ms - days * 86_400_000)
         swept.jobs, swept.events = dropped.jobs, dropped.events
         if dropped.jobs or dropped.events:
             await lanes.db(store.upkeep.compact)

@@ -115,29 +115,22 @@ def interrupted(home: Home, cloud: Sandbox) -> None:
     cloud.faults.clear()
 
 
-def test_an_upload_that_nobody_wants_is_ended(large_home: Home, cloud: Sandbox) -> None:
-    interrupted(large_home, cloud)
-    aborts = calls(cloud).count("abort")
-
-    told, again = large_home.document("gc"), large_home.document("gc")
-
-    assert told["uploads"] == {"aborted": 1, "gone": 0, "left": 0, "abandoned": 0}
-    assert calls(cloud).count("abort") == aborts + 1
-    assert again["uploads"]["aborted"] == 0
-    assert calls(cloud).count("me") == 1
-
-
-def test_uploads_are_left_for_later_where_the_cloud_turns_us_away(
+def test_an_upload_that_nobody_wants_is_ended_once_the_cloud_lets_us(
     large_home: Home, cloud: Sandbox
 ) -> None:
     interrupted(large_home, cloud)
+    aborts = calls(cloud).count("abort")
     cloud.faults.add(Rule(Fault.ANSWER, call="me", status=401, count=None))
+    turned_away = large_home.document("gc", code=77)
+    cloud.faults.clear()
 
-    told, shown = large_home.document("gc", code=77), large_home.run("gc")
+    told, again = large_home.document("gc"), large_home.document("gc")
 
-    assert told["uploads"]["left"] == 1
-    assert "401" in told["why_left"]
-    assert "1 left for later" in shown.out
+    assert turned_away["uploads"]["left"] == 1
+    assert "401" in turned_away["why_left"]
+    assert told["uploads"] == {"aborted": 1, "gone": 0, "left": 0, "abandoned": 0}
+    assert calls(cloud).count("abort") == aborts + 1
+    assert again["uploads"]["aborted"] == 0
 
 
 def test_what_is_long_past_is_forgotten_and_what_is_known_stays(home: Home, cloud: Sandbox) -> None:
