@@ -118,7 +118,7 @@ def _is_loopback(host: str) -> bool:
 def _loopback(value: str) -> str:
     host, _, port = value.rpartition(":")
     bracketed = re.fullmatch(r"\[[0-9A-Fa-f:]+\]", host) is not None
-    if not _HOST.fullmatch(value) or not port.isdigit() or not 0 < int(port) < 65536:
+    if not (host and _HOST.fullmatch(value) and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError("is not host:port")
     if not _is_loopback(host.strip("[]")) or (":" in host and not bracketed):
         raise ValueError(
