@@ -106,6 +106,9 @@ def test_status_is_the_document_of_the_command_without_its_files(stage: Stage) -
     told = stage.home.status()
     assert told["progress"]["started_at"] == document["progress"]["started_at"]
     assert told["files_by_state"] == document["files_by_state"]
+    said = stage.home.run("status").out
+    assert "running for 0:" in said
+    assert "last success: 20" in said
 
 
 def test_files_come_by_state_and_by_page(stage: Stage) -> None:
