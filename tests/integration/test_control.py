@@ -330,11 +330,12 @@ def test_a_pause_outlives_a_kill_and_resume_ends_it(home: Home, cloud: Sandbox) 
         started(home, daemon)
         (hold,) = home.status()["holds"]
         asked_for = cloud.history.count("presign")
+        claimed = daemon.events("job.claimed")
         assert home.run("resume").code == 0
         until(lambda: len(records(cloud)) == 2, "both files")
 
     assert (hold["kind"], hold["what_to_do"]) == ("paused", "To go on: syncd resume")
-    assert asked_for == 0
+    assert (asked_for, claimed) == (0, [])
     assert home.status()["holds"] == []
 
 
