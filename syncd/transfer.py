@@ -34,8 +34,8 @@ URL_MARGIN_MS = 60_000
 """No second try is started on a URL with less life than this."""
 
 
-Pieces = Callable[..., Iterator[bytes]]
-"""Makes a fresh body, each time it is called with ``on_bytes``."""
+Pieces = Callable[[], Iterator[bytes]]
+"""Makes a fresh body each time it is called."""
 
 
 @dataclass(slots=True)
