@@ -159,8 +159,16 @@ def test_a_bundle_holds_no_secret_and_no_name_unless_asked(home: Home, cloud: Sa
         "SYNCD_NAMING__MAP": '{"loras/secret project/": "loras/unannounced/"}',
         "SYNCD_SELECT__EXCLUDE": "loras/confidential*",
     }
+    quoting = json.dumps({"error_message": "no unannounced models, please"})
     cloud.faults.add(
-        Rule(Fault.ANSWER, call="presign", status=422, contains="unannounced", count=None)
+        Rule(
+            Fault.ANSWER,
+            call="presign",
+            status=422,
+            contains="unannounced",
+            body=quoting,
+            count=None,
+        )
     )
     home.let_age()
     home.once()
@@ -173,6 +181,7 @@ def test_a_bundle_holds_no_secret_and_no_name_unless_asked(home: Home, cloud: Sa
     for word in ("one.safe", "two.pt", "secret project", "unannounced", "confidential"):
         assert word not in "".join(hidden.values())
     assert "secret project/unannounced.safetensors" in named["status.json"]
+    assert "no unannounced models, please" in named["history.json"]
     assert "secret project" in named["config.json"]
 
 
