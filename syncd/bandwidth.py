@@ -56,13 +56,19 @@ class Bandwidth:
             self._changed.notify_all()
 
     def paced(
-        self, pieces: Iterable[bytes], *, stop: Flag, on_wait: Callable[[float], None]
+        self,
+        pieces: Iterable[bytes],
+        *,
+        stop: Flag,
+        on_wait: Callable[[float], None],
+        on_bytes: Callable[[int], None],
     ) -> Iterator[bytes | memoryview]:
         """
         *pieces* as fast as they may go, cut smaller where that is slow.
 
         Args:
             on_wait: Called with the seconds that a piece was held back.
+            on_bytes: Called with the bytes that are handed on next.
 
         Raises:
             Stopped: *stop* was set while a piece waited.
@@ -73,6 +79,7 @@ class Bandwidth:
                 began_s = self._clock.boottime_s()
                 size = self._turn(len(piece) - offset, stop)
                 on_wait(self._clock.boottime_s() - began_s)
+                on_bytes(size)
                 yield piece if size == len(piece) else memoryview(piece)[offset : offset + size]
                 offset += size
 

@@ -109,13 +109,14 @@ def progress_of(
     """
     under_way = sum(min(running.sent, running.size) for running in now.running)
     left = max(standing.bytes_to_do - under_way, 0)
+    in_sight = left > 0 and now.sent_rate > 0 and not standing.holds
     return {
         "version": version,
         "started_at": started_at,
         "running": [_running(running) for running in now.running],
         "settling_files": now.settling_files,
         "bytes_left": left,
-        "seconds_left": round(left / now.sent_rate, 1) if now.sent_rate and left else None,
+        "seconds_left": round(left / now.sent_rate, 1) if in_sight else None,
         "sent_rate": round(now.sent_rate, 1),
         "hashed_rate": round(now.hashed_rate, 1),
         "beat_s": BEAT_S,

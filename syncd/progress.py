@@ -25,6 +25,15 @@ RATE_BEATS = 12
 """Figures that a rate is averaged over: the last minute, the beat that is not over yet included."""
 
 
+def size_text(size: float) -> str:
+    """Bytes for people, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
 class Phase(StrEnum):
     """What a running job is doing."""
 
@@ -233,6 +242,11 @@ class Meter:
                     if on_wire[part] <= 0:
                         del on_wire[part]
                 self._running[job_id] = replace(running, sent=running.sent + count, on_wire=on_wire)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that went to the wire so far, repeated ones included."""
+        return self._sent
 
     def end(
         self, job_id: int, *, registered: bool = False, adopted: bool = False, failed: bool = False

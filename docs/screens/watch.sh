@@ -1,6 +1,7 @@
 #!/bin/sh
 # What `syncd status --watch` looks like during an upload on which much goes wrong: a tmux session
-# beside a stand-in cloud that fails on purpose. Prints the screen after so many seconds.
+# beside a stand-in cloud that fails on purpose. Prints the screen after so many seconds, and once
+# more after `syncd pause`.
 #
 #     docs/screens/watch.sh [SECONDS]
 #
@@ -51,5 +52,10 @@ pids="$pids $!"
 until curl -sf --unix-socket "$home/state/syncd.sock" http://syncd/live >/dev/null; do sleep 0.2; done
 
 tmux -L "watch-$$" -f /dev/null new-session -d -x 100 -y 26 "$syncd status --watch"
+shot() { tmux -L "watch-$$" capture-pane -p | sed -e :a -e '/^\n*$/{$d;N;ba' -e '}'; }
 sleep "$seconds"
-tmux -L "watch-$$" capture-pane -p
+shot
+printf '\n\n'
+"$syncd" pause >/dev/null
+sleep 4
+shot

@@ -79,6 +79,10 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _on_this_machine(url: str) -> bool:
+    return _is_loopback(urlsplit(url).hostname or "")
+
+
 def _proxy(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -114,7 +118,7 @@ def _is_loopback(host: str) -> bool:
 def _loopback(value: str) -> str:
     host, _, port = value.rpartition(":")
     bracketed = re.fullmatch(r"\[[0-9A-Fa-f:]+\]", host) is not None
-    if not _HOST.fullmatch(value) or not port.isdigit() or not 0 < int(port) < 65536:
+    if not (host and _HOST.fullmatch(value) and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError("is not host:port")
     if not _is_loopback(host.strip("[]")) or (":" in host and not bracketed):
         raise ValueError(
@@ -149,6 +153,12 @@ def _gitignore(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def _bandwidth(value: str) -> str:
     bandwidth.parse(value)
+    return value
+
+
+def _rate(value: str) -> str:
+    if bandwidth.parse_rate(value) is None:
+        raise ValueError("is no rate such as 1 MiB/s")
     return value
 
 
@@ -209,6 +219,26 @@ class Multipart(_Section):
 class ComfyUi(_Section):
     extra_model_paths: Annotated[AbsolutePath, AfterValidator(_existing_file)] | None = None
     """ComfyUI's extra_model_paths.yaml, if it has one: the folders named there are taken as well."""
+
+    url: Annotated[str, AfterValidator(_url)] | None = None
+    """Address of ComfyUI on this machine, which is asked whether its queue is empty."""
+
+    remote: bool = False
+    """Whether comfyui.url may be on another machine."""
+
+    when_busy: Literal["ignore", "slow", "pause"] = "ignore"
+    """What syncd does while ComfyUI's queue is not empty: ignore it, slow down or pause."""
+
+    busy_bandwidth: Annotated[str, AfterValidator(_rate)] = "1 MiB/s"
+    """Rate of uploads, and of hashing, that slow means."""
+
+    @model_validator(mode="after")
+    def _asked_where_allowed(self) -> Self:
+        if self.url is None and self.when_busy != "ignore":
+            raise Conflict("needs comfyui.url", "comfyui.when_busy")
+        if self.url is not None and not (self.remote or _on_this_machine(self.url)):
+            raise Conflict("is on another machine: set comfyui.remote = true", "comfyui.url")
+        return self
 
 
 class Api(_Section):
@@ -287,7 +317,7 @@ class Upload(_Section):
     """PUT requests at once, at most."""
 
     bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
-    """Rate of all uploads: 10 MiB/s, 80 Mbit/s, off, or by the hour: 08:00,4MiB 19:00,off Sat-00:00,off."""
+    """Rate of all uploads: 10 MiB/s, 80 Mbit/s, off, or by the hour: 08:00,4MiB 19:00,off Sat-08:00,off."""
 
     lease_ttl_s: float = Field(120, ge=5, le=3600, allow_inf_nan=False)
     """Seconds after which a file whose worker died is taken up again."""
@@ -304,6 +334,17 @@ class Upload(_Section):
                 "upload.parts_max",
             )
         return self
+
+
+class Guest(_Section):
+    nice: int = Field(0, ge=0, le=19)
+    """Added to the niceness syncd is started with: with 19 it runs when nobody else wants to."""
+
+    idle_io: bool = False
+    """Whether to read from disks only when nobody else does, where the I/O scheduler knows that."""
+
+    hash_bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
+    """Rate of reading files for their hash, written as upload.bandwidth is."""
 
 
 class Network(_Section):
@@ -412,6 +453,7 @@ class Settings(BaseSettings):
     settle: Settle = Settle()
     scan: Scan = Scan()
     upload: Upload = Upload()
+    guest: Guest = Guest()
     network: Network = Network()
     log: Log = Log()
     http: Http = Http()

@@ -75,13 +75,14 @@ class ReadOnly:
     The application as it stands on TCP: GET, and only under a name of this machine itself.
 
     Args:
-        port: That it listens on; a Host header names it.
+        host, port: Where it listens; a Host header names them.
     """
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         self._app = app
-        self._hosts = {f"{name}:{port}" for name in LOOPBACK_NAMES}
-        self._hosts |= LOOPBACK_NAMES if port == 80 else frozenset()
+        names = LOOPBACK_NAMES | {f"[{host}]" if ":" in host else host.lower()}
+        self._hosts = {f"{name}:{port}" for name in names}
+        self._hosts |= names if port == 80 else frozenset()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None

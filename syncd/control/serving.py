@@ -52,7 +52,7 @@ async def serve(desk: Desk, listen: tuple[str, int] | None) -> AsyncIterator[Non
         if listen is not None:
             try:
                 sock = listen_on_port(*listen)
-                await _served(stack, ReadOnly(app, listen[1]), sock, H11Protocol)
+                await _served(stack, ReadOnly(app, *listen), sock, H11Protocol)
                 log.info("control.listening", host=listen[0], port=listen[1])
             except OSError as error:
                 why = f"http.listen {listen[0]}:{listen[1]}: {error.strerror or error}"

@@ -167,15 +167,20 @@ class Senders:
         """Until told to stop; was it by the bandwidth?"""
         pieces = iter(lambda: bytes(512 * KIB), b"")
         try:
-            for piece in self._bandwidth.paced(pieces, stop=self.stop, on_wait=self._wait):
+            for piece in self._bandwidth.paced(
+                pieces, stop=self.stop, on_wait=self._wait, on_bytes=self._count
+            ):
                 with self._lock:
-                    self.sent += len(piece)
                     self.largest = max(self.largest, len(piece))
                 if self.stop.is_set():
                     return False
         except Stopped:
             return True
         return False
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.sent += size
 
     def _wait(self, seconds: float) -> None:
         with self._lock:

@@ -25,12 +25,12 @@ VALUES = frozenset({"model", "errors", "clock", "places"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
-    | {"expected", "notify"}
+    | {"expected", "notify", "pagecache"}
 )
 BELOW_WORKER = (
     BELOW_IO
     | IO_ROOMS
-    | {"soundness", "progress", "patience", "lanes", "catalog"}
+    | {"soundness", "progress", "patience", "lanes", "lead", "catalog"}
     | {"overview", "bandwidth"}
 )
 BELOW_SERVICE = BELOW_WORKER | {
@@ -45,6 +45,8 @@ BELOW_SERVICE = BELOW_WORKER | {
     "orders",
     "metrics",
     "control",
+    "guest",
+    "herald",
 }
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -56,11 +58,13 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
     "patience": frozenset({"errors", "clock"}),
-    "lanes": frozenset({"errors", "patience"}),
+    "lanes": frozenset({"core", "errors", "patience"}),
+    "lead": BELOW_IO,
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
     "overview": frozenset({"model", "progress", "store"}),
     "orders": BELOW_IO | {"store"},
     "metrics": frozenset({"progress", "store", "overview"}),
+    "hashing": BELOW_IO | {"pagecache"},
     "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
@@ -74,6 +78,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
     "control": BELOW_WORKER | {"transfer", "dispatch", "orders", "metrics"},
+    "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
+    "herald": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
@@ -84,7 +90,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"wire", "api", "storage", "sandbox"}),
+    "httpx": frozenset({"wire", "api", "storage", "guest", "sandbox"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),
