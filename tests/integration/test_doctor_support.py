@@ -134,6 +134,18 @@ def test_an_unreachable_cloud_is_temporary(home: Home) -> None:
     assert found["clock"]["result"] == "skipped"
 
 
+def test_comfyui_is_asked_where_it_is_configured(home: Home) -> None:
+    with ScriptedServer([reply(200, '{"exec_info": {"queue_remaining": 3}}')]) as server:
+        home.env["SYNCD_COMFYUI__URL"] = server.url
+        busy = checks(home, "--offline")["comfyui"]
+    silent = checks(home, "--offline")["comfyui"]
+
+    assert (busy["result"], busy["found"]) == ("ok", f"{server.url}: 3 in its queue")
+    assert server.seen[0].request_line == "GET /prompt HTTP/1.1"
+    assert silent["result"] == "warning"
+    assert "Check comfyui.url" in silent["what_to_do"]
+
+
 # -- support-bundle --------------------------------------------------------------------------------
 
 
