@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,8 @@ SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0
 
 ROOM_WANTED = 256 * 1024 * 1024
 """Bytes free for the database: its log, and as much again while it is cleaned up."""
+
+COMFYUI_S, ANSWER_MAX = 5.0, 64 * 1024
 
 LIFE_WARNED_S = 86_400.0
 
@@ -55,7 +58,7 @@ class Check:
 
 
 def local_checks(loaded: Loaded) -> Iterator[Check]:
-    """Everything on this machine; nothing is sent and nothing is written."""
+    """Everything on this machine; the cloud is not asked and nothing is written."""
     yield _configuration(loaded)
     yield _credential(loaded)
     yield _proxy(loaded.settings)
@@ -64,6 +67,7 @@ def local_checks(loaded: Loaded) -> Iterator[Check]:
     yield from _state(os.fspath(loaded.settings.state_dir))
     yield _watches(loaded.settings)
     yield _names(loaded)
+    yield _comfyui(loaded.settings.comfyui.url)
 
 
 async def cloud_checks(loaded: Loaded) -> list[Check]:
@@ -284,3 +288,17 @@ def _names(loaded: Loaded) -> Check:
 
 def _models(planned: Planned) -> int:
     return sum(step.action is not Action.IGNORED for step in planned.steps)
+
+
+def _comfyui(url: str | None) -> Check:
+    if url is None:
+        return Check("comfyui", Result.SKIPPED, "comfyui.url is not set: it is not asked")
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"{url}/prompt", timeout=COMFYUI_S) as answer:
+            queued = int(json.loads(answer.read(ANSWER_MAX))["exec_info"]["queue_remaining"])
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+        found = f"{printable(url)} does not tell its queue: {printable(str(error))}"
+        advice = "Check comfyui.url and that ComfyUI runs; meanwhile it counts as not busy."
+        return Check("comfyui", Result.WARNING, found, advice)
+    return Check("comfyui", Result.OK, f"{printable(url)}: {queued} in its queue")

@@ -134,6 +134,18 @@ def test_an_unreachable_cloud_is_temporary(home: Home) -> None:
     assert found["clock"]["result"] == "skipped"
 
 
+def test_comfyui_is_asked_where_it_is_configured(home: Home) -> None:
+    with ScriptedServer([reply(200, '{"exec_info": {"queue_remaining": 3}}')]) as server:
+        home.env["SYNCD_COMFYUI__URL"] = server.url
+        busy = checks(home, "--offline")["comfyui"]
+    silent = checks(home, "--offline")["comfyui"]
+
+    assert (busy["result"], busy["found"]) == ("ok", f"{server.url}: 3 in its queue")
+    assert server.seen[0].request_line == "GET /prompt HTTP/1.1"
+    assert silent["result"] == "warning"
+    assert "Check comfyui.url" in silent["what_to_do"]
+
+
 # -- support-bundle --------------------------------------------------------------------------------
 
 
@@ -159,8 +171,16 @@ def test_a_bundle_holds_no_secret_and_no_name_unless_asked(home: Home, cloud: Sa
         "SYNCD_NAMING__MAP": '{"loras/secret project/": "loras/unannounced/"}',
         "SYNCD_SELECT__EXCLUDE": "loras/confidential*",
     }
+    quoting = json.dumps({"error_message": "no unannounced models, please"})
     cloud.faults.add(
-        Rule(Fault.ANSWER, call="presign", status=422, contains="unannounced", count=None)
+        Rule(
+            Fault.ANSWER,
+            call="presign",
+            status=422,
+            contains="unannounced",
+            body=quoting,
+            count=None,
+        )
     )
     home.let_age()
     home.once()
@@ -173,6 +193,7 @@ def test_a_bundle_holds_no_secret_and_no_name_unless_asked(home: Home, cloud: Sa
     for word in ("one.safe", "two.pt", "secret project", "unannounced", "confidential"):
         assert word not in "".join(hidden.values())
     assert "secret project/unannounced.safetensors" in named["status.json"]
+    assert "no unannounced models, please" in named["history.json"]
     assert "secret project" in named["config.json"]
 
 

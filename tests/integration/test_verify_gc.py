@@ -136,6 +136,7 @@ def test_an_upload_that_nobody_wants_is_ended_once_the_cloud_lets_us(
 def test_what_is_long_past_is_forgotten_and_what_is_known_stays(home: Home, cloud: Sandbox) -> None:
     home.once()
     home.write(ONE, weights(b"second version"))
+    (home.models / TWO).unlink()
     home.let_age()
     home.once()
     before = home.status()["files"]
@@ -145,9 +146,9 @@ def test_what_is_long_past_is_forgotten_and_what_is_known_stays(home: Home, clou
     home.once()
 
     assert (young["jobs_dropped"], young["events_dropped"]) == (0, 0)
-    assert (old["jobs_dropped"], old["events_dropped"]) == (1, 4)
+    assert (old["jobs_dropped"], old["events_dropped"]) == (2, 2)
     assert home.status()["files"] == before
-    assert len(home.document("history")["events"]) == 2
+    assert len(home.document("history")["events"]) == 1
     assert calls(cloud) == asked
 
 
