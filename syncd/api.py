@@ -156,6 +156,8 @@ class CloudApi:
             a new one.
         switched_off: Calls this server is known not to have, and why; ``on_switched_off`` reports
             a new one.
+        on_request: Called after each request with the status of its answer, None if none came;
+            ``on_repeat`` before the same one is sent again.
 
     Every method raises a ``JobError`` whose kind is the row of the retry table.
     """
@@ -176,6 +178,8 @@ class CloudApi:
         on_answered: Callable[[Call], None] = lambda call: None,
         switched_off: Mapping[Call, str] | None = None,
         on_switched_off: Callable[[Call, str], None] = lambda call, why: None,
+        on_request: Callable[[Call, int | None], None] = lambda call, status: None,
+        on_repeat: Callable[[Call], None] = lambda call: None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._host = urlsplit(base_url).hostname or ""
@@ -192,7 +196,11 @@ class CloudApi:
         self._on_answered = on_answered
         self._off = dict(switched_off or {})
         self._on_switched_off = on_switched_off
+        self._on_request = on_request
+        self._on_repeat = on_repeat
         self._update_method = "PUT"
+        self.skew_s: float | None = None
+        """Seconds that this machine's clock is ahead of the server's, by the last answer's Date."""
 
     @property
     def multipart_available(self) -> bool:
@@ -426,6 +434,7 @@ class CloudApi:
         )
         if wait_s is None or not self._budget.spend(timeout=failure.timed_out):
             raise failure
+        self._on_repeat(call)
         if failure.kind is Kind.API_THROTTLE:
             self._pace.keep_quiet(wait_s)
         await self._clock.sleep(wait_s)
@@ -489,13 +498,16 @@ class CloudApi:
                 finally:
                     await response.aclose()
         except TimeoutError:
+            self._on_request(call, None)
             message = f"{call}: no whole answer from {self._host} within {whole_s:.0f} s"
             raise to_error(Kind.NETWORK, message, call=call, unclear=True) from None
         except httpx.HTTPError as error:
+            self._on_request(call, None)
             events = request.extensions["trace"].events
             raise wire.failure(
                 call, error, host=self._host, events=events, now_ms=self._clock.now_ms()
             ) from None
+        self._on_request(call, response.status_code)
         return self._use(call, response, content, read)
 
     def _use(
@@ -505,6 +517,8 @@ class CloudApi:
         content: bytes | None,
         read: Callable[[bytes], T],
     ) -> T:
+        if (date := retry.date_of(response.headers.get("Date"))) is not None:
+            self.skew_s = self._clock.now_ms() / 1000 - date.timestamp()
         refusal = self._refusal(call, response, content)
         if refusal is not None:
             raise refusal

@@ -6,6 +6,8 @@ source that can be read again, since people replace the file while syncd runs. N
 """
 
 import asyncio
+import base64
+import json
 import re
 from collections.abc import Callable
 
@@ -61,6 +63,11 @@ class Credentials:
             advice="Set api.token_file to a file with a device key (dk-...) or a session token.",
         )
 
+    @property
+    def ends_at_s(self) -> float | None:
+        """When the session token says that its life ends (Unix seconds); None if it has no such end."""
+        return _ends_at_s(self._token or "") if self.is_session else None
+
     def header(self) -> str:
         """The ``Authorization`` header's value. Raises what ``token`` raises."""
         return f"Bearer {self.token}"
@@ -98,6 +105,16 @@ class Credentials:
         except ConfigError:
             return self._token
         return token if token is not None and _usable(token) else self._token
+
+
+def _ends_at_s(token: str) -> float | None:
+    """``exp`` of RFC 7519, unverified: it is shown to people, nothing is decided by it."""
+    payload = token.split(".")[1]
+    try:
+        end = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
+        return float(end)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _usable(token: str) -> bool:

@@ -26,6 +26,7 @@ class State(StrEnum):
     LEASED = "leased"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
 
 
@@ -39,6 +40,7 @@ class Event(StrEnum):
     EXPIRE = "expire"
     REJECT = "reject"
     REPLACE = "replace"
+    CANCEL = "cancel"
     REQUEUE = "requeue"
 
 
@@ -57,6 +59,7 @@ class Verdict(StrEnum):
 class Priority(IntEnum):
     """What goes first; within one priority the smallest file does."""
 
+    BUMPED = -1  # a person said so
     FRESH = 0  # came after the first whole walk: somebody waits for it
     BACKFILL = 1
 

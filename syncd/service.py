@@ -11,8 +11,8 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -37,6 +37,7 @@ from syncd.config import (
     reloaded,
     rules_for,
 )
+from syncd.control import Desk, serve
 from syncd.core import bandwidth, retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
@@ -54,7 +55,7 @@ from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
 from syncd.notify import Notifier
 from syncd.patience import Patience
-from syncd.progress import Meter
+from syncd.progress import Meter, Tally
 from syncd.retirement import Policy, Retirement
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
@@ -102,11 +103,12 @@ class _Parts:
     dispatcher: Dispatcher
     janitor: Janitor
     retirement: Retirement
+    desk: Desk
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """How a service reaches the world: its threads, its two HTTP clients, the kernel's hints."""
+    """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
 
     lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
         files=FILES_MOST, slots=settings.upload.parts_max
@@ -121,6 +123,9 @@ class Doors:
         lambda settings, roots, on_hint: Watcher(
             roots, on_hint, follow_links=settings.scan.symlinks != "skip"
         )
+    )
+    control: Callable[[Settings, Desk], AbstractAsyncContextManager[None]] = lambda settings, desk: (
+        serve(desk, settings.http.address)
     )
 
 
@@ -179,6 +184,8 @@ class Service:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signal = 0
+        self._ready = False
+        self._watcher: Watcher | None = None
         self.ending = Ending()
 
     async def run(self, *, once: bool) -> int:
@@ -217,6 +224,7 @@ class Service:
 
     async def _once(self, parts: _Parts) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        self._ready = True
         self._notifier.ready()
         walking = asyncio.create_task(self._walk_all(parts))
         try:
@@ -263,10 +271,12 @@ class Service:
         watcher = self._doors.watcher(
             self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
         )
+        self._watcher = watcher
         scheduler = self._schedule(parts, watcher)
         try:
             await self._start_watching(watcher)
             scheduler.start()
+            self._ready = True
             self._log.info("service.started", roots=[root.path for root in parts.roots.values()])
             self._notifier.ready()
             tasks = {
@@ -531,7 +541,7 @@ class Service:
         credentials = Credentials(self._source.token)
         # Whoever starts a backfill wants it now, not when a job's back-off has passed.
         longest_ms = 0 if once else LARGEST_WAIT_MS
-        await self._lanes.db(self._require_same_cloud, store)
+        await self._lanes.db(require_same_cloud, store, self._settings)
         await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
@@ -539,15 +549,12 @@ class Service:
         await self._lanes.db(store.jobs.free_class, "large", now_ms)
         async with self._doors.api(self._settings) as http:
             with self._doors.objects(self._settings) as bare:
-                hosts = HostPolicy.of(
-                    self._settings.api.base_url,
-                    self._settings.network.storage_hosts,
-                    allow_http=self._settings.network.allow_http,
-                )
+                hosts = hosts_of(self._settings)
                 api = await self._api(store, http, credentials, hosts)
-                objects = storage.ObjectStore(bare, hosts)
+                objects = storage.ObjectStore(bare, hosts, on_request=self._on_request)
                 parts = await self._build(store, api, objects, credentials, once=once)
-                return await (self._once(parts) if once else self._forever(parts))
+                async with self._doors.control(self._settings, parts.desk):
+                    return await (self._once(parts) if once else self._forever(parts))
 
     async def _build(
         self,
@@ -655,17 +662,38 @@ class Service:
                 settings.catalog.delete_most,
             ),
         )
-        return _Parts(roots, store, credentials, allowance, intake, dispatcher, janitor, retirement)
+        desk = Desk(
+            state_dir=os.fspath(settings.state_dir),
+            started_at=self._clock.now_ms(),
+            store=store,
+            lanes=self._lanes,
+            clock=self._clock,
+            meter=self._meter,
+            credentials=credentials,
+            dispatcher=dispatcher,
+            transfer=transfer,
+            bandwidth=self._sending,
+            hint=self._hint,
+            unready=self._unready,
+            watch_mode=self._watch_mode,
+        )
+        return _Parts(
+            roots, store, credentials, allowance, intake, dispatcher, janitor, retirement, desk
+        )
 
-    def _require_same_cloud(self, store: Store) -> None:
-        api = self._settings.api
-        base_url, team_id = store.servers.claim_state(api.base_url, api.team_id)
-        if base_url != api.base_url or api.team_id not in (None, team_id):
-            raise ConfigError(
-                f"{self._settings.state_dir} remembers what is in the catalog of {base_url}"
-                f"{f', team {team_id}' if team_id else ''}; the configuration names another one. "
-                "Give each cloud and team a state_dir of its own."
-            )
+    def _unready(self) -> list[str]:
+        """Why the work cannot be done yet, or not any more."""
+        reasons = [] if self._ready else ["it is starting"]
+        if self._stop.is_set():
+            reasons.append("it is stopping")
+        if self._lanes.patience is not None and self._lanes.patience.waiting:
+            reasons.append("there is no room on the disk of the state directory")
+        return reasons
+
+    def _watch_mode(self) -> str:
+        if self._watcher is None or not self._watcher.alive():
+            return "walks"
+        return "degraded" if self._watcher.degraded else "events"
 
     async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:
         """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
@@ -694,8 +722,7 @@ class Service:
         credentials: Credentials,
         hosts: HostPolicy,
     ) -> cloud_api.CloudApi:
-        settings = self._settings
-        base_url = settings.api.base_url
+        base_url = self._settings.api.base_url
         notes: set[asyncio.Task[None]] = set()
 
         def on_answered(call: Call) -> None:
@@ -705,23 +732,21 @@ class Service:
             notes.add(note)
             note.add_done_callback(notes.discard)
 
-        return cloud_api.CloudApi(
-            base_url=base_url,
-            client=http,
-            credentials=credentials,
-            team_id=settings.api.team_id,
+        return cloud_api_of(
+            self._settings,
+            http,
+            credentials,
+            hosts,
             clock=self._clock,
             jitter=self._jitter,
-            hosts=hosts,
-            multipart=cloud_api.MultipartPaths(
-                sign_part=settings.api.multipart.sign_part_path,
-                complete=settings.api.multipart.complete_path,
-                abort=settings.api.multipart.abort_path,
-            ),
-            calls_per_s=settings.api.calls_per_s,
             answered=await self._lanes.db(store.servers.answered, base_url),
             on_answered=on_answered,
+            on_request=self._on_request,
+            on_repeat=lambda call: self._meter.count(Tally.RETRY, "request"),
         )
+
+    def _on_request(self, call: Call, status: int | None) -> None:
+        self._meter.count(Tally.REQUEST, call, "none" if status is None else str(status))
 
     # -- ends ------------------------------------------------------------------------------------
 
@@ -761,6 +786,63 @@ class Service:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
+
+
+def require_same_cloud(store: Store, settings: Settings) -> None:
+    """
+    Claim the state directory for the configured cloud and team, once and for all.
+
+    Raises:
+        ConfigError: It remembers the catalog of another one.
+    """
+    api = settings.api
+    base_url, team_id = store.servers.claim_state(api.base_url, api.team_id)
+    if base_url != api.base_url or api.team_id not in (None, team_id):
+        raise ConfigError(
+            f"{settings.state_dir} remembers what is in the catalog of {base_url}"
+            f"{f', team {team_id}' if team_id else ''}; the configuration names another one. "
+            "Give each cloud and team a state_dir of its own."
+        )
+
+
+def hosts_of(settings: Settings) -> HostPolicy:
+    """Which hosts presigned URLs may name."""
+    return HostPolicy.of(
+        settings.api.base_url,
+        settings.network.storage_hosts,
+        allow_http=settings.network.allow_http,
+    )
+
+
+def cloud_api_of(
+    settings: Settings,
+    http: cloud_api.Client,
+    credentials: Credentials,
+    hosts: HostPolicy,
+    *,
+    clock: Clock,
+    jitter: Callable[[], float],
+    answered: Collection[Call] = (),
+    **watched: Any,
+) -> cloud_api.CloudApi:
+    """The cloud's API as the settings have it; see ``CloudApi`` for the other arguments."""
+    return cloud_api.CloudApi(
+        base_url=settings.api.base_url,
+        client=http,
+        credentials=credentials,
+        team_id=settings.api.team_id,
+        clock=clock,
+        jitter=jitter,
+        hosts=hosts,
+        multipart=cloud_api.MultipartPaths(
+            sign_part=settings.api.multipart.sign_part_path,
+            complete=settings.api.multipart.complete_path,
+            abort=settings.api.multipart.abort_path,
+        ),
+        calls_per_s=settings.api.calls_per_s,
+        answered=answered,
+        **watched,
+    )
 
 
 def _windows(settings: Settings) -> settle.Windows:

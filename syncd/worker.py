@@ -38,7 +38,7 @@ from syncd.errors import (
 from syncd.lanes import Lanes
 from syncd.lead import Lead
 from syncd.model import LEAF_SIZE, Call, Grant, Job, Kind, Multipart, Part, Plan, printable
-from syncd.progress import Meter, Phase
+from syncd.progress import Meter, Phase, Tally
 from syncd.soundness import mismatch
 from syncd.store import Retiring, Store
 from syncd.transfer import Transfer, Tries
@@ -214,6 +214,7 @@ class Worker:
         self._reading = reading
         self._single_put_limit = limits.single_put_limit
         self._leaving = threading.Event()
+        self._why_leaving = _STOPPED
         self._path_of = path_of
         self._expected_of = expected_of
         self._lacking = lacking
@@ -234,9 +235,14 @@ class Worker:
             Step.FINISH: self._finish,
         }
 
-    def wind_down(self) -> None:
+    def wind_down(self, why: str = _STOPPED) -> None:
         """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
+        self._why_leaving = why
         self._leaving.set()
+
+    def carry_on(self) -> None:
+        """Work as usual again; no job may be under way."""
+        self._leaving.clear()
 
     async def run(self, job: Job) -> Outcome:
         """
@@ -258,6 +264,7 @@ class Worker:
                 outcome = await self._supervised(run)
             except asyncio.CancelledError:
                 outcome = await self._released(run)
+                self._meter.count(Tally.ENDED, outcome.end)
                 raise
             finally:
                 run.stop.set()
@@ -267,6 +274,7 @@ class Worker:
                     adopted=run.ended is not None and run.ended.end is End.ADOPTED,
                     failed=run.ended is not None and run.ended.end is End.FAILED,
                 )
+            self._meter.count(Tally.ENDED, outcome.end)
             self._log.info(
                 "job.ended",
                 end=str(outcome.end),
@@ -312,7 +320,7 @@ class Worker:
             while run.ended is None:
                 step = await self._next(run)
                 if self._leaving.is_set() and step not in _LAST_STEPS:
-                    raise _Leaving(_STOPPED)
+                    raise _Leaving(self._why_leaving)
                 if step in _SENDING_STEPS and not await self._transfer.may_send():
                     raise _Leaving(_DAY_IS_FULL)
                 await self._do[step](run)
@@ -546,10 +554,13 @@ class Worker:
                     await self._db(self._store.jobs.note_part, run.job, part, etag, sent)
                 except (JobError, hashing.Stopped, StateError) as error:
                     errors.append(error)
+                    if isinstance(error, JobError):
+                        self._meter.count(Tally.PART, "failed")
                 else:
                     lead.acknowledged(part)
                     await self._contact(Side.STORE)
-                    self._meter.part_done(run.job.id)
+                    self._meter.count(Tally.PART, "stored")
+                    self._meter.part_done(run.job.id, part.number)
                     self._log.debug("part.uploaded", part=part.number, size=part.size)
 
         async def ahead() -> None:
@@ -572,7 +583,7 @@ class Worker:
         if errors:
             raise min(errors, key=_urgency)
         if queue:
-            raise _Leaving(_STOPPED if self._leaving.is_set() else _DAY_IS_FULL)
+            raise _Leaving(self._why_leaving if self._leaving.is_set() else _DAY_IS_FULL)
 
     async def _hash_ahead(self, run: _Run, lead: Lead) -> None:
         """
@@ -973,6 +984,7 @@ class Worker:
             advice=error.advice,
             free=decision.free,
         )
+        self._meter.count(Tally.RETRY, "job")
         self._log.warning("job.retry_scheduled", **fields)
         return Outcome(End.LATER, error, decision.wait_s)
 
@@ -1000,9 +1012,9 @@ class Worker:
         run.ended = Outcome(End.SUPERSEDED)
         return run.ended
 
-    async def _released(self, run: _Run, *, why: str = _STOPPED) -> Outcome:
+    async def _released(self, run: _Run, *, why: str | None = None) -> Outcome:
         try:
-            await self._db(self._store.jobs.release, run.job, why=why)
+            await self._db(self._store.jobs.release, run.job, why=why or self._why_leaving)
         except LeaseLost:
             return Outcome(End.LOST)
         self._log.info("job.released")
@@ -1018,7 +1030,7 @@ class Worker:
     def _tell_parts(self, job: Job, missing: list[Part]) -> None:
         assert job.part_count is not None, "an open upload has a part count"
         sent = job.fingerprint.size - sum(part.size for part in missing)
-        self._meter.parts(job.id, job.part_count - len(missing), job.part_count, sent)
+        self._meter.parts(job.id, job.part_count, [part.number for part in missing], sent)
 
     async def _note(self, job: Job, **facts: object) -> Job:
         return await self._lanes.db(self._store.jobs.note, job, self._clock.now_ms(), **facts)

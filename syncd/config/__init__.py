@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import platformdirs
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -27,13 +26,13 @@ from syncd.config.settings import (
     VARIABLES,
     Multipart,
     Settings,
-    default_state_dir,
     shown,
     value_at,
 )
 from syncd.config.sources import DEFAULT, Given, from_environment, from_toml, is_section
 from syncd.errors import ConfigError
 from syncd.model import printable
+from syncd.places import default_state_dir, find_config_file
 
 __all__ = [
     "DEFAULT",
@@ -110,18 +109,6 @@ def load(
     credential = credential_source(settings, environ, given_origin=origins["api.token"])
     _, origins["api.token"] = credential.read()
     return Loaded(settings, MappingProxyType(origins), credential, path)
-
-
-def find_config_file(environ: Mapping[str, str]) -> Path | None:
-    """The first ``config.toml`` in systemd's folder, the user's, then ``/etc/syncd``."""
-    return next((path for path in _config_files(environ) if os.path.isfile(path)), None)
-
-
-def _config_files(environ: Mapping[str, str]) -> Sequence[Path]:
-    first = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
-    folders = [first] if first else []
-    folders += [platformdirs.user_config_dir("syncd"), "/etc/syncd"]
-    return [Path(folder) / "config.toml" for folder in folders]
 
 
 def _state_dir(environ: Mapping[str, str]) -> Given:

@@ -275,11 +275,12 @@ def retry_after(value: str | None, date: str | None) -> float | None:
 
 
 def _seconds_between(earlier: str | None, later: str) -> float | None:
-    start, end = _date(earlier), _date(later)
+    start, end = date_of(earlier), date_of(later)
     return None if start is None or end is None else (end - start).total_seconds()
 
 
-def _date(text: str | None) -> datetime | None:
+def date_of(text: str | None) -> datetime | None:
+    """The moment that an HTTP date names; None if it names none. See RFC 9110, section 5.6.7."""
     try:
         date = parsedate_to_datetime(text or "")
     except (ValueError, TypeError, OverflowError):

@@ -41,8 +41,13 @@ _UPLOAD_FACTS = (
 )  # fmt: skip
 
 
-_NOT_STORED = "state IN ('queued', 'leased', 'failed') AND stored_at IS NULL AND record_id IS NULL"
+_NOT_STORED = (
+    "state IN ('queued', 'leased', 'failed', 'cancelled')"
+    " AND stored_at IS NULL AND record_id IS NULL"
+)
 """A file that is wanted, and whose bytes are not all in the store."""
+
+CANCEL_ADVICE = "To send it after all: syncd retry, with its path"
 
 REREAD_MS = 7 * 24 * 3600 * 1000
 """Between two reads of a file whose times do not tell when it changes."""
@@ -491,9 +496,10 @@ class Jobs:
         return True
 
     def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, why: str) -> bool:
-        """Inside the caller's transaction: supersede the path's live or failed job, if it has one."""
+        """Inside the caller's transaction: supersede the path's job, if one is not done with."""
         rows = self._db.all(
-            f"{_SELECT} WHERE root_id = ? AND rel_path = ? AND state IN ('queued', 'leased', 'failed')",
+            f"{_SELECT} WHERE root_id = ? AND rel_path = ?"
+            " AND state IN ('queued', 'leased', 'failed', 'cancelled')",
             (root_id, os.fsencode(rel_path)),
         )
         for job in map(job_of, rows):
@@ -513,15 +519,62 @@ class Jobs:
             failed = map(job_of, self._db.all(f"{_SELECT} WHERE state = 'failed'"))
             jobs = [job for job in failed if only is None or job.id in only]
             for job in jobs:
-                if job.upload_id is not None and job.stored_at is None:
-                    self._void_upload(job.id)  # given up when the job failed: it is being aborted
-                self._db.run(
-                    "UPDATE job SET state = ?, run_after = ?, attempt = 0, updated_at = ? WHERE id = ?",
-                    (advance(State.FAILED, Event.REQUEUE), now_ms, now_ms, job.id),
-                )
-                self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
-                self._log(job.id, State.FAILED, State.QUEUED, Event.REQUEUE, now_ms, why)
+                self._requeue(job, now_ms, why)
             return len(jobs)
+
+    def _requeue(self, job: Job, now_ms: int, why: str) -> None:
+        if job.upload_id is not None and job.stored_at is None:
+            self._void_upload(job.id)  # given up when the job ended: it is being aborted
+        state = advance(job.state, Event.REQUEUE)
+        self._db.run(
+            "UPDATE job SET state = ?, run_after = ?, attempt = 0, updated_at = ? WHERE id = ?",
+            (state, now_ms, now_ms, job.id),
+        )
+        self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
+        self._log(job.id, job.state, state, Event.REQUEUE, now_ms, why)
+
+    # -- what a person says ----------------------------------------------------------------------
+
+    def retry_now(self, job_id: int, now_ms: int) -> None:
+        """Try a job that failed, was cancelled or waits again, now and with its counters reset."""
+        with self._db.transaction():
+            job = self.get(job_id)
+            if job.state in (State.FAILED, State.CANCELLED):
+                self._requeue(job, now_ms, "syncd retry")
+            self._db.run(
+                "UPDATE job SET run_after = ?, attempt = 0, updated_at = ?, last_kind = NULL,"
+                " last_error = NULL, last_advice = NULL, held_class = NULL"
+                " WHERE id = ? AND state = 'queued' AND held_class IS NOT 'bundle'",
+                (now_ms, now_ms, job.id),
+            )
+            self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
+
+    def bump(self, job_id: int, now_ms: int) -> None:
+        """Let a queued job be the next that is claimed."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE job SET priority = ?, run_after = ?, updated_at = ?"
+                " WHERE id = ? AND state = 'queued'",
+                (Priority.BUMPED, now_ms, now_ms, job_id),
+            )
+
+    def cancel(self, job_id: int, now_ms: int) -> None:
+        """
+        End a job that is not done, and its upload with it; whoever works at it loses the lease.
+
+        Its path gets no other job before the file changes or somebody asks for a retry.
+        """
+        with self._db.transaction():
+            job = self.get(job_id)
+            state = advance(job.state, Event.CANCEL)
+            self._end_upload(job, "unwanted", now_ms)
+            self._db.run(
+                "UPDATE job SET state = ?, lease_owner = NULL, lease_expires_at = NULL,"
+                " held_class = NULL, last_error = ?, last_advice = ?, last_kind = NULL,"
+                " updated_at = ? WHERE id = ?",
+                (state, "cancelled by syncd cancel", CANCEL_ADVICE, now_ms, job_id),
+            )
+            self._log(job_id, job.state, state, Event.CANCEL, now_ms, "syncd cancel")
 
     def make_due(self, job: Job, now_ms: int) -> None:
         """Let a queued job run now instead of after its own wait."""

@@ -1,4 +1,4 @@
-"""What ``status`` and the final summary show, read without disturbing the writer."""
+"""What the commands show, read without disturbing the writer."""
 
 import os
 from collections import Counter
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core.preview import Known
-from syncd.model import Verdict, printable
+from syncd.core.tree import PathKey
+from syncd.model import Fingerprint, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.files import find_root
 from syncd.store.holds import HoldRow, Holds
@@ -19,9 +20,10 @@ WAITING = "waiting"
 UPLOADING = "uploading"
 NEEDS_SIGN_IN = "needs_sign_in"
 FAILED = "failed"
+CANCELLED = "cancelled"
 
 FILE_STATES = (
-    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED,
+    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED,
     "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
 )  # fmt: skip
 """Every file on disk is in exactly one of these."""
@@ -66,19 +68,127 @@ class RootReport:
     scanned_at: int | None
 
 
-_FILES = """
-SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
-       file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
-       file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
-       job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
-       (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
-  FROM file
-  JOIN root ON root.id = file.root_id
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A file by root and path, how a person is told of it, its state, and its latest job."""
+
+    key: PathKey
+    shown: str
+    state: str
+    job_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many files, of so many bytes in all."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NextTry:
+    """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
+
+    path: str
+    run_after: int
+    attempt: int
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """
+    One change of owner of a job; ``from_state`` is None where it was born. Unix milliseconds.
+
+    ``root``, ``root_type`` and ``path`` are as in ``FileReport``.
+    """
+
+    at: int
+    root: str
+    root_type: str | None
+    path: str
+    event: str | None
+    from_state: str | None
+    to_state: str
+    why: str | None
+
+    @property
+    def shown(self) -> str:
+        """What a person is told, as ``FileReport.shown``."""
+        return self.path if self.root_type is None else f"{self.root}/{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What is known of the job that brings a file into the catalog. Times are Unix milliseconds."""
+
+    id: int
+    created_at: int
+    updated_at: int
+    storage_key: str | None
+    stored_at: int | None
+    part_size: int | None
+    last_kind: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetail:
+    """
+    Everything about one file.
+
+    ``job`` is its latest one, None where it never had one; ``registered_at`` is when its record was
+    last made or found.
+    """
+
+    file: FileReport
+    fingerprint: Fingerprint
+    judged_at: int
+    job: JobReport | None
+    registered_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A file whose bytes the catalog holds as far as we know; names as ``os.fsdecode`` makes them."""
+
+    root: str
+    root_type: str | None
+    rel_path: str
+    fingerprint: Fingerprint
+    sha256: str
+    record_id: str
+    model_path: str
+
+
+_LATEST = """
   LEFT JOIN job ON job.id = (
        SELECT max(id) FROM job AS latest
         WHERE latest.root_id = file.root_id
           AND latest.rel_path = file.rel_path)
- ORDER BY root.id, file.rel_path
+"""
+
+_SELECT = f"""
+SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
+       file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
+       file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
+       job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
+       job.id AS job_id, job.created_at, job.updated_at, job.storage_key, job.stored_at,
+       job.part_size, job.priority, file.judged_at,
+       (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
+  FROM file
+  JOIN root ON root.id = file.root_id
+{_LATEST}"""
+_FILES = f"{_SELECT} ORDER BY root.id, file.rel_path"
+_ONE = f"{_SELECT} WHERE file.root_id = ? AND file.rel_path = ?"
+# As ``Jobs.claim`` takes them: what may start now by its priority and size, the rest as it comes due.
+_QUEUE = f"""{_SELECT} WHERE file.verdict = 'wanted' AND job.state IN ('leased', 'queued')
+ ORDER BY job.state, job.held_class IS NOT NULL, max(job.run_after, :now), job.priority, job.size,
+          job.id
+"""
+_EVENTS = """
+SELECT job_event.*, job.rel_path, root.path AS root, root.type_key
+  FROM job_event JOIN job ON job.id = job_event.job_id JOIN root ON root.id = job.root_id
 """
 
 
@@ -105,9 +215,87 @@ class Report:
         for row in self._db.all(_FILES):
             yield _file_report(row)
 
-    def counts(self) -> Counter[str]:
-        """How many files are in each state."""
-        return Counter(file.state for file in self.files())
+    def amounts(self) -> dict[str, Amount]:
+        """How many files are in each state that any is in, and their bytes."""
+        files, size = Counter[str](), Counter[str]()
+        for row in self._db.all(
+            "SELECT verdict, state, held_class, last_kind, count(*) AS files,"
+            f" sum(file.size) AS bytes FROM file {_LATEST}"
+            " GROUP BY verdict, state, held_class, last_kind"
+        ):
+            state = _file_state(row)
+            files[state] += row["files"]
+            size[state] += row["bytes"]
+        return {state: Amount(files[state], size[state]) for state in files}
+
+    def counts(self) -> dict[str, int]:
+        """How many files are in each state that any is in."""
+        return {state: amount.files for state, amount in self.amounts().items()}
+
+    def places(self, named: str | None = None) -> list[Named]:
+        """
+        Every file, or the one that a person *named*, or all below the folder of that name.
+
+        A name is a path below ``models_dir``, or an absolute one below any watched directory.
+        """
+        found: list[Named] = []
+        for root in self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id"):
+            below = "" if named is None else rel_path_in(root, named)
+            if below is not None:
+                found += self._places_in(root, os.fsencode(below))
+        return found
+
+    def _places_in(self, root: Any, below: bytes) -> Iterator[Named]:
+        where = "file.root_id = :root"
+        if below:
+            where += (
+                " AND (file.rel_path = :path OR (file.rel_path > :first AND file.rel_path < :end))"
+            )
+        for row in self._db.all(
+            "SELECT file.rel_path, verdict, job.id AS job_id, state, held_class, last_kind"
+            f" FROM file {_LATEST} WHERE {where} ORDER BY file.rel_path",
+            {"root": root["id"], "path": below, "first": below + b"/", "end": below + b"0"},
+        ):
+            rel_path = os.fsdecode(row["rel_path"])
+            shown = printable(rel_path if root["type_key"] is None else _absolute(root, rel_path))
+            yield Named((root["id"], rel_path), shown, _file_state(row), row["job_id"])
+
+    def root_paths(self, named: str) -> list[PathKey]:
+        """Where a path that a person *named* would lie, in each watched directory that it may be in."""
+        roots = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
+        found = [(root["id"], rel_path_in(root, named)) for root in roots]
+        return [(root_id, rel_path) for root_id, rel_path in found if rel_path is not None]
+
+    def next_tries(self, most: int) -> list[NextTry]:
+        """The files that are tried again soonest; names are printable."""
+        rows = self._db.all(
+            "SELECT rel_path, run_after, attempt, last_error FROM job WHERE state = 'queued'"
+            " AND held_class IS NULL AND last_kind IS NOT NULL ORDER BY run_after LIMIT ?",
+            (most,),
+        )
+        return [
+            NextTry(
+                printable(os.fsdecode(row["rel_path"])),
+                row["run_after"],
+                row["attempt"],
+                row["last_error"],
+            )
+            for row in rows
+        ]
+
+    def oldest_waiting_at(self) -> int | None:
+        """Since when the oldest job waits that a worker may take."""
+        return self._moment(
+            "SELECT min(created_at) AS at FROM job WHERE state = 'queued' AND held_class IS NULL"
+        )
+
+    def last_success_at(self) -> int | None:
+        """When a file came into the catalog last, or was found there."""
+        return self._moment("SELECT max(registered_at) AS at FROM record")
+
+    def _moment(self, sql: str) -> int | None:
+        row = self._db.one(sql)
+        return None if row is None else row["at"]
 
     def unfinished(self) -> int:
         """Jobs that are queued or under way; those that wait for a sign-in or a bundle are neither."""
@@ -131,15 +319,114 @@ class Report:
             for report in [_file_report(row)]
         }
 
+    def file(
+        self, root: str, rel_path: str, *, real_path: str | None = None, type_key: str | None = None
+    ) -> FileDetail | None:
+        """One file of a root by its raw names, or None where no walk has met it yet."""
+        root_id = find_root(self._db, root, real_path or root, type_key)
+        row = self._db.one(_ONE, (root_id, os.fsencode(rel_path)))
+        if row is None:
+            return None
+        registered = self._db.one(
+            "SELECT registered_at FROM record WHERE model_path = ? AND sha256 = ?",
+            (row["model_path"], row["sha256"]),
+        )
+        return FileDetail(
+            _file_report(row),
+            fingerprint_of(row),
+            row["judged_at"],
+            None if row["job_id"] is None else _job_report(row),
+            None if registered is None else registered["registered_at"],
+        )
+
+    def events_of(
+        self,
+        root: str,
+        rel_path: str,
+        *,
+        real_path: str | None = None,
+        type_key: str | None = None,
+    ) -> list[EventReport]:
+        """What happened to the jobs of one path, oldest first."""
+        root_id = find_root(self._db, root, real_path or root, type_key)
+        rows = self._db.all(
+            f"{_EVENTS} WHERE job.root_id = ? AND job.rel_path = ? ORDER BY job_event.id",
+            (root_id, os.fsencode(rel_path)),
+        )
+        return list(map(_event_report, rows))
+
+    def history(self, *, since_ms: int, most: int) -> list[EventReport]:
+        """The latest *most* events since *since_ms*, oldest first."""
+        rows = self._db.all(
+            f"{_EVENTS} WHERE job_event.at >= ? ORDER BY job_event.id DESC LIMIT ?",
+            (since_ms, most),
+        )
+        return list(map(_event_report, reversed(rows)))
+
+    def queue(self, now_ms: int) -> Iterator[FileReport]:
+        """The files that are on their way or wait for their turn, in the order of their turns."""
+        for row in self._db.all(_QUEUE, {"now": now_ms}):
+            yield _file_report(row)
+
+    def paths(self, most: int) -> Iterator[tuple[str, str | None, str]]:
+        """(root, its type, rel_path) of at most so many files, by their raw names."""
+        rows = self._db.all(
+            "SELECT root.path, root.type_key, file.rel_path FROM file"
+            " JOIN root ON root.id = file.root_id LIMIT ?",
+            (most,),
+        )
+        for row in rows:
+            yield os.fsdecode(row["path"]), row["type_key"], os.fsdecode(row["rel_path"])
+
+    def registered(self) -> Iterator[Registered]:
+        """The files on disk that are in the catalog, by path."""
+        for row in self._db.all(_FILES):
+            if row["verdict"] == Verdict.WANTED and _state(row) == REGISTERED:
+                yield Registered(
+                    os.fsdecode(row["root"]),
+                    row["type_key"],
+                    os.fsdecode(row["rel_path"]),
+                    fingerprint_of(row),
+                    row["sha256"],
+                    row["record_id"],
+                    row["model_path"],
+                )
+
+    def uploads(self) -> Counter[str]:
+        """How many multipart uploads were left in each state."""
+        rows = self._db.all("SELECT state, count(*) AS n FROM upload GROUP BY state")
+        return Counter({row["state"]: row["n"] for row in rows})
+
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""
-        row = self._db.one("SELECT count(*) AS n FROM upload WHERE state = 'abandoned'")
-        return 0 if row is None else int(row["n"])
+        return self.uploads()["abandoned"]
+
+
+def rel_path_in(root: Any, named: str) -> str | None:
+    """The path that a person *named*, below a root's row; None if it lies elsewhere."""
+    path = os.path.normpath(named)
+    if not os.path.isabs(path):
+        return "" if path == "." else path
+    for column in ("path", "real_path"):
+        folder = os.fsdecode(root[column]).rstrip("/")
+        if path == folder:
+            return ""
+        if path.startswith(folder + "/"):
+            return path[len(folder) + 1 :]
+    return None
+
+
+def _absolute(root: Any, rel_path: str) -> str:
+    return os.path.join(os.fsdecode(root["path"]), rel_path)
+
+
+def _file_state(row: Any) -> str:
+    return _state(row) if row["verdict"] == Verdict.WANTED else str(row["verdict"])
 
 
 def _file_report(row: Any) -> FileReport:
     wanted = row["verdict"] == Verdict.WANTED
-    state = _state(row) if wanted else row["verdict"]
+    state = _file_state(row)
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
         root_type=row["type_key"],
@@ -159,6 +446,31 @@ def _file_report(row: Any) -> FileReport:
     )
 
 
+def _job_report(row: Any) -> JobReport:
+    return JobReport(
+        row["job_id"],
+        row["created_at"],
+        row["updated_at"],
+        row["storage_key"],
+        row["stored_at"],
+        row["part_size"],
+        row["last_kind"],
+    )
+
+
+def _event_report(row: Any) -> EventReport:
+    return EventReport(
+        row["at"],
+        printable(os.fsdecode(row["root"])),
+        row["type_key"],
+        printable(os.fsdecode(row["rel_path"])),
+        row["event"],
+        row["from_state"],
+        row["to_state"],
+        row["why"],
+    )
+
+
 def _state(row: Any) -> str:
     match row["state"]:
         case "done":
@@ -167,6 +479,8 @@ def _state(row: Any) -> str:
             return UPLOADING
         case "failed":
             return FAILED
+        case "cancelled":
+            return CANCELLED
         case "queued" if row["held_class"] == "large":
             return NEEDS_SIGN_IN
         case "queued" if row["held_class"]:

@@ -21,7 +21,7 @@ import syncd
 
 PACKAGE = Path(syncd.__file__).parent
 
-VALUES = frozenset({"model", "errors", "clock"})
+VALUES = frozenset({"model", "errors", "clock", "places"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
@@ -30,7 +30,8 @@ IO_ROOMS = frozenset(
 BELOW_WORKER = (
     BELOW_IO
     | IO_ROOMS
-    | {"soundness", "progress", "patience", "lanes", "lead", "bandwidth", "catalog"}
+    | {"soundness", "progress", "patience", "lanes", "lead", "catalog"}
+    | {"overview", "bandwidth"}
 )
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
@@ -41,6 +42,8 @@ BELOW_SERVICE = BELOW_WORKER | {
     "janitor",
     "retirement",
     "dispatch",
+    "orders",
+    "metrics",
     "control",
     "guest",
     "herald",
@@ -50,6 +53,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
     "model": frozenset(),
     "clock": frozenset(),
+    "places": frozenset({"model", "errors"}),
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
@@ -57,6 +61,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "lanes": frozenset({"core", "errors", "patience"}),
     "lead": BELOW_IO,
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "overview": frozenset({"model", "progress", "store"}),
+    "orders": BELOW_IO | {"store"},
+    "metrics": frozenset({"progress", "store", "overview"}),
     "hashing": BELOW_IO | {"pagecache"},
     "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
@@ -70,7 +77,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
-    "control": BELOW_WORKER,
+    "control": BELOW_WORKER | {"transfer", "dispatch", "orders", "metrics"},
     "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
     "herald": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
@@ -94,6 +101,7 @@ DOORS: Mapping[str, frozenset[str]] = {
     "pathspec": frozenset({"config"}),
     "starlette": frozenset({"control", "sandbox"}),
     "uvicorn": frozenset({"control", "sandbox"}),
+    "prometheus_client": frozenset({"metrics"}),
     "truststore": frozenset({"wire"}),
     "xxhash": frozenset({"hashing", "storage"}),
     "click": frozenset({"cli"}),

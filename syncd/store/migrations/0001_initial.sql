@@ -44,8 +44,8 @@ CREATE TABLE job (
     model_path       TEXT    NOT NULL, model_type TEXT NOT NULL,
     file_name        TEXT    NOT NULL, display_name TEXT NOT NULL,
     bundle           TEXT,                                           -- the folder whose files all go or none
-    state            TEXT    NOT NULL CHECK (state IN ('queued', 'leased', 'done', 'failed', 'superseded')),
-    priority         INTEGER NOT NULL CHECK (priority IN (0, 1)),    -- 0: fresh, 1: backfill
+    state            TEXT    NOT NULL CHECK (state IN ('queued', 'leased', 'done', 'failed', 'cancelled', 'superseded')),
+    priority         INTEGER NOT NULL CHECK (priority IN (-1, 0, 1)), -- -1: a person wants it first, 0: fresh, 1: backfill
     attempt          INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
     run_after        INTEGER NOT NULL,                               -- Unix ms
     held_class       TEXT    CHECK (held_class IN ('large', 'bundle')), -- waits for a signed-in user, or for its bundle
@@ -166,7 +166,7 @@ CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT N
 
 -- Why everything (or every large file) waits.
 CREATE TABLE hold (
-    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'limit', 'root')),
+    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'limit', 'root', 'paused')),
     since    INTEGER NOT NULL,
     why      TEXT    NOT NULL,
     advice   TEXT,
