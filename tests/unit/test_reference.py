@@ -1,5 +1,6 @@
 """The pages that are made from the sources are current, complete and well-formed."""
 
+import json
 import re
 import subprocess
 
@@ -9,6 +10,7 @@ import pytest
 from docs import reference
 from syncd.cli import COMMANDS
 from syncd.config import KEYS, VARIABLES
+from syncd.model import Event, State
 from syncd.store import FILE_STATES
 
 
@@ -107,3 +109,17 @@ def test_the_operators_page_knows_every_state_hold_and_exit_code() -> None:
     assert [state for state in (*FILE_STATES, *holds) if f"| `{state}` |" not in text] == []
     assert [code for code, _ in reference.exit_codes() if f"| {code} |" not in text] == []
     assert [name for name in COMMANDS if f"syncd {name}" not in text] == []
+
+
+@pytest.mark.parametrize("name", ["file", "history", "queue", "status"])
+def test_a_schema_knows_every_state_and_event(name: str) -> None:
+    text = (reference.TOP / f"docs/schemas/{name}.schema.json").read_text("utf-8")
+    defined = json.loads(text)["$defs"]
+    state, event = defined.get("state"), defined.get("event")
+
+    assert state is None or set(state["enum"]) == set(FILE_STATES)
+    if event is not None:
+        members = event["properties"]
+        assert set(members["event"]["enum"]) == {*Event, None}
+        assert set(members["to_state"]["enum"]) == {*State}
+        assert set(members["from_state"]["enum"]) == {*State, None}
