@@ -42,6 +42,7 @@ from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
+from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
 from syncd.errors import ConfigError, RootUnavailable, StateFull, SyncdError
 from syncd.expected import expected_sha256
@@ -572,7 +573,7 @@ class Service:
         transfer = Transfer(
             store=store,
             lanes=self._lanes,
-            slots=Slots(settings.upload.parts, settings.upload.parts_max),
+            slots=Slots(Width(settings.upload.parts, settings.upload.parts_max)),
             api=api,
             objects=objects,
             clock=self._clock,
