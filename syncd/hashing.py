@@ -128,7 +128,7 @@ def checked_pieces(
     leaves: bytes,
     *,
     stop: Flag,
-    on_bytes: Callable[[int], None],
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[bytes]:
     """
     The bytes of *part* in pieces, each leaf compared with *leaves* before its last piece leaves.

@@ -119,6 +119,11 @@ class Intake:
         """What the last walks could not look at (folders and files), and why."""
         return {path: why for found in self._problems.values() for path, why in found.items()}
 
+    @property
+    def seen(self) -> int:
+        """Files that walks have met so far, one that is under way included."""
+        return self._comparer.seen
+
     def next_look_s(self) -> float | None:
         """Boottime of the next look that is due; None while nothing moves."""
         return min((self._look_at_s(key) for key in self._moving), default=None)

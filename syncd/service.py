@@ -23,11 +23,12 @@ from syncd import api as cloud_api
 from syncd import scan, storage
 from syncd.allowance import Allowance
 from syncd.auth import Credentials
+from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock, SystemClock
 from syncd.compare import Comparer, Root
 from syncd.config import CredentialSource, Settings, extra_folders, rules_for
-from syncd.core import retry, settle
+from syncd.core import bandwidth, retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
@@ -35,10 +36,12 @@ from syncd.core.tree import Folder, Tree
 from syncd.dispatch import Dispatcher
 from syncd.errors import ConfigError, RootUnavailable, StateFull
 from syncd.expected import expected_sha256
+from syncd.herald import Herald
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
+from syncd.notify import Notifier
 from syncd.patience import Patience
 from syncd.progress import Meter
 from syncd.retirement import Policy, Retirement
@@ -115,6 +118,7 @@ class Service:
         meter: Counts what happens, for whoever draws it.
         jitter: Draws from [0, 1).
         doors: Other ways out, for a world that is not this machine.
+        notifier: The service manager, if there is one.
     """
 
     def __init__(
@@ -126,6 +130,7 @@ class Service:
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
         doors: Doors = Doors(),
+        notifier: Notifier | None = None,
     ) -> None:
         self._settings = settings
         self._doors = doors
@@ -135,10 +140,12 @@ class Service:
         self._jitter = jitter
         self._log = structlog.get_logger("syncd.service")
         self._lanes = doors.lanes(settings)
+        self._notifier = notifier or Notifier()
+        self._bandwidth = Bandwidth(bandwidth.parse(settings.upload.bandwidth), self._clock)
         self._hints: dict[Hint, None] = {}  # a set in order of arrival
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
-        self._rescan = self._restart = self._looking = False
+        self._rescan = self._restart = self._looking = self._walked = False
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -172,6 +179,7 @@ class Service:
         """Stop as on a first SIGTERM; called again, as on a second."""
         if self._stop.is_set():
             self._hurry.set()
+        self._notifier.stopping()
         self._stop.set()
         if self._lanes.patience is not None:
             self._lanes.patience.give_up()
@@ -180,9 +188,10 @@ class Service:
 
     async def _once(self, parts: _Parts) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        self._notifier.ready()
         walking = asyncio.create_task(self._walk_all(parts))
         try:
-            await self._until_stopped(parts, {walking}, enough={walking})
+            await self._until_stopped(parts, {walking, *self._heralds(parts)}, enough={walking})
         except RootUnavailable as error:
             self.ending.root_error = str(error)
             self._log.error("root.unavailable", why=str(error))
@@ -199,7 +208,8 @@ class Service:
 
         settling = asyncio.create_task(self._settle(parts, until_s))
         working = asyncio.create_task(parts.dispatcher.run(more_comes=more_comes))
-        await self._run_until_stopped(parts, {settling, working}, enough={working})
+        tasks = {settling, working, *self._heralds(parts)}
+        await self._run_until_stopped(parts, tasks, enough={working})
         if not self._stop.is_set():
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
@@ -213,6 +223,7 @@ class Service:
     async def _walk_all(self, parts: _Parts) -> None:
         for root in parts.roots.values():
             await parts.intake.walk(root)
+        self._walked = True
 
     async def _forever(self, parts: _Parts) -> int:
         loop = asyncio.get_running_loop()
@@ -228,10 +239,12 @@ class Service:
             await self._start_watching(watcher)
             scheduler.start()
             self._log.info("service.started", roots=[root.path for root in parts.roots.values()])
+            self._notifier.ready()
             tasks = {
                 asyncio.create_task(self._take_in(parts, watcher)),
                 asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
                 asyncio.create_task(self._clean_up(parts)),
+                *self._heralds(parts, watcher),
             }
             await self._run_until_stopped(parts, tasks, enough=tasks)
         finally:
@@ -293,6 +306,7 @@ class Service:
                 self._rescan, hints = False, dict.fromkeys(everything)
             try:
                 await parts.intake.look(hints)
+                self._walked = True
                 await parts.intake.settle_due()
                 if hints:
                     await parts.dispatcher.end_hold("root")
@@ -343,10 +357,9 @@ class Service:
     async def _watch_again(self, watcher: Watcher) -> None:
         """The observer ended, or a root is another folder than before."""
         self._log.warning("watch.restarted")
-        self._restart = False
         await self._lanes.scan(watcher.stop)
         await self._start_watching(watcher)
-        self._rescan = True
+        self._restart, self._rescan = False, True
 
     async def _start_watching(self, watcher: Watcher) -> None:
         await self._lanes.scan(watcher.start)
@@ -417,6 +430,30 @@ class Service:
             scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
         return scheduler
 
+    def _heralds(self, parts: _Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
+        """Who tells the service manager; nobody where nobody listens."""
+        if not self._notifier.is_heard:
+            return set()
+
+        def is_watched() -> bool:
+            if watcher is None or watcher.alive() or watcher.degraded is not None:
+                return True
+            self._restart = True
+            self._wake_intake.set()
+            return False
+
+        herald = Herald(
+            self._notifier,
+            store=parts.store,
+            lanes=self._lanes,
+            clock=self._clock,
+            meter=self._meter,
+            bandwidth=self._bandwidth,
+            walked=lambda: None if self._walked else parts.intake.seen,
+            is_watched=is_watched,
+        )
+        return {asyncio.create_task(herald.run())}
+
     # -- building --------------------------------------------------------------------------------
 
     async def _with_store(self, store: Store, *, once: bool) -> int:
@@ -478,6 +515,7 @@ class Service:
                 pinned=not settings.api.loopback,
             ),
             allowance=allowance,
+            bandwidth=self._bandwidth,
             path_of=path_of,
         )
         comparer = Comparer(

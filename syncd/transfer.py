@@ -16,6 +16,7 @@ import structlog
 from syncd import hashing
 from syncd.allowance import Allowance
 from syncd.api import CloudApi
+from syncd.bandwidth import Bandwidth
 from syncd.clock import Clock
 from syncd.core import retry
 from syncd.core.budget import Budget
@@ -73,6 +74,7 @@ class Transfer:
         meter: Meter,
         hosts: HostRule,
         allowance: Allowance,
+        bandwidth: Bandwidth,
         path_of: Callable[[Job], str],
     ) -> None:
         self._store = store
@@ -85,6 +87,7 @@ class Transfer:
         self._meter = meter
         self._hosts = hosts
         self._allowance = allowance
+        self._bandwidth = bandwidth
         self._path_of = path_of
         self._budget = Budget()
         self._log = structlog.get_logger("syncd.transfer")
@@ -211,11 +214,12 @@ class Transfer:
             pace.moved(sent, self._clock.boottime_s())
 
         body = hashing.checked_pieces(
-            self._path_of(job), job.fingerprint, part, job.leaves, stop=stop, on_bytes=count
+            self._path_of(job), job.fingerprint, part, job.leaves, stop=stop
         )
+        paced = self._bandwidth.paced(body, stop=stop, on_wait=pace.waited, on_bytes=count)
         try:
             etag = await self._lanes.send(
-                self._objects.put, grant, body, part.size, call=call, now_ms=self._clock.now_ms
+                self._objects.put, grant, paced, part.size, call=call, now_ms=self._clock.now_ms
             )
         except BaseException:
             self._meter.add_sent(job.id, -counted)

@@ -11,6 +11,7 @@ import structlog
 from syncd.cli.reading import read_files
 from syncd.config import DEFAULT, Loaded
 from syncd.errors import SyncdError
+from syncd.notify import Notifier
 from syncd.progress import Meter
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ async def _run(loaded: Loaded, once: bool) -> int:
     from syncd.service import Service
 
     meter = Meter()
-    service = Service(loaded.settings, loaded.credential, meter=meter)
+    notifier = Notifier.taken_from(os.environ)
+    service = Service(loaded.settings, loaded.credential, meter=meter, notifier=notifier)
     if not once:
         return await service.run(once=False)
     if sys.stderr.isatty():

@@ -30,6 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from syncd.core import bandwidth
 from syncd.core.paths import ENDINGS, ending_of, fault_of
 from syncd.model import printable
 
@@ -121,6 +122,11 @@ def _gitignore(values: tuple[str, ...]) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"entry {number} is not a pattern in gitignore syntax") from None
     return values
+
+
+def _bandwidth(value: str) -> str:
+    bandwidth.parse(value)
+    return value
 
 
 def _object(value: object) -> object:
@@ -261,6 +267,9 @@ class Upload(_Section):
 
     parts_max: int = Field(16, ge=1, le=32)
     """PUT requests at once, at most."""
+
+    bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
+    """Rate of all uploads: 10 MiB/s, 80 Mbit/s, off, or by the hour: 08:00,4MiB 19:00,off Sat-00:00,off."""
 
     lease_ttl_s: float = Field(120, ge=5, le=3600, allow_inf_nan=False)
     """Seconds after which a file whose worker died is taken up again."""

@@ -221,6 +221,14 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "[upload]\nparts_max = 2\n",
             ":3: upload.parts: upload.parts is 4, above upload.parts_max, which is 2",
         ),
+        (
+            "[upload]\nbandwidth = '10'\n",
+            ":3: upload.bandwidth: is not a rate such as 10 MiB/s, 80 Mbit/s or off",
+        ),
+        (
+            "[upload]\nbandwidth = '08:00,1M 9:00,off'\n",
+            ":3: upload.bandwidth: entry 2 is not TIME,RATE such as 08:00,512KiB",
+        ),
         ("[settle]\nquiet_s = -1\n", ":3: settle.quiet_s: should be greater than or equal to 0"),
         ("[settle]\nquiet_s = nan\n", ":3: settle.quiet_s: should be a finite number"),
         (

@@ -27,7 +27,9 @@ IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
     | {"expected", "notify"}
 )
-BELOW_WORKER = BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"}
+BELOW_WORKER = (
+    BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"} | {"bandwidth"}
+)
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
     "transfer",
@@ -38,6 +40,7 @@ BELOW_SERVICE = BELOW_WORKER | {
     "retirement",
     "dispatch",
     "control",
+    "herald",
 }
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -55,6 +58,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},
     "allowance": frozenset({"core", "clock", "lanes", "store"}),
+    "bandwidth": frozenset({"core", "clock", "hashing"}),
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},
     "compare": BELOW_WORKER,
@@ -62,6 +66,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
     "control": BELOW_WORKER,
+    "herald": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
