@@ -6,7 +6,6 @@ with it. The network is this machine's.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -58,14 +57,6 @@ class Machine:
         """What systemd says of *unit*."""
         shown = self.do("systemctl", "show", unit, f"--property={','.join(names)}")
         return dict(line.split("=", 1) for line in shown.splitlines())
-
-
-def missing() -> str | None:
-    """What has to be there first, in words; None if all is."""
-    lacking = sorted({package for tool, package in NEEDED.items() if not shutil.which(tool)})
-    if lacking:
-        return f"Debian, Ubuntu: sudo apt-get install {' '.join(lacking)}"
-    return None if os.geteuid() == 0 else "it takes root: systemd as a first process, and mounts"
 
 
 @contextmanager

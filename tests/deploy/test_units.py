@@ -96,7 +96,7 @@ def test_a_backfill_is_confined_like_the_daemon() -> None:
     shared = daemon.keys() - OF_THE_DAEMON
 
     assert {name: backfill.get(name) for name in shared} == {n: daemon[n] for n in shared}
-    assert backfill.keys() - shared == {"type", "execstart", "timeoutstartsec"}
+    assert backfill.keys() - shared == {"type", "notifyaccess", "execstart", "timeoutstartsec"}
 
 
 def test_the_account_of_the_units_is_made_by_its_snippet(tmp_path: Path) -> None:
