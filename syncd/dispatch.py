@@ -39,7 +39,7 @@ OFFLINE_ADVICE = (
 )
 LIMIT_ADVICE = (
     "It goes on by itself as the day moves on. To go on at once raise limits.max_bytes_per_day "
-    "and start syncd anew."
+    "and reload syncd."
 )
 CREDENTIAL_LOOK_S = 60.0
 """How often a replaced credential is looked for while nothing else would end a hold."""

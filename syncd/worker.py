@@ -18,6 +18,7 @@ import structlog
 from syncd import hashing
 from syncd.api import CloudApi
 from syncd.auth import Credentials
+from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock
 from syncd.core import retry
@@ -188,6 +189,7 @@ class Worker:
         jitter: Callable[[], float],
         meter: Meter,
         limits: Limits,
+        reading: Bandwidth,
         path_of: Callable[[Job], str],
         expected_of: Callable[[Job], str | None],
         lacking: Callable[[Job], str | None],
@@ -203,6 +205,7 @@ class Worker:
         self._jitter = jitter
         self._meter = meter
         self._limits = limits
+        self._reading = reading
         self._single_put_limit = limits.single_put_limit
         self._leaving = threading.Event()
         self._path_of = path_of
@@ -707,13 +710,14 @@ class Worker:
     # -- the file --------------------------------------------------------------------------------
 
     async def _read(self, run: _Run) -> Plan:
-        job = run.job
+        job, stop = run.job, _Either(run.stop, self._leaving)
+
+        def on_bytes(count: int) -> None:  # in the hashing thread
+            self._meter.add_hashed(job.id, count)
+            self._reading.spend(count, stop=stop)
+
         return await self._lanes.hash(
-            hashing.make_plan,
-            self._path_of(job),
-            job.fingerprint,
-            stop=_Either(run.stop, self._leaving),
-            on_bytes=lambda count: self._meter.add_hashed(job.id, count),
+            hashing.make_plan, self._path_of(job), job.fingerprint, stop=stop, on_bytes=on_bytes
         )
 
     async def _not_as_announced(self, run: _Run, why: str) -> None:

@@ -132,6 +132,24 @@ def test_a_start_and_a_stop_are_told(home: Home, cloud: Sandbox, manager: Manage
     assert not any(message.startswith("STATUS=") for message in heard[heard.index("STOPPING=1") :])
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["good", "broken"])
+def test_a_reload_is_told_and_ends(
+    home: Home, cloud: Sandbox, manager: Manager, broken: bool
+) -> None:
+    folder = home.state.parent / ".config" / "syncd"
+    folder.mkdir(parents=True)
+    with managed(home, manager) as daemon:
+        manager.wait_for("READY=1")
+        (folder / "config.toml").write_text("x" if broken else "log.level = 'info'\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: manager.heard().count("READY=1") == 2, "the end of the reload")
+
+    states = [message for message in manager.heard() if "READY" in message or "RELOAD" in message]
+    assert [state.partition("\n")[0] for state in states] == ["READY=1", "RELOADING=1", "READY=1"]
+    assert states[1].partition("\n")[2].startswith("MONOTONIC_USEC=")
+    assert bool(daemon.events("config.reload_refused")) == broken
+
+
 def test_what_it_does_is_told_in_a_line(home: Home, cloud: Sandbox, manager: Manager) -> None:
     home.env["SYNCD_UPLOAD__BANDWIDTH"] = "64 KiB/s"
     home.write("loras/slow.safetensors", weights(os.urandom(900_000)))

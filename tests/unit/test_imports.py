@@ -40,6 +40,7 @@ BELOW_SERVICE = BELOW_WORKER | {
     "retirement",
     "dispatch",
     "control",
+    "guest",
     "herald",
 }
 
@@ -66,6 +67,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
     "control": BELOW_WORKER,
+    "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
     "herald": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
@@ -77,7 +79,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"wire", "api", "storage", "sandbox"}),
+    "httpx": frozenset({"wire", "api", "storage", "guest", "sandbox"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),
