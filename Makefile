@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast planted soak nightly bench service-test image-test lint format lock clean FORCE
+.PHONY: help demo test test-fast planted soak nightly bench lint format lock clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -46,12 +46,6 @@ nightly: planted ## all planted bugs, then all tests in numbers that fill a nigh
 bench: .venv/.bench ## syncd beside curl, rclone and s5cmd; make bench ARGS='--gib 1 --rounds 3'
 	$(BIN)/python -m bench $(ARGS)
 
-service-test: $(READY) ## start the systemd units on a copy of this machine; takes root
-	$(BIN)/python -m pytest tests/deploy/service.py $(ARGS)
-
-image-test: $(READY) ## build the container image with buildah and run it; takes root
-	$(BIN)/python -m pytest tests/deploy/image.py $(ARGS)
-
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,6 +54,13 @@ lint: $(READY) ## ruff and mypy
 format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: service-test image-test
+service-test: $(READY) ## start the systemd units on a copy of this machine; takes root
+	$(BIN)/python -m pytest tests/deploy/service.py $(ARGS)
+
+image-test: $(READY) ## build the container image with buildah and run it; takes root
+	$(BIN)/python -m pytest tests/deploy/image.py $(ARGS)
 
 clean: ## remove .venv, caches and build results
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -40,5 +40,10 @@ start() {
 }
 
 mkdir -p "$HERE"
-start >>"$HERE/syncd.log" 2>&1 </dev/null &
+# exec, and no redirection of the call: that would keep the caller's output open, and it may wait for
+# its end.
+(
+    exec >>"$HERE/syncd.log" 2>&1 </dev/null
+    start
+) &
 echo "syncd: starting, its log is $HERE/syncd.log"
