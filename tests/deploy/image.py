@@ -25,8 +25,8 @@ from tests.integration.harness import records, until
 from tests.weights import weights
 
 NEEDED = {
-    "buildah": "buildah", "debootstrap": "debootstrap", "unshare": "util-linux",
-    "setpriv": "util-linux",
+    "buildah": "buildah", "debootstrap": "debootstrap", "nsenter": "util-linux",
+    "setpriv": "util-linux", "unshare": "util-linux",
 }  # fmt: skip
 PROJECT = Path(__file__).parents[2]
 BUILD = PROJECT / "build" / "image"
@@ -137,11 +137,21 @@ class Place:
             timeout=DEADLINE_S,
         )  # fmt: skip
 
-    def is_healthy(self) -> bool:
-        """The verdict of the image's own health check."""
-        kind, *command = self.config["Healthcheck"]["Test"]
+    def is_healthy(self, pid: int | None = None) -> bool:
+        """
+        The verdict of the image's own health check.
+
+        Args:
+            pid: A process of the container, which is entered as an engine does. At the end of a
+                second ``buildah run`` in one container, buildah kills what else runs there.
+        """
+        kind, *check = self.config["Healthcheck"]["Test"]
         assert kind == "CMD"
-        return self.run(*command).returncode == 0
+        if pid is None:
+            return self.run(*check).returncode == 0
+        enter = ["nsenter", f"--target={pid}", "--mount", "--root", f"--setuid={UID}"]
+        inside = [*enter, f"--setgid={UID}", "env", "-i", *self.environment, *check]
+        return subprocess.run(inside, check=False, timeout=DEADLINE_S).returncode == 0
 
 
 @pytest.fixture
@@ -150,8 +160,16 @@ def cloud(tmp_path: Path) -> Iterator[Sandbox]:
         yield sandbox
 
 
+@pytest.fixture(scope="session")
+def container(image: dict[str, Any]) -> Iterator[str]:
+    """The name of a container: one for all tests, since it is a copy of the whole image."""
+    name = buildah("from", "--pull-never", IMAGE)
+    yield name
+    buildah("rm", name)
+
+
 @pytest.fixture
-def place(tmp_path: Path, image: dict[str, Any], cloud: Sandbox) -> Iterator[Place]:
+def place(tmp_path: Path, container: str, image: dict[str, Any], cloud: Sandbox) -> Place:
     models, state, token = tmp_path / "models", tmp_path / "state", tmp_path / "api_token"
     (models / "loras").mkdir(parents=True)
     (models / "loras/one.safetensors").write_bytes(weights(b"one"))
@@ -160,11 +178,7 @@ def place(tmp_path: Path, image: dict[str, Any], cloud: Sandbox) -> Iterator[Pla
     token.write_text(cloud.device_key)
     token.chmod(0o400)
     os.chown(token, UID, UID)
-    container = buildah("from", "--pull-never", IMAGE)
-    try:
-        yield Place(container, image, models, state, token, cloud.base_url)
-    finally:
-        buildah("rm", container)
+    return Place(container, image, models, state, token, cloud.base_url)
 
 
 @contextmanager
@@ -232,7 +246,7 @@ def test_container_is_healthy_while_it_runs_and_ends_in_order_on_sigterm(
         status = dict(
             x.split(":\t", 1) for x in Path(f"/proc/{pid}/status").read_text().splitlines()
         )
-        until(place.is_healthy, "health", within_s=DEADLINE_S)
+        until(lambda: place.is_healthy(pid), "health", within_s=DEADLINE_S)
         asked_s = time.monotonic()
         os.kill(pid, signal.SIGTERM)
         code = process.wait(DEADLINE_S)

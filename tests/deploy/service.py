@@ -132,7 +132,22 @@ def test_the_service_starts_says_what_it_is_at_and_takes_what_comes(
     soon(lambda: in_catalog(cloud, before), "the file of before")
     came = model(machine, "loras/came.safetensors")
     soon(lambda: in_catalog(cloud, came), "the file that came")
-    soon(lambda: "2" in machine.properties("syncd", "StatusText")["StatusText"], "a status of two")
+    soon(
+        lambda: "watching" in machine.properties("syncd", "StatusText")["StatusText"], "its status"
+    )
+
+
+def test_the_commands_of_the_guide_work_by_hand(machine: Machine, cloud: Sandbox) -> None:
+    new = model(machine, "loras/by hand.safetensors")
+
+    assert "is valid" in machine.do("syncd", "config", "check")
+    assert "by hand.safetensors" in machine.do("syncd", "plan")
+    machine.do("systemctl", "start", "syncd")
+    soon(lambda: in_catalog(cloud, new), "the new file")
+    assert "syncd is running" in machine.do("syncd", "status")
+    machine.do("systemctl", "stop", "syncd")
+    assert "syncd is not running" in machine.do("syncd", "status")
+    machine.do("systemctl", "start", "syncd")  # what root left behind is in nobody's way
 
 
 def test_the_service_is_confined_and_a_guest(machine: Machine) -> None:
