@@ -138,10 +138,10 @@ def test_the_service_starts_says_what_it_is_at_and_takes_what_comes(
 
 
 def test_the_commands_of_the_guide_work_by_hand(machine: Machine, cloud: Sandbox) -> None:
-    new = model(machine, "loras/by hand.safetensors")
+    new = model(machine, "loras/by_hand.safetensors")
 
     assert "is valid" in machine.do("syncd", "config", "check")
-    assert "by hand.safetensors" in machine.do("syncd", "plan")
+    assert "by_hand.safetensors" in machine.do("syncd", "plan")
     machine.do("systemctl", "start", "syncd")
     soon(lambda: in_catalog(cloud, new), "the new file")
     assert "syncd is running" in machine.do("syncd", "status")
@@ -275,3 +275,26 @@ def test_an_example_lets_it_read_what_only_the_owner_may(
 
     soon(lambda: in_catalog(cloud, private), "the private file")
     machine.do("systemd-analyze", "security", "--threshold=20", "syncd")
+
+
+def test_an_example_does_without_the_key_in_etc(machine: Machine, cloud: Sandbox) -> None:
+    new = model(machine, "loras/signed_in.safetensors")
+    example = f"{PROJECT}/systemd/examples/signed-in.conf"
+    machine.do("mv", "/etc/syncd/api_token", "/etc/syncd/elsewhere")
+    try:
+        assert machine.run("systemctl", "start", "syncd").returncode != 0
+        machine.do("systemctl", "stop", "syncd")
+        machine.do("install", "-D", "-m", "0644", "-t", DROP_IN, example)
+        machine.do("systemctl", "daemon-reload")
+        kept = "/var/lib/syncd/credentials"
+        machine.do("install", "-d", "-m", "0700", "-o", "syncd", kept)
+        machine.do(
+            "install", "-m", "0600", "-o", "syncd", "/etc/syncd/elsewhere", f"{kept}/api_token"
+        )
+
+        machine.do("systemctl", "start", "syncd")
+
+        soon(lambda: in_catalog(cloud, new), "the new file")
+    finally:
+        machine.do("mv", "/etc/syncd/elsewhere", "/etc/syncd/api_token")
+        machine.do("rm", "-rf", "/var/lib/syncd/credentials")
