@@ -24,9 +24,11 @@ run() {
         code=$?
         # An orderly end, or one that the same start would have again: usage, a person needed,
         # configuration.
-        case $code in 0 | 2 | 77 | 78 | 130 | 143) return ;; esac
+        case $code in 0 | 2 | 77 | 78 | 130 | 143) break ;; esac
+        echo "syncd: exit code $code, started again in 15 seconds"
         sleep 15
     done
+    echo "syncd: exit code $code, not started again"
 }
 
 start() {

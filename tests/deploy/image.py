@@ -207,11 +207,15 @@ def descendants(pid: int) -> list[int]:
 
 
 def program_below(pid: int) -> int:
-    """The process below *pid* that is syncd itself; 0 if there is none yet."""
+    """
+    The process below *pid* that is syncd itself; 0 if there is none yet.
+
+    buildah has one above it with the same arguments, which kills where it should hand a signal on.
+    """
     for child in descendants(pid):
         with suppress(OSError):
             words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            if words[1:2] == [b"/opt/syncd/bin/syncd"]:
+            if words[0].startswith(b"/opt/syncd/bin/python") and words[1].endswith(b"/syncd"):
                 return child
     return 0
 

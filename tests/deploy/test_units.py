@@ -43,9 +43,9 @@ def installed(tmp_path: Path) -> Path:
 
 
 def with_example(installed: Path, unit: str, example: str) -> None:
-    folder = installed / f"{unit}.d"
-    folder.mkdir()
-    shutil.copy(SYSTEMD / "examples" / example, folder)
+    """Appended instead of dropped in: systemd-analyze security reads no drop-ins of such a folder."""
+    with (installed / unit).open("a") as file:
+        file.write((SYSTEMD / "examples" / example).read_text())
 
 
 def directives(unit: str) -> dict[str, list[str]]:
