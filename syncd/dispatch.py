@@ -95,6 +95,11 @@ class Dispatcher:
         self._until_credentials_change = False
         self._log = structlog.get_logger("syncd.dispatch")
 
+    def use(self, hands: int) -> None:
+        """From now on so many jobs at once; with fewer than before those under way still end."""
+        self._most = hands
+        self._wake.set()
+
     def wake(self) -> None:
         """There may be something to do."""
         self._wake.set()

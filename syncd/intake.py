@@ -15,7 +15,7 @@ import structlog
 
 from syncd import scan, soundness
 from syncd.clock import Clock
-from syncd.compare import Comparer, Fresh, Root, Walked
+from syncd.compare import PASSED_MAX, Comparer, Fresh, Root, Walked
 from syncd.config import IGNORE_FILE
 from syncd.core import paths, settle
 from syncd.core.judge import Passed, Taken
@@ -34,10 +34,6 @@ RIVAL_LOOK_S = 1.0
 
 CLOCK_SLACK_S = 1.0
 """Two clocks of one machine may drift apart by so much before one of them counts as set."""
-
-BATCH = 20_000
-"""Verdicts committed at a time."""
-
 
 _TOLD = frozenset((Verdict.REFUSED, Verdict.UNREADABLE, Verdict.INCOMPLETE))
 """What is logged of files that get no job."""
@@ -154,7 +150,14 @@ class Intake:
         mount = await self._lanes.scan(_mount_of, root.path)
         rules = await self._lanes.scan(self._comparer.read_rules, root)
         row = await self._lanes.db(self._store.files.root, root.id)
-        walked = await self._lanes.scan(self._comparer.below, root, afresh=row.rules != rules)
+        walked, passed = Walked(), 0
+        walk = self._comparer.walk(root, afresh=row.rules != rules)
+        while (found := await self._lanes.scan(next, walk, None)) is not None:
+            walked = found
+            if _is_present(root, mount, row, walked):
+                passed += len(walked.passed)
+                await self._pass_over(walked.passed)
+                walked.passed.clear()
         if _is_absent(root, row, walked):
             self._log.debug("root.absent", root=root.path)
             return
@@ -176,7 +179,7 @@ class Intake:
             "scan.finished",
             root=root.path,
             files=walked.files,
-            changed=len(walked.fresh),
+            changed=len(walked.fresh) + passed,
             gone=len(walked.gone),
             seconds=round(self._clock.boottime_s() - started_s, 3),
         )
@@ -430,13 +433,10 @@ class Intake:
         now_s = self._clock.boottime_s()  # one for all: what a walk met together settles together
         for rel_path, error in walked.problems:
             self._log.warning("scan.problem", path=rel_path, why=error.strerror)
-        passed: list[tuple[FoundFile, Passed]] = []
         for fresh in walked.fresh:
-            if isinstance(fresh.judged, Passed):
-                passed.append((fresh.found, fresh.judged))
-            elif not await self._runs_on(fresh):
+            if not await self._runs_on(fresh):
                 self._observe(fresh, fresh.judged, hint, now_s, backfill=backfill)
-        await self._pass_over(passed)
+        await self._pass_over(walked.passed)
         await self._let_go(walked.gone)
         self._look_again_at(walked.doubtful)
 
@@ -444,10 +444,10 @@ class Intake:
         """Remember files that get no job."""
         for found, _ in passed:
             self._forget((found.root_id, found.rel_path))
-        for start in range(0, len(passed), BATCH):
+        for start in range(0, len(passed), PASSED_MAX):
             batch = [
                 (found, judged.verdict, judged.reason, judged.model_path)
-                for found, judged in passed[start : start + BATCH]
+                for found, judged in passed[start : start + PASSED_MAX]
             ]
             freed = await self._lanes.db(self._store.files.judge, batch, self._clock.now_ms())
             self._look_again_at(freed)
@@ -483,6 +483,15 @@ def _is_absent(root: Root, row: RootRow, walked: Walked) -> bool:
         for rel_path, error in walked.problems
     )
     return missing and root.type_key is not None and not row.held_model
+
+
+def _is_present(root: Root, mount: Mount | None, row: RootRow, walked: Walked) -> bool:
+    """Would what was found so far do, if no more came?"""
+    try:
+        _require_present(root, mount, row, walked)
+    except RootUnavailable:
+        return False
+    return True
 
 
 def _require_present(root: Root, mount: Mount | None, row: RootRow, walked: Walked) -> None:

@@ -42,6 +42,7 @@ from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
+from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
 from syncd.errors import ConfigError, RootUnavailable, StateFull, SyncdError
 from syncd.expected import expected_sha256
@@ -72,6 +73,9 @@ ROOT_LOOK_S = 5.0
 ONCE_FULL_S = 60.0
 """How long a backfill waits for room on the state disk."""
 
+
+FILES_MOST = 16
+"""``upload.files`` at most, whatever a reload brings: a thread begins when there is work for it."""
 
 SLEEP_NOTICED_S = 1.0
 """A shorter sleep of the machine hides in the difference of two clocks."""
@@ -105,7 +109,7 @@ class Doors:
     """How a service reaches the world: its threads, its two HTTP clients, the kernel's hints."""
 
     lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
-        files=settings.upload.files, slots=settings.upload.parts_max
+        files=FILES_MOST, slots=settings.upload.parts_max
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
         **_network(settings)
@@ -456,7 +460,7 @@ class Service:
         if await parts.credentials.take(source.token):
             await parts.dispatcher.end_hold("operator")
             await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
-        parts.dispatcher.wake()
+        parts.dispatcher.use(settings.upload.files)
         self._log.info("config.reloaded", changed=result.changed)
         if result.left:
             self._log.warning("config.reload_needs_restart", keys=result.left)
@@ -569,7 +573,7 @@ class Service:
         transfer = Transfer(
             store=store,
             lanes=self._lanes,
-            slots=Slots(settings.upload.parts, settings.upload.parts_max),
+            slots=Slots(Width(settings.upload.parts, settings.upload.parts_max)),
             api=api,
             objects=objects,
             clock=self._clock,

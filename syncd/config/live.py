@@ -27,6 +27,7 @@ LIVE = JUDGING | {
     "settle.quiet_closed_s",
     "settle.quiet_network_s",
     "settle.read_lease",
+    "upload.files",
     "upload.bandwidth",
     "upload.shutdown_grace_s",
     "guest.hash_bandwidth",

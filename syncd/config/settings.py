@@ -300,7 +300,7 @@ class Upload(_Section):
     """PUT requests at once, at most."""
 
     bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
-    """Rate of all uploads: 10 MiB/s, 80 Mbit/s, off, or by the hour: 08:00,4MiB 19:00,off Sat-00:00,off."""
+    """Rate of all uploads: 10 MiB/s, 80 Mbit/s, off, or by the hour: 08:00,4MiB 19:00,off Sat-08:00,off."""
 
     lease_ttl_s: float = Field(120, ge=5, le=3600, allow_inf_nan=False)
     """Seconds after which a file whose worker died is taken up again."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 NEEDED = {"systemd-nspawn": "systemd-container", "unshare": "util-linux", "nsenter": "util-linux"}
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_S = 60.0
 COMMAND_S = 120.0
 
@@ -40,8 +41,9 @@ class Machine:
         """*command* on it, as root, with *text* on its standard input."""
         entered = ["nsenter", f"--target={self.leader}", "--all", "--", *command]
         return subprocess.run(
-            entered, input=text, text=True, capture_output=True, check=False, timeout=COMMAND_S
-        )
+            entered, input=text, text=True, capture_output=True, check=False, timeout=COMMAND_S,
+            env={"PATH": PATH, "LANG": "C.UTF-8"},  # nothing of the tests' own
+        )  # fmt: skip
 
     def do(self, *command: str, text: str = "") -> str:
         """What *command* prints; it has to succeed."""

@@ -4,6 +4,8 @@ import ctypes
 import json
 import os
 import platform
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import MIB, Daemon, Home, records, until
+from tests.integration.harness import MIB, PROJECT, RUN_S, Daemon, Home, records, until
 from tests.weights import weights
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
@@ -135,6 +137,34 @@ def test_a_comfyui_that_does_not_answer_is_not_busy_and_that_is_said_once(
     assert comfyui.asked >= 2
     assert "HTTP 404" in said["why"]
     assert daemon.events("guest.made_room") == []
+
+
+STRICT = """
+from syncd.core import pace
+pace.WINDOW_S, pace.SLOWEST_BYTES_PER_S = 0.5, 1_000_000
+from syncd.cli import entry
+entry()
+"""
+
+
+def test_a_body_that_is_held_back_is_not_taken_for_a_stalled_one(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.env["SYNCD_UPLOAD__BANDWIDTH"] = "64 KiB/s"
+    home.write(NEW, weights(os.urandom(200_000)))
+    home.let_age()
+    done = subprocess.run(
+        (sys.executable, "-c", STRICT, "--once"),
+        cwd=PROJECT,
+        env=home.environment(),
+        capture_output=True,
+        timeout=RUN_S,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert has_come(cloud, NEW)
+    assert b"went out in" not in done.stderr
 
 
 def test_hashing_keeps_to_its_own_rate(home: Home, cloud: Sandbox) -> None:

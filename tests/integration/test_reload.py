@@ -156,3 +156,13 @@ def test_a_broken_configuration_is_refused_as_a_whole(
         assert why in refused["why"]
         assert key not in daemon.log.read_text()
         assert daemon.events("config.reloaded") == []
+
+
+def test_more_files_at_once_begin_while_the_first_is_still_sent(home: Home, cloud: Sandbox) -> None:
+    configure(home, "[upload]\nfiles = 1\nbandwidth = '64 KiB/s'\n")
+    for number in range(3):
+        home.write(f"loras/large{number}.safetensors", weights(os.urandom(2_000_000)))
+    with home.daemon() as daemon:
+        until(lambda: home.counts().get("uploading") == 1, "a file under way")
+        reload(home, daemon, "[upload]\nfiles = 3\nbandwidth = '64 KiB/s'\n")
+        until(lambda: home.counts().get("uploading") == 3, "three files under way")
