@@ -60,7 +60,8 @@ def allowed(unit: str) -> frozenset[str]:
     """What the filters of *unit* leave, as systemd adds and takes away in order."""
     calls = members("@default")
     for value in directives(unit)["systemcallfilter"]:
-        groups = [members(group) for group in value.removeprefix("~").split()]
+        words = value.removeprefix("~").split()
+        groups = [members(w) if w.startswith("@") else frozenset({w}) for w in words]
         named = frozenset().union(*groups)
         calls = calls - named if value.startswith("~") else calls | named
     return calls
