@@ -59,6 +59,13 @@ format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: service-test image-test
+service-test: $(READY) ## start the systemd units on a copy of this machine; takes root
+	$(BIN)/python -m pytest tests/deploy/service.py $(ARGS)
+
+image-test: $(READY) ## build the container image with buildah and run it; takes root
+	$(BIN)/python -m pytest tests/deploy/image.py $(ARGS)
+
 clean: ## remove .venv, caches and build results
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find syncd tests -name __pycache__ -type d -prune -exec rm -rf {} +
