@@ -120,9 +120,9 @@ Debian, Ubuntu: sudo apt-get install python3-venv (for a second Python its own, 
 endef
 
 define CHECK_TOOLS
-for tool in strace unshare nsenter ip openssl git systemd-analyze aria2c curl git-lfs groff rclone rsync unzip wget; do \
+for tool in strace unshare nsenter ip openssl git systemd-analyze aria2c curl git-lfs groff promtool rclone rsync shellcheck unzip wget; do \
 command -v $$tool >/dev/null || { echo "The tests need $$tool. Debian, Ubuntu: sudo apt-get install \
-strace util-linux iproute2 openssl git systemd aria2 curl git-lfs groff rclone rsync unzip wget" >&2; exit 1; }; done
+strace util-linux iproute2 openssl git systemd aria2 curl git-lfs groff prometheus rclone rsync shellcheck unzip wget" >&2; exit 1; }; done
 endef
 
 # --- lock files --------------------------------------------------------------------------------
