@@ -31,14 +31,15 @@ from syncd.core import retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
+from syncd.core.standing import standing
 from syncd.core.tree import Folder, Tree
 from syncd.dispatch import Dispatcher
-from syncd.errors import ConfigError, RootUnavailable, StateFull
+from syncd.errors import ConfigError, JobError, RootUnavailable, StateFull
 from syncd.expected import expected_sha256
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
-from syncd.model import Call, Hint, HintKind, Job
+from syncd.model import Call, Hint, HintKind, Job, Session
 from syncd.patience import Patience
 from syncd.progress import Meter
 from syncd.retirement import Policy, Retirement
@@ -83,6 +84,7 @@ class _Parts:
     dispatcher: Dispatcher
     janitor: Janitor
     retirement: Retirement
+    credentials: Credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class Service:
         self._settings = settings
         self._doors = doors
         self._source = source
+        self._team_id: str | None = None
+        self._trouble: str | None = None
         self._meter = meter
         self._clock = clock or SystemClock()
         self._jitter = jitter
@@ -380,8 +384,27 @@ class Service:
             again = await self._lanes.db(jobs.read_again, now_ms)
             if again + await self._lanes.db(jobs.free_bundles, now_ms):
                 parts.dispatcher.wake()
+            await self._mind_credentials(parts)
             await self._wake_janitor.wait()
             self._wake_janitor.clear()
+
+    async def _mind_credentials(self, parts: _Parts) -> None:
+        """Take up what was put in place meanwhile, and keep a session alive that nobody uses."""
+        credentials = parts.credentials
+        if await credentials.look():
+            self._log.info("credential.replaced", kind=credentials.kind)
+            await self._lanes.db(self._require_same_cloud, parts.store, credentials.team_id)
+            if credentials.is_session:
+                await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
+            parts.dispatcher.wake()
+        try:
+            await credentials.ready()
+        except JobError as error:
+            if str(error) != self._trouble:
+                self._log.error("session.ended", error=str(error), advice=error.advice)
+            self._trouble = str(error)
+        else:
+            self._trouble = None
 
     def _schedule(self, parts: _Parts, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
@@ -421,10 +444,10 @@ class Service:
 
     async def _with_store(self, store: Store, *, once: bool) -> int:
         now_ms = self._clock.now_ms()
-        credentials = Credentials(self._source.token)
+        credentials = Credentials(self._current, keeper=self._source.stored, clock=self._clock)
         # Whoever starts a backfill wants it now, not when a job's back-off has passed.
         longest_ms = 0 if once else LARGEST_WAIT_MS
-        await self._lanes.db(self._require_same_cloud, store)
+        await self._lanes.db(self._require_same_cloud, store, credentials.team_id)
         await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
@@ -438,9 +461,13 @@ class Service:
                     allow_http=self._settings.network.allow_http,
                 )
                 api = await self._api(store, http, credentials, hosts)
+                credentials.renew = api.refresh
                 objects = storage.ObjectStore(bare, hosts)
                 parts = await self._build(store, api, objects, credentials, once=once)
-                return await (self._once(parts) if once else self._forever(parts))
+                try:
+                    return await (self._once(parts) if once else self._forever(parts))
+                finally:
+                    await credentials.settled()
 
     async def _build(
         self,
@@ -492,6 +519,13 @@ class Service:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.bundle_waits_for(roots[job.root_id], job.target.bundle)
 
+        async def standing_now() -> str | None:
+            team_id = credentials.team_id or settings.api.team_id
+            try:
+                return standing(await api.me(), team_id if credentials.is_session else None)
+            except JobError:
+                return None
+
         worker = Worker(
             store=store,
             lanes=self._lanes,
@@ -519,6 +553,7 @@ class Service:
             hands=settings.upload.files,
             lease_ttl_s=settings.upload.lease_ttl_s,
             on_ended=self._wake_janitor.set,
+            standing=standing_now,
         )
         worker.on_contact = dispatcher.contact
         intake = Intake(
@@ -550,16 +585,25 @@ class Service:
                 settings.catalog.delete_most,
             ),
         )
-        return _Parts(roots, store, intake, dispatcher, janitor, retirement)
+        return _Parts(roots, store, intake, dispatcher, janitor, retirement, credentials)
 
-    def _require_same_cloud(self, store: Store) -> None:
+    def _current(self) -> str | Session | None:
+        """The credential as it lies there now; not a session of another team than before."""
+        found = self._source.current()
+        if isinstance(found, Session) and self._team_id not in (None, found.team_id):
+            raise ConfigError(f"the session is for the team {found.team_id}, not {self._team_id}")
+        return found
+
+    def _require_same_cloud(self, store: Store, session_team: str | None) -> None:
         api = self._settings.api
-        base_url, team_id = store.servers.claim_state(api.base_url, api.team_id)
-        if base_url != api.base_url or api.team_id not in (None, team_id):
+        wanted = session_team or api.team_id
+        base_url, team_id = store.servers.claim_state(api.base_url, wanted)
+        self._team_id = team_id
+        if base_url != api.base_url or wanted not in (None, team_id):
             raise ConfigError(
                 f"{self._settings.state_dir} remembers what is in the catalog of {base_url}"
-                f"{f', team {team_id}' if team_id else ''}; the configuration names another one. "
-                "Give each cloud and team a state_dir of its own."
+                f"{f', team {team_id}' if team_id else ''}; the configuration or "
+                "the session names another one. Give each cloud and team a state_dir of its own."
             )
 
     async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:

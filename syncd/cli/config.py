@@ -71,7 +71,7 @@ def _warnings(loaded: Loaded) -> Iterator[str]:
     if not os.path.isdir(settings.models_dir):
         yield f"models_dir: {shown(settings.models_dir)} is not a directory that can be seen"
     if origins["api.token"] == DEFAULT:
-        yield "no credential: set api.token_file (or SYNCD_API__TOKEN) to a device key (dk-...)"
+        yield "no credential: run syncd login, or set api.token_file to a file with a device key"
     if settings.api.token is not None and settings.api.token_file is not None:
         yield "api.token and api.token_file are both set; api.token counts"
     file = _file(loaded)

@@ -33,8 +33,9 @@ def run(loaded: Loaded, once: bool) -> int:
     token, _ = loaded.credential.read()
     if token is None:
         raise NoCredential(
-            "No credential: syncd cannot speak to the cloud. Put a device key (dk-...) into a file "
-            "that only its owner can read and name it in api.token_file, or set SYNCD_API__TOKEN."
+            "No credential: syncd cannot speak to the cloud. Run: syncd login, or put a device key "
+            "(dk-...) into a file that only its owner can read and name it in api.token_file "
+            "(SYNCD_API__TOKEN_FILE)."
         )
     return asyncio.run(_run(loaded, once))
 

@@ -285,5 +285,5 @@ def test_check_warns_of_what_is_probably_not_meant(tmp_path: Path) -> None:
     ]
     assert "holds a token" not in set_privately.stdout
     assert [w for w in not_set.stdout.splitlines() if w.startswith("warning: ")] == [
-        "warning: no credential: set api.token_file (or SYNCD_API__TOKEN) to a device key (dk-...)"
+        "warning: no credential: run syncd login, or set api.token_file to a file with a device key"
     ]

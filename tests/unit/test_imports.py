@@ -85,7 +85,9 @@ DOORS: Mapping[str, frozenset[str]] = {
     "uvicorn": frozenset({"control", "sandbox"}),
     "truststore": frozenset({"wire"}),
     "xxhash": frozenset({"hashing", "storage"}),
+    "keyring": frozenset({"config"}),
     "click": frozenset({"cli"}),
+    "segno": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
 }
 
