@@ -105,19 +105,13 @@ class JobError(SyncdError):
 class Retryable(JobError):
     """Worth another try; how wide the retry reaches is the row's business."""
 
-    exit_code = 75
-
 
 class Permanent(JobError):
     """No retry will help until the file or the configuration changes."""
 
-    exit_code = 1
-
 
 class Hold(JobError):
     """Not this job's fault: everything waits."""
-
-    exit_code = 75
 
 
 class Offline(Hold):
@@ -130,8 +124,6 @@ class Throttled(Hold):
 
 class NeedsOperator(Hold):
     """A person has to act: credentials, role, licence, quota, clock, trust."""
-
-    exit_code = 77
 
 
 class Stale(JobError):

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -393,7 +393,9 @@ class Service:
         credentials = parts.credentials
         if await credentials.look():
             self._log.info("credential.replaced", kind=credentials.kind)
-            await self._lanes.db(self._require_same_cloud, parts.store, credentials.team_id)
+            self._team_id = await self._lanes.db(
+                require_same_cloud, parts.store, self._settings, credentials.team_id
+            )
             if credentials.is_session:
                 await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
             parts.dispatcher.wake()
@@ -447,7 +449,9 @@ class Service:
         credentials = Credentials(self._current, keeper=self._source.stored, clock=self._clock)
         # Whoever starts a backfill wants it now, not when a job's back-off has passed.
         longest_ms = 0 if once else LARGEST_WAIT_MS
-        await self._lanes.db(self._require_same_cloud, store, credentials.team_id)
+        self._team_id = await self._lanes.db(
+            require_same_cloud, store, self._settings, credentials.team_id
+        )
         await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
@@ -455,11 +459,7 @@ class Service:
         await self._lanes.db(store.jobs.free_class, "large", now_ms)
         async with self._doors.api(self._settings) as http:
             with self._doors.objects(self._settings) as bare:
-                hosts = HostPolicy.of(
-                    self._settings.api.base_url,
-                    self._settings.network.storage_hosts,
-                    allow_http=self._settings.network.allow_http,
-                )
+                hosts = hosts_of(self._settings)
                 api = await self._api(store, http, credentials, hosts)
                 credentials.renew = api.refresh
                 objects = storage.ObjectStore(bare, hosts)
@@ -594,18 +594,6 @@ class Service:
             raise ConfigError(f"the session is for the team {found.team_id}, not {self._team_id}")
         return found
 
-    def _require_same_cloud(self, store: Store, session_team: str | None) -> None:
-        api = self._settings.api
-        wanted = session_team or api.team_id
-        base_url, team_id = store.servers.claim_state(api.base_url, wanted)
-        self._team_id = team_id
-        if base_url != api.base_url or wanted not in (None, team_id):
-            raise ConfigError(
-                f"{self._settings.state_dir} remembers what is in the catalog of {base_url}"
-                f"{f', team {team_id}' if team_id else ''}; the configuration or "
-                "the session names another one. Give each cloud and team a state_dir of its own."
-            )
-
     async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:
         """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
         models = await self._root(store, os.fspath(self._settings.models_dir))
@@ -633,8 +621,7 @@ class Service:
         credentials: Credentials,
         hosts: HostPolicy,
     ) -> cloud_api.CloudApi:
-        settings = self._settings
-        base_url = settings.api.base_url
+        base_url = self._settings.api.base_url
         notes: set[asyncio.Task[None]] = set()
 
         def on_answered(call: Call) -> None:
@@ -644,20 +631,13 @@ class Service:
             notes.add(note)
             note.add_done_callback(notes.discard)
 
-        return cloud_api.CloudApi(
-            base_url=base_url,
-            client=http,
-            credentials=credentials,
-            team_id=settings.api.team_id,
+        return cloud_api_of(
+            self._settings,
+            http,
+            credentials,
+            hosts,
             clock=self._clock,
             jitter=self._jitter,
-            hosts=hosts,
-            multipart=cloud_api.MultipartPaths(
-                sign_part=settings.api.multipart.sign_part_path,
-                complete=settings.api.multipart.complete_path,
-                abort=settings.api.multipart.abort_path,
-            ),
-            calls_per_s=settings.api.calls_per_s,
             answered=await self._lanes.db(store.servers.answered, base_url),
             on_answered=on_answered,
         )
@@ -696,6 +676,72 @@ class Service:
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
+
+
+def require_same_cloud(
+    store: Store, settings: Settings, session_team: str | None = None
+) -> str | None:
+    """
+    Claim the state directory for the configured cloud and team, once and for all.
+
+    Args:
+        session_team: The team of a stored session, which counts before ``api.team_id``.
+
+    Returns:
+        The team that it is claimed for; None as long as none was named.
+
+    Raises:
+        ConfigError: It remembers the catalog of another one.
+    """
+    api, wanted = settings.api, session_team or settings.api.team_id
+    base_url, team_id = store.servers.claim_state(api.base_url, wanted)
+    if base_url != api.base_url or wanted not in (None, team_id):
+        raise ConfigError(
+            f"{settings.state_dir} remembers what is in the catalog of {base_url}"
+            f"{f', team {team_id}' if team_id else ''}; the configuration or the session names "
+            "another one. Give each cloud and team a state_dir of its own."
+        )
+    return team_id
+
+
+def hosts_of(settings: Settings) -> HostPolicy:
+    """Which hosts presigned URLs may name."""
+    return HostPolicy.of(
+        settings.api.base_url,
+        settings.network.storage_hosts,
+        allow_http=settings.network.allow_http,
+    )
+
+
+def cloud_api_of(
+    settings: Settings,
+    http: cloud_api.Client,
+    credentials: Credentials,
+    hosts: HostPolicy,
+    *,
+    clock: Clock,
+    jitter: Callable[[], float],
+    answered: Collection[Call] = (),
+    on_answered: Callable[[Call], None] = lambda call: None,
+) -> cloud_api.CloudApi:
+    """The cloud's API as the settings have it; see ``CloudApi`` for the arguments."""
+    return cloud_api.CloudApi(
+        base_url=settings.api.base_url,
+        client=http,
+        credentials=credentials,
+        team_id=settings.api.team_id,
+        clock=clock,
+        jitter=jitter,
+        hosts=hosts,
+        multipart=cloud_api.MultipartPaths(
+            sign_part=settings.api.multipart.sign_part_path,
+            complete=settings.api.multipart.complete_path,
+            abort=settings.api.multipart.abort_path,
+        ),
+        calls_per_s=settings.api.calls_per_s,
+        answered=answered,
+        on_answered=on_answered,
+    )
 
 
 def _network(settings: Settings) -> dict[str, str | None]:

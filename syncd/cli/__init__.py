@@ -49,7 +49,12 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
         "run": Lazy("syncd.cli:run_command", "Keep the catalog in step (what no command means)."),
         "status": Lazy("syncd.cli.status:status", "Tell where each file stands."),
+        "file": Lazy("syncd.cli.files:file", "Tell everything about one file."),
+        "queue": Lazy("syncd.cli.files:queue", "Tell what is on its way and what comes next."),
+        "history": Lazy("syncd.cli.files:history", "Tell what happened, and why."),
         "plan": Lazy("syncd.cli.plan:plan", "Tell what would be sent, and send nothing."),
+        "verify": Lazy("syncd.cli.verify:verify", "Read the registered files again and compare."),
+        "gc": Lazy("syncd.cli.gc:gc", "Abort unwanted uploads, forget what is long past."),
         "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
         "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),
         "sandbox": Lazy("syncd.cli.sandbox:sandbox", "Serve the stand-in cloud on this machine."),

@@ -56,17 +56,7 @@ def make_plan(loaded: Loaded) -> Planned:
     settings = loaded.settings
     way = Way(settings.api.single_put_limit, session=loaded.credential.is_session)
     roots, tree = roots_of(settings)
-
-    def rules_of(root: Root) -> Rules:
-        return rules_for(settings, root.path, type_key=root.type_key)
-
-    comparer = Comparer(
-        roots,
-        state_dir=os.fspath(settings.state_dir),
-        symlinks=settings.scan.symlinks,
-        tree=tree,
-        rules_of=rules_of,
-    )
+    comparer = comparer_of(settings, roots, tree)
     known = _known(settings, roots)
     found = [file for root in roots.values() for file in _walk(settings, root, roots)]
     for root in roots.values():
@@ -74,6 +64,21 @@ def make_plan(loaded: Loaded) -> Planned:
     steps = preview(found, known, way, comparer.judge)
     steps = list(_looked_into(roots, found, steps))
     return Planned(roots, list(_as_bundles(comparer, roots, steps)))
+
+
+def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Comparer:
+    """What judges the files of *roots* as the daemon would."""
+
+    def rules_of(root: Root) -> Rules:
+        return rules_for(settings, root.path, type_key=root.type_key)
+
+    return Comparer(
+        roots,
+        state_dir=os.fspath(settings.state_dir),
+        symlinks=settings.scan.symlinks,
+        tree=tree,
+        rules_of=rules_of,
+    )
 
 
 def _looked_into(
@@ -210,23 +215,20 @@ def _bytes(steps: Sequence[Step], action: Action) -> int:
 
 
 def _show(planned: Planned) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    from syncd.cli.render import STYLES, console, size_text
+    from syncd.cli.render import STYLES, blank_table, console, size_text
 
     screen, steps = console(), planned.steps
-    table = Table(box=None, pad_edge=False)
-    for column in ("action", "size", "file", "why"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    listed = blank_table(None, "action", "size", "file", "why")
     for step in sorted(steps, key=lambda step: (list(Action).index(step.action), step.rel_path)):
-        table.add_row(
+        listed.add_row(
             Text(str(step.action), style=STYLES.get(str(step.action), "")),
             size_text(step.size),
             Text(printable(planned.roots[step.root_id].shown(step.rel_path))),
             Text(printable(step.why if step.rule == step.why else f"{step.why} ({step.rule})")),
         )
-    screen.print(table)
+    screen.print(listed)
     counts = Counter(str(step.action) for step in steps)
     text = ", ".join(f"{count} {action}" for action, count in counts.items()) or "no files"
     to_send = _bytes(steps, Action.UPLOAD)

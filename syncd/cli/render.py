@@ -51,6 +51,11 @@ def duration_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def time_text(at_ms: int) -> str:
+    """A moment for people, in the machine's own time zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+
+
 class Bars:
     """Overall progress, each running file, rate and time left; a fresh picture at each call."""
 
@@ -143,7 +148,8 @@ def summary(
     _last_line(console, files, unsettled, snapshot)
 
 
-def _table(title: str, *columns: str) -> Table:
+def blank_table(title: str | None, *columns: str) -> Table:
+    """A table without rows, in the one style of all of them."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
@@ -153,7 +159,7 @@ def _table(title: str, *columns: str) -> Table:
 def _registered_table(console: Console, files: Sequence[FileReport], most: int = 20) -> None:
     if not files:
         return
-    table = _table("In the catalog", "model", "size", "sha256", "how")
+    table = blank_table("In the catalog", "model", "size", "sha256", "how")
     for file in files[:most]:
         table.add_row(
             Text(file.model_path or file.shown),
@@ -174,7 +180,7 @@ def _left_table(
 ) -> None:
     if not files and not unsettled and not problems:
         return
-    table = _table("Not in the catalog", "file", "size", "state", "why, and what to do")
+    table = blank_table("Not in the catalog", "file", "size", "state", "why, and what to do")
     for file in files:
         why = ". ".join(text.rstrip(".") for text in (file.why, file.advice) if text)
         table.add_row(
@@ -196,7 +202,7 @@ def _ignored_table(console: Console, files: Sequence[FileReport]) -> None:
     reasons: dict[str, list[FileReport]] = {}
     for file in files:
         reasons.setdefault(file.why or "", []).append(file)
-    table = _table("Passed over", "files", "why", "for example")
+    table = blank_table("Passed over", "files", "why", "for example")
     for why, group in sorted(reasons.items(), key=lambda item: -len(item[1])):
         table.add_row(str(len(group)), Text(why), Text(group[0].shown))
     console.print(table)

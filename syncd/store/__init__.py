@@ -13,15 +13,27 @@ from syncd.store.files import Admission, Files, RootRow, Wanted
 from syncd.store.holds import HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.records import Records, Retiring
-from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
+from syncd.store.report import (
+    FILE_STATES,
+    EventReport,
+    FileDetail,
+    FileReport,
+    Registered,
+    Report,
+    RootReport,
+)
+from syncd.store.upkeep import Upkeep
 
 __all__ = [
     "FILE_STATES",
     "Admission",
+    "EventReport",
+    "FileDetail",
     "FileReport",
     "HoldRow",
     "PathKey",
     "Records",
+    "Registered",
     "Report",
     "Retiring",
     "RootReport",
@@ -56,6 +68,7 @@ class Store:
         self.holds = Holds(self._db)
         self.servers = Servers(self._db)
         self.sent = Sent(self._db)
+        self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
 
     def close(self) -> None:

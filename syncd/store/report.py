@@ -1,4 +1,4 @@
-"""What ``status`` and the final summary show, read without disturbing the writer."""
+"""What the commands show, read without disturbing the writer."""
 
 import os
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core.preview import Known
-from syncd.model import Verdict, printable
+from syncd.model import Fingerprint, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.files import find_root
 from syncd.store.holds import HoldRow, Holds
@@ -66,11 +66,67 @@ class RootReport:
     scanned_at: int | None
 
 
-_FILES = """
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """One change of owner of a job; ``from_state`` is None where it was born. Unix milliseconds."""
+
+    at: int
+    path: str
+    event: str | None
+    from_state: str | None
+    to_state: str
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What is known of the job that brings a file into the catalog. Times are Unix milliseconds."""
+
+    id: int
+    created_at: int
+    updated_at: int
+    storage_key: str | None
+    stored_at: int | None
+    part_size: int | None
+    last_kind: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetail:
+    """
+    Everything about one file.
+
+    ``job`` is its latest one, None where it never had one; ``registered_at`` is when its record was
+    last made or found.
+    """
+
+    file: FileReport
+    fingerprint: Fingerprint
+    judged_at: int
+    job: JobReport | None
+    registered_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A file whose bytes the catalog holds as far as we know; names as ``os.fsdecode`` makes them."""
+
+    root: str
+    root_type: str | None
+    rel_path: str
+    fingerprint: Fingerprint
+    sha256: str
+    record_id: str
+    model_path: str
+
+
+_SELECT = """
 SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
        file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
        file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
        job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
+       job.id AS job_id, job.created_at, job.updated_at, job.storage_key, job.stored_at,
+       job.part_size, job.priority, file.judged_at,
        (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
   FROM file
   JOIN root ON root.id = file.root_id
@@ -78,7 +134,16 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
        SELECT max(id) FROM job AS latest
         WHERE latest.root_id = file.root_id
           AND latest.rel_path = file.rel_path)
- ORDER BY root.id, file.rel_path
+"""
+_FILES = f"{_SELECT} ORDER BY root.id, file.rel_path"
+_ONE = f"{_SELECT} WHERE file.root_id = ? AND file.rel_path = ?"
+# As ``Jobs.claim`` takes them: what may start now by its priority and size, the rest as it comes due.
+_QUEUE = f"""{_SELECT} WHERE file.verdict = 'wanted' AND job.state IN ('leased', 'queued')
+ ORDER BY job.state, job.held_class IS NOT NULL, max(job.run_after, :now), job.priority, job.size,
+          job.id
+"""
+_EVENTS = """
+SELECT job_event.*, job.rel_path FROM job_event JOIN job ON job.id = job_event.job_id
 """
 
 
@@ -123,10 +188,87 @@ class Report:
             for report in [_file_report(row)]
         }
 
+    def file(
+        self, root: str, rel_path: str, *, real_path: str | None = None, type_key: str | None = None
+    ) -> FileDetail | None:
+        """One file of a root by its raw names, or None where no walk has met it yet."""
+        root_id = find_root(self._db, root, real_path or root, type_key)
+        row = self._db.one(_ONE, (root_id, os.fsencode(rel_path)))
+        if row is None:
+            return None
+        registered = self._db.one(
+            "SELECT registered_at FROM record WHERE model_path = ? AND sha256 = ?",
+            (row["model_path"], row["sha256"]),
+        )
+        return FileDetail(
+            _file_report(row),
+            fingerprint_of(row),
+            row["judged_at"],
+            None if row["job_id"] is None else _job_report(row),
+            None if registered is None else registered["registered_at"],
+        )
+
+    def events_of(
+        self,
+        root: str,
+        rel_path: str,
+        *,
+        real_path: str | None = None,
+        type_key: str | None = None,
+    ) -> list[EventReport]:
+        """What happened to the jobs of one path, oldest first."""
+        root_id = find_root(self._db, root, real_path or root, type_key)
+        rows = self._db.all(
+            f"{_EVENTS} WHERE job.root_id = ? AND job.rel_path = ? ORDER BY job_event.id",
+            (root_id, os.fsencode(rel_path)),
+        )
+        return list(map(_event_report, rows))
+
+    def history(self, *, since_ms: int, most: int) -> list[EventReport]:
+        """The latest *most* events since *since_ms*, oldest first."""
+        rows = self._db.all(
+            f"{_EVENTS} WHERE job_event.at >= ? ORDER BY job_event.id DESC LIMIT ?",
+            (since_ms, most),
+        )
+        return list(map(_event_report, reversed(rows)))
+
+    def queue(self, now_ms: int) -> Iterator[FileReport]:
+        """The files that are on their way or wait for their turn, in the order of their turns."""
+        for row in self._db.all(_QUEUE, {"now": now_ms}):
+            yield _file_report(row)
+
+    def paths(self, most: int) -> Iterator[tuple[str, str | None, str]]:
+        """(root, its type, rel_path) of at most so many files, by their raw names."""
+        rows = self._db.all(
+            "SELECT root.path, root.type_key, file.rel_path FROM file"
+            " JOIN root ON root.id = file.root_id LIMIT ?",
+            (most,),
+        )
+        for row in rows:
+            yield os.fsdecode(row["path"]), row["type_key"], os.fsdecode(row["rel_path"])
+
+    def registered(self) -> Iterator[Registered]:
+        """The files on disk that are in the catalog, by path."""
+        for row in self._db.all(_FILES):
+            if row["verdict"] == Verdict.WANTED and _state(row) == REGISTERED:
+                yield Registered(
+                    os.fsdecode(row["root"]),
+                    row["type_key"],
+                    os.fsdecode(row["rel_path"]),
+                    fingerprint_of(row),
+                    row["sha256"],
+                    row["record_id"],
+                    row["model_path"],
+                )
+
+    def uploads(self) -> Counter[str]:
+        """How many multipart uploads were left in each state."""
+        rows = self._db.all("SELECT state, count(*) AS n FROM upload GROUP BY state")
+        return Counter({row["state"]: row["n"] for row in rows})
+
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""
-        row = self._db.one("SELECT count(*) AS n FROM upload WHERE state = 'abandoned'")
-        return 0 if row is None else int(row["n"])
+        return self.uploads()["abandoned"]
 
 
 def _file_report(row: Any) -> FileReport:
@@ -148,6 +290,29 @@ def _file_report(row: Any) -> FileReport:
         parts=row["part_count"],
         attempt=row["attempt"] or 0,
         run_after=row["run_after"] if state in (QUEUED, WAITING) else None,
+    )
+
+
+def _job_report(row: Any) -> JobReport:
+    return JobReport(
+        row["job_id"],
+        row["created_at"],
+        row["updated_at"],
+        row["storage_key"],
+        row["stored_at"],
+        row["part_size"],
+        row["last_kind"],
+    )
+
+
+def _event_report(row: Any) -> EventReport:
+    return EventReport(
+        row["at"],
+        printable(os.fsdecode(row["rel_path"])),
+        row["event"],
+        row["from_state"],
+        row["to_state"],
+        row["why"],
     )
 
 
