@@ -145,10 +145,10 @@ class Credentials:
             StateError: The state directory cannot be written.
         """
         now_s = self._clock.boottime_s()
-        if not isinstance(self._current, Session) or now_s < self._renew_at_s:
+        if not self._renewable or now_s < self._renew_at_s:
             return
         try:
-            await self._renewed(self._current.access)
+            await self._renewed(self._token)
         except JobError as error:
             if now_s >= self._ends_at_s:
                 raise
@@ -169,8 +169,8 @@ class Credentials:
             JobError: The session could not be renewed.
         """
         await self._look(refused)
-        if self._token == refused and isinstance(self._current, Session):
-            await self._renewed(self._current.access)
+        if self._token == refused and self._renewable:
+            await self._renewed(self._token)
         return self._token != refused
 
     async def changed(self) -> bool:
@@ -190,6 +190,11 @@ class Credentials:
         self._leaving = True
         if self._renewal is not None:
             await asyncio.wait({self._renewal})
+
+    @property
+    def _renewable(self) -> bool:
+        """Is it a stored session? One that is not stored yet lasts as long as it lasts."""
+        return self._keeper is not None and isinstance(self._current, Session)
 
     async def _look(self, refused: str | None) -> None:
         async with self._reading:
@@ -220,7 +225,7 @@ class Credentials:
 
     # -- renewal ---------------------------------------------------------------------------------
 
-    async def _renewed(self, old: str) -> None:
+    async def _renewed(self, old: str | None) -> None:
         """
         Put another session in the place of the one with the access token *old*.
 
@@ -231,7 +236,7 @@ class Credentials:
             self._renewal.add_done_callback(_noticed)
         await asyncio.shield(self._renewal)
 
-    async def _renew(self, old: str) -> None:
+    async def _renew(self, old: str | None) -> None:
         assert self._keeper is not None, "a stored session has its keeper"
         async with self._alone(self._keeper):
             session = await self._kept(self._keeper)

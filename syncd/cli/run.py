@@ -22,6 +22,13 @@ class NoCredential(SyncdError):
 
     exit_code = 77
 
+    def __init__(self) -> None:
+        super().__init__(
+            "No credential: syncd cannot speak to the cloud. Run: syncd login, or put a device key "
+            "(dk-...) into a file that only its owner can read and name it in api.token_file "
+            "(SYNCD_API__TOKEN_FILE)."
+        )
+
 
 def run(loaded: Loaded, once: bool) -> int:
     """
@@ -30,13 +37,8 @@ def run(loaded: Loaded, once: bool) -> int:
     Raises:
         SyncdError: It could not be started.
     """
-    token, _ = loaded.credential.read()
-    if token is None:
-        raise NoCredential(
-            "No credential: syncd cannot speak to the cloud. Run: syncd login, or put a device key "
-            "(dk-...) into a file that only its owner can read and name it in api.token_file "
-            "(SYNCD_API__TOKEN_FILE)."
-        )
+    if loaded.credential.current() is None:
+        raise NoCredential
     return asyncio.run(_run(loaded, once))
 
 

@@ -104,7 +104,7 @@ class CredentialSource:
 
     def places(self) -> list[str]:
         """Where it is looked for, in words, in this order."""
-        sessions = [f"{self.stored.session_file} (a user's session)"] if self.stored else []
+        sessions = [str(self.stored.session_file)] if self.stored else []
         files = [str(file.path) for file in self.files]
         rings = [self.keyring.name] if self.keyring else []
         return [printable(each) for each in (*sessions, "api.token", *files, *rings)]
