@@ -293,5 +293,6 @@ def _team(who: Profile, wanted: str | None, *, alone: bool) -> Team:
         raise PersonNeeded(f"Name the team with --team ID. The teams are: {listed}")
     for number, each in enumerate(who.teams, start=1):
         click.echo(f"{number:3}  {each.name}  {each.id}")
-    picked = click.prompt("Team", type=click.IntRange(1, len(who.teams)))
+    most = len(who.teams)
+    picked = click.prompt(f"Team (1-{most})", type=click.IntRange(1, most))
     return who.teams[picked - 1]
