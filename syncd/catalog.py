@@ -61,6 +61,21 @@ class Catalog:
                 raise
         return None
 
+    async def may_hold(self, model_path: str, size: int) -> bool:
+        """
+        Could the catalog hold a file of *size* bytes at that path? Asked before its hash is known.
+
+        Raises:
+            JobError: The cloud as a whole could not be asked just now.
+        """
+        await self._be_sure(model_path)
+        try:
+            await self._refresh()
+        except JobError as error:
+            if error.kind in _EVERYTHINGS:
+                raise
+        return any(record.file_size in (None, size) for record in self._by_path.get(model_path, ()))
+
     def doubt(self, model_path: str) -> None:
         """A record is asked for: until `answered`, what the catalog says of its path is too early."""
         self._sure_at_s[model_path] = self._clock.boottime_s() + LATEST_S

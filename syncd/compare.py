@@ -113,6 +113,7 @@ class Comparer:
         self._rules_of = rules_of
         self._rules: dict[int, Rules] = {}
         self._stopped = threading.Event()
+        self.seen = 0  # files that walks have met so far
 
     def stop(self) -> None:
         """Break off the walk that is under way, from any thread."""
@@ -148,6 +149,7 @@ class Comparer:
                 if self._stopped.is_set():
                     raise BrokenOff
                 walked.files += 1
+                self.seen += 1
                 walked.models = walked.models or is_model(root, file)
                 yield file
 

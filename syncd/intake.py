@@ -119,16 +119,25 @@ class Intake:
         """What the last walks could not look at (folders and files), and why."""
         return {path: why for found in self._problems.values() for path, why in found.items()}
 
+    @property
+    def seen(self) -> int:
+        """Files that walks have met so far, one that is under way included."""
+        return self._comparer.seen
+
     def next_look_s(self) -> float | None:
         """Boottime of the next look that is due; None while nothing moves."""
         return min((self._look_at_s(key) for key in self._moving), default=None)
+
+    def retune(self, windows: settle.Windows, *, read_lease: bool) -> None:
+        """These count for every file that is observed from now on."""
+        self._windows, self._read_lease = windows, read_lease
 
     def stop(self) -> None:
         """Break off a walk that is under way; nothing that it saw is judged."""
         self._comparer.stop()
 
     def start_over(self) -> None:
-        """Forget what was observed: after a sleep no window can be trusted. A walk must follow."""
+        """Forget what was observed, where no window can be trusted any more. A walk must follow."""
         for key in list(self._moving):
             self._forget(key)
 

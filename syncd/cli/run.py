@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from syncd.cli.reading import read_files
 from syncd.config import DEFAULT, Loaded
 from syncd.errors import SyncdError
+from syncd.notify import Notifier
 from syncd.progress import Meter
 
 if TYPE_CHECKING:
@@ -30,23 +32,41 @@ class NoCredential(SyncdError):
         )
 
 
-def run(loaded: Loaded, once: bool) -> int:
+def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) -> int:
     """
     Run the daemon, or with *once* one backfill, with bars on a terminal and a summary at its end.
+
+    Args:
+        reread: Reads the configuration again, from where *loaded* came; None: there is no reload.
 
     Raises:
         SyncdError: It could not be started.
     """
+    from syncd.guest import be_modest
+
+    _require_credential(loaded)
+    be_modest(nice=loaded.settings.guest.nice, idle_io=loaded.settings.guest.idle_io)
+    return asyncio.run(_run(loaded, once, reread))
+
+
+def _require_credential(loaded: Loaded) -> Loaded:
     if loaded.credential.current() is None:
         raise NoCredential
-    return asyncio.run(_run(loaded, once))
+    return loaded
 
 
-async def _run(loaded: Loaded, once: bool) -> int:
+async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) -> int:
     from syncd.service import Service
 
     meter = Meter()
-    service = Service(loaded.settings, loaded.credential, meter=meter)
+    notifier = Notifier.taken_from(os.environ)
+    service = Service(
+        loaded.settings,
+        loaded.credential,
+        meter=meter,
+        notifier=notifier,
+        reread=reread and (lambda: _require_credential(reread())),
+    )
     if not once:
         return await service.run(once=False)
     if sys.stderr.isatty():

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from syncd.config.credential import CredentialSource, TokenFile, credential_source
 from syncd.config.extra_paths import extra_folders
+from syncd.config.live import JUDGING, LIVE, Reloaded, reloaded
 from syncd.config.selection import IGNORE_FILE, rules_for
 from syncd.config.settings import (
     KEYS,
@@ -38,11 +39,14 @@ from syncd.model import Session, printable
 __all__ = [
     "DEFAULT",
     "IGNORE_FILE",
+    "JUDGING",
     "KEYS",
+    "LIVE",
     "VARIABLES",
     "CredentialSource",
     "Loaded",
     "Multipart",
+    "Reloaded",
     "Settings",
     "Stored",
     "TokenFile",
@@ -50,6 +54,7 @@ __all__ = [
     "extra_folders",
     "find_config_file",
     "load",
+    "reloaded",
     "rules_for",
     "shown",
     "value_at",

@@ -10,7 +10,7 @@ from keyring.backend import KeyringBackend
 class InFile(KeyringBackend):
     """Named by ``PYTHON_KEYRING_BACKEND``."""
 
-    priority = 1  # type: ignore[assignment]
+    priority = 1
 
     def get_password(self, service: str, username: str) -> str | None:
         found: str | None = self._entries().get(f"{service} {username}")

@@ -25,9 +25,13 @@ VALUES = frozenset({"model", "errors", "clock"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
-    | {"expected", "notify"}
+    | {"expected", "notify", "pagecache"}
 )
-BELOW_WORKER = BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"}
+BELOW_WORKER = (
+    BELOW_IO
+    | IO_ROOMS
+    | {"soundness", "progress", "patience", "lanes", "lead", "bandwidth", "catalog"}
+)
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
     "transfer",
@@ -38,6 +42,8 @@ BELOW_SERVICE = BELOW_WORKER | {
     "retirement",
     "dispatch",
     "control",
+    "guest",
+    "herald",
 }
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -48,13 +54,16 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
     "patience": frozenset({"errors", "clock"}),
-    "lanes": frozenset({"errors", "patience"}),
+    "lanes": frozenset({"core", "errors", "patience"}),
+    "lead": BELOW_IO,
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "hashing": BELOW_IO | {"pagecache"},
     "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},
     "allowance": frozenset({"core", "clock", "lanes", "store"}),
+    "bandwidth": frozenset({"core", "clock", "hashing"}),
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},
     "compare": BELOW_WORKER,
@@ -62,6 +71,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
     "control": BELOW_WORKER,
+    "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
+    "herald": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
@@ -72,7 +83,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"wire", "api", "storage", "sandbox"}),
+    "httpx": frozenset({"wire", "api", "storage", "guest", "sandbox"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),
