@@ -182,7 +182,7 @@ class Credentials:
         """Read the source again; True if another credential is in force than before."""
         before = self._token
         async with self._reading:
-            self._take(await self._read())
+            await self._read()
         return self._token != before
 
     async def settled(self) -> None:
@@ -200,7 +200,7 @@ class Credentials:
         async with self._reading:
             self._refused = refused
             if self._token == refused:
-                self._take(await self._read())
+                await self._read()
 
     def _take(self, found: str | Session | None) -> None:
         self._current = found
@@ -213,15 +213,15 @@ class Credentials:
             self._ends_at_s = self._clock.boottime_s() + left_s
             self._renew_at_s = self._ends_at_s - min(RENEW_AHEAD_S, whole_s / 2)
 
-    async def _read(self) -> str | Session | None:
-        """What the source holds, if it is of use: a file half replaced leaves the token in force."""
+    async def _read(self) -> None:
+        """Take what the source holds, if it is news and of use: not a file that is half replaced."""
         try:
             found = await asyncio.to_thread(self._source)
         except ConfigError:
-            return self._current
-        if isinstance(found, Session) or (found is not None and _usable(found)):
-            return found
-        return self._current
+            return
+        usable = isinstance(found, Session) or (found is not None and _usable(found))
+        if usable and found != self._current:
+            self._take(found)
 
     # -- renewal ---------------------------------------------------------------------------------
 
