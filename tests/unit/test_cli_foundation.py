@@ -224,7 +224,9 @@ def test_show_masks_secrets_and_names_origins(tmp_path: Path) -> None:
     table = syncd(tmp_path, "--config", str(file), "config", "show", **environ)
     as_json = syncd(tmp_path, "--config", str(file), "config", "show", "--json", **environ)
 
-    rows = {line.split()[0]: line.split()[1:] for line in table.stdout.splitlines()}
+    settings, _, places = table.stdout.partition("\n\n")
+    rows = {line.split()[0]: line.split()[1:] for line in settings.splitlines()}
+    assert "credentials/session.json" in places
     assert rows["setting"] == ["value", "origin"]
     assert rows["models_dir"] == ["/m", f"{file}:1"]
     assert rows["network.proxy"] == ["***", f"{file}:3"]
