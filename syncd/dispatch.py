@@ -7,7 +7,7 @@ hold of their own, so that an outage costs one probe and not one try for each fi
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from syncd.clock import Clock
 from syncd.core import retry
 from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, StateFull, Throttled
 from syncd.lanes import Lanes
-from syncd.model import Job
+from syncd.model import Job, Kind
 from syncd.store import PAUSED, HoldRow, Store
 from syncd.worker import End, Outcome, Side, Worker
 
@@ -62,6 +62,7 @@ class Dispatcher:
 
     Args:
         hands: Jobs at once.
+        standing: What the cloud says of the account's role and licence, for a hold's advice.
         on_ended: Called after each job that a worker let go of.
     """
 
@@ -78,6 +79,7 @@ class Dispatcher:
         hands: int,
         lease_ttl_s: float,
         on_ended: Callable[[], None],
+        standing: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._worker = worker
         self._store = store
@@ -89,6 +91,8 @@ class Dispatcher:
         self._most = hands
         self._lease_ttl_ms = int(lease_ttl_s * 1000)
         self._on_ended = on_ended
+        self._standing = standing
+        self._explained: str | None = None
         self._wake = asyncio.Event()
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._holds: list[HoldRow] = []
@@ -302,10 +306,19 @@ class Dispatcher:
             assert error is not None, "a hold has a reason"
             self._until_credentials_change = retry.row_of(error.kind).renews
             await self._put(
-                _kind_of(error), str(error), error.advice, outcome.wait_s, side=Side.of(error)
-            )
+                _kind_of(error), str(error), await self._advice(error), outcome.wait_s,
+                side=Side.of(error),
+            )  # fmt: skip
         elif error is not None and retry.row_of(error.kind).breaker:
             await self._count_failure(job, error, Side.of(error))
+
+    async def _advice(self, error: JobError) -> str | None:
+        """What to do; of a write that is not allowed also who may, asked once in a hold."""
+        if error.kind is not Kind.NOT_ALLOWED or Side.of(error) is not Side.API:
+            return error.advice
+        if self._explained is None or not any(hold.kind == "operator" for hold in self._holds):
+            self._explained = await self._standing() or ""
+        return " ".join(filter(None, (self._explained, error.advice)))
 
     async def _count_fuse(self, job: Job, error: JobError, side: Side) -> None:
         """Files that fail in a row for one server-side reason are given back, and all wait."""

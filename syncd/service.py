@@ -42,17 +42,18 @@ from syncd.core import bandwidth, retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
+from syncd.core.standing import standing
 from syncd.core.tree import Folder, Tree
 from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
-from syncd.errors import ConfigError, RootUnavailable, StateFull, SyncdError
+from syncd.errors import ConfigError, JobError, RootUnavailable, StateFull, SyncdError
 from syncd.expected import expected_sha256
 from syncd.guest import Courtesy, Manner
 from syncd.herald import Herald
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
-from syncd.model import Call, Hint, HintKind, Job
+from syncd.model import Call, Hint, HintKind, Job, Session
 from syncd.notify import Notifier
 from syncd.patience import Patience
 from syncd.progress import Meter, Tally
@@ -158,6 +159,8 @@ class Service:
         self._settings = settings
         self._doors = doors
         self._source = source
+        self._team_id: str | None = None
+        self._trouble: str | None = None
         self._meter = meter
         self._clock = clock or SystemClock()
         self._jitter = jitter
@@ -433,8 +436,34 @@ class Service:
             again = await self._lanes.db(jobs.read_again, now_ms)
             if again + await self._lanes.db(jobs.free_bundles, now_ms):
                 parts.dispatcher.wake()
+            await self._mind_credentials(parts)
             await self._wake_janitor.wait()
             self._wake_janitor.clear()
+
+    async def _mind_credentials(self, parts: _Parts) -> None:
+        """Take up what was put in place meanwhile, and keep a session alive that nobody uses."""
+        await self._look_at_credential(parts)
+        try:
+            await parts.credentials.ready()
+        except JobError as error:
+            if str(error) != self._trouble:
+                self._log.error("session.ended", error=str(error), advice=error.advice)
+            self._trouble = str(error)
+        else:
+            self._trouble = None
+
+    async def _look_at_credential(self, parts: _Parts) -> None:
+        """Another one may lie there by now; then what waited for one goes on."""
+        credentials = parts.credentials
+        if not await credentials.look():
+            return
+        self._log.info("credential.replaced", kind=credentials.kind)
+        self._team_id = await self._lanes.db(
+            require_same_cloud, parts.store, self._settings, credentials.team_id
+        )
+        if credentials.is_session:
+            await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
+        await parts.dispatcher.end_hold("operator")
 
     # -- reload ----------------------------------------------------------------------------------
 
@@ -466,10 +495,8 @@ class Service:
         self._rescan |= not JUDGING.isdisjoint(result.changed)
         self._start_over |= any(key.startswith("settle.") for key in result.changed)
         self._wake_intake.set()
-        source = replace(loaded.credential, team_id=settings.api.team_id)
-        if await parts.credentials.take(source.token):
-            await parts.dispatcher.end_hold("operator")
-            await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
+        self._source = replace(loaded.credential, team_id=settings.api.team_id)
+        await self._look_at_credential(parts)
         parts.dispatcher.use(settings.upload.files)
         self._log.info("config.reloaded", changed=result.changed)
         if result.left:
@@ -538,10 +565,12 @@ class Service:
 
     async def _with_store(self, store: Store, *, once: bool) -> int:
         now_ms = self._clock.now_ms()
-        credentials = Credentials(self._source.token)
+        credentials = Credentials(self._current, keeper=self._source.stored, clock=self._clock)
         # Whoever starts a backfill wants it now, not when a job's back-off has passed.
         longest_ms = 0 if once else LARGEST_WAIT_MS
-        await self._lanes.db(require_same_cloud, store, self._settings)
+        self._team_id = await self._lanes.db(
+            require_same_cloud, store, self._settings, credentials.team_id
+        )
         await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
@@ -551,10 +580,14 @@ class Service:
             with self._doors.objects(self._settings) as bare:
                 hosts = hosts_of(self._settings)
                 api = await self._api(store, http, credentials, hosts)
+                credentials.renew = api.refresh
                 objects = storage.ObjectStore(bare, hosts, on_request=self._on_request)
                 parts = await self._build(store, api, objects, credentials, once=once)
-                async with self._doors.control(self._settings, parts.desk):
-                    return await (self._once(parts) if once else self._forever(parts))
+                try:
+                    async with self._doors.control(self._settings, parts.desk):
+                        return await (self._once(parts) if once else self._forever(parts))
+                finally:
+                    await credentials.settled()
 
     async def _build(
         self,
@@ -607,6 +640,13 @@ class Service:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.bundle_waits_for(roots[job.root_id], job.target.bundle)
 
+        async def standing_now() -> str | None:
+            team_id = credentials.team_id or settings.api.team_id
+            try:
+                return standing(await api.me(), team_id if credentials.is_session else None)
+            except JobError:
+                return None
+
         worker = Worker(
             store=store,
             lanes=self._lanes,
@@ -635,6 +675,7 @@ class Service:
             hands=settings.upload.files,
             lease_ttl_s=settings.upload.lease_ttl_s,
             on_ended=self._wake_janitor.set,
+            standing=standing_now,
         )
         worker.on_contact = dispatcher.contact
         intake = Intake(
@@ -694,6 +735,13 @@ class Service:
         if self._watcher is None or not self._watcher.alive():
             return "walks"
         return "degraded" if self._watcher.degraded else "events"
+
+    def _current(self) -> str | Session | None:
+        """The credential as it lies there now; not a session of another team than before."""
+        found = self._source.current()
+        if isinstance(found, Session) and self._team_id not in (None, found.team_id):
+            raise ConfigError(f"the session is for the team {found.team_id}, not {self._team_id}")
+        return found
 
     async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:
         """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
@@ -788,21 +836,30 @@ class Service:
                 loop.remove_signal_handler(number)
 
 
-def require_same_cloud(store: Store, settings: Settings) -> None:
+def require_same_cloud(
+    store: Store, settings: Settings, session_team: str | None = None
+) -> str | None:
     """
     Claim the state directory for the configured cloud and team, once and for all.
+
+    Args:
+        session_team: The team of a stored session, which counts before ``api.team_id``.
+
+    Returns:
+        The team that it is claimed for; None as long as none was named.
 
     Raises:
         ConfigError: It remembers the catalog of another one.
     """
-    api = settings.api
-    base_url, team_id = store.servers.claim_state(api.base_url, api.team_id)
-    if base_url != api.base_url or api.team_id not in (None, team_id):
+    api, wanted = settings.api, session_team or settings.api.team_id
+    base_url, team_id = store.servers.claim_state(api.base_url, wanted)
+    if base_url != api.base_url or wanted not in (None, team_id):
         raise ConfigError(
             f"{settings.state_dir} remembers what is in the catalog of {base_url}"
-            f"{f', team {team_id}' if team_id else ''}; the configuration names another one. "
-            "Give each cloud and team a state_dir of its own."
+            f"{f', team {team_id}' if team_id else ''}; the configuration or the session names "
+            "another one. Give each cloud and team a state_dir of its own."
         )
+    return team_id
 
 
 def hosts_of(settings: Settings) -> HostPolicy:

@@ -499,8 +499,7 @@ class Worker:
         raise to_error(
             Kind.NEEDS_SIGN_IN,
             f"{above} a device key may send in one request",
-            advice="Large files need a user session: set api.token to a session token and "
-            "api.team_id to the team's id.",
+            advice="Large files need a user's session: syncd login --large-files",
         )
 
     async def _initiate(self, run: _Run) -> None:

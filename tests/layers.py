@@ -44,6 +44,7 @@ PLACES = {
     "tests/simulation/test_soak.py": "T15",
     "tests/crash": "points",
     "tests/crash/test_kill_line.py": "T5",
+    "tests/crash/test_kill_renewal.py": "T5",
     "tests/crash/test_kill_call.py": "T6",
     "tests/crash/test_power_loss.py": "T7",
     "tests/crash/test_disk_errors.py": "T8",

@@ -23,6 +23,8 @@ class Scale:
     """T4: seeds beside those that once failed."""
     kill_points: int
     """T5: in all."""
+    renewals: int
+    """T5: kills while a session is renewed, in all."""
     beginnings: tuple[bool, ...]
     """T6: whether to begin with nothing, and where a run before left off."""
     images: int
@@ -49,6 +51,7 @@ SCALES = {
         machine_runs=60,
         simulations=50,
         kill_points=200,
+        renewals=100,
         beginnings=(True,),
         images=2_000,
         mutations=2_000,
@@ -63,6 +66,7 @@ SCALES = {
         machine_runs=300,
         simulations=1_000,
         kill_points=450,
+        renewals=140,
         beginnings=(True,),
         images=20_000,
         mutations=20_000,
@@ -77,6 +81,7 @@ SCALES = {
         machine_runs=1_000,
         simulations=5_000,
         kill_points=3_000,
+        renewals=2_000,
         beginnings=(True, False),
         images=60_000,
         mutations=100_000,
@@ -91,6 +96,7 @@ SCALES = {
         machine_runs=4_000,
         simulations=30_000,
         kill_points=20_000,
+        renewals=10_000,
         beginnings=(True, False),
         images=1_000_000,
         mutations=1_000_000,

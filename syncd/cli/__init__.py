@@ -69,6 +69,9 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
             "syncd.cli.support:support_bundle", "Pack what a bug report needs, without secrets."
         ),
         "completion": Lazy("syncd.cli.completion:completion", "Print completion for a shell."),
+        "login": Lazy("syncd.cli.login:login", "Get a device key; for large files, a session."),
+        "logout": Lazy("syncd.cli.login:logout", "Revoke and remove what login got."),
+        "whoami": Lazy("syncd.cli.whoami:whoami", "Tell who syncd is, and what it may upload."),
         "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
         "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),
         "sandbox": Lazy("syncd.cli.sandbox:sandbox", "Serve the stand-in cloud on this machine."),

@@ -1,6 +1,5 @@
 """What ``syncd doctor`` looks at: each check says what it found and, where that is wrong, what helps."""
 
-import base64
 import json
 import os
 import time
@@ -10,15 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPException
-from typing import Any
 from urllib.parse import urlsplit
 
 from syncd import scan, watch
+from syncd.auth import ends_at_s
 from syncd.cli.plan import Planned, make_plan, roots_of
 from syncd.config import Loaded, Settings
 from syncd.core.preview import Action
+from syncd.core.standing import WRITERS, standing, team_of
 from syncd.errors import JobError, RootUnavailable, StateError
-from syncd.model import printable
+from syncd.model import Profile, Session, printable
 
 SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0
 """An object store refuses signatures of a clock that is a quarter of an hour off."""
@@ -33,7 +33,6 @@ LIFE_WARNED_S = 86_400.0
 WATCHES_LEFT = 0.8
 """Share of the system's watches that the folders of the trees should not exceed: others need some."""
 
-_WRITERS = ("owner", "admin")
 _UNABLE = (Action.REFUSED, Action.CONFLICT)
 
 
@@ -75,7 +74,7 @@ async def cloud_checks(loaded: Loaded) -> list[Check]:
     from syncd.cli.reaching import exit_of, reaching
 
     host = loaded.settings.api.base_url
-    if loaded.credential.token() is None:
+    if loaded.credential.current() is None:
         return [Check("cloud", Result.SKIPPED, "not asked: there is no credential")]
     async with reaching(loaded) as api:
         try:
@@ -85,7 +84,7 @@ async def cloud_checks(loaded: Loaded) -> list[Check]:
             failed = Check("cloud", Result.FAILED, found, error.advice, exit_of(error))
             return [failed, *_clock(api.skew_s)]
         answered = Check("cloud", Result.OK, f"{host} answers, and takes the credential")
-        return [answered, _team(loaded.settings, me), *_clock(api.skew_s)]
+        return [answered, _team(loaded, me), *_clock(api.skew_s)]
 
 
 # -- who we are ------------------------------------------------------------------------------------
@@ -99,35 +98,24 @@ def _configuration(loaded: Loaded) -> Check:
 def _credential(loaded: Loaded) -> Check:
     token, origin = loaded.credential.read()
     if token is None:
-        return Check(
-            "credential",
-            Result.FAILED,
-            "none",
-            "Put a device key (dk-...) into a file that only its owner can read, and name it in "
-            "api.token_file.",
-            77,
+        advice = (
+            "Sign in: syncd login. Or name a file with a device key (dk-...) in api.token_file."
         )
-    left_s = _life_s(token.get_secret_value())
-    if left_s is None:
+        return Check("credential", Result.FAILED, "none", advice, 77)
+    if isinstance(loaded.credential.current(), Session):
+        return Check("credential", Result.OK, f"session from {origin}; it renews itself")
+    ends_s = ends_at_s(token.get_secret_value())
+    if ends_s is None:
         kind = "device key" if token.get_secret_value().startswith("dk-") else "session token"
         return Check("credential", Result.OK, f"{kind} from {origin}; it names no end of its life")
+    left_s = ends_s - time.time()
     found = f"session token from {origin}, {_span(left_s)}"
     if left_s <= 0:
-        return Check("credential", Result.FAILED, found, "Sign in again.", 77)
+        return Check("credential", Result.FAILED, found, "Sign in: syncd login --large-files", 77)
     if left_s < LIFE_WARNED_S:
-        advice = "Sign in again before it ends; small files can go with a device key (dk-...)."
+        advice = "syncd login --large-files gets a session that renews itself."
         return Check("credential", Result.WARNING, found, advice)
     return Check("credential", Result.OK, found)
-
-
-def _life_s(token: str) -> float | None:
-    """Seconds until a session token ends by its own word (``exp``, RFC 7519); None: no word."""
-    try:
-        segment = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
-        return float(claims["exp"]) - time.time()
-    except (ValueError, IndexError, KeyError, TypeError):
-        return None
 
 
 def _span(left_s: float) -> str:
@@ -136,24 +124,19 @@ def _span(left_s: float) -> str:
     return f"good for another {length}" if left_s > 0 else f"ended {length} ago"
 
 
-def _team(settings: Settings, me: dict[str, Any]) -> Check:
-    listed = me.get("team_list")
-    teams = [team for team in listed if isinstance(team, dict)] if isinstance(listed, list) else []
-    who = printable(str(me.get("email_address", "somebody without an address")))
-    ours = [team for team in teams if team.get("id") == settings.api.team_id]
-    if settings.api.team_id is not None and not ours:
-        ids = ", ".join(printable(str(team.get("id"))) for team in teams) or "none"
+def _team(loaded: Loaded, me: Profile) -> Check:
+    current = loaded.credential.current()
+    team_id = current.team_id if isinstance(current, Session) else loaded.settings.api.team_id
+    team, who = team_of(me, team_id), printable(me.email or me.name)
+    if team_id is not None and team is None:
+        ids = ", ".join(printable(each.id) for each in me.teams) or "none"
         advice = f"Set api.team_id to one of your teams: {ids}."
-        return Check("role", Result.FAILED, f"{who} is not in api.team_id", advice, 77)
-    shown = ", ".join(printable(str(team.get("display_name"))) for team in ours or teams)
-    roles = [str(team["role"]) for team in ours or teams if "role" in team]
-    if roles and not set(roles) & set(_WRITERS):
-        advice = (
-            "Ask an owner of the team for the role admin, or expect every upload to be refused."
-        )
-        return Check("role", Result.WARNING, f"{who}: {printable(', '.join(roles))}", advice)
-    role = printable(", ".join(roles)) or "the cloud does not tell the role; the first upload will"
-    return Check("role", Result.OK, f"{who}, team {shown or 'unknown'}: {role}")
+        return Check("role", Result.FAILED, f"{who} is not in the team {team_id}", advice, 77)
+    told = f"{who}, team {printable(team.name) if team else 'unknown'}: {printable(standing(me, team_id))}"
+    if team is not None and team.role is not None and team.role.lower() not in WRITERS:
+        advice = "Ask an owner of the team for the role admin; until then every upload is refused."
+        return Check("role", Result.WARNING, told, advice)
+    return Check("role", Result.OK, told)
 
 
 def _clock(skew_s: float | None) -> Iterator[Check]:

@@ -54,11 +54,7 @@ def make_plan(loaded: Loaded) -> Planned:
         StateError: There is a store, and it cannot be read.
     """
     settings = loaded.settings
-    token, _ = loaded.credential.read()
-    way = Way(
-        settings.api.single_put_limit,
-        session=token is not None and not token.get_secret_value().startswith("dk-"),
-    )
+    way = Way(settings.api.single_put_limit, session=loaded.credential.is_session)
     roots, tree = roots_of(settings)
     comparer = comparer_of(settings, roots, tree)
     known = _known(settings, roots)

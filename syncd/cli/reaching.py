@@ -15,20 +15,27 @@ from syncd.service import Doors, cloud_api_of, hosts_of
 
 
 @asynccontextmanager
-async def reaching(loaded: Loaded, *, answered: Collection[Call] = ()) -> AsyncIterator[CloudApi]:
+async def reaching(
+    loaded: Loaded,
+    *,
+    credentials: Credentials | None = None,
+    answered: Collection[Call] = (),
+) -> AsyncIterator[CloudApi]:
     """
     The configured cloud, with the configured credential.
 
     Args:
+        credentials: Others than those that count now.
         answered: Calls that have answered on this server in the past.
 
     Raises:
         ConfigError: The credential, the bundle or the proxy cannot be used.
     """
     settings = loaded.settings
-    credentials = Credentials(loaded.credential.token)
+    if credentials is None:
+        credentials = Credentials(loaded.credential.current, keeper=loaded.credential.stored)
     async with Doors().api(settings) as http:
-        yield cloud_api_of(
+        api = cloud_api_of(
             settings,
             http,
             credentials,
@@ -37,6 +44,11 @@ async def reaching(loaded: Loaded, *, answered: Collection[Call] = ()) -> AsyncI
             jitter=random.random,
             answered=answered,
         )
+        credentials.renew = api.refresh
+        try:
+            yield api
+        finally:
+            await credentials.settled()
 
 
 def exit_of(error: JobError) -> Exit:

@@ -24,6 +24,13 @@ class NoCredential(SyncdError):
 
     exit_code = 77
 
+    def __init__(self) -> None:
+        super().__init__(
+            "No credential: syncd cannot speak to the cloud. Run: syncd login, or put a device key "
+            "(dk-...) into a file that only its owner can read and name it in api.token_file "
+            "(SYNCD_API__TOKEN_FILE)."
+        )
+
 
 def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) -> int:
     """
@@ -43,12 +50,8 @@ def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) 
 
 
 def _require_credential(loaded: Loaded) -> Loaded:
-    token, _ = loaded.credential.read()
-    if token is None:
-        raise NoCredential(
-            "No credential: syncd cannot speak to the cloud. Put a device key (dk-...) into a file "
-            "that only its owner can read and name it in api.token_file, or set SYNCD_API__TOKEN."
-        )
+    if loaded.credential.current() is None:
+        raise NoCredential
     return loaded
 
 

@@ -30,8 +30,9 @@ from syncd.config.settings import (
     value_at,
 )
 from syncd.config.sources import DEFAULT, Given, from_environment, from_toml, is_section
+from syncd.config.stored import Stored
 from syncd.errors import ConfigError
-from syncd.model import printable
+from syncd.model import Session, printable
 from syncd.places import default_state_dir, find_config_file
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Multipart",
     "Reloaded",
     "Settings",
+    "Stored",
     "TokenFile",
     "credential_source",
     "extra_folders",
@@ -64,7 +66,8 @@ class Loaded:
     Settings with their story.
 
     ``origins`` has every key of ``KEYS``: ``default``, ``flag``, a variable's name, ``file:line``,
-    or for ``api.token`` the file that holds it. ``config_file`` is the TOML file read, if any.
+    or for ``api.token`` and ``api.team_id`` the file that holds it. ``config_file`` is the
+    TOML file read, if any.
     """
 
     settings: Settings
@@ -73,9 +76,11 @@ class Loaded:
     config_file: Path | None
 
     def value(self, key: str) -> object:
-        """The value in force of a dotted *key*; a token in a file is as secret as a given one."""
+        """The value in force of a dotted *key*; what a file of its own holds counts like a given one."""
         if key == "api.token" and self.origins[key] != DEFAULT:
             return SecretStr("")
+        if key == "api.team_id" and isinstance(session := self.credential.current(), Session):
+            return session.team_id
         return value_at(self.settings, key)
 
 
@@ -108,6 +113,8 @@ def load(
     origins = {key: given[key].origin if key in given else DEFAULT for key in KEYS}
     credential = credential_source(settings, environ, given_origin=origins["api.token"])
     _, origins["api.token"] = credential.read()
+    if settings.api.team_id is None and isinstance(credential.current(), Session):
+        origins["api.team_id"] = origins["api.token"]
     return Loaded(settings, MappingProxyType(origins), credential, path)
 
 

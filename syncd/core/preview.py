@@ -137,6 +137,9 @@ def _journey(size: int, known: Known | None, way: Way) -> tuple[Action, str]:
     )
     if route is Route.NEEDS_SIGN_IN:
         limit = way.single_put_limit
-        return Action.NEEDS_SIGN_IN, f"above the {limit} bytes a device key may send in one request"
+        return Action.NEEDS_SIGN_IN, (
+            f"above the {limit} bytes a device key may send in one request: "
+            "syncd login --large-files"
+        )
     how = "in parts" if route is Route.MULTIPART else "in one request"
     return Action.UPLOAD, f"{'new' if known is None else 'changed or unfinished'}, {how}"

@@ -397,6 +397,20 @@ class Report:
         rows = self._db.all("SELECT state, count(*) AS n FROM upload GROUP BY state")
         return Counter({row["state"]: row["n"] for row in rows})
 
+    def team_id(self) -> str | None:
+        """The team whose catalog this is about; None as long as only device keys were used."""
+        row = self._db.one("SELECT team_id FROM cloud")
+        return None if row is None else row["team_id"]
+
+    def newest_records(self, most: int) -> list[str]:
+        """Ids of records that are to stay in the catalog, at most so many, the newest first."""
+        rows = self._db.all(
+            "SELECT record_id FROM record WHERE retired_at IS NULL AND retire_sent_at IS NULL"
+            " ORDER BY registered_at DESC LIMIT ?",
+            (most,),
+        )
+        return [row["record_id"] for row in rows]
+
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""
         return self.uploads()["abandoned"]

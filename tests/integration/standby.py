@@ -15,6 +15,7 @@ import syncd.cli.config
 import syncd.cli.doctor
 import syncd.cli.files
 import syncd.cli.gc
+import syncd.cli.login
 import syncd.cli.plan
 import syncd.cli.reaching
 import syncd.cli.render
@@ -22,6 +23,7 @@ import syncd.cli.run
 import syncd.cli.status
 import syncd.cli.support
 import syncd.cli.verify
+import syncd.cli.whoami
 import syncd.service  # noqa: F401
 from syncd.cli import entry
 

@@ -89,7 +89,9 @@ def test_a_team_that_is_not_ours_is_named_with_those_that_are(home: Home, cloud:
 @pytest.mark.parametrize(("hours", "result"), [(1, "failed"), (-0.05, "warning")])
 def test_a_clock_that_is_off_is_told(home: Home, hours: float, result: str) -> None:
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() - hours * 3600))
-    me = json.dumps({"email_address": "a@b.c", "team_list": [{"id": "t", "role": "viewer"}]})
+    me = json.dumps(
+        {"id": "u", "email_address": "a@b.c", "team_list": [{"id": "t", "role": "viewer"}]}
+    )
     with ScriptedServer([reply(200, me, headers={"Date": date})]) as server:
         home.env["SYNCD_API__BASE_URL"] = f"{server.url}/api/v1"
 

@@ -178,7 +178,7 @@ def test_a_file_above_the_cap_waits_for_a_session_and_the_rest_goes_on(
     assert done.code == 77
     assert waiting["state"] == "needs_sign_in"
     assert f"{LARGE} bytes are above the {CAP}" in waiting["why"]
-    assert "api.token" in waiting["advice"]
+    assert "syncd login --large-files" in waiting["advice"]
     assert BIG in done.out
     assert "needs_sign_in" in done.out
     assert signed_in.code == 0

@@ -67,7 +67,7 @@ async def cloud(
 
 def plain(status: int = 200) -> httpx.Response:
     """An answer for a transport, not yet read."""
-    return httpx.Response(status, stream=httpx.ByteStream(b"{}"))
+    return httpx.Response(status, stream=httpx.ByteStream(b'{"id": "me"}'))
 
 
 async def error_of(awaitable: Any) -> JobError:
@@ -172,7 +172,7 @@ async def test_a_session_names_its_team() -> None:
 
 
 async def test_cookies_are_not_sent_back() -> None:
-    cookie = reply(200, "{}", headers={"Set-Cookie": "a=b; Path=/"})
+    cookie = reply(200, '{"id": "me"}', headers={"Set-Cookie": "a=b; Path=/"})
     with ScriptedServer([cookie, cookie]) as server:
         async with cloud(server) as it:
             await it.me()
@@ -850,7 +850,7 @@ async def test_a_throttle_slows_all_calls_for_an_hour() -> None:
 
 async def test_a_server_on_this_machine_is_not_paced() -> None:
     clock = FakeClock()
-    with ScriptedServer([answer()] * 30) as server:
+    with ScriptedServer([answer(id="me")] * 30) as server:
         async with cloud(server, clock=clock, calls_per_s=1) as it:
             for _ in range(30):
                 await it.me()
@@ -864,7 +864,7 @@ async def test_a_server_on_this_machine_is_not_paced() -> None:
 async def test_this_machine_is_reached_without_the_environments_proxy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with ScriptedServer([]) as proxy, ScriptedServer([answer()]) as server:
+    with ScriptedServer([]) as proxy, ScriptedServer([answer(id="me")]) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("ALL_PROXY", proxy.url)
         async with cloud(server) as it:

@@ -413,7 +413,7 @@ def test_token_is_trimmed_and_shown_to_nobody(tmp_path: Path) -> None:
     token, origin = loaded.credential.read()
     assert token is not None
     assert (token.get_secret_value(), origin) == (DEVICE_KEY, "SYNCD_API__TOKEN")
-    assert loaded.credential.token() == DEVICE_KEY
+    assert loaded.credential.current() == DEVICE_KEY
     assert "CANARY" not in repr(loaded)
 
 
@@ -485,7 +485,7 @@ def test_modes_below_a_managed_folder_are_not_ours_to_judge(tmp_path: Path) -> N
 
     for secrets_dir in (secrets, tmp_path / "alias"):
         credential = credential_source(settings, {}, secrets_dir=secrets_dir)
-        assert credential.token() == DEVICE_KEY
+        assert credential.current() == DEVICE_KEY
     with pytest.raises(ConfigError, match="others may read the token"):
         credential_source(settings, {}, secrets_dir=path.parent / "elsewhere").read()
 

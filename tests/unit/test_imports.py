@@ -104,7 +104,9 @@ DOORS: Mapping[str, frozenset[str]] = {
     "prometheus_client": frozenset({"metrics"}),
     "truststore": frozenset({"wire"}),
     "xxhash": frozenset({"hashing", "storage"}),
+    "keyring": frozenset({"config"}),
     "click": frozenset({"cli"}),
+    "segno": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
 }
 
