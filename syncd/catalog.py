@@ -11,7 +11,9 @@ import asyncio
 from syncd.api import CloudApi
 from syncd.clock import Clock
 from syncd.errors import JobError
+from syncd.lanes import Lanes
 from syncd.model import Kind, Record
+from syncd.store import Store
 
 FRESH_S = 600.0
 _UNAVAILABLE = frozenset(
@@ -32,13 +34,35 @@ _EVERYTHINGS = frozenset(
 class Catalog:
     """The records of the team, by path and by storage key."""
 
-    def __init__(self, api: CloudApi, clock: Clock) -> None:
+    def __init__(self, *, api: CloudApi, store: Store, lanes: Lanes, clock: Clock) -> None:
         self._api = api
+        self._store = store
+        self._lanes = lanes
         self._clock = clock
         self._by_path: dict[str, list[Record]] = {}
         self._read_at_s: float | None = None
         self._reading = asyncio.Lock()
         self._sure_at_s: dict[str, float] = {}
+
+    async def may_hold(self, model_path: str, size: int) -> bool:
+        """
+        Could a record make it needless to send a file of *size* bytes? Only its hash can tell then.
+
+        True where the listing has a record of that size (or of none) at that path, or one of ours
+        has that size anywhere: it may have been renamed. Where the server does not list, ours alone
+        count.
+
+        Raises:
+            JobError: The cloud as a whole could not be asked just now.
+        """
+        if await self._lanes.db(self._store.records.has_size, size):
+            return True
+        try:
+            await self._refresh()
+        except JobError as error:
+            if error.kind in _EVERYTHINGS:
+                raise
+        return any(each.file_size in (None, size) for each in self._by_path.get(model_path, ()))
 
     async def holding(self, model_path: str, sha256: str) -> Record | None:
         """

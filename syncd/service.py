@@ -497,7 +497,7 @@ class Service:
             lanes=self._lanes,
             api=api,
             transfer=transfer,
-            catalog=Catalog(api, self._clock),
+            catalog=Catalog(api=api, store=store, lanes=self._lanes, clock=self._clock),
             credentials=credentials,
             clock=self._clock,
             jitter=self._jitter,

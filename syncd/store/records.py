@@ -76,6 +76,10 @@ class Records:
             )
         return None if row is None else str(row["record_id"])
 
+    def has_size(self, size: int) -> bool:
+        """Is a record known that holds so many bytes?"""
+        return self._db.one("SELECT 1 FROM record WHERE size = ? LIMIT 1", (size,)) is not None
+
     def is_leaving(self, record_id: str) -> bool:
         """Was the call that retires it sent, or about to be?"""
         return (

@@ -53,7 +53,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
-    "catalog": BELOW_IO | {"api"},
+    "catalog": BELOW_IO | {"api", "store", "lanes"},
     "allowance": frozenset({"core", "clock", "lanes", "store"}),
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},

@@ -156,6 +156,7 @@ CREATE TABLE record (
     PRIMARY KEY (model_path, sha256)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX record_by_file ON record (root_id, rel_path);
+CREATE INDEX record_by_size ON record (size);
 CREATE INDEX record_gone ON record (sha256) WHERE gone_at IS NOT NULL;
 CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT NULL AND retired_at IS NULL;
 
