@@ -292,6 +292,15 @@ class CloudApi:
             return False
         return True
 
+    async def agents(self) -> int:
+        """How many agents of the team are connected."""
+        return await self._send(
+            Call.AGENTS,
+            "GET",
+            "/agents?current_page=1&per_page=1",
+            read=lambda body: answers.total_of(parse_json(body)),
+        )
+
     async def initiate(self, storage_key: str, size: int) -> Multipart:
         """Open a multipart upload of *size* bytes. Not repeated while unclear."""
         return await self._send(

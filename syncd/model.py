@@ -119,6 +119,7 @@ class Call(StrEnum):
     ABORT = "abort"
     PUT_BODY = "put_body"
     PUT_PART = "put_part"
+    AGENTS = "agents"
 
 
 # The next two are tuples and not dataclasses: a walk makes one of each a file, and a frozen
@@ -278,7 +279,7 @@ class Multipart:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A catalog record. Members a listing may leave out are None."""
+    """A catalog record. Members a listing may leave out are None; ``created_at`` is ISO 8601, UTC."""
 
     id: str
     model_path: str | None
@@ -288,6 +289,7 @@ class Record:
     file_size: int | None
     file_hash: str | None
     model_status: str | None
+    created_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,9 @@ class Switches:
     clash_at_presign: bool = False
     register_repeats: bool = False  # a storage_key may be registered twice
 
+    agents: int = 0  # connected, all idle
+    agents_off: int | None = None
+
     role: str = "owner"
     writers: tuple[str, ...] = ("owner", "admin")
     access_token_lifetime_s: int = 3600
