@@ -42,6 +42,12 @@ BURST_S = 1.0
 SLOW_CALLS_PER_S = 2.0
 SLOW_FOR_S = 3600.0
 
+DISABLED = {"model_status": "disabled"}
+"""The change that takes a record out of force."""
+
+NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.NOT_ALLOWED})
+"""What says that this server does not let us change or delete a record."""
+
 _NEEDED_FOR_MULTIPART = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE})
 
 

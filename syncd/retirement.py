@@ -11,18 +11,14 @@ from typing import Literal
 
 import structlog
 
-from syncd.api import CloudApi
+from syncd.api import DISABLED, NO_SUCH_CALL, CloudApi
 from syncd.clock import Clock
 from syncd.errors import JobError
 from syncd.lanes import Lanes
-from syncd.model import Kind
 from syncd.store import Retiring, Store
 
 RETRY_MS = 300_000
 """Before a call that did not get through is made again."""
-
-NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.NOT_ALLOWED})
-"""What says that this server does not let us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ class Retirement:
             if action == "delete":
                 await self._api.delete_model(retiring.record_id)
             else:
-                await self._api.update_model(retiring.record_id, {"model_status": "disabled"})
+                await self._api.update_model(retiring.record_id, DISABLED)
         except JobError as error:
             if error.kind not in NO_SUCH_CALL:
                 self._log.warning("record.retire_postponed", **told, why=str(error))

@@ -41,6 +41,7 @@ from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
 from syncd.patience import Patience
 from syncd.progress import Meter
+from syncd.reconcile import Reconciler
 from syncd.retirement import Policy, Retirement
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
@@ -83,6 +84,7 @@ class _Parts:
     dispatcher: Dispatcher
     janitor: Janitor
     retirement: Retirement
+    reconciler: Reconciler
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class Service:
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
         self._rescan = self._restart = self._looking = False
+        self._look_at_catalog = settings.catalog.reconcile_s > 0
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -203,6 +206,7 @@ class Service:
         if not self._stop.is_set():
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
+            await self._reconcile(parts)
         self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
             parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
@@ -376,6 +380,7 @@ class Service:
         while True:
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
+            await self._reconcile(parts)
             now_ms, jobs = self._clock.now_ms(), parts.store.jobs
             again = await self._lanes.db(jobs.read_again, now_ms)
             if again + await self._lanes.db(jobs.free_bundles, now_ms):
@@ -383,8 +388,16 @@ class Service:
             await self._wake_janitor.wait()
             self._wake_janitor.clear()
 
+    async def _reconcile(self, parts: _Parts) -> None:
+        """Look at the whole listing where that is due, else for the sake of new records only."""
+        if await self._lanes.db(parts.store.holds.all):
+            return  # the cloud cannot be asked, or not by us; or the tree is not there
+        due, self._look_at_catalog = self._look_at_catalog, False
+        await (parts.reconciler.look() if due else parts.reconciler.look_at_new())
+
     def _schedule(self, parts: _Parts, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
+        reconcile_s = self._settings.catalog.reconcile_s
         scheduler = AsyncIOScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -407,11 +420,16 @@ class Service:
         async def look_at_root() -> None:
             self._wake_intake.set()
 
+        async def reconcile() -> None:
+            self._look_at_catalog = True
+            self._wake_janitor.set()
+
         for tick, seconds in (
             (rescan, self._settings.scan.interval_s),
             (look_after, 30),
             (watch_again, WATCH_RETRY_S),
             (look_at_root, ROOT_LOOK_S),
+            *([(reconcile, reconcile_s)] if reconcile_s else []),
         ):
             # Named, since ticks of one moment run in the order of their names; else that is random.
             scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
@@ -492,17 +510,23 @@ class Service:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.bundle_waits_for(roots[job.root_id], job.target.bundle)
 
+        catalog = Catalog(api=api, store=store, lanes=self._lanes, clock=self._clock)
         worker = Worker(
             store=store,
             lanes=self._lanes,
             api=api,
             transfer=transfer,
-            catalog=Catalog(api=api, store=store, lanes=self._lanes, clock=self._clock),
+            catalog=catalog,
             credentials=credentials,
             clock=self._clock,
             jitter=self._jitter,
             meter=self._meter,
-            limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
+            limits=Limits(
+                settings.api.single_put_limit,
+                settings.upload.lease_ttl_s,
+                once=once,
+                hidden=settings.catalog.register_as == "disabled",
+            ),
             path_of=path_of,
             expected_of=lambda job: expected_sha256(roots[job.root_id].path, job.rel_path),
             lacking=lacking,
@@ -550,7 +574,15 @@ class Service:
                 settings.catalog.delete_most,
             ),
         )
-        return _Parts(roots, store, intake, dispatcher, janitor, retirement)
+        reconciler = Reconciler(
+            store=store,
+            lanes=self._lanes,
+            api=api,
+            catalog=catalog,
+            clock=self._clock,
+            hidden=settings.catalog.register_as == "disabled",
+        )
+        return _Parts(roots, store, intake, dispatcher, janitor, retirement, reconciler)
 
     def _require_same_cloud(self, store: Store) -> None:
         api = self._settings.api

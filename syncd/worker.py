@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from syncd import hashing
-from syncd.api import CloudApi
+from syncd.api import DISABLED, NO_SUCH_CALL, CloudApi
 from syncd.auth import Credentials
 from syncd.catalog import Catalog
 from syncd.clock import Clock
@@ -104,11 +104,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings a worker needs: bytes, seconds, and whether this is a backfill."""
+    """
+    The settings a worker needs: bytes, seconds, and whether this is a backfill.
+
+    ``hidden``: what is registered is disabled at once.
+    """
 
     single_put_limit: int
     lease_ttl_s: float
     once: bool = False
+    hidden: bool = False
 
 
 class _Leaving(Exception):
@@ -559,9 +564,23 @@ class Worker:
     async def _finish(self, run: _Run) -> None:
         job = run.job
         assert job.record_id is not None, "the step is taken only with a record"
+        if self._limits.hidden and job.register_sent_at is not None:
+            await self._hide(run, job.record_id)
         if not await self._db(self._store.jobs.finish, job, job.record_id, adopted=job.adopted):
             self._on_moved(job)
         run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
+
+    async def _hide(self, run: _Run, record_id: str) -> None:
+        """Disable the record just made; where the server cannot do that, agents get it."""
+        run.call = Call.UPDATE_MODEL
+        try:
+            hidden = await self._api.update_model(record_id, DISABLED)
+        except JobError as error:
+            if error.kind not in NO_SUCH_CALL:
+                raise
+            hidden = False
+        if not hidden:
+            self._log.warning("record.not_hidden", record_id=record_id)
 
     async def _mate_of(self, job: Job) -> str | None:
         """
@@ -636,7 +655,7 @@ class Worker:
         await self._lanes.db(records.note_retiring, former, self._clock.now_ms())
         run.call = Call.UPDATE_MODEL
         try:
-            disabled = await self._api.update_model(former.record_id, {"model_status": "disabled"})
+            disabled = await self._api.update_model(former.record_id, DISABLED)
         except JobError as error:
             if error.kind not in _NO_MOVE:
                 raise

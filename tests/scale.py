@@ -21,6 +21,8 @@ class Scale:
     """T3: of each state machine, ``MACHINE_STEPS`` each."""
     simulations: int
     """T4: seeds beside those that once failed."""
+    two_boxes: int
+    """T4: seeds of two machines with one team."""
     kill_points: int
     """T5: in all."""
     beginnings: tuple[bool, ...]
@@ -48,6 +50,7 @@ SCALES = {
         examples=100,
         machine_runs=60,
         simulations=50,
+        two_boxes=20,
         kill_points=200,
         beginnings=(True,),
         images=2_000,
@@ -62,6 +65,7 @@ SCALES = {
         examples=500,
         machine_runs=300,
         simulations=1_000,
+        two_boxes=100,
         kill_points=450,
         beginnings=(True,),
         images=20_000,
@@ -76,6 +80,7 @@ SCALES = {
         examples=2_000,
         machine_runs=1_000,
         simulations=5_000,
+        two_boxes=2_000,
         kill_points=3_000,
         beginnings=(True, False),
         images=60_000,
@@ -90,6 +95,7 @@ SCALES = {
         examples=10_000,
         machine_runs=4_000,
         simulations=30_000,
+        two_boxes=10_000,
         kill_points=20_000,
         beginnings=(True, False),
         images=1_000_000,

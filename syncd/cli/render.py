@@ -21,7 +21,7 @@ RATE_WINDOW_S = 10.0
 STYLES = {
     "registered": "green", "upload": "cyan", "uploading": "cyan", "queued": "cyan",
     "waiting": "yellow", "needs_sign_in": "yellow", "refused": "red", "conflict": "red",
-    "failed": "bold red", "unreadable": "red", "incomplete": "yellow", "ignored": "dim",
+    "failed": "bold red", "drift": "red", "unreadable": "red", "incomplete": "yellow", "ignored": "dim",
     "shadowed": "dim",
 }  # fmt: skip
 

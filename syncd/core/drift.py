@@ -7,9 +7,10 @@ reads files reads no more of them than the comparison takes.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from syncd.model import Record
 
@@ -26,6 +27,45 @@ class Kind(StrEnum):
     OTHER_PATH = "other_path"  # the same bytes, at a path where no file is
     NO_KNOWLEDGE = "no_knowledge"  # the record does not tell what it holds
     DISABLED = "disabled"  # agents do not get it
+
+
+class Drift(StrEnum):
+    """What others did to a record that stands for a file here."""
+
+    MISSING = "missing"
+    DISABLED = "disabled"
+    MOVED = "moved"
+
+
+WHY: Mapping[Drift, str] = MappingProxyType(
+    {
+        Drift.MISSING: "its record was deleted from the catalog",
+        Drift.DISABLED: "its record in the catalog was disabled",
+        Drift.MOVED: "its record was given another path in the catalog",
+    }
+)
+ADVICE: Mapping[Drift, str] = MappingProxyType(
+    {
+        Drift.MISSING: "Was that meant? Then remove the file or exclude it. To send it again: syncd "
+        "plan --out FILE, then syncd apply FILE.",
+        Drift.DISABLED: "Enable it in the cloud, or remove the file or exclude it. To send it again: "
+        "syncd plan --out FILE, then syncd apply FILE.",
+        Drift.MOVED: "Move the file to that path, or give the record its path back. To send it again: "
+        "syncd plan --out FILE, then syncd apply FILE.",
+    }
+)
+
+
+def winner(twins: Iterable[Record]) -> Record:
+    """
+    Which of several records with one path and the same bytes stays: the oldest.
+
+    Whoever asks, in whatever order the listing comes, gets the same one. Where a record does not
+    tell its age, and among records of one age, the smallest id counts.
+    """
+    listed = list(twins)
+    dated = all(record.created_at is not None for record in listed)
+    return min(listed, key=lambda record: (record.created_at if dated else "", record.id))
 
 
 @dataclass(slots=True)

@@ -465,20 +465,39 @@ class Jobs:
             self._db.run(
                 "UPDATE reread SET due_at = ? WHERE due_at <= ?", (now_ms + REREAD_MS, now_ms)
             )
-            return sum(self._once_more(row["root_id"], row["rel_path"], now_ms) for row in rows)
+            again = [self._once_more(row["root_id"], row["rel_path"], now_ms) for row in rows]
+            return len([job_id for job_id in again if job_id is not None])
 
-    def _once_more(self, root_id: int, path: bytes, now_ms: int) -> bool:
-        """Queue what the last job of a path did, if that is done."""
+    def _once_more(self, root_id: int, path: bytes, now_ms: int) -> int | None:
+        """Queue what the last job of a path did, if that is done; the new job's id."""
         row = self._db.one(
             f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
             (root_id, path),
         )
         if row is None or row["state"] != State.DONE:
-            return False
+            return None
         job = job_of(row)
         found = FoundFile(root_id, job.rel_path, job.fingerprint, job.fingerprint.size)
-        self.enqueue(found, job.target, now_ms, Priority.BACKFILL)
-        return True
+        return self.enqueue(found, job.target, now_ms, Priority.BACKFILL)
+
+    def send_again(self, root_id: int, rel_path: str, now_ms: int) -> int | None:
+        """
+        Queue a file whose record others deleted, disabled or moved; the job's id.
+
+        The old record is left to whoever did that. None, and nothing changed, where the path's last
+        job is no such one.
+        """
+        with self._db.transaction():
+            row = self._db.one(
+                "SELECT record_id FROM job JOIN record USING (record_id) WHERE job.id ="
+                " (SELECT max(id) FROM job WHERE root_id = ? AND rel_path = ?)"
+                " AND job.state = 'done' AND drift IS NOT NULL",
+                (root_id, os.fsencode(rel_path)),
+            )
+            if row is None:
+                return None
+            self.records.let_go(row["record_id"], now_ms)
+            return self._once_more(root_id, os.fsencode(rel_path), now_ms)
 
     def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, why: str) -> bool:
         """Inside the caller's transaction: supersede the path's live or failed job, if it has one."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from syncd.core import drift
 from syncd.core.preview import Known
 from syncd.model import Verdict, printable
 from syncd.store.db import Database
@@ -19,10 +20,11 @@ WAITING = "waiting"
 UPLOADING = "uploading"
 NEEDS_SIGN_IN = "needs_sign_in"
 FAILED = "failed"
+DRIFT = "drift"  # it was registered, and others did something to its record
 
 FILE_STATES = (
     REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED,
-    "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
+    DRIFT, "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
 )  # fmt: skip
 """Every file on disk is in exactly one of these."""
 
@@ -71,6 +73,7 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
        file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
        file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
        job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
+       record.drift,
        (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
   FROM file
   JOIN root ON root.id = file.root_id
@@ -78,6 +81,8 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
        SELECT max(id) FROM job AS latest
         WHERE latest.root_id = file.root_id
           AND latest.rel_path = file.rel_path)
+  LEFT JOIN record ON record.model_path = job.model_path AND record.sha256 = job.sha256
+   AND record.record_id = job.record_id
  ORDER BY root.id, file.rel_path
 """
 
@@ -132,14 +137,17 @@ class Report:
 def _file_report(row: Any) -> FileReport:
     wanted = row["verdict"] == Verdict.WANTED
     state = _state(row) if wanted else row["verdict"]
+    why, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
+    if state == DRIFT:
+        why, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
         root_type=row["type_key"],
         path=printable(os.fsdecode(row["rel_path"])),
         size=row["size"],
         state=state,
-        why=(row["last_error"] if wanted else row["reason"]),
-        advice=row["last_advice"] if wanted or state == "unreadable" else None,
+        why=why,
+        advice=advice if wanted or state == "unreadable" else None,
         model_path=row["model_path"],
         sha256=row["sha256"] if wanted else None,
         record_id=row["record_id"] if wanted else None,
@@ -154,7 +162,7 @@ def _file_report(row: Any) -> FileReport:
 def _state(row: Any) -> str:
     match row["state"]:
         case "done":
-            return REGISTERED
+            return DRIFT if row["drift"] else REGISTERED
         case "leased":
             return UPLOADING
         case "failed":

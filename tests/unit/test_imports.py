@@ -36,6 +36,7 @@ BELOW_SERVICE = BELOW_WORKER | {
     "intake",
     "janitor",
     "retirement",
+    "reconcile",
     "dispatch",
     "control",
 }
@@ -61,6 +62,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
+    "reconcile": BELOW_WORKER,
     "control": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
