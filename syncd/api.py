@@ -48,6 +48,9 @@ DISABLED = {"model_status": "disabled"}
 NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.NOT_ALLOWED})
 """What says that this server does not let us change or delete a record."""
 
+UNLISTED = frozenset({Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.OTHER_CLIENT_ERROR})
+"""What says that this server does not list its models."""
+
 _NEEDED_FOR_MULTIPART = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE})
 
 

@@ -9,7 +9,7 @@ then only what this machine registered itself is known. A listing is read once a
 import asyncio
 from dataclasses import replace
 
-from syncd.api import CloudApi
+from syncd.api import UNLISTED, CloudApi
 from syncd.clock import Clock
 from syncd.core.drift import is_disabled, sha256_of
 from syncd.errors import JobError
@@ -18,11 +18,6 @@ from syncd.model import Kind, Record
 from syncd.store import Store
 
 FRESH_S = 600.0
-_UNAVAILABLE = frozenset(
-    {Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.OTHER_CLIENT_ERROR}
-)
-"""What says that this server does not list."""
-
 LATEST_S = 90.0
 """After so long no server goes on with a registration whose client has left: proxies give up at 60."""
 
@@ -144,7 +139,7 @@ class Catalog:
         try:
             found = await self._api.find(storage_key=storage_key)
         except JobError as error:
-            if error.kind in _UNAVAILABLE:
+            if error.kind in UNLISTED:
                 return None, False
             raise
         return (found[0] if found else None), True

@@ -27,8 +27,8 @@ from syncd.catalog import Catalog
 from syncd.clock import Clock, SystemClock
 from syncd.compare import Comparer, Root
 from syncd.config import CredentialSource, Settings, extra_folders, rules_for
+from syncd.connect import connect, host_policy, network
 from syncd.core import retry, settle
-from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
@@ -95,10 +95,10 @@ class Doors:
         files=settings.upload.files, slots=settings.upload.parts_max
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
-        **_network(settings)
+        **network(settings)
     )
     objects: Callable[[Settings], storage.Client] = lambda settings: storage.build_client(
-        **_network(settings)
+        **network(settings)
     )
     watcher: Callable[[Settings, Mapping[int, str], Callable[[Hint], None]], Watcher] = (
         lambda settings, roots, on_hint: Watcher(
@@ -450,13 +450,8 @@ class Service:
         await self._lanes.db(store.jobs.free_class, "large", now_ms)
         async with self._doors.api(self._settings) as http:
             with self._doors.objects(self._settings) as bare:
-                hosts = HostPolicy.of(
-                    self._settings.api.base_url,
-                    self._settings.network.storage_hosts,
-                    allow_http=self._settings.network.allow_http,
-                )
-                api = await self._api(store, http, credentials, hosts)
-                objects = storage.ObjectStore(bare, hosts)
+                api = await self._api(store, http, credentials)
+                objects = storage.ObjectStore(bare, host_policy(self._settings))
                 parts = await self._build(store, api, objects, credentials, once=once)
                 return await (self._once(parts) if once else self._forever(parts))
 
@@ -619,7 +614,6 @@ class Service:
         store: Store,
         http: cloud_api.Client,
         credentials: Credentials,
-        hosts: HostPolicy,
     ) -> cloud_api.CloudApi:
         settings = self._settings
         base_url = settings.api.base_url
@@ -632,20 +626,12 @@ class Service:
             notes.add(note)
             note.add_done_callback(notes.discard)
 
-        return cloud_api.CloudApi(
-            base_url=base_url,
-            client=http,
-            credentials=credentials,
-            team_id=settings.api.team_id,
+        return connect(
+            settings,
+            http,
+            credentials,
             clock=self._clock,
             jitter=self._jitter,
-            hosts=hosts,
-            multipart=cloud_api.MultipartPaths(
-                sign_part=settings.api.multipart.sign_part_path,
-                complete=settings.api.multipart.complete_path,
-                abort=settings.api.multipart.abort_path,
-            ),
-            calls_per_s=settings.api.calls_per_s,
             answered=await self._lanes.db(store.servers.answered, base_url),
             on_answered=on_answered,
         )
@@ -684,11 +670,3 @@ class Service:
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
-
-
-def _network(settings: Settings) -> dict[str, str | None]:
-    bundle, proxy = settings.network.ca_bundle, settings.network.proxy
-    return {
-        "ca_bundle": None if bundle is None else os.fspath(bundle),
-        "proxy": None if proxy is None else proxy.get_secret_value(),
-    }

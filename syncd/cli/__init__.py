@@ -50,6 +50,8 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "run": Lazy("syncd.cli:run_command", "Keep the catalog in step (what no command means)."),
         "status": Lazy("syncd.cli.status:status", "Tell where each file stands."),
         "plan": Lazy("syncd.cli.plan:plan", "Tell what would be sent, and send nothing."),
+        "diff": Lazy("syncd.cli.diff:diff", "Compare the tree with the catalog."),
+        "safe": Lazy("syncd.cli.safe:safe", "Tell whether this machine may be destroyed."),
         "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
         "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),
         "sandbox": Lazy("syncd.cli.sandbox:sandbox", "Serve the stand-in cloud on this machine."),

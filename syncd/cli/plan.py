@@ -25,10 +25,17 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The roots by a number of this plan's own, models_dir first, and a step for each file."""
+    """
+    The roots by a number of this plan's own, models_dir first, and a step for each file.
+
+    ``known`` is what the store says of files, on disk or not; ``problems`` what could not be looked
+    at, and why.
+    """
 
     roots: Mapping[int, Root]
     steps: Sequence[Step]
+    known: Mapping[PathKey, Known]
+    problems: Mapping[str, str]
 
 
 @click.command()
@@ -37,6 +44,8 @@ class Planned:
 def plan(invocation: Invocation, as_json: bool) -> int:
     """Tell what would happen to each file, and why. Nothing is sent and nothing is written."""
     planned = make_plan(invocation.load())
+    for path, why in planned.problems.items():
+        click.echo(f"syncd: {printable(path)} cannot be read: {why}", err=True)
     if as_json:
         click.echo(json.dumps(as_document(planned), indent=2))
     else:
@@ -72,12 +81,13 @@ def make_plan(loaded: Loaded) -> Planned:
         rules_of=rules_of,
     )
     known = _known(settings, roots)
-    found = [file for root in roots.values() for file in _walk(settings, root, roots)]
+    problems: dict[str, str] = {}
+    found = [file for root in roots.values() for file in _walk(settings, root, roots, problems)]
     for root in roots.values():
         _require_models(root, found, known)
     steps = preview(found, known, way, comparer.judge)
     steps = list(_looked_into(roots, found, steps))
-    return Planned(roots, list(_as_bundles(comparer, roots, steps)))
+    return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems)
 
 
 def _looked_into(
@@ -146,7 +156,9 @@ def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
     return roots, Tree(0, [(numbers.get((f.path, f.type_key), 0), f) for f in folders])
 
 
-def _walk(settings: Settings, root: Root, roots: Mapping[int, Root]) -> Iterator[FoundFile]:
+def _walk(
+    settings: Settings, root: Root, roots: Mapping[int, Root], problems: dict[str, str]
+) -> Iterator[FoundFile]:
     from syncd import scan
 
     def problem(rel_path: str, error: OSError) -> None:
@@ -157,7 +169,7 @@ def _walk(settings: Settings, root: Root, roots: Mapping[int, Root]) -> Iterator
                 f"The models directory {printable(root.path)} cannot be read: {error.strerror}. "
                 "Check models_dir, the mount, and the permissions of your account."
             )
-        click.echo(f"syncd: {printable(rel_path)} cannot be read: {error.strerror}", err=True)
+        problems[root.shown(rel_path)] = error.strerror or str(error)
 
     return scan.walk(
         root.path,

@@ -7,11 +7,12 @@ reads files reads no more of them than the comparison takes.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from syncd.core.tree import PathKey
 from syncd.model import Record
 
 HASH_PREFIX = "sha256:"
@@ -74,12 +75,12 @@ class Local:
     A file that is wanted in the catalog.
 
     Args:
-        key: Whatever its owner knows it by.
+        key: Its root and its path there.
         size: Bytes.
         sha256: 64 hex digits; None as long as nobody has read it.
     """
 
-    key: Hashable
+    key: PathKey
     model_path: str
     size: int
     sha256: str | None

@@ -8,7 +8,7 @@ from typing import Any
 
 from syncd.core import drift
 from syncd.core.preview import Known
-from syncd.model import Verdict, printable
+from syncd.model import Record, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.files import find_root
 from syncd.store.holds import HoldRow, Holds
@@ -121,12 +121,45 @@ class Report:
         root_id = find_root(self._db, root, real_path or root, type_key)
         return {
             os.fsdecode(row["rel_path"]): Known(
-                fingerprint_of(row), report.state, report.why, report.model_path
+                fingerprint_of(row),
+                report.state,
+                report.why,
+                report.model_path,
+                report.sha256,
+                report.record_id,
             )
             for row in self._db.all(_FILES)
             if row["root_id"] == root_id
             for report in [_file_report(row)]
         }
+
+    def own_records(self) -> list[Record]:
+        """The records that this machine registered or adopted, as a listing would show them."""
+        rows = self._db.all("SELECT * FROM record ORDER BY model_path, sha256")
+        return [
+            Record(
+                id=row["record_id"],
+                model_path=row["model_path"],
+                model_type=None,
+                display_name=None,
+                storage_key=row["storage_key"],
+                file_size=row["size"],
+                file_hash=f"{drift.HASH_PREFIX}{row['sha256']}",
+                model_status="active" if row["retire_sent_at"] is None else "disabled",
+            )
+            for row in rows
+        ]
+
+    def recent_uploads(self, most: int = 20) -> list[tuple[int, int, int]]:
+        """(began, ended, bytes) of the last files that were sent, in Unix milliseconds."""
+        rows = self._db.all(
+            "SELECT size, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'claim')"
+            " AS began, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'finish')"
+            " AS ended FROM job WHERE state = 'done' AND stored_at IS NOT NULL"
+            " ORDER BY id DESC LIMIT ?",
+            (most,),
+        )
+        return [(row["began"], row["ended"], row["size"]) for row in rows]
 
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""

@@ -56,7 +56,7 @@ def as_record(number: int, told: Told) -> Record:
 def compared(tree: dict[str, str], listing: list[Told], read: set[str]) -> list[Finding]:
     """What the comparison says of it, where the files of *read* were read before."""
     files = [
-        Local(path, path, len(content), digits(content) if path in read else None)
+        Local((1, path), path, len(content), digits(content) if path in read else None)
         for path, content in tree.items()
     ]
     comparison, found = Comparison(files), []
@@ -153,7 +153,7 @@ def test_every_kind_is_met() -> None:
 def test_only_files_that_a_record_could_be_are_read(
     tree: dict[str, str], listing: list[Told]
 ) -> None:
-    comparison = Comparison(Local(p, p, len(content), None) for p, content in tree.items())
+    comparison = Comparison(Local((1, p), p, len(content), None) for p, content in tree.items())
 
     wanted = {
         file.model_path

@@ -37,6 +37,7 @@ BELOW_SERVICE = BELOW_WORKER | {
     "janitor",
     "retirement",
     "reconcile",
+    "connect",
     "dispatch",
     "control",
 }
@@ -62,6 +63,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
+    "connect": BELOW_IO | {"api", "auth", "config"},
     "reconcile": BELOW_WORKER,
     "control": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
