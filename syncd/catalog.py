@@ -13,9 +13,7 @@ from syncd.api import UNLISTED, CloudApi
 from syncd.clock import Clock
 from syncd.core.drift import is_disabled, sha256_of
 from syncd.errors import JobError
-from syncd.lanes import Lanes
 from syncd.model import Kind, Record
-from syncd.store import Store
 
 FRESH_S = 600.0
 LATEST_S = 90.0
@@ -31,36 +29,14 @@ _EVERYTHINGS = frozenset(
 class Catalog:
     """The records of the team, active or not, by path and by storage key."""
 
-    def __init__(self, *, api: CloudApi, store: Store, lanes: Lanes, clock: Clock) -> None:
+    def __init__(self, api: CloudApi, clock: Clock) -> None:
         self._api = api
-        self._store = store
-        self._lanes = lanes
         self._clock = clock
         self._by_path: dict[str, list[Record]] = {}
         self._read_at_s: float | None = None
         self._listed = False
         self._reading = asyncio.Lock()
         self._sure_at_s: dict[str, float] = {}
-
-    async def may_hold(self, model_path: str, size: int) -> bool:
-        """
-        Could a record make it needless to send a file of *size* bytes? Only its hash can tell then.
-
-        True where the listing has a record of that size (or of none) at that path, or one of ours
-        has that size anywhere: it may have been renamed. Where the server does not list, ours alone
-        count.
-
-        Raises:
-            JobError: The cloud as a whole could not be asked just now.
-        """
-        if await self._lanes.db(self._store.records.has_size, size):
-            return True
-        try:
-            await self._refresh()
-        except JobError as error:
-            if error.kind in _EVERYTHINGS:
-                raise
-        return any(each.file_size in (None, size) for each in self.at(model_path))
 
     async def holding(self, model_path: str, sha256: str) -> Record | None:
         """
@@ -82,6 +58,21 @@ class Catalog:
             if error.kind in _EVERYTHINGS:
                 raise
         return None
+
+    async def may_hold(self, model_path: str, size: int) -> bool:
+        """
+        Could the catalog hold a file of *size* bytes at that path? Asked before its hash is known.
+
+        Raises:
+            JobError: The cloud as a whole could not be asked just now.
+        """
+        await self._be_sure(model_path)
+        try:
+            await self._refresh()
+        except JobError as error:
+            if error.kind in _EVERYTHINGS:
+                raise
+        return any(record.file_size in (None, size) for record in self.at(model_path))
 
     async def read(self) -> bool:
         """

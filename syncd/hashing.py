@@ -1,9 +1,9 @@
 """
 Reading a model file: what it is (fingerprint), what it holds (plan), and its bytes for the wire.
 
-Files are opened read-only and never interpreted. ``make_plan`` is the first look at every byte; the
-pieces handed out by ``checked_pieces`` are the second, compared with the first leaf by leaf before
-the last piece of a leaf is handed on. What is guarded against is a file that moves, not a forger,
+Files are opened read-only and never interpreted. The ``Hasher`` takes the first look at every byte;
+the pieces handed out by ``checked_pieces`` are the second, compared with the first leaf by leaf
+before the last piece of a leaf is handed on. What is guarded against is a file that moves, not a forger,
 so the second look is XXH3-128 (about 10 GB/s) and not another SHA-256.
 """
 
@@ -21,6 +21,7 @@ import xxhash
 from syncd.core.responses import to_error
 from syncd.errors import FileChanged, Permanent
 from syncd.model import LEAF_DIGEST_SIZE, LEAF_SIZE, Fingerprint, Kind, Part, Plan, printable
+from syncd.pagecache import RWF_DONTCACHE, Footprint
 
 PIECE_SIZE = 512 * 1024
 """Bytes handed to the wire at a time: large enough for speed, small enough for 32 senders."""
@@ -28,6 +29,9 @@ PIECE_SIZE = 512 * 1024
 
 # O_NONBLOCK: a FIFO put in the file's place must not hang the thread.
 FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+_NO_SUCH_FLAG = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+"""What a kernel or file system says that does not know ``RWF_DONTCACHE``."""
 
 T = TypeVar("T")
 
@@ -81,44 +85,120 @@ def look(path: str) -> Fingerprint:
         return fingerprint_of(fd)
 
 
-def make_plan(
-    path: str,
-    expected: Fingerprint,
-    *,
-    stop: Flag,
-    on_bytes: Callable[[int], None],
-) -> Plan:
+class Hasher:
     """
-    Read the whole file once: SHA-256 and an XXH3-128 for each ``LEAF_SIZE`` bytes.
+    Reads a file from its first byte on: its SHA-256 and an XXH3-128 for each ``LEAF_SIZE`` bytes.
+
+    It is asked for the file in stretches and keeps no descriptor between them, so that it may wait
+    for whoever sends what was hashed.
 
     Args:
-        expected: What the file must be before the first and after the last byte.
-        stop: Looked at between leaves.
-        on_bytes: Called with the bytes read since the last call.
+        expected: What the file must be before the first and after the last byte of each stretch.
+        read_again: Its bytes are about to be read once more and stay in the page cache for that;
+            else they leave no trace there (``RWF_DONTCACHE``, where the file system has it).
+    """
+
+    def __init__(self, path: str, expected: Fingerprint, *, read_again: bool) -> None:
+        self._path = path
+        self._expected = expected
+        self._sha256 = hashlib.sha256()
+        self._flags = 0 if read_again else RWF_DONTCACHE
+        self.leaves = bytearray()
+        self.offset = 0
+
+    @property
+    def is_through(self) -> bool:
+        """Was the last byte read?"""
+        return self.offset >= self._expected.size
+
+    def read_to(self, end: int, *, stop: Flag, on_bytes: Callable[[int], None]) -> None:
+        """
+        Read on to *end*, a multiple of ``LEAF_SIZE``, or to the end of the file.
+
+        Args:
+            stop: Looked at between leaves.
+            on_bytes: Called with the bytes read since the last call.
+
+        A ctime that moved alone is let pass here, as it is in ``checked_pieces``.
+
+        Raises:
+            FileChanged: The fingerprint differs but for ctime, before or after reading.
+            Stopped: *stop* was set.
+            JobError: The file cannot be read.
+        """
+        end = min(end, self._expected.size)
+        buffer = memoryview(bytearray(min(LEAF_SIZE, max(end - self.offset, 1))))
+        with opened(self._path) as fd, _read_errors(self._path):
+            require_same(fd, self._expected, self._path, ctime=False)
+            while self.offset < end:
+                if stop.is_set():
+                    raise Stopped
+                wanted = buffer[: end - self.offset]
+                count = self._fill(fd, wanted)
+                self._sha256.update(wanted[:count])
+                self.leaves += xxhash.xxh3_128_digest(wanted[:count])
+                self.offset += count
+                on_bytes(count)
+                if count < len(wanted):
+                    raise FileChanged(f"{printable(self._path)} became shorter while it was read")
+            require_same(fd, self._expected, self._path, ctime=False)
+
+    def plan(self) -> Plan:
+        """What the whole file is, once it was read."""
+        assert self.is_through, "asked for at the end"
+        return Plan(self._expected.size, self._sha256.hexdigest(), bytes(self.leaves))
+
+    def _fill(self, fd: int, buffer: memoryview) -> int:
+        """Read until *buffer* is full or the file ends; the bytes read."""
+        count = 0
+        while count < len(buffer):
+            read = _afresh(self._path, partial(self._read, fd, buffer[count:], count), fd)
+            if read == 0:
+                break
+            count += read
+        return count
+
+    def _read(self, fd: int, buffer: memoryview, ahead: int) -> int:
+        try:
+            return os.preadv(fd, [buffer], self.offset + ahead, self._flags)
+        except OSError as error:
+            if not self._flags or error.errno not in _NO_SUCH_FLAG:
+                raise
+        self._flags = 0
+        return self._read(fd, buffer, ahead)
+
+
+def make_plan(
+    path: str, expected: Fingerprint, *, stop: Flag, on_bytes: Callable[[int], None]
+) -> Plan:
+    """
+    Read the whole file once, and leave no trace of that in the page cache.
+
+    Args:
+        expected: What the file must be before the first and after the last byte, ctime included.
+        stop, on_bytes: As for ``Hasher.read_to``.
 
     Raises:
-        FileChanged: The fingerprint differs from *expected* before or after reading.
-        Stopped: *stop* was set.
-        JobError: The file cannot be read.
+        FileChanged, Stopped, JobError: As ``Hasher.read_to``.
     """
-    sha256 = hashlib.sha256()
-    leaves = bytearray()
-    buffer = memoryview(bytearray(min(LEAF_SIZE, max(expected.size, 1))))
-    with opened(path) as fd, _read_errors(path):
+    hasher = Hasher(path, expected, read_again=False)
+    with opened(path) as fd:
         require_same(fd, expected, path)
-        offset = 0
-        while offset < expected.size:
-            if stop.is_set():
-                raise Stopped
-            count = _fill(fd, buffer[: expected.size - offset], offset, path)
-            sha256.update(buffer[:count])
-            leaves += xxhash.xxh3_128_digest(buffer[:count])
-            offset += count
-            on_bytes(count)
-            if count < min(LEAF_SIZE, expected.size - offset + count):
-                raise FileChanged(f"{printable(path)} became shorter while it was read")
+        hasher.read_to(expected.size, stop=stop, on_bytes=on_bytes)
         require_same(fd, expected, path)
-    return Plan(expected.size, sha256.hexdigest(), bytes(leaves))
+    return hasher.plan()
+
+
+def footprint(path: str) -> Footprint:
+    """
+    What of the file is in the page cache before it is read.
+
+    Raises:
+        FileChanged: It is gone, or not a regular file any more.
+        JobError: It cannot be opened.
+    """
+    with opened(path) as fd:
+        return Footprint(fd)
 
 
 def checked_pieces(
@@ -127,6 +207,7 @@ def checked_pieces(
     part: Part,
     leaves: bytes,
     *,
+    found: Footprint | None = None,
     stop: Flag,
     on_bytes: Callable[[int], None],
 ) -> Iterator[bytes]:
@@ -139,6 +220,11 @@ def checked_pieces(
     here, since the bytes themselves are compared; the worker reads the file again before it
     registers anything.
 
+    Args:
+        leaves: The file's leaf digests, as far as the part's own at least.
+        found: What was in the page cache before anything of the file was read; None: what is now.
+            The rest goes again once the part was handed out.
+
     Raises:
         FileChanged: The fingerprint moved but for ctime, or a leaf differs from the plan.
         Stopped: *stop* was set.
@@ -147,6 +233,7 @@ def checked_pieces(
     first, last = part.offset // LEAF_SIZE, (part.offset + part.size - 1) // LEAF_SIZE
     with opened(path) as fd, _read_errors(path):
         require_same(fd, expected, path, ctime=False)
+        found = found or Footprint(fd)
         for leaf in range(first, last + 1):
             planned = leaves[leaf * LEAF_DIGEST_SIZE : (leaf + 1) * LEAF_DIGEST_SIZE]
             pieces = _leaf_pieces(fd, leaf, expected.size, planned, path)
@@ -156,6 +243,7 @@ def checked_pieces(
                 on_bytes(len(share))
                 yield share
         require_same(fd, expected, path, ctime=False)
+        found.erase(fd, part)
 
 
 def require_same(fd: int, expected: Fingerprint, path: str, *, ctime: bool = True) -> None:
@@ -207,17 +295,6 @@ def _share(piece: tuple[int, bytes], part: Part) -> bytes:
     offset, data = piece
     start, end = max(part.offset - offset, 0), part.offset + part.size - offset
     return data if start == 0 and end >= len(data) else data[start : max(end, 0)]
-
-
-def _fill(fd: int, buffer: memoryview, offset: int, path: str) -> int:
-    """Read until *buffer* is full or the file ends; the bytes read."""
-    count = 0
-    while count < len(buffer):
-        read = _afresh(path, partial(os.preadv, fd, [buffer[count:]], offset + count), fd)
-        if read == 0:
-            break
-        count += read
-    return count
 
 
 def _afresh(path: str, read: Callable[[], T], fd: int | None) -> T:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from syncd.core.width import Width
 from syncd.errors import StateFull
 from syncd.patience import Patience
 
@@ -91,27 +92,26 @@ class Lanes:
 
 class Slots:
     """
-    How many PUT requests may run at once: halved when the store asks for less, regained slowly.
+    Permission to send: at most as many at once as *width* says.
 
     Args:
-        start: Slots at the beginning.
-        most: Never more than this.
+        width: Changed by how the bodies fare.
     """
 
-    REGAIN_AFTER = 50
-    """Bodies in a row that must get through before a lost slot comes back."""
-
-    def __init__(self, start: int, most: int) -> None:
-        self.limit = start
-        self._start, self._most = start, most
-        self._busy = self._good = 0
+    def __init__(self, width: Width) -> None:
+        self.width = width
+        self._busy = self._waiting = 0
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
         """Hold a slot for the length of the block."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._busy < self.limit)
+            self._waiting += 1
+            try:
+                await self._changed.wait_for(self._is_free)
+            finally:
+                self._waiting -= 1
             self._busy += 1
         try:
             yield
@@ -120,19 +120,9 @@ class Slots:
                 self._busy -= 1
                 self._changed.notify_all()
 
-    def went_well(self) -> None:
-        """A body got through."""
-        self._good += 1
-        if self._good >= self.REGAIN_AFTER and self.limit < min(self._start, self._most):
-            self._good = 0
-            self.limit += 1
+    def went_well(self, sent: int, now_s: float) -> None:
+        """A body got through; *sent* bytes did in all by *now_s*."""
+        self.width.went_well(sent, now_s, wanted=self._waiting > 0)
 
-    def lose_one(self) -> None:
-        """A body stalled: fewer of them may fare better."""
-        self._good = 0
-        self.limit = max(1, self.limit - 1)
-
-    def halve(self) -> None:
-        """The store asked for less."""
-        self._good = 0
-        self.limit = max(1, self.limit // 2)
+    def _is_free(self) -> bool:
+        return self._busy < self.width.limit

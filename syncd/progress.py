@@ -117,6 +117,11 @@ class Meter:
             if running is not None:
                 self._running[job_id] = replace(running, sent=running.sent + count)
 
+    @property
+    def sent(self) -> int:
+        """Bytes that went to the wire so far, repeated ones included."""
+        return self._sent
+
     def end(
         self, job_id: int, *, registered: bool = False, adopted: bool = False, failed: bool = False
     ) -> None:

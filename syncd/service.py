@@ -32,6 +32,7 @@ from syncd.core import retry, settle
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
+from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
 from syncd.errors import ConfigError, RootUnavailable, StateFull
 from syncd.expected import expected_sha256
@@ -479,7 +480,7 @@ class Service:
         transfer = Transfer(
             store=store,
             lanes=self._lanes,
-            slots=Slots(settings.upload.parts, settings.upload.parts_max),
+            slots=Slots(Width(settings.upload.parts, settings.upload.parts_max)),
             api=api,
             objects=objects,
             clock=self._clock,
@@ -505,7 +506,7 @@ class Service:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.bundle_waits_for(roots[job.root_id], job.target.bundle)
 
-        catalog = Catalog(api=api, store=store, lanes=self._lanes, clock=self._clock)
+        catalog = Catalog(api, self._clock)
         worker = Worker(
             store=store,
             lanes=self._lanes,

@@ -7,8 +7,9 @@ not cure is raised to the worker, whose scopes are wider.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import structlog
@@ -23,12 +24,17 @@ from syncd.core.pace import Pace
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part
+from syncd.pagecache import Footprint
 from syncd.progress import Meter
 from syncd.storage import ObjectStore
 from syncd.store import Store
 
 URL_MARGIN_MS = 60_000
 """No second try is started on a URL with less life than this."""
+
+
+Pieces = Callable[..., Iterator[bytes]]
+"""Makes a fresh body, each time it is called with ``on_bytes``."""
 
 
 @dataclass(slots=True)
@@ -92,7 +98,12 @@ class Transfer:
     @property
     def width(self) -> int:
         """How many requests may run at once now."""
-        return self._slots.limit
+        return self._slots.width.limit
+
+    @property
+    def widest(self) -> int:
+        """How many may ever run at once."""
+        return self._slots.width.most
 
     async def may_send(self) -> bool:
         """May another body leave today?"""
@@ -109,24 +120,41 @@ class Transfer:
         Raises:
             JobError, hashing.Stopped: It was not acknowledged.
         """
+        assert job.leaves is not None, "planned before"
+        body = Part(1, 0, job.fingerprint.size)
+        pieces = self._pieces(job, body, job.leaves, stop=stop)
         async with self._slots.one():
-            await self._send(job, grant, Part(1, 0, job.fingerprint.size), Call.PUT_BODY, stop)
+            await self._send(job, grant, body.size, pieces, Call.PUT_BODY)
 
-    async def part(self, job: Job, upload: Multipart, part: Part, stop: threading.Event) -> str:
+    async def part(
+        self,
+        job: Job,
+        upload: Multipart,
+        part: Part,
+        leaves: bytes,
+        *,
+        found: Footprint,
+        stop: threading.Event,
+    ) -> str:
         """
         Sign and send one part until it is acknowledged; its etag.
+
+        Args:
+            leaves: The file's leaf digests, as far as the part's own at least.
+            found: What of the file was in the page cache before it was read.
 
         Raises:
             JobError, hashing.Stopped: The request and URL scopes are used up.
         """
         tries, grant = Tries(), None
+        pieces = self._pieces(job, part, leaves, found=found, stop=stop)
         while True:
             async with self._slots.one():
                 if grant is None or not self.is_live(grant):
                     grant = await self._api.sign_part(upload, part.number, part.size)
                     await self.check_host(grant)
                 try:
-                    etag = await self._send(job, grant, part, Call.PUT_PART, stop)
+                    etag = await self._send(job, grant, part.size, pieces, Call.PUT_PART)
                 except JobError as error:
                     failure = error
                 else:
@@ -146,7 +174,7 @@ class Transfer:
             raise error
         row = retry.row_of(error.kind, call)
         if row.halves_slots:
-            self._slots.halve()
+            self._slots.width.halve(self._clock.boottime_s())
         tries.requests += 1
         if row.event is not None and tries.requests == row.tries:
             self._log.error(row.event, why=str(error), times=tries.requests)
@@ -195,11 +223,25 @@ class Transfer:
                 advice=f"If that is meant, set network.storage_hosts to both: {pinned}, {url.netloc}",
             )
 
+    def _pieces(
+        self,
+        job: Job,
+        part: Part,
+        leaves: bytes,
+        *,
+        found: Footprint | None = None,
+        stop: threading.Event,
+    ) -> Pieces:
+        """What makes a fresh body of *part* for each try."""
+        path = self._path_of(job)
+        return partial(
+            hashing.checked_pieces, path, job.fingerprint, part, leaves, found=found, stop=stop
+        )
+
     async def _send(
-        self, job: Job, grant: Grant, part: Part, call: Call, stop: threading.Event
+        self, job: Job, grant: Grant, size: int, pieces: Pieces, call: Call
     ) -> str | None:
         """One request; the bytes of one that failed do not count as sent."""
-        assert job.leaves is not None, "planned before"
         counted = 0
 
         pace = Pace(self._clock.boottime_s())
@@ -210,20 +252,18 @@ class Transfer:
             self._meter.add_sent(job.id, sent)
             pace.moved(sent, self._clock.boottime_s())
 
-        body = hashing.checked_pieces(
-            self._path_of(job), job.fingerprint, part, job.leaves, stop=stop, on_bytes=count
-        )
+        body = pieces(on_bytes=count)
         try:
             etag = await self._lanes.send(
-                self._objects.put, grant, body, part.size, call=call, now_ms=self._clock.now_ms
+                self._objects.put, grant, body, size, call=call, now_ms=self._clock.now_ms
             )
         except BaseException:
             self._meter.add_sent(job.id, -counted)
             if pace.stalled:
-                self._slots.lose_one()
+                self._slots.width.lose_one(self._clock.boottime_s())
             raise
         finally:
             await self._allowance.spend(counted)
-        self._slots.went_well()
+        self._slots.went_well(self._meter.sent, self._clock.boottime_s())
         self._budget.worked()
         return etag

@@ -21,7 +21,7 @@ from syncd.auth import Credentials
 from syncd.catalog import Catalog
 from syncd.clock import Clock
 from syncd.core import retry
-from syncd.core.parts import Route, choose_route, missing_parts, plan_parts
+from syncd.core.parts import Route, choose_route, leaves_of, missing_parts, plan_parts
 from syncd.core.responses import STORE_CALLS, to_error
 from syncd.core.steps import Step, next_step
 from syncd.errors import (
@@ -34,7 +34,8 @@ from syncd.errors import (
     StateError,
 )
 from syncd.lanes import Lanes
-from syncd.model import Call, Grant, Job, Kind, Multipart, Part, Plan, printable
+from syncd.lead import Lead
+from syncd.model import LEAF_SIZE, Call, Grant, Job, Kind, Multipart, Part, Plan, printable
 from syncd.progress import Meter, Phase
 from syncd.soundness import mismatch
 from syncd.store import Retiring, Store
@@ -56,6 +57,9 @@ ANSWER_PATIENCE_S = 30.0
 """A job that is taken away while an upload is being opened still waits so long for its id."""
 
 DAY_MS = 24 * 3600 * 1000
+
+STRETCH = 8 * LEAF_SIZE
+"""Bytes hashed between two looks at whether the hashing may go on."""
 
 
 class Side(StrEnum):
@@ -153,6 +157,7 @@ class _Run:
     tries: Tries = field(default_factory=Tries)
     unclear: int = 0
     may_move: bool = True
+    hash_first: bool = False
     made_room: Retiring | None = None
     foreign_key: str | None = None
     ended: Outcome | None = None
@@ -345,23 +350,56 @@ class Worker:
             session=self._credentials.is_session,
             multipart=self._api.multipart_available,
         )
+        unheard_of = job.sha256 is None and await self._unheard_of(run, route)
         # A URL that was never used is used whatever its life: some servers sign for seconds only.
         granted = run.grant is not None and (
             not run.grant_used or self._transfer.is_live(run.grant)
         )
         return next_step(
-            job, route=route, granted=granted, missing=missing, known=known, movable=movable
+            job,
+            route=route,
+            granted=granted,
+            missing=missing,
+            known=known,
+            movable=movable,
+            unheard_of=unheard_of,
+        )
+
+    async def _unheard_of(self, run: _Run, route: Route) -> bool:
+        """
+        Does nothing suggest that the catalog holds these bytes, not even their number?
+
+        Then they may leave while they are hashed, which reads the disk once. An upload that began so
+        goes on so.
+        """
+        job = run.job
+        if run.hash_first or route is not Route.MULTIPART:
+            return False
+        if job.storage_key is not None:
+            return True
+        run.call = Call.LIST_MODELS
+        size = job.fingerprint.size
+        return not (
+            await self._lanes.db(self._store.records.has_size, size)
+            or await self._catalog.may_hold(job.target.model_path, size)
         )
 
     # -- steps -----------------------------------------------------------------------------------
 
     async def _plan(self, run: _Run) -> None:
         self._meter.phase(run.job.id, Phase.HASHING)
+        await self._look_first(run)
+        await self._note_plan(run, await self._read(run))
+
+    async def _look_first(self, run: _Run) -> None:
+        """Before the first byte is read: is it the file that was queued, and of some age?"""
         run.job = await self._as_it_is_now(run.job)
         age_s = (self._clock.now_ms() - run.job.fingerprint.ctime_ns // 1_000_000) / 1000
         if 0 <= age_s < YOUNGEST_S:
             await self._clock.sleep(YOUNGEST_S - age_s)
-        plan = await self._read(run)
+
+    async def _note_plan(self, run: _Run, plan: Plan) -> None:
+        """Commit what the whole file is, unless it was announced as something else."""
         expected = await self._lanes.hash(self._expected_of, run.job)
         if expected not in (None, plan.sha256):
             await self._not_as_announced(run, mismatch(expected))
@@ -410,7 +448,10 @@ class Worker:
         except JobError as error:
             if error.kind is not Kind.CONFLICT:
                 raise
-            await self._taken(run)
+            if job.sha256 is None:
+                run.hash_first = True  # whether these bytes are there cannot be told yet
+            else:
+                await self._taken(run)
             return
         await self._contact()
         assert grant.storage_key is not None, "checked where the answer came in"
@@ -475,35 +516,87 @@ class Worker:
         return opened
 
     async def _parts(self, run: _Run) -> None:
-        """Send what has no committed etag; after a first error, let the parts under way finish."""
+        """
+        Send what has no committed etag; after a first error, let the parts under way finish.
+
+        Where the file was not read yet, it is read ahead of that, and to its end whatever happens to
+        the parts: the next attempt then knows what it is.
+        """
         run.call = Call.PUT_PART
+        if run.job.sha256 is None:
+            await self._look_first(run)
         missing = await self._missing(run.job)
         self._meter.phase(run.job.id, Phase.SENDING)
         self._tell_parts(run.job, missing)
         upload = _upload_of(run.job)
+        found = await self._lanes.hash(hashing.footprint, self._path_of(run.job))
+        lead = Lead(run.job.leaves or b"", missing, width=lambda: self._transfer.width)
         errors: list[BaseException] = []
 
         async def lane(queue: list[Part]) -> None:
             while queue and not errors and await self._may_go_on():
                 part = queue.pop(0)
+                leaves = await lead.over(part)
+                if leaves is None:
+                    return
                 try:
-                    etag = await self._transfer.part(run.job, upload, part, run.stop)
-                    await self._db(self._store.jobs.note_part, run.job, part, etag)
+                    etag = await self._transfer.part(
+                        run.job, upload, part, leaves, found=found, stop=run.stop
+                    )
+                    sent = leaves[leaves_of(part)]
+                    await self._db(self._store.jobs.note_part, run.job, part, etag, sent)
                 except (JobError, hashing.Stopped, StateError) as error:
                     errors.append(error)
                 else:
+                    lead.acknowledged(part)
                     await self._contact(Side.STORE)
                     self._meter.part_done(run.job.id)
                     self._log.debug("part.uploaded", part=part.number, size=part.size)
 
+        async def ahead() -> None:
+            try:
+                await self._hash_ahead(run, lead)
+            except (JobError, hashing.Stopped, StateError) as error:
+                errors.append(error)
+                lead.fail()
+
         queue = list(missing)
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._transfer.width, len(queue))):
+            if run.job.sha256 is None:
+                group.create_task(ahead())
+            lanes = [
                 group.create_task(lane(queue))
+                for _ in range(min(self._transfer.widest, len(queue)))
+            ]
+            await asyncio.wait(lanes)
+            lead.let_go()
         if errors:
             raise min(errors, key=_urgency)
         if queue:
             raise _Leaving(_STOPPED if self._leaving.is_set() else _DAY_IS_FULL)
+
+    async def _hash_ahead(self, run: _Run, lead: Lead) -> None:
+        """
+        Read the file beside its sending, and commit what it is.
+
+        Raises:
+            Stopped: The job was told to stop, or the file is not what its download was to bring.
+        """
+        job = run.job
+        hasher = hashing.Hasher(self._path_of(job), job.fingerprint, read_again=True)
+        while not hasher.is_through:
+            await lead.room()
+            await self._lanes.hash(
+                hasher.read_to,
+                hasher.offset + STRETCH,
+                stop=_Either(run.stop, self._leaving),
+                on_bytes=lambda count: self._meter.add_hashed(job.id, count),
+            )
+            lead.grow(bytes(hasher.leaves))
+        await self._note_plan(run, hasher.plan())
+        if run.ended is not None:
+            run.stop.set()
+            raise hashing.Stopped
 
     async def _may_go_on(self) -> bool:
         """Is there time for another part, and may it leave?"""
@@ -513,6 +606,7 @@ class Worker:
         run.call = Call.COMPLETE
         self._meter.phase(run.job.id, Phase.FINISHING)
         await self._fence(run)
+        await self._compare(run.job)
         in_doubt = run.job.complete_sent_at is not None
         etags = await self._lanes.db(self._store.jobs.etags, run.job)
         run.job = await self._note(run.job, complete_sent_at=self._clock.now_ms())
@@ -713,15 +807,21 @@ class Worker:
         run.foreign_key, run.grant = key, None
 
     async def _take_key(self, run: _Run, storage_key: str) -> None:
-        """One storage key, one plan."""
-        run.job, owner = await self._db(self._store.jobs.note_key, run.job, storage_key)
-        if owner != run.job.sha256:
-            raise Permanent(
-                f"the server gave the storage key of other bytes for {run.job.target.model_path}",
-                kind=Kind.EXISTS,
-                advice="Nothing was sent. Give the changed file a new name, or ask the "
-                "operator of the cloud why storage keys repeat.",
-            )
+        """
+        One storage key, one plan. Where the key is taken and these bytes are not known, read them first.
+        """
+        run.job, usable = await self._db(self._store.jobs.note_key, run.job, storage_key)
+        if usable:
+            return
+        if run.job.sha256 is None:
+            run.hash_first = True
+            return
+        raise Permanent(
+            f"the server gave the storage key of other bytes for {run.job.target.model_path}",
+            kind=Kind.EXISTS,
+            advice="Nothing was sent. Give the changed file a new name, or ask the "
+            "operator of the cloud why storage keys repeat.",
+        )
 
     # -- the file --------------------------------------------------------------------------------
 
@@ -767,6 +867,18 @@ class Worker:
                 f"{printable(self._path_of(before))} holds other bytes than were sent"
             )
         run.job = await self._db(self._store.jobs.note_plan, run.job, plan)
+
+    async def _compare(self, job: Job) -> None:
+        """Every part must have gone out with the leaves that the file's own digest was made from."""
+        assert job.leaves is not None, "planned before"
+        assert job.part_size is not None, "opened before"
+        sent = await self._lanes.db(self._store.jobs.sent_leaves, job)
+        for part in plan_parts(job.fingerprint.size, job.part_size):
+            if sent[part.number] != job.leaves[leaves_of(part)]:
+                raise FileChanged(
+                    f"{printable(self._path_of(job))} holds other bytes than were sent of it",
+                    unseen=True,
+                )
 
     # -- the catalog -----------------------------------------------------------------------------
 

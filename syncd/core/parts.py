@@ -4,7 +4,7 @@ from collections.abc import Collection
 from enum import StrEnum
 
 from syncd.errors import Permanent
-from syncd.model import Kind, Part
+from syncd.model import LEAF_DIGEST_SIZE, LEAF_SIZE, Kind, Part
 
 MAX_PARTS = 10_000
 STORE_PUT_CEILING = 5 * 1024**3
@@ -63,3 +63,9 @@ def missing_parts(parts: Collection[Part], done: Collection[int]) -> list[Part]:
     """The *parts* whose number is not in *done*, in order."""
     finished = frozenset(done)
     return [part for part in parts if part.number not in finished]
+
+
+def leaves_of(part: Part) -> slice:
+    """Where the digests of the leaves that *part* touches stand among those of its file."""
+    first, last = part.offset // LEAF_SIZE, (part.offset + part.size - 1) // LEAF_SIZE
+    return slice(first * LEAF_DIGEST_SIZE, (last + 1) * LEAF_DIGEST_SIZE)

@@ -21,7 +21,7 @@ class Step(StrEnum):
     PUT = "put"  # send the body in one request
     SIGN_IN = "sign_in"  # too large for this credential: wait for a person
     INITIATE = "initiate"  # open a multipart upload
-    PARTS = "parts"  # send the parts that have no etag
+    PARTS = "parts"  # send the parts that have no etag, and read the file beside it if nobody has
     COMPLETE = "complete"
     LOOK_UP = "look_up"  # a register was sent and its answer never came
     REGISTER = "register"
@@ -29,7 +29,14 @@ class Step(StrEnum):
 
 
 def next_step(
-    job: Job, *, route: Route, granted: bool, missing: int, known: bool, movable: bool
+    job: Job,
+    *,
+    route: Route,
+    granted: bool,
+    missing: int,
+    known: bool,
+    movable: bool,
+    unheard_of: bool,
 ) -> Step:
     """
     The next step of *job*.
@@ -40,11 +47,14 @@ def next_step(
         missing: Parts without a committed etag; ignored while there is no upload.
         known: The catalog is known to hold these bytes at this path.
         movable: It holds them at a path whose file is gone, and a record can be moved there.
+        unheard_of: Nothing suggests that the catalog holds these bytes, so parts may leave while
+            the file is still being hashed. Asked only while its hash is not known.
     """
     if job.record_id is not None:
         return Step.FINISH
     if job.sha256 is None:
-        return Step.PLAN
+        beside = unheard_of and route is Route.MULTIPART and (missing or job.upload_id is None)
+        return _multipart_step(job, missing) if beside else Step.PLAN
     if job.register_sent_at is not None:
         return Step.LOOK_UP
     if job.stored_at is not None:

@@ -54,6 +54,8 @@ class Jobs:
     def __init__(self, db: Database) -> None:
         self._db = db
         self.records = Records(db)
+        self.only: frozenset[int] | None = None
+        """The jobs that may be claimed; None: all."""
 
     # -- birth -----------------------------------------------------------------------------------
 
@@ -213,6 +215,10 @@ class Jobs:
                 (job.id, plan.leaves),
             )
             self._db.run(
+                "UPDATE storage_key SET sha256 = ? WHERE job_id = ? AND sha256 IS NULL",
+                (plan.sha256, job.id),
+            )
+            self._db.run(
                 "UPDATE file SET ctime_ns = :ctime_ns WHERE root_id = :root AND rel_path = :path"
                 " AND (size, mtime_ns, inode) = (:size, :mtime_ns, :inode)",
                 {**values, "root": job.root_id, "path": os.fsencode(job.rel_path)},
@@ -248,14 +254,15 @@ class Jobs:
             (upload.upload_id, upload.storage_key, job.id, state, now_ms, now_ms),
         )
 
-    def note_part(self, job: Job, part: Part, etag: str, now_ms: int) -> None:
-        """A part is done once this is committed."""
+    def note_part(self, job: Job, part: Part, etag: str, leaves: bytes, now_ms: int) -> None:
+        """A part is done once this is committed; *leaves* are the digests of what was sent."""
         with self._db.transaction():
             self._write(job, {"updated_at": now_ms})
             self._db.run(
-                "INSERT INTO part (job_id, number, etag, sent_at) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (job_id, number) DO UPDATE SET etag = excluded.etag",
-                (job.id, part.number, etag, now_ms),
+                "INSERT INTO part (job_id, number, etag, leaves, sent_at) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (job_id, number)"
+                " DO UPDATE SET etag = excluded.etag, leaves = excluded.leaves",
+                (job.id, part.number, etag, leaves, now_ms),
             )
 
     def etags(self, job: Job) -> dict[int, str]:
@@ -264,6 +271,11 @@ class Jobs:
             "SELECT number, etag FROM part WHERE job_id = ? ORDER BY number", (job.id,)
         )
         return {row["number"]: row["etag"] for row in rows}
+
+    def sent_leaves(self, job: Job) -> dict[int, bytes]:
+        """The digests of the leaves that went out with each acknowledged part, by its number."""
+        rows = self._db.all("SELECT number, leaves FROM part WHERE job_id = ?", (job.id,))
+        return {row["number"]: row["leaves"] for row in rows}
 
     def note_stored(self, job: Job, now_ms: int) -> Job:
         """The object is whole in the store; its multipart upload, if any, has ended."""
@@ -287,30 +299,30 @@ class Jobs:
             self._write(job, {"updated_at": now_ms})
             self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
 
-    def note_key(self, job: Job, storage_key: str, now_ms: int) -> tuple[Job, str]:
+    def note_key(self, job: Job, storage_key: str, now_ms: int) -> tuple[Job, bool]:
         """
-        Commit a reserved storage key; the job, and the SHA-256 of the plan the key belongs to.
+        Commit a reserved storage key; the job, and whether the key may be used for its bytes.
 
-        Where that is another plan's, nothing is changed: the caller has to stop. A multipart upload
-        under an older key is given up.
+        It may not where it was reserved before for other bytes, or for bytes that nobody can compare
+        yet; nothing is changed then. A multipart upload under an older key is given up.
         """
-        assert job.sha256 is not None, "planned before"
         with self._db.transaction():
             self._db.run(
-                "INSERT OR IGNORE INTO storage_key (storage_key, sha256) VALUES (?, ?)",
-                (storage_key, job.sha256),
+                "INSERT OR IGNORE INTO storage_key (storage_key, job_id, sha256) VALUES (?, ?, ?)",
+                (storage_key, job.id, job.sha256),
             )
-            row = self._db.one(
-                "SELECT sha256 FROM storage_key WHERE storage_key = ?", (storage_key,)
-            )
+            row = self._db.one("SELECT * FROM storage_key WHERE storage_key = ?", (storage_key,))
             assert row is not None
-            if row["sha256"] != job.sha256 or storage_key == job.storage_key:
-                return job, row["sha256"]
+            unread = None in (job.sha256, row["sha256"])
+            if row["job_id"] != job.id if unread else row["sha256"] != job.sha256:
+                return job, False
+            if storage_key == job.storage_key:
+                return job, True
             facts: dict[str, Any] = {**dict.fromkeys(_UPLOAD_FACTS), "storage_key": storage_key}
             self._write(job, {**facts, "updated_at": now_ms})
             self._end_upload(job, "unwanted", now_ms)
             self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
-        return replace(job, **facts), job.sha256
+        return replace(job, **facts), True
 
     # -- ends ------------------------------------------------------------------------------------
 
@@ -482,16 +494,16 @@ class Jobs:
 
     def send_again(self, root_id: int, rel_path: str, now_ms: int) -> int | None:
         """
-        Queue a file whose record others deleted, disabled or moved; the job's id.
+        Queue a registered file whose record others deleted, disabled or moved; the job's id.
 
         The old record is left to whoever did that. None, and nothing changed, where the path's last
-        job is no such one.
+        job did not end with a record.
         """
         with self._db.transaction():
             row = self._db.one(
                 "SELECT record_id FROM job JOIN record USING (record_id) WHERE job.id ="
                 " (SELECT max(id) FROM job WHERE root_id = ? AND rel_path = ?)"
-                " AND job.state = 'done' AND drift IS NOT NULL",
+                " AND job.state = 'done'",
                 (root_id, os.fsencode(rel_path)),
             )
             if row is None:

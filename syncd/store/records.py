@@ -102,7 +102,7 @@ class Records:
         return None if row is None else str(row["record_id"])
 
     def has_size(self, size: int) -> bool:
-        """Is a record known that holds so many bytes?"""
+        """Is any record known whose file has *size* bytes?"""
         return self._db.one("SELECT 1 FROM record WHERE size = ? LIMIT 1", (size,)) is not None
 
     def is_leaving(self, record_id: str) -> bool:
@@ -264,6 +264,23 @@ class Records:
     def postpone(self, retiring: Retiring, until_ms: int) -> None:
         """The call did not get through; it may have taken effect."""
         self._write(retiring, "retire_after = ?", until_ms)
+
+    def own(self, record_id: str) -> Retiring | None:
+        """The record of that id, if this syncd registered it."""
+        row = self._db.one(
+            "SELECT record_id, model_path, sha256, replaced_at FROM record"
+            " WHERE record_id = ? AND adopted = 0",
+            (record_id,),
+        )
+        if row is None:
+            return None
+        replaced = row["replaced_at"] is not None
+        return Retiring(row["record_id"], row["model_path"], row["sha256"], replaced=replaced)
+
+    def note_deleted(self, retiring: Retiring) -> None:
+        """It is gone from the catalog: nothing has to be remembered of it."""
+        with self._db.transaction():
+            self._db.run("DELETE FROM record WHERE record_id = ?", (retiring.record_id,))
 
     def reinstate(self, retiring: Retiring) -> None:
         """It is in force again."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core import drift
+from syncd.core.agenda import Owned
 from syncd.core.preview import Known
 from syncd.model import Record, Verdict, printable
 from syncd.store.db import Database
@@ -146,6 +147,27 @@ class Report:
                 file_size=row["size"],
                 file_hash=f"{drift.HASH_PREFIX}{row['sha256']}",
                 model_status="active" if row["retire_sent_at"] is None else "disabled",
+            )
+            for row in rows
+        ]
+
+    def owned(self) -> list[Owned]:
+        """The records that this machine registered and did not delete, by path."""
+        rows = self._db.all(
+            "SELECT record.*, root.path AS root FROM record JOIN root ON root.id = record.root_id"
+            " WHERE adopted = 0 AND record_id NOT LIKE 'unknown:%' ORDER BY model_path, sha256"
+        )
+        return [
+            Owned(
+                row["record_id"],
+                row["model_path"],
+                row["sha256"],
+                row["size"],
+                os.fsdecode(row["root"]),
+                os.fsdecode(row["rel_path"]),
+                since=row["gone_at"] if row["replaced_at"] is None else row["replaced_at"],
+                replaced=row["replaced_at"] is not None,
+                retired_at=row["retired_at"],
             )
             for row in rows
         ]

@@ -48,7 +48,7 @@ for number in itertools.count():
         job = store.jobs.note_upload(job, Multipart(f"up-{run}-{number}", job.storage_key, 1, 3), 1)
         say("upload_id", job.id, job.upload_id)
     for part in {1, 2, 3} - store.jobs.etags(job).keys():
-        store.jobs.note_part(job, Part(part, part - 1, 1), f"etag-{run}-{part}", 1)
+        store.jobs.note_part(job, Part(part, part - 1, 1), f"etag-{run}-{part}", b"l" * 16, 1)
         say("part", job.id, part, f"etag-{run}-{part}")
     store.jobs.finish(job, f"rec-{job.id}", 1, adopted=False)
     say("record_id", job.id, f"rec-{job.id}")

@@ -39,6 +39,7 @@ TTL = 60_000
 SHA = "5" * 64
 PLAN = Plan(100, SHA, b"l" * 16)
 UPLOAD = Multipart("up-1", "key-1", 50, 2)
+LEAVES = b"l" * 16
 PATH = "loras/a.safetensors"
 
 
@@ -70,7 +71,7 @@ def uploading(store: Store) -> Job:
     job = store.jobs.note_plan(claim(store), PLAN, NOW)
     job, _ = store.jobs.note_key(job, UPLOAD.storage_key, NOW)
     job = store.jobs.note_upload(job, UPLOAD, NOW)
-    store.jobs.note_part(job, Part(1, 0, 50), '"etag-1"', NOW)
+    store.jobs.note_part(job, Part(1, 0, 50), '"etag-1"', LEAVES, NOW)
     return job
 
 
@@ -629,7 +630,7 @@ def writes(store: Store, job: Job) -> None:
         lambda: jobs.renew(job, NOW, TTL),
         lambda: jobs.note(job, NOW, body_sent_at=NOW),
         lambda: jobs.note_plan(job, plan, NOW),
-        lambda: jobs.note_part(job, Part(2, 50, 50), "e", NOW),
+        lambda: jobs.note_part(job, Part(2, 50, 50), "e", LEAVES, NOW),
         lambda: jobs.note_stored(job, NOW),
         lambda: jobs.fresh_upload(job, NOW, gone=True),
         lambda: jobs.drop_parts(job, NOW),
@@ -777,8 +778,8 @@ def test_a_plan_read_again_replaces_digests_and_the_fingerprint_it_was_read_unde
 
 def test_a_part_sent_twice_keeps_the_later_etag(store: Store) -> None:
     job = uploading(store)
-    store.jobs.note_part(job, Part(2, 50, 50), '"b"', NOW)
-    store.jobs.note_part(job, Part(1, 0, 50), '"a"', NOW)
+    store.jobs.note_part(job, Part(2, 50, 50), '"b"', LEAVES, NOW)
+    store.jobs.note_part(job, Part(1, 0, 50), '"a"', LEAVES, NOW)
 
     assert list(store.jobs.etags(job).items()) == [(1, '"a"'), (2, '"b"')]
 
@@ -815,15 +816,43 @@ def test_an_object_that_is_whole_ends_its_upload(store: Store, state_dir: str) -
 def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
     admit(store)
     first = store.jobs.note_plan(claim(store), PLAN, NOW)
-    first, owner = store.jobs.note_key(first, "key-1", NOW)
+    first, usable = store.jobs.note_key(first, "key-1", NOW)
     store.jobs.fresh_upload(first, NOW, gone=True)
     store.jobs.supersede(store.jobs.get(first.id), NOW, why="changed")
 
-    assert owner == SHA
+    assert usable
     admit(store)
     second = store.jobs.note_plan(claim(store), replace(PLAN, sha256="b" * 64), NOW)
-    assert store.jobs.note_key(second, "key-1", NOW) == (second, SHA)
+    assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
     assert store.jobs.get(second.id).storage_key is None
+
+
+def test_a_storage_key_of_bytes_nobody_has_read_yet_belongs_to_its_job(store: Store) -> None:
+    admit(store)
+    first, usable = store.jobs.note_key(claim(store), "key-1", NOW)
+    store.jobs.supersede(first, NOW, why="changed")
+    admit(store)
+    second = claim(store)
+
+    assert usable
+    assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
+    read = store.jobs.note_plan(second, PLAN, NOW)
+    assert store.jobs.note_key(read, "key-1", NOW) == (read, False)
+
+
+def test_a_storage_key_reserved_before_the_file_was_read_belongs_to_what_was_read(
+    store: Store,
+) -> None:
+    admit(store)
+    first, _ = store.jobs.note_key(claim(store), "key-1", NOW)
+    store.jobs.note_plan(first, PLAN, NOW)
+    store.jobs.supersede(store.jobs.get(first.id), NOW, why="touched")
+    admit(store)
+    second = claim(store)
+
+    assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
+    same = store.jobs.note_plan(second, PLAN, NOW)
+    assert store.jobs.note_key(same, "key-1", NOW)[1]
 
 
 def test_another_key_gives_up_the_upload_under_the_last_one(store: Store, state_dir: str) -> None:

@@ -101,9 +101,9 @@ class Cloud:
 class Uploader(RuleBasedStateMachine):
     """Rules are the program's steps with their answers, and what happens to it and its file."""
 
-    @initialize(route=st.sampled_from([Route.PUT, Route.MULTIPART]))
-    def begin(self, route: Route) -> None:
-        self.route = route
+    @initialize(route=st.sampled_from([Route.PUT, Route.MULTIPART]), beside=st.booleans())
+    def begin(self, route: Route, beside: bool) -> None:
+        self.route, self.beside = route, beside
         self.places = contextlib.ExitStack()
         self.state_dir = str(self.places.enter_context(folder()))
         self.store = Store(self.state_dir)
@@ -219,15 +219,16 @@ class Uploader(RuleBasedStateMachine):
             missing=len(missing_parts(PARTS, etags)) if job.upload_id else 0,
             known=False,
             movable=False,
+            unheard_of=self.beside,
         )
         key, sha256 = job.storage_key or "", job.sha256 or ""
+        content = hashlib.sha256(b"%d" % job.fingerprint.mtime_ns).hexdigest()
         if step is Step.PLAN:
-            content = hashlib.sha256(b"%d" % job.fingerprint.mtime_ns).hexdigest()
             self.job = jobs.note_plan(job, Plan(SIZE, content, b"l" * 16), self.now)
         elif step is Step.PRESIGN:
-            self.key_in_memory = self.ask(answer, lambda: self.cloud.presign(sha256))
-            self.job, owner = jobs.note_key(job, self.key_in_memory, self.now)
-            assert owner == sha256
+            self.key_in_memory = self.ask(answer, lambda: self.cloud.presign(content))
+            self.job, usable = jobs.note_key(job, self.key_in_memory, self.now)
+            assert usable
         elif step is Step.PUT:
             job = jobs.note(job, self.now, body_sent_at=self.now)
             self.ask(answer, lambda: self.cloud.put(key))
@@ -240,7 +241,7 @@ class Uploader(RuleBasedStateMachine):
             upload_id, part = job.upload_id or "", missing_parts(PARTS, etags)[0]
             assert (upload_id, part.number) not in self.committed, "sent again"
             etag = self.ask(answer, lambda: self.cloud.part(upload_id, part.number))
-            jobs.note_part(job, part, etag, self.now)
+            jobs.note_part(job, part, etag, b"l" * 16, self.now)
             self.committed.add((upload_id, part.number))
         elif step is Step.COMPLETE:
             upload_id = job.upload_id or ""

@@ -25,9 +25,11 @@ VALUES = frozenset({"model", "errors", "clock"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
-    | {"expected", "notify"}
+    | {"expected", "notify", "pagecache"}
 )
-BELOW_WORKER = BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "catalog"}
+BELOW_WORKER = (
+    BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "lead", "catalog"}
+)
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
     "transfer",
@@ -50,12 +52,14 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
     "patience": frozenset({"errors", "clock"}),
-    "lanes": frozenset({"errors", "patience"}),
+    "lanes": frozenset({"core", "errors", "patience"}),
+    "lead": BELOW_IO,
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "hashing": BELOW_IO | {"pagecache"},
     "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
-    "catalog": BELOW_IO | {"api", "store", "lanes"},
+    "catalog": BELOW_IO | {"api"},
     "allowance": frozenset({"core", "clock", "lanes", "store"}),
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},

@@ -61,7 +61,7 @@ def state_dir(tmp_path: Path) -> Path:
     job = store.jobs.note_plan(job, Plan(3, SHA, b"l" * 16), START)
     job, _ = store.jobs.note_key(job, KEY, START)
     job = store.jobs.note_upload(job, Multipart("up-1", KEY, 3, 1), START + 3000)
-    store.jobs.note_part(job, Part(1, 0, 3), '"e"', START + 5000)
+    store.jobs.note_part(job, Part(1, 0, 3), '"e"', b"l" * 16, START + 5000)
     job = store.jobs.note_stored(job, START + 6000)
     store.jobs.finish(job, "rec-1", START + 7000, adopted=False)
     store.close()

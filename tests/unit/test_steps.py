@@ -49,7 +49,15 @@ def test_a_file_of_one_request_goes_on_where_its_facts_end(
     job: Job, granted: bool, step: Step
 ) -> None:
     assert (
-        next_step(job, route=Route.PUT, granted=granted, missing=0, known=False, movable=False)
+        next_step(
+            job,
+            route=Route.PUT,
+            granted=granted,
+            missing=0,
+            known=False,
+            movable=False,
+            unheard_of=False,
+        )
         is step
     )
 
@@ -75,7 +83,13 @@ def test_a_file_of_one_request_goes_on_where_its_facts_end(
 def test_a_file_in_parts_goes_on_where_its_facts_end(job: Job, missing: int, step: Step) -> None:
     assert (
         next_step(
-            job, route=Route.MULTIPART, granted=False, missing=missing, known=False, movable=False
+            job,
+            route=Route.MULTIPART,
+            granted=False,
+            missing=missing,
+            known=False,
+            movable=False,
+            unheard_of=False,
         )
         is step
     )
@@ -87,7 +101,9 @@ def test_bytes_known_in_the_catalog_are_adopted_before_anything_is_sent(
     job: Job, route: Route
 ) -> None:
     assert (
-        next_step(job, route=route, granted=True, missing=2, known=True, movable=False)
+        next_step(
+            job, route=route, granted=True, missing=2, known=True, movable=False, unheard_of=False
+        )
         is Step.ADOPT
     )
 
@@ -106,14 +122,25 @@ def test_bytes_known_in_the_catalog_are_adopted_before_anything_is_sent(
 def test_what_is_stored_or_sent_is_settled_whatever_the_route_or_the_catalog_say(
     job: Job, route: Route, step: Step, known: bool
 ) -> None:
-    assert next_step(job, route=route, granted=True, missing=1, known=known, movable=False) is step
+    assert (
+        next_step(
+            job, route=route, granted=True, missing=1, known=known, movable=False, unheard_of=False
+        )
+        is step
+    )
 
 
 @pytest.mark.parametrize("job", [PLANNED, RESERVED, OPENED])
 def test_a_file_too_large_for_the_credential_waits_for_a_person(job: Job) -> None:
     assert (
         next_step(
-            job, route=Route.NEEDS_SIGN_IN, granted=True, missing=1, known=False, movable=False
+            job,
+            route=Route.NEEDS_SIGN_IN,
+            granted=True,
+            missing=1,
+            known=False,
+            movable=False,
+            unheard_of=False,
         )
         is Step.SIGN_IN
     )
@@ -123,17 +150,89 @@ def test_a_register_whose_answer_never_came_is_looked_up_before_anything_else() 
     job = replace(PLANNED, storage_key="key", register_sent_at=1)
 
     assert (
-        next_step(job, route=Route.PUT, granted=True, missing=0, known=True, movable=False)
+        next_step(
+            job,
+            route=Route.PUT,
+            granted=True,
+            missing=0,
+            known=True,
+            movable=False,
+            unheard_of=False,
+        )
         is Step.LOOK_UP
     )
 
 
 def test_a_renamed_file_takes_its_record_with_it_before_anything_is_asked_for() -> None:
     for route in Route:
-        step = next_step(PLANNED, route=route, granted=False, missing=0, known=False, movable=True)
+        step = next_step(
+            PLANNED,
+            route=route,
+            granted=False,
+            missing=0,
+            known=False,
+            movable=True,
+            unheard_of=False,
+        )
         assert step is Step.MOVE
 
 
 def test_a_record_that_is_there_already_is_adopted_rather_than_another_moved() -> None:
-    step = next_step(PLANNED, route=Route.PUT, granted=False, missing=0, known=True, movable=True)
+    step = next_step(
+        PLANNED,
+        route=Route.PUT,
+        granted=False,
+        missing=0,
+        known=True,
+        movable=True,
+        unheard_of=False,
+    )
     assert step is Step.ADOPT
+
+
+BESIDE = replace(NEW, storage_key="key")
+OPENED_BESIDE = replace(BESIDE, upload_id="up", part_size=5 << 20, part_count=3)
+
+
+@pytest.mark.parametrize(
+    ("job", "missing", "step"),
+    [
+        pytest.param(NEW, 0, Step.PRESIGN, id="nothing known"),
+        pytest.param(BESIDE, 0, Step.INITIATE, id="key reserved"),
+        pytest.param(OPENED_BESIDE, 3, Step.PARTS, id="killed after initiate"),
+        pytest.param(OPENED_BESIDE, 1, Step.PARTS, id="killed before the last part"),
+        pytest.param(OPENED_BESIDE, 0, Step.PLAN, id="every etag committed, the file not read"),
+        pytest.param(OPENED, 0, Step.COMPLETE, id="every etag committed, the file read"),
+    ],
+)
+def test_parts_of_a_file_that_nobody_has_leave_before_its_hash_is_known(
+    job: Job, missing: int, step: Step
+) -> None:
+    assert (
+        next_step(
+            job,
+            route=Route.MULTIPART,
+            granted=False,
+            missing=missing,
+            known=False,
+            movable=False,
+            unheard_of=True,
+        )
+        is step
+    )
+
+
+@pytest.mark.parametrize("route", [Route.PUT, Route.NEEDS_SIGN_IN])
+def test_a_file_that_does_not_go_in_parts_is_read_first(route: Route) -> None:
+    assert (
+        next_step(
+            NEW,
+            route=route,
+            granted=False,
+            missing=0,
+            known=False,
+            movable=False,
+            unheard_of=True,
+        )
+        is Step.PLAN
+    )

@@ -35,7 +35,7 @@ CREATE INDEX file_by_clash_key ON file (clash_key) WHERE clash_key IS NOT NULL;
 -- One row per wish to have one fingerprint of one path in the catalog. Rows are never deleted while
 -- live. Who owns a job is its state; how far it got is what the facts say.
 CREATE TABLE job (
-    id               INTEGER PRIMARY KEY,
+    id               INTEGER PRIMARY KEY AUTOINCREMENT,              -- no id comes again: storage keys name them
     root_id          INTEGER NOT NULL REFERENCES root (id),
     rel_path         BLOB    NOT NULL,
     size             INTEGER NOT NULL CHECK (size > 0),              -- bytes
@@ -93,14 +93,18 @@ CREATE TABLE reread (
 -- Every storage key that was ever reserved, and the bytes it was reserved for: one key, one plan.
 CREATE TABLE storage_key (
     storage_key TEXT PRIMARY KEY,
-    sha256      TEXT NOT NULL CHECK (length(sha256) = 64)
+    job_id      INTEGER NOT NULL,                                    -- who reserved it first
+    sha256      TEXT    CHECK (length(sha256) = 64)                  -- NULL: that job is not through its file
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX storage_key_unread ON storage_key (job_id) WHERE sha256 IS NULL;
 
--- One row a part that the store has acknowledged. The etag is kept verbatim, quotes included.
+-- One row a part that the store has acknowledged. The etag is kept verbatim, quotes included; the
+-- digests are those of the leaves that were sent, as in plan.
 CREATE TABLE part (
     job_id  INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
     number  INTEGER NOT NULL CHECK (number BETWEEN 1 AND 10000),
     etag    TEXT    NOT NULL CHECK (etag <> ''),
+    leaves  BLOB    NOT NULL CHECK (length(leaves) > 0 AND length(leaves) % 16 = 0),
     sent_at INTEGER NOT NULL,
     PRIMARY KEY (job_id, number)
 ) STRICT, WITHOUT ROWID;
@@ -158,9 +162,9 @@ CREATE TABLE record (
     twin_id       TEXT,                                              -- intent: it makes way for this record
     PRIMARY KEY (model_path, sha256)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX record_by_size ON record (size);
 CREATE INDEX record_by_file ON record (root_id, rel_path);
 CREATE INDEX record_unchecked ON record (model_path) WHERE checked_at IS NULL;
-CREATE INDEX record_by_size ON record (size);
 CREATE INDEX record_gone ON record (sha256) WHERE gone_at IS NOT NULL;
 CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT NULL AND retired_at IS NULL;
 
