@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from syncd import api as cloud_api
 from syncd import scan, storage
 from syncd.allowance import Allowance
+from syncd.applying import Applied, Applier
 from syncd.auth import Credentials
 from syncd.catalog import Catalog
 from syncd.clock import Clock, SystemClock
@@ -29,6 +30,7 @@ from syncd.compare import Comparer, Root
 from syncd.config import CredentialSource, Settings, extra_folders, rules_for
 from syncd.connect import connect, host_policy, network
 from syncd.core import retry, settle
+from syncd.core.agenda import Line
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
@@ -86,6 +88,8 @@ class _Parts:
     janitor: Janitor
     retirement: Retirement
     reconciler: Reconciler
+    worker: Worker
+    applier: Applier
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +163,31 @@ class Service:
         Raises:
             AlreadyRunning, StateError: The state directory cannot be used.
         """
+        return await self._run(self._once if once else self._forever, once=once)
+
+    async def apply(self, lines: Sequence[Line]) -> Applied:
+        """
+        Let a plan happen, and nothing else.
+
+        Raises:
+            AlreadyRunning, StateError: The state directory cannot be used.
+        """
+        applied = Applied()
+
+        async def way(parts: _Parts) -> int:
+            nonlocal applied
+            applied = await self._apply(parts, lines)
+            return applied.exit_code
+
+        await self._run(way, once=True)
+        return applied
+
+    async def _run(self, way: Callable[["_Parts"], Awaitable[int]], *, once: bool) -> int:
         store = Store(os.fspath(self._settings.state_dir))
         self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
             with self._signals():
-                return await self._with_store(store, once=once)
+                return await self._with_store(store, way, once=once)
         except StateFull:
             if not self._signal:
                 raise
@@ -214,6 +238,18 @@ class Service:
             for (root_id, rel_path), watching in parts.intake.unsettled().items()
         }
         return self._signal_code() or await self._exit_code(parts.store)
+
+    async def _apply(self, parts: _Parts, lines: Sequence[Line]) -> Applied:
+        """Queue what still stands, and let the workers end it."""
+        applier = parts.applier
+        await applier.begin(lines)
+        parts.worker.may_send = applier.may_send
+        working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: False))
+        await self._run_until_stopped(parts, {working}, enough={working})
+        if not self._stop.is_set():
+            await parts.janitor.clean_up()
+            await parts.reconciler.look_at_new()
+        return await applier.end()
 
     async def _walk_all(self, parts: _Parts) -> None:
         for root in parts.roots.values():
@@ -438,7 +474,9 @@ class Service:
 
     # -- building --------------------------------------------------------------------------------
 
-    async def _with_store(self, store: Store, *, once: bool) -> int:
+    async def _with_store(
+        self, store: Store, way: Callable[[_Parts], Awaitable[int]], *, once: bool
+    ) -> int:
         now_ms = self._clock.now_ms()
         credentials = Credentials(self._source.token)
         # Whoever starts a backfill wants it now, not when a job's back-off has passed.
@@ -454,7 +492,7 @@ class Service:
                 api = await self._api(store, http, credentials)
                 objects = storage.ObjectStore(bare, host_policy(self._settings))
                 parts = await self._build(store, api, objects, credentials, once=once)
-                return await (self._once(parts) if once else self._forever(parts))
+                return await way(parts)
 
     async def _build(
         self,
@@ -578,7 +616,27 @@ class Service:
             clock=self._clock,
             hidden=settings.catalog.register_as == "disabled",
         )
-        return _Parts(roots, store, intake, dispatcher, janitor, retirement, reconciler)
+        applier = Applier(
+            store=store,
+            lanes=self._lanes,
+            api=api,
+            clock=self._clock,
+            catalog=catalog,
+            comparer=comparer,
+            retirement=retirement,
+            roots=roots,
+        )
+        return _Parts(
+            roots,
+            store,
+            intake,
+            dispatcher,
+            janitor,
+            retirement,
+            reconciler,
+            worker,
+            applier,
+        )
 
     def _require_same_cloud(self, store: Store) -> None:
         api = self._settings.api

@@ -180,10 +180,12 @@ class Worker:
         lacking: What the bundle of a job lacks on disk, if anything; for the scan thread.
         on_moved: Called when a job's file turned out to have changed: look there again.
 
-    ``on_contact`` may be set to what is called after each sign that a side answers as it should.
+    ``on_contact`` may be set to what is called after each sign that a side answers as it should,
+    ``may_send`` to what tells whether any byte of a job's file may leave.
     """
 
     on_contact: Callable[[Side], Awaitable[None]] | None = None
+    may_send: Callable[[Job], bool] | None = None
 
     def __init__(
         self,
@@ -314,6 +316,8 @@ class Worker:
                 step = await self._next(run)
                 if self._leaving.is_set() and step not in _LAST_STEPS:
                     raise _Leaving(_STOPPED)
+                if step in _SENDING_STEPS and self.may_send is not None:
+                    _require_allowed(self.may_send(run.job))
                 if step in _SENDING_STEPS and not await self._transfer.may_send():
                     raise _Leaving(_DAY_IS_FULL)
                 await self._do[step](run)
@@ -1040,6 +1044,21 @@ class Worker:
     async def _db(self, call: Callable[..., Any], job: Job, *args: Any, **kwargs: Any) -> Any:
         """A write of the store: (job, …, now)."""
         return await self._lanes.db(call, job, *args, now_ms=self._clock.now_ms(), **kwargs)
+
+
+def _require_allowed(allowed: bool) -> None:
+    """
+    Go on only where bytes may leave.
+
+    Raises:
+        Permanent: A plan says that none do, and the catalog does not spare them any more.
+    """
+    if not allowed:
+        raise Permanent(
+            "the plan sends none of its bytes, and the catalog does not hold them there any more",
+            kind=Kind.CONFLICT,
+            advice="Make a new plan.",
+        )
 
 
 def _upload_of(job: Job) -> Multipart:

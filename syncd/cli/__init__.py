@@ -52,6 +52,8 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "plan": Lazy("syncd.cli.plan:plan", "Tell what would be sent, and send nothing."),
         "diff": Lazy("syncd.cli.diff:diff", "Compare the tree with the catalog."),
         "safe": Lazy("syncd.cli.safe:safe", "Tell whether this machine may be destroyed."),
+        "apply": Lazy("syncd.cli.apply:apply", "Let a plan happen that syncd plan --out wrote."),
+        "prune": Lazy("syncd.cli.prune:prune", "Take back records whose files are gone."),
         "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
         "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),
         "sandbox": Lazy("syncd.cli.sandbox:sandbox", "Serve the stand-in cloud on this machine."),

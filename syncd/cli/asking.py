@@ -8,6 +8,7 @@ from syncd import hashing
 from syncd.api import UNLISTED, CloudApi
 from syncd.cli.plan import Planned
 from syncd.config import Loaded
+from syncd.connect import asking
 from syncd.core.drift import Comparison, Finding, Kind, Local
 from syncd.core.preview import Action
 from syncd.errors import JobError, NeedsOperator, SyncdError
@@ -76,6 +77,11 @@ class Inquiry:
         self.kept: list[Finding] = []
         self.counts: Counter[Kind] = Counter()
         self.unread: dict[str, str] = {}
+
+    async def ask_cloud(self, loaded: Loaded) -> None:
+        """Ask over a connection of its own; see ``ask``."""
+        async with asking(loaded.settings, loaded.credential) as api:
+            await self.ask(api)
 
     async def ask(self, api: CloudApi) -> None:
         """

@@ -9,7 +9,6 @@ import click
 from syncd.cli import Invocation, pass_invocation
 from syncd.cli.asking import Inquiry
 from syncd.cli.plan import Planned, make_plan
-from syncd.config import Loaded
 from syncd.core.drift import Finding, Kind, sha256_of
 from syncd.model import printable
 
@@ -41,19 +40,12 @@ def diff(invocation: Invocation, as_json: bool, everything: bool, exit_code: boo
     loaded = invocation.load()
     planned = make_plan(loaded)
     inquiry = Inquiry(loaded, planned, equal=everything)
-    asyncio.run(_ask(loaded, inquiry))
+    asyncio.run(inquiry.ask_cloud(loaded))
     if as_json:
         click.echo(json.dumps(_document(planned, inquiry), indent=2))
     else:
         _show(planned, inquiry)
     return int(exit_code and inquiry.drifts)
-
-
-async def _ask(loaded: Loaded, inquiry: Inquiry) -> None:
-    from syncd.connect import asking
-
-    async with asking(loaded.settings, loaded.credential) as api:
-        await inquiry.ask(api)
 
 
 def _document(planned: Planned, inquiry: Inquiry) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """``syncd plan``: what would happen to each file, with bytes and reasons; nothing is sent."""
 
+import asyncio
 import json
 import os
 from collections import Counter
@@ -16,11 +17,14 @@ from syncd.core import settle
 from syncd.core.judge import Rules
 from syncd.core.preview import Action, Known, Step, Way, preview
 from syncd.core.tree import PathKey, Tree
-from syncd.errors import RootUnavailable
+from syncd.errors import JobError, RootUnavailable
 from syncd.model import FoundFile, Verdict, printable
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
+
+AGENTS_S = 5.0
+"""So long the cloud may take to say how many agents there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +44,38 @@ class Planned:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@click.option("--out", metavar="FILE", help="Write a plan for syncd apply; reads the catalog.")
 @pass_invocation
-def plan(invocation: Invocation, as_json: bool) -> int:
-    """Tell what would happen to each file, and why. Nothing is sent and nothing is written."""
-    planned = make_plan(invocation.load())
+def plan(invocation: Invocation, as_json: bool, out: str | None) -> int:
+    """Tell what would happen to each file, and why. Nothing is sent."""
+    loaded = invocation.load()
+    planned = make_plan(loaded)
     for path, why in planned.problems.items():
         click.echo(f"syncd: {printable(path)} cannot be read: {why}", err=True)
+    if out is not None:
+        from syncd.cli.apply import write_agenda
+
+        write_agenda(loaded, planned, out)
+        return 0
+    agents = asyncio.run(_agents(loaded))
     if as_json:
-        click.echo(json.dumps(as_document(planned), indent=2))
+        click.echo(json.dumps(as_document(planned, agents), indent=2))
     else:
-        _show(planned)
+        _show(planned, agents)
     return 0
+
+
+async def _agents(loaded: Loaded) -> int | None:
+    """How many agents would pull what is registered; None where nobody can say at once."""
+    from syncd.connect import asking
+
+    if loaded.credential.read()[0] is None:
+        return None
+    try:
+        async with asyncio.timeout(AGENTS_S), asking(loaded.settings, loaded.credential) as api:
+            return await api.agents()
+    except (JobError, TimeoutError):
+        return None
 
 
 def make_plan(loaded: Loaded) -> Planned:
@@ -195,7 +220,7 @@ def _known(settings: Settings, roots: Mapping[int, Root]) -> dict[PathKey, Known
         }
 
 
-def as_document(planned: Planned) -> dict[str, object]:
+def as_document(planned: Planned, agents: int | None) -> dict[str, object]:
     """The ``--json`` output: a written contract."""
     roots, steps = planned.roots, planned.steps
     return {
@@ -206,6 +231,7 @@ def as_document(planned: Planned) -> dict[str, object]:
         ],
         "files_by_action": dict(Counter(str(step.action) for step in steps)),
         "bytes_to_send": _bytes(steps, Action.UPLOAD),
+        "agents": agents,
         "files": [
             {
                 "root": printable(roots[step.root_id].path),
@@ -225,7 +251,7 @@ def _bytes(steps: Sequence[Step], action: Action) -> int:
     return sum(step.size for step in steps if step.action is action)
 
 
-def _show(planned: Planned) -> None:
+def _show(planned: Planned, agents: int | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -246,4 +272,8 @@ def _show(planned: Planned) -> None:
     counts = Counter(str(step.action) for step in steps)
     text = ", ".join(f"{count} {action}" for action, count in counts.items()) or "no files"
     to_send = _bytes(steps, Action.UPLOAD)
-    screen.print(Text(f"{text}; at most {size_text(to_send)} to send", style="bold"))
+    pulled = ""
+    if agents is not None and to_send:
+        who = "1 connected agent pulls" if agents == 1 else f"{agents} connected agents pull"
+        pulled = f"; {who} them, {size_text(agents * to_send)} in all"
+    screen.print(Text(f"{text}; at most {size_text(to_send)} to send{pulled}", style="bold"))

@@ -30,13 +30,22 @@ def run(loaded: Loaded, once: bool) -> int:
     Raises:
         SyncdError: It could not be started.
     """
-    token, _ = loaded.credential.read()
-    if token is None:
+    require_credential(loaded)
+    return asyncio.run(_run(loaded, once))
+
+
+def require_credential(loaded: Loaded) -> None:
+    """
+    Go on only where there is a token.
+
+    Raises:
+        NoCredential: There is none.
+    """
+    if loaded.credential.read()[0] is None:
         raise NoCredential(
             "No credential: syncd cannot speak to the cloud. Put a device key (dk-...) into a file "
             "that only its owner can read and name it in api.token_file, or set SYNCD_API__TOKEN."
         )
-    return asyncio.run(_run(loaded, once))
 
 
 async def _run(loaded: Loaded, once: bool) -> int:

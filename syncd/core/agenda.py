@@ -8,10 +8,13 @@ refused alone.
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from syncd.core.drift import Finding, Kind
+from syncd.core.preview import Action, Step
+from syncd.core.tree import PathKey
 from syncd.model import Fingerprint
 
 SCHEMA = 1
@@ -228,3 +231,94 @@ def retiring(
             sha256=record.sha256,
             record_id=record.record_id,
         )
+
+
+def agenda(
+    steps: Iterable[Step],
+    findings: Iterable[Finding],
+    owned: Sequence[Owned],
+    *,
+    roots: Mapping[int, str],
+    listed: bool,
+    on_delete: str,
+    now_ms: int,
+    grace_ms: int,
+) -> Iterator[Line]:
+    """
+    A line for each file, and for each record of ours that has none.
+
+    Args:
+        findings: The files against the catalog, equal ones included.
+        roots: The directories by their number in *steps*.
+        listed: The catalog was read, and not only what is remembered of it.
+        on_delete: ``keep``, ``disable`` or ``delete``: what the operator wants of a file's end.
+    """
+    steps = list(steps)
+    here = {(roots[step.root_id], step.rel_path) for step in steps}
+    lost = {each.record_id: each for each in owned if (each.root, each.path) not in here}
+    by_file: dict[PathKey, Finding] = {}
+    for finding in findings:
+        if finding.file is not None:
+            before = by_file.get(finding.file.key)
+            if before is None or finding.kind is Kind.EQUAL:
+                by_file[finding.file.key] = finding
+    renamed = set()
+    for step in steps:
+        line = _of_file(step, by_file.get((step.root_id, step.rel_path)), lost, roots, listed)
+        if line.action is Act.RENAME:
+            renamed.add(line.record_id)
+        yield line
+    for line in retiring(owned, here, now_ms=now_ms, grace_ms=grace_ms):
+        if line.record_id in renamed or (line.action is Act.DELETE and on_delete != "delete"):
+            continue
+        if on_delete == "keep" and line.action is not Act.SKIP:
+            line = replace(line, action=Act.SKIP, why=f"{line.why}; catalog.on_delete is keep")
+        yield line
+
+
+def _of_file(
+    step: Step,
+    finding: Finding | None,
+    lost: Mapping[str, Owned],
+    roots: Mapping[int, str],
+    listed: bool,
+) -> Line:
+    line = Line(
+        Act.SKIP,
+        step.why if step.action is Action.REGISTERED else f"{step.action}: {step.why}",
+        roots[step.root_id],
+        step.rel_path,
+        step.size,
+        step.fingerprint,
+        step.model_path,
+    )
+    kind = Kind.LOCAL_ONLY if finding is None else finding.kind
+    if step.action is Action.DRIFT or (
+        step.action is Action.REGISTERED and listed and kind in _LOST
+    ):
+        return replace(line, action=Act.UPLOAD, why=f"{_why_lost(step, kind)}; it is sent again")
+    if step.action not in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
+        return line
+    record = None if finding is None else finding.record
+    if finding is not None and finding.file is not None and record is not None:
+        known = replace(line, sha256=finding.file.sha256, record_id=record.id)
+        if kind is Kind.EQUAL:
+            return replace(known, action=Act.ADOPT, why="the catalog holds its bytes at its path")
+        if kind is Kind.DISABLED:
+            return replace(known, why="the catalog holds its bytes at its path, disabled")
+        owned = lost.get(record.id)
+        if kind is Kind.OTHER_PATH and owned is not None and owned.root == line.root:
+            why = f"its bytes were {owned.path}, which is gone"
+            return replace(known, action=Act.RENAME, why=why, was=owned.path)
+    if step.action is Action.UPLOAD:
+        return replace(line, action=Act.UPLOAD, why=step.why)
+    return line
+
+
+_LOST = frozenset({Kind.LOCAL_ONLY, Kind.OTHER_PATH, Kind.DISABLED})
+
+
+def _why_lost(step: Step, kind: Kind) -> str:
+    if step.action is Action.DRIFT:
+        return step.why
+    return "its record is disabled" if kind is Kind.DISABLED else "its record is not at its path"

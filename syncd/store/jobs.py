@@ -6,6 +6,7 @@ taken away meanwhile, and is answered with ``LeaseLost``. A change of state, its
 are one commit.
 """
 
+import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -43,6 +44,9 @@ _UPLOAD_FACTS = (
 
 _NOT_STORED = "state IN ('queued', 'leased', 'failed') AND stored_at IS NULL AND record_id IS NULL"
 """A file that is wanted, and whose bytes are not all in the store."""
+
+_AMONG = " AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)))"
+"""Of the jobs that may be claimed at all."""
 
 REREAD_MS = 7 * 24 * 3600 * 1000
 """Between two reads of a file whose times do not tell when it changes."""
@@ -110,9 +114,14 @@ class Jobs:
                 "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
                 " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now"
                 " WHERE id = (SELECT id FROM job WHERE state = 'queued' AND held_class IS NULL"
-                "             AND run_after <= :now ORDER BY priority, size, id LIMIT 1)"
+                f"             AND run_after <= :now{_AMONG} ORDER BY priority, size, id LIMIT 1)"
                 " RETURNING id",
-                {"owner": owner, "now": now_ms, "expires": now_ms + ttl_ms},
+                {
+                    "owner": owner,
+                    "now": now_ms,
+                    "expires": now_ms + ttl_ms,
+                    "only": self._only_as_json(),
+                },
             )
             if row is None:
                 return None
@@ -133,8 +142,13 @@ class Jobs:
         """When the next queued job may start; None when nothing is queued."""
         row = self._db.one(
             "SELECT min(run_after) AS due FROM job WHERE state = 'queued' AND held_class IS NULL"
+            f"{_AMONG}",
+            {"only": self._only_as_json()},
         )
         return None if row is None else row["due"]
+
+    def _only_as_json(self) -> str | None:
+        return None if self.only is None else json.dumps(sorted(self.only))
 
     def expire(self, now_ms: int) -> int:
         """Give back every job whose lease ran out; how many there were."""

@@ -40,6 +40,7 @@ BELOW_SERVICE = BELOW_WORKER | {
     "retirement",
     "reconcile",
     "connect",
+    "applying",
     "dispatch",
     "control",
 }
@@ -68,6 +69,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
     "connect": BELOW_IO | {"api", "auth", "config"},
+    "applying": BELOW_WORKER | {"compare", "retirement"},
     "reconcile": BELOW_WORKER,
     "control": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
