@@ -332,6 +332,8 @@ class Job:
 
 def printable(name: str) -> str:
     """*name* with control characters, escapes and undecodable bytes shown, never sent raw."""
+    if name.isprintable():  # nearly always, and a listing has tens of thousands
+        return name
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
         for c in name
