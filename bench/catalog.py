@@ -32,6 +32,7 @@ def serve(records: int) -> ThreadingHTTPServer:
 
     class Listing(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             page = int(parse_qs(urlsplit(self.path).query)["current_page"][0])
