@@ -144,7 +144,7 @@ class Team:
             lost=set(),
             disturb=lambda path: None,
         )
-        await box.life.live(once=False)  # it makes its store before anybody else's turn
+        await box.life.live(once=False)
 
     def _is_done(self) -> bool:
         held = Counter(record.model_path for record in self.far.cloud.records())
