@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from syncd import soundness
+from syncd import scan, soundness
 from syncd.api import CloudApi
 from syncd.catalog import Catalog
 from syncd.clock import Clock
@@ -197,9 +197,8 @@ class Applier:
         own = await self._lanes.db(self._store.records.own, line.record_id)
         if own is None:
             raise _Refused(f"record {line.record_id} was not registered by this syncd")
-        there = await self._lanes.scan(os.path.lexists, os.path.join(line.root, line.path))
-        if there and not own.replaced:
-            raise _Refused("its file is here")
+        if not own.replaced:
+            await self._require_gone(line)
         record = await self._api.get_model(line.record_id)
         if record is not None:
             if sha256_of(record) != own.sha256:
@@ -213,3 +212,22 @@ class Applier:
             self.applied.left.append((line, why))
         else:
             self.applied.done.append(line)
+
+    async def _require_gone(self, line: Line) -> None:
+        """A file is not concluded to be gone from a tree that is not there, or cannot be read."""
+        root = next((root for root in self._roots.values() if root.path == line.root), None)
+        if root is None:
+            raise _Refused(f"{printable(line.root)} is no models directory of this configuration")
+        row, same = await self._lanes.db(self._store.files.root, root.id), False
+        try:
+            mount = await self._lanes.scan(scan.mount_of, root.path)
+            same = row.mount in (None, (mount.fs_type, mount.source, mount.root))
+            await self._lanes.scan(os.lstat, root.path)
+            await self._lanes.scan(os.lstat, os.path.join(line.root, line.path))
+        except FileNotFoundError as error:
+            if error.filename == root.path or not same:
+                raise _Refused(f"{printable(root.path)} is not the tree that it was") from None
+            return
+        except OSError as error:
+            raise _Refused(f"its place cannot be looked at: {error.strerror}") from None
+        raise _Refused("its file is here")

@@ -83,7 +83,8 @@ def write_agenda(loaded: Loaded, planned: Planned, file: str) -> None:
     inquiry = Inquiry(loaded, planned, equal=True)
     asyncio.run(inquiry.ask_cloud(loaded))
     with open_report(os.fspath(settings.state_dir)) as report:
-        owned = [] if report is None else report.owned()
+        # What could not be looked at may hold a record's file: nothing is concluded from that.
+        owned = [] if report is None or planned.problems else report.owned()
     lines = list(
         agenda(
             planned.steps,

@@ -26,7 +26,12 @@ def prune(invocation: Invocation, yes: bool) -> int:
     Nobody else's record is touched.
     """
     loaded = invocation.load()
-    lines = prunable(loaded, make_plan(loaded))
+    planned = make_plan(loaded)
+    for path, why in planned.problems.items():
+        click.echo(f"{printable(path)} cannot be read ({why}): nothing is concluded from that.")
+    if planned.problems:
+        return 1
+    lines = prunable(loaded, planned)
     due = [line for line in lines if line.action is not Act.SKIP]
     _show(lines)
     most = loaded.settings.catalog.delete_most
@@ -54,8 +59,7 @@ def prunable(loaded: Loaded, planned: Planned) -> list[Line]:
     here = {(roots[step.root_id], step.rel_path) for step in planned.steps}
     with open_report(os.fspath(loaded.settings.state_dir)) as report:
         owned = [] if report is None else report.owned()
-    # What could not be looked at may hold the file: nothing is concluded from that.
-    owned = [] if planned.problems else [each for each in owned if each.root in roots.values()]
+    owned = [each for each in owned if each.root in roots.values()]
     return list(
         retiring(
             owned,
