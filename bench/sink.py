@@ -2,11 +2,14 @@
 An S3 endpoint over TLS that throws every byte away: the ceiling that a sender can reach.
 
 It answers what uploaders ask, checks no signature and computes no digest, so that the time and the
-processor of a run are the sender's. Objects are remembered by their sizes only.
+processor of a run are the sender's. Objects are remembered by their sizes only. ``GET /-/received``
+tells in the header ``x-received`` how many bytes of bodies came so far.
 
-Run as ``python -m bench.sink CERTIFICATE KEY``: it prints its port and serves until it is ended.
+Run as ``python -m bench.sink ADDRESS CERTIFICATE KEY``: it prints its port and serves until its stdin
+ends.
 """
 
+import os
 import socket
 import ssl
 import sys
@@ -33,11 +36,12 @@ _EMPTY = (
 
 @dataclass(slots=True)
 class Objects:
-    """Sizes by path, and the parts of unfinished uploads."""
+    """Sizes by path, the parts of unfinished uploads, and the bytes of all bodies so far."""
 
     sizes: dict[str, int] = field(default_factory=dict)
     uploads: dict[str, dict[int, int]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    received: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,10 @@ class Connection:
         objects, path, query = self._objects, request.path, request.query
         _, bucket, key = (*path.split("/", 2), "")[:3]
         with objects.lock:
+            objects.received += request.length
             match request.method:
+                case "GET" if path == "/-/received":
+                    return _reply(200, received=objects.received)
                 case "HEAD" | "GET" if not key:
                     return _reply(200, _EMPTY.format(bucket=bucket), head=request.method == "HEAD")
                 case "HEAD" | "GET" if path in objects.sizes:
@@ -142,7 +149,9 @@ class Connection:
         return _reply(200)
 
 
-def _reply(status: int, body: str = "", *, size: int | None = None, head: bool = False) -> bytes:
+def _reply(
+    status: int, body: str = "", *, size: int | None = None, head: bool = False, received: int = 0
+) -> bytes:
     data = body.encode()
     lines = (
         f"HTTP/1.1 {status} OK",
@@ -151,14 +160,16 @@ def _reply(status: int, body: str = "", *, size: int | None = None, head: bool =
         "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT",
         "Content-Type: application/xml",
         "x-amz-request-id: 0",
+        f"x-received: {received}",
         "",
         "",
     )
     return "\r\n".join(lines).encode() + (b"" if head else data)
 
 
-def serve(certificate: str, key: str) -> None:
-    """Print the port, then serve for ever."""
+def serve(address: str, certificate: str, key: str) -> None:
+    """Print the port, then serve until stdin ends."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     objects = Objects()
@@ -170,7 +181,7 @@ def serve(certificate: str, key: str) -> None:
         except OSError:
             raw.close()
 
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+    with socket.create_server((address, 0), backlog=256) as listener:
         print(listener.getsockname()[1], flush=True)
         while True:
             raw, _ = listener.accept()
@@ -178,5 +189,10 @@ def serve(certificate: str, key: str) -> None:
             threading.Thread(target=serve_one, args=(raw,), daemon=True).start()
 
 
+def _leave_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
-    serve(*sys.argv[1:3])
+    serve(*sys.argv[1:4])

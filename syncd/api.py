@@ -110,9 +110,12 @@ class Pace:
         self._clock = clock
         self._booked_until_s = 0.0
         self._slow_until_s = 0.0
+        self._quiet_until_s = 0.0
 
     async def turn(self) -> None:
         """Wait for this call's turn; turns are booked before the wait, so callers queue up."""
+        while (quiet_s := self._quiet_until_s - self._clock.boottime_s()) > 0:
+            await self._clock.sleep(quiet_s)
         if self._calls_per_s is None:
             return
         now_s = self._clock.boottime_s()
@@ -125,6 +128,11 @@ class Pace:
     def slow_down(self) -> None:
         """The server asked for fewer calls."""
         self._slow_until_s = self._clock.boottime_s() + SLOW_FOR_S
+
+    def keep_quiet(self, seconds: float) -> None:
+        """The server asked for a pause: no call at all meanwhile, whatever it is for."""
+        until_s = self._clock.boottime_s() + seconds
+        self._quiet_until_s = max(self._quiet_until_s, until_s)
 
 
 class _NoRecord(Permanent):
@@ -436,6 +444,8 @@ class CloudApi:
         )
         if wait_s is None or not self._budget.spend(timeout=failure.timed_out):
             raise failure
+        if failure.kind is Kind.API_THROTTLE:
+            self._pace.keep_quiet(wait_s)
         await self._clock.sleep(wait_s)
 
     def _learn(self, call: Call, method: str, failure: JobError) -> None:

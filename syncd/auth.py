@@ -80,6 +80,13 @@ class Credentials:
                 self._token = await self._read()
             return self._token != refused
 
+    async def take(self, source: Callable[[], str | None]) -> bool:
+        """Read the token from *source* from now on; True if it is another one."""
+        async with self._reading:
+            before, self._source = self._token, source
+            self._token = await self._read()
+            return self._token != before
+
     async def changed(self) -> bool:
         """Is there a token other than the last one refused by now? Reads the source again."""
         return await self.reread(self._token if self._refused is None else self._refused)

@@ -18,6 +18,9 @@ from syncd.core.tree import PathKey, Tree
 from syncd.model import FoundFile, KnownFile, Verdict, printable
 from syncd.store import open_files
 
+PASSED_MAX = 20_000
+"""Files that get no job, held in memory at a time: they are most of a large tree."""
+
 
 @dataclass(frozen=True, slots=True)
 class Root:
@@ -41,14 +44,14 @@ class Root:
 @dataclass(frozen=True, slots=True)
 class Fresh:
     """
-    A file that is not as known, what it is judged to be, and what stands in its way.
+    A file that is not as known and is taken, and what stands in its way.
 
     ``companion`` is the name beside it that a downloader keeps, if any.
     """
 
     found: FoundFile
     known: KnownFile | None
-    judged: Taken | Passed
+    judged: Taken
     companion: str | None
 
     @property
@@ -76,10 +79,12 @@ class Walked:
     """
     What a walk found.
 
-    ``doubtful`` are files elsewhere that a file here is loaded instead of, or was.
+    ``passed`` are files that are not as known and get no job. ``doubtful`` are files elsewhere that
+    a file here is loaded instead of, or was.
     """
 
     fresh: list[Fresh] = field(default_factory=list)
+    passed: list[tuple[FoundFile, Passed]] = field(default_factory=list)
     gone: list[KnownFile] = field(default_factory=list)
     doubtful: list[PathKey] = field(default_factory=list)
     problems: list[tuple[str, OSError]] = field(default_factory=list)
@@ -113,6 +118,7 @@ class Comparer:
         self._rules_of = rules_of
         self._rules: dict[int, Rules] = {}
         self._stopped = threading.Event()
+        self.seen = 0  # files that walks have met so far
 
     def stop(self) -> None:
         """Break off the walk that is under way, from any thread."""
@@ -128,9 +134,17 @@ class Comparer:
         rules = self._rules[root.id] = self._rules_of(root)
         return rules.digest
 
-    def below(self, root: Root, folder: str = "", *, afresh: bool = False) -> Walked:
+    def below(self, root: Root, folder: str, *, afresh: bool = False) -> Walked:
+        """The whole of ``walk`` at or below *folder*."""
+        *_, walked = self.walk(root, folder, afresh=afresh)
+        return walked
+
+    def walk(self, root: Root, folder: str = "", *, afresh: bool = False) -> Iterator[Walked]:
         """
         Walk at or below *folder* and compare with what is known, streaming both.
+
+        What was found so far is handed out whenever ``PASSED_MAX`` more files were passed over, and
+        at the end: always the same value, from which ``passed`` may be taken.
 
         *Afresh*: what was decided about files that did not change is decided again.
 
@@ -148,6 +162,7 @@ class Comparer:
                 if self._stopped.is_set():
                     raise BrokenOff
                 walked.files += 1
+                self.seen += 1
                 walked.models = walked.models or is_model(root, file)
                 yield file
 
@@ -162,8 +177,10 @@ class Comparer:
         with open_files(self._state_dir) as files:
             known = files.known(root.id, folder)
             changes = diff(counted(found), known, unjudged=unjudged, stands=self._stands(afresh))
-            self._sort_in(walked, root, changes)
-        return walked
+            for _ in self._sort_in(walked, root, changes):
+                if len(walked.passed) >= PASSED_MAX:
+                    yield walked
+        yield walked
 
     def at(self, root: Root, rel_path: str, *, afresh: bool = False) -> Walked:
         """The same for one path, file or folder."""
@@ -176,7 +193,8 @@ class Comparer:
         walked = Walked(files=1)
         with open_files(self._state_dir) as files:
             known = files.known(root.id, rel_path)
-            self._sort_in(walked, root, diff([found], known, stands=self._stands(afresh)))
+            for _ in self._sort_in(walked, root, diff([found], known, stands=self._stands(afresh))):
+                pass
         return walked
 
     def look(self, root: Root, rel_path: str) -> tuple[FoundFile | None, str | None]:
@@ -270,8 +288,8 @@ class Comparer:
     def _path_of(self, key: PathKey) -> str:
         return os.path.join(self._roots[key[0]].path, key[1])
 
-    def _sort_in(self, walked: Walked, root: Root, changes: Iterable[Change]) -> None:
-        """Collect *changes*; one listing a folder tells what downloaders still work at there."""
+    def _sort_in(self, walked: Walked, root: Root, changes: Iterable[Change]) -> Iterator[Change]:
+        """Collect *changes* as they come; one listing a folder tells what downloaders work at there."""
         companions: dict[str, dict[str, str]] = {}
         for change in changes:
             file = change.known if isinstance(change, Gone) else change.found
@@ -279,13 +297,16 @@ class Comparer:
                 walked.doubtful += self._there(self._tree.after(root.id, file.rel_path))
             if isinstance(change, Gone):
                 walked.gone.append(change.known)
-                continue
-            folder, name = os.path.split(file.rel_path)
-            if folder not in companions:
-                companions[folder] = companions_in(root.path, folder)
-            known = None if isinstance(change, New) else change.known
-            companion = companions[folder].get(name)
-            walked.fresh.append(Fresh(change.found, known, self.judge(file), companion))
+            elif isinstance(judged := self.judge(file), Passed):
+                walked.passed.append((change.found, judged))
+            else:
+                folder, name = os.path.split(file.rel_path)
+                if folder not in companions:
+                    companions[folder] = companions_in(root.path, folder)
+                known = None if isinstance(change, New) else change.known
+                companion = companions[folder].get(name)
+                walked.fresh.append(Fresh(change.found, known, judged, companion))
+            yield change
 
 
 def _folder(root: Root, bundle: str) -> str:

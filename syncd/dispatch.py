@@ -39,7 +39,7 @@ OFFLINE_ADVICE = (
 )
 LIMIT_ADVICE = (
     "It goes on by itself as the day moves on. To go on at once raise limits.max_bytes_per_day "
-    "and start syncd anew."
+    "and reload syncd."
 )
 CREDENTIAL_LOOK_S = 60.0
 """How often a replaced credential is looked for while nothing else would end a hold."""
@@ -94,6 +94,11 @@ class Dispatcher:
         self._blown: list[int] = []
         self._until_credentials_change = False
         self._log = structlog.get_logger("syncd.dispatch")
+
+    def use(self, hands: int) -> None:
+        """From now on so many jobs at once; with fewer than before those under way still end."""
+        self._most = hands
+        self._wake.set()
 
     def wake(self) -> None:
         """There may be something to do."""

@@ -102,7 +102,8 @@ class Hasher:
         self._path = path
         self._expected = expected
         self._sha256 = hashlib.sha256()
-        self._flags = 0 if read_again else RWF_DONTCACHE
+        # A read that leaves no trace does not read ahead either, so it asks for more at once.
+        self._flags, self._reach = (0, PIECE_SIZE) if read_again else (RWF_DONTCACHE, LEAF_SIZE)
         self.leaves = bytearray()
         self.offset = 0
 
@@ -127,20 +128,14 @@ class Hasher:
             JobError: The file cannot be read.
         """
         end = min(end, self._expected.size)
-        buffer = memoryview(bytearray(min(LEAF_SIZE, max(end - self.offset, 1))))
+        buffer = memoryview(bytearray(min(self._reach, max(end - self.offset, 1))))
         with opened(self._path) as fd, _read_errors(self._path):
             require_same(fd, self._expected, self._path, ctime=False)
             while self.offset < end:
                 if stop.is_set():
                     raise Stopped
-                wanted = buffer[: end - self.offset]
-                count = self._fill(fd, wanted)
-                self._sha256.update(wanted[:count])
-                self.leaves += xxhash.xxh3_128_digest(wanted[:count])
-                self.offset += count
+                count = self._leaf(fd, buffer, min(LEAF_SIZE, end - self.offset))
                 on_bytes(count)
-                if count < len(wanted):
-                    raise FileChanged(f"{printable(self._path)} became shorter while it was read")
             require_same(fd, self._expected, self._path, ctime=False)
 
     def plan(self) -> Plan:
@@ -148,24 +143,30 @@ class Hasher:
         assert self.is_through, "asked for at the end"
         return Plan(self._expected.size, self._sha256.hexdigest(), bytes(self.leaves))
 
-    def _fill(self, fd: int, buffer: memoryview) -> int:
-        """Read until *buffer* is full or the file ends; the bytes read."""
-        count = 0
-        while count < len(buffer):
-            read = _afresh(self._path, partial(self._read, fd, buffer[count:], count), fd)
-            if read == 0:
-                break
-            count += read
-        return count
+    def _leaf(self, fd: int, buffer: memoryview, size: int) -> int:
+        """Read and digest one leaf of *size* bytes; its size."""
+        digest = xxhash.xxh3_128()
+        left = size
+        while left:
+            wanted = buffer[:left]
+            count = _afresh(self._path, partial(self._read, fd, wanted), fd)
+            if count == 0:
+                raise FileChanged(f"{printable(self._path)} became shorter while it was read")
+            self._sha256.update(wanted[:count])
+            digest.update(wanted[:count])
+            self.offset += count
+            left -= count
+        self.leaves += digest.digest()
+        return size
 
-    def _read(self, fd: int, buffer: memoryview, ahead: int) -> int:
+    def _read(self, fd: int, buffer: memoryview) -> int:
         try:
-            return os.preadv(fd, [buffer], self.offset + ahead, self._flags)
+            return os.preadv(fd, [buffer], self.offset, self._flags)
         except OSError as error:
             if not self._flags or error.errno not in _NO_SUCH_FLAG:
                 raise
         self._flags = 0
-        return self._read(fd, buffer, ahead)
+        return self._read(fd, buffer)
 
 
 def make_plan(
@@ -209,7 +210,7 @@ def checked_pieces(
     *,
     found: Footprint | None = None,
     stop: Flag,
-    on_bytes: Callable[[int], None],
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[bytes]:
     """
     The bytes of *part* in pieces, each leaf compared with *leaves* before its last piece leaves.

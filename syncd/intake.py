@@ -15,7 +15,7 @@ import structlog
 
 from syncd import scan, soundness
 from syncd.clock import Clock
-from syncd.compare import Comparer, Fresh, Root, Walked
+from syncd.compare import PASSED_MAX, Comparer, Fresh, Root, Walked
 from syncd.config import IGNORE_FILE
 from syncd.core import paths, settle
 from syncd.core.judge import Passed, Taken
@@ -34,10 +34,6 @@ RIVAL_LOOK_S = 1.0
 
 CLOCK_SLACK_S = 1.0
 """Two clocks of one machine may drift apart by so much before one of them counts as set."""
-
-BATCH = 20_000
-"""Verdicts committed at a time."""
-
 
 _TOLD = frozenset((Verdict.REFUSED, Verdict.UNREADABLE, Verdict.INCOMPLETE))
 """What is logged of files that get no job."""
@@ -119,16 +115,25 @@ class Intake:
         """What the last walks could not look at (folders and files), and why."""
         return {path: why for found in self._problems.values() for path, why in found.items()}
 
+    @property
+    def seen(self) -> int:
+        """Files that walks have met so far, one that is under way included."""
+        return self._comparer.seen
+
     def next_look_s(self) -> float | None:
         """Boottime of the next look that is due; None while nothing moves."""
         return min((self._look_at_s(key) for key in self._moving), default=None)
+
+    def retune(self, windows: settle.Windows, *, read_lease: bool) -> None:
+        """These count for every file that is observed from now on."""
+        self._windows, self._read_lease = windows, read_lease
 
     def stop(self) -> None:
         """Break off a walk that is under way; nothing that it saw is judged."""
         self._comparer.stop()
 
     def start_over(self) -> None:
-        """Forget what was observed: after a sleep no window can be trusted. A walk must follow."""
+        """Forget what was observed, where no window can be trusted any more. A walk must follow."""
         for key in list(self._moving):
             self._forget(key)
 
@@ -145,7 +150,14 @@ class Intake:
         mount = await self._lanes.scan(_mount_of, root.path)
         rules = await self._lanes.scan(self._comparer.read_rules, root)
         row = await self._lanes.db(self._store.files.root, root.id)
-        walked = await self._lanes.scan(self._comparer.below, root, afresh=row.rules != rules)
+        walked, passed = Walked(), 0
+        walk = self._comparer.walk(root, afresh=row.rules != rules)
+        while (found := await self._lanes.scan(next, walk, None)) is not None:
+            walked = found
+            if _is_present(root, mount, row, walked):
+                passed += len(walked.passed)
+                await self._pass_over(walked.passed)
+                walked.passed.clear()
         if _is_absent(root, row, walked):
             self._log.debug("root.absent", root=root.path)
             return
@@ -167,7 +179,7 @@ class Intake:
             "scan.finished",
             root=root.path,
             files=walked.files,
-            changed=len(walked.fresh),
+            changed=len(walked.fresh) + passed,
             gone=len(walked.gone),
             seconds=round(self._clock.boottime_s() - started_s, 3),
         )
@@ -421,13 +433,10 @@ class Intake:
         now_s = self._clock.boottime_s()  # one for all: what a walk met together settles together
         for rel_path, error in walked.problems:
             self._log.warning("scan.problem", path=rel_path, why=error.strerror)
-        passed: list[tuple[FoundFile, Passed]] = []
         for fresh in walked.fresh:
-            if isinstance(fresh.judged, Passed):
-                passed.append((fresh.found, fresh.judged))
-            elif not await self._runs_on(fresh):
+            if not await self._runs_on(fresh):
                 self._observe(fresh, fresh.judged, hint, now_s, backfill=backfill)
-        await self._pass_over(passed)
+        await self._pass_over(walked.passed)
         await self._let_go(walked.gone)
         self._look_again_at(walked.doubtful)
 
@@ -435,10 +444,10 @@ class Intake:
         """Remember files that get no job."""
         for found, _ in passed:
             self._forget((found.root_id, found.rel_path))
-        for start in range(0, len(passed), BATCH):
+        for start in range(0, len(passed), PASSED_MAX):
             batch = [
                 (found, judged.verdict, judged.reason, judged.model_path)
-                for found, judged in passed[start : start + BATCH]
+                for found, judged in passed[start : start + PASSED_MAX]
             ]
             freed = await self._lanes.db(self._store.files.judge, batch, self._clock.now_ms())
             self._look_again_at(freed)
@@ -474,6 +483,15 @@ def _is_absent(root: Root, row: RootRow, walked: Walked) -> bool:
         for rel_path, error in walked.problems
     )
     return missing and root.type_key is not None and not row.held_model
+
+
+def _is_present(root: Root, mount: Mount | None, row: RootRow, walked: Walked) -> bool:
+    """Would what was found so far do, if no more came?"""
+    try:
+        _require_present(root, mount, row, walked)
+    except RootUnavailable:
+        return False
+    return True
 
 
 def _require_present(root: Root, mount: Mount | None, row: RootRow, walked: Walked) -> None:

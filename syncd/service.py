@@ -13,35 +13,48 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from syncd import api as cloud_api
-from syncd import scan, storage
+from syncd import log, scan, storage
 from syncd.allowance import Allowance
 from syncd.applying import Applied, Applier
 from syncd.auth import Credentials
+from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock, SystemClock
 from syncd.compare import Comparer, Root
-from syncd.config import CredentialSource, Settings, extra_folders, rules_for
+from syncd.config import (
+    JUDGING,
+    CredentialSource,
+    Loaded,
+    Settings,
+    extra_folders,
+    reloaded,
+    rules_for,
+)
 from syncd.connect import connect, host_policy, network
-from syncd.core import retry, settle
+from syncd.core import bandwidth, retry, settle
 from syncd.core.agenda import Line
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.tree import Folder, Tree
 from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
-from syncd.errors import ConfigError, RootUnavailable, StateFull
+from syncd.errors import ConfigError, RootUnavailable, StateFull, SyncdError
 from syncd.expected import expected_sha256
+from syncd.guest import Courtesy, Manner
+from syncd.herald import Herald
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Hint, HintKind, Job
+from syncd.notify import Notifier
 from syncd.patience import Patience
 from syncd.progress import Meter
 from syncd.reconcile import Reconciler
@@ -64,6 +77,9 @@ ONCE_FULL_S = 60.0
 """How long a backfill waits for room on the state disk."""
 
 
+FILES_MOST = 16
+"""``upload.files`` at most, whatever a reload brings: a thread begins when there is work for it."""
+
 SLEEP_NOTICED_S = 1.0
 """A shorter sleep of the machine hides in the difference of two clocks."""
 
@@ -83,6 +99,8 @@ class _Parts:
 
     roots: dict[int, Root]
     store: Store
+    credentials: Credentials
+    allowance: Allowance
     intake: Intake
     dispatcher: Dispatcher
     janitor: Janitor
@@ -97,7 +115,7 @@ class Doors:
     """How a service reaches the world: its threads, its two HTTP clients, the kernel's hints."""
 
     lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
-        files=settings.upload.files, slots=settings.upload.parts_max
+        files=FILES_MOST, slots=settings.upload.parts_max
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
         **network(settings)
@@ -122,6 +140,8 @@ class Service:
         meter: Counts what happens, for whoever draws it.
         jitter: Draws from [0, 1).
         doors: Other ways out, for a world that is not this machine.
+        notifier: The service manager, if there is one.
+        reread: Reads the configuration again, for a reload; None: there is no reload.
     """
 
     def __init__(
@@ -133,6 +153,8 @@ class Service:
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
         doors: Doors = Doors(),
+        notifier: Notifier | None = None,
+        reread: Callable[[], Loaded] | None = None,
     ) -> None:
         self._settings = settings
         self._doors = doors
@@ -142,10 +164,23 @@ class Service:
         self._jitter = jitter
         self._log = structlog.get_logger("syncd.service")
         self._lanes = doors.lanes(settings)
+        self._notifier = notifier or Notifier()
+        self._sending = Bandwidth(bandwidth.parse(settings.upload.bandwidth), self._clock)
+        self._reading = Bandwidth(bandwidth.parse(settings.guest.hash_bandwidth), self._clock)
+        self._courtesy = Courtesy(
+            _manner(settings),
+            sending=self._sending,
+            reading=self._reading,
+            meter=meter,
+            clock=self._clock,
+            ca_bundle=network(settings)["ca_bundle"],
+        )
         self._hints: dict[Hint, None] = {}  # a set in order of arrival
         self._wake_intake = asyncio.Event()
         self._wake_janitor = asyncio.Event()
-        self._rescan = self._restart = self._looking = False
+        self._reload = asyncio.Event()
+        self._reread = reread
+        self._rescan = self._restart = self._start_over = self._looking = self._walked = False
         self._look_at_catalog = settings.catalog.reconcile_s > 0
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
@@ -186,7 +221,7 @@ class Service:
         store = Store(os.fspath(self._settings.state_dir))
         self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
-            with self._signals():
+            with self._signals(once=once):
                 return await self._with_store(store, way, once=once)
         except StateFull:
             if not self._signal:
@@ -200,6 +235,7 @@ class Service:
         """Stop as on a first SIGTERM; called again, as on a second."""
         if self._stop.is_set():
             self._hurry.set()
+        self._notifier.stopping()
         self._stop.set()
         if self._lanes.patience is not None:
             self._lanes.patience.give_up()
@@ -208,9 +244,10 @@ class Service:
 
     async def _once(self, parts: _Parts) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        self._notifier.ready()
         walking = asyncio.create_task(self._walk_all(parts))
         try:
-            await self._until_stopped(parts, {walking}, enough={walking})
+            await self._until_stopped(parts, {walking, *self._besides(parts)}, enough={walking})
         except RootUnavailable as error:
             self.ending.root_error = str(error)
             self._log.error("root.unavailable", why=str(error))
@@ -227,7 +264,8 @@ class Service:
 
         settling = asyncio.create_task(self._settle(parts, until_s))
         working = asyncio.create_task(parts.dispatcher.run(more_comes=more_comes))
-        await self._run_until_stopped(parts, {settling, working}, enough={working})
+        tasks = {settling, working, *self._besides(parts)}
+        await self._run_until_stopped(parts, tasks, enough={working})
         if not self._stop.is_set():
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
@@ -254,6 +292,7 @@ class Service:
     async def _walk_all(self, parts: _Parts) -> None:
         for root in parts.roots.values():
             await parts.intake.walk(root)
+        self._walked = True
 
     async def _forever(self, parts: _Parts) -> int:
         loop = asyncio.get_running_loop()
@@ -269,10 +308,13 @@ class Service:
             await self._start_watching(watcher)
             scheduler.start()
             self._log.info("service.started", roots=[root.path for root in parts.roots.values()])
+            self._notifier.ready()
             tasks = {
                 asyncio.create_task(self._take_in(parts, watcher)),
                 asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
                 asyncio.create_task(self._clean_up(parts)),
+                asyncio.create_task(self._reloads(parts)),
+                *self._besides(parts, watcher),
             }
             await self._run_until_stopped(parts, tasks, enough=tasks)
         finally:
@@ -327,13 +369,14 @@ class Service:
             if self._restart or await self._lanes.scan(watcher.moved):
                 await self._watch_again(watcher)
             hints, self._hints = self._hints, {}
-            if self._slept():
-                self._rescan = True
+            if self._slept() or self._start_over:
+                self._rescan, self._start_over = True, False
                 parts.intake.start_over()
             if self._rescan:
                 self._rescan, hints = False, dict.fromkeys(everything)
             try:
                 await parts.intake.look(hints)
+                self._walked = True
                 await parts.intake.settle_due()
                 if hints:
                     await parts.dispatcher.end_hold("root")
@@ -384,10 +427,9 @@ class Service:
     async def _watch_again(self, watcher: Watcher) -> None:
         """The observer ended, or a root is another folder than before."""
         self._log.warning("watch.restarted")
-        self._restart = False
         await self._lanes.scan(watcher.stop)
         await self._start_watching(watcher)
-        self._rescan = True
+        self._restart, self._rescan = False, True
 
     async def _start_watching(self, watcher: Watcher) -> None:
         await self._lanes.scan(watcher.start)
@@ -432,6 +474,45 @@ class Service:
         due, self._look_at_catalog = self._look_at_catalog, False
         await (parts.reconciler.look() if due else parts.reconciler.look_at_new())
 
+    # -- reload ----------------------------------------------------------------------------------
+
+    async def _reloads(self, parts: _Parts) -> None:
+        """Read the configuration again whenever that is asked for."""
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            assert self._reread is not None, "else nobody could ask"
+            self._notifier.reloading()
+            try:
+                loaded = await asyncio.to_thread(self._reread)
+            except SyncdError as error:  # all of it, or nothing
+                self._log.error("config.reload_refused", why=str(error))
+            else:
+                await self._take_over(parts, loaded)
+            self._notifier.ready()
+
+    async def _take_over(self, parts: _Parts, loaded: Loaded) -> None:
+        """Go on with what can be changed while transfers run, and name the rest."""
+        result = reloaded(self._settings, loaded.settings)
+        settings = self._settings = result.settings
+        log.configure(format=settings.log.format, level=settings.log.level)
+        self._sending.follow(bandwidth.parse(settings.upload.bandwidth))
+        self._reading.follow(bandwidth.parse(settings.guest.hash_bandwidth))
+        self._courtesy.take(_manner(settings))
+        parts.allowance.limit = settings.limits.max_bytes_per_day
+        parts.intake.retune(_windows(settings), read_lease=settings.settle.read_lease)
+        self._rescan |= not JUDGING.isdisjoint(result.changed)
+        self._start_over |= any(key.startswith("settle.") for key in result.changed)
+        self._wake_intake.set()
+        source = replace(loaded.credential, team_id=settings.api.team_id)
+        if await parts.credentials.take(source.token):
+            await parts.dispatcher.end_hold("operator")
+            await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
+        parts.dispatcher.use(settings.upload.files)
+        self._log.info("config.reloaded", changed=result.changed)
+        if result.left:
+            self._log.warning("config.reload_needs_restart", keys=result.left)
+
     def _schedule(self, parts: _Parts, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
         reconcile_s = self._settings.catalog.reconcile_s
@@ -472,6 +553,31 @@ class Service:
             scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
         return scheduler
 
+    def _besides(self, parts: _Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
+        """What runs beside the work: manners, and a herald where a service manager listens."""
+        courtesy = asyncio.create_task(self._courtesy.run())
+        if not self._notifier.is_heard:
+            return {courtesy}
+
+        def is_watched() -> bool:
+            if watcher is None or watcher.alive() or watcher.degraded is not None:
+                return True
+            self._restart = True
+            self._wake_intake.set()
+            return False
+
+        herald = Herald(
+            self._notifier,
+            store=parts.store,
+            lanes=self._lanes,
+            clock=self._clock,
+            meter=self._meter,
+            bandwidth=self._sending,
+            walked=lambda: None if self._walked else parts.intake.seen,
+            is_watched=is_watched,
+        )
+        return {courtesy, asyncio.create_task(herald.run())}
+
     # -- building --------------------------------------------------------------------------------
 
     async def _with_store(
@@ -510,7 +616,7 @@ class Service:
             return os.path.join(roots[job.root_id].path, job.rel_path)
 
         def rules_of(root: Root) -> Rules:
-            return rules_for(settings, root.path, type_key=root.type_key, tree=repr(tree))
+            return rules_for(self._settings, root.path, type_key=root.type_key, tree=repr(tree))
 
         allowance = Allowance(
             settings.limits.max_bytes_per_day, store=store, lanes=self._lanes, clock=self._clock
@@ -530,6 +636,7 @@ class Service:
                 pinned=not settings.api.loopback,
             ),
             allowance=allowance,
+            bandwidth=self._sending,
             path_of=path_of,
         )
         comparer = Comparer(
@@ -555,6 +662,7 @@ class Service:
             clock=self._clock,
             jitter=self._jitter,
             meter=self._meter,
+            reading=self._reading,
             limits=Limits(
                 settings.api.single_put_limit,
                 settings.upload.lease_ttl_s,
@@ -586,11 +694,7 @@ class Service:
             lanes=self._lanes,
             clock=self._clock,
             meter=self._meter,
-            windows=settle.Windows(
-                quiet_s=settings.settle.quiet_s,
-                closed_s=settings.settle.quiet_closed_s,
-                network_s=settings.settle.quiet_network_s,
-            ),
+            windows=_windows(settings),
             read_lease=settings.settle.read_lease,
             once=once,
             on_queued=dispatcher.wake,
@@ -629,6 +733,8 @@ class Service:
         return _Parts(
             roots,
             store,
+            credentials,
+            allowance,
             intake,
             dispatcher,
             janitor,
@@ -712,8 +818,8 @@ class Service:
         return 128 + self._signal if self._signal else 0
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop; a second one skips the grace."""
+    def _signals(self, *, once: bool) -> Iterator[None]:
+        """SIGTERM and SIGINT stop, a second one skips the grace; SIGHUP reloads a daemon."""
         loop = asyncio.get_running_loop()
 
         def handle(number: int) -> None:
@@ -721,11 +827,30 @@ class Service:
             self._log.info("service.stopping", signal=signal.Signals(number).name)
             self.stop()
 
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        for number in numbers:
-            loop.add_signal_handler(number, handle, number)
+        handlers: dict[int, Callable[[], None]] = {
+            number: partial(handle, number) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        if self._reread is not None and not once:
+            handlers[signal.SIGHUP] = self._reload.set
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in numbers:
+            for number in handlers:
                 loop.remove_signal_handler(number)
+
+
+def _windows(settings: Settings) -> settle.Windows:
+    return settle.Windows(
+        quiet_s=settings.settle.quiet_s,
+        closed_s=settings.settle.quiet_closed_s,
+        network_s=settings.settle.quiet_network_s,
+    )
+
+
+def _manner(settings: Settings) -> Manner:
+    comfyui = settings.comfyui
+    slow_rate = bandwidth.parse_rate(comfyui.busy_bandwidth)
+    assert slow_rate is not None, "checked with the settings"
+    return Manner(comfyui.url, comfyui.when_busy, slow_rate)

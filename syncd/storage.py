@@ -92,6 +92,7 @@ class _Trace:
             stream = info["return_value"]
             self._check_peer(stream)
             wire.notice_silence(stream)
+            wire.keep_pace_despite_loss(stream)
 
     def _check_peer(self, stream: Any) -> None:
         address = stream.get_extra_info("server_addr")[0]

@@ -17,6 +17,7 @@ import structlog
 from syncd import hashing
 from syncd.allowance import Allowance
 from syncd.api import CloudApi
+from syncd.bandwidth import Bandwidth
 from syncd.clock import Clock
 from syncd.core import retry
 from syncd.core.budget import Budget
@@ -33,8 +34,8 @@ URL_MARGIN_MS = 60_000
 """No second try is started on a URL with less life than this."""
 
 
-Pieces = Callable[..., Iterator[bytes]]
-"""Makes a fresh body, each time it is called with ``on_bytes``."""
+Pieces = Callable[[], Iterator[bytes]]
+"""Makes a fresh body each time it is called."""
 
 
 @dataclass(slots=True)
@@ -79,6 +80,7 @@ class Transfer:
         meter: Meter,
         hosts: HostRule,
         allowance: Allowance,
+        bandwidth: Bandwidth,
         path_of: Callable[[Job], str],
     ) -> None:
         self._store = store
@@ -91,6 +93,7 @@ class Transfer:
         self._meter = meter
         self._hosts = hosts
         self._allowance = allowance
+        self._bandwidth = bandwidth
         self._path_of = path_of
         self._budget = Budget()
         self._log = structlog.get_logger("syncd.transfer")
@@ -124,7 +127,7 @@ class Transfer:
         body = Part(1, 0, job.fingerprint.size)
         pieces = self._pieces(job, body, job.leaves, stop=stop)
         async with self._slots.one():
-            await self._send(job, grant, body.size, pieces, Call.PUT_BODY)
+            await self._send(job, grant, body.size, pieces, Call.PUT_BODY, stop)
 
     async def part(
         self,
@@ -154,7 +157,7 @@ class Transfer:
                     grant = await self._api.sign_part(upload, part.number, part.size)
                     await self.check_host(grant)
                 try:
-                    etag = await self._send(job, grant, part.size, pieces, Call.PUT_PART)
+                    etag = await self._send(job, grant, part.size, pieces, Call.PUT_PART, stop)
                 except JobError as error:
                     failure = error
                 else:
@@ -239,7 +242,13 @@ class Transfer:
         )
 
     async def _send(
-        self, job: Job, grant: Grant, size: int, pieces: Pieces, call: Call
+        self,
+        job: Job,
+        grant: Grant,
+        size: int,
+        pieces: Pieces,
+        call: Call,
+        stop: threading.Event,
     ) -> str | None:
         """One request; the bytes of one that failed do not count as sent."""
         counted = 0
@@ -252,7 +261,7 @@ class Transfer:
             self._meter.add_sent(job.id, sent)
             pace.moved(sent, self._clock.boottime_s())
 
-        body = pieces(on_bytes=count)
+        body = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
         try:
             etag = await self._lanes.send(
                 self._objects.put, grant, body, size, call=call, now_ms=self._clock.now_ms

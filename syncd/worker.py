@@ -9,6 +9,7 @@ claim starts from the facts. What an error leads to is the retry table's answer,
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -18,6 +19,7 @@ import structlog
 from syncd import hashing
 from syncd.api import DISABLED, NO_SUCH_CALL, CloudApi
 from syncd.auth import Credentials
+from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock
 from syncd.core import retry
@@ -200,6 +202,7 @@ class Worker:
         jitter: Callable[[], float],
         meter: Meter,
         limits: Limits,
+        reading: Bandwidth,
         path_of: Callable[[Job], str],
         expected_of: Callable[[Job], str | None],
         lacking: Callable[[Job], str | None],
@@ -215,6 +218,7 @@ class Worker:
         self._jitter = jitter
         self._meter = meter
         self._limits = limits
+        self._reading = reading
         self._single_put_limit = limits.single_put_limit
         self._leaving = threading.Event()
         self._path_of = path_of
@@ -586,15 +590,13 @@ class Worker:
         Raises:
             Stopped: The job was told to stop, or the file is not what its download was to bring.
         """
-        job = run.job
+        job, stop = run.job, _Either(run.stop, self._leaving)
+        on_bytes = self._count_hashed(job, stop)
         hasher = hashing.Hasher(self._path_of(job), job.fingerprint, read_again=True)
         while not hasher.is_through:
             await lead.room()
             await self._lanes.hash(
-                hasher.read_to,
-                hasher.offset + STRETCH,
-                stop=_Either(run.stop, self._leaving),
-                on_bytes=lambda count: self._meter.add_hashed(job.id, count),
+                hasher.read_to, hasher.offset + STRETCH, stop=stop, on_bytes=on_bytes
             )
             lead.grow(bytes(hasher.leaves))
         await self._note_plan(run, hasher.plan())
@@ -830,14 +832,20 @@ class Worker:
     # -- the file --------------------------------------------------------------------------------
 
     async def _read(self, run: _Run) -> Plan:
-        job = run.job
+        stop = _Either(run.stop, self._leaving)
+        path, on_bytes = self._path_of(run.job), self._count_hashed(run.job, stop)
         return await self._lanes.hash(
-            hashing.make_plan,
-            self._path_of(job),
-            job.fingerprint,
-            stop=_Either(run.stop, self._leaving),
-            on_bytes=lambda count: self._meter.add_hashed(job.id, count),
+            hashing.make_plan, path, run.job.fingerprint, stop=stop, on_bytes=on_bytes
         )
+
+    def _count_hashed(self, job: Job, stop: hashing.Flag) -> Callable[[int], None]:
+        """Counts bytes as they are hashed, and holds the hashing thread to its rate."""
+
+        def on_bytes(count: int) -> None:
+            self._meter.add_hashed(job.id, count)
+            self._reading.spend(count, stop=stop)
+
+        return on_bytes
 
     async def _not_as_announced(self, run: _Run, why: str) -> None:
         """The file is not what its download was to bring: nothing of it leaves this machine."""
@@ -950,7 +958,8 @@ class Worker:
         }  # fmt: skip
         match decision.next:
             case retry.Next.HOLD:
-                await self._db(self._store.jobs.release, job, why=why, advice=error.advice)
+                with suppress(LeaseLost):  # what the server asked for holds for the others, too
+                    await self._db(self._store.jobs.release, job, why=why, advice=error.advice)
                 self._log.error("job.held", **fields)
                 return Outcome(End.HELD, error, decision.wait_s)
             case retry.Next.HOLD_LARGE:
@@ -1068,8 +1077,12 @@ def _upload_of(job: Job) -> Multipart:
 
 
 def _urgency(error: BaseException) -> int:
-    """Which of several errors decides: what ends the work, then what concerns more than this job."""
-    order = (StateError, LeaseLost, hashing.Stopped, FileChanged, Hold)
+    """
+    Which of several errors decides: what ends everything, what concerns all jobs, what ends this one.
+
+    A file that changed is found to have changed again; that a server asked for peace is heard once.
+    """
+    order = (StateError, Hold, LeaseLost, hashing.Stopped, FileChanged)
     return next((i for i, kind in enumerate(order) if isinstance(error, kind)), len(order))
 
 

@@ -26,10 +26,11 @@ LAYERS = {
     "matrix": "faults by phases",
     "points": "kill -9 at named points",
     "TLS": "servers nobody should trust",
+    "guards": "system calls counted",
     "writers": "real programs that write models",
     "whole": "the command, files, sockets",
 }
-"""What stands in the table; the last five have no number."""
+"""What stands in the table; the last six have no number."""
 
 PLACES = {
     "tests/unit": "T1",
@@ -48,6 +49,7 @@ PLACES = {
     "tests/crash/test_disk_errors.py": "T8",
     "tests/crash/test_disk_full.py": "T8",
     "tests/crash/test_disk_truth.py": "T8",
+    "tests/guards": "guards",
     "tests/integration": "whole",
     "tests/integration/test_hostile_names.py": "T13",
     "tests/integration/test_real_s3.py": "T11",

@@ -91,11 +91,17 @@ class Invocation:
         Raises:
             ConfigError: As ``syncd.config.load``.
         """
-        from syncd import config, log
+        from syncd import log
 
-        loaded = config.load(self.config_file, self.overrides, os.environ)
+        loaded = self.read()
         log.configure(format=loaded.settings.log.format, level=loaded.settings.log.level)
         return loaded
+
+    def read(self) -> "Loaded":
+        """Read the configuration, and leave the log as it is. Raises what ``load`` raises."""
+        from syncd import config
+
+        return config.load(self.config_file, self.overrides, os.environ)
 
 
 pass_invocation = click.make_pass_decorator(Invocation)
@@ -154,7 +160,7 @@ def _run(invocation: Invocation, once: bool) -> int:
     loaded = invocation.load()
     from syncd.cli.run import run
 
-    return run(loaded, once)
+    return run(loaded, once, invocation.read)
 
 
 def status_of(args: Sequence[str]) -> int:

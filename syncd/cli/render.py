@@ -14,6 +14,7 @@ from rich.text import Text
 
 from syncd.model import printable
 from syncd.progress import Meter, Phase, Running, Snapshot
+from syncd.progress import size_text as size_text
 from syncd.store import FileReport, HoldRow
 
 RATE_WINDOW_S = 10.0
@@ -33,15 +34,6 @@ UNWRAPPED = 10_000
 def console() -> Console:
     """Where tables go: as wide as the terminal, or as wide as the text if stdout is none."""
     return Console(width=None if sys.stdout.isatty() else UNWRAPPED)
-
-
-def size_text(size: float) -> str:
-    """Bytes for people, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def duration_text(seconds: float) -> str:

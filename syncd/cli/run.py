@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from syncd.cli.reading import read_files
 from syncd.config import DEFAULT, Loaded
 from syncd.errors import SyncdError
+from syncd.notify import Notifier
 from syncd.progress import Meter
 
 if TYPE_CHECKING:
@@ -23,36 +25,50 @@ class NoCredential(SyncdError):
     exit_code = 77
 
 
-def run(loaded: Loaded, once: bool) -> int:
+def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) -> int:
     """
     Run the daemon, or with *once* one backfill, with bars on a terminal and a summary at its end.
+
+    Args:
+        reread: Reads the configuration again, from where *loaded* came; None: there is no reload.
 
     Raises:
         SyncdError: It could not be started.
     """
+    from syncd.guest import be_modest
+
     require_credential(loaded)
-    return asyncio.run(_run(loaded, once))
+    be_modest(nice=loaded.settings.guest.nice, idle_io=loaded.settings.guest.idle_io)
+    return asyncio.run(_run(loaded, once, reread))
 
 
-def require_credential(loaded: Loaded) -> None:
+def require_credential(loaded: Loaded) -> Loaded:
     """
-    Go on only where there is a token.
+    *loaded*, where it has a token.
 
     Raises:
-        NoCredential: There is none.
+        NoCredential: It has none.
     """
     if loaded.credential.read()[0] is None:
         raise NoCredential(
             "No credential: syncd cannot speak to the cloud. Put a device key (dk-...) into a file "
             "that only its owner can read and name it in api.token_file, or set SYNCD_API__TOKEN."
         )
+    return loaded
 
 
-async def _run(loaded: Loaded, once: bool) -> int:
+async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) -> int:
     from syncd.service import Service
 
     meter = Meter()
-    service = Service(loaded.settings, loaded.credential, meter=meter)
+    notifier = Notifier.taken_from(os.environ)
+    service = Service(
+        loaded.settings,
+        loaded.credential,
+        meter=meter,
+        notifier=notifier,
+        reread=reread and (lambda: require_credential(reread())),
+    )
     if not once:
         return await service.run(once=False)
     if sys.stderr.isatty():

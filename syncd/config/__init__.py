@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from syncd.config.credential import CredentialSource, TokenFile, credential_source
 from syncd.config.extra_paths import extra_folders
+from syncd.config.live import JUDGING, LIVE, Reloaded, reloaded
 from syncd.config.selection import IGNORE_FILE, rules_for
 from syncd.config.settings import (
     KEYS,
@@ -37,17 +38,21 @@ from syncd.model import printable
 __all__ = [
     "DEFAULT",
     "IGNORE_FILE",
+    "JUDGING",
     "KEYS",
+    "LIVE",
     "VARIABLES",
     "CredentialSource",
     "Loaded",
     "Multipart",
+    "Reloaded",
     "Settings",
     "TokenFile",
     "credential_source",
     "extra_folders",
     "find_config_file",
     "load",
+    "reloaded",
     "rules_for",
     "shown",
     "value_at",

@@ -30,6 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from syncd.core import bandwidth
 from syncd.core.paths import ENDINGS, ending_of, fault_of
 from syncd.model import printable
 
@@ -78,6 +79,16 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _on_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _proxy(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -121,6 +132,17 @@ def _gitignore(values: tuple[str, ...]) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"entry {number} is not a pattern in gitignore syntax") from None
     return values
+
+
+def _bandwidth(value: str) -> str:
+    bandwidth.parse(value)
+    return value
+
+
+def _rate(value: str) -> str:
+    if bandwidth.parse_rate(value) is None:
+        raise ValueError("is no rate such as 1 MiB/s")
+    return value
 
 
 def _object(value: object) -> object:
@@ -181,6 +203,26 @@ class ComfyUi(_Section):
     extra_model_paths: Annotated[AbsolutePath, AfterValidator(_existing_file)] | None = None
     """ComfyUI's extra_model_paths.yaml, if it has one: the folders named there are taken as well."""
 
+    url: Annotated[str, AfterValidator(_url)] | None = None
+    """Address of ComfyUI on this machine, which is asked whether its queue is empty."""
+
+    remote: bool = False
+    """Whether comfyui.url may be on another machine."""
+
+    when_busy: Literal["ignore", "slow", "pause"] = "ignore"
+    """What syncd does while ComfyUI's queue is not empty: ignore it, slow down or pause."""
+
+    busy_bandwidth: Annotated[str, AfterValidator(_rate)] = "1 MiB/s"
+    """Rate of uploads, and of hashing, that slow means."""
+
+    @model_validator(mode="after")
+    def _asked_where_allowed(self) -> Self:
+        if self.url is None and self.when_busy != "ignore":
+            raise Conflict("needs comfyui.url", "comfyui.when_busy")
+        if self.url is not None and not (self.remote or _on_this_machine(self.url)):
+            raise Conflict("is on another machine: set comfyui.remote = true", "comfyui.url")
+        return self
+
 
 class Api(_Section):
     base_url: Annotated[str, AfterValidator(_url)] = "https://core.cyberun.cloud/api/v1"
@@ -211,12 +253,7 @@ class Api(_Section):
     @property
     def loopback(self) -> bool:
         """Is ``base_url`` an address of this machine itself?"""
-        if self.host == "localhost" or self.host.endswith(".localhost"):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _on_this_machine(self.base_url)
 
 
 class Settle(_Section):
@@ -262,6 +299,9 @@ class Upload(_Section):
     parts_max: int = Field(16, ge=1, le=32)
     """PUT requests at once, at most."""
 
+    bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
+    """Rate of all uploads: 10 MiB/s, 80 Mbit/s, off, or by the hour: 08:00,4MiB 19:00,off Sat-08:00,off."""
+
     lease_ttl_s: float = Field(120, ge=5, le=3600, allow_inf_nan=False)
     """Seconds after which a file whose worker died is taken up again."""
 
@@ -277,6 +317,17 @@ class Upload(_Section):
                 "upload.parts_max",
             )
         return self
+
+
+class Guest(_Section):
+    nice: int = Field(0, ge=0, le=19)
+    """Added to the niceness syncd is started with: with 19 it runs when nobody else wants to."""
+
+    idle_io: bool = False
+    """Whether to read from disks only when nobody else does, where the I/O scheduler knows that."""
+
+    hash_bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
+    """Rate of reading files for their hash, written as upload.bandwidth is."""
 
 
 class Network(_Section):
@@ -384,6 +435,7 @@ class Settings(BaseSettings):
     settle: Settle = Settle()
     scan: Scan = Scan()
     upload: Upload = Upload()
+    guest: Guest = Guest()
     network: Network = Network()
     log: Log = Log()
     naming: Naming = Naming()

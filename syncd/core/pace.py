@@ -22,6 +22,10 @@ class Pace:
     moved_bytes: int = 0
     stalled: bool = False
 
+    def waited(self, seconds: float) -> None:
+        """The body was held back by us for *seconds*, which are nobody's fault."""
+        self.since_s += seconds
+
     def moved(self, count: int, now_s: float) -> None:
         """
         Take note of *count* more bytes.

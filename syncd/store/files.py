@@ -22,6 +22,11 @@ _UPSERT = (
     " model_path = excluded.model_path, clash_key = excluded.clash_key,"
     " judged_at = excluded.judged_at"
 )
+_ENTANGLED = (
+    "SELECT EXISTS (SELECT 1 FROM job WHERE root_id = :root AND rel_path = :path"
+    " AND state IN ('queued', 'leased', 'failed')) OR EXISTS (SELECT 1 FROM file"
+    " WHERE root_id = :root AND rel_path = :path AND verdict = 'conflict')"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +206,14 @@ class Files:
         of it are forgotten and returned, to be looked at afresh.
         """
         freed: list[PathKey] = []
+        rows = []
         with self._db.transaction():
             for found, verdict, reason, model_path in judged:
-                self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
-                freed += self._leave_conflict(found.root_id, found.rel_path, None)
-                self._remember(found, verdict, reason, model_path, None, now_ms)
+                if self._is_entangled(found):
+                    self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
+                    freed += self._leave_conflict(found.root_id, found.rel_path, None)
+                rows.append(_row(found, verdict, reason, model_path, None, now_ms))
+            self._db.run_many(_UPSERT, rows)
         return freed
 
     def admit(self, wanted: Iterable[Wanted], now_ms: int) -> Admission:
@@ -308,6 +316,11 @@ class Files:
             job_id = self._jobs.enqueue(found, target, now_ms, wanted.priority)
             admission.jobs[wanted.key] = job_id
 
+    def _is_entangled(self, found: FoundFile) -> bool:
+        """Has the path a job that may have to go, or a conflict? Of a million new files none has."""
+        row = self._db.one(_ENTANGLED, {"root": found.root_id, "path": os.fsencode(found.rel_path)})
+        return bool(row[0]) if row is not None else False
+
     def _rivals(self, found: FoundFile, clash_key: str) -> list[KnownFile]:
         rows = self._db.all("SELECT * FROM file WHERE clash_key = ?", (clash_key,))
         ours = (found.root_id, found.rel_path)
@@ -363,19 +376,28 @@ class Files:
         clash_key: str | None,
         now_ms: int,
     ) -> None:
-        self._db.run(
-            _UPSERT,
-            (
-                found.root_id,
-                os.fsencode(found.rel_path),
-                *fingerprint_values(found.fingerprint),
-                verdict,
-                reason,
-                model_path,
-                clash_key,
-                now_ms,
-            ),
-        )
+        self._db.run(_UPSERT, _row(found, verdict, reason, model_path, clash_key, now_ms))
+
+
+def _row(
+    found: FoundFile,
+    verdict: Verdict,
+    reason: str | None,
+    model_path: str | None,
+    clash_key: str | None,
+    now_ms: int,
+) -> tuple[object, ...]:
+    """What ``_UPSERT`` takes."""
+    return (
+        found.root_id,
+        os.fsencode(found.rel_path),
+        *fingerprint_values(found.fingerprint),
+        verdict,
+        reason,
+        model_path,
+        clash_key,
+        now_ms,
+    )
 
 
 def _conflict_reason(other: str) -> str:

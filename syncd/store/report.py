@@ -115,6 +115,14 @@ class Report:
         """How many files are in each state."""
         return Counter(file.state for file in self.files())
 
+    def unfinished(self) -> int:
+        """Jobs that are queued or under way; those that wait for a sign-in or a bundle are neither."""
+        row = self._db.one(
+            "SELECT count(*) AS n FROM job"
+            " WHERE state IN ('queued', 'leased') AND held_class IS NULL"
+        )
+        return 0 if row is None else int(row["n"])
+
     def known(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
     ) -> dict[str, Known]:

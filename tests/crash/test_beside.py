@@ -1,4 +1,4 @@
-"""A large file that nobody has is hashed beside its sending; ``kill -9`` on the way, changed bytes, doubts."""
+"""A large file that nobody has is hashed beside its sending: killed, changed and doubted on the way."""
 
 import os
 import shutil

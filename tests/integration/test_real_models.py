@@ -12,9 +12,9 @@ import pytest
 from syncd.model import Call
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.sigv4 import sign_headers
-from tests.integration.conftest import Weed
 from tests.integration.harness import Home
 from tests.trap import run
+from tests.weed import Weed
 
 pytestmark = pytest.mark.s3
 

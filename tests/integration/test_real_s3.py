@@ -17,10 +17,10 @@ from syncd.sandbox.backend import Grants
 from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.server import S3Endpoint, Sandbox
 from syncd.sandbox.switches import Switches
-from tests.integration.conftest import Weed
 from tests.integration.harness import Home, records
 from tests.relay import Answer, Relay, Seen, relaying
 from tests.trap import facts, run, start
+from tests.weed import Weed
 from tests.weights import MIB, sha256_of, write_safetensors
 
 pytestmark = pytest.mark.s3

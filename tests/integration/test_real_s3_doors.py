@@ -22,7 +22,7 @@ from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.sigv4 import Keys, presign
 from syncd.sandbox.switches import Switches
 from syncd.storage import ObjectStore
-from tests.integration.conftest import Weed
+from tests.weed import Weed
 from tests.weights import MIB
 
 pytestmark = pytest.mark.s3

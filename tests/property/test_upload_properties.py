@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from syncd.core.ending import NEEDS_PERSON, NOT_UPLOADED, UNFINISHED, Exit, exit_code
@@ -84,6 +84,9 @@ jobs = st.builds(
 )
 
 
+_BESIDE = {Step.PRESIGN, Step.INITIATE, Step.PARTS}
+
+
 def done(job: Job, step: Step) -> Job:
     """The facts after a step that went well."""
     facts = {
@@ -100,14 +103,26 @@ def done(job: Job, step: Step) -> Job:
     return replace(job, **facts[step])  # type: ignore[arg-type]
 
 
-@given(jobs, st.sampled_from([Route.PUT, Route.MULTIPART]), st.booleans(), st.integers(0, PARTS))
+@given(
+    jobs,
+    st.sampled_from([Route.PUT, Route.MULTIPART]),
+    st.booleans(),
+    st.integers(0, PARTS),
+    st.booleans(),
+)
 def test_from_any_facts_a_server_that_answers_brings_a_job_to_its_end(
-    job: Job, route: Route, granted: bool, missing: int
+    job: Job, route: Route, granted: bool, missing: int, unheard_of: bool
 ) -> None:
     taken = []
     for _ in range(8):
         step = next_step(
-            job, route=route, granted=granted, missing=missing, known=False, movable=False
+            job,
+            route=route,
+            granted=granted,
+            missing=missing,
+            known=False,
+            movable=False,
+            unheard_of=unheard_of,
         )
         taken.append(step)
         if step is Step.FINISH:
@@ -127,17 +142,36 @@ def test_from_any_facts_a_server_that_answers_brings_a_job_to_its_end(
     st.integers(0, PARTS),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
 def test_no_step_forgets_what_was_sent_or_runs_ahead_of_what_is_known(
-    job: Job, route: Route, granted: bool, missing: int, known: bool, movable: bool
+    job: Job,
+    route: Route,
+    granted: bool,
+    missing: int,
+    known: bool,
+    movable: bool,
+    unheard_of: bool,
 ) -> None:
+    # Before its hash is known nothing of a file was completed or registered.
+    assume(job.sha256 is not None or job.stored_at is job.register_sent_at is None)
+    known, movable = (told and job.sha256 is not None for told in (known, movable))
     step = next_step(
-        job, route=route, granted=granted, missing=missing, known=known, movable=movable
+        job,
+        route=route,
+        granted=granted,
+        missing=missing,
+        known=known,
+        movable=movable,
+        unheard_of=unheard_of,
     )
 
     assert (step is Step.FINISH) == (job.record_id is not None)
-    if step is not Step.FINISH:
-        assert (step is Step.PLAN) == (job.sha256 is None)
+    if step is not Step.FINISH and job.sha256 is None:
+        beside = unheard_of and route is Route.MULTIPART
+        assert step is Step.PLAN or (beside and step in _BESIDE)
+    if step is Step.PLAN:
+        assert job.sha256 is None
     if step is Step.REGISTER:
         assert job.stored_at is not None
         assert job.register_sent_at is None

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -803,6 +803,35 @@ async def test_calls_keep_their_pace_after_a_burst() -> None:
 
     assert sum(burst) == pytest.approx(0)
     assert sum(clock.slept) == pytest.approx(1.0)
+
+
+async def test_R06_a_pause_that_the_server_asks_for_is_kept_by_all_calls() -> None:
+    class Meanwhile(FakeClock):
+        """While the first call waits, another one is made."""
+
+        other: Callable[[], Awaitable[object]] | None = None
+
+        async def sleep(self, seconds: float) -> None:
+            other, self.other = self.other, None
+            if other is not None:
+                await other()
+            await super().sleep(seconds)
+
+    clock, asked_at_s = Meanwhile(), []
+    answers = iter(
+        [httpx.Response(429, headers={"Retry-After": "60"}, stream=httpx.ByteStream(b"{}"))]
+    )
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked_at_s.append(clock.boottime_s())
+        return next(answers, None) or plain()
+
+    async with cloud(transport=httpx.MockTransport(handler), clock=clock) as it:
+        clock.other = it.me
+        await it.me()
+
+    assert len(asked_at_s) == 3
+    assert asked_at_s[1] - asked_at_s[0] >= 60
 
 
 async def test_a_throttle_slows_all_calls_for_an_hour() -> None:

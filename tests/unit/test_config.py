@@ -221,6 +221,25 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "[upload]\nparts_max = 2\n",
             ":3: upload.parts: upload.parts is 4, above upload.parts_max, which is 2",
         ),
+        (
+            "[upload]\nbandwidth = '10'\n",
+            ":3: upload.bandwidth: is not a rate such as 10 MiB/s, 80 Mbit/s or off",
+        ),
+        (
+            "[upload]\nbandwidth = '08:00,1M 9:00,off'\n",
+            ":3: upload.bandwidth: entry 2 is not TIME,RATE such as 08:00,512KiB",
+        ),
+        ("[comfyui]\nwhen_busy = 'slow'\n", ":3: comfyui.when_busy: needs comfyui.url"),
+        (
+            "[comfyui]\nurl = 'http://10.0.0.5:8188'\n",
+            ":3: comfyui.url: is on another machine: set comfyui.remote = true",
+        ),
+        (
+            "[comfyui]\nbusy_bandwidth = 'off'\n",
+            ":3: comfyui.busy_bandwidth: is no rate such as 1 MiB/s",
+        ),
+        ("[guest]\nnice = -1\n", ":3: guest.nice: should be greater than or equal to 0"),
+        ("[guest]\nhash_bandwidth = '1 KiB'\n", ":3: guest.hash_bandwidth: is below 8 KiB/s"),
         ("[settle]\nquiet_s = -1\n", ":3: settle.quiet_s: should be greater than or equal to 0"),
         ("[settle]\nquiet_s = nan\n", ":3: settle.quiet_s: should be a finite number"),
         (

@@ -28,7 +28,9 @@ IO_ROOMS = frozenset(
     | {"expected", "notify", "pagecache"}
 )
 BELOW_WORKER = (
-    BELOW_IO | IO_ROOMS | {"soundness", "progress", "patience", "lanes", "lead", "catalog"}
+    BELOW_IO
+    | IO_ROOMS
+    | {"soundness", "progress", "patience", "lanes", "lead", "bandwidth", "catalog"}
 )
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
@@ -43,6 +45,8 @@ BELOW_SERVICE = BELOW_WORKER | {
     "applying",
     "dispatch",
     "control",
+    "guest",
+    "herald",
 }
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -62,6 +66,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("api", "storage"), BELOW_IO | {"wire"}),
     "catalog": BELOW_IO | {"api"},
     "allowance": frozenset({"core", "clock", "lanes", "store"}),
+    "bandwidth": frozenset({"core", "clock", "hashing"}),
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},
     "compare": BELOW_WORKER,
@@ -72,6 +77,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "applying": BELOW_WORKER | {"compare", "retirement"},
     "reconcile": BELOW_WORKER,
     "control": BELOW_WORKER,
+    "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
+    "herald": BELOW_WORKER,
     "dispatch": BELOW_WORKER | {"worker", "allowance"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
@@ -82,7 +89,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"wire", "api", "storage", "sandbox"}),
+    "httpx": frozenset({"wire", "api", "storage", "guest", "sandbox"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),

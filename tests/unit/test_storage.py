@@ -3,6 +3,8 @@
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -149,7 +151,9 @@ def test_bodies_share_a_kept_connection(store: ObjectStore) -> None:
     assert [seen.connection for seen in server.seen] == [1, 1, 1]
 
 
-def test_a_connection_notices_a_vanished_peer_in_half_a_minute() -> None:
+@contextmanager
+def used_socket(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The connection that carried one body, still open."""
     with ScriptedServer([STORED]) as server, storage.build_client() as client:
         seen: list[socket.socket] = []
         opened = socket.create_connection
@@ -158,14 +162,29 @@ def test_a_connection_notices_a_vanished_peer_in_half_a_minute() -> None:
             seen.append(opened(*args, **kwargs))
             return seen[-1]
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(socket, "create_connection", remember)
-            put(ObjectStore(client, NEAR), grant(server))
-        tcp = [seen[0].getsockopt(socket.IPPROTO_TCP, name) for name in (18, 4, 5, 6)]
-        alive = seen[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        monkeypatch.setattr(socket, "create_connection", remember)
+        put(ObjectStore(client, NEAR), grant(server))
+        yield seen[0]
+
+
+def test_a_connection_notices_a_vanished_peer_in_half_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with used_socket(monkeypatch) as used:
+        tcp = [used.getsockopt(socket.IPPROTO_TCP, name) for name in (18, 4, 5, 6)]
+        alive = used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
     assert tcp == [30_000, 15, 5, 3]  # TCP_USER_TIMEOUT, KEEPIDLE, KEEPINTVL, KEEPCNT
     assert alive == 1
+
+
+def test_a_body_goes_by_bbr_where_the_kernel_offers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    usual = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    with used_socket(monkeypatch) as used:
+        chosen = used.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+
+    assert chosen.rstrip(b"\0").decode() == ("bbr" if "bbr" in offered else usual)
 
 
 # --- successes

@@ -1,0 +1,106 @@
+"""The queue with many rows: how often a second a job is claimed and finished."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.scenario import MIB, Goal, Options, Result, Scenario, table, tell
+from syncd.model import Fingerprint, FoundFile, Job, Target
+from syncd.store import Store, Wanted
+
+BATCH = 20_000
+LASTING_S = 5.0
+TTL_MS = 120_000
+NOW_MS = 1_800_000_000_000
+
+
+def _run(options: Options) -> Result:
+    with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name:
+        store = Store(name)
+        try:
+            tell(f"making {options.rows} rows ...")
+            started_s = time.monotonic()
+            _fill(store, options.rows)
+            filling_s = time.monotonic() - started_s
+            pairs, seconds = _work(store)
+        finally:
+            store.close()
+        syncs = _syncs_a_s(Path(name, "syncs"))
+        size = Path(name, "syncd.db").stat().st_size
+    return {
+        "rows": options.rows,
+        "filling_s": filling_s,
+        "pairs": pairs,
+        "seconds": seconds,
+        "bytes": size,
+        "syncs_a_s": syncs,
+    }
+
+
+def _syncs_a_s(path: Path) -> float:
+    """How often a second this disk makes a page last: no commit is cheaper."""
+    page, syncs, started_s = bytes(4096), 0, time.monotonic()
+    with path.open("wb", buffering=0) as file:
+        while time.monotonic() - started_s < LASTING_S / 5:
+            file.write(page)
+            os.fdatasync(file.fileno())
+            syncs += 1
+    return syncs / (time.monotonic() - started_s)
+
+
+def _fill(store: Store, rows: int) -> None:
+    root = store.files.root_id("/models")
+    for start in range(0, rows, BATCH):
+        numbers = range(start, min(start + BATCH, rows))
+        store.files.admit([_wanted(root, number) for number in numbers], NOW_MS)
+
+
+def _wanted(root: int, number: int) -> Wanted:
+    path = f"loras/{number // 1000:04}/{number:07}.safetensors"
+    fingerprint = Fingerprint(1, number + 1, MIB + number % 977, number, number)
+    name = os.path.basename(path)
+    target = Target(f"models/{path}", "loras", name, name.removesuffix(".safetensors"))
+    return Wanted(FoundFile(root, path, fingerprint, MIB), target, f"models/{path}")
+
+
+def _work(store: Store) -> tuple[int, float]:
+    """Claim and finish, one after the other, each a commit that a loss of power does not undo."""
+    pairs, started_s = 0, time.monotonic()
+    while time.monotonic() - started_s < LASTING_S:
+        job = store.jobs.claim("bench", NOW_MS, TTL_MS)
+        if job is None:
+            break
+        _finish(store, job, pairs)
+        pairs += 1
+    return pairs, time.monotonic() - started_s
+
+
+def _finish(store: Store, job: Job, number: int) -> None:
+    hashed = replace(job, sha256=f"{number:064x}")
+    store.jobs.finish(hashed, f"record-{number}", NOW_MS, adopted=True)
+
+
+def _goals(result: Result) -> Iterator[Goal]:
+    rate = result["pairs"] / result["seconds"]
+    name = f"claim and finish on {result['rows']:,} rows"
+    yield Goal(name, rate, 1500, "pairs a second", at_least=True)
+
+
+def _lines(result: Result) -> Iterator[str]:
+    rows, pairs, seconds = result["rows"], result["pairs"], result["seconds"]
+    yield from table(
+        ("What", "measured"),
+        [
+            (f"queueing {rows:,} files, {BATCH:,} a commit", f"{result['filling_s']:.1f} s"),
+            ("the database then", f"{result['bytes'] / MIB:.0f} MiB"),
+            ("claimed and finished", f"{pairs / seconds:.0f} pairs a second, two commits each"),
+            ("floor: half of what the disk syncs", f"{result['syncs_a_s'] / 2:.0f} a second"),
+        ],
+    )
+    yield ""
+
+
+SCENARIO = Scenario("claims", "The queue with many rows", _run, _lines, _goals)

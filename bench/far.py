@@ -1,0 +1,40 @@
+"""
+The far end of a long line: the cloud and its store, in a namespace of their own.
+
+Run as ``python -m bench.far FOLDER``: prints how to reach them as JSON, serves until stdin ends.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from bench.cable import FAR
+from bench.place import endpoint_of, make_certificate, sink, switches
+from syncd.sandbox.server import Sandbox
+
+
+class FarCloud(Sandbox):
+    """A cloud on the far end."""
+
+    HOST = FAR
+
+
+def main() -> None:
+    certificate, key = make_certificate(Path(sys.argv[1]), FAR)
+    with (
+        sink(certificate, key, FAR) as url,
+        FarCloud(switches=switches(), s3=endpoint_of(url, certificate)) as cloud,
+    ):
+        found = {
+            "endpoint": url,
+            "ca": str(certificate),
+            "base_url": cloud.base_url,
+            "token": cloud.session_token,
+            "team_id": cloud.team_id,
+        }
+        print(json.dumps(found), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

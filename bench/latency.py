@@ -1,0 +1,97 @@
+"""From a closed file to its committed row in the queue: one file at a time, and a burst of them."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.measure import events, running, wait_for
+from bench.place import syncd, write_model
+from bench.scenario import Goal, Options, Result, Scenario, percentile, table, tell
+
+ONE_BY_ONE = 300
+PAUSE_S = 0.02
+SIZE = 4096
+FOLDERS = 20
+PATIENCE_S = 300.0
+
+
+def _run(options: Options) -> Result:
+    with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name:
+        folder, said = Path(name), Path(name) / "said"
+        models = folder / "models"
+        for number in range(FOLDERS):
+            (models / "loras" / f"{number:02}").mkdir(parents=True)
+        with running(syncd(models, folder / "state"), said) as process:
+            wait_for(said, "scan.finished", process)
+            closed = {}
+            for number in range(ONE_BY_ONE):
+                path = f"loras/00/one-{number:05}.safetensors"
+                write_model(models / path, SIZE)
+                closed[path] = time.time()
+                time.sleep(PAUSE_S)
+            _wait(said, len(closed))
+            tell(f"{options.burst} files at once ...")
+            began_s = time.time()
+            for number in range(options.burst):
+                path = f"loras/{number % FOLDERS:02}/burst-{number:05}.safetensors"
+                write_model(models / path, SIZE)
+            ended_s = time.time()
+            _wait(said, ONE_BY_ONE + options.burst)
+            queued = {str(event["path"]): _at_s(event) for event in events(said, "file.queued")}
+    latency_s = [queued[path] - closed_s for path, closed_s in closed.items() if path in queued]
+    burst_s = [at_s for path, at_s in queued.items() if "burst" in path]
+    return {
+        "latency_ms": [1000 * seconds for seconds in latency_s],
+        "burst": options.burst,
+        "writing_s": ended_s - began_s,
+        "queued": len(burst_s),
+        "after_s": max(burst_s, default=ended_s) - ended_s,
+    }
+
+
+def _at_s(event: dict[str, object]) -> float:
+    """When it was logged, which is right after the commit."""
+    return datetime.fromisoformat(str(event["timestamp"])).timestamp()
+
+
+def _wait(said: Path, count: int) -> None:
+    """Until so many files are queued, or nothing more comes for long."""
+    until_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until_s:
+        if said.read_bytes().count(b'"event": "file.queued"') >= count:
+            return
+        time.sleep(0.2)
+
+
+def _goals(result: Result) -> Iterator[Goal]:
+    for share, bound in ((0.5, 3), (0.99, 15)):
+        value = percentile(result["latency_ms"], share)
+        yield Goal(f"close to committed row, p{100 * share:.0f}", value, bound, "ms")
+    burst = result["burst"]
+    yield Goal(f"a burst of {burst:,} files: queued after the last", result["after_s"], 1, "s")
+    yield Goal(
+        f"a burst of {burst:,} files: share queued", result["queued"] / burst, 1, at_least=True
+    )
+
+
+def _lines(result: Result) -> Iterator[str]:
+    latency = result["latency_ms"]
+    yield "The settle window is zero here, so what is left is the way from the kernel to the commit."
+    yield ""
+    yield from table(
+        ("What", "measured"),
+        [
+            (f"{len(latency)} files, one by one, p50", f"{percentile(latency, 0.5):.2f} ms"),
+            ("p99", f"{percentile(latency, 0.99):.2f} ms"),
+            ("most", f"{max(latency):.2f} ms"),
+            (f"burst of {result['burst']:,}: writing it took", f"{result['writing_s']:.2f} s"),
+            ("queued", f"{result['queued']:,}"),
+            ("the last row after the last close", f"{result['after_s']:.2f} s"),
+        ],
+    )
+    yield ""
+
+
+SCENARIO = Scenario("latency", "Event latency", _run, _lines, _goals)

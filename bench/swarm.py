@@ -1,0 +1,91 @@
+"""Many small files through a real S3 server: syncd's whole path against rclone, in turns."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.measure import profile_lines, profiled, timed
+from bench.place import BUCKET, syncd, write_model
+from bench.scenario import MIB, Goal, Options, Result, Scenario, median, paired, spread, table, tell
+from bench.senders import find, rclone
+from syncd.sandbox.server import S3Endpoint, Sandbox
+from syncd.sandbox.switches import Switches
+from tests.weed import Weed, weeding
+
+TRANSFERS = 4
+"""Files that rclone sends at once: as many as syncd has PUT slots at its start."""
+
+
+def _run(options: Options) -> Result:
+    if find("rclone") is None:
+        raise SystemExit("swarm needs rclone")
+    with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name:
+        folder = Path(name)
+        for number in range(options.swarm_files):
+            # A byte more each: files with the same bytes would not be sent.
+            path = folder / "models" / "loras" / f"{number:04}.safetensors"
+            write_model(path, MIB + number)
+        runs: Result = {"syncd": [], "rclone": []}
+        (folder / "weed").mkdir()
+        with weeding(folder / "weed") as server:
+            for number in range(options.rounds):
+                _round(runs, folder, server, f"{BUCKET}-{number}")
+                tell(f"round {number + 1}/{options.rounds}")
+            profile = _profile(folder, server) if options.profile else []
+    return {"files": options.swarm_files, "runs": runs, "profile": profile}
+
+
+def _round(runs: Result, folder: Path, server: Weed, bucket: str) -> None:
+    with Sandbox(switches=_switches(), s3=S3Endpoint(server.url, bucket, server.keys)) as cloud:
+        command = syncd(folder / "models", folder / bucket, "--once", cloud=cloud)
+        runs["syncd"].append(asdict(timed("syncd", command)))
+    ends = (str(folder / "models"), f":s3:{bucket}/rclone")
+    copy = rclone(server.url, None, "copy", f"--transfers={TRANSFERS}", *ends, keys=server.keys)
+    runs["rclone"].append(asdict(timed("rclone", copy)))
+
+
+def _profile(folder: Path, server: Weed) -> list[tuple[str, float]]:
+    with Sandbox(switches=_switches(), s3=S3Endpoint(server.url, "spied", server.keys)) as cloud:
+        command = syncd(folder / "models", folder / "spied", "--once", cloud=cloud)
+        return profiled("syncd", command)
+
+
+def _switches() -> Switches:
+    return Switches(access_token_lifetime_s=86_400, listing_off=404)
+
+
+def _walls(result: Result, name: str) -> list[float]:
+    return [run["wall_s"] for run in result["runs"][name]]
+
+
+def _goals(result: Result) -> Iterator[Goal]:
+    ratio = paired(_walls(result, "syncd"), _walls(result, "rclone"))
+    yield Goal(f"{result['files']:,} files of 1 MiB, whole path: wall against rclone", ratio, 0.6)
+
+
+def _lines(result: Result) -> Iterator[str]:
+    files = result["files"]
+    yield (
+        f"{files:,} files of 1 MiB into SeaweedFS on this machine, which checks every signature; rclone"
+        f" with {TRANSFERS} transfers. syncd makes two API calls a file beside the PUT."
+    )
+    yield ""
+    yield from table(
+        ("Program", "wall s", "files a second", "CPU ms a file", "RSS MiB"),
+        (
+            (
+                name,
+                spread(_walls(result, name)),
+                f"{files / median(_walls(result, name)):.0f}",
+                f"{1000 * median(run['cpu_s'] for run in runs) / files:.1f}",
+                f"{max(run['resident'] for run in runs) / MIB:.0f}",
+            )
+            for name, runs in result["runs"].items()
+        ),
+    )
+    yield ""
+    yield from profile_lines(result["profile"])
+
+
+SCENARIO = Scenario("swarm", "A swarm of small files", _run, _lines, _goals)

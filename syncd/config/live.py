@@ -1,0 +1,68 @@
+"""Which settings a running syncd takes over when it reads its configuration again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from syncd.config.settings import KEYS, Settings, value_at
+
+Model = TypeVar("Model", bound=BaseModel)
+
+JUDGING = frozenset(
+    {"naming.prefix", "naming.map", "limits.max_file_size"}
+    | {key for key in KEYS if key.startswith("select.")}
+)
+"""Keys that decide which files are taken and under which names: all files are judged again."""
+
+LIVE = JUDGING | {
+    "comfyui.url",
+    "comfyui.remote",
+    "comfyui.when_busy",
+    "comfyui.busy_bandwidth",
+    "api.token",
+    "api.token_file",
+    "settle.quiet_s",
+    "settle.quiet_closed_s",
+    "settle.quiet_network_s",
+    "settle.read_lease",
+    "upload.files",
+    "upload.bandwidth",
+    "upload.shutdown_grace_s",
+    "guest.hash_bandwidth",
+    "log.format",
+    "log.level",
+    "limits.max_bytes_per_day",
+}
+"""Keys that a reload takes over; any other one keeps its value until the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """
+    What comes of reading the configuration again.
+
+    ``settings`` are the old ones but for the keys in ``changed``; those in ``left`` differ, too, and
+    need a new start. Both are in the order of ``KEYS``.
+    """
+
+    settings: Settings
+    changed: Sequence[str]
+    left: Sequence[str]
+
+
+def reloaded(old: Settings, new: Settings) -> Reloaded:
+    """*new* as far as a running syncd can take it over."""
+    differing = [key for key in KEYS if value_at(old, key) != value_at(new, key)]
+    changed = [key for key in differing if key in LIVE]
+    settings = old
+    for key in changed:
+        settings = _with(settings, key, value_at(new, key))
+    return Reloaded(settings, changed, [key for key in differing if key not in LIVE])
+
+
+def _with(model: Model, key: str, value: object) -> Model:
+    name, _, rest = key.partition(".")
+    inner = _with(getattr(model, name), rest, value) if rest else value
+    return model.model_copy(update={name: inner})

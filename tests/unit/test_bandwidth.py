@@ -1,0 +1,289 @@
+"""``upload.bandwidth``: how rates and timetables are read, and how a bucket and its threads keep to them."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+
+import pytest
+
+from syncd.bandwidth import LOOK_S, Bandwidth
+from syncd.clock import SystemClock
+from syncd.core.bandwidth import (
+    CREDIT_S,
+    DAY_MINUTES,
+    SLOWEST,
+    Bucket,
+    Timetable,
+    parse,
+    parse_rate,
+)
+from syncd.core.pace import WINDOW_S, Pace
+from syncd.hashing import Stopped
+
+KIB, MIB = 1024, 1024 * 1024
+SATURDAY = 5 * DAY_MINUTES
+
+
+# -- what people write -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("off", None),
+        ("10 MiB/s", 10 * MIB),
+        ("10MiB", 10 * MIB),
+        ("10Mi", 10 * MIB),
+        ("10M", 10 * MIB),
+        ("1.5 MiB/s", 1_572_864),
+        ("80 Mbit/s", 10_000_000),
+        ("1Gbit/s", 125_000_000),
+        ("100 kbit/s", 12_500),
+        ("512KiB", 512 * KIB),
+        ("100 kB/s", 100_000),
+        ("1 GB/s", 1_000_000_000),
+        ("10000B", 10_000),
+    ],
+)
+def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
+    assert parse_rate(text) == rate
+    assert parse(text) == Timetable(((0, rate),))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is not a rate such as 10 MiB/s"),
+        ("10", "is not a rate such as 10 MiB/s"),
+        ("-1 MiB/s", "is not a rate such as 10 MiB/s"),
+        ("10 Mb/s", "is not a rate such as 10 MiB/s"),  # megabit or megabyte?
+        ("fast", "is not a rate such as 10 MiB/s"),
+        ("0 MiB/s", "is below 8 KiB/s, .*pause syncd"),
+        ("8191 B/s", "is below 8 KiB/s"),
+        ("08:00,1M 24:00,off", "entry 2 is not TIME,RATE"),
+        ("08:00,1M, 19:00,off", "the rate of entry 1 is not a rate"),
+        ("Mon,1M", "entry 1 is not TIME,RATE"),
+        ("mon-08:00,1M", "entry 1 is not TIME,RATE"),
+        ("08:00,1M 09:00,1", "the rate of entry 2 is not a rate"),
+        ("08:00,1M 09:00,off 08:00,off", "entry 3 names the time of an earlier one"),
+        ("Sun-08:00,1M Sun-08:00,off", "entry 2 names the time of an earlier one"),
+    ],
+)
+def test_what_is_no_rate_and_no_timetable_is_refused_with_the_place(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("minute", "rate"),
+    [
+        (0, None),  # Sunday's last entry
+        (8 * 60 - 1, None),
+        (8 * 60, 512 * KIB),
+        (12 * 60, 512 * KIB),
+        (19 * 60, None),
+        (DAY_MINUTES + 8 * 60, 512 * KIB),
+        (SATURDAY + 7 * 60, None),
+        (SATURDAY + 8 * 60, 2 * MIB),  # its own entry, not each day's
+        (SATURDAY + 18 * 60, 2 * MIB),
+        (SATURDAY + 19 * 60, None),
+    ],
+)
+def test_a_timetable_holds_each_rate_until_the_next_entry(minute: int, rate: int | None) -> None:
+    timetable = parse("08:00,512 KiB/s 19:00,off Sat-08:00,2M")
+
+    assert timetable.at(minute) == rate
+
+
+# -- the bucket, on a made-up clock ----------------------------------------------------------------
+
+
+def test_takers_go_one_after_another_at_the_rate_from_the_first_byte() -> None:
+    bucket = Bucket(1000, 100.0)
+
+    assert [bucket.take(500, 100.0) for _ in range(4)] == [100.0, 100.5, 101.0, 101.5]
+
+
+def test_lateness_is_made_up_for_so_that_the_rate_holds_over_a_minute() -> None:
+    bucket, now_s, sent = Bucket(10 * MIB, 0.0), 0.0, 0
+    while now_s < 60:
+        at_s = bucket.take(512 * KIB, now_s)
+        now_s = at_s + 0.003  # a thread wakes up late
+        sent += 512 * KIB
+
+    assert sent == pytest.approx(60 * 10 * MIB, rel=0.01)
+
+
+def test_a_long_rest_gives_no_flood() -> None:
+    bucket = Bucket(1000, 0.0)
+
+    at_once = sum(bucket.take(10, 1000.0) == 1000.0 for _ in range(200))
+
+    assert at_once == CREDIT_S * 1000 / 10 + 1
+
+
+def test_at_the_slowest_rate_32_bodies_each_get_a_turn_in_four_seconds() -> None:
+    bucket = Bucket(SLOWEST, 0.0)
+    turns = [bucket.take(bucket.share, 0.0) for _ in range(33)]
+
+    assert turns[32] - turns[0] <= 4
+
+
+def test_a_body_that_was_held_back_does_not_count_as_stalled() -> None:
+    pace = Pace(0.0)
+    pace.waited(2 * WINDOW_S)
+    pace.moved(1, 2 * WINDOW_S + 1)
+
+    assert not pace.stalled
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+class Calendar(SystemClock):
+    """A machine's clock whose date is set by hand."""
+
+    now = datetime(2026, 3, 2, 7, 59)  # a Monday, where this machine is
+
+    def now_ms(self) -> int:
+        return int(self.now.timestamp() * 1000)
+
+
+class Senders:
+    """Bodies that are sent to nowhere, each by a thread of its own."""
+
+    def __init__(self, bandwidth: Bandwidth) -> None:
+        self.sent = 0
+        self.largest = 0
+        self.waited_s = 0.0
+        self.stop = threading.Event()
+        self._bandwidth = bandwidth
+        self._lock = threading.Lock()
+
+    def send(self) -> bool:
+        """Until told to stop; was it by the bandwidth?"""
+        pieces = iter(lambda: bytes(512 * KIB), b"")
+        try:
+            for piece in self._bandwidth.paced(
+                pieces, stop=self.stop, on_wait=self._wait, on_bytes=self._count
+            ):
+                with self._lock:
+                    self.largest = max(self.largest, len(piece))
+                if self.stop.is_set():
+                    return False
+        except Stopped:
+            return True
+        return False
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.sent += size
+
+    def _wait(self, seconds: float) -> None:
+        with self._lock:
+            self.waited_s += seconds
+
+
+@contextmanager
+def sending(bandwidth: Bandwidth, threads: int = 4) -> Iterator[Senders]:
+    senders = Senders(bandwidth)
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(threads):
+            pool.submit(senders.send)
+        try:
+            yield senders
+        finally:
+            senders.stop.set()
+
+
+def rate_over(senders: Senders, seconds: float) -> float:
+    """Bytes a second from now on."""
+    before, began_s = senders.sent, time.monotonic()
+    threading.Event().wait(seconds)
+    return (senders.sent - before) / (time.monotonic() - began_s)
+
+
+def test_all_threads_together_keep_to_the_rate_and_follow_its_change() -> None:
+    bandwidth = Bandwidth(parse("4 MiB/s"), SystemClock())
+    with sending(bandwidth) as senders:
+        first = rate_over(senders, 1.0)
+        bandwidth.limit(1 * MIB)
+        second = rate_over(senders, 1.0)
+
+    assert first == pytest.approx(4 * MIB, rel=0.25)
+    assert second == pytest.approx(1 * MIB, rel=0.25)
+    assert senders.waited_s > 4
+
+
+def test_a_higher_limit_is_taken_up_by_threads_that_wait_for_long() -> None:
+    bandwidth = Bandwidth(parse("8 KiB/s"), SystemClock())
+    with sending(bandwidth, threads=8) as senders:
+        slow = rate_over(senders, 0.3)
+        bandwidth.limit(None)
+        deadline_s = time.monotonic() + 2
+        while senders.sent < 50 * MIB and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+
+    assert slow < 16 * KIB
+    assert senders.sent >= 50 * MIB
+
+
+def test_a_slow_rate_hands_out_small_pieces() -> None:
+    bandwidth = Bandwidth(parse("64 KiB/s"), SystemClock())
+    with sending(bandwidth, threads=1) as senders:
+        rate_over(senders, 0.3)
+
+    assert senders.largest == 8 * KIB
+
+
+def test_a_thread_that_waits_ends_soon_after_it_is_told_to_stop() -> None:
+    bandwidth = Bandwidth(parse("1 MiB/s"), SystemClock())
+    bandwidth.at_most(0)
+    senders = Senders(bandwidth)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(senders.send)
+        time.sleep(0.05)
+        told_s = time.monotonic()
+        senders.stop.set()
+
+        assert ended.result(10)
+        assert time.monotonic() - told_s < 2 * LOOK_S
+    assert senders.sent == 0
+
+
+def test_the_lower_of_limit_and_ceiling_counts() -> None:
+    bandwidth = Bandwidth(parse("off"), SystemClock())
+    seen = [bandwidth.rate]
+    bandwidth.at_most(100)
+    seen.append(bandwidth.rate)
+    bandwidth.limit(50)
+    seen.append(bandwidth.rate)
+    bandwidth.limit(None)
+    seen.append(bandwidth.rate)
+    bandwidth.at_most(None)
+    seen.append(bandwidth.rate)
+
+    assert seen == [None, 100, 50, 100, None]
+
+
+def test_the_timetable_is_read_by_the_clock_on_the_wall() -> None:
+    clock = Calendar()
+    bandwidth = Bandwidth(parse("08:00,1M 19:00,off Tue-06:00,2M"), clock)
+    seen = []
+    for day, hour in [(2, 7), (2, 8), (2, 19), (3, 6)]:
+        clock.now = datetime(2026, 3, day, hour)
+        seen.append(bandwidth.rate)
+
+    assert seen == [None, MIB, None, 2 * MIB]
+
+
+def test_what_is_spent_for_hashing_is_waited_for() -> None:
+    bandwidth = Bandwidth(parse("8 MiB/s"), SystemClock())
+    began_s = time.monotonic()
+    for _ in range(2):
+        bandwidth.spend(4 * MIB, stop=threading.Event())
+
+    assert 0.7 < time.monotonic() - began_s < 1.5

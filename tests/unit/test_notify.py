@@ -1,0 +1,147 @@
+"""What the service manager hears: datagrams over a real socket, and the line for people."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.herald import Moment, status_line
+from syncd.notify import STATUS_MAX, Notifier
+from syncd.store import HoldRow
+
+MIB = 1024 * 1024
+_names = count(1)
+
+
+@pytest.fixture(params=["path", "abstract"])
+def listening(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[str, socket.socket]]:
+    """NOTIFY_SOCKET's value, and the socket behind it."""
+    name = f"@syncd-notify-{os.getpid()}-{next(_names)}"
+    if request.param == "path":
+        name = os.path.relpath(tmp_path / "s")  # a socket's path may have 107 bytes
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(name.replace("@", "\0", 1))
+        sock.settimeout(5)
+        yield name, sock
+
+
+def test_each_state_is_one_datagram(listening: tuple[str, socket.socket]) -> None:
+    name, sock = listening
+    notifier = Notifier.taken_from({"NOTIFY_SOCKET": name})
+    before_us = time.monotonic_ns() // 1000
+    notifier.ready()
+    notifier.status("3 files queued\nand\x1b[31m more")
+    notifier.ping()
+    notifier.reloading()
+    notifier.stopping()
+    heard = [sock.recv(4096).decode() for _ in range(5)]
+
+    reloading, _, stamp = heard.pop(3).partition("\nMONOTONIC_USEC=")
+    assert heard == [
+        "READY=1",
+        r"STATUS=3 files queued\nand\x1b[31m more",
+        "WATCHDOG=1",
+        "STOPPING=1",
+    ]
+    assert reloading == "RELOADING=1"
+    assert before_us <= int(stamp) <= time.monotonic_ns() // 1000
+
+
+def test_a_line_that_was_said_is_not_said_again(listening: tuple[str, socket.socket]) -> None:
+    name, sock = listening
+    notifier = Notifier(name)
+    for text in ("one", "one", "two", "one", "x" * 4096):
+        notifier.status(text)
+
+    heard = [sock.recv(8192).decode() for _ in range(4)]
+    assert heard == ["STATUS=one", "STATUS=two", "STATUS=one", "STATUS=" + "x" * STATUS_MAX]
+
+
+def test_the_manager_is_taken_out_of_the_environment() -> None:
+    environ = {"NOTIFY_SOCKET": "/s", "WATCHDOG_USEC": "90000000", "WATCHDOG_PID": str(os.getpid())}
+    notifier = Notifier.taken_from(environ)
+
+    assert environ == {}
+    assert notifier.is_heard
+    assert notifier.watchdog_s == 90
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"WATCHDOG_USEC": "90000000"},  # nobody to tell
+        {"NOTIFY_SOCKET": "/s"},
+        {"NOTIFY_SOCKET": "/s", "WATCHDOG_USEC": "0"},
+        {"NOTIFY_SOCKET": "/s", "WATCHDOG_USEC": "soon"},
+        {"NOTIFY_SOCKET": "/s", "WATCHDOG_USEC": "90000000", "WATCHDOG_PID": "1"},
+    ],
+)
+def test_no_pings_where_they_are_not_asked_of_this_process(environ: dict[str, str]) -> None:
+    assert Notifier.taken_from(environ).watchdog_s is None
+
+
+def test_a_manager_that_is_not_there_is_no_error(tmp_path: Path) -> None:
+    Notifier().ready()
+    Notifier(str(tmp_path / "gone")).ready()
+    Notifier("vsock:2:1234").ready()
+
+
+def test_a_manager_that_does_not_read_holds_nothing_up_for_long(
+    listening: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncd.notify.SEND_S", 0.05)
+    name, _ = listening
+    notifier, began_s = Notifier(name), time.monotonic()
+    backlog = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 2
+    for _ in range(min(backlog, 600)):
+        notifier.ping()
+
+    assert time.monotonic() - began_s < 10
+
+
+def moment(**values: Any) -> Moment:
+    quiet: dict[str, Any] = {
+        "walked": None,
+        "queued": 0,
+        "settling": 0,
+        "sending": 0.0,
+        "hashing": 0.0,
+        "limit": None,
+        "holds": (),
+    }
+    return Moment(**(quiet | values))
+
+
+HOLD = HoldRow("offline", 0, "no answer from the cloud", "Check the network.", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (moment(), "nothing to send, watching"),
+        (moment(walked=1200), "first look at the models, 1200 files so far"),
+        (moment(queued=1), "1 file queued"),
+        (
+            moment(queued=3, sending=12 * MIB, hashing=300 * MIB),
+            "3 files queued, sending 12.0 MiB/s, hashing 300.0 MiB/s",
+        ),
+        (
+            moment(queued=3, sending=9.9 * MIB, limit=10 * MIB),
+            "3 files queued, sending 9.9 MiB/s of at most 10.0 MiB/s",
+        ),
+        (moment(settling=2), "waiting for 2 files to stand still"),
+        (
+            moment(queued=3, holds=(HOLD,)),
+            "waiting: no answer from the cloud (Check the network.)",
+        ),
+    ],
+)
+def test_the_line_says_what_holds_up_or_what_is_going_on(now: Moment, said: str) -> None:
+    assert status_line(now) == said
