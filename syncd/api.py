@@ -42,6 +42,15 @@ BURST_S = 1.0
 SLOW_CALLS_PER_S = 2.0
 SLOW_FOR_S = 3600.0
 
+DISABLED = {"model_status": "disabled"}
+"""The change that takes a record out of force."""
+
+NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.NOT_ALLOWED})
+"""What says that this server does not let us change or delete a record."""
+
+UNLISTED = frozenset({Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.OTHER_CLIENT_ERROR})
+"""What says that this server does not list its models."""
+
 _NEEDED_FOR_MULTIPART = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE})
 
 
@@ -366,6 +375,15 @@ class CloudApi:
         except _NoRecord:
             return False
         return True
+
+    async def agents(self) -> int:
+        """How many agents of the team are connected."""
+        return await self._send(
+            Call.AGENTS,
+            "GET",
+            "/agents?current_page=1&per_page=1",
+            read=lambda body: answers.total_of(parse_json(body)),
+        )
 
     async def initiate(self, storage_key: str, size: int) -> Multipart:
         """Open a multipart upload of *size* bytes. Not repeated while unclear."""

@@ -127,6 +127,7 @@ class Call(StrEnum):
     ABORT = "abort"
     PUT_BODY = "put_body"
     PUT_PART = "put_part"
+    AGENTS = "agents"
 
 
 # The next two are tuples and not dataclasses: a walk makes one of each a file, and a frozen
@@ -352,7 +353,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A catalog record. Members a listing may leave out are None."""
+    """A catalog record. Members a listing may leave out are None; ``created_at`` is ISO 8601, UTC."""
 
     id: str
     model_path: str | None
@@ -362,6 +363,7 @@ class Record:
     file_size: int | None
     file_hash: str | None
     model_status: str | None
+    created_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +406,7 @@ class Job:
 
 def printable(name: str) -> str:
     """*name* with control characters, escapes and undecodable bytes shown, never sent raw."""
-    if name.isprintable():
+    if name.isprintable():  # nearly always, and a listing has tens of thousands
         return name
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -17,7 +17,12 @@ AGAIN = frozenset({"failed", "cancelled", "waiting", "needs_sign_in"})
 AFRESH = frozenset({"refused", "conflict", "unreadable", "incomplete"})
 """States of files without a job: they can be looked at again."""
 
-RETRIABLE = (*sorted(AGAIN), *sorted(AFRESH))
+DRIFT = "drift"
+"""State of a file whose record others took away: sent again only where somebody asks for that."""
+
+RETRIABLE = (*sorted(AGAIN), *sorted(AFRESH), DRIFT)
+ALL = frozenset(RETRIABLE) - {DRIFT}
+"""What ``retry --all`` means: somebody's decision about a record is not undone along with the rest."""
 
 BUMPABLE = frozenset({"queued", "waiting"})
 CANCELLABLE = frozenset({"queued", "waiting", "uploading", "needs_sign_in", "failed"})
@@ -83,6 +88,8 @@ def retry(
     def again(place: Named) -> None:
         if place.state in AFRESH:
             done.look_at.append(place.key)
+        elif place.state == DRIFT:
+            store.jobs.send_again(*place.key, now_ms)
         else:
             assert place.job_id is not None, "a wanted file has a job"
             store.jobs.retry_now(place.job_id, now_ms)

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +23,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from syncd import api as cloud_api
 from syncd import log, scan, storage
 from syncd.allowance import Allowance
+from syncd.applying import Applied, Applier
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
@@ -37,9 +38,10 @@ from syncd.config import (
     reloaded,
     rules_for,
 )
+from syncd.connect import connect, host_policy, network
 from syncd.control import Desk, serve
 from syncd.core import bandwidth, retry, settle
-from syncd.core.answers import HostPolicy
+from syncd.core.agenda import Line
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.standing import standing
@@ -57,6 +59,7 @@ from syncd.model import Call, Hint, HintKind, Job, Session
 from syncd.notify import Notifier
 from syncd.patience import Patience
 from syncd.progress import Meter, Tally
+from syncd.reconcile import Reconciler
 from syncd.retirement import Policy, Retirement
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
@@ -104,6 +107,9 @@ class _Parts:
     dispatcher: Dispatcher
     janitor: Janitor
     retirement: Retirement
+    reconciler: Reconciler
+    worker: Worker
+    applier: Applier
     desk: Desk
 
 
@@ -115,10 +121,10 @@ class Doors:
         files=FILES_MOST, slots=settings.upload.parts_max
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
-        **_network(settings)
+        **network(settings)
     )
     objects: Callable[[Settings], storage.Client] = lambda settings: storage.build_client(
-        **_network(settings)
+        **network(settings)
     )
     watcher: Callable[[Settings, Mapping[int, str], Callable[[Hint], None]], Watcher] = (
         lambda settings, roots, on_hint: Watcher(
@@ -175,7 +181,7 @@ class Service:
             reading=self._reading,
             meter=meter,
             clock=self._clock,
-            ca_bundle=_network(settings)["ca_bundle"],
+            ca_bundle=network(settings)["ca_bundle"],
         )
         self._hints: dict[Hint, None] = {}  # a set in order of arrival
         self._wake_intake = asyncio.Event()
@@ -183,6 +189,7 @@ class Service:
         self._reload = asyncio.Event()
         self._reread = reread
         self._rescan = self._restart = self._start_over = self._looking = self._walked = False
+        self._look_at_catalog = settings.catalog.reconcile_s > 0
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -201,11 +208,31 @@ class Service:
         Raises:
             AlreadyRunning, StateError: The state directory cannot be used.
         """
+        return await self._run(self._once if once else self._forever, once=once)
+
+    async def apply(self, lines: Sequence[Line]) -> Applied:
+        """
+        Let a plan happen, and nothing else.
+
+        Raises:
+            AlreadyRunning, StateError: The state directory cannot be used.
+        """
+        applied = Applied()
+
+        async def way(parts: _Parts) -> int:
+            nonlocal applied
+            applied = await self._apply(parts, lines)
+            return applied.exit_code
+
+        await self._run(way, once=True)
+        return applied
+
+    async def _run(self, way: Callable[["_Parts"], Awaitable[int]], *, once: bool) -> int:
         store = Store(os.fspath(self._settings.state_dir))
         self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
             with self._signals(once=once):
-                return await self._with_store(store, once=once)
+                return await self._with_store(store, way, once=once)
         except StateFull:
             if not self._signal:
                 raise
@@ -253,12 +280,25 @@ class Service:
         if not self._stop.is_set():
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
+            await self._reconcile(parts)
         self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
             parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
             for (root_id, rel_path), watching in parts.intake.unsettled().items()
         }
         return self._signal_code() or await self._exit_code(parts.store)
+
+    async def _apply(self, parts: _Parts, lines: Sequence[Line]) -> Applied:
+        """Queue what still stands, and let the workers end it."""
+        applier = parts.applier
+        await applier.begin(lines)
+        parts.worker.may_send = applier.may_send
+        working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: False))
+        await self._run_until_stopped(parts, {working}, enough={working})
+        if not self._stop.is_set():
+            await parts.janitor.clean_up()
+            await parts.reconciler.look_at_new()
+        return await applier.end()
 
     async def _walk_all(self, parts: _Parts) -> None:
         for root in parts.roots.values():
@@ -432,6 +472,7 @@ class Service:
         while True:
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
+            await self._reconcile(parts)
             now_ms, jobs = self._clock.now_ms(), parts.store.jobs
             again = await self._lanes.db(jobs.read_again, now_ms)
             if again + await self._lanes.db(jobs.free_bundles, now_ms):
@@ -464,6 +505,13 @@ class Service:
         if credentials.is_session:
             await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
         await parts.dispatcher.end_hold("operator")
+
+    async def _reconcile(self, parts: _Parts) -> None:
+        """Look at the whole listing where that is due, else for the sake of new records only."""
+        if await self._lanes.db(parts.store.holds.all):
+            return  # the cloud cannot be asked, or not by us; or the tree is not there
+        due, self._look_at_catalog = self._look_at_catalog, False
+        await (parts.reconciler.look() if due else parts.reconciler.look_at_new())
 
     # -- reload ----------------------------------------------------------------------------------
 
@@ -504,6 +552,7 @@ class Service:
 
     def _schedule(self, parts: _Parts, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
+        reconcile_s = self._settings.catalog.reconcile_s
         scheduler = AsyncIOScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -526,11 +575,16 @@ class Service:
         async def look_at_root() -> None:
             self._wake_intake.set()
 
+        async def reconcile() -> None:
+            self._look_at_catalog = True
+            self._wake_janitor.set()
+
         for tick, seconds in (
             (rescan, self._settings.scan.interval_s),
             (look_after, 30),
             (watch_again, WATCH_RETRY_S),
             (look_at_root, ROOT_LOOK_S),
+            *([(reconcile, reconcile_s)] if reconcile_s else []),
         ):
             # Named, since ticks of one moment run in the order of their names; else that is random.
             scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
@@ -563,7 +617,9 @@ class Service:
 
     # -- building --------------------------------------------------------------------------------
 
-    async def _with_store(self, store: Store, *, once: bool) -> int:
+    async def _with_store(
+        self, store: Store, way: Callable[[_Parts], Awaitable[int]], *, once: bool
+    ) -> int:
         now_ms = self._clock.now_ms()
         credentials = Credentials(self._current, keeper=self._source.stored, clock=self._clock)
         # Whoever starts a backfill wants it now, not when a job's back-off has passed.
@@ -578,14 +634,14 @@ class Service:
         await self._lanes.db(store.jobs.free_class, "large", now_ms)
         async with self._doors.api(self._settings) as http:
             with self._doors.objects(self._settings) as bare:
-                hosts = hosts_of(self._settings)
-                api = await self._api(store, http, credentials, hosts)
+                api = await self._api(store, http, credentials)
                 credentials.renew = api.refresh
+                hosts = host_policy(self._settings)
                 objects = storage.ObjectStore(bare, hosts, on_request=self._on_request)
                 parts = await self._build(store, api, objects, credentials, once=once)
                 try:
                     async with self._doors.control(self._settings, parts.desk):
-                        return await (self._once(parts) if once else self._forever(parts))
+                        return await way(parts)
                 finally:
                     await credentials.settled()
 
@@ -647,18 +703,24 @@ class Service:
             except JobError:
                 return None
 
+        catalog = Catalog(api, self._clock)
         worker = Worker(
             store=store,
             lanes=self._lanes,
             api=api,
             transfer=transfer,
-            catalog=Catalog(api, self._clock),
+            catalog=catalog,
             credentials=credentials,
             clock=self._clock,
             jitter=self._jitter,
             meter=self._meter,
             reading=self._reading,
-            limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
+            limits=Limits(
+                settings.api.single_put_limit,
+                settings.upload.lease_ttl_s,
+                once=once,
+                hidden=settings.catalog.register_as == "disabled",
+            ),
             path_of=path_of,
             expected_of=lambda job: expected_sha256(roots[job.root_id].path, job.rel_path),
             lacking=lacking,
@@ -718,8 +780,37 @@ class Service:
             unready=self._unready,
             watch_mode=self._watch_mode,
         )
+        reconciler = Reconciler(
+            store=store,
+            lanes=self._lanes,
+            api=api,
+            catalog=catalog,
+            clock=self._clock,
+            hidden=settings.catalog.register_as == "disabled",
+        )
+        applier = Applier(
+            store=store,
+            lanes=self._lanes,
+            api=api,
+            clock=self._clock,
+            catalog=catalog,
+            comparer=comparer,
+            retirement=retirement,
+            roots=roots,
+        )
         return _Parts(
-            roots, store, credentials, allowance, intake, dispatcher, janitor, retirement, desk
+            roots,
+            store,
+            credentials,
+            allowance,
+            intake,
+            dispatcher,
+            janitor,
+            retirement,
+            reconciler,
+            worker,
+            applier,
+            desk,
         )
 
     def _unready(self) -> list[str]:
@@ -768,7 +859,6 @@ class Service:
         store: Store,
         http: cloud_api.Client,
         credentials: Credentials,
-        hosts: HostPolicy,
     ) -> cloud_api.CloudApi:
         base_url = self._settings.api.base_url
         notes: set[asyncio.Task[None]] = set()
@@ -780,11 +870,10 @@ class Service:
             notes.add(note)
             note.add_done_callback(notes.discard)
 
-        return cloud_api_of(
+        return connect(
             self._settings,
             http,
             credentials,
-            hosts,
             clock=self._clock,
             jitter=self._jitter,
             answered=await self._lanes.db(store.servers.answered, base_url),
@@ -862,46 +951,6 @@ def require_same_cloud(
     return team_id
 
 
-def hosts_of(settings: Settings) -> HostPolicy:
-    """Which hosts presigned URLs may name."""
-    return HostPolicy.of(
-        settings.api.base_url,
-        settings.network.storage_hosts,
-        allow_http=settings.network.allow_http,
-    )
-
-
-def cloud_api_of(
-    settings: Settings,
-    http: cloud_api.Client,
-    credentials: Credentials,
-    hosts: HostPolicy,
-    *,
-    clock: Clock,
-    jitter: Callable[[], float],
-    answered: Collection[Call] = (),
-    **watched: Any,
-) -> cloud_api.CloudApi:
-    """The cloud's API as the settings have it; see ``CloudApi`` for the other arguments."""
-    return cloud_api.CloudApi(
-        base_url=settings.api.base_url,
-        client=http,
-        credentials=credentials,
-        team_id=settings.api.team_id,
-        clock=clock,
-        jitter=jitter,
-        hosts=hosts,
-        multipart=cloud_api.MultipartPaths(
-            sign_part=settings.api.multipart.sign_part_path,
-            complete=settings.api.multipart.complete_path,
-            abort=settings.api.multipart.abort_path,
-        ),
-        calls_per_s=settings.api.calls_per_s,
-        answered=answered,
-        **watched,
-    )
-
-
 def _windows(settings: Settings) -> settle.Windows:
     return settle.Windows(
         quiet_s=settings.settle.quiet_s,
@@ -915,11 +964,3 @@ def _manner(settings: Settings) -> Manner:
     slow_rate = bandwidth.parse_rate(comfyui.busy_bandwidth)
     assert slow_rate is not None, "checked with the settings"
     return Manner(comfyui.url, comfyui.when_busy, slow_rate)
-
-
-def _network(settings: Settings) -> dict[str, str | None]:
-    bundle, proxy = settings.network.ca_bundle, settings.network.proxy
-    return {
-        "ca_bundle": None if bundle is None else os.fspath(bundle),
-        "proxy": None if proxy is None else proxy.get_secret_value(),
-    }

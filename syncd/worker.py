@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from syncd import hashing
-from syncd.api import CloudApi
+from syncd.api import DISABLED, NO_SUCH_CALL, CloudApi
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
@@ -110,11 +110,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings a worker needs: bytes, seconds, and whether this is a backfill."""
+    """
+    The settings a worker needs: bytes, seconds, and whether this is a backfill.
+
+    ``hidden``: what is registered is disabled at once.
+    """
 
     single_put_limit: int
     lease_ttl_s: float
     once: bool = False
+    hidden: bool = False
 
 
 class _Leaving(Exception):
@@ -177,10 +182,12 @@ class Worker:
         lacking: What the bundle of a job lacks on disk, if anything; for the scan thread.
         on_moved: Called when a job's file turned out to have changed: look there again.
 
-    ``on_contact`` may be set to what is called after each sign that a side answers as it should.
+    ``on_contact`` may be set to what is called after each sign that a side answers as it should,
+    ``may_send`` to what tells whether any byte of a job's file may leave.
     """
 
     on_contact: Callable[[Side], Awaitable[None]] | None = None
+    may_send: Callable[[Job], bool] | None = None
 
     def __init__(
         self,
@@ -321,6 +328,8 @@ class Worker:
                 step = await self._next(run)
                 if self._leaving.is_set() and step not in _LAST_STEPS:
                     raise _Leaving(self._why_leaving)
+                if step in _SENDING_STEPS and self.may_send is not None:
+                    _require_allowed(self.may_send(run.job))
                 if step in _SENDING_STEPS and not await self._transfer.may_send():
                     raise _Leaving(_DAY_IS_FULL)
                 await self._do[step](run)
@@ -665,9 +674,23 @@ class Worker:
     async def _finish(self, run: _Run) -> None:
         job = run.job
         assert job.record_id is not None, "the step is taken only with a record"
+        if self._limits.hidden and job.register_sent_at is not None:
+            await self._hide(run, job.record_id)
         if not await self._db(self._store.jobs.finish, job, job.record_id, adopted=job.adopted):
             self._on_moved(job)
         run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
+
+    async def _hide(self, run: _Run, record_id: str) -> None:
+        """Disable the record just made; where the server cannot do that, agents get it."""
+        run.call = Call.UPDATE_MODEL
+        try:
+            hidden = await self._api.update_model(record_id, DISABLED)
+        except JobError as error:
+            if error.kind not in NO_SUCH_CALL:
+                raise
+            hidden = False
+        if not hidden:
+            self._log.warning("record.not_hidden", record_id=record_id)
 
     async def _mate_of(self, job: Job) -> str | None:
         """
@@ -742,7 +765,7 @@ class Worker:
         await self._lanes.db(records.note_retiring, former, self._clock.now_ms())
         run.call = Call.UPDATE_MODEL
         try:
-            disabled = await self._api.update_model(former.record_id, {"model_status": "disabled"})
+            disabled = await self._api.update_model(former.record_id, DISABLED)
         except JobError as error:
             if error.kind not in _NO_MOVE:
                 raise
@@ -1041,6 +1064,21 @@ class Worker:
     async def _db(self, call: Callable[..., Any], job: Job, *args: Any, **kwargs: Any) -> Any:
         """A write of the store: (job, …, now)."""
         return await self._lanes.db(call, job, *args, now_ms=self._clock.now_ms(), **kwargs)
+
+
+def _require_allowed(allowed: bool) -> None:
+    """
+    Go on only where bytes may leave.
+
+    Raises:
+        Permanent: A plan says that none do, and the catalog does not spare them any more.
+    """
+    if not allowed:
+        raise Permanent(
+            "the plan sends none of its bytes, and the catalog does not hold them there any more",
+            kind=Kind.CONFLICT,
+            advice="Make a new plan.",
+        )
 
 
 def _upload_of(job: Job) -> Multipart:

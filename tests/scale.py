@@ -21,6 +21,8 @@ class Scale:
     """T3: of each state machine, ``MACHINE_STEPS`` each."""
     simulations: int
     """T4: seeds beside those that once failed."""
+    two_boxes: int
+    """T4: seeds of two machines with one team."""
     kill_points: int
     """T5: in all."""
     renewals: int
@@ -50,6 +52,7 @@ SCALES = {
         examples=100,
         machine_runs=60,
         simulations=50,
+        two_boxes=20,
         kill_points=200,
         renewals=100,
         beginnings=(True,),
@@ -65,6 +68,7 @@ SCALES = {
         examples=500,
         machine_runs=300,
         simulations=1_000,
+        two_boxes=100,
         kill_points=450,
         renewals=140,
         beginnings=(True,),
@@ -80,6 +84,7 @@ SCALES = {
         examples=2_000,
         machine_runs=1_000,
         simulations=5_000,
+        two_boxes=2_000,
         kill_points=3_000,
         renewals=2_000,
         beginnings=(True, False),
@@ -95,6 +100,7 @@ SCALES = {
         examples=10_000,
         machine_runs=4_000,
         simulations=30_000,
+        two_boxes=10_000,
         kill_points=20_000,
         renewals=10_000,
         beginnings=(True, False),

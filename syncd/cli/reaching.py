@@ -4,14 +4,14 @@ import random
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-from syncd.api import CloudApi
+from syncd.api import CloudApi, build_client
 from syncd.auth import Credentials
 from syncd.clock import SystemClock
 from syncd.config import Loaded
+from syncd.connect import connect, network
 from syncd.core.ending import Exit
 from syncd.errors import JobError, NeedsOperator
 from syncd.model import Call
-from syncd.service import Doors, cloud_api_of, hosts_of
 
 
 @asynccontextmanager
@@ -34,12 +34,11 @@ async def reaching(
     settings = loaded.settings
     if credentials is None:
         credentials = Credentials(loaded.credential.current, keeper=loaded.credential.stored)
-    async with Doors().api(settings) as http:
-        api = cloud_api_of(
+    async with build_client(**network(settings)) as http:
+        api = connect(
             settings,
             http,
             credentials,
-            hosts_of(settings),
             clock=SystemClock(),
             jitter=random.random,
             answered=answered,

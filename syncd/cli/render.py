@@ -23,8 +23,8 @@ RATE_WINDOW_S = 10.0
 STYLES = {
     "registered": "green", "upload": "cyan", "uploading": "cyan", "queued": "cyan",
     "waiting": "yellow", "needs_sign_in": "yellow", "refused": "red", "conflict": "red",
-    "failed": "bold red", "cancelled": "dim", "unreadable": "red", "incomplete": "yellow", "ignored": "dim",
-    "shadowed": "dim",
+    "failed": "bold red", "cancelled": "dim", "drift": "red", "unreadable": "red", "incomplete": "yellow",
+    "ignored": "dim", "shadowed": "dim",
 }  # fmt: skip
 
 

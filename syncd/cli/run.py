@@ -44,12 +44,18 @@ def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) 
     """
     from syncd.guest import be_modest
 
-    _require_credential(loaded)
+    require_credential(loaded)
     be_modest(nice=loaded.settings.guest.nice, idle_io=loaded.settings.guest.idle_io)
     return asyncio.run(_run(loaded, once, reread))
 
 
-def _require_credential(loaded: Loaded) -> Loaded:
+def require_credential(loaded: Loaded) -> Loaded:
+    """
+    *loaded*, where it has a credential.
+
+    Raises:
+        NoCredential: It has none.
+    """
     if loaded.credential.current() is None:
         raise NoCredential
     return loaded
@@ -65,7 +71,7 @@ async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) 
         loaded.credential,
         meter=meter,
         notifier=notifier,
-        reread=reread and (lambda: _require_credential(reread())),
+        reread=reread and (lambda: require_credential(reread())),
     )
     if not once:
         return await service.run(once=False)

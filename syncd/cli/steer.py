@@ -59,7 +59,12 @@ def resume(invocation: Invocation) -> int:
 
 @click.command()
 @paths_argument
-@click.option("--all", "everything", is_flag=True, help="All files that are not in the catalog.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All files that are not in the catalog, but for those in drift.",
+)
 @click.option(
     "--class", "states", multiple=True, metavar="STATE", type=click.Choice(orders.RETRIABLE),
     help=f"All files in a state that status shows: {', '.join(orders.RETRIABLE)}.",
@@ -78,13 +83,14 @@ def retry(
 
     PATH is a file or a folder: absolute, relative, or as `syncd status` shows it. A file that
     has failed, was cancelled or waits is queued; one that was refused, unreadable, incomplete or in
-    conflict is looked at again. What everything waits for (a hold) is probed at once, too.
+    conflict is looked at again. One in drift is sent again only where it, or its class, is named.
+    What everything waits for (a hold) is probed at once, too.
 
     Exit code 1: some of the files named were left alone, and why.
     """
     if not (paths or everything or states):
         raise click.UsageError("Name files or folders, or give --all or --class STATE.")
-    wanted = orders.RETRIABLE if everything else states
+    wanted = sorted(orders.ALL) if everything else states
     done = _carry_out(invocation, orders.retry, paths=_meant(invocation, paths), states=wanted)
     return _tell(done, "tried again", as_json)
 

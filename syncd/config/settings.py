@@ -420,6 +420,12 @@ class Limits(_Section):
 
 
 class Catalog(_Section):
+    reconcile_s: float = Field(3600, ge=0, le=604_800, allow_inf_nan=False)
+    """Seconds between two comparisons with the cloud's listing; 0: only after something was registered."""
+
+    register_as: Literal["active", "disabled"] = "active"
+    """Whether agents get what is registered: active (at once) or disabled (when somebody enables it)."""
+
     on_delete: Literal["keep", "disable", "delete"] = "keep"
     """What becomes of the record when a file goes that this syncd registered."""
 

@@ -281,7 +281,11 @@ class Page:
 
 
 def record_of(answer: Mapping[str, Any]) -> Record:
-    """A catalog record; members other than the id may be missing. Control characters are shown."""
+    """
+    A catalog record; members other than the id may be missing. Control characters are shown.
+
+    ``created_at`` comes in UTC and one spelling, so that two of them compare as texts.
+    """
     return Record(
         id=id_of(answer),
         model_path=_shown(answer, "model_path"),
@@ -293,6 +297,7 @@ def record_of(answer: Mapping[str, Any]) -> Record:
         else _count(answer, "file_size", 0, INTEGER_MAX),
         file_hash=_shown(answer, "file_hash"),
         model_status=_shown(answer, "model_status"),
+        created_at=_stamp(answer.get("created_at")),
     )
 
 
@@ -305,17 +310,32 @@ def _shown(answer: Mapping[str, Any], name: str) -> str | None:
     return printable(value)
 
 
-def page_of(answer: Mapping[str, Any]) -> Page:
-    """The records of a listing: the one array that stands beside ``page_meta``."""
+def _stamp(value: object) -> str | None:
+    """A date and time that can be compared with others; anything else says nothing."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return None if at is None or at.tzinfo is None else at.astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
+def total_of(answer: Mapping[str, Any]) -> int:
+    """How many items a listing has on all its pages."""
     meta = answer.get("page_meta")
     if not isinstance(meta, dict):
         raise _bad("page_meta is missing")
+    return _count(meta, "total_count", 0, INTEGER_MAX)
+
+
+def page_of(answer: Mapping[str, Any]) -> Page:
+    """The records of a listing: the one array that stands beside ``page_meta``."""
+    total = total_of(answer)
     arrays = [value for value in answer.values() if isinstance(value, list)]
     if len(arrays) != 1:
         raise _bad("a listing holds one array")
     return Page(
         records=tuple(record_of(_object(item)) for item in arrays[0]),
-        total=_count(meta, "total_count", 0, INTEGER_MAX),
+        total=total,
     )
 
 

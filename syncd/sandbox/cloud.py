@@ -204,6 +204,7 @@ class Cloud:
     def _account_endpoints(self) -> list[Endpoint]:
         open_, device, session = Access.OPEN, Access.DEVICE, Access.SESSION
         confirm, pair = fields.CONFIRM, "/desktop/pair"
+        agents = attrgetter("agents_off")
         row = Endpoint
         return [
             row("login", "POST", "/auth/login", open_, fields.LOGIN, self._login),
@@ -213,7 +214,7 @@ class Cloud:
             row("pair_poll", "POST", f"{pair}/poll", open_, fields.POLL, self._poll),
             row("pair_confirm", "POST", f"{pair}/confirm", session, confirm, self._confirm, 204),
             row(Call.ME, "GET", "/users/me", Access.OWN, None, self._me),
-            row("agents", "GET", "/agents", Access.TEAM, None, self._agents),
+            row(Call.AGENTS, "GET", "/agents", Access.TEAM, None, self._agents, off=agents),
         ]  # fmt: skip
 
     def _model_endpoints(self) -> list[Endpoint]:
@@ -349,8 +350,12 @@ class Cloud:
 
     async def _agents(self, ask: Ask) -> object:
         page, per_page = _paging(ask.query)
-        meta = {"current_page": page, "per_page": per_page, "total_count": 0}
-        return {"agent_list": [], "page_meta": meta}
+        agents = [
+            {"agent_id": f"agent-{number}", "agent_status": "idle"}
+            for number in range(1, self._switches().agents + 1)
+        ]
+        meta = {"current_page": page, "per_page": per_page, "total_count": len(agents)}
+        return {"agent_list": agents[(page - 1) * per_page : page * per_page], "page_meta": meta}
 
     # Models
 

@@ -77,6 +77,9 @@ class Switches:
     me_tells_role: bool = False
     features_off: tuple[str, ...] = ()  # by the licence; custom_models is what writes need
     reuse_ends_chain: bool = False  # a refresh token used twice ends all that followed from it
+    agents: int = 0  # connected, all idle
+    agents_off: int | None = None
+
     role: str = "owner"
     writers: tuple[str, ...] = ("owner", "admin")
     access_token_lifetime_s: int = 3600

@@ -12,7 +12,7 @@ from syncd.store.db import Database, Lock, is_locked
 from syncd.store.files import Admission, Files, RootRow, Wanted
 from syncd.store.holds import HOLD_KINDS, PAUSED, HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
-from syncd.store.records import Records, Retiring
+from syncd.store.records import Records, Retiring, Standing
 from syncd.store.report import (
     FILE_STATES,
     Amount,
@@ -46,6 +46,7 @@ __all__ = [
     "Retiring",
     "RootReport",
     "RootRow",
+    "Standing",
     "Store",
     "Wanted",
     "is_locked",

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from syncd.core import drift
+from syncd.core.agenda import Owned
 from syncd.core.preview import Known
 from syncd.core.tree import PathKey
-from syncd.model import Fingerprint, Verdict, printable
+from syncd.model import Fingerprint, Record, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.files import find_root
 from syncd.store.holds import HoldRow, Holds
@@ -21,9 +23,10 @@ UPLOADING = "uploading"
 NEEDS_SIGN_IN = "needs_sign_in"
 FAILED = "failed"
 CANCELLED = "cancelled"
+DRIFT = "drift"  # it was registered, and others did something to its record
 
 FILE_STATES = (
-    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED,
+    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED, DRIFT,
     "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
 )  # fmt: skip
 """Every file on disk is in exactly one of these."""
@@ -166,6 +169,8 @@ _LATEST = """
        SELECT max(id) FROM job AS latest
         WHERE latest.root_id = file.root_id
           AND latest.rel_path = file.rel_path)
+  LEFT JOIN record ON record.model_path = job.model_path AND record.sha256 = job.sha256
+   AND record.record_id = job.record_id
 """
 
 _SELECT = f"""
@@ -174,7 +179,7 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
        file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
        job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
        job.id AS job_id, job.created_at, job.updated_at, job.storage_key, job.stored_at,
-       job.part_size, job.priority, file.judged_at,
+       job.part_size, job.priority, file.judged_at, record.drift,
        (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
   FROM file
   JOIN root ON root.id = file.root_id
@@ -219,9 +224,9 @@ class Report:
         """How many files are in each state that any is in, and their bytes."""
         files, size = Counter[str](), Counter[str]()
         for row in self._db.all(
-            "SELECT verdict, state, held_class, last_kind, count(*) AS files,"
+            "SELECT verdict, state, held_class, last_kind, drift, count(*) AS files,"
             f" sum(file.size) AS bytes FROM file {_LATEST}"
-            " GROUP BY verdict, state, held_class, last_kind"
+            " GROUP BY verdict, state, held_class, last_kind, drift"
         ):
             state = _file_state(row)
             files[state] += row["files"]
@@ -252,7 +257,7 @@ class Report:
                 " AND (file.rel_path = :path OR (file.rel_path > :first AND file.rel_path < :end))"
             )
         for row in self._db.all(
-            "SELECT file.rel_path, verdict, job.id AS job_id, state, held_class, last_kind"
+            "SELECT file.rel_path, verdict, job.id AS job_id, state, held_class, last_kind, drift"
             f" FROM file {_LATEST} WHERE {where} ORDER BY file.rel_path",
             {"root": root["id"], "path": below, "first": below + b"/", "end": below + b"0"},
         ):
@@ -312,7 +317,12 @@ class Report:
         root_id = find_root(self._db, root, real_path or root, type_key)
         return {
             os.fsdecode(row["rel_path"]): Known(
-                fingerprint_of(row), report.state, report.why, report.model_path
+                fingerprint_of(row),
+                report.state,
+                report.why,
+                report.model_path,
+                report.sha256,
+                report.record_id,
             )
             for row in self._db.all(_FILES)
             if row["root_id"] == root_id
@@ -411,6 +421,55 @@ class Report:
         )
         return [row["record_id"] for row in rows]
 
+    def own_records(self) -> list[Record]:
+        """The records that this machine registered or adopted, as a listing would show them."""
+        rows = self._db.all("SELECT * FROM record ORDER BY model_path, sha256")
+        return [
+            Record(
+                id=row["record_id"],
+                model_path=row["model_path"],
+                model_type=None,
+                display_name=None,
+                storage_key=row["storage_key"],
+                file_size=row["size"],
+                file_hash=f"{drift.HASH_PREFIX}{row['sha256']}",
+                model_status="active" if row["retire_sent_at"] is None else "disabled",
+            )
+            for row in rows
+        ]
+
+    def owned(self) -> list[Owned]:
+        """The records that this machine registered and did not delete, by path."""
+        rows = self._db.all(
+            "SELECT record.*, root.path AS root FROM record JOIN root ON root.id = record.root_id"
+            " WHERE adopted = 0 AND record_id NOT LIKE 'unknown:%' ORDER BY model_path, sha256"
+        )
+        return [
+            Owned(
+                row["record_id"],
+                row["model_path"],
+                row["sha256"],
+                row["size"],
+                os.fsdecode(row["root"]),
+                os.fsdecode(row["rel_path"]),
+                since=row["gone_at"] if row["replaced_at"] is None else row["replaced_at"],
+                replaced=row["replaced_at"] is not None,
+                retired_at=row["retired_at"],
+            )
+            for row in rows
+        ]
+
+    def recent_uploads(self, most: int = 20) -> list[tuple[int, int, int]]:
+        """(began, ended, bytes) of the last files that were sent, in Unix milliseconds."""
+        rows = self._db.all(
+            "SELECT size, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'claim')"
+            " AS began, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'finish')"
+            " AS ended FROM job WHERE state = 'done' AND stored_at IS NOT NULL"
+            " ORDER BY id DESC LIMIT ?",
+            (most,),
+        )
+        return [(row["began"], row["ended"], row["size"]) for row in rows]
+
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""
         return self.uploads()["abandoned"]
@@ -441,14 +500,17 @@ def _file_state(row: Any) -> str:
 def _file_report(row: Any) -> FileReport:
     wanted = row["verdict"] == Verdict.WANTED
     state = _file_state(row)
+    why, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
+    if state == DRIFT:
+        why, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
         root_type=row["type_key"],
         path=printable(os.fsdecode(row["rel_path"])),
         size=row["size"],
         state=state,
-        why=(row["last_error"] if wanted else row["reason"]),
-        advice=row["last_advice"] if wanted or state == "unreadable" else None,
+        why=why,
+        advice=advice if wanted or state == "unreadable" else None,
         model_path=row["model_path"],
         sha256=row["sha256"] if wanted else None,
         record_id=row["record_id"] if wanted else None,
@@ -488,7 +550,7 @@ def _event_report(row: Any) -> EventReport:
 def _state(row: Any) -> str:
     match row["state"]:
         case "done":
-            return REGISTERED
+            return DRIFT if row["drift"] else REGISTERED
         case "leased":
             return UPLOADING
         case "failed":

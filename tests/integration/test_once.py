@@ -50,14 +50,14 @@ def test_a_new_tree_is_registered_under_its_own_paths_types_and_names(
     ]
 
 
-def test_a_second_run_makes_no_presign_call_and_sends_no_byte(home: Home, cloud: Sandbox) -> None:
+def test_a_second_run_looks_into_the_catalog_and_sends_no_byte(home: Home, cloud: Sandbox) -> None:
     home.once()
     before = len(calls(cloud))
 
     again = home.once()
 
     assert again.code == 0
-    assert calls(cloud)[before:] == []
+    assert calls(cloud)[before:] == ["list_models"]
     assert "0 B sent" in again.out
 
 

@@ -101,6 +101,15 @@ async def test_presign_sends_the_contracts_members_and_reads_the_grant() -> None
     assert grant.deadline_ms == clock.now_ms() + 900_000
 
 
+async def test_agents_are_counted_by_what_the_page_says() -> None:
+    page_meta = {"total_count": 12}
+    with ScriptedServer([answer(agent_list=[{}], page_meta=page_meta)]) as server:
+        async with cloud(server) as it:
+            assert await it.agents() == 12
+
+    assert server.seen[0].request_line.startswith("GET /api/v1/agents?")
+
+
 async def test_register_sends_all_six_members_and_reads_the_id() -> None:
     with ScriptedServer([answer(201, id="r1")]) as server:
         async with cloud(server) as it:
@@ -235,7 +244,7 @@ async def test_a_missing_record_is_none_and_not_an_error() -> None:
 async def test_a_record_id_cannot_leave_its_place_in_the_path() -> None:
     with ScriptedServer([answer(id="x")]) as server:
         async with cloud(server) as it:
-            assert await it.get_model("../users/me?a=b") == Record("x", *[None] * 7)
+            assert await it.get_model("../users/me?a=b") == Record("x", *[None] * 8)
 
     assert server.seen[0].request_line.split()[1] == "/api/v1/models/..%2Fusers%2Fme%3Fa%3Db"
 

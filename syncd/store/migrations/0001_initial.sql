@@ -157,10 +157,14 @@ CREATE TABLE record (
     retire_sent_at INTEGER,                                          -- intent: disable or delete is about to be sent
     retired_at    INTEGER,                                           -- nothing is left to do
     retire_after  INTEGER NOT NULL DEFAULT 0,                        -- next try, Unix ms
+    checked_at    INTEGER,                                           -- last compared with the listing
+    drift         TEXT    CHECK (drift IN ('missing', 'disabled', 'moved')), -- what others did to it
+    twin_id       TEXT,                                              -- intent: it makes way for this record
     PRIMARY KEY (model_path, sha256)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX record_by_size ON record (size);
 CREATE INDEX record_by_file ON record (root_id, rel_path);
+CREATE INDEX record_unchecked ON record (model_path) WHERE checked_at IS NULL;
 CREATE INDEX record_gone ON record (sha256) WHERE gone_at IS NOT NULL;
 CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT NULL AND retired_at IS NULL;
 
