@@ -23,6 +23,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from syncd import api as cloud_api
 from syncd import log, scan, storage
 from syncd.allowance import Allowance
+from syncd.announce import Announcer, Receiver, Receivers
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
@@ -36,11 +37,14 @@ from syncd.config import (
     extra_folders,
     reloaded,
     rules_for,
+    shown,
+    value_at,
 )
 from syncd.core import bandwidth, retry, settle
 from syncd.core.answers import HostPolicy
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
+from syncd.core.news import signing_key
 from syncd.core.tree import Folder, Tree
 from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
@@ -77,6 +81,9 @@ ONCE_FULL_S = 60.0
 FILES_MOST = 16
 """``upload.files`` at most, whatever a reload brings: a thread begins when there is work for it."""
 
+LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0
+"""How long what was not told yet may take at the end: of a run that is stopped, and of a backfill."""
+
 SLEEP_NOTICED_S = 1.0
 """A shorter sleep of the machine hides in the difference of two clocks."""
 
@@ -98,6 +105,7 @@ class _Parts:
     store: Store
     credentials: Credentials
     allowance: Allowance
+    announcer: Announcer
     intake: Intake
     dispatcher: Dispatcher
     janitor: Janitor
@@ -247,7 +255,11 @@ class Service:
             parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
             for (root_id, rel_path), watching in parts.intake.unsettled().items()
         }
-        return self._signal_code() or await self._exit_code(parts.store)
+        return self._signal_code() or await self._exit_code(
+            parts.store,
+            unsettled=len(self.ending.unsettled),
+            unread=len(self.ending.problems),
+        )
 
     async def _walk_all(self, parts: _Parts) -> None:
         for root in parts.roots.values():
@@ -500,10 +512,11 @@ class Service:
         return scheduler
 
     def _besides(self, parts: _Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
-        """What runs beside the work: manners, and a herald where a service manager listens."""
-        courtesy = asyncio.create_task(self._courtesy.run())
+        """What runs beside the work: manners, messages, a herald where a service manager listens."""
+        announcing = parts.announcer.run(beats=watcher is not None)
+        tasks = {asyncio.create_task(each) for each in (self._courtesy.run(), announcing)}
         if not self._notifier.is_heard:
-            return {courtesy}
+            return tasks
 
         def is_watched() -> bool:
             if watcher is None or watcher.alive() or watcher.degraded is not None:
@@ -522,7 +535,7 @@ class Service:
             walked=lambda: None if self._walked else parts.intake.seen,
             is_watched=is_watched,
         )
-        return {courtesy, asyncio.create_task(herald.run())}
+        return {*tasks, asyncio.create_task(herald.run())}
 
     # -- building --------------------------------------------------------------------------------
 
@@ -547,7 +560,12 @@ class Service:
                 api = await self._api(store, http, credentials, hosts)
                 objects = storage.ObjectStore(bare, hosts)
                 parts = await self._build(store, api, objects, credentials, once=once)
-                return await (self._once(parts) if once else self._forever(parts))
+                code = await (self._once(parts) if once else self._forever(parts))
+                await parts.announcer.last_words(
+                    well=once and code == 0,
+                    within_s=LAST_WORDS_S if self._stop.is_set() else LAST_WORDS_ONCE_S,
+                )
+                return code
 
     async def _build(
         self,
@@ -617,6 +635,23 @@ class Service:
             lacking=lacking,
             on_moved=self._look_again,
         )
+
+        async def all_is_well() -> bool:
+            if not self._walked:
+                return False
+            unsettled, unread = len(intake.unsettled()), len(intake.problems)
+            return await self._exit_code(store, unsettled=unsettled, unread=unread) == 0
+
+        announcer = Announcer(
+            _receivers(settings),
+            store=store,
+            lanes=self._lanes,
+            clock=self._clock,
+            jitter=self._jitter,
+            shown_of=lambda job: roots[job.root_id].shown(job.rel_path),
+            all_is_well=all_is_well,
+            **_network(settings),
+        )
         dispatcher = Dispatcher(
             worker,
             store=store,
@@ -624,6 +659,7 @@ class Service:
             clock=self._clock,
             credentials=credentials,
             allowance=allowance,
+            announcer=announcer,
             owner=f"{socket.gethostname()}:{os.getpid()}",
             hands=settings.upload.files,
             lease_ttl_s=settings.upload.lease_ttl_s,
@@ -655,7 +691,9 @@ class Service:
                 settings.catalog.delete_most,
             ),
         )
-        return _Parts(roots, store, credentials, allowance, intake, dispatcher, janitor, retirement)
+        return _Parts(
+            roots, store, credentials, allowance, announcer, intake, dispatcher, janitor, retirement
+        )
 
     def _require_same_cloud(self, store: Store) -> None:
         api = self._settings.api
@@ -725,14 +763,14 @@ class Service:
 
     # -- ends ------------------------------------------------------------------------------------
 
-    async def _exit_code(self, store: Store) -> int:
+    async def _exit_code(self, store: Store, *, unsettled: int, unread: int) -> int:
         files = await self._lanes.db(store.report.counts)
         holds = await self._lanes.db(store.holds.all)
         return exit_code(
             files,
             holds=[hold.kind for hold in holds],
-            unsettled=len(self.ending.unsettled),
-            unread=len(self.ending.problems),
+            unsettled=unsettled,
+            unread=unread,
             root_missing=self.ending.root_error is not None,
         )
 
@@ -776,6 +814,21 @@ def _manner(settings: Settings) -> Manner:
     slow_rate = bandwidth.parse_rate(comfyui.busy_bandwidth)
     assert slow_rate is not None, "checked with the settings"
     return Manner(comfyui.url, comfyui.when_busy, slow_rate)
+
+
+def _receivers(settings: Settings) -> Receivers:
+    secret = settings.notify.webhook_secret
+    return Receivers(
+        webhook=_receiver(settings, "notify.webhook_url"),
+        heartbeat=_receiver(settings, "notify.heartbeat_url"),
+        key=None if secret is None else signing_key(secret.get_secret_value()),
+        machine=socket.gethostname(),
+    )
+
+
+def _receiver(settings: Settings, key: str) -> Receiver | None:
+    url: Any = value_at(settings, key)
+    return None if url is None else Receiver(key, url.get_secret_value(), shown(url))
 
 
 def _network(settings: Settings) -> dict[str, str | None]:

@@ -18,7 +18,12 @@ import platformdirs
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from syncd.config.credential import CredentialSource, TokenFile, credential_source
+from syncd.config.credential import (
+    CredentialSource,
+    TokenFile,
+    credential_source,
+    webhook_secret,
+)
 from syncd.config.extra_paths import extra_folders
 from syncd.config.live import JUDGING, LIVE, Reloaded, reloaded
 from syncd.config.selection import IGNORE_FILE, rules_for
@@ -65,7 +70,8 @@ class Loaded:
     Settings with their story.
 
     ``origins`` has every key of ``KEYS``: ``default``, ``flag``, a variable's name, ``file:line``,
-    or for ``api.token`` the file that holds it. ``config_file`` is the TOML file read, if any.
+    or for ``api.token`` and ``notify.webhook_secret`` the file that holds it. ``config_file`` is the
+    TOML file read, if any.
     """
 
     settings: Settings
@@ -109,6 +115,10 @@ def load(
     origins = {key: given[key].origin if key in given else DEFAULT for key in KEYS}
     credential = credential_source(settings, environ, given_origin=origins["api.token"])
     _, origins["api.token"] = credential.read()
+    if (secret := webhook_secret(settings, environ)) is not settings.notify.webhook_secret:
+        origins["notify.webhook_secret"] = printable(str(settings.notify.webhook_secret_file))
+        notify = settings.notify.model_copy(update={"webhook_secret": secret})
+        settings = settings.model_copy(update={"notify": notify})
     return Loaded(settings, MappingProxyType(origins), credential, path)
 
 

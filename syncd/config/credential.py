@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from syncd.config.settings import Settings
 from syncd.config.sources import DEFAULT
+from syncd.core.news import signing_key
 from syncd.errors import ConfigError
 from syncd.model import printable
 
@@ -24,17 +25,19 @@ _DEVICE_KEY = re.compile(r"dk-[!-~]+")
 @dataclass(frozen=True, slots=True)
 class TokenFile:
     """
-    A file that may hold the token.
+    A file that may hold a secret, the token unless *setting* is another one.
 
     Args:
         path: Where it is.
         required: The operator named it, so its absence is an error.
         managed: Made by systemd or a container engine, which answer for its mode.
+        setting: The setting that names such files.
     """
 
     path: Path
     required: bool = False
     managed: bool = False
+    setting: str = "api.token_file"
 
     def read(self) -> str | None:
         """
@@ -49,9 +52,11 @@ class TokenFile:
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self.required:
                 return None
-            raise ConfigError(f"{self._name}: {error.strerror}; api.token_file names it") from None
+            raise ConfigError(f"{self._name}: {error.strerror}; {self.setting} names it") from None
         except OSError as error:
-            raise ConfigError(f"{self._name}: the token cannot be read: {error.strerror}") from None
+            raise ConfigError(
+                f"{self._name}: the secret cannot be read: {error.strerror}"
+            ) from None
         try:
             self._check(os.fstat(descriptor))
             return os.read(descriptor, TOKEN_FILE_MAX).decode("ascii", "replace").strip()
@@ -64,10 +69,10 @@ class TokenFile:
 
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{self._name}: the token must be in a regular file")
+            raise ConfigError(f"{self._name}: the secret must be in a regular file")
         if not self.managed and status.st_mode & 0o077:
             raise ConfigError(
-                f"{self._name}: others may read the token "
+                f"{self._name}: others may read the secret "
                 f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {self._name}"
             )
 
@@ -147,16 +152,44 @@ def credential_source(
     These are ``$CREDENTIALS_DIRECTORY/api_token`` (systemd), ``/run/secrets/api_token``
     (containers) and ``credentials/api_token`` in the state directory; the first that exists counts.
     """
-    handed_over = environ.get("CREDENTIALS_DIRECTORY")
-    managed = [Path(handed_over)] if handed_over else []
-    managed.append(secrets_dir)
+    managed = _managed_folders(environ, secrets_dir)
     files: tuple[TokenFile, ...]
     if (named := settings.api.token_file) is not None:
-        inside = any(named.resolve().is_relative_to(folder.resolve()) for folder in managed)
-        files = (TokenFile(named, required=True, managed=inside),)
+        files = (TokenFile(named, required=True, managed=_is_inside(named, managed)),)
     else:
         files = (
             *(TokenFile(folder / "api_token", managed=True) for folder in managed),
             TokenFile(settings.state_dir / "credentials" / "api_token"),
         )
     return CredentialSource(settings.api.token, given_origin, files, settings.api.team_id)
+
+
+def webhook_secret(
+    settings: Settings, environ: Mapping[str, str], *, secrets_dir: Path = SECRETS_DIR
+) -> SecretStr | None:
+    """
+    What ``notify.webhook_secret_file`` holds, unless the secret itself was given.
+
+    Raises:
+        ConfigError: The file cannot be used, or what it holds is no signing key.
+    """
+    named = settings.notify.webhook_secret_file
+    if named is None or settings.notify.webhook_secret is not None:
+        return settings.notify.webhook_secret
+    inside = _is_inside(named, _managed_folders(environ, secrets_dir))
+    setting = "notify.webhook_secret_file"
+    text = TokenFile(named, required=True, managed=inside, setting=setting).read() or ""
+    try:
+        signing_key(text)
+    except ValueError as error:
+        raise ConfigError(f"{printable(str(named))}: {setting}: what it holds {error}") from None
+    return SecretStr(text)
+
+
+def _managed_folders(environ: Mapping[str, str], secrets_dir: Path) -> list[Path]:
+    handed_over = environ.get("CREDENTIALS_DIRECTORY")
+    return [*([Path(handed_over)] if handed_over else []), secrets_dir]
+
+
+def _is_inside(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)

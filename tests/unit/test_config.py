@@ -465,7 +465,7 @@ def test_modes_below_a_managed_folder_are_not_ours_to_judge(tmp_path: Path) -> N
     for secrets_dir in (secrets, tmp_path / "alias"):
         credential = credential_source(settings, {}, secrets_dir=secrets_dir)
         assert credential.token() == DEVICE_KEY
-    with pytest.raises(ConfigError, match="others may read the token"):
+    with pytest.raises(ConfigError, match="others may read the secret"):
         credential_source(settings, {}, secrets_dir=path.parent / "elsewhere").read()
 
 
@@ -474,7 +474,7 @@ def test_named_token_file_must_be_there_and_be_a_file(tmp_path: Path) -> None:
     folder = refusal(tmp_path, f"[api]\ntoken_file = '{tmp_path}'\n")
 
     assert missing.startswith(f"{tmp_path}/none: No such file or directory")
-    assert folder == f"{tmp_path}: the token must be in a regular file"
+    assert folder == f"{tmp_path}: the secret must be in a regular file"
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ BELOW_WORKER = (
 )
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
+    "announce",
     "transfer",
     "compare",
     "worker",
@@ -73,7 +74,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "control": BELOW_WORKER,
     "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
     "herald": BELOW_WORKER,
-    "dispatch": BELOW_WORKER | {"worker", "allowance"},
+    "announce": BELOW_WORKER | {"worker", "wire"},
+    "dispatch": BELOW_WORKER | {"worker", "allowance", "announce"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
     "cli": BELOW_SERVICE | {"service", "sandbox"},
@@ -83,7 +85,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"wire", "api", "storage", "guest", "sandbox"}),
+    # guest and announce speak to others than the cloud, who get none of what api and storage carry.
+    "httpx": frozenset({"wire", "api", "storage", "guest", "announce", "sandbox"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),
