@@ -31,9 +31,6 @@ LOOK_S = 1.0
 HEARTBEAT_S = 300.0
 """Between two heartbeats, at least."""
 
-WELL_LOOK_S = 5.0
-"""Between looks whether all is well, while it is not."""
-
 SEND_S = 5.0
 """How long a receiver is given for one request."""
 
@@ -119,11 +116,18 @@ class Announcer:
         self._jitter = jitter
         self._shown_of = shown_of
         self._all_is_well = all_is_well
-        asked = receivers.webhook or receivers.heartbeat
-        self._client = wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy) if asked else {}
+        self._client = (
+            wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy) if self.is_heard else {}
+        )
         self._news = News()
         self._outbox: list[_Letter] = []
         self._dropped: dict[str, int] = {}
+        self._idle = asyncio.Event()
+
+    @property
+    def is_heard(self) -> bool:
+        """Is there anybody to tell?"""
+        return bool(self._receivers.webhook or self._receivers.heartbeat)
 
     # -- what happens; none of these waits, and none fails -----------------------------------------
 
@@ -157,6 +161,7 @@ class Announcer:
     def queue_empty(self) -> None:
         """Nothing is queued or under way."""
         self._news.queue_empty(self._clock.boottime_s())
+        self._idle.set()
 
     # -- telling it --------------------------------------------------------------------------------
 
@@ -191,19 +196,20 @@ class Announcer:
             await self._clock.sleep(LOOK_S)
 
     async def _beat(self) -> None:
+        """The dispatcher says at least twice a minute that the queue is empty, while it is."""
         while True:
-            well = await self._all_is_well()
-            if well:
+            await self._idle.wait()
+            if await self._all_is_well():
                 await self._send_heartbeat()
-            await self._clock.sleep(HEARTBEAT_S if well else WELL_LOOK_S)
+                await self._clock.sleep(HEARTBEAT_S)
+            self._idle.clear()
 
     async def _post_news(self) -> None:
         """What a stop left in the outbox goes first, under the ids it has."""
         await self._empty_outbox()
-        items = self._news.take(self._clock.boottime_s())
-        if items:
+        if self._news.pending:
             counts = await self._lanes.db(self._store.report.counts)
-            self._outbox = [
+            self._outbox = [  # nothing waits between here and the taking
                 _Letter(
                     f"msg_{secrets.token_hex(12)}",
                     message(
@@ -213,7 +219,7 @@ class Announcer:
                         files_by_state=counts,
                     ),
                 )
-                for item in items
+                for item in self._news.take(self._clock.boottime_s())
             ]
         await self._empty_outbox()
 

@@ -513,8 +513,9 @@ class Service:
 
     def _besides(self, parts: _Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
         """What runs beside the work: manners, messages, a herald where a service manager listens."""
-        announcing = parts.announcer.run(beats=watcher is not None)
-        tasks = {asyncio.create_task(each) for each in (self._courtesy.run(), announcing)}
+        tasks = {asyncio.create_task(self._courtesy.run())}
+        if parts.announcer.is_heard:
+            tasks.add(asyncio.create_task(parts.announcer.run(beats=watcher is not None)))
         if not self._notifier.is_heard:
             return tasks
 

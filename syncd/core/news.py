@@ -130,7 +130,7 @@ class News:
 
     def is_due(self, now_s: float) -> bool:
         """Is there something to tell, and is it time?"""
-        return self._any and now_s >= max(self._since_s + GATHER_S, self._next_s)
+        return self.pending and now_s >= max(self._since_s + GATHER_S, self._next_s)
 
     def take(self, now_s: float) -> list[Item]:
         """All there is to tell, due or not; the next round is due in a minute at the earliest."""
@@ -145,11 +145,12 @@ class News:
         return items
 
     @property
-    def _any(self) -> bool:
+    def pending(self) -> bool:
+        """Is there something to tell?"""
         return bool(self._failed or self._unnamed or self._began or self._ended or self._done)
 
     def _note(self, now_s: float) -> None:
-        if not self._any:
+        if not self.pending:
             self._since_s = now_s
 
     def _failures(self) -> Iterator[Item]:
