@@ -216,6 +216,27 @@ def test_a_daemon_that_has_a_failed_file_does_not_beat(
     assert listener.beats == 0
 
 
+def test_a_daemon_tells_that_its_tree_is_gone_and_that_it_came_back(
+    quiet: Home, listener: Listener
+) -> None:
+    del quiet.env["SYNCD_NOTIFY__HEARTBEAT_URL"]
+    away = quiet.models.with_name("away")
+    with quiet.daemon() as daemon:
+        daemon.started()
+        quiet.models.rename(away)
+        until(lambda: "hold.began" in listener.events, "the hold", within_s=90)
+        away.rename(quiet.models)
+        until(lambda: daemon.events("hold.ended"), "the end of the hold")
+        daemon.stop()
+
+    holds = [each["hold"] for each in listener.messages if "hold" in each]
+
+    assert [(each["kind"], each["until"] is None) for each in holds] == [
+        ("root", True), ("root", False),
+    ]  # fmt: skip
+    assert listener.beats == 0
+
+
 # -- receivers that are not there, or not friendly ---------------------------------------------------
 
 TARGET = "/somewhere-else"
