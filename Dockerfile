@@ -1,9 +1,13 @@
 # Build with: docker build -t syncd .
-# Run with the models read-only, the state on a volume, and a token file that uid 10001 may read:
+# Run with the models and the root read-only, the state on a volume, and a token file that uid 10001
+# may read (docs/install.md has the whole way, docs/deploy/ the files for Compose and Kubernetes):
 #   docker run --read-only --tmpfs /tmp -v /srv/comfyui/models:/models:ro -v syncd:/var/lib/syncd \
 #       -v ./api_token:/run/secrets/api_token:ro syncd
 
-FROM python:3.12-slim AS build
+# Another base has to bring Python 3.11 or newer as "python", pip, and certificate authorities.
+ARG BASE=python:3.12-slim
+
+FROM ${BASE} AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
 RUN python -m venv --without-pip /opt/syncd \
@@ -15,7 +19,7 @@ COPY syncd syncd
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && pip --python /opt/syncd install --no-cache-dir --no-index --no-deps dist/*.whl
 
-FROM python:3.12-slim
+FROM ${BASE}
 COPY --from=build /opt/syncd /opt/syncd
 # TLS trust comes from the system: an image without its certificates must not be built.
 RUN test -s /etc/ssl/certs/ca-certificates.crt \
@@ -31,4 +35,6 @@ ENV PATH=/opt/syncd/bin:$PATH \
 USER 10001
 VOLUME /var/lib/syncd
 STOPSIGNAL SIGTERM
+# Asks the daemon for its heartbeat. Until the first walk of a large tree is under way, that may fail.
+HEALTHCHECK --interval=60s --timeout=15s --start-period=2m --retries=3 CMD ["syncd", "health"]
 ENTRYPOINT ["syncd"]

@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast planted soak nightly bench lint format lock clean FORCE
+.PHONY: help demo test test-fast planted soak nightly bench docs lint format lock clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -47,6 +47,9 @@ nightly: planted ## all planted bugs, then all tests in numbers that fill a nigh
 bench: .venv/.bench build/aws/.ready ## syncd beside its peers; make bench ARGS='--help' tells what it takes
 	$(BIN)/python -m bench $(ARGS)
 
+docs: .venv/.syncd ## write the pages anew that come from the sources: configuration, events, man page
+	$(BIN)/python -m docs.reference
+
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,6 +58,13 @@ lint: $(READY) ## ruff and mypy
 format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: service-test image-test
+service-test: $(READY) ## start the systemd units on a copy of this machine; takes root
+	$(BIN)/python -m pytest tests/deploy/service.py $(ARGS)
+
+image-test: $(READY) ## build the container image with buildah and run it; takes root
+	$(BIN)/python -m pytest tests/deploy/image.py $(ARGS)
 
 clean: ## remove .venv, caches and build results
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -110,9 +120,9 @@ Debian, Ubuntu: sudo apt-get install python3-venv (for a second Python its own, 
 endef
 
 define CHECK_TOOLS
-for tool in strace unshare nsenter ip openssl git systemd-analyze aria2c curl git-lfs rclone rsync unzip wget; do \
+for tool in strace unshare nsenter ip openssl git systemd-analyze aria2c curl git-lfs groff promtool rclone rsync shellcheck unzip wget; do \
 command -v $$tool >/dev/null || { echo "The tests need $$tool. Debian, Ubuntu: sudo apt-get install \
-strace util-linux iproute2 openssl git systemd aria2 curl git-lfs rclone rsync unzip wget" >&2; exit 1; }; done
+strace util-linux iproute2 openssl git systemd aria2 curl git-lfs groff prometheus rclone rsync shellcheck unzip wget" >&2; exit 1; }; done
 endef
 
 # --- lock files --------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from syncd.core.answers import HostPolicy, parse_json
 from syncd.core.budget import Budget
 from syncd.core.responses import CredentialKind, to_error
 from syncd.errors import JobError, Permanent
-from syncd.model import Call, Grant, Kind, Multipart, Record, Target
+from syncd.model import Call, Grant, Kind, Multipart, Pairing, Profile, Record, Target, Tokens
 
 T = TypeVar("T")
 
@@ -41,6 +41,15 @@ BURST_S = 1.0
 
 SLOW_CALLS_PER_S = 2.0
 SLOW_FOR_S = 3600.0
+
+DISABLED = {"model_status": "disabled"}
+"""The change that takes a record out of force."""
+
+NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.NOT_ALLOWED})
+"""What says that this server does not let us change or delete a record."""
+
+UNLISTED = frozenset({Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.OTHER_CLIENT_ERROR})
+"""What says that this server does not list its models."""
 
 _NEEDED_FOR_MULTIPART = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE})
 
@@ -58,6 +67,9 @@ class Credential(Protocol):
     def kind(self) -> CredentialKind: ...
     @property
     def is_session(self) -> bool: ...
+    @property
+    def team_id(self) -> str | None: ...
+    async def ready(self) -> None: ...
     async def reread(self, refused: str | None) -> bool: ...
 
 
@@ -148,7 +160,7 @@ class CloudApi:
 
     Args:
         base_url: Ends in ``/api/v1``.
-        team_id: Sent with a session token; a device key carries its team.
+        team_id: Sent with a session token that names none; a device key carries its team.
         jitter: Draws from [0, 1].
         hosts: Which hosts presigned URLs may name.
         calls_per_s: The pace; none is kept with a server on this machine.
@@ -156,6 +168,8 @@ class CloudApi:
             a new one.
         switched_off: Calls this server is known not to have, and why; ``on_switched_off`` reports
             a new one.
+        on_request: Called after each request with the status of its answer, None if none came;
+            ``on_repeat`` before the same one is sent again.
 
     Every method raises a ``JobError`` whose kind is the row of the retry table.
     """
@@ -176,6 +190,8 @@ class CloudApi:
         on_answered: Callable[[Call], None] = lambda call: None,
         switched_off: Mapping[Call, str] | None = None,
         on_switched_off: Callable[[Call, str], None] = lambda call, why: None,
+        on_request: Callable[[Call, int | None], None] = lambda call, status: None,
+        on_repeat: Callable[[Call], None] = lambda call: None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._host = urlsplit(base_url).hostname or ""
@@ -192,18 +208,78 @@ class CloudApi:
         self._on_answered = on_answered
         self._off = dict(switched_off or {})
         self._on_switched_off = on_switched_off
+        self._on_request = on_request
+        self._on_repeat = on_repeat
         self._update_method = "PUT"
+        self.skew_s: float | None = None
+        """Seconds that this machine's clock is ahead of the server's, by the last answer's Date."""
 
     @property
     def multipart_available(self) -> bool:
         """Not known to be missing on this server."""
         return not _NEEDED_FOR_MULTIPART & self._off.keys()
 
+    # -- signing in and out ----------------------------------------------------------------------
+
+    async def start_pairing(self) -> Pairing:
+        """Begin a device pairing; nobody is signed in for it."""
+        return await self._send(
+            Call.PAIR_START,
+            "POST",
+            "/desktop/pair/start",
+            read=lambda body: answers.pairing_of(parse_json(body)),
+            signed=False,
+        )
+
+    async def poll_pairing(self, device_code: str) -> str | None:
+        """
+        The device key, handed over once; None while the user has not confirmed.
+
+        Not repeated while unclear: the answer that was lost may have been the one with the key. A
+        ``Permanent`` error says that the pairing is over: expired, or collected.
+        """
+        return await self._send(
+            Call.PAIR_POLL,
+            "POST",
+            "/desktop/pair/poll",
+            {"device_code": device_code},
+            read=lambda body: answers.device_key_of(parse_json(body)),
+            signed=False,
+        )
+
+    async def login(self, email: str, password: str) -> Tokens:
+        """A session of the user; every reason to refuse one is the same ``SESSION_REFUSED``."""
+        return await self._send(
+            Call.LOGIN,
+            "POST",
+            "/auth/login",
+            {"email_address": email, "user_password": password},
+            read=_reads_tokens,
+            signed=False,
+        )
+
+    async def refresh(self, refresh_token: str) -> Tokens:
+        """The next tokens; *refresh_token* is spent. Not repeated while unclear."""
+        return await self._send(
+            Call.REFRESH,
+            "POST",
+            "/auth/refresh",
+            {"refresh_token": refresh_token},
+            read=_reads_tokens,
+            signed=False,
+        )
+
+    async def revoke(self) -> None:
+        """Make the device key that signs this call invalid, and its companion."""
+        await self._send(Call.REVOKE, "POST", "/auth/device/revoke", read=_reads_nothing)
+
     # -- calls -----------------------------------------------------------------------------------
 
-    async def me(self) -> dict[str, Any]:
-        """The profile behind the credential, with its teams and feature flags."""
-        return await self._send(Call.ME, "GET", "/users/me", read=parse_json)
+    async def me(self) -> Profile:
+        """Who stands behind the credential."""
+        return await self._send(
+            Call.ME, "GET", "/users/me", read=lambda body: answers.profile_of(parse_json(body))
+        )
 
     async def presign(self, target: Target, size: int) -> Grant:
         """Reserve a storage key for *size* bytes; the grant carries it and a URL for one PUT."""
@@ -300,6 +376,15 @@ class CloudApi:
             return False
         return True
 
+    async def agents(self) -> int:
+        """How many agents of the team are connected."""
+        return await self._send(
+            Call.AGENTS,
+            "GET",
+            "/agents?current_page=1&per_page=1",
+            read=lambda body: answers.total_of(parse_json(body)),
+        )
+
     async def initiate(self, storage_key: str, size: int) -> Multipart:
         """Open a multipart upload of *size* bytes. Not repeated while unclear."""
         return await self._send(
@@ -389,12 +474,20 @@ class CloudApi:
         body: Mapping[str, Any] | None = None,
         *,
         read: Callable[[bytes], T],
+        signed: bool = True,
     ) -> T:
-        """Send until *read* can use the answer, or the table says that repeating does not help."""
+        """
+        Send until *read* can use the answer, or the table says that repeating does not help.
+
+        Args:
+            signed: With the credential in force; else *body* is what says who asks.
+        """
         self._check_switched_on(call)
-        tries, renewed = 0, False
+        tries, renewed = 0, not signed
         while True:
-            token = self._credentials.token
+            if signed:
+                await self._credentials.ready()
+            token = self._credentials.token if signed else None
             await self._pace.turn()
             try:
                 answer = await self._once(
@@ -426,6 +519,7 @@ class CloudApi:
         )
         if wait_s is None or not self._budget.spend(timeout=failure.timed_out):
             raise failure
+        self._on_repeat(call)
         if failure.kind is Kind.API_THROTTLE:
             self._pace.keep_quiet(wait_s)
         await self._clock.sleep(wait_s)
@@ -456,18 +550,20 @@ class CloudApi:
     # -- one request, once -----------------------------------------------------------------------
 
     def _request(
-        self, call: Call, method: str, path: str, body: Mapping[str, Any] | None, token: str
+        self, call: Call, method: str, path: str, body: Mapping[str, Any] | None, token: str | None
     ) -> httpx.Request:
         headers = {
-            "Authorization": f"Bearer {token}",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "User-Agent": f"syncd/{__version__}",
         }
         if body is not None:
             headers["Content-Type"] = "application/json"
-        if self._team_id is not None and self._credentials.is_session:
-            headers["X-Team-ID"] = self._team_id
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        team_id = self._credentials.team_id or self._team_id
+        if team_id is not None and token is not None and self._credentials.is_session:
+            headers["X-Team-ID"] = team_id
         read_s = COMPLETE_S if call is Call.COMPLETE else ANSWER_S
         timeout = httpx.Timeout(read_s, connect=CONNECT_S, write=ANSWER_S)
         return httpx.Request(
@@ -475,7 +571,11 @@ class CloudApi:
             self._base_url + path,
             headers=headers,
             content=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
-            extensions={"timeout": timeout.as_dict(), "trace": _Trace()},
+            extensions={
+                "timeout": timeout.as_dict(),
+                "trace": _Trace(),
+                "secrets": [token] if token is not None else [*(body or {}).values()],
+            },
         )
 
     async def _once(self, call: Call, request: httpx.Request, read: Callable[[bytes], T]) -> T:
@@ -489,13 +589,16 @@ class CloudApi:
                 finally:
                     await response.aclose()
         except TimeoutError:
+            self._on_request(call, None)
             message = f"{call}: no whole answer from {self._host} within {whole_s:.0f} s"
             raise to_error(Kind.NETWORK, message, call=call, unclear=True) from None
         except httpx.HTTPError as error:
+            self._on_request(call, None)
             events = request.extensions["trace"].events
             raise wire.failure(
                 call, error, host=self._host, events=events, now_ms=self._clock.now_ms()
             ) from None
+        self._on_request(call, response.status_code)
         return self._use(call, response, content, read)
 
     def _use(
@@ -505,6 +608,8 @@ class CloudApi:
         content: bytes | None,
         read: Callable[[bytes], T],
     ) -> T:
+        if (date := retry.date_of(response.headers.get("Date"))) is not None:
+            self.skew_s = self._clock.now_ms() / 1000 - date.timestamp()
         refusal = self._refusal(call, response, content)
         if refusal is not None:
             raise refusal
@@ -521,19 +626,20 @@ class CloudApi:
     ) -> JobError | None:
         status, headers, body = response.status_code, response.headers, content or b""
         retry_after_s = retry.retry_after(headers.get("Retry-After"), headers.get("Date"))
+        signed = "Authorization" in response.request.headers
         kind = responses.classify(
             call,
             status,
             s3_code=responses.s3_code(body) if call is Call.COMPLETE else None,
-            credential=self._credentials.kind,
+            credential=self._credentials.kind if signed else "session",
             route_answered=call in self._answered,
             retry_after_s=retry_after_s,
             html=responses.looks_like_html(headers.get("Content-Type"), body),
         )
         if kind is None:
             return None
-        token = response.request.headers["Authorization"].removeprefix("Bearer ")
-        message = f"{call}: HTTP {status} from {self._host}: {_said(body, token)}"
+        told = _said(body, response.request.extensions["secrets"])
+        message = f"{call}: HTTP {status} from {self._host}: {told}"
         if status == 404 and kind is Kind.OTHER_CLIENT_ERROR:
             return _NoRecord(message, kind=kind)
         return to_error(
@@ -545,15 +651,15 @@ class CloudApi:
         )
 
 
-def _said(body: bytes, token: str) -> str:
-    """The server's ``error_message``, or else the beginning of what it sent."""
+def _said(body: bytes, secrets: Sequence[str]) -> str:
+    """The server's ``error_message``, or else the beginning of what it sent; no *secrets*."""
     try:
         text = parse_json(body).get("error_message")
     except JobError:
         text = None
-    # Not cut before the token is looked for: the cut could fall into it.
+    # Not cut before the secrets are looked for: the cut could fall into one.
     whole = text if isinstance(text, str) else body.decode("utf-8", "replace")
-    return responses.said(whole, secret=token)
+    return responses.said(whole, secrets=secrets)
 
 
 async def _content(response: httpx.Response) -> bytes | None:
@@ -574,6 +680,10 @@ def _record_path(record_id: str) -> str:
 
 def _upload_members(upload: Multipart) -> dict[str, Any]:
     return {"storage_key": upload.storage_key, "upload_id": upload.upload_id}
+
+
+def _reads_tokens(body: bytes) -> Tokens:
+    return answers.tokens_of(parse_json(body))
 
 
 def _reads_id(body: bytes) -> str:

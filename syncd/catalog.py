@@ -7,18 +7,15 @@ then only what this machine registered itself is known. A listing is read once a
 """
 
 import asyncio
+from dataclasses import replace
 
-from syncd.api import CloudApi
+from syncd.api import UNLISTED, CloudApi
 from syncd.clock import Clock
+from syncd.core.drift import is_disabled, sha256_of
 from syncd.errors import JobError
 from syncd.model import Kind, Record
 
 FRESH_S = 600.0
-_UNAVAILABLE = frozenset(
-    {Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.OTHER_CLIENT_ERROR}
-)
-"""What says that this server does not list."""
-
 LATEST_S = 90.0
 """After so long no server goes on with a registration whose client has left: proxies give up at 60."""
 
@@ -30,21 +27,24 @@ _EVERYTHINGS = frozenset(
 
 
 class Catalog:
-    """The records of the team, by path and by storage key."""
+    """The records of the team, active or not, by path and by storage key."""
 
     def __init__(self, api: CloudApi, clock: Clock) -> None:
         self._api = api
         self._clock = clock
         self._by_path: dict[str, list[Record]] = {}
         self._read_at_s: float | None = None
+        self._listed = False
         self._reading = asyncio.Lock()
         self._sure_at_s: dict[str, float] = {}
 
     async def holding(self, model_path: str, sha256: str) -> Record | None:
         """
-        The active record that holds these bytes at that path, if the catalog tells of one.
+        The record that holds these bytes at that path, if the catalog tells of one.
 
-        A listing that fails by itself is taken for an empty one: adopting is a saving.
+        One that is disabled comes only where no active one does: somebody took it out of force, and
+        another copy would put it back. A listing that fails by itself is taken for an empty one:
+        adopting is a saving.
 
         Raises:
             JobError: The cloud as a whole could not be asked just now.
@@ -52,10 +52,8 @@ class Catalog:
         await self._be_sure(model_path)
         try:
             await self._refresh()
-            for listed in self._by_path.get(model_path, ()):
-                record = listed if listed.file_hash else await self._api.get_model(listed.id)
-                if record is not None and record.file_hash == f"sha256:{sha256}":
-                    return record
+            found = await self.same_bytes(model_path, sha256)
+            return min(found, key=is_disabled, default=None)
         except JobError as error:
             if error.kind in _EVERYTHINGS:
                 raise
@@ -74,7 +72,40 @@ class Catalog:
         except JobError as error:
             if error.kind in _EVERYTHINGS:
                 raise
-        return any(record.file_size in (None, size) for record in self._by_path.get(model_path, ()))
+        return any(record.file_size in (None, size) for record in self.at(model_path))
+
+    async def read(self) -> bool:
+        """
+        Read the listing now; whether the server has a usable one.
+
+        Raises:
+            JobError: The cloud as a whole could not be asked just now.
+        """
+        self.forget()
+        try:
+            await self._refresh()
+        except JobError as error:
+            if error.kind in _EVERYTHINGS:
+                raise
+        return self._listed
+
+    def at(self, model_path: str) -> list[Record]:
+        """The records at that path when the listing was read, as it shows them."""
+        return self._by_path.get(model_path, [])
+
+    async def same_bytes(self, model_path: str, sha256: str) -> list[Record]:
+        """
+        Those of them that hold these bytes.
+
+        Raises:
+            JobError: A record that the listing shows without its hash could not be read.
+        """
+        found = []
+        for listed in self.at(model_path):
+            record = listed if listed.file_hash else await self._api.get_model(listed.id)
+            if record is not None and sha256_of(record) == sha256:
+                found.append(record)
+        return found
 
     def doubt(self, model_path: str) -> None:
         """A record is asked for: until `answered`, what the catalog says of its path is too early."""
@@ -99,7 +130,7 @@ class Catalog:
         try:
             found = await self._api.find(storage_key=storage_key)
         except JobError as error:
-            if error.kind in _UNAVAILABLE:
+            if error.kind in UNLISTED:
                 return None, False
             raise
         return (found[0] if found else None), True
@@ -118,13 +149,15 @@ class Catalog:
             now_s = self._clock.boottime_s()
             if self._read_at_s is not None and now_s - self._read_at_s < FRESH_S:
                 return
-            self._by_path = {}
+            self._by_path, self._listed = {}, False
             try:
                 async for record in self._api.models():
-                    if record.model_path is not None and record.model_status != "disabled":
-                        self._by_path.setdefault(record.model_path, []).append(record)
+                    if record.model_path is not None:
+                        # A team's whole catalog is kept: without what nobody asks for.
+                        slim = replace(record, model_type=None, display_name=None, storage_key=None)
+                        self._by_path.setdefault(record.model_path, []).append(slim)
             except JobError as error:
                 if error.kind not in _EVERYTHINGS:
                     self._by_path, self._read_at_s = {}, now_s
                 raise
-            self._read_at_s = now_s
+            self._read_at_s, self._listed = now_s, True

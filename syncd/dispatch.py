@@ -7,7 +7,7 @@ hold of their own, so that an outage costs one probe and not one try for each fi
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -20,8 +20,8 @@ from syncd.clock import Clock
 from syncd.core import retry
 from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, StateFull, Throttled
 from syncd.lanes import Lanes
-from syncd.model import Job
-from syncd.store import HoldRow, Store
+from syncd.model import Job, Kind
+from syncd.store import PAUSED, HoldRow, Store
 from syncd.worker import End, Outcome, Side, Worker
 
 BREAKER_FAILURES = 10
@@ -47,6 +47,9 @@ CREDENTIAL_LOOK_S = 60.0
 
 ROOT_LOOK_S = 60.0
 
+PAUSE_LOOK_S = 3600.0
+"""Nothing has to be looked at while paused: whoever ends it wakes the dispatcher."""
+
 ONCE_PROBES = 2
 """How often a backfill probes a hold that may pass before it leaves the rest for later."""
 
@@ -61,6 +64,7 @@ class Dispatcher:
     Args:
         announcer: Told of what somebody elsewhere may want to know.
         hands: Jobs at once.
+        standing: What the cloud says of the account's role and licence, for a hold's advice.
         on_ended: Called after each job that a worker let go of.
     """
 
@@ -78,6 +82,7 @@ class Dispatcher:
         hands: int,
         lease_ttl_s: float,
         on_ended: Callable[[], None],
+        standing: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._worker = worker
         self._store = store
@@ -90,6 +95,8 @@ class Dispatcher:
         self._most = hands
         self._lease_ttl_ms = int(lease_ttl_s * 1000)
         self._on_ended = on_ended
+        self._standing = standing
+        self._explained: str | None = None
         self._wake = asyncio.Event()
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._holds: list[HoldRow] = []
@@ -97,6 +104,7 @@ class Dispatcher:
         self._sides: dict[str, Side] = {}
         self._blown: list[int] = []
         self._until_credentials_change = False
+        self._winding_down = False
         self._log = structlog.get_logger("syncd.dispatch")
 
     def use(self, hands: int) -> None:
@@ -115,7 +123,7 @@ class Dispatcher:
         Raises:
             StateError: The store cannot be written.
         """
-        self._holds = await self._lanes.db(self._store.holds.all)
+        await self.look_at_holds()
         while True:
             self._wake.clear()
             wait_s = await self._fill_up()
@@ -147,6 +155,8 @@ class Dispatcher:
 
     async def _fill_up(self) -> float | None:
         """Start workers while there are free hands and due jobs; seconds until more may be due."""
+        if not self._carry_on():
+            return None
         while len(self._running) < (1 if self._holds else self._most):
             wait_s = await self._full_s() or await self._hold_wait_s()
             if wait_s > 0:
@@ -187,6 +197,8 @@ class Dispatcher:
         """Seconds until a job may probe the holds in force; 0 if there are none or it may."""
         if not self._holds:
             return 0.0
+        if self._paused:
+            return PAUSE_LOOK_S
         if any(hold.kind == "root" for hold in self._holds):
             return ROOT_LOOK_S  # the intake ends that one
         if self._until_credentials_change and not await self._credentials.changed():
@@ -197,7 +209,9 @@ class Dispatcher:
 
     def _given_up(self, wait_s: float | None) -> bool:
         """Nothing is due, or nothing that a backfill waits for."""
-        if any(hold.needs_person or hold.probes >= ONCE_PROBES for hold in self._holds):
+        if self._paused or any(
+            hold.needs_person or hold.probes >= ONCE_PROBES for hold in self._holds
+        ):
             return True
         return wait_s is None or wait_s > ONCE_PATIENCE_S
 
@@ -218,6 +232,42 @@ class Dispatcher:
             self._on_ended()
 
     # -- holds -----------------------------------------------------------------------------------
+
+    @property
+    def _paused(self) -> bool:
+        return any(hold.kind == PAUSED for hold in self._holds)
+
+    async def drop(self, jobs: Collection[int]) -> None:
+        """These jobs are not ours any more: whoever works at them stops."""
+        ended = [task for task, job in self._running.items() if job.id in jobs]
+        for task in ended:
+            del self._running[task]
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+        if ended:
+            self._on_ended()
+
+    async def look_at_holds(self) -> None:
+        """
+        A person changed something in the store: what is probed is due, a pause began or ended.
+
+        At a pause what is on the wire ends; when it is over all goes on.
+        """
+        self._until_credentials_change = False
+        self._holds = await self._lanes.db(self._store.holds.all)
+        if self._paused and not self._winding_down:
+            self._worker.wind_down("paused")
+            self._winding_down = True
+        self._wake.set()
+
+    def _carry_on(self) -> bool:
+        """May jobs be claimed? After a pause not before the last one of before it was let go."""
+        if self._winding_down and not self._paused:
+            if self._running:
+                return False
+            self._worker.carry_on()
+            self._winding_down = False
+        return True
 
     async def begin_hold(self, error: RootUnavailable, probe_s: float) -> None:
         """Hold for the sake of the root: nothing is read from a tree that is not there."""
@@ -249,7 +299,7 @@ class Dispatcher:
 
     def _ends(self, hold: HoldRow, side: Side, now_ms: int) -> bool:
         # Of a hold from before this start it is not known which side it waits for.
-        if hold.kind in ("root", "limit") or self._sides.get(hold.kind, side) is not side:
+        if hold.kind in ("root", "limit", PAUSED) or self._sides.get(hold.kind, side) is not side:
             return False
         return hold.kind == "offline" or hold.probe_at <= now_ms
 
@@ -264,10 +314,19 @@ class Dispatcher:
             assert error is not None, "a hold has a reason"
             self._until_credentials_change = retry.row_of(error.kind).renews
             await self._put(
-                _kind_of(error), str(error), error.advice, outcome.wait_s, side=Side.of(error)
-            )
+                _kind_of(error), str(error), await self._advice(error), outcome.wait_s,
+                side=Side.of(error),
+            )  # fmt: skip
         elif error is not None and retry.row_of(error.kind).breaker:
             await self._count_failure(job, error, Side.of(error))
+
+    async def _advice(self, error: JobError) -> str | None:
+        """What to do; of a write that is not allowed also who may, asked once in a hold."""
+        if error.kind is not Kind.NOT_ALLOWED or Side.of(error) is not Side.API:
+            return error.advice
+        if self._explained is None or not any(hold.kind == "operator" for hold in self._holds):
+            self._explained = await self._standing() or ""
+        return " ".join(filter(None, (self._explained, error.advice)))
 
     async def _count_fuse(self, job: Job, error: JobError, side: Side) -> None:
         """Files that fail in a row for one server-side reason are given back, and all wait."""

@@ -175,6 +175,7 @@ class Intake:
             models=walked.models,
             rules=rules,
         )
+        self._meter.walked(printable(root.path), self._clock.boottime_s() - started_s)
         self._log.info(
             "scan.finished",
             root=root.path,

@@ -3,22 +3,26 @@ Logs: one line an event, ours and other libraries' alike, without secrets.
 
 Every record, from structlog or the standard library, goes through one formatter. There each value
 and the text of each exception is scrubbed of credentials and its control characters are escaped: a
-file name or a server's answer can neither leak a key nor drive somebody's terminal.
+file name or a server's answer can neither leak a key nor drive somebody's terminal. The handler bounds
+how much is written, and says what it left out.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import sys
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from syncd import __version__
+from syncd.core.flood import Flood
 from syncd.model import printable
 
 HIDDEN = "***"
@@ -85,6 +89,7 @@ def configure(
     level: str = "info",
     stream: TextIO | None = None,
     journal: bool | None = None,
+    now_s: Callable[[], float] = time.monotonic,
 ) -> None:
     """
     Send all logs to *stream*, replacing whatever was set up before.
@@ -94,13 +99,14 @@ def configure(
         level: debug, info, warning or error.
         stream: stderr unless given.
         journal: Whether lines get a priority prefix; None finds out.
+        now_s: The clock by which lines are bounded.
     """
     stream = stream or sys.stderr
     journal = is_journal(stream, os.environ) if journal is None else journal
     terminal = stream.isatty()
     console = format == "console" or (format == "auto" and (terminal or journal))
     renderer = _console(colors=terminal, stamped=not journal) if console else _json()
-    handler = (_JournalHandler if journal else logging.StreamHandler)(stream)
+    handler = (_JournalHandler if journal else _Handler)(stream, now_s)
     handler.setFormatter(_formatter(renderer))
     _configure_stdlib(handler, level)
     structlog.configure(
@@ -114,6 +120,9 @@ def configure(
 def _configure_stdlib(handler: logging.Handler, level: str) -> None:
     logging.raiseExceptions = False  # a record that cannot be shown would print its raw arguments
     root = logging.getLogger()
+    for before in root.handlers:
+        if isinstance(before, _Handler):
+            before.tell_left_out()
     root.handlers = [handler]
     root.setLevel(level.upper())
     for name in _QUIET:
@@ -150,7 +159,56 @@ def _drop_timestamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
-class _JournalHandler(logging.StreamHandler[TextIO]):
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes a bounded number of lines; see ``core.flood``."""
+
+    def __init__(self, stream: TextIO, now_s: Callable[[], float]) -> None:
+        super().__init__(stream)
+        self._now_s = now_s
+        self._flood = Flood(now_s())
+        self._telling = False  # guarded, like the flood, by the handler's own lock
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._telling:
+            super().emit(record)
+            return
+        event, said = _subject(record)
+        now_s = self._now_s()
+        self._tell(self._flood.left_out(now_s))
+        severe = record.levelno >= logging.WARNING
+        if self._flood.admit(event, now_s, trouble=said if severe else None):
+            super().emit(record)
+
+    def tell_left_out(self) -> None:
+        """Say what was left out and not told yet: nothing comes after this."""
+        with self.lock or contextlib.nullcontext():
+            self._tell(self._flood.left_out(self._now_s(), at_once=True))
+
+    def close(self) -> None:
+        self.tell_left_out()
+        super().close()
+
+    def _tell(self, lines: Mapping[str, int]) -> None:
+        if not lines:
+            return
+        self._telling = True
+        try:
+            # As an error, so that no level hides it.
+            structlog.get_logger("syncd.log").error("log.suppressed", lines=dict(lines))
+        finally:
+            self._telling = False
+
+
+def _subject(record: logging.LogRecord) -> tuple[str, str]:
+    """What a line speaks of, and what it says of that but for what differs from case to case."""
+    if not isinstance(record.msg, Mapping):
+        return record.name, f"{record.name}: {record.msg}"
+    event = str(record.msg.get("event"))
+    reason = record.msg.get("why", record.msg.get("error"))
+    return event, f"{event}: {reason}"
+
+
+class _JournalHandler(_Handler):
     """Prefixes each line with ``<n>``, or the journal would misfile all but a record's first."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -26,6 +26,7 @@ class State(StrEnum):
     LEASED = "leased"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
 
 
@@ -39,6 +40,7 @@ class Event(StrEnum):
     EXPIRE = "expire"
     REJECT = "reject"
     REPLACE = "replace"
+    CANCEL = "cancel"
     REQUEUE = "requeue"
 
 
@@ -57,6 +59,7 @@ class Verdict(StrEnum):
 class Priority(IntEnum):
     """What goes first; within one priority the smallest file does."""
 
+    BUMPED = -1  # a person said so
     FRESH = 0  # came after the first whole walk: somebody waits for it
     BACKFILL = 1
 
@@ -106,6 +109,11 @@ class Kind(StrEnum):
 class Call(StrEnum):
     """A request that syncd makes, by what it is for."""
 
+    LOGIN = "login"
+    REFRESH = "refresh"
+    REVOKE = "revoke"
+    PAIR_START = "pair_start"
+    PAIR_POLL = "pair_poll"
     ME = "me"
     PRESIGN = "presign"
     REGISTER = "register"
@@ -119,6 +127,7 @@ class Call(StrEnum):
     ABORT = "abort"
     PUT_BODY = "put_body"
     PUT_PART = "put_part"
+    AGENTS = "agents"
 
 
 # The next two are tuples and not dataclasses: a walk makes one of each a file, and a frozen
@@ -277,8 +286,74 @@ class Multipart:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a sign-in or a renewal hands over; ``refresh`` buys the next ones, and only once."""
+
+    access: str = field(repr=False)
+    refresh: str = field(repr=False)
+    lifetime_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """
+    A user's session as it is kept between two runs; times are Unix ms on this machine's clock.
+
+    Args:
+        base_url, team_id: The cloud that gave it, and the team it is used for.
+        refresh: Buys the next tokens, once; None when the server takes it no more.
+        begun_at, expires_at: Of ``access``.
+        refresh_sent_at: ``refresh`` was sent then, and what came back is not in this session.
+    """
+
+    base_url: str
+    team_id: str
+    access: str = field(repr=False)
+    refresh: str | None = field(repr=False)
+    begun_at: int
+    expires_at: int
+    refresh_sent_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """A device that waits for its user, who opens ``address`` and confirms ``user_code`` there."""
+
+    device_code: str = field(repr=False)
+    user_code: str
+    address: str
+    lifetime_s: int
+    interval_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """A team of the user; ``role`` is None where the server does not tell it."""
+
+    id: str
+    name: str
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """
+    Who stands behind a credential.
+
+    ``switched_off`` names the features that speak of models and are off, each with its block of
+    feature flags: ``global``, ``account`` or a team's id.
+    """
+
+    user_id: str
+    name: str
+    email: str | None
+    teams: tuple[Team, ...] = ()
+    switched_off: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """A catalog record. Members a listing may leave out are None."""
+    """A catalog record. Members a listing may leave out are None; ``created_at`` is ISO 8601, UTC."""
 
     id: str
     model_path: str | None
@@ -288,6 +363,7 @@ class Record:
     file_size: int | None
     file_hash: str | None
     model_status: str | None
+    created_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +406,7 @@ class Job:
 
 def printable(name: str) -> str:
     """*name* with control characters, escapes and undecodable bytes shown, never sent raw."""
-    if name.isprintable():
+    if name.isprintable():  # nearly always, and a listing has tens of thousands
         return name
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -32,6 +32,11 @@ class Patience:
         self._stopped = asyncio.Event()
         self._log = structlog.get_logger("syncd.patience")
 
+    @property
+    def waiting(self) -> bool:
+        """Is there no room on the state disk now?"""
+        return self._since_s is not None
+
     async def wait(self, error: StateFull) -> None:
         """
         Let some time pass before the next probe.

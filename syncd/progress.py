@@ -7,10 +7,22 @@ says otherwise.
 """
 
 import threading
-from dataclasses import dataclass, replace
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from syncd.model import Job
+
+BEAT_S = 5.0
+"""Seconds that one figure of a ``Pulse`` covers."""
+
+BEATS = 60
+"""Figures that a ``Pulse`` remembers: five minutes."""
+
+RATE_BEATS = 12
+"""Figures that a rate is averaged over: the last minute, the beat that is not over yet included."""
 
 
 def size_text(size: float) -> str:
@@ -31,9 +43,24 @@ class Phase(StrEnum):
     FINISHING = "finishing"
 
 
+class Tally(StrEnum):
+    """What is counted by a label beside bytes and files, since the start."""
+
+    ENDED = "ended"  # files that a worker let go of, by how
+    PART = "part"  # parts of large files, by result
+    REQUEST = "request"  # requests, by endpoint and status
+    RETRY = "retry"  # what was tried again, by scope
+    URL_AGAIN = "url_again"  # URLs signed anew
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One job at work. ``sent`` counts bytes handed to the wire; a failed try takes them back."""
+    """
+    One job at work. ``sent`` counts bytes handed to the wire; a failed try takes them back.
+
+    ``stored`` has a bit for each part that the store holds (part 1 is bit 0); ``on_wire`` is the
+    bytes sent so far of each part under way, by its number.
+    """
 
     job_id: int
     rel_path: str
@@ -41,8 +68,14 @@ class Running:
     phase: Phase = Phase.STARTING
     hashed: int = 0
     sent: int = 0
-    parts_done: int = 0
     parts: int | None = None
+    stored: int = 0
+    on_wire: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def parts_done(self) -> int:
+        """How many parts the store holds."""
+        return self.stored.bit_count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +84,10 @@ class Snapshot:
     Everything at one moment.
 
     ``expected`` and ``finished`` are bytes of files this run has to bring into the catalog and has
-    brought there; ``hashed`` and ``sent`` count the run's work, repeated work included.
+    brought there; ``hashed`` and ``sent`` count the run's work, repeated work included, and
+    ``adopted`` the bytes that were in the catalog already. Rates are bytes a second over the last
+    minute, ``sent_beats`` bytes in each ``BEAT_S`` of the last minutes. ``idle_s``: seconds since a
+    byte moved or a file ended. ``walks``: seconds of the last walk of each root.
     """
 
     running: tuple[Running, ...]
@@ -65,12 +101,66 @@ class Snapshot:
     failed_files: int
     hashed: int
     sent: int
+    adopted: int
+    sent_rate: float
+    hashed_rate: float
+    sent_beats: tuple[int, ...]
+    idle_s: float
+    tallies: Mapping[tuple[Tally, tuple[str, ...]], int]
+    walks: Mapping[str, float]
+
+
+class Pulse:
+    """
+    Bytes by the beat (``BEAT_S`` seconds), over the last ``BEATS`` beats.
+
+    Nothing has to be woken for it: a beat that nobody added to is filled in when it is looked at.
+    """
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._began_s = now_s()
+        self._beat = 0
+        self._bytes = deque([0], BEATS)
+
+    def add(self, count: int) -> None:
+        """*count* bytes moved now."""
+        self._go_on()
+        self._bytes[-1] += count
+
+    def figures(self) -> list[int]:
+        """Bytes of each whole beat so far, the oldest first."""
+        self._go_on()
+        return list(self._bytes)[:-1]
+
+    def rate(self) -> float:
+        """Bytes a second, over the last minute or as much of it as there was."""
+        self._go_on()
+        recent = list(self._bytes)[-RATE_BEATS:]
+        into_beat_s = self._now_s() - self._began_s - self._beat * BEAT_S
+        return sum(recent) / max((len(recent) - 1) * BEAT_S + into_beat_s, 1.0)
+
+    def _go_on(self) -> None:
+        beat = int((self._now_s() - self._began_s) / BEAT_S)
+        self._bytes.extend([0] * min(beat - self._beat, BEATS))
+        self._beat = beat
 
 
 class Meter:
-    """Thread-safe counters of one run."""
+    """
+    Thread-safe counters of one run.
 
-    def __init__(self) -> None:
+    Args:
+        now_s: A clock that never goes back, for rates and for how long nothing moved.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._moved_s = now_s()
+        self._sending, self._hashing = Pulse(now_s), Pulse(now_s)
+        self._tallies: Counter[tuple[Tally, tuple[str, ...]]] = Counter()
+        self._walks: dict[str, float] = {}
+        self._adopted_bytes = 0
         self._lock = threading.Lock()
         self._running: dict[int, Running] = {}
         self._expected: dict[int, int] = {}
@@ -99,32 +189,59 @@ class Meter:
         """The job went on to its next phase."""
         self._change(job_id, phase=phase)
 
-    def parts(self, job_id: int, done: int, total: int, sent: int) -> None:
-        """The job travels in parts, of which *done* (*sent* bytes in all) are already there."""
-        self._change(job_id, parts_done=done, parts=total, sent=sent)
+    def parts(self, job_id: int, total: int, missing: Collection[int], sent: int) -> None:
+        """The job travels in parts; all but the *missing* numbers (*sent* bytes) are already there."""
+        stored = (1 << total) - 1
+        for number in missing:
+            stored &= ~_bit(number)
+        self._change(job_id, parts=total, stored=stored, on_wire={}, sent=sent)
 
-    def part_done(self, job_id: int) -> None:
-        """One more part is acknowledged and committed."""
+    def part_done(self, job_id: int, number: int) -> None:
+        """Part *number* is acknowledged and committed."""
         with self._lock:
             running = self._running.get(job_id)
             if running is not None:
-                self._running[job_id] = replace(running, parts_done=running.parts_done + 1)
+                self._running[job_id] = replace(
+                    running,
+                    stored=running.stored | _bit(number),
+                    on_wire={n: sent for n, sent in running.on_wire.items() if n != number},
+                )
+
+    def count(self, what: Tally, *labels: str) -> None:
+        """One more of *what*."""
+        with self._lock:
+            self._tallies[what, labels] += 1
+
+    def walked(self, root: str, seconds: float) -> None:
+        """A walk over the whole of *root* ended."""
+        with self._lock:
+            self._walks[root] = seconds
 
     def add_hashed(self, job_id: int, count: int) -> None:
         """*count* bytes were read and hashed."""
         with self._lock:
             self._hashed += count
+            self._hashing.add(count)
+            self._moved_s = self._now_s()
             running = self._running.get(job_id)
             if running is not None:
                 self._running[job_id] = replace(running, hashed=running.hashed + count)
 
-    def add_sent(self, job_id: int, count: int) -> None:
-        """*count* bytes went to the wire; negative: a try failed and they do not count."""
+    def add_sent(self, job_id: int, count: int, part: int | None = None) -> None:
+        """*count* bytes (of *part*) went to the wire; negative: a try failed, they do not count."""
         with self._lock:
-            self._sent += max(count, 0)
+            if count > 0:
+                self._sent += count
+                self._sending.add(count)
+                self._moved_s = self._now_s()
             running = self._running.get(job_id)
             if running is not None:
-                self._running[job_id] = replace(running, sent=running.sent + count)
+                on_wire = dict(running.on_wire)
+                if part is not None:
+                    on_wire[part] = on_wire.get(part, 0) + count
+                    if on_wire[part] <= 0:
+                        del on_wire[part]
+                self._running[job_id] = replace(running, sent=running.sent + count, on_wire=on_wire)
 
     @property
     def sent(self) -> int:
@@ -144,6 +261,8 @@ class Meter:
                 self._registered += registered
                 self._adopted += adopted
                 self._failed += failed
+                self._adopted_bytes += size if adopted else 0
+                self._moved_s = self._now_s()
 
     def drop(self, job_id: int) -> None:
         """The job is no longer wanted (its file changed or went)."""
@@ -166,6 +285,13 @@ class Meter:
                 failed_files=self._failed,
                 hashed=self._hashed,
                 sent=self._sent,
+                adopted=self._adopted_bytes,
+                sent_rate=self._sending.rate(),
+                hashed_rate=self._hashing.rate(),
+                sent_beats=tuple(self._sending.figures()),
+                idle_s=self._now_s() - self._moved_s,
+                tallies=dict(self._tallies),
+                walks=dict(self._walks),
             )
 
     def _change(self, job_id: int, **values: object) -> None:
@@ -173,3 +299,7 @@ class Meter:
             running = self._running.get(job_id)
             if running is not None:
                 self._running[job_id] = replace(running, **values)  # type: ignore[arg-type]
+
+
+def _bit(number: int) -> int:
+    return 1 << (number - 1)

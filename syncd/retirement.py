@@ -11,18 +11,14 @@ from typing import Literal
 
 import structlog
 
-from syncd.api import CloudApi
+from syncd.api import DISABLED, NO_SUCH_CALL, CloudApi
 from syncd.clock import Clock
 from syncd.errors import JobError
 from syncd.lanes import Lanes
-from syncd.model import Kind
 from syncd.store import Retiring, Store
 
 RETRY_MS = 300_000
 """Before a call that did not get through is made again."""
-
-NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.NOT_ALLOWED})
-"""What says that this server does not let us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +55,30 @@ class Retirement:
         while (retiring := await self._next()) is not None:
             await self._retire(retiring)
 
+    async def carry_out(
+        self, retiring: Retiring, action: Literal["disable", "delete"]
+    ) -> str | None:
+        """Disable or delete a record at an operator's word; why that did not work, or None."""
+        records, now_ms = self._store.records, self._clock.now_ms
+        await self._lanes.db(records.note_retiring, retiring, now_ms())
+        try:
+            await self._call(retiring, action)
+        except JobError as error:
+            return str(error)
+        told = {"model_path": retiring.model_path, "record_id": retiring.record_id}
+        self._log.info("record.retired", **told, action=action)
+        if action == "delete":
+            await self._lanes.db(records.note_deleted, retiring)
+        else:
+            await self._lanes.db(records.note_retired, retiring, now_ms())
+        return None
+
+    async def _call(self, retiring: Retiring, action: str) -> None:
+        if action == "delete":
+            await self._api.delete_model(retiring.record_id)
+        else:
+            await self._api.update_model(retiring.record_id, DISABLED)
+
     async def _next(self) -> Retiring | None:
         policy, now_ms = self._policy, self._clock.now_ms()
         before = None if policy.action == "keep" else now_ms - int(policy.grace_s * 1000)
@@ -81,10 +101,7 @@ class Retirement:
         told = {"model_path": retiring.model_path, "record_id": retiring.record_id}
         await self._lanes.db(records.note_retiring, retiring, now_ms())
         try:
-            if action == "delete":
-                await self._api.delete_model(retiring.record_id)
-            else:
-                await self._api.update_model(retiring.record_id, {"model_status": "disabled"})
+            await self._call(retiring, action)
         except JobError as error:
             if error.kind not in NO_SUCH_CALL:
                 self._log.warning("record.retire_postponed", **told, why=str(error))

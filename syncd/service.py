@@ -11,8 +11,8 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from syncd import api as cloud_api
 from syncd import log, scan, storage
 from syncd.allowance import Allowance
 from syncd.announce import Announcer, Receiver, Receivers
+from syncd.applying import Applied, Applier
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
@@ -40,25 +41,29 @@ from syncd.config import (
     shown,
     value_at,
 )
+from syncd.connect import connect, host_policy, network
+from syncd.control import Desk, serve
 from syncd.core import bandwidth, retry, settle
-from syncd.core.answers import HostPolicy
+from syncd.core.agenda import Line
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.news import signing_key
+from syncd.core.standing import standing
 from syncd.core.tree import Folder, Tree
 from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
-from syncd.errors import ConfigError, RootUnavailable, StateFull, SyncdError
+from syncd.errors import ConfigError, JobError, RootUnavailable, StateFull, SyncdError
 from syncd.expected import expected_sha256
 from syncd.guest import Courtesy, Manner
 from syncd.herald import Herald
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
-from syncd.model import Call, Hint, HintKind, Job
+from syncd.model import Call, Hint, HintKind, Job, Session
 from syncd.notify import Notifier
 from syncd.patience import Patience
-from syncd.progress import Meter
+from syncd.progress import Meter, Tally
+from syncd.reconcile import Reconciler
 from syncd.retirement import Policy, Retirement
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
@@ -110,25 +115,32 @@ class _Parts:
     dispatcher: Dispatcher
     janitor: Janitor
     retirement: Retirement
+    reconciler: Reconciler
+    worker: Worker
+    applier: Applier
+    desk: Desk
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """How a service reaches the world: its threads, its two HTTP clients, the kernel's hints."""
+    """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
 
     lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
         files=FILES_MOST, slots=settings.upload.parts_max
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
-        **_network(settings)
+        **network(settings)
     )
     objects: Callable[[Settings], storage.Client] = lambda settings: storage.build_client(
-        **_network(settings)
+        **network(settings)
     )
     watcher: Callable[[Settings, Mapping[int, str], Callable[[Hint], None]], Watcher] = (
         lambda settings, roots, on_hint: Watcher(
             roots, on_hint, follow_links=settings.scan.symlinks != "skip"
         )
+    )
+    control: Callable[[Settings, Desk], AbstractAsyncContextManager[None]] = lambda settings, desk: (
+        serve(desk, settings.http.address)
     )
 
 
@@ -161,6 +173,8 @@ class Service:
         self._settings = settings
         self._doors = doors
         self._source = source
+        self._team_id: str | None = None
+        self._trouble: str | None = None
         self._meter = meter
         self._clock = clock or SystemClock()
         self._jitter = jitter
@@ -175,7 +189,7 @@ class Service:
             reading=self._reading,
             meter=meter,
             clock=self._clock,
-            ca_bundle=_network(settings)["ca_bundle"],
+            ca_bundle=network(settings)["ca_bundle"],
         )
         self._hints: dict[Hint, None] = {}  # a set in order of arrival
         self._wake_intake = asyncio.Event()
@@ -183,10 +197,13 @@ class Service:
         self._reload = asyncio.Event()
         self._reread = reread
         self._rescan = self._restart = self._start_over = self._looking = self._walked = False
+        self._look_at_catalog = settings.catalog.reconcile_s > 0
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signal = 0
+        self._ready = False
+        self._watcher: Watcher | None = None
         self.ending = Ending()
 
     async def run(self, *, once: bool) -> int:
@@ -199,11 +216,38 @@ class Service:
         Raises:
             AlreadyRunning, StateError: The state directory cannot be used.
         """
+
+        async def way(parts: _Parts) -> int:
+            code = await (self._once(parts) if once else self._forever(parts))
+            await self._last_words(parts, well=once and code == 0)
+            return code
+
+        return await self._run(way, once=once)
+
+    async def apply(self, lines: Sequence[Line]) -> Applied:
+        """
+        Let a plan happen, and nothing else.
+
+        Raises:
+            AlreadyRunning, StateError: The state directory cannot be used.
+        """
+        applied = Applied()
+
+        async def way(parts: _Parts) -> int:
+            nonlocal applied
+            applied = await self._apply(parts, lines)
+            await self._last_words(parts, well=False)  # it says nothing of the other files
+            return applied.exit_code
+
+        await self._run(way, once=True)
+        return applied
+
+    async def _run(self, way: Callable[["_Parts"], Awaitable[int]], *, once: bool) -> int:
         store = Store(os.fspath(self._settings.state_dir))
         self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
             with self._signals(once=once):
-                return await self._with_store(store, once=once)
+                return await self._with_store(store, way, once=once)
         except StateFull:
             if not self._signal:
                 raise
@@ -225,6 +269,7 @@ class Service:
 
     async def _once(self, parts: _Parts) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        self._ready = True
         self._notifier.ready()
         walking = asyncio.create_task(self._walk_all(parts))
         try:
@@ -250,6 +295,7 @@ class Service:
         if not self._stop.is_set():
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
+            await self._reconcile(parts)
         self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
             parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
@@ -260,6 +306,18 @@ class Service:
             unsettled=len(self.ending.unsettled),
             unread=len(self.ending.problems),
         )
+
+    async def _apply(self, parts: _Parts, lines: Sequence[Line]) -> Applied:
+        """Queue what still stands, and let the workers end it."""
+        applier = parts.applier
+        await applier.begin(lines)
+        parts.worker.may_send = applier.may_send
+        working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: False))
+        await self._run_until_stopped(parts, {working}, enough={working})
+        if not self._stop.is_set():
+            await parts.janitor.clean_up()
+            await parts.reconciler.look_at_new()
+        return await applier.end()
 
     async def _walk_all(self, parts: _Parts) -> None:
         for root in parts.roots.values():
@@ -275,10 +333,12 @@ class Service:
         watcher = self._doors.watcher(
             self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
         )
+        self._watcher = watcher
         scheduler = self._schedule(parts, watcher)
         try:
             await self._start_watching(watcher)
             scheduler.start()
+            self._ready = True
             self._log.info("service.started", roots=[root.path for root in parts.roots.values()])
             self._notifier.ready()
             tasks = {
@@ -431,12 +491,46 @@ class Service:
         while True:
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
+            await self._reconcile(parts)
             now_ms, jobs = self._clock.now_ms(), parts.store.jobs
             again = await self._lanes.db(jobs.read_again, now_ms)
             if again + await self._lanes.db(jobs.free_bundles, now_ms):
                 parts.dispatcher.wake()
+            await self._mind_credentials(parts)
             await self._wake_janitor.wait()
             self._wake_janitor.clear()
+
+    async def _mind_credentials(self, parts: _Parts) -> None:
+        """Take up what was put in place meanwhile, and keep a session alive that nobody uses."""
+        await self._look_at_credential(parts)
+        try:
+            await parts.credentials.ready()
+        except JobError as error:
+            if str(error) != self._trouble:
+                self._log.error("session.ended", error=str(error), advice=error.advice)
+            self._trouble = str(error)
+        else:
+            self._trouble = None
+
+    async def _look_at_credential(self, parts: _Parts) -> None:
+        """Another one may lie there by now; then what waited for one goes on."""
+        credentials = parts.credentials
+        if not await credentials.look():
+            return
+        self._log.info("credential.replaced", kind=credentials.kind)
+        self._team_id = await self._lanes.db(
+            require_same_cloud, parts.store, self._settings, credentials.team_id
+        )
+        if credentials.is_session:
+            await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
+        await parts.dispatcher.end_hold("operator")
+
+    async def _reconcile(self, parts: _Parts) -> None:
+        """Look at the whole listing where that is due, else for the sake of new records only."""
+        if await self._lanes.db(parts.store.holds.all):
+            return  # the cloud cannot be asked, or not by us; or the tree is not there
+        due, self._look_at_catalog = self._look_at_catalog, False
+        await (parts.reconciler.look() if due else parts.reconciler.look_at_new())
 
     # -- reload ----------------------------------------------------------------------------------
 
@@ -468,10 +562,8 @@ class Service:
         self._rescan |= not JUDGING.isdisjoint(result.changed)
         self._start_over |= any(key.startswith("settle.") for key in result.changed)
         self._wake_intake.set()
-        source = replace(loaded.credential, team_id=settings.api.team_id)
-        if await parts.credentials.take(source.token):
-            await parts.dispatcher.end_hold("operator")
-            await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
+        self._source = replace(loaded.credential, team_id=settings.api.team_id)
+        await self._look_at_credential(parts)
         parts.dispatcher.use(settings.upload.files)
         self._log.info("config.reloaded", changed=result.changed)
         if result.left:
@@ -479,6 +571,7 @@ class Service:
 
     def _schedule(self, parts: _Parts, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
+        reconcile_s = self._settings.catalog.reconcile_s
         scheduler = AsyncIOScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -501,11 +594,16 @@ class Service:
         async def look_at_root() -> None:
             self._wake_intake.set()
 
+        async def reconcile() -> None:
+            self._look_at_catalog = True
+            self._wake_janitor.set()
+
         for tick, seconds in (
             (rescan, self._settings.scan.interval_s),
             (look_after, 30),
             (watch_again, WATCH_RETRY_S),
             (look_at_root, ROOT_LOOK_S),
+            *([(reconcile, reconcile_s)] if reconcile_s else []),
         ):
             # Named, since ticks of one moment run in the order of their names; else that is random.
             scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
@@ -540,12 +638,16 @@ class Service:
 
     # -- building --------------------------------------------------------------------------------
 
-    async def _with_store(self, store: Store, *, once: bool) -> int:
+    async def _with_store(
+        self, store: Store, way: Callable[[_Parts], Awaitable[int]], *, once: bool
+    ) -> int:
         now_ms = self._clock.now_ms()
-        credentials = Credentials(self._source.token)
+        credentials = Credentials(self._current, keeper=self._source.stored, clock=self._clock)
         # Whoever starts a backfill wants it now, not when a job's back-off has passed.
         longest_ms = 0 if once else LARGEST_WAIT_MS
-        await self._lanes.db(self._require_same_cloud, store)
+        self._team_id = await self._lanes.db(
+            require_same_cloud, store, self._settings, credentials.team_id
+        )
         await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
@@ -553,20 +655,16 @@ class Service:
         await self._lanes.db(store.jobs.free_class, "large", now_ms)
         async with self._doors.api(self._settings) as http:
             with self._doors.objects(self._settings) as bare:
-                hosts = HostPolicy.of(
-                    self._settings.api.base_url,
-                    self._settings.network.storage_hosts,
-                    allow_http=self._settings.network.allow_http,
-                )
-                api = await self._api(store, http, credentials, hosts)
-                objects = storage.ObjectStore(bare, hosts)
+                api = await self._api(store, http, credentials)
+                credentials.renew = api.refresh
+                hosts = host_policy(self._settings)
+                objects = storage.ObjectStore(bare, hosts, on_request=self._on_request)
                 parts = await self._build(store, api, objects, credentials, once=once)
-                code = await (self._once(parts) if once else self._forever(parts))
-                await parts.announcer.last_words(
-                    well=once and code == 0,
-                    within_s=LAST_WORDS_S if self._stop.is_set() else LAST_WORDS_ONCE_S,
-                )
-                return code
+                try:
+                    async with self._doors.control(self._settings, parts.desk):
+                        return await way(parts)
+                finally:
+                    await credentials.settled()
 
     async def _build(
         self,
@@ -619,18 +717,31 @@ class Service:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.bundle_waits_for(roots[job.root_id], job.target.bundle)
 
+        async def standing_now() -> str | None:
+            team_id = credentials.team_id or settings.api.team_id
+            try:
+                return standing(await api.me(), team_id if credentials.is_session else None)
+            except JobError:
+                return None
+
+        catalog = Catalog(api, self._clock)
         worker = Worker(
             store=store,
             lanes=self._lanes,
             api=api,
             transfer=transfer,
-            catalog=Catalog(api, self._clock),
+            catalog=catalog,
             credentials=credentials,
             clock=self._clock,
             jitter=self._jitter,
             meter=self._meter,
             reading=self._reading,
-            limits=Limits(settings.api.single_put_limit, settings.upload.lease_ttl_s, once=once),
+            limits=Limits(
+                settings.api.single_put_limit,
+                settings.upload.lease_ttl_s,
+                once=once,
+                hidden=settings.catalog.register_as == "disabled",
+            ),
             path_of=path_of,
             expected_of=lambda job: expected_sha256(roots[job.root_id].path, job.rel_path),
             lacking=lacking,
@@ -651,7 +762,7 @@ class Service:
             jitter=self._jitter,
             shown_of=lambda job: roots[job.root_id].shown(job.rel_path),
             all_is_well=all_is_well,
-            **_network(settings),
+            **network(settings),
         )
         dispatcher = Dispatcher(
             worker,
@@ -665,6 +776,7 @@ class Service:
             hands=settings.upload.files,
             lease_ttl_s=settings.upload.lease_ttl_s,
             on_ended=self._wake_janitor.set,
+            standing=standing_now,
         )
         worker.on_contact = dispatcher.contact
         intake = Intake(
@@ -692,19 +804,75 @@ class Service:
                 settings.catalog.delete_most,
             ),
         )
+        desk = Desk(
+            state_dir=os.fspath(settings.state_dir),
+            started_at=self._clock.now_ms(),
+            store=store,
+            lanes=self._lanes,
+            clock=self._clock,
+            meter=self._meter,
+            credentials=credentials,
+            dispatcher=dispatcher,
+            transfer=transfer,
+            bandwidth=self._sending,
+            hint=self._hint,
+            unready=self._unready,
+            watch_mode=self._watch_mode,
+        )
+        reconciler = Reconciler(
+            store=store,
+            lanes=self._lanes,
+            api=api,
+            catalog=catalog,
+            clock=self._clock,
+            hidden=settings.catalog.register_as == "disabled",
+        )
+        applier = Applier(
+            store=store,
+            lanes=self._lanes,
+            api=api,
+            clock=self._clock,
+            catalog=catalog,
+            comparer=comparer,
+            retirement=retirement,
+            roots=roots,
+        )
         return _Parts(
-            roots, store, credentials, allowance, announcer, intake, dispatcher, janitor, retirement
+            roots,
+            store,
+            credentials,
+            allowance,
+            announcer,
+            intake,
+            dispatcher,
+            janitor,
+            retirement,
+            reconciler,
+            worker,
+            applier,
+            desk,
         )
 
-    def _require_same_cloud(self, store: Store) -> None:
-        api = self._settings.api
-        base_url, team_id = store.servers.claim_state(api.base_url, api.team_id)
-        if base_url != api.base_url or api.team_id not in (None, team_id):
-            raise ConfigError(
-                f"{self._settings.state_dir} remembers what is in the catalog of {base_url}"
-                f"{f', team {team_id}' if team_id else ''}; the configuration names another one. "
-                "Give each cloud and team a state_dir of its own."
-            )
+    def _unready(self) -> list[str]:
+        """Why the work cannot be done yet, or not any more."""
+        reasons = [] if self._ready else ["it is starting"]
+        if self._stop.is_set():
+            reasons.append("it is stopping")
+        if self._lanes.patience is not None and self._lanes.patience.waiting:
+            reasons.append("there is no room on the disk of the state directory")
+        return reasons
+
+    def _watch_mode(self) -> str:
+        if self._watcher is None or not self._watcher.alive():
+            return "walks"
+        return "degraded" if self._watcher.degraded else "events"
+
+    def _current(self) -> str | Session | None:
+        """The credential as it lies there now; not a session of another team than before."""
+        found = self._source.current()
+        if isinstance(found, Session) and self._team_id not in (None, found.team_id):
+            raise ConfigError(f"the session is for the team {found.team_id}, not {self._team_id}")
+        return found
 
     async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:
         """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
@@ -731,10 +899,8 @@ class Service:
         store: Store,
         http: cloud_api.Client,
         credentials: Credentials,
-        hosts: HostPolicy,
     ) -> cloud_api.CloudApi:
-        settings = self._settings
-        base_url = settings.api.base_url
+        base_url = self._settings.api.base_url
         notes: set[asyncio.Task[None]] = set()
 
         def on_answered(call: Call) -> None:
@@ -744,25 +910,26 @@ class Service:
             notes.add(note)
             note.add_done_callback(notes.discard)
 
-        return cloud_api.CloudApi(
-            base_url=base_url,
-            client=http,
-            credentials=credentials,
-            team_id=settings.api.team_id,
+        return connect(
+            self._settings,
+            http,
+            credentials,
             clock=self._clock,
             jitter=self._jitter,
-            hosts=hosts,
-            multipart=cloud_api.MultipartPaths(
-                sign_part=settings.api.multipart.sign_part_path,
-                complete=settings.api.multipart.complete_path,
-                abort=settings.api.multipart.abort_path,
-            ),
-            calls_per_s=settings.api.calls_per_s,
             answered=await self._lanes.db(store.servers.answered, base_url),
             on_answered=on_answered,
+            on_request=self._on_request,
+            on_repeat=lambda call: self._meter.count(Tally.RETRY, "request"),
         )
 
+    def _on_request(self, call: Call, status: int | None) -> None:
+        self._meter.count(Tally.REQUEST, call, "none" if status is None else str(status))
+
     # -- ends ------------------------------------------------------------------------------------
+
+    async def _last_words(self, parts: _Parts, *, well: bool) -> None:
+        within_s = LAST_WORDS_S if self._stop.is_set() else LAST_WORDS_ONCE_S
+        await parts.announcer.last_words(well=well, within_s=within_s)
 
     async def _exit_code(self, store: Store, *, unsettled: int, unread: int) -> int:
         files = await self._lanes.db(store.report.counts)
@@ -802,6 +969,32 @@ class Service:
                 loop.remove_signal_handler(number)
 
 
+def require_same_cloud(
+    store: Store, settings: Settings, session_team: str | None = None
+) -> str | None:
+    """
+    Claim the state directory for the configured cloud and team, once and for all.
+
+    Args:
+        session_team: The team of a stored session, which counts before ``api.team_id``.
+
+    Returns:
+        The team that it is claimed for; None as long as none was named.
+
+    Raises:
+        ConfigError: It remembers the catalog of another one.
+    """
+    api, wanted = settings.api, session_team or settings.api.team_id
+    base_url, team_id = store.servers.claim_state(api.base_url, wanted)
+    if base_url != api.base_url or wanted not in (None, team_id):
+        raise ConfigError(
+            f"{settings.state_dir} remembers what is in the catalog of {base_url}"
+            f"{f', team {team_id}' if team_id else ''}; the configuration or the session names "
+            "another one. Give each cloud and team a state_dir of its own."
+        )
+    return team_id
+
+
 def _windows(settings: Settings) -> settle.Windows:
     return settle.Windows(
         quiet_s=settings.settle.quiet_s,
@@ -830,11 +1023,3 @@ def _receivers(settings: Settings) -> Receivers:
 def _receiver(settings: Settings, key: str) -> Receiver | None:
     url: Any = value_at(settings, key)
     return None if url is None else Receiver(key, url.get_secret_value(), shown(url))
-
-
-def _network(settings: Settings) -> dict[str, str | None]:
-    bundle, proxy = settings.network.ca_bundle, settings.network.proxy
-    return {
-        "ca_bundle": None if bundle is None else os.fspath(bundle),
-        "proxy": None if proxy is None else proxy.get_secret_value(),
-    }

@@ -114,11 +114,20 @@ class ObjectStore:
     Args:
         client: From ``build_client``; shared by all sending threads.
         hosts: Where bytes may go, by the address that a name led to.
+        on_request: Called after each request, in the sending thread, with the status of its answer,
+            None if none came.
     """
 
-    def __init__(self, client: httpx.Client, hosts: HostPolicy) -> None:
+    def __init__(
+        self,
+        client: httpx.Client,
+        hosts: HostPolicy,
+        *,
+        on_request: Callable[[Call, int | None], None] = lambda call, status: None,
+    ) -> None:
         self._client = client
         self._hosts = hosts
+        self._on_request = on_request
 
     def put(
         self,
@@ -154,9 +163,11 @@ class ObjectStore:
             finally:
                 response.close()
         except httpx.HTTPError as error:
+            self._on_request(call, None)
             raise wire.failure(
                 call, error, host=request.url.host, events=trace.events, now_ms=now_ms()
             ) from None
+        self._on_request(call, response.status_code)
         refusal = _refusal(call, response, content, late=now_ms() > grant.deadline_ms)
         if refusal is not None:
             _cut_if_told(refusal, call, response)

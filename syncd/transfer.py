@@ -26,7 +26,7 @@ from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
 from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part
 from syncd.pagecache import Footprint
-from syncd.progress import Meter
+from syncd.progress import Meter, Tally
 from syncd.storage import ObjectStore
 from syncd.store import Store
 
@@ -127,7 +127,7 @@ class Transfer:
         body = Part(1, 0, job.fingerprint.size)
         pieces = self._pieces(job, body, job.leaves, stop=stop)
         async with self._slots.one():
-            await self._send(job, grant, body.size, pieces, Call.PUT_BODY, stop)
+            await self._send(job, grant, body.size, pieces, number=None, stop=stop)
 
     async def part(
         self,
@@ -157,7 +157,9 @@ class Transfer:
                     grant = await self._api.sign_part(upload, part.number, part.size)
                     await self.check_host(grant)
                 try:
-                    etag = await self._send(job, grant, part.size, pieces, Call.PUT_PART, stop)
+                    etag = await self._send(
+                        job, grant, part.size, pieces, number=part.number, stop=stop
+                    )
                 except JobError as error:
                     failure = error
                 else:
@@ -189,6 +191,7 @@ class Transfer:
             call=call,
         )
         if wait_s is not None and self._budget.spend(timeout=error.timed_out):
+            self._meter.count(Tally.RETRY, "request")
             self._log.warning(
                 "request.repeated", call=str(call), wait_s=round(wait_s, 1), why=str(error)
             )
@@ -199,6 +202,7 @@ class Transfer:
         )
         if decision.next is not retry.Next.FRESH_URL:
             raise error
+        self._meter.count(Tally.URL_AGAIN)
         self._log.info("url.renewed", call=str(call), why=str(error))
         tries.urls, tries.requests = tries.urls + 1, 0
         return True
@@ -247,27 +251,33 @@ class Transfer:
         grant: Grant,
         size: int,
         pieces: Pieces,
-        call: Call,
+        *,
+        number: int | None,
         stop: threading.Event,
     ) -> str | None:
-        """One request; the bytes of one that failed do not count as sent."""
-        counted = 0
+        """
+        One request; the bytes of one that failed do not count as sent.
 
+        Args:
+            number: Of the part; None: it is the whole file.
+        """
+        call = Call.PUT_BODY if number is None else Call.PUT_PART
+        counted = 0
         pace = Pace(self._clock.boottime_s())
 
         def count(sent: int) -> None:  # in the sending thread
             nonlocal counted
             counted += sent
-            self._meter.add_sent(job.id, sent)
+            self._meter.add_sent(job.id, sent, number)
             pace.moved(sent, self._clock.boottime_s())
 
-        body = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
+        paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
         try:
             etag = await self._lanes.send(
-                self._objects.put, grant, body, size, call=call, now_ms=self._clock.now_ms
+                self._objects.put, grant, paced, size, call=call, now_ms=self._clock.now_ms
             )
         except BaseException:
-            self._meter.add_sent(job.id, -counted)
+            self._meter.add_sent(job.id, -counted, number)
             if pace.stalled:
                 self._slots.width.lose_one(self._clock.boottime_s())
             raise

@@ -316,6 +316,20 @@ def watches_in_use() -> int:
     return sum(_watches_of(fd) for fd in os.listdir("/proc/self/fd"))
 
 
+def watches_max() -> int | None:
+    """Folders that this user's processes may watch together; None where /proc does not tell."""
+    try:
+        with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def folders_at(top: str) -> int:
+    """How many folders a watch of *top* covers, those behind links not counted."""
+    return sum(not is_link for _, is_link in _folders_below(top))
+
+
 def _watches_of(fd: str) -> int:
     try:
         with open(f"/proc/self/fdinfo/{fd}", "rb") as file:

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from syncd import hashing
-from syncd.api import CloudApi
+from syncd.api import DISABLED, NO_SUCH_CALL, CloudApi
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
@@ -38,7 +38,7 @@ from syncd.errors import (
 from syncd.lanes import Lanes
 from syncd.lead import Lead
 from syncd.model import LEAF_SIZE, Call, Grant, Job, Kind, Multipart, Part, Plan, printable
-from syncd.progress import Meter, Phase
+from syncd.progress import Meter, Phase, Tally
 from syncd.soundness import mismatch
 from syncd.store import Retiring, Store
 from syncd.transfer import Transfer, Tries
@@ -110,11 +110,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings a worker needs: bytes, seconds, and whether this is a backfill."""
+    """
+    The settings a worker needs: bytes, seconds, and whether this is a backfill.
+
+    ``hidden``: what is registered is disabled at once.
+    """
 
     single_put_limit: int
     lease_ttl_s: float
     once: bool = False
+    hidden: bool = False
 
 
 class _Leaving(Exception):
@@ -177,10 +182,12 @@ class Worker:
         lacking: What the bundle of a job lacks on disk, if anything; for the scan thread.
         on_moved: Called when a job's file turned out to have changed: look there again.
 
-    ``on_contact`` may be set to what is called after each sign that a side answers as it should.
+    ``on_contact`` may be set to what is called after each sign that a side answers as it should,
+    ``may_send`` to what tells whether any byte of a job's file may leave.
     """
 
     on_contact: Callable[[Side], Awaitable[None]] | None = None
+    may_send: Callable[[Job], bool] | None = None
 
     def __init__(
         self,
@@ -214,6 +221,7 @@ class Worker:
         self._reading = reading
         self._single_put_limit = limits.single_put_limit
         self._leaving = threading.Event()
+        self._why_leaving = _STOPPED
         self._path_of = path_of
         self._expected_of = expected_of
         self._lacking = lacking
@@ -234,9 +242,14 @@ class Worker:
             Step.FINISH: self._finish,
         }
 
-    def wind_down(self) -> None:
+    def wind_down(self, why: str = _STOPPED) -> None:
         """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
+        self._why_leaving = why
         self._leaving.set()
+
+    def carry_on(self) -> None:
+        """Work as usual again; no job may be under way."""
+        self._leaving.clear()
 
     async def run(self, job: Job) -> Outcome:
         """
@@ -258,6 +271,7 @@ class Worker:
                 outcome = await self._supervised(run)
             except asyncio.CancelledError:
                 outcome = await self._released(run)
+                self._meter.count(Tally.ENDED, outcome.end)
                 raise
             finally:
                 run.stop.set()
@@ -267,6 +281,7 @@ class Worker:
                     adopted=run.ended is not None and run.ended.end is End.ADOPTED,
                     failed=run.ended is not None and run.ended.end is End.FAILED,
                 )
+            self._meter.count(Tally.ENDED, outcome.end)
             self._log.info(
                 "job.ended",
                 end=str(outcome.end),
@@ -312,7 +327,9 @@ class Worker:
             while run.ended is None:
                 step = await self._next(run)
                 if self._leaving.is_set() and step not in _LAST_STEPS:
-                    raise _Leaving(_STOPPED)
+                    raise _Leaving(self._why_leaving)
+                if step in _SENDING_STEPS and self.may_send is not None:
+                    _require_allowed(self.may_send(run.job))
                 if step in _SENDING_STEPS and not await self._transfer.may_send():
                     raise _Leaving(_DAY_IS_FULL)
                 await self._do[step](run)
@@ -491,8 +508,7 @@ class Worker:
         raise to_error(
             Kind.NEEDS_SIGN_IN,
             f"{above} a device key may send in one request",
-            advice="Large files need a user session: set api.token to a session token and "
-            "api.team_id to the team's id.",
+            advice="Large files need a user's session: syncd login --large-files",
         )
 
     async def _initiate(self, run: _Run) -> None:
@@ -546,10 +562,13 @@ class Worker:
                     await self._db(self._store.jobs.note_part, run.job, part, etag, sent)
                 except (JobError, hashing.Stopped, StateError) as error:
                     errors.append(error)
+                    if isinstance(error, JobError):
+                        self._meter.count(Tally.PART, "failed")
                 else:
                     lead.acknowledged(part)
                     await self._contact(Side.STORE)
-                    self._meter.part_done(run.job.id)
+                    self._meter.count(Tally.PART, "stored")
+                    self._meter.part_done(run.job.id, part.number)
                     self._log.debug("part.uploaded", part=part.number, size=part.size)
 
         async def ahead() -> None:
@@ -572,7 +591,7 @@ class Worker:
         if errors:
             raise min(errors, key=_urgency)
         if queue:
-            raise _Leaving(_STOPPED if self._leaving.is_set() else _DAY_IS_FULL)
+            raise _Leaving(self._why_leaving if self._leaving.is_set() else _DAY_IS_FULL)
 
     async def _hash_ahead(self, run: _Run, lead: Lead) -> None:
         """
@@ -655,9 +674,23 @@ class Worker:
     async def _finish(self, run: _Run) -> None:
         job = run.job
         assert job.record_id is not None, "the step is taken only with a record"
+        if self._limits.hidden and job.register_sent_at is not None:
+            await self._hide(run, job.record_id)
         if not await self._db(self._store.jobs.finish, job, job.record_id, adopted=job.adopted):
             self._on_moved(job)
         run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
+
+    async def _hide(self, run: _Run, record_id: str) -> None:
+        """Disable the record just made; where the server cannot do that, agents get it."""
+        run.call = Call.UPDATE_MODEL
+        try:
+            hidden = await self._api.update_model(record_id, DISABLED)
+        except JobError as error:
+            if error.kind not in NO_SUCH_CALL:
+                raise
+            hidden = False
+        if not hidden:
+            self._log.warning("record.not_hidden", record_id=record_id)
 
     async def _mate_of(self, job: Job) -> str | None:
         """
@@ -732,7 +765,7 @@ class Worker:
         await self._lanes.db(records.note_retiring, former, self._clock.now_ms())
         run.call = Call.UPDATE_MODEL
         try:
-            disabled = await self._api.update_model(former.record_id, {"model_status": "disabled"})
+            disabled = await self._api.update_model(former.record_id, DISABLED)
         except JobError as error:
             if error.kind not in _NO_MOVE:
                 raise
@@ -973,6 +1006,7 @@ class Worker:
             advice=error.advice,
             free=decision.free,
         )
+        self._meter.count(Tally.RETRY, "job")
         self._log.warning("job.retry_scheduled", **fields)
         return Outcome(End.LATER, error, decision.wait_s)
 
@@ -1000,9 +1034,9 @@ class Worker:
         run.ended = Outcome(End.SUPERSEDED)
         return run.ended
 
-    async def _released(self, run: _Run, *, why: str = _STOPPED) -> Outcome:
+    async def _released(self, run: _Run, *, why: str | None = None) -> Outcome:
         try:
-            await self._db(self._store.jobs.release, run.job, why=why)
+            await self._db(self._store.jobs.release, run.job, why=why or self._why_leaving)
         except LeaseLost:
             return Outcome(End.LOST)
         self._log.info("job.released")
@@ -1018,7 +1052,7 @@ class Worker:
     def _tell_parts(self, job: Job, missing: list[Part]) -> None:
         assert job.part_count is not None, "an open upload has a part count"
         sent = job.fingerprint.size - sum(part.size for part in missing)
-        self._meter.parts(job.id, job.part_count - len(missing), job.part_count, sent)
+        self._meter.parts(job.id, job.part_count, [part.number for part in missing], sent)
 
     async def _note(self, job: Job, **facts: object) -> Job:
         return await self._lanes.db(self._store.jobs.note, job, self._clock.now_ms(), **facts)
@@ -1030,6 +1064,21 @@ class Worker:
     async def _db(self, call: Callable[..., Any], job: Job, *args: Any, **kwargs: Any) -> Any:
         """A write of the store: (job, …, now)."""
         return await self._lanes.db(call, job, *args, now_ms=self._clock.now_ms(), **kwargs)
+
+
+def _require_allowed(allowed: bool) -> None:
+    """
+    Go on only where bytes may leave.
+
+    Raises:
+        Permanent: A plan says that none do, and the catalog does not spare them any more.
+    """
+    if not allowed:
+        raise Permanent(
+            "the plan sends none of its bytes, and the catalog does not hold them there any more",
+            kind=Kind.CONFLICT,
+            advice="Make a new plan.",
+        )
 
 
 def _upload_of(job: Job) -> Multipart:

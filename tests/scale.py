@@ -21,8 +21,12 @@ class Scale:
     """T3: of each state machine, ``MACHINE_STEPS`` each."""
     simulations: int
     """T4: seeds beside those that once failed."""
+    two_boxes: int
+    """T4: seeds of two machines with one team."""
     kill_points: int
     """T5: in all."""
+    renewals: int
+    """T5: kills while a session is renewed, in all."""
     beginnings: tuple[bool, ...]
     """T6: whether to begin with nothing, and where a run before left off."""
     images: int
@@ -48,7 +52,9 @@ SCALES = {
         examples=100,
         machine_runs=60,
         simulations=50,
+        two_boxes=20,
         kill_points=200,
+        renewals=100,
         beginnings=(True,),
         images=2_000,
         mutations=2_000,
@@ -62,7 +68,9 @@ SCALES = {
         examples=500,
         machine_runs=300,
         simulations=1_000,
+        two_boxes=100,
         kill_points=450,
+        renewals=140,
         beginnings=(True,),
         images=20_000,
         mutations=20_000,
@@ -76,7 +84,9 @@ SCALES = {
         examples=2_000,
         machine_runs=1_000,
         simulations=5_000,
+        two_boxes=2_000,
         kill_points=3_000,
+        renewals=2_000,
         beginnings=(True, False),
         images=60_000,
         mutations=100_000,
@@ -90,7 +100,9 @@ SCALES = {
         examples=10_000,
         machine_runs=4_000,
         simulations=30_000,
+        two_boxes=10_000,
         kill_points=20_000,
+        renewals=10_000,
         beginnings=(True, False),
         images=1_000_000,
         mutations=1_000_000,

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from syncd import __version__
 from syncd.errors import SyncdError
@@ -49,7 +50,32 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
         "run": Lazy("syncd.cli:run_command", "Keep the catalog in step (what no command means)."),
         "status": Lazy("syncd.cli.status:status", "Tell where each file stands."),
+        "retry": Lazy("syncd.cli.steer:retry", "Try files again now."),
+        "pause": Lazy("syncd.cli.steer:pause", "Send nothing more until resume."),
+        "resume": Lazy("syncd.cli.steer:resume", "End a pause."),
+        "limit": Lazy("syncd.cli.steer:limit", "Hold all uploads to a rate."),
+        "scan": Lazy("syncd.cli.steer:scan", "Look at the models directories now."),
+        "bump": Lazy("syncd.cli.steer:bump", "Let queued files go first."),
+        "cancel": Lazy("syncd.cli.steer:cancel", "Give up on files until they change."),
+        "file": Lazy("syncd.cli.files:file", "Tell everything about one file."),
+        "queue": Lazy("syncd.cli.files:queue", "Tell what is on its way and what comes next."),
+        "history": Lazy("syncd.cli.files:history", "Tell what happened, and why."),
         "plan": Lazy("syncd.cli.plan:plan", "Tell what would be sent, and send nothing."),
+        "verify": Lazy("syncd.cli.verify:verify", "Read the registered files again and compare."),
+        "gc": Lazy("syncd.cli.gc:gc", "Abort unwanted uploads, forget what is long past."),
+        "doctor": Lazy("syncd.cli.doctor:doctor", "Check everything that syncd needs."),
+        "health": Lazy("syncd.cli.health:health", "Exit with 0 while a running syncd is well."),
+        "support-bundle": Lazy(
+            "syncd.cli.support:support_bundle", "Pack what a bug report needs, without secrets."
+        ),
+        "completion": Lazy("syncd.cli.completion:completion", "Print completion for a shell."),
+        "login": Lazy("syncd.cli.login:login", "Get a device key; for large files, a session."),
+        "logout": Lazy("syncd.cli.login:logout", "Revoke and remove what login got."),
+        "whoami": Lazy("syncd.cli.whoami:whoami", "Tell who syncd is, and what it may upload."),
+        "diff": Lazy("syncd.cli.diff:diff", "Compare the tree with the catalog."),
+        "safe": Lazy("syncd.cli.safe:safe", "Tell whether this machine may be destroyed."),
+        "apply": Lazy("syncd.cli.apply:apply", "Let a plan happen that syncd plan --out wrote."),
+        "prune": Lazy("syncd.cli.prune:prune", "Take back records whose files are gone."),
         "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
         "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),
         "sandbox": Lazy("syncd.cli.sandbox:sandbox", "Serve the stand-in cloud on this machine."),
@@ -66,6 +92,15 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = COMMANDS.get(cmd_name)
         return entry.load() if entry else None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin so, from the table; options as ever."""
+        items = [
+            CompletionItem(name, help=entry.help)
+            for name, entry in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -92,6 +127,17 @@ class Invocation:
         loaded = self.read()
         log.configure(format=loaded.settings.log.format, level=loaded.settings.log.level)
         return loaded
+
+    def state_dir(self) -> str:
+        """
+        The state directory, found without reading the rest of the configuration.
+
+        Raises:
+            ConfigError: As ``syncd.places.state_dir_of``.
+        """
+        from syncd.places import state_dir_of
+
+        return os.fspath(state_dir_of(self.overrides["state_dir"], self.config_file, os.environ))
 
     def read(self) -> "Loaded":
         """Read the configuration, and leave the log as it is. Raises what ``load`` raises."""
@@ -210,6 +256,7 @@ def entry() -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """End now: all is committed, and threads that still wait for a server would be waited for."""
+    logging.shutdown()  # it may owe a line
     with contextlib.suppress(OSError):  # whoever read our output may have gone
         sys.stdout.flush()
         sys.stderr.flush()

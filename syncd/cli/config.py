@@ -42,7 +42,13 @@ def check(invocation: Invocation) -> int:
 def show(invocation: Invocation, as_json: bool) -> int:
     """Print every setting, its value (secrets as ***) and where it comes from."""
     loaded = invocation.load()
-    click.echo(_json(loaded) if as_json else _table(_rows(loaded)))
+    if as_json:
+        click.echo(_json(loaded))
+        return 0
+    click.echo(_table(_rows(loaded)))
+    click.echo("\nThe credential is looked for in this order; a user's session wins over a key:")
+    for number, place in enumerate(loaded.credential.places(), start=1):
+        click.echo(f"  {number}. {place}")
     return 0
 
 
@@ -65,7 +71,12 @@ def _table(rows: list[tuple[str, str, str]]) -> str:
 
 def _json(loaded: Loaded) -> str:
     settings = {key: {"value": loaded.value(key), "origin": loaded.origins[key]} for key in KEYS}
-    return json.dumps({"config_file": _file(loaded), "settings": settings}, default=shown, indent=2)
+    document = {
+        "config_file": _file(loaded),
+        "settings": settings,
+        "credential_places": loaded.credential.places(),
+    }
+    return json.dumps(document, default=shown, indent=2)
 
 
 def _warnings(loaded: Loaded) -> Iterator[str]:
@@ -74,7 +85,7 @@ def _warnings(loaded: Loaded) -> Iterator[str]:
     if not os.path.isdir(settings.models_dir):
         yield f"models_dir: {shown(settings.models_dir)} is not a directory that can be seen"
     if origins["api.token"] == DEFAULT:
-        yield "no credential: set api.token_file (or SYNCD_API__TOKEN) to a device key (dk-...)"
+        yield "no credential: run syncd login, or set api.token_file to a file with a device key"
     if settings.api.token is not None and settings.api.token_file is not None:
         yield "api.token and api.token_file are both set; api.token counts"
     file = _file(loaded)

@@ -1,5 +1,6 @@
 """``syncd plan``: what would happen to each file, with bytes and reasons; nothing is sent."""
 
+import asyncio
 import json
 import os
 from collections import Counter
@@ -16,32 +17,65 @@ from syncd.core import settle
 from syncd.core.judge import Rules
 from syncd.core.preview import Action, Known, Step, Way, preview
 from syncd.core.tree import PathKey, Tree
-from syncd.errors import RootUnavailable
+from syncd.errors import JobError, RootUnavailable
 from syncd.model import FoundFile, Verdict, printable
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
 
+AGENTS_S = 5.0
+"""So long the cloud may take to say how many agents there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The roots by a number of this plan's own, models_dir first, and a step for each file."""
+    """
+    The roots by a number of this plan's own, models_dir first, and a step for each file.
+
+    ``known`` is what the store says of files, on disk or not; ``problems`` what could not be looked
+    at, and why.
+    """
 
     roots: Mapping[int, Root]
     steps: Sequence[Step]
+    known: Mapping[PathKey, Known]
+    problems: Mapping[str, str]
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@click.option("--out", metavar="FILE", help="Write a plan for syncd apply; reads the catalog.")
 @pass_invocation
-def plan(invocation: Invocation, as_json: bool) -> int:
-    """Tell what would happen to each file, and why. Nothing is sent and nothing is written."""
-    planned = make_plan(invocation.load())
+def plan(invocation: Invocation, as_json: bool, out: str | None) -> int:
+    """Tell what would happen to each file, and why. Nothing is sent."""
+    loaded = invocation.load()
+    planned = make_plan(loaded)
+    for path, why in planned.problems.items():
+        click.echo(f"syncd: {printable(path)} cannot be read: {why}", err=True)
+    if out is not None:
+        from syncd.cli.apply import write_agenda
+
+        write_agenda(loaded, planned, out)
+        return 0
+    agents = asyncio.run(_agents(loaded))
     if as_json:
-        click.echo(json.dumps(as_document(planned), indent=2))
+        click.echo(json.dumps(as_document(planned, agents), indent=2))
     else:
-        _show(planned)
+        _show(planned, agents)
     return 0
+
+
+async def _agents(loaded: Loaded) -> int | None:
+    """How many agents would pull what is registered; None where nobody can say at once."""
+    from syncd.cli.reaching import reaching
+
+    if loaded.credential.read()[0] is None:
+        return None
+    try:
+        async with asyncio.timeout(AGENTS_S), reaching(loaded) as api:
+            return await api.agents()
+    except (JobError, TimeoutError):
+        return None
 
 
 def make_plan(loaded: Loaded) -> Planned:
@@ -54,30 +88,32 @@ def make_plan(loaded: Loaded) -> Planned:
         StateError: There is a store, and it cannot be read.
     """
     settings = loaded.settings
-    token, _ = loaded.credential.read()
-    way = Way(
-        settings.api.single_put_limit,
-        session=token is not None and not token.get_secret_value().startswith("dk-"),
-    )
+    way = Way(settings.api.single_put_limit, session=loaded.credential.is_session)
     roots, tree = roots_of(settings)
+    comparer = comparer_of(settings, roots, tree)
+    known = _known(settings, roots)
+    problems: dict[str, str] = {}
+    found = [file for root in roots.values() for file in _walk(settings, root, roots, problems)]
+    for root in roots.values():
+        _require_models(root, found, known)
+    steps = preview(found, known, way, comparer.judge)
+    steps = list(_looked_into(roots, found, steps))
+    return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems)
+
+
+def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Comparer:
+    """What judges the files of *roots* as the daemon would."""
 
     def rules_of(root: Root) -> Rules:
         return rules_for(settings, root.path, type_key=root.type_key)
 
-    comparer = Comparer(
+    return Comparer(
         roots,
         state_dir=os.fspath(settings.state_dir),
         symlinks=settings.scan.symlinks,
         tree=tree,
         rules_of=rules_of,
     )
-    known = _known(settings, roots)
-    found = [file for root in roots.values() for file in _walk(settings, root, roots)]
-    for root in roots.values():
-        _require_models(root, found, known)
-    steps = preview(found, known, way, comparer.judge)
-    steps = list(_looked_into(roots, found, steps))
-    return Planned(roots, list(_as_bundles(comparer, roots, steps)))
 
 
 def _looked_into(
@@ -146,7 +182,9 @@ def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
     return roots, Tree(0, [(numbers.get((f.path, f.type_key), 0), f) for f in folders])
 
 
-def _walk(settings: Settings, root: Root, roots: Mapping[int, Root]) -> Iterator[FoundFile]:
+def _walk(
+    settings: Settings, root: Root, roots: Mapping[int, Root], problems: dict[str, str]
+) -> Iterator[FoundFile]:
     from syncd import scan
 
     def problem(rel_path: str, error: OSError) -> None:
@@ -157,7 +195,7 @@ def _walk(settings: Settings, root: Root, roots: Mapping[int, Root]) -> Iterator
                 f"The models directory {printable(root.path)} cannot be read: {error.strerror}. "
                 "Check models_dir, the mount, and the permissions of your account."
             )
-        click.echo(f"syncd: {printable(rel_path)} cannot be read: {error.strerror}", err=True)
+        problems[root.shown(rel_path)] = error.strerror or str(error)
 
     return scan.walk(
         root.path,
@@ -183,7 +221,7 @@ def _known(settings: Settings, roots: Mapping[int, Root]) -> dict[PathKey, Known
         }
 
 
-def as_document(planned: Planned) -> dict[str, object]:
+def as_document(planned: Planned, agents: int | None) -> dict[str, object]:
     """The ``--json`` output: a written contract."""
     roots, steps = planned.roots, planned.steps
     return {
@@ -194,6 +232,7 @@ def as_document(planned: Planned) -> dict[str, object]:
         ],
         "files_by_action": dict(Counter(str(step.action) for step in steps)),
         "bytes_to_send": _bytes(steps, Action.UPLOAD),
+        "agents": agents,
         "files": [
             {
                 "root": printable(roots[step.root_id].path),
@@ -213,25 +252,26 @@ def _bytes(steps: Sequence[Step], action: Action) -> int:
     return sum(step.size for step in steps if step.action is action)
 
 
-def _show(planned: Planned) -> None:
-    from rich.table import Table
+def _show(planned: Planned, agents: int | None) -> None:
     from rich.text import Text
 
-    from syncd.cli.render import STYLES, console, size_text
+    from syncd.cli.render import STYLES, blank_table, console, size_text
 
     screen, steps = console(), planned.steps
-    table = Table(box=None, pad_edge=False)
-    for column in ("action", "size", "file", "why"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    listed = blank_table(None, "action", "size", "file", "why")
     for step in sorted(steps, key=lambda step: (list(Action).index(step.action), step.rel_path)):
-        table.add_row(
+        listed.add_row(
             Text(str(step.action), style=STYLES.get(str(step.action), "")),
             size_text(step.size),
             Text(printable(planned.roots[step.root_id].shown(step.rel_path))),
             Text(printable(step.why if step.rule == step.why else f"{step.why} ({step.rule})")),
         )
-    screen.print(table)
+    screen.print(listed)
     counts = Counter(str(step.action) for step in steps)
     text = ", ".join(f"{count} {action}" for action, count in counts.items()) or "no files"
     to_send = _bytes(steps, Action.UPLOAD)
-    screen.print(Text(f"{text}; at most {size_text(to_send)} to send", style="bold"))
+    pulled = ""
+    if agents is not None and to_send:
+        who = "1 connected agent pulls" if agents == 1 else f"{agents} connected agents pull"
+        pulled = f"; {who} them, {size_text(agents * to_send)} in all"
+    screen.print(Text(f"{text}; at most {size_text(to_send)} to send{pulled}", style="bold"))

@@ -1,8 +1,11 @@
 """What the store says, read for the commands that show it."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from syncd.store import FileReport, HoldRow, RootReport, is_locked, open_report
+from syncd import overview
+from syncd.cli import daemon
+from syncd.store import FileReport, HoldRow, is_locked, open_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,10 +13,13 @@ class Reading:
     """Everything ``status`` shows; empty where there is no store yet."""
 
     running: bool
-    roots: list[RootReport]
+    standing: overview.Standing
     files: list[FileReport]
-    holds: list[HoldRow]
-    abandoned_uploads: int
+
+    @property
+    def holds(self) -> list[HoldRow]:
+        """What everything waits for."""
+        return self.standing.holds
 
 
 def read_files(state_dir: str) -> Reading:
@@ -26,11 +32,14 @@ def read_files(state_dir: str) -> Reading:
     running = is_locked(state_dir)
     with open_report(state_dir) as report:
         if report is None:
-            return Reading(running, [], [], [], 0)
-        return Reading(
-            running,
-            report.roots(),
-            list(report.files()),
-            report.holds(),
-            report.abandoned_uploads(),
-        )
+            return Reading(running, overview.NOTHING, [])
+        return Reading(running, overview.Standing.of(report), list(report.files()))
+
+
+def progress_of(state_dir: str) -> dict[str, Any] | None:
+    """What the daemon says it is doing; None where it cannot be asked."""
+    try:
+        progress: dict[str, Any] | None = daemon.ask(state_dir, "/status")["progress"]
+    except (daemon.NotAnswered, daemon.Refused):
+        return None
+    return progress

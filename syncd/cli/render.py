@@ -4,7 +4,8 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,8 +23,8 @@ RATE_WINDOW_S = 10.0
 STYLES = {
     "registered": "green", "upload": "cyan", "uploading": "cyan", "queued": "cyan",
     "waiting": "yellow", "needs_sign_in": "yellow", "refused": "red", "conflict": "red",
-    "failed": "bold red", "unreadable": "red", "incomplete": "yellow", "ignored": "dim",
-    "shadowed": "dim",
+    "failed": "bold red", "cancelled": "dim", "drift": "red", "unreadable": "red", "incomplete": "yellow",
+    "ignored": "dim", "shadowed": "dim",
 }  # fmt: skip
 
 
@@ -41,6 +42,11 @@ def duration_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def time_text(at_ms: int) -> str:
+    """A moment for people, in the machine's own time zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
 
 
 class Bars:
@@ -135,7 +141,27 @@ def summary(
     _last_line(console, files, unsettled, snapshot)
 
 
-def _table(title: str, *columns: str) -> Table:
+def activity(console: Console, progress: Mapping[str, Any], now_ms: int) -> None:
+    """What a running syncd does now, as its overview document tells it."""
+    since = duration_text((now_ms - progress["started_at"]) / 1000)
+    left = progress["seconds_left"]
+    console.print(
+        f"running for {since}: sending {size_text(progress['sent_rate'])}/s, hashing"
+        f" {size_text(progress['hashed_rate'])}/s, {size_text(progress['bytes_left'])} to go"
+        + ("" if left is None else f", about {duration_text(left)}")
+        + (f", waiting for {n} to stand still" if (n := progress["settling_files"]) else "")
+    )
+    for running in progress["running"]:
+        done = running["hashed"] if running["phase"] == Phase.HASHING else running["sent"]
+        parts = (
+            "" if running["parts"] is None else f" part {running['parts_done']}/{running['parts']}"
+        )
+        amount = f"{size_text(done)} of {size_text(running['size'])}"
+        console.print(Text(f"  {running['path']}: {running['phase']}{parts}, {amount}"))
+
+
+def blank_table(title: str | None, *columns: str) -> Table:
+    """A table without rows, in the one style of all of them."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
@@ -145,7 +171,7 @@ def _table(title: str, *columns: str) -> Table:
 def _registered_table(console: Console, files: Sequence[FileReport], most: int = 20) -> None:
     if not files:
         return
-    table = _table("In the catalog", "model", "size", "sha256", "how")
+    table = blank_table("In the catalog", "model", "size", "sha256", "how")
     for file in files[:most]:
         table.add_row(
             Text(file.model_path or file.shown),
@@ -166,7 +192,7 @@ def _left_table(
 ) -> None:
     if not files and not unsettled and not problems:
         return
-    table = _table("Not in the catalog", "file", "size", "state", "why, and what to do")
+    table = blank_table("Not in the catalog", "file", "size", "state", "why, and what to do")
     for file in files:
         why = ". ".join(text.rstrip(".") for text in (file.why, file.advice) if text)
         table.add_row(
@@ -188,7 +214,7 @@ def _ignored_table(console: Console, files: Sequence[FileReport]) -> None:
     reasons: dict[str, list[FileReport]] = {}
     for file in files:
         reasons.setdefault(file.why or "", []).append(file)
-    table = _table("Passed over", "files", "why", "for example")
+    table = blank_table("Passed over", "files", "why", "for example")
     for why, group in sorted(reasons.items(), key=lambda item: -len(item[1])):
         table.add_row(str(len(group)), Text(why), Text(group[0].shown))
     console.print(table)

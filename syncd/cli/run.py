@@ -24,6 +24,13 @@ class NoCredential(SyncdError):
 
     exit_code = 77
 
+    def __init__(self) -> None:
+        super().__init__(
+            "No credential: syncd cannot speak to the cloud. Run: syncd login, or put a device key "
+            "(dk-...) into a file that only its owner can read and name it in api.token_file "
+            "(SYNCD_API__TOKEN_FILE)."
+        )
+
 
 def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) -> int:
     """
@@ -37,18 +44,20 @@ def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) 
     """
     from syncd.guest import be_modest
 
-    _require_credential(loaded)
+    require_credential(loaded)
     be_modest(nice=loaded.settings.guest.nice, idle_io=loaded.settings.guest.idle_io)
     return asyncio.run(_run(loaded, once, reread))
 
 
-def _require_credential(loaded: Loaded) -> Loaded:
-    token, _ = loaded.credential.read()
-    if token is None:
-        raise NoCredential(
-            "No credential: syncd cannot speak to the cloud. Put a device key (dk-...) into a file "
-            "that only its owner can read and name it in api.token_file, or set SYNCD_API__TOKEN."
-        )
+def require_credential(loaded: Loaded) -> Loaded:
+    """
+    *loaded*, where it has a credential.
+
+    Raises:
+        NoCredential: It has none.
+    """
+    if loaded.credential.current() is None:
+        raise NoCredential
     return loaded
 
 
@@ -62,7 +71,7 @@ async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) 
         loaded.credential,
         meter=meter,
         notifier=notifier,
-        reread=reread and (lambda: _require_credential(reread())),
+        reread=reread and (lambda: require_credential(reread())),
     )
     if not once:
         return await service.run(once=False)

@@ -1,70 +1,99 @@
-"""``syncd status``: where each file stands, and what everything waits for."""
+"""``syncd status``: where each file stands, what syncd does, and what everything waits for."""
 
 import dataclasses
 import json
-import os
-from collections import Counter
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
-from syncd.cli import Invocation, pass_invocation
-from syncd.cli.reading import Reading, read_files
+from syncd import overview
+from syncd.cli import Invocation, daemon, pass_invocation
+from syncd.cli.reading import Reading, progress_of, read_files
+from syncd.errors import SyncdError
+from syncd.model import printable
+from syncd.store import is_locked
 
-SCHEMA = 1
-"""Version of the ``--json`` output; see docs/schemas/status.schema.json."""
+
+class NothingToWatch(SyncdError):
+    """No daemon runs, or it has ended."""
+
+    exit_code = 75
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
 @click.option("--all", "everything", is_flag=True, help="List the files in the catalog as well.")
+@click.option(
+    "--watch", is_flag=True, help="A live screen of a running syncd; with --json a line a second."
+)
 @pass_invocation
-def status(invocation: Invocation, as_json: bool, everything: bool) -> int:
-    """Tell where each file stands, and why. Reads only; a running syncd is not disturbed."""
-    loaded = invocation.load()
-    reading = read_files(os.fspath(loaded.settings.state_dir))
+def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool) -> int:
+    """
+    Tell where each file stands and why, and what syncd is doing.
+
+    Reads only; a running syncd is not disturbed.
+    """
+    state_dir = invocation.state_dir()
+    if watch:
+        return _watch(state_dir, as_json)
+    reading = read_files(state_dir)
+    progress = progress_of(state_dir) if reading.running else None
     if as_json:
-        click.echo(json.dumps(as_document(reading), indent=2))
+        click.echo(json.dumps(as_document(reading, progress), indent=2))
         return 0
-    _show(reading, everything)
+    _show(reading, progress, everything)
     return 0
 
 
-def as_document(reading: Reading) -> dict[str, object]:
+def _watch(state_dir: str, as_json: bool) -> int:
+    """Until Ctrl-C, which is how a person says that it was enough: 0."""
+    if not as_json and not sys.stdout.isatty():
+        raise click.UsageError("--watch needs a terminal; for a script add --json")
+    if not is_locked(state_dir):
+        raise NothingToWatch(
+            f"No syncd runs on {printable(state_dir)}. Start it with syncd, or look once: syncd status"
+        )
+    try:
+        _follow(daemon.events(state_dir), as_json)
+    except KeyboardInterrupt:
+        return 0
+    raise NothingToWatch("That syncd has ended. Look at what it left: syncd status")
+
+
+def _follow(documents: Iterator[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for document in documents:
+            click.echo(json.dumps(document))
+        return
+    from rich.console import Console
+
+    from syncd.cli import screen
+
+    screen.watch(documents, Console())
+
+
+def as_document(reading: Reading, progress: dict[str, object] | None = None) -> dict[str, object]:
     """The ``--json`` output: a written contract."""
-    counts = Counter(file.state for file in reading.files)
-    bytes_by_state: Counter[str] = Counter()
-    for file in reading.files:
-        bytes_by_state[file.state] += file.size
-    return {
-        "schema": SCHEMA,
-        "running": reading.running,
-        "roots": [dataclasses.asdict(root) for root in reading.roots],
-        "holds": [
-            {
-                "kind": hold.kind,
-                "since": hold.since,
-                "why": hold.why,
-                "what_to_do": hold.advice,
-                "needs_person": hold.needs_person,
-                "probe_at": hold.probe_at,
-            }
-            for hold in reading.holds
-        ],
-        "files_by_state": dict(counts),
-        "bytes_by_state": dict(bytes_by_state),
-        "abandoned_uploads": reading.abandoned_uploads,
-        "files": [dataclasses.asdict(file) for file in reading.files],
-    }
+    document = overview.document(reading.standing, running=reading.running, progress=progress)
+    return {**document, "files": [dataclasses.asdict(file) for file in reading.files]}
 
 
-def _show(reading: Reading, everything: bool) -> None:
+def _show(reading: Reading, progress: dict[str, Any] | None, everything: bool) -> None:
     from syncd.cli import render
 
     console = render.console()
     console.print(f"syncd is {'running' if reading.running else 'not running'}")
-    if not reading.roots:
+    if not reading.standing.roots:
         console.print("Nothing was scanned yet. Start it with: syncd --once")
         return
     render.summary(
         console, reading.files, unsettled={}, problems={}, holds=reading.holds, listed=everything
     )
+    last_ms = reading.standing.last_success_at
+    if last_ms is not None:
+        console.print(f"last success: {render.time_text(last_ms)}")
+    if progress is not None:
+        render.activity(console, progress, time.time_ns() // 1_000_000)

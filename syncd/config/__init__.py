@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import platformdirs
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -32,13 +31,14 @@ from syncd.config.settings import (
     VARIABLES,
     Multipart,
     Settings,
-    default_state_dir,
     shown,
     value_at,
 )
 from syncd.config.sources import DEFAULT, Given, from_environment, from_toml, is_section
+from syncd.config.stored import Stored
 from syncd.errors import ConfigError
-from syncd.model import printable
+from syncd.model import Session, printable
+from syncd.places import default_state_dir, find_config_file
 
 __all__ = [
     "DEFAULT",
@@ -52,6 +52,7 @@ __all__ = [
     "Multipart",
     "Reloaded",
     "Settings",
+    "Stored",
     "TokenFile",
     "credential_source",
     "extra_folders",
@@ -70,8 +71,8 @@ class Loaded:
     Settings with their story.
 
     ``origins`` has every key of ``KEYS``: ``default``, ``flag``, a variable's name, ``file:line``,
-    or for ``api.token`` and ``notify.webhook_secret`` the file that holds it. ``config_file`` is the
-    TOML file read, if any.
+    or for ``api.token``, ``api.team_id`` and ``notify.webhook_secret`` the file that holds it.
+    ``config_file`` is the TOML file read, if any.
     """
 
     settings: Settings
@@ -80,9 +81,11 @@ class Loaded:
     config_file: Path | None
 
     def value(self, key: str) -> object:
-        """The value in force of a dotted *key*; a token in a file is as secret as a given one."""
+        """The value in force of a dotted *key*; what a file of its own holds counts like a given one."""
         if key == "api.token" and self.origins[key] != DEFAULT:
             return SecretStr("")
+        if key == "api.team_id" and isinstance(session := self.credential.current(), Session):
+            return session.team_id
         return value_at(self.settings, key)
 
 
@@ -115,23 +118,13 @@ def load(
     origins = {key: given[key].origin if key in given else DEFAULT for key in KEYS}
     credential = credential_source(settings, environ, given_origin=origins["api.token"])
     _, origins["api.token"] = credential.read()
+    if settings.api.team_id is None and isinstance(credential.current(), Session):
+        origins["api.team_id"] = origins["api.token"]
     if (secret := webhook_secret(settings, environ)) is not settings.notify.webhook_secret:
         origins["notify.webhook_secret"] = printable(str(settings.notify.webhook_secret_file))
         notify = settings.notify.model_copy(update={"webhook_secret": secret})
         settings = settings.model_copy(update={"notify": notify})
     return Loaded(settings, MappingProxyType(origins), credential, path)
-
-
-def find_config_file(environ: Mapping[str, str]) -> Path | None:
-    """The first ``config.toml`` in systemd's folder, the user's, then ``/etc/syncd``."""
-    return next((path for path in _config_files(environ) if os.path.isfile(path)), None)
-
-
-def _config_files(environ: Mapping[str, str]) -> Sequence[Path]:
-    first = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
-    folders = [first] if first else []
-    folders += [platformdirs.user_config_dir("syncd"), "/etc/syncd"]
-    return [Path(folder) / "config.toml" for folder in folders]
 
 
 def _state_dir(environ: Mapping[str, str]) -> Given:

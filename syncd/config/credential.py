@@ -1,22 +1,21 @@
 """The token: where it is looked for, and what is no token for this use."""
 
-import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from syncd.config.keyring import Keyring
 from syncd.config.settings import Settings
 from syncd.config.sources import DEFAULT
+from syncd.config.stored import Stored, read_secret
 from syncd.core.news import signing_key
 from syncd.errors import ConfigError
-from syncd.model import printable
+from syncd.model import Session, printable
 
 SECRETS_DIR = Path("/run/secrets")
-TOKEN_FILE_MAX = 64 * 1024
 
 _SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 _DEVICE_KEY = re.compile(r"dk-[!-~]+")
@@ -46,52 +45,39 @@ class TokenFile:
         Raises:
             ConfigError: The file is missing, unreadable, or readable by others.
         """
+        name = printable(str(self.path))
         try:
-            # O_NONBLOCK: a FIFO must not hang the start.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            return read_secret(self.path, managed=self.managed)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self.required:
                 return None
-            raise ConfigError(f"{self._name}: {error.strerror}; {self.setting} names it") from None
+            raise ConfigError(f"{name}: {error.strerror}; {self.setting} names it") from None
         except OSError as error:
-            raise ConfigError(
-                f"{self._name}: the secret cannot be read: {error.strerror}"
-            ) from None
-        try:
-            self._check(os.fstat(descriptor))
-            return os.read(descriptor, TOKEN_FILE_MAX).decode("ascii", "replace").strip()
-        finally:
-            os.close(descriptor)
-
-    @property
-    def _name(self) -> str:
-        return printable(str(self.path))
-
-    def _check(self, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{self._name}: the secret must be in a regular file")
-        if not self.managed and status.st_mode & 0o077:
-            raise ConfigError(
-                f"{self._name}: others may read the secret "
-                f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {self._name}"
-            )
+            raise ConfigError(f"{name}: the secret cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
     """
-    Where the token comes from. ``read`` looks again, so a replaced file is noticed.
+    Where the credential comes from. Each call looks again, so what was replaced is noticed.
+
+    A user's session wins over a device key, wherever either lies: what goes by the one and what
+    goes by the other could end up in the catalogs of two teams.
 
     Args:
         given: ``api.token``; *given_origin* says where it was set.
         files: Looked at in this order when nothing was given.
         team_id: ``api.team_id``, without which a session token is of no use.
+        stored: What ``syncd login`` keeps.
+        keyring: The last place of a device key, where the system has one.
     """
 
     given: SecretStr | None
     given_origin: str
     files: tuple[TokenFile, ...]
     team_id: str | None
+    stored: Stored | None = None
+    keyring: Keyring | None = None
 
     def read(self) -> tuple[SecretStr | None, str]:
         """
@@ -100,27 +86,60 @@ class CredentialSource:
         Raises:
             ConfigError: A token file cannot be used, or what it holds is no token for this use.
         """
+        found, origin = self._find()
+        token = found.access if isinstance(found, Session) else found
+        return None if token is None else SecretStr(token), origin
+
+    def current(self) -> str | Session | None:
+        """What is in force, bare, for whoever sends it. Raises what ``read`` raises."""
+        return self._find()[0]
+
+    @property
+    def is_session(self) -> bool:
+        """Does a signed-in user stand behind it? Raises what ``read`` raises."""
+        token, _ = self.read()
+        return token is not None and not _DEVICE_KEY.fullmatch(token.get_secret_value())
+
+    def device_key(self) -> tuple[str | None, str]:
+        """The device key that counts where there is no session, and its origin."""
+        token, origin = self._configured()
+        return (token, origin) if token and _DEVICE_KEY.fullmatch(token) else (None, DEFAULT)
+
+    def places(self) -> list[str]:
+        """Where it is looked for, in words, in this order."""
+        sessions = [str(self.stored.session_file)] if self.stored else []
+        files = [str(file.path) for file in self.files]
+        rings = [self.keyring.name] if self.keyring else []
+        return [printable(each) for each in (*sessions, "api.token", *files, *rings)]
+
+    def _find(self) -> tuple[str | Session | None, str]:
+        token, origin = self._configured()
+        if token is not None and not _DEVICE_KEY.fullmatch(token):
+            return token, origin
+        session = self.stored.session() if self.stored is not None else None
+        if session is None or self.stored is None:
+            return token, origin
+        return session, printable(str(self.stored.session_file))
+
+    def _configured(self) -> tuple[str | None, str]:
         for token, origin in self._candidates():
             if token is not None:
                 _check_token(token, origin, self.team_id)
-                return SecretStr(token), origin
+                return token, origin
         return None, DEFAULT
-
-    def token(self) -> str | None:
-        """The token now in force, bare, for whoever sends it. Raises what ``read`` raises."""
-        token, _ = self.read()
-        return None if token is None else token.get_secret_value()
 
     def _candidates(self) -> Iterator[tuple[str | None, str]]:
         if self.given is not None:
             yield self.given.get_secret_value().strip(), self.given_origin
         for file in self.files:
             yield file.read(), printable(str(file.path))
+        if self.keyring is not None:
+            yield self.keyring.key(), self.keyring.name
 
 
 def _check_token(token: str, origin: str, team_id: str | None) -> None:
     """Refuse what the API would refuse, with the reason (never with the token)."""
-    instead = "use a device key (dk-...), which pairing this machine with your account gives"
+    instead = "use a device key (dk-...), which syncd login gets for this machine"
     if token.startswith("sk-"):
         why = f"an sk- key runs workflows and MCP tools and may not touch models; {instead}"
     elif token.startswith("ak-"):
@@ -150,18 +169,24 @@ def credential_source(
     Where to look for the token: ``api.token``, else ``api.token_file``, else the usual places.
 
     These are ``$CREDENTIALS_DIRECTORY/api_token`` (systemd), ``/run/secrets/api_token``
-    (containers) and ``credentials/api_token`` in the state directory; the first that exists counts.
+    (containers), what ``syncd login`` keeps in the state directory, and the system's keyring; the
+    first that exists counts.
     """
     managed = _managed_folders(environ, secrets_dir)
+    stored = Stored(settings.state_dir, settings.api.base_url, settings.api.team_id)
     files: tuple[TokenFile, ...]
+    ring: Keyring | None = None
     if (named := settings.api.token_file) is not None:
         files = (TokenFile(named, required=True, managed=_is_inside(named, managed)),)
     else:
         files = (
             *(TokenFile(folder / "api_token", managed=True) for folder in managed),
-            TokenFile(settings.state_dir / "credentials" / "api_token"),
+            TokenFile(stored.device_key_file),
         )
-    return CredentialSource(settings.api.token, given_origin, files, settings.api.team_id)
+        ring = Keyring(settings.api.base_url, settings.state_dir)
+    return CredentialSource(
+        settings.api.token, given_origin, files, settings.api.team_id, stored, ring
+    )
 
 
 def webhook_secret(

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-import platformdirs
 from pathspec import GitIgnoreSpec
 from pydantic import (
     AfterValidator,
@@ -34,6 +33,7 @@ from syncd.core import bandwidth
 from syncd.core.news import signing_key
 from syncd.core.paths import ENDINGS, ending_of, fault_of
 from syncd.model import printable
+from syncd.places import default_state_dir
 
 ONCE_MARGIN_S = 10.0
 """Seconds that ``--once`` waits beyond the longest settle window, whatever its own setting says."""
@@ -89,13 +89,7 @@ def _url(value: str) -> str:
 
 
 def _on_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return _is_loopback(urlsplit(url).hostname or "")
 
 
 def _proxy(value: SecretStr) -> SecretStr:
@@ -135,6 +129,29 @@ def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
         if match is None or not 0 < int(match["port"] or 1) < 65536:
             raise ValueError(f"entry {number} is not host or host:port (no scheme, no path)")
     return tuple(value.lower() for value in values)
+
+
+def _is_loopback(host: str) -> bool:
+    """Is it a name or an address of this machine itself?"""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _loopback(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    bracketed = re.fullmatch(r"\[[0-9A-Fa-f:]+\]", host) is not None
+    if not (host and _HOST.fullmatch(value) and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("is not host:port")
+    if not _is_loopback(host.strip("[]")) or (":" in host and not bracketed):
+        raise ValueError(
+            "is no loopback address such as 127.0.0.1:9464 (others could read the names of files; "
+            "put a proxy that knows its users before it)"
+        )
+    return value
 
 
 def _names(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -279,7 +296,7 @@ class Api(_Section):
     @property
     def loopback(self) -> bool:
         """Is ``base_url`` an address of this machine itself?"""
-        return _on_this_machine(self.base_url)
+        return _is_loopback(self.host)
 
 
 class Settle(_Section):
@@ -394,6 +411,19 @@ class Log(_Section):
     """Least severe level that is logged: debug, info, warning or error."""
 
 
+class Http(_Section):
+    listen: Annotated[str, AfterValidator(_loopback)] | None = None
+    """Loopback host:port for /status, /metrics and the like, read-only; unset: the Unix socket alone."""
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host (an IPv6 one without brackets) and port of ``listen``."""
+        if self.listen is None:
+            return None
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 class Naming(_Section):
     prefix: Annotated[str, AfterValidator(_prefix)] = "models/"
     """What is put before a file's path to make its path in the catalog."""
@@ -429,13 +459,13 @@ class Limits(_Section):
     """Bytes that may leave in any 24 hours; what is on its way then is still finished. Unset: any."""
 
 
-def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
-    first = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return Path(first or platformdirs.user_state_dir("syncd")).absolute()
-
-
 class Catalog(_Section):
+    reconcile_s: float = Field(3600, ge=0, le=604_800, allow_inf_nan=False)
+    """Seconds between two comparisons with the cloud's listing; 0: only after something was registered."""
+
+    register_as: Literal["active", "disabled"] = "active"
+    """Whether agents get what is registered: active (at once) or disabled (when somebody enables it)."""
+
     on_delete: Literal["keep", "disable", "delete"] = "keep"
     """What becomes of the record when a file goes that this syncd registered."""
 
@@ -473,6 +503,7 @@ class Settings(BaseSettings):
     network: Network = Network()
     notify: Notify = Notify()
     log: Log = Log()
+    http: Http = Http()
     naming: Naming = Naming()
     select: Select = Select()
     limits: Limits = Limits()

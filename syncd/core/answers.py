@@ -10,7 +10,7 @@ import ipaddress
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,17 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from syncd.core.parts import MAX_PARTS
 from syncd.core.responses import to_error
 from syncd.errors import JobError
-from syncd.model import Grant, Kind, Multipart, Record, printable
+from syncd.model import (
+    Grant,
+    Kind,
+    Multipart,
+    Pairing,
+    Profile,
+    Record,
+    Team,
+    Tokens,
+    printable,
+)
 
 BODY_MAX = 1024 * 1024
 DEPTH_MAX = 32
@@ -31,6 +41,9 @@ UPLOAD_ID_MAX = 2048
 TEXT_MAX = 4096
 PART_SIZE_MIN = 5 * 1024**2
 PART_SIZE_MAX = 5 * 1024**3
+SESSION_MAX_S = 366 * 24 * 3600
+PAIRING_MAX_S = 24 * 3600
+PAIRING_URL_MAX = 1024
 URL_LIFETIME_ASSUMED_MS = 15 * 60 * 1000
 URL_LIFETIME_MAX_S = 7 * 24 * 3600
 
@@ -57,6 +70,12 @@ _URL = re.compile(r"https?://(?:[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]
 _HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,128}")
 _HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_SECRET = re.compile(r"[!-~]{1,16384}")
+_SHOWN_URL = re.compile(r"https?://[!-~]+")
+_USER_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 -]{3,31}")
+TEAM_ID = re.compile(r"[!-~]{1,200}")
+"""It travels in a header."""
+
 _IDENTIFIER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 
 
@@ -156,6 +175,100 @@ def id_of(answer: Mapping[str, Any]) -> str:
     return value
 
 
+# --- sign-in
+
+
+def tokens_of(answer: Mapping[str, Any]) -> Tokens:
+    """The tokens of a sign-in: plain ASCII, good for a second up to a year."""
+    return Tokens(
+        access=_secret(answer, "access_token"),
+        refresh=_secret(answer, "refresh_token"),
+        lifetime_s=_count(answer, "expires_in", 1, SESSION_MAX_S),
+    )
+
+
+def pairing_of(answer: Mapping[str, Any]) -> Pairing:
+    """The pairing that the server began; its address and code are fit to be shown to a person."""
+    address, code = (
+        _text(answer, "verification_uri", PAIRING_URL_MAX),
+        _text(answer, "user_code", 64),
+    )
+    if not _SHOWN_URL.fullmatch(address):
+        raise _bad("verification_uri is not an http(s) URL of plain ASCII")
+    if not _USER_CODE.fullmatch(code):
+        raise _bad("user_code is not a code of letters and digits")
+    return Pairing(
+        device_code=_secret(answer, "device_code"),
+        user_code=code,
+        address=address,
+        lifetime_s=_count(answer, "expires_in", 1, PAIRING_MAX_S),
+        interval_s=_count(answer, "interval", 0, PAIRING_MAX_S),
+    )
+
+
+def device_key_of(answer: Mapping[str, Any]) -> str | None:
+    """The device key of an approved pairing; None while it is pending. Nothing else is read."""
+    if answer.get("status") == "pending":
+        return None
+    if answer.get("status") != "approved":
+        raise _bad("status is neither pending nor approved")
+    key = _secret(answer, "raw_key")
+    if not key.startswith("dk-"):
+        raise _bad("raw_key is not a device key")
+    return key
+
+
+def profile_of(answer: Mapping[str, Any]) -> Profile:
+    """
+    Who stands behind the credential.
+
+    Only the id is needed; the names of a team's role and of the features that concern models are
+    not documented, so what looks like one is taken for one.
+    """
+    first_and_last = (_shown(answer, "first_name"), _shown(answer, "last_name"))
+    email = _shown(answer, "email_address")
+    name = _shown(answer, "display_name") or " ".join(filter(None, first_and_last)) or email
+    user_id, teams = id_of(answer), answer.get("team_list") or []
+    if not isinstance(teams, list):
+        raise _bad("team_list is not a list")
+    return Profile(
+        user_id=user_id,
+        name=name or user_id,
+        email=email,
+        teams=tuple(_team_of(_object(team)) for team in teams),
+        switched_off=tuple(_switched_off(answer.get("feature_flags"))),
+    )
+
+
+def _team_of(item: Mapping[str, Any]) -> Team:
+    team_id = item.get("id")
+    if not isinstance(team_id, str) or not TEAM_ID.fullmatch(team_id):
+        raise _bad("the id of a team is missing or not plain ASCII")
+    roles = [name for name in item if name.endswith("role") and isinstance(item[name], str)]
+    role = _shown(item, roles[0]) if len(roles) == 1 else None
+    return Team(team_id, _shown(item, "display_name") or team_id, role)
+
+
+def _switched_off(flags: object) -> Iterator[tuple[str, str]]:
+    blocks = _members_of(flags)
+    teams = _members_of(blocks.pop("teams", None))
+    for name, block in {**blocks, **teams}.items():
+        for feature, on in _members_of(_members_of(block).get("features")).items():
+            if "model" in feature.lower() and on is False:
+                yield printable(feature)[:64], printable(name)[:64]
+
+
+def _members_of(value: object) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _secret(answer: Mapping[str, Any], name: str) -> str:
+    value = answer.get(name)
+    if not isinstance(value, str) or not _SECRET.fullmatch(value):
+        raise _bad(f"{name} is missing or not plain ASCII")
+    return value
+
+
 # --- records
 
 
@@ -168,7 +281,11 @@ class Page:
 
 
 def record_of(answer: Mapping[str, Any]) -> Record:
-    """A catalog record; members other than the id may be missing. Control characters are shown."""
+    """
+    A catalog record; members other than the id may be missing. Control characters are shown.
+
+    ``created_at`` comes in UTC and one spelling, so that two of them compare as texts.
+    """
     return Record(
         id=id_of(answer),
         model_path=_shown(answer, "model_path"),
@@ -180,6 +297,7 @@ def record_of(answer: Mapping[str, Any]) -> Record:
         else _count(answer, "file_size", 0, INTEGER_MAX),
         file_hash=_shown(answer, "file_hash"),
         model_status=_shown(answer, "model_status"),
+        created_at=_stamp(answer.get("created_at")),
     )
 
 
@@ -192,17 +310,32 @@ def _shown(answer: Mapping[str, Any], name: str) -> str | None:
     return printable(value)
 
 
-def page_of(answer: Mapping[str, Any]) -> Page:
-    """The records of a listing: the one array that stands beside ``page_meta``."""
+def _stamp(value: object) -> str | None:
+    """A date and time that can be compared with others; anything else says nothing."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return None if at is None or at.tzinfo is None else at.astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
+def total_of(answer: Mapping[str, Any]) -> int:
+    """How many items a listing has on all its pages."""
     meta = answer.get("page_meta")
     if not isinstance(meta, dict):
         raise _bad("page_meta is missing")
+    return _count(meta, "total_count", 0, INTEGER_MAX)
+
+
+def page_of(answer: Mapping[str, Any]) -> Page:
+    """The records of a listing: the one array that stands beside ``page_meta``."""
+    total = total_of(answer)
     arrays = [value for value in answer.values() if isinstance(value, list)]
     if len(arrays) != 1:
         raise _bad("a listing holds one array")
     return Page(
         records=tuple(record_of(_object(item)) for item in arrays[0]),
-        total=_count(meta, "total_count", 0, INTEGER_MAX),
+        total=total,
     )
 
 

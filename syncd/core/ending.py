@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping
 from enum import IntEnum
 
 NEEDS_PERSON = frozenset({"needs_sign_in"})
-NOT_UPLOADED = frozenset({"failed", "refused", "conflict", "unreadable", "incomplete"})
+NOT_UPLOADED = frozenset(
+    {"failed", "cancelled", "drift", "refused", "conflict", "unreadable", "incomplete"}
+)
 UNFINISHED = frozenset({"queued", "waiting", "uploading"})
 """States of a file (``syncd.store.FILE_STATES``) by what they ask for."""
 

@@ -13,6 +13,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.QUEUED: {
         Event.CLAIM: State.LEASED,
         Event.REPLACE: State.SUPERSEDED,
+        Event.CANCEL: State.CANCELLED,
     },
     State.LEASED: {
         Event.FINISH: State.DONE,
@@ -21,9 +22,15 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
         Event.EXPIRE: State.QUEUED,  # the owner died: the attempt stays spent
         Event.REJECT: State.FAILED,
         Event.REPLACE: State.SUPERSEDED,  # the owner learns it at its next write
+        Event.CANCEL: State.CANCELLED,  # and this, too
     },
     State.FAILED: {
         Event.REQUEUE: State.QUEUED,  # an operator, or a changed configuration
+        Event.REPLACE: State.SUPERSEDED,
+        Event.CANCEL: State.CANCELLED,
+    },
+    State.CANCELLED: {  # a person does not want it: no start and no changed setting brings it back
+        Event.REQUEUE: State.QUEUED,
         Event.REPLACE: State.SUPERSEDED,
     },
     State.DONE: {},

@@ -19,6 +19,7 @@ class Action(StrEnum):
     NEEDS_SIGN_IN = "needs_sign_in"
     REGISTERED = "registered"  # nothing to do
     FAILED = "failed"  # failed as it is; not tried again before it changes
+    DRIFT = "drift"  # others deleted, disabled or moved its record; sent again only if asked for
     REFUSED = "refused"
     CONFLICT = "conflict"
     UNREADABLE = "unreadable"
@@ -33,30 +34,41 @@ BY_CONTENT = frozenset((Action.REFUSED, Action.UNREADABLE, Action.INCOMPLETE))
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the store says of a path: the fingerprint it was judged under and where it stands."""
+    """
+    What the store says of a path: the fingerprint it was judged under and where it stands.
+
+    ``sha256`` and ``record_id`` are those of its last job.
+    """
 
     fingerprint: Fingerprint
     state: str
     why: str | None
     model_path: str | None = None
+    sha256: str | None = None
+    record_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    One file of the plan. ``rel_path`` is raw; ``size`` is bytes.
+    One file of the plan. ``rel_path`` is raw.
 
     ``rule`` is what took or left the file: an ending, a line of the configuration, a reason.
     """
 
     root_id: int
     rel_path: str
-    size: int
+    fingerprint: Fingerprint
     action: Action
     why: str
     rule: str
     model_path: str | None = None
     bundle: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.fingerprint.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +108,8 @@ def preview(
 
 
 def _passed(file: FoundFile, passed: Passed) -> Step:
-    action, why, size = Action(passed.verdict), passed.reason, file.fingerprint.size
-    return Step(file.root_id, file.rel_path, size, action, why, why, passed.model_path)
+    action, why = Action(passed.verdict), passed.reason
+    return Step(file.root_id, file.rel_path, file.fingerprint, action, why, why, passed.model_path)
 
 
 def _taken(
@@ -107,7 +119,7 @@ def _taken(
     clashes: Mapping[str, list[FoundFile]],
     way: Way,
 ) -> Step:
-    model_path, size = taken.target.model_path, file.fingerprint.size
+    model_path = taken.target.model_path
     rivals = [rival for rival in clashes[paths.clash_key(model_path)] if rival is not file]
     if rivals:
         action, why = (
@@ -118,7 +130,9 @@ def _taken(
         action, why = _wanted(file, model_path, known, way)
     rule = why if action in BY_CONTENT else taken.rule
     bundle = taken.target.bundle
-    return Step(file.root_id, file.rel_path, size, action, why, rule, model_path, bundle)
+    return Step(
+        file.root_id, file.rel_path, file.fingerprint, action, why, rule, model_path, bundle
+    )
 
 
 def _wanted(file: FoundFile, model_path: str, known: Known | None, way: Way) -> tuple[Action, str]:
@@ -126,7 +140,7 @@ def _wanted(file: FoundFile, model_path: str, known: Known | None, way: Way) -> 
     if known is not None and same and known.model_path == model_path:
         if known.state == "registered":
             return Action.REGISTERED, "in the catalog, unchanged since"
-        if known.state in ("failed", "unreadable", "incomplete", "refused"):
+        if known.state in ("failed", "drift", "unreadable", "incomplete", "refused"):
             return Action(known.state), known.why or f"{known.state} before, unchanged since"
     return _journey(file.fingerprint.size, known, way)
 
@@ -137,6 +151,9 @@ def _journey(size: int, known: Known | None, way: Way) -> tuple[Action, str]:
     )
     if route is Route.NEEDS_SIGN_IN:
         limit = way.single_put_limit
-        return Action.NEEDS_SIGN_IN, f"above the {limit} bytes a device key may send in one request"
+        return Action.NEEDS_SIGN_IN, (
+            f"above the {limit} bytes a device key may send in one request: "
+            "syncd login --large-files"
+        )
     how = "in parts" if route is Route.MULTIPART else "in one request"
     return Action.UPLOAD, f"{'new' if known is None else 'changed or unfinished'}, {how}"

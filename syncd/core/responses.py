@@ -7,7 +7,7 @@ status, so there it comes first.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from syncd.core import retry
@@ -102,18 +102,20 @@ BY_CODE_IN_TIME: Mapping[str, Kind] = {
 PORTAL_STATUSES = frozenset({*range(200, 300), 400, 401, 403, 422})
 """Where a web page is somebody between us and the server; elsewhere gateways answer in HTML too."""
 
-NOT_A_ROUTE_404 = frozenset({Call.REGISTER, Call.GET_MODEL})
-"""Documented calls whose 404 speaks of the object or record, whatever they answered before."""
+NOT_A_ROUTE_404 = frozenset({Call.REGISTER, Call.GET_MODEL, Call.PAIR_POLL})
+"""Documented calls whose 404 speaks of what they were asked for, whatever they answered before."""
 
 ADVICE: Mapping[Kind, str] = {
     Kind.API_THROTTLE: "Nothing to do: syncd slows down and goes on by itself.",
-    Kind.SESSION_REFUSED: "Sign in again and replace the session token.",
-    Kind.DEVICE_KEY_REFUSED: "Pair this device again and replace the device key.",
+    Kind.SESSION_REFUSED: "Sign in again: syncd login --large-files (or replace the session token "
+    "that api.token or api.token_file gives).",
+    Kind.DEVICE_KEY_REFUSED: "Pair this device again: syncd logout, then syncd login (or replace the "
+    "device key that api.token or api.token_file gives).",
     Kind.NOT_ALLOWED: "Ask the team's owner: role, licence feature or quota stands in the way.",
-    Kind.NEEDS_SIGN_IN: "Large files need a user's session token; a device key may not send them.",
+    Kind.NEEDS_SIGN_IN: "A device key may not send large files: syncd login --large-files.",
     Kind.OUR_DATA: "Rename or replace the file, or check api.team_id if every file is refused.",
     Kind.ROUTE_UNKNOWN: "Check api.base_url; the server does not know this call.",
-    Kind.TOO_LARGE: "Files of this size need multipart, which takes a session token.",
+    Kind.TOO_LARGE: "Files of this size need a user's session: syncd login --large-files.",
     Kind.SIGNATURE: "Check for a proxy that changes requests, and this machine's clock.",
     Kind.SKEW: "Set this machine's clock; the object store refuses its time.",
     Kind.STORE_ACCOUNT: "Tell whoever runs the object store: its account or bucket is not usable.",
@@ -254,13 +256,13 @@ def looks_like_html(content_type: str | None, body: bytes) -> bool:
     return re.match(rb"\s{0,64}<(!doctype html|html)\b", body, re.IGNORECASE) is not None
 
 
-def said(text: str, *, secret: str | None = None) -> str:
+def said(text: str, *, secrets: Iterable[str] = ()) -> str:
     """
     A server's own words, safe to show: one line, at most 300 characters.
 
-    Queries of URLs in it are cut, and *secret* (our token) is blotted out should it be echoed.
+    Queries of URLs in it are cut, and *secrets* (what we sent) are blotted out should they be echoed.
     """
-    if secret:
+    for secret in secrets:
         text = text.replace(secret, "***")
     text = re.sub(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*", r"\1?...", text)
     return printable(text.strip())[:SAID_MAX]

@@ -31,11 +31,14 @@ LEAST_PAUSE_S = 5.0
 ONCE_ATTEMPTS = 5
 """Attempts of one job within a run of ``--once``."""
 
-LOOK_FIRST = frozenset({Call.REGISTER, Call.COMPLETE, Call.INITIATE})
+LOOK_FIRST = frozenset({Call.REGISTER, Call.COMPLETE, Call.INITIATE, Call.REFRESH, Call.PAIR_POLL})
 """Calls that are not sent again while an earlier one may have taken effect."""
 
+SIGN_IN = frozenset({Call.LOGIN, Call.REFRESH, Call.REVOKE, Call.PAIR_START, Call.PAIR_POLL})
+"""Calls that get, renew or end a credential."""
+
 LOOKED_UP = frozenset({Call.REGISTER, Call.COMPLETE})
-"""Those of them whose effect can be found; a lost initiate answer cannot."""
+"""Those of LOOK_FIRST whose effect can be found; that of the others is lost with the answer."""
 
 
 class Next(StrEnum):
@@ -196,8 +199,10 @@ VARIANTS: Mapping[tuple[Kind, str], Row] = {
     **{
         (Kind.ROUTE_UNKNOWN, call): _OPTIONAL
         for call in Call
-        if call not in (Call.ME, Call.PRESIGN, Call.REGISTER, Call.PUT_BODY)
+        if call not in (*SIGN_IN, Call.ME, Call.PRESIGN, Call.REGISTER, Call.PUT_BODY)
     },
+    # A person waits: how long is not decided behind their back.
+    **{(Kind.API_THROTTLE, call): replace(ROWS[Kind.API_THROTTLE], tries=1) for call in SIGN_IN},
     (Kind.NOT_ALLOWED, "quota"): replace(ROWS[Kind.NOT_ALLOWED], probe=Wait(900, 21600)),
     (Kind.OUR_DATA, Call.COMPLETE): Row(Next.FAIL, Retryable, fresh_uploads=1, fuse=True),
     (Kind.STORE_CONFLICT, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
@@ -275,11 +280,12 @@ def retry_after(value: str | None, date: str | None) -> float | None:
 
 
 def _seconds_between(earlier: str | None, later: str) -> float | None:
-    start, end = _date(earlier), _date(later)
+    start, end = date_of(earlier), date_of(later)
     return None if start is None or end is None else (end - start).total_seconds()
 
 
-def _date(text: str | None) -> datetime | None:
+def date_of(text: str | None) -> datetime | None:
+    """The moment that an HTTP date names; None if it names none. See RFC 9110, section 5.6.7."""
     try:
         date = parsedate_to_datetime(text or "")
     except (ValueError, TypeError, OverflowError):

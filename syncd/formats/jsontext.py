@@ -27,19 +27,24 @@ _ESCAPE = len(r"\u0000")
 SPACE = r"[ \t\n\r]*+"
 INTEGER = r"(?:0|[1-9][0-9]{0,18}+)"
 PLAIN = r'"[^"\\\x00-\x1f]{0,512}+"'
-_CHARACTERS = r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
+_CHARACTERS = r'(?>(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*)'
 SIMPLE = (
     rf'(?:"{_CHARACTERS}"|true|false|null|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)'
 )
-"""Pieces of expressions: white space, an offset, a key without escapes, a value that holds none."""
+"""
+Pieces of expressions: white space, an offset, a key without escapes, a value that holds none.
+
+A group is repeated as ``(?>(?:...)*)``: before Python 3.11.5, ``(?:...)*+`` goes wrong where something
+in the group backtracks (gh-106052, gh-100061).
+"""
 
 _SPACE = re.compile(SPACE)
 _BODY = re.compile(_CHARACTERS)
 _SCALAR = re.compile(rf"{SIMPLE}(?![\w.+-])")
 _INTEGER = re.compile(rf"{INTEGER}(?![\w.+-])")
 _RUNS = {
-    "]": re.compile(rf"(?:{SIMPLE}{SPACE},{SPACE})*+"),
-    "}": re.compile(rf"(?:{PLAIN}{SPACE}:{SPACE}{SIMPLE}{SPACE},{SPACE})*+"),
+    "]": re.compile(rf"(?>(?:{SIMPLE}{SPACE},{SPACE})*)"),
+    "}": re.compile(rf"(?>(?:{PLAIN}{SPACE}:{SPACE}{SIMPLE}{SPACE},{SPACE})*)"),
 }
 """Elements or members in a row, each with its comma: one match where a walk takes a call a token."""
 

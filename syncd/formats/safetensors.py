@@ -16,14 +16,14 @@ MAX_HEADER = 100_000_000
 
 _MEMBER = (
     rf'(?!"data_offsets"){PLAIN}{SPACE}:{SPACE}'
-    rf"(?:{SIMPLE}|\[{SPACE}(?:{INTEGER}{SPACE}(?:,{SPACE}{INTEGER}{SPACE})*+)?\])"
+    rf"(?:{SIMPLE}|\[{SPACE}(?:{INTEGER}{SPACE}(?>(?:,{SPACE}{INTEGER}{SPACE})*))?\])"
 )
 _USUAL = re.compile(
     rf'{SPACE},{SPACE}(?!"__metadata__"){PLAIN}{SPACE}:{SPACE}\{{{SPACE}'
-    rf"(?:{_MEMBER}{SPACE},{SPACE})*+"
+    rf"(?>(?:{_MEMBER}{SPACE},{SPACE})*)"
     rf'"data_offsets"{SPACE}:{SPACE}'
     rf"\[{SPACE}({INTEGER}){SPACE},{SPACE}({INTEGER}){SPACE}\]{SPACE}"
-    rf"(?:,{SPACE}{_MEMBER}{SPACE})*+\}}"
+    rf"(?>(?:,{SPACE}{_MEMBER}{SPACE})*)\}}"
 )
 """A tensor as all known writers put it, with the comma before it: one match, not 26 tokens."""
 

@@ -1,4 +1,4 @@
-"""Who may call: one user, one team of theirs and one that is not, keys, sessions and pairings."""
+"""Who may call: one user, the teams of theirs and one that is not, keys, sessions, pairings."""
 
 import base64
 import hashlib
@@ -12,6 +12,7 @@ from enum import Enum
 from syncd.sandbox.answers import ApiRefusal
 from syncd.sandbox.switches import Switches
 
+POLL_SLACK_S = 0.1
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 
@@ -35,12 +36,21 @@ class TokenPair:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """A device that waits for its user. ``expires_at`` is Unix seconds."""
+    """A device that waits for its user; times are Unix seconds. ``team_id`` is set by approval."""
 
     device_code: str
     user_code: str
     expires_at: float
-    approved: bool = False
+    team_id: str | None = None
+    next_poll_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a bearer token is, and the team that it carries; a session carries none."""
+
+    kind: Credential
+    team_id: str | None = None
 
 
 class Accounts:
@@ -65,20 +75,23 @@ class Accounts:
         self._secret = self._hex(32).encode()
         self.team_id = self.new_id()
         self.foreign_team_id = self.new_id()
-        self._keys: dict[str, Credential] = {}
-        self._refresh_tokens: set[str] = set()
+        self._keys: dict[str, Identity] = {}
+        self._chains: dict[str, str] = {}
+        self._live: dict[str, str] = {}
         self._pairings: dict[str, Pairing] = {}
         self.device_key = self._new_key("dk", Credential.DEVICE)
         self.integration_key = self._new_key("sk", Credential.INTEGRATION)
         self.agent_key = self._new_key("ak", Credential.AGENT)
+        more = {self.new_id(): name for name in switches().more_teams}
+        self.teams = {self.team_id: "Sandbox", **more}
 
     def new_id(self) -> str:
         """A random id in the form of a UUID."""
         digits = self._hex(16)
         return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
-    def identify(self, token: str | None) -> Credential | None:
-        """What kind of credential *token* is; None if it is none, expired or revoked."""
+    def identify(self, token: str | None) -> Identity | None:
+        """What *token* is; None if it is no credential, expired or revoked."""
         if token is None:
             return None
         return self._keys.get(token) or self._session(token)
@@ -89,19 +102,22 @@ class Accounts:
             raise ApiRefusal(401, "invalid email or password")
         return self.new_session()
 
-    def new_session(self) -> TokenPair:
-        """A token pair of the user."""
+    def new_session(self, chain: str | None = None) -> TokenPair:
+        """A token pair of the user, the first of a chain or the next in *chain*."""
         lifetime_s = self._switches().access_token_lifetime_s
         refresh = f"rt-{self._hex(20)}"
-        self._refresh_tokens.add(refresh)
+        chain = refresh if chain is None else chain
+        self._chains[refresh], self._live[chain] = chain, refresh
         return TokenPair(self._jwt(lifetime_s), refresh, lifetime_s)
 
     def refresh(self, token: str) -> TokenPair:
         """A new pair for a refresh token, which dies. Raises ApiRefusal (401) at its second use."""
-        if token not in self._refresh_tokens:
+        chain = self._chains.get(token)
+        if chain is None or self._live.get(chain) != token:
+            if chain is not None and self._switches().reuse_ends_chain:
+                self._live.pop(chain, None)
             raise ApiRefusal(401, "refresh token is spent or unknown")
-        self._refresh_tokens.remove(token)
-        return self.new_session()
+        return self.new_session(chain)
 
     def revoke(self, key: str) -> None:
         """Make *key* unknown from now on."""
@@ -115,12 +131,13 @@ class Accounts:
         self._pairings[pairing.device_code] = pairing
         return pairing
 
-    def confirm_pairing(self, user_code: str) -> None:
-        """Approve; case, dashes and spaces do not matter. Raises ApiRefusal (404)."""
+    def confirm_pairing(self, user_code: str, team_id: str | None = None) -> None:
+        """Approve for a team, the first unless given; case, dashes and spaces do not matter. 404."""
         wanted = _plain(user_code)
         for pairing in self._pairings.values():
             if _plain(pairing.user_code) == wanted and pairing.expires_at > self._now():
-                self._pairings[pairing.device_code] = replace(pairing, approved=True)
+                approved = replace(pairing, team_id=team_id or self.team_id)
+                self._pairings[pairing.device_code] = approved
                 return
         raise ApiRefusal(404, "resource not found")
 
@@ -129,19 +146,24 @@ class Accounts:
         None while pending, else the device key and its companion, once.
 
         Raises:
-            ApiRefusal: 404, expired, unknown or collected.
+            ApiRefusal: 404, expired, unknown or collected; 429, sooner than the interval allows.
         """
         pairing = self._pairings.get(device_code)
         if pairing is None or pairing.expires_at <= self._now():
             raise ApiRefusal(404, "resource not found")
-        if not pairing.approved:
+        if self._now() < pairing.next_poll_at:
+            raise ApiRefusal(429, "polled sooner than the interval allows")
+        if pairing.team_id is None:
+            after_s = self._switches().pairing_interval_s - POLL_SLACK_S
+            self._pairings[device_code] = replace(pairing, next_poll_at=self._now() + after_s)
             return None
         del self._pairings[device_code]
-        return self._new_key("dk", Credential.DEVICE), self._new_key("ak", Credential.AGENT)
+        device = self._new_key("dk", Credential.DEVICE, pairing.team_id)
+        return device, self._new_key("ak", Credential.AGENT, pairing.team_id)
 
-    def _new_key(self, prefix: str, kind: Credential) -> str:
+    def _new_key(self, prefix: str, kind: Credential, team_id: str | None = None) -> str:
         key = f"{prefix}-{self._hex(20)}"
-        self._keys[key] = kind
+        self._keys[key] = Identity(kind, team_id or self.team_id)
         return key
 
     def _hex(self, size: int) -> str:
@@ -161,13 +183,13 @@ class Accounts:
     def _signature(self, signed: str) -> str:
         return _base64url(hmac.digest(self._secret, signed.encode(), hashlib.sha256))
 
-    def _session(self, token: str) -> Credential | None:
+    def _session(self, token: str) -> Identity | None:
         signed, _, signature = token.rpartition(".")
         if not hmac.compare_digest(self._signature(signed).encode(), signature.encode()):
             return None
         segment = signed.partition(".")[2]
         claims = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
-        return Credential.SESSION if claims["exp"] > self._now() else None
+        return Identity(Credential.SESSION) if claims["exp"] > self._now() else None
 
 
 def _plain(code: str) -> str:

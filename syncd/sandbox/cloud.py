@@ -32,6 +32,9 @@ NEWS: Mapping[str, tuple[str, str]] = {
 }
 """By call: the member of the answer that is an id, and its name in the history."""
 
+MODELS = "custom_models"
+"""The feature that writes need."""
+
 PER_PAGE = 20
 PER_PAGE_MAX = 100
 
@@ -121,6 +124,7 @@ class Ask:
     origin: str
     token: str
     kind: Credential | None
+    team_id: str
 
 
 def _never_off(switches: Switches) -> None:
@@ -200,6 +204,7 @@ class Cloud:
     def _account_endpoints(self) -> list[Endpoint]:
         open_, device, session = Access.OPEN, Access.DEVICE, Access.SESSION
         confirm, pair = fields.CONFIRM, "/desktop/pair"
+        agents = attrgetter("agents_off")
         row = Endpoint
         return [
             row("login", "POST", "/auth/login", open_, fields.LOGIN, self._login),
@@ -209,7 +214,7 @@ class Cloud:
             row("pair_poll", "POST", f"{pair}/poll", open_, fields.POLL, self._poll),
             row("pair_confirm", "POST", f"{pair}/confirm", session, confirm, self._confirm, 204),
             row(Call.ME, "GET", "/users/me", Access.OWN, None, self._me),
-            row("agents", "GET", "/agents", Access.TEAM, None, self._agents),
+            row(Call.AGENTS, "GET", "/agents", Access.TEAM, None, self._agents, off=agents),
         ]  # fmt: skip
 
     def _model_endpoints(self) -> list[Endpoint]:
@@ -247,44 +252,52 @@ class Cloud:
             if switched_off is not None:
                 raise ApiRefusal(switched_off, "not available on this deployment")
             token = _bearer(request)
-            kind = self._admit(row.access, token, request)
+            kind, team_id = self._admit(row.access, token, request)
             body = await _body(request, row.shape)
             origin = f"{request.url.scheme}://{request.url.netloc}"
             query = dict(request.query_params)
-            ask = Ask(body, request.path_params, query, origin, token or "", kind)
+            ask = Ask(body, request.path_params, query, origin, token or "", kind, team_id)
             document = await row.handler(ask)
             request.state.draft.note(**_news(row.call, document))
             return json_answer(row.status, document)
 
         return Route(PREFIX + row.path, answer, methods=[row.method], name=row.call)
 
-    def _admit(self, access: Access, token: str | None, request: Request) -> Credential | None:
-        kind = self._accounts.identify(token)
+    def _admit(
+        self, access: Access, token: str | None, request: Request
+    ) -> tuple[Credential | None, str]:
+        """Kind and team of the caller, whom the table lets in."""
+        identity = self._accounts.identify(token)
+        kind, team_id = (identity.kind, identity.team_id) if identity else (None, None)
         who = kind.value if kind else "unknown" if token else "none"
         request.state.draft.note(who=who)
         if access is Access.OPEN:
-            return None
+            return None, self._accounts.team_id
         if kind is None:
             raise ApiRefusal(401, "credential missing, expired or revoked")
         if kind not in self._kinds(access):
             raise ApiRefusal(403, f"a {kind.value} credential cannot call this endpoint")
         if kind is Credential.SESSION and access not in WITHOUT_TEAM:
-            self._check_team(request.headers.get("x-team-id"))
+            team_id = self._checked_team(request.headers.get("x-team-id"))
         switches = self._switches()
-        if access in (Access.WRITE, Access.MULTIPART) and switches.role not in switches.writers:
-            raise ApiRefusal(403, f"role {switches.role} may not manage models")
-        return kind
+        if access in (Access.WRITE, Access.MULTIPART):
+            if switches.role not in switches.writers:
+                raise ApiRefusal(403, f"role {switches.role} may not manage models")
+            if MODELS in switches.features_off:
+                raise ApiRefusal(403, f"feature {MODELS} is not available")
+        return kind, team_id or self._accounts.team_id
 
     def _kinds(self, access: Access) -> set[Credential]:
         if access is Access.MULTIPART and self._switches().device_key_multipart:
             return KINDS[access] | {Credential.DEVICE}
         return KINDS[access]
 
-    def _check_team(self, team_id: str | None) -> None:
+    def _checked_team(self, team_id: str | None) -> str:
         if team_id is None:
             raise ApiRefusal(400, "X-Team-ID is required")
-        if team_id != self._accounts.team_id:
+        if team_id not in self._accounts.teams:
             raise ApiRefusal(403, "not a member of this team")
+        return team_id
 
     # Sign-in and pairing
 
@@ -315,24 +328,34 @@ class Cloud:
         return {"status": "approved", "raw_key": keys[0], "agent_key": keys[1]}
 
     async def _confirm(self, ask: Ask) -> None:
-        self._accounts.confirm_pairing(ask.fields["user_code"])
+        self._accounts.confirm_pairing(ask.fields["user_code"], ask.team_id)
 
     async def _me(self, ask: Ask) -> object:
-        features = {"features": {"custom_models": True}, "quotas": {"max_teams": -1}}
+        switches = self._switches()
+        on = {name: name not in switches.features_off for name in (MODELS, *switches.features_off)}
+        features = {"features": on, "quotas": {"max_teams": -1}}
+        role = {"role": switches.role} if switches.me_tells_role else {}
         return {
             "id": self._accounts.user_id,
             "first_name": "Ada",
             "last_name": "Example",
             "display_name": "Ada Example",
             "email_address": self._accounts.email,
-            "team_list": [{"id": self._accounts.team_id, "display_name": "Sandbox"}],
+            "team_list": [
+                {"id": team_id, "display_name": name, **role}
+                for team_id, name in self._accounts.teams.items()
+            ],
             "feature_flags": {"global": features, "account": features, "teams": {}},
         }
 
     async def _agents(self, ask: Ask) -> object:
         page, per_page = _paging(ask.query)
-        meta = {"current_page": page, "per_page": per_page, "total_count": 0}
-        return {"agent_list": [], "page_meta": meta}
+        agents = [
+            {"agent_id": f"agent-{number}", "agent_status": "idle"}
+            for number in range(1, self._switches().agents + 1)
+        ]
+        meta = {"current_page": page, "per_page": per_page, "total_count": len(agents)}
+        return {"agent_list": agents[(page - 1) * per_page : page * per_page], "page_meta": meta}
 
     # Models
 
@@ -344,16 +367,16 @@ class Cloud:
         too_large = switches.cap_at is Cap.PRESIGN and size > switches.single_put_cap
         if too_large and ask.kind is Credential.DEVICE:
             raise ApiRefusal(413, "file is larger than a single PUT may be")
-        key = self._storage_key(path)
+        key = self._storage_key(ask.team_id, path)
         self._reserved[key] = Reservation(path, ask.fields["model_type"], size)
         return {**_granted(self._store.grant_body(key, size)), "storage_key": key}
 
-    def _storage_key(self, model_path: str) -> str:
+    def _storage_key(self, team_id: str, model_path: str) -> str:
         if self._switches().fresh_keys:
             tail = self._accounts.new_id()
         else:
             tail = hashlib.sha256(model_path.encode()).hexdigest()[:32]
-        return f"models/{self._accounts.team_id}/{tail}"
+        return f"models/{team_id}/{tail}"
 
     async def _register(self, ask: Ask) -> object:
         said = ask.fields
@@ -403,7 +426,7 @@ class Cloud:
 
     async def _list(self, ask: Ask) -> object:
         page, per_page = _paging(ask.query)
-        records = self.records()
+        records = [record for record in self.records() if self._shown_to(ask, record)]
         first = (page - 1) * per_page
         switches = self._switches()
         items = [
@@ -433,9 +456,14 @@ class Cloud:
 
     def _found(self, ask: Ask) -> Registered:
         record = self._records.get(ask.params["model_id"])
-        if record is None:
+        if record is None or not self._shown_to(ask, record):
             raise ApiRefusal(404, "resource not found")
         return record
+
+    def _shown_to(self, ask: Ask, record: Registered) -> bool:
+        """Is *record* in the catalog of the caller's team? Its storage key names the team."""
+        others = self._accounts.teams.keys() - {ask.team_id}
+        return others.isdisjoint(record.storage_key.split("/"))
 
     def _stamp(self) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))

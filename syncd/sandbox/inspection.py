@@ -54,7 +54,8 @@ def inspection_routes(
 
     def approve(request: Request) -> Response:
         try:
-            accounts.confirm_pairing(request.query_params.get("user_code", ""))
+            said = request.query_params
+            accounts.confirm_pairing(said.get("user_code", ""), said.get("team_id"))
         except ApiRefusal as refusal:
             return PlainTextResponse(str(refusal), refusal.status)
         return PlainTextResponse("Approved. The device gets its key at its next poll.")

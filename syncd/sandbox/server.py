@@ -277,6 +277,11 @@ class Sandbox:
         """The user's password."""
         return self._accounts.password
 
+    @property
+    def teams(self) -> dict[str, str]:
+        """The user's teams: id to name, that of the device key first."""
+        return dict(self._accounts.teams)
+
     def revoke(self, key: str) -> None:
         """Make a device key unknown, as its user can on the Access page."""
         self._accounts.revoke(key)

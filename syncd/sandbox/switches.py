@@ -73,6 +73,13 @@ class Switches:
     clash_at_presign: bool = False
     register_repeats: bool = False  # a storage_key may be registered twice
 
+    more_teams: tuple[str, ...] = ()  # names of the user's teams beside the first; read once
+    me_tells_role: bool = False
+    features_off: tuple[str, ...] = ()  # by the licence; custom_models is what writes need
+    reuse_ends_chain: bool = False  # a refresh token used twice ends all that followed from it
+    agents: int = 0  # connected, all idle
+    agents_off: int | None = None
+
     role: str = "owner"
     writers: tuple[str, ...] = ("owner", "admin")
     access_token_lifetime_s: int = 3600

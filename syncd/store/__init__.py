@@ -10,22 +10,43 @@ from contextlib import contextmanager
 from syncd.core.tree import PathKey
 from syncd.store.db import Database, Lock, is_locked
 from syncd.store.files import Admission, Files, RootRow, Wanted
-from syncd.store.holds import HoldRow, Holds, Sent, Servers
+from syncd.store.holds import HOLD_KINDS, PAUSED, HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
-from syncd.store.records import Records, Retiring
-from syncd.store.report import FILE_STATES, FileReport, Report, RootReport
+from syncd.store.records import Records, Retiring, Standing
+from syncd.store.report import (
+    FILE_STATES,
+    Amount,
+    EventReport,
+    FileDetail,
+    FileReport,
+    Named,
+    NextTry,
+    Registered,
+    Report,
+    RootReport,
+)
+from syncd.store.upkeep import Upkeep
 
 __all__ = [
     "FILE_STATES",
+    "HOLD_KINDS",
+    "PAUSED",
     "Admission",
+    "Amount",
+    "EventReport",
+    "FileDetail",
     "FileReport",
     "HoldRow",
+    "Named",
+    "NextTry",
     "PathKey",
     "Records",
+    "Registered",
     "Report",
     "Retiring",
     "RootReport",
     "RootRow",
+    "Standing",
     "Store",
     "Wanted",
     "is_locked",
@@ -56,6 +77,7 @@ class Store:
         self.holds = Holds(self._db)
         self.servers = Servers(self._db)
         self.sent = Sent(self._db)
+        self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
 
     def close(self) -> None:

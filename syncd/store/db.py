@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from importlib import resources
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -229,9 +229,8 @@ class Database:
 
 def migrations() -> list[str]:
     """The numbered SQL files, in order; file n brings a database from version n - 1 to n."""
-    folder = resources.files("syncd.store") / "migrations"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
-    return [(folder / name).read_text("utf-8") for name in names]
+    folder = Path(__file__).with_name("migrations")
+    return [path.read_text("utf-8") for path in sorted(folder.glob("*.sql"))]
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

@@ -270,6 +270,14 @@ class Files:
                 )
         return freed
 
+    def judge_afresh(self, keys: Iterable[PathKey]) -> None:
+        """Forget why these paths get no job: the next look at them, or the next start, judges anew."""
+        with self._db.transaction():
+            self._db.run_many(
+                "DELETE FROM file WHERE root_id = ? AND rel_path = ? AND verdict <> 'wanted'",
+                [(root_id, os.fsencode(rel_path)) for root_id, rel_path in keys],
+            )
+
     def mark_unreadable(self, root_id: int, rel_path: str, reason: str, now_ms: int) -> None:
         """The worker could not open the file; it is looked at again when its ctime moves."""
         with self._db.transaction():

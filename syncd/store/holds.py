@@ -6,6 +6,12 @@ from syncd.core.allowance import hour_of, oldest_hour
 from syncd.model import Call
 from syncd.store.db import Database
 
+HOLD_KINDS = ("offline", "throttled", "operator", "limit", "root", "paused")
+"""What everything can wait for; ``paused`` is what a person asked for."""
+
+PAUSED = "paused"
+PAUSE_ADVICE = "To go on: syncd resume"
+
 
 @dataclass(frozen=True, slots=True)
 class HoldRow:
@@ -25,7 +31,7 @@ class HoldRow:
 
 
 class Holds:
-    """The hold table. Kinds: ``offline``, ``throttled``, ``operator``, ``limit``, ``root``."""
+    """The hold table: one row for each of ``HOLD_KINDS`` that is in force."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -43,6 +49,14 @@ class Holds:
             )
         assert row is not None
         return HoldRow(**dict(row))
+
+    def pause(self, now_ms: int) -> None:
+        """A person wants nothing to be sent until they say so; a second time changes nothing."""
+        with self._db.transaction():
+            self._db.run(
+                "INSERT OR IGNORE INTO hold (kind, since, why, advice, probe_at) VALUES (?, ?, ?, ?, ?)",
+                (PAUSED, now_ms, "paused by syncd pause", PAUSE_ADVICE, now_ms),
+            )
 
     def all(self) -> list[HoldRow]:
         """The holds in force, oldest first."""

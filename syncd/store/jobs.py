@@ -6,6 +6,7 @@ taken away meanwhile, and is answered with ``LeaseLost``. A change of state, its
 are one commit.
 """
 
+import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -41,8 +42,15 @@ _UPLOAD_FACTS = (
 )  # fmt: skip
 
 
-_NOT_STORED = "state IN ('queued', 'leased', 'failed') AND stored_at IS NULL AND record_id IS NULL"
+_NOT_STORED = (
+    "state IN ('queued', 'leased', 'failed', 'cancelled')"
+    " AND stored_at IS NULL AND record_id IS NULL"
+)
 """A file that is wanted, and whose bytes are not all in the store."""
+
+CANCEL_ADVICE = "To send it after all: syncd retry, with its path"
+_AMONG = " AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)))"
+"""Of the jobs that may be claimed at all."""
 
 REREAD_MS = 7 * 24 * 3600 * 1000
 """Between two reads of a file whose times do not tell when it changes."""
@@ -54,6 +62,8 @@ class Jobs:
     def __init__(self, db: Database) -> None:
         self._db = db
         self.records = Records(db)
+        self.only: frozenset[int] | None = None
+        """The jobs that may be claimed; None: all."""
 
     # -- birth -----------------------------------------------------------------------------------
 
@@ -108,9 +118,14 @@ class Jobs:
                 "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
                 " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now"
                 " WHERE id = (SELECT id FROM job WHERE state = 'queued' AND held_class IS NULL"
-                "             AND run_after <= :now ORDER BY priority, size, id LIMIT 1)"
+                f"             AND run_after <= :now{_AMONG} ORDER BY priority, size, id LIMIT 1)"
                 " RETURNING id",
-                {"owner": owner, "now": now_ms, "expires": now_ms + ttl_ms},
+                {
+                    "owner": owner,
+                    "now": now_ms,
+                    "expires": now_ms + ttl_ms,
+                    "only": self._only_as_json(),
+                },
             )
             if row is None:
                 return None
@@ -131,8 +146,13 @@ class Jobs:
         """When the next queued job may start; None when nothing is queued."""
         row = self._db.one(
             "SELECT min(run_after) AS due FROM job WHERE state = 'queued' AND held_class IS NULL"
+            f"{_AMONG}",
+            {"only": self._only_as_json()},
         )
         return None if row is None else row["due"]
+
+    def _only_as_json(self) -> str | None:
+        return None if self.only is None else json.dumps(sorted(self.only))
 
     def expire(self, now_ms: int) -> int:
         """Give back every job whose lease ran out; how many there were."""
@@ -475,25 +495,45 @@ class Jobs:
             self._db.run(
                 "UPDATE reread SET due_at = ? WHERE due_at <= ?", (now_ms + REREAD_MS, now_ms)
             )
-            return sum(self._once_more(row["root_id"], row["rel_path"], now_ms) for row in rows)
+            again = [self._once_more(row["root_id"], row["rel_path"], now_ms) for row in rows]
+            return len([job_id for job_id in again if job_id is not None])
 
-    def _once_more(self, root_id: int, path: bytes, now_ms: int) -> bool:
-        """Queue what the last job of a path did, if that is done."""
+    def _once_more(self, root_id: int, path: bytes, now_ms: int) -> int | None:
+        """Queue what the last job of a path did, if that is done; the new job's id."""
         row = self._db.one(
             f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
             (root_id, path),
         )
         if row is None or row["state"] != State.DONE:
-            return False
+            return None
         job = job_of(row)
         found = FoundFile(root_id, job.rel_path, job.fingerprint, job.fingerprint.size)
-        self.enqueue(found, job.target, now_ms, Priority.BACKFILL)
-        return True
+        return self.enqueue(found, job.target, now_ms, Priority.BACKFILL)
+
+    def send_again(self, root_id: int, rel_path: str, now_ms: int) -> int | None:
+        """
+        Queue a registered file whose record others deleted, disabled or moved; the job's id.
+
+        The old record is left to whoever did that. None, and nothing changed, where the path's last
+        job did not end with a record.
+        """
+        with self._db.transaction():
+            row = self._db.one(
+                "SELECT record_id FROM job JOIN record USING (record_id) WHERE job.id ="
+                " (SELECT max(id) FROM job WHERE root_id = ? AND rel_path = ?)"
+                " AND job.state = 'done'",
+                (root_id, os.fsencode(rel_path)),
+            )
+            if row is None:
+                return None
+            self.records.let_go(row["record_id"], now_ms)
+            return self._once_more(root_id, os.fsencode(rel_path), now_ms)
 
     def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, why: str) -> bool:
-        """Inside the caller's transaction: supersede the path's live or failed job, if it has one."""
+        """Inside the caller's transaction: supersede the path's job, if one is not done with."""
         rows = self._db.all(
-            f"{_SELECT} WHERE root_id = ? AND rel_path = ? AND state IN ('queued', 'leased', 'failed')",
+            f"{_SELECT} WHERE root_id = ? AND rel_path = ?"
+            " AND state IN ('queued', 'leased', 'failed', 'cancelled')",
             (root_id, os.fsencode(rel_path)),
         )
         for job in map(job_of, rows):
@@ -513,15 +553,62 @@ class Jobs:
             failed = map(job_of, self._db.all(f"{_SELECT} WHERE state = 'failed'"))
             jobs = [job for job in failed if only is None or job.id in only]
             for job in jobs:
-                if job.upload_id is not None and job.stored_at is None:
-                    self._void_upload(job.id)  # given up when the job failed: it is being aborted
-                self._db.run(
-                    "UPDATE job SET state = ?, run_after = ?, attempt = 0, updated_at = ? WHERE id = ?",
-                    (advance(State.FAILED, Event.REQUEUE), now_ms, now_ms, job.id),
-                )
-                self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
-                self._log(job.id, State.FAILED, State.QUEUED, Event.REQUEUE, now_ms, why)
+                self._requeue(job, now_ms, why)
             return len(jobs)
+
+    def _requeue(self, job: Job, now_ms: int, why: str) -> None:
+        if job.upload_id is not None and job.stored_at is None:
+            self._void_upload(job.id)  # given up when the job ended: it is being aborted
+        state = advance(job.state, Event.REQUEUE)
+        self._db.run(
+            "UPDATE job SET state = ?, run_after = ?, attempt = 0, updated_at = ? WHERE id = ?",
+            (state, now_ms, now_ms, job.id),
+        )
+        self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
+        self._log(job.id, job.state, state, Event.REQUEUE, now_ms, why)
+
+    # -- what a person says ----------------------------------------------------------------------
+
+    def retry_now(self, job_id: int, now_ms: int) -> None:
+        """Try a job that failed, was cancelled or waits again, now and with its counters reset."""
+        with self._db.transaction():
+            job = self.get(job_id)
+            if job.state in (State.FAILED, State.CANCELLED):
+                self._requeue(job, now_ms, "syncd retry")
+            self._db.run(
+                "UPDATE job SET run_after = ?, attempt = 0, updated_at = ?, last_kind = NULL,"
+                " last_error = NULL, last_advice = NULL, held_class = NULL"
+                " WHERE id = ? AND state = 'queued' AND held_class IS NOT 'bundle'",
+                (now_ms, now_ms, job.id),
+            )
+            self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
+
+    def bump(self, job_id: int, now_ms: int) -> None:
+        """Let a queued job be the next that is claimed."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE job SET priority = ?, run_after = ?, updated_at = ?"
+                " WHERE id = ? AND state = 'queued'",
+                (Priority.BUMPED, now_ms, now_ms, job_id),
+            )
+
+    def cancel(self, job_id: int, now_ms: int) -> None:
+        """
+        End a job that is not done, and its upload with it; whoever works at it loses the lease.
+
+        Its path gets no other job before the file changes or somebody asks for a retry.
+        """
+        with self._db.transaction():
+            job = self.get(job_id)
+            state = advance(job.state, Event.CANCEL)
+            self._end_upload(job, "unwanted", now_ms)
+            self._db.run(
+                "UPDATE job SET state = ?, lease_owner = NULL, lease_expires_at = NULL,"
+                " held_class = NULL, last_error = ?, last_advice = ?, last_kind = NULL,"
+                " updated_at = ? WHERE id = ?",
+                (state, "cancelled by syncd cancel", CANCEL_ADVICE, now_ms, job_id),
+            )
+            self._log(job_id, job.state, state, Event.CANCEL, now_ms, "syncd cancel")
 
     def make_due(self, job: Job, now_ms: int) -> None:
         """Let a queued job run now instead of after its own wait."""

@@ -7,8 +7,10 @@ the intent committed first. Who wants a record back before that call has it.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from syncd.core.drift import Drift
 from syncd.model import Job, KnownFile, Target
 from syncd.store.db import Database
 
@@ -21,6 +23,27 @@ class Retiring:
     model_path: str
     sha256: str
     replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    A record that should be in force.
+
+    Args:
+        ours: This syncd registered it.
+        known_at: When it was registered or adopted, Unix ms.
+        drift: What others had done to it when it was last looked at.
+        twin_id: The record that it was about to make way for.
+    """
+
+    record_id: str
+    model_path: str
+    sha256: str
+    ours: bool
+    known_at: int
+    drift: Drift | None
+    twin_id: str | None
 
 
 class Records:
@@ -37,12 +60,14 @@ class Records:
             " rel_path, adopted, registered_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (model_path, sha256) DO UPDATE SET record_id = excluded.record_id,"
             " storage_key = coalesce(excluded.storage_key, storage_key),"
+            " registered_at = excluded.registered_at,"
             " root_id = excluded.root_id, rel_path = excluded.rel_path,"
             # A record of ours that is met again in the catalog is still ours.
             " adopted = CASE WHEN record_id = excluded.record_id THEN min(adopted, excluded.adopted)"
             " ELSE excluded.adopted END,"
             " gone_at = NULL, replaced_at = NULL, retire_sent_at = NULL, retired_at = NULL,"
-            " retire_after = 0",
+            " retire_after = 0, checked_at = NULL, twin_id = NULL,"
+            " drift = CASE WHEN record_id = excluded.record_id THEN drift END",
             (
                 record_id,
                 path,
@@ -117,6 +142,65 @@ class Records:
                 (target.model_path, record_id),
             )
 
+    # -- what others did to them -----------------------------------------------------------------
+
+    def has_unchecked(self) -> bool:
+        """Is one known that was never compared with the listing?"""
+        return (
+            self._db.one(f"SELECT 1 FROM record WHERE checked_at IS NULL AND {_STANDS}") is not None
+        )
+
+    def standing(self) -> list[Standing]:
+        """The records that should be in force because their file is here, or was when last seen."""
+        rows = self._db.all(f"SELECT * FROM record WHERE {_STANDS} ORDER BY model_path, sha256")
+        return [
+            Standing(
+                row["record_id"],
+                row["model_path"],
+                row["sha256"],
+                ours=not row["adopted"],
+                known_at=row["registered_at"],
+                drift=None if row["drift"] is None else Drift(row["drift"]),
+                twin_id=row["twin_id"],
+            )
+            for row in rows
+        ]
+
+    def note_checked(self, drifts: Mapping[str, Drift | None], now_ms: int) -> None:
+        """What a look at the listing made of records, by their ids."""
+        with self._db.transaction():
+            self._db.run_many(
+                "UPDATE record SET checked_at = ?, drift = ? WHERE record_id = ?",
+                [(now_ms, drift, record_id) for record_id, drift in drifts.items()],
+            )
+
+    def note_twin(self, record_id: str, twin_id: str | None) -> None:
+        """It is about to be disabled in favour of another record; None: it stays after all."""
+        with self._db.transaction():
+            self._db.run("UPDATE record SET twin_id = ? WHERE record_id = ?", (twin_id, record_id))
+
+    def make_way(self, record_id: str, twin_id: str) -> None:
+        """It is disabled; from now on the other record is what stands for its file."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE record SET record_id = :twin, adopted = 1, storage_key = NULL,"
+                " twin_id = NULL, drift = NULL WHERE record_id = :own",
+                {"twin": twin_id, "own": record_id},
+            )
+            self._db.run(
+                "UPDATE job SET record_id = :twin, adopted = 1"
+                " WHERE record_id = :own AND state = 'done'",
+                {"twin": twin_id, "own": record_id},
+            )
+
+    def let_go(self, record_id: str, now_ms: int) -> None:
+        """Inside the caller's transaction: nothing relies on it any more, and nobody touches it."""
+        self._db.run(
+            "UPDATE record SET retire_sent_at = :now, retired_at = :now, drift = NULL"
+            " WHERE record_id = :id",
+            {"now": now_ms, "id": record_id},
+        )
+
     # -- retiring --------------------------------------------------------------------------------
 
     def retiring(
@@ -181,6 +265,23 @@ class Records:
         """The call did not get through; it may have taken effect."""
         self._write(retiring, "retire_after = ?", until_ms)
 
+    def own(self, record_id: str) -> Retiring | None:
+        """The record of that id, if this syncd registered it."""
+        row = self._db.one(
+            "SELECT record_id, model_path, sha256, replaced_at FROM record"
+            " WHERE record_id = ? AND adopted = 0",
+            (record_id,),
+        )
+        if row is None:
+            return None
+        replaced = row["replaced_at"] is not None
+        return Retiring(row["record_id"], row["model_path"], row["sha256"], replaced=replaced)
+
+    def note_deleted(self, retiring: Retiring) -> None:
+        """It is gone from the catalog: nothing has to be remembered of it."""
+        with self._db.transaction():
+            self._db.run("DELETE FROM record WHERE record_id = ?", (retiring.record_id,))
+
     def reinstate(self, retiring: Retiring) -> None:
         """It is in force again."""
         self._write(retiring, "retire_sent_at = NULL, retired_at = NULL, replaced_at = ?", None)
@@ -194,6 +295,8 @@ class Records:
 
 
 _KNOWN_ID = "record_id NOT LIKE 'unknown:%'"
+
+_STANDS = f"gone_at IS NULL AND replaced_at IS NULL AND retire_sent_at IS NULL AND {_KNOWN_ID}"
 
 _NO_FILE = (
     "NOT EXISTS (SELECT 1 FROM file"

@@ -1,4 +1,4 @@
-"""What ``status`` and the final summary show, read without disturbing the writer."""
+"""What the commands show, read without disturbing the writer."""
 
 import os
 from collections import Counter
@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from syncd.core import drift
+from syncd.core.agenda import Owned
 from syncd.core.preview import Known
-from syncd.model import Verdict, printable
+from syncd.core.tree import PathKey
+from syncd.model import Fingerprint, Record, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.files import find_root
 from syncd.store.holds import HoldRow, Holds
@@ -19,9 +22,11 @@ WAITING = "waiting"
 UPLOADING = "uploading"
 NEEDS_SIGN_IN = "needs_sign_in"
 FAILED = "failed"
+CANCELLED = "cancelled"
+DRIFT = "drift"  # it was registered, and others did something to its record
 
 FILE_STATES = (
-    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED,
+    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED, DRIFT,
     "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
 )  # fmt: skip
 """Every file on disk is in exactly one of these."""
@@ -66,19 +71,129 @@ class RootReport:
     scanned_at: int | None
 
 
-_FILES = """
-SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
-       file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
-       file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
-       job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
-       (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
-  FROM file
-  JOIN root ON root.id = file.root_id
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A file by root and path, how a person is told of it, its state, and its latest job."""
+
+    key: PathKey
+    shown: str
+    state: str
+    job_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many files, of so many bytes in all."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NextTry:
+    """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
+
+    path: str
+    run_after: int
+    attempt: int
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """
+    One change of owner of a job; ``from_state`` is None where it was born. Unix milliseconds.
+
+    ``root``, ``root_type`` and ``path`` are as in ``FileReport``.
+    """
+
+    at: int
+    root: str
+    root_type: str | None
+    path: str
+    event: str | None
+    from_state: str | None
+    to_state: str
+    why: str | None
+
+    @property
+    def shown(self) -> str:
+        """What a person is told, as ``FileReport.shown``."""
+        return self.path if self.root_type is None else f"{self.root}/{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What is known of the job that brings a file into the catalog. Times are Unix milliseconds."""
+
+    id: int
+    created_at: int
+    updated_at: int
+    storage_key: str | None
+    stored_at: int | None
+    part_size: int | None
+    last_kind: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetail:
+    """
+    Everything about one file.
+
+    ``job`` is its latest one, None where it never had one; ``registered_at`` is when its record was
+    last made or found.
+    """
+
+    file: FileReport
+    fingerprint: Fingerprint
+    judged_at: int
+    job: JobReport | None
+    registered_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A file whose bytes the catalog holds as far as we know; names as ``os.fsdecode`` makes them."""
+
+    root: str
+    root_type: str | None
+    rel_path: str
+    fingerprint: Fingerprint
+    sha256: str
+    record_id: str
+    model_path: str
+
+
+_LATEST = """
   LEFT JOIN job ON job.id = (
        SELECT max(id) FROM job AS latest
         WHERE latest.root_id = file.root_id
           AND latest.rel_path = file.rel_path)
- ORDER BY root.id, file.rel_path
+  LEFT JOIN record ON record.model_path = job.model_path AND record.sha256 = job.sha256
+   AND record.record_id = job.record_id
+"""
+
+_SELECT = f"""
+SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
+       file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
+       file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
+       job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
+       job.id AS job_id, job.created_at, job.updated_at, job.storage_key, job.stored_at,
+       job.part_size, job.priority, file.judged_at, record.drift,
+       (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
+  FROM file
+  JOIN root ON root.id = file.root_id
+{_LATEST}"""
+_FILES = f"{_SELECT} ORDER BY root.id, file.rel_path"
+_ONE = f"{_SELECT} WHERE file.root_id = ? AND file.rel_path = ?"
+# As ``Jobs.claim`` takes them: what may start now by its priority and size, the rest as it comes due.
+_QUEUE = f"""{_SELECT} WHERE file.verdict = 'wanted' AND job.state IN ('leased', 'queued')
+ ORDER BY job.state, job.held_class IS NOT NULL, max(job.run_after, :now), job.priority, job.size,
+          job.id
+"""
+_EVENTS = """
+SELECT job_event.*, job.rel_path, root.path AS root, root.type_key
+  FROM job_event JOIN job ON job.id = job_event.job_id JOIN root ON root.id = job.root_id
 """
 
 
@@ -105,9 +220,87 @@ class Report:
         for row in self._db.all(_FILES):
             yield _file_report(row)
 
-    def counts(self) -> Counter[str]:
-        """How many files are in each state."""
-        return Counter(file.state for file in self.files())
+    def amounts(self) -> dict[str, Amount]:
+        """How many files are in each state that any is in, and their bytes."""
+        files, size = Counter[str](), Counter[str]()
+        for row in self._db.all(
+            "SELECT verdict, state, held_class, last_kind, drift, count(*) AS files,"
+            f" sum(file.size) AS bytes FROM file {_LATEST}"
+            " GROUP BY verdict, state, held_class, last_kind, drift"
+        ):
+            state = _file_state(row)
+            files[state] += row["files"]
+            size[state] += row["bytes"]
+        return {state: Amount(files[state], size[state]) for state in files}
+
+    def counts(self) -> dict[str, int]:
+        """How many files are in each state that any is in."""
+        return {state: amount.files for state, amount in self.amounts().items()}
+
+    def places(self, named: str | None = None) -> list[Named]:
+        """
+        Every file, or the one that a person *named*, or all below the folder of that name.
+
+        A name is a path below ``models_dir``, or an absolute one below any watched directory.
+        """
+        found: list[Named] = []
+        for root in self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id"):
+            below = "" if named is None else rel_path_in(root, named)
+            if below is not None:
+                found += self._places_in(root, os.fsencode(below))
+        return found
+
+    def _places_in(self, root: Any, below: bytes) -> Iterator[Named]:
+        where = "file.root_id = :root"
+        if below:
+            where += (
+                " AND (file.rel_path = :path OR (file.rel_path > :first AND file.rel_path < :end))"
+            )
+        for row in self._db.all(
+            "SELECT file.rel_path, verdict, job.id AS job_id, state, held_class, last_kind, drift"
+            f" FROM file {_LATEST} WHERE {where} ORDER BY file.rel_path",
+            {"root": root["id"], "path": below, "first": below + b"/", "end": below + b"0"},
+        ):
+            rel_path = os.fsdecode(row["rel_path"])
+            shown = printable(rel_path if root["type_key"] is None else _absolute(root, rel_path))
+            yield Named((root["id"], rel_path), shown, _file_state(row), row["job_id"])
+
+    def root_paths(self, named: str) -> list[PathKey]:
+        """Where a path that a person *named* would lie, in each watched directory that it may be in."""
+        roots = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
+        found = [(root["id"], rel_path_in(root, named)) for root in roots]
+        return [(root_id, rel_path) for root_id, rel_path in found if rel_path is not None]
+
+    def next_tries(self, most: int) -> list[NextTry]:
+        """The files that are tried again soonest; names are printable."""
+        rows = self._db.all(
+            "SELECT rel_path, run_after, attempt, last_error FROM job WHERE state = 'queued'"
+            " AND held_class IS NULL AND last_kind IS NOT NULL ORDER BY run_after LIMIT ?",
+            (most,),
+        )
+        return [
+            NextTry(
+                printable(os.fsdecode(row["rel_path"])),
+                row["run_after"],
+                row["attempt"],
+                row["last_error"],
+            )
+            for row in rows
+        ]
+
+    def oldest_waiting_at(self) -> int | None:
+        """Since when the oldest job waits that a worker may take."""
+        return self._moment(
+            "SELECT min(created_at) AS at FROM job WHERE state = 'queued' AND held_class IS NULL"
+        )
+
+    def last_success_at(self) -> int | None:
+        """When a file came into the catalog last, or was found there."""
+        return self._moment("SELECT max(registered_at) AS at FROM record")
+
+    def _moment(self, sql: str) -> int | None:
+        row = self._db.one(sql)
+        return None if row is None else row["at"]
 
     def unfinished(self) -> int:
         """Jobs that are queued or under way; those that wait for a sign-in or a bundle are neither."""
@@ -124,30 +317,200 @@ class Report:
         root_id = find_root(self._db, root, real_path or root, type_key)
         return {
             os.fsdecode(row["rel_path"]): Known(
-                fingerprint_of(row), report.state, report.why, report.model_path
+                fingerprint_of(row),
+                report.state,
+                report.why,
+                report.model_path,
+                report.sha256,
+                report.record_id,
             )
             for row in self._db.all(_FILES)
             if row["root_id"] == root_id
             for report in [_file_report(row)]
         }
 
+    def file(
+        self, root: str, rel_path: str, *, real_path: str | None = None, type_key: str | None = None
+    ) -> FileDetail | None:
+        """One file of a root by its raw names, or None where no walk has met it yet."""
+        root_id = find_root(self._db, root, real_path or root, type_key)
+        row = self._db.one(_ONE, (root_id, os.fsencode(rel_path)))
+        if row is None:
+            return None
+        registered = self._db.one(
+            "SELECT registered_at FROM record WHERE model_path = ? AND sha256 = ?",
+            (row["model_path"], row["sha256"]),
+        )
+        return FileDetail(
+            _file_report(row),
+            fingerprint_of(row),
+            row["judged_at"],
+            None if row["job_id"] is None else _job_report(row),
+            None if registered is None else registered["registered_at"],
+        )
+
+    def events_of(
+        self,
+        root: str,
+        rel_path: str,
+        *,
+        real_path: str | None = None,
+        type_key: str | None = None,
+    ) -> list[EventReport]:
+        """What happened to the jobs of one path, oldest first."""
+        root_id = find_root(self._db, root, real_path or root, type_key)
+        rows = self._db.all(
+            f"{_EVENTS} WHERE job.root_id = ? AND job.rel_path = ? ORDER BY job_event.id",
+            (root_id, os.fsencode(rel_path)),
+        )
+        return list(map(_event_report, rows))
+
+    def history(self, *, since_ms: int, most: int) -> list[EventReport]:
+        """The latest *most* events since *since_ms*, oldest first."""
+        rows = self._db.all(
+            f"{_EVENTS} WHERE job_event.at >= ? ORDER BY job_event.id DESC LIMIT ?",
+            (since_ms, most),
+        )
+        return list(map(_event_report, reversed(rows)))
+
+    def queue(self, now_ms: int) -> Iterator[FileReport]:
+        """The files that are on their way or wait for their turn, in the order of their turns."""
+        for row in self._db.all(_QUEUE, {"now": now_ms}):
+            yield _file_report(row)
+
+    def paths(self, most: int) -> Iterator[tuple[str, str | None, str]]:
+        """(root, its type, rel_path) of at most so many files, by their raw names."""
+        rows = self._db.all(
+            "SELECT root.path, root.type_key, file.rel_path FROM file"
+            " JOIN root ON root.id = file.root_id LIMIT ?",
+            (most,),
+        )
+        for row in rows:
+            yield os.fsdecode(row["path"]), row["type_key"], os.fsdecode(row["rel_path"])
+
+    def registered(self) -> Iterator[Registered]:
+        """The files on disk that are in the catalog, by path."""
+        for row in self._db.all(_FILES):
+            if row["verdict"] == Verdict.WANTED and _state(row) == REGISTERED:
+                yield Registered(
+                    os.fsdecode(row["root"]),
+                    row["type_key"],
+                    os.fsdecode(row["rel_path"]),
+                    fingerprint_of(row),
+                    row["sha256"],
+                    row["record_id"],
+                    row["model_path"],
+                )
+
+    def uploads(self) -> Counter[str]:
+        """How many multipart uploads were left in each state."""
+        rows = self._db.all("SELECT state, count(*) AS n FROM upload GROUP BY state")
+        return Counter({row["state"]: row["n"] for row in rows})
+
+    def team_id(self) -> str | None:
+        """The team whose catalog this is about; None as long as only device keys were used."""
+        row = self._db.one("SELECT team_id FROM cloud")
+        return None if row is None else row["team_id"]
+
+    def newest_records(self, most: int) -> list[str]:
+        """Ids of records that are to stay in the catalog, at most so many, the newest first."""
+        rows = self._db.all(
+            "SELECT record_id FROM record WHERE retired_at IS NULL AND retire_sent_at IS NULL"
+            " ORDER BY registered_at DESC LIMIT ?",
+            (most,),
+        )
+        return [row["record_id"] for row in rows]
+
+    def own_records(self) -> list[Record]:
+        """The records that this machine registered or adopted, as a listing would show them."""
+        rows = self._db.all("SELECT * FROM record ORDER BY model_path, sha256")
+        return [
+            Record(
+                id=row["record_id"],
+                model_path=row["model_path"],
+                model_type=None,
+                display_name=None,
+                storage_key=row["storage_key"],
+                file_size=row["size"],
+                file_hash=f"{drift.HASH_PREFIX}{row['sha256']}",
+                model_status="active" if row["retire_sent_at"] is None else "disabled",
+            )
+            for row in rows
+        ]
+
+    def owned(self) -> list[Owned]:
+        """The records that this machine registered and did not delete, by path."""
+        rows = self._db.all(
+            "SELECT record.*, root.path AS root FROM record JOIN root ON root.id = record.root_id"
+            " WHERE adopted = 0 AND record_id NOT LIKE 'unknown:%' ORDER BY model_path, sha256"
+        )
+        return [
+            Owned(
+                row["record_id"],
+                row["model_path"],
+                row["sha256"],
+                row["size"],
+                os.fsdecode(row["root"]),
+                os.fsdecode(row["rel_path"]),
+                since=row["gone_at"] if row["replaced_at"] is None else row["replaced_at"],
+                replaced=row["replaced_at"] is not None,
+                retired_at=row["retired_at"],
+            )
+            for row in rows
+        ]
+
+    def recent_uploads(self, most: int = 20) -> list[tuple[int, int, int]]:
+        """(began, ended, bytes) of the last files that were sent, in Unix milliseconds."""
+        rows = self._db.all(
+            "SELECT size, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'claim')"
+            " AS began, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'finish')"
+            " AS ended FROM job WHERE state = 'done' AND stored_at IS NOT NULL"
+            " ORDER BY id DESC LIMIT ?",
+            (most,),
+        )
+        return [(row["began"], row["ended"], row["size"]) for row in rows]
+
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""
-        row = self._db.one("SELECT count(*) AS n FROM upload WHERE state = 'abandoned'")
-        return 0 if row is None else int(row["n"])
+        return self.uploads()["abandoned"]
+
+
+def rel_path_in(root: Any, named: str) -> str | None:
+    """The path that a person *named*, below a root's row; None if it lies elsewhere."""
+    path = os.path.normpath(named)
+    if not os.path.isabs(path):
+        return "" if path == "." else path
+    for column in ("path", "real_path"):
+        folder = os.fsdecode(root[column]).rstrip("/")
+        if path == folder:
+            return ""
+        if path.startswith(folder + "/"):
+            return path[len(folder) + 1 :]
+    return None
+
+
+def _absolute(root: Any, rel_path: str) -> str:
+    return os.path.join(os.fsdecode(root["path"]), rel_path)
+
+
+def _file_state(row: Any) -> str:
+    return _state(row) if row["verdict"] == Verdict.WANTED else str(row["verdict"])
 
 
 def _file_report(row: Any) -> FileReport:
     wanted = row["verdict"] == Verdict.WANTED
-    state = _state(row) if wanted else row["verdict"]
+    state = _file_state(row)
+    why, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
+    if state == DRIFT:
+        why, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
         root_type=row["type_key"],
         path=printable(os.fsdecode(row["rel_path"])),
         size=row["size"],
         state=state,
-        why=(row["last_error"] if wanted else row["reason"]),
-        advice=row["last_advice"] if wanted or state == "unreadable" else None,
+        why=why,
+        advice=advice if wanted or state == "unreadable" else None,
         model_path=row["model_path"],
         sha256=row["sha256"] if wanted else None,
         record_id=row["record_id"] if wanted else None,
@@ -159,14 +522,41 @@ def _file_report(row: Any) -> FileReport:
     )
 
 
+def _job_report(row: Any) -> JobReport:
+    return JobReport(
+        row["job_id"],
+        row["created_at"],
+        row["updated_at"],
+        row["storage_key"],
+        row["stored_at"],
+        row["part_size"],
+        row["last_kind"],
+    )
+
+
+def _event_report(row: Any) -> EventReport:
+    return EventReport(
+        row["at"],
+        printable(os.fsdecode(row["root"])),
+        row["type_key"],
+        printable(os.fsdecode(row["rel_path"])),
+        row["event"],
+        row["from_state"],
+        row["to_state"],
+        row["why"],
+    )
+
+
 def _state(row: Any) -> str:
     match row["state"]:
         case "done":
-            return REGISTERED
+            return DRIFT if row["drift"] else REGISTERED
         case "leased":
             return UPLOADING
         case "failed":
             return FAILED
+        case "cancelled":
+            return CANCELLED
         case "queued" if row["held_class"] == "large":
             return NEEDS_SIGN_IN
         case "queued" if row["held_class"]:

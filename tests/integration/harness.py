@@ -143,11 +143,11 @@ class Home:
 
     def status(self) -> dict[str, Any]:
         """``syncd status --json``, held to its schema."""
-        return self._document("status")
+        return self.document("status")
 
     def plan(self) -> dict[str, Any]:
         """``syncd plan --json``, held to its schema."""
-        return self._document("plan")
+        return self.document("plan")
 
     def counts(self) -> dict[str, int]:
         """How many files are in each state."""
@@ -158,9 +158,10 @@ class Home:
         (found,) = [file for file in self.status()["files"] if file["path"] == rel_path]
         return dict(found)
 
-    def _document(self, command: str) -> dict[str, Any]:
-        done = self.run(command, "--json")
-        assert done.code == 0, done.err
+    def document(self, command: str, *args: str, code: int = 0) -> dict[str, Any]:
+        """The ``--json`` output of a command that ends with *code*, held to its schema."""
+        done = self.run(command, *args, "--json")
+        assert done.code == code, done.err
         document: dict[str, Any] = json.loads(done.out)
         schema = json.loads((PROJECT / f"docs/schemas/{command}.schema.json").read_text())
         jsonschema.validate(document, schema)

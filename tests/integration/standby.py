@@ -12,10 +12,18 @@ import rich.progress_bar
 import rich.table  # noqa: F401
 
 import syncd.cli.config
+import syncd.cli.doctor
+import syncd.cli.files
+import syncd.cli.gc
+import syncd.cli.login
 import syncd.cli.plan
+import syncd.cli.reaching
 import syncd.cli.render
 import syncd.cli.run
 import syncd.cli.status
+import syncd.cli.support
+import syncd.cli.verify
+import syncd.cli.whoami
 import syncd.service  # noqa: F401
 from syncd.cli import entry
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sqlite3
+import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -42,7 +43,10 @@ FILES = {
 LARGE = "loras/large.safetensors"
 COMMANDS = (
     ("status",), ("status", "--json"), ("status", "--all"), ("plan",), ("plan", "--json"),
-    ("config", "show"), ("config", "check"),
+    ("config", "show"), ("config", "check"), ("file", "loras/put-refused.safetensors"),
+    ("file", "loras/presign-refused.safetensors", "--json"), ("queue",), ("queue", "--json"),
+    ("history",), ("history", "--json"), ("verify",), ("doctor",), ("doctor", "--json"), ("health",),
+    ("gc",),
 )  # fmt: skip
 
 
@@ -101,7 +105,15 @@ def files_below(folder: Path) -> dict[str, bytes]:
         os.path.join(at, name): Path(at, name).read_bytes()
         for at, _, names in os.walk(folder)
         for name in names
+        if Path(at, name).is_file()
     }
+
+
+def members_of(bundle: Path) -> dict[str, bytes]:
+    """What a support bundle holds."""
+    with tarfile.open(bundle) as archive:
+        files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+        return {name: file.read() for name, file in files.items() if file is not None}
 
 
 @pytest.fixture(params=["session token, JSON", "device key, console"])
@@ -192,7 +204,13 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(case: Case) -> None:
 
     case.cloud.faults.clear()
     case.cloud.faults.add(*rules)
-    runs += [case.run("--once"), *(case.home.run(*case.args, *command) for command in COMMANDS)]
+    bundle = case.home.state.parent / "bundle.tar.gz"
+    pack = ("support-bundle", "--with-names", "-o", os.fspath(bundle))
+    runs += [
+        case.run("--once"),
+        case.run(*pack),
+        *(case.home.run(*case.args, *command) for command in COMMANDS),
+    ]
 
     assert [rule.count for rule in case.cloud.faults.rules()] == [0] * len(rules)
     assert len(case.cloud.records()) >= len(FILES) - 2
@@ -200,7 +218,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(case: Case) -> None:
     assert "422" in runs[1].out
     assert len(case.signatures.seen) >= len(FILES)
 
-    places = files_below(case.home.state)
+    places = files_below(case.home.state) | members_of(bundle)
     for number, ended in enumerate(runs):
         places |= {f"{number} out": ended.out.encode(), f"{number} err": ended.err.encode()}
 

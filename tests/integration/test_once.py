@@ -50,14 +50,14 @@ def test_a_new_tree_is_registered_under_its_own_paths_types_and_names(
     ]
 
 
-def test_a_second_run_makes_no_presign_call_and_sends_no_byte(home: Home, cloud: Sandbox) -> None:
+def test_a_second_run_looks_into_the_catalog_and_sends_no_byte(home: Home, cloud: Sandbox) -> None:
     home.once()
     before = len(calls(cloud))
 
     again = home.once()
 
     assert again.code == 0
-    assert calls(cloud)[before:] == []
+    assert calls(cloud)[before:] == ["list_models"]
     assert "0 B sent" in again.out
 
 
@@ -178,7 +178,7 @@ def test_a_file_above_the_cap_waits_for_a_session_and_the_rest_goes_on(
     assert done.code == 77
     assert waiting["state"] == "needs_sign_in"
     assert f"{LARGE} bytes are above the {CAP}" in waiting["why"]
-    assert "api.token" in waiting["advice"]
+    assert "syncd login --large-files" in waiting["advice"]
     assert BIG in done.out
     assert "needs_sign_in" in done.out
     assert signed_in.code == 0

@@ -154,10 +154,13 @@ def test_pairing_hands_over_a_device_key_once(visitor: Visitor) -> None:
     pending = good(visitor.post("/desktop/pair/poll", device_code=code))
     spoken = start["user_code"].lower().replace("-", " ")
     confirmed = visitor.post("/desktop/pair/confirm", user_code=spoken)
+    hurried = visitor.post("/desktop/pair/poll", device_code=code)
+    visitor.cloud.skip(start["interval"])
     approved = good(visitor.post("/desktop/pair/poll", device_code=code))
     collected = visitor.post("/desktop/pair/poll", device_code=code)
 
     assert pending == {"status": "pending"}
+    assert hurried.status_code == 429
     assert confirmed.status_code == 204
     assert approved["status"] == "approved"
     assert approved["agent_key"].startswith("ak-")

@@ -49,6 +49,15 @@ def test_listing_can_have_another_member_and_shorter_items(visitor: Visitor) -> 
     assert item.keys() & {"storage_key", "file_hash"} == set()
 
 
+def test_agents_can_be_connected_or_not_be_told_of(visitor: Visitor) -> None:
+    turn(visitor, agents=3)
+    page = good(visitor.api.get("/agents?per_page=2"))
+    turn(visitor, agents_off=404)
+
+    assert (len(page["agent_list"]), page["page_meta"]["total_count"]) == (2, 3)
+    assert visitor.api.get("/agents").status_code == 404
+
+
 def test_update_can_be_patch_only(visitor: Visitor) -> None:
     one = f"/models/{visitor.upload()}"
     change = {"display_name": "b"}

@@ -37,8 +37,17 @@ def test_a_plan_sends_nothing_and_writes_nothing(large_home: Home, cloud: Sandbo
 
     assert plan["bytes_to_send"] == 5000
     assert "at most 4.9 KiB to send" in shown.out
-    assert cloud.history.count() == 0
+    assert [entry.call for entry in cloud.history.entries()] == ["agents", "agents"]
     assert not large_home.state.exists()
+
+
+def test_a_plan_tells_how_many_agents_would_pull_it(home: Home, cloud: Sandbox) -> None:
+    cloud.switches = replace(cloud.switches, agents=3)
+    told, shown = home.plan(), home.run("plan")
+    cloud.switches = replace(cloud.switches, agents_off=404)
+
+    assert (told["agents"], home.plan()["agents"]) == (3, None)
+    assert "3 connected agents pull them, 14.6 KiB in all" in shown.out
 
 
 def test_a_plan_needs_no_credential(home: Home) -> None:

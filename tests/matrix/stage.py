@@ -21,9 +21,9 @@ from unittest import mock
 
 import httpx
 
-from syncd.config import CredentialSource
+from syncd.config import CredentialSource, Stored
 from syncd.config.credential import TokenFile
-from syncd.model import Call, Hint, HintKind
+from syncd.model import Call, Hint, HintKind, Session
 from syncd.sandbox.cloud import Registered
 from syncd.sandbox.cloud import Stage as UploadStage
 from syncd.sandbox.faults import Rule
@@ -248,6 +248,26 @@ class Stage:
         path.write_text(token)
         path.chmod(0o600)
 
+    @property
+    def stored(self) -> Stored:
+        """Where ``syncd login`` keeps what it gets."""
+        return Stored(self.state, API_URL, self.far.accounts.team_id)
+
+    def sign_in(self) -> Session:
+        """``syncd login --large-files``."""
+        pair, now_ms = self.far.accounts.new_session(), self.clock.now_ms()
+        session = Session(
+            base_url=API_URL,
+            team_id=self.far.accounts.team_id,
+            access=pair.access_token,
+            refresh=pair.refresh_token,
+            begun_at=now_ms,
+            expires_at=now_ms + pair.expires_in * 1000,
+        )
+        self.stored.prepare()
+        self.stored.write_session(session)
+        return session
+
     def knows_routes(self, *calls: Call) -> None:
         """The server has answered these before."""
         store = Store(os.fspath(self.state))
@@ -258,7 +278,8 @@ class Stage:
     def start(self, *, once: bool = False) -> None:
         """The daemon, or a backfill."""
         team = self.far.accounts.team_id
-        source = CredentialSource(None, "", (TokenFile(self.folder / "token"),), team)
+        tokens = (TokenFile(self.folder / "token"),)
+        source = CredentialSource(None, "", tokens, team, self.stored)
         sections = {
             "upload": {"files": 2, "parts": 4, "parts_max": 4},
             "settle": {"quiet_s": 5, "quiet_closed_s": 2},

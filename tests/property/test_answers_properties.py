@@ -247,7 +247,7 @@ words = st.sampled_from(
 
 @given(st.lists(words | st.text(max_size=10), max_size=60))
 def test_a_servers_own_words_are_one_short_line_without_our_token(text: list[str]) -> None:
-    shown = responses.said(" ".join(text), secret=SECRET)
+    shown = responses.said(" ".join(text), secrets=[SECRET])
 
     assert shown.isprintable()
     assert len(shown) <= 300

@@ -285,6 +285,22 @@ class Queue(RuleBasedStateMachine):
         for wish in failed:
             wish.state, wish.attempt, wish.run_after = State.QUEUED, 0, self.now
 
+    # -- what a person says ----------------------------------------------------------------------
+
+    @rule(path=PATHS)
+    def cancel(self, path: str) -> None:
+        for job_id, wish in self.jobs.items():
+            if wish.path == path and Event.CANCEL in TRANSITIONS[wish.state]:
+                self.store.jobs.cancel(job_id, self.now)
+                wish.state, wish.holder, wish.expires = State.CANCELLED, None, None
+
+    @rule(path=PATHS)
+    def retry_now(self, path: str) -> None:
+        for job_id, wish in self.jobs.items():
+            if wish.path == path and wish.state in (State.FAILED, State.CANCELLED, State.QUEUED):
+                self.store.jobs.retry_now(job_id, self.now)
+                wish.state, wish.attempt, wish.run_after = State.QUEUED, 0, self.now
+
     # -- what must hold --------------------------------------------------------------------------
 
     @invariant()

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -76,6 +77,7 @@ class Life:
                 api=lambda _: ApiClient(transport=ApiWire(far, weather, self, lost)),
                 objects=lambda _: StoreClient(transport=wire),
                 watcher=listen,
+                control=lambda *_: nullcontext(),
             ),
         )
 
@@ -186,8 +188,8 @@ class _Scales(Meter):
         super().add_hashed(job_id, count)
         self._meanwhile(job_id)
 
-    def add_sent(self, job_id: int, count: int) -> None:
-        super().add_sent(job_id, count)
+    def add_sent(self, job_id: int, count: int, part: int | None = None) -> None:
+        super().add_sent(job_id, count, part)
         if count > 0:
             self._meanwhile(job_id)
 

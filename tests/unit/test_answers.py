@@ -130,8 +130,25 @@ def test_a_record_carries_its_members_with_control_characters_shown() -> None:
     }
 
     assert record_of(whole) == Record(
-        "r1", "models/loras/a.safetensors", "loras", "a\\x1b[2J", "k", 5, "sha256:00", "active"
-    )
+        "r1", "models/loras/a.safetensors", "loras", "a\\x1b[2J", "k", 5, "sha256:00", "active",
+        "2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("2026-01-01T02:00:00+02:00", "2026-01-01T00:00:00+00:00"),
+        ("2026-01-01T00:00:00", None),
+        ("yesterday", None),
+        ("0001-01-01T00:00:00+23:00", None),
+        (1_767_225_600, None),
+    ],
+)
+def test_a_time_of_creation_that_cannot_be_compared_says_nothing(
+    said: object, read: str | None
+) -> None:
+    assert record_of({"id": "r1", "created_at": said}).created_at == read
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ async def cloud(
 
 def plain(status: int = 200) -> httpx.Response:
     """An answer for a transport, not yet read."""
-    return httpx.Response(status, stream=httpx.ByteStream(b"{}"))
+    return httpx.Response(status, stream=httpx.ByteStream(b'{"id": "me"}'))
 
 
 async def error_of(awaitable: Any) -> JobError:
@@ -99,6 +99,15 @@ async def test_presign_sends_the_contracts_members_and_reads_the_grant() -> None
     assert grant.url == PRESIGNED["upload_url"]
     assert (dict(grant.headers), grant.storage_key) == ({"Content-Length": "7"}, "k1")
     assert grant.deadline_ms == clock.now_ms() + 900_000
+
+
+async def test_agents_are_counted_by_what_the_page_says() -> None:
+    page_meta = {"total_count": 12}
+    with ScriptedServer([answer(agent_list=[{}], page_meta=page_meta)]) as server:
+        async with cloud(server) as it:
+            assert await it.agents() == 12
+
+    assert server.seen[0].request_line.startswith("GET /api/v1/agents?")
 
 
 async def test_register_sends_all_six_members_and_reads_the_id() -> None:
@@ -172,7 +181,7 @@ async def test_a_session_names_its_team() -> None:
 
 
 async def test_cookies_are_not_sent_back() -> None:
-    cookie = reply(200, "{}", headers={"Set-Cookie": "a=b; Path=/"})
+    cookie = reply(200, '{"id": "me"}', headers={"Set-Cookie": "a=b; Path=/"})
     with ScriptedServer([cookie, cookie]) as server:
         async with cloud(server) as it:
             await it.me()
@@ -235,7 +244,7 @@ async def test_a_missing_record_is_none_and_not_an_error() -> None:
 async def test_a_record_id_cannot_leave_its_place_in_the_path() -> None:
     with ScriptedServer([answer(id="x")]) as server:
         async with cloud(server) as it:
-            assert await it.get_model("../users/me?a=b") == Record("x", *[None] * 7)
+            assert await it.get_model("../users/me?a=b") == Record("x", *[None] * 8)
 
     assert server.seen[0].request_line.split()[1] == "/api/v1/models/..%2Fusers%2Fme%3Fa%3Db"
 
@@ -850,7 +859,7 @@ async def test_a_throttle_slows_all_calls_for_an_hour() -> None:
 
 async def test_a_server_on_this_machine_is_not_paced() -> None:
     clock = FakeClock()
-    with ScriptedServer([answer()] * 30) as server:
+    with ScriptedServer([answer(id="me")] * 30) as server:
         async with cloud(server, clock=clock, calls_per_s=1) as it:
             for _ in range(30):
                 await it.me()
@@ -864,7 +873,7 @@ async def test_a_server_on_this_machine_is_not_paced() -> None:
 async def test_this_machine_is_reached_without_the_environments_proxy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with ScriptedServer([]) as proxy, ScriptedServer([answer()]) as server:
+    with ScriptedServer([]) as proxy, ScriptedServer([answer(id="me")]) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("ALL_PROXY", proxy.url)
         async with cloud(server) as it:

@@ -224,7 +224,9 @@ def test_show_masks_secrets_and_names_origins(tmp_path: Path) -> None:
     table = syncd(tmp_path, "--config", str(file), "config", "show", **environ)
     as_json = syncd(tmp_path, "--config", str(file), "config", "show", "--json", **environ)
 
-    rows = {line.split()[0]: line.split()[1:] for line in table.stdout.splitlines()}
+    settings, _, places = table.stdout.partition("\n\n")
+    rows = {line.split()[0]: line.split()[1:] for line in settings.splitlines()}
+    assert "credentials/session.json" in places
     assert rows["setting"] == ["value", "origin"]
     assert rows["models_dir"] == ["/m", f"{file}:1"]
     assert rows["network.proxy"] == ["***", f"{file}:3"]
@@ -285,5 +287,5 @@ def test_check_warns_of_what_is_probably_not_meant(tmp_path: Path) -> None:
     ]
     assert "holds a secret" not in set_privately.stdout
     assert [w for w in not_set.stdout.splitlines() if w.startswith("warning: ")] == [
-        "warning: no credential: set api.token_file (or SYNCD_API__TOKEN) to a device key (dk-...)"
+        "warning: no credential: run syncd login, or set api.token_file to a file with a device key"
     ]

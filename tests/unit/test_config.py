@@ -266,6 +266,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "[network]\nca_bundle = '/no/such.pem'\n",
             ":3: network.ca_bundle: is not a file that can be read",
         ),
+        ("[http]\nlisten = '9464'\n", ":3: http.listen: is not host:port"),
+        ("[http]\nlisten = '127.0.0.1:0'\n", ":3: http.listen: is not host:port"),
+        ("[http]\nlisten = '0.0.0.0:9464'\n", ":3: http.listen: is no loopback address"),
+        ("[http]\nlisten = '[::]:9464'\n", ":3: http.listen: is no loopback address"),
+        ("[http]\nlisten = 'box.lan:9464'\n", ":3: http.listen: is no loopback address"),
         ("[network]\nproxy = 'socks5://h'\n", ":3: network.proxy: is not http://host:port"),
         ("[naming]\nprefix = '../up/'\n", ":3: naming.prefix: is not empty or folder names"),
         ("[naming]\nprefix = 'a..b/'\n", ":3: naming.prefix: is not empty or folder names"),
@@ -367,6 +372,22 @@ def test_file_that_is_not_utf8_is_refused_with_the_place(tmp_path: Path) -> None
 )
 def test_no_message_shows_a_value(tmp_path: Path, toml: str) -> None:
     assert "CANARY" not in refusal(tmp_path, toml.replace("{}", DEVICE_KEY))
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("localhost:80", ("localhost", 80)),
+        ("[::1]:9464", ("::1", 9464)),
+    ],
+)
+def test_a_loopback_address_to_listen_on_is_taken_apart(
+    tmp_path: Path, listen: str, address: tuple[str, int]
+) -> None:
+    loaded = read(tmp_path, f"models_dir = '/m'\n[http]\nlisten = '{listen}'\n")
+
+    assert loaded.settings.http.address == address
 
 
 def test_plain_http_is_accepted_on_this_machine_and_where_allowed(tmp_path: Path) -> None:
@@ -476,7 +497,7 @@ def test_token_is_trimmed_and_shown_to_nobody(tmp_path: Path) -> None:
     token, origin = loaded.credential.read()
     assert token is not None
     assert (token.get_secret_value(), origin) == (DEVICE_KEY, "SYNCD_API__TOKEN")
-    assert loaded.credential.token() == DEVICE_KEY
+    assert loaded.credential.current() == DEVICE_KEY
     assert "CANARY" not in repr(loaded)
 
 
@@ -548,7 +569,7 @@ def test_modes_below_a_managed_folder_are_not_ours_to_judge(tmp_path: Path) -> N
 
     for secrets_dir in (secrets, tmp_path / "alias"):
         credential = credential_source(settings, {}, secrets_dir=secrets_dir)
-        assert credential.token() == DEVICE_KEY
+        assert credential.current() == DEVICE_KEY
     with pytest.raises(ConfigError, match="others may read the secret"):
         credential_source(settings, {}, secrets_dir=path.parent / "elsewhere").read()
 

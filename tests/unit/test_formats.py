@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -833,3 +834,18 @@ def test_an_onnx_model_has_a_largest_number_of_fields(
     assert look(GRAPH + OPERATORS * 21, "m.onnx").why == (
         "damaged: the onnx model has more than 20 fields"
     )
+
+
+# -- the Pythons it runs on ------------------------------------------------------------------------
+
+
+def test_no_group_is_repeated_in_the_way_that_early_pythons_get_wrong() -> None:
+    possessive_group = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+")
+    found = [
+        f"{path.name}:{number}"
+        for path in sorted(Path(formats.__file__).parent.glob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if possessive_group.search(line) and "``" not in line
+    ]
+
+    assert found == []

@@ -21,7 +21,7 @@ import syncd
 
 PACKAGE = Path(syncd.__file__).parent
 
-VALUES = frozenset({"model", "errors", "clock"})
+VALUES = frozenset({"model", "errors", "clock", "places"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
@@ -30,7 +30,8 @@ IO_ROOMS = frozenset(
 BELOW_WORKER = (
     BELOW_IO
     | IO_ROOMS
-    | {"soundness", "progress", "patience", "lanes", "lead", "bandwidth", "catalog"}
+    | {"soundness", "progress", "patience", "lanes", "lead", "catalog"}
+    | {"overview", "bandwidth"}
 )
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
@@ -41,7 +42,12 @@ BELOW_SERVICE = BELOW_WORKER | {
     "intake",
     "janitor",
     "retirement",
+    "reconcile",
+    "connect",
+    "applying",
     "dispatch",
+    "orders",
+    "metrics",
     "control",
     "guest",
     "herald",
@@ -51,6 +57,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
     "model": frozenset(),
     "clock": frozenset(),
+    "places": frozenset({"model", "errors"}),
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
@@ -58,6 +65,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "lanes": frozenset({"core", "errors", "patience"}),
     "lead": BELOW_IO,
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "overview": frozenset({"model", "progress", "store"}),
+    "orders": BELOW_IO | {"store"},
+    "metrics": frozenset({"progress", "store", "overview"}),
     "hashing": BELOW_IO | {"pagecache"},
     "soundness": BELOW_IO | {"formats", "expected", "scan"},
     "wire": BELOW_IO,
@@ -71,7 +81,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
-    "control": BELOW_WORKER,
+    "control": BELOW_WORKER | {"transfer", "dispatch", "orders", "metrics"},
+    "connect": BELOW_IO | {"api", "auth", "config"},
+    "applying": BELOW_WORKER | {"compare", "retirement"},
+    "reconcile": BELOW_WORKER,
     "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
     "herald": BELOW_WORKER,
     "announce": BELOW_WORKER | {"worker", "wire"},
@@ -97,9 +110,12 @@ DOORS: Mapping[str, frozenset[str]] = {
     "pathspec": frozenset({"config"}),
     "starlette": frozenset({"control", "sandbox"}),
     "uvicorn": frozenset({"control", "sandbox"}),
+    "prometheus_client": frozenset({"metrics"}),
     "truststore": frozenset({"wire"}),
     "xxhash": frozenset({"hashing", "storage"}),
+    "keyring": frozenset({"config"}),
     "click": frozenset({"cli"}),
+    "segno": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
 }
 

@@ -51,9 +51,9 @@ def _logging_as_before() -> Iterator[None]:
     structlog.contextvars.clear_contextvars()
 
 
-def written(format: Format, say: Callable[[], object], **options: bool) -> str:
+def written(format: Format, say: Callable[[], object], *, journal: bool | None = None) -> str:
     stream = io.StringIO()
-    log.configure(format=format, level="debug", stream=stream, **options)
+    log.configure(format=format, level="debug", stream=stream, journal=journal)
     say()
     return stream.getvalue()
 

@@ -9,14 +9,19 @@ from syncd.model import Event, State
 ARROWS = {
     (State.QUEUED, Event.CLAIM): State.LEASED,
     (State.QUEUED, Event.REPLACE): State.SUPERSEDED,
+    (State.QUEUED, Event.CANCEL): State.CANCELLED,
     (State.LEASED, Event.FINISH): State.DONE,
     (State.LEASED, Event.RETRY): State.QUEUED,
     (State.LEASED, Event.RELEASE): State.QUEUED,
     (State.LEASED, Event.EXPIRE): State.QUEUED,
     (State.LEASED, Event.REJECT): State.FAILED,
     (State.LEASED, Event.REPLACE): State.SUPERSEDED,
+    (State.LEASED, Event.CANCEL): State.CANCELLED,
     (State.FAILED, Event.REQUEUE): State.QUEUED,
     (State.FAILED, Event.REPLACE): State.SUPERSEDED,
+    (State.FAILED, Event.CANCEL): State.CANCELLED,
+    (State.CANCELLED, Event.REQUEUE): State.QUEUED,
+    (State.CANCELLED, Event.REPLACE): State.SUPERSEDED,
 }
 OTHERS = [(s, e) for s in State for e in Event if (s, e) not in ARROWS]
 

@@ -1,9 +1,12 @@
 """Counters of a run, as a screen sees them."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import pytest
 
 from syncd.model import Fingerprint, Job, State, Target
-from syncd.progress import Meter, Phase, Running
+from syncd.progress import Meter, Phase, Running, Tally
 
 
 def job(number: int, size: int = 100) -> Job:
@@ -71,12 +74,79 @@ def test_bytes_of_a_failed_try_leave_the_file_but_stay_in_the_work_done() -> Non
 def test_a_resumed_upload_shows_the_parts_that_are_already_there() -> None:
     meter = Meter()
     meter.begin(job(1))
-    meter.parts(1, done=2, total=5, sent=40)
-    meter.part_done(1)
+    meter.parts(1, total=5, missing=[2, 4, 5], sent=40)
+    meter.part_done(1, 4)
 
     running = meter.snapshot().running[0]
     assert (running.parts_done, running.parts, running.sent) == (3, 5, 40)
+    assert running.stored == 0b01101
     assert meter.snapshot().sent == 0  # not this run's work
+
+
+def test_a_part_is_on_the_wire_until_it_is_stored_or_its_try_failed() -> None:
+    meter = Meter()
+    meter.begin(job(1))
+    meter.parts(1, total=3, missing=[1, 2, 3], sent=0)
+    meter.add_sent(1, 20, 1)
+    meter.add_sent(1, 30, 2)
+    meter.add_sent(1, 5, 1)
+    under_way = meter.snapshot().running[0]
+    meter.part_done(1, 1)
+    meter.add_sent(1, -30, 2)
+
+    assert under_way.on_wire == {1: 25, 2: 30}
+    assert meter.snapshot().running[0].on_wire == {}
+    assert meter.snapshot().running[0].stored == 0b001
+
+
+class Watch:
+    """A clock that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.at_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.at_s
+
+
+def test_the_rate_is_that_of_the_last_minute_and_the_beats_that_of_the_last_five() -> None:
+    watch = Watch()
+    meter = Meter(watch)
+    for _ in range(24):  # two minutes at 100 bytes a second
+        meter.add_sent(1, 500)
+        watch.at_s += 5
+    busy = meter.snapshot()
+    watch.at_s += 60
+    idle = meter.snapshot()
+    watch.at_s += 3600
+
+    assert busy.sent_rate == pytest.approx(100, rel=0.1)
+    assert busy.sent_beats == (500,) * 24
+    assert (idle.sent_rate, idle.sent_beats) == (0, (500,) * 24 + (0,) * 12)
+    assert idle.idle_s == 65
+    assert set(meter.snapshot().sent_beats) == {0}
+
+
+def test_a_rate_does_not_wait_for_a_whole_beat() -> None:
+    watch = Watch()
+    meter = Meter(watch)
+    watch.at_s += 2
+    meter.add_sent(1, 300)
+
+    assert meter.snapshot().sent_rate == 150
+    assert meter.snapshot().sent_beats == ()
+
+
+def test_what_is_counted_by_labels_adds_up_by_labels() -> None:
+    meter = Meter()
+    meter.count(Tally.REQUEST, "presign", "200")
+    meter.count(Tally.REQUEST, "presign", "200")
+    meter.count(Tally.REQUEST, "register", "503")
+
+    assert meter.snapshot().tallies == {
+        (Tally.REQUEST, ("presign", "200")): 2,
+        (Tally.REQUEST, ("register", "503")): 1,
+    }
 
 
 def test_a_dropped_job_is_expected_no_longer() -> None:
@@ -93,7 +163,7 @@ def test_a_dropped_job_is_expected_no_longer() -> None:
 def test_late_counts_of_a_job_that_is_gone_disturb_nobody() -> None:
     meter = Meter()
     meter.phase(9, Phase.SENDING)
-    meter.part_done(9)
+    meter.part_done(9, 1)
     meter.add_sent(9, 5)
     meter.add_hashed(9, 5)
 
@@ -112,11 +182,12 @@ def test_settling_files_are_a_level_not_a_sum() -> None:
 def test_threads_that_count_at_once_lose_nothing() -> None:
     meter = Meter()
     meter.begin(job(1, size=10**9))
+    numbers = count(1)
 
     def send() -> None:
         for _ in range(2000):
             meter.add_sent(1, 3)
-            meter.part_done(1)
+            meter.part_done(1, next(numbers))
 
     with ThreadPoolExecutor(4) as pool:
         for task in [pool.submit(send) for _ in range(4)]:

@@ -304,7 +304,7 @@ def test_a_servers_words_are_shown_on_one_short_line_without_secrets() -> None:
         "no\x1b[2J\n dk-canary at https://h/p?X-Amz-Signature=canary&b=1 and 'http://g/?q=canary'"
     )
 
-    shown = said(text, secret="dk-canary")
+    shown = said(text, secrets=["dk-canary"])
 
     assert "canary" not in shown
     assert "https://h/p?..." in shown

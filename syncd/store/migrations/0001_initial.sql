@@ -44,8 +44,8 @@ CREATE TABLE job (
     model_path       TEXT    NOT NULL, model_type TEXT NOT NULL,
     file_name        TEXT    NOT NULL, display_name TEXT NOT NULL,
     bundle           TEXT,                                           -- the folder whose files all go or none
-    state            TEXT    NOT NULL CHECK (state IN ('queued', 'leased', 'done', 'failed', 'superseded')),
-    priority         INTEGER NOT NULL CHECK (priority IN (0, 1)),    -- 0: fresh, 1: backfill
+    state            TEXT    NOT NULL CHECK (state IN ('queued', 'leased', 'done', 'failed', 'cancelled', 'superseded')),
+    priority         INTEGER NOT NULL CHECK (priority IN (-1, 0, 1)), -- -1: a person wants it first, 0: fresh, 1: backfill
     attempt          INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
     run_after        INTEGER NOT NULL,                               -- Unix ms
     held_class       TEXT    CHECK (held_class IN ('large', 'bundle')), -- waits for a signed-in user, or for its bundle
@@ -157,16 +157,20 @@ CREATE TABLE record (
     retire_sent_at INTEGER,                                          -- intent: disable or delete is about to be sent
     retired_at    INTEGER,                                           -- nothing is left to do
     retire_after  INTEGER NOT NULL DEFAULT 0,                        -- next try, Unix ms
+    checked_at    INTEGER,                                           -- last compared with the listing
+    drift         TEXT    CHECK (drift IN ('missing', 'disabled', 'moved')), -- what others did to it
+    twin_id       TEXT,                                              -- intent: it makes way for this record
     PRIMARY KEY (model_path, sha256)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX record_by_size ON record (size);
 CREATE INDEX record_by_file ON record (root_id, rel_path);
+CREATE INDEX record_unchecked ON record (model_path) WHERE checked_at IS NULL;
 CREATE INDEX record_gone ON record (sha256) WHERE gone_at IS NOT NULL;
 CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT NULL AND retired_at IS NULL;
 
 -- Why everything (or every large file) waits.
 CREATE TABLE hold (
-    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'limit', 'root')),
+    kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'limit', 'root', 'paused')),
     since    INTEGER NOT NULL,
     why      TEXT    NOT NULL,
     advice   TEXT,

@@ -1,0 +1,133 @@
+"""``syncd apply``, and what ``syncd plan --out`` writes for it."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import click
+
+from syncd.applying import Applied
+from syncd.cli import Invocation, pass_invocation
+from syncd.cli.asking import Inquiry
+from syncd.cli.plan import Planned
+from syncd.cli.run import require_credential
+from syncd.config import Loaded
+from syncd.core.agenda import Act, Line, Unusable, agenda, read, written
+from syncd.errors import SyncdError
+from syncd.model import printable
+from syncd.store import open_report
+
+
+class PlanUnusable(SyncdError):
+    """The file is no plan that can be applied here."""
+
+    exit_code = 2
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@pass_invocation
+def apply(invocation: Invocation, file: str) -> int:
+    """
+    Let the plan in FILE happen, and nothing else; lines that do not fit any more are refused.
+
+    Not beside a running syncd: that one does by itself what a plan would say.
+    """
+    loaded = invocation.load()
+    require_credential(loaded)
+    lines = read_agenda(loaded, file)
+    return carry_out(loaded, lines)
+
+
+def carry_out(loaded: Loaded, lines: Sequence[Line]) -> int:
+    """Apply *lines*, tell what became of them; the exit code."""
+    from syncd.progress import Meter
+    from syncd.service import Service
+
+    service = Service(loaded.settings, loaded.credential, meter=Meter())
+    applied = asyncio.run(service.apply(lines))
+    _tell(applied)
+    return applied.exit_code
+
+
+def read_agenda(loaded: Loaded, file: str) -> list[Line]:
+    """
+    The lines of the plan in *file*.
+
+    Raises:
+        PlanUnusable: It cannot be read, or is no plan for this cloud.
+    """
+    try:
+        with open(file, encoding="utf-8") as stream:
+            return read(stream, base_url=loaded.settings.api.base_url)
+    except OSError as error:
+        raise PlanUnusable(f"{printable(file)} cannot be read: {error.strerror}") from None
+    except (Unusable, UnicodeDecodeError) as error:
+        raise PlanUnusable(
+            f"{printable(file)} cannot be applied: {printable(str(error))}. Make a new one with: "
+            "syncd plan --out FILE"
+        ) from None
+
+
+def write_agenda(loaded: Loaded, planned: Planned, file: str) -> None:
+    """
+    Compare with the catalog and write the plan; a summary is shown.
+
+    Raises:
+        NotAnswered: The cloud could not be asked.
+        PlanUnusable: The file cannot be written.
+    """
+    settings = loaded.settings
+    inquiry = Inquiry(loaded, planned, equal=True)
+    asyncio.run(inquiry.ask_cloud(loaded))
+    with open_report(os.fspath(settings.state_dir)) as report:
+        # What could not be looked at may hold a record's file: nothing is concluded from that.
+        owned = [] if report is None or planned.problems else report.owned()
+    lines = list(
+        agenda(
+            planned.steps,
+            inquiry.kept,
+            owned,
+            roots={id_: root.path for id_, root in planned.roots.items()},
+            listed=inquiry.listed,
+            on_delete=settings.catalog.on_delete,
+            now_ms=time.time_ns() // 1_000_000,
+            grace_ms=int(settings.catalog.delete_grace_s * 1000),
+        )
+    )
+    try:
+        with open(file, "w", encoding="utf-8") as stream:
+            stream.writelines(
+                f"{text}\n" for text in written(lines, base_url=settings.api.base_url)
+            )
+    except OSError as error:
+        raise PlanUnusable(f"{printable(file)} cannot be written: {error.strerror}") from None
+    _sum_up(lines, file, listed=inquiry.listed)
+
+
+def _sum_up(lines: Sequence[Line], file: str, *, listed: bool) -> None:
+    from syncd.cli.diff import UNLISTED
+    from syncd.cli.render import size_text
+
+    if not listed:
+        click.echo(UNLISTED)
+    counts = Counter(line.action for line in lines)
+    text = ", ".join(f"{counts[act]} {act}" for act in Act if counts[act]) or "nothing to do"
+    to_send = sum(line.size for line in lines if line.action is Act.UPLOAD)
+    click.echo(f"{printable(file)}: {text}; {size_text(to_send)} to send")
+
+
+def _tell(applied: Applied) -> None:
+    from syncd.cli.render import size_text
+
+    for what, told in (("refused", applied.refused), ("not done", applied.left)):
+        for line, why in told:
+            name = printable(line.path or line.model_path or "")
+            click.echo(f"{what}: {line.action} {name}: {printable(why)}")
+    size = sum(line.size for line in applied.done if line.action is Act.UPLOAD)
+    click.echo(
+        f"{len(applied.done)} done ({size_text(size)} uploaded), {len(applied.refused)} refused, "
+        f"{len(applied.left)} not done"
+    )

@@ -1,0 +1,140 @@
+"""``syncd gc``: ends uploads that nobody wants, and forgets what happened long ago."""
+
+import asyncio
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import click
+
+from syncd.cli import Invocation, pass_invocation
+from syncd.config import Loaded
+from syncd.errors import AlreadyRunning, JobError
+from syncd.lanes import Lanes
+from syncd.store import Store, open_report
+
+SCHEMA = 1
+"""Version of the ``--json`` output; see docs/schemas/gc.schema.json."""
+
+
+@dataclass(slots=True)
+class Swept:
+    """What was done; ``code`` is 75 or 77 where uploads are left, and ``why_left`` says why."""
+
+    uploads: Counter[str] = field(default_factory=Counter)
+    why_left: str | None = None
+    code: int = 0
+    jobs: int = 0
+    events: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+
+@click.command()
+@click.option(
+    "--days", type=click.IntRange(0), default=30, show_default=True, help="Forget what is older."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@pass_invocation
+def gc(invocation: Invocation, days: int, as_json: bool) -> int:
+    """
+    Clean up: abort uploads that nobody wants any more, and forget what happened long ago.
+
+    What the catalog holds is never touched, here or there. syncd must not be running: it aborts
+    such uploads itself.
+    """
+    swept = asyncio.run(_sweep(invocation.load(), days))
+    if as_json:
+        click.echo(json.dumps(_document(swept), indent=2))
+    else:
+        _show(swept)
+    return swept.code
+
+
+async def _sweep(loaded: Loaded, days: int) -> Swept:
+    state_dir = os.fspath(loaded.settings.state_dir)
+    with open_report(state_dir) as report:
+        if report is None:
+            return Swept()
+    store, lanes, swept = _owned(state_dir), Lanes(files=1, slots=1), Swept()
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        swept.bytes_before = await lanes.db(store.upkeep.size)
+        await lanes.db(store.upkeep.give_up_uploads, now_ms)
+        await _end_uploads(loaded, store, lanes, swept)
+        dropped = await lanes.db(store.upkeep.drop_old, now_ms - days * 86_400_000)
+        swept.jobs, swept.events = dropped.jobs, dropped.events
+        if dropped.jobs or dropped.events:
+            await lanes.db(store.upkeep.compact)
+        swept.bytes_after = await lanes.db(store.upkeep.size)
+    finally:
+        await lanes.db(store.close)
+        lanes.close()
+    return swept
+
+
+def _owned(state_dir: str) -> Store:
+    try:
+        return Store(state_dir)
+    except AlreadyRunning as error:
+        raise AlreadyRunning(
+            f"{error} While it runs it aborts uploads that nobody wants by itself; "
+            "gc is for the time when it does not."
+        ) from None
+
+
+async def _end_uploads(loaded: Loaded, store: Store, lanes: Lanes, swept: Swept) -> None:
+    from syncd.cli.reaching import exit_of, reaching
+    from syncd.clock import SystemClock
+    from syncd.janitor import Janitor
+    from syncd.service import require_same_cloud
+
+    before = await lanes.db(store.report.uploads)
+    if not before["unwanted"]:
+        return
+    await lanes.db(require_same_cloud, store, loaded.settings)
+    answered = await lanes.db(store.servers.answered, loaded.settings.api.base_url)
+    async with reaching(loaded, answered=answered) as api:
+        try:
+            await api.me()  # or each upload would wait for a cloud that is not there
+        except JobError as error:
+            swept.why_left, swept.code = str(error), exit_of(error)
+        else:
+            await Janitor(store=store, lanes=lanes, api=api, clock=SystemClock()).clean_up()
+    after = await lanes.db(store.report.uploads)
+    ended = {state: after[state] - before[state] for state in ("aborted", "gone", "abandoned")}
+    swept.uploads = Counter({**ended, "left": after["unwanted"]})
+    if swept.uploads["left"] and swept.why_left is None:
+        from syncd.core.ending import Exit
+
+        swept.why_left, swept.code = "the cloud did not end them; the log says why", Exit.LATER
+
+
+def _document(swept: Swept) -> dict[str, object]:
+    """The ``--json`` output: a written contract."""
+    return {
+        "schema": SCHEMA,
+        "uploads": {end: swept.uploads[end] for end in ("aborted", "gone", "left", "abandoned")},
+        "why_left": swept.why_left,
+        "jobs_dropped": swept.jobs,
+        "events_dropped": swept.events,
+        "bytes_before": swept.bytes_before,
+        "bytes_after": swept.bytes_after,
+    }
+
+
+def _show(swept: Swept) -> None:
+    from syncd.cli.render import size_text
+
+    uploads = swept.uploads
+    click.echo(f"uploads: {uploads['aborted']} aborted, {uploads['gone']} were gone already")
+    if uploads["abandoned"]:
+        click.echo(f"uploads: {uploads['abandoned']} that this server gives no way to abort")
+    if uploads["left"]:
+        click.echo(f"uploads: {uploads['left']} left for later: {swept.why_left}")
+    click.echo(f"forgotten: {swept.jobs} old jobs, {swept.events} old events")
+    if swept.bytes_after != swept.bytes_before:
+        before, after = size_text(swept.bytes_before), size_text(swept.bytes_after)
+        click.echo(f"database: {before} before, {after} now")

@@ -1,0 +1,298 @@
+"""``syncd login`` and ``syncd logout``: how this machine gets a credential, and loses it again."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import click
+
+from syncd.auth import Credentials, pair
+from syncd.cli import Invocation, pass_invocation
+from syncd.cli.account import (
+    Before,
+    PersonNeeded,
+    Refused,
+    asked,
+    limit_text,
+    locked,
+    name_of,
+    profile,
+    stored_of,
+)
+from syncd.cli.reaching import reaching
+from syncd.clock import SystemClock
+from syncd.config import Loaded
+from syncd.core.standing import team_of
+from syncd.errors import ConfigError, NeedsOperator
+from syncd.model import Kind, Pairing, Profile, Session, Team, printable
+
+
+@click.command()
+@click.option("--large-files", is_flag=True, help="Sign in as a user, so that large files go, too.")
+@click.option("--email", metavar="ADDRESS", help="With --large-files: who signs in.")
+@click.option("--password-stdin", is_flag=True, help="With --large-files: read it from stdin.")
+@click.option("--team", "team_id", metavar="ID", help="With --large-files: whose catalog it is.")
+@pass_invocation
+def login(
+    invocation: Invocation,
+    large_files: bool,
+    email: str | None,
+    password_stdin: bool,
+    team_id: str | None,
+) -> int:
+    """
+    Get a device key for this machine, which you confirm in a browser, here or anywhere.
+
+    With --large-files: sign in with e-mail and password, so that files above the limit of a device
+    key are uploaded as well.
+    """
+    if not large_files and (email or password_stdin or team_id):
+        raise click.UsageError("--email, --password-stdin and --team go with --large-files")
+    if password_stdin and email is None:
+        raise click.UsageError("--password-stdin wants --email ADDRESS beside it")
+    loaded = invocation.load()
+    stored_of(loaded).prepare()
+    if not large_files:
+        return _pair(loaded)
+    click.echo(_what_it_means(loaded))
+    _sign_in(loaded, *_account(email, password_stdin), team_id, alone=password_stdin)
+    return 0
+
+
+@click.command()
+@pass_invocation
+def logout(invocation: Invocation) -> int:
+    """Revoke the device key of this machine, and remove what syncd login keeps."""
+    loaded = invocation.load()
+    stored, code = stored_of(loaded), 0
+    key, origin = loaded.credential.device_key()
+    kept = stored.session_file.exists()
+    if key is not None and not _is_ours(loaded, origin):
+        click.echo(f"The device key in {origin} was not put there by syncd login, and stays.")
+    elif key is not None:
+        code = _revoke(loaded, key)
+        _forget_key(loaded)
+        click.echo(f"The device key is removed from {origin}.")
+    elif not kept:
+        click.echo("Nothing is kept here.")
+    if kept:
+        with locked(stored):
+            stored.remove(stored.session_file)
+        click.echo(
+            f"The session is removed from {printable(str(stored.session_file))}. The cloud has no "
+            "call that ends one: what was removed here runs out there by itself."
+        )
+    return code
+
+
+# -- a device key ---------------------------------------------------------------------------------
+
+
+def _pair(loaded: Loaded) -> int:
+    key, origin = loaded.credential.device_key()
+    if key is not None and not _is_ours(loaded, origin):
+        raise ConfigError(
+            f"The device key in {origin} counts before one that syncd login would keep. Take it "
+            "away there first; nothing was changed."
+        )
+    if key is not None and _is_accepted(loaded, key):
+        click.echo(f"This machine has a device key, in {origin}. For another one: syncd logout")
+        return 0
+    before, places = Before.of(loaded), list[str]()
+
+    def keep(key: str) -> None:
+        places.append(_keep_key(loaded, key))
+
+    asked(_paired(loaded, keep))
+    key, _ = loaded.credential.device_key()
+    assert key is not None, "it was kept"
+    if not asked(_shows(loaded, Credentials(lambda: key), before)):
+        _revoke(loaded, key)
+        _forget_key(loaded)
+        raise PersonNeeded(
+            f"{before.elsewhere} Run syncd login again and confirm for that team, or give each "
+            "team a state_dir of its own. The new key is removed."
+        )
+    who = asked(profile(loaded, Credentials(lambda: key)))
+    click.echo(f"Signed in as {name_of(who)}. The device key is kept in {places[-1]}.")
+    limit = limit_text(loaded)
+    click.echo(f"It uploads files up to {limit}; for larger ones: syncd login --large-files")
+    return 0
+
+
+async def _paired(loaded: Loaded, keep: Callable[[str], None]) -> None:
+    async with reaching(loaded, credentials=Credentials(lambda: None)) as api:
+        await pair(api, keep=keep, show=_show, tell=click.echo, clock=SystemClock())
+
+
+def _show(pairing: Pairing) -> None:
+    click.echo(f"Open this address, here or on any other machine:\n\n  {pairing.address}\n")
+    if sys.stdout.isatty():
+        import segno
+
+        segno.make(pairing.address, error="l", micro=False).terminal(compact=True)
+    minutes = max(1, round(pairing.lifetime_s / 60))
+    click.echo(
+        f"and confirm the code {pairing.user_code} there. Waiting for that, {minutes} min at most "
+        "(Ctrl-C ends it) ..."
+    )
+
+
+def _is_accepted(loaded: Loaded, key: str) -> bool:
+    try:
+        asked(profile(loaded, Credentials(lambda: key)))
+    except Refused as refused:
+        if refused.error.kind is not Kind.DEVICE_KEY_REFUSED:
+            raise
+        click.echo("The device key of this machine is not accepted any more.")
+        return False
+    return True
+
+
+async def _shows(loaded: Loaded, credentials: Credentials, before: Before) -> bool:
+    """Is what was registered before in the catalog that *credentials* show?"""
+    async with reaching(loaded, credentials=credentials) as api:
+        return await before.is_shown_by(api.get_model)
+
+
+def _keep_key(loaded: Loaded, key: str) -> str:
+    """Keep a new device key, in the system's keyring if there is one; where."""
+    stored, ring = stored_of(loaded), loaded.credential.keyring
+    with locked(stored):
+        if ring is None or not ring.usable:
+            stored.write_device_key(key)
+            return printable(str(stored.device_key_file))
+        ring.keep(key)
+        stored.remove(stored.device_key_file)  # it would count before the keyring
+        return ring.name
+
+
+def _forget_key(loaded: Loaded) -> None:
+    stored, ring = stored_of(loaded), loaded.credential.keyring
+    with locked(stored):
+        stored.remove(stored.device_key_file)
+    if ring is not None:
+        ring.remove()
+
+
+def _is_ours(loaded: Loaded, origin: str) -> bool:
+    """Did ``syncd login`` put a key there?"""
+    ring = loaded.credential.keyring
+    file = printable(str(stored_of(loaded).device_key_file))
+    return origin == file or (ring is not None and origin == ring.name)
+
+
+def _revoke(loaded: Loaded, key: str) -> int:
+    """End *key* in the cloud; 0, or the exit code of what stood in the way, which is told."""
+
+    async def revoke() -> None:
+        async with reaching(loaded, credentials=Credentials(lambda: key)) as api:
+            await api.revoke()
+
+    try:
+        asked(revoke())
+    except Refused as refused:
+        if refused.error.kind is Kind.DEVICE_KEY_REFUSED:
+            return 0  # it had ended before
+        click.echo(
+            f"The device key could not be revoked: {refused.error}. It is removed here all the "
+            "same; remove the device on the Access page of the dashboard, too.",
+            err=True,
+        )
+        return refused.exit_code
+    click.echo("The device key is revoked.")
+    return 0
+
+
+# -- a user's session -----------------------------------------------------------------------------
+
+
+def _sign_in(
+    loaded: Loaded, email: str, password: str, team_id: str | None, *, alone: bool
+) -> None:
+    """Sign in and keep the session; *alone*: nobody can be asked for the team."""
+    before, stored = Before.of(loaded), stored_of(loaded)
+    wanted = team_id or loaded.settings.api.team_id or before.team_id
+    session, who = asked(_signed_in(loaded, email, password))
+    team = _team(who, wanted, alone=alone)
+    session = replace(session, team_id=team.id)
+    if not asked(_is_of_before(loaded, session, before)):
+        raise PersonNeeded(
+            f"{before.elsewhere} Name that team with --team, or give each team a state_dir of its "
+            "own. Nothing was changed."
+        )
+    with locked(stored):
+        stored.write_session(session)
+    click.echo(f"Signed in as {name_of(who)} for the team {team.name}.")
+    click.echo("Files of any size are uploaded now; a running syncd takes it up within a minute.")
+
+
+async def _is_of_before(loaded: Loaded, session: Session, before: Before) -> bool:
+    if before.team_id is not None:
+        return before.team_id == session.team_id
+    return await _shows(loaded, Credentials(lambda: session), before)
+
+
+def _what_it_means(loaded: Loaded) -> str:
+    return (
+        f"Files above {limit_text(loaded)} are taken from signed-in users only, so syncd will act "
+        "as you, with your role in the team, until you run syncd logout.\n"
+        f"The session is kept in {printable(str(stored_of(loaded).session_file))}, which only this "
+        "account can read, and is renewed all the while; the password is used once and not kept.\n"
+        "Such sessions are not made for programs that run for weeks: after a long pause or a "
+        "broken connection you may have to sign in again, and until then all uploads wait.\n"
+    )
+
+
+def _account(email: str | None, password_stdin: bool) -> tuple[str, str]:
+    if password_stdin:
+        assert email is not None, "asked for beside it"
+        return email, sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask for the password: --password-stdin")
+    return email or click.prompt("E-mail"), click.prompt("Password", hide_input=True)
+
+
+async def _signed_in(loaded: Loaded, email: str, password: str) -> tuple[Session, Profile]:
+    """A session, of no team yet, and who it belongs to."""
+    async with reaching(loaded, credentials=Credentials(lambda: None)) as api:
+        try:
+            tokens = await api.login(email, password)
+        except NeedsOperator as error:
+            if error.kind is not Kind.SESSION_REFUSED:
+                raise
+            raise PersonNeeded(
+                "The cloud does not sign this account in, and does not say why: the address or the "
+                "password is wrong, the address was never confirmed, or the account is disabled. "
+                "An account that signs in through Google has no password and cannot get a session; "
+                f"it can upload files up to {limit_text(loaded)}: syncd login"
+            ) from None
+    now_ms = SystemClock().now_ms()
+    session = Session(
+        base_url=loaded.settings.api.base_url,
+        team_id="",
+        access=tokens.access,
+        refresh=tokens.refresh,
+        begun_at=now_ms,
+        expires_at=now_ms + tokens.lifetime_s * 1000,
+    )
+    return session, await profile(loaded, Credentials(lambda: session))
+
+
+def _team(who: Profile, wanted: str | None, *, alone: bool) -> Team:
+    """The team whose catalog it is: the one named, the only one, or the one a person picks."""
+    if (team := team_of(who, wanted)) is not None:
+        return team
+    listed = ", ".join(f"{each.id} ({each.name})" for each in who.teams) or "none"
+    if wanted is not None:
+        raise PersonNeeded(
+            f"{name_of(who)} is not in the team {printable(wanted)}, which --team, api.team_id or "
+            f"what was registered before names. The teams are: {listed}"
+        )
+    if alone or not who.teams:
+        raise PersonNeeded(f"Name the team with --team ID. The teams are: {listed}")
+    for number, each in enumerate(who.teams, start=1):
+        click.echo(f"{number:3}  {each.name}  {each.id}")
+    most = len(who.teams)
+    picked = click.prompt(f"Team (1-{most})", type=click.IntRange(1, most))
+    return who.teams[picked - 1]

@@ -1,0 +1,107 @@
+"""The application: what can be asked for, and how an error looks."""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from syncd.control.acts import Acts
+from syncd.control.desk import Desk, Refusal
+from syncd.control.looks import Looks, Overlook
+from syncd.errors import StateError
+from syncd.model import printable
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def application(desk: Desk) -> Starlette:
+    """Everything that a peer on the Unix socket may ask for."""
+    overlook = Overlook(desk)
+    answers, does = Looks(desk, overlook), Acts(desk, overlook)
+    looks = (
+        answers.live, answers.ready, answers.status, answers.files, answers.metrics, answers.events,
+    )  # fmt: skip
+    acts = (
+        does.pause, does.resume, does.retry, does.bump, does.cancel, does.scan, does.limit,
+    )  # fmt: skip
+    routes = [_route(endpoint, "GET") for endpoint in looks]
+    routes += [_route(endpoint, "POST") for endpoint in acts]
+    return Starlette(
+        routes=routes,
+        exception_handlers={
+            Refusal: _on_refusal,
+            HTTPException: _on_http,
+            StateError: _on_state_error,
+            Exception: _on_bug,
+        },
+    )
+
+
+def _route(endpoint: Callable[[Request], Awaitable[Response]], method: str) -> Route:
+    return Route(f"/{endpoint.__name__}", endpoint, methods=[method])
+
+
+def _error(status: int, error: str, advice: str) -> JSONResponse:
+    return JSONResponse({"error": error, "what_to_do": advice}, status)
+
+
+async def _on_refusal(request: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, Refusal)
+    return _error(refusal.status, str(refusal), refusal.advice)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {printable(request.url.path)}: {error.detail}"
+    return _error(error.status_code, what, "docs/control.md lists what can be asked for.")
+
+
+async def _on_state_error(request: Request, error: Exception) -> Response:
+    return _error(HTTPStatus.SERVICE_UNAVAILABLE, str(error), "The log says more.")
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    what = f"a bug in syncd: {type(error).__name__}"
+    return _error(HTTPStatus.INTERNAL_SERVER_ERROR, what, "The log has more; please report it.")
+
+
+class ReadOnly:
+    """
+    The application as it stands on TCP: GET, and only under a name of this machine itself.
+
+    Args:
+        host, port: Where it listens; a Host header names them.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._app = app
+        names = LOOPBACK_NAMES | {f"[{host}]" if ":" in host else host.lower()}
+        self._hosts = {f"{name}:{port}" for name in names}
+        self._hosts |= names if port == 80 else frozenset()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        hosts = [
+            value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"
+        ]
+        if len(hosts) != 1 or hosts[0] not in self._hosts:
+            return _error(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "this address answers under no name but its own",
+                f"Ask for one of: {', '.join(sorted(self._hosts))}",
+            )
+        if scope["method"] not in ("GET", "HEAD"):
+            return _error(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                "over TCP nothing can be changed",
+                "Use the syncd command, or the Unix socket.",
+            )
+        return None

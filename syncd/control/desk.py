@@ -1,0 +1,56 @@
+"""What control knows of the service, and how it refuses a request."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from syncd.auth import Credentials
+from syncd.bandwidth import Bandwidth
+from syncd.clock import Clock
+from syncd.dispatch import Dispatcher
+from syncd.lanes import Lanes
+from syncd.model import Hint
+from syncd.progress import Meter
+from syncd.store import Store
+from syncd.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """
+    What control may ask of a running service, and tell it.
+
+    Args:
+        started_at: Unix milliseconds.
+        hint: Takes where to look.
+        unready: Why the service cannot do its work yet, or not any more.
+        watch_mode: One of ``metrics.WATCH_MODES``.
+    """
+
+    state_dir: str
+    started_at: int
+    store: Store
+    lanes: Lanes
+    clock: Clock
+    meter: Meter
+    credentials: Credentials
+    dispatcher: Dispatcher
+    transfer: Transfer
+    bandwidth: Bandwidth
+    hint: Callable[[Hint], None]
+    unready: Callable[[], list[str]]
+    watch_mode: Callable[[], str]
+
+
+class Refusal(Exception):
+    """A request that is not carried out: what is wrong with it, and what to do."""
+
+    def __init__(self, status: int, error: str, advice: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.advice = advice
+
+
+def bad(error: str) -> Refusal:
+    """A request that is not understood."""
+    return Refusal(HTTPStatus.BAD_REQUEST, error, "docs/control.md says what can be asked for.")

@@ -1,0 +1,128 @@
+"""
+Where things lie: the configuration file, the state directory, the daemon's socket.
+
+Read by the configuration, and by commands that are too quick to wait for it: what is found here is
+not checked further, and nothing is imported before it is needed.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from syncd.errors import ConfigError
+from syncd.model import printable
+
+SOCKET = "syncd.sock"
+
+ADDRESS_MAX = 107
+"""Bytes of a Unix socket's address (``sun_path`` in unix(7), without its last zero)."""
+
+
+def find_config_file(environ: Mapping[str, str]) -> Path | None:
+    """The first ``config.toml`` in systemd's folder, the user's, then ``/etc/syncd``."""
+    return next((path for path in config_files(environ) if os.path.isfile(path)), None)
+
+
+def config_files(environ: Mapping[str, str]) -> Sequence[Path]:
+    """Where a configuration file is looked for, in order."""
+    import platformdirs
+
+    first = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
+    folders = [first] if first else []
+    folders += [platformdirs.user_config_dir("syncd"), "/etc/syncd"]
+    return [Path(folder) / "config.toml" for folder in folders]
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
+    first = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if not first:
+        import platformdirs
+
+        first = platformdirs.user_state_dir("syncd")
+    return Path(first).absolute()
+
+
+def state_dir_of(
+    flag: str | None, config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> Path:
+    """
+    The state directory in force, without a look at any other setting.
+
+    Args:
+        flag: What ``--state-dir`` says, if it was given.
+        config_file: The file the operator named; None looks in the usual places.
+
+    Raises:
+        ConfigError: The file cannot be read, or what it says is no path.
+    """
+    named = flag or environ.get("SYNCD_STATE_DIR") or _configured(config_file, environ)
+    if named is None:
+        return default_state_dir(environ)
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"{printable(named)}: names a home directory that is not there") from None
+
+
+def _configured(
+    config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> str | None:
+    import tomllib
+
+    path = Path(config_file) if config_file is not None else find_config_file(environ)
+    if path is None:
+        return None
+    try:
+        value = tomllib.loads(path.read_bytes().decode()).get("state_dir")
+    except OSError as error:
+        raise ConfigError(f"{printable(str(path))}: cannot be read: {error.strerror}") from None
+    except ValueError:  # neither UTF-8 nor TOML: the configuration's own reader says where
+        raise ConfigError(
+            f"{printable(str(path))}: cannot be understood; see: syncd config check"
+        ) from None
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{printable(str(path))}: state_dir: is not a path")
+    return value or None
+
+
+def socket_path(state_dir: str, environ: Mapping[str, str]) -> str:
+    """
+    Where the daemon of *state_dir* listens: systemd's runtime directory, the user's, *state_dir*.
+
+    The user's is shared by all daemons of that user, so the name tells them apart there.
+    """
+    unit = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if unit:
+        return os.path.join(unit, SOCKET)
+    shared = environ.get("XDG_RUNTIME_DIR", "")
+    if not _is_private(shared):
+        return os.path.join(state_dir, SOCKET)
+    mark = hashlib.sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:12]
+    return os.path.join(shared, "syncd", f"{mark}.sock")
+
+
+def _is_private(folder: str) -> bool:
+    """May nobody but this user put something there? A folder in /tmp could be anybody's."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return ours and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+@contextmanager
+def address_of(path: str) -> Iterator[str]:
+    """*path* as a socket can be bound or connected to, short enough for the kernel."""
+    if len(os.fsencode(path)) <= ADDRESS_MAX:
+        yield path
+        return
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,238 @@
+"""The files of docs/deploy/ and the Dockerfile: what their linters say, and where they must agree."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from syncd.errors import SyncdError
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import Home, records, until
+from tests.weights import weights
+
+PROJECT = Path(__file__).parents[2]
+DEPLOY = PROJECT / "docs" / "deploy"
+KUBERNETES = ("kubernetes-sidecar.yaml", "kubernetes-once.yaml")
+HOOK = DEPLOY / "start-hook.sh"
+
+SAME_AGAIN = {2, 77, 78}
+"""Exit codes after which the same start would end the same way: usage, a person, configuration."""
+
+GRACE_S = 20
+"""``upload.shutdown_grace_s`` unless set."""
+
+
+def linted(tool: str, *arguments: str) -> None:
+    """Run a tool of the test packages; it finds nothing."""
+    command = os.fspath(Path(sys.executable).with_name(tool))
+    done = subprocess.run([command, *arguments], text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def compose() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return document
+
+
+def pod_of(name: str) -> dict[str, Any]:
+    documents = list(yaml.safe_load_all((DEPLOY / name).read_text()))
+    pod: dict[str, Any] = documents[-1]["spec"]["template"]["spec"]
+    return pod
+
+
+def syncd_of(name: str) -> dict[str, Any]:
+    """The container of syncd in a Kubernetes file."""
+    pod = pod_of(name)
+    every = [*pod.get("initContainers", []), *pod["containers"]]
+    (found,) = [container for container in every if container["name"] == "syncd"]
+    return dict(found)
+
+
+def test_hadolint_finds_no_fault_in_the_dockerfile() -> None:
+    linted("hadolint", os.fspath(PROJECT / "Dockerfile"))
+
+
+def test_compose_file_fits_its_schema() -> None:
+    linted(
+        "check-jsonschema", "--builtin-schema", "vendor.compose-spec",
+        os.fspath(DEPLOY / "compose.yaml"),
+    )  # fmt: skip
+
+
+def test_kubernetes_files_fit_their_schemas() -> None:
+    linted("kubernetes-validate", "--strict", *(os.fspath(DEPLOY / name) for name in KUBERNETES))
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not here")
+def test_shellcheck_finds_no_fault_in_the_hook() -> None:
+    done = subprocess.run(["shellcheck", HOOK], text=True, capture_output=True, check=False)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_comfyui_never_waits_for_syncd() -> None:
+    services = compose()["services"]
+    sidecar = syncd_of("kubernetes-sidecar.yaml")
+
+    assert "depends_on" not in services["comfyui"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar.keys() & {"startupProbe", "readinessProbe", "lifecycle"} == set()
+
+
+def test_models_and_root_are_read_only_in_every_container() -> None:
+    service = compose()["services"]["syncd"]
+    models = [volume for volume in service["volumes"] if ":/models" in volume]
+
+    assert service["read_only"] is True
+    assert [volume.endswith(":/models:ro") for volume in models] == [True]
+    for name in KUBERNETES:
+        container = syncd_of(name)
+        mounts = {
+            mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]
+        }
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert mounts["/models"] is True
+        assert mounts["/var/lib/syncd"] is False
+
+
+def test_both_kubernetes_files_run_the_same_container() -> None:
+    sidecar, job = (syncd_of(name) for name in KUBERNETES)
+    alike = sidecar.keys() & job.keys()
+
+    assert {key: sidecar[key] for key in alike} == {key: job[key] for key in alike}
+    assert job.keys() - alike == {"args"}
+    assert sidecar.keys() - alike == {"restartPolicy", "livenessProbe"}
+
+
+def test_the_token_is_a_file_where_syncd_looks_for_it_and_never_a_variable() -> None:
+    text = "".join(path.read_text() for path in DEPLOY.iterdir())
+
+    assert compose()["services"]["syncd"]["secrets"] == ["api_token"]
+    for name in KUBERNETES:
+        mounts = {mount["name"]: mount["mountPath"] for mount in syncd_of(name)["volumeMounts"]}
+        assert mounts["token"] == "/run/secrets"
+    assert "SYNCD_API__TOKEN" not in text
+
+
+def test_running_parts_have_their_grace_before_they_are_killed() -> None:
+    assert int(compose()["services"]["syncd"]["stop_grace_period"].removesuffix("s")) > GRACE_S
+    for name in KUBERNETES:
+        assert pod_of(name)["terminationGracePeriodSeconds"] > GRACE_S
+    program = supervised()
+    grace_s = program["environment"].partition('GRACE_S="')[2].partition('"')[0]
+    assert int(program["stopwaitsecs"]) > int(grace_s)
+
+
+def supervised() -> dict[str, str]:
+    parser = ConfigParser(interpolation=None)
+    parser.read(DEPLOY / "supervisord.conf")
+    return dict(parser["program:syncd"])
+
+
+def test_what_would_end_the_same_way_is_not_started_again() -> None:
+    (rule,) = yaml.safe_load((DEPLOY / "kubernetes-once.yaml").read_text())["spec"][
+        "podFailurePolicy"
+    ]["rules"]
+    codes = {int(code) for code in supervised()["exitcodes"].split(",")}
+    ours = {kind.exit_code for kind in subclasses(SyncdError)}
+
+    assert rule["onExitCodes"]["containerName"] == "syncd"
+    assert set(rule["onExitCodes"]["values"]) >= ours - {75}
+    assert 75 not in rule["onExitCodes"]["values"]
+    assert codes == SAME_AGAIN | {0, 143}
+
+
+def subclasses(kind: type[SyncdError]) -> Iterator[type[SyncdError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from subclasses(below)
+
+
+# -- the start hook ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Sandbox]:
+    with Sandbox(tmp_path / "cloud") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def pod(tmp_path: Path, cloud: Sandbox) -> Home:
+    """A pod's volume with the token and the configuration; the program is on its disk already."""
+    home = Home.at(tmp_path, cloud)
+    home.env = {
+        name: value for name, value in home.env.items() if "TOKEN" not in name and "DIR" not in name
+    }
+    volume, here = tmp_path / "volume", tmp_path / "here"
+    volume.mkdir()
+    (volume / "api_token").write_text(cloud.device_key)
+    (volume / "api_token").chmod(0o644)  # a network file system that keeps no modes
+    (volume / "config.toml").write_text(f'models_dir = "{home.models}"\n')
+    program = here / "venv/bin/syncd"
+    program.parent.mkdir(parents=True)
+    starts = f'exec "{sys.executable}" -c "from syncd.cli import entry; entry()" "$@"'
+    program.write_text(f'#!/bin/sh\necho $$ >>"{here}/pids"\ncd "{PROJECT}" && {starts}\n')
+    program.chmod(0o755)
+    home.env |= {"VOLUME": os.fspath(volume), "HERE": os.fspath(here)}
+    return home
+
+
+def call_hook(pod: Home) -> "subprocess.CompletedProcess[str]":
+    """As a pod's start does: it waits for the hook and for whoever holds its output."""
+    return subprocess.run(
+        ["sh", HOOK], env=pod.environment(), text=True, capture_output=True, check=False, timeout=30
+    )
+
+
+def pids(pod: Home) -> list[int]:
+    started = Path(pod.env["HERE"]) / "pids"
+    return [int(pid) for pid in started.read_text().split()] if started.exists() else []
+
+
+def log(pod: Home) -> str:
+    return (Path(pod.env["HERE"]) / "syncd.log").read_text()
+
+
+def test_the_start_hook_comes_back_while_syncd_runs_until_it_is_stopped(
+    pod: Home, cloud: Sandbox
+) -> None:
+    pod.write("loras/one.safetensors", weights(b"one"))
+
+    called = call_hook(pod)
+    until(lambda: records(cloud), "the record")
+    (pid,) = pids(pod)
+    os.kill(pid, 15)
+    until(lambda: "exit code 143, not started again" in log(pod), "the end")
+
+    assert called.returncode == 0, called.stderr
+    assert pids(pod) == [pid]
+    token = Path(pod.env["HERE"]) / "credentials/api_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_start_hook_does_not_fail_with_syncd(pod: Home) -> None:
+    (Path(pod.env["VOLUME"]) / "config.toml").write_text("nonsense = 1\n")
+
+    called = call_hook(pod)
+
+    until(lambda: "exit code 78, not started again" in log(pod), "the end")
+    assert called.returncode == 0
+    assert "nonsense" in log(pod)
+
+
+def test_the_start_hook_does_not_fail_without_a_token(pod: Home) -> None:
+    (Path(pod.env["VOLUME"]) / "api_token").unlink()
+
+    called = call_hook(pod)
+
+    until(lambda: "api_token" in log(pod), "the reason")
+    assert called.returncode == 0
+    assert pids(pod) == []

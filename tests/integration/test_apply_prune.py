@@ -1,0 +1,232 @@
+"""``syncd plan --out``, ``syncd apply`` and ``syncd prune``: nothing but what was agreed to."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import Home, calls, records
+from tests.visitor import Visitor, good
+from tests.weights import weights
+
+ONE, TWO, NEW = "loras/one.safetensors", "vae/two.pt", "vae/renamed.pt"
+SENDING = {"presign", "put_body", "put_part", "register"}
+
+
+def planned(home: Home) -> dict[str, dict[str, Any]]:
+    """The lines of a fresh plan, by path; the file stays beside the tree."""
+    done = home.run("plan", "--out", str(plan_of(home)))
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in plan_of(home).read_text().splitlines()]
+    assert lines[0]["syncd_plan"] == 1
+    return {line["path"]: line for line in lines[1:]}
+
+
+def plan_of(home: Home) -> Path:
+    return home.state.parent / "plan.jsonl"
+
+
+def acts(home: Home) -> dict[str, str]:
+    return {path: line["action"] for path, line in planned(home).items()}
+
+
+def sent(cloud: Sandbox) -> set[str]:
+    return SENDING & set(calls(cloud))
+
+
+def test_a_plan_is_applied_exactly_and_a_line_taken_out_does_not_happen(
+    home: Home, cloud: Sandbox
+) -> None:
+    assert acts(home) == {ONE: "upload", TWO: "upload"}
+    assert not home.state.exists()
+    kept = [line for line in plan_of(home).read_text().splitlines() if TWO not in line]
+    plan_of(home).write_text("\n".join(kept))
+    done = home.run("apply", str(plan_of(home)))
+
+    assert (done.code, set(records(cloud))) == (0, {f"models/{ONE}"})
+    assert done.out.startswith("1 done (2.9 KiB uploaded), 0 refused")
+    assert acts(home) == {ONE: "skip", TWO: "upload"}
+
+
+def test_what_waits_in_the_queue_for_another_reason_stays_there(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    home.env["SYNCD_API__TOKEN"] = "dk-nobody"
+    assert home.once().code == 77
+    home.env["SYNCD_API__TOKEN"] = cloud.device_key
+    kept = [line for line in _plan(home) if TWO not in line]
+    plan_of(home).write_text("\n".join(kept))
+    home.run("apply", str(plan_of(home)))
+
+    assert set(records(cloud)) == {f"models/{ONE}"}
+
+
+def _plan(home: Home) -> list[str]:
+    planned(home)
+    return plan_of(home).read_text().splitlines()
+
+
+def test_stale_lines_are_refused_one_by_one(home: Home, cloud: Sandbox) -> None:
+    planned(home)
+    home.write(ONE, weights(b"changed since"))
+    home.let_age()
+    done = home.run("apply", str(plan_of(home)))
+
+    assert (done.code, set(records(cloud))) == (1, {f"models/{TWO}"})
+    assert f"refused: upload {ONE}: the file changed since the plan was made" in done.out
+
+
+def test_what_the_catalog_holds_is_adopted_and_a_renamed_file_takes_its_record_along(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    visitor.upload((home.models / ONE).read_bytes(), f"models/{ONE}")
+    (home.state.parent / "away").mkdir()
+    (home.models / ONE).rename(home.state.parent / "away/one")
+    home.once()
+    (home.state.parent / "away/one").rename(home.models / ONE)
+    (home.models / TWO).rename(home.models / NEW)
+    cloud.history._entries.clear()
+    lines = planned(home)
+    done = home.run("apply", str(plan_of(home)))
+
+    assert {path: line["action"] for path, line in lines.items()} == {ONE: "adopt", NEW: "rename"}
+    assert lines[NEW]["was"] == TWO
+    assert (done.code, sent(cloud)) == (0, set())
+    assert set(records(cloud)) == {f"models/{ONE}", f"models/{NEW}"}
+
+
+@pytest.mark.parametrize("gone", ["adopt", "rename"])
+def test_what_was_to_need_no_byte_is_refused_where_it_would_need_some(
+    gone: str, home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    if gone == "adopt":
+        record = visitor.upload((home.models / TWO).read_bytes(), f"models/{TWO}")
+    else:
+        home.once()
+        (home.models / TWO).rename(home.models / NEW)
+    assert gone in acts(home).values()
+    if gone == "adopt":
+        good(visitor.api.delete(f"/models/{record}"))
+    else:
+        cloud.switches = replace(cloud.switches, update_off=405)
+    before = cloud.history.count("put_body")
+    done = home.run("apply", str(plan_of(home)))
+
+    assert done.code == 1
+    assert f"refused: {gone} " in done.out
+    assert [e.model_path for e in cloud.history.entries("put_body")][before:] in (
+        [], [f"models/{ONE}"],
+    )  # fmt: skip
+
+
+def test_what_others_did_away_with_is_sent_again_at_a_persons_word_only(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    home.once()
+    (two,) = [r["id"] for r in cloud.records() if r["model_path"] == f"models/{TWO}"]
+    good(visitor.api.put(f"/models/{two}", json={"model_status": "disabled"}))
+    held = home.once()
+    assert acts(home) == {ONE: "skip", TWO: "upload"}
+    done = home.run("apply", str(plan_of(home)))
+
+    assert (held.code, done.code) == (1, 0)
+    assert set(records(cloud)) == {f"models/{ONE}", f"models/{TWO}"}
+    assert home.run("safe").code == 0
+    assert home.once().code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file is empty"),
+        ("{}", "no plan that this syncd can apply"),
+        ('{"syncd_plan": 1, "base_url": "https://other.example/api/v1"}', "the plan is for"),
+        ('HEAD\n{"action": "upload", "why": "", "root": "/", "path": "a"}', "needs fingerprint"),
+        ('HEAD\n{"action": "burn", "why": "", "root": "/", "path": "a"}', "action is none of"),
+    ],
+)
+def test_a_file_that_is_no_plan_for_this_cloud_is_refused_whole(
+    text: str, said: str, home: Home, cloud: Sandbox
+) -> None:
+    head = json.dumps({"syncd_plan": 1, "base_url": cloud.base_url})
+    plan_of(home).write_text(text.replace("HEAD", head))
+    done = home.run("apply", str(plan_of(home)))
+
+    assert done.code == 2
+    assert said in done.said
+    assert calls(cloud) == []
+
+
+def test_prune_disables_then_deletes_what_this_machine_made_and_nothing_else(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    visitor.upload(b"somebody else's", "models/vae/theirs.pt")
+    home.env["SYNCD_CATALOG__DELETE_GRACE_S"] = "0"
+    home.once()
+    (home.models / TWO).unlink()
+    home.once()
+    shown = home.run("prune")
+    before = records(cloud)
+    first = home.run("prune", "--yes")
+    status = {r["model_path"]: r["model_status"] for r in cloud.records()}
+    second = home.run("prune", "--yes")
+
+    assert (shown.code, first.code, second.code) == (0, 0, 0)
+    assert "Nothing was done yet" in shown.out
+    assert f"models/{TWO}" in before
+    assert status == {
+        "models/vae/theirs.pt": "active", f"models/{ONE}": "active", f"models/{TWO}": "disabled",
+    }  # fmt: skip
+    assert set(records(cloud)) == {f"models/{ONE}", "models/vae/theirs.pt"}
+    assert len(cloud.records()) == 2
+    assert home.run("prune", "--yes").out == "Nothing to prune.\n"
+
+
+def test_prune_waits_for_the_grace_and_stops_at_the_cap(home: Home, cloud: Sandbox) -> None:
+    home.once()
+    (home.models / TWO).unlink()
+    home.once()
+    waiting = home.run("prune", "--yes")
+    home.env |= {"SYNCD_CATALOG__DELETE_GRACE_S": "0", "SYNCD_CATALOG__DELETE_MOST": "0"}
+    capped = home.run("prune", "--yes")
+
+    assert (waiting.code, capped.code) == (0, 1)
+    assert "of catalog.delete_grace_s are left" in waiting.out
+    assert "raise catalog.delete_most" in capped.out
+    assert len(records(cloud)) == 2
+
+
+def test_a_lost_state_directory_is_rebuilt_without_a_byte(home: Home, cloud: Sandbox) -> None:
+    for number in range(200):
+        home.write(f"loras/many/{number}.pt", weights(f"{number}".encode()))
+    home.let_age()
+    first = home.once()
+    home.state.rename(home.state.parent / "lost")
+    before = len(calls(cloud))
+    again = home.once()
+
+    assert (first.code, again.code) == (0, 0)
+    assert set(calls(cloud)[before:]) == {"list_models"}
+    assert home.counts() == {"registered": 202}
+
+
+def test_what_is_registered_to_be_disabled_is_so_and_is_adopted_so(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.env["SYNCD_CATALOG__REGISTER_AS"] = "disabled"
+    first = home.once()
+    status = {record["model_status"] for record in cloud.records()}
+    home.state.rename(home.state.parent / "lost")
+    again = home.once()
+
+    assert (first.code, again.code, status) == (0, 0, {"disabled"})
+    assert len(cloud.records()) == 2
+    assert home.run("safe").code == 0
+    cloud.switches = replace(cloud.switches, update_off=405)
+    home.write("vae/new.pt", weights(b"new"))
+    home.let_age()
+    done = home.once()
+    assert (done.code, len(done.events("record.not_hidden"))) == (0, 1)

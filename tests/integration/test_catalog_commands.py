@@ -1,0 +1,220 @@
+"""``syncd diff`` and ``syncd safe``: what they say of the tree, the catalog, and what others did there."""
+
+import json
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import PROJECT, Home
+from tests.visitor import Visitor, good
+from tests.weights import weights
+
+ONE, TWO = "loras/one.safetensors", "vae/two.pt"
+
+
+def document(home: Home, *args: str) -> dict[str, Any]:
+    """What a command says with ``--json``, held to its schema."""
+    done = home.run(*args, "--json")
+    said: dict[str, Any] = json.loads(done.out)
+    schema = json.loads((PROJECT / f"docs/schemas/{args[0]}.schema.json").read_text())
+    jsonschema.validate(said, schema)
+    return said
+
+
+def record_of(cloud: Sandbox, rel_path: str) -> str:
+    (found,) = [r["id"] for r in cloud.records() if r["model_path"] == f"models/{rel_path}"]
+    return str(found)
+
+
+def kinds(home: Home) -> dict[str, int]:
+    return {kind: n for kind, n in document(home, "diff", "--all")["by_kind"].items() if n}
+
+
+# -- diff ------------------------------------------------------------------------------------------
+
+
+def test_all_seven_kinds_are_told_apart(home: Home, cloud: Sandbox, visitor: Visitor) -> None:
+    home.write("loras/elsewhere.pt", weights(b"what stands at another path"))
+    home.write("vae/disabled.pt", weights(b"what somebody disabled"))
+    home.write("vae/silent.pt", weights(b"of unknown bytes"))
+    visitor.upload((home.models / ONE).read_bytes(), f"models/{ONE}")
+    visitor.upload(b"other bytes", f"models/{TWO}")
+    visitor.upload((home.models / "loras/elsewhere.pt").read_bytes(), "models/loras/there.pt")
+    visitor.upload(b"nobody's here", "models/loras/theirs.pt")
+    off = visitor.upload((home.models / "vae/disabled.pt").read_bytes(), "models/vae/disabled.pt")
+    good(visitor.api.put(f"/models/{off}", json={"model_status": "disabled"}))
+    home.write("vae/new.pt", weights(b"only here"))
+
+    told = document(home, "diff", "--all")
+    shown = home.run("diff", "--exit-code")
+
+    assert {kind: n for kind, n in told["by_kind"].items() if n} == {
+        "equal": 1, "other_bytes": 1, "other_path": 1, "cloud_only": 1, "disabled": 1,
+        "local_only": 2,
+    }  # fmt: skip
+    assert (told["source"], told["drift"], shown.code) == ("catalog", True, 1)
+    assert "other bytes in the catalog" in shown.out
+    assert not home.state.exists()
+
+    cloud.switches = replace(cloud.switches, list_omits=("file_hash", "file_size"))
+    assert kinds(home)["no_knowledge"] == 2  # those at no path of ours are not asked for
+
+
+def test_no_difference_ends_with_0_and_a_difference_only_on_request_with_1(home: Home) -> None:
+    home.once()
+    same = home.run("diff", "--exit-code")
+    (home.models / TWO).unlink()
+
+    assert (same.code, same.out) == (0, "2 in both, and equal\n")
+    assert home.run("diff").code == 0
+    assert home.run("diff", "--exit-code").code == 1
+
+
+def test_where_the_server_does_not_list_the_memory_is_compared_and_that_is_said(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    cloud.switches = replace(cloud.switches, listing_off=404)
+    home.write("vae/new.pt", weights(b"only here"))
+
+    told = document(home, "diff", "--all")
+
+    assert told["source"] == "memory"
+    assert Counter(each["kind"] for each in told["findings"]) == {"equal": 2, "local_only": 1}
+    assert "does not list" in home.run("diff").out
+
+
+# -- safe ------------------------------------------------------------------------------------------
+
+
+def test_a_machine_whose_models_are_all_registered_is_safe(home: Home) -> None:
+    before = document(home, "safe")
+    home.once()
+    after, said = document(home, "safe"), home.run("safe")
+
+    assert (before["safe"], before["exit_code"], before["bytes_to_send"]) == (False, 1, 5000)
+    assert (after["safe"], after["exit_code"], after["records_asked_by"]) == (True, 0, "listing")
+    assert (said.code, said.out.count("\n")) == (0, 1)
+    assert said.out.startswith("safe: 2 files, 4.9 KiB;")
+
+
+def test_a_file_that_came_a_moment_ago_is_seen_beside_a_running_syncd(home: Home) -> None:
+    home.env["SYNCD_SETTLE__QUIET_CLOSED_S"] = home.env["SYNCD_SETTLE__QUIET_S"] = "3600"
+    with home.daemon() as daemon:
+        daemon.started()
+        home.env["SYNCD_SETTLE__QUIET_CLOSED_S"] = "0"
+        home.write("vae/new.pt", weights(b"a moment ago"))
+        said = home.run("safe")
+
+    assert said.code == 1
+    assert said.out.splitlines()[0].startswith("NOT safe: 3 of 3 files")
+    assert "vae/new.pt" in said.out
+
+
+def test_how_long_the_rest_takes_is_told_by_what_was_sent_before(home: Home) -> None:
+    home.once()
+    home.write("vae/new.pt", weights(b"n" * 1000))
+    told = document(home, "safe")
+
+    assert told["bytes_per_s"] > 0
+    assert told["seconds"] == round(told["bytes_to_send"] / told["bytes_per_s"])
+    assert "about 1 min at the last" in home.run("safe").out
+
+
+@pytest.mark.parametrize(
+    ("deed", "said"),
+    [("delete", "was deleted"), ("disabled", "was disabled"), ("models/vae/x.pt", "another path")],
+    ids=["deleted", "disabled", "moved"],
+)
+def test_a_record_that_somebody_did_away_with_keeps_nothing_safe(
+    deed: str, said: str, home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    home.once()
+    one = f"/models/{record_of(cloud, TWO)}"
+    if deed == "delete":
+        good(visitor.api.delete(one))
+    else:
+        member = "model_status" if deed == "disabled" else "model_path"
+        good(visitor.api.put(one, json={member: deed}))
+    done = home.run("safe")
+
+    assert done.code == 1
+    assert said in done.out
+
+
+def test_where_the_server_does_not_list_only_deep_asks_for_each_record(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    home.once()
+    cloud.switches = replace(cloud.switches, listing_off=405)
+    good(visitor.api.delete(f"/models/{record_of(cloud, TWO)}"))
+
+    assert document(home, "safe")["records_asked_by"] == "not"
+    deep = document(home, "safe", "--deep")
+    assert (deep["records_asked_by"], deep["exit_code"]) == ("each", 1)
+
+
+def test_deep_reads_what_no_timestamp_tells(home: Home) -> None:
+    home.once()
+    with closing(sqlite3.connect(home.state / "syncd.db")) as connection, connection:
+        # As if the bytes had changed and every timestamp stood: no program can do that to a ctime.
+        connection.execute("UPDATE job SET sha256 = ? WHERE size = 2000", ("0" * 64,))
+        connection.execute("UPDATE record SET sha256 = ? WHERE size = 2000", ("0" * 64,))
+    deep = document(home, "safe", "--deep")
+
+    assert deep["exit_code"] == 1
+    assert TWO in [each["path"] for each in deep["at_risk"]]
+
+
+def test_what_cannot_be_told_is_not_called_safe(home: Home, tmp_path: Path) -> None:
+    home.once()
+    good_key = home.env["SYNCD_API__TOKEN"]
+    home.env["SYNCD_API__TOKEN"] = "dk-nobody"
+    refused = home.run("safe")
+    home.env |= {"SYNCD_API__TOKEN": good_key, "SYNCD_API__BASE_URL": "http://127.0.0.1:9/api/v1"}
+    away = home.run("safe")
+    home.models.rename(tmp_path / "away")
+
+    assert [refused.code, away.code, home.run("safe").code] == [77, 75, 66]
+    assert refused.out.startswith("NOT known to be safe: ")
+
+
+def test_others_deed_is_shown_as_drift_and_not_undone(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    home.once()
+    good(visitor.api.delete(f"/models/{record_of(cloud, TWO)}"))
+    again = home.once()
+    told = home.file(TWO)
+
+    assert again.code == 1
+    assert (told["state"], told["why"]) == ("drift", "its record was deleted from the catalog")
+    assert "syncd retry" in told["advice"]
+    (home.models / TWO).touch()
+    home.let_age()
+    assert home.once().code == 1
+    assert home.counts() == {"registered": 1, "drift": 1}
+    assert cloud.history.count("register") == 2
+
+
+def test_a_file_in_drift_is_sent_again_only_where_it_is_named(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    home.once()
+    good(visitor.api.delete(f"/models/{record_of(cloud, TWO)}"))
+    home.once()
+    everything, unnamed = home.run("retry", "--all"), home.counts()
+    named = home.run("retry", TWO)
+    done = home.once()
+
+    assert (everything.code, unnamed) == (0, {"registered": 1, "drift": 1})
+    assert (named.code, done.code) == (0, 0), named.err + done.err
+    assert home.counts() == {"registered": 2}
+    assert cloud.history.count("register") == 3

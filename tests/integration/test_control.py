@@ -1,0 +1,525 @@
+"""The daemon as it is asked and steered: a real process, its real sockets, a stand-in cloud."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pyte
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from syncd.control.serving import listen_on_socket
+from syncd.places import SOCKET
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, Nursery, records, until
+
+ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
+
+
+def ask(home: Home, path: str, *, method: str = "GET", **what: Any) -> httpx.Response:
+    """One request to the daemon of *home*, over its socket."""
+    transport = httpx.HTTPTransport(uds=os.fspath((home.state / SOCKET).resolve()))
+    with httpx.Client(transport=transport, base_url="http://syncd", timeout=30) as client:
+        return client.request(method, path, **what)
+
+
+def started(home: Home, daemon: Daemon) -> None:
+    daemon.started()
+    until(lambda: (home.state / SOCKET).exists(), "the socket")
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A daemon that has brought its two files into the catalog and has nothing more to do."""
+
+    home: Home
+    daemon: Daemon
+    port: int
+
+    def over_tcp(self, path: str, *, method: str = "GET", **what: Any) -> httpx.Response:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return httpx.request(method, url, trust_env=False, timeout=30, **what)
+
+
+@pytest.fixture(scope="module")
+def stage(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder, port = tmp_path_factory.mktemp("control"), free_port()
+    with (
+        Sandbox(folder / "cloud") as cloud,
+        # Not below the folders of the tests, which nobody else may enter.
+        tempfile.TemporaryDirectory(prefix="syncd-run-", dir="/tmp") as runtime,
+    ):
+        Path(runtime).chmod(0o755)
+        home = nursery.home(folder / "home", cloud)
+        home.env["RUNTIME_DIRECTORY"] = runtime
+        home.env["SYNCD_HTTP__LISTEN"] = f"127.0.0.1:{port}"
+        with home.daemon() as daemon:
+            started(home, daemon)
+            until(lambda: len(cloud.records()) == 2, "both files")
+            until(lambda: len(daemon.events("job.ended")) == 2, "the end of their jobs")
+            yield Stage(home, daemon, port)
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+def test_live_and_ready_answer_yes_where_nothing_is_in_the_way(stage: Stage) -> None:
+    live, ready = ask(stage.home, "/live"), ask(stage.home, "/ready")
+
+    assert (live.status_code, live.json()["live"]) == (200, True)
+    assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
+
+
+def test_status_is_the_document_of_the_command_without_its_files(stage: Stage) -> None:
+    document = ask(stage.home, "/status").json()
+    schema = json.loads((PROJECT / "docs/schemas/status.schema.json").read_text())
+
+    jsonschema.validate({**document, "files": []}, schema)
+    assert document["files_by_state"] == {"registered": 2}
+    assert document["progress"]["this_run"]["registered_files"] == 2
+    assert document["last_success_at"] is not None
+    told = stage.home.status()
+    assert told["progress"]["started_at"] == document["progress"]["started_at"]
+    assert told["files_by_state"] == document["files_by_state"]
+    said = stage.home.run("status").out
+    assert "running for 0:" in said
+    assert "last success: 20" in said
+
+
+def test_files_come_by_state_and_by_page(stage: Stage) -> None:
+    first = ask(stage.home, "/files", params={"limit": 1}).json()
+    second = ask(stage.home, "/files", params={"limit": 1, "offset": 1}).json()
+
+    assert [[file["path"] for file in page["files"]] for page in (first, second)] == [[ONE], [TWO]]
+    assert (first["more"], second["more"]) == (True, False)
+    assert ask(stage.home, "/files?state=failed").json() == {"files": [], "more": False}
+    assert ask(stage.home, "/files?limit=-1").status_code == 400
+
+
+def documented_metrics() -> dict[str, set[str]]:
+    """Name -> labels, from the table in the documentation."""
+    text = (PROJECT / "docs/monitoring/metrics.md").read_text()
+    rows = re.findall(r"^\| `(syncd_\w+)` \| \w+ \|([^|]*)\|", text, re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+
+
+def test_metrics_are_those_that_are_written_down(stage: Stage) -> None:
+    text = ask(stage.home, "/metrics").text
+    families = [f for f in text_string_to_metric_families(text) if "process" not in f.name]
+    samples = {s.name: s for family in families for s in family.samples}
+    values = {(s.name, *s.labels.values()): s.value for f in families for s in f.samples}
+
+    documented = documented_metrics()
+    assert {f.name + "_total" * (f.type == "counter") for f in families} <= documented.keys()
+    assert {name: set(sample.labels) for name, sample in samples.items()} == {
+        name: labels for name, labels in documented.items() if name in samples
+    }
+    # What a run without faults and without a session has nothing to say of:
+    assert documented.keys() - samples.keys() == {
+        "syncd_parts_total", "syncd_retries_total", "syncd_hold_age_seconds",
+        "syncd_token_remaining_seconds", "syncd_bandwidth_limit_bytes_per_second",
+    }  # fmt: skip
+    assert values["syncd_files", "registered"] == 2
+    assert values["syncd_sent_bytes_total",] == values["syncd_file_bytes", "registered"] == 5000
+    assert values["syncd_requests_total", "put_body", "200"] == 2
+    assert values["syncd_files_ended_total", "registered"] == 2
+    assert values["syncd_watch_mode", "events"] == 1
+    assert values["syncd_hold", "paused"] == 0
+    assert values["syncd_oldest_waiting_age_seconds",] == 0
+    assert values["syncd_scan_duration_seconds", os.fspath(stage.home.models)] >= 0
+
+
+def test_events_tell_the_status_at_most_once_a_second(stage: Stage) -> None:
+    transport = httpx.HTTPTransport(uds=os.fspath(stage.home.state / SOCKET))
+    at_s: list[float] = []
+    with (
+        httpx.Client(transport=transport, base_url="http://syncd", timeout=30) as client,
+        client.stream("GET", "/events") as stream,
+    ):
+        kind = stream.headers["content-type"]
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                at_s.append(time.monotonic())
+                assert json.loads(line[6:])["files_by_state"] == {"registered": 2}
+            if len(at_s) == 3:
+                break
+
+    assert kind.startswith("text/event-stream")
+    assert at_s[2] - at_s[0] > 1.8
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        ("GET", "/nothing", b"", 404, "/nothing"),
+        ("POST", "/status", b"", 405, "POST /status"),
+        ("GET", "/pause", b"", 405, "GET /pause"),
+        ("POST", "/retry", b"{", 400, "not JSON"),
+        ("POST", "/retry", b"[]", 400, "not a JSON object"),
+        ("POST", "/retry", b'{"path": "x"}', 400, "path: no such member"),
+        ("POST", "/retry", b'{"paths": "x"}', 400, "paths"),
+        ("POST", "/retry", b'{"states": ["done"]}', 400, "done is none of"),
+        ("POST", "/limit", b'{"rate": "fast"}', 400, "is not a rate"),
+        ("POST", "/limit", b"{}", 400, "is not a rate"),
+        ("POST", "/scan", b'{"path": "/elsewhere"}', 404, "no directory that is watched"),
+        ("POST", "/cancel", b'{"paths": ["' + b"x" * 300_000 + b'"]}', 413, "larger than"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_what_to_do(
+    stage: Stage, method: str, path: str, body: bytes, status: int, says: str
+) -> None:
+    answer = ask(stage.home, path, method=method, content=body)
+
+    assert answer.status_code == status
+    assert says in answer.json()["error"]
+    assert answer.json()["what_to_do"]
+
+
+# -- who may ask -----------------------------------------------------------------------------------
+
+
+def test_the_socket_is_for_its_owner_and_group(stage: Stage) -> None:
+    assert (stage.home.state / SOCKET).stat().st_mode & 0o777 == 0o660
+
+
+VISIT = """
+import os, socket, sys
+path, uid, gid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+os.setgroups([gid]); os.setgid(65534); os.setuid(uid)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.settimeout(30)
+    sock.connect(path)
+    sock.sendall(b"GET /live HTTP/1.0\\r\\nHost: syncd\\r\\n\\r\\n")
+    print(sock.makefile("rb").readline().decode())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_stranger_is_turned_away_even_where_the_mode_lets_everybody_in(stage: Stage) -> None:
+    path = (stage.home.state / SOCKET).resolve()
+    group = path.stat().st_gid
+    path.chmod(0o666)
+    try:
+        answers = [
+            subprocess.run(
+                [sys.executable, "-c", VISIT, os.fspath(path), "65534", str(gid)],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+            ).stdout
+            for gid in (65534, group)
+        ]
+    finally:
+        path.chmod(0o660)
+
+    assert [answer.split()[1] for answer in answers] == ["403", "200"]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil:80"])
+def test_a_name_that_was_rebound_to_this_machine_gets_no_answer(stage: Stage, host: str) -> None:
+    answer = stage.over_tcp("/status", headers={"Host": host})
+
+    assert answer.status_code == 421
+    assert "files_by_state" not in answer.text
+
+
+def test_tcp_only_reads_and_allows_no_other_origin(stage: Stage) -> None:
+    read = stage.over_tcp("/status", headers={"Origin": "http://evil.example"})
+    written = [
+        stage.over_tcp(path, method=method)
+        for path in ("/pause", "/limit", "/status")
+        for method in ("POST", "PUT", "DELETE", "OPTIONS")
+    ]
+
+    assert read.status_code == 200
+    assert not [name for name in read.headers if name.startswith("access-control")]
+    assert {answer.status_code for answer in written} == {405}
+    assert ask(stage.home, "/status").json()["holds"] == []
+
+
+def test_nobody_asks_and_nothing_wakes_up(stage: Stage) -> None:
+    def switches() -> int:
+        text = Path(f"/proc/{stage.daemon.process.pid}/status").read_text()
+        return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+
+    ask(stage.home, "/status")
+    time.sleep(1)
+    before = switches()
+    time.sleep(4)
+
+    assert switches() - before <= 12  # of its main thread, in 4 s
+
+
+# -- where it listens ------------------------------------------------------------------------------
+
+
+def test_a_socket_without_a_daemon_is_replaced_and_a_living_one_left_alone(tmp_path: Path) -> None:
+    state, runtime = tmp_path / "state", tmp_path / "run"
+    state.mkdir()
+    env = {"RUNTIME_DIRECTORY": os.fspath(runtime)}
+    path, dead = listen_on_socket(os.fspath(state), env)
+    dead.close()  # as a killed daemon leaves it
+    again, alive = listen_on_socket(os.fspath(state), env)
+    alive.listen()
+    (tmp_path / "other").mkdir()
+    elsewhere, other = listen_on_socket(os.fspath(tmp_path / "other"), env)
+    with alive, other:
+        found = os.path.realpath(state / SOCKET)
+
+    assert path == again == found == os.fspath(runtime / SOCKET)
+    assert elsewhere == os.fspath(tmp_path / "other" / SOCKET)
+
+
+def test_a_path_too_long_for_an_address_can_be_listened_on(tmp_path: Path) -> None:
+    state = tmp_path / ("long" * 40)
+    state.mkdir()
+    path, sock = listen_on_socket(os.fspath(state), {})
+    sock.close()
+
+    assert path == os.fspath(state / SOCKET)
+    assert Path(path).is_socket()
+
+
+# -- steering --------------------------------------------------------------------------------------
+
+
+def paused_before_it_knows_a_file(home: Home) -> None:
+    """Pause a store at rest that has seen an empty tree only, then let the files appear."""
+    tree = home.models.rename(home.models.with_name("later"))
+    home.models.mkdir()
+    assert home.once().code == 0
+    assert home.run("pause").code == 0
+    home.models.rmdir()
+    tree.rename(home.models)
+
+
+def test_a_pause_outlives_a_kill_and_resume_ends_it(home: Home, cloud: Sandbox) -> None:
+    paused_before_it_knows_a_file(home)
+    with home.daemon() as daemon:
+        started(home, daemon)
+        until(lambda: home.counts() == {"queued": 2}, "both files in the queue")
+        daemon.process.kill()
+        daemon.process.wait()
+    with home.daemon() as daemon:
+        started(home, daemon)
+        (hold,) = home.status()["holds"]
+        asked_for = cloud.history.count("presign")
+        claimed = daemon.events("job.claimed")
+        assert home.run("resume").code == 0
+        until(lambda: len(records(cloud)) == 2, "both files")
+
+    assert (hold["kind"], hold["what_to_do"]) == ("paused", "To go on: syncd resume")
+    assert (asked_for, claimed) == (0, [])
+    assert home.status()["holds"] == []
+
+
+def test_a_backfill_that_is_paused_says_so_and_ends_for_later(home: Home, cloud: Sandbox) -> None:
+    paused_before_it_knows_a_file(home)
+    once = home.once()
+
+    assert once.code == 75
+    assert "syncd resume" in once.out
+    assert cloud.history.count("presign") == 0
+
+
+def test_a_pause_lets_parts_on_the_wire_end_and_sends_none_twice(
+    large_home: Home, cloud: Sandbox
+) -> None:
+    large_home.sign_in(cloud)
+    large_home.env |= {"SYNCD_UPLOAD__PARTS": "1", "SYNCD_UPLOAD__PARTS_MAX": "1"}
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=1, delay_s=2))
+    with large_home.daemon() as daemon:
+        started(large_home, daemon)
+        until(lambda: cloud.history.count("sign_part"), "the first part")
+        assert large_home.run("pause").code == 0
+        until(lambda: large_home.file(BIG)["state"] == "queued", "the file given back")
+        paused = large_home.file(BIG)
+        large_home.run("resume")
+        until(lambda: f"models/{BIG}" in records(cloud), "the large file")
+
+    parts = [entry.part for entry in cloud.history.entries() if entry.call == "put_part"]
+    assert (paused["parts_done"], paused["why"]) == (1, "paused")
+    assert sorted(parts, key=str) == [1, 2]
+
+
+def test_a_failed_file_is_tried_again_when_somebody_says_so(home: Home, cloud: Sandbox) -> None:
+    refusal = Rule(
+        Fault.ANSWER, "register", contains=ONE, count=None, status=422, performed=False,
+        body='{"error_message": "no"}',
+    )  # fmt: skip
+    cloud.faults.add(refusal)
+    with home.daemon() as daemon:
+        started(home, daemon)
+        until(lambda: home.counts() == {"registered": 1, "failed": 1}, "one failure")
+        cloud.faults.clear()
+        named = home.run("retry", ONE, TWO, "--json")
+        until(lambda: len(records(cloud)) == 2, "both files")
+
+    assert named.code == 1
+    assert json.loads(named.out) == {"files": [ONE], "left": {TWO: "it is in the catalog"}}
+
+
+def test_a_cancelled_file_stays_so_until_it_is_asked_for(large_home: Home, cloud: Sandbox) -> None:
+    large_home.sign_in(cloud)
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=60))
+    with large_home.daemon() as daemon:
+        started(large_home, daemon)
+        until(lambda: cloud.open_uploads(), "an open upload")
+        cancelled = large_home.run("cancel", BIG)
+        until(lambda: not cloud.open_uploads(), "its abort")
+        until(lambda: len(cloud.records()) == 2, "the others")
+        daemon.stop()
+    at_rest = large_home.file(BIG)
+    cloud.faults.clear()
+    with large_home.daemon() as daemon:
+        started(large_home, daemon)
+        restarted = large_home.file(BIG)["state"]
+        daemon.stop()
+    retried = large_home.run("retry", BIG)
+    queued = large_home.file(BIG)["state"]
+    once = large_home.once()
+
+    assert (cancelled.code, cancelled.out) == (0, f"cancelled: {BIG}\n")
+    assert (at_rest["state"], restarted, queued) == ("cancelled", "cancelled", "queued")
+    assert "syncd retry" in at_rest["advice"]
+    assert (retried.code, once.code) == (0, 0)
+    assert f"models/{BIG}" in records(cloud)
+
+
+def test_what_is_bumped_goes_first(home: Home, cloud: Sandbox) -> None:
+    home.env["SYNCD_UPLOAD__FILES"] = "1"
+    paused_before_it_knows_a_file(home)
+    with home.daemon() as daemon:
+        started(home, daemon)
+        until(lambda: home.counts() == {"queued": 2}, "both files in the queue")
+        bumped = home.run("bump", os.fspath(home.models / ONE))
+        home.run("resume")
+        until(lambda: len(records(cloud)) == 2, "both files")
+
+    assert (bumped.code, bumped.out) == (0, f"go first: {ONE}\n")
+    order = [entry.model_path for entry in cloud.history.entries("register")]
+    assert order == [f"models/{ONE}", f"models/{TWO}"]  # the smaller one would have been first
+
+
+def test_a_limit_holds_from_now_on_and_off_ends_it(large_home: Home, cloud: Sandbox) -> None:
+    large_home.sign_in(cloud)
+    large_home.env["SYNCD_UPLOAD__BANDWIDTH"] = "64K"
+    with large_home.daemon() as daemon:
+        started(large_home, daemon)
+        until(lambda: cloud.history.count("sign_part"), "a part under way")
+        slow = large_home.status()["progress"]
+        limited = large_home.run("limit", "128K")
+        changed = ask(large_home, "/status").json()["progress"]["bandwidth"]
+        began_s = time.monotonic()
+        off = large_home.run("limit", "off")
+        until(lambda: f"models/{BIG}" in records(cloud), "the large file")
+        took_s = time.monotonic() - began_s
+
+    assert (slow["bandwidth"], changed) == (64 * 1024, 128 * 1024)
+    assert limited.out == "131072 bytes a second now\n"
+    assert off.out == "no limit now\n"
+    assert took_s < 20  # 6 MiB at 128 KiB/s take 48
+
+
+def test_a_scan_looks_at_everything_or_at_one_path(stage: Stage) -> None:
+    before = len(stage.daemon.events("scan.finished"))
+    done = stage.home.run("scan")
+    until(lambda: len(stage.daemon.events("scan.finished")) > before, "a walk")
+    one = stage.home.run("scan", ONE)
+
+    assert (done.code, one.code) == (0, 0)
+    assert one.out.startswith(f"looking at {ONE}")
+
+
+@pytest.mark.parametrize(("command", "says"), [("scan", "next start"), ("limit", "bandwidth")])
+def test_what_needs_a_daemon_says_what_to_do_without_one(
+    home: Home, command: str, says: str
+) -> None:
+    done = home.run(command, *(["1M"] if command == "limit" else []))
+
+    assert done.code == 75
+    assert "No syncd runs" in done.err
+    assert says in done.err
+    assert home.run("status", "--watch", "--json").code == 75
+
+
+# -- the screen ------------------------------------------------------------------------------------
+
+
+def watched(home: Home, text: str, *, columns: int = 100, lines: int = 30) -> tuple[str, int]:
+    """``syncd status --watch`` on a terminal until it shows *text*, then Ctrl-C; picture and code."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, "status", "--watch"],
+        cwd=PROJECT,
+        env={**home.environment(), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    screen = pyte.Screen(columns, lines)
+    stream = pyte.ByteStream(screen)
+    picture, deadline = "", time.monotonic() + 60
+    try:
+        while text not in picture and time.monotonic() < deadline:
+            if select.select([ours], [], [], 1)[0]:
+                stream.feed(os.read(ours, 65536))
+                picture = "\n".join(line.rstrip() for line in screen.display).strip()
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # the terminal hangs up at the end
+            while os.read(ours, 65536):
+                pass
+        return picture, process.wait(30)
+    finally:
+        os.close(ours)
+        process.kill()
+
+
+def test_the_screen_shows_parts_and_ends_well_with_ctrl_c(large_home: Home, cloud: Sandbox) -> None:
+    large_home.sign_in(cloud)
+    large_home.env |= {"SYNCD_UPLOAD__PARTS": "1", "SYNCD_UPLOAD__PARTS_MAX": "1"}
+    large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=120))
+    with large_home.daemon() as daemon:
+        started(large_home, daemon)
+        picture, code = watched(large_home, "1 of 2 parts █")
+
+    assert "2 files in the catalog, 1 to go" in picture
+    assert f"{BIG} " in picture
+    assert re.search(r"1 of 2 parts █[▁-▇]", picture)
+    assert code == 0
+
+
+def test_watching_needs_a_terminal_or_json(stage: Stage) -> None:
+    refused = stage.home.run("status", "--watch")
+
+    assert refused.code == 2
+    assert "--json" in refused.err

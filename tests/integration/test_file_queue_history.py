@@ -1,0 +1,204 @@
+"""``syncd file``, ``queue`` and ``history``, and how a person may name a file."""
+
+import json
+import os
+import re
+import subprocess
+
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import COMMAND, LARGE, MIB, PROJECT, Finished, Home, until
+from tests.weights import weights
+
+ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
+
+
+def lines(done: Finished) -> dict[str, str]:
+    """The facts that ``syncd file`` shows, by name."""
+    facts = [line.strip().split("  ", 1) for line in done.out.splitlines() if line[:2] == "  "]
+    return {fact[0]: fact[1].strip() for fact in facts if len(fact) == 2}
+
+
+# -- file ------------------------------------------------------------------------------------------
+
+
+def test_a_registered_file_is_told_with_its_record_and_its_story(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+
+    told, shown = home.document("file", ONE), lines(home.run("file", ONE))
+    (record,) = [each for each in cloud.records() if each["model_path"] == f"models/{ONE}"]
+    status = (home.models / ONE).stat()
+
+    assert (told["file"]["state"], told["on_disk"]) == ("registered", "as judged")
+    assert told["rule"] == "taken: ending .safetensors"
+    assert told["file"]["record_id"] == record["id"]
+    assert told["file"]["sha256"] == home.sha256(ONE)
+    assert told["job"]["storage_key"] == record["storage_key"]
+    assert told["fingerprint"]["inode"] == status.st_ino
+    assert told["registered_at"] >= told["judged_at"]
+    assert [event["to_state"] for event in told["events"]] == ["queued", "leased", "done"]
+    assert shown["record"].startswith(f"{record['id']}, registered 20")
+    assert shown["sha256"] == home.sha256(ONE)
+    assert shown["rule"] == "taken: ending .safetensors"
+
+
+def test_a_file_that_is_passed_over_is_told_with_the_line_that_did_it(home: Home) -> None:
+    (home.models / ".syncdignore").write_text("*.pt\n")
+    home.once()
+
+    told, shown = home.document("file", TWO), lines(home.run("file", TWO))
+
+    assert (told["file"]["state"], told["job"], told["events"]) == ("ignored", None, [])
+    assert told["rule"] == "ignored: excluded by *.pt (.syncdignore)"
+    assert shown["why"] == "excluded by *.pt (.syncdignore)"
+
+
+def test_a_file_that_syncd_has_not_met_yet_is_told_by_the_rule_that_takes_it(home: Home) -> None:
+    told, shown = home.document("file", ONE), home.run("file", ONE).out
+
+    assert (told["file"], told["on_disk"]) == (None, "new")
+    assert told["rule"] == "taken: ending .safetensors"
+    assert "not looked at yet" in shown
+
+
+def test_a_file_that_moved_on_since_is_told_so(home: Home) -> None:
+    home.once()
+    home.write(ONE, weights(b"changed"))
+    (home.models / TWO).unlink()
+
+    assert home.document("file", ONE)["on_disk"] == "changed"
+    assert home.document("file", TWO)["on_disk"] == "gone"
+    assert lines(home.run("file", TWO))["on disk"] == "gone"
+
+
+def test_a_running_upload_is_told_with_its_parts(large_home: Home, cloud: Sandbox) -> None:
+    large_home.sign_in(cloud)
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=20))
+    large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
+    with large_home.daemon() as daemon:
+        until(lambda: _parts_done(large_home) == 1, "the first part")
+        told, shown = large_home.document("file", BIG), lines(large_home.run("file", BIG))
+        queue, screen = large_home.document("queue"), large_home.run("queue").out
+        daemon.stop()
+
+    assert (told["file"]["state"], told["file"]["parts"]) == ("uploading", 2)
+    assert told["job"]["part_size"] == 5 * MIB
+    assert shown["parts"] == "1 of 2 done, 5.0 MiB each"
+    assert [file["path"] for file in queue["files"]] == [BIG]
+    assert queue["running"] is True
+    assert f"{BIG}  part 1 of 2" in screen
+
+
+def _parts_done(home: Home) -> int:
+    done = home.run("file", BIG, "--json")
+    file = json.loads(done.out)["file"] if done.code == 0 else None
+    return int(file["parts_done"]) if file else 0
+
+
+# -- naming a file ---------------------------------------------------------------------------------
+
+
+def test_a_file_may_be_named_in_every_usual_way(home: Home) -> None:
+    usual = (ONE, f"models/{ONE}", f"{home.models}/{ONE}", f"{home.models}/vae/../{ONE}")
+
+    assert {home.document("file", given)["path"] for given in usual} == {ONE}
+
+
+def test_a_file_may_be_named_from_the_folder_that_one_stands_in(home: Home) -> None:
+    environment = {**home.environment(), "PYTHONPATH": os.fspath(PROJECT)}
+
+    told = subprocess.run(
+        (*COMMAND, "file", "one.safetensors", "--json"),
+        cwd=home.models / "loras", env=environment, capture_output=True, check=True,
+    )  # fmt: skip
+
+    assert json.loads(told.stdout)["path"] == ONE
+
+
+def test_a_name_that_status_shows_escaped_is_understood(home: Home) -> None:
+    home.write("vae/bell\x07.pt", weights(b"bell"))
+    home.let_age()
+    home.once()
+
+    assert home.document("file", r"vae/bell\x07.pt")["file"]["state"] == "refused"
+
+
+def test_a_misspelt_name_is_answered_with_what_may_be_meant(home: Home) -> None:
+    home.once()
+
+    for given, meant in (("loras/onne.safetensors", ONE), ("two.pt", TWO), ("vae/TWO.PT", TWO)):
+        done = home.run("file", given)
+
+        assert (done.code, done.out) == (2, "")
+        assert done.said.startswith(f"syncd: {given}: no such file or folder in {home.models}.")
+        assert f"Did you mean {meant}?" in done.said
+
+
+def test_what_is_not_watched_is_no_file_of_ours(home: Home) -> None:
+    (home.models.parent / "outside.pt").write_bytes(b"outside")
+
+    for given in ("../outside.pt", "/etc/passwd"):
+        done = home.run("file", given)
+
+        assert done.code == 2
+        assert "no such file or folder" in done.said
+        assert "syncd plan lists the files there" in done.said
+
+
+def test_a_folder_is_no_file(home: Home) -> None:
+    done = home.run("file", "loras")
+
+    assert done.code == 2
+    assert "loras is a folder. Name a file in it." in done.said
+
+
+# -- queue and history -----------------------------------------------------------------------------
+
+
+def test_what_is_under_way_comes_before_what_waits(large_home: Home, cloud: Sandbox) -> None:
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains="one", delay_s=20))
+    large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
+    with large_home.daemon() as daemon:
+        until(lambda: daemon.events("job.needs_sign_in"), "the large file's turn")
+        queue, shown = large_home.document("queue"), large_home.run("queue").out
+        daemon.stop()
+
+    states = [(file["path"], file["state"]) for file in queue["files"]]
+    assert states[-2:] == [(ONE, "uploading"), (BIG, "needs_sign_in")]
+    assert [line.split()[0] for line in shown.splitlines()[1:]][-1] == "needs_sign_in"
+    assert f"{LARGE} bytes are above" in shown
+
+
+def test_an_empty_queue_says_so(home: Home) -> None:
+    before = home.run("queue").out
+    home.once()
+
+    assert before == home.run("queue").out == "Nothing is on its way, and nothing waits.\n"
+
+
+def test_history_tells_each_change_of_owner_and_why(home: Home, cloud: Sandbox) -> None:
+    home.once()
+
+    told, shown = home.document("history"), home.run("history").out
+    of_one = home.document("history", ONE)["events"]
+    latest = home.document("history", "--most", "1")["events"]
+
+    assert len(told["events"]) == 6
+    assert [event["at"] for event in told["events"]] == sorted(e["at"] for e in told["events"])
+    assert [(event["event"], event["why"]) for event in of_one] == [
+        (None, None),
+        ("claim", None),
+        ("finish", "registered"),
+    ]
+    assert latest == told["events"][-1:]
+    assert len(shown.splitlines()) == 7
+    assert re.search(rf"{ONE} +done +finish +registered", shown)
+
+
+def test_history_looks_back_as_far_as_it_is_told(home: Home) -> None:
+    home.once()
+
+    assert home.document("history", "--days", "0")["events"] == []
+    assert "Nothing happened" in home.run("history", "--days", "0").out

@@ -1,0 +1,123 @@
+"""``syncd health``, asked as the health check of a container asks it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from syncd.store import Store
+from tests.integration.harness import Home
+
+MODULES = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
+CALL = "from syncd.cli import entry; entry()"
+
+
+@contextmanager
+def answering(home: Home, *answers: bytes) -> Iterator[None]:
+    """Somebody who holds the lock and gives these answers on the socket."""
+    store = Store(os.fspath(home.state))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(home.state / "syncd.sock"))
+        listener.listen()
+        server = threading.Thread(target=_serve, args=(listener, answers))
+        server.start()
+        try:
+            yield
+        finally:
+            server.join()
+            store.close()
+
+
+def _serve(listener: socket.socket, answers: tuple[bytes, ...]) -> None:
+    for answer in answers:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer))
+            connection.sendall(answer)
+
+
+def test_a_running_syncd_is_well_and_none_is_not(home: Home) -> None:
+    before = home.run("health")
+    with home.daemon() as daemon:
+        daemon.started()
+        running = home.run("health")
+        daemon.stop()
+    after = home.run("health")
+
+    assert (before.code, running.code, after.code) == (1, 0, 1)
+    assert running.out == f"well: a syncd is running on {home.state}; files under way: 0\n"
+    assert f"unwell: no syncd is running on {home.state}" in after.out
+
+
+def test_one_whose_loop_stands_still_is_not_well(home: Home) -> None:
+    with home.daemon() as daemon:
+        daemon.started()
+        daemon.process.send_signal(signal.SIGSTOP)
+        code = "import syncd.cli.daemon as d; d.ANSWER_S = 0.5; "
+        done = subprocess.run(
+            (sys.executable, "-c", code + CALL, "health"),
+            env=home.environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        daemon.process.send_signal(signal.SIGCONT)
+        daemon.stop()
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("unwell: A syncd is at work")
+    assert "does not answer: timed out" in done.stdout
+
+
+@pytest.mark.parametrize(("running", "idle_s", "code"), [(1, 1801, 1), (1, 1799, 0), (0, 10**6, 0)])
+def test_what_should_move_and_does_not_is_stuck(
+    home: Home, running: int, idle_s: float, code: int
+) -> None:
+    answer = f'{{"live": true, "running": {running}, "idle_s": {idle_s}}}'
+    with answering(home, answer.encode()):
+        done = home.run("health")
+
+    assert done.code == code
+    assert ("nothing moved for 1801 s" in done.out) == bool(code)
+
+
+def test_without_a_socket_the_lock_has_to_do_and_it_says_so(home: Home) -> None:
+    store = Store(os.fspath(home.state))
+    done = home.run("health")
+    store.close()
+
+    assert done.code == 0
+    assert "offers no socket to ask it more" in done.out
+
+
+def test_the_state_directory_is_found_as_the_daemon_finds_it(home: Home) -> None:
+    config = home.state.parent / "syncd.toml"
+    config.write_text(f'state_dir = "{home.state}"\n')
+    store = Store(os.fspath(home.state))
+    del home.env["SYNCD_STATE_DIR"]
+    by_file = home.run("--config", str(config), "health").code
+    by_flag = home.run("--state-dir", str(home.state), "health").code
+    by_default = home.run("health").code
+    config.write_text("no TOML")
+    by_broken = home.run("--config", str(config), "health")
+    store.close()
+
+    assert (by_file, by_flag, by_default, by_broken.code) == (0, 0, 1, 1)
+    assert "cannot be understood" in by_broken.out
+
+
+def test_it_is_light(home: Home) -> None:
+    with answering(home, b'{"live": true, "running": 0, "idle_s": 0}'):
+        done = subprocess.run(
+            (sys.executable, "-c", MODULES + CALL, "health"),
+            env=home.environment(), capture_output=True, text=True,
+        )  # fmt: skip
+
+    imported = {name.partition(".")[0] for name in done.stderr.split()}
+    assert done.returncode == 0
+    assert "click" in imported
+    assert not imported & {"httpx", "pydantic", "rich", "structlog", "asyncio", "starlette"}

@@ -1,0 +1,472 @@
+"""``syncd login``, ``logout`` and ``whoami``, at a terminal and in scripts, against a real socket."""
+
+import itertools
+import json
+import os
+import pty
+import re
+import select
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import jsonschema
+import pytest
+
+from syncd.config import Stored
+from syncd.model import Call, Session
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.server import Sandbox
+from syncd.sandbox.switches import Switches
+from tests.integration.harness import COMMAND, DEADLINE_S, PROJECT, Finished, Home, Nursery, records
+
+QUICK = Switches(pairing_interval_s=1, part_size=5 * 1024 * 1024)
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Sandbox]:
+    with Sandbox(tmp_path / "cloud", switches=replace(QUICK, more_teams=("Second",))) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def box(tmp_path: Path, cloud: Sandbox) -> Home:
+    """A machine without any credential, and with no keyring."""
+    return unsigned(Home.at(tmp_path / "home", cloud))
+
+
+def unsigned(home: Home) -> Home:
+    del home.env["SYNCD_API__TOKEN"]
+    home.env["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
+    return home
+
+
+@dataclass
+class Terminal:
+    """A command at a terminal of its own."""
+
+    process: "subprocess.Popen[bytes]"
+    fd: int
+    seen: str = ""
+    at: int = field(default=0)
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """What it writes next that fits; the text before it counts as read."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while (found := re.compile(pattern).search(self.seen, self.at)) is None:
+            assert time.monotonic() < deadline_s, f"{pattern!r} did not come:\n{self.seen}"
+            assert self._read() or re.search(pattern, self.seen[self.at :]), self.seen
+        self.at = found.end()
+        return found
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def end(self) -> int:
+        """Its exit code, once it has said everything."""
+        while self._read():
+            pass
+        return self.process.wait(DEADLINE_S)
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self.fd], [], [], DEADLINE_S)
+        assert ready, f"nothing more comes:\n{self.seen}"
+        try:
+            data = os.read(self.fd, 4096)
+        except OSError:  # the other end is closed
+            return False
+        self.seen += data.decode()
+        return bool(data)
+
+
+@contextmanager
+def terminal(home: Home, *args: str) -> Iterator[Terminal]:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *COMMAND, *args],
+        cwd=PROJECT,
+        env={**home.environment(), "TERM": "xterm"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    try:
+        yield Terminal(process, leader)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def approve(address: str, **more: str) -> None:
+    """What the user does in a browser."""
+    httpx.get(address, params=httpx.URL(address).params.merge(more), trust_env=False, verify=False)
+
+
+def pair(home: Home, **more: str) -> Terminal:
+    with terminal(home, "login") as screen:
+        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0], **more)
+        code = screen.end()
+    assert code == 0, screen.seen
+    return screen
+
+
+def sign_in(home: Home, cloud: Sandbox, *args: str, password: str | None = None) -> Finished:
+    done = subprocess.run(
+        [*COMMAND, "login", "--large-files", "--email", cloud.email, "--password-stdin", *args],
+        cwd=PROJECT,
+        env=home.environment(),
+        input=f"{cloud.password if password is None else password}\n",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr, 0)
+
+
+def give_key(home: Home, cloud: Sandbox) -> str:
+    """What an earlier ``syncd login`` has left."""
+    place = Stored(home.state, cloud.base_url)
+    place.prepare()
+    place.write_device_key(cloud.device_key)
+    return cloud.device_key
+
+
+def give_session(home: Home, cloud: Sandbox) -> None:
+    """What an earlier ``syncd login --large-files`` has left."""
+    place, now_ms = Stored(home.state, cloud.base_url), time.time_ns() // 1_000_000
+    place.prepare()
+    place.write_session(
+        Session(
+            base_url=cloud.base_url,
+            team_id=cloud.team_id,
+            access=cloud.session_token,
+            refresh=cloud.refresh_token,
+            begun_at=now_ms,
+            expires_at=now_ms + 3_600_000,
+        )
+    )
+
+
+def key_of(home: Home) -> str:
+    return (home.state / "credentials/api_token").read_text()
+
+
+def session_of(home: Home) -> dict[str, object]:
+    return dict(json.loads((home.state / "credentials/session.json").read_text()))
+
+
+def everything(home: Home) -> str:
+    files = [path for path in home.state.rglob("*") if path.is_file()]
+    return "".join(path.read_bytes().decode("latin-1") for path in files)
+
+
+def whoami(home: Home, code: int = 0) -> dict[str, object]:
+    done = home.run("whoami", "--json")
+    assert done.code == code, done.err
+    document: dict[str, object] = json.loads(done.out)
+    schema = json.loads((PROJECT / "docs/schemas/whoami.schema.json").read_text())
+    jsonschema.validate(document, schema)
+    return document
+
+
+# -- pairing --------------------------------------------------------------------------------------
+
+
+def test_pairing_shows_address_code_and_qr_and_keeps_only_the_device_key(
+    box: Home, cloud: Sandbox
+) -> None:
+    screen = pair(box)
+    key = key_of(box)
+    agent_keys = [each for each in cloud._accounts._keys if each.startswith("ak-")]
+    again = box.run("login")
+
+    assert "▀" in screen.seen
+    assert re.search(r"confirm the code [A-Z0-9]{4}-[A-Z0-9]{4} there", screen.seen)
+    assert "Signed in as Ada Example <ada@example.org>" in screen.seen
+    assert cloud._accounts.identify(key) is not None
+    assert stat.S_IMODE((box.state / "credentials/api_token").stat().st_mode) == 0o600
+    assert stat.S_IMODE((box.state / "credentials").stat().st_mode) == 0o700
+    for secret in (key, *agent_keys):
+        assert secret not in screen.seen
+    for secret in agent_keys:
+        assert secret not in everything(box)
+    assert (again.code, cloud.history.count("pair_start")) == (0, 1)
+    assert "has a device key" in again.out
+
+
+def test_polls_keep_the_interval_and_a_429_doubles_it(box: Home, cloud: Sandbox) -> None:
+    cloud.faults.add(Rule(Fault.ANSWER, call=Call.PAIR_POLL, status=429, body="{}"))
+    with terminal(box, "login") as screen:
+        address = screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0]
+        while cloud.history.count(Call.PAIR_POLL) < 2:
+            time.sleep(0.05)
+        approve(address)
+        assert screen.end() == 0, screen.seen
+
+    times = [entry.at_ms for entry in cloud.history.entries(Call.PAIR_START, Call.PAIR_POLL)]
+    gaps = [round((after - before) / 1000) for before, after in itertools.pairwise(times)]
+    assert gaps[0] >= 1
+    assert all(gap >= 2 for gap in gaps[1:])
+
+
+def test_a_void_code_is_explained_and_followed_by_a_new_one(box: Home, cloud: Sandbox) -> None:
+    with terminal(box, "login") as screen:
+        screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")
+        cloud.skip(301)
+        screen.wait_for("does not know the code any more")
+        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0])
+
+        assert screen.end() == 0, screen.seen
+    assert "Access page" not in screen.seen
+
+
+def test_a_lost_answer_to_the_approving_poll_is_told(box: Home, cloud: Sandbox) -> None:
+    with terminal(box, "login") as screen:
+        address = screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0]
+        cloud.faults.add(Rule(Fault.LOST_ANSWER, call=Call.PAIR_POLL))
+        approve(address)
+        screen.wait_for("an unused device is left on the account, which the Access page")
+        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0])
+
+        assert screen.end() == 0, screen.seen
+    assert key_of(box).startswith("dk-")
+
+
+def test_a_code_that_nobody_confirms_ends_with_77(box: Home, cloud: Sandbox) -> None:
+    cloud.switches = replace(QUICK, pairing_lifetime_s=2)
+    done = box.run("login")
+
+    assert done.code == 77
+    assert "Nobody confirmed the code" in done.said
+    assert not (box.state / "credentials/api_token").exists()
+
+
+def test_a_cloud_that_is_not_there_ends_with_75(box: Home) -> None:
+    box.env["SYNCD_API__BASE_URL"] = "http://127.0.0.1:9/api/v1"
+
+    assert box.run("login").code == 75
+
+
+def test_a_key_that_comes_from_elsewhere_is_not_paired_over(box: Home, cloud: Sandbox) -> None:
+    box.env["SYNCD_API__TOKEN"] = cloud.device_key
+    done = box.run("login")
+
+    assert done.code == 78
+    assert "SYNCD_API__TOKEN counts before" in done.said
+    assert not cloud.history.entries()
+
+
+def test_a_revoked_key_is_paired_anew(box: Home, cloud: Sandbox) -> None:
+    before = give_key(box, cloud)
+    cloud.revoke(before)
+    refused = whoami(box, 77)
+    pair(box)
+
+    assert refused["says"] == "nothing, until the credential is accepted again"
+    assert key_of(box) != before
+
+
+def test_a_usable_keyring_keeps_the_key_and_a_file_does_not(box: Home, tmp_path: Path) -> None:
+    ring = tmp_path / "ring.json"
+    box.env |= {
+        "PYTHON_KEYRING_BACKEND": "tests.integration.keyrings.InFile",
+        "TEST_KEYRING": str(ring),
+    }
+    pair(box)
+    said = whoami(box)
+    shown = box.run("config", "show").out
+    kept = list(json.loads(ring.read_text()).values())
+    out = box.run("logout")
+
+    assert [each[:3] for each in kept] == ["dk-"]
+    assert not (box.state / "credentials/api_token").exists()
+    assert said["keyring"] == "keyrings"
+    assert re.search(r"api\.token +\*\*\* +keyring \(keyrings\)", shown)
+    assert (out.code, json.loads(ring.read_text())) == (0, {})
+
+
+# -- a session ------------------------------------------------------------------------------------
+
+
+def test_large_files_are_signed_in_for_at_a_terminal_and_the_password_is_nowhere(
+    box: Home, cloud: Sandbox
+) -> None:
+    with terminal(box, "login", "--large-files") as screen:
+        screen.wait_for("E-mail: ")
+        screen.type(f"{cloud.email}\r")
+        screen.wait_for("Password: ")
+        screen.type(f"{cloud.password}\r")
+        screen.wait_for(r"1  Sandbox  \S+\s+2  Second  \S+\s+Team \(1-2\): ")
+        screen.type("2\r")
+        assert screen.end() == 0, screen.seen
+
+    kept = session_of(box)
+    assert kept["team_id"] == [*cloud.teams][1]
+    assert "until you run syncd logout" in screen.seen
+    assert "for the team Second" in screen.seen
+    for secret in (cloud.password, str(kept["access"]), str(kept["refresh"])):
+        assert secret not in screen.seen
+    assert cloud.password not in everything(box)
+    assert stat.S_IMODE((box.state / "credentials/session.json").stat().st_mode) == 0o600
+
+
+def test_a_wrong_password_ends_with_77_and_says_what_it_may_be(box: Home, cloud: Sandbox) -> None:
+    done = sign_in(box, cloud, password="wrong CANARY")
+
+    assert done.code == 77
+    assert "Google" in done.said
+    assert "CANARY" not in done.said + done.out
+    assert not (box.state / "credentials/session.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--password-stdin"], "--email"),
+        (["--email", "a@b"], "--password-stdin"),
+    ],
+)
+def test_a_password_is_asked_for_where_somebody_can_answer(
+    box: Home, args: list[str], said: str
+) -> None:
+    done = box.run("login", "--large-files", *args)
+
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_a_team_is_named_where_nobody_can_be_asked(box: Home, cloud: Sandbox) -> None:
+    unnamed = sign_in(box, cloud)
+    foreign = sign_in(box, cloud, "--team", "nobody's")
+    named = sign_in(box, cloud, "--team", cloud.team_id)
+
+    assert [unnamed.code, foreign.code, named.code] == [77, 77, 0]
+    assert cloud.team_id in unnamed.said
+    assert "is not in the team nobody's" in foreign.said
+
+
+def test_whoami_tells_both_credentials_and_that_the_session_counts(
+    box: Home, cloud: Sandbox
+) -> None:
+    cloud.switches = replace(cloud.switches, me_tells_role=True)
+    nobody = box.run("whoami")
+    give_key(box, cloud)
+    device = whoami(box)
+    give_session(box, cloud)
+    both = whoami(box)
+    shown = box.run("whoami").out
+    cloud.switches = replace(cloud.switches, role="viewer")
+    viewer = box.run("whoami").out
+
+    assert nobody.code == 77
+    assert "syncd login" in nobody.said
+    assert (device["team"], device["sends_large_files"]) == (None, False)
+    assert both["team"] == {"id": cloud.team_id, "name": "Sandbox", "role": "owner"}
+    assert both["sends_large_files"]
+    listed = both["credentials"]
+    assert isinstance(listed, list)
+    assert [(each["kind"], each["in_force"]) for each in listed] == [
+        ("session", True),
+        ("device", False),
+    ]
+    assert "60 min left, renewed by itself" in shown
+    assert "not used: the session counts for everything" in shown
+    assert "only owners and admins may write models" in viewer
+
+
+def test_whoami_says_what_it_knows_when_the_cloud_is_not_there(box: Home, cloud: Sandbox) -> None:
+    give_key(box, cloud)
+    cloud.faults.add(Rule(Fault.RESET, call=Call.ME, count=None))
+    said = whoami(box, 75)
+
+    assert said["user"] is None
+    assert str(said["says"]).startswith("files up to")
+
+
+def test_logout_revokes_and_removes_even_if_the_cloud_does_not_answer(
+    box: Home, cloud: Sandbox
+) -> None:
+    pair(box)
+    first = key_of(box)
+    give_session(box, cloud)
+    done = box.run("logout")
+    second = give_key(box, cloud)
+    cloud.faults.add(Rule(Fault.RESET, call=Call.REVOKE, count=None))
+    cut_off = box.run("logout")
+    nothing = box.run("logout")
+
+    assert (done.code, cloud._accounts.identify(first)) == (0, None)
+    assert (cut_off.code, cloud._accounts.identify(second) is not None) == (75, True)
+    assert "could not be revoked" in cut_off.err
+    assert "Access page" in cut_off.err
+    assert sorted(path.name for path in (box.state / "credentials").iterdir()) == ["lock"]
+    assert nothing.out == "Nothing is kept here.\n"
+
+
+def test_a_session_file_of_a_wider_mode_stops_every_command_with_the_remedy(
+    box: Home, cloud: Sandbox
+) -> None:
+    give_session(box, cloud)
+    file = box.state / "credentials/session.json"
+    file.chmod(0o644)
+    done = box.run("whoami")
+
+    assert done.code == 78
+    assert f"run: chmod 600 {file}" in done.said
+
+
+# -- one tree, one catalog ------------------------------------------------------------------------
+
+
+def test_a_tree_never_splits_over_the_catalogs_of_two_teams(
+    nursery: Nursery, tmp_path: Path, cloud: Sandbox
+) -> None:
+    box = unsigned(nursery.home(tmp_path / "home", cloud, large=True))
+    own, other = cloud.teams
+    give_key(box, cloud)
+    assert box.once().code == 77, "the large file waits"
+    refused = sign_in(box, cloud, "--team", other)
+    taken = sign_in(box, cloud, "--team", own)
+    done = box.once()
+
+    assert refused.code == 77
+    assert "in the catalog of another team" in refused.said
+    assert (taken.code, done.code) == (0, 0), taken.said + done.err
+    assert len(records(cloud)) == 3
+    assert {record["storage_key"].split("/")[1] for record in cloud.records()} == {own}
+
+    box.run("logout")
+    with terminal(box, "login") as screen:
+        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0], team_id=other)
+        assert screen.end() == 77, screen.seen
+    assert "in the catalog of another team" in re.sub(r"\s+", " ", screen.seen)
+    assert not (box.state / "credentials/api_token").exists()
+
+
+def test_a_403_is_explained_by_the_role_with_one_look_at_the_account(
+    box: Home, cloud: Sandbox
+) -> None:
+    cloud.switches = replace(
+        cloud.switches, role="viewer", me_tells_role=True, features_off=("custom_models",)
+    )
+    give_session(box, cloud)
+    asked = cloud.history.count(Call.ME)
+    for name in ("a", "b", "c"):
+        box.write(f"loras/{name}.safetensors", b"\x08\0\0\0\0\0\0\0{}      ")
+    box.let_age()
+    done = box.once()
+    (hold,) = box.status()["holds"]
+
+    assert done.code == 77
+    assert "role viewer may not manage models" in hold["why"]
+    assert "viewer in the team Sandbox: only owners and admins" in hold["what_to_do"]
+    assert "custom_models (global)" in hold["what_to_do"]
+    assert cloud.history.count(Call.ME) == asked + 1

@@ -1,0 +1,349 @@
+"""A stored session: renewed in time, by one at a time, on disk before it is used, and never twice."""
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from syncd import api as cloud_api
+from syncd.api import CloudApi
+from syncd.auth import Credentials
+from syncd.config import Stored
+from syncd.core.answers import HostPolicy
+from syncd.errors import ConfigError, JobError, NeedsOperator
+from syncd.model import Call, Kind, Session
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.history import Entry
+from syncd.sandbox.server import Sandbox
+from syncd.sandbox.switches import Switches
+from tests.fakes import FakeClock
+from tests.visitor import Visitor, good
+
+HOUR_S = 3600
+STRICT = Switches(reuse_ends_chain=True)
+
+
+@dataclass
+class Installation:
+    """A state directory with a session, and a clock of its own."""
+
+    cloud: Sandbox
+    stored: Stored
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def sign_in(self, *, left_s: float = HOUR_S) -> Session:
+        """Keep a fresh session that has *left_s* of an hour left by this machine's clock."""
+        with Visitor(self.cloud) as somebody:
+            said = {"email_address": self.cloud.email, "user_password": self.cloud.password}
+            pair = good(somebody.post("/auth/login", **said))
+        now_ms = self.clock.now_ms()
+        session = Session(
+            base_url=self.cloud.base_url,
+            team_id=self.cloud.team_id,
+            access=pair["access_token"],
+            refresh=pair["refresh_token"],
+            begun_at=now_ms - int((HOUR_S - left_s) * 1000),
+            expires_at=now_ms + int(left_s * 1000),
+        )
+        self.stored.prepare()
+        held = self.stored.try_lock()
+        assert held is not None
+        with held:
+            self.stored.write_session(session)
+        return session
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[CloudApi]:
+        """A syncd that uses the session."""
+        credentials = Credentials(self.stored.session, keeper=self.stored, clock=self.clock)
+        async with cloud_api.build_client() as http:
+            api = CloudApi(
+                base_url=self.cloud.base_url,
+                client=http,
+                credentials=credentials,
+                team_id=None,
+                clock=self.clock,
+                jitter=lambda: 1.0,
+                hosts=HostPolicy.of(self.cloud.base_url, (), allow_http=False),
+            )
+            credentials.renew = api.refresh
+            try:
+                yield api
+            finally:
+                await credentials.settled()
+
+    def kept(self) -> Session:
+        session = self.stored.session()
+        assert session is not None
+        return session
+
+    def refreshes(self) -> list[int | None]:
+        """What the cloud answered to each renewal."""
+        history = self.cloud.history.entries()
+        renewals = [entry for entry in history if entry.call == Call.REFRESH]
+        return [entry.answered if entry.status is None else entry.status for entry in renewals]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Installation]:
+    with Sandbox(tmp_path / "cloud", switches=STRICT) as cloud:
+        yield Installation(cloud, Stored(tmp_path / "state", cloud.base_url))
+
+
+async def failure(call: object) -> JobError:
+    with pytest.raises(JobError) as caught:
+        await call  # type: ignore[misc]
+    return caught.value
+
+
+@pytest.mark.parametrize(("left_s", "renewals"), [(301, 0), (299, 1), (-HOUR_S, 1)])
+async def test_a_session_is_renewed_five_minutes_before_it_ends(
+    place: Installation, left_s: float, renewals: int
+) -> None:
+    before = place.sign_in(left_s=left_s)
+    async with place.running() as api:
+        await api.me()
+        await api.me()
+
+    assert place.refreshes() == [200] * renewals
+    assert (place.kept() != before) == bool(renewals)
+
+
+async def test_a_machine_that_slept_renews_before_it_asks_for_anything(place: Installation) -> None:
+    place.sign_in()
+    async with place.running() as api:
+        await api.me()
+        place.clock.suspend(2 * HOUR_S)
+        place.cloud.skip(2 * HOUR_S)
+        await api.me()
+
+    asked = [entry.call for entry in place.cloud.history.entries()]
+    assert asked == ["login", Call.ME, Call.REFRESH, Call.ME]
+
+
+async def test_a_clock_that_is_set_back_does_not_make_a_session_last(place: Installation) -> None:
+    place.sign_in()
+    async with place.running() as api:
+        place.clock.advance(HOUR_S - 10)
+        place.clock._now_ms -= 100 * HOUR_S * 1000
+        await api.me()
+
+    assert place.refreshes() == [200]
+
+
+async def test_a_401_renews_once_and_repeats_once(place: Installation) -> None:
+    place.sign_in()
+    place.cloud.skip(HOUR_S + 1)
+    place.cloud.switches = replace(STRICT, access_token_lifetime_s=1)
+    async with place.running() as api:
+        await api.me()
+        place.cloud.skip(2)
+        place.cloud.faults.add(Rule(Fault.ANSWER, call=Call.ME, status=401, count=None))
+        error = await failure(api.me())
+
+    assert error.kind is Kind.SESSION_REFUSED
+    assert place.refreshes() == [200, 200]
+
+
+async def test_I13_the_new_pair_is_on_disk_before_its_first_use(tmp_path: Path) -> None:
+    on_disk: list[str] = []
+    place: Installation
+
+    def listen(entry: Entry) -> None:
+        if entry.call == Call.ME:
+            on_disk.append(json.loads(place.stored.session_file.read_text())["access"])
+
+    with Sandbox(tmp_path / "cloud", switches=STRICT, listener=listen) as cloud:
+        place = Installation(cloud, Stored(tmp_path / "state", cloud.base_url))
+        before = place.sign_in(left_s=10)
+        async with place.running() as api:
+            await api.me()
+
+    assert on_disk == [place.kept().access]
+    assert on_disk != [before.access]
+    assert stat.S_IMODE(place.stored.session_file.stat().st_mode) == 0o600
+
+
+async def test_I13_many_requests_and_two_processes_renew_once(place: Installation) -> None:
+    place.sign_in(left_s=10)
+    async with place.running() as one, place.running() as other:
+        await asyncio.gather(*(api.me() for api in (one, other) for _ in range(5)))
+
+    assert place.refreshes() == [200]
+
+
+async def test_a_request_that_is_cancelled_does_not_take_the_renewal_with_it(
+    place: Installation,
+) -> None:
+    before = place.sign_in(left_s=10)
+    place.cloud.faults.add(Rule(Fault.DELAY, call=Call.REFRESH, delay_s=0.3))
+    async with place.running() as api:
+        request = asyncio.create_task(api.me())
+        while place.kept().refresh_sent_at is None:
+            await asyncio.sleep(0.01)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+
+    assert place.refreshes() == [200]
+    assert place.kept().refresh not in (None, before.refresh)
+
+
+async def test_a_lost_answer_is_told_and_the_spent_token_is_tried_once_only(
+    place: Installation,
+) -> None:
+    place.sign_in(left_s=-1)
+    place.cloud.faults.add(Rule(Fault.LOST_ANSWER, call=Call.REFRESH))
+    async with place.running() as api:
+        first = await failure(api.me())
+        second = await failure(api.me())
+        third = await failure(api.me())
+    async with place.running() as api:
+        fourth = await failure(api.me())
+
+    assert (first.kind, first.unclear) == (Kind.NETWORK, False)
+    for error in (second, third, fourth):
+        assert isinstance(error, NeedsOperator)
+        assert "the answer to its renewal of" in str(error)
+        assert "was lost" in str(error)
+        assert "syncd login --large-files" in str(error.advice)
+    assert place.refreshes() == [200, 401]
+    assert place.kept().refresh is None
+
+
+async def test_what_is_left_of_a_session_is_used_up_when_its_renewal_fails(
+    place: Installation,
+) -> None:
+    place.sign_in(left_s=200)
+    place.cloud.faults.add(Rule(Fault.LOST_ANSWER, call=Call.REFRESH))
+    async with place.running() as api:
+        for _ in range(5):
+            await api.me()
+        place.clock.advance(40)
+        for _ in range(5):
+            await api.me()
+
+    assert place.refreshes() == [200, 401]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(429, Kind.API_THROTTLE), (403, Kind.NOT_ALLOWED), (400, Kind.NOT_ALLOWED)],
+)
+async def test_a_refusal_that_is_not_about_the_token_leaves_it_alone(
+    place: Installation, status: int, kind: Kind
+) -> None:
+    before = place.sign_in(left_s=-1)
+    place.cloud.faults.add(Rule(Fault.ANSWER, call=Call.REFRESH, status=status, body="{}"))
+    async with place.running() as api:
+        error = await failure(api.me())
+        left = place.kept()
+        await api.me()
+
+    assert error.kind is kind
+    assert left == before
+
+
+async def test_a_server_error_is_not_taken_for_the_end_of_the_chain(place: Installation) -> None:
+    place.sign_in(left_s=-1)
+    place.cloud.faults.add(Rule(Fault.ANSWER, call=Call.REFRESH, status=502))
+    async with place.running() as api:
+        error = await failure(api.me())
+        await api.me()
+
+    assert error.kind is Kind.SERVER_TRANSIENT
+    assert place.refreshes() == [502, 200]
+    assert place.kept().refresh_sent_at is None
+
+
+async def test_a_new_sign_in_is_taken_up_and_a_sign_out_noticed(place: Installation) -> None:
+    place.sign_in(left_s=-1)
+    dead = replace(place.kept(), refresh=None)
+    place.stored.write_session(dead)
+    async with place.running() as api:
+        ended = await failure(api.me())
+        place.sign_in()
+        await api._credentials.reread(dead.access)
+        await api.me()
+        place.stored.remove(place.stored.session_file)
+        place.clock.advance(2 * HOUR_S)
+        gone = await failure(api.me())
+
+    assert "the server renews it no more" in str(ended)
+    assert "signed out" in str(gone)
+    assert place.refreshes() == []
+
+
+# -- what is on disk ------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_read_back_and_no_repr_shows_it(place: Installation) -> None:
+    session = place.sign_in()
+
+    assert place.kept() == session
+    assert session.access not in repr(session)
+    assert str(session.refresh) not in repr(session)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_session_that_others_may_read_is_refused_with_the_remedy(
+    place: Installation, mode: int
+) -> None:
+    place.sign_in()
+    place.stored.session_file.chmod(mode)
+
+    with pytest.raises(ConfigError, match=f"chmod 600 {place.stored.session_file}"):
+        place.stored.session()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"access": 1}', "not json", '{"team_id": "t"}'])
+def test_a_damaged_session_is_refused_with_the_remedy_and_not_shown(
+    place: Installation, text: str
+) -> None:
+    place.sign_in()
+    place.stored.session_file.write_text(text)
+
+    with pytest.raises(ConfigError, match="is damaged; remove it") as caught:
+        place.stored.session()
+    assert caught.value.__cause__ is None
+
+
+def test_a_session_goes_to_the_cloud_and_for_the_team_it_was_made_for_only(
+    place: Installation,
+) -> None:
+    place.sign_in()
+
+    with pytest.raises(ConfigError, match="is a session at http"):
+        replace(place.stored, base_url="https://other.example/api/v1").session()
+    with pytest.raises(ConfigError, match="is a session for the team"):
+        replace(place.stored, team_id="another").session()
+
+
+def test_a_write_that_was_cut_short_leaves_nothing_that_counts(place: Installation) -> None:
+    session = place.sign_in()
+    half = place.stored.session_file.with_name("new")
+    half.write_text('{"access": "')
+    half.chmod(0o644)
+
+    assert place.kept() == session
+    place.stored.make_room()
+    place.stored.write_session(replace(session, team_id="t2"))
+    assert place.kept().team_id == "t2"
+    assert not half.exists()
+    assert stat.S_IMODE(place.stored.session_file.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can own what is another user's")
+def test_the_state_directory_of_another_user_is_refused_with_the_command(
+    place: Installation,
+) -> None:
+    place.stored.state_dir.mkdir()
+    os.chown(place.stored.state_dir, 12345, 12345)
+
+    with pytest.raises(Exception, match="run this as that user: sudo -u #12345 syncd"):
+        place.stored.prepare()

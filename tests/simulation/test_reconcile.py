@@ -1,0 +1,147 @@
+"""T4: what others do to records is noticed and not undone; of twins our own makes way, and only that."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from syncd.model import Call
+from syncd.sandbox.cloud import Registered
+from tests.matrix.stage import OTHER, SMALL, Stage, play
+
+RECONCILE_S = 600
+SETTINGS = {"catalog": {"reconcile_s": RECONCILE_S}}
+
+
+def record_of(stage: Stage, path: str) -> Registered:
+    """The record that the daemon made of a path."""
+    return stage.far.cloud._records[stage.job(path)["record_id"]]
+
+
+def put(stage: Stage, record: Registered, **changes: Any) -> None:
+    """Somebody changes a record, or adds one."""
+    stage.far.cloud._records[record.id] = replace(record, **changes)
+
+
+def has_record(stage: Stage, path: str) -> bool:
+    job = stage.job(path)
+    return job is not None and job["record_id"] is not None
+
+
+def drift(stage: Stage, path: str) -> str | None:
+    (row,) = stage.asked("SELECT drift FROM record WHERE model_path = ?", f"models/{path}")
+    return row["drift"]  # type: ignore[no-any-return]
+
+
+async def arrived(stage: Stage, *paths: str) -> None:
+    """A running daemon whose files are registered and compared once."""
+    for path in paths:
+        stage.write(path)
+    stage.start()
+    for path in paths:
+        await stage.until(partial(has_record, stage, path), "a record")
+        await stage.arrives(path)
+    unchecked = "SELECT 1 FROM record WHERE checked_at IS NULL"
+    await stage.until(lambda: not stage.asked(unchecked), "a look at the listing")
+
+
+def test_a_disabled_record_is_drift_until_it_is_enabled_again() -> None:
+    async def act(stage: Stage) -> None:
+        await arrived(stage, SMALL)
+        record = record_of(stage, SMALL)
+        put(stage, record, model_status="disabled")
+        await stage.until(lambda: drift(stage, SMALL) == "disabled", "the drift", 2 * RECONCILE_S)
+        put(stage, record, model_status="active")
+        await stage.until(lambda: drift(stage, SMALL) is None, "its end", 2 * RECONCILE_S)
+        await stage.stop()
+
+        assert len(stage.calls(Call.REGISTER)) == 1
+        assert stage.calls(Call.UPDATE_MODEL) == []
+
+    play(act, settings=SETTINGS)
+
+
+def test_a_deleted_record_is_not_made_again_when_its_file_is_touched() -> None:
+    async def act(stage: Stage) -> None:
+        await arrived(stage, SMALL, OTHER)
+        del stage.far.cloud._records[record_of(stage, SMALL).id]
+        put(stage, record_of(stage, OTHER), model_path="models/vae/there.safetensors")
+        await stage.until(lambda: drift(stage, SMALL) == "missing", "the drift", 2 * RECONCILE_S)
+        await stage.until(lambda: drift(stage, OTHER) == "moved", "the other", 2 * RECONCILE_S)
+        before = stage.job(SMALL)["id"]
+        stage.stamp(SMALL)
+        await stage.until(lambda: stage.job(SMALL)["id"] > before, "another job")
+        await stage.until(lambda: stage.job(SMALL)["state"] == "done", "its end")
+        await stage.until(lambda: not stage.asked("SELECT 1 FROM record WHERE checked_at IS NULL"),
+                          "another look")  # fmt: skip
+        await stage.stop()
+
+        assert drift(stage, SMALL) == "missing"
+        assert len(stage.calls(Call.REGISTER)) == 2
+
+    play(act, settings=SETTINGS)
+
+
+def test_an_older_twin_makes_our_record_give_way_and_a_younger_one_does_not() -> None:
+    async def act(stage: Stage) -> None:
+        await arrived(stage, SMALL, OTHER)
+        ours, others = record_of(stage, SMALL), record_of(stage, OTHER)
+        put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
+        put(stage, replace(others, id="younger", created_at="2998-01-01T00:00:00Z"))
+        await stage.until(lambda: stage.job(SMALL)["record_id"] == "older", "it", 2 * RECONCILE_S)
+        await stage.stop()
+        status = {r.id: r.model_status for r in stage.far.cloud.records()}
+
+        assert status == {
+            ours.id: "disabled", others.id: "active", "older": "active", "younger": "active",
+        }  # fmt: skip
+        assert [drift(stage, path) for path in (SMALL, OTHER)] == [None, None]
+        assert len(stage.calls(Call.UPDATE_MODEL)) == 1
+
+    play(act, settings=SETTINGS)
+
+
+def test_an_adopted_record_is_never_made_to_give_way() -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        stage.register_elsewhere(SMALL)
+        await arrived(stage, SMALL)
+        theirs = record_of(stage, SMALL)
+        put(stage, replace(theirs, id="0-older", created_at="2001-01-01T00:00:00Z"))
+        looks = len(stage.calls(Call.LIST_MODELS))
+        await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > looks + 1, "two looks")
+        await stage.stop()
+
+        assert stage.calls(Call.UPDATE_MODEL, Call.REGISTER) == []
+
+    play(act, settings=SETTINGS)
+
+
+def test_a_server_that_cannot_disable_keeps_both_twins() -> None:
+    async def act(stage: Stage) -> None:
+        await arrived(stage, SMALL)
+        ours = record_of(stage, SMALL)
+        put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
+        await stage.until(lambda: "record.twin_kept" in stage.said.getvalue(), "a word of it")
+        looks = len(stage.calls(Call.LIST_MODELS))
+        await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > looks + 1, "two looks")
+        await stage.stop()
+
+        assert stage.said.getvalue().count("record.twin_kept") == 1
+        assert stage.job(SMALL)["record_id"] == ours.id
+        assert drift(stage, SMALL) is None
+
+    play(act, settings=SETTINGS, switches={"update_off": 405})
+
+
+def test_a_record_that_the_list_passes_over_is_asked_for_before_it_counts_as_gone() -> None:
+    async def act(stage: Stage) -> None:
+        await arrived(stage, SMALL)
+        listed = stage.far.cloud.records
+        stage.far.cloud.records = lambda: ()  # type: ignore[method-assign]
+        await stage.until(lambda: len(stage.calls(Call.GET_MODEL)) > 1, "two looks")
+        await stage.stop()
+        stage.far.cloud.records = listed  # type: ignore[method-assign]
+
+        assert drift(stage, SMALL) is None
+
+    play(act, settings=SETTINGS)

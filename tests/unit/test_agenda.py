@@ -1,0 +1,160 @@
+"""A plan as text, what it says of each file, and when records of ours are taken back."""
+
+import json
+from typing import Any
+
+import pytest
+
+from syncd.core.agenda import Act, Line, Owned, Unusable, agenda, read, retiring, written
+from syncd.core.drift import Finding, Kind, Local
+from syncd.core.preview import Action, Step
+from syncd.core.throughput import bytes_per_s
+from syncd.model import Fingerprint, Record
+
+URL = "https://cloud.example/api/v1"
+PRINT = Fingerprint(1, 2, 7, 4, 2**63)
+ODD = "loras/caf\udce9.pt"
+HOUR_MS = 3_600_000
+
+
+def step(action: Action = Action.UPLOAD, path: str = "loras/a.pt") -> Step:
+    return Step(1, path, PRINT, action, "because", "a rule", f"models/{path}")
+
+
+def finding(kind: Kind, record_id: str | None = "r1", path: str = "loras/a.pt") -> Finding:
+    record = None if record_id is None else Record(record_id, *[None] * 7)
+    return Finding(kind, record, Local((1, path), f"models/{path}", 7, "ab" * 32))
+
+
+def owned(record_id: str = "r1", path: str = "loras/old.pt", **facts: Any) -> Owned:
+    defaults = {"since": 0, "replaced": False, "retired_at": None}
+    return Owned(
+        record_id, f"models/{path}", "ab" * 32, 7, "/models", path, **{**defaults, **facts}
+    )
+
+
+def lines(
+    steps: list[Step], findings: list[Finding], records: list[Owned] | None = None, **how: Any
+) -> list[Line]:
+    defaults = {"listed": True, "on_delete": "keep", "now_ms": 9 * HOUR_MS, "grace_ms": HOUR_MS}
+    return list(agenda(steps, findings, records or [], roots={1: "/models"}, **{**defaults, **how}))
+
+
+def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> None:
+    plan = [
+        Line(Act.UPLOAD, "new", "/models", ODD, 7, PRINT, "models/loras/a.pt"),
+        Line(Act.SKIP, "why", "/models", "b"),
+    ]
+
+    texts = list(written(plan, base_url=URL))
+
+    assert read(texts, base_url=URL) == plan
+    assert all(text.isascii() for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"action": "adopt"}, "needs fingerprint"),
+        ({"action": "delete"}, "needs record_id"),
+        ({"action": "skip", "size": "7"}, "size"),
+        ({"action": "skip", "path": 7}, "path"),
+        ({"action": "skip", "more": 7}, "'more'"),
+        ({"action": "upload", "model_path": "m", "fingerprint": {"dev": 1}}, "fingerprint is not"),
+    ],
+)
+def test_a_line_that_is_none_is_named(members: dict[str, Any], said: str) -> None:
+    head = next(iter(written([], base_url=URL)))
+    line = json.dumps({"why": "", "root": "/models", "path": "a", **members})
+
+    with pytest.raises(Unusable, match=said) as caught:
+        read([head, line], base_url=URL)
+
+    assert str(caught.value).startswith("line 2: ")
+
+
+def test_a_file_that_stands_in_a_plan_twice_is_refused() -> None:
+    twice = [Line(Act.UPLOAD, "", "/models", "a", 7, PRINT, "models/a")] * 2
+
+    with pytest.raises(Unusable, match="twice"):
+        read(written(twice, base_url=URL), base_url=URL)
+
+
+@pytest.mark.parametrize(
+    ("action", "found", "act"),
+    [
+        (Action.UPLOAD, finding(Kind.LOCAL_ONLY, None), Act.UPLOAD),
+        (Action.UPLOAD, finding(Kind.OTHER_BYTES), Act.UPLOAD),
+        (Action.UPLOAD, finding(Kind.EQUAL), Act.ADOPT),
+        (Action.UPLOAD, finding(Kind.DISABLED), Act.SKIP),
+        (Action.UPLOAD, finding(Kind.OTHER_PATH), Act.RENAME),
+        (Action.UPLOAD, finding(Kind.OTHER_PATH, "somebody's"), Act.UPLOAD),
+        (Action.NEEDS_SIGN_IN, finding(Kind.EQUAL), Act.ADOPT),
+        (Action.NEEDS_SIGN_IN, finding(Kind.LOCAL_ONLY, None), Act.SKIP),
+        (Action.REGISTERED, finding(Kind.EQUAL), Act.SKIP),
+        (Action.REGISTERED, finding(Kind.LOCAL_ONLY, None), Act.UPLOAD),
+        (Action.DRIFT, finding(Kind.LOCAL_ONLY, None), Act.UPLOAD),
+        (Action.REFUSED, finding(Kind.LOCAL_ONLY, None), Act.SKIP),
+    ],
+)
+def test_a_file_gets_the_line_that_its_place_in_the_catalog_asks_for(
+    action: Action, found: Finding, act: Act
+) -> None:
+    first, *others = lines([step(action)], [found], [owned()])
+
+    assert first.action is act
+    assert (others == []) == (act is Act.RENAME)  # else the record without a file has its own line
+
+
+def test_what_is_registered_is_not_sent_again_on_the_word_of_a_memory() -> None:
+    (line,) = lines([step(Action.REGISTERED)], [finding(Kind.LOCAL_ONLY, None)], listed=False)
+
+    assert line.action is Act.SKIP
+
+
+@pytest.mark.parametrize(
+    ("on_delete", "acts"),
+    [
+        ("keep", [Act.SKIP]),
+        ("disable", [Act.DISABLE]),
+        ("delete", [Act.DISABLE, Act.DELETE]),
+    ],
+)
+def test_records_without_a_file_go_as_far_as_the_operator_wants(
+    on_delete: str, acts: list[Act]
+) -> None:
+    records = [owned(), owned("r2", "loras/older.pt", retired_at=0)]
+
+    assert [line.action for line in lines([], [], records, on_delete=on_delete)] == acts
+
+
+@pytest.mark.parametrize(
+    ("facts", "act"),
+    [
+        ({"since": 7 * HOUR_MS}, Act.DISABLE),
+        ({"since": 8 * HOUR_MS + 1}, Act.SKIP),
+        ({"since": None}, Act.SKIP),
+        ({"retired_at": 7 * HOUR_MS}, Act.DELETE),
+        ({"retired_at": 9 * HOUR_MS}, Act.SKIP),
+        ({"replaced": True, "path": "loras/here.pt", "retired_at": 0}, Act.DELETE),
+    ],
+)
+def test_a_record_is_disabled_and_then_deleted_a_grace_apart(
+    facts: dict[str, Any], act: Act
+) -> None:
+    here = {("/models", "loras/here.pt")}
+    (line,) = retiring([owned(**facts)], here, now_ms=9 * HOUR_MS, grace_ms=HOUR_MS)
+
+    assert line.action is act
+
+
+def test_a_record_whose_file_is_here_has_no_line() -> None:
+    here = {("/models", "loras/old.pt")}
+
+    assert list(retiring([owned()], here, now_ms=9 * HOUR_MS, grace_ms=0)) == []
+
+
+def test_the_rate_is_told_over_the_time_in_which_anything_was_under_way() -> None:
+    assert bytes_per_s([]) is None
+    assert bytes_per_s([(0, 1000, 500), (500, 1500, 500), (9000, 9500, 1000)]) == 1000.0
+    assert bytes_per_s([(0, 2000, 1000), (500, 1000, 1000)]) == 1000.0

@@ -1,0 +1,126 @@
+"""What the live screen makes of the document of a running syncd."""
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from syncd.cli.screen import part_cells, picture, sparkline
+
+NOW_MS = 1_800_000_000_000
+
+
+def running(parts: int | None, stored: list[list[int]], on_wire: dict[str, int]) -> dict[str, Any]:
+    return {
+        "path": "checkpoints/flux.safetensors",
+        "size": (parts or 1) * 100,
+        "phase": "sending",
+        "hashed": 0,
+        "sent": 50,
+        "parts": parts,
+        "parts_done": sum(last - first + 1 for first, last in stored),
+        "parts_stored": stored,
+        "parts_on_wire": on_wire,
+    }
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    progress = {
+        "version": "1.2.3",
+        "started_at": NOW_MS - 754_000,
+        "running": [],
+        "settling_files": 0,
+        "bytes_left": 0,
+        "seconds_left": None,
+        "sent_rate": 0.0,
+        "hashed_rate": 0.0,
+        "beat_s": 5.0,
+        "sent_beats": [],
+        "idle_s": 0.0,
+        "bandwidth": None,
+    } | changes.pop("progress", {})
+    return {
+        "roots": [{"path": "/models", "model_type": None, "scanned_at": NOW_MS}],
+        "holds": [],
+        "files_by_state": {},
+        "bytes_by_state": {},
+        "next_tries": [],
+        "last_success_at": None,
+        "progress": progress,
+    } | changes
+
+
+def shown(**changes: Any) -> list[str]:
+    console = Console(width=80, color_system=None, force_terminal=False)
+    with console.capture() as said:
+        console.print(picture(document(**changes), NOW_MS))
+    return said.get().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("parts", "stored", "on_wire", "most", "cells"),
+    [
+        (4, [], {}, 40, "····"),
+        (5, [[1, 2], [4, 4]], {"3": 50, "5": 1}, 40, "██▄█▁"),
+        (3, [], {"1": 99, "2": 100, "3": 120}, 40, "▇▇▇"),  # a try may send more than it counts for
+        (10, [[1, 4]], {"5": 10}, 5, "██▒··"),
+        (10_000, [[1, 9_999]], {}, 50, "█" * 49 + "▒"),
+    ],
+)
+def test_each_part_has_a_cell_or_shares_one(
+    parts: int, stored: list[list[int]], on_wire: dict[str, int], most: int, cells: str
+) -> None:
+    assert part_cells(running(parts, stored, on_wire), most) == cells
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [([], ""), ([0, 0], "  "), ([0, 1, 500, 1000], " ▁▄█"), ([7], "█")],
+)
+def test_a_sparkline_is_as_high_as_its_values_and_shows_any_byte(
+    values: list[int], line: str
+) -> None:
+    assert sparkline(values) == line
+
+
+def test_what_waits_for_a_person_comes_first_with_what_to_do() -> None:
+    hold = {
+        "kind": "operator",
+        "since": NOW_MS - 61_000,
+        "why": "HTTP 401 [red]",
+        "what_to_do": "Replace the key.",
+        "needs_person": True,
+        "probe_at": NOW_MS,
+    }
+    lines = shown(holds=[hold])
+
+    assert lines[0].startswith("syncd 1.2.3 runs for 12:34 on /models")
+    assert lines[1] == "operator for 1:01: HTTP 401 [red]"  # nobody's text is taken for markup
+    assert lines[2] == "  Replace the key."
+
+
+def test_a_running_file_shows_its_bar_and_its_parts() -> None:
+    lines = shown(progress={"running": [running(4, [[1, 2]], {"3": 50})]})
+
+    at = next(number for number, line in enumerate(lines) if "flux" in line)
+    assert "sending 50 B of 400 B" in lines[at]
+    assert lines[at + 1].strip() == "2 of 4 parts ██▄·"
+
+
+def test_the_next_tries_say_when_and_why() -> None:
+    tries = [
+        {"path": "loras/a", "run_after": NOW_MS + 41_000, "attempt": 2, "why": "HTTP 503"},
+        {"path": "loras/b", "run_after": NOW_MS - 1, "attempt": 1, "why": None},
+    ]
+    lines = [line.strip() for line in shown(next_tries=tries)]
+
+    assert any(line.startswith("in 0:41  loras/a  HTTP 503 (after 2)") for line in lines)
+    assert any(line.startswith("soon") and "loras/b" in line for line in lines)
+
+
+def test_rates_limits_and_what_is_left_stand_in_one_line() -> None:
+    progress = {"sent_rate": 2.0**20, "bandwidth": 2 * 2**20, "seconds_left": 312}
+    lines = shown(progress={**progress, "sent_beats": [0, 5 * 2**20]})
+
+    assert "sending 1.0 MiB/s (limit 2.0 MiB/s)   hashing 0 B/s   left 5:12" in lines
+    assert " █  sent over 0:10, at most 1.0 MiB/s" in lines
