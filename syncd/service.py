@@ -117,6 +117,7 @@ class _Parts:
     retirement: Retirement
     reconciler: Reconciler
     worker: Worker
+    transfer: Transfer
     applier: Applier
     desk: Desk
 
@@ -126,7 +127,7 @@ class Doors:
     """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
 
     lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
-        files=FILES_MOST, slots=settings.upload.parts_max
+        files=FILES_MOST, slots=storage.CONNECTIONS
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
         **network(settings)
@@ -565,6 +566,7 @@ class Service:
         self._source = replace(loaded.credential, team_id=settings.api.team_id)
         await self._look_at_credential(parts)
         parts.dispatcher.use(settings.upload.files)
+        parts.transfer.use(settings.upload.parts, settings.upload.parts_max)
         self._log.info("config.reloaded", changed=result.changed)
         if result.left:
             self._log.warning("config.reload_needs_restart", keys=result.left)
@@ -849,6 +851,7 @@ class Service:
             retirement,
             reconciler,
             worker,
+            transfer,
             applier,
             desk,
         )
