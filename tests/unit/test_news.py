@@ -23,6 +23,7 @@ from syncd.core.news import (
     signed,
     signing_key,
 )
+from syncd.store import FILE_STATES
 
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "docs/schemas/webhook.schema.json").read_text("utf-8")
@@ -180,6 +181,12 @@ def test_a_message_stays_small_and_calls_nobody_in_a_chat() -> None:
     assert len(message(failed, machine="b", now_ms=0, files_by_state={})) < (
         FILES_MOST * (3 * TEXT_MOST + 200) + 1000
     )
+
+
+def test_the_schema_knows_every_state_of_a_file() -> None:
+    known = SCHEMA["properties"]["files_by_state"]["propertyNames"]["enum"]
+
+    assert sorted(known) == sorted(FILE_STATES)
 
 
 def test_a_message_is_signed_as_standard_webhooks_says() -> None:
