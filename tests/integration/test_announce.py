@@ -116,6 +116,18 @@ def test_a_backfill_that_succeeds_says_so_and_beats_once(quiet: Home, listener: 
     assert listener.beats == 2
 
 
+def test_a_plan_that_was_applied_is_told_and_is_no_heartbeat(
+    quiet: Home, listener: Listener, tmp_path: Path
+) -> None:
+    plan = os.fspath(tmp_path / "plan.jsonl")
+
+    assert quiet.run("plan", "--out", plan).code == 0
+    assert quiet.run("apply", plan).code == 0
+    assert listener.events == ["batch.done"]
+    assert listener.messages[0]["work"]["registered"] == 2
+    assert listener.beats == 0
+
+
 def test_a_failure_is_told_with_its_reason_and_silences_the_heartbeat(
     quiet: Home, cloud: Sandbox, listener: Listener
 ) -> None:
