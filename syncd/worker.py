@@ -562,6 +562,7 @@ class Worker:
                     await self._db(self._store.jobs.note_part, run.job, part, etag, sent)
                 except (JobError, hashing.Stopped, StateError) as error:
                     errors.append(error)
+                    lead.end()
                     if isinstance(error, JobError):
                         self._meter.count(Tally.PART, "failed")
                 else:
