@@ -144,23 +144,21 @@ class _Tree:
     def stat(self, entry: os.DirEntry[str]) -> os.stat_result | None:
         """The regular file behind *entry*, or None if there is none that may be taken."""
         try:
-            if not entry.is_symlink():
-                found = entry.stat(follow_symlinks=False)
-            elif self._follows(entry):
-                found = entry.stat()
-            else:
-                return None
+            linked = entry.is_symlink()
+            found = self._behind(entry) if linked else entry.stat(follow_symlinks=False)
         except OSError as error:
             self._report(self.chain[-1].path + entry.name, error)
             return None
-        return found if stat.S_ISREG(found.st_mode) else None
+        return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
-    def _follows(self, entry: os.DirEntry[str]) -> bool:
+    def _behind(self, entry: os.DirEntry[str]) -> os.stat_result | None:
+        """What the link *entry* leads to, if it may be followed; asked of one descriptor."""
         if self._symlinks == "follow":
-            return True
+            return entry.stat()
         fd = os.open(entry.name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.chain[-1].fd)
         try:
-            return _allowed(fd, self.chain[-1].path + entry.name, self._symlinks, self._roots)
+            path = self.chain[-1].path + entry.name
+            return os.fstat(fd) if _allowed(fd, path, self._symlinks, self._roots) else None
         finally:
             os.close(fd)
 
