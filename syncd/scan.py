@@ -40,6 +40,9 @@ _NETWORK = frozenset(
     )
 )  # fmt: skip
 
+_CONTAINER = "fuse.fuse-overlayfs"
+"""The root of a container that was started without privileges: a local disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
@@ -255,7 +258,8 @@ def mount_of(path: str, *, table: str = "/proc/self/mountinfo") -> Mount:
 def network_filesystem(path: str, *, table: str = "/proc/self/mountinfo") -> str | None:
     """The type of *path*'s file system if other hosts may write to it unseen, else None."""
     fs_type = mount_of(path, table=table).fs_type
-    return fs_type if fs_type in _NETWORK or fs_type.startswith("fuse.") else None
+    foreign = fs_type.startswith("fuse.") and fs_type != _CONTAINER
+    return fs_type if fs_type in _NETWORK or foreign else None
 
 
 def _mount(line: bytes) -> tuple[str, Mount]:
