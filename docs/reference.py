@@ -3,7 +3,7 @@ Writes the pages that say what the program says of itself: ``make docs``.
 
 ``docs/configuration.md`` comes from the settings, ``docs/events.md`` from the calls that log (what an
 event means is written by hand into the table and kept), ``docs/man/syncd.1`` from the commands, the
-settings and the exit codes of the README. A test holds the files to what is made here.
+settings and the exit codes of docs/operate.md. A test holds the files to what is made here.
 """
 
 import ast
@@ -338,10 +338,10 @@ def roff(text: str) -> str:
 
 
 def exit_codes() -> list[tuple[str, str]]:
-    """The table of the README."""
-    text = (TOP / "README.md").read_text("utf-8").partition("## Exit codes")[2]
+    """Code and meaning, as docs/operate.md has them."""
+    text = (TOP / "docs/operate.md").read_text("utf-8").partition("## Exit codes")[2]
     table = text.partition("\n## ")[0]
-    return re.findall(r"^\| ([\d, ]+) \| (.+) \|$", table, re.MULTILINE)
+    return re.findall(r"^\| ([\d, ]+) \| (.+?) \| .*\|$", table, re.MULTILINE)
 
 
 def write() -> None:

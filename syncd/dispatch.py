@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from syncd.allowance import Allowance
+from syncd.announce import Announcer
 from syncd.auth import Credentials
 from syncd.clock import Clock
 from syncd.core import retry
@@ -61,6 +62,7 @@ class Dispatcher:
     Keeps as many workers busy as the settings allow.
 
     Args:
+        announcer: Told of what somebody elsewhere may want to know.
         hands: Jobs at once.
         standing: What the cloud says of the account's role and licence, for a hold's advice.
         on_ended: Called after each job that a worker let go of.
@@ -75,6 +77,7 @@ class Dispatcher:
         clock: Clock,
         credentials: Credentials,
         allowance: Allowance,
+        announcer: Announcer,
         owner: str,
         hands: int,
         lease_ttl_s: float,
@@ -87,6 +90,7 @@ class Dispatcher:
         self._clock = clock
         self._credentials = credentials
         self._allowance = allowance
+        self._announcer = announcer
         self._owner = owner
         self._most = hands
         self._lease_ttl_ms = int(lease_ttl_s * 1000)
@@ -162,8 +166,10 @@ class Dispatcher:
             )
             if job is None:
                 due_s = await self._next_due_s()
-                if due_s is None and self._holds and not self._running:
-                    await self.end_hold("offline", "throttled", "operator")  # nobody waits
+                if due_s is None and not self._running:
+                    self._announcer.queue_empty()
+                    if self._holds:
+                        await self.end_hold("offline", "throttled", "operator")  # nobody waits
                 return due_s
             task = asyncio.create_task(self._worker.run(job))
             self._running[task] = job
@@ -274,6 +280,7 @@ class Dispatcher:
         for hold in await self._lanes.db(self._store.holds.clear, *kinds):
             seconds = (self._clock.now_ms() - hold.since) / 1000
             self._log.info("hold.ended", kind=hold.kind, seconds=seconds, probes=hold.probes)
+            self._announcer.hold_ended(hold)
         self._holds = await self._lanes.db(self._store.holds.all)
         self._wake.set()
 
@@ -298,6 +305,7 @@ class Dispatcher:
 
     async def _learn(self, job: Job, outcome: Outcome) -> None:
         error = outcome.error
+        self._announcer.job_ended(job, outcome)
         if outcome.end in (End.REGISTERED, End.ADOPTED):
             self._blown.clear()
         elif outcome.fuse and error is not None:
@@ -329,6 +337,7 @@ class Dispatcher:
         await self._lanes.db(
             self._store.jobs.requeue_failed, self._clock.now_ms(), why=why, only=self._blown
         )
+        self._announcer.given_back(self._blown)
         self._blown.clear()
         await self._put("operator", why, error.advice or FUSE_ADVICE, FUSE_PROBE_S, side=side)
 
@@ -359,6 +368,7 @@ class Dispatcher:
         self._holds = await self._lanes.db(self._store.holds.all)
         if row.probes == 0:
             self._log.error("hold.began", kind=kind, why=why, advice=advice)
+            self._announcer.hold_began(row)
 
 
 def _kind_of(error: JobError) -> str:

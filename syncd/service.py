@@ -23,6 +23,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from syncd import api as cloud_api
 from syncd import log, scan, storage
 from syncd.allowance import Allowance
+from syncd.announce import Announcer, Receiver, Receivers
 from syncd.applying import Applied, Applier
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
@@ -37,6 +38,8 @@ from syncd.config import (
     extra_folders,
     reloaded,
     rules_for,
+    shown,
+    value_at,
 )
 from syncd.connect import connect, host_policy, network
 from syncd.control import Desk, serve
@@ -44,6 +47,7 @@ from syncd.core import bandwidth, retry, settle
 from syncd.core.agenda import Line
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
+from syncd.core.news import signing_key
 from syncd.core.standing import standing
 from syncd.core.tree import Folder, Tree
 from syncd.core.width import Width
@@ -82,6 +86,9 @@ ONCE_FULL_S = 60.0
 FILES_MOST = 16
 """``upload.files`` at most, whatever a reload brings: a thread begins when there is work for it."""
 
+LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0
+"""How long what was not told yet may take at the end: of a run that is stopped, and of a backfill."""
+
 SLEEP_NOTICED_S = 1.0
 """A shorter sleep of the machine hides in the difference of two clocks."""
 
@@ -103,12 +110,14 @@ class _Parts:
     store: Store
     credentials: Credentials
     allowance: Allowance
+    announcer: Announcer
     intake: Intake
     dispatcher: Dispatcher
     janitor: Janitor
     retirement: Retirement
     reconciler: Reconciler
     worker: Worker
+    transfer: Transfer
     applier: Applier
     desk: Desk
 
@@ -118,7 +127,7 @@ class Doors:
     """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
 
     lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
-        files=FILES_MOST, slots=settings.upload.parts_max
+        files=FILES_MOST, slots=storage.CONNECTIONS
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
         **network(settings)
@@ -208,7 +217,13 @@ class Service:
         Raises:
             AlreadyRunning, StateError: The state directory cannot be used.
         """
-        return await self._run(self._once if once else self._forever, once=once)
+
+        async def way(parts: _Parts) -> int:
+            code = await (self._once(parts) if once else self._forever(parts))
+            await self._last_words(parts, well=once and code == 0)
+            return code
+
+        return await self._run(way, once=once)
 
     async def apply(self, lines: Sequence[Line]) -> Applied:
         """
@@ -222,6 +237,7 @@ class Service:
         async def way(parts: _Parts) -> int:
             nonlocal applied
             applied = await self._apply(parts, lines)
+            await self._last_words(parts, well=False)  # it says nothing of the other files
             return applied.exit_code
 
         await self._run(way, once=True)
@@ -286,7 +302,11 @@ class Service:
             parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
             for (root_id, rel_path), watching in parts.intake.unsettled().items()
         }
-        return self._signal_code() or await self._exit_code(parts.store)
+        return self._signal_code() or await self._exit_code(
+            parts.store,
+            unsettled=len(self.ending.unsettled),
+            unread=len(self.ending.problems),
+        )
 
     async def _apply(self, parts: _Parts, lines: Sequence[Line]) -> Applied:
         """Queue what still stands, and let the workers end it."""
@@ -546,6 +566,7 @@ class Service:
         self._source = replace(loaded.credential, team_id=settings.api.team_id)
         await self._look_at_credential(parts)
         parts.dispatcher.use(settings.upload.files)
+        parts.transfer.use(settings.upload.parts, settings.upload.parts_max)
         self._log.info("config.reloaded", changed=result.changed)
         if result.left:
             self._log.warning("config.reload_needs_restart", keys=result.left)
@@ -591,10 +612,12 @@ class Service:
         return scheduler
 
     def _besides(self, parts: _Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
-        """What runs beside the work: manners, and a herald where a service manager listens."""
-        courtesy = asyncio.create_task(self._courtesy.run())
+        """What runs beside the work: manners, messages, a herald where a service manager listens."""
+        tasks = {asyncio.create_task(self._courtesy.run())}
+        if parts.announcer.is_heard:
+            tasks.add(asyncio.create_task(parts.announcer.run(beats=watcher is not None)))
         if not self._notifier.is_heard:
-            return {courtesy}
+            return tasks
 
         def is_watched() -> bool:
             if watcher is None or watcher.alive() or watcher.degraded is not None:
@@ -613,7 +636,7 @@ class Service:
             walked=lambda: None if self._walked else parts.intake.seen,
             is_watched=is_watched,
         )
-        return {courtesy, asyncio.create_task(herald.run())}
+        return {*tasks, asyncio.create_task(herald.run())}
 
     # -- building --------------------------------------------------------------------------------
 
@@ -726,6 +749,23 @@ class Service:
             lacking=lacking,
             on_moved=self._look_again,
         )
+
+        async def all_is_well() -> bool:
+            if not self._walked:
+                return False
+            unsettled, unread = len(intake.unsettled()), len(intake.problems)
+            return await self._exit_code(store, unsettled=unsettled, unread=unread) == 0
+
+        announcer = Announcer(
+            _receivers(settings),
+            store=store,
+            lanes=self._lanes,
+            clock=self._clock,
+            jitter=self._jitter,
+            shown_of=lambda job: roots[job.root_id].shown(job.rel_path),
+            all_is_well=all_is_well,
+            **network(settings),
+        )
         dispatcher = Dispatcher(
             worker,
             store=store,
@@ -733,6 +773,7 @@ class Service:
             clock=self._clock,
             credentials=credentials,
             allowance=allowance,
+            announcer=announcer,
             owner=f"{socket.gethostname()}:{os.getpid()}",
             hands=settings.upload.files,
             lease_ttl_s=settings.upload.lease_ttl_s,
@@ -803,12 +844,14 @@ class Service:
             store,
             credentials,
             allowance,
+            announcer,
             intake,
             dispatcher,
             janitor,
             retirement,
             reconciler,
             worker,
+            transfer,
             applier,
             desk,
         )
@@ -887,14 +930,18 @@ class Service:
 
     # -- ends ------------------------------------------------------------------------------------
 
-    async def _exit_code(self, store: Store) -> int:
+    async def _last_words(self, parts: _Parts, *, well: bool) -> None:
+        within_s = LAST_WORDS_S if self._stop.is_set() else LAST_WORDS_ONCE_S
+        await parts.announcer.last_words(well=well, within_s=within_s)
+
+    async def _exit_code(self, store: Store, *, unsettled: int, unread: int) -> int:
         files = await self._lanes.db(store.report.counts)
         holds = await self._lanes.db(store.holds.all)
         return exit_code(
             files,
             holds=[hold.kind for hold in holds],
-            unsettled=len(self.ending.unsettled),
-            unread=len(self.ending.problems),
+            unsettled=unsettled,
+            unread=unread,
             root_missing=self.ending.root_error is not None,
         )
 
@@ -974,3 +1021,18 @@ def _manner(settings: Settings) -> Manner:
     slow_rate = bandwidth.parse_rate(comfyui.busy_bandwidth)
     assert slow_rate is not None, "checked with the settings"
     return Manner(comfyui.url, comfyui.when_busy, slow_rate)
+
+
+def _receivers(settings: Settings) -> Receivers:
+    secret = settings.notify.webhook_secret
+    return Receivers(
+        webhook=_receiver(settings, "notify.webhook_url"),
+        heartbeat=_receiver(settings, "notify.heartbeat_url"),
+        key=None if secret is None else signing_key(secret.get_secret_value()),
+        machine=socket.gethostname(),
+    )
+
+
+def _receiver(settings: Settings, key: str) -> Receiver | None:
+    url: Any = value_at(settings, key)
+    return None if url is None else Receiver(key, url.get_secret_value(), shown(url))

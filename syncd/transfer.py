@@ -108,6 +108,10 @@ class Transfer:
         """How many may ever run at once."""
         return self._slots.width.most
 
+    def use(self, start: int, most: int) -> None:
+        """So many requests at once, from the next body on; at most, from the next file on."""
+        self._slots.width.resize(start, most)
+
     async def may_send(self) -> bool:
         """May another body leave today?"""
         return await self._allowance.wait_s() == 0

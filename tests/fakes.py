@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 
 class FakeClock:
@@ -116,7 +116,7 @@ class ScriptedServer:
     _connections: list[socket.socket] = field(default_factory=list)
     _workers: list[threading.Thread] = field(default_factory=list)
 
-    def __enter__(self) -> "ScriptedServer":
+    def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept)

@@ -13,6 +13,9 @@ from syncd.config import DEFAULT, KEYS, Loaded, shown
 from syncd.model import printable
 
 _ALWAYS_SHOWN = frozenset({"models_dir", "state_dir", "api.base_url", "api.token"})
+_SECRET = (
+    "api.token", "notify.webhook_url", "notify.webhook_secret", "notify.heartbeat_url",
+)  # fmt: skip
 
 
 @click.group()
@@ -86,8 +89,9 @@ def _warnings(loaded: Loaded) -> Iterator[str]:
     if settings.api.token is not None and settings.api.token_file is not None:
         yield "api.token and api.token_file are both set; api.token counts"
     file = _file(loaded)
-    if origins["api.token"].startswith(f"{file}:") and _read_by_others(loaded):
-        yield f"{file} holds a token and others may read it; run: chmod 600 {file}"
+    held = any(origins[key].startswith(f"{file}:") for key in _SECRET)
+    if held and _read_by_others(loaded):
+        yield f"{file} holds a secret and others may read it; run: chmod 600 {file}"
     if not urlsplit(settings.api.base_url).path.endswith("/api/v1"):
         yield "api.base_url: the path of the cloud API usually ends in /api/v1"
 

@@ -17,7 +17,12 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from syncd.config.credential import CredentialSource, TokenFile, credential_source
+from syncd.config.credential import (
+    CredentialSource,
+    TokenFile,
+    credential_source,
+    webhook_secret,
+)
 from syncd.config.extra_paths import extra_folders
 from syncd.config.live import JUDGING, LIVE, Reloaded, reloaded
 from syncd.config.selection import IGNORE_FILE, rules_for
@@ -66,8 +71,8 @@ class Loaded:
     Settings with their story.
 
     ``origins`` has every key of ``KEYS``: ``default``, ``flag``, a variable's name, ``file:line``,
-    or for ``api.token`` and ``api.team_id`` the file that holds it. ``config_file`` is the
-    TOML file read, if any.
+    or for ``api.token``, ``api.team_id`` and ``notify.webhook_secret`` the file that holds it.
+    ``config_file`` is the TOML file read, if any.
     """
 
     settings: Settings
@@ -115,6 +120,10 @@ def load(
     _, origins["api.token"] = credential.read()
     if settings.api.team_id is None and isinstance(credential.current(), Session):
         origins["api.team_id"] = origins["api.token"]
+    if (secret := webhook_secret(settings, environ)) is not settings.notify.webhook_secret:
+        origins["notify.webhook_secret"] = printable(str(settings.notify.webhook_secret_file))
+        notify = settings.notify.model_copy(update={"webhook_secret": secret})
+        settings = settings.model_copy(update={"notify": notify})
     return Loaded(settings, MappingProxyType(origins), credential, path)
 
 

@@ -1,7 +1,7 @@
 """The token: where it is looked for, and what is no token for this use."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from syncd.config.keyring import Keyring
 from syncd.config.settings import Settings
 from syncd.config.sources import DEFAULT
 from syncd.config.stored import Stored, read_secret
+from syncd.core.news import signing_key
 from syncd.errors import ConfigError
 from syncd.model import Session, printable
 
@@ -23,17 +24,19 @@ _DEVICE_KEY = re.compile(r"dk-[!-~]+")
 @dataclass(frozen=True, slots=True)
 class TokenFile:
     """
-    A file that may hold the token.
+    A file that may hold a secret, the token unless *setting* is another one.
 
     Args:
         path: Where it is.
         required: The operator named it, so its absence is an error.
         managed: Made by systemd or a container engine, which answer for its mode.
+        setting: The setting that names such files.
     """
 
     path: Path
     required: bool = False
     managed: bool = False
+    setting: str = "api.token_file"
 
     def read(self) -> str | None:
         """
@@ -48,9 +51,9 @@ class TokenFile:
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self.required:
                 return None
-            raise ConfigError(f"{name}: {error.strerror}; api.token_file names it") from None
+            raise ConfigError(f"{name}: {error.strerror}; {self.setting} names it") from None
         except OSError as error:
-            raise ConfigError(f"{name}: the token cannot be read: {error.strerror}") from None
+            raise ConfigError(f"{name}: the secret cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +172,12 @@ def credential_source(
     (containers), what ``syncd login`` keeps in the state directory, and the system's keyring; the
     first that exists counts.
     """
-    handed_over = environ.get("CREDENTIALS_DIRECTORY")
-    managed = [Path(handed_over)] if handed_over else []
-    managed.append(secrets_dir)
+    managed = _managed_folders(environ, secrets_dir)
     stored = Stored(settings.state_dir, settings.api.base_url, settings.api.team_id)
     files: tuple[TokenFile, ...]
     ring: Keyring | None = None
     if (named := settings.api.token_file) is not None:
-        inside = any(named.resolve().is_relative_to(folder.resolve()) for folder in managed)
-        files = (TokenFile(named, required=True, managed=inside),)
+        files = (TokenFile(named, required=True, managed=_is_inside(named, managed)),)
     else:
         files = (
             *(TokenFile(folder / "api_token", managed=True) for folder in managed),
@@ -187,3 +187,34 @@ def credential_source(
     return CredentialSource(
         settings.api.token, given_origin, files, settings.api.team_id, stored, ring
     )
+
+
+def webhook_secret(
+    settings: Settings, environ: Mapping[str, str], *, secrets_dir: Path = SECRETS_DIR
+) -> SecretStr | None:
+    """
+    What ``notify.webhook_secret_file`` holds, unless the secret itself was given.
+
+    Raises:
+        ConfigError: The file cannot be used, or what it holds is no signing key.
+    """
+    named = settings.notify.webhook_secret_file
+    if named is None or settings.notify.webhook_secret is not None:
+        return settings.notify.webhook_secret
+    inside = _is_inside(named, _managed_folders(environ, secrets_dir))
+    setting = "notify.webhook_secret_file"
+    text = TokenFile(named, required=True, managed=inside, setting=setting).read() or ""
+    try:
+        signing_key(text)
+    except ValueError as error:
+        raise ConfigError(f"{printable(str(named))}: {setting}: what it holds {error}") from None
+    return SecretStr(text)
+
+
+def _managed_folders(environ: Mapping[str, str], secrets_dir: Path) -> list[Path]:
+    handed_over = environ.get("CREDENTIALS_DIRECTORY")
+    return [*([Path(handed_over)] if handed_over else []), secrets_dir]
+
+
+def _is_inside(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)

@@ -28,6 +28,8 @@ LIVE = JUDGING | {
     "settle.quiet_network_s",
     "settle.read_lease",
     "upload.files",
+    "upload.parts",
+    "upload.parts_max",
     "upload.bandwidth",
     "upload.shutdown_grace_s",
     "guest.hash_bandwidth",

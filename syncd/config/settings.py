@@ -30,6 +30,7 @@ from pydantic_settings import (
 )
 
 from syncd.core import bandwidth
+from syncd.core.news import signing_key
 from syncd.core.paths import ENDINGS, ending_of, fault_of
 from syncd.model import printable
 from syncd.places import default_state_dir
@@ -47,6 +48,14 @@ class Conflict(ValueError):
     def __init__(self, message: str, *keys: str) -> None:
         super().__init__(message)
         self.keys = keys
+
+
+class SecretUrl(SecretStr):
+    """A URL whose path lets in whoever knows it; of it scheme and host may be seen."""
+
+    def _display(self) -> str:
+        parts = urlsplit(self.get_secret_value())
+        return f"{parts.scheme}://{parts.netloc}/***"
 
 
 def _absolute(value: object) -> object:
@@ -87,6 +96,23 @@ def _proxy(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("is not http://host:port or https://host:port")
+    return value
+
+
+def _hook(value: SecretUrl) -> SecretUrl:
+    url = value.get_secret_value()
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not re.fullmatch(r"[!-~]+", url) or re.search(r"[@#]", url):
+        raise ValueError("is not http(s)://host/path (no user, no fragment)")
+    return value
+
+
+def _signing(value: SecretStr) -> SecretStr:
+    signing_key(value.get_secret_value())
     return value
 
 
@@ -354,13 +380,27 @@ class Network(_Section):
     """Object store hosts (host or host:port) accepted although they are on a private network."""
 
     allow_http: bool = False
-    """Whether plain http is accepted for base_url and for the hosts in storage_hosts."""
+    """Whether plain http is accepted for base_url, for storage_hosts and for the URLs in notify."""
 
     ca_bundle: Annotated[AbsolutePath, AfterValidator(_existing_file)] | None = None
     """PEM file of certificate authorities trusted beside the system's."""
 
     proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
     """Proxy URL; unset, the environment's HTTPS_PROXY and NO_PROXY count."""
+
+
+class Notify(_Section):
+    webhook_url: Annotated[SecretUrl, AfterValidator(_hook)] | None = None
+    """Where to POST a message when files fail, a hold begins or ends, or the queue ran empty."""
+
+    webhook_secret: Annotated[SecretStr, AfterValidator(_signing)] | None = None
+    """Key that signs these messages (whsec_ and base64); better in webhook_secret_file."""
+
+    webhook_secret_file: AbsolutePath | None = None
+    """File that holds that key, readable by its owner only."""
+
+    heartbeat_url: Annotated[SecretUrl, AfterValidator(_hook)] | None = None
+    """What to GET every five minutes while all wanted files are in the catalog, and after --once."""
 
 
 class Log(_Section):
@@ -461,6 +501,7 @@ class Settings(BaseSettings):
     upload: Upload = Upload()
     guest: Guest = Guest()
     network: Network = Network()
+    notify: Notify = Notify()
     log: Log = Log()
     http: Http = Http()
     naming: Naming = Naming()
@@ -488,6 +529,16 @@ class Settings(BaseSettings):
                 "would send the token unencrypted: use https, or set network.allow_http = true",
                 "api.base_url",
             )
+        for name in ("webhook_url", "heartbeat_url"):
+            url = getattr(self.notify, name)
+            if url is None or self.network.allow_http:
+                continue
+            address = url.get_secret_value()
+            if address.lower().startswith("http:") and not _on_this_machine(address):
+                raise Conflict(
+                    "would be sent unencrypted: use https, or set network.allow_http = true",
+                    f"notify.{name}",
+                )
         return self
 
 
@@ -521,6 +572,8 @@ def shown(value: object) -> str:
             return "-"
         case Mapping():
             return printable(json.dumps(dict(value), ensure_ascii=False)) if value else "-"
+        case SecretUrl():
+            return printable(str(value))
         case SecretStr():
             return "***"
         case bool():

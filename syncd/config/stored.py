@@ -55,10 +55,10 @@ def read_secret(path: Path, *, managed: bool = False) -> str:
     try:
         status, name = os.fstat(descriptor), printable(str(path))
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{name}: the token must be in a regular file")
+            raise ConfigError(f"{name}: the secret must be in a regular file")
         if not managed and status.st_mode & 0o077:
             raise ConfigError(
-                f"{name}: others may read the token "
+                f"{name}: others may read the secret "
                 f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {name}"
             )
         return os.read(descriptor, READ_MAX).decode("ascii", "replace").strip()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -67,7 +68,7 @@ class Acts:
     async def scan(self, request: Request) -> Response:
         """Look at ``path`` (a file or a folder; none: everything) now."""
         path = (await _members(request, "path")).get("path") or "."
-        if not isinstance(path, str) or "\0" in path:
+        if not _is_path(path):
             raise bad("path: is not a path")
         desk = self._desk
         keys = await desk.lanes.db(desk.store.report.root_paths, path)
@@ -114,6 +115,17 @@ class Acts:
         return done
 
 
+def _is_path(value: object) -> bool:
+    """Is it a text that may name a file? Half a surrogate pair, say, names none."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _told(done: Done) -> Response:
     return JSONResponse({"files": done.files, "left": done.left})
 
@@ -131,7 +143,7 @@ async def _members(request: Request, *names: str) -> dict[str, Any]:
             )
     try:
         body = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise bad("the body is not JSON") from None
     if not isinstance(body, dict):
         raise bad("the body is not a JSON object")
@@ -143,7 +155,6 @@ async def _members(request: Request, *names: str) -> dict[str, Any]:
 
 def _texts(body: Mapping[str, Any], name: str) -> list[str]:
     values = body.get(name, [])
-    good = isinstance(values, list) and all(isinstance(v, str) and "\0" not in v for v in values)
-    if not good or len(values) > PATHS_MAX:
+    if not isinstance(values, list) or not all(map(_is_path, values)) or len(values) > PATHS_MAX:
         raise bad(f"{name}: is not a list of at most {PATHS_MAX} strings")
     return list(values)

@@ -42,6 +42,14 @@ class Width:
     def __post_init__(self) -> None:
         self.limit = self.start
 
+    def resize(self, start: int, most: int) -> None:
+        """Other bounds, from now on; what was found by trying is kept where it lies between them."""
+        if start != self.start:
+            self.limit = start
+        self.start, self.most = start, most
+        self.limit = min(self.limit, most)
+        self._window = self._rate_before = None
+
     def went_well(self, sent: int, now_s: float, *, wanted: bool) -> None:
         """
         A body got through.

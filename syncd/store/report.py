@@ -478,6 +478,8 @@ class Report:
 def rel_path_in(root: Any, named: str) -> str | None:
     """The path that a person *named*, below a root's row; None if it lies elsewhere."""
     path = os.path.normpath(named)
+    if path == ".." or path.startswith("../"):
+        return None
     if not os.path.isabs(path):
         return "" if path == "." else path
     for column in ("path", "real_path"):

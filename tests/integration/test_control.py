@@ -187,6 +187,10 @@ def test_events_tell_the_status_at_most_once_a_second(stage: Stage) -> None:
         ("POST", "/limit", b'{"rate": "fast"}', 400, "is not a rate"),
         ("POST", "/limit", b"{}", 400, "is not a rate"),
         ("POST", "/scan", b'{"path": "/elsewhere"}', 404, "no directory that is watched"),
+        ("POST", "/scan", b'{"path": "../elsewhere"}', 404, "no directory that is watched"),
+        ("POST", "/scan", b'{"path": "loras/\\ud800x"}', 400, "not a path"),
+        ("POST", "/retry", b'{"paths": ["loras/\\ud800x"]}', 400, "paths"),
+        ("POST", "/retry", b"[" * 100_000, 400, "not JSON"),
         ("POST", "/cancel", b'{"paths": ["' + b"x" * 300_000 + b'"]}', 413, "larger than"),
     ],
 )

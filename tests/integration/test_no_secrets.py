@@ -1,5 +1,6 @@
 """No token, signature or password in anything that a run leaves behind, whatever goes wrong."""
 
+import base64
 import json
 import os
 import re
@@ -23,6 +24,8 @@ from tests.weights import MIB, write_safetensors
 
 CAP = 4 * MIB
 PROXY_PASSWORD = "CANARY_proxy_password_0123456789"
+HOOK_PATH = "CANARY_hook_path_0123456789abcdef"
+HOOK_KEY = base64.b64encode(b"CANARY_hook_key_0123456789abcdef").decode()
 FOREIGN_SIGNATURE = "CANARY_foreign_signature_0123456789abcdef"
 CHUNK = 16
 """Bytes: a secret counts as leaked as soon as so many of its bytes in a row are found."""
@@ -76,7 +79,8 @@ class Case:
     def secrets(self) -> list[str]:
         token = self.token.removeprefix("dk-").rpartition(".")[2]
         payload = self.token.split(".")[1:2]
-        return [token, *payload, PROXY_PASSWORD, FOREIGN_SIGNATURE, *sorted(self.signatures.seen)]
+        fixed = [PROXY_PASSWORD, FOREIGN_SIGNATURE, HOOK_PATH, HOOK_KEY]
+        return [token, *payload, *fixed, *sorted(self.signatures.seen)]
 
 
 def leaks(secrets: Iterable[str], places: dict[str, bytes]) -> list[tuple[str, str]]:
@@ -146,7 +150,11 @@ def write_config(folder: Path, token: str, *, in_file_of_its_own: bool) -> Path:
     token_file.write_text(token)
     value = f"token_file = '{token_file}'" if in_file_of_its_own else f"token = '{token}'"
     proxy = f"http://user:{PROXY_PASSWORD}@127.0.0.1:9"
-    config.write_text(f"[api]\n{value}\n[network]\nproxy = '{proxy}'\n")
+    config.write_text(
+        f"[api]\n{value}\n[network]\nproxy = '{proxy}'\n"
+        f"[notify]\nwebhook_url = 'http://127.0.0.1:9/{HOOK_PATH}'\n"
+        f"heartbeat_url = 'http://127.0.0.1:9/{HOOK_PATH}'\nwebhook_secret = 'whsec_{HOOK_KEY}'\n"
+    )
     for path in (token_file, config):
         path.chmod(0o600)
     return config

@@ -282,10 +282,10 @@ def test_check_warns_of_what_is_probably_not_meant(tmp_path: Path) -> None:
     assert [w for w in set_badly.stdout.splitlines() if w.startswith("warning: ")] == [
         "warning: models_dir: /no/models is not a directory that can be seen",
         "warning: api.token and api.token_file are both set; api.token counts",
-        f"warning: {file} holds a token and others may read it; run: chmod 600 {file}",
+        f"warning: {file} holds a secret and others may read it; run: chmod 600 {file}",
         "warning: api.base_url: the path of the cloud API usually ends in /api/v1",
     ]
-    assert "holds a token" not in set_privately.stdout
+    assert "holds a secret" not in set_privately.stdout
     assert [w for w in not_set.stdout.splitlines() if w.startswith("warning: ")] == [
         "warning: no credential: run syncd login, or set api.token_file to a file with a device key"
     ]

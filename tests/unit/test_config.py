@@ -400,6 +400,90 @@ def test_plain_http_is_accepted_on_this_machine_and_where_allowed(tmp_path: Path
     assert not lan.settings.api.loopback
 
 
+# Who is told
+
+
+HOOK = "https://hooks.example.com:8443/services/CANARY?token=CANARY"
+HOOK_SECRET = f"whsec_{'QUFB' * 8}"
+
+
+def test_of_an_address_that_lets_in_whoever_knows_it_only_the_host_is_shown(tmp_path: Path) -> None:
+    loaded = read(tmp_path, environ={"SYNCD_NOTIFY__WEBHOOK_URL": HOOK})
+    url = loaded.settings.notify.webhook_url
+
+    assert url is not None
+    assert url.get_secret_value() == HOOK
+    assert shown(loaded.value("notify.webhook_url")) == "https://hooks.example.com:8443/***"
+    assert "CANARY" not in f"{loaded!r} {loaded.settings}"
+
+
+@pytest.mark.parametrize("name", ["webhook_url", "heartbeat_url"])
+@pytest.mark.parametrize(
+    "url",
+    ["hooks.example.com/CANARY", "ftp://h/CANARY", "https://u:CANARY@h/", "https://h/#CANARY",
+     "https://h:0/CANARY", "https:///CANARY", "https://h/CANARY x"],
+)  # fmt: skip
+def test_an_address_to_tell_is_checked_and_never_quoted(
+    tmp_path: Path, name: str, url: str
+) -> None:
+    said = refusal(tmp_path, f"[notify]\n{name} = '{url}'\n")
+
+    assert f"notify.{name}: is not http(s)://host/path (no user, no fragment)" in said
+    assert "CANARY" not in said
+
+
+@pytest.mark.parametrize("name", ["webhook_url", "heartbeat_url"])
+def test_what_is_told_goes_by_plain_http_only_where_that_is_allowed(
+    tmp_path: Path, name: str
+) -> None:
+    far = f"[notify]\n{name} = 'http://hooks.example.com/CANARY'\n"
+    said = refusal(tmp_path, far)
+
+    assert f"notify.{name}: would be sent unencrypted" in said
+    assert "CANARY" not in said
+
+    read(tmp_path, f"models_dir = '/models'\nnetwork.allow_http = true\n{far}")
+    read(tmp_path, f"models_dir = '/models'\n[notify]\n{name} = 'http://127.0.0.1:9/x'\n")
+
+
+def test_the_signing_key_comes_from_its_setting_or_else_from_its_file(tmp_path: Path) -> None:
+    path = token_file(tmp_path, f"{HOOK_SECRET}\n")
+    from_file = f"[notify]\nwebhook_secret_file = '{path}'\n"
+    other = HOOK_SECRET.replace("QUFB", "QkJC")
+
+    read_from_file = read(tmp_path, f"models_dir = '/models'\n{from_file}")
+    given = read(tmp_path, f"models_dir = '/models'\n{from_file}webhook_secret = '{other}'\n")
+
+    for loaded, text, origin in (
+        (read_from_file, HOOK_SECRET, str(path)),
+        (given, other, f"{tmp_path}/config.toml:4"),
+    ):
+        secret = loaded.settings.notify.webhook_secret
+        assert secret is not None
+        assert secret.get_secret_value() == text
+        assert loaded.origins["notify.webhook_secret"] == origin
+        assert shown(loaded.value("notify.webhook_secret")) == "***"
+
+
+def test_a_signing_key_that_cannot_be_used_is_refused_with_its_place(tmp_path: Path) -> None:
+    named = f"[notify]\nwebhook_secret_file = '{tmp_path}/token'\n"
+    given = refusal(tmp_path, "[notify]\nwebhook_secret = 'whsec_CANARY'\n")
+    missing = refusal(tmp_path, named)
+    token_file(tmp_path, "whsec_CANARY")
+    wrong = refusal(tmp_path, named)
+    token_file(tmp_path, HOOK_SECRET, 0o644)
+    open_to_all = refusal(tmp_path, named)
+
+    place = f"{tmp_path}/token: "
+    assert "notify.webhook_secret: is not whsec_ and 24 to 64 bytes in base64" in given
+    assert missing == f"{place}No such file or directory; notify.webhook_secret_file names it"
+    assert wrong == (
+        f"{place}notify.webhook_secret_file: what it holds is not whsec_ and 24 to 64 bytes in base64"
+    )
+    assert open_to_all.startswith(f"{place}others may read the secret")
+    assert "CANARY" not in given + wrong
+
+
 # Credentials
 
 
@@ -498,7 +582,7 @@ def test_modes_below_a_managed_folder_are_not_ours_to_judge(tmp_path: Path) -> N
     for secrets_dir in (secrets, tmp_path / "alias"):
         credential = credential_source(settings, {}, secrets_dir=secrets_dir)
         assert credential.current() == DEVICE_KEY
-    with pytest.raises(ConfigError, match="others may read the token"):
+    with pytest.raises(ConfigError, match="others may read the secret"):
         credential_source(settings, {}, secrets_dir=path.parent / "elsewhere").read()
 
 
@@ -507,7 +591,7 @@ def test_named_token_file_must_be_there_and_be_a_file(tmp_path: Path) -> None:
     folder = refusal(tmp_path, f"[api]\ntoken_file = '{tmp_path}'\n")
 
     assert missing.startswith(f"{tmp_path}/none: No such file or directory")
-    assert folder == f"{tmp_path}: the token must be in a regular file"
+    assert folder == f"{tmp_path}: the secret must be in a regular file"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ BELOW_WORKER = (
 )
 BELOW_SERVICE = BELOW_WORKER | {
     "allowance",
+    "announce",
     "transfer",
     "compare",
     "worker",
@@ -86,7 +87,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "reconcile": BELOW_WORKER,
     "guest": frozenset({"core", "clock", "bandwidth", "progress", "wire"}),
     "herald": BELOW_WORKER,
-    "dispatch": BELOW_WORKER | {"worker", "allowance"},
+    "announce": BELOW_WORKER | {"worker", "wire"},
+    "dispatch": BELOW_WORKER | {"worker", "allowance", "announce"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
     "cli": BELOW_SERVICE | {"service", "sandbox"},
@@ -96,7 +98,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
-    "httpx": frozenset({"wire", "api", "storage", "guest", "sandbox"}),
+    # guest and announce speak to others than the cloud, who get none of what api and storage carry.
+    "httpx": frozenset({"wire", "api", "storage", "guest", "announce", "sandbox"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),

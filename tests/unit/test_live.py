@@ -14,9 +14,9 @@ def settings(**values: Any) -> Settings:
 
 
 def test_live_keys_are_taken_over_and_the_others_named() -> None:
-    old = settings(upload={"parts": 3}, log={"level": "error"})
+    old = settings(upload={"lease_ttl_s": 30}, log={"level": "error"})
     new = settings(
-        upload={"parts": 2, "bandwidth": "1 MiB/s"},
+        upload={"lease_ttl_s": 20, "bandwidth": "1 MiB/s"},
         naming={"map": {"a/(1).pt": "a/1.pt"}},
         scan={"interval_s": 7},
     )
@@ -24,10 +24,10 @@ def test_live_keys_are_taken_over_and_the_others_named() -> None:
     result = reloaded(old, new)
 
     assert result.settings == settings(
-        upload={"parts": 3, "bandwidth": "1 MiB/s"}, naming={"map": {"a/(1).pt": "a/1.pt"}}
+        upload={"lease_ttl_s": 30, "bandwidth": "1 MiB/s"}, naming={"map": {"a/(1).pt": "a/1.pt"}}
     )
     assert result.changed == ["upload.bandwidth", "log.level", "naming.map"]
-    assert result.left == ["scan.interval_s", "upload.parts"]
+    assert result.left == ["scan.interval_s", "upload.lease_ttl_s"]
 
 
 def test_the_same_configuration_changes_nothing() -> None:

@@ -112,3 +112,14 @@ def test_never_more_than_the_setting_allows() -> None:
     link.send(100 * WINDOW_S)
 
     assert max(link.seen) == 6
+
+
+def test_other_bounds_hold_at_once_and_what_was_found_between_them_stays() -> None:
+    link = Link(Width(4, 16), per_stream)
+    link.send(15 * WINDOW_S)
+    found = link.width.limit
+    link.width.resize(4, 12)
+    narrowed = link.width.limit
+    link.width.resize(2, 12)
+
+    assert (found, narrowed, link.width.limit) == (16, 12, 2)
