@@ -7,6 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 UV = 0.13.9
 AWSCLI = 1.46.3
+PIP_AUDIT ?= $(BIN)/pip-audit
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -66,6 +67,16 @@ service-test: $(READY) ## start the systemd units on a copy of this machine; tak
 image-test: $(READY) ## build the container image with buildah and run it; takes root
 	$(BIN)/python -m pytest tests/deploy/image.py $(ARGS)
 
+.PHONY: audit sbom
+audit: $(READY) ## ask whether a locked package has a known hole; where nobody can be asked, say so
+	@$(ASK_ABOUT_HOLES)
+
+sbom: $(READY) ## list what is shipped, as CycloneDX, in build/sbom.json
+	@mkdir -p build
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --validate \
+		--output-file build/sbom.json requirements.lock
+	@echo "build/sbom.json is written and valid"
+
 clean: ## remove .venv, caches and build results
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find syncd tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -123,6 +134,18 @@ define CHECK_TOOLS
 for tool in strace unshare nsenter ip openssl git systemd-analyze aria2c curl git-lfs groff promtool rclone rsync shellcheck unzip wget; do \
 command -v $$tool >/dev/null || { echo "The tests need $$tool. Debian, Ubuntu: sudo apt-get install \
 strace util-linux iproute2 openssl git systemd aria2 curl git-lfs groff prometheus rclone rsync shellcheck unzip wget" >&2; exit 1; }; done
+endef
+
+# Holes that were found count whatever else happened; silence is no all-clear, and told as such.
+define ASK_ABOUT_HOLES
+said=$$($(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
+--progress-spinner off 2>&1); code=$$?; \
+case "$$said" in \
+*"Found "*" known vulnerabilit"*) ;; \
+*"could not be audited"*|*"Could not connect"*|*"Max retries exceeded"*|*"timed out"*) \
+echo "NOT CHECKED: the list of known holes does not answer from here, so nothing is known of \
+these packages. Try again where it can be reached."; exit 0;; \
+esac; echo "$$said"; exit $$code
 endef
 
 # --- lock files --------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
         r"\1…",
     ),
 )
+# What pydantic quotes of a wrong value: cut in its middle, so that nobody knows a secret by its look.
+_QUOTED = (re.compile(r"(\binput_value=).*(?=, input_type=)"), rf"\1{HIDDEN}")
 # What ends in a letter and is no part of the word behind it: a colour, an escape of repr, %0A.
 _ESCAPE = re.compile(
     r"((?:\x1b|\\x1b)\[[0-?]*[ -/]*[@-~]|\\(?:[abfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4})|%[0-9A-Fa-f]{2})"
@@ -61,7 +63,7 @@ def scrub(text: str) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    for pattern, replacement in _SECRETS:
+    for pattern, replacement in (_QUOTED, *_SECRETS):
         text = pattern.sub(replacement, text)
     return text
 

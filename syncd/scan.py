@@ -40,6 +40,9 @@ _NETWORK = frozenset(
     )
 )  # fmt: skip
 
+_CONTAINER = "fuse.fuse-overlayfs"
+"""The root of a container that was started without privileges: a local disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
@@ -144,23 +147,21 @@ class _Tree:
     def stat(self, entry: os.DirEntry[str]) -> os.stat_result | None:
         """The regular file behind *entry*, or None if there is none that may be taken."""
         try:
-            if not entry.is_symlink():
-                found = entry.stat(follow_symlinks=False)
-            elif self._follows(entry):
-                found = entry.stat()
-            else:
-                return None
+            linked = entry.is_symlink()
+            found = self._behind(entry) if linked else entry.stat(follow_symlinks=False)
         except OSError as error:
             self._report(self.chain[-1].path + entry.name, error)
             return None
-        return found if stat.S_ISREG(found.st_mode) else None
+        return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
-    def _follows(self, entry: os.DirEntry[str]) -> bool:
+    def _behind(self, entry: os.DirEntry[str]) -> os.stat_result | None:
+        """What the link *entry* leads to, if it may be followed; asked of one descriptor."""
         if self._symlinks == "follow":
-            return True
+            return entry.stat()
         fd = os.open(entry.name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.chain[-1].fd)
         try:
-            return _allowed(fd, self.chain[-1].path + entry.name, self._symlinks, self._roots)
+            path = self.chain[-1].path + entry.name
+            return os.fstat(fd) if _allowed(fd, path, self._symlinks, self._roots) else None
         finally:
             os.close(fd)
 
@@ -257,7 +258,8 @@ def mount_of(path: str, *, table: str = "/proc/self/mountinfo") -> Mount:
 def network_filesystem(path: str, *, table: str = "/proc/self/mountinfo") -> str | None:
     """The type of *path*'s file system if other hosts may write to it unseen, else None."""
     fs_type = mount_of(path, table=table).fs_type
-    return fs_type if fs_type in _NETWORK or fs_type.startswith("fuse.") else None
+    foreign = fs_type.startswith("fuse.") and fs_type != _CONTAINER
+    return fs_type if fs_type in _NETWORK or foreign else None
 
 
 def _mount(line: bytes) -> tuple[str, Mount]:

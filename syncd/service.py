@@ -52,14 +52,14 @@ from syncd.core.standing import standing
 from syncd.core.tree import Folder, Tree
 from syncd.core.width import Width
 from syncd.dispatch import Dispatcher
-from syncd.errors import ConfigError, JobError, RootUnavailable, StateFull, SyncdError
+from syncd.errors import ConfigError, JobError, RootUnavailable, StateError, StateFull, SyncdError
 from syncd.expected import expected_sha256
 from syncd.guest import Courtesy, Manner
 from syncd.herald import Herald
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
-from syncd.model import Call, Hint, HintKind, Job, Session
+from syncd.model import Call, Hint, HintKind, Job, Session, printable
 from syncd.notify import Notifier
 from syncd.patience import Patience
 from syncd.progress import Meter, Tally
@@ -244,7 +244,7 @@ class Service:
         return applied
 
     async def _run(self, way: Callable[["_Parts"], Awaitable[int]], *, once: bool) -> int:
-        store = Store(os.fspath(self._settings.state_dir))
+        store = _open_store(os.fspath(self._settings.state_dir))
         self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
             with self._signals(once=once):
@@ -970,6 +970,16 @@ class Service:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
+
+
+def _open_store(state_dir: str) -> Store:
+    kind = scan.network_filesystem(state_dir)
+    if kind is not None:  # neither SQLite's log nor the lock can be relied on there
+        raise StateError(
+            f"The state directory {printable(state_dir)} is on a network file system ({kind}), "
+            "where databases break. Set state_dir (SYNCD_STATE_DIR) to a directory on a local disk."
+        )
+    return Store(state_dir)
 
 
 def require_same_cloud(

@@ -43,6 +43,8 @@ class Scale:
     """T9: runs beside those that once failed."""
     moving: int
     """T14: files, ten a run."""
+    swaps: int
+    """Walks of a tree whose folders are swapped for links meanwhile."""
 
 
 MACHINE_STEPS = 50
@@ -63,6 +65,7 @@ SCALES = {
         disk_stride=64,
         sockets=50,
         moving=50,
+        swaps=500,
     ),
     "push": Scale(
         examples=500,
@@ -79,6 +82,7 @@ SCALES = {
         disk_stride=8,
         sockets=400,
         moving=500,
+        swaps=2_000,
     ),
     "soak": Scale(
         examples=2_000,
@@ -95,6 +99,7 @@ SCALES = {
         disk_stride=2,
         sockets=3_000,
         moving=2_000,
+        swaps=20_000,
     ),
     "nightly": Scale(
         examples=10_000,
@@ -111,6 +116,7 @@ SCALES = {
         disk_stride=1,
         sockets=60_000,
         moving=20_000,
+        swaps=200_000,
     ),
 }
 

@@ -401,8 +401,10 @@ class HostPolicy:
             return "not an http(s) URL of plain ASCII without a fragment"
         try:
             split = urlsplit(url)
-            port = split.port or {"http": 80, "https": 443}[split.scheme]
+            port = {"http": 80, "https": 443}[split.scheme] if split.port is None else split.port
         except ValueError:
+            return "no valid host and port"
+        if port == 0:
             return "no valid host and port"
         return _shape_refusal(split) or self._host_refusal(split, port)
 
@@ -464,6 +466,10 @@ def _reach(host: str) -> str | None:
     return "private" if "." not in host or host.endswith(PRIVATE_SUFFIXES) else "public"
 
 
+# A metadata service is among them; is_global knows of them only in newer versions of Python.
+_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
+
+
 def _address_reach(host: str) -> str | None:
     try:
         address = ipaddress.ip_address(host)
@@ -473,7 +479,7 @@ def _address_reach(host: str) -> str | None:
         return "loopback"
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         return "special"  # cloud metadata services live here
-    if address.is_reserved or (address.version == 6 and _carries_ipv4(address)):
+    if address.is_reserved or address in _PROTOCOLS or _carries_ipv4(address):
         return "special"
     return "public" if address.is_global else "private"
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Home, records, until
+from tests.integration.harness import PROJECT, RUN_S, Home, records, until
 from tests.relay import Answer, relaying
 from tests.weights import weights
 
@@ -298,3 +300,37 @@ def test_a_cloud_that_is_down_is_left_within_a_minute_and_no_progress_is_lost(
     assert up.code == 0
     assert f"models/{NEW}" in records(cloud)
     assert cloud.history.count("presign") == 4
+
+
+ELSEWHERE = """
+import sys
+from syncd import scan
+from syncd.cli import entry
+scan.network_filesystem.__kwdefaults__["table"] = sys.argv.pop(1)
+entry()
+"""
+
+
+@pytest.mark.parametrize("way", [["--once"], []])
+def test_a_state_directory_on_a_network_file_system_is_refused_at_start(
+    home: Home, way: list[str]
+) -> None:
+    mounts = home.state.parent / "mountinfo"
+    mounts.write_text(
+        "22 1 254:0 / / rw - ext4 /dev/vda rw\n"
+        f"30 22 0:30 / {home.state} rw - nfs4 10.0.0.5:/export rw\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, mounts, *way],
+        cwd=PROJECT,
+        env=home.environment(),
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+    )
+
+    assert done.returncode == 74
+    says(done.stderr, os.fspath(home.state), "network file system (nfs4)", "Set state_dir")
+    assert not (home.state / "syncd.db").exists()

@@ -355,6 +355,7 @@ TABLE = rb"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 32 22 0:32 / /mnt/twice rw - tmpfs under rw
 33 32 0:33 / /mnt/twice rw - cifs //box/share rw
 34 22 0:34 / /mnt/raw rw - fuseblk /dev/sdb1 rw
+35 22 0:35 / /mnt/box rw - fuse.fuse-overlayfs fuse-overlayfs rw
 """
 
 
@@ -367,6 +368,7 @@ TABLE = rb"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
         ("/mnt/my models", Mount("fuse.juicefs", "JuiceFS:my\\vol", "/sub dir"), "fuse.juicefs"),
         ("/mnt/twice/x", Mount("cifs", "//box/share", "/"), "cifs"),
         ("/mnt/raw", Mount("fuseblk", "/dev/sdb1", "/"), None),
+        ("/mnt/box", Mount("fuse.fuse-overlayfs", "fuse-overlayfs", "/"), None),
     ],
 )
 def test_mounts_are_read_as_the_kernel_writes_them(

@@ -290,15 +290,23 @@ def test_what_is_kept_is_read_back_and_no_repr_shows_it(place: Installation) -> 
     assert str(session.refresh) not in repr(session)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
-def test_a_session_that_others_may_read_is_refused_with_the_remedy(
-    place: Installation, mode: int
+def test_of_all_modes_a_session_file_may_have_only_the_owners_own_are_accepted(
+    place: Installation,
 ) -> None:
     place.sign_in()
-    place.stored.session_file.chmod(mode)
+    accepted, refused = set(), set()
 
-    with pytest.raises(ConfigError, match=f"chmod 600 {place.stored.session_file}"):
-        place.stored.session()
+    for mode in range(0o400, 0o777 + 1):
+        place.stored.session_file.chmod(mode)
+        try:
+            place.stored.session()
+            accepted.add(mode)
+        except ConfigError as error:
+            if f"chmod 600 {place.stored.session_file}" in str(error):
+                refused.add(mode)
+
+    assert accepted == {0o400, 0o500, 0o600, 0o700}
+    assert len(refused) == 256 - 4
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"access": 1}', "not json", '{"team_id": "t"}'])

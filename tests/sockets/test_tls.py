@@ -150,3 +150,62 @@ def test_F29_a_server_with_a_good_certificate_gets_the_body(
         assert send(certificates, server) in ('"x"', 200)
 
     assert server.heard.endswith(BODY)
+
+
+class Proxy:
+    """Opens one tunnel to *server*, whatever name it is asked for; ``asked`` is the request for it."""
+
+    def __init__(self, server: Server) -> None:
+        self._port = server.port
+        self._sock = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self.url = f"http://user:CANARY_proxy@127.0.0.1:{self._sock.getsockname()[1]}"
+        self.asked = b""
+
+    @contextmanager
+    def serving(self) -> Iterator["Proxy"]:
+        """Until the block ends and both sides have closed."""
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._thread.join(10)
+            self._sock.close()
+
+    def _serve(self) -> None:
+        client, _ = self._sock.accept()
+        with client, socket.create_connection(("127.0.0.1", self._port)) as server:
+            while not self.asked.endswith(b"\r\n\r\n"):
+                self.asked += client.recv(4096)
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=pump, args=(server, client))
+            back.start()
+            pump(client, server)
+            back.join()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_the_proxys_password_goes_to_the_proxy_and_no_further(certificates: Path) -> None:
+    far = HostPolicy.of("https://api.example/api/v1", [], allow_http=False)
+    # Its certificate is good for the name that the proxy is asked for.
+    with (
+        Server(certificates, "wrong_host").serving() as server,
+        Proxy(server).serving() as proxy,
+        storage.build_client(ca_bundle=str(certificates / "known.pem"), proxy=proxy.url) as client,
+    ):
+        grant = Grant("https://elsewhere.example/key?X-Amz-Signature=1", {}, 2**53)
+        storage.ObjectStore(client, far).put(
+            grant, [BODY], len(BODY), call=Call.PUT_PART, now_ms=lambda: 0
+        )
+
+    assert b"CONNECT elsewhere.example:443" in proxy.asked
+    assert b"Proxy-Authorization: Basic " in proxy.asked
+    assert b"X-Amz-Signature" not in proxy.asked
+    assert server.heard.endswith(BODY)
+    assert b"authorization" not in server.heard.lower()

@@ -416,6 +416,34 @@ REFUSED_BY_THE_CLOUD = [
     "https://evil.example.com[::1]/k",
     "https://[v1.x]/k",
     "https://[::1/k",
+    "https://[::127.0.0.1]/k",
+    "https://[64:ff9b:1::a9fe:a9fe]/k",
+    "https://[2001:0:7f00:1::]/k",
+    "https://[fd00:ec2::254]/k",
+    "https://100.100.100.200/latest/meta-data",
+    "https://192.0.0.192/opc/v2",
+    "https://169.254.170.2/v2/credentials",
+    "https://2852039166/latest/meta-data",
+    "https://0xa9fea9fe/latest/meta-data",
+    "https://0251.0376.0251.0376/latest/meta-data",
+    "https://bucket.s3.example.com@169.254.169.254/k",
+    "https://:@bucket.s3.example.com/k",
+    "https://bucket.s3.example.com:0/k",
+    "https://bucket.s3.example.com:-1/k",
+    "https://bucket.s3.example.com:443@evil.example.com/k",
+    "https://bucket.s3.example.com/k#@evil.example.com/",
+    "https://１２７.0.0.1/k",
+    "https://①②⑦.0.0.1/k",
+    "https://127。0。0。1/k",
+    "https://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/k",
+    "https://xn--/k",
+    "https://bucket.s3.example.com\u200b/k",
+    "https://bucket.s3.example.com\x00.evil.example.com/k",
+    "https://bucket.s3.example.com\r\nHost: evil.example.com/k",
+    " https://bucket.s3.example.com/k",
+    "HTTPS:bucket.s3.example.com/k",
+    "javascript:alert(1)",
+    "gopher://bucket.s3.example.com/k",
     "https://" + "a." * 127 + "com/k",
     "https://bucket.s3.example.com/" + "k" * 8192,
     "",
@@ -427,6 +455,29 @@ def test_a_url_that_could_lead_elsewhere_is_refused(url: str) -> None:
     answer = {**GOOD, "upload_url": url}
 
     assert "upload_url" in refused(lambda: grant_of(answer, size=10, policy=CLOUD, now_ms=NOW_MS))
+
+
+def test_I24_more_than_sixty_shapes_of_such_urls_are_tried() -> None:
+    assert len(set(REFUSED_BY_THE_CLOUD)) > 60
+
+
+NEAR_ADDRESSES = [
+    "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1",
+    "100.100.100.200", "169.254.169.254", "169.254.170.2", "192.0.0.192", "198.18.0.1", "224.0.0.1",
+    "240.0.0.1", "255.255.255.255", "::", "::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1",
+    "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "fc00::1", "ff02::1", "2002:7f00:1::",
+    "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2001:0:7f00:1::", "2001:db8::1", "no address",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", NEAR_ADDRESSES)
+def test_I24_a_public_name_may_not_lead_to_an_address_near_us(address: str) -> None:
+    assert CLOUD.peer_refusal("bucket.s3.example.com", 443, address) is not None
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111"])
+def test_a_public_name_may_lead_to_a_public_address(address: str) -> None:
+    assert CLOUD.peer_refusal("bucket.s3.example.com", 443, address) is None
 
 
 @pytest.mark.parametrize("url", [None, 7, ["https://bucket.s3.example.com/k"]])

@@ -158,7 +158,15 @@ async def test_multipart_paths_are_configuration() -> None:
     assert server.seen[0].request_line == "POST /api/v1/other/abort HTTP/1.1"
 
 
-async def test_a_request_carries_these_headers_and_no_others() -> None:
+@pytest.mark.parametrize("variable", ["NETRC", "HOME"])
+async def test_a_request_carries_these_headers_and_no_others(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine 127.0.0.1 login me password canary\n")
+    netrc.chmod(0o600)
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv(variable, str(netrc if variable == "NETRC" else tmp_path))
     with ScriptedServer([answer(id="me")]) as server:
         async with cloud(server, team_id="t1") as it:
             await it.me()

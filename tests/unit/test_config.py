@@ -549,13 +549,25 @@ def test_token_file_open_to_others_is_refused_with_the_remedy(tmp_path: Path, mo
     assert said.endswith(f"(mode {mode:04o}); run: chmod 600 {path}")
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o400])
-def test_token_file_of_its_owner_is_accepted(tmp_path: Path, mode: int) -> None:
-    path = token_file(tmp_path, DEVICE_KEY, mode)
+def test_of_all_modes_a_token_file_may_have_only_the_owners_own_are_accepted(
+    tmp_path: Path,
+) -> None:
+    path = token_file(tmp_path, DEVICE_KEY)
+    credential = read(tmp_path, f"models_dir = '/m'\n[api]\ntoken_file = '{path}'\n").credential
 
-    loaded = read(tmp_path, environ={"SYNCD_API__TOKEN_FILE": str(path)})
+    accepted, refused = set(), set()
 
-    assert loaded.origins["api.token"] == str(path)
+    for mode in range(0o400, 0o777 + 1):
+        path.chmod(mode)
+        try:
+            credential.current()
+            accepted.add(mode)
+        except ConfigError as error:
+            if f"(mode {mode:04o}); run: chmod 600 {path}" in str(error):
+                refused.add(mode)
+
+    assert accepted == {0o400, 0o500, 0o600, 0o700}
+    assert len(refused) == 256 - 4
 
 
 def test_modes_below_a_managed_folder_are_not_ours_to_judge(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ CANARIES = {
     "coloured": "\x1b[1mdk-CANARY_device2",
     "shown": repr(["\ndk-CANARY_device3", "\x1b[1msk-CANARY_runtime2"]),
     "encoded": "key%3Ddk-CANARY_device4",
+    "quoted": "[type=int_parsing, input_value='http://h/...CANARY', input_type=str]",
     "user": "http://proxyuser:CANARY@proxy.example:3128/",
 }
 HOSTILE = "lora\x1b]0;CANARYTITLE\x07\x9b2J\r\nforged line\udcff"

@@ -117,13 +117,15 @@ def test_pieces_of_any_buffer_make_one_body(store: ObjectStore) -> None:
     assert server.seen[0].body == whole
 
 
+@pytest.mark.parametrize("variable", ["NETRC", "HOME"])
 def test_nothing_of_the_environment_or_of_former_answers_is_added(
-    store: ObjectStore, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    netrc = tmp_path / "netrc"
+    netrc = tmp_path / ".netrc"
     netrc.write_text("machine 127.0.0.1 login me password canary\n")
-    monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    netrc.chmod(0o600)
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv(variable, str(netrc if variable == "NETRC" else tmp_path))
     cookie = reply(200, headers={"Set-Cookie": "a=b; Path=/", "ETag": "e"})
     with ScriptedServer([cookie, STORED]) as server:
         put(store, grant(server))
