@@ -16,7 +16,9 @@ from syncd.core.diff import Change, Gone, Moved, New, diff
 from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
 from syncd.model import FoundFile, KnownFile, Verdict, printable
-from syncd.store import open_files
+from syncd.store import KnownFiles, open_files
+
+_ENDINGS = tuple(map(os.fsencode, paths.ENDINGS))
 
 PASSED_MAX = 20_000
 """Files that get no job, held in memory at a time: they are most of a large tree."""
@@ -157,16 +159,7 @@ class Comparer:
             unjudged.add(rel_path)
             walked.problems.append((rel_path, error))
 
-        def counted(found: Iterable[FoundFile]) -> Iterator[FoundFile]:
-            for file in found:
-                if self._stopped.is_set():
-                    raise BrokenOff
-                walked.files += 1
-                self.seen += 1
-                walked.models = walked.models or is_model(root, file)
-                yield file
-
-        found = scan.walk(
+        stretches = scan.stretches(
             root.path,
             root.id,
             below=folder,
@@ -176,11 +169,39 @@ class Comparer:
         )
         with open_files(self._state_dir) as files:
             known = files.known(root.id, folder)
-            changes = diff(counted(found), known, unjudged=unjudged, stands=self._stands(afresh))
+            counted = self._counted(walked, root, stretches)
+            changes = self._changes(counted, known, unjudged, afresh=afresh)
             for _ in self._sort_in(walked, root, changes):
                 if len(walked.passed) >= PASSED_MAX:
                     yield walked
         yield walked
+
+    def _counted(
+        self, walked: Walked, root: Root, stretches: Iterable[scan.Stretch]
+    ) -> Iterator[scan.Stretch]:
+        for stretch in stretches:
+            if self._stopped.is_set():
+                raise BrokenOff
+            walked.files += len(stretch.traces)
+            self.seen += len(stretch.traces)
+            walked.models = walked.models or _has_model(root, stretch)
+            yield stretch
+
+    def _changes(
+        self,
+        stretches: Iterable[scan.Stretch],
+        known: KnownFiles,
+        unjudged: Collection[str],
+        *,
+        afresh: bool,
+    ) -> Iterator[Change]:
+        """``diff`` of what a walk meets; of a stretch in which nothing changed no value is made."""
+        stands = self._stands(afresh)
+        for stretch in stretches:
+            if afresh or not known.pass_over(stretch.traces):
+                before = known.through(stretch.traces[-1][0])
+                yield from diff(stretch.files(), before, unjudged=unjudged, stands=stands)
+        yield from diff((), known, unjudged=unjudged, stands=stands)
 
     def at(self, root: Root, rel_path: str, *, afresh: bool = False) -> Walked:
         """The same for one path, file or folder."""
@@ -317,6 +338,12 @@ def _folder(root: Root, bundle: str) -> str:
 def is_model(root: Root, file: FoundFile) -> bool:
     """Does the root hold a model, whatever the operator's rules say of it?"""
     return paths.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
+
+
+def _has_model(root: Root, stretch: scan.Stretch) -> bool:
+    """``is_model`` of any file; asked of most trees once, of those without a model for all files."""
+    candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in stretch.traces)
+    return candidates and any(is_model(root, file) for file in stretch.files())
 
 
 def companions_in(root: str, folder: str) -> dict[str, str]:

@@ -175,6 +175,11 @@ class FoundFile(NamedTuple):
     allocated: int
 
 
+Trace = tuple[bytes, int, int, int, str]
+"""A path as its bytes, size, mtime_ns, ctime_ns, inode: of two files alike in these, as
+``Fingerprint.same_file_as`` has it, nothing changed between two walks."""
+
+
 @dataclass(frozen=True, slots=True)
 class KnownFile:
     """What the store remembers of a path: the fingerprint last judged, and the verdict."""

@@ -10,12 +10,14 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Collection, Generator, Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Literal
 
 from syncd.core.paths import is_within, never_enter, owner_of
-from syncd.model import Fingerprint, FoundFile, Mount
+from syncd.model import Fingerprint, FoundFile, Mount, Trace
 
 Symlinks = Literal["follow", "within_roots", "skip"]
 """Which links are followed: all, as ComfyUI does; those that stay inside a root; none."""
@@ -26,12 +28,21 @@ Problem = Callable[[str, OSError], None]
 DEPTH_MAX = 64
 """Folders below each other; each holds a descriptor. Deeper ones are reported as a problem."""
 
+BLOCK = 512
+"""Bytes that ``st_blocks`` counts in, on every file system."""
+
+STRETCH_MAX = 1000
+"""Files of one stretch."""
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO waits for its writer.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 # Nothing is there (any more), or nothing that could be a model: a link to nowhere, a socket.
 _ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO))
+
+# What os.fsencode goes by, which is called for every file.
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 _NETWORK = frozenset(
     (
@@ -43,14 +54,48 @@ _NETWORK = frozenset(
 _CONTAINER = "fuse.fuse-overlayfs"
 """The root of a container that was started without privileges: a local disk."""
 
+_Named = tuple[bytes, os.DirEntry[str]]
+"""What it is sorted by, and what it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """An open folder. ``path`` ends in a slash; the root's is empty."""
+    """An open folder. ``path`` ends in a slash; the root's is empty. ``key`` is it in bytes."""
 
     fd: int
     path: str
+    key: bytes
     identity: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Stretch:
+    """
+    Files of one folder that follow each other in path order: at least one, ``STRETCH_MAX`` at most.
+
+    ``traces`` tell whether they are as they were. A whole tree is compared by them, so that more is
+    made only of files that changed.
+    """
+
+    root_id: int
+    traces: list[Trace] = field(default_factory=list)
+    devices: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+
+    def add(self, path: bytes, found: os.stat_result) -> None:
+        """One more file, behind the others."""
+        self.traces.append(
+            (path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, str(found.st_ino))
+        )
+        self.devices.append(found.st_dev)
+        self.blocks.append(found.st_blocks)
+
+    def files(self) -> Iterator[FoundFile]:
+        """All of them, in path order."""
+        for trace, dev, blocks in zip(self.traces, self.devices, self.blocks, strict=True):
+            path, size, mtime_ns, ctime_ns, inode = trace
+            fingerprint = Fingerprint(dev, int(inode), size, mtime_ns, ctime_ns)
+            yield FoundFile(self.root_id, os.fsdecode(path), fingerprint, blocks * BLOCK)
 
 
 def walk(
@@ -62,6 +107,21 @@ def walk(
     roots: Collection[str] = (),
     problem: Problem,
 ) -> Iterator[FoundFile]:
+    """Every regular file at or below ``root/below``, as ``stretches`` meets them."""
+    met = stretches(root, root_id, below=below, symlinks=symlinks, roots=roots, problem=problem)
+    for stretch in met:
+        yield from stretch.files()
+
+
+def stretches(
+    root: str,
+    root_id: int,
+    *,
+    below: str = "",
+    symlinks: Symlinks = "follow",
+    roots: Collection[str] = (),
+    problem: Problem,
+) -> Iterator[Stretch]:
     """
     Every regular file at or below ``root/below``, in the byte order of the whole path.
 
@@ -78,18 +138,34 @@ def walk(
     try:
         pending = [tree.listing()] if tree.descend(root, below) else []
         while pending:
-            for entry in pending[-1]:
-                if _is_folder(entry):
-                    if tree.enter(entry.name):
-                        pending.append(tree.listing())
-                        break
-                elif (found := tree.stat(entry)) is not None:
-                    yield _found(root_id, tree.chain[-1].path + entry.name, found)
+            entered = yield from _stretches_here(tree, root_id, pending[-1])
+            if entered:
+                pending.append(tree.listing())
             else:
                 pending.pop()
                 tree.leave()
     finally:
         tree.close()
+
+
+def _stretches_here(
+    tree: "_Tree", root_id: int, listing: list[_Named]
+) -> Generator[Stretch, None, bool]:
+    """The files of *listing* up to a folder that was entered; it is used up, False at its end."""
+    here, stretch = tree.chain[-1].key, Stretch(root_id)
+    entered = False
+    while listing and not entered:  # popped, so that no more than a stretch is held of its stats
+        name, entry = listing.pop()
+        if name.endswith(b"/"):
+            entered = tree.enter(entry.name)
+        elif (found := tree.stat(entry)) is not None:
+            stretch.add(here + name, found)
+            if len(stretch.traces) == STRETCH_MAX:
+                yield stretch
+                stretch = Stretch(root_id)
+    if stretch.traces:
+        yield stretch
+    return entered
 
 
 class _Tree:
@@ -108,7 +184,7 @@ class _Tree:
         except OSError as error:
             self._problem("", error)
             return False
-        self.chain.append(_Folder(fd, "", _identity(fd)))
+        self.chain.append(_Folder(fd, "", b"", _identity(fd)))
         return all(self.enter(name) for name in below.split("/") if name)
 
     def enter(self, name: str) -> bool:
@@ -131,18 +207,20 @@ class _Tree:
         if cycle or not _allowed(fd, path, self._symlinks, self._roots):
             os.close(fd)
             return False
-        self.chain.append(_Folder(fd, path + "/", identity))
+        self.chain.append(_Folder(fd, path + "/", os.fsencode(path + "/"), identity))
         return True
 
-    def listing(self) -> Iterator[os.DirEntry[str]]:
-        """What is in the innermost folder, sorted."""
+    def listing(self) -> list[_Named]:
+        """What is in the innermost folder, sorted, the first at the end; folders end in a slash."""
         folder = self.chain[-1]
         try:
             with os.scandir(folder.fd) as entries:
-                return iter(sorted(entries, key=_order))
+                named = [(_key(entry), entry) for entry in entries]
         except OSError as error:
             self._problem(folder.path.rstrip("/"), error)
-            return iter(())
+            return []
+        named.sort(key=itemgetter(0), reverse=True)
+        return named
 
     def stat(self, entry: os.DirEntry[str]) -> os.stat_result | None:
         """The regular file behind *entry*, or None if there is none that may be taken."""
@@ -297,7 +375,7 @@ def _found(root_id: int, rel_path: str, found: os.stat_result) -> FoundFile:
     fingerprint = Fingerprint(
         found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     )
-    return FoundFile(root_id, rel_path, fingerprint, found.st_blocks * 512)
+    return FoundFile(root_id, rel_path, fingerprint, found.st_blocks * BLOCK)
 
 
 def _identity(fd: int) -> tuple[int, int]:
@@ -312,6 +390,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _order(entry: os.DirEntry[str]) -> bytes:
+def _key(entry: os.DirEntry[str]) -> bytes:
     # A folder sorts as the paths in it do: "a.pt" < "a/b" < "a0", although "a" < "a.pt".
-    return os.fsencode(entry.name + "/" if _is_folder(entry) else entry.name)
+    name = entry.name + "/" if _is_folder(entry) else entry.name
+    return name.encode(_ENCODING, _ERRORS)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from syncd.core.tree import PathKey
 from syncd.store.db import Database, Lock, is_locked
-from syncd.store.files import Admission, Files, RootRow, Wanted
+from syncd.store.files import Admission, Files, KnownFiles, RootRow, Wanted
 from syncd.store.holds import HOLD_KINDS, PAUSED, HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.records import Records, Retiring, Standing
@@ -37,6 +37,7 @@ __all__ = [
     "FileDetail",
     "FileReport",
     "HoldRow",
+    "KnownFiles",
     "Named",
     "NextTry",
     "PathKey",

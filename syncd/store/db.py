@@ -216,6 +216,12 @@ class Database:
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             return cursor.fetchall()
 
+    def tuples(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """All rows as tuples, which compare with others."""
+        with _errors(self._path), closing(self._connection.cursor()) as cursor:
+            cursor.row_factory = None
+            return cursor.execute(sql, parameters).fetchall()
+
     def _fold_log(self) -> None:
         """Write what the log holds into the file and cut the log, as far as there is room."""
         with suppress(sqlite3.Error):

@@ -1,11 +1,11 @@
 """What is on disk as last judged, what the catalog holds as far as we know, and the roots."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from syncd.core.tree import PathKey
-from syncd.model import FoundFile, Job, KnownFile, Priority, Target, Verdict, printable
+from syncd.model import FoundFile, Job, KnownFile, Priority, Target, Trace, Verdict, printable
 from syncd.store.db import Database
 from syncd.store.jobs import Jobs
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
@@ -71,6 +71,71 @@ class Admission:
     jobs: dict[PathKey, int] = field(default_factory=dict)
     conflicts: set[PathKey] = field(default_factory=set)
     freed: list[PathKey] = field(default_factory=list)
+
+
+class KnownFiles:
+    """
+    The files of a root at or below a path (all of it by default) as last judged, in path order.
+
+    Each is read once: what was passed over does not come again. Read in pages, so that a million
+    files need no more memory than a thousand.
+    """
+
+    def __init__(self, db: Database, root_id: int, below: str = "") -> None:
+        self._db = db
+        self._root_id = root_id
+        path = os.fsencode(below)
+        # Bounds are made here: in SQL, X || Y is text, and text is less than any blob.
+        self._after = path + b"/" if below else b""
+        self._end = path + b"0" if below else None
+        where = "SELECT * FROM file WHERE root_id = ? AND rel_path = ?"
+        self._first = db.all(where, (root_id, path)) if below else []
+
+    def __iter__(self) -> Iterator[KnownFile]:
+        end = "" if self._end is None else " AND rel_path < :bound"
+        return self._read(end, self._end)
+
+    def pass_over(self, traces: Sequence[Trace]) -> bool:
+        """
+        Pass over the next files if they are just *traces* and none of them is incomplete.
+
+        Otherwise False, and nothing is passed over.
+        """
+        last = self._ordered(traces[-1][0])
+        rows = self._db.tuples(
+            "SELECT rel_path, size, mtime_ns, ctime_ns, inode FROM file WHERE root_id = ?"
+            " AND rel_path > ? AND rel_path <= ? AND verdict <> 'incomplete'"
+            " ORDER BY rel_path LIMIT ?",
+            (self._root_id, self._after, last, len(traces) + 1),
+        )
+        if self._first or rows != traces:
+            return False
+        self._after = last
+        return True
+
+    def through(self, path: bytes) -> Iterator[KnownFile]:
+        """The next files up to *path*, that one included."""
+        yield from self._read(" AND rel_path <= :bound", self._ordered(path))
+        self._after = path
+
+    def _read(self, bounds: str, bound: bytes | None) -> Iterator[KnownFile]:
+        yield from map(known_file_of, self._first)
+        self._first = []
+        while True:
+            rows = self._db.all(
+                f"SELECT * FROM file WHERE root_id = :root AND rel_path > :after{bounds}"
+                " ORDER BY rel_path LIMIT :page",
+                {"root": self._root_id, "after": self._after, "bound": bound, "page": PAGE},
+            )
+            self._after = rows[-1]["rel_path"] if rows else self._after
+            yield from map(known_file_of, rows)
+            if len(rows) < PAGE:
+                return
+
+    def _ordered(self, path: bytes) -> bytes:
+        if path <= self._after:
+            raise ValueError(f"out of path order: {path!r} after {self._after!r}")
+        return path
 
 
 def find_root(db: Database, path: str, real_path: str, type_key: str | None) -> int | None:
@@ -173,28 +238,9 @@ class Files:
 
     # -- what is on disk -------------------------------------------------------------------------
 
-    def known(self, root_id: int, below: str = "") -> Iterator[KnownFile]:
-        """
-        The files at or below a path (all of a root's by default) as last judged, in path order.
-
-        Read in pages, so that a million files need no more memory than a thousand.
-        """
-        path, after, end = os.fsencode(below), b"", ""
-        if below:
-            where = "SELECT * FROM file WHERE root_id = ? AND rel_path = ?"
-            yield from map(known_file_of, self._db.all(where, (root_id, path)))
-            after, end = path + b"/", " AND rel_path < :end"
-        while True:
-            rows = self._db.all(
-                f"SELECT * FROM file WHERE root_id = :root AND rel_path > :after{end}"
-                " ORDER BY rel_path LIMIT :page",
-                # Bounds are made here: in SQL, X || Y is text, and text is less than any blob.
-                {"root": root_id, "after": after, "end": path + b"0", "page": PAGE},
-            )
-            yield from map(known_file_of, rows)
-            if len(rows) < PAGE:
-                return
-            after = rows[-1]["rel_path"]
+    def known(self, root_id: int, below: str = "") -> KnownFiles:
+        """The files at or below a path (all of a root's by default) as last judged."""
+        return KnownFiles(self._db, root_id, below)
 
     def judge(
         self, judged: Iterable[tuple[FoundFile, Verdict, str, str | None]], now_ms: int

@@ -29,6 +29,7 @@ from syncd.model import (
     Priority,
     State,
     Target,
+    Trace,
     Verdict,
 )
 from syncd.store import RootRow, Store, Wanted, is_locked, open_files, open_report
@@ -500,6 +501,33 @@ def test_known_files_are_read_in_pages_without_a_gap_or_a_double(
 
     assert [known.rel_path for known in store.files.known(1)] == paths
     assert [known.rel_path for known in store.files.known(1, "a")] == paths
+
+
+def trace(rel_path: str, *, mtime_ns: int = 1) -> Trace:
+    return os.fsencode(rel_path), 100, mtime_ns, 7, str(2**64 - 1)
+
+
+def test_known_files_are_passed_over_only_where_all_are_as_they_were(store: Store) -> None:
+    paths = ["a", "a-", "a/1", "a/2", "a/3", "b"]
+    store.files.judge([(found(path), Verdict.IGNORED, "w", None) for path in paths], NOW)
+    one, two, three = (trace(f"a/{number}") for number in (1, 2, 3))
+    known = store.files.known(1, "a")
+
+    assert not known.pass_over([one])  # "a" itself comes first
+    assert [each.rel_path for each in known.through(b"a/1")] == ["a", "a/1"]
+    assert not known.pass_over([trace("a/2", mtime_ns=2)])
+    assert not known.pass_over([three])  # a/2 is gone
+    assert not known.pass_over([two, trace("a/25")])
+    assert known.pass_over([two])
+    with pytest.raises(ValueError, match="out of path order"):
+        known.pass_over([one])
+    assert [each.rel_path for each in known] == ["a/3"]
+
+
+def test_what_is_incomplete_is_never_passed_over(store: Store) -> None:
+    store.files.judge([(found("a/1"), Verdict.INCOMPLETE, "cut short", None)], NOW)
+
+    assert not store.files.known(1).pass_over([trace("a/1")])
 
 
 # -- roots ---------------------------------------------------------------------------------------
