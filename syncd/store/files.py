@@ -24,7 +24,7 @@ _UPSERT = (
 )
 _ENTANGLED = (
     "SELECT EXISTS (SELECT 1 FROM job WHERE root_id = :root AND rel_path = :path"
-    " AND state IN ('queued', 'leased', 'failed')) OR EXISTS (SELECT 1 FROM file"
+    " AND state IN ('queued', 'leased', 'failed', 'cancelled')) OR EXISTS (SELECT 1 FROM file"
     " WHERE root_id = :root AND rel_path = :path AND verdict = 'conflict')"
 )
 

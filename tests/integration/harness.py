@@ -318,6 +318,11 @@ def records(cloud: Sandbox) -> dict[str, str]:
     return claimed
 
 
+def deeds(cloud: Sandbox) -> list[str]:
+    """Those of the calls that change something, or prepare that: all but looks at the catalog."""
+    return [call for call in calls(cloud) if call not in ("list_models", "get_model", "agents")]
+
+
 def calls(cloud: Sandbox) -> list[str]:
     """The calls so far, by name, in the order in which they took effect."""
     return [entry.call for entry in cloud.history.entries()]

@@ -10,7 +10,7 @@ import pytest
 
 from syncd.model import Priority
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Home, calls, records, until
+from tests.integration.harness import Home, calls, deeds, records, until
 from tests.weights import HEADER, weights
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
@@ -53,7 +53,7 @@ def test_the_line_that_was_named_registers_the_file_and_sends_nothing_else_again
 ) -> None:
     home.write(ODD, weights(b"odd"))
     home.once()
-    before = len(calls(cloud))
+    before = len(deeds(cloud))
     configure(home, f"[naming.map]\n{LINE}\n")
 
     planned = plan_of(home)[ODD]
@@ -89,11 +89,11 @@ def test_names_that_become_equal_are_a_conflict_till_the_map_changes(
 # -- selection -------------------------------------------------------------------------------------
 
 
-def test_what_is_left_out_and_taken_in_again_stays_registered_without_a_call(
+def test_what_is_left_out_and_taken_in_again_stays_registered_without_a_deed(
     home: Home, cloud: Sandbox
 ) -> None:
     home.once()
-    before = len(calls(cloud))
+    before = len(deeds(cloud))
     home.env["SYNCD_SELECT__EXCLUDE"] = "/loras/"
     without = home.once()
     left = home.file(ONE)
@@ -103,7 +103,7 @@ def test_what_is_left_out_and_taken_in_again_stays_registered_without_a_call(
     assert (without.code, again.code) == (0, 0)
     assert (left["state"], left["why"]) == ("ignored", "excluded by /loras/ (select.exclude)")
     assert home.counts() == {"registered": 2}
-    assert calls(cloud)[before:] == []
+    assert deeds(cloud)[before:] == []
 
 
 def test_the_plan_names_the_rule_that_took_or_left_each_file(home: Home) -> None:
@@ -297,7 +297,7 @@ def test_a_folder_that_is_no_longer_named_is_forgotten_and_known_again_when_it_i
     put(extra / "mine.pt", b"mine")
     home.once()
     named = home.env.pop("SYNCD_COMFYUI__EXTRA_MODEL_PATHS")
-    before = len(calls(cloud))
+    before = len(deeds(cloud))
     home.once()
     without = home.counts()
     home.env["SYNCD_COMFYUI__EXTRA_MODEL_PATHS"] = named
@@ -305,14 +305,14 @@ def test_a_folder_that_is_no_longer_named_is_forgotten_and_known_again_when_it_i
 
     assert without == {"registered": 2}
     assert home.counts() == {"registered": 3}
-    assert calls(cloud)[before:] == []
+    assert deeds(cloud)[before:] == []
 
 
 def test_another_spelling_of_the_models_directory_is_the_same_root(
     home: Home, cloud: Sandbox
 ) -> None:
     home.once()
-    before = len(calls(cloud))
+    before = len(deeds(cloud))
     (home.state.parent / "workspace").symlink_to(home.models)
     home.env["SYNCD_MODELS_DIR"] = str(home.state.parent / "workspace")
 
@@ -321,7 +321,7 @@ def test_another_spelling_of_the_models_directory_is_the_same_root(
     assert planned["files_by_action"] == {"registered": 2}
     assert done.code == 0
     assert home.counts() == {"registered": 2}
-    assert calls(cloud)[before:] == []
+    assert deeds(cloud)[before:] == []
 
 
 def test_a_backfill_leaves_what_the_day_has_no_room_for_and_says_so(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Home, calls, records, until
+from tests.integration.harness import Home, calls, deeds, records, until
 from tests.weights import weights
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
@@ -142,14 +142,14 @@ def test_what_is_long_past_is_forgotten_and_what_is_known_stays(home: Home, clou
     before = home.status()["files"]
 
     young, old = home.document("gc"), home.document("gc", "--days", "0")
-    asked = calls(cloud)
+    asked = deeds(cloud)
     home.once()
 
     assert (young["jobs_dropped"], young["events_dropped"]) == (0, 0)
     assert (old["jobs_dropped"], old["events_dropped"]) == (2, 2)
     assert home.status()["files"] == before
     assert len(home.document("history")["events"]) == 1
-    assert calls(cloud) == asked
+    assert deeds(cloud) == asked
 
 
 def test_a_running_syncd_cleans_up_itself(home: Home) -> None:

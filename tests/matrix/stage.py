@@ -339,6 +339,7 @@ class Stage:
         """Nothing goes wrong any more."""
         self.far.faults.clear()
         self.line.broken = self.line.slow_at = None
+        self.line.on_request = lambda request: None
 
     # -- what became of it -----------------------------------------------------------------------
 

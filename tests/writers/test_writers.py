@@ -255,14 +255,21 @@ class Said:
 NOT_THERE = Said("-", "not there under this name", None)
 
 
-def told(daemon: Daemon) -> dict[str, Said]:
-    """What the log says of the files that are not taken, by their paths."""
-    said = {}
-    for event in daemon.events("file.incomplete") + daemon.events("file.refused"):
-        at_s = datetime.fromisoformat(event["timestamp"]).timestamp()
-        state = event["event"].removeprefix("file.")
-        said[event["path"]] = Said(state, event["why"], at_s)
-    return said
+def told(home: Home, daemon: Daemon) -> dict[str, Said]:
+    """
+    What is said of the files that are not taken, by their paths; when, as far as the log has it.
+
+    The log itself names only some of many that are left for one reason.
+    """
+    at_s = {
+        event["path"]: datetime.fromisoformat(event["timestamp"]).timestamp()
+        for event in daemon.events("file.incomplete") + daemon.events("file.refused")
+    }
+    return {
+        file["path"]: Said(file["state"], file["why"], at_s.get(file["path"]))
+        for file in home.status()["files"]
+        if file["state"] in ("incomplete", "refused")
+    }
 
 
 def waiting(summary: str, run: Run) -> Said:
@@ -295,11 +302,11 @@ def test_I05_half_a_model_of_a_real_program_is_never_presigned_and_a_finished_on
         daemon.started()
         written = write_all(home, other_disk)
         until(lambda: all(registered_at_s(cloud, run) for run in finished), "the finished models")
-        until(lambda: unsound <= told(daemon).keys(), "a word on the others")
+        until(lambda: unsound <= told(home, daemon).keys(), "a word on the others")
         assert daemon.stop() == 143
     again = home.once()  # nor does a new start take them, and it says what they wait for
 
-    heard = told(daemon)
+    heard = told(home, daemon)
     said = {run: heard.get(run.rel_path) or waiting(again.out, run) for run in killed}
     said |= {run: Said("registered", "", registered_at_s(cloud, run)) for run in finished}
     request.node.user_properties.append(("cases", len(RUNS)))
