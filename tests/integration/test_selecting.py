@@ -64,7 +64,7 @@ def test_the_line_that_was_named_registers_the_file_and_sends_nothing_else_again
     assert done.code == 0
     assert records(cloud)["models/loras/model_1.safetensors"] == home.sha256(ODD)
     assert len(records(cloud)) == 3
-    sent = [call for call in calls(cloud)[before:] if call in ("presign", "put_body", "register")]
+    sent = [call for call in deeds(cloud)[before:] if call in ("presign", "put_body", "register")]
     assert sent == ["presign", "put_body", "register"]
     assert home.counts() == {"registered": 3}
 
