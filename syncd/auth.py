@@ -52,6 +52,7 @@ _DEVICE_KEY = re.compile(r"dk-[!-~]+")
 _SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 
 Renew = Callable[[str], Awaitable[Tokens]]
+Prove = Callable[[str | None], Awaitable[None]]
 
 
 class Keeper(Protocol):
@@ -73,10 +74,12 @@ class Credentials:
         keeper: Where the stored session is renewed.
 
     ``renew`` is to be set to the call that buys new tokens for a refresh token, before a stored
-    session is used.
+    session is used. ``prove``, if set, is awaited before a credential is used for the first time, with
+    the device key, or None for a session; the error that it raises is that of the request.
     """
 
     renew: Renew | None = None
+    prove: Prove | None = None
 
     def __init__(
         self,
@@ -90,6 +93,8 @@ class Credentials:
         self._clock = clock or SystemClock()
         self._refused: str | None = None
         self._reading = asyncio.Lock()
+        self._proving = asyncio.Lock()
+        self._proved: str | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._leaving = False
         self._renew_at_s = self._ends_at_s = 0.0
@@ -143,14 +148,22 @@ class Credentials:
 
     async def ready(self) -> None:
         """
-        Renew a stored session that is about to end.
+        Renew a stored session that is about to end, and see that what is new may be used.
 
-        Trouble with that is of no account as long as there is something left of the session.
+        Trouble with a renewal is of no account as long as there is something left of the session.
 
         Raises:
-            JobError: It has ended and was not renewed.
+            JobError: It has ended and was not renewed, or ``prove`` raised it.
             StateError: The state directory cannot be written.
         """
+        await self._renew_in_time()
+        while self.prove is not None and self._token != self._proved:  # it may change meanwhile
+            async with self._proving:
+                if (token := self._token) != self._proved:
+                    await self.prove(None if self.is_session else token)
+                    self._proved = token
+
+    async def _renew_in_time(self) -> None:
         now_s = self._clock.boottime_s()
         if not self._renewable or now_s < self._renew_at_s:
             return

@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from syncd.auth import Credentials, pair
+from syncd.catalog import shows
 from syncd.cli import Invocation, pass_invocation
 from syncd.cli.account import (
     Before,
@@ -152,7 +153,7 @@ def _is_accepted(loaded: Loaded, key: str) -> bool:
 async def _shows(loaded: Loaded, credentials: Credentials, before: Before) -> bool:
     """Is what was registered before in the catalog that *credentials* show?"""
     async with reaching(loaded, credentials=credentials) as api:
-        return await before.is_shown_by(api.get_model)
+        return await shows(api, before.records)
 
 
 def _keep_key(loaded: Loaded, key: str) -> str:

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import stat
 import subprocess
 import time
@@ -23,7 +24,16 @@ from syncd.model import Call, Session
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
-from tests.integration.harness import COMMAND, DEADLINE_S, PROJECT, Finished, Home, Nursery, records
+from tests.integration.harness import (
+    COMMAND,
+    DEADLINE_S,
+    PROJECT,
+    Finished,
+    Home,
+    Nursery,
+    records,
+    until,
+)
 
 QUICK = Switches(pairing_interval_s=1, part_size=5 * 1024 * 1024)
 
@@ -449,6 +459,81 @@ def test_a_tree_never_splits_over_the_catalogs_of_two_teams(
         assert screen.end() == 77, screen.seen
     assert "in the catalog of another team" in re.sub(r"\s+", " ", screen.seen)
     assert not (box.state / "credentials/api_token").exists()
+
+
+def register(home: Home, name: str) -> Finished:
+    home.write(f"loras/{name}.safetensors", b"\x08\0\0\0\0\0\0\0{}      " + name.encode())
+    home.let_age()
+    return home.once()
+
+
+def teams_written(cloud: Sandbox) -> list[str]:
+    return [record["storage_key"].split("/")[1] for record in cloud.records()]
+
+
+def test_a_key_of_another_team_than_the_session_before_it_sends_nothing(
+    box: Home, cloud: Sandbox
+) -> None:
+    _, other = cloud.teams
+    assert sign_in(box, cloud, "--team", other).code == 0
+    assert register(box, "a").code == 0
+    assert box.run("logout").code == 0
+    box.env["SYNCD_API__TOKEN"] = cloud.device_key
+    done = register(box, "b")
+    (hold,) = box.status()["holds"]
+    again = box.once()
+    sent = cloud.history.count(Call.PRESIGN)
+    del box.env["SYNCD_API__TOKEN"]
+    assert sign_in(box, cloud).code == 0, "of the team that is remembered"
+    mended = box.once()
+
+    assert (done.code, again.code, sent) == (77, 77, 1)
+    assert hold["kind"] == "operator"
+    assert f"registered from {box.state}" in hold["why"]
+    assert "in the catalog of another team" in hold["why"]
+    assert "Put a key of that team in its place" in hold["what_to_do"]
+    assert "was deleted from the catalog" not in done.out + done.err
+    assert (mended.code, teams_written(cloud)) == (0, [other, other])
+
+
+def test_a_daemon_that_falls_back_to_a_key_of_another_team_sends_nothing(
+    box: Home, cloud: Sandbox, tmp_path: Path
+) -> None:
+    _, other = cloud.teams
+    handed_over = tmp_path / "handed-over"
+    handed_over.mkdir()
+    (handed_over / "api_token").write_text(cloud.device_key)
+    box.env["CREDENTIALS_DIRECTORY"] = str(handed_over)
+    assert sign_in(box, cloud, "--team", other).code == 0
+    assert register(box, "a").code == 0
+    with box.daemon() as daemon:
+        daemon.started()
+        (box.state / "credentials/session.json").unlink()
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.events("credential.replaced"), "the key")
+        box.write("loras/b.safetensors", b"\x08\0\0\0\0\0\0\0{}      b")
+        (hold,) = until(lambda: box.status()["holds"], "a hold")
+        daemon.stop()
+
+    assert "in the catalog of another team" in hold["why"]
+    assert teams_written(cloud) == [other]
+
+
+def test_a_key_that_shows_what_was_registered_before_goes_on_and_is_asked_about_once(
+    box: Home, cloud: Sandbox
+) -> None:
+    own, _ = cloud.teams
+    assert sign_in(box, cloud, "--team", own).code == 0
+    assert register(box, "a").code == 0
+    assert box.run("logout").code == 0
+    box.env["SYNCD_API__TOKEN"] = cloud.device_key
+    codes = [register(box, "b").code]
+    asked = cloud.history.count(Call.GET_MODEL)
+    codes.append(register(box, "c").code)
+
+    assert codes == [0, 0]
+    assert cloud.history.count(Call.GET_MODEL) == asked
+    assert teams_written(cloud) == [own] * 3
 
 
 def test_a_403_is_explained_by_the_role_with_one_look_at_the_account(
