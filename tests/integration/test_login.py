@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -431,6 +431,28 @@ def test_a_session_file_of_a_wider_mode_stops_every_command_with_the_remedy(
 
     assert done.code == 78
     assert f"run: chmod 600 {file}" in done.said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root meets what is another user's")
+def test_root_uses_the_session_of_another_user_and_leaves_its_renewal_to_that_one(
+    box: Home, cloud: Sandbox
+) -> None:
+    give_session(box, cloud)
+    folder = box.state / "credentials"
+    for path in (box.state, folder, *folder.iterdir()):
+        os.chown(path, 12345, 12345)
+    used = box.run("whoami")
+    kept = Stored(box.state, cloud.base_url)
+    session = kept.session()
+    assert session is not None
+    (folder / "session.json").write_text(json.dumps(asdict(replace(session, expires_at=0))))
+    left = box.run("whoami")
+
+    assert (used.code, left.code) == (0, 74), left.err
+    assert "run this as that user: sudo -u #12345 syncd" in left.said
+    assert cloud.history.count(Call.REFRESH) == 0
+    assert kept.session() == replace(session, expires_at=0)
+    assert {path.stat().st_uid for path in folder.iterdir()} == {12345}
 
 
 # -- one tree, one catalog ------------------------------------------------------------------------
