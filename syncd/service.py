@@ -909,7 +909,8 @@ class Service:
             "the device key shows none of the newest records that were registered from "
             f"{printable(os.fspath(self._settings.state_dir))}: they are in the catalog of another "
             "team, or were deleted there",
-            advice="Put a key of that team in its place, or give each team a state_dir of its own.",
+            advice="Put a key of that team in its place, or give each team a state_dir of its own. "
+            "If they were deleted, stop syncd and say so: syncd login --team ID",
         )
 
     async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:

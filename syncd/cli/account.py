@@ -94,6 +94,6 @@ class Before:
     def elsewhere(self) -> str:
         """What it means when none of them is shown."""
         return (
-            f"What was registered from {printable(self.state_dir)} so far is in the catalog of "
-            "another team."
+            f"None of what was registered last from {printable(self.state_dir)} is found there: it "
+            "is in the catalog of another team, or was deleted."
         )

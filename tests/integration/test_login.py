@@ -558,6 +558,75 @@ def test_a_key_that_shows_what_was_registered_before_goes_on_and_is_asked_about_
     assert teams_written(cloud) == [own] * 3
 
 
+def delete_records(cloud: Sandbox) -> None:
+    """What somebody else does in the cloud."""
+    for record in cloud.records():
+        gone = httpx.delete(
+            f"{cloud.base_url}/models/{record['id']}",
+            headers={"Authorization": f"Bearer {cloud.device_key}"},
+            trust_env=False,
+        )
+        assert gone.is_success, gone.text
+
+
+def pair_for(home: Home, *args: str) -> tuple[int, str]:
+    """Exit code of ``syncd login``, and what it says."""
+    with terminal(home, "login", *args) as screen:
+        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0])
+        code = screen.end()
+    return code, re.sub(r"\s+", " ", screen.seen)
+
+
+def test_a_box_whose_records_were_deleted_in_the_cloud_signs_in_by_naming_the_team(
+    box: Home, cloud: Sandbox
+) -> None:
+    own, _ = cloud.teams
+    give_key(box, cloud)
+    assert register(box, "a").code == 0
+    delete_records(cloud)
+    (box.state / "credentials/api_token").unlink()
+    unnamed = pair_for(box)
+    named = pair_for(box, "--team", own)
+    kept = cloud._accounts.identify(key_of(box))
+    done = register(box, "b")
+    state_of_b = box.file("loras/b.safetensors")["state"]
+    session = sign_in(box, cloud, "--team", own)
+
+    assert unnamed[0] == 77
+    assert "in the catalog of another team, or was deleted" in unnamed[1]
+    assert "The new key is removed" in unnamed[1]
+    assert (named[0], kept is not None) == (0, True), named[1]
+    assert (done.code, state_of_b) == (1, "registered"), "a is in drift"
+    assert session.code == 0, session.said
+
+
+def test_records_that_are_known_to_be_deleted_say_nothing_of_a_team(
+    box: Home, cloud: Sandbox
+) -> None:
+    give_key(box, cloud)
+    assert register(box, "a").code == 0
+    delete_records(cloud)
+    box.once()
+    noticed = box.file("loras/a.safetensors")["state"]
+    (box.state / "credentials/api_token").unlink()
+
+    assert noticed == "drift"
+    assert pair_for(box)[0] == 0
+
+
+def test_a_session_for_a_team_that_is_named_is_taken_unless_the_records_are_elsewhere(
+    box: Home, cloud: Sandbox
+) -> None:
+    own, other = cloud.teams
+    give_key(box, cloud)
+    assert register(box, "a").code == 0
+    elsewhere = sign_in(box, cloud, "--team", other)
+    delete_records(cloud)
+    taken = sign_in(box, cloud, "--team", own)
+
+    assert (elsewhere.code, taken.code) == (77, 0), taken.said
+
+
 def test_a_403_is_explained_by_the_role_with_one_look_at_the_account(
     box: Home, cloud: Sandbox
 ) -> None:
