@@ -71,14 +71,15 @@ def logout(invocation: Invocation) -> int:
     loaded = invocation.load()
     stored, code = stored_of(loaded), 0
     key, origin = loaded.credential.device_key()
-    kept = stored.session_file.exists()
+    own, kept = loaded.credential.kept_keys(), stored.session_file.exists()
+    for each, _ in own:
+        code = _revoke(loaded, each) or code
+    if own:
+        _forget_key(loaded)
+        click.echo(f"The device key is removed from {' and '.join(place for _, place in own)}.")
     if key is not None and not _is_ours(loaded, origin):
         click.echo(f"The device key in {origin} was not put there by syncd login, and stays.")
-    elif key is not None:
-        code = _revoke(loaded, key)
-        _forget_key(loaded)
-        click.echo(f"The device key is removed from {origin}.")
-    elif not kept:
+    elif not own and not kept:
         click.echo("Nothing is kept here.")
     if kept:
         with locked(stored):

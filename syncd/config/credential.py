@@ -105,6 +105,21 @@ class CredentialSource:
         token, origin = self._configured()
         return (token, origin) if token and _DEVICE_KEY.fullmatch(token) else (None, DEFAULT)
 
+    def kept_keys(self) -> list[tuple[str, str]]:
+        """
+        The device keys that ``syncd login`` put where they are, and where, whatever counts before.
+
+        Raises:
+            ConfigError: The file cannot be read, or others may read it.
+        """
+        found: list[tuple[str | None, str]] = []
+        if self.stored is not None:
+            file = self.stored.device_key_file
+            found.append((TokenFile(file).read(), printable(str(file))))
+        if self.keyring is not None:
+            found.append((self.keyring.key(), self.keyring.name))
+        return [(key, place) for key, place in found if key and _DEVICE_KEY.fullmatch(key)]
+
     def places(self) -> list[str]:
         """Where it is looked for, in words, in this order."""
         sessions = [str(self.stored.session_file)] if self.stored else []

@@ -421,6 +421,21 @@ def test_logout_revokes_and_removes_even_if_the_cloud_does_not_answer(
     assert nothing.out == "Nothing is kept here.\n"
 
 
+def test_logout_ends_the_key_of_login_where_another_one_counts_before_it(
+    box: Home, cloud: Sandbox
+) -> None:
+    pair(box)
+    own = key_of(box)
+    box.env["SYNCD_API__TOKEN"] = cloud.device_key
+    done = box.run("logout")
+
+    assert done.code == 0
+    assert cloud._accounts.identify(own) is None
+    assert cloud._accounts.identify(cloud.device_key) is not None
+    assert not (box.state / "credentials/api_token").exists()
+    assert "SYNCD_API__TOKEN was not put there by syncd login, and stays" in done.out
+
+
 def test_a_session_file_of_a_wider_mode_stops_every_command_with_the_remedy(
     box: Home, cloud: Sandbox
 ) -> None:
