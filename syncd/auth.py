@@ -10,7 +10,6 @@ and has the next tokens on disk before anything is sent with them. No ``repr`` s
 import asyncio
 import base64
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import replace
@@ -21,7 +20,7 @@ import structlog
 
 from syncd.clock import Clock, SystemClock
 from syncd.core import retry
-from syncd.core.responses import CredentialKind, to_error
+from syncd.core.responses import DEVICE_KEY, SESSION_TOKEN, CredentialKind, to_error
 from syncd.errors import (
     ConfigError,
     JobError,
@@ -47,9 +46,6 @@ PAIRINGS_MAX = 3
 """Codes in a row that may turn out to be void before a person has to begin again."""
 
 SIGN_IN = "Sign in again: syncd login --large-files"
-
-_DEVICE_KEY = re.compile(r"dk-[!-~]+")
-_SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 
 Renew = Callable[[str], Awaitable[Tokens]]
 Prove = Callable[[str | None], Awaitable[None]]
@@ -105,7 +101,7 @@ class Credentials:
     def kind(self) -> CredentialKind:
         """``session`` for a user's token, ``device`` for anything else."""
         stored = isinstance(self._current, Session)
-        return "session" if stored or _SESSION_TOKEN.fullmatch(self._token or "") else "device"
+        return "session" if stored or SESSION_TOKEN.fullmatch(self._token or "") else "device"
 
     @property
     def is_session(self) -> bool:
@@ -375,7 +371,7 @@ def ends_at_s(token: str) -> float | None:
 
 
 def _usable(token: str) -> bool:
-    return any(form.fullmatch(token) for form in (_DEVICE_KEY, _SESSION_TOKEN))
+    return any(form.fullmatch(token) for form in (DEVICE_KEY, SESSION_TOKEN))
 
 
 # -- pairing -------------------------------------------------------------------------------------
