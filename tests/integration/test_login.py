@@ -51,7 +51,7 @@ def box(tmp_path: Path, cloud: Sandbox) -> Home:
 
 
 def unsigned(home: Home) -> Home:
-    del home.env["SYNCD_API__TOKEN"]
+    home.env.pop("SYNCD_API__TOKEN", None)
     home.env["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
     return home
 
@@ -326,6 +326,32 @@ def test_large_files_are_signed_in_for_at_a_terminal_and_the_password_is_nowhere
         assert secret not in screen.seen
     assert cloud.password not in everything(box)
     assert stat.S_IMODE((box.state / "credentials/session.json").stat().st_mode) == 0o600
+
+
+def test_what_the_sandbox_prints_is_enough_to_sign_in(tmp_path: Path) -> None:
+    box = unsigned(Home.at(tmp_path / "home"))
+    with subprocess.Popen(
+        [*COMMAND, "sandbox", "--json"],
+        cwd=PROJECT,
+        env=box.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as sandbox:
+        try:
+            assert sandbox.stdout is not None
+            printed = json.loads(sandbox.stdout.readline())
+            box.env["SYNCD_API__BASE_URL"] = printed["base_url"]
+            with terminal(box, "login", "--large-files") as screen:
+                screen.wait_for("E-mail: ")
+                screen.type(f"{printed['email']}\r")
+                screen.wait_for("Password: ")
+                screen.type(f"{printed['password']}\r")
+                code = screen.end()
+        finally:
+            sandbox.terminate()
+
+    assert code == 0, screen.seen
+    assert session_of(box)["team_id"] == printed["team_id"]
 
 
 def test_a_wrong_password_ends_with_77_and_says_what_it_may_be(box: Home, cloud: Sandbox) -> None:
