@@ -31,15 +31,14 @@ class Lead:
         self._leaves = leaves
         self._missing = {part.number: part for part in missing}
         self._width = width
-        self._bounded = True
-        self._failed = False
+        self._sending = True
         self._changed = asyncio.Event()
 
     async def over(self, part: Part) -> bytes | None:
-        """All digests known, once those of *part* are; None if they will never be."""
-        while len(self._leaves) < leaves_of(part).stop and not self._failed:
+        """All digests known, once those of *part* are; None where it is not to be sent any more."""
+        while len(self._leaves) < leaves_of(part).stop and self._sending:
             await self._changed.wait()
-        return None if self._failed else self._leaves
+        return self._leaves if self._sending else None
 
     async def room(self) -> None:
         """Wait until the hashing may go on."""
@@ -56,19 +55,14 @@ class Lead:
         del self._missing[part.number]
         self._tell()
 
-    def fail(self) -> None:
-        """The hashing ended before its time; whoever waits for it is told."""
-        self._failed = True
-        self._tell()
-
-    def let_go(self) -> None:
-        """Nothing is sent any more: what is left may be hashed at once."""
-        self._bounded = False
+    def end(self) -> None:
+        """Nothing more is sent: who waits for that is told, and the rest may be hashed at once."""
+        self._sending = False
         self._tell()
 
     def _bound(self) -> float:
         first = next(iter(self._missing.values()), None)
-        if first is None or not self._bounded:
+        if first is None or not self._sending:
             return math.inf
         return first.offset + (self._width() + PARTS_AHEAD) * first.size
 

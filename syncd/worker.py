@@ -562,6 +562,7 @@ class Worker:
                     await self._db(self._store.jobs.note_part, run.job, part, etag, sent)
                 except (JobError, hashing.Stopped, StateError) as error:
                     errors.append(error)
+                    lead.end()
                     if isinstance(error, JobError):
                         self._meter.count(Tally.PART, "failed")
                 else:
@@ -576,7 +577,7 @@ class Worker:
                 await self._hash_ahead(run, lead)
             except (JobError, hashing.Stopped, StateError) as error:
                 errors.append(error)
-                lead.fail()
+                lead.end()
 
         queue = list(missing)
         async with asyncio.TaskGroup() as group:
@@ -587,7 +588,7 @@ class Worker:
                 for _ in range(min(self._transfer.widest, len(queue)))
             ]
             await asyncio.wait(lanes)
-            lead.let_go()
+            lead.end()
         if errors:
             raise min(errors, key=_urgency)
         if queue:
@@ -896,7 +897,7 @@ class Worker:
         assert job.part_size is not None, "opened before"
         sent = await self._lanes.db(self._store.jobs.sent_leaves, job)
         for part in plan_parts(job.fingerprint.size, job.part_size):
-            if sent[part.number] != job.leaves[leaves_of(part)]:
+            if sent.get(part.number) != job.leaves[leaves_of(part)]:
                 raise FileChanged(
                     f"{printable(self._path_of(job))} holds other bytes than were sent of it",
                     unseen=True,

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `syncd status --watch` looks like during an upload on which much goes wrong: a tmux session
-# beside a stand-in cloud that fails on purpose. Prints the screen after so many seconds, and once
-# more after `syncd pause`.
+# beside a stand-in cloud that fails on purpose. Prints the screen after so many seconds, what
+# `syncd file` says of two files then, and the screen once more after `syncd pause`.
 #
 #     docs/screens/watch.sh [SECONDS]
 #
@@ -55,6 +55,10 @@ tmux -L "watch-$$" -f /dev/null new-session -d -x 100 -y 26 "$syncd status --wat
 shot() { tmux -L "watch-$$" capture-pane -p | sed -e :a -e '/^\n*$/{$d;N;ba' -e '}'; }
 sleep "$seconds"
 shot
+for path in checkpoints/flux_dev.safetensors loras/charcoal.safetensors; do
+    printf '\n\n$ syncd file %s\n' "$path"
+    COLUMNS=100 "$syncd" file "$path" | sed "s#$home#/opt/ComfyUI#"
+done
 printf '\n\n'
 "$syncd" pause >/dev/null
 sleep 4

@@ -121,13 +121,18 @@ def test_what_the_catalog_may_hold_is_read_before_anything_is_sent(
     assert cloud.history.count(Call.PUT_PART) == PARTS
 
 
+@pytest.mark.parametrize("lanes", ["1", "16"])
 def test_a_file_is_read_to_its_end_whatever_becomes_of_its_parts(
-    cloud: Sandbox, home: Home
+    cloud: Sandbox, home: Home, lanes: str
 ) -> None:
+    home.env["SYNCD_UPLOAD__PARTS_MAX"] = lanes  # some of 16 wait for more than may be hashed yet
     refusal = "<Error><Code>AccessDenied</Code></Error>"
-    cloud.faults.add(Rule(Fault.ANSWER, Call.PUT_PART, status=403, body=refusal))
-    run(home, "--once")
+    cloud.faults.add(
+        Rule(Fault.ANSWER, Call.PUT_PART, part=1, count=None, status=403, body=refusal)
+    )
+    done = run(home, "--once")
 
+    assert done.code == 1, done.err
     assert facts(home)[LARGE].sha256 == sha256_of(file_of(home))
 
 

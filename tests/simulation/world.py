@@ -27,13 +27,13 @@ from apscheduler.executors import base as executors
 from apscheduler.schedulers import base as schedulers
 from apscheduler.triggers import interval
 
-from syncd import hashing, log
+from syncd import log
 from syncd.config import Settings
-from syncd.core import answers
 from syncd.model import Call, Hint, HintKind
 from syncd.sandbox.cloud import Stage
 from syncd.sandbox.history import Entry
 from syncd.store import Store
+from tests import scaling
 from tests.oracle import Content, Evidence
 from tests.simulation import weather as menu
 from tests.simulation.far_side import API_URL, FarSide, Weather
@@ -367,22 +367,16 @@ class World:
             upload={
                 "files": draw.choice([1, 2, 3]),
                 "parts": draw.choice([1, 2, 4]),
-                "parts_max": 4,
+                "parts_max": 16,
                 "lease_ttl_s": draw.choice([15, 120]),
                 "shutdown_grace_s": draw.choice([0, 20]),
             },
         )
 
 
-@contextlib.contextmanager
-def scaled_down() -> Iterator[None]:
+def scaled_down() -> contextlib.AbstractContextManager[None]:
     """Leaves, pieces and parts a thousandth of their size."""
-    with (
-        mock.patch.object(hashing, "LEAF_SIZE", LEAF_SIZE),
-        mock.patch.object(hashing, "PIECE_SIZE", PIECE_SIZE),
-        mock.patch.object(answers, "PART_SIZE_MIN", PART_SIZE),
-    ):
-        yield
+    return scaling.scaled_down(leaf=LEAF_SIZE, piece=PIECE_SIZE, part=PART_SIZE)
 
 
 @contextlib.contextmanager

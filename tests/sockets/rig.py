@@ -26,9 +26,8 @@ from pydantic import SecretStr
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from syncd import api, hashing, log, storage
+from syncd import api, log, storage
 from syncd.config import CredentialSource, Settings
-from syncd.core import answers
 from syncd.lanes import Lanes
 from syncd.progress import Meter
 from syncd.sandbox.history import Entry
@@ -36,6 +35,7 @@ from syncd.sandbox.objects import DiskObjects
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Cap, Switches
 from syncd.service import Doors, Service
+from tests import scaling
 from tests.oracle import Content, Evidence
 from tests.sockets.skipping import SkippingClock
 from tests.sockets.wire import Accident, Wire
@@ -336,9 +336,7 @@ def rigged(
 def _scaled_down() -> Iterator[None]:
     timeout = httpx.Timeout(connect=1.0, write=ANSWER_S, read=ANSWER_S, pool=None)
     with (
-        mock.patch.object(hashing, "LEAF_SIZE", LEAF_SIZE),
-        mock.patch.object(hashing, "PIECE_SIZE", PIECE_SIZE),
-        mock.patch.object(answers, "PART_SIZE_MIN", PART_SIZE),
+        scaling.scaled_down(leaf=LEAF_SIZE, piece=PIECE_SIZE, part=PART_SIZE),
         mock.patch.object(storage, "TIMEOUT", timeout),
         mock.patch.object(api, "ANSWER_S", ANSWER_S),
         mock.patch.object(api, "COMPLETE_S", ANSWER_S),

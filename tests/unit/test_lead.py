@@ -1,0 +1,78 @@
+"""The hashing keeps its distance, and nobody waits for what will not come."""
+
+import asyncio
+
+import pytest
+
+from syncd.core.parts import plan_parts
+from syncd.lead import PARTS_AHEAD, Lead
+from syncd.model import LEAF_DIGEST_SIZE, LEAF_SIZE
+
+PART_SIZE = 2 * LEAF_SIZE
+PARTS = plan_parts(40 * PART_SIZE, PART_SIZE)
+TURNS = 20
+
+
+def lead(width: int = 2) -> Lead:
+    return Lead(b"", PARTS, width=lambda: width)
+
+
+def leaves(parts: int) -> bytes:
+    """The digests of the first so many parts."""
+    return b"d" * (parts * PART_SIZE // LEAF_SIZE * LEAF_DIGEST_SIZE)
+
+
+async def waits(task: "asyncio.Task[object]") -> bool:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    return not task.done()
+
+
+async def test_a_part_waits_for_its_own_leaves_and_no_more() -> None:
+    ahead = lead()
+    second = asyncio.create_task(ahead.over(PARTS[1]))
+    ahead.grow(leaves(1))
+    waited = await waits(second)
+    ahead.grow(leaves(2))
+
+    assert waited
+    assert await second == leaves(2)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+async def test_the_hashing_stays_a_bounded_number_of_parts_ahead(width: int) -> None:
+    ahead = lead(width)
+    ahead.grow(leaves(width + PARTS_AHEAD - 1))
+    await ahead.room()
+    ahead.grow(leaves(width + PARTS_AHEAD))
+    room = asyncio.create_task(ahead.room())
+    waited = await waits(room)
+    ahead.acknowledged(PARTS[1])
+    still = await waits(room)
+    ahead.acknowledged(PARTS[0])
+
+    assert (waited, still) == (True, True)
+    await room
+
+
+async def test_when_nothing_is_sent_any_more_nobody_waits_and_the_rest_may_be_hashed() -> None:
+    ahead = lead()
+    ahead.grow(leaves(2 + PARTS_AHEAD))
+    room = asyncio.create_task(ahead.room())
+    last = asyncio.create_task(ahead.over(PARTS[-1]))
+    waited = await waits(room) and await waits(last)
+    ahead.end()
+
+    assert waited
+    assert await last is None
+    await room
+    assert await ahead.over(PARTS[0]) is None
+
+
+async def test_the_hashing_may_end_once_all_is_acknowledged() -> None:
+    ahead = lead()
+    for part in PARTS:
+        ahead.acknowledged(part)
+    ahead.grow(leaves(39))
+
+    await ahead.room()
