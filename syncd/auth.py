@@ -10,7 +10,6 @@ and has the next tokens on disk before anything is sent with them. No ``repr`` s
 import asyncio
 import base64
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import replace
@@ -21,7 +20,7 @@ import structlog
 
 from syncd.clock import Clock, SystemClock
 from syncd.core import retry
-from syncd.core.responses import CredentialKind, to_error
+from syncd.core.responses import DEVICE_KEY, SESSION_TOKEN, CredentialKind, to_error
 from syncd.errors import (
     ConfigError,
     JobError,
@@ -48,10 +47,8 @@ PAIRINGS_MAX = 3
 
 SIGN_IN = "Sign in again: syncd login --large-files"
 
-_DEVICE_KEY = re.compile(r"dk-[!-~]+")
-_SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
-
 Renew = Callable[[str], Awaitable[Tokens]]
+Prove = Callable[[str | None], Awaitable[None]]
 
 
 class Keeper(Protocol):
@@ -73,10 +70,12 @@ class Credentials:
         keeper: Where the stored session is renewed.
 
     ``renew`` is to be set to the call that buys new tokens for a refresh token, before a stored
-    session is used.
+    session is used. ``prove``, if set, is awaited before a credential is used for the first time, with
+    the device key, or None for a session; the error that it raises is that of the request.
     """
 
     renew: Renew | None = None
+    prove: Prove | None = None
 
     def __init__(
         self,
@@ -90,6 +89,8 @@ class Credentials:
         self._clock = clock or SystemClock()
         self._refused: str | None = None
         self._reading = asyncio.Lock()
+        self._proving = asyncio.Lock()
+        self._proved: str | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._leaving = False
         self._renew_at_s = self._ends_at_s = 0.0
@@ -100,7 +101,7 @@ class Credentials:
     def kind(self) -> CredentialKind:
         """``session`` for a user's token, ``device`` for anything else."""
         stored = isinstance(self._current, Session)
-        return "session" if stored or _SESSION_TOKEN.fullmatch(self._token or "") else "device"
+        return "session" if stored or SESSION_TOKEN.fullmatch(self._token or "") else "device"
 
     @property
     def is_session(self) -> bool:
@@ -143,14 +144,22 @@ class Credentials:
 
     async def ready(self) -> None:
         """
-        Renew a stored session that is about to end.
+        Renew a stored session that is about to end, and see that what is new may be used.
 
-        Trouble with that is of no account as long as there is something left of the session.
+        Trouble with a renewal is of no account as long as there is something left of the session.
 
         Raises:
-            JobError: It has ended and was not renewed.
+            JobError: It has ended and was not renewed, or ``prove`` raised it.
             StateError: The state directory cannot be written.
         """
+        await self._renew_in_time()
+        while self.prove is not None and self._token != self._proved:  # it may change meanwhile
+            async with self._proving:
+                if (token := self._token) != self._proved:
+                    await self.prove(None if self.is_session else token)
+                    self._proved = token
+
+    async def _renew_in_time(self) -> None:
         now_s = self._clock.boottime_s()
         if not self._renewable or now_s < self._renew_at_s:
             return
@@ -362,7 +371,7 @@ def ends_at_s(token: str) -> float | None:
 
 
 def _usable(token: str) -> bool:
-    return any(form.fullmatch(token) for form in (_DEVICE_KEY, _SESSION_TOKEN))
+    return any(form.fullmatch(token) for form in (DEVICE_KEY, SESSION_TOKEN))
 
 
 # -- pairing -------------------------------------------------------------------------------------

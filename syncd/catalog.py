@@ -7,6 +7,7 @@ then only what this machine registered itself is known. A listing is read once a
 """
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 
 from syncd.api import UNLISTED, CloudApi
@@ -24,6 +25,26 @@ _EVERYTHINGS = frozenset(
     | {Kind.NETWORK, Kind.DEAD_CONNECTION}
 )
 """What no other call would be spared either."""
+
+
+PROOFS = 5
+"""So many of the newest records are looked for before a credential counts as another team's."""
+
+
+async def shows(api: CloudApi, record_ids: Collection[str]) -> bool:
+    """
+    Is one of these records in the catalog that *api* shows?
+
+    Nobody tells the team of a device key, so this is how one team's is told from another's. Without
+    any record there is nothing that could be elsewhere.
+
+    Raises:
+        JobError: The cloud could not be asked.
+    """
+    for record_id in record_ids:
+        if await api.get_model(record_id) is not None:
+            return True
+    return not record_ids
 
 
 class Catalog:

@@ -27,7 +27,7 @@ from syncd.announce import Announcer, Receiver, Receivers
 from syncd.applying import Applied, Applier
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
-from syncd.catalog import Catalog
+from syncd.catalog import PROOFS, Catalog, shows
 from syncd.clock import Clock, SystemClock
 from syncd.compare import Comparer, Root
 from syncd.config import (
@@ -48,6 +48,7 @@ from syncd.core.agenda import Line
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.news import signing_key
+from syncd.core.responses import to_error
 from syncd.core.standing import standing
 from syncd.core.tree import Folder, Tree
 from syncd.core.width import Width
@@ -59,7 +60,7 @@ from syncd.herald import Herald
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
-from syncd.model import Call, Hint, HintKind, Job, Session, printable
+from syncd.model import Call, Hint, HintKind, Job, Kind, Session, printable
 from syncd.notify import Notifier
 from syncd.patience import Patience
 from syncd.progress import Meter, Tally
@@ -175,6 +176,7 @@ class Service:
         self._doors = doors
         self._source = source
         self._team_id: str | None = None
+        self._foreign_key: str | None = None
         self._trouble: str | None = None
         self._meter = meter
         self._clock = clock or SystemClock()
@@ -502,13 +504,18 @@ class Service:
             self._wake_janitor.clear()
 
     async def _mind_credentials(self, parts: _Parts) -> None:
-        """Take up what was put in place meanwhile, and keep a session alive that nobody uses."""
+        """Take up and prove what was put in place meanwhile; keep a session alive that nobody uses."""
         await self._look_at_credential(parts)
         try:
             await parts.credentials.ready()
         except JobError as error:
-            if str(error) != self._trouble:
-                self._log.error("session.ended", error=str(error), advice=error.advice)
+            told = {"error": str(error), "advice": error.advice}
+            if str(error) == self._trouble:
+                pass
+            elif parts.credentials.is_session:
+                self._log.error("session.ended", **told)
+            else:
+                self._log.error("credential.unproved", **told)
             self._trouble = str(error)
         else:
             self._trouble = None
@@ -659,6 +666,7 @@ class Service:
             with self._doors.objects(self._settings) as bare:
                 api = await self._api(store, http, credentials)
                 credentials.renew = api.refresh
+                credentials.prove = partial(self._prove, store, http)
                 hosts = host_policy(self._settings)
                 objects = storage.ObjectStore(bare, hosts, on_request=self._on_request)
                 parts = await self._build(store, api, objects, credentials, once=once)
@@ -876,6 +884,34 @@ class Service:
         if isinstance(found, Session) and self._team_id not in (None, found.team_id):
             raise ConfigError(f"the session is for the team {found.team_id}, not {self._team_id}")
         return found
+
+    async def _prove(self, store: Store, http: cloud_api.Client, key: str | None) -> None:
+        """
+        See that a device key is of the team whose catalog the records here are in.
+
+        Args:
+            key: None: a session is in force, whose team is known.
+
+        Raises:
+            JobError: It shows none of them, or could not be asked.
+        """
+        if key is not None and not await self._lanes.db(store.servers.trusts_key, key):
+            records = await self._lanes.db(store.report.newest_records, PROOFS)
+            api = await self._api(store, http, Credentials(lambda: key, clock=self._clock))
+            if key == self._foreign_key or not await shows(api, records):
+                self._foreign_key = key  # not asked again and again
+                raise self._foreign()
+        await self._lanes.db(store.servers.trust_key, key)
+
+    def _foreign(self) -> JobError:
+        return to_error(
+            Kind.DEVICE_KEY_REFUSED,
+            "the device key shows none of the newest records that were registered from "
+            f"{printable(os.fspath(self._settings.state_dir))}: they are in the catalog of another "
+            "team, or were deleted there",
+            advice="Put a key of that team in its place, or give each team a state_dir of its own. "
+            "If they were deleted, stop syncd and say so: syncd login --team ID",
+        )
 
     async def _roots(self, store: Store) -> tuple[dict[int, Root], Tree]:
         """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""

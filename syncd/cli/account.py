@@ -3,11 +3,12 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from syncd.auth import Credentials
+from syncd.catalog import PROOFS
 from syncd.cli.reaching import exit_of, reaching
 from syncd.config import Loaded, Stored
 from syncd.config.stored import Held
@@ -16,9 +17,6 @@ from syncd.model import Profile, printable
 from syncd.store import open_report
 
 T = TypeVar("T")
-
-RECORDS = 5
-"""So many of the newest records are looked for before a team counts as another one."""
 
 LOCK_PAUSE_S = 0.1
 
@@ -90,19 +88,12 @@ class Before:
         with open_report(state_dir) as report:
             if report is None:
                 return cls(state_dir, None, ())
-            return cls(state_dir, report.team_id(), tuple(report.newest_records(RECORDS)))
-
-    async def is_shown_by(self, get_model: Callable[[str], Awaitable[object | None]]) -> bool:
-        """Is one of the records there for whoever asks? Without any there is nothing to split."""
-        for record_id in self.records:
-            if await get_model(record_id) is not None:
-                return True
-        return not self.records
+            return cls(state_dir, report.team_id(), tuple(report.newest_records(PROOFS)))
 
     @property
     def elsewhere(self) -> str:
-        """What it means when none is."""
+        """What it means when none of them is shown."""
         return (
-            f"What was registered from {printable(self.state_dir)} so far is in the catalog of "
-            "another team."
+            f"None of what was registered last from {printable(self.state_dir)} is found there: it "
+            "is in the catalog of another team, or was deleted."
         )

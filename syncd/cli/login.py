@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from syncd.auth import Credentials, pair
+from syncd.catalog import shows
 from syncd.cli import Invocation, pass_invocation
 from syncd.cli.account import (
     Before,
@@ -25,13 +26,14 @@ from syncd.config import Loaded
 from syncd.core.standing import team_of
 from syncd.errors import ConfigError, NeedsOperator
 from syncd.model import Kind, Pairing, Profile, Session, Team, printable
+from syncd.store import Store
 
 
 @click.command()
 @click.option("--large-files", is_flag=True, help="Sign in as a user, so that large files go, too.")
 @click.option("--email", metavar="ADDRESS", help="With --large-files: who signs in.")
 @click.option("--password-stdin", is_flag=True, help="With --large-files: read it from stdin.")
-@click.option("--team", "team_id", metavar="ID", help="With --large-files: whose catalog it is.")
+@click.option("--team", "team_id", metavar="ID", help="Whose catalog the files are in.")
 @pass_invocation
 def login(
     invocation: Invocation,
@@ -45,15 +47,18 @@ def login(
 
     With --large-files: sign in with e-mail and password, so that files above the limit of a device
     key are uploaded as well.
+
+    A credential that shows nothing of what was registered from here last is refused: that may be in
+    the catalog of another team. Where it was deleted instead, --team says so.
     """
-    if not large_files and (email or password_stdin or team_id):
-        raise click.UsageError("--email, --password-stdin and --team go with --large-files")
+    if not large_files and (email or password_stdin):
+        raise click.UsageError("--email and --password-stdin go with --large-files")
     if password_stdin and email is None:
         raise click.UsageError("--password-stdin wants --email ADDRESS beside it")
     loaded = invocation.load()
     stored_of(loaded).prepare()
     if not large_files:
-        return _pair(loaded)
+        return _pair(loaded, team_id)
     click.echo(_what_it_means(loaded))
     _sign_in(loaded, *_account(email, password_stdin), team_id, alone=password_stdin)
     return 0
@@ -66,14 +71,15 @@ def logout(invocation: Invocation) -> int:
     loaded = invocation.load()
     stored, code = stored_of(loaded), 0
     key, origin = loaded.credential.device_key()
-    kept = stored.session_file.exists()
+    own, kept = loaded.credential.kept_keys(), stored.session_file.exists()
+    for each, _ in own:
+        code = _revoke(loaded, each) or code
+    if own:
+        _forget_key(loaded)
+        click.echo(f"The device key is removed from {' and '.join(place for _, place in own)}.")
     if key is not None and not _is_ours(loaded, origin):
         click.echo(f"The device key in {origin} was not put there by syncd login, and stays.")
-    elif key is not None:
-        code = _revoke(loaded, key)
-        _forget_key(loaded)
-        click.echo(f"The device key is removed from {origin}.")
-    elif not kept:
+    elif not own and not kept:
         click.echo("Nothing is kept here.")
     if kept:
         with locked(stored):
@@ -88,8 +94,11 @@ def logout(invocation: Invocation) -> int:
 # -- a device key ---------------------------------------------------------------------------------
 
 
-def _pair(loaded: Loaded) -> int:
+def _pair(loaded: Loaded, team_id: str | None) -> int:
     key, origin = loaded.credential.device_key()
+    if key is not None and team_id is not None and _is_accepted(loaded, key):
+        _vouch(loaded, key, team_id)
+        return 0
     if key is not None and not _is_ours(loaded, origin):
         raise ConfigError(
             f"The device key in {origin} counts before one that syncd login would keep. Take it "
@@ -106,18 +115,44 @@ def _pair(loaded: Loaded) -> int:
     asked(_paired(loaded, keep))
     key, _ = loaded.credential.device_key()
     assert key is not None, "it was kept"
-    if not asked(_shows(loaded, Credentials(lambda: key), before)):
+    if team_id is not None:
+        _vouch(loaded, key, team_id)
+    elif not asked(_shows(loaded, Credentials(lambda: key), before)):
         _revoke(loaded, key)
         _forget_key(loaded)
         raise PersonNeeded(
             f"{before.elsewhere} Run syncd login again and confirm for that team, or give each "
-            "team a state_dir of its own. The new key is removed."
+            "team a state_dir of its own; if it was deleted, name the team with --team. The new key "
+            "is removed."
         )
     who = asked(profile(loaded, Credentials(lambda: key)))
     click.echo(f"Signed in as {name_of(who)}. The device key is kept in {places[-1]}.")
     limit = limit_text(loaded)
     click.echo(f"It uploads files up to {limit}; for larger ones: syncd login --large-files")
     return 0
+
+
+def _vouch(loaded: Loaded, key: str, team_id: str) -> None:
+    """
+    Somebody says that *key* is of the team whose catalog the records here are in, or were.
+
+    Raises:
+        AlreadyRunning: A syncd is at work on them.
+    """
+    before = Before.of(loaded)
+    team = _team(asked(profile(loaded, Credentials(lambda: key))), team_id, alone=True)
+    if before.team_id not in (None, team.id):
+        raise PersonNeeded(
+            f"What was registered from {printable(before.state_dir)} is in the catalog of the team "
+            f"{before.team_id}. Name that one, or give each team a state_dir of its own."
+        )
+    if before.records:
+        store = Store(before.state_dir)
+        try:
+            store.servers.trust_key(key)
+        finally:
+            store.close()
+    click.echo(f"The device key of this machine counts for the team {team.name}.")
 
 
 async def _paired(loaded: Loaded, keep: Callable[[str], None]) -> None:
@@ -152,7 +187,7 @@ def _is_accepted(loaded: Loaded, key: str) -> bool:
 async def _shows(loaded: Loaded, credentials: Credentials, before: Before) -> bool:
     """Is what was registered before in the catalog that *credentials* show?"""
     async with reaching(loaded, credentials=credentials) as api:
-        return await before.is_shown_by(api.get_model)
+        return await shows(api, before.records)
 
 
 def _keep_key(loaded: Loaded, key: str) -> str:
@@ -216,9 +251,9 @@ def _sign_in(
     session, who = asked(_signed_in(loaded, email, password))
     team = _team(who, wanted, alone=alone)
     session = replace(session, team_id=team.id)
-    if not asked(_is_of_before(loaded, session, before)):
+    if not asked(_is_of_before(loaded, session, before, who, named=team_id is not None)):
         raise PersonNeeded(
-            f"{before.elsewhere} Name that team with --team, or give each team a state_dir of its "
+            f"{before.elsewhere} Name its team with --team, or give each team a state_dir of its "
             "own. Nothing was changed."
         )
     with locked(stored):
@@ -227,10 +262,21 @@ def _sign_in(
     click.echo("Files of any size are uploaded now; a running syncd takes it up within a minute.")
 
 
-async def _is_of_before(loaded: Loaded, session: Session, before: Before) -> bool:
+async def _is_of_before(
+    loaded: Loaded, session: Session, before: Before, who: Profile, *, named: bool
+) -> bool:
+    """Is it the team of before? If nobody knows, the one that was *named*, unless another one is."""
     if before.team_id is not None:
         return before.team_id == session.team_id
-    return await _shows(loaded, Credentials(lambda: session), before)
+
+    async def is_in(team_id: str) -> bool:
+        asking = replace(session, team_id=team_id)
+        return await _shows(loaded, Credentials(lambda: asking), before)
+
+    if await is_in(session.team_id):
+        return True
+    others = [team.id for team in who.teams if team.id != session.team_id]
+    return named and not any([await is_in(team_id) for team_id in others])
 
 
 def _what_it_means(loaded: Loaded) -> str:

@@ -93,6 +93,8 @@ def _show_access(cloud: "Sandbox", as_json: bool) -> None:
         "session_token": cloud.session_token,
         "refresh_token": cloud.refresh_token,
         "team_id": cloud.team_id,
+        "email": cloud.email,
+        "password": cloud.password,
     }
     if as_json:
         click.echo(json.dumps(access))

@@ -1,6 +1,5 @@
 """The token: where it is looked for, and what is no token for this use."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,11 @@ from syncd.config.settings import Settings
 from syncd.config.sources import DEFAULT
 from syncd.config.stored import Stored, read_secret
 from syncd.core.news import signing_key
+from syncd.core.responses import DEVICE_KEY, SESSION_TOKEN
 from syncd.errors import ConfigError
 from syncd.model import Session, printable
 
 SECRETS_DIR = Path("/run/secrets")
-
-_SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
-_DEVICE_KEY = re.compile(r"dk-[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +95,27 @@ class CredentialSource:
     def is_session(self) -> bool:
         """Does a signed-in user stand behind it? Raises what ``read`` raises."""
         token, _ = self.read()
-        return token is not None and not _DEVICE_KEY.fullmatch(token.get_secret_value())
+        return token is not None and not DEVICE_KEY.fullmatch(token.get_secret_value())
 
     def device_key(self) -> tuple[str | None, str]:
         """The device key that counts where there is no session, and its origin."""
         token, origin = self._configured()
-        return (token, origin) if token and _DEVICE_KEY.fullmatch(token) else (None, DEFAULT)
+        return (token, origin) if token and DEVICE_KEY.fullmatch(token) else (None, DEFAULT)
+
+    def kept_keys(self) -> list[tuple[str, str]]:
+        """
+        The device keys that ``syncd login`` put where they are, and where, whatever counts before.
+
+        Raises:
+            ConfigError: The file cannot be read, or others may read it.
+        """
+        found: list[tuple[str | None, str]] = []
+        if self.stored is not None:
+            file = self.stored.device_key_file
+            found.append((TokenFile(file).read(), printable(str(file))))
+        if self.keyring is not None:
+            found.append((self.keyring.key(), self.keyring.name))
+        return [(key, place) for key, place in found if key and DEVICE_KEY.fullmatch(key)]
 
     def places(self) -> list[str]:
         """Where it is looked for, in words, in this order."""
@@ -114,7 +126,7 @@ class CredentialSource:
 
     def _find(self) -> tuple[str | Session | None, str]:
         token, origin = self._configured()
-        if token is not None and not _DEVICE_KEY.fullmatch(token):
+        if token is not None and not DEVICE_KEY.fullmatch(token):
             return token, origin
         session = self.stored.session() if self.stored is not None else None
         if session is None or self.stored is None:
@@ -144,9 +156,9 @@ def _check_token(token: str, origin: str, team_id: str | None) -> None:
         why = f"an sk- key runs workflows and MCP tools and may not touch models; {instead}"
     elif token.startswith("ak-"):
         why = f"an ak- key belongs to an agent and the API refuses it; {instead}"
-    elif _DEVICE_KEY.fullmatch(token):
+    elif DEVICE_KEY.fullmatch(token):
         return
-    elif not _SESSION_TOKEN.fullmatch(token):
+    elif not SESSION_TOKEN.fullmatch(token):
         why = f"this is neither a device key nor a session token; {instead}"
     elif team_id is None:
         why = (

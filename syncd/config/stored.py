@@ -145,18 +145,19 @@ class Stored:
         """
         with _errors(self.state_dir):
             self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = self.state_dir.stat().st_uid
-            if owner != os.geteuid():
-                raise StateError(
-                    f"{printable(str(self.state_dir))} belongs to another user, who could not read "
-                    f"what is kept there; run this as that user: sudo -u {_user(owner)} syncd ..."
-                )
+            _check_owner(self.state_dir)
             (self.state_dir / FOLDER).mkdir(mode=0o700, exist_ok=True)
             _sync_folder(self.state_dir)
 
     def try_lock(self) -> Held | None:
-        """The lock; None while somebody else has it. The folder must be there."""
+        """
+        The lock; None while somebody else has it. The folder must be there.
+
+        Raises:
+            StateError: It cannot be had, or the folder is another user's: even root leaves that alone.
+        """
         with _errors(self.state_dir):
+            _check_owner(self.state_dir / FOLDER)
             descriptor = os.open(
                 self.state_dir / FOLDER / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
@@ -227,6 +228,15 @@ def _session_of(text: str) -> Session | None:
         return _SESSION.validate_json(text, strict=True)
     except ValidationError:  # it carries the text, so nobody gets to see it
         return None
+
+
+def _check_owner(folder: Path) -> None:
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        raise StateError(
+            f"{printable(str(folder))} belongs to another user, who could not read "
+            f"what is kept there; run this as that user: sudo -u {_user(owner)} syncd ..."
+        )
 
 
 def _user(uid: int) -> str:

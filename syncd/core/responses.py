@@ -15,6 +15,8 @@ from syncd.errors import JobError
 from syncd.model import Call, Kind, printable
 
 CredentialKind = Literal["device", "session"]
+DEVICE_KEY = re.compile(r"dk-[!-~]+")
+SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 
 STORE_CALLS = frozenset({Call.PUT_BODY, Call.PUT_PART})
 MULTIPART_CALLS = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.ABORT})

@@ -1,5 +1,6 @@
 """Why everything waits, what a server has shown of itself, and how much it was sent."""
 
+import hashlib
 from dataclasses import dataclass
 
 from syncd.core.allowance import hour_of, oldest_hour
@@ -127,6 +128,19 @@ class Servers:
         assert row is not None
         return row["base_url"], row["team_id"]
 
+    def trusts_key(self, key: str) -> bool:
+        """Is it the device key that was last known to show this store's records?"""
+        row = self._db.one("SELECT key_digest FROM cloud")
+        return row is not None and row["key_digest"] == _digest(key)
+
+    def trust_key(self, key: str | None) -> None:
+        """From now on the records are those of this device key's team; None: of a session's."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE cloud SET key_digest = :new WHERE key_digest IS NOT :new",
+                {"new": None if key is None else _digest(key)},
+            )
+
     def answered(self, base_url: str) -> frozenset[Call]:
         rows = self._db.all("SELECT call FROM route WHERE base_url = ?", (base_url,))
         return frozenset(Call(row["call"]) for row in rows)
@@ -148,3 +162,7 @@ class Servers:
             row = self._db.one("SELECT host FROM storage_host WHERE base_url = ?", (base_url,))
         assert row is not None
         return str(row["host"])
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -413,10 +413,14 @@ class Report:
         return None if row is None else row["team_id"]
 
     def newest_records(self, most: int) -> list[str]:
-        """Ids of records that are to stay in the catalog, at most so many, the newest first."""
+        """
+        Ids of records that are to stay in the catalog, at most so many, the newest first.
+
+        Those that others were seen to have deleted there are left out.
+        """
         rows = self._db.all(
             "SELECT record_id FROM record WHERE retired_at IS NULL AND retire_sent_at IS NULL"
-            " ORDER BY registered_at DESC LIMIT ?",
+            " AND drift IS NOT 'missing' ORDER BY registered_at DESC LIMIT ?",
             (most,),
         )
         return [row["record_id"] for row in rows]

@@ -6,12 +6,13 @@ import os
 import pty
 import re
 import select
+import signal
 import stat
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -23,7 +24,16 @@ from syncd.model import Call, Session
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
-from tests.integration.harness import COMMAND, DEADLINE_S, PROJECT, Finished, Home, Nursery, records
+from tests.integration.harness import (
+    COMMAND,
+    DEADLINE_S,
+    PROJECT,
+    Finished,
+    Home,
+    Nursery,
+    records,
+    until,
+)
 
 QUICK = Switches(pairing_interval_s=1, part_size=5 * 1024 * 1024)
 
@@ -41,7 +51,7 @@ def box(tmp_path: Path, cloud: Sandbox) -> Home:
 
 
 def unsigned(home: Home) -> Home:
-    del home.env["SYNCD_API__TOKEN"]
+    home.env.pop("SYNCD_API__TOKEN", None)
     home.env["PYTHON_KEYRING_BACKEND"] = "keyring.backends.null.Keyring"
     return home
 
@@ -318,6 +328,32 @@ def test_large_files_are_signed_in_for_at_a_terminal_and_the_password_is_nowhere
     assert stat.S_IMODE((box.state / "credentials/session.json").stat().st_mode) == 0o600
 
 
+def test_what_the_sandbox_prints_is_enough_to_sign_in(tmp_path: Path) -> None:
+    box = unsigned(Home.at(tmp_path / "home"))
+    with subprocess.Popen(
+        [*COMMAND, "sandbox", "--json"],
+        cwd=PROJECT,
+        env=box.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as sandbox:
+        try:
+            assert sandbox.stdout is not None
+            printed = json.loads(sandbox.stdout.readline())
+            box.env["SYNCD_API__BASE_URL"] = printed["base_url"]
+            with terminal(box, "login", "--large-files") as screen:
+                screen.wait_for("E-mail: ")
+                screen.type(f"{printed['email']}\r")
+                screen.wait_for("Password: ")
+                screen.type(f"{printed['password']}\r")
+                code = screen.end()
+        finally:
+            sandbox.terminate()
+
+    assert code == 0, screen.seen
+    assert session_of(box)["team_id"] == printed["team_id"]
+
+
 def test_a_wrong_password_ends_with_77_and_says_what_it_may_be(box: Home, cloud: Sandbox) -> None:
     done = sign_in(box, cloud, password="wrong CANARY")
 
@@ -411,6 +447,21 @@ def test_logout_revokes_and_removes_even_if_the_cloud_does_not_answer(
     assert nothing.out == "Nothing is kept here.\n"
 
 
+def test_logout_ends_the_key_of_login_where_another_one_counts_before_it(
+    box: Home, cloud: Sandbox
+) -> None:
+    pair(box)
+    own = key_of(box)
+    box.env["SYNCD_API__TOKEN"] = cloud.device_key
+    done = box.run("logout")
+
+    assert done.code == 0
+    assert cloud._accounts.identify(own) is None
+    assert cloud._accounts.identify(cloud.device_key) is not None
+    assert not (box.state / "credentials/api_token").exists()
+    assert "SYNCD_API__TOKEN was not put there by syncd login, and stays" in done.out
+
+
 def test_a_session_file_of_a_wider_mode_stops_every_command_with_the_remedy(
     box: Home, cloud: Sandbox
 ) -> None:
@@ -421,6 +472,28 @@ def test_a_session_file_of_a_wider_mode_stops_every_command_with_the_remedy(
 
     assert done.code == 78
     assert f"run: chmod 600 {file}" in done.said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root meets what is another user's")
+def test_root_uses_the_session_of_another_user_and_leaves_its_renewal_to_that_one(
+    box: Home, cloud: Sandbox
+) -> None:
+    give_session(box, cloud)
+    folder = box.state / "credentials"
+    for path in (box.state, folder, *folder.iterdir()):
+        os.chown(path, 12345, 12345)
+    used = box.run("whoami")
+    kept = Stored(box.state, cloud.base_url)
+    session = kept.session()
+    assert session is not None
+    (folder / "session.json").write_text(json.dumps(asdict(replace(session, expires_at=0))))
+    left = box.run("whoami")
+
+    assert (used.code, left.code) == (0, 74), left.err
+    assert "run this as that user: sudo -u #12345 syncd" in left.said
+    assert cloud.history.count(Call.REFRESH) == 0
+    assert kept.session() == replace(session, expires_at=0)
+    assert {path.stat().st_uid for path in folder.iterdir()} == {12345}
 
 
 # -- one tree, one catalog ------------------------------------------------------------------------
@@ -449,6 +522,150 @@ def test_a_tree_never_splits_over_the_catalogs_of_two_teams(
         assert screen.end() == 77, screen.seen
     assert "in the catalog of another team" in re.sub(r"\s+", " ", screen.seen)
     assert not (box.state / "credentials/api_token").exists()
+
+
+def register(home: Home, name: str) -> Finished:
+    home.write(f"loras/{name}.safetensors", b"\x08\0\0\0\0\0\0\0{}      " + name.encode())
+    home.let_age()
+    return home.once()
+
+
+def teams_written(cloud: Sandbox) -> list[str]:
+    return [record["storage_key"].split("/")[1] for record in cloud.records()]
+
+
+def test_a_key_of_another_team_than_the_session_before_it_sends_nothing(
+    box: Home, cloud: Sandbox
+) -> None:
+    _, other = cloud.teams
+    assert sign_in(box, cloud, "--team", other).code == 0
+    assert register(box, "a").code == 0
+    assert box.run("logout").code == 0
+    box.env["SYNCD_API__TOKEN"] = cloud.device_key
+    done = register(box, "b")
+    (hold,) = box.status()["holds"]
+    again = box.once()
+    sent = cloud.history.count(Call.PRESIGN)
+    del box.env["SYNCD_API__TOKEN"]
+    assert sign_in(box, cloud).code == 0, "of the team that is remembered"
+    mended = box.once()
+
+    assert (done.code, again.code, sent) == (77, 77, 1)
+    assert hold["kind"] == "operator"
+    assert f"registered from {box.state}" in hold["why"]
+    assert "in the catalog of another team" in hold["why"]
+    assert "Put a key of that team in its place" in hold["what_to_do"]
+    assert "was deleted from the catalog" not in done.out + done.err
+    assert (mended.code, teams_written(cloud)) == (0, [other, other])
+
+
+def test_a_daemon_that_falls_back_to_a_key_of_another_team_sends_nothing(
+    box: Home, cloud: Sandbox, tmp_path: Path
+) -> None:
+    _, other = cloud.teams
+    handed_over = tmp_path / "handed-over"
+    handed_over.mkdir()
+    (handed_over / "api_token").write_text(cloud.device_key)
+    box.env["CREDENTIALS_DIRECTORY"] = str(handed_over)
+    assert sign_in(box, cloud, "--team", other).code == 0
+    assert register(box, "a").code == 0
+    with box.daemon() as daemon:
+        daemon.started()
+        (box.state / "credentials/session.json").unlink()
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.events("credential.replaced"), "the key")
+        box.write("loras/b.safetensors", b"\x08\0\0\0\0\0\0\0{}      b")
+        (hold,) = until(lambda: box.status()["holds"], "a hold")
+        daemon.stop()
+
+    assert "in the catalog of another team" in hold["why"]
+    assert teams_written(cloud) == [other]
+
+
+def test_a_key_that_shows_what_was_registered_before_goes_on_and_is_asked_about_once(
+    box: Home, cloud: Sandbox
+) -> None:
+    own, _ = cloud.teams
+    assert sign_in(box, cloud, "--team", own).code == 0
+    assert register(box, "a").code == 0
+    assert box.run("logout").code == 0
+    box.env["SYNCD_API__TOKEN"] = cloud.device_key
+    codes = [register(box, "b").code]
+    asked = cloud.history.count(Call.GET_MODEL)
+    codes.append(register(box, "c").code)
+
+    assert codes == [0, 0]
+    assert cloud.history.count(Call.GET_MODEL) == asked
+    assert teams_written(cloud) == [own] * 3
+
+
+def delete_records(cloud: Sandbox) -> None:
+    """What somebody else does in the cloud."""
+    for record in cloud.records():
+        gone = httpx.delete(
+            f"{cloud.base_url}/models/{record['id']}",
+            headers={"Authorization": f"Bearer {cloud.device_key}"},
+            trust_env=False,
+        )
+        assert gone.is_success, gone.text
+
+
+def pair_for(home: Home, *args: str) -> tuple[int, str]:
+    """Exit code of ``syncd login``, and what it says."""
+    with terminal(home, "login", *args) as screen:
+        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0])
+        code = screen.end()
+    return code, re.sub(r"\s+", " ", screen.seen)
+
+
+def test_a_box_whose_records_were_deleted_in_the_cloud_signs_in_by_naming_the_team(
+    box: Home, cloud: Sandbox
+) -> None:
+    own, _ = cloud.teams
+    give_key(box, cloud)
+    assert register(box, "a").code == 0
+    delete_records(cloud)
+    (box.state / "credentials/api_token").unlink()
+    unnamed = pair_for(box)
+    named = pair_for(box, "--team", own)
+    kept = cloud._accounts.identify(key_of(box))
+    done = register(box, "b")
+    state_of_b = box.file("loras/b.safetensors")["state"]
+    session = sign_in(box, cloud, "--team", own)
+
+    assert unnamed[0] == 77
+    assert "in the catalog of another team, or was deleted" in unnamed[1]
+    assert "The new key is removed" in unnamed[1]
+    assert (named[0], kept is not None) == (0, True), named[1]
+    assert (done.code, state_of_b) == (1, "registered"), "a is in drift"
+    assert session.code == 0, session.said
+
+
+def test_records_that_are_known_to_be_deleted_say_nothing_of_a_team(
+    box: Home, cloud: Sandbox
+) -> None:
+    give_key(box, cloud)
+    assert register(box, "a").code == 0
+    delete_records(cloud)
+    box.once()
+    noticed = box.file("loras/a.safetensors")["state"]
+    (box.state / "credentials/api_token").unlink()
+
+    assert noticed == "drift"
+    assert pair_for(box)[0] == 0
+
+
+def test_a_session_for_a_team_that_is_named_is_taken_unless_the_records_are_elsewhere(
+    box: Home, cloud: Sandbox
+) -> None:
+    own, other = cloud.teams
+    give_key(box, cloud)
+    assert register(box, "a").code == 0
+    elsewhere = sign_in(box, cloud, "--team", other)
+    delete_records(cloud)
+    taken = sign_in(box, cloud, "--team", own)
+
+    assert (elsewhere.code, taken.code) == (77, 0), taken.said
 
 
 def test_a_403_is_explained_by_the_role_with_one_look_at_the_account(

@@ -185,9 +185,10 @@ CREATE TABLE sent (
 ) STRICT;
 
 -- The cloud and team whose catalog the records above are in: what is registered in one is not in
--- another.
+-- another. Of a device key nobody tells the team: the last one that was known to show them is noted.
 CREATE TABLE cloud (
-    id INTEGER PRIMARY KEY CHECK (id = 1), base_url TEXT NOT NULL, team_id TEXT
+    id INTEGER PRIMARY KEY CHECK (id = 1), base_url TEXT NOT NULL, team_id TEXT,
+    key_digest TEXT                                                  -- SHA-256 of that key; NULL: a session
 ) STRICT;
 
 -- What a server has shown of itself: which routes ever answered 2xx, which host takes the bytes.
