@@ -15,8 +15,9 @@ from syncd.core import bundles, paths
 from syncd.core.diff import Change, Gone, Moved, New, diff
 from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
-from syncd.model import FoundFile, KnownFile, Verdict, printable
-from syncd.store import open_files
+from syncd.errors import RootUnavailable
+from syncd.model import FoundFile, KnownFile, Mount, Verdict, printable
+from syncd.store import RootRow, open_files
 
 PASSED_MAX = 20_000
 """Files that get no job, held in memory at a time: they are most of a large tree."""
@@ -317,6 +318,22 @@ def _folder(root: Root, bundle: str) -> str:
 def is_model(root: Root, file: FoundFile) -> bool:
     """Does the root hold a model, whatever the operator's rules say of it?"""
     return paths.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
+
+
+def require_same_mount(root: Root, mount: Mount, row: RootRow) -> None:
+    """
+    A root is where it was when it was last walked as a whole.
+
+    Raises:
+        RootUnavailable: It lies on another file system.
+    """
+    marker = row.mount
+    if marker is not None and marker != (mount.fs_type, mount.source, mount.root):
+        raise RootUnavailable(
+            f"{printable(root.path)} lies on another file system than before ({mount.fs_type} "
+            f"{printable(mount.source)}, it was {marker[0]} {printable(marker[1])}). Nothing was "
+            "judged: mount the old one, or start with a new state directory."
+        )
 
 
 def companions_in(root: str, folder: str) -> dict[str, str]:

@@ -36,6 +36,7 @@ from syncd.config import (
     Settings,
     extra_folders,
     reloaded,
+    require_claimed,
     rules_for,
 )
 from syncd.connect import connect, host_policy, network
@@ -943,15 +944,10 @@ def require_same_cloud(
     Raises:
         ConfigError: It remembers the catalog of another one.
     """
-    api, wanted = settings.api, session_team or settings.api.team_id
-    base_url, team_id = store.servers.claim_state(api.base_url, wanted)
-    if base_url != api.base_url or wanted not in (None, team_id):
-        raise ConfigError(
-            f"{settings.state_dir} remembers what is in the catalog of {base_url}"
-            f"{f', team {team_id}' if team_id else ''}; the configuration or the session names "
-            "another one. Give each cloud and team a state_dir of its own."
-        )
-    return team_id
+    wanted = session_team or settings.api.team_id
+    claimed = store.servers.claim_state(settings.api.base_url, wanted)
+    require_claimed(settings, claimed, wanted)
+    return claimed[1]
 
 
 def _windows(settings: Settings) -> settle.Windows:

@@ -26,6 +26,7 @@ from syncd.config.settings import (
     VARIABLES,
     Multipart,
     Settings,
+    require_claimed,
     shown,
     value_at,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "find_config_file",
     "load",
     "reloaded",
+    "require_claimed",
     "rules_for",
     "shown",
     "value_at",

@@ -11,7 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
+from syncd.sandbox.switches import Switches
 from tests.integration.harness import PROJECT, Home
 from tests.visitor import Visitor, good
 from tests.weights import weights
@@ -173,12 +175,13 @@ def test_deep_reads_what_no_timestamp_tells(home: Home) -> None:
     assert TWO in [each["path"] for each in deep["at_risk"]]
 
 
-def test_what_cannot_be_told_is_not_called_safe(home: Home, tmp_path: Path) -> None:
+def test_what_cannot_be_told_is_not_called_safe(home: Home, cloud: Sandbox, tmp_path: Path) -> None:
     home.once()
     good_key = home.env["SYNCD_API__TOKEN"]
     home.env["SYNCD_API__TOKEN"] = "dk-nobody"
     refused = home.run("safe")
-    home.env |= {"SYNCD_API__TOKEN": good_key, "SYNCD_API__BASE_URL": "http://127.0.0.1:9/api/v1"}
+    home.env["SYNCD_API__TOKEN"] = good_key
+    cloud.faults.add(Rule(Fault.RESET, "list_models", count=None))
     away = home.run("safe")
     home.models.rename(tmp_path / "away")
 
@@ -218,3 +221,36 @@ def test_a_file_in_drift_is_sent_again_only_where_it_is_named(
     assert (named.code, done.code) == (0, 0), named.err + done.err
     assert home.counts() == {"registered": 2}
     assert cloud.history.count("register") == 3
+
+
+# -- what safe must not overlook -------------------------------------------------------------------
+
+
+def change(home: Home, sql: str, *values: object) -> None:
+    """As if another machine, or another time, had written the store."""
+    with closing(sqlite3.connect(home.state / "syncd.db")) as connection, connection:
+        connection.execute(sql, values)
+
+
+def test_the_memory_of_another_cloud_says_nothing_of_this_one(home: Home, tmp_path: Path) -> None:
+    home.once()
+    with Sandbox(tmp_path / "other", switches=Switches(listing_off=404)) as other:
+        home.env |= {"SYNCD_API__BASE_URL": other.base_url, "SYNCD_API__TOKEN": other.device_key}
+        ran = [
+            home.run(*args)
+            for args in (["safe"], ["diff"], ["plan", "--out", str(tmp_path / "plan")], ["--once"])
+        ]
+
+    assert [done.code for done in ran] == [78] * 4
+    assert all("remembers what is in the catalog of" in done.said for done in ran)
+    assert len({done.said for done in ran}) == 1
+
+
+def test_I20_a_tree_on_another_mount_is_not_judged(home: Home) -> None:
+    home.once()
+    change(home, "UPDATE root SET fs_source = ?", "/dev/elsewhere")
+    safe, once = home.run("safe"), home.once()
+
+    assert (safe.code, once.code) == (66, 66)
+    assert safe.said == once.said
+    assert "lies on another file system than before" in safe.said
