@@ -5,6 +5,7 @@ Each whole walk reads the rules of its root anew. What was decided about a file 
 changes, its rules do, or a file comes or goes that ComfyUI would load in its place.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -294,6 +295,10 @@ class Comparer:
         companions: dict[str, dict[str, str]] = {}
         for change in changes:
             file = change.known if isinstance(change, Gone) else change.found
+            if isinstance(change, Gone) and (problem := cut_off(root, file.rel_path)) is not None:
+                if problem[0] not in {rel_path for rel_path, _ in walked.problems}:
+                    walked.problems.append(problem)
+                continue
             if not isinstance(change, Moved):
                 walked.doubtful += self._there(self._tree.after(root.id, file.rel_path))
             if isinstance(change, Gone):
@@ -318,6 +323,19 @@ def _folder(root: Root, bundle: str) -> str:
 def is_model(root: Root, file: FoundFile) -> bool:
     """Does the root hold a model, whatever the operator's rules say of it?"""
     return paths.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
+
+
+def cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
+    """
+    What forbids to conclude from its absence that a file is gone: where it is, and why.
+
+    It is a folder above it that is a link to nowhere, or that cannot be looked at.
+    """
+    try:
+        link = scan.link_to_nowhere(root.path, rel_path)
+    except OSError as error:
+        return os.path.dirname(rel_path), error
+    return None if link is None else (link, OSError(errno.ENOENT, scan.NO_TARGET))
 
 
 def require_same_mount(root: Root, mount: Mount, row: RootRow) -> None:

@@ -231,13 +231,25 @@ class Intake:
             await self._require_mounted(root)
         await self._take_in(walked, hint=hint.kind)
 
+    async def require_root(self, root: Root) -> None:
+        """
+        Require *root* to be there, without a walk.
+
+        Raises:
+            RootUnavailable: As ``walk``, where the root itself tells.
+        """
+        row = await self._lanes.db(self._store.files.root, root.id)
+        if root.type_key is None or row.held_model:  # ComfyUI puts up with the others
+            await self._require_mounted(root)
+
     async def _require_mounted(self, root: Root) -> None:
         """Files that are gone may be gone with their file system."""
         mount = await self._lanes.scan(_mount_of, root.path)
         row = await self._lanes.db(self._store.files.root, root.id)
         if mount is None or not await self._lanes.scan(os.path.isdir, root.path):
             raise RootUnavailable(_missing(root))
-        require_same_mount(root, mount, row)
+        if row.held_model:
+            require_same_mount(root, mount, row)
 
     def _look_at_s(self, key: PathKey) -> float:
         """When to look again: at the end of the window; now and then where something is in the way."""

@@ -218,6 +218,7 @@ class Service:
 
         Raises:
             AlreadyRunning, StateError: The state directory cannot be used.
+            RootUnavailable: A root is not there, or on another file system than before.
         """
         applied = Applied()
 
@@ -227,6 +228,7 @@ class Service:
             return applied.exit_code
 
         await self._run(way, once=True)
+        applied.signal_code = self._signal_code()
         return applied
 
     async def _run(self, way: Callable[["_Parts"], Awaitable[int]], *, once: bool) -> int:
@@ -293,7 +295,9 @@ class Service:
     async def _apply(self, parts: _Parts, lines: Sequence[Line]) -> Applied:
         """Queue what still stands, and let the workers end it."""
         applier = parts.applier
-        await applier.begin(lines)
+        for root in parts.roots.values():
+            await parts.intake.require_root(root)
+        await applier.begin(lines, stopped=self._stop.is_set)
         parts.worker.may_send = applier.may_send
         working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: False))
         await self._run_until_stopped(parts, {working}, enough={working})
@@ -800,6 +804,7 @@ class Service:
             comparer=comparer,
             retirement=retirement,
             roots=roots,
+            hidden=settings.catalog.register_as == "disabled",
         )
         return _Parts(
             roots,

@@ -11,7 +11,7 @@ from functools import cache
 import click
 
 from syncd.cli import Invocation, pass_invocation
-from syncd.compare import Comparer, Root, companions_in, is_model, require_same_mount
+from syncd.compare import Comparer, Root, companions_in, cut_off, is_model, require_same_mount
 from syncd.config import Loaded, Settings, extra_folders, require_claimed, rules_for
 from syncd.core import settle
 from syncd.core.judge import Rules
@@ -34,13 +34,15 @@ class Planned:
     The roots by a number of this plan's own, models_dir first, and a step for each file.
 
     ``known`` is what the store says of files, on disk or not; ``problems`` what could not be looked
-    at, and why.
+    at, and why; ``absent`` the directories of extra_model_paths that are not there and never held a
+    model.
     """
 
     roots: Mapping[int, Root]
     steps: Sequence[Step]
     known: Mapping[PathKey, Known]
     problems: Mapping[str, str]
+    absent: Sequence[str]
 
 
 @click.command()
@@ -95,13 +97,21 @@ def make_plan(loaded: Loaded) -> Planned:
     comparer = comparer_of(settings, roots, tree)
     known, rows = _remembered(loaded, roots)
     problems: dict[str, str] = {}
-    found = [file for root in roots.values() for file in _walk(settings, root, roots, problems)]
+    absent: list[str] = []
+    found = [
+        file for root in roots.values() for file in _walk(settings, root, roots, problems, absent)
+    ]
     for root in roots.values():
         if root.id in rows:
             _require_same_tree(root, rows[root.id], found)
+    here = {(file.root_id, file.rel_path) for file in found}
+    for root_id, rel_path in known.keys() - here:
+        problem = cut_off(roots[root_id], rel_path)
+        if problem is not None:
+            problems[roots[root_id].shown(problem[0])] = problem[1].strerror or str(problem[1])
     steps = preview(found, known, way, comparer.judge)
     steps = list(_looked_into(roots, found, steps))
-    return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems)
+    return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems, absent)
 
 
 def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Comparer:
@@ -190,13 +200,18 @@ def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
 
 
 def _walk(
-    settings: Settings, root: Root, roots: Mapping[int, Root], problems: dict[str, str]
+    settings: Settings,
+    root: Root,
+    roots: Mapping[int, Root],
+    problems: dict[str, str],
+    absent: list[str],
 ) -> Iterator[FoundFile]:
     from syncd import scan
 
     def problem(rel_path: str, error: OSError) -> None:
         if rel_path == "" and isinstance(error, FileNotFoundError) and root.type_key is not None:
-            return  # as ComfyUI puts up with it
+            absent.append(root.path)  # as ComfyUI puts up with it
+            return
         if rel_path == "":
             raise RootUnavailable(
                 f"The models directory {printable(root.path)} cannot be read: {error.strerror}. "

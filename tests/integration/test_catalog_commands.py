@@ -254,3 +254,34 @@ def test_I20_a_tree_on_another_mount_is_not_judged(home: Home) -> None:
     assert (safe.code, once.code) == (66, 66)
     assert safe.said == once.said
     assert "lies on another file system than before" in safe.said
+
+
+@pytest.mark.parametrize("name", ["vae", "vae.pt"], ids=["a folder's name", "a model's name"])
+def test_I20_a_linked_folder_whose_disk_is_off_is_not_a_deleted_one(
+    name: str, home: Home, cloud: Sandbox, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    (home.models / "vae").rename(disk)
+    (home.models / "loras" / name).symlink_to(disk)
+    home.env |= {"SYNCD_CATALOG__DELETE_GRACE_S": "0", "SYNCD_CATALOG__ON_DELETE": "disable"}
+    first = home.once()
+    planned = home.run("plan", "--out", str(tmp_path / "plan"))
+    disk.rename(tmp_path / "off")
+    safe = document(home, "safe")
+    pruned, once = home.run("prune", "--yes"), home.once()
+    active = {record["model_status"] for record in cloud.records()}
+    (tmp_path / "off").rename(disk)
+
+    assert (first.code, planned.code, len(cloud.records()), active) == (0, 0, 2, {"active"})
+    assert (safe["exit_code"], pruned.code, once.code) == (1, 1, 1)
+    assert [each["path"] for each in safe["at_risk"]] == [f"loras/{name}"]
+    assert home.run("safe").code == 0
+
+
+def test_I20_a_linked_folder_that_was_never_there_is_not_safe(home: Home, tmp_path: Path) -> None:
+    home.once()
+    (home.models / "checkpoints").symlink_to(tmp_path / "volume")
+    (home.models / "loras" / "gone.pt").symlink_to(tmp_path / "file")
+    (home.models / ".lock").symlink_to("someone@host.123")
+
+    assert [each["path"] for each in document(home, "safe")["at_risk"]] == ["checkpoints"]
