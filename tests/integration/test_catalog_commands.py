@@ -285,3 +285,73 @@ def test_I20_a_linked_folder_that_was_never_there_is_not_safe(home: Home, tmp_pa
     (home.models / ".lock").symlink_to("someone@host.123")
 
     assert [each["path"] for each in document(home, "safe")["at_risk"]] == ["checkpoints"]
+
+
+def test_models_that_the_rules_pass_over_are_named_beside_the_answer(home: Home) -> None:
+    home.write("diffusers/flux/model.safetensors", weights(b"d" * 2000))
+    home.write("loras/card.png", b"no model")
+    home.once()
+    told, said = document(home, "safe"), home.run("safe")
+
+    assert (told["exit_code"], told["passed_over"]["files"]) == (0, 1)
+    assert "; 1 model file (2.1 KiB) is passed over by the rules: syncd plan" in said.out
+
+
+def test_a_record_without_an_id_is_looked_for_by_path_and_hash(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    home.once()
+    for table in ("job", "record"):
+        change(home, f"UPDATE {table} SET record_id = 'unknown:key' WHERE size = 2000")
+    there = document(home, "safe")
+    good(visitor.api.delete(f"/models/{record_of(cloud, TWO)}"))
+    gone = document(home, "safe")
+    cloud.switches = replace(cloud.switches, listing_off=404)
+    unasked, deep = document(home, "safe"), document(home, "safe", "--deep")
+
+    assert (there["exit_code"], gone["exit_code"]) == (0, 1)
+    assert [each["path"] for each in gone["at_risk"]] == [TWO]
+    assert [each["records_not_asked"] for each in (there, unasked, deep)] == [0, 2, 1]
+    assert "1 was not asked for" in home.run("safe", "--deep").out
+
+
+def test_a_folder_of_extra_model_paths_that_is_not_there_is_named(home: Home) -> None:
+    file = home.state.parent / "extra_model_paths.yaml"
+    file.write_text("other:\n  base_path: other\n  loras: l\n")
+    home.env["SYNCD_COMFYUI__EXTRA_MODEL_PATHS"] = str(file)
+    once = home.once()
+    missing = str(home.state.parent / "other" / "l")
+    told, said = document(home, "safe"), home.run("safe")
+
+    assert (once.code, told["exit_code"], told["absent"]) == (0, 0, [missing])
+    assert f"; not there: {missing}" in said.out
+
+
+def test_a_cancelled_file_is_not_sent_by_a_plan_and_not_safe(home: Home, cloud: Sandbox) -> None:
+    home.env["SYNCD_API__TOKEN"] = "dk-nobody"
+    home.once()
+    home.run("cancel", TWO)
+    home.env["SYNCD_API__TOKEN"] = cloud.device_key
+    plan = {step["path"]: step for step in home.plan()["files"]}[TWO]
+    told = {each["path"]: each for each in document(home, "safe")["at_risk"]}[TWO]
+    lines = home.state.parent / "plan.jsonl"
+    home.run("plan", "--out", str(lines))
+    applied = home.run("apply", str(lines))
+
+    assert (plan["action"], told["to_send"]) == ("cancelled", False)
+    assert "syncd retry" in plan["why"]
+    assert (applied.code, [r["model_path"] for r in cloud.records()]) == (0, [f"models/{ONE}"])
+
+
+def test_no_time_is_promised_while_everything_waits(home: Home) -> None:
+    home.once()
+    home.write("vae/new.pt", weights(b"n" * 1000))
+    home.run("pause")
+    told, said = document(home, "safe"), home.run("safe")
+
+    assert (told["seconds"], told["hold"]) == (
+        None,
+        "paused by syncd pause. To go on: syncd resume",
+    )
+    assert "to send; paused by syncd pause. To go on: syncd resume" in said.out
+    assert " min at the last" not in said.out
