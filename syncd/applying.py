@@ -6,14 +6,14 @@ others go on.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from syncd import scan, soundness
 from syncd.api import CloudApi
 from syncd.catalog import Catalog
 from syncd.clock import Clock
-from syncd.compare import Comparer, Root
+from syncd.compare import Comparer, Root, cut_off
 from syncd.core import paths
 from syncd.core.agenda import OF_FILES, SENDING_NOTHING, Act, Line
 from syncd.core.drift import is_disabled, sha256_of
@@ -27,16 +27,20 @@ from syncd.store import Store, Wanted
 
 @dataclass(slots=True)
 class Applied:
-    """What became of a plan's lines; skipped ones are in none of the lists."""
+    """What became of a plan's lines; skipped ones are in none of the lists. ``sent``: bytes."""
 
     done: list[Line] = field(default_factory=list)
     refused: list[tuple[Line, str]] = field(default_factory=list)
     left: list[tuple[Line, str]] = field(default_factory=list)
+    sent: int = 0
     needs_person: bool = False
+    signal_code: int = 0
 
     @property
     def exit_code(self) -> int:
-        """77, 1, 75 or 0: the most pressing of it."""
+        """130 or 143 of a signal; 77, 1, 75 or 0: the most pressing of it."""
+        if self.signal_code:
+            return self.signal_code
         if self.needs_person:
             return 77
         return 1 if self.refused else 75 if self.left else 0
@@ -52,6 +56,7 @@ class Applier:
 
     Args:
         roots: By their ids in the store.
+        hidden: Records are registered to be disabled, so being so is nothing to mend.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Applier:
         comparer: Comparer,
         retirement: Retirement,
         roots: Mapping[int, Root],
+        hidden: bool,
     ) -> None:
         self._store = store
         self._lanes = lanes
@@ -74,15 +80,18 @@ class Applier:
         self._comparer = comparer
         self._retirement = retirement
         self._roots = roots
+        self._hidden = hidden
         self._queued: dict[int, Line] = {}
         self.applied = Applied()
 
-    async def begin(self, lines: Iterable[Line]) -> None:
+    async def begin(self, lines: Iterable[Line], *, stopped: Callable[[], bool]) -> None:
         """Carry out the lines of records, queue those of files, and let nothing else be claimed."""
         self._claim_only_queued()
         for line in lines:
             try:
-                if line.action in OF_FILES:
+                if stopped() and line.action is not Act.SKIP:
+                    self.applied.left.append((line, "syncd was stopped before"))
+                elif line.action in OF_FILES:
                     await self._queue(line)
                 elif line.action is not Act.SKIP:
                     await self._retire(line)
@@ -104,6 +113,7 @@ class Applier:
             match job.state:
                 case State.DONE:
                     self.applied.done.append(line)
+                    self.applied.sent += 0 if job.adopted else line.size
                 case State.FAILED:
                     self.applied.refused.append((line, job.last_error or "it failed"))
                 case State.SUPERSEDED:
@@ -181,13 +191,42 @@ class Applier:
         """The id of the job; None where nothing is left to do."""
         jobs, now_ms = self._store.jobs, self._clock.now_ms()
         registered = await self._lanes.db(jobs.is_registered, found, target)
+        if line.action is Act.UPLOAD and await self._lanes.db(jobs.is_cancelled, found):
+            raise _Refused(
+                "cancelled by syncd cancel; to send it again: syncd retry, with its path"
+            )
         if registered and line.action is Act.UPLOAD:
+            if await self._is_held(found, target):
+                return None
             return await self._lanes.db(jobs.send_again, found.root_id, found.rel_path, now_ms)
         wanted = Wanted(found, target, paths.clash_key(target.model_path))
         admission = await self._lanes.db(self._store.files.admit, [wanted], now_ms)
         if wanted.key in admission.conflicts:
             raise _Refused("another file would get the same place in the catalog")
         return admission.jobs.get(wanted.key)
+
+    async def _is_held(self, found: FoundFile, target: Target) -> bool:
+        """Is the record of a registered file in force? Only one that is not is made once more."""
+        standing = await self._lanes.db(
+            self._store.records.standing_for, found.root_id, found.rel_path
+        )
+        if standing is None or standing.drift is not None:
+            return False
+        record = await self._catalog.holding(target.model_path, standing.sha256)
+        if (
+            record is None
+            and not self._catalog.listed
+            and standing.record_id.startswith("unknown:")
+        ):
+            return True  # nobody can be asked
+        if record is None:
+            record = await self._api.get_model(standing.record_id)
+        return (
+            record is not None
+            and (self._hidden or not is_disabled(record))
+            and record.model_path == target.model_path
+            and sha256_of(record) == standing.sha256
+        )
 
     # -- records ---------------------------------------------------------------------------------
 
@@ -227,6 +266,10 @@ class Applier:
         except FileNotFoundError as error:
             if error.filename == root.path or not same:
                 raise _Refused(f"{printable(root.path)} is not the tree that it was") from None
+            problem = await self._lanes.scan(cut_off, root, line.path)
+            if problem is not None:
+                where, why = problem
+                raise _Refused(f"{printable(where)}: {why.strerror}") from None
             return
         except OSError as error:
             raise _Refused(f"its place cannot be looked at: {error.strerror}") from None

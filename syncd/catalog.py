@@ -110,6 +110,11 @@ class Catalog:
                 raise
         return self._listed
 
+    @property
+    def listed(self) -> bool:
+        """Had the server a usable listing when it was last asked?"""
+        return self._listed
+
     def at(self, model_path: str) -> list[Record]:
         """The records at that path when the listing was read, as it shows them."""
         return self._by_path.get(model_path, [])

@@ -5,6 +5,7 @@ Each whole walk reads the rules of its root anew. What was decided about a file 
 changes, its rules do, or a file comes or goes that ComfyUI would load in its place.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -15,10 +16,16 @@ from syncd.core import bundles, paths
 from syncd.core.diff import Change, Gone, Moved, New, diff
 from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
+<<<<<<< HEAD
 from syncd.model import FoundFile, KnownFile, Verdict, printable
 from syncd.store import KnownFiles, open_files
 
 _ENDINGS = tuple(map(os.fsencode, paths.ENDINGS))
+=======
+from syncd.errors import RootUnavailable
+from syncd.model import FoundFile, KnownFile, Mount, Verdict, printable
+from syncd.store import RootRow, open_files
+>>>>>>> mend
 
 PASSED_MAX = 20_000
 """Files that get no job, held in memory at a time: they are most of a large tree."""
@@ -314,6 +321,10 @@ class Comparer:
         companions: dict[str, dict[str, str]] = {}
         for change in changes:
             file = change.known if isinstance(change, Gone) else change.found
+            if isinstance(change, Gone) and (problem := cut_off(root, file.rel_path)) is not None:
+                if problem[0] not in {rel_path for rel_path, _ in walked.problems}:
+                    walked.problems.append(problem)
+                continue
             if not isinstance(change, Moved):
                 walked.doubtful += self._there(self._tree.after(root.id, file.rel_path))
             if isinstance(change, Gone):
@@ -340,10 +351,40 @@ def is_model(root: Root, file: FoundFile) -> bool:
     return paths.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
 
 
+<<<<<<< HEAD
 def _has_model(root: Root, stretch: scan.Stretch) -> bool:
     """``is_model`` of any file; asked of most trees once, of those without a model for all files."""
     candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in stretch.traces)
     return candidates and any(is_model(root, file) for file in stretch.files())
+=======
+def cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
+    """
+    What forbids to conclude from its absence that a file is gone: where it is, and why.
+
+    It is a folder above it that is a link to nowhere, or that cannot be looked at.
+    """
+    try:
+        link = scan.link_to_nowhere(root.path, rel_path)
+    except OSError as error:
+        return os.path.dirname(rel_path), error
+    return None if link is None else (link, OSError(errno.ENOENT, scan.NO_TARGET))
+
+
+def require_same_mount(root: Root, mount: Mount, row: RootRow) -> None:
+    """
+    A root is where it was when it was last walked as a whole.
+
+    Raises:
+        RootUnavailable: It lies on another file system.
+    """
+    marker = row.mount
+    if marker is not None and marker != (mount.fs_type, mount.source, mount.root):
+        raise RootUnavailable(
+            f"{printable(root.path)} lies on another file system than before ({mount.fs_type} "
+            f"{printable(mount.source)}, it was {marker[0]} {printable(marker[1])}). Nothing was "
+            "judged: mount the old one, or start with a new state directory."
+        )
+>>>>>>> mend
 
 
 def companions_in(root: str, folder: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ import structlog
 
 from syncd import scan, soundness
 from syncd.clock import Clock
-from syncd.compare import PASSED_MAX, Comparer, Fresh, Root, Walked
+from syncd.compare import PASSED_MAX, Comparer, Fresh, Root, Walked, require_same_mount
 from syncd.config import IGNORE_FILE
 from syncd.core import paths, settle
 from syncd.core.judge import Passed, Taken
@@ -231,13 +231,25 @@ class Intake:
             await self._require_mounted(root)
         await self._take_in(walked, hint=hint.kind)
 
+    async def require_root(self, root: Root) -> None:
+        """
+        Require *root* to be there, without a walk.
+
+        Raises:
+            RootUnavailable: As ``walk``, where the root itself tells.
+        """
+        row = await self._lanes.db(self._store.files.root, root.id)
+        if root.type_key is None or row.held_model:  # ComfyUI puts up with the others
+            await self._require_mounted(root)
+
     async def _require_mounted(self, root: Root) -> None:
         """Files that are gone may be gone with their file system."""
         mount = await self._lanes.scan(_mount_of, root.path)
         row = await self._lanes.db(self._store.files.root, root.id)
         if mount is None or not await self._lanes.scan(os.path.isdir, root.path):
             raise RootUnavailable(_missing(root))
-        _require_same_mount(root, mount, row)
+        if row.held_model:
+            require_same_mount(root, mount, row)
 
     def _look_at_s(self, key: PathKey) -> float:
         """When to look again: at the end of the window; now and then where something is in the way."""
@@ -506,17 +518,7 @@ def _require_present(root: Root, mount: Mount | None, row: RootRow, walked: Walk
             f"{printable(root.path)} holds no model, although it did before. Nothing was judged: "
             "is its disk mounted? If the models were really removed, start with a new state directory."
         )
-    _require_same_mount(root, mount, row)
-
-
-def _require_same_mount(root: Root, mount: Mount, row: RootRow) -> None:
-    marker = row.mount
-    if marker is not None and marker != (mount.fs_type, mount.source, mount.root):
-        raise RootUnavailable(
-            f"{printable(root.path)} lies on another file system than before ({mount.fs_type} "
-            f"{printable(mount.source)}, it was {marker[0]} {printable(marker[1])}). Nothing was "
-            "judged: mount the old one, or start with a new state directory."
-        )
+    require_same_mount(root, mount, row)
 
 
 def _missing(root: Root) -> str:

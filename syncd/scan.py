@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+<<<<<<< HEAD
 import sys
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, field
@@ -18,12 +19,23 @@ from typing import Literal
 
 from syncd.core.paths import is_within, never_enter, owner_of
 from syncd.model import Fingerprint, FoundFile, Mount, Trace
+=======
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from syncd.core.paths import ENDINGS, ending_of, is_within, never_enter, owner_of
+from syncd.model import Fingerprint, FoundFile, Mount
+>>>>>>> mend
 
 Symlinks = Literal["follow", "within_roots", "skip"]
 """Which links are followed: all, as ComfyUI does; those that stay inside a root; none."""
 
 Problem = Callable[[str, OSError], None]
 """Told a rel_path at and below which nothing could be judged, and why."""
+
+NO_TARGET = "a link to a folder that is not there; is its disk mounted?"
 
 DEPTH_MAX = 64
 """Folders below each other; each holds a descriptor. Deeper ones are reported as a problem."""
@@ -128,7 +140,8 @@ def stretches(
     A folder that is its own ancestor is not entered again; one that two links lead to is two
     folders, as ComfyUI sees it. Folders of ``core.paths.never_enter`` are passed over. What cannot
     be read goes to *problem*, before any path that sorts after it is yielded: nothing may be
-    concluded about files there. A missing root is a problem of the empty path.
+    concluded about files there. So does a link to nowhere, unless its name is that of a model. A
+    missing root is a problem of the empty path.
 
     Args:
         below: Path of a folder below *root*; one that does not exist holds nothing.
@@ -228,7 +241,10 @@ class _Tree:
             linked = entry.is_symlink()
             found = self._behind(entry) if linked else entry.stat(follow_symlinks=False)
         except OSError as error:
-            self._report(self.chain[-1].path + entry.name, error)
+            if entry.is_symlink() and error.errno in _ABSENT:
+                self._report_link(entry.name)
+            else:
+                self._report(self.chain[-1].path + entry.name, error)
             return None
         return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
@@ -242,6 +258,15 @@ class _Tree:
             return os.fstat(fd) if _allowed(fd, path, self._symlinks, self._roots) else None
         finally:
             os.close(fd)
+
+    def _report_link(self, name: str) -> None:
+        """A link to nowhere: by its name it may stand for a folder whose disk is off."""
+        if self._symlinks == "skip" or never_enter(name) or ending_of(name) in ENDINGS:
+            return
+        path = self.chain[-1].path + name
+        target = os.path.realpath(os.path.join(self._roots[0], path))
+        if self._symlinks == "follow" or is_within(target, {r.rstrip("/") for r in self._roots}):
+            self._problem(path, OSError(errno.ENOENT, NO_TARGET))
 
     def _report(self, path: str, error: OSError) -> None:
         if error.errno not in _ABSENT:
@@ -293,6 +318,26 @@ def _opened(path: str) -> int:
         return os.open(path, _FILE)
     except PermissionError:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def link_to_nowhere(root: str, rel_path: str) -> str | None:
+    """
+    The folder above *rel_path* that is a link without a target, if there is one.
+
+    Its files are not gone: their disk is.
+
+    Raises:
+        OSError: It cannot be told what is there.
+    """
+    for cut in (i for i, c in enumerate(rel_path) if c == "/"):
+        folder = os.path.join(root, rel_path[:cut])
+        try:
+            os.stat(folder)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return rel_path[:cut] if Path(folder).is_symlink() else None
+    return None
 
 
 def companions(root: str, folder: str) -> dict[str, str]:

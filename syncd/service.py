@@ -37,6 +37,7 @@ from syncd.config import (
     Settings,
     extra_folders,
     reloaded,
+    require_claimed,
     rules_for,
     shown,
     value_at,
@@ -233,6 +234,7 @@ class Service:
 
         Raises:
             AlreadyRunning, StateError: The state directory cannot be used.
+            RootUnavailable: A root is not there, or on another file system than before.
         """
         applied = Applied()
 
@@ -243,6 +245,7 @@ class Service:
             return applied.exit_code
 
         await self._run(way, once=True)
+        applied.signal_code = self._signal_code()
         return applied
 
     async def _run(self, way: Callable[["_Parts"], Awaitable[int]], *, once: bool) -> int:
@@ -313,7 +316,9 @@ class Service:
     async def _apply(self, parts: _Parts, lines: Sequence[Line]) -> Applied:
         """Queue what still stands, and let the workers end it."""
         applier = parts.applier
-        await applier.begin(lines)
+        for root in parts.roots.values():
+            await parts.intake.require_root(root)
+        await applier.begin(lines, stopped=self._stop.is_set)
         parts.worker.may_send = applier.may_send
         working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: False))
         await self._run_until_stopped(parts, {working}, enough={working})
@@ -846,6 +851,7 @@ class Service:
             comparer=comparer,
             retirement=retirement,
             roots=roots,
+            hidden=settings.catalog.register_as == "disabled",
         )
         return _Parts(
             roots,
@@ -1033,15 +1039,10 @@ def require_same_cloud(
     Raises:
         ConfigError: It remembers the catalog of another one.
     """
-    api, wanted = settings.api, session_team or settings.api.team_id
-    base_url, team_id = store.servers.claim_state(api.base_url, wanted)
-    if base_url != api.base_url or wanted not in (None, team_id):
-        raise ConfigError(
-            f"{settings.state_dir} remembers what is in the catalog of {base_url}"
-            f"{f', team {team_id}' if team_id else ''}; the configuration or the session names "
-            "another one. Give each cloud and team a state_dir of its own."
-        )
-    return team_id
+    wanted = session_team or settings.api.team_id
+    claimed = store.servers.claim_state(settings.api.base_url, wanted)
+    require_claimed(settings, claimed, wanted)
+    return claimed[1]
 
 
 def _windows(settings: Settings) -> settle.Windows:

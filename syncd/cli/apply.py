@@ -126,8 +126,7 @@ def _tell(applied: Applied) -> None:
         for line, why in told:
             name = printable(line.path or line.model_path or "")
             click.echo(f"{what}: {line.action} {name}: {printable(why)}")
-    size = sum(line.size for line in applied.done if line.action is Act.UPLOAD)
     click.echo(
-        f"{len(applied.done)} done ({size_text(size)} uploaded), {len(applied.refused)} refused, "
+        f"{len(applied.done)} done ({size_text(applied.sent)} uploaded), {len(applied.refused)} refused, "
         f"{len(applied.left)} not done"
     )

@@ -17,6 +17,7 @@ from syncd.store import open_report
 
 COMPARED = frozenset(
     {Action.UPLOAD, Action.NEEDS_SIGN_IN, Action.REGISTERED, Action.DRIFT, Action.FAILED}
+    | {Action.CANCELLED}
 )
 """What is wanted in the catalog, and may be there; the others have no place in it."""
 

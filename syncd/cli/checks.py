@@ -17,7 +17,7 @@ from syncd.cli.plan import Planned, make_plan, roots_of
 from syncd.config import Loaded, Settings
 from syncd.core.preview import Action
 from syncd.core.standing import WRITERS, standing, team_of
-from syncd.errors import JobError, RootUnavailable, StateError
+from syncd.errors import ConfigError, JobError, RootUnavailable, StateError
 from syncd.model import Profile, Session, printable
 
 SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0
@@ -253,7 +253,7 @@ def _watches(settings: Settings) -> Check:
 def _names(loaded: Loaded) -> Check:
     try:
         planned = make_plan(loaded)
-    except (RootUnavailable, StateError) as error:
+    except (ConfigError, RootUnavailable, StateError) as error:
         return Check("names", Result.FAILED, str(error), code=error.exit_code)
     counts = Counter(step.action for step in planned.steps)
     unable = [step for step in planned.steps if step.action in _UNABLE]

@@ -11,14 +11,15 @@ from functools import cache
 import click
 
 from syncd.cli import Invocation, pass_invocation
-from syncd.compare import Comparer, Root, companions_in, is_model
-from syncd.config import Loaded, Settings, extra_folders, rules_for
+from syncd.compare import Comparer, Root, companions_in, cut_off, is_model, require_same_mount
+from syncd.config import Loaded, Settings, extra_folders, require_claimed, rules_for
 from syncd.core import settle
 from syncd.core.judge import Rules
 from syncd.core.preview import Action, Known, Step, Way, preview
 from syncd.core.tree import PathKey, Tree
 from syncd.errors import JobError, RootUnavailable
-from syncd.model import FoundFile, Verdict, printable
+from syncd.model import FoundFile, Session, Verdict, printable
+from syncd.store import RootRow, open_report
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
@@ -33,13 +34,15 @@ class Planned:
     The roots by a number of this plan's own, models_dir first, and a step for each file.
 
     ``known`` is what the store says of files, on disk or not; ``problems`` what could not be looked
-    at, and why.
+    at, and why; ``absent`` the directories of extra_model_paths that are not there and never held a
+    model.
     """
 
     roots: Mapping[int, Root]
     steps: Sequence[Step]
     known: Mapping[PathKey, Known]
     problems: Mapping[str, str]
+    absent: Sequence[str]
 
 
 @click.command()
@@ -85,20 +88,30 @@ def make_plan(loaded: Loaded) -> Planned:
     Raises:
         RootUnavailable: A root cannot be read, or holds no model although it did, or its
             ``.syncdignore`` cannot be used.
+        ConfigError: What is remembered is the catalog of another cloud or team.
         StateError: There is a store, and it cannot be read.
     """
     settings = loaded.settings
     way = Way(settings.api.single_put_limit, session=loaded.credential.is_session)
     roots, tree = roots_of(settings)
     comparer = comparer_of(settings, roots, tree)
-    known = _known(settings, roots)
+    known, rows = _remembered(loaded, roots)
     problems: dict[str, str] = {}
-    found = [file for root in roots.values() for file in _walk(settings, root, roots, problems)]
+    absent: list[str] = []
+    found = [
+        file for root in roots.values() for file in _walk(settings, root, roots, problems, absent)
+    ]
     for root in roots.values():
-        _require_models(root, found, known)
+        if root.id in rows:
+            _require_same_tree(root, rows[root.id], found)
+    here = {(file.root_id, file.rel_path) for file in found}
+    for root_id, rel_path in known.keys() - here:
+        problem = cut_off(roots[root_id], rel_path)
+        if problem is not None:
+            problems[roots[root_id].shown(problem[0])] = problem[1].strerror or str(problem[1])
     steps = preview(found, known, way, comparer.judge)
     steps = list(_looked_into(roots, found, steps))
-    return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems)
+    return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems, absent)
 
 
 def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Comparer:
@@ -162,13 +175,17 @@ def _as_bundles(
             yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
 
 
-def _require_models(root: Root, found: Iterable[FoundFile], known: Mapping[PathKey, Known]) -> None:
-    held_model = any(id_ == root.id and file.state != "ignored" for (id_, _), file in known.items())
-    if held_model and not any(is_model(root, file) for file in found if file.root_id == root.id):
+def _require_same_tree(root: Root, row: RootRow, found: Iterable[FoundFile]) -> None:
+    from syncd import scan
+
+    if not row.held_model:
+        return
+    if not any(is_model(root, file) for file in found if file.root_id == root.id):
         raise RootUnavailable(
             f"{printable(root.path)} holds no model, although it did before. "
             "Nothing was judged: is its disk mounted?"
         )
+    require_same_mount(root, scan.mount_of(root.path), row)
 
 
 def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
@@ -183,13 +200,18 @@ def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
 
 
 def _walk(
-    settings: Settings, root: Root, roots: Mapping[int, Root], problems: dict[str, str]
+    settings: Settings,
+    root: Root,
+    roots: Mapping[int, Root],
+    problems: dict[str, str],
+    absent: list[str],
 ) -> Iterator[FoundFile]:
     from syncd import scan
 
     def problem(rel_path: str, error: OSError) -> None:
         if rel_path == "" and isinstance(error, FileNotFoundError) and root.type_key is not None:
-            return  # as ComfyUI puts up with it
+            absent.append(root.path)  # as ComfyUI puts up with it
+            return
         if rel_path == "":
             raise RootUnavailable(
                 f"The models directory {printable(root.path)} cannot be read: {error.strerror}. "
@@ -206,19 +228,27 @@ def _walk(
     )
 
 
-def _known(settings: Settings, roots: Mapping[int, Root]) -> dict[PathKey, Known]:
-    from syncd.store import open_report
-
-    with open_report(os.fspath(settings.state_dir)) as report:
+def _remembered(
+    loaded: Loaded, roots: Mapping[int, Root]
+) -> tuple[dict[PathKey, Known], dict[int, RootRow]]:
+    """What the store says of files, and of the roots that it has met."""
+    known: dict[PathKey, Known] = {}
+    rows: dict[int, RootRow] = {}
+    with open_report(os.fspath(loaded.settings.state_dir)) as report:
         if report is None:
-            return {}
-        return {
-            (root.id, rel_path): known
-            for root in roots.values()
-            for rel_path, known in report.known(
-                root.path, real_path=os.path.realpath(root.path), type_key=root.type_key
-            ).items()
-        }
+            return known, rows
+        if (claimed := report.cloud()) is not None:
+            token = loaded.credential.current()
+            team_id = token.team_id if isinstance(token, Session) else loaded.settings.api.team_id
+            require_claimed(loaded.settings, claimed, team_id)
+        for root in roots.values():
+            real_path = os.path.realpath(root.path)
+            row = report.root(root.path, real_path=real_path, type_key=root.type_key)
+            if row is not None:
+                rows[root.id] = row
+            files = report.known(root.path, real_path=real_path, type_key=root.type_key)
+            known |= {(root.id, rel_path): file for rel_path, file in files.items()}
+    return known, rows
 
 
 def as_document(planned: Planned, agents: int | None) -> dict[str, object]:

@@ -3,23 +3,25 @@
 import asyncio
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import click
 
+from syncd.api import CloudApi
 from syncd.cli import Invocation, pass_invocation
 from syncd.cli.asking import NotAnswered, says_no, sha256_of_file
 from syncd.cli.plan import Planned, make_plan
 from syncd.config import Loaded
+from syncd.core import paths
 from syncd.core.drift import WHY, Drift, is_disabled, sha256_of
 from syncd.core.preview import Action, Step
 from syncd.core.throughput import bytes_per_s
 from syncd.errors import JobError, SyncdError
 from syncd.model import Record, printable
-from syncd.store import open_report
+from syncd.store import HoldRow, open_report
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/safe.schema.json."""
@@ -47,12 +49,27 @@ class AtRisk:
 
 @dataclass(slots=True)
 class Answer:
-    """What was found; ``unknown`` is why the cloud could not be asked."""
+    """
+    What was found. Sizes are bytes.
+
+    Args:
+        not_asked: Records that nobody was asked for.
+        passed_over: Model files that the rules leave out.
+        absent: Directories of extra_model_paths that are not there and never held a model.
+        hold: What everything waits for.
+        unknown: Why the cloud could not be asked.
+        rate: Bytes a second of the last uploads.
+    """
 
     files: int = 0
     size: int = 0
     at_risk: list[AtRisk] = field(default_factory=list)
     asked: Asked = Asked.NOT
+    not_asked: int = 0
+    passed_over: int = 0
+    passed_over_size: int = 0
+    absent: Sequence[str] = ()
+    hold: str | None = None
     unknown: SyncdError | None = None
     rate: float | None = None
 
@@ -95,6 +112,9 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
     answer = Answer()
     wanted = [step for step in planned.steps if step.action not in NOT_WANTED]
     answer.files, answer.size = len(wanted), sum(step.size for step in wanted)
+    models = [s for s in planned.steps if s.action in NOT_WANTED and _is_model(s)]
+    answer.passed_over, answer.passed_over_size = len(models), sum(step.size for step in models)
+    answer.absent = [printable(path) for path in planned.absent]
     answer.at_risk += [
         AtRisk(printable(path), 0, f"it cannot be looked at: {why}", to_send=False)
         for path, why in planned.problems.items()
@@ -111,8 +131,18 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
         except SyncdError as error:
             answer.unknown = error
     with open_report(os.fspath(loaded.settings.state_dir)) as report:
-        answer.rate = None if report is None else bytes_per_s(report.recent_uploads())
+        if report is not None:
+            answer.rate = bytes_per_s(report.recent_uploads())
+            answer.hold = "; ".join(map(_hold_text, report.holds())) or None
     return answer
+
+
+def _is_model(step: Step) -> bool:
+    return step.size > 0 and paths.ending_of(step.rel_path) in paths.ENDINGS
+
+
+def _hold_text(hold: HoldRow) -> str:
+    return printable(hold.why if hold.advice is None else f"{hold.why.rstrip('.')}. {hold.advice}")
 
 
 def _shown(planned: Planned, step: Step) -> str:
@@ -153,29 +183,66 @@ async def _ask(
     from syncd.cli.reaching import reaching
 
     ids = {id_: step for step in steps if (id_ := _record_id(planned, step)) is not None}
+    unnamed = {step.model_path: step for step in steps if _record_id(planned, step) is None}
+    records: dict[str, Record] = {}
+    at_path: list[Record] = []
     async with reaching(loaded) as api:
         try:
-            records = {r.id: r async for r in api.models() if r.id in ids}
+            async for listed in api.models():
+                if listed.id in ids:
+                    records[listed.id] = listed
+                if listed.model_path in unnamed:
+                    at_path.append(listed)
             answer.asked = Asked.LISTING
         except JobError as error:
             if not says_no(error):
                 raise NotAnswered(error) from error
+            answer.not_asked = len(unnamed) if deep else len(steps)
             if not deep:
                 return []
-            records, answer.asked = {}, Asked.EACH
+            answer.asked = Asked.EACH
         at_risk = []
         for id_, step in ids.items():
-            record = records.get(id_)
-            if record is None or record.file_hash is None:
-                # A list that is read page by page may pass over one, or show it in part.
-                try:
-                    record = await api.get_model(id_)
-                except JobError as error:
-                    raise NotAnswered(error) from error
+            # A list that is read page by page may pass over one, or show it in part.
+            record = await _whole(api, id_, records.get(id_))
             why = _drift(record, step, _known_sha256(planned, step), loaded)
             if why is not None:
                 at_risk.append(AtRisk(_shown(planned, step), step.size, why, to_send=False))
+        if answer.asked is Asked.LISTING:
+            whole = [await _whole(api, record.id, record) for record in at_path]
+            at_risk += _not_found(loaded, planned, unnamed.values(), whole)
         return at_risk
+
+
+async def _whole(api: CloudApi, id_: str, listed: Record | None) -> Record | None:
+    """
+    The record as *listed*, read by itself where the listing tells too little of it.
+
+    Raises:
+        NotAnswered: The cloud could not be asked.
+    """
+    if listed is not None and listed.file_hash is not None:
+        return listed
+    try:
+        return await api.get_model(id_)
+    except JobError as error:
+        raise NotAnswered(error) from error
+
+
+def _not_found(
+    loaded: Loaded, planned: Planned, steps: Iterable[Step], records: Sequence[Record | None]
+) -> Iterator[AtRisk]:
+    """The files whose record the cloud never named, and that none of *records* stands for."""
+    for step in steps:
+        sha256 = _known_sha256(planned, step)
+        if not any(
+            record is not None
+            and sha256_of(record) == sha256
+            and _drift(record, step, sha256, loaded) is None
+            for record in records
+        ):
+            why = "the cloud did not name its record, and lists none with its bytes at its path"
+            yield AtRisk(_shown(planned, step), step.size, why, to_send=False)
 
 
 def _record_id(planned: Planned, step: Step) -> str | None:
@@ -206,10 +273,16 @@ def _document(answer: Answer, *, deep: bool) -> dict[str, Any]:
         "bytes": answer.size,
         "compared_by": "hash" if deep else "stat",
         "records_asked_by": str(answer.asked),
+        "records_not_asked": answer.not_asked,
+        "passed_over": {"files": answer.passed_over, "bytes": answer.passed_over_size},
+        "absent": answer.absent,
         "unknown": None if answer.unknown is None else str(answer.unknown),
         "bytes_to_send": to_send,
         "bytes_per_s": None if answer.rate is None else round(answer.rate),
-        "seconds": None if answer.rate is None else round(to_send / answer.rate),
+        "seconds": None
+        if answer.rate is None or answer.hold is not None
+        else round(to_send / answer.rate),
+        "hold": answer.hold,
         "at_risk": [asdict(each) for each in answer.at_risk],
     }
 
@@ -230,14 +303,33 @@ def _say(answer: Answer, *, deep: bool) -> None:
         by = "read again and equal" if deep else "unchanged since it was registered"
         there = {
             Asked.LISTING: "every record is in the catalog",
-            Asked.EACH: "every record was asked for and is there",
-            Asked.NOT: "records were not asked for: this server does not list (--deep asks for each)",
+            Asked.EACH: f"every record was asked for and is there{_but(answer.not_asked)}",
+            Asked.NOT: f"{answer.not_asked} records were not asked for: this server does not list "
+            "(--deep asks for each)",
         }[answer.asked]
-        click.echo(
-            f"safe: {all_of_it}; every file is {by}, {there}"
-            if answer.files
-            else "safe: no models are here"
-        )
+        text = f"{all_of_it}; every file is {by}, {there}" if answer.files else "no models are here"
+        click.echo(f"safe: {text}{_beside(answer)}")
+
+
+def _but(not_asked: int) -> str:
+    if not not_asked:
+        return ""
+    was = "was not asked for: its id is" if not_asked == 1 else "were not asked for: their ids are"
+    return f", but {not_asked} {was} not known"
+
+
+def _beside(answer: Answer) -> str:
+    """What the answer leaves out."""
+    from syncd.cli.render import size_text
+
+    text = ""
+    if answer.passed_over:
+        are = "file%s is" if answer.passed_over == 1 else "files%s are"
+        are %= f" ({size_text(answer.passed_over_size)})"
+        text += f"; {answer.passed_over} model {are} passed over by the rules: syncd plan"
+    if answer.absent:
+        text += f"; not there: {', '.join(answer.absent)} (extra_model_paths)"
+    return text
 
 
 def _count(files: int) -> str:
@@ -250,6 +342,8 @@ def _how_long(answer: Answer) -> str:
     if not answer.to_send:
         return "; none of it is sent without a person"
     left = f"; {size_text(answer.to_send)} to send"
+    if answer.hold is not None:
+        return f"{left}; {answer.hold}"
     if answer.rate is None:
         return f"{left}, how long that takes is not known yet"
     minutes = max(1, round(answer.to_send / answer.rate / 60))

@@ -31,6 +31,7 @@ from syncd.config.settings import (
     VARIABLES,
     Multipart,
     Settings,
+    require_claimed,
     shown,
     value_at,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "find_config_file",
     "load",
     "reloaded",
+    "require_claimed",
     "rules_for",
     "shown",
     "value_at",

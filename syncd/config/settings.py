@@ -32,6 +32,7 @@ from pydantic_settings import (
 from syncd.core import bandwidth
 from syncd.core.news import signing_key
 from syncd.core.paths import ENDINGS, ending_of, fault_of
+from syncd.errors import ConfigError
 from syncd.model import printable
 from syncd.places import default_state_dir
 
@@ -584,3 +585,25 @@ def shown(value: object) -> str:
             return ", ".join(map(str, value))
         case _:
             return printable(str(value))
+
+
+def require_claimed(
+    settings: Settings, claimed: tuple[str, str | None], wanted: str | None
+) -> None:
+    """
+    The state directory is *claimed* (base URL, team) for the configured cloud.
+
+    Args:
+        wanted: The team of a stored session, else ``api.team_id``.
+
+    Raises:
+        ConfigError: It remembers the catalog of another one.
+    """
+    base_url, team_id = claimed
+    other_team = None not in (wanted, team_id) and wanted != team_id
+    if base_url != settings.api.base_url or other_team:
+        raise ConfigError(
+            f"{settings.state_dir} remembers what is in the catalog of {base_url}"
+            f"{f', team {team_id}' if team_id else ''}; the configuration or the session names "
+            "another one. Give each cloud and team a state_dir of its own."
+        )

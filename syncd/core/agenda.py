@@ -7,6 +7,7 @@ refused alone.
 """
 
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
@@ -132,6 +133,8 @@ def _object(number: int, text: str) -> Mapping[str, Any]:
 
 _TEXTS = ("why", "root", "path")
 _OPTIONAL = ("model_path", "sha256", "record_id", "was")
+_NAMES = ("root", "path", "was")
+_IDS = ("sha256", "record_id")
 _NEEDED: Mapping[Act, tuple[str, ...]] = {
     Act.UPLOAD: ("fingerprint", "model_path"),
     Act.ADOPT: ("fingerprint", "model_path", "sha256", "record_id"),
@@ -155,6 +158,12 @@ def _line(number: int, members: Mapping[str, Any]) -> Line:
     for name in (*_TEXTS, *(n for n in _OPTIONAL if n in members)):
         if not isinstance(members.get(name), str):
             raise Unusable(f"line {number}: {name} is not a text")
+    for name in _NAMES:
+        if name in members and not _may_name_a_file(members[name]):
+            raise Unusable(f"line {number}: {name} is no name that a file can have")
+    for name in _IDS:
+        if name in members and not _is_unicode(members[name]):
+            raise Unusable(f"line {number}: {name} is not Unicode")
     for name in _NEEDED[action]:
         if members.get(name) is None:
             raise Unusable(f"line {number}: {action} needs {name}")
@@ -163,6 +172,17 @@ def _line(number: int, members: Mapping[str, Any]) -> Line:
         raise Unusable(f"line {number}: size is not a whole number")
     fingerprint = _fingerprint(number, members.get("fingerprint"))
     return Line(**{**members, "action": action, "size": size, "fingerprint": fingerprint})
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _may_name_a_file(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _fingerprint(number: int, value: object) -> Fingerprint | None:

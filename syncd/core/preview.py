@@ -19,6 +19,7 @@ class Action(StrEnum):
     NEEDS_SIGN_IN = "needs_sign_in"
     REGISTERED = "registered"  # nothing to do
     FAILED = "failed"  # failed as it is; not tried again before it changes
+    CANCELLED = "cancelled"  # somebody gave up on it; not sent before it changes
     DRIFT = "drift"  # others deleted, disabled or moved its record; sent again only if asked for
     REFUSED = "refused"
     CONFLICT = "conflict"
@@ -140,6 +141,11 @@ def _wanted(file: FoundFile, model_path: str, known: Known | None, way: Way) -> 
     if known is not None and same and known.model_path == model_path:
         if known.state == "registered":
             return Action.REGISTERED, "in the catalog, unchanged since"
+        if known.state == Action.CANCELLED:
+            return (
+                Action.CANCELLED,
+                f"{known.why}; to send it after all: syncd retry, with its path",
+            )
         if known.state in ("failed", "drift", "unreadable", "incomplete", "refused"):
             return Action(known.state), known.why or f"{known.state} before, unchanged since"
     return _journey(file.fingerprint.size, known, way)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from syncd.core.tree import PathKey
 from syncd.model import FoundFile, Job, KnownFile, Priority, Target, Trace, Verdict, printable
@@ -148,6 +149,17 @@ def find_root(db: Database, path: str, real_path: str, type_key: str | None) -> 
     return None if row is None else int(row["id"])
 
 
+def root_row_of(row: Any) -> RootRow:
+    """A row of the root table."""
+    mount = (row["fs_type"], row["fs_source"], row["fs_root"])
+    return RootRow(
+        None if None in mount else mount,
+        held_model=row["held_model_at"] is not None,
+        scanned=row["scanned_at"] is not None,
+        rules=row["rules"],
+    )
+
+
 class Files:
     """The file, record and root tables."""
 
@@ -185,13 +197,7 @@ class Files:
         """What is remembered of a root."""
         row = self._db.one("SELECT * FROM root WHERE id = ?", (root_id,))
         assert row is not None
-        mount = (row["fs_type"], row["fs_source"], row["fs_root"])
-        return RootRow(
-            None if None in mount else mount,
-            held_model=row["held_model_at"] is not None,
-            scanned=row["scanned_at"] is not None,
-            rules=row["rules"],
-        )
+        return root_row_of(row)
 
     def mark_scanned(
         self,

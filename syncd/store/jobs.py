@@ -104,6 +104,16 @@ class Jobs:
             return False
         return not self.records.is_leaving(row["record_id"])
 
+    def is_cancelled(self, found: FoundFile) -> bool:
+        """Did somebody give up on the path's last job, and has the file not changed since?"""
+        row = self._db.one(
+            f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
+            (found.root_id, os.fsencode(found.rel_path)),
+        )
+        if row is None or row["state"] != State.CANCELLED:
+            return False
+        return job_of(row).fingerprint.same_file_as(found.fingerprint)
+
     # -- ownership -------------------------------------------------------------------------------
 
     def claim(self, owner: str, now_ms: int, ttl_ms: int) -> Job | None:

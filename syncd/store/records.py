@@ -9,6 +9,7 @@ the intent committed first. Who wants a record back before that call has it.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from syncd.core.drift import Drift
 from syncd.model import Job, KnownFile, Target
@@ -153,18 +154,16 @@ class Records:
     def standing(self) -> list[Standing]:
         """The records that should be in force because their file is here, or was when last seen."""
         rows = self._db.all(f"SELECT * FROM record WHERE {_STANDS} ORDER BY model_path, sha256")
-        return [
-            Standing(
-                row["record_id"],
-                row["model_path"],
-                row["sha256"],
-                ours=not row["adopted"],
-                known_at=row["registered_at"],
-                drift=None if row["drift"] is None else Drift(row["drift"]),
-                twin_id=row["twin_id"],
-            )
-            for row in rows
-        ]
+        return [_standing(row) for row in rows]
+
+    def standing_for(self, root_id: int, rel_path: str) -> Standing | None:
+        """The record that the path's last job ended with."""
+        row = self._db.one(
+            "SELECT record.* FROM job JOIN record USING (record_id) WHERE job.id ="
+            " (SELECT max(id) FROM job WHERE root_id = ? AND rel_path = ?) AND job.state = 'done'",
+            (root_id, os.fsencode(rel_path)),
+        )
+        return None if row is None else _standing(row)
 
     def note_checked(self, drifts: Mapping[str, Drift | None], now_ms: int) -> None:
         """What a look at the listing made of records, by their ids."""
@@ -292,6 +291,18 @@ class Records:
                 f"UPDATE record SET {change} WHERE model_path = ? AND sha256 = ?",
                 (value, retiring.model_path, retiring.sha256),
             )
+
+
+def _standing(row: Any) -> Standing:
+    return Standing(
+        row["record_id"],
+        row["model_path"],
+        row["sha256"],
+        ours=not row["adopted"],
+        known_at=row["registered_at"],
+        drift=None if row["drift"] is None else Drift(row["drift"]),
+        twin_id=row["twin_id"],
+    )
 
 
 _KNOWN_ID = "record_id NOT LIKE 'unknown:%'"

@@ -12,7 +12,7 @@ from syncd.core.preview import Known
 from syncd.core.tree import PathKey
 from syncd.model import Fingerprint, Record, Verdict, printable
 from syncd.store.db import Database
-from syncd.store.files import find_root
+from syncd.store.files import RootRow, find_root, root_row_of
 from syncd.store.holds import HoldRow, Holds
 from syncd.store.rows import fingerprint_of
 
@@ -329,6 +329,14 @@ class Report:
             for report in [_file_report(row)]
         }
 
+    def root(
+        self, root: str, *, real_path: str | None = None, type_key: str | None = None
+    ) -> RootRow | None:
+        """What is remembered of a root, or None where it was never watched; see ``Files.root_id``."""
+        root_id = find_root(self._db, root, real_path or root, type_key)
+        row = self._db.one("SELECT * FROM root WHERE id = ?", (root_id,))
+        return None if row is None else root_row_of(row)
+
     def file(
         self, root: str, rel_path: str, *, real_path: str | None = None, type_key: str | None = None
     ) -> FileDetail | None:
@@ -411,6 +419,11 @@ class Report:
         """The team whose catalog this is about; None as long as only device keys were used."""
         row = self._db.one("SELECT team_id FROM cloud")
         return None if row is None else row["team_id"]
+
+    def cloud(self) -> tuple[str, str | None] | None:
+        """The base URL and team that the store is claimed for; None as long as it is for none."""
+        row = self._db.one("SELECT base_url, team_id FROM cloud")
+        return None if row is None else (row["base_url"], row["team_id"])
 
     def newest_records(self, most: int) -> list[str]:
         """

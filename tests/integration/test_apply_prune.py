@@ -1,14 +1,17 @@
 """``syncd plan --out``, ``syncd apply`` and ``syncd prune``: nothing but what was agreed to."""
 
 import json
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Home, calls, records
+from tests.integration.harness import COMMAND, DEADLINE_S, PROJECT, Home, calls, records, until
 from tests.visitor import Visitor, good
 from tests.weights import weights
 
@@ -136,6 +139,98 @@ def test_what_others_did_away_with_is_sent_again_at_a_persons_word_only(
     assert set(records(cloud)) == {f"models/{ONE}", f"models/{TWO}"}
     assert home.run("safe").code == 0
     assert home.once().code == 0
+
+
+def test_a_plan_that_is_applied_twice_sends_nothing_twice(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    planned(home)
+    first, again = home.run("apply", str(plan_of(home))), home.run("apply", str(plan_of(home)))
+    made = [record["id"] for record in cloud.records()]
+    good(visitor.api.delete(f"/models/{made[0]}"))
+    lost = home.run("apply", str(plan_of(home)))
+
+    assert (first.code, again.code, lost.code) == (0, 0, 0)
+    assert len(made) == 2
+    assert again.out.startswith("2 done (0 B uploaded)")
+    assert len(records(cloud)) == 2
+    assert cloud.history.count("register") == 3
+
+
+def test_a_line_of_a_file_that_was_cancelled_since_is_refused(home: Home, cloud: Sandbox) -> None:
+    planned(home)
+    key, home.env["SYNCD_API__TOKEN"] = home.env["SYNCD_API__TOKEN"], "dk-nobody"
+    home.once()
+    home.run("cancel", TWO)
+    home.env["SYNCD_API__TOKEN"] = key
+    done = home.run("apply", str(plan_of(home)))
+
+    assert (done.code, set(records(cloud))) == (1, {f"models/{ONE}"})
+    assert f"refused: upload {TWO}: cancelled by syncd cancel" in done.out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_apply_that_is_told_to_stop_ends_by_the_signal(
+    number: int, code: int, home: Home, cloud: Sandbox
+) -> None:
+    planned(home)
+    home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=DEADLINE_S, count=None))
+    with subprocess.Popen(
+        [*COMMAND, "apply", str(plan_of(home))],
+        cwd=PROJECT, env=home.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        until(lambda: "presign" in calls(cloud), "the first request")
+        process.send_signal(number)
+        assert process.wait(DEADLINE_S) == code
+
+
+def test_apply_says_of_a_missing_tree_what_syncd_says(home: Home, tmp_path: Path) -> None:
+    planned(home)
+    home.models.rename(tmp_path / "away")
+    done, once = home.run("apply", str(plan_of(home))), home.once()
+
+    assert (done.code, once.code) == (66, 66)
+    assert "is missing or cannot be read" in done.said
+    assert done.said == once.said
+
+
+def test_a_record_below_a_link_to_nowhere_is_not_taken_back(
+    home: Home, cloud: Sandbox, tmp_path: Path
+) -> None:
+    (home.models / "vae").rename(tmp_path / "disk")
+    (home.models / "vae").symlink_to(tmp_path / "disk")
+    home.env |= {"SYNCD_CATALOG__DELETE_GRACE_S": "0", "SYNCD_CATALOG__ON_DELETE": "disable"}
+    home.once()
+    (tmp_path / "disk/two.pt").rename(tmp_path / "two.pt")
+    lines = planned(home)
+    (tmp_path / "disk").rename(tmp_path / "off")
+    done = home.run("apply", str(plan_of(home)))
+
+    assert lines[TWO]["action"] == "disable"
+    assert done.code == 1
+    assert f"refused: disable {TWO}: vae: a link to a folder that is not there" in done.out
+    assert len(records(cloud)) == 2
+
+
+def test_a_folder_that_was_removed_is_pruned(home: Home, cloud: Sandbox) -> None:
+    home.env["SYNCD_CATALOG__DELETE_GRACE_S"] = "0"
+    home.once()
+    (home.models / TWO).unlink()
+    (home.models / TWO).parent.rmdir()
+
+    assert home.run("prune", "--yes").code == 0
+    assert set(records(cloud)) == {f"models/{ONE}"}
+
+
+@pytest.mark.parametrize("path", ["vae/\udead.pt", "vae/\0.pt"], ids=["surrogate", "NUL"])
+def test_a_path_that_no_file_can_have_makes_no_plan(path: str, home: Home) -> None:
+    head, one, _ = _plan(home)
+    plan_of(home).write_text(f"{head}\n{json.dumps({**json.loads(one), 'path': path})}")
+    done = home.run("apply", str(plan_of(home)))
+
+    assert done.code == 2
+    assert "line 2: path is no name that a file can have" in done.said
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
+from syncd.sandbox.switches import Switches
 from tests.integration.harness import PROJECT, Home
 from tests.visitor import Visitor, good
 from tests.weights import weights
@@ -173,12 +175,13 @@ def test_deep_reads_what_no_timestamp_tells(home: Home) -> None:
     assert TWO in [each["path"] for each in deep["at_risk"]]
 
 
-def test_what_cannot_be_told_is_not_called_safe(home: Home, tmp_path: Path) -> None:
+def test_what_cannot_be_told_is_not_called_safe(home: Home, cloud: Sandbox, tmp_path: Path) -> None:
     home.once()
     good_key = home.env["SYNCD_API__TOKEN"]
     home.env["SYNCD_API__TOKEN"] = "dk-nobody"
     refused = home.run("safe")
-    home.env |= {"SYNCD_API__TOKEN": good_key, "SYNCD_API__BASE_URL": "http://127.0.0.1:9/api/v1"}
+    home.env["SYNCD_API__TOKEN"] = good_key
+    cloud.faults.add(Rule(Fault.RESET, "list_models", count=None))
     away = home.run("safe")
     home.models.rename(tmp_path / "away")
 
@@ -218,3 +221,137 @@ def test_a_file_in_drift_is_sent_again_only_where_it_is_named(
     assert (named.code, done.code) == (0, 0), named.err + done.err
     assert home.counts() == {"registered": 2}
     assert cloud.history.count("register") == 3
+
+
+# -- what safe must not overlook -------------------------------------------------------------------
+
+
+def change(home: Home, sql: str, *values: object) -> None:
+    """As if another machine, or another time, had written the store."""
+    with closing(sqlite3.connect(home.state / "syncd.db")) as connection, connection:
+        connection.execute(sql, values)
+
+
+def test_the_memory_of_another_cloud_says_nothing_of_this_one(home: Home, tmp_path: Path) -> None:
+    home.once()
+    with Sandbox(tmp_path / "other", switches=Switches(listing_off=404)) as other:
+        home.env |= {"SYNCD_API__BASE_URL": other.base_url, "SYNCD_API__TOKEN": other.device_key}
+        ran = [
+            home.run(*args)
+            for args in (["safe"], ["diff"], ["plan", "--out", str(tmp_path / "plan")], ["--once"])
+        ]
+
+    assert [done.code for done in ran] == [78] * 4
+    assert all("remembers what is in the catalog of" in done.said for done in ran)
+    assert len({done.said for done in ran}) == 1
+
+
+def test_I20_a_tree_on_another_mount_is_not_judged(home: Home) -> None:
+    home.once()
+    change(home, "UPDATE root SET fs_source = ?", "/dev/elsewhere")
+    safe, once = home.run("safe"), home.once()
+
+    assert (safe.code, once.code) == (66, 66)
+    assert safe.said == once.said
+    assert "lies on another file system than before" in safe.said
+
+
+@pytest.mark.parametrize("name", ["vae", "vae.pt"], ids=["a folder's name", "a model's name"])
+def test_I20_a_linked_folder_whose_disk_is_off_is_not_a_deleted_one(
+    name: str, home: Home, cloud: Sandbox, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    (home.models / "vae").rename(disk)
+    (home.models / "loras" / name).symlink_to(disk)
+    home.env |= {"SYNCD_CATALOG__DELETE_GRACE_S": "0", "SYNCD_CATALOG__ON_DELETE": "disable"}
+    first = home.once()
+    planned = home.run("plan", "--out", str(tmp_path / "plan"))
+    disk.rename(tmp_path / "off")
+    safe = document(home, "safe")
+    pruned, once = home.run("prune", "--yes"), home.once()
+    active = {record["model_status"] for record in cloud.records()}
+    (tmp_path / "off").rename(disk)
+
+    assert (first.code, planned.code, len(cloud.records()), active) == (0, 0, 2, {"active"})
+    assert (safe["exit_code"], pruned.code, once.code) == (1, 1, 1)
+    assert [each["path"] for each in safe["at_risk"]] == [f"loras/{name}"]
+    assert home.run("safe").code == 0
+
+
+def test_I20_a_linked_folder_that_was_never_there_is_not_safe(home: Home, tmp_path: Path) -> None:
+    home.once()
+    (home.models / "checkpoints").symlink_to(tmp_path / "volume")
+    (home.models / "loras" / "gone.pt").symlink_to(tmp_path / "file")
+    (home.models / ".lock").symlink_to("someone@host.123")
+
+    assert [each["path"] for each in document(home, "safe")["at_risk"]] == ["checkpoints"]
+
+
+def test_models_that_the_rules_pass_over_are_named_beside_the_answer(home: Home) -> None:
+    home.write("diffusers/flux/model.safetensors", weights(b"d" * 2000))
+    home.write("loras/card.png", b"no model")
+    home.once()
+    told, said = document(home, "safe"), home.run("safe")
+
+    assert (told["exit_code"], told["passed_over"]["files"]) == (0, 1)
+    assert "; 1 model file (2.1 KiB) is passed over by the rules: syncd plan" in said.out
+
+
+def test_a_record_without_an_id_is_looked_for_by_path_and_hash(
+    home: Home, cloud: Sandbox, visitor: Visitor
+) -> None:
+    home.once()
+    for table in ("job", "record"):
+        change(home, f"UPDATE {table} SET record_id = 'unknown:key' WHERE size = 2000")
+    there = document(home, "safe")
+    good(visitor.api.delete(f"/models/{record_of(cloud, TWO)}"))
+    gone = document(home, "safe")
+    cloud.switches = replace(cloud.switches, listing_off=404)
+    unasked, deep = document(home, "safe"), document(home, "safe", "--deep")
+
+    assert (there["exit_code"], gone["exit_code"]) == (0, 1)
+    assert [each["path"] for each in gone["at_risk"]] == [TWO]
+    assert [each["records_not_asked"] for each in (there, unasked, deep)] == [0, 2, 1]
+    assert "1 was not asked for" in home.run("safe", "--deep").out
+
+
+def test_a_folder_of_extra_model_paths_that_is_not_there_is_named(home: Home) -> None:
+    file = home.state.parent / "extra_model_paths.yaml"
+    file.write_text("other:\n  base_path: other\n  loras: l\n")
+    home.env["SYNCD_COMFYUI__EXTRA_MODEL_PATHS"] = str(file)
+    once = home.once()
+    missing = str(home.state.parent / "other" / "l")
+    told, said = document(home, "safe"), home.run("safe")
+
+    assert (once.code, told["exit_code"], told["absent"]) == (0, 0, [missing])
+    assert f"; not there: {missing}" in said.out
+
+
+def test_a_cancelled_file_is_not_sent_by_a_plan_and_not_safe(home: Home, cloud: Sandbox) -> None:
+    home.env["SYNCD_API__TOKEN"] = "dk-nobody"
+    home.once()
+    home.run("cancel", TWO)
+    home.env["SYNCD_API__TOKEN"] = cloud.device_key
+    plan = {step["path"]: step for step in home.plan()["files"]}[TWO]
+    told = {each["path"]: each for each in document(home, "safe")["at_risk"]}[TWO]
+    lines = home.state.parent / "plan.jsonl"
+    home.run("plan", "--out", str(lines))
+    applied = home.run("apply", str(lines))
+
+    assert (plan["action"], told["to_send"]) == ("cancelled", False)
+    assert "syncd retry" in plan["why"]
+    assert (applied.code, [r["model_path"] for r in cloud.records()]) == (0, [f"models/{ONE}"])
+
+
+def test_no_time_is_promised_while_everything_waits(home: Home) -> None:
+    home.once()
+    home.write("vae/new.pt", weights(b"n" * 1000))
+    home.run("pause")
+    told, said = document(home, "safe"), home.run("safe")
+
+    assert (told["seconds"], told["hold"]) == (
+        None,
+        "paused by syncd pause. To go on: syncd resume",
+    )
+    assert "to send; paused by syncd pause. To go on: syncd resume" in said.out
+    assert " min at the last" not in said.out

@@ -169,6 +169,25 @@ def test_links_that_lead_nowhere_are_ignored(root: Path) -> None:
     assert scan.look(str(root), 7, "self.pt") is None
 
 
+def test_I20_a_link_to_nowhere_that_may_stand_for_a_folder_is_a_problem(root: Path) -> None:
+    (root / "vae").mkdir()
+    for name in ("volume", "volume-v1.5", "gone.pt", ".hidden"):
+        (root / "vae" / name).symlink_to(root / "nothing")
+    (root / "outside").symlink_to("/nothing/there")
+
+    def met(symlinks: scan.Symlinks) -> list[str]:
+        problems: list[str] = []
+        walk = scan.walk(
+            str(root), 7, symlinks=symlinks, problem=lambda path, error: problems.append(path)
+        )
+        assert list(walk) == []
+        return problems
+
+    assert met("follow") == ["outside", "vae/volume", "vae/volume-v1.5"]
+    assert met("within_roots") == ["vae/volume", "vae/volume-v1.5"]
+    assert met("skip") == []
+
+
 @pytest.fixture
 def linked(root: Path, tmp_path: Path) -> Path:
     """A root with links to a file and a folder inside it, in another root, and outside of both."""
