@@ -16,16 +16,11 @@ from syncd.core import bundles, paths
 from syncd.core.diff import Change, Gone, Moved, New, diff
 from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
-<<<<<<< HEAD
-from syncd.model import FoundFile, KnownFile, Verdict, printable
-from syncd.store import KnownFiles, open_files
-
-_ENDINGS = tuple(map(os.fsencode, paths.ENDINGS))
-=======
 from syncd.errors import RootUnavailable
 from syncd.model import FoundFile, KnownFile, Mount, Verdict, printable
-from syncd.store import RootRow, open_files
->>>>>>> mend
+from syncd.store import KnownFiles, RootRow, open_files
+
+_ENDINGS = tuple(map(os.fsencode, paths.ENDINGS))
 
 PASSED_MAX = 20_000
 """Files that get no job, held in memory at a time: they are most of a large tree."""
@@ -351,12 +346,12 @@ def is_model(root: Root, file: FoundFile) -> bool:
     return paths.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
 
 
-<<<<<<< HEAD
 def _has_model(root: Root, stretch: scan.Stretch) -> bool:
     """``is_model`` of any file; asked of most trees once, of those without a model for all files."""
     candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in stretch.traces)
     return candidates and any(is_model(root, file) for file in stretch.files())
-=======
+
+
 def cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
     """
     What forbids to conclude from its absence that a file is gone: where it is, and why.
@@ -384,7 +379,6 @@ def require_same_mount(root: Root, mount: Mount, row: RootRow) -> None:
             f"{printable(mount.source)}, it was {marker[0]} {printable(marker[1])}). Nothing was "
             "judged: mount the old one, or start with a new state directory."
         )
->>>>>>> mend
 
 
 def companions_in(root: str, folder: str) -> dict[str, str]:

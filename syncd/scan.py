@@ -10,24 +10,15 @@ import errno
 import os
 import re
 import stat
-<<<<<<< HEAD
 import sys
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Literal
-
-from syncd.core.paths import is_within, never_enter, owner_of
-from syncd.model import Fingerprint, FoundFile, Mount, Trace
-=======
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from syncd.core.paths import ENDINGS, ending_of, is_within, never_enter, owner_of
-from syncd.model import Fingerprint, FoundFile, Mount
->>>>>>> mend
+from syncd.model import Fingerprint, FoundFile, Mount, Trace
 
 Symlinks = Literal["follow", "within_roots", "skip"]
 """Which links are followed: all, as ComfyUI does; those that stay inside a root; none."""
