@@ -859,7 +859,7 @@ class Worker:
         return on_bytes
 
     async def _not_as_announced(self, run: _Run, why: str) -> None:
-        """The file is not what its download was to bring: nothing of it leaves this machine."""
+        """The file is not what its download was to bring: nothing of it is completed or registered."""
         await self._db(self._store.files.mark_incomplete, run.job, why)
         self._log.warning("file.incomplete", path=run.job.rel_path, why=why)
         self._superseded(run)
