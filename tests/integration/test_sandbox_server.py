@@ -111,9 +111,9 @@ def test_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
 def test_command_shows_a_line_a_request_to_a_person() -> None:
     with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        access = dict(process.stdout.readline().split() for _ in range(5))
-        process.stdout.readline()
-        httpx.get(f"{access['base_url']}/users/me", trust_env=False, verify=False)
+        lines = iter(process.stdout.readline, "\n")  # what a client needs, then an empty one
+        access = dict(line.split(maxsplit=1) for line in lines)
+        httpx.get(f"{access['base_url'].strip()}/users/me", trust_env=False, verify=False)
         line = process.stdout.readline()
         process.terminate()
         process.communicate(timeout=20)

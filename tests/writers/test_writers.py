@@ -298,11 +298,16 @@ def test_I05_half_a_model_of_a_real_program_is_never_presigned_and_a_finished_on
     home.env |= {"SYNCD_SETTLE__ONCE_WAIT_S": "12", "COLUMNS": "240"}
     killed, finished = ([run for run in RUNS if run.killed is ended] for ended in (True, False))
     unsound = {run.rel_path for run in killed if run.writer.left is not None}
+
+    def all_are_told_of() -> bool:
+        time.sleep(1)  # each look is a process
+        return unsound <= told(home, daemon).keys()
+
     with home.daemon() as daemon:
         daemon.started()
         written = write_all(home, other_disk)
         until(lambda: all(registered_at_s(cloud, run) for run in finished), "the finished models")
-        until(lambda: unsound <= told(home, daemon).keys(), "a word on the others")
+        until(all_are_told_of, "a word on the others", within_s=90)
         assert daemon.stop() == 143
     again = home.once()  # nor does a new start take them, and it says what they wait for
 
