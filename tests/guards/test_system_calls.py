@@ -126,4 +126,6 @@ def test_a_walk_that_finds_nothing_changed_stats_each_file_once_and_opens_none(
     assert many.of(OPEN, ".note") == []
     assert many.of(OPEN, "first.safetensors") == []
     assert commits(many) == commits(few)
-    assert many.connects_at_all() == few.connects_at_all() == 0
+    assert (
+        many.connects_at_all() == few.connects_at_all() <= 1
+    )  # one look at the catalog, that what is registered is still there
