@@ -16,6 +16,8 @@ READY := .venv/.syncd .venv/.test
 # Three processes for two processors: the tests wait for other processes much of the time. One
 # that is done takes tests from the other.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+# Far above what a test and a run take: seconds after which what hangs fails, with its stacks.
+UNHUNG := --timeout 600 --session-timeout 3600
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -29,7 +31,7 @@ demo: .venv/.syncd ## upload and register sample models to a stand-in cloud, no 
 
 test: lint ## ruff, mypy and all tests; make test ARGS='-k queue' chooses some
 	@$(CHECK_TOOLS)
-	$(PYTEST) $(ARGS)
+	$(PYTEST) $(UNHUNG) $(ARGS)
 
 test-fast: $(READY) ## unit and property tests only
 	$(BIN)/python -m pytest tests/unit tests/property $(ARGS)

@@ -24,6 +24,27 @@ settings.load_profile("scaled")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class AtOnce:
+    """Prints each failure when it happens: a run that is cut short has said what it knew."""
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self.reporter = reporter
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """The end of what *report* tells, where it failed."""
+        if report.failed:
+            self.reporter.section(f"{report.nodeid} ({report.when})", sep=".")
+            self.reporter.write_line(report.longreprtext[-4_000:])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Failures are printed where there is a terminal: not by each process of several."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        config.pluginmanager.register(AtOnce(reporter))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Note each test's layer and the cases it tries; one without a layer ends the run."""
     for item in items:
