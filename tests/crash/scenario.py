@@ -66,7 +66,9 @@ class Starter:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asdict(order)) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        assert line, "the starter died; what it said is above"
+        return int(line)
 
     def close(self) -> None:
         """End it."""

@@ -32,7 +32,8 @@ def moments(theatre: Theatre, *, fresh: bool) -> list[Moment]:
         with theatre.scene(fresh=fresh) as scene:
             log = Path(f"{scene.out}.calls")
             assert scene.run(strace=[*watched(names), "-o", str(log)]) == 0, scene.said()
-            counts |= most_in_a_thread(entered(log))
+            # A call that strace has no name for is written down whether or not it was asked for.
+            counts |= most_in_a_thread(call for call in entered(log) if call.name in names)
     return [(name, k) for name, count in sorted(counts.items()) for k in range(1, count + 1)]
 
 

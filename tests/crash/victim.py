@@ -164,8 +164,9 @@ def _forked(order: Order) -> int:
     if pid == 0:
         code = FELL_OVER
         try:
-            os.read(ready, 1)
-            code = _child(order)
+            os.close(go)
+            if os.read(ready, 1):  # else whoever was to say so has died
+                code = _child(order)
         except BaseException as error:
             Path(order.out + ".fall").write_text(repr(error))
         finally:
