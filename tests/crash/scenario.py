@@ -247,7 +247,7 @@ def move_to(cloud: Sandbox, state: Path, models: Path) -> None:
         new = (cloud.base_url, cloud.team_id)
         assert db.execute("UPDATE cloud SET base_url = ?, team_id = ?", new).rowcount == 1
         for table in ("job", "record"):
-            moved = f"UPDATE {table} SET record_id = ?, storage_key = ? WHERE rel_path = ?"  # noqa: S608
+            moved = f"UPDATE {table} SET record_id = ?, storage_key = ? WHERE rel_path = ?"
             assert db.execute(moved, known).rowcount == 1
 
 
