@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,15 +49,31 @@ class Queue:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{server.server_port}"
 
+    def holds(self, length: int) -> None:
+        """From now on it says so."""
+        self.length = length
+
 
 class Run:
     """A daemon at work, its configuration, and the bytes that have arrived."""
 
-    def __init__(self, folder: Path, comfyui: Queue) -> None:
+    def __init__(self, folder: Path, comfyui: Queue, environment: dict[str, str]) -> None:
         self._folder = folder
         self._comfyui = comfyui
         self._config = folder / "config.toml"
+        self._environment = environment
         self.daemon: subprocess.Popen[bytes] | None = None
+
+    def syncd(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        """The real command with this configuration, begun."""
+        command = [*SYNCD, "--config", os.fspath(self._config), *arguments]
+        return subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL)
+
+    def limit(self, rate: str) -> None:
+        """``syncd limit``, from its start to its end."""
+        with self.syncd("limit", rate) as command:
+            pass
+        assert command.returncode == 0
 
     def configure(self, rate: str) -> None:
         """Write the configuration; a daemon that runs reloads it."""
@@ -81,19 +98,24 @@ class Run:
         time.sleep(seconds)
         return (self.stored() - before) / MIB / (time.monotonic() - began_s)
 
-    def seconds_until(self, rate: float, *, within_s: float = 10.0) -> float:
-        """Seconds from now to the beginning of the first second that runs at *rate* MiB/s or near."""
+    def seconds_until(
+        self, rate: float, change: Callable[[], None], *, within_s: float = 10.0
+    ) -> str:
+        """How long from *change* to the end of the first second at *rate* MiB/s or near."""
         began_s = time.monotonic()
         marks = [(began_s, self.stored())]
+        change()
+        asked_s = time.monotonic() - began_s
         while marks[-1][0] - began_s < within_s:
             time.sleep(0.1)
             marks.append((time.monotonic(), self.stored()))
             at_s, stored = next(mark for mark in marks if marks[-1][0] - mark[0] <= 1.05)
             seconds = marks[-1][0] - at_s
-            off = abs((marks[-1][1] - stored) / MIB / seconds - rate)
-            if seconds > 0.9 and off < max(NEAR * rate, NEAR_MIB):
-                return at_s - began_s
-        return float("inf")
+            if seconds > 0.9:  # shorter after a look that took long
+                off = abs((marks[-1][1] - stored) / MIB / seconds - rate)
+                if off < max(NEAR * rate, NEAR_MIB):
+                    return f"{marks[-1][0] - began_s:.1f} s, {asked_s:.1f} of them to ask"
+        return f"more than {within_s:.0f} s"
 
 
 @contextmanager
@@ -104,16 +126,15 @@ def running(folder: Path, comfyui: Queue) -> Iterator[Run]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as cloud:
         assert cloud.stdout is not None
         told = json.loads(cloud.stdout.readline())
-        run = Run(folder, comfyui)
-        run.configure("10 MiB/s")
         environment = {
             "PATH": os.environ["PATH"],
             "SYNCD_API__BASE_URL": told["base_url"],
             "SYNCD_API__TOKEN": told["session_token"],
             "SYNCD_API__TEAM_ID": told["team_id"],
         }
-        options = ["--config", f"{folder}/config.toml", "--log-level", "error"]
-        with subprocess.Popen([*SYNCD, *options], env=environment) as run.daemon:
+        run = Run(folder, comfyui, environment)
+        run.configure("20M")
+        with run.syncd("--log-level", "error") as run.daemon:
             try:
                 wait_for(lambda: run.stored() > 20 * MIB)
                 yield run
@@ -140,26 +161,25 @@ def wait_for(look: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def measure() -> Sequence[tuple[str, str]]:
+def measure() -> Iterator[tuple[str, str]]:
     """The table's rows."""
-    rows = []
     comfyui = Queue()
     with TemporaryDirectory() as folder, running(Path(folder), comfyui) as run:
-        rate = run.rate_over(MINUTE_S)
-        rows.append((f"10 MiB/s, over {MINUTE_S:.0f} s", f"{rate:.3f} MiB/s"))
-        for wanted in (20, 4, 16):
-            run.configure(f"{wanted} MiB/s")
-            after_s = run.seconds_until(wanted)
-            rows.append((f"reload to {wanted} MiB/s is in force after", f"{after_s:.1f} s"))
-        comfyui.length = 1
-        after_s = run.seconds_until(0)  # what trickles on is told by no second alone
-        rows.append(("pause once ComfyUI's queue is not empty, after", f"{after_s:.1f} s"))
-        comfyui.length = 0
-        after_s = run.seconds_until(16)
-        rows.append(("16 MiB/s again once it is empty, after", f"{after_s:.1f} s"))
-    return rows
+        for what, change in (("`syncd limit`", run.limit), ("a reload", run.configure)):
+            for wanted in (10, 4, 16):
+                took = run.seconds_until(wanted, partial(change, f"{wanted}M"))
+                yield f"{what} to {wanted} MiB/s", took
+                if wanted == 10:
+                    rate = run.rate_over(MINUTE_S)
+                    yield f"10 MiB/s by {what}, over {MINUTE_S:.0f} s", f"{rate:.3f} MiB/s"
+        # What trickles on during a pause is told by no second alone.
+        yield (
+            "pause once ComfyUI's queue is not empty",
+            run.seconds_until(0, partial(comfyui.holds, 1)),
+        )
+        yield "16 MiB/s again once it is empty", run.seconds_until(16, partial(comfyui.holds, 0))
 
 
 if __name__ == "__main__":
     for what, value in measure():
-        sys.stdout.write(f"| {what} | {value} |\n")
+        print(f"| {what} | {value} |", flush=True)

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +137,9 @@ class Place:
             timeout=DEADLINE_S,
         )  # fmt: skip
 
-    def is_healthy(self, pid: int | None = None) -> bool:
+    def health(self, pid: int | None = None) -> "subprocess.CompletedProcess[str]":
         """
-        The verdict of the image's own health check.
+        The image's own health check, done: its exit code and what it says.
 
         Args:
             pid: A process of the container, which is entered as an engine does. At the end of a
@@ -148,10 +148,12 @@ class Place:
         kind, *check = self.config["Healthcheck"]["Test"]
         assert kind == "CMD"
         if pid is None:
-            return self.run(*check).returncode == 0
+            return self.run(*check)
         enter = ["nsenter", f"--target={pid}", "--mount", "--root", f"--setuid={UID}"]
         inside = [*enter, f"--setgid={UID}", "env", "-i", *self.environment, *check]
-        return subprocess.run(inside, check=False, timeout=DEADLINE_S).returncode == 0
+        return subprocess.run(
+            inside, text=True, capture_output=True, check=False, timeout=DEADLINE_S
+        )
 
 
 @pytest.fixture
@@ -206,6 +208,16 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def image_size(name: str) -> str:
+    """As buildah tells it."""
+    return buildah("images", "--format", "{{.Size}}", name)
+
+
+def said(check: "subprocess.CompletedProcess[str]") -> str:
+    """A health check's exit code and words; buildah's own are none of them."""
+    return f"{check.returncode}: {check.stdout.strip()}"
+
+
 def program_below(pid: int) -> int:
     """
     The process below *pid* that is syncd itself; 0 if there is none yet.
@@ -239,10 +251,11 @@ def test_image_holds_the_program_and_no_way_to_change_it(place: Place) -> None:
 
 
 def test_container_is_healthy_while_it_runs_and_ends_in_order_on_sigterm(
-    place: Place, cloud: Sandbox, tmp_path: Path
+    place: Place, cloud: Sandbox, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     log = tmp_path / "log"
-    assert not place.is_healthy()
+    before = place.health()
+    assert before.returncode == 1, before
 
     with running(place.buildah_run(*place.config["Entrypoint"]), log) as process:
         until(lambda: records(cloud), f"a record; {log}", within_s=DEADLINE_S)
@@ -250,7 +263,8 @@ def test_container_is_healthy_while_it_runs_and_ends_in_order_on_sigterm(
         status = dict(
             x.split(":\t", 1) for x in Path(f"/proc/{pid}/status").read_text().splitlines()
         )
-        until(lambda: place.is_healthy(pid), "health", within_s=DEADLINE_S)
+        until(lambda: place.health(pid).returncode == 0, "health", within_s=DEADLINE_S)
+        healthy = place.health(pid)
         asked_s = time.monotonic()
         os.kill(pid, signal.SIGTERM)
         code = process.wait(DEADLINE_S)
@@ -261,7 +275,18 @@ def test_container_is_healthy_while_it_runs_and_ends_in_order_on_sigterm(
     assert code == 143, log.read_text()
     assert took_s < 20
     assert "service.stopped" in log.read_text()
-    assert not place.is_healthy()
+    after = place.health()
+    assert after.returncode == 1, after
+    rows = {
+        "image": image_size(IMAGE),
+        "of that the base": image_size(BASE),
+        "user, capabilities": f"{status['Uid'].split()[0]}, {status['CapEff']}",
+        "health check before the start": said(before),
+        "while it runs": said(healthy),
+        "after SIGTERM": said(after),
+        "SIGTERM": f"exit code {code} after {took_s:.1f} s",
+    }
+    record_property("table", "\n".join(f"| {what} | {value} |" for what, value in rows.items()))
 
 
 def test_container_runs_on_a_read_only_root_as_first_process(
