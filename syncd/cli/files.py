@@ -17,8 +17,9 @@ from syncd.compare import Comparer, Root
 from syncd.config import Settings
 from syncd.core.judge import Taken
 from syncd.core.tree import Tree
+from syncd.lock import is_locked
 from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict, printable
-from syncd.store import EventReport, FileDetail, FileReport, is_locked, open_report
+from syncd.store import EventReport, FileDetail, FileReport, open_report
 
 SCHEMA = 1
 """Version of the ``--json`` outputs; see docs/schemas."""

@@ -6,9 +6,9 @@ import click
 
 from syncd.cli import Invocation, pass_invocation
 from syncd.errors import SyncdError
+from syncd.lock import is_locked
 from syncd.model import printable
 from syncd.places import SOCKET
-from syncd.store import is_locked
 
 WELL, UNWELL = 0, 1
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from syncd import overview
 from syncd.cli import daemon
-from syncd.store import FileReport, HoldRow, is_locked, open_report
+from syncd.lock import is_locked
+from syncd.store import FileReport, HoldRow, open_report
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Tables and bars: everything of the command line that rich draws."""
 
-import asyncio
 import sys
 import time
 from collections import deque
@@ -112,10 +111,9 @@ def _running_row(running: Running) -> Sequence[RenderableType]:
     return name, bar, f"{running.phase}{parts} {size_text(done)}/{size_text(running.size)}"
 
 
-async def draw(meter: Meter, console: Console) -> None:
-    """Keep the bars on *console* until cancelled."""
-    with Live(Bars(meter), console=console, refresh_per_second=8, transient=True):
-        await asyncio.Event().wait()
+def drawn(meter: Meter, console: Console) -> Live:
+    """The bars on *console*, drawn by a thread of their own while the context is open."""
+    return Live(Bars(meter), console=console, refresh_per_second=8, transient=True)
 
 
 def summary(

@@ -1,7 +1,6 @@
 """``syncd`` and ``syncd --once``: runs the service and shows how it goes."""
 
 import asyncio
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -92,13 +91,8 @@ async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
 
     if loaded.origins["log.level"] == DEFAULT:
         log.configure(format=loaded.settings.log.format, level="error", stream=sys.stderr)
-    drawing = asyncio.create_task(render.draw(meter, Console(stderr=True)))
-    try:
+    with render.drawn(meter, Console(stderr=True)):
         return await service.run(once=True)
-    finally:
-        drawing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await drawing
 
 
 def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:

@@ -13,8 +13,8 @@ from syncd import overview
 from syncd.cli import Invocation, daemon, pass_invocation
 from syncd.cli.reading import Reading, progress_of, read_files
 from syncd.errors import SyncdError
+from syncd.lock import is_locked
 from syncd.model import printable
-from syncd.store import is_locked
 
 
 class NothingToWatch(SyncdError):

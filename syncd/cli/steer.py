@@ -11,8 +11,9 @@ import click
 from syncd import orders
 from syncd.cli import Invocation, daemon, pass_invocation
 from syncd.errors import SyncdError
+from syncd.lock import is_locked
 from syncd.model import printable
-from syncd.store import Store, is_locked, open_report
+from syncd.store import Store, open_report
 
 LISTED = 20
 """Files that are named one by one."""

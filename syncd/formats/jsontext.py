@@ -26,16 +26,17 @@ _ESCAPE = len(r"\u0000")
 
 SPACE = r"[ \t\n\r]*+"
 INTEGER = r"(?:0|[1-9][0-9]{0,18}+)"
+REPEATED = "{0,1000}"
 PLAIN = r'"[^"\\\x00-\x1f]{0,512}+"'
-_CHARACTERS = r'(?>(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*)'
+_CHARACTERS = r'(?>(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))' + REPEATED + ")"
 SIMPLE = (
     rf'(?:"{_CHARACTERS}"|true|false|null|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)'
 )
 """
 Pieces of expressions: white space, an offset, a key without escapes, a value that holds none.
 
-A group is repeated as ``(?>(?:...)*)``: before Python 3.11.5, ``(?:...)*+`` goes wrong where something
-in the group backtracks (gh-106052, gh-100061).
+A group is repeated as ``(?>(?:...){0,n})``: before Python 3.11.5, ``(?:...)*+`` goes wrong where
+something in the group backtracks (gh-106052, gh-100061), and what may be taken back costs memory.
 """
 
 _SPACE = re.compile(SPACE)
@@ -43,8 +44,8 @@ _BODY = re.compile(_CHARACTERS)
 _SCALAR = re.compile(rf"{SIMPLE}(?![\w.+-])")
 _INTEGER = re.compile(rf"{INTEGER}(?![\w.+-])")
 _RUNS = {
-    "]": re.compile(rf"(?>(?:{SIMPLE}{SPACE},{SPACE})*)"),
-    "}": re.compile(rf"(?>(?:{PLAIN}{SPACE}:{SPACE}{SIMPLE}{SPACE},{SPACE})*)"),
+    "]": re.compile(rf"(?>(?:{SIMPLE}{SPACE},{SPACE}){REPEATED})"),
+    "}": re.compile(rf"(?>(?:{PLAIN}{SPACE}:{SPACE}{SIMPLE}{SPACE},{SPACE}){REPEATED})"),
 }
 """Elements or members in a row, each with its comma: one match where a walk takes a call a token."""
 
@@ -151,14 +152,15 @@ class JsonText:
         self._expect('"')
         kept = ""
         while True:
+            start = self._at
             end = _BODY.match(self._text, self._at).end()  # type: ignore[union-attr]
-            kept += self._text[self._at : min(end, self._at + _KEPT - len(kept))]
+            kept += self._text[start : min(end, start + _KEPT - len(kept))]
             self._at = end
             # A quote ends it; an escape cut by the end of the window needs the next one.
             if self._text.startswith('"', end):
                 self._at += 1
                 return kept
-            if end + _ESCAPE <= len(self._text) or not self._more():
+            if end == start and (end + _ESCAPE <= len(self._text) or not self._more()):
                 raise self._fault()
 
     def _integer(self) -> int:

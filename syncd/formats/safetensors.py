@@ -8,7 +8,7 @@ end counts.
 
 import re
 
-from syncd.formats.jsontext import INTEGER, PLAIN, SIMPLE, SPACE, JsonText
+from syncd.formats.jsontext import INTEGER, PLAIN, REPEATED, SIMPLE, SPACE, JsonText
 from syncd.formats.window import Fault, read_at
 
 MAX_HEADER = 100_000_000
@@ -16,14 +16,14 @@ MAX_HEADER = 100_000_000
 
 _MEMBER = (
     rf'(?!"data_offsets"){PLAIN}{SPACE}:{SPACE}'
-    rf"(?:{SIMPLE}|\[{SPACE}(?:{INTEGER}{SPACE}(?>(?:,{SPACE}{INTEGER}{SPACE})*))?\])"
+    rf"(?:{SIMPLE}|\[{SPACE}(?:{INTEGER}{SPACE}(?>(?:,{SPACE}{INTEGER}{SPACE}){REPEATED}))?\])"
 )
 _USUAL = re.compile(
     rf'{SPACE},{SPACE}(?!"__metadata__"){PLAIN}{SPACE}:{SPACE}\{{{SPACE}'
-    rf"(?>(?:{_MEMBER}{SPACE},{SPACE})*)"
+    rf"(?>(?:{_MEMBER}{SPACE},{SPACE}){REPEATED})"
     rf'"data_offsets"{SPACE}:{SPACE}'
     rf"\[{SPACE}({INTEGER}){SPACE},{SPACE}({INTEGER}){SPACE}\]{SPACE}"
-    rf"(?>(?:,{SPACE}{_MEMBER}{SPACE})*)\}}"
+    rf"(?>(?:,{SPACE}{_MEMBER}{SPACE}){REPEATED})\}}"
 )
 """A tensor as all known writers put it, with the comma before it: one match, not 26 tokens."""
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from syncd.core.tree import PathKey
-from syncd.store.db import Database, Lock, is_locked
+from syncd.lock import Lock
+from syncd.store.db import Database
 from syncd.store.files import Admission, Files, KnownFiles, RootRow, Wanted
 from syncd.store.holds import HOLD_KINDS, PAUSED, HoldRow, Holds, Sent, Servers
 from syncd.store.jobs import Jobs
@@ -50,7 +51,6 @@ __all__ = [
     "Standing",
     "Store",
     "Wanted",
-    "is_locked",
     "open_files",
     "open_report",
 ]

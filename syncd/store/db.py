@@ -6,82 +6,19 @@ One read-write connection on one thread, opened after the lock is held; everybod
 (https://sqlite.org/wal.html, https://sqlite.org/pragma.html#pragma_synchronous).
 """
 
-import fcntl
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from syncd.errors import AlreadyRunning, StateError, StateFull
+from syncd.errors import StateError, StateFull
+from syncd.lock import unusable
 from syncd.model import printable
 
 FILE_NAME = "syncd.db"
-LOCK_NAME = "lock"
-LOCK_TRIES, LOCK_PAUSE_S = 5, 0.02
-
-
-class Lock:
-    """
-    The right to write in a state directory: an flock on a file beside the database.
-
-    Raises:
-        AlreadyRunning: Another process holds it.
-        StateError: The directory cannot be created or written.
-    """
-
-    def __init__(self, state_dir: str) -> None:
-        self._path = os.path.join(state_dir, LOCK_NAME)
-        try:
-            os.makedirs(state_dir, mode=0o700, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _unusable(state_dir, error) from error
-        try:
-            _flock_patiently(self._fd)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise AlreadyRunning(
-                f"Another syncd is at work on {printable(state_dir)}. "
-                "Ask it with 'syncd status', or stop it first."
-            ) from None
-        except OSError as error:
-            os.close(self._fd)
-            raise _unusable(state_dir, error) from error
-
-    def close(self) -> None:
-        """Give the right back. The file stays: removing it would let two owners in."""
-        os.close(self._fd)
-
-
-def _flock_patiently(fd: int) -> None:
-    """A reader that asks ``is_locked`` holds the file for an instant: that is no other owner."""
-    for _ in range(LOCK_TRIES - 1):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(LOCK_PAUSE_S)
-        else:
-            return
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def is_locked(state_dir: str) -> bool:
-    """Does a running syncd own *state_dir*?"""
-    try:
-        fd = os.open(os.path.join(state_dir, LOCK_NAME), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 class Database:
@@ -298,7 +235,7 @@ def _errors(path: str) -> Iterator[None]:
             _explain(path, error)
         ) from error
     except OSError as error:
-        raise _unusable(os.path.dirname(path), error) from error
+        raise unusable(os.path.dirname(path), error) from error
 
 
 def _may_pass(error: sqlite3.DatabaseError, path: str) -> bool:
@@ -328,11 +265,4 @@ def _explain(path: str, error: sqlite3.DatabaseError) -> str:
     return (
         f"{where} is damaged ({error}). Move the file aside and start again: what the catalog "
         "already holds is found there and not sent twice where the server lists models."
-    )
-
-
-def _unusable(state_dir: str, error: OSError) -> StateError:
-    return StateError(
-        f"The state directory {printable(state_dir)} cannot be used: {error.strerror}. "
-        "Give syncd a directory that it may write, on a local disk (state_dir)."
     )

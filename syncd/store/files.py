@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from syncd.core.tree import PathKey
@@ -24,10 +25,17 @@ _UPSERT = (
     " judged_at = excluded.judged_at"
 )
 _ENTANGLED = (
-    "SELECT EXISTS (SELECT 1 FROM job WHERE root_id = :root AND rel_path = :path"
-    " AND state IN ('queued', 'leased', 'failed', 'cancelled')) OR EXISTS (SELECT 1 FROM file"
-    " WHERE root_id = :root AND rel_path = :path AND verdict = 'conflict')"
+    "SELECT root_id, rel_path FROM job WHERE (root_id, rel_path) >= (?1, ?2)"
+    " AND (root_id, rel_path) <= (?3, ?4) AND state IN ('queued', 'leased', 'failed', 'cancelled')"
+    " UNION SELECT root_id, rel_path FROM file WHERE (root_id, rel_path) >= (?1, ?2)"
+    " AND (root_id, rel_path) <= (?3, ?4) AND verdict = 'conflict'"
 )
+
+_Row = tuple[Any, ...]
+"""What ``_UPSERT`` takes."""
+
+_KEY = itemgetter(0, 1)
+"""Root and path of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +257,7 @@ class Files:
         return KnownFiles(self._db, root_id, below)
 
     def judge(
-        self, judged: Iterable[tuple[FoundFile, Verdict, str, str | None]], now_ms: int
+        self, judged: Sequence[tuple[FoundFile, Verdict, str, str | None]], now_ms: int
     ) -> list[PathKey]:
         """
         Remember files that get no job: (file, verdict, reason, model_path where there is one).
@@ -257,14 +265,17 @@ class Files:
         A live job of such a path is superseded, and a conflict that it was part of ends: the others
         of it are forgotten and returned, to be looked at afresh.
         """
+        rows = [
+            _row(found, verdict, reason, model_path, None, now_ms)
+            for found, verdict, reason, model_path in judged
+        ]
         freed: list[PathKey] = []
-        rows = []
         with self._db.transaction():
-            for found, verdict, reason, model_path in judged:
-                if self._is_entangled(found):
+            entangled = self._entangled(rows)
+            for found, _, reason, _ in judged if entangled else ():
+                if (found.root_id, found.rel_path) in entangled:
                     self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
                     freed += self._leave_conflict(found.root_id, found.rel_path, None)
-                rows.append(_row(found, verdict, reason, model_path, None, now_ms))
             self._db.run_many(_UPSERT, rows)
         return freed
 
@@ -376,10 +387,13 @@ class Files:
             job_id = self._jobs.enqueue(found, target, now_ms, wanted.priority)
             admission.jobs[wanted.key] = job_id
 
-    def _is_entangled(self, found: FoundFile) -> bool:
-        """Has the path a job that may have to go, or a conflict? Of a million new files none has."""
-        row = self._db.one(_ENTANGLED, {"root": found.root_id, "path": os.fsencode(found.rel_path)})
-        return bool(row[0]) if row is not None else False
+    def _entangled(self, rows: Sequence[_Row]) -> set[PathKey]:
+        """Paths from the first of *rows* to the last that a job or a conflict may have to leave."""
+        if not rows:
+            return set()
+        first, last = min(rows, key=_KEY), max(rows, key=_KEY)
+        met = self._db.all(_ENTANGLED, (*_KEY(first), *_KEY(last)))
+        return {(row["root_id"], os.fsdecode(row["rel_path"])) for row in met}
 
     def _rivals(self, found: FoundFile, clash_key: str) -> list[KnownFile]:
         rows = self._db.all("SELECT * FROM file WHERE clash_key = ?", (clash_key,))
@@ -446,8 +460,7 @@ def _row(
     model_path: str | None,
     clash_key: str | None,
     now_ms: int,
-) -> tuple[object, ...]:
-    """What ``_UPSERT`` takes."""
+) -> _Row:
     return (
         found.root_id,
         os.fsencode(found.rel_path),

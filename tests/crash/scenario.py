@@ -26,6 +26,7 @@ from syncd.model import Call
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from tests.crash.victim import Order
+from tests.visitor import Visitor
 from tests.weights import HEADER, weights
 
 PROJECT = Path(__file__).parents[2]
@@ -92,8 +93,6 @@ class Scene:
     models: Path
     cloud: Sandbox
     starter: Starter
-    sent: frozenset[str]
-    """The files that have to be sent."""
     runs: int = 0
 
     def sha256(self, rel_path: str) -> str:
@@ -152,7 +151,7 @@ class Scene:
     def _require_records(self) -> None:
         """The catalog holds each file as it is, the store its bytes, and neither holds more."""
         found = {(r["model_path"], r["file_hash"]): r for r in self.cloud.records()}
-        expected = {(f"models/{path}", f"sha256:{self.sha256(path)}") for path in self.sent}
+        expected = {(f"models/{path}", f"sha256:{self.sha256(path)}") for path in SIZES}
         assert found.keys() == expected, self.said()
         for record in found.values():
             stored = self.cloud.stored_sha256(record["storage_key"])
@@ -196,15 +195,14 @@ class Theatre:
         """A scene of its own; a *fresh* one begins with no state directory at all."""
         folder = self._folder / f"scene-{next(self._numbers)}"
         folder.mkdir()
-        sent = SIZES.keys() - (set() if fresh else {KEPT})
         # Another seed than the cloud of the run before, or storage keys would come twice.
         with Sandbox(folder / "cloud", switches=SWITCHES, seed=int(not fresh)) as cloud:
             if not fresh:
                 shutil.copytree(self._before, folder / "state")
-                move_to(cloud, folder / "state")
+                move_to(cloud, folder / "state", self._models)
             starter = self._idle.pop() if self._idle else self._warm(cloud)
             try:
-                yield Scene(folder, self._models, cloud, starter, frozenset(sent))
+                yield Scene(folder, self._models, cloud, starter)
             finally:
                 self._idle.append(starter)
         shutil.rmtree(folder)
@@ -239,11 +237,18 @@ class Theatre:
         time.sleep(YOUNGEST_S)
 
 
-def move_to(cloud: Sandbox, state: Path) -> None:
+def move_to(cloud: Sandbox, state: Path, models: Path) -> None:
     """The run before was with this cloud: each scene has one of its own, all of them alike."""
+    with Visitor(cloud) as visitor:
+        visitor.upload((models / KEPT).read_bytes(), f"models/{KEPT}")
+    (record,) = cloud.records()
+    known = (record["id"], record["storage_key"], os.fsencode(KEPT))
     with closing(sqlite3.connect(state / "syncd.db", isolation_level=None)) as db:
         new = (cloud.base_url, cloud.team_id)
         assert db.execute("UPDATE cloud SET base_url = ?, team_id = ?", new).rowcount == 1
+        for table in ("job", "record"):
+            moved = f"UPDATE {table} SET record_id = ?, storage_key = ? WHERE rel_path = ?"
+            assert db.execute(moved, known).rowcount == 1
 
 
 def environment(models: Path, state: Path, cloud: Sandbox) -> dict[str, str]:

@@ -117,6 +117,18 @@ HUGE: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: text_header(b'{"__metadata__":[', b"0,", b"0]}"),
         "complete: a whole safetensors file",
     ),
+    "dimensions": (
+        "m.safetensors",
+        lambda: text_header(
+            b'{"a":{"data_offsets":[0,0]},"b":{"shape":[0', b",0", b'],"data_offsets":[0,0]}}'
+        ),
+        "complete: a whole safetensors file",
+    ),
+    "escapes": (
+        "m.safetensors",
+        lambda: text_header(b'{"__metadata__":{"a":"', rb"\n", b'"}}'),
+        "complete: a whole safetensors file",
+    ),
     "tensors": ("m.safetensors", lambda: many_tensors(16_000_000), "complete: a whole safetensors file"),
     "the largest vocabulary": (
         "m.gguf",

@@ -16,6 +16,7 @@ import pytest
 
 from syncd.core.preview import Known
 from syncd.errors import AlreadyRunning, LeaseLost, StateError
+from syncd.lock import is_locked
 from syncd.model import (
     Call,
     Fingerprint,
@@ -32,7 +33,7 @@ from syncd.model import (
     Trace,
     Verdict,
 )
-from syncd.store import RootRow, Store, Wanted, is_locked, open_files, open_report
+from syncd.store import RootRow, Store, Wanted, open_files, open_report
 from syncd.store.db import Database, migrations
 
 NOW = 1_700_000_000_000

@@ -397,11 +397,12 @@ def test_F15_a_real_overflow_asks_for_a_rescan(start: Start, root: Path, hints: 
     watcher = start(root)
     one, two = root / "loras" / "1.pt", root / "loras" / "2.pt"
     one.write_bytes(b"model")
+    two.write_bytes(b"model")
 
     with watcher._threads()[1]._lock:  # type: ignore[attr-defined]  # the reader falls behind
-        for _ in range(limit):  # four events each; the queue holds one
-            one.rename(two)
-            two.rename(one)
+        for _ in range(limit):  # alike and in a row, two events would be one
+            os.close(os.open(one, os.O_WRONLY))
+            os.close(os.open(two, os.O_WRONLY))
 
     hints.until(rescan(""))
 

@@ -57,7 +57,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
     "model": frozenset(),
     "clock": frozenset(),
-    "places": frozenset({"model", "errors"}),
+    **dict.fromkeys(("places", "lock"), frozenset({"model", "errors"})),
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
@@ -65,6 +65,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "lanes": frozenset({"core", "errors", "patience"}),
     "lead": BELOW_IO,
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
+    "store": BELOW_IO | {"lock"},
     "overview": frozenset({"model", "progress", "store"}),
     "orders": BELOW_IO | {"store"},
     "metrics": frozenset({"progress", "store", "overview"}),
@@ -91,7 +92,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "dispatch": BELOW_WORKER | {"worker", "allowance", "announce"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
-    "cli": BELOW_SERVICE | {"service", "sandbox"},
+    "cli": BELOW_SERVICE | {"lock", "service", "sandbox"},
     "__main__": frozenset({"cli"}),
 }
 """What a room may import beside itself. A new room gets its line here first."""

@@ -1,0 +1,83 @@
+"""
+The right to write in a state directory.
+
+A room of its own, since whoever only asks whether a syncd is running needs no database.
+"""
+
+import fcntl
+import os
+import time
+
+from syncd.errors import AlreadyRunning, StateError
+from syncd.model import printable
+
+NAME = "lock"
+TRIES, PAUSE_S = 5, 0.02
+
+
+class Lock:
+    """
+    The right to write in a state directory: an flock on a file beside the database.
+
+    Raises:
+        AlreadyRunning: Another process holds it.
+        StateError: The directory cannot be created or written.
+    """
+
+    def __init__(self, state_dir: str) -> None:
+        self._path = os.path.join(state_dir, NAME)
+        try:
+            os.makedirs(state_dir, mode=0o700, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise unusable(state_dir, error) from error
+        try:
+            _flock_patiently(self._fd)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise AlreadyRunning(
+                f"Another syncd is at work on {printable(state_dir)}. "
+                "Ask it with 'syncd status', or stop it first."
+            ) from None
+        except OSError as error:
+            os.close(self._fd)
+            raise unusable(state_dir, error) from error
+
+    def close(self) -> None:
+        """Give the right back. The file stays: removing it would let two owners in."""
+        os.close(self._fd)
+
+
+def _flock_patiently(fd: int) -> None:
+    """A reader that asks ``is_locked`` holds the file for an instant: that is no other owner."""
+    for _ in range(TRIES - 1):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        else:
+            return
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_locked(state_dir: str) -> bool:
+    """Does a running syncd own *state_dir*?"""
+    try:
+        fd = os.open(os.path.join(state_dir, NAME), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def unusable(state_dir: str, error: OSError) -> StateError:
+    """What to tell where *state_dir* cannot be opened or written."""
+    return StateError(
+        f"The state directory {printable(state_dir)} cannot be used: {error.strerror}. "
+        "Give syncd a directory that it may write, on a local disk (state_dir)."
+    )
