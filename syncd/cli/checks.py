@@ -171,8 +171,9 @@ def _proxy(settings: Settings) -> Check:
 
 def _place(url: str) -> str:
     """Where a proxy is, without its user and password."""
-    parts = urlsplit(url)
-    return printable(f"{parts.scheme}://{parts.hostname}:{parts.port or 80}")
+    host = url.rpartition("@")[2].rpartition("://")[2].partition("/")[0]
+    scheme = url.partition("://")[0] if "://" in url else "http"  # as httpx takes it
+    return printable(f"{scheme}://{host}")
 
 
 def _certificates(settings: Settings) -> Check:

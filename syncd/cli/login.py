@@ -23,8 +23,9 @@ from syncd.cli.account import (
 from syncd.cli.reaching import reaching
 from syncd.clock import SystemClock
 from syncd.config import Loaded
+from syncd.core.responses import DEVICE_KEY
 from syncd.core.standing import team_of
-from syncd.errors import ConfigError, NeedsOperator
+from syncd.errors import ConfigError, NeedsOperator, StateError
 from syncd.model import Kind, Pairing, Profile, Session, Team, printable
 from syncd.store import Store
 
@@ -67,20 +68,20 @@ def login(
 @click.command()
 @pass_invocation
 def logout(invocation: Invocation) -> int:
-    """Revoke the device key of this machine, and remove what syncd login keeps."""
+    """
+    Revoke the device key of this machine, and remove what syncd login keeps.
+
+    A credential that was put elsewhere, by hand or by a service manager, stays, and is named.
+    """
     loaded = invocation.load()
-    stored, code = stored_of(loaded), 0
-    key, origin = loaded.credential.device_key()
+    stored = stored_of(loaded)
+    supplied, origin = loaded.credential.configured()
     own, kept = loaded.credential.kept_keys(), stored.session_file.exists()
-    for each, _ in own:
-        code = _revoke(loaded, each) or code
+    ended = {key: _revoke(loaded, key) for key, _ in own}
+    code = max(ended.values(), default=0)
     if own:
         _forget_key(loaded)
         click.echo(f"The device key is removed from {' and '.join(place for _, place in own)}.")
-    if key is not None and not _is_ours(loaded, origin):
-        click.echo(f"The device key in {origin} was not put there by syncd login, and stays.")
-    elif not own and not kept:
-        click.echo("Nothing is kept here.")
     if kept:
         with locked(stored):
             stored.remove(stored.session_file)
@@ -88,7 +89,36 @@ def logout(invocation: Invocation) -> int:
             f"The session is removed from {printable(str(stored.session_file))}. The cloud has no "
             "call that ends one: what was removed here runs out there by itself."
         )
-    return code
+    silent = _silent_keyring(loaded)
+    if supplied is not None and not _is_ours(loaded, origin):
+        click.echo(_stays(supplied, origin, is_revoked=ended.get(supplied) == 0))
+    elif silent is None and not own and not kept:
+        click.echo("Nothing is kept here.")
+    if silent is not None:
+        click.echo(f"{silent}. A device key in it stays; unlock it, then: syncd logout", err=True)
+    return code or (0 if silent is None else silent.exit_code)
+
+
+def _stays(token: str, origin: str, *, is_revoked: bool) -> str:
+    """About a credential that is not ours to remove."""
+    if is_revoked:
+        return f"The same key lies in {origin}, where it is of no use any more: take it away there."
+    kind = "device key" if DEVICE_KEY.fullmatch(token) else "session token"
+    return (
+        f"The {kind} in {origin} was not put there by syncd login, and stays in force: syncd goes "
+        "on with it until it is taken away there."
+    )
+
+
+def _silent_keyring(loaded: Loaded) -> StateError | None:
+    """What a keyring says that may have a key and does not tell."""
+    ring = loaded.credential.own_keyring
+    try:
+        if ring is not None:
+            ring.ask()
+    except StateError as error:
+        return error
+    return None
 
 
 # -- a device key ---------------------------------------------------------------------------------
@@ -203,7 +233,7 @@ def _keep_key(loaded: Loaded, key: str) -> str:
 
 
 def _forget_key(loaded: Loaded) -> None:
-    stored, ring = stored_of(loaded), loaded.credential.keyring
+    stored, ring = stored_of(loaded), loaded.credential.own_keyring
     with locked(stored):
         stored.remove(stored.device_key_file)
     if ring is not None:

@@ -99,8 +99,25 @@ class CredentialSource:
 
     def device_key(self) -> tuple[str | None, str]:
         """The device key that counts where there is no session, and its origin."""
-        token, origin = self._configured()
+        token, origin = self.configured()
         return (token, origin) if token and DEVICE_KEY.fullmatch(token) else (None, DEFAULT)
+
+    def configured(self) -> tuple[str | None, str]:
+        """
+        The first token of all places but the stored session, and its origin.
+
+        Raises what ``read`` raises.
+        """
+        for token, origin in self._candidates():
+            if token is not None:
+                _check_token(token, origin, self.team_id)
+                return token, origin
+        return None, DEFAULT
+
+    @property
+    def own_keyring(self) -> Keyring | None:
+        """Where ``syncd login`` may have kept a key, even if a named file keeps it from counting."""
+        return Keyring(self.stored.base_url, self.stored.state_dir) if self.stored else None
 
     def kept_keys(self) -> list[tuple[str, str]]:
         """
@@ -113,8 +130,8 @@ class CredentialSource:
         if self.stored is not None:
             file = self.stored.device_key_file
             found.append((TokenFile(file).read(), printable(str(file))))
-        if self.keyring is not None:
-            found.append((self.keyring.key(), self.keyring.name))
+        if (ring := self.own_keyring) is not None:
+            found.append((ring.key(), ring.name))
         return [(key, place) for key, place in found if key and DEVICE_KEY.fullmatch(key)]
 
     def places(self) -> list[str]:
@@ -125,20 +142,13 @@ class CredentialSource:
         return [printable(each) for each in (*sessions, "api.token", *files, *rings)]
 
     def _find(self) -> tuple[str | Session | None, str]:
-        token, origin = self._configured()
+        token, origin = self.configured()
         if token is not None and not DEVICE_KEY.fullmatch(token):
             return token, origin
         session = self.stored.session() if self.stored is not None else None
         if session is None or self.stored is None:
             return token, origin
         return session, printable(str(self.stored.session_file))
-
-    def _configured(self) -> tuple[str | None, str]:
-        for token, origin in self._candidates():
-            if token is not None:
-                _check_token(token, origin, self.team_id)
-                return token, origin
-        return None, DEFAULT
 
     def _candidates(self) -> Iterator[tuple[str | None, str]]:
         if self.given is not None:

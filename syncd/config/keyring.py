@@ -46,12 +46,24 @@ class Keyring:
 
     def key(self) -> str | None:
         """The device key; None if there is none, or the keyring cannot be asked."""
+        with suppress(StateError):
+            return self.ask()
+        return None
+
+    def ask(self) -> str | None:
+        """
+        The device key; None if there is none.
+
+        Raises:
+            StateError: The keyring does not answer: it is locked, for example.
+        """
         if not self.usable:
             return None
-        with suppress(*_failures()):
+        try:
             found: str | None = _backend().get_password(*self._entry)
-            return found
-        return None
+        except _failures() as error:
+            raise StateError(f"the keyring does not answer: {type(error).__name__}") from None
+        return found
 
     def keep(self, key: str) -> None:
         """

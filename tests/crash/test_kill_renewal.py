@@ -97,10 +97,11 @@ class Scene:
         assert session is not None
         return session
 
-    def renewals(self) -> list[int | None]:
-        """What the cloud made of each token that was sent since the beginning."""
+    def renewals(self) -> list[int]:
+        """What the cloud made of each token that reached it since the beginning."""
+        # Killed between head and body, the caller has sent no token: such a call has no status.
         entries = self.cloud.history.entries(Call.REFRESH)
-        return [entry.status for entry in entries if entry.seq > self.seen]
+        return [e.status for e in entries if e.seq > self.seen and e.status is not None]
 
 
 @pytest.fixture(scope="module")

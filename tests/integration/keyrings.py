@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from keyring.backend import KeyringBackend
+from keyring.errors import KeyringLocked
 
 
 class InFile(KeyringBackend):
@@ -33,3 +34,10 @@ class InFile(KeyringBackend):
 
     def _write(self, entries: dict[str, str]) -> None:
         self._path.write_text(json.dumps(entries))
+
+
+class Locked(InFile):
+    """Nobody has typed its password."""
+
+    def get_password(self, service: str, username: str) -> str | None:
+        raise KeyringLocked

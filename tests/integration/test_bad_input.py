@@ -1,5 +1,6 @@
 """What is wrong gets a clear error: an exit code, what happened to what, what to do. Nothing is lost."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -313,18 +314,15 @@ entry()
 """
 
 
-@pytest.mark.parametrize("way", [["--once"], []])
-def test_a_state_directory_on_a_network_file_system_is_refused_at_start(
-    home: Home, way: list[str]
-) -> None:
+def on_nfs(home: Home, *args: str) -> "subprocess.CompletedProcess[str]":
+    """``syncd`` with *args*, whose state directory lies on a network file system."""
     mounts = home.state.parent / "mountinfo"
     mounts.write_text(
         "22 1 254:0 / / rw - ext4 /dev/vda rw\n"
         f"30 22 0:30 / {home.state} rw - nfs4 10.0.0.5:/export rw\n"
     )
-
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, mounts, *way],
+    return subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, mounts, *args],
         cwd=PROJECT,
         env=home.environment(),
         capture_output=True,
@@ -333,6 +331,22 @@ def test_a_state_directory_on_a_network_file_system_is_refused_at_start(
         check=False,
     )
 
+
+@pytest.mark.parametrize("way", [["--once"], []])
+def test_a_state_directory_on_a_network_file_system_is_refused_at_start(
+    home: Home, way: list[str]
+) -> None:
+    done = on_nfs(home, *way)
+
     assert done.returncode == 74
     says(done.stderr, os.fspath(home.state), "network file system (nfs4)", "Set state_dir")
     assert not (home.state / "syncd.db").exists()
+
+
+def test_the_doctor_tells_of_a_state_directory_on_a_network_file_system(home: Home) -> None:
+    done = on_nfs(home, "doctor", "--json", "--offline")
+
+    assert done.returncode == 74
+    (told,) = [each for each in json.loads(done.stdout)["checks"] if each["result"] == "failed"]
+    assert (told["name"], told["found"]) == ("state directory", f"{home.state}: on nfs4")
+    assert "local disk" in told["what_to_do"]

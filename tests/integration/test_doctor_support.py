@@ -1,5 +1,6 @@
 """``syncd doctor``, ``health``, ``support-bundle`` and ``completion``, as an operator meets them."""
 
+import base64
 import json
 import os
 import re
@@ -15,8 +16,8 @@ from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from tests.fakes import ScriptedServer, reply
-from tests.integration.harness import COMMAND, PROJECT, Home
-from tests.integration.test_no_secrets import leaks
+from tests.integration.harness import COMMAND, PROJECT, Home, until
+from tests.integration.test_no_secrets import files_below, leaks
 from tests.weights import weights
 
 ONE = "loras/one.safetensors"
@@ -125,6 +126,42 @@ def test_a_state_directory_that_cannot_be_written_is_told(home: Home) -> None:
     found = checks(home, "--offline", code=74)
 
     assert failed(found) == {"state directory"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "written", "suffix"),
+    [
+        ("SYNCD_NETWORK__PROXY", "http://{user}:{password}@{place}/", ""),
+        ("HTTPS_PROXY", "http://{user}:{password}@{place}", " (from the environment)"),
+        ("HTTPS_PROXY", "{user}:{password}@{place}", " (from the environment)"),
+    ],
+)
+def test_the_password_of_a_proxy_goes_to_the_proxy_alone(
+    home: Home, variable: str, written: str, suffix: str
+) -> None:
+    password, user = SECRETS
+    with ScriptedServer([reply(407, close=True)] * 100) as proxy:
+        place = proxy.url.removeprefix("http://")
+        home.env |= {
+            "SYNCD_API__BASE_URL": "https://cloud.example.com/api/v1",
+            "SYNCD_LOG__LEVEL": "debug",
+            variable: written.format(user=user, password=password, place=place),
+        }
+        found = checks(home, code=75)
+        runs = [home.run("doctor"), home.run("whoami"), home.run("config", "show")]
+        with home.daemon() as daemon:
+            until(lambda: "407" in daemon.log.read_text(), "the refusal")
+
+    assert found["proxy"]["found"] == f"{proxy.url}{suffix}"
+    assert failed(found) == {"cloud"}
+    expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    assert [seen.header("Proxy-Authorization") for seen in proxy.seen[:3]] == [expected] * 3
+    said = (
+        json.dumps(found) + daemon.log.read_text() + "".join(done.out + done.err for done in runs)
+    )
+    kept = b"".join(files_below(home.state).values())
+    secrets = [user, password, expected.removeprefix("Basic ")]
+    assert leaks(secrets, {"said": said.encode(), "kept": kept}) == []
 
 
 def test_an_unreachable_cloud_is_temporary(home: Home) -> None:

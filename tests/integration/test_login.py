@@ -165,6 +165,16 @@ def give_session(home: Home, cloud: Sandbox) -> None:
     )
 
 
+def with_keyring(home: Home, folder: Path) -> Path:
+    """Give *home* a keyring; the file that it is in."""
+    ring = folder / "ring.json"
+    home.env |= {
+        "PYTHON_KEYRING_BACKEND": "tests.integration.keyrings.InFile",
+        "TEST_KEYRING": str(ring),
+    }
+    return ring
+
+
 def key_of(home: Home) -> str:
     return (home.state / "credentials/api_token").read_text()
 
@@ -285,11 +295,7 @@ def test_a_revoked_key_is_paired_anew(box: Home, cloud: Sandbox) -> None:
 
 
 def test_a_usable_keyring_keeps_the_key_and_a_file_does_not(box: Home, tmp_path: Path) -> None:
-    ring = tmp_path / "ring.json"
-    box.env |= {
-        "PYTHON_KEYRING_BACKEND": "tests.integration.keyrings.InFile",
-        "TEST_KEYRING": str(ring),
-    }
+    ring = with_keyring(box, tmp_path)
     pair(box)
     said = whoami(box)
     shown = box.run("config", "show").out
@@ -459,7 +465,66 @@ def test_logout_ends_the_key_of_login_where_another_one_counts_before_it(
     assert cloud._accounts.identify(own) is None
     assert cloud._accounts.identify(cloud.device_key) is not None
     assert not (box.state / "credentials/api_token").exists()
-    assert "SYNCD_API__TOKEN was not put there by syncd login, and stays" in done.out
+    assert "SYNCD_API__TOKEN was not put there by syncd login, and stays in force" in done.out
+
+
+def test_logout_ends_the_key_in_a_keyring_that_a_named_file_keeps_from_counting(
+    box: Home, cloud: Sandbox, tmp_path: Path
+) -> None:
+    ring, named = with_keyring(box, tmp_path), tmp_path / "token"
+    pair(box)
+    (own,) = json.loads(ring.read_text()).values()
+    named.write_text(cloud.device_key)
+    named.chmod(0o600)
+    box.env["SYNCD_API__TOKEN_FILE"] = str(named)
+    done = box.run("logout")
+    again = box.run("logout")
+
+    assert (done.code, again.code) == (0, 0)
+    assert cloud._accounts.identify(own) is None
+    assert json.loads(ring.read_text()) == {}
+    stays = f"The device key in {named} was not put there by syncd login, and stays in force"
+    assert done.out.splitlines()[:2] == [
+        "The device key is revoked.",
+        "The device key is removed from keyring (keyrings).",
+    ]
+    assert stays in done.out
+    assert again.out.startswith(stays)
+    assert cloud._accounts.identify(cloud.device_key) is not None
+    assert whoami(box)["credentials"]
+
+
+def test_logout_names_a_session_token_that_goes_on(box: Home, cloud: Sandbox) -> None:
+    give_session(box, cloud)
+    box.sign_in(cloud)
+    done = box.run("logout")
+
+    assert done.code == 0
+    assert not (box.state / "credentials/session.json").exists()
+    assert "The session token in SYNCD_API__TOKEN was not put there by syncd login" in done.out
+
+
+def test_logout_tells_that_a_copy_of_the_key_has_ended_too(box: Home, cloud: Sandbox) -> None:
+    pair(box)
+    box.env["SYNCD_API__TOKEN"] = key_of(box)
+    done = box.run("logout")
+
+    assert done.code == 0
+    assert "The same key lies in SYNCD_API__TOKEN, where it is of no use any more" in done.out
+    assert "stays in force" not in done.out
+
+
+def test_logout_tells_of_a_keyring_that_does_not_answer(box: Home, tmp_path: Path) -> None:
+    ring = with_keyring(box, tmp_path)
+    pair(box)
+    kept = ring.read_text()
+    box.env["PYTHON_KEYRING_BACKEND"] = "tests.integration.keyrings.Locked"
+    done = box.run("logout")
+
+    assert done.code == 74
+    assert "the keyring does not answer: KeyringLocked. A device key in it stays" in done.err
+    assert "Nothing is kept here" not in done.out
+    assert ring.read_text() == kept
 
 
 def test_a_session_file_of_a_wider_mode_stops_every_command_with_the_remedy(

@@ -140,14 +140,14 @@ async def test_a_clock_that_is_set_back_does_not_make_a_session_last(place: Inst
 async def test_a_401_renews_once_and_repeats_once(place: Installation) -> None:
     place.sign_in()
     place.cloud.skip(HOUR_S + 1)
-    place.cloud.switches = replace(STRICT, access_token_lifetime_s=1)
     async with place.running() as api:
         await api.me()
-        place.cloud.skip(2)
         place.cloud.faults.add(Rule(Fault.ANSWER, call=Call.ME, status=401, count=None))
         error = await failure(api.me())
 
+    asked = [entry.call for entry in place.cloud.history.entries()]
     assert error.kind is Kind.SESSION_REFUSED
+    assert asked == ["login", *[Call.ME, Call.REFRESH, Call.ME] * 2]
     assert place.refreshes() == [200, 200]
 
 

@@ -119,7 +119,7 @@ def test_pieces_of_any_buffer_make_one_body(store: ObjectStore) -> None:
 
 @pytest.mark.parametrize("variable", ["NETRC", "HOME"])
 def test_nothing_of_the_environment_or_of_former_answers_is_added(
-    store: ObjectStore, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, variable: str
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     netrc = tmp_path / ".netrc"
     netrc.write_text("machine 127.0.0.1 login me password canary\n")
@@ -127,9 +127,9 @@ def test_nothing_of_the_environment_or_of_former_answers_is_added(
     monkeypatch.delenv("NETRC", raising=False)
     monkeypatch.setenv(variable, str(netrc if variable == "NETRC" else tmp_path))
     cookie = reply(200, headers={"Set-Cookie": "a=b; Path=/", "ETag": "e"})
-    with ScriptedServer([cookie, STORED]) as server:
-        put(store, grant(server))
-        put(store, grant(server))
+    with ScriptedServer([cookie, STORED]) as server, storage.build_client() as client:
+        put(ObjectStore(client, NEAR), grant(server))
+        put(ObjectStore(client, NEAR), grant(server))
 
     assert {name for seen in server.seen for name, _ in seen.headers} == {"Host", "Content-Length"}
 
