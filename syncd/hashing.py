@@ -105,6 +105,7 @@ class Hasher:
         self._sha256 = hashlib.sha256()
         # A read that leaves no trace does not read ahead either, so it asks for more at once.
         self._flags, self._reach = (0, PIECE_SIZE) if read_again else (RWF_DONTCACHE, LEAF_SIZE)
+        self._buffer = _page_aligned(min(self._reach, max(expected.size, 1)))
         self.leaves = bytearray()
         self.offset = 0
 
@@ -129,13 +130,12 @@ class Hasher:
             JobError: The file cannot be read.
         """
         end = min(end, self._expected.size)
-        buffer = _page_aligned(min(self._reach, max(end - self.offset, 1)))
         with opened(self._path) as fd, _read_errors(self._path):
             require_same(fd, self._expected, self._path, ctime=False)
             while self.offset < end:
                 if stop.is_set():
                     raise Stopped
-                count = self._leaf(fd, buffer, min(LEAF_SIZE, end - self.offset))
+                count = self._leaf(fd, min(LEAF_SIZE, end - self.offset))
                 on_bytes(count)
             require_same(fd, self._expected, self._path, ctime=False)
 
@@ -144,12 +144,12 @@ class Hasher:
         assert self.is_through, "asked for at the end"
         return Plan(self._expected.size, self._sha256.hexdigest(), bytes(self.leaves))
 
-    def _leaf(self, fd: int, buffer: memoryview, size: int) -> int:
+    def _leaf(self, fd: int, size: int) -> int:
         """Read and digest one leaf of *size* bytes; its size."""
         digest = xxhash.xxh3_128()
         left = size
         while left:
-            wanted = buffer[:left]
+            wanted = self._buffer[:left]
             count = _afresh(self._path, partial(self._read, fd, wanted), fd)
             if count == 0:
                 raise FileChanged(f"{printable(self._path)} became shorter while it was read")
