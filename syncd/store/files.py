@@ -25,10 +25,10 @@ _UPSERT = (
     " judged_at = excluded.judged_at"
 )
 _ENTANGLED = (
-    "SELECT root_id, rel_path FROM job WHERE (root_id, rel_path) >= (?1, ?2)"
-    " AND (root_id, rel_path) <= (?3, ?4) AND state IN ('queued', 'leased', 'failed', 'cancelled')"
-    " UNION SELECT root_id, rel_path FROM file WHERE (root_id, rel_path) >= (?1, ?2)"
-    " AND (root_id, rel_path) <= (?3, ?4) AND verdict = 'conflict'"
+    "SELECT EXISTS (SELECT 1 FROM job WHERE (root_id, rel_path) >= (?1, ?2)"
+    " AND (root_id, rel_path) <= (?3, ?4) AND state IN ('queued', 'leased', 'failed', 'cancelled'))"
+    " OR EXISTS (SELECT 1 FROM file WHERE (root_id, rel_path) >= (?1, ?2)"
+    " AND (root_id, rel_path) <= (?3, ?4) AND verdict = 'conflict')"
 )
 
 _Row = tuple[Any, ...]
@@ -271,9 +271,10 @@ class Files:
         ]
         freed: list[PathKey] = []
         with self._db.transaction():
-            entangled = self._entangled(rows)
-            for found, _, reason, _ in judged if entangled else ():
-                if (found.root_id, found.rel_path) in entangled:
+            # Of a million new files none has a job or a conflict: one question for all tells that.
+            entangled = self._is_entangled(rows)
+            for (found, _, reason, _), row in zip(judged, rows, strict=True):
+                if entangled and self._is_entangled([row]):
                     self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
                     freed += self._leave_conflict(found.root_id, found.rel_path, None)
             self._db.run_many(_UPSERT, rows)
@@ -387,13 +388,13 @@ class Files:
             job_id = self._jobs.enqueue(found, target, now_ms, wanted.priority)
             admission.jobs[wanted.key] = job_id
 
-    def _entangled(self, rows: Sequence[_Row]) -> set[PathKey]:
-        """Paths from the first of *rows* to the last that a job or a conflict may have to leave."""
+    def _is_entangled(self, rows: Sequence[_Row]) -> bool:
+        """Has a path between the first and the last of *rows* a job that may go, or a conflict?"""
         if not rows:
-            return set()
+            return False
         first, last = min(rows, key=_KEY), max(rows, key=_KEY)
-        met = self._db.all(_ENTANGLED, (*_KEY(first), *_KEY(last)))
-        return {(row["root_id"], os.fsdecode(row["rel_path"])) for row in met}
+        met = self._db.one(_ENTANGLED, (*_KEY(first), *_KEY(last)))
+        return bool(met is not None and met[0])
 
     def _rivals(self, found: FoundFile, clash_key: str) -> list[KnownFile]:
         rows = self._db.all("SELECT * FROM file WHERE clash_key = ?", (clash_key,))
