@@ -129,7 +129,7 @@ def test_a_stop_lets_a_running_put_end_and_gives_the_rest_back(home: Home, cloud
     home.env["SYNCD_UPLOAD__FILES"] = "1"
     cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=2))
     with home.daemon() as daemon:
-        until(lambda: cloud.history.count("presign"), "the presign call")
+        until(lambda: cloud.faults.rules()[0].count == 0, "the PUT that is held up")
         code = daemon.stop()
 
     states = home.counts()
