@@ -199,6 +199,9 @@ def run_command(invocation: Invocation, once: bool) -> int:
 
 
 def _run(invocation: Invocation, once: bool) -> int:
+    from syncd.lean import keep_small
+
+    keep_small()
     loaded = invocation.load()
     from syncd.cli.run import run
 

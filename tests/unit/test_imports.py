@@ -92,7 +92,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "dispatch": BELOW_WORKER | {"worker", "allowance", "announce"},
     "service": BELOW_SERVICE,
     "sandbox": BELOW_IO,
-    "cli": BELOW_SERVICE | {"lock", "service", "sandbox"},
+    "lean": frozenset(),
+    "cli": BELOW_SERVICE | {"lock", "service", "sandbox", "lean"},
     "__main__": frozenset({"cli"}),
 }
 """What a room may import beside itself. A new room gets its line here first."""
@@ -100,7 +101,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
     # guest and announce speak to others than the cloud, who get none of what api and storage carry.
-    "httpx": frozenset({"wire", "api", "storage", "guest", "announce", "sandbox"}),
+    "httpx": frozenset({"wire", "api", "storage", "guest", "announce", "sandbox", "lean"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),
