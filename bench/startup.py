@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from bench.measure import Command, profile_lines, profiled, timed
 from bench.place import syncd, write_model
 from bench.scenario import MIB, Goal, Options, Result, Scenario, paired, spread, table
-from syncd.cli import COMMANDS
+from syncd.cli.commands import COMMANDS
 from syncd.sandbox.server import Sandbox
 
 NOTHING = "python -c pass"

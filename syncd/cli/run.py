@@ -96,18 +96,18 @@ async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
 
 
 def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
-    from syncd.cli import render
+    from syncd.cli import render, sheets
 
     if service.ending.root_error is not None:
         sys.stderr.write(f"syncd: {service.ending.root_error}\n")
         return
     reading = read_files(os.fspath(loaded.settings.state_dir))
     structlog.get_logger("syncd.run").debug("run.ended", files=len(reading.files))
-    render.summary(
-        render.console(),
+    told = sheets.summary(
         reading.files,
         unsettled=service.ending.unsettled,
         problems=service.ending.problems,
         holds=reading.holds,
         snapshot=meter.snapshot(),
     )
+    render.show(render.console(), told)

@@ -1,6 +1,5 @@
 """``syncd status``: where each file stands, what syncd does, and what everything waits for."""
 
-import dataclasses
 import json
 import sys
 import time
@@ -9,9 +8,9 @@ from typing import Any
 
 import click
 
-from syncd import overview
-from syncd.cli import Invocation, daemon, pass_invocation
-from syncd.cli.reading import Reading, progress_of, read_files
+from syncd.cli import daemon
+from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.reading import progress_of, read_files
 from syncd.errors import SyncdError
 from syncd.lock import is_locked
 from syncd.model import printable
@@ -42,9 +41,12 @@ def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool)
     reading = read_files(state_dir)
     progress = progress_of(state_dir) if reading.running else None
     if as_json:
-        click.echo(json.dumps(as_document(reading, progress), indent=2))
+        click.echo(reading.as_json(progress))
         return 0
-    _show(reading, progress, everything)
+    from syncd.cli import render, sheets
+
+    told = sheets.standing(reading, progress, listed=everything, now_ms=time.time_ns() // 1_000_000)
+    render.show(render.console(), told)
     return 0
 
 
@@ -73,27 +75,3 @@ def _follow(documents: Iterator[dict[str, Any]], as_json: bool) -> None:
     from syncd.cli import screen
 
     screen.watch(documents, Console())
-
-
-def as_document(reading: Reading, progress: dict[str, object] | None = None) -> dict[str, object]:
-    """The ``--json`` output: a written contract."""
-    document = overview.document(reading.standing, running=reading.running, progress=progress)
-    return {**document, "files": [dataclasses.asdict(file) for file in reading.files]}
-
-
-def _show(reading: Reading, progress: dict[str, Any] | None, everything: bool) -> None:
-    from syncd.cli import render
-
-    console = render.console()
-    console.print(f"syncd is {'running' if reading.running else 'not running'}")
-    if not reading.standing.roots:
-        console.print("Nothing was scanned yet. Start it with: syncd --once")
-        return
-    render.summary(
-        console, reading.files, unsettled={}, problems={}, holds=reading.holds, listed=everything
-    )
-    last_ms = reading.standing.last_success_at
-    if last_ms is not None:
-        console.print(f"last success: {render.time_text(last_ms)}")
-    if progress is not None:
-        render.activity(console, progress, time.time_ns() // 1_000_000)

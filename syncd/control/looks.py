@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
@@ -75,7 +74,7 @@ def _files(
     """A page of the files in a state (None: any), and whether more follow."""
     with open_report(state_dir) as report:
         files = () if report is None else report.files()
-        fit = [asdict(file) for file in files if state in (None, file.state)]
+        fit = [file._asdict() for file in files if state in (None, file.state)]
     return fit[offset : offset + most], len(fit) > offset + most
 
 

@@ -10,15 +10,16 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from syncd.errors import StateError, StateFull
 from syncd.lock import unusable
-from syncd.model import printable
+from syncd.text import printable
 
 FILE_NAME = "syncd.db"
+
+MIGRATIONS = os.path.join(os.path.dirname(__file__), "migrations")
+"""Numbered SQL files; file n brings a database from version n - 1 to n."""
 
 
 class Database:
@@ -78,10 +79,10 @@ class Database:
         if not os.path.exists(path):
             return None
         with _errors(path):
-            # Bytes, absolute, empty authority: any name that the writer takes can be read.
-            where = quote(os.fsencode(os.path.abspath(path)))
+            # Every byte in hex, of an absolute path: any name that the writer takes can be read.
+            where = "".join(f"%{byte:02x}" for byte in os.fsencode(os.path.abspath(path)))
             connection = sqlite3.connect(
-                f"file://{where}?mode=ro",
+                f"file:{where}?mode=ro",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
@@ -170,10 +171,33 @@ class Database:
             raise sqlite3.DatabaseError(row[0])
 
 
+@contextmanager
+def reading(state_dir: str) -> Iterator[Database | None]:
+    """
+    What a state directory holds, to be read, running daemon or not; None while it holds nothing.
+
+    Raises:
+        StateError: It cannot be read, or belongs to another version.
+    """
+    db = Database.open_reader(state_dir)
+    try:
+        yield db
+    finally:
+        if db is not None:
+            db.close()
+
+
 def migrations() -> list[str]:
-    """The numbered SQL files, in order; file n brings a database from version n - 1 to n."""
-    folder = Path(__file__).with_name("migrations")
-    return [path.read_text("utf-8") for path in sorted(folder.glob("*.sql"))]
+    """What each of the numbered files says, in order."""
+    scripts = []
+    for name in _migrations():
+        with open(os.path.join(MIGRATIONS, name), encoding="utf-8") as file:
+            scripts.append(file.read())
+    return scripts
+
+
+def _migrations() -> list[str]:
+    return sorted(name for name in os.listdir(MIGRATIONS) if name.endswith(".sql"))
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
@@ -203,7 +227,7 @@ def require_version(connection: sqlite3.Connection, path: str) -> None:
     Raises:
         StateError: It is another one.
     """
-    version, ours = _version(connection), len(migrations())
+    version, ours = _version(connection), len(_migrations())
     if version > ours:
         raise _too_new(path, version, ours)
     if version < ours:

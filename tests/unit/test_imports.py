@@ -21,7 +21,7 @@ import syncd
 
 PACKAGE = Path(syncd.__file__).parent
 
-VALUES = frozenset({"model", "errors", "clock", "places"})
+VALUES = frozenset({"model", "errors", "clock", "places", "text"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
@@ -55,9 +55,10 @@ BELOW_SERVICE = BELOW_WORKER | {
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
-    "model": frozenset(),
+    "text": frozenset(),
+    "model": frozenset({"text"}),
     "clock": frozenset(),
-    **dict.fromkeys(("places", "lock"), frozenset({"model", "errors"})),
+    **dict.fromkeys(("places", "lock"), frozenset({"text", "errors"})),
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
@@ -66,7 +67,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "lead": BELOW_IO,
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
     "store": BELOW_IO | {"lock"},
-    "overview": frozenset({"model", "progress", "store"}),
+    "overview": frozenset({"text", "progress", "store"}),
     "orders": BELOW_IO | {"store"},
     "metrics": frozenset({"progress", "store", "overview"}),
     "hashing": BELOW_IO | {"pagecache"},
