@@ -68,6 +68,9 @@ def test_what_needs_the_width_of_characters_is_left_to_rich(each: Told) -> None:
 
 
 def test_the_usual_fits() -> None:
-    each = [Sheet("Not in it", ("file", "size"), [("a.pt", "1 B")]), Line("… and 1 more", "dim")]
+    each: list[Told] = [
+        Sheet("Not in it", ("file", "size"), [("a.pt", "1 B")]),
+        Line("… and 1 more", "dim"),
+    ]
 
     assert plain.text(each) == "Not in it \nfile  size\na.pt   1 B\n… and 1 more\n" == drawn(each)
