@@ -18,13 +18,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
 
 from syncd import __version__
 from syncd.cli import INTERRUPTED
 from syncd.errors import SyncdError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from syncd.config import Loaded
 
 OUR_BUG = 70
@@ -94,8 +95,10 @@ class LazyGroup(click.Group):
         entry = COMMANDS.get(cmd_name)
         return entry.load() if entry else None
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """The commands that begin so, from the table; options as ever."""
+        from click.shell_completion import CompletionItem
+
         items = [
             CompletionItem(name, help=entry.help)
             for name, entry in COMMANDS.items()
