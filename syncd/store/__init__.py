@@ -37,6 +37,7 @@ __all__ = [
     "EventReport",
     "FileDetail",
     "FileReport",
+    "Files",
     "HoldRow",
     "KnownFiles",
     "Named",
