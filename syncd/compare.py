@@ -19,7 +19,7 @@ from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
 from syncd.errors import RootUnavailable
 from syncd.model import FoundFile, KnownFile, Mount, Verdict, printable
-from syncd.store import Files, KnownFiles, RootRow, open_files
+from syncd.store import Files, KnownFiles, RootRow
 
 _ENDINGS = tuple(map(os.fsencode, paths.ENDINGS))
 
@@ -108,6 +108,7 @@ class Comparer:
     Looks at the roots.
 
     Args:
+        files: What is known, read beside the writer; judging alone needs none.
         tree: Which file ComfyUI loads where several have one name.
         rules_of: Reads the rules of a root.
     """
@@ -116,14 +117,14 @@ class Comparer:
         self,
         roots: Mapping[int, Root],
         *,
-        state_dir: str,
+        files: Files | None,
         symlinks: scan.Symlinks,
         tree: Tree,
         rules_of: Callable[[Root], Rules],
     ) -> None:
         self._roots = roots
         self._paths = [root.path for root in roots.values()]
-        self._state_dir = state_dir
+        self._files = files
         self._symlinks = symlinks
         self._tree = tree
         self._rules_of = rules_of
@@ -176,13 +177,11 @@ class Comparer:
             roots=self._paths,
             problem=problem,
         )
-        with open_files(self._state_dir) as files:
-            known = files.known(root.id, folder)
-            counted = self._counted(walked, root, stretches)
-            changes = self._changes(counted, known, unjudged, afresh=afresh)
-            for _ in self._sort_in(walked, root, changes, cache(companions_in)):
-                if len(walked.passed) >= PASSED_MAX:
-                    yield walked
+        counted = self._counted(walked, root, stretches)
+        changes = self._changes(counted, self._known(root, folder), unjudged, afresh=afresh)
+        for _ in self._sort_in(walked, root, changes, cache(companions_in)):
+            if len(walked.passed) >= PASSED_MAX:
+                yield walked
         yield walked
 
     def _counted(
@@ -215,15 +214,9 @@ class Comparer:
     def at(self, root: Root, asked: Mapping[str, bool]) -> list[Walked]:
         """The same for single paths, files or folders; of each, whether it is decided *afresh*."""
         companions = cache(companions_in)
-        with open_files(self._state_dir) as files:
-            return [
-                self._at(root, rel_path, files, companions, afresh=afresh)
-                for rel_path, afresh in asked.items()
-            ]
+        return [self._at(root, path, companions, afresh=asked[path]) for path in asked]
 
-    def _at(
-        self, root: Root, rel_path: str, files: Files, companions: Companions, *, afresh: bool
-    ) -> Walked:
+    def _at(self, root: Root, rel_path: str, companions: Companions, *, afresh: bool) -> Walked:
         try:
             found = self.find(root, rel_path)
         except OSError as error:
@@ -231,7 +224,7 @@ class Comparer:
         if found is None:
             return self.below(root, rel_path, afresh=afresh)
         walked = Walked(files=1)
-        changes = diff([found], files.known(root.id, rel_path), stands=self._stands(afresh))
+        changes = diff([found], self._known(root, rel_path), stands=self._stands(afresh))
         for _ in self._sort_in(walked, root, changes, companions):
             pass
         return walked
@@ -274,8 +267,7 @@ class Comparer:
         Args:
             settled: Those of its paths that stand still and are whole; others may be queued already.
         """
-        with open_files(self._state_dir) as files:
-            known = {each.rel_path: each for each in files.known(root.id, _folder(root, bundle))}
+        known = {each.rel_path: each for each in self._known(root, _folder(root, bundle))}
 
         def is_ready(file: FoundFile) -> bool:
             before = known.get(file.rel_path)
@@ -317,6 +309,10 @@ class Comparer:
                     problems.append(f"{name}: {error}")
         problems += [f"{name}, which is not there" for name in bundles.missing(names, indexes)]
         return printable(min(problems)) if problems else None
+
+    def _known(self, root: Root, below: str) -> KnownFiles:
+        assert self._files is not None, "whoever compares has them"
+        return self._files.known(root.id, below)
 
     def _stands(self, afresh: bool) -> Callable[[KnownFile], bool]:
         def stand(known: KnownFile) -> bool:

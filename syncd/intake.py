@@ -249,7 +249,8 @@ class Intake:
                 again[root_id, rel_path] = kind
             else:
                 others[root_id][rel_path] = afresh
-        await self._look_again(again)
+        if again:
+            await self._look_again(again)
         for root_id, there in others.items():
             root = self._roots[root_id]
             looks = await self._lanes.scan(self._comparer.at, root, there)

@@ -122,7 +122,7 @@ def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Co
 
     return Comparer(
         roots,
-        state_dir=os.fspath(settings.state_dir),
+        files=None,
         symlinks=settings.scan.symlinks,
         tree=tree,
         rules_of=rules_of,
