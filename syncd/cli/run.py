@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from syncd.cli.reading import read_files
+from syncd.cli.reading import read_summary
 from syncd.config import DEFAULT, Loaded
 from syncd.errors import SyncdError
 from syncd.notify import Notifier
@@ -108,13 +108,13 @@ def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
     if service.ending.root_error is not None:
         sys.stderr.write(f"syncd: {service.ending.root_error}\n")
         return
-    reading = read_files(os.fspath(loaded.settings.state_dir))
-    structlog.get_logger("syncd.run").debug("run.ended", files=len(reading.files))
+    summary = read_summary(os.fspath(loaded.settings.state_dir), most=render.LISTED)
+    files = sum(amount.files for amount in summary.standing.amounts.values())
+    structlog.get_logger("syncd.run").debug("run.ended", files=files)
     render.summary(
         render.console(),
-        reading.files,
+        summary,
         unsettled=service.ending.unsettled,
         problems=service.ending.problems,
-        holds=reading.holds,
         snapshot=meter.snapshot(),
     )
