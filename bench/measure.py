@@ -22,6 +22,7 @@ WAITING = (
     "_worker (concurrent/futures/thread.py)",
     "EpollSelector.select (selectors.py)",
     "Condition.wait (threading.py)",
+    "InotifyFD._check_inotify_fd (watchdog/observers/inotify_c.py)",
 )
 
 

@@ -376,8 +376,8 @@ class Intake:
     # -- letting it in ---------------------------------------------------------------------------
 
     def _forget(self, key: PathKey) -> None:
-        self._moving.pop(key, None)
-        self._meter.settling(len(self._moving))
+        if self._moving.pop(key, None) is not None:
+            self._meter.settling(len(self._moving))
 
     async def _admit(self, settled: Collection[FoundFile]) -> None:
         """Queue files, all in one commit: of two that clash none is claimed before both are seen."""
