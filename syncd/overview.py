@@ -8,7 +8,7 @@ docs/schemas/status.schema.json. Times are Unix milliseconds, sizes bytes, names
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from syncd.store import Amount, HoldRow, NextTry, RootReport, Summary
+from syncd.store import Amount, HoldRow, NextTry, Outline, RootReport
 from syncd.text import printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Standing(NamedTuple):
     abandoned_uploads: int
 
     @classmethod
-    def of(cls, report: Summary) -> "Standing":
+    def of(cls, report: Outline) -> "Standing":
         """
         Read it.
 

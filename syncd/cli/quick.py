@@ -8,11 +8,15 @@ when anything is amiss, the command itself answers; so nothing here has to say w
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from syncd.errors import SyncdError
 from syncd.places import SOCKET, state_dir_of
 from syncd.text import printable
+
+if TYPE_CHECKING:
+    from syncd.cli.sheets import Told
 
 WELL, UNWELL = 0, 1
 
@@ -49,9 +53,11 @@ def _told(arguments: Sequence[str]) -> tuple[int, str] | None:
         case ["health"]:
             return health(_state_dir)
         case ["status"] if not (sys.stdout.isatty() or RICH_VARIABLES & os.environ.keys()):
-            return 0, status(_state_dir())
+            from syncd.cli import plain
+
+            return 0, plain.text(status(_state_dir()))
         case ["status", "--json"]:
-            return 0, status(_state_dir(), as_json=True)
+            return 0, status_json(_state_dir())
         case _:
             return None
 
@@ -107,21 +113,25 @@ def _asked(state_dir: str) -> tuple[int, str]:
     return WELL, f"a syncd is running on {shown}; files under way: {live['running']}"
 
 
-def status(state_dir: str, *, as_json: bool = False) -> str:
+def status(state_dir: str, everything: bool = False) -> "Iterator[Told]":
     """
-    What ``syncd status`` tells where nobody looks, or with ``--json``.
+    What ``syncd status`` tells, with *everything* of the files in the catalog as well.
 
     Raises:
         StateError: The store cannot be read.
-        Unfit: As ``plain.text``.
     """
+    from syncd.cli import sheets
+    from syncd.cli.reading import progress_of, read_summary
+
+    summary = read_summary(state_dir, most=None if everything else 0)
+    progress = progress_of(state_dir) if summary.running else None
+    return sheets.standing(summary, progress, now_ms=time.time_ns() // 1_000_000)
+
+
+def status_json(state_dir: str) -> str:
+    """What ``syncd status --json`` tells. Raises what ``status`` raises."""
     from syncd.cli.reading import progress_of, read_files
 
     reading = read_files(state_dir)
     progress = progress_of(state_dir) if reading.running else None
-    if as_json:
-        return f"{reading.as_json(progress)}\n"
-    from syncd.cli import plain, sheets
-
-    now_ms = time.time_ns() // 1_000_000
-    return plain.text(sheets.standing(reading, progress, listed=False, now_ms=now_ms))
+    return f"{reading.as_json(progress)}\n"

@@ -1,25 +1,20 @@
 """What the store says, read for the commands that show it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from syncd import overview
 from syncd.lock import is_locked
-from syncd.store import FileReport, HoldRow, open_summary
+from syncd.store import FileReport, PassedOver, open_outline
 
 
 class Reading(NamedTuple):
-    """Everything ``status`` shows; empty where there is no store yet."""
+    """Everything about every file, for a program; empty where there is no store yet."""
 
     running: bool
     standing: overview.Standing
     files: list[FileReport]
-
-    @property
-    def holds(self) -> list[HoldRow]:
-        """What everything waits for."""
-        return self.standing.holds
 
     def as_document(self, progress: Mapping[str, Any] | None = None) -> dict[str, object]:
         """What ``syncd status --json`` shows (docs/schemas/status.schema.json)."""
@@ -31,6 +26,20 @@ class Reading(NamedTuple):
         return json.dumps(self.as_document(progress), indent=2)
 
 
+class Summary(NamedTuple):
+    """
+    The same for people: what is passed over is counted and not listed.
+
+    ``registered`` may be fewer files than are in the catalog.
+    """
+
+    running: bool = False
+    standing: overview.Standing = overview.NOTHING
+    registered: Sequence[FileReport] = ()
+    left: Sequence[FileReport] = ()
+    passed_over: Sequence[PassedOver] = ()
+
+
 def read_files(state_dir: str) -> Reading:
     """
     Read the store in *state_dir*, whether or not a daemon is at work on it.
@@ -39,10 +48,30 @@ def read_files(state_dir: str) -> Reading:
         StateError: It cannot be read.
     """
     running = is_locked(state_dir)
-    with open_summary(state_dir) as summary:
-        if summary is None:
+    with open_outline(state_dir) as outline:
+        if outline is None:
             return Reading(running, overview.NOTHING, [])
-        return Reading(running, overview.Standing.of(summary), list(summary.files()))
+        return Reading(running, overview.Standing.of(outline), list(outline.files()))
+
+
+def read_summary(state_dir: str, *, most: int | None) -> Summary:
+    """
+    The same, with so many *most* of the files in the catalog; None: all.
+
+    Raises:
+        StateError: It cannot be read.
+    """
+    running = is_locked(state_dir)
+    with open_outline(state_dir) as outline:
+        if outline is None:
+            return Summary(running)
+        return Summary(
+            running,
+            overview.Standing.of(outline),
+            outline.in_catalog(most),
+            outline.not_in_catalog(),
+            outline.passed_over(),
+        )
 
 
 def progress_of(state_dir: str) -> dict[str, Any] | None:

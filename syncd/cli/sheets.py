@@ -4,15 +4,15 @@ What is told of many files, as sheets and lines: ``render`` draws them, ``plain`
 Everything in them is printable. Styles are rich's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncd.text import duration_text, printable, size_text, time_text
 
 if TYPE_CHECKING:
-    from syncd.cli.reading import Reading
+    from syncd.cli.reading import Summary
     from syncd.progress import Snapshot
-    from syncd.store import FileReport, HoldRow
+    from syncd.store import FileReport, PassedOver
 
 STYLES = {
     "registered": "green", "upload": "cyan", "uploading": "cyan", "queued": "cyan",
@@ -22,7 +22,7 @@ STYLES = {
 }  # fmt: skip
 
 LISTED = 20
-"""Registered files in a sheet; the rest is counted."""
+"""Files in the catalog that a run lists at its end."""
 
 
 class Styled(NamedTuple):
@@ -55,22 +55,19 @@ def right(column: str) -> bool:
     return column == "size"
 
 
-def standing(
-    reading: "Reading", progress: Mapping[str, Any] | None, *, listed: bool, now_ms: int
-) -> Iterator[Told]:
+def standing(said: "Summary", progress: Mapping[str, Any] | None, *, now_ms: int) -> Iterator[Told]:
     """
     What ``syncd status`` tells.
 
     Args:
         progress: What a running syncd does, as its overview document tells it.
-        listed: With the files in the catalog.
     """
-    yield Line(f"syncd is {'running' if reading.running else 'not running'}")
-    if not reading.standing.roots:
+    yield Line(f"syncd is {'running' if said.running else 'not running'}")
+    if not said.standing.roots:
         yield Line("Nothing was scanned yet. Start it with: syncd --once")
         return
-    yield from summary(reading.files, unsettled={}, problems={}, holds=reading.holds, listed=listed)
-    last_ms = reading.standing.last_success_at
+    yield from summary(said, unsettled={}, problems={})
+    last_ms = said.standing.last_success_at
     if last_ms is not None:
         yield Line(f"last success: {time_text(last_ms)}")
     if progress is not None:
@@ -78,25 +75,22 @@ def standing(
 
 
 def summary(
-    files: Sequence["FileReport"],
+    said: "Summary",
     *,
     unsettled: Mapping[str, str],
     problems: Mapping[str, str],
-    holds: Sequence["HoldRow"],
     snapshot: "Snapshot | None" = None,
-    listed: bool = True,
 ) -> Iterator[Told]:
     """What a run, or the store, has to say at the end: counts, then whatever is not in the catalog."""
-    if listed:
-        yield from _registered([file for file in files if file.state == "registered"])
-    left = [file for file in files if file.state not in ("registered", "ignored")]
-    yield from _left(left, unsettled, problems)
-    yield from _ignored([file for file in files if file.state == "ignored"])
-    for hold in holds:
+    counts = {state: amount.files for state, amount in said.standing.amounts.items()}
+    yield from _registered(said.registered, counts.get("registered", 0))
+    yield from _left(said.left, unsettled, problems)
+    yield from _passed_over(said.passed_over)
+    for hold in said.standing.holds:
         yield Line(f"hold ({hold.kind}): {printable(hold.why)}", "bold red")
         if hold.advice:
             yield Line(f"  {hold.advice}", "yellow")
-    yield _last_line(files, unsettled, snapshot)
+    yield _last_line(counts, unsettled, snapshot)
 
 
 def activity(progress: Mapping[str, Any], now_ms: int) -> Iterator[Line]:
@@ -118,7 +112,7 @@ def activity(progress: Mapping[str, Any], now_ms: int) -> Iterator[Line]:
         yield Line(f"  {running['path']}: {running['phase']}{parts}, {amount}", "")
 
 
-def _registered(files: Sequence["FileReport"]) -> Iterator[Told]:
+def _registered(files: Sequence["FileReport"], total: int) -> Iterator[Told]:
     if not files:
         return
     rows: list[tuple[str | Styled, ...]] = [
@@ -128,11 +122,11 @@ def _registered(files: Sequence["FileReport"]) -> Iterator[Told]:
             (file.sha256 or "")[:12],
             "adopted" if file.adopted else "uploaded",
         )
-        for file in files[:LISTED]
+        for file in files
     ]
     yield Sheet("In the catalog", ("model", "size", "sha256", "how"), rows)
-    if len(files) > LISTED:
-        yield Line(f"… and {len(files) - LISTED} more: syncd status --all", "dim")
+    if total > len(files):
+        yield Line(f"… and {total - len(files)} more: syncd status --all", "dim")
 
 
 def _left(
@@ -152,27 +146,20 @@ def _left(
     yield Sheet("Not in the catalog", ("file", "size", "state", "why, and what to do"), rows)
 
 
-def _ignored(files: Sequence["FileReport"]) -> Iterator[Sheet]:
-    if not files:
+def _passed_over(rules: Sequence["PassedOver"]) -> Iterator[Sheet]:
+    if not rules:
         return
-    reasons: dict[str, list[FileReport]] = {}
-    for file in files:
-        reasons.setdefault(file.why or "", []).append(file)
-    groups = sorted(reasons.items(), key=lambda item: -len(item[1]))
     rows: list[tuple[str | Styled, ...]] = [
-        (str(len(group)), why, group[0].shown) for why, group in groups
+        (str(rule.files), rule.why, rule.example) for rule in rules
     ]
     yield Sheet("Passed over", ("files", "why", "for example"), rows)
 
 
 def _last_line(
-    files: Iterable["FileReport"], unsettled: Mapping[str, str], snapshot: "Snapshot | None"
+    counts: Mapping[str, int], unsettled: Mapping[str, str], snapshot: "Snapshot | None"
 ) -> Line:
-    counts: dict[str, int] = {}
-    for file in files:
-        counts[file.state] = counts.get(file.state, 0) + 1
     if unsettled:
-        counts["settling"] = len(unsettled)
+        counts = {**counts, "settling": len(unsettled)}
     text = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no files"
     if snapshot is not None:
         text += (

@@ -2,15 +2,13 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from syncd.cli import daemon
+from syncd.cli import daemon, quick
 from syncd.cli.commands import Invocation, pass_invocation
-from syncd.cli.reading import progress_of, read_files
 from syncd.errors import SyncdError
 from syncd.lock import is_locked
 from syncd.model import printable
@@ -38,15 +36,12 @@ def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool)
     state_dir = invocation.state_dir()
     if watch:
         return _watch(state_dir, as_json)
-    reading = read_files(state_dir)
-    progress = progress_of(state_dir) if reading.running else None
     if as_json:
-        click.echo(reading.as_json(progress))
-        return 0
-    from syncd.cli import render, sheets
+        click.echo(quick.status_json(state_dir), nl=False)
+    else:
+        from syncd.cli import render
 
-    told = sheets.standing(reading, progress, listed=everything, now_ms=time.time_ns() // 1_000_000)
-    render.show(render.console(), told)
+        render.show(render.console(), quick.status(state_dir, everything))
     return 0
 
 

@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from syncd.core.tree import PathKey as PathKey
     from syncd.store.files import Admission as Admission
+    from syncd.store.files import Files as Files
     from syncd.store.files import KnownFiles as KnownFiles
     from syncd.store.files import RootRow as RootRow
     from syncd.store.files import Wanted as Wanted
     from syncd.store.holds import HOLD_KINDS as HOLD_KINDS
     from syncd.store.holds import PAUSED as PAUSED
+    from syncd.store.outline import FILE_STATES as FILE_STATES
+    from syncd.store.outline import Amount as Amount
+    from syncd.store.outline import FileReport as FileReport
+    from syncd.store.outline import HoldRow as HoldRow
+    from syncd.store.outline import NextTry as NextTry
+    from syncd.store.outline import Outline as Outline
+    from syncd.store.outline import PassedOver as PassedOver
+    from syncd.store.outline import RootReport as RootReport
+    from syncd.store.outline import open_outline as open_outline
     from syncd.store.records import Records as Records
     from syncd.store.records import Retiring as Retiring
     from syncd.store.records import Standing as Standing
@@ -25,16 +35,7 @@ if TYPE_CHECKING:
     from syncd.store.report import Registered as Registered
     from syncd.store.report import Report as Report
     from syncd.store.store import Store as Store
-    from syncd.store.store import open_files as open_files
     from syncd.store.store import open_report as open_report
-    from syncd.store.summary import FILE_STATES as FILE_STATES
-    from syncd.store.summary import Amount as Amount
-    from syncd.store.summary import FileReport as FileReport
-    from syncd.store.summary import HoldRow as HoldRow
-    from syncd.store.summary import NextTry as NextTry
-    from syncd.store.summary import RootReport as RootReport
-    from syncd.store.summary import Summary as Summary
-    from syncd.store.summary import open_summary as open_summary
 else:
 
     def __getattr__(name: str) -> object:
@@ -47,19 +48,20 @@ else:
 
 _HOMES = {
     "syncd.core.tree": ("PathKey",),
-    "syncd.store.files": ("Admission", "KnownFiles", "RootRow", "Wanted"),
+    "syncd.store.files": ("Admission", "Files", "KnownFiles", "RootRow", "Wanted"),
     "syncd.store.holds": ("HOLD_KINDS", "PAUSED"),
     "syncd.store.records": ("Records", "Retiring", "Standing"),
     "syncd.store.report": ("EventReport", "FileDetail", "Named", "Registered", "Report"),
-    "syncd.store.store": ("Store", "open_files", "open_report"),
-    "syncd.store.summary": (
+    "syncd.store.store": ("Store", "open_report"),
+    "syncd.store.outline": (
         "FILE_STATES",
         "Amount",
         "FileReport",
         "HoldRow",
         "NextTry",
+        "Outline",
+        "PassedOver",
         "RootReport",
-        "Summary",
-        "open_summary",
+        "open_outline",
     ),
 }

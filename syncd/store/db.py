@@ -18,9 +18,6 @@ from syncd.text import printable
 
 FILE_NAME = "syncd.db"
 
-MIGRATIONS = os.path.join(os.path.dirname(__file__), "migrations")
-"""Numbered SQL files; file n brings a database from version n - 1 to n."""
-
 
 class Database:
     """
@@ -188,16 +185,18 @@ def reading(state_dir: str) -> Iterator[Database | None]:
 
 
 def migrations() -> list[str]:
-    """What each of the numbered files says, in order."""
-    scripts = []
-    for name in _migrations():
-        with open(os.path.join(MIGRATIONS, name), encoding="utf-8") as file:
-            scripts.append(file.read())
-    return scripts
+    """The numbered SQL files, in order; file n brings a database from version n - 1 to n."""
+    folder = os.path.join(os.path.dirname(__file__), "migrations")
+    return [
+        _text(os.path.join(folder, name))
+        for name in sorted(os.listdir(folder))
+        if name.endswith(".sql")
+    ]
 
 
-def _migrations() -> list[str]:
-    return sorted(name for name in os.listdir(MIGRATIONS) if name.endswith(".sql"))
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
@@ -227,7 +226,7 @@ def require_version(connection: sqlite3.Connection, path: str) -> None:
     Raises:
         StateError: It is another one.
     """
-    version, ours = _version(connection), len(_migrations())
+    version, ours = _version(connection), len(migrations())
     if version > ours:
         raise _too_new(path, version, ours)
     if version < ours:

@@ -11,18 +11,19 @@ from syncd.core.preview import Known
 from syncd.core.tree import PathKey
 from syncd.model import Fingerprint, Record, Verdict, printable
 from syncd.store.files import RootRow, find_root, root_row_of
-from syncd.store.rows import fingerprint_of
-from syncd.store.summary import (
+from syncd.store.outline import (
     FILES,
     LATEST,
     REGISTERED,
     SELECT,
     FileReport,
-    Summary,
+    Outline,
     file_report,
     file_state,
+    shown,
     state_of,
 )
+from syncd.store.rows import fingerprint_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ SELECT job_event.*, job.rel_path, root.path AS root, root.type_key
 """
 
 
-class Report(Summary):
+class Report(Outline):
     """Read-only questions about the store, a file, a record."""
 
     def counts(self) -> dict[str, int]:
@@ -142,9 +143,8 @@ class Report(Summary):
             f" FROM file {LATEST} WHERE {where} ORDER BY file.rel_path",
             {"root": root["id"], "path": below, "first": below + b"/", "end": below + b"0"},
         ):
-            rel_path = os.fsdecode(row["rel_path"])
-            shown = printable(rel_path if root["type_key"] is None else _absolute(root, rel_path))
-            yield Named((root["id"], rel_path), shown, file_state(row), row["job_id"])
+            key = root["id"], os.fsdecode(row["rel_path"])
+            yield Named(key, shown(root, row), file_state(row), row["job_id"])
 
     def root_paths(self, named: str) -> list[PathKey]:
         """Where a path that a person *named* would lie, in each watched directory that it may be in."""
@@ -347,10 +347,6 @@ def rel_path_in(root: Any, named: str) -> str | None:
         if path.startswith(folder + "/"):
             return path[len(folder) + 1 :]
     return None
-
-
-def _absolute(root: Any, rel_path: str) -> str:
-    return os.path.join(os.fsdecode(root["path"]), rel_path)
 
 
 def _job_report(row: Any) -> JobReport:

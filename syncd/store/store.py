@@ -1,4 +1,4 @@
-"""The store as it is opened: to write, to read, and to read the file table beside the writer."""
+"""The store as it is opened, to write or to read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,8 @@ class Store:
     """
     The one writer: lock first, then the database. All methods belong on one thread.
 
+    ``seen`` reads the file table beside it, from one other thread.
+
     Raises:
         AlreadyRunning: Another process owns *state_dir*.
         StateError: It cannot be written, or what is in it is damaged or too new.
@@ -25,9 +27,12 @@ class Store:
         self._lock = Lock(state_dir)
         try:
             self._db = Database.open(state_dir)
+            reader = Database.open_reader(state_dir)
+            assert reader is not None, "the writer made it"
         except BaseException:
             self._lock.close()
             raise
+        self._reader = reader
         self.jobs = Jobs(self._db)
         self.records = self.jobs.records
         self.files = Files(self._db, self.jobs)
@@ -36,9 +41,11 @@ class Store:
         self.sent = Sent(self._db)
         self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
+        self.seen = Files(self._reader, Jobs(self._reader))
 
     def close(self) -> None:
         """Close the database, then give the lock back."""
+        self._reader.close()
         self._db.close()
         self._lock.close()
 
@@ -53,16 +60,3 @@ def open_report(state_dir: str) -> Iterator[Report | None]:
     """
     with reading(state_dir) as db:
         yield None if db is None else Report(db)
-
-
-@contextmanager
-def open_files(state_dir: str) -> Iterator[Files]:
-    """
-    Read the file table beside the writer, from another thread.
-
-    Raises:
-        StateError: It cannot be read.
-    """
-    with reading(state_dir) as db:
-        assert db is not None, "the writer made it before"
-        yield Files(db, Jobs(db))

@@ -76,6 +76,14 @@ class Amount(NamedTuple):
     bytes: int
 
 
+class PassedOver(NamedTuple):
+    """So many files get no job by one rule, one of them for example (as ``FileReport.shown``)."""
+
+    files: int
+    why: str
+    example: str
+
+
 class NextTry(NamedTuple):
     """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
 
@@ -122,9 +130,10 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
   JOIN root ON root.id = file.root_id
 {LATEST}"""
 FILES = f"{SELECT} ORDER BY root.id, file.rel_path"
+_REGISTERED = "file.verdict = 'wanted' AND job.state = 'done' AND record.drift IS NULL"
 
 
-class Summary:
+class Outline:
     """Read-only questions about everything at once."""
 
     def __init__(self, db: Database) -> None:
@@ -146,6 +155,31 @@ class Summary:
         """Every file on disk as last judged, by path; names are printable."""
         for row in self._db.all(FILES):
             yield file_report(row)
+
+    def in_catalog(self, most: int | None) -> list[FileReport]:
+        """The files in the catalog, by path; so many *most*, None: all."""
+        rows = self._db.all(
+            f"{SELECT} WHERE {_REGISTERED} ORDER BY root.id, file.rel_path LIMIT ?",
+            (-1 if most is None else most,),
+        )
+        return list(map(file_report, rows))
+
+    def not_in_catalog(self) -> list[FileReport]:
+        """The files that are neither in the catalog nor passed over by a rule, by path."""
+        rows = self._db.all(
+            f"{SELECT} WHERE file.verdict <> 'ignored' AND ({_REGISTERED}) IS NOT TRUE"
+            " ORDER BY root.id, file.rel_path"
+        )
+        return list(map(file_report, rows))
+
+    def passed_over(self) -> list[PassedOver]:
+        """What was passed over by which rule, the rule that met most files first."""
+        rows = self._db.all(
+            "SELECT count(*) AS files, reason, min(rel_path) AS rel_path, root.path,"
+            " root.type_key FROM file JOIN root ON root.id = file.root_id"
+            " WHERE verdict = 'ignored' GROUP BY reason ORDER BY files DESC, reason"
+        )
+        return [PassedOver(row["files"], row["reason"] or "", shown(row, row)) for row in rows]
 
     def amounts(self) -> dict[str, Amount]:
         """How many files are in each state that any is in, and their bytes."""
@@ -202,7 +236,7 @@ class Summary:
 
 
 @contextmanager
-def open_summary(state_dir: str) -> Iterator[Summary | None]:
+def open_outline(state_dir: str) -> Iterator[Outline | None]:
     """
     Read what a state directory holds, running daemon or not; None while it holds nothing.
 
@@ -210,12 +244,20 @@ def open_summary(state_dir: str) -> Iterator[Summary | None]:
         StateError: It cannot be read, or belongs to another version.
     """
     with reading(state_dir) as db:
-        yield None if db is None else Summary(db)
+        yield None if db is None else Outline(db)
 
 
 def holds_in(db: Database) -> list[HoldRow]:
     """The holds in force, oldest first."""
     return [HoldRow(**dict(row)) for row in db.all("SELECT * FROM hold ORDER BY since")]
+
+
+def shown(root: Any, file: Any) -> str:
+    """What a person is told of a file's row, below a root's row: ``FileReport.shown``."""
+    rel_path = os.fsdecode(file["rel_path"])
+    if root["type_key"] is not None:
+        rel_path = os.path.join(os.fsdecode(root["path"]), rel_path)
+    return printable(rel_path)
 
 
 def file_state(row: Any) -> str:
