@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -24,7 +24,6 @@ from syncd import api as cloud_api
 from syncd import log, scan, storage
 from syncd.allowance import Allowance
 from syncd.announce import Announcer, Receiver, Receivers
-from syncd.applying import Applied, Applier
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import PROOFS, Catalog, shows
@@ -45,7 +44,6 @@ from syncd.config import (
 from syncd.connect import connect, host_policy, network
 from syncd.control import Desk, serve
 from syncd.core import bandwidth, retry, settle
-from syncd.core.agenda import Line
 from syncd.core.ending import exit_code
 from syncd.core.judge import Rules
 from syncd.core.news import signing_key
@@ -72,6 +70,10 @@ from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
 from syncd.watch import Watcher
 from syncd.worker import Limits, Worker
+
+if TYPE_CHECKING:
+    from syncd.applying import Applied, Applier
+    from syncd.core.agenda import Line
 
 LARGEST_WAIT_MS = int(retry.RETRY_AFTER_MAX_S * 1100)
 """No wait in the database is longer; one that is was written under another clock."""
@@ -121,7 +123,7 @@ class _Parts:
     reconciler: Reconciler
     worker: Worker
     transfer: Transfer
-    applier: Applier
+    applier: Callable[[], "Applier"]
     desk: Desk
 
 
@@ -228,7 +230,7 @@ class Service:
 
         return await self._run(way, once=once)
 
-    async def apply(self, lines: Sequence[Line]) -> Applied:
+    async def apply(self, lines: "Sequence[Line]") -> "Applied":
         """
         Let a plan happen, and nothing else.
 
@@ -236,6 +238,8 @@ class Service:
             AlreadyRunning, StateError: The state directory cannot be used.
             RootUnavailable: A root is not there, or on another file system than before.
         """
+        from syncd.applying import Applied
+
         applied = Applied()
 
         async def way(parts: _Parts) -> int:
@@ -313,9 +317,9 @@ class Service:
             unread=len(self.ending.problems),
         )
 
-    async def _apply(self, parts: _Parts, lines: Sequence[Line]) -> Applied:
+    async def _apply(self, parts: _Parts, lines: "Sequence[Line]") -> "Applied":
         """Queue what still stands, and let the workers end it."""
-        applier = parts.applier
+        applier = parts.applier()
         for root in parts.roots.values():
             await parts.intake.require_root(root)
         await applier.begin(lines, stopped=self._stop.is_set)
@@ -831,17 +835,22 @@ class Service:
             clock=self._clock,
             hidden=settings.catalog.register_as == "disabled",
         )
-        applier = Applier(
-            store=store,
-            lanes=self._lanes,
-            api=api,
-            clock=self._clock,
-            catalog=catalog,
-            comparer=comparer,
-            retirement=retirement,
-            roots=roots,
-            hidden=settings.catalog.register_as == "disabled",
-        )
+
+        def applier() -> "Applier":
+            from syncd.applying import Applier  # the daemon never does
+
+            return Applier(
+                store=store,
+                lanes=self._lanes,
+                api=api,
+                clock=self._clock,
+                catalog=catalog,
+                comparer=comparer,
+                retirement=retirement,
+                roots=roots,
+                hidden=settings.catalog.register_as == "disabled",
+            )
+
         return _Parts(
             roots,
             store,
