@@ -80,7 +80,7 @@ class Doors:
 @dataclass(frozen=True, slots=True)
 class Ties:
     """
-    What the parts ask of whoever runs them, and tell it; all in the loop's thread.
+    What the parts ask of whoever runs them, and tell it; in the loop's thread, but for *settings*.
 
     Args:
         settings: Those in force now, whatever was reloaded meanwhile.
@@ -189,7 +189,7 @@ async def assembled(
             api = await reach(credentials)
             credentials.renew = api.refresh
             credentials.prove = partial(membership.prove, reach)
-            on_request = _on_request(tools.meter)
+            on_request = partial(_count_request, tools.meter)
             objects = storage.ObjectStore(bare, host_policy(settings), on_request=on_request)
             roots, tree = await _roots(tools)
             builder = _Builder(tools, ties, membership, api, objects, roots, tree, once)
@@ -225,16 +225,13 @@ async def _reach(
         jitter=tools.jitter,
         answered=await tools.lanes.db(servers.answered, base_url),
         on_answered=on_answered,
-        on_request=_on_request(tools.meter),
+        on_request=partial(_count_request, tools.meter),
         on_repeat=lambda call: tools.meter.count(Tally.RETRY, "request"),
     )
 
 
-def _on_request(meter: Meter) -> Callable[[Call, int | None], None]:
-    def count(call: Call, status: int | None) -> None:
-        meter.count(Tally.REQUEST, call, "none" if status is None else str(status))
-
-    return count
+def _count_request(meter: Meter, call: Call, status: int | None) -> None:
+    meter.count(Tally.REQUEST, call, "none" if status is None else str(status))
 
 
 async def _roots(tools: Tools) -> tuple[dict[int, Root], Tree]:
