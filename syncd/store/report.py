@@ -3,11 +3,9 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncd.core import drift
-from syncd.core.agenda import Owned
-from syncd.core.preview import Known
 from syncd.core.tree import PathKey
 from syncd.model import Fingerprint, Record, Verdict, printable
 from syncd.store.files import RootRow, find_root, root_row_of
@@ -24,6 +22,10 @@ from syncd.store.outline import (
     state_of,
 )
 from syncd.store.rows import fingerprint_of
+
+if TYPE_CHECKING:
+    from syncd.core.agenda import Owned
+    from syncd.core.preview import Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +164,10 @@ class Report(Outline):
 
     def known(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
-    ) -> dict[str, Known]:
+    ) -> "dict[str, Known]":
         """What the store says of each path of a root, by raw rel_path; see ``Files.root_id``."""
+        from syncd.core.preview import Known  # a plan's; the daemon makes none
+
         root_id = find_root(self._db, root, real_path or root, type_key)
         return {
             os.fsdecode(row["rel_path"]): Known(
@@ -300,8 +304,10 @@ class Report(Outline):
             for row in rows
         ]
 
-    def owned(self) -> list[Owned]:
+    def owned(self) -> "list[Owned]":
         """The records that this machine registered and did not delete, by path."""
+        from syncd.core.agenda import Owned  # as above
+
         rows = self._db.all(
             "SELECT record.*, root.path AS root FROM record JOIN root ON root.id = record.root_id"
             " WHERE adopted = 0 AND record_id NOT LIKE 'unknown:%' ORDER BY model_path, sha256"
