@@ -2,6 +2,7 @@
 
 import json
 import select
+import statistics
 import subprocess
 import sys
 import time
@@ -15,11 +16,11 @@ from typing import Any
 from bench.cable import BIN_S, FAR, NEAR
 from bench.measure import Command, running
 from bench.place import BUCKET, SYNCD, write_model
-from bench.scenario import Goal, Options, Result, Scenario, table, tell
+from bench.scenario import Goal, Options, Result, Scenario, median, table, tell
 from bench.senders import path_of
 
 LAST = 3
-"""What is delivered in the last third of the time counts."""
+"""The seconds of the last third of the time count."""
 
 ROOM = 2
 """The file is so many times as large as the line could carry in that time."""
@@ -105,7 +106,7 @@ def _on_line(case: Case, folder: Path, seconds: float) -> Result:
             command, port = _sending(case.sender, _said(cloud), folder, Path(home))
             log = Path(home) / "log"
             with running(command.within("nsenter", f"--net={near}"), log) as sender:
-                seen: list[list[str]] = []
+                seen = [_streams(near, port)]
 
                 def look() -> None:
                     if sender.poll() is not None:
@@ -115,14 +116,16 @@ def _on_line(case: Case, folder: Path, seconds: float) -> Result:
 
                 carried = _said(cable, READY_S + seconds, look)
                 sender.kill()
+    shares = _shares(carried["bins"], case.mbit)
     return {
         "delay_ms": case.delay_ms,
         "loss": case.loss,
         "control": case.control,
         "sender": case.sender,
-        "share": _share(carried["bins"], case.mbit),
+        "share": median(shares),
+        "mean": statistics.fmean(shares),
         "streams": [len(controls) for controls in seen],
-        "controls": sorted({control for controls in seen for control in controls}),
+        "last": "+".join(sorted(set(seen[-1]))),
         **carried,
     }
 
@@ -202,10 +205,12 @@ def _said(
     return json.loads(line)
 
 
-def _share(bins: list[int], mbit: int) -> float:
-    """Of the line, by payload, in the last part of the time."""
+def _shares(bins: list[int], mbit: int) -> list[float]:
+    """Of the line, by payload, in each second of the last part of the time."""
     judged = bins[-max(1, len(bins) // LAST) :]
-    return sum(judged) * 8 / (len(judged) * BIN_S * mbit * 1e6)
+    a_second = round(1 / BIN_S)
+    seconds = [judged[at : at + a_second] for at in range(0, len(judged), a_second)]
+    return [sum(second) * 8 / (len(second) * BIN_S * mbit * 1e6) for second in seconds]
 
 
 def _run_of(result: Result, run: Result, sender: str) -> Result:
@@ -239,33 +244,26 @@ def _lines(result: Result) -> Iterator[str]:
     yield (
         f"A line of {result['mbit']} Mbit/s in user space between two network namespaces: TCP is the"
         " kernel's on both ends, single segments are lost on the way there, the queue holds 100 ms."
-        f" Each sender is watched for {seconds:g} s from the moment its body flows, and what comes out"
-        f" in the last {seconds / LAST:g} s is its share of the line, which also carries headers (94 %"
-        " is full). *Streams* are those with bytes to send at the end. The route decides on the"
-        " congestion control, but in the rows of syncd and bbr, where the kernel's choice is another"
-        " and syncd has to ask for it; *control* is what ss(8) saw."
+        f" Each sender is watched for {seconds:g} s from the moment its body flows. Of the last"
+        f" {seconds / LAST:g} the middle second is its share of the line, which also carries headers"
+        " (94 % is full); their mean stands beside it. BBR all but stops for a fifth of a second every"
+        " ten seconds to measure the round trip, and all streams do so at once. *Streams*: those with"
+        " bytes to send at the end, by ss(8). The route decides on the congestion control, but where"
+        " syncd goes by BBR, which the kernel would not choose: it asks for it."
     )
     yield ""
+    heads = ("Round trip ms", "lost %", "control", "sender", "streams", "share %", "mean %")
     yield from table(
-        (
-            "Round trip ms",
-            "lost %",
-            "control",
-            "sender",
-            "streams",
-            "share of the line %",
-            "line's own CPU %",
-            "late by ms",
-            "all cores busy %",
-        ),
+        (*heads, "line's own CPU %", "late by ms", "all cores busy %"),
         (
             (
                 run["delay_ms"],
                 f"{run['loss']:g}",
-                ", ".join(run["controls"]),
+                run["control"],
                 run["sender"],
-                run["streams"][-1],
+                f"{run['streams'][-1]} {run['last']}",
                 f"{100 * run['share']:.1f}",
+                f"{100 * run['mean']:.1f}",
                 f"{100 * run['cpu']:.0f}",
                 run["late_ms"],
                 f"{100 * run['busy']:.0f}",
@@ -276,8 +274,8 @@ def _lines(result: Result) -> Iterator[str]:
     yield ""
     yield (
         "Plain streams send nothing but bytes: what they reach is what this line carries. It is one"
-        " process, whose own share of a core stands beside each figure, and of a hundred packets 99"
-        " came out no later after their time than it says."
+        " process, whose own share of a core stands beside each figure; of a hundred packets 99 came"
+        " out no later after their time than it says."
     )
     yield ""
     yield from _bounded(result)

@@ -6,17 +6,21 @@ So more are tried, for a few seconds: they stay if they paid, else they go again
 doubles the number, so that a long line is filled within seconds; after one that did not pay, or once
 the store asked for less, one more is tried now and then.
 
-A rate is taken from bytes on their way and never from bodies that ended: where streams are slow, a
-body takes minutes, and there more of them are needed most.
+A rate is taken from bytes on their way, so that slow streams, whose bodies take minutes, get company
+within seconds; but where bodies end soon it holds their ends too, with the pauses before the next
+ones, which others at once would fill.
 """
 
 from dataclasses import dataclass, field
 
-SPAN_S = 3.0
-"""A try takes so long at least; its first third does not count."""
+SETTLE_S, COUNT_S = 1.0, 2.0
+"""A try lasts so long at least; what moves before it has settled does not count."""
 
-SPAN_BYTES = 3 * 512 * 1024
+SETTLE_BYTES, COUNT_BYTES = 512 * 1024, 1024 * 1024
 """And so many bytes a request: what first fills the sockets' buffers has reached nobody."""
+
+PATIENCE_S = 3.5
+"""It counts no longer than that, even if not as many bodies have ended as are under way."""
 
 GAIN = 1.05
 """What a try has to bring, as a factor, to be kept."""
@@ -47,6 +51,7 @@ class Width:
     _before: tuple[int, float] | None = None
     _since: tuple[float, int] | None = None
     _counts: bool = False
+    _ended: int = 0
 
     def __post_init__(self) -> None:
         self.limit = self.start
@@ -61,6 +66,7 @@ class Width:
 
     def went_well(self) -> None:
         """A body got through."""
+        self._ended += 1
         self._good += 1
         if self.limit < self.start and self._good >= REGAIN_AFTER:
             self._good = 0
@@ -80,15 +86,16 @@ class Width:
         elif self.limit < self.start:
             self._since = None
         elif self._since is None:
-            self._since, self._counts = (now_s, sent), False
-        else:
+            self._open(sent, now_s, counts=False)
+        elif not self._counts:
+            if self._passed(sent, now_s, SETTLE_S, SETTLE_BYTES):
+                self._open(sent, now_s, counts=True)
+        elif self._passed(sent, now_s, COUNT_S, COUNT_BYTES) and (
+            self._ended >= self.limit or self._passed(sent, now_s, PATIENCE_S, 0)
+        ):
             since_s, before = self._since
-            share = 2 / 3 if self._counts else 1 / 3
-            if now_s - since_s < share * SPAN_S or sent - before < share * SPAN_BYTES * self.limit:
-                return
-            if self._counts:
-                self._judge((sent - before) / (now_s - since_s), now_s, asked)
-            self._since, self._counts = (now_s, sent), not self._counts
+            self._judge((sent - before) / (now_s - since_s), now_s, asked)
+            self._open(sent, now_s, counts=False)
 
     def lose_one(self, now_s: float) -> None:
         """A body stalled: fewer of them may fare better."""
@@ -97,6 +104,12 @@ class Width:
     def halve(self, now_s: float) -> None:
         """The store asked for less."""
         self._shrink(self.limit // 2, now_s)
+
+    def _passed(self, sent: int, now_s: float, seconds: float, bytes_each: int) -> bool:
+        """Since the beginning: so many seconds, and so many bytes a request?"""
+        assert self._since is not None, "begun before"
+        since_s, before = self._since
+        return now_s - since_s >= seconds and sent - before >= bytes_each * self.limit
 
     def _judge(self, rate: float, now_s: float, asked: int) -> None:
         """A span is over: keep what was tried, or not, and try more where it is time."""
@@ -110,6 +123,9 @@ class Width:
         if now_s >= self._rest_until_s and self.limit < most:
             self._before = self.limit, rate
             self.limit = min(self.limit * 2 if self._doubling else self.limit + 1, most)
+
+    def _open(self, sent: int, now_s: float, *, counts: bool) -> None:
+        self._since, self._counts, self._ended = (now_s, sent), counts, 0
 
     def _give_back(self) -> None:
         """What was tried without being needed is no trial."""
