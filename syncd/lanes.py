@@ -71,11 +71,9 @@ class Lanes:
         """Run something that reads a whole file."""
         return await self._run(self._hash, partial(function, *args, **kwargs))
 
-    def send(
-        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> "asyncio.Future[T]":
-        """Begin a request that sends a body."""
-        return self._run(self._send, partial(function, *args, **kwargs))
+    async def send(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a request that sends a body."""
+        return await self._run(self._send, partial(function, *args, **kwargs))
 
     async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that looks at the tree."""

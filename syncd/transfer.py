@@ -279,8 +279,10 @@ class Transfer:
             pace.moved(sent, self._clock.boottime_s())
 
         paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
-        request = self._lanes.send(
-            self._objects.put, grant, paced, size, call=call, now_ms=self._clock.now_ms
+        request = asyncio.create_task(
+            self._lanes.send(
+                self._objects.put, grant, paced, size, call=call, now_ms=self._clock.now_ms
+            )
         )
         try:
             etag = await self._watched(request)
@@ -296,7 +298,7 @@ class Transfer:
         self._budget.worked()
         return etag
 
-    async def _watched(self, request: "asyncio.Future[str | None]") -> str | None:
+    async def _watched(self, request: "asyncio.Task[str | None]") -> str | None:
         """What *request* is answered; meanwhile the number of slots follows what the link pays."""
         while True:
             done, _ = await asyncio.wait({request}, timeout=LOOK_S)
