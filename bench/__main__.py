@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     option(
         "--profile",
         action="store_true",
-        help="warm, cold, swarm, rescan, startup: one more under py-spy",
+        help="one more run of most scenarios under py-spy: where the time goes",
     )
     option("--rounds", type=int, default=5, help="how often each sender runs, in turns")
     peers = _words("curl,rclone,s5cmd,aws,httpx")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.measure import Profile, profile_lines, spied
 from bench.scenario import MIB, Goal, Options, Result, Scenario, table, tell
 from syncd.model import Fingerprint, FoundFile, Job, Target
 from syncd.store import Store, Wanted
@@ -26,6 +27,10 @@ def _run(options: Options) -> Result:
             _fill(store, options.rows)
             filling_s = time.monotonic() - started_s
             pairs, seconds = _work(store)
+            profile: Profile = []
+            if options.profile:
+                with spied("claims", os.getpid()) as profile:
+                    _work(store)
         finally:
             store.close()
         syncs = _syncs_a_s(Path(name, "syncs"))
@@ -37,6 +42,7 @@ def _run(options: Options) -> Result:
         "seconds": seconds,
         "bytes": size,
         "syncs_a_s": syncs,
+        "profile": profile,
     }
 
 
@@ -101,6 +107,7 @@ def _lines(result: Result) -> Iterator[str]:
         ],
     )
     yield ""
+    yield from profile_lines(result["profile"])
 
 
 SCENARIO = Scenario("claims", "The queue with many rows", _run, _lines, _goals)

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.measure import events, running, wait_for
+from bench.measure import Profile, events, profile_lines, running, spied, wait_for
 from bench.place import syncd, write_model
 from bench.scenario import Goal, Options, Result, Scenario, percentile, table, tell
 
@@ -38,12 +38,15 @@ def _run(options: Options) -> Result:
             _wait(state, len(closed))
             tell(f"{options.burst} files at once ...")
             began_s = time.time()
-            for number in range(options.burst):
-                path = f"loras/{number % FOLDERS:02}/burst-{number:05}.safetensors"
-                write_model(models / path, SIZE)
+            _burst(models, "burst", options.burst)
             ended_s = time.time()
             jobs = _wait(state, ONE_BY_ONE + options.burst)
             all_queued_s = time.time()
+            profile: Profile = []
+            if options.profile:
+                with spied("a burst", process.pid) as profile:
+                    _burst(models, "spied", options.burst)
+                    _wait(state, ONE_BY_ONE + 2 * options.burst)
             queued = {str(event["path"]): _at_s(event) for event in events(said, "file.queued")}
     latency_s = [queued[path] - closed_s for path, closed_s in closed.items() if path in queued]
     return {
@@ -52,7 +55,13 @@ def _run(options: Options) -> Result:
         "writing_s": ended_s - began_s,
         "queued": jobs - ONE_BY_ONE,
         "after_s": all_queued_s - ended_s,
+        "profile": profile,
     }
+
+
+def _burst(models: Path, name: str, files: int) -> None:
+    for number in range(files):
+        write_model(models / f"loras/{number % FOLDERS:02}/{name}-{number:05}.safetensors", SIZE)
 
 
 def _at_s(event: dict[str, object]) -> float:
@@ -98,6 +107,7 @@ def _lines(result: Result) -> Iterator[str]:
         ],
     )
     yield ""
+    yield from profile_lines(result["profile"])
 
 
 SCENARIO = Scenario("latency", "Event latency", _run, _lines, _goals)

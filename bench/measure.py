@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ WAITING = (
     "_worker (concurrent/futures/thread.py)",
     "EpollSelector.select (selectors.py)",
     "Condition.wait (threading.py)",
+    "InotifyFD._check_inotify_fd (watchdog/observers/inotify_c.py)",
 )
 
 
@@ -185,10 +187,39 @@ def profiled(name: str, command: Command) -> Profile:
     tell(f"profile of {name} ...")
     with TemporaryDirectory(prefix="syncd-bench-") as folder:
         stacks = Path(folder) / "stacks"
-        spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"]
-        spy += ["--rate", str(PROFILE_HZ), "--nolineno", "--output", str(stacks), "--"]
-        subprocess.run(command.within(*spy).arguments, env=command.environment, capture_output=True)
-        return flat(stacks.read_text("utf-8")) if stacks.exists() else []
+        spy = command.within(*_spy(stacks), "--")
+        subprocess.run(spy.arguments, env=command.environment, capture_output=True)
+        return _read(stacks)
+
+
+@contextmanager
+def spied(name: str, pid: int) -> Iterator[Profile]:
+    """A profile of a process that runs already, for as long as the block lasts; filled at its end."""
+    tell(f"profile of {name} ...")
+    profile: Profile = []
+    with TemporaryDirectory(prefix="syncd-bench-") as folder:
+        stacks = Path(folder) / "stacks"
+        spy = subprocess.Popen(
+            [*_spy(stacks), "--pid", str(pid)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield profile
+        finally:
+            spy.send_signal(signal.SIGINT)  # on which it writes down what it saw
+            spy.wait(60)
+            profile += _read(stacks)
+
+
+def _spy(stacks: Path) -> list[str]:
+    spy = str(Path(sys.executable).with_name("py-spy"))
+    settings = ["--format", "raw", "--rate", str(PROFILE_HZ), "--nolineno"]
+    return [spy, "record", *settings, "--output", str(stacks)]
+
+
+def _read(stacks: Path) -> Profile:
+    return flat(stacks.read_text("utf-8")) if stacks.exists() else []
 
 
 def flat(stacks: str) -> Profile:

@@ -149,7 +149,7 @@ class Applier:
             if root.path != line.root:
                 continue
             try:
-                found, _ = await self._lanes.scan(self._comparer.look, root, line.path)
+                found = await self._lanes.scan(self._comparer.find, root, line.path)
             except OSError as error:
                 raise _Refused(f"it cannot be looked at: {error.strerror}") from None
             if found is None:
@@ -181,7 +181,7 @@ class Applier:
     async def _require_movable(self, root: Root, line: Line) -> None:
         assert line.was is not None, "read so"
         assert line.sha256 is not None, "read so"
-        walked = await self._lanes.scan(self._comparer.at, root, line.was)
+        (walked,) = await self._lanes.scan(self._comparer.at, root, {line.was: False})
         await self._lanes.db(self._store.files.forget, walked.gone, self._clock.now_ms())
         movable = await self._lanes.db(self._store.records.movable, line.sha256)
         if movable != line.record_id:

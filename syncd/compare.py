@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from syncd import scan, soundness
 from syncd.core import bundles, paths
@@ -18,9 +19,15 @@ from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
 from syncd.errors import RootUnavailable
 from syncd.model import FoundFile, KnownFile, Mount, Verdict, printable
-from syncd.store import KnownFiles, RootRow, open_files
+from syncd.store import Files, KnownFiles, RootRow
 
 _ENDINGS = tuple(map(os.fsencode, paths.ENDINGS))
+
+Look = tuple[FoundFile, str | None] | OSError | None
+"""A file and the name beside it that a downloader keeps, if any; None where there is no file."""
+
+Companions = Callable[[str, str], dict[str, str]]
+"""``companions_in``, of which a batch remembers what it was told."""
 
 PASSED_MAX = 20_000
 """Files that get no job, held in memory at a time: they are most of a large tree."""
@@ -101,6 +108,7 @@ class Comparer:
     Looks at the roots.
 
     Args:
+        files: What is known, read beside the writer; judging alone needs none.
         tree: Which file ComfyUI loads where several have one name.
         rules_of: Reads the rules of a root.
     """
@@ -109,14 +117,14 @@ class Comparer:
         self,
         roots: Mapping[int, Root],
         *,
-        state_dir: str,
+        files: Files | None,
         symlinks: scan.Symlinks,
         tree: Tree,
         rules_of: Callable[[Root], Rules],
     ) -> None:
         self._roots = roots
         self._paths = [root.path for root in roots.values()]
-        self._state_dir = state_dir
+        self._files = files
         self._symlinks = symlinks
         self._tree = tree
         self._rules_of = rules_of
@@ -169,13 +177,11 @@ class Comparer:
             roots=self._paths,
             problem=problem,
         )
-        with open_files(self._state_dir) as files:
-            known = files.known(root.id, folder)
-            counted = self._counted(walked, root, stretches)
-            changes = self._changes(counted, known, unjudged, afresh=afresh)
-            for _ in self._sort_in(walked, root, changes):
-                if len(walked.passed) >= PASSED_MAX:
-                    yield walked
+        counted = self._counted(walked, root, stretches)
+        changes = self._changes(counted, self._known(root, folder), unjudged, afresh=afresh)
+        for _ in self._sort_in(walked, root, changes, cache(companions_in)):
+            if len(walked.passed) >= PASSED_MAX:
+                yield walked
         yield walked
 
     def _counted(
@@ -205,26 +211,40 @@ class Comparer:
                 yield from diff(stretch.files(), before, unjudged=unjudged, stands=stands)
         yield from diff((), known, unjudged=unjudged, stands=stands)
 
-    def at(self, root: Root, rel_path: str, *, afresh: bool = False) -> Walked:
-        """The same for one path, file or folder."""
+    def at(self, root: Root, asked: Mapping[str, bool]) -> list[Walked]:
+        """The same for single paths, files or folders; of each, whether it is decided *afresh*."""
+        companions = cache(companions_in)
+        return [self._at(root, path, companions, afresh=asked[path]) for path in asked]
+
+    def _at(self, root: Root, rel_path: str, companions: Companions, *, afresh: bool) -> Walked:
         try:
-            found = self._look(root, rel_path)
+            found = self.find(root, rel_path)
         except OSError as error:
             return Walked(problems=[(rel_path, error)])
         if found is None:
             return self.below(root, rel_path, afresh=afresh)
         walked = Walked(files=1)
-        with open_files(self._state_dir) as files:
-            known = files.known(root.id, rel_path)
-            for _ in self._sort_in(walked, root, diff([found], known, stands=self._stands(afresh))):
-                pass
+        changes = diff([found], self._known(root, rel_path), stands=self._stands(afresh))
+        for _ in self._sort_in(walked, root, changes, companions):
+            pass
         return walked
 
-    def look(self, root: Root, rel_path: str) -> tuple[FoundFile | None, str | None]:
-        """The file as it is now, and its companion; raises OSError where it cannot be told."""
-        found = self._look(root, rel_path)
+    def find(self, root: Root, rel_path: str) -> FoundFile | None:
+        """The file as it is now, if there is one; raises OSError where it cannot be told."""
+        return scan.look(root.path, root.id, rel_path, symlinks=self._symlinks, roots=self._paths)
+
+    def look(self, keys: Iterable[PathKey]) -> list[Look]:
+        """What is at each path now; one listing a folder tells what downloaders work at."""
+        companions = cache(companions_in)
+        return [self._look(self._roots[root_id], path, companions) for root_id, path in keys]
+
+    def _look(self, root: Root, rel_path: str, companions: Companions) -> Look:
+        try:
+            found = self.find(root, rel_path)
+        except OSError as error:
+            return error
         folder, name = os.path.split(rel_path)
-        return found, companions_in(root.path, folder).get(name)
+        return None if found is None else (found, companions(root.path, folder).get(name))
 
     def judge(self, file: FoundFile | KnownFile) -> Taken | Passed:
         """What becomes of a file, by its name, its size and the files that come before it."""
@@ -247,8 +267,7 @@ class Comparer:
         Args:
             settled: Those of its paths that stand still and are whole; others may be queued already.
         """
-        with open_files(self._state_dir) as files:
-            known = {each.rel_path: each for each in files.known(root.id, _folder(root, bundle))}
+        known = {each.rel_path: each for each in self._known(root, _folder(root, bundle))}
 
         def is_ready(file: FoundFile) -> bool:
             before = known.get(file.rel_path)
@@ -291,8 +310,9 @@ class Comparer:
         problems += [f"{name}, which is not there" for name in bundles.missing(names, indexes)]
         return printable(min(problems)) if problems else None
 
-    def _look(self, root: Root, rel_path: str) -> FoundFile | None:
-        return scan.look(root.path, root.id, rel_path, symlinks=self._symlinks, roots=self._paths)
+    def _known(self, root: Root, below: str) -> KnownFiles:
+        assert self._files is not None, "whoever compares has them"
+        return self._files.known(root.id, below)
 
     def _stands(self, afresh: bool) -> Callable[[KnownFile], bool]:
         def stand(known: KnownFile) -> bool:
@@ -311,9 +331,10 @@ class Comparer:
     def _path_of(self, key: PathKey) -> str:
         return os.path.join(self._roots[key[0]].path, key[1])
 
-    def _sort_in(self, walked: Walked, root: Root, changes: Iterable[Change]) -> Iterator[Change]:
-        """Collect *changes* as they come; one listing a folder tells what downloaders work at there."""
-        companions: dict[str, dict[str, str]] = {}
+    def _sort_in(
+        self, walked: Walked, root: Root, changes: Iterable[Change], companions: Companions
+    ) -> Iterator[Change]:
+        """Collect *changes* as they come."""
         for change in changes:
             file = change.known if isinstance(change, Gone) else change.found
             if isinstance(change, Gone) and (problem := cut_off(root, file.rel_path)) is not None:
@@ -328,10 +349,8 @@ class Comparer:
                 walked.passed.append((change.found, judged))
             else:
                 folder, name = os.path.split(file.rel_path)
-                if folder not in companions:
-                    companions[folder] = companions_in(root.path, folder)
                 known = None if isinstance(change, New) else change.known
-                companion = companions[folder].get(name)
+                companion = companions(root.path, folder).get(name)
                 walked.fresh.append(Fresh(change.found, known, judged, companion))
             yield change
 

@@ -8,8 +8,11 @@ again.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
 
 import structlog
 
@@ -25,6 +28,12 @@ from syncd.lanes import Lanes
 from syncd.model import FoundFile, Hint, HintKind, KnownFile, Mount, Priority, Verdict, printable
 from syncd.progress import Meter
 from syncd.store import Admission, RootRow, Store, Wanted
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH = 1000
+"""Files looked at in one go: going to the scan thread and back costs more than one look."""
 
 BLOCKED_LOOK_S = 10.0
 """Between looks at a file that something but time holds up: an event may tell sooner."""
@@ -166,7 +175,7 @@ class Intake:
         self._problems[root.id] = {
             root.shown(path): error.strerror or str(error) for path, error in walked.problems
         }
-        await self._take_in(walked, hint=None, backfill=not row.scanned)
+        await self._take_in([(walked, None)], backfill=not row.scanned)
         await self._lanes.db(
             self._store.files.mark_scanned,
             root.id,
@@ -195,9 +204,14 @@ class Intake:
         whole = {hint.root_id for hint in hints if hint.rel_path in ("", IGNORE_FILE)}
         for root_id in sorted(whole):
             await self.walk(self._roots[root_id])
+        asked: dict[PathKey, tuple[HintKind, bool]] = {}
         for hint in hints:
-            if hint.root_id not in whole:
-                await self._look_at(hint)
+            entered = not any(map(paths.never_enter, hint.rel_path.split("/")[:-1]))
+            if entered and hint.root_id not in whole:  # what no walk enters, no hint leads to
+                key, rescan = (hint.root_id, hint.rel_path), hint.kind is HintKind.RESCAN
+                asked[key] = (hint.kind, rescan or (key in asked and asked[key][1]))
+        for batch in _batches(asked):
+            await self._look_at({key: asked[key] for key in batch})
 
     async def settle_due(self) -> None:
         """Look again at the files whose window has passed; queue those that did not move."""
@@ -209,27 +223,41 @@ class Intake:
             }  # whoever waits for a rival is judged in one go with it
             whole = {self._bundle_of(key) for key in due} - {None}
             due |= {key for key in self._moving if self._bundle_of(key) in whole}
-        looks = [await self._look_again(key, hint=None) for key in sorted(due)]
-        await self._admit([found for found in looks if found is not None])
+        settled: list[FoundFile] = []
+        for batch in _batches(sorted(due)):
+            settled += await self._look_again(dict.fromkeys(batch))
+        await self._admit(settled)
 
     # -- looking ---------------------------------------------------------------------------------
 
-    async def _look_at(self, hint: Hint) -> None:
-        root = self._roots[hint.root_id]
-        if any(map(paths.never_enter, hint.rel_path.split("/")[:-1])):
-            return  # what no walk enters, no hint leads to
-        owner = _owner(hint.rel_path)
-        if owner is not None and (root.id, owner) in self._moving:
-            await self._look_again((root.id, owner), hint=hint.kind)
-        if (root.id, hint.rel_path) in self._moving:
-            await self._look_again((root.id, hint.rel_path), hint=hint.kind)
-            return
-        walked = await self._lanes.scan(
-            self._comparer.at, root, hint.rel_path, afresh=hint.kind is HintKind.RESCAN
-        )
-        if walked.gone:
-            await self._require_mounted(root)
-        await self._take_in(walked, hint=hint.kind)
+    async def _each(self, function: Callable[[T], R], items: Collection[T]) -> list[R]:
+        """*function* of each of *items*, in the scan thread."""
+        results: list[R] = []
+        for batch in _batches(items):
+            results += await self._lanes.scan(_map, function, batch)
+        return results
+
+    async def _look_at(self, asked: Mapping[PathKey, tuple[HintKind, bool]]) -> None:
+        """Look at paths, each with the last that was said of it, and whether it is judged afresh."""
+        again: dict[PathKey, HintKind | None] = {}
+        others: defaultdict[int, dict[str, bool]] = defaultdict(dict)
+        for (root_id, rel_path), (kind, afresh) in asked.items():
+            owner = _owner(rel_path)
+            if owner is not None and (root_id, owner) in self._moving:
+                again[root_id, owner] = kind
+            if (root_id, rel_path) in self._moving:
+                again[root_id, rel_path] = kind
+            else:
+                others[root_id][rel_path] = afresh
+        if again:
+            await self._look_again(again)
+        for root_id, there in others.items():
+            root = self._roots[root_id]
+            looks = await self._lanes.scan(self._comparer.at, root, there)
+            if any(walked.gone for walked in looks):
+                await self._require_mounted(root)
+            kinds = [asked[root_id, rel_path][0] for rel_path in there]
+            await self._take_in(zip(looks, kinds, strict=True))
 
     async def require_root(self, root: Root) -> None:
         """
@@ -260,25 +288,29 @@ class Intake:
             return settle.settles_at_s(moving.watching)
         return moving.looked_at_s + BLOCKED_LOOK_S
 
-    async def _look_again(self, key: PathKey, *, hint: HintKind | None) -> FoundFile | None:
-        """One more look at a path under observation; the file, if it has stood still long enough."""
-        root, (_, rel_path) = self._roots[key[0]], key
-        try:
-            found, companion = await self._lanes.scan(self._comparer.look, root, rel_path)
-        except OSError as error:
-            self._block(key, f"it cannot be looked at: {error.strerror}")
-            return None
-        if found is None:
-            self._forget(key)
-            self._log.debug("file.vanished", path=printable(rel_path))
-            return None
-        moving, now_s = self._moving[key], self._clock.boottime_s()
-        moving.watching = self._watching(moving.watching, found, companion, hint, now_s)
-        moving.looked_at_s = now_s
-        if settle.is_settled(moving.watching, now_s):
-            return found
-        moving.lacks = None
-        return None
+    async def _look_again(self, asked: Mapping[PathKey, HintKind | None]) -> list[FoundFile]:
+        """One more look at paths under observation; the files that have stood still long enough."""
+        began_s = self._clock.boottime_s()
+        looks = await self._lanes.scan(self._comparer.look, list(asked))
+        ended_s = self._clock.boottime_s()
+        settled = []
+        for (key, hint), look in zip(asked.items(), looks, strict=True):
+            if isinstance(look, OSError):
+                self._block(key, f"it cannot be looked at: {look.strerror}")
+            elif look is None:
+                self._forget(key)
+                self._log.debug("file.vanished", path=printable(key[1]))
+            else:
+                moving = self._moving[key]
+                moving.watching = self._watching(moving.watching, *look, hint, ended_s)
+                moving.looked_at_s = ended_s
+                # It was looked at between the two: a window begins with the end of a look, and is
+                # over if the next one began behind it.
+                if settle.is_settled(moving.watching, began_s):
+                    settled.append(look[0])
+                else:
+                    moving.lacks = None
+        return settled
 
     def _observe(
         self, fresh: Fresh, taken: Taken, hint: HintKind | None, now_s: float, *, backfill: bool
@@ -344,8 +376,8 @@ class Intake:
     # -- letting it in ---------------------------------------------------------------------------
 
     def _forget(self, key: PathKey) -> None:
-        self._moving.pop(key, None)
-        self._meter.settling(len(self._moving))
+        if self._moving.pop(key, None) is not None:
+            self._meter.settling(len(self._moving))
 
     async def _admit(self, settled: Collection[FoundFile]) -> None:
         """Queue files, all in one commit: of two that clash none is claimed before both are seen."""
@@ -353,8 +385,8 @@ class Intake:
         passed: list[tuple[FoundFile, Passed]] = []
         moving = self._moving.keys() - {(found.root_id, found.rel_path) for found in settled}
         rivals = {self._moving[key].place for key in moving} if settled else set()
-        for found in settled:
-            judged = await self._lanes.scan(self._comparer.judge, found)
+        judgements = await self._each(self._comparer.judge, settled)
+        for found, judged in zip(settled, judgements, strict=True):
             watched = self._moving[found.root_id, found.rel_path]
             if isinstance(judged, Passed):  # ComfyUI loads another one meanwhile, or it shrank
                 passed.append((found, judged))
@@ -371,10 +403,8 @@ class Intake:
         sound: list[Wanted] = []
         passed: list[tuple[FoundFile, Passed]] = []
         busy: set[str] = set()
-        for item in candidates:
-            root = self._roots[item.found.root_id]
-            lease = self._read_lease and not root.network
-            judgement = await self._lanes.scan(soundness.judge, root.path, item.found, lease=lease)
+        judgements = await self._each(self._soundness, [item.found for item in candidates])
+        for item, judgement in zip(candidates, judgements, strict=True):
             why = judgement.why or "it still changes"
             if judgement.verdict is Verdict.WANTED:
                 sound.append(item)
@@ -388,6 +418,10 @@ class Intake:
         for item in sound:
             self._moving[item.key].postponed = item.clash_key in busy
         return [item for item in sound if item.clash_key not in busy]
+
+    def _soundness(self, found: FoundFile) -> soundness.Judgement:
+        root = self._roots[found.root_id]
+        return soundness.judge(root.path, found, lease=self._read_lease and not root.network)
 
     async def _whole(self, sound: list[Wanted]) -> list[Wanted]:
         """Those that are no part of a bundle, or whose bundle can go as a whole; the others wait."""
@@ -441,17 +475,23 @@ class Intake:
     # -- deciding --------------------------------------------------------------------------------
 
     async def _take_in(
-        self, walked: Walked, *, hint: HintKind | None, backfill: bool = False
+        self, looks: Iterable[tuple[Walked, HintKind | None]], *, backfill: bool = False
     ) -> None:
-        now_s = self._clock.boottime_s()  # one for all: what a walk met together settles together
-        for rel_path, error in walked.problems:
-            self._log.warning("scan.problem", path=rel_path, why=error.strerror)
-        for fresh in walked.fresh:
-            if not await self._runs_on(fresh):
-                self._observe(fresh, fresh.judged, hint, now_s, backfill=backfill)
-        await self._pass_over(walked.passed)
-        await self._let_go(walked.gone)
-        self._look_again_at(walked.doubtful)
+        """What was found, and what had been said of it."""
+        now_s = self._clock.boottime_s()  # one for all: what was met together settles together
+        passed: list[tuple[FoundFile, Passed]] = []
+        gone: list[KnownFile] = []
+        for walked, hint in looks:
+            for rel_path, error in walked.problems:
+                self._log.warning("scan.problem", path=rel_path, why=error.strerror)
+            for fresh in walked.fresh:
+                if not await self._runs_on(fresh):
+                    self._observe(fresh, fresh.judged, hint, now_s, backfill=backfill)
+            passed += walked.passed
+            gone += walked.gone
+            self._look_again_at(walked.doubtful)
+        await self._pass_over(passed)
+        await self._let_go(gone)
 
     async def _pass_over(self, passed: list[tuple[FoundFile, Passed]]) -> None:
         """Remember files that get no job."""
@@ -483,6 +523,17 @@ class Intake:
         if not fresh.only_ctime_moved or _verdict(fresh) is not Verdict.WANTED:
             return False
         return await self._lanes.db(self._store.files.refresh, fresh.found, self._clock.now_ms())
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """All of *items*, so many at a time that the scan thread is free for others in between."""
+    rest = iter(items)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+def _map(function: Callable[[T], R], items: list[T]) -> list[R]:
+    return [function(item) for item in items]
 
 
 def _verdict(fresh: Fresh) -> Verdict | None:

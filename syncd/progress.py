@@ -53,13 +53,14 @@ class Tally(StrEnum):
     URL_AGAIN = "url_again"  # URLs signed anew
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Running:
     """
-    One job at work. ``sent`` counts bytes handed to the wire; a failed try takes them back.
+    One job at work; in a snapshot, as it was then.
 
-    ``stored`` has a bit for each part that the store holds (part 1 is bit 0); ``on_wire`` is the
-    bytes sent so far of each part under way, by its number.
+    ``sent`` counts bytes handed to the wire; a failed try takes them back. ``stored`` has a bit for
+    each part that the store holds (part 1 is bit 0); ``on_wire`` is the bytes sent so far of each
+    part under way, by its number.
     """
 
     job_id: int
@@ -70,7 +71,7 @@ class Running:
     sent: int = 0
     parts: int | None = None
     stored: int = 0
-    on_wire: Mapping[int, int] = field(default_factory=dict)
+    on_wire: dict[int, int] = field(default_factory=dict)
 
     @property
     def parts_done(self) -> int:
@@ -187,25 +188,27 @@ class Meter:
 
     def phase(self, job_id: int, phase: Phase) -> None:
         """The job went on to its next phase."""
-        self._change(job_id, phase=phase)
+        with self._lock:
+            if (running := self._running.get(job_id)) is not None:
+                running.phase = phase
 
     def parts(self, job_id: int, total: int, missing: Collection[int], sent: int) -> None:
         """The job travels in parts; all but the *missing* numbers (*sent* bytes) are already there."""
         stored = (1 << total) - 1
         for number in missing:
             stored &= ~_bit(number)
-        self._change(job_id, parts=total, stored=stored, on_wire={}, sent=sent)
+        with self._lock:
+            if (running := self._running.get(job_id)) is not None:
+                running.parts, running.stored, running.sent = total, stored, sent
+                running.on_wire.clear()
 
     def part_done(self, job_id: int, number: int) -> None:
         """Part *number* is acknowledged and committed."""
         with self._lock:
             running = self._running.get(job_id)
             if running is not None:
-                self._running[job_id] = replace(
-                    running,
-                    stored=running.stored | _bit(number),
-                    on_wire={n: sent for n, sent in running.on_wire.items() if n != number},
-                )
+                running.stored |= _bit(number)
+                running.on_wire.pop(number, None)
 
     def count(self, what: Tally, *labels: str) -> None:
         """One more of *what*."""
@@ -225,7 +228,7 @@ class Meter:
             self._moved_s = self._now_s()
             running = self._running.get(job_id)
             if running is not None:
-                self._running[job_id] = replace(running, hashed=running.hashed + count)
+                running.hashed += count
 
     def add_sent(self, job_id: int, count: int, part: int | None = None) -> None:
         """*count* bytes (of *part*) went to the wire; negative: a try failed, they do not count."""
@@ -236,12 +239,11 @@ class Meter:
                 self._moved_s = self._now_s()
             running = self._running.get(job_id)
             if running is not None:
-                on_wire = dict(running.on_wire)
+                running.sent += count
                 if part is not None:
-                    on_wire[part] = on_wire.get(part, 0) + count
-                    if on_wire[part] <= 0:
-                        del on_wire[part]
-                self._running[job_id] = replace(running, sent=running.sent + count, on_wire=on_wire)
+                    running.on_wire[part] = running.on_wire.get(part, 0) + count
+                    if running.on_wire[part] <= 0:
+                        del running.on_wire[part]
 
     @property
     def sent(self) -> int:
@@ -274,7 +276,10 @@ class Meter:
         """The counters as they stand."""
         with self._lock:
             return Snapshot(
-                running=tuple(self._running.values()),
+                running=tuple(
+                    replace(running, on_wire=dict(running.on_wire))
+                    for running in self._running.values()
+                ),
                 settling_files=self._settling,
                 expected_files=len(self._expected),
                 expected=sum(self._expected.values()),
@@ -293,12 +298,6 @@ class Meter:
                 tallies=dict(self._tallies),
                 walks=dict(self._walks),
             )
-
-    def _change(self, job_id: int, **values: object) -> None:
-        with self._lock:
-            running = self._running.get(job_id)
-            if running is not None:
-                self._running[job_id] = replace(running, **values)  # type: ignore[arg-type]
 
 
 def _bit(number: int) -> int:

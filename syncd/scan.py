@@ -298,7 +298,9 @@ def look(
         raise
     try:
         found = os.fstat(fd)
-        allowed = _allowed(fd, rel_path, symlinks, _resolved(root, roots))
+        # Resolving the roots costs more than the look, and only some have to know.
+        known = [] if symlinks == "follow" else _resolved(root, roots)
+        allowed = _allowed(fd, rel_path, symlinks, known)
         return _found(root_id, rel_path, found) if allowed and stat.S_ISREG(found.st_mode) else None
     finally:
         os.close(fd)

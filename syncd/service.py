@@ -58,6 +58,7 @@ from syncd.errors import ConfigError, JobError, RootUnavailable, StateError, Sta
 from syncd.expected import expected_sha256
 from syncd.guest import Courtesy, Manner
 from syncd.herald import Herald
+from syncd.hints import Hints
 from syncd.intake import Intake
 from syncd.janitor import Janitor
 from syncd.lanes import Lanes, Slots
@@ -195,8 +196,7 @@ class Service:
             clock=self._clock,
             ca_bundle=network(settings)["ca_bundle"],
         )
-        self._hints: dict[Hint, None] = {}  # a set in order of arrival
-        self._wake_intake = asyncio.Event()
+        self._hints = Hints(self._clock)
         self._wake_janitor = asyncio.Event()
         self._reload = asyncio.Event()
         self._reread = reread
@@ -336,7 +336,8 @@ class Service:
         loop = asyncio.get_running_loop()
 
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
-            loop.call_soon_threadsafe(self._hint, hint)
+            if self._hints.add(hint):
+                loop.call_soon_threadsafe(self._hints.wake)
 
         watcher = self._doors.watcher(
             self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
@@ -404,16 +405,16 @@ class Service:
     async def _take_in(self, parts: _Parts, watcher: Watcher) -> None:
         """Hints, walks and settling, for ever."""
         everything = [Hint(id_, "", HintKind.RESCAN, folder=True) for id_ in parts.roots]
-        self._hints |= dict.fromkeys(everything)
+        self._rescan = True
         while True:
             if self._restart or await self._lanes.scan(watcher.moved):
                 await self._watch_again(watcher)
-            hints, self._hints = self._hints, {}
+            hints = self._hints.take()
             if self._slept() or self._start_over:
                 self._rescan, self._start_over = True, False
                 parts.intake.start_over()
             if self._rescan:
-                self._rescan, hints = False, dict.fromkeys(everything)
+                self._rescan, hints = False, everything
             try:
                 await parts.intake.look(hints)
                 self._walked = True
@@ -423,9 +424,9 @@ class Service:
             except RootUnavailable as error:
                 await parts.dispatcher.begin_hold(error, ROOT_LOOK_S)
                 self._rescan = True
-                await self._nap(ROOT_LOOK_S)
+                await self._hints.nap(ROOT_LOOK_S)
                 continue
-            await self._nap(self._seconds_until(parts.intake.next_look_s()))
+            await self._hints.nap(self._seconds_until(parts.intake.next_look_s()))
 
     def _slept(self) -> bool:
         """Has the machine been asleep since this was asked last? Nobody heard what happened then."""
@@ -436,22 +437,10 @@ class Service:
         self._log.info("service.resumed", asleep_s=round(slept_s))
         return True
 
-    async def _nap(self, seconds: float | None) -> None:
-        """Until the intake is woken, or *seconds* have passed."""
-        waiters: set[asyncio.Task[Any]] = {asyncio.create_task(self._wake_intake.wait())}
-        if seconds is not None:
-            waiters.add(asyncio.create_task(self._clock.sleep(seconds)))
-        try:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in waiters:
-                waiter.cancel()
-        self._wake_intake.clear()
-
     async def _settle(self, parts: _Parts, until_s: float) -> None:
         """``--once``: look again at what moves, as often as it asks for it; until cancelled."""
         while True:
-            hints, self._hints = self._hints, {}
+            hints = self._hints.take()
             self._looking = True  # a hint that is being looked at is still to come
             await parts.intake.look(hints)
             await parts.intake.settle_due()
@@ -462,7 +451,7 @@ class Service:
             look_at_s = parts.intake.next_look_s()
             if look_at_s is not None:  # it may be due by now: looking at the others took its time
                 waits.append(max(0.0, look_at_s - now_s))
-            await self._nap(min(waits, default=None))
+            await self._hints.nap(min(waits, default=None))
 
     async def _watch_again(self, watcher: Watcher) -> None:
         """The observer ended, or a root is another folder than before."""
@@ -477,8 +466,8 @@ class Service:
             self._log.warning("watch.degraded", why=watcher.degraded)
 
     def _hint(self, hint: Hint) -> None:
-        self._hints[hint] = None
-        self._wake_intake.set()
+        self._hints.add(hint)
+        self._hints.wake()
 
     def _look_again(self, job: Job) -> None:
         self._hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN))
@@ -574,7 +563,7 @@ class Service:
         parts.intake.retune(_windows(settings), read_lease=settings.settle.read_lease)
         self._rescan |= not JUDGING.isdisjoint(result.changed)
         self._start_over |= any(key.startswith("settle.") for key in result.changed)
-        self._wake_intake.set()
+        self._hints.wake()
         self._source = replace(loaded.credential, team_id=settings.api.team_id)
         await self._look_at_credential(parts)
         parts.dispatcher.use(settings.upload.files)
@@ -594,7 +583,7 @@ class Service:
         # Coroutines: plain functions would run in a thread, and an event is set in the loop's only.
         async def rescan() -> None:
             self._rescan = True
-            self._wake_intake.set()
+            self._hints.wake()
 
         async def look_after() -> None:
             parts.dispatcher.wake()
@@ -603,10 +592,10 @@ class Service:
         async def watch_again() -> None:
             if not watcher.alive():
                 self._restart = True
-                self._wake_intake.set()
+                self._hints.wake()
 
         async def look_at_root() -> None:
-            self._wake_intake.set()
+            self._hints.wake()
 
         async def reconcile() -> None:
             self._look_at_catalog = True
@@ -635,7 +624,7 @@ class Service:
             if watcher is None or watcher.alive() or watcher.degraded is not None:
                 return True
             self._restart = True
-            self._wake_intake.set()
+            self._hints.wake()
             return False
 
         herald = Herald(
@@ -722,7 +711,7 @@ class Service:
         )
         comparer = Comparer(
             roots,
-            state_dir=os.fspath(settings.state_dir),
+            files=store.seen,
             symlinks=settings.scan.symlinks,
             tree=tree,
             rules_of=rules_of,

@@ -139,7 +139,7 @@ def _look_at(
 
 def _found(comparer: Comparer, place: Place) -> FoundFile | None:
     try:
-        return comparer.look(place.root, place.rel_path)[0]
+        return comparer.find(place.root, place.rel_path)
     except OSError as error:
         raise NoSuchFile(f"{place.shown} cannot be looked at: {error.strerror}.") from None
 

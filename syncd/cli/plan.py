@@ -122,7 +122,7 @@ def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Co
 
     return Comparer(
         roots,
-        state_dir=os.fspath(settings.state_dir),
+        files=None,
         symlinks=settings.scan.symlinks,
         tree=tree,
         rules_of=rules_of,
@@ -132,12 +132,12 @@ def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Co
 def _looked_into(
     roots: Mapping[int, Root], found: Iterable[FoundFile], steps: Iterable[Step]
 ) -> Iterator[Step]:
-    """The steps, with a look into each file that would be sent: is it a whole model?"""
+    """The steps, with a look into each file that is wanted: is it a whole model?"""
     from syncd import soundness
 
     companions = cache(companions_in)
     for file, step in zip(found, steps, strict=True):
-        if step.action is Action.UPLOAD:
+        if step.action in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
             root, (folder, name) = roots[file.root_id].path, os.path.split(file.rel_path)
             why = settle.blocked_by(file, companions(root, folder).get(name))
             if why is not None:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -12,10 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from syncd.cli.reading import Summary
 from syncd.model import printable
 from syncd.progress import Meter, Phase, Running, Snapshot
 from syncd.progress import size_text as size_text
-from syncd.store import FileReport, HoldRow
+from syncd.store import FileReport, PassedOver
 
 RATE_WINDOW_S = 10.0
 
@@ -116,27 +117,28 @@ def drawn(meter: Meter, console: Console) -> Live:
     return Live(Bars(meter), console=console, refresh_per_second=8, transient=True)
 
 
+LISTED = 20
+"""Files in the catalog that a run lists at its end."""
+
+
 def summary(
     console: Console,
-    files: Sequence[FileReport],
+    said: Summary,
     *,
     unsettled: dict[str, str],
     problems: dict[str, str],
-    holds: Sequence[HoldRow],
     snapshot: Snapshot | None = None,
-    listed: bool = True,
 ) -> None:
     """What a run, or the store, has to say at the end: counts, then whatever is not in the catalog."""
-    if listed:
-        _registered_table(console, [file for file in files if file.state == "registered"])
-    left = [file for file in files if file.state not in ("registered", "ignored")]
-    _left_table(console, left, unsettled, problems)
-    _ignored_table(console, [file for file in files if file.state == "ignored"])
-    for hold in holds:
+    counts = {state: amount.files for state, amount in said.standing.amounts.items()}
+    _registered_table(console, said.registered, counts.get("registered", 0))
+    _left_table(console, said.left, unsettled, problems)
+    _passed_over_table(console, said.passed_over)
+    for hold in said.standing.holds:
         console.print(Text(f"hold ({hold.kind}): {printable(hold.why)}", style="bold red"))
         if hold.advice:
             console.print(Text(f"  {hold.advice}", style="yellow"))
-    _last_line(console, files, unsettled, snapshot)
+    _last_line(console, counts, unsettled, snapshot)
 
 
 def activity(console: Console, progress: Mapping[str, Any], now_ms: int) -> None:
@@ -166,11 +168,11 @@ def blank_table(title: str | None, *columns: str) -> Table:
     return table
 
 
-def _registered_table(console: Console, files: Sequence[FileReport], most: int = 20) -> None:
+def _registered_table(console: Console, files: Sequence[FileReport], total: int) -> None:
     if not files:
         return
     table = blank_table("In the catalog", "model", "size", "sha256", "how")
-    for file in files[:most]:
+    for file in files:
         table.add_row(
             Text(file.model_path or file.shown),
             size_text(file.size),
@@ -178,8 +180,8 @@ def _registered_table(console: Console, files: Sequence[FileReport], most: int =
             "adopted" if file.adopted else "uploaded",
         )
     console.print(table)
-    if len(files) > most:
-        console.print(Text(f"… and {len(files) - most} more: syncd status --all", style="dim"))
+    if total > len(files):
+        console.print(Text(f"… and {total - len(files)} more: syncd status --all", style="dim"))
 
 
 def _left_table(
@@ -206,27 +208,21 @@ def _left_table(
     console.print(table)
 
 
-def _ignored_table(console: Console, files: Sequence[FileReport]) -> None:
-    if not files:
+def _passed_over_table(console: Console, rules: Sequence[PassedOver]) -> None:
+    if not rules:
         return
-    reasons: dict[str, list[FileReport]] = {}
-    for file in files:
-        reasons.setdefault(file.why or "", []).append(file)
     table = blank_table("Passed over", "files", "why", "for example")
-    for why, group in sorted(reasons.items(), key=lambda item: -len(item[1])):
-        table.add_row(str(len(group)), Text(why), Text(group[0].shown))
+    for rule in rules:
+        table.add_row(str(rule.files), Text(rule.why), Text(rule.example))
     console.print(table)
 
 
 def _last_line(
     console: Console,
-    files: Iterable[FileReport],
+    counts: dict[str, int],
     unsettled: dict[str, str],
     snapshot: Snapshot | None,
 ) -> None:
-    counts: dict[str, int] = {}
-    for file in files:
-        counts[file.state] = counts.get(file.state, 0) + 1
     if unsettled:
         counts["settling"] = len(unsettled)
     text = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no files"

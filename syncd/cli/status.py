@@ -11,7 +11,7 @@ import click
 
 from syncd import overview
 from syncd.cli import Invocation, daemon, pass_invocation
-from syncd.cli.reading import Reading, progress_of, read_files
+from syncd.cli.reading import Reading, progress_of, read_files, read_summary
 from syncd.errors import SyncdError
 from syncd.lock import is_locked
 from syncd.model import printable
@@ -39,12 +39,12 @@ def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool)
     state_dir = invocation.state_dir()
     if watch:
         return _watch(state_dir, as_json)
-    reading = read_files(state_dir)
-    progress = progress_of(state_dir) if reading.running else None
     if as_json:
+        reading = read_files(state_dir)
+        progress = progress_of(state_dir) if reading.running else None
         click.echo(json.dumps(as_document(reading, progress), indent=2))
-        return 0
-    _show(reading, progress, everything)
+    else:
+        _show(state_dir, everything)
     return 0
 
 
@@ -81,18 +81,18 @@ def as_document(reading: Reading, progress: dict[str, object] | None = None) -> 
     return {**document, "files": [dataclasses.asdict(file) for file in reading.files]}
 
 
-def _show(reading: Reading, progress: dict[str, Any] | None, everything: bool) -> None:
+def _show(state_dir: str, everything: bool) -> None:
     from syncd.cli import render
 
+    summary = read_summary(state_dir, most=None if everything else 0)
+    progress = progress_of(state_dir) if summary.running else None
     console = render.console()
-    console.print(f"syncd is {'running' if reading.running else 'not running'}")
-    if not reading.standing.roots:
+    console.print(f"syncd is {'running' if summary.running else 'not running'}")
+    if not summary.standing.roots:
         console.print("Nothing was scanned yet. Start it with: syncd --once")
         return
-    render.summary(
-        console, reading.files, unsettled={}, problems={}, holds=reading.holds, listed=everything
-    )
-    last_ms = reading.standing.last_success_at
+    render.summary(console, summary, unsettled={}, problems={})
+    last_ms = summary.standing.last_success_at
     if last_ms is not None:
         console.print(f"last success: {render.time_text(last_ms)}")
     if progress is not None:

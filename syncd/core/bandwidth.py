@@ -51,6 +51,11 @@ class Timetable:
 
     turns: tuple[tuple[int, int | None], ...]
 
+    @property
+    def is_off(self) -> bool:
+        """Is nothing limited at any time?"""
+        return all(rate is None for _, rate in self.turns)
+
     def at(self, minute: int) -> int | None:
         """The rate at *minute*, counted from Monday 00:00."""
         return self.turns[bisect.bisect_right(self.turns, minute, key=lambda turn: turn[0]) - 1][1]

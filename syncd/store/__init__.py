@@ -22,6 +22,7 @@ from syncd.store.report import (
     FileReport,
     Named,
     NextTry,
+    PassedOver,
     Registered,
     Report,
     RootReport,
@@ -37,10 +38,12 @@ __all__ = [
     "EventReport",
     "FileDetail",
     "FileReport",
+    "Files",
     "HoldRow",
     "KnownFiles",
     "Named",
     "NextTry",
+    "PassedOver",
     "PathKey",
     "Records",
     "Registered",
@@ -51,7 +54,6 @@ __all__ = [
     "Standing",
     "Store",
     "Wanted",
-    "open_files",
     "open_report",
 ]
 
@@ -59,6 +61,8 @@ __all__ = [
 class Store:
     """
     The one writer: lock first, then the database. All methods belong on one thread.
+
+    ``seen`` reads the file table beside it, from one other thread.
 
     Raises:
         AlreadyRunning: Another process owns *state_dir*.
@@ -69,9 +73,12 @@ class Store:
         self._lock = Lock(state_dir)
         try:
             self._db = Database.open(state_dir)
+            reader = Database.open_reader(state_dir)
+            assert reader is not None, "the writer made it"
         except BaseException:
             self._lock.close()
             raise
+        self._reader = reader
         self.jobs = Jobs(self._db)
         self.records = self.jobs.records
         self.files = Files(self._db, self.jobs)
@@ -80,9 +87,11 @@ class Store:
         self.sent = Sent(self._db)
         self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
+        self.seen = Files(self._reader, Jobs(self._reader))
 
     def close(self) -> None:
         """Close the database, then give the lock back."""
+        self._reader.close()
         self._db.close()
         self._lock.close()
 
@@ -101,19 +110,3 @@ def open_report(state_dir: str) -> Iterator[Report | None]:
     finally:
         if db is not None:
             db.close()
-
-
-@contextmanager
-def open_files(state_dir: str) -> Iterator[Files]:
-    """
-    Read the file table beside the writer, from another thread.
-
-    Raises:
-        StateError: It cannot be read.
-    """
-    db = Database.open_reader(state_dir)
-    assert db is not None, "the writer made it before"
-    try:
-        yield Files(db, Jobs(db))
-    finally:
-        db.close()

@@ -232,16 +232,17 @@ class Files:
         can be mended without a trace on the file itself, so a start looks again.
         """
         with self._db.transaction():
-            for row in self._db.all("SELECT root_id, rel_path, verdict FROM file"):
-                if row["root_id"] in configured:
-                    continue
+            marks = ", ".join("?" * len(configured))
+            for row in self._db.all(
+                f"SELECT root_id, rel_path FROM file WHERE root_id NOT IN ({marks})",
+                list(configured),
+            ):
                 self._jobs.replace_live(
                     row["root_id"],
                     os.fsdecode(row["rel_path"]),
                     now_ms,
                     why="its models directory is not watched any more",
                 )
-            marks = ", ".join("?" * len(configured))
             self._db.run(f"DELETE FROM file WHERE root_id NOT IN ({marks})", list(configured))
             self._db.run(
                 "UPDATE root SET watched = 0, scanned_at = NULL, rules = NULL"

@@ -90,6 +90,15 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """So many files get no job by one rule, one of them for example (as ``FileReport.shown``)."""
+
+    files: int
+    why: str
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
 class NextTry:
     """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
 
@@ -185,6 +194,7 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
   JOIN root ON root.id = file.root_id
 {_LATEST}"""
 _FILES = f"{_SELECT} ORDER BY root.id, file.rel_path"
+_REGISTERED = "file.verdict = 'wanted' AND job.state = 'done' AND record.drift IS NULL"
 _ONE = f"{_SELECT} WHERE file.root_id = ? AND file.rel_path = ?"
 # As ``Jobs.claim`` takes them: what may start now by its priority and size, the rest as it comes due.
 _QUEUE = f"""{_SELECT} WHERE file.verdict = 'wanted' AND job.state IN ('leased', 'queued')
@@ -219,6 +229,31 @@ class Report:
         """Every file on disk as last judged, by path; names are printable."""
         for row in self._db.all(_FILES):
             yield _file_report(row)
+
+    def in_catalog(self, most: int | None) -> list[FileReport]:
+        """The files in the catalog, by path; so many *most*, None: all."""
+        rows = self._db.all(
+            f"{_SELECT} WHERE {_REGISTERED} ORDER BY root.id, file.rel_path LIMIT ?",
+            (-1 if most is None else most,),
+        )
+        return list(map(_file_report, rows))
+
+    def not_in_catalog(self) -> list[FileReport]:
+        """The files that are neither in the catalog nor passed over by a rule, by path."""
+        rows = self._db.all(
+            f"{_SELECT} WHERE file.verdict <> 'ignored' AND ({_REGISTERED}) IS NOT TRUE"
+            " ORDER BY root.id, file.rel_path"
+        )
+        return list(map(_file_report, rows))
+
+    def passed_over(self) -> list[PassedOver]:
+        """What was passed over by which rule, the rule that met most files first."""
+        rows = self._db.all(
+            "SELECT count(*) AS files, reason, min(rel_path) AS rel_path, root.path,"
+            " root.type_key FROM file JOIN root ON root.id = file.root_id"
+            " WHERE verdict = 'ignored' GROUP BY reason ORDER BY files DESC, reason"
+        )
+        return [PassedOver(row["files"], row["reason"] or "", _shown(row, row)) for row in rows]
 
     def amounts(self) -> dict[str, Amount]:
         """How many files are in each state that any is in, and their bytes."""
@@ -261,9 +296,8 @@ class Report:
             f" FROM file {_LATEST} WHERE {where} ORDER BY file.rel_path",
             {"root": root["id"], "path": below, "first": below + b"/", "end": below + b"0"},
         ):
-            rel_path = os.fsdecode(row["rel_path"])
-            shown = printable(rel_path if root["type_key"] is None else _absolute(root, rel_path))
-            yield Named((root["id"], rel_path), shown, _file_state(row), row["job_id"])
+            key = root["id"], os.fsdecode(row["rel_path"])
+            yield Named(key, _shown(root, row), _file_state(row), row["job_id"])
 
     def root_paths(self, named: str) -> list[PathKey]:
         """Where a path that a person *named* would lie, in each watched directory that it may be in."""
@@ -508,8 +542,12 @@ def rel_path_in(root: Any, named: str) -> str | None:
     return None
 
 
-def _absolute(root: Any, rel_path: str) -> str:
-    return os.path.join(os.fsdecode(root["path"]), rel_path)
+def _shown(root: Any, file: Any) -> str:
+    """What a person is told of a file's row, below a root's row: ``FileReport.shown``."""
+    rel_path = os.fsdecode(file["rel_path"])
+    if root["type_key"] is not None:
+        rel_path = os.path.join(os.fsdecode(root["path"]), rel_path)
+    return printable(rel_path)
 
 
 def _file_state(row: Any) -> str:

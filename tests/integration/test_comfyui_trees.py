@@ -55,7 +55,7 @@ def our_reading(base: Path, settings: Settings) -> dict[tuple[str, str], str]:
     def rules_of(root: Root) -> Rules:
         return config.rules_for(settings, root.path, type_key=root.type_key)
 
-    comparer = Comparer(roots, state_dir="", symlinks="follow", tree=tree, rules_of=rules_of)
+    comparer = Comparer(roots, files=None, symlinks="follow", tree=tree, rules_of=rules_of)
     taken = {}
     for root in roots.values():
         for file in scan.walk(root.path, root.id, problem=lambda *_: None):

@@ -77,7 +77,7 @@ def scene_in(
         {root.id: root},
         comparer=Comparer(
             {root.id: root},
-            state_dir=os.fspath(folder / "state"),
+            files=store.seen,
             symlinks="follow",
             tree=Tree(root.id, []),
             rules_of=lambda _: Rules(),

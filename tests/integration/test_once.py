@@ -95,6 +95,19 @@ def test_what_is_no_model_is_passed_over_with_the_reason(home: Home, cloud: Sand
         assert re.search(reason, passed_over), (reason, passed_over)
 
 
+def test_a_run_lists_some_of_many_files_and_says_where_the_others_are(home: Home) -> None:
+    for number in range(20):
+        home.write(f"vae/many-{number:02}.safetensors", weights(b"%d" % number))
+
+    done, short, long = home.once(), home.run("status"), home.run("status", "--all")
+
+    assert (done.code, done.out.count("uploaded")) == (0, 20)
+    assert "… and 2 more: syncd status --all" in done.out
+    assert "22 registered" in done.out
+    assert (short.out.count("uploaded"), long.out.count("uploaded")) == (0, 22)
+    assert "more:" not in short.out + long.out
+
+
 def test_bytes_that_the_catalog_holds_at_that_path_are_adopted(home: Home, cloud: Sandbox) -> None:
     home.once()
     shutil.rmtree(home.state)

@@ -11,7 +11,7 @@ from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Unique
 from tests.integration.harness import CAP, LARGE, Home, records, until
 from tests.visitor import Visitor
-from tests.weights import weights
+from tests.weights import HEADER, weights, write_safetensors
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
 REFUSED = "loras/ink (1).safetensors"
@@ -196,6 +196,17 @@ def test_files_in_the_catalog_are_listed_on_request(home: Home, cloud: Sandbox) 
     for record in cloud.records():
         digest = record["file_hash"].removeprefix("sha256:")[:12]
         assert re.search(rf"^{record['model_path']} .* {digest} +uploaded", long.out, re.MULTILINE)
+
+
+def test_a_plan_says_of_a_large_file_with_holes_what_a_run_says(home: Home) -> None:
+    path = write_safetensors(home.models / "vae/holes.safetensors", LARGE)
+    os.truncate(path, HEADER)
+    os.truncate(path, LARGE)
+
+    planned = actions(home)["vae/holes.safetensors"]
+    home.once()
+
+    assert (planned, home.file("vae/holes.safetensors")["state"]) == ("incomplete", "incomplete")
 
 
 def test_a_running_upload_shows_its_parts(large_home: Home, cloud: Sandbox) -> None:

@@ -34,6 +34,7 @@ BELOW_WORKER = (
     | {"overview", "bandwidth"}
 )
 BELOW_SERVICE = BELOW_WORKER | {
+    "hints",
     "allowance",
     "announce",
     "transfer",
@@ -79,6 +80,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "transfer": BELOW_WORKER | {"allowance"},
     "worker": BELOW_WORKER | {"transfer"},
     "compare": BELOW_WORKER,
+    "hints": frozenset({"model", "clock"}),
     "intake": BELOW_WORKER | {"compare"},
     "janitor": BELOW_WORKER,
     "retirement": BELOW_WORKER,
