@@ -29,7 +29,7 @@ def test_each_second_of_the_last_third_is_a_share_of_the_line() -> None:
 
 def test_a_process_that_says_nothing_or_ends_is_an_error_with_its_name() -> None:
     silent, gone = (sys.executable, "-c", "input()"), (sys.executable, "-c", "")
-    with _talking(*silent) as process, pytest.raises(SystemExit, match="input.*nothing for 0 s"):
+    with _talking(*silent) as process, pytest.raises(SystemExit, match=r"input.*nothing for 0 s"):
         _said(process, 0)
     with _talking(*gone) as process, pytest.raises(SystemExit, match="ended"):
         _said(process)
