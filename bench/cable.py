@@ -132,7 +132,7 @@ def shape(packet: bytes) -> tuple[int, int, int]:
 
     What is no TCP over IPv4 is one packet without payload.
     """
-    size = len(packet) - _VNET.size
+    size = len(packet) - _IP
     if packet[_IP] >> 4 != 4 or packet[_IP + 9] != 6:
         return size, 0, 1
     ip = (packet[_IP] & 15) * 4
@@ -155,9 +155,9 @@ class Frame:
     def of(cls, packet: bytes) -> "Frame":
         """Take it apart."""
         headers, payload, _ = shape(packet)
-        vnet, split = _VNET.unpack_from(packet), _VNET.size + headers
+        vnet, split = _VNET.unpack_from(packet), _IP + headers
         size = vnet[3] or max(payload, 1)
-        return cls(vnet, packet[_VNET.size : split], memoryview(packet)[split:], size)
+        return cls(vnet, packet[_IP:split], memoryview(packet)[split:], size)
 
     @property
     def payload(self) -> int:

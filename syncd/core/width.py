@@ -20,7 +20,7 @@ SETTLE_BYTES, COUNT_BYTES = 512 * 1024, 1024 * 1024
 """And so many bytes a request: what first fills the sockets' buffers has reached nobody."""
 
 PATIENCE_S = 3.5
-"""It counts no longer than that, even if not as many bodies have ended as are under way."""
+"""It waits no longer than that for as many bodies to end as are under way."""
 
 GAIN = 1.05
 """What a try has to bring, as a factor, to be kept."""
