@@ -92,7 +92,6 @@ class Announcer:
     Args:
         jitter: Draws from [0, 1).
         shown_of: A job's file as a person is told of it.
-        all_is_well: Is every wanted file in the catalog, and nothing in the way?
         ca_bundle, proxy: As for ``wire.client_arguments``.
     """
 
@@ -105,7 +104,6 @@ class Announcer:
         clock: Clock,
         jitter: Callable[[], float],
         shown_of: Callable[[Job], str],
-        all_is_well: Callable[[], Awaitable[bool]],
         ca_bundle: str | None,
         proxy: str | None,
     ) -> None:
@@ -115,7 +113,6 @@ class Announcer:
         self._clock = clock
         self._jitter = jitter
         self._shown_of = shown_of
-        self._all_is_well = all_is_well
         self._client = (
             wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy) if self.is_heard else {}
         )
@@ -165,9 +162,13 @@ class Announcer:
 
     # -- telling it --------------------------------------------------------------------------------
 
-    async def run(self, *, beats: bool) -> None:
+    async def run(self, *, all_is_well: Callable[[], Awaitable[bool]] | None) -> None:
         """
-        Tell what happens, and with *beats* that all is well, until cancelled.
+        Tell what happens, and that all is well, until cancelled.
+
+        Args:
+            all_is_well: Is every wanted file in the catalog, and nothing in the way? None: nobody is
+                told that.
 
         Raises:
             StateError: The store cannot be read.
@@ -175,8 +176,8 @@ class Announcer:
         async with asyncio.TaskGroup() as both:
             if self._receivers.webhook is not None:
                 both.create_task(self._tell())
-            if beats and self._receivers.heartbeat is not None:
-                both.create_task(self._beat())
+            if all_is_well is not None and self._receivers.heartbeat is not None:
+                both.create_task(self._beat(all_is_well))
 
     async def last_words(self, *, well: bool, within_s: float) -> None:
         """Tell what was not told yet, and if the run ended *well* that it did, within *within_s*."""
@@ -195,11 +196,11 @@ class Announcer:
                 await self._post_news()
             await self._clock.sleep(LOOK_S)
 
-    async def _beat(self) -> None:
+    async def _beat(self, all_is_well: Callable[[], Awaitable[bool]]) -> None:
         """The dispatcher says at least twice a minute that the queue is empty, while it is."""
         while True:
             await self._idle.wait()
-            if await self._all_is_well():
+            if await all_is_well():
                 await self._send_heartbeat()
                 await self._clock.sleep(HEARTBEAT_S)
             self._idle.clear()

@@ -89,7 +89,7 @@ async def _end_uploads(loaded: Loaded, store: Store, lanes: Lanes, swept: Swept)
     from syncd.cli.reaching import exit_of, reaching
     from syncd.clock import SystemClock
     from syncd.janitor import Janitor
-    from syncd.service import require_same_cloud
+    from syncd.membership import require_same_cloud
 
     before = await lanes.db(store.report.uploads)
     if not before["unwanted"]:

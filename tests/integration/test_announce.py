@@ -311,9 +311,6 @@ def test_no_receiver_harms_a_run(nursery: Any, tmp_path: Path, cloud: Sandbox, c
 
 
 async def tell(tmp_path: Path, listener: ScriptedServer, clock: FakeClock, *, rounds: int) -> None:
-    async def never() -> bool:
-        return False
-
     lanes = Lanes(files=1, slots=1)
     store = Store(os.fspath(tmp_path / "state"))
     receiver = Receiver("notify.webhook_url", f"{listener.url}/hook", "http://there/***")
@@ -324,7 +321,6 @@ async def tell(tmp_path: Path, listener: ScriptedServer, clock: FakeClock, *, ro
         clock=clock,
         jitter=lambda: 1.0,
         shown_of=lambda job: job.rel_path,
-        all_is_well=never,
         ca_bundle=None,
         proxy=None,
     )

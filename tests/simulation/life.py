@@ -10,11 +10,12 @@ from typing import Any, ParamSpec, TypeVar
 from pydantic import SecretStr
 
 from syncd.api import Client as ApiClient
+from syncd.assembly import Doors
 from syncd.config import CredentialSource, Settings
 from syncd.lanes import Lanes
 from syncd.model import Hint
 from syncd.progress import Meter
-from syncd.service import Doors, Service
+from syncd.service import Service
 from syncd.storage import Client as StoreClient
 from syncd.watch import Watcher
 from tests.simulation.far_side import ApiWire, FarSide, StoreWire, Weather

@@ -26,6 +26,7 @@ import httpx
 from pydantic import SecretStr
 
 from syncd import api, log, storage, wire
+from syncd.assembly import Doors
 from syncd.clock import SystemClock
 from syncd.config import CredentialSource, Settings
 from syncd.model import Call
@@ -33,7 +34,7 @@ from syncd.progress import Meter
 from syncd.sandbox.history import Entry
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Cap, Switches
-from syncd.service import Doors, Service
+from syncd.service import Service
 from tests.oracle import Content, Evidence, check
 from tests.weights import MIB, sha256_of, write_safetensors
 

@@ -27,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from syncd import api, log, storage
+from syncd.assembly import Doors
 from syncd.config import CredentialSource, Settings
 from syncd.lanes import Lanes
 from syncd.progress import Meter
@@ -34,7 +35,7 @@ from syncd.sandbox.history import Entry
 from syncd.sandbox.objects import DiskObjects
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Cap, Switches
-from syncd.service import Doors, Service
+from syncd.service import Service
 from tests import scaling
 from tests.oracle import Content, Evidence
 from tests.sockets.skipping import SkippingClock

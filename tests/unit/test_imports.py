@@ -3,7 +3,7 @@ One direction, and one door for each library: every module's imports are read an
 
 ::
 
-    model, errors, clock <- core <- I/O rooms <- worker, intake, janitor <- service <- cli
+    model, errors, clock <- core <- I/O rooms <- worker, intake, janitor <- assembly <- service <- cli
                                       catalog <-'      dispatch <-'
 
 A room is a module or package directly below ``syncd``. The planted sources at the end show that the
@@ -52,6 +52,7 @@ BELOW_SERVICE = BELOW_WORKER | {
     "control",
     "guest",
     "herald",
+    "membership",
 }
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -92,7 +93,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "herald": BELOW_WORKER,
     "announce": BELOW_WORKER | {"worker", "wire"},
     "dispatch": BELOW_WORKER | {"worker", "allowance", "announce"},
-    "service": BELOW_SERVICE,
+    "membership": BELOW_WORKER,
+    "assembly": BELOW_SERVICE - {"hints", "herald"},
+    "service": BELOW_SERVICE | {"assembly"},
     "sandbox": BELOW_IO,
     "cli": BELOW_SERVICE | {"lock", "service", "sandbox"},
     "__main__": frozenset({"cli"}),
@@ -267,6 +270,7 @@ def test_the_rooms_that_stand_are_all_looked_at() -> None:
         ("syncd.worker", "from syncd.service import Service"),
         ("syncd.worker", "from syncd.intake import Intake"),
         ("syncd.progress", "from syncd.store import Store"),
+        ("syncd.assembly", "from syncd.service import Service"),
         ("syncd.service", "from syncd.cli import entry"),
         ("syncd.service", "from syncd.sandbox.server import Sandbox"),
         ("syncd.service", "from rich.console import Console"),
