@@ -31,7 +31,7 @@ QUICK = {
     "gib": 0.25,
     "swarm_files": 20,
     "line_mbit": 200,
-    "line_gib": 0.05,
+    "line_s": 2.0,
     "delays": (50,),
     "losses": (0.0, 0.1),
     "files": (2_000, 5_000),
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     option("--slots", type=_ints, default=(1, 2, 4, 8, 16), help="flight: parts at once")
     option("--swarm-files", type=int, default=1000, help="swarm: files of 1 MiB")
     option("--line-mbit", type=int, default=1000, help="line: its speed, Mbit/s")
-    option("--line-gib", type=float, default=2.5, help="line: size of the file")
+    option("--line-s", type=float, default=15.0, help="line: seconds that each sender is watched")
     option("--delays", type=_ints, default=(50, 100), help="line: round trips, ms")
     option("--losses", type=_floats, default=(0.0, 0.1), help="line: lost segments, per cent")
     option("--files", type=_ints, default=(100_000, 1_000_000), help="rescan: sizes of the trees")

@@ -8,9 +8,10 @@ leave in order, each after the rate and the delay allow it; a queue that would h
 and what was around it goes on as two. TCP itself is the kernel's on both ends, with its real
 sequence numbers, acknowledgements and congestion control.
 
-Run as ``python -m bench.cable MBIT RTT_MS LOSS_PERCENT`` (as root): it prints the paths of the two
-namespaces, relays until its stdin ends, and then prints the payload bytes that it delivered towards
-the far end in each tenth of a second. See "tuntap.rst" and "virtio_net.h" of Linux.
+Run as ``python -m bench.cable MBIT RTT_MS LOSS_PERCENT SECONDS`` (as root): it prints the paths of the
+two namespaces and relays. So many seconds after a stream began to flow towards the far end it prints
+what it delivered meanwhile, and what that took, and ends; so it does when its stdin ends. See
+"tuntap.rst" and "virtio_net.h" of Linux.
 """
 
 import ctypes
@@ -24,9 +25,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections import defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 
 NEAR, FAR = "10.78.0.1", "10.78.0.2"
 MTU = 1500
@@ -35,20 +37,34 @@ LINE_HEADER = 38
 
 QUEUE_S = 0.1
 BIN_S = 0.1
+FLOWS = 20_000
+"""Payload bytes within ``BIN_S`` that no handshake has: a body is on its way."""
+
+NAP_S = 0.0005
+"""Between looks: a bunch of packets costs less than as many wake-ups, and a round trip is long."""
+
 LARGEST = 65_536 + 64
+PRIORITY = 1
+"""Before everything that has none: a real line does not wait for a core that its ends keep busy."""
 
 _NEWNET = 0x40000000
 _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 _TUN, _NO_PI, _VNET_HDR = 0x1, 0x1000, 0x4000
 _CSUM, _TSO4 = 0x1, 0x2
-_VNET = struct.Struct("<BBHHHH")
+_VNET, _SEGMENT = struct.Struct("<BBHHHH"), struct.Struct("<H")
+_IP = _VNET.size
 _NEEDS_CSUM, _GSO_NONE = 1, 0
 _FIN_PSH = 0x09
 
 
 @dataclass(slots=True)
 class Way:
-    """One direction: what is under way, and when the line is free again."""
+    """
+    One direction: what is under way, and when the line is free again.
+
+    ``delivered`` has payload bytes by the bin, ``late`` packets by the whole milliseconds that they
+    came out after their time.
+    """
 
     out: int
     bytes_a_s: float
@@ -58,7 +74,8 @@ class Way:
     waiting: deque[tuple[float, bytes, int]] = field(default_factory=deque)
     free_s: float = 0.0
     until_lost: int = 0
-    delivered: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    delivered: Counter[int] = field(default_factory=Counter)
+    late: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.until_lost = self._next_loss()
@@ -68,11 +85,15 @@ class Way:
         start_s = max(now_s, self.free_s)
         if start_s - now_s > QUEUE_S:
             return  # the queue is full
-        frame = Frame.of(packet)
-        charged = len(frame.headers) * frame.segments + frame.payload + LINE_HEADER * frame.segments
-        self.free_s = start_s + charged / self.bytes_a_s
-        for piece in self._survivors(frame):
-            self.waiting.append((self.free_s + self.delay_s, piece.packet(), piece.payload))
+        headers, payload, segments = shape(packet)
+        self.free_s = start_s + (payload + (headers + LINE_HEADER) * segments) / self.bytes_a_s
+        due_s = self.free_s + self.delay_s
+        if self.until_lost >= segments:  # most are handed on as they are
+            self.until_lost -= segments
+            self.waiting.append((due_s, packet, payload))
+            return
+        for piece in self._survivors(Frame.of(packet)):
+            self.waiting.append((due_s, piece.packet(), piece.payload))
 
     def _survivors(self, frame: "Frame") -> Iterator["Frame"]:
         """What is left of *frame* when each of its segments may be lost."""
@@ -84,9 +105,7 @@ class Way:
             done = lost + 1
             self.until_lost = self._next_loss()
         self.until_lost -= frame.segments - done
-        if done == 0:
-            yield frame
-        elif done < frame.segments:
+        if done < frame.segments:
             yield frame.cut(done, frame.segments)
 
     def _next_loss(self) -> int:
@@ -98,12 +117,29 @@ class Way:
     def deliver(self, now_s: float) -> None:
         """Hand out what has arrived."""
         while self.waiting and self.waiting[0][0] <= now_s:
-            _, packet, payload = self.waiting.popleft()
+            due_s, packet, payload = self.waiting.popleft()
             try:
                 os.write(self.out, packet)
             except OSError:  # the far kernel does not want it
                 continue
             self.delivered[int(now_s / BIN_S)] += payload
+            self.late[int((now_s - due_s) * 1000)] += 1
+
+
+def shape(packet: bytes) -> tuple[int, int, int]:
+    """
+    Of a packet as TUN gives it: bytes of its headers, of its payload, and packets on a real line.
+
+    What is no TCP over IPv4 is one packet without payload.
+    """
+    size = len(packet) - _IP
+    if packet[_IP] >> 4 != 4 or packet[_IP + 9] != 6:
+        return size, 0, 1
+    ip = (packet[_IP] & 15) * 4
+    headers = ip + (packet[_IP + ip + 12] >> 4) * 4
+    payload = size - headers
+    segment = _SEGMENT.unpack_from(packet, 4)[0] or payload
+    return headers, payload, -(-payload // segment) if payload else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +153,11 @@ class Frame:
 
     @classmethod
     def of(cls, packet: bytes) -> "Frame":
-        """Take it apart; what is no TCP over IPv4 is one segment without payload."""
-        vnet = _VNET.unpack_from(packet)
-        ip = packet[_VNET.size :]
-        if ip[0] >> 4 != 4 or ip[9] != 6:
-            return cls(vnet, ip, memoryview(b""), 1)
-        ip_header = (ip[0] & 15) * 4
-        header = ip_header + (ip[ip_header + 12] >> 4) * 4
-        data = memoryview(ip)[header:]
-        return cls(vnet, ip[:header], data, vnet[3] or max(len(data), 1))
+        """Take it apart."""
+        headers, payload, _ = shape(packet)
+        vnet, split = _VNET.unpack_from(packet), _IP + headers
+        size = vnet[3] or max(payload, 1)
+        return cls(vnet, packet[_IP:split], memoryview(packet)[split:], size)
 
     @property
     def payload(self) -> int:
@@ -172,7 +204,7 @@ def _sum(data: bytes) -> int:
 def _end(name: str, address: str) -> tuple[int, int]:
     """A new namespace with its end of the line: descriptors of the device and of the namespace."""
     if ctypes.CDLL(None, use_errno=True).unshare(_NEWNET):
-        raise OSError(ctypes.get_errno(), "a network namespace cannot be made: are you root?")
+        raise OSError(ctypes.get_errno(), "a network namespace cannot be made")
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TUN | _NO_PI | _VNET_HDR))
     fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM | _TSO4)
@@ -185,23 +217,86 @@ def _end(name: str, address: str) -> tuple[int, int]:
     return fd, os.open("/proc/self/ns/net", os.O_RDONLY)
 
 
-def relay(near: int, far: int, there: Way, back: Way) -> None:
-    """Until stdin ends."""
-    ends = {near: there, far: back}
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """
+    What came out at the far end in a window of time, and what that took.
+
+    ``bins`` has payload bytes by ``BIN_S``. ``cpu`` is the relay's own share of one core, ``busy`` the
+    share of all cores that were not idle; of a hundred packets 99 were at most ``late_ms`` late.
+    """
+
+    bins: list[int]
+    cpu: float
+    busy: float
+    late_ms: int
+
+
+class Window:
+    """Begins when a body flows, and lasts *seconds*."""
+
+    def __init__(self, way: Way, seconds: float) -> None:
+        self._way = way
+        self._bins = round(seconds / BIN_S)
+        self._first: int | None = None
+        self._cpu_s = self._idle = self._ticks = 0.0
+
+    def over(self, now_s: float) -> Carried | None:
+        """What was carried, once the window is over."""
+        now = int(now_s / BIN_S)
+        if self._first is None:
+            if self._way.delivered[now] > FLOWS:
+                self._first, self._cpu_s = now, time.process_time()
+                self._idle, self._ticks = _idle()
+                self._way.late.clear()
+            return None
+        if now < self._first + self._bins:
+            return None
+        idle, ticks = _idle()
+        return Carried(
+            [self._way.delivered[self._first + number] for number in range(self._bins)],
+            (time.process_time() - self._cpu_s) / (self._bins * BIN_S),
+            1 - (idle - self._idle) / max(ticks - self._ticks, 1),
+            _percentile(self._way.late, 0.99),
+        )
+
+
+def _idle() -> tuple[float, float]:
+    """Ticks that cores were idle, and all ticks ("proc_stat(5)")."""
+    with open("/proc/stat", encoding="ascii") as file:
+        ticks = list(map(int, file.readline().split()[1:9]))
+    return ticks[3] + ticks[4], sum(ticks)
+
+
+def _percentile(counts: Counter[int], share: float) -> int:
+    left = share * counts.total()
+    for value in sorted(counts):
+        left -= counts[value]
+        if left <= 0:
+            return value
+    return 0
+
+
+def relay(near: int, far: int, there: Way, back: Way, seconds: float) -> Carried | None:
+    """Until *seconds* after a body began to flow, or until stdin ends: None."""
+    ends, window = {near: there, far: back}, Window(there, seconds)
     while True:
         now_s = time.monotonic()
+        if (carried := window.over(now_s)) is not None:
+            return carried
         due_s = min((way.waiting[0][0] for way in ends.values() if way.waiting), default=now_s + 1)
         ready, _, _ = select.select([near, far, 0], [], [], max(0.0, due_s - now_s))
         if 0 in ready:
-            return
+            return None
         for fd in ready:
             for packet in _packets(fd):
                 ends[fd].take(packet, time.monotonic())
         for way in ends.values():
             way.deliver(time.monotonic())
+        time.sleep(NAP_S)
 
 
-def _packets(fd: int, most: int = 64) -> Iterator[bytes]:
+def _packets(fd: int, most: int = 256) -> Iterator[bytes]:
     for _ in range(most):
         try:
             yield os.read(fd, LARGEST)
@@ -210,19 +305,24 @@ def _packets(fd: int, most: int = 64) -> Iterator[bytes]:
 
 
 def main() -> None:
-    mbit, rtt_ms, loss_percent = map(float, sys.argv[1:4])
-    near, near_ns = _end("near", NEAR)
-    far, far_ns = _end("far", FAR)
+    mbit, rtt_ms, loss_percent, seconds = map(float, sys.argv[1:5])
+    try:
+        near, near_ns = _end("near", NEAR)
+        far, far_ns = _end("far", FAR)
+    except OSError as error:
+        sys.exit(
+            f"no line can be laid: {error}; it takes root, network namespaces and /dev/net/tun"
+        )
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(PRIORITY))
     rate, delay_s = mbit * 1e6 / 8, rtt_ms / 2000
     there = Way(far, rate, delay_s, loss_percent / 100, random.Random(1))  # noqa: S311
     back = Way(near, rate, delay_s, 0.0, random.Random(2))  # noqa: S311
     spaces = [f"/proc/{os.getpid()}/fd/{fd}" for fd in (near_ns, far_ns)]
     print(json.dumps(spaces), flush=True)
-    relay(near, far, there, back)
-    last = max(there.delivered, default=0)
-    first = min(there.delivered, default=0)
-    bins = [there.delivered[number] for number in range(first, last + 1)]
-    print(json.dumps({"bins": bins, "cpu_s": time.process_time()}), flush=True)
+    carried = relay(near, far, there, back, seconds)
+    if carried is not None:
+        print(json.dumps(asdict(carried)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """
-The far end of a long line: the cloud and its store, in a namespace of their own.
+The far end of a long line: the cloud and its store, in a namespace of their own, and a port that
+takes anything.
 
 Run as ``python -m bench.far FOLDER``: prints how to reach them as JSON, serves until stdin ends.
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from bench.cable import FAR
 from bench.place import endpoint_of, make_certificate, sink, switches
+from bench.streams import discarding
 from syncd.sandbox.server import Sandbox
 
 
@@ -24,9 +26,11 @@ def main() -> None:
     with (
         sink(certificate, key, FAR) as url,
         FarCloud(switches=switches(), s3=endpoint_of(url, certificate)) as cloud,
+        discarding(FAR) as plain,
     ):
         found = {
             "endpoint": url,
+            "plain": plain,
             "ca": str(certificate),
             "base_url": cloud.base_url,
             "token": cloud.session_token,

@@ -23,7 +23,7 @@ class Options:
     gib: float
     swarm_files: int
     line_mbit: int
-    line_gib: float
+    line_s: float
     delays: tuple[int, ...]
     losses: tuple[float, ...]
     files: tuple[int, ...]

@@ -101,28 +101,29 @@ class Slots:
     def __init__(self, width: Width) -> None:
         self.width = width
         self._busy = self._waiting = 0
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
         """Hold a slot for the length of the block."""
-        async with self._changed:
-            self._waiting += 1
-            try:
-                await self._changed.wait_for(self._is_free)
-            finally:
-                self._waiting -= 1
-            self._busy += 1
+        self._waiting += 1
+        try:
+            while self._busy >= self.width.limit:
+                await self._changed.wait()
+        finally:
+            self._waiting -= 1
+        self._busy += 1
         try:
             yield
         finally:
-            async with self._changed:
-                self._busy -= 1
-                self._changed.notify_all()
+            self._busy -= 1
+            self._tell()
 
-    def went_well(self, sent: int, now_s: float) -> None:
-        """A body got through; *sent* bytes did in all by *now_s*."""
-        self.width.went_well(sent, now_s, wanted=self._waiting > 0)
+    def look(self, sent: int, now_s: float) -> None:
+        """*sent* bytes went to the wire in all by *now_s*: is it time for more at once, or fewer?"""
+        self.width.look(sent, now_s, asked=self._busy + self._waiting)
+        self._tell()
 
-    def _is_free(self) -> bool:
-        return self._busy < self.width.limit
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

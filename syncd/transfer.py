@@ -6,6 +6,7 @@ is repeated, and its URL signed anew, as far as the retry table's first two scop
 not cure is raised to the worker, whose scopes are wider.
 """
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from syncd.store import Store
 URL_MARGIN_MS = 60_000
 """No second try is started on a URL with less life than this."""
 
+LOOK_S = 0.5
+"""Between looks whether more requests at once would pay, while one is under way."""
 
 Pieces = Callable[[], Iterator[bytes]]
 """Makes a fresh body each time it is called."""
@@ -276,17 +279,29 @@ class Transfer:
             pace.moved(sent, self._clock.boottime_s())
 
         paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
-        try:
-            etag = await self._lanes.send(
+        request = asyncio.create_task(
+            self._lanes.send(
                 self._objects.put, grant, paced, size, call=call, now_ms=self._clock.now_ms
             )
+        )
+        try:
+            etag = await self._watched(request)
         except BaseException:
+            request.cancel()
             self._meter.add_sent(job.id, -counted, number)
             if pace.stalled:
                 self._slots.width.lose_one(self._clock.boottime_s())
             raise
         finally:
             await self._allowance.spend(counted)
-        self._slots.went_well(self._meter.sent, self._clock.boottime_s())
+        self._slots.width.went_well()
         self._budget.worked()
         return etag
+
+    async def _watched(self, request: "asyncio.Task[str | None]") -> str | None:
+        """What *request* is answered; meanwhile the number of slots follows what the link pays."""
+        while True:
+            done, _ = await asyncio.wait({request}, timeout=LOOK_S)
+            self._slots.look(self._meter.sent, self._clock.boottime_s())
+            if done:
+                return request.result()

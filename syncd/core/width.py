@@ -1,17 +1,29 @@
 """
-How many requests send at once: one more while that brings more bytes through, fewer when asked.
+How many requests send at once: more while that brings more bytes through, fewer when asked.
 
 More streams help on a long link and cost on a short one, and nothing tells which it is but trying.
-So now and then one more is tried, for a window: it stays if it paid, else it goes again.
+So more are tried, for a few seconds: they stay if they paid, else they go again. At first each try
+doubles the number, so that a long line is filled within seconds; after one that did not pay, or once
+the store asked for less, one more is tried now and then.
+
+A rate is taken from bytes on their way, so that slow streams, whose bodies take minutes, get company
+within seconds; but where bodies end soon it holds their ends too, with the pauses before the next
+ones, which others at once would fill.
 """
 
 from dataclasses import dataclass, field
 
-WINDOW_S = 3.0
-"""The shortest time over which a rate is taken."""
+SETTLE_S, COUNT_S = 1.0, 2.0
+"""A try lasts so long at least; what moves before it has settled does not count."""
+
+SETTLE_BYTES, COUNT_BYTES = 512 * 1024, 1024 * 1024
+"""And so many bytes a request: what first fills the sockets' buffers has reached nobody."""
+
+PATIENCE_S = 3.5
+"""It waits no longer than that for as many bodies to end as are under way."""
 
 GAIN = 1.05
-"""What one more has to bring, as a factor, to be kept."""
+"""What a try has to bring, as a factor, to be kept."""
 
 REST_S = 60.0
 """After a try that did not pay, or a store that asked for less, before the next."""
@@ -34,10 +46,12 @@ class Width:
     most: int
     limit: int = field(init=False)
     _good: int = 0
+    _doubling: bool = True
     _rest_until_s: float = 0.0
-    _window: tuple[float, int] | None = None
-    _bodies: int = 0
-    _rate_before: float | None = None
+    _before: tuple[int, float] | None = None
+    _since: tuple[float, int] | None = None
+    _counts: bool = False
+    _ended: int = 0
 
     def __post_init__(self) -> None:
         self.limit = self.start
@@ -48,32 +62,40 @@ class Width:
             self.limit = start
         self.start, self.most = start, most
         self.limit = min(self.limit, most)
-        self._window = self._rate_before = None
+        self._since = self._before = None
 
-    def went_well(self, sent: int, now_s: float, *, wanted: bool) -> None:
+    def went_well(self) -> None:
+        """A body got through."""
+        self._ended += 1
+        self._good += 1
+        if self.limit < self.start and self._good >= REGAIN_AFTER:
+            self._good = 0
+            self.limit += 1
+
+    def look(self, sent: int, now_s: float, *, asked: int) -> None:
         """
-        A body got through.
+        Keep what is tried, or not, and try more where it is time.
 
         Args:
             sent: Bytes that went to the wire so far, of all bodies.
             now_s: On any clock that does not go back.
-            wanted: Others wait for their turn.
+            asked: Requests that run or wait for their turn.
         """
-        self._good += 1
-        if self.limit < self.start:
-            if self._good >= REGAIN_AFTER:
-                self._good = 0
-                self.limit += 1
-            return
-        if not wanted or self._window is None:
-            self._open(sent, now_s)
-            return
-        self._bodies += 1
-        since_s, before = self._window
-        if now_s - since_s < WINDOW_S or self._bodies < self.limit:
-            return
-        self._judge((sent - before) / (now_s - since_s), now_s)
-        self._window, self._bodies = (now_s, sent), 0
+        if asked < self.limit:
+            self._give_back()
+        elif self.limit < self.start:
+            self._since = None
+        elif self._since is None:
+            self._open(sent, now_s, counts=False)
+        elif not self._counts:
+            if self._passed(sent, now_s, SETTLE_S, SETTLE_BYTES):
+                self._open(sent, now_s, counts=True)
+        elif self._passed(sent, now_s, COUNT_S, COUNT_BYTES) and (
+            self._ended >= self.limit or self._passed(sent, now_s, PATIENCE_S, 0)
+        ):
+            since_s, before = self._since
+            self._judge((sent - before) / (now_s - since_s), now_s, asked)
+            self._open(sent, now_s, counts=False)
 
     def lose_one(self, now_s: float) -> None:
         """A body stalled: fewer of them may fare better."""
@@ -83,25 +105,40 @@ class Width:
         """The store asked for less."""
         self._shrink(self.limit // 2, now_s)
 
-    def _judge(self, rate: float, now_s: float) -> None:
-        """One window is over: keep what was tried, or not, and try one more where it is time."""
-        if self._rate_before is not None and rate < self._rate_before * GAIN:
-            self.limit -= 1
-            self._rest_until_s = now_s + REST_S
-        self._rate_before = None
-        if now_s >= self._rest_until_s and self.limit < self.most:
-            self.limit += 1
-            self._rate_before = rate
+    def _passed(self, sent: int, now_s: float, seconds: float, bytes_each: int) -> bool:
+        """Since the beginning: so many seconds, and so many bytes a request?"""
+        assert self._since is not None, "begun before"
+        since_s, before = self._since
+        return now_s - since_s >= seconds and sent - before >= bytes_each * self.limit
 
-    def _open(self, sent: int, now_s: float) -> None:
-        """Begin a window; what was tried without being needed is no trial."""
-        if self._rate_before is not None:
-            self.limit -= 1
-            self._rate_before = None
-        self._window, self._bodies = (now_s, sent), 0
+    def _judge(self, rate: float, now_s: float, asked: int) -> None:
+        """A span is over: keep what was tried, or not, and try more where it is time."""
+        if self._before is not None:
+            limit, rate_before = self._before
+            if rate < rate_before * GAIN:
+                self.limit = limit
+                self._rest(now_s)
+        self._before = None
+        most = min(asked, self.most)
+        if now_s >= self._rest_until_s and self.limit < most:
+            self._before = self.limit, rate
+            self.limit = min(self.limit * 2 if self._doubling else self.limit + 1, most)
+
+    def _open(self, sent: int, now_s: float, *, counts: bool) -> None:
+        self._since, self._counts, self._ended = (now_s, sent), counts, 0
+
+    def _give_back(self) -> None:
+        """What was tried without being needed is no trial."""
+        if self._before is not None:
+            self.limit, _ = self._before
+        self._since = self._before = None
+
+    def _rest(self, now_s: float) -> None:
+        self._doubling = False
+        self._rest_until_s = now_s + REST_S
 
     def _shrink(self, limit: int, now_s: float) -> None:
         self.limit = max(1, limit)
         self._good = 0
-        self._rest_until_s = now_s + REST_S
-        self._window = self._rate_before = None
+        self._rest(now_s)
+        self._since = self._before = None

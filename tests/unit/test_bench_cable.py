@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from bench.cable import Frame, Way, _sum
+from bench.cable import BIN_S, FLOWS, Frame, Way, Window, _sum, shape
 
 SEGMENT = 100
 SEQUENCE = 0xFFFFFF00
@@ -75,3 +75,37 @@ def test_a_full_queue_drops_what_comes() -> None:
         line.take(packet(12), 0.0)
 
     assert len(line.waiting) == 1
+
+
+def test_what_is_no_tcp_is_one_packet_without_payload() -> None:
+    udp = bytearray(packet(12))
+    udp[10 + 9] = 17
+
+    assert shape(packet(12)) == (40, 12 * SEGMENT - 1, 12)
+    assert shape(bytes(udp)) == (40 + 12 * SEGMENT - 1, 0, 1)
+
+
+def test_a_window_begins_when_a_body_flows_and_ends_after_its_time() -> None:
+    line = way(0.0, 1)
+    window = Window(line, 3 * BIN_S)
+    line.delivered.update({10: FLOWS, 11: FLOWS + 1, 13: 7, 14: 9})  # handshakes, then a body
+
+    early = [window.over((number + 0.5) * BIN_S) for number in (10, 11, 13)]
+    carried = window.over(14.5 * BIN_S)
+
+    assert early == [None, None, None]
+    assert carried is not None
+    assert carried.bins == [FLOWS + 1, 0, 7]
+    assert 0 <= carried.busy <= 1
+
+
+def test_ninety_nine_of_a_hundred_packets_are_no_later_than_is_told() -> None:
+    line = way(0.0, 1)
+    window = Window(line, BIN_S)
+    line.delivered[1] = FLOWS + 1
+    window.over(1.5 * BIN_S)
+    line.late.update({0: 98, 3: 1, 50: 1})
+    carried = window.over(2.5 * BIN_S)
+
+    assert carried is not None
+    assert carried.late_ms == 3

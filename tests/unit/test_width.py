@@ -1,89 +1,208 @@
 """How many bodies at once: a link that pays for more gets more, one that does not is left alone."""
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field
 
-from syncd.core.width import REGAIN_AFTER, REST_S, WINDOW_S, Width
+import pytest
+
+from syncd.core.width import PATIENCE_S, REGAIN_AFTER, REST_S, SETTLE_S, Width
 
 MIB = 1024 * 1024
+GIGABIT = 117.5 * MIB
+"""Bytes a second that a line of 1 Gbit/s carries beside its headers."""
+
+STEP_S, LOOK_S = 0.05, 0.5
+TRY_S = SETTLE_S + PATIENCE_S + 2 * LOOK_S
+"""The longest that a try takes where streams are not too slow for it."""
+
+
+@dataclass
+class Body:
+    """One under way; after its last byte its slot waits for the answer."""
+
+    left: float
+    done_s: float = math.inf
 
 
 @dataclass
 class Link:
-    """Sends bodies of 8 MiB, as fast as *rate* (bytes a second) says for so many at once."""
+    """
+    Bodies on a line that carries *line* bytes a second in all and *stream* a body.
+
+    Between two bodies a slot waits *pause_s* for an answer and the next URL. *buffer* bytes a stream
+    that is new go no further than its socket at first, *fill* a second in all, and bytes are counted
+    in units of *piece*. *asked* bodies want to go at once; ``seen`` has the limit at each look,
+    ``rates`` the bytes of each step.
+    """
 
     width: Width
-    rate: Callable[[int], float]
+    line: float = math.inf
+    stream: float = math.inf
+    pause_s: float = 0.0
+    body: float = 100 * MIB
+    buffer: float = 0.0
+    fill: float = 0.0
+    piece: float = 1.0
+    asked: int = 64
     now_s: float = 0.0
-    sent: int = 0
+    sent: float = 0.0
+    buffered: float = 0.0
+    streams: int = 4
     seen: list[int] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    bodies: list[Body] = field(default_factory=list)
 
-    def send(self, seconds: float, *, wanted: bool = True) -> None:
-        until_s = self.now_s + seconds
-        while self.now_s < until_s:
-            self.now_s += 8 * MIB / self.rate(self.width.limit)
-            self.sent += 8 * MIB
-            self.width.went_well(self.sent, self.now_s, wanted=wanted)
+    def send(self, seconds: float) -> None:
+        for _ in range(round(seconds / LOOK_S)):
+            for _ in range(round(LOOK_S / STEP_S)):
+                self._step()
+            counted = (self.sent + self.buffered) // self.piece * self.piece
+            self.width.look(int(counted), self.now_s, asked=self.asked)
             self.seen.append(self.width.limit)
 
+    def _step(self) -> None:
+        self.now_s += STEP_S
+        for body in [body for body in self.bodies if body.done_s <= self.now_s]:
+            self.bodies.remove(body)
+            self.width.went_well()
+        while len(self.bodies) < min(self.width.limit, self.asked):
+            self.bodies.append(Body(self.body))
+        sending = [body for body in self.bodies if body.left > 0]
+        share = min(self.stream, self.line / max(len(sending), 1)) * STEP_S
+        before = self.sent
+        for body in sending:
+            self.sent += min(share, body.left)
+            body.left -= share
+            if body.left <= 0:
+                body.done_s = self.now_s + self.pause_s
+        self.rates.append((self.sent - before) / STEP_S)
+        self.streams = max(self.streams, len(self.bodies))
+        most = (self.streams - 4) * self.buffer
+        self.buffered = min(self.buffered + self.fill * STEP_S, most)
 
-def per_stream(width: int) -> float:
-    return width * 29.0 * MIB
+    def share(self, seconds: float) -> float:
+        """Of the line, lately."""
+        lately = self.rates[-round(seconds / STEP_S) :]
+        return sum(lately) / len(lately) / self.line
 
 
-def one_line(width: int) -> float:
-    return 100.0 * MIB
+def test_where_each_stream_brings_its_own_all_that_are_allowed_are_used_soon() -> None:
+    link = Link(Width(4, 16), stream=29 * MIB)
+    link.send(2 * TRY_S)
+
+    assert list(dict.fromkeys(link.seen)) == [4, 8, 16]
 
 
-def test_where_each_stream_brings_its_own_all_that_are_allowed_are_used() -> None:
-    link = Link(Width(4, 16), per_stream)
-    link.send(15 * WINDOW_S)
+def test_streams_so_slow_that_no_body_ends_get_company_all_the_same() -> None:
+    link = Link(Width(4, 16), line=GIGABIT, stream=0.6 * MIB)  # 0.1 % lost, 100 ms
+    link.send(2 * TRY_S)
 
     assert link.width.limit == 16
+    assert link.sent < link.body
 
 
-def test_a_full_line_is_tried_once_a_minute_and_left_at_the_start() -> None:
-    link = Link(Width(4, 16), one_line)
+@pytest.mark.parametrize(("delay_s", "stream"), [(0.05, 53 * MIB), (0.1, 29 * MIB)])
+def test_a_gigabit_over_a_long_way_is_full_within_fifteen_seconds(
+    delay_s: float, stream: float
+) -> None:
+    link = Link(Width(4, 16), line=GIGABIT, stream=stream, pause_s=2.5 * delay_s)
+    link.send(15)
+
+    assert link.share(5) > 0.93
+
+
+def test_pauses_between_bodies_are_part_of_what_a_try_is_compared_with() -> None:
+    # Four streams just fill the line, but for the pauses in which all of them wait.
+    link = Link(Width(4, 16), line=GIGABIT, stream=GIGABIT / 4, pause_s=0.4, body=125 * MIB)
+    link.send(2 * TRY_S)
+
+    assert link.width.limit > 4
+
+
+def test_a_full_line_is_left_at_the_start_and_tried_with_one_more_once_a_minute() -> None:
+    link = Link(Width(4, 16), line=GIGABIT)
     link.send(10 * REST_S)
 
-    assert set(link.seen) == {4, 5}
-    assert link.seen.count(5) / len(link.seen) < 2 * WINDOW_S / REST_S
-    assert 8 < sum(b > a for a, b in zip(link.seen, link.seen[1:], strict=False)) < 12
+    assert set(link.seen) == {4, 5, 8}
+    assert link.seen.count(5) / len(link.seen) < 2 * TRY_S / REST_S
+    assert 7 < sum(b > a for a, b in zip(link.seen, link.seen[1:], strict=False)) < 12
 
 
 def test_growth_ends_where_the_line_is_full() -> None:
-    link = Link(Width(4, 32), lambda width: min(width * 29.0, 290.0) * MIB)
-    link.send(20 * WINDOW_S)
+    link = Link(Width(4, 32), line=290 * MIB, stream=29 * MIB)
+    link.send(5 * TRY_S)
 
-    assert link.width.limit in (10, 11)
-    assert max(link.seen) == 11
+    assert max(link.seen) == 32
+    assert link.width.limit == 16
 
 
-def test_nothing_is_tried_while_nobody_waits() -> None:
-    link = Link(Width(4, 16), per_stream)
-    link.send(10 * REST_S, wanted=False)
+def test_after_a_try_that_did_not_pay_one_more_is_tried_at_a_time() -> None:
+    link = Link(Width(4, 32), line=GIGABIT)
+    link.send(REST_S)
+    link.line, link.stream = math.inf, 29 * MIB
+    link.seen.clear()
+    link.send(REST_S)
+
+    assert link.width.limit > 8
+    assert all(b - a in (0, 1) for a, b in zip(link.seen, link.seen[1:], strict=False))
+
+
+@pytest.mark.parametrize("asked", [3, 4])
+def test_nothing_is_tried_while_nobody_waits(asked: int) -> None:
+    link = Link(Width(4, 16), stream=29 * MIB, asked=asked)
+    link.send(10 * REST_S)
 
     assert set(link.seen) == {4}
 
 
-def test_a_try_that_nobody_waited_for_is_taken_back() -> None:
-    link = Link(Width(4, 16), per_stream)
-    link.send(2.5 * WINDOW_S)
-    assert link.width.limit > 4
-    tried = link.width.limit
-    link.send(WINDOW_S, wanted=False)
+def test_no_more_is_tried_than_is_asked_for_and_that_is_kept_if_it_paid() -> None:
+    link = Link(Width(4, 16), stream=29 * MIB, asked=6)
+    link.send(10 * REST_S)
 
-    assert link.width.limit == tried - 1
+    assert link.seen[-1] == max(link.seen) == 6
+
+
+def test_a_try_that_nobody_waited_for_is_taken_back() -> None:
+    link = Link(Width(4, 16), stream=29 * MIB)
+    link.send(TRY_S)
+    assert link.width.limit == 8
+    link.asked = 7
+    link.send(LOOK_S)
+
+    assert link.width.limit == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "buffer", "fill"),
+    [(GIGABIT, 8 * MIB, 27 * MIB), (1 * MIB, MIB / 2, 0.7 * MIB)],
+    ids=["fast", "slow"],
+)
+def test_what_fills_the_buffers_of_new_streams_is_no_gain(
+    line: float, buffer: float, fill: float
+) -> None:
+    link = Link(Width(4, 16), line=line, buffer=buffer, fill=fill)
+    link.send(REST_S)
+
+    assert max(link.seen) == 8
+    assert link.width.limit == 4
+
+
+def test_a_slow_line_is_watched_until_pieces_are_small_beside_what_passed() -> None:
+    link = Link(Width(4, 16), line=1 * MIB, piece=2 * MIB)
+    link.send(REST_S)
+
+    assert max(link.seen) == 8
+    assert link.width.limit == 4
 
 
 def test_a_store_that_asks_for_less_gets_half_and_its_peace_for_a_minute() -> None:
-    link = Link(Width(4, 16), per_stream)
-    link.send(15 * WINDOW_S)
+    link = Link(Width(4, 16), stream=29 * MIB)
+    link.send(3 * TRY_S)
     link.width.halve(link.now_s)
 
     assert link.width.limit == 8
     link.seen.clear()
-    link.send(REST_S - WINDOW_S)
+    link.send(REST_S - 2 * LOOK_S)
     assert set(link.seen) == {8}
 
 
@@ -92,9 +211,9 @@ def test_what_was_lost_below_the_start_comes_back_after_fifty_bodies() -> None:
     width.halve(0)
     width.lose_one(0)
     for _ in range(REGAIN_AFTER - 1):
-        width.went_well(0, 1e9, wanted=True)
+        width.went_well()
     assert width.limit == 1
-    width.went_well(0, 1e9, wanted=True)
+    width.went_well()
 
     assert width.limit == 2
 
@@ -108,15 +227,15 @@ def test_there_is_always_one() -> None:
 
 
 def test_never_more_than_the_setting_allows() -> None:
-    link = Link(Width(4, 6), per_stream)
-    link.send(100 * WINDOW_S)
+    link = Link(Width(4, 6), stream=29 * MIB)
+    link.send(10 * TRY_S)
 
     assert max(link.seen) == 6
 
 
 def test_other_bounds_hold_at_once_and_what_was_found_between_them_stays() -> None:
-    link = Link(Width(4, 16), per_stream)
-    link.send(15 * WINDOW_S)
+    link = Link(Width(4, 16), stream=29 * MIB)
+    link.send(3 * TRY_S)
     found = link.width.limit
     link.width.resize(4, 12)
     narrowed = link.width.limit
