@@ -1,18 +1,25 @@
-"""Start-up: what the quick commands take against an interpreter that does nothing."""
+"""
+Start-up: what the quick commands take against an interpreter that does nothing.
+
+With their bytecode at hand, as pip leaves it behind: a checkout whose interpreter may not write any
+(PYTHONDONTWRITEBYTECODE) would be measured compiling.
+"""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from bench.measure import Command, profile_lines, profiled, timed
+from bench.measure import Command, profile_lines, profiled, running, timed, wait_for
 from bench.place import syncd, write_model
 from bench.scenario import MIB, Goal, Options, Result, Scenario, paired, spread, table
-from syncd.cli import COMMANDS
 from syncd.sandbox.server import Sandbox
 
 NOTHING = "python -c pass"
+ASKING = ("status", "health")
+BESIDE = ", daemon running"
 TIMES = 4
 """Runs a round: each is short."""
 
@@ -23,21 +30,41 @@ def _run(options: Options) -> Result:
         models, state = folder / "models", folder / "state"
         write_model(models / "loras" / "one.safetensors", MIB)
         timed("syncd --once", syncd(models, state, "--once", cloud=cloud))
-        quick = ["--help", "status", *(["health"] if "health" in COMMANDS else [])]
-        commands = {NOTHING: Command([sys.executable, "-c", "pass"])} | {
-            f"syncd {word}": _never_failing(syncd(models, state, word, cloud=cloud))
-            for word in quick
-        }
-        runs: Result = {name: [] for name in commands}
-        for _ in range(options.rounds * TIMES):
-            for name, command in commands.items():
-                runs[name].append(asdict(timed(name, command)))
+
+        def quick(word: str) -> Command:
+            return _installed(syncd(models, state, word, cloud=cloud), folder)
+
+        nothing = _installed(Command([sys.executable, "-c", "pass"]), folder)
+        words = ("--help", *ASKING)
+        alone = {f"syncd {word}": _never_failing(quick(word)) for word in words}
+        beside = {f"syncd {word}{BESIDE}": _never_failing(quick(word)) for word in ASKING}
+        runs = _timed_in_turns({NOTHING: nothing} | alone, options.rounds)
+        with running(syncd(models, state, cloud=cloud), folder / "said") as daemon:
+            wait_for(folder / "said", "scan.finished", daemon)
+            told = _timed_in_turns({f"{NOTHING}{BESIDE}": nothing} | beside, options.rounds)
         profiles = {
-            f"syncd {word}": profiled(word, syncd(models, state, word, cloud=cloud))
-            for word in quick
-            if options.profile
+            f"syncd {word}": profiled(word, quick(word)) for word in words if options.profile
         }
-    return {"runs": runs, "profiles": profiles}
+    return {"runs": runs, "beside": told, "profiles": profiles}
+
+
+def _timed_in_turns(
+    commands: Mapping[str, Command], rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Each once that does not count, to leave its bytecode, then in turns."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for number in range(rounds * TIMES + 1):
+        for name, command in commands.items():
+            run = asdict(timed(name, command))
+            if number:
+                runs[name].append(run)
+    return runs
+
+
+def _installed(command: Command, folder: Path) -> Command:
+    """*command* with its bytecode, wherever the sources may not have theirs beside them."""
+    bytecode = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    return Command(command.arguments, {**command.env, **bytecode})
 
 
 def _never_failing(command: Command) -> Command:
@@ -45,23 +72,30 @@ def _never_failing(command: Command) -> Command:
     return command.within("sh", "-c", '"$@" || true', "sh")
 
 
-def _walls(result: Result, name: str) -> list[float]:
-    return [run["wall_s"] for run in result["runs"][name]]
+def _ratios(runs: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, float]]:
+    """Of each but the first, which is what they are held against."""
+    nothing, *others = ([run["wall_s"] for run in each] for each in runs.values())
+    for name, walls in zip([*runs][1:], others, strict=True):
+        yield name, paired(walls, nothing)
 
 
 def _goals(result: Result) -> Iterator[Goal]:
-    for name in result["runs"]:
-        if name != NOTHING:
-            ratio = paired(_walls(result, name), _walls(result, NOTHING))
+    for runs in (result["runs"], result["beside"]):
+        for name, ratio in _ratios(runs):
             yield Goal(f"{name}: against {NOTHING}", ratio, 4)
 
 
 def _lines(result: Result) -> Iterator[str]:
+    rows = [*result["runs"].items(), *result["beside"].items()]
     yield from table(
         ("Command", "wall s", "RSS MiB"),
         (
-            (name, spread(_walls(result, name), 3), f"{max(r['resident'] for r in runs) / MIB:.0f}")
-            for name, runs in result["runs"].items()
+            (
+                name,
+                spread((run["wall_s"] for run in runs), 3),
+                f"{max(run['resident'] for run in runs) / MIB:.0f}",
+            )
+            for name, runs in rows
         ),
     )
     yield ""

@@ -3,7 +3,8 @@ Writes the pages that say what the program says of itself: ``make docs``.
 
 ``docs/configuration.md`` comes from the settings, ``docs/events.md`` from the calls that log (what an
 event means is written by hand into the table and kept), ``docs/man/syncd.1`` from the commands, the
-settings and the exit codes of docs/operate.md. A test holds the files to what is made here.
+settings and the exit codes of docs/operate.md, and ``syncd/cli/help.txt`` is what click makes of
+``syncd --help``. A test holds the files to what is made here.
 """
 
 import ast
@@ -18,16 +19,25 @@ from typing import Any
 import click
 
 from syncd import __version__
-from syncd.cli import COMMANDS, main
+from syncd.cli import quick
+from syncd.cli.commands import COMMANDS, main
 from syncd.config import KEYS, VARIABLES, Settings, shown
 
 TOP = Path(__file__).parents[1]
 CONFIGURATION, EVENTS, MAN = "docs/configuration.md", "docs/events.md", "docs/man/syncd.1"
+HELP = f"syncd/cli/{quick.HELP}"
 
 
 def pages() -> dict[str, str]:
     """Each page's text by its path, as it should be."""
-    return {CONFIGURATION: configuration(), EVENTS: events(), MAN: man()}
+    return {CONFIGURATION: configuration(), EVENTS: events(), MAN: man(), HELP: help_page()}
+
+
+def help_page() -> str:
+    """What ``syncd --help`` shows."""
+    width = quick.HELP_COLUMNS - 2  # as click leaves it a margin
+    context = click.Context(main, info_name="syncd", terminal_width=width, **main.context_settings)
+    return f"{main.get_help(context)}\n"
 
 
 # -- settings --------------------------------------------------------------------------------------

@@ -12,13 +12,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from syncd import api as cloud_api
 from syncd import scan, storage
 from syncd.allowance import Allowance
 from syncd.announce import Announcer, Receiver, Receivers
-from syncd.applying import Applier
 from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
@@ -49,6 +48,9 @@ from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
 from syncd.watch import Watcher
 from syncd.worker import Limits, Worker
+
+if TYPE_CHECKING:
+    from syncd.applying import Applier
 
 FILES_MOST = 16
 """``upload.files`` at most, whatever a reload brings: a thread begins when there is work for it."""
@@ -146,7 +148,7 @@ class Parts:
     janitor: Janitor
     retirement: Retirement
     reconciler: Reconciler
-    applier: Applier
+    applier: "Callable[[], Applier]"
     desk: Desk
 
     def follow(self, settings: Settings) -> None:
@@ -306,7 +308,7 @@ class _Builder:
             reconciler=Reconciler(
                 api=self.api, catalog=catalog, hidden=self._hidden, **self.tools.shared
             ),
-            applier=self._applier(comparer, catalog, retirement),
+            applier=partial(self._applier, comparer, catalog, retirement),
             desk=self._desk(dispatcher, transfer, sending),
         )
 
@@ -423,7 +425,9 @@ class _Builder:
         policy = Policy(catalog.on_delete, catalog.delete_grace_s, catalog.delete_most)
         return Retirement(api=self.api, policy=policy, **self.tools.shared)
 
-    def _applier(self, comparer: Comparer, catalog: Catalog, retirement: Retirement) -> Applier:
+    def _applier(self, comparer: Comparer, catalog: Catalog, retirement: Retirement) -> "Applier":
+        from syncd.applying import Applier  # the daemon applies no plan
+
         return Applier(
             api=self.api,
             catalog=catalog,

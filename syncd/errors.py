@@ -25,7 +25,10 @@ Foreign exceptions become one of these at the door of the room that owns the lib
 by message text.
 """
 
-from syncd.model import Call, Kind
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from syncd.model import Call, Kind
 
 
 class SyncdError(Exception):
@@ -86,12 +89,12 @@ class JobError(SyncdError):
         self,
         message: str,
         *,
-        kind: Kind,
+        kind: "Kind",
         retry_after_s: float | None = None,
         advice: str | None = None,
         unclear: bool = False,
         timed_out: bool = False,
-        call: Call | None = None,
+        call: "Call | None" = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -139,6 +142,8 @@ class FileChanged(Stale):
     """
 
     def __init__(self, message: str, *, unseen: bool = False) -> None:
+        from syncd.model import Kind
+
         super().__init__(message, kind=Kind.LOCAL_READ)
         self.unseen = unseen
 
@@ -147,4 +152,6 @@ class LeaseLost(Stale):
     """The job row is no longer ours: superseded, expired or taken over."""
 
     def __init__(self, message: str) -> None:
+        from syncd.model import Kind
+
         super().__init__(message, kind=Kind.STATE_STORE)

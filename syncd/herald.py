@@ -16,8 +16,9 @@ from syncd.clock import Clock
 from syncd.lanes import Lanes
 from syncd.log import scrub
 from syncd.notify import Notifier
-from syncd.progress import Meter, Snapshot, size_text
+from syncd.progress import Meter, Snapshot
 from syncd.store import HoldRow, Store
+from syncd.text import size_text
 
 STATUS_S = 5.0
 PINGS_A_PERIOD = 3

@@ -9,7 +9,7 @@ import os
 import time
 
 from syncd.errors import AlreadyRunning, StateError
-from syncd.model import printable
+from syncd.text import printable
 
 NAME = "lock"
 TRIES, PAUSE_S = 5, 0.02

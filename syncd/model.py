@@ -4,13 +4,15 @@ The values all rooms share.
 Nothing here does anything: frozen dataclasses and enums, with the units in the names. ``size`` and
 ``part_size`` are bytes, ``*_at`` and ``run_after`` are Unix milliseconds UTC, ``*_s`` are seconds.
 File names are ``str`` as ``os.fsdecode`` makes them, so undecodable bytes survive as surrogates;
-``printable`` is the one way to show such a name to a person.
+``text.printable`` is the one way to show such a name to a person.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
+
+from syncd.text import printable as printable
 
 LEAF_SIZE = 4 * 1024 * 1024
 """Bytes covered by one leaf digest of a plan."""
@@ -407,13 +409,3 @@ class Job:
     adopted: bool = False
     last_error: str | None = None
     last_kind: Kind | None = None
-
-
-def printable(name: str) -> str:
-    """*name* with control characters, escapes and undecodable bytes shown, never sent raw."""
-    if name.isprintable():  # nearly always, and a listing has tens of thousands
-        return name
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in name
-    )

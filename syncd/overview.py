@@ -5,14 +5,14 @@ Where things stand: what the store says, and what a running syncd is doing, as o
 docs/schemas/status.schema.json. Times are Unix milliseconds, sizes bytes, names printable.
 """
 
-import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from syncd.model import printable
-from syncd.progress import BEAT_S, Running, Snapshot
-from syncd.store import Amount, HoldRow, NextTry, Report, RootReport
+from syncd.store import Amount, HoldRow, NextTry, Outline, RootReport
+from syncd.text import printable
+
+if TYPE_CHECKING:
+    from syncd.progress import Running, Snapshot
 
 SCHEMA = 1
 """Version of the document."""
@@ -23,8 +23,7 @@ TO_DO = frozenset({"queued", "waiting", "uploading"})
 """States of files that syncd brings into the catalog by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What the store says of everything, without a line for each file."""
 
     roots: list[RootReport]
@@ -36,7 +35,7 @@ class Standing:
     abandoned_uploads: int
 
     @classmethod
-    def of(cls, report: Report) -> "Standing":
+    def of(cls, report: Outline) -> "Standing":
         """
         Read it.
 
@@ -76,7 +75,7 @@ def document(
     return {
         "schema": SCHEMA,
         "running": running,
-        "roots": [dataclasses.asdict(root) for root in standing.roots],
+        "roots": [root._asdict() for root in standing.roots],
         "holds": [
             {
                 "kind": hold.kind,
@@ -90,7 +89,7 @@ def document(
         ],
         "files_by_state": {state: amount.files for state, amount in standing.amounts.items()},
         "bytes_by_state": {state: amount.bytes for state, amount in standing.amounts.items()},
-        "next_tries": [dataclasses.asdict(each) for each in standing.next_tries],
+        "next_tries": [each._asdict() for each in standing.next_tries],
         "oldest_waiting_at": standing.oldest_waiting_at,
         "last_success_at": standing.last_success_at,
         "abandoned_uploads": standing.abandoned_uploads,
@@ -99,7 +98,7 @@ def document(
 
 
 def progress_of(
-    now: Snapshot, standing: Standing, *, started_at: int, version: str, bandwidth: float | None
+    now: "Snapshot", standing: Standing, *, started_at: int, version: str, bandwidth: float | None
 ) -> dict[str, Any]:
     """
     What a running syncd does, and how fast.
@@ -107,6 +106,8 @@ def progress_of(
     Args:
         bandwidth: Bytes a second that sending is held to; None: not at all.
     """
+    from syncd.progress import BEAT_S
+
     under_way = sum(min(running.sent, running.size) for running in now.running)
     left = max(standing.bytes_to_do - under_way, 0)
     in_sight = left > 0 and now.sent_rate > 0 and not standing.holds
@@ -134,7 +135,7 @@ def progress_of(
     }
 
 
-def _running(running: Running) -> dict[str, Any]:
+def _running(running: "Running") -> dict[str, Any]:
     return {
         "path": printable(running.rel_path),
         "size": running.size,

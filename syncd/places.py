@@ -5,15 +5,17 @@ Read by the configuration, and by commands that are too quick to wait for it: wh
 not checked further, and nothing is imported before it is needed.
 """
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from syncd.errors import ConfigError
-from syncd.model import printable
+from syncd.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SOCKET = "syncd.sock"
 
@@ -21,13 +23,15 @@ ADDRESS_MAX = 107
 """Bytes of a Unix socket's address (``sun_path`` in unix(7), without its last zero)."""
 
 
-def find_config_file(environ: Mapping[str, str]) -> Path | None:
+def find_config_file(environ: Mapping[str, str]) -> "Path | None":
     """The first ``config.toml`` in systemd's folder, the user's, then ``/etc/syncd``."""
     return next((path for path in config_files(environ) if os.path.isfile(path)), None)
 
 
-def config_files(environ: Mapping[str, str]) -> Sequence[Path]:
+def config_files(environ: Mapping[str, str]) -> "Sequence[Path]":
     """Where a configuration file is looked for, in order."""
+    from pathlib import Path
+
     import platformdirs
 
     first = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
@@ -36,8 +40,10 @@ def config_files(environ: Mapping[str, str]) -> Sequence[Path]:
     return [Path(folder) / "config.toml" for folder in folders]
 
 
-def default_state_dir(environ: Mapping[str, str]) -> Path:
+def default_state_dir(environ: Mapping[str, str]) -> "Path":
     """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
+    from pathlib import Path
+
     first = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if not first:
         import platformdirs
@@ -48,7 +54,7 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
 
 def state_dir_of(
     flag: str | None, config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
-) -> Path:
+) -> str:
     """
     The state directory in force, without a look at any other setting.
 
@@ -61,9 +67,13 @@ def state_dir_of(
     """
     named = flag or environ.get("SYNCD_STATE_DIR") or _configured(config_file, environ)
     if named is None:
-        return default_state_dir(environ)
+        return os.fspath(default_state_dir(environ))
+    if os.path.isabs(named) and os.path.normpath(named) == named:
+        return named
+    from pathlib import Path
+
     try:
-        return Path(named).expanduser().absolute()
+        return os.fspath(Path(named).expanduser().absolute())
     except RuntimeError:
         raise ConfigError(f"{printable(named)}: names a home directory that is not there") from None
 
@@ -72,6 +82,7 @@ def _configured(
     config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
 ) -> str | None:
     import tomllib
+    from pathlib import Path
 
     path = Path(config_file) if config_file is not None else find_config_file(environ)
     if path is None:
@@ -101,6 +112,8 @@ def socket_path(state_dir: str, environ: Mapping[str, str]) -> str:
     shared = environ.get("XDG_RUNTIME_DIR", "")
     if not _is_private(shared):
         return os.path.join(state_dir, SOCKET)
+    import hashlib
+
     mark = hashlib.sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:12]
     return os.path.join(shared, "syncd", f"{mark}.sock")
 

@@ -25,15 +25,6 @@ RATE_BEATS = 12
 """Figures that a rate is averaged over: the last minute, the beat that is not over yet included."""
 
 
-def size_text(size: float) -> str:
-    """Bytes for people, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
 class Phase(StrEnum):
     """What a running job is doing."""
 

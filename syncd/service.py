@@ -13,18 +13,17 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from syncd import log
-from syncd.applying import Applied
 from syncd.assembly import Doors, Parts, Ties, Tools, assembled, open_store
 from syncd.clock import Clock, SystemClock
 from syncd.compare import Root
 from syncd.config import JUDGING, CredentialSource, Loaded, Settings, reloaded
 from syncd.core import retry
-from syncd.core.agenda import Line
 from syncd.core.ending import exit_code
 from syncd.errors import JobError, RootUnavailable, StateFull, SyncdError
 from syncd.herald import Herald
@@ -36,6 +35,10 @@ from syncd.patience import Patience
 from syncd.progress import Meter
 from syncd.store import Store
 from syncd.watch import Watcher
+
+if TYPE_CHECKING:
+    from syncd.applying import Applied
+    from syncd.core.agenda import Line
 
 LARGEST_WAIT_MS = int(retry.RETRY_AFTER_MAX_S * 1100)
 """No wait in the database is longer; one that is was written under another clock."""
@@ -133,7 +136,7 @@ class Service:
 
         return await self._run(way, once=once)
 
-    async def apply(self, lines: Sequence[Line]) -> Applied:
+    async def apply(self, lines: "Sequence[Line]") -> "Applied":
         """
         Let a plan happen, and nothing else.
 
@@ -141,6 +144,8 @@ class Service:
             AlreadyRunning, StateError: The state directory cannot be used.
             RootUnavailable: A root is not there, or on another file system than before.
         """
+        from syncd.applying import Applied
+
         applied = Applied()
 
         async def way(parts: Parts) -> int:
@@ -218,9 +223,9 @@ class Service:
             unread=len(self.ending.problems),
         )
 
-    async def _apply(self, parts: Parts, lines: Sequence[Line]) -> Applied:
+    async def _apply(self, parts: Parts, lines: "Sequence[Line]") -> "Applied":
         """Queue what still stands, and let the workers end it."""
-        applier = parts.applier
+        applier = parts.applier()
         for root in parts.roots.values():
             await parts.intake.require_root(root)
         await applier.begin(lines, stopped=self._stop.is_set)

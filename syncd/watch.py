@@ -112,7 +112,7 @@ class Watcher:
         self._observer: InotifyObserver | None = None
         self._links: dict[tuple[int, str], tuple[_Handler, ObservedWatch]] = {}
         self._unwatched: set[int] = set()
-        self._watched: list[list[tuple[int, int]]] = []
+        self._watched: list[list[int]] = []
         self._troubles: list[str] = []
         self._alarm = _Alarm(lambda: self._safely(self._on_alarm))
         self._log = structlog.get_logger("syncd.watch")
@@ -164,7 +164,7 @@ class Watcher:
         """Is a root gone, back, or another folder than when ``start`` was called? Asks the disk."""
         return self._watched != self._folders()
 
-    def _folders(self) -> list[list[tuple[int, int]]]:
+    def _folders(self) -> list[list[int]]:
         """Which folder each root leads to; an empty list for none."""
         return [list(_identity(path)) for path in self._roots.values()]
 
@@ -177,9 +177,9 @@ class Watcher:
 
     # -- watching --------------------------------------------------------------------------------
 
-    def _watch(self, places: list[_Place]) -> set[tuple[int, int]]:
+    def _watch(self, places: list[_Place]) -> set[int]:
         """Watch *places* and what links in them lead to; identities of all folders met."""
-        folders: set[tuple[int, int]] = set()
+        folders: set[int] = set()
         while places:
             place = places.pop()
             if not self._schedule(place):
@@ -230,7 +230,7 @@ class Watcher:
                 self._observer.unschedule(watch)
         return (root_id, rel_path) in gone
 
-    def _check_limit(self, folders: set[tuple[int, int]]) -> None:
+    def _check_limit(self, folders: set[int]) -> None:
         # watchdog says nothing when the limit is reached below a root.
         missing = len(folders) - watches_in_use()
         if missing > 0 and not self._troubles:
@@ -360,12 +360,12 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def _identity(folder: str) -> Iterator[tuple[int, int]]:
+def _identity(folder: str) -> Iterator[int]:
     """One, or none if the folder vanished or may not be watched."""
     with contextlib.suppress(OSError):
         if os.access(folder, os.R_OK):
             found = os.stat(folder)
-            yield found.st_dev, found.st_ino
+            yield found.st_dev << 64 | found.st_ino  # one number: there may be many thousands
 
 
 def _ends(event: FileSystemEvent) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import click
 
 from syncd.applying import Applied
-from syncd.cli import Invocation, pass_invocation
 from syncd.cli.asking import Inquiry
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.plan import Planned
 from syncd.cli.run import require_credential
 from syncd.config import Loaded
@@ -109,7 +109,7 @@ def write_agenda(loaded: Loaded, planned: Planned, file: str) -> None:
 
 def _sum_up(lines: Sequence[Line], file: str, *, listed: bool) -> None:
     from syncd.cli.diff import UNLISTED
-    from syncd.cli.render import size_text
+    from syncd.text import size_text
 
     if not listed:
         click.echo(UNLISTED)
@@ -120,7 +120,7 @@ def _sum_up(lines: Sequence[Line], file: str, *, listed: bool) -> None:
 
 
 def _tell(applied: Applied) -> None:
-    from syncd.cli.render import size_text
+    from syncd.text import size_text
 
     for what, told in (("refused", applied.refused), ("not done", applied.left)):
         for line, why in told:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from syncd.cli import Invocation, pass_invocation
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.config import DEFAULT, KEYS, Loaded, shown
 from syncd.model import printable
 

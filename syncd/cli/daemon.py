@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from syncd.errors import SyncdError
-from syncd.model import printable
 from syncd.places import SOCKET, address_of
+from syncd.text import printable
 
 ANSWER_S = 15.0
 """How long an answer may take: a little longer than the daemon itself waits for its disk."""

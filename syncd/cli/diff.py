@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from syncd.cli import Invocation, pass_invocation
 from syncd.cli.asking import Inquiry
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.plan import Planned, make_plan
 from syncd.core.drift import Finding, Kind, sha256_of
 from syncd.model import printable
@@ -95,7 +95,8 @@ def _show(planned: Planned, inquiry: Inquiry) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from syncd.cli.render import console, size_text
+    from syncd.cli.render import console
+    from syncd.text import size_text
 
     screen = console()
     if not inquiry.listed:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from syncd.cli import Invocation, pass_invocation
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.plan import comparer_of, roots_of
 from syncd.cli.resolving import NoSuchFile, Place, resolve
 from syncd.compare import Comparer, Root
@@ -186,7 +186,7 @@ def _now_ms() -> int:
 
 
 def _asdict(report: FileReport | EventReport) -> dict[str, object]:
-    return dataclasses.asdict(report)
+    return report._asdict()
 
 
 def _file_document(found: Everything) -> dict[str, object]:
@@ -224,7 +224,7 @@ def _show_file(found: Everything) -> None:
 
 def _facts(found: Everything) -> Iterator[tuple[str, str]]:
     """What is known, one line each, what matters most first."""
-    from syncd.cli.render import size_text, time_text
+    from syncd.text import size_text, time_text
 
     detail = found.detail
     if detail is None:
@@ -268,7 +268,9 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
 def _show_queue(files: list[FileReport], most: int) -> None:
     from rich.text import Text
 
-    from syncd.cli.render import STYLES, blank_table, console, size_text, time_text
+    from syncd.cli.render import blank_table, console
+    from syncd.cli.sheets import STYLES
+    from syncd.text import size_text, time_text
 
     screen = console()
     if not files:
@@ -293,7 +295,8 @@ def _show_queue(files: list[FileReport], most: int) -> None:
 def _show_events(events: list[EventReport], *, named: bool) -> None:
     from rich.text import Text
 
-    from syncd.cli.render import blank_table, console, time_text
+    from syncd.cli.render import blank_table, console
+    from syncd.text import time_text
 
     screen = console()
     if not events:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from syncd.cli import Invocation, pass_invocation
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.config import Loaded
 from syncd.errors import AlreadyRunning, JobError
 from syncd.lanes import Lanes
@@ -126,7 +126,7 @@ def _document(swept: Swept) -> dict[str, object]:
 
 
 def _show(swept: Swept) -> None:
-    from syncd.cli.render import size_text
+    from syncd.text import size_text
 
     uploads = swept.uploads
     click.echo(f"uploads: {uploads['aborted']} aborted, {uploads['gone']} were gone already")

@@ -8,7 +8,6 @@ import click
 
 from syncd.auth import Credentials, pair
 from syncd.catalog import shows
-from syncd.cli import Invocation, pass_invocation
 from syncd.cli.account import (
     Before,
     PersonNeeded,
@@ -20,6 +19,7 @@ from syncd.cli.account import (
     profile,
     stored_of,
 )
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.reaching import reaching
 from syncd.clock import SystemClock
 from syncd.config import Loaded

@@ -10,7 +10,7 @@ from functools import cache
 
 import click
 
-from syncd.cli import Invocation, pass_invocation
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.compare import Comparer, Root, companions_in, cut_off, is_model, require_same_mount
 from syncd.config import Loaded, Settings, extra_folders, require_claimed, rules_for
 from syncd.core import settle
@@ -285,7 +285,9 @@ def _bytes(steps: Sequence[Step], action: Action) -> int:
 def _show(planned: Planned, agents: int | None) -> None:
     from rich.text import Text
 
-    from syncd.cli.render import STYLES, blank_table, console, size_text
+    from syncd.cli.render import blank_table, console
+    from syncd.cli.sheets import STYLES
+    from syncd.text import size_text
 
     screen, steps = console(), planned.steps
     listed = blank_table(None, "action", "size", "file", "why")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from syncd.cli import Invocation, pass_invocation
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.plan import Planned, make_plan
 from syncd.cli.run import require_credential
 from syncd.config import Loaded
@@ -74,7 +74,8 @@ def _show(lines: Sequence[Line]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from syncd.cli.render import console, size_text
+    from syncd.cli.render import console
+    from syncd.text import size_text
 
     if not lines:
         return

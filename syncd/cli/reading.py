@@ -1,26 +1,32 @@
 """What the store says, read for the commands that show it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from syncd import overview
-from syncd.cli import daemon
 from syncd.lock import is_locked
-from syncd.store import FileReport, PassedOver, open_report
+from syncd.store import FileReport, PassedOver, open_outline
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """Everything about every file, for a program; empty where there is no store yet."""
 
     running: bool
     standing: overview.Standing
     files: list[FileReport]
 
+    def as_document(self, progress: Mapping[str, Any] | None = None) -> dict[str, object]:
+        """What ``syncd status --json`` shows (docs/schemas/status.schema.json)."""
+        document = overview.document(self.standing, running=self.running, progress=progress)
+        return {**document, "files": [file._asdict() for file in self.files]}
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+    def as_json(self, progress: Mapping[str, Any] | None) -> str:
+        """That as text."""
+        return json.dumps(self.as_document(progress), indent=2)
+
+
+class Summary(NamedTuple):
     """
     The same for people: what is passed over is counted and not listed.
 
@@ -42,10 +48,10 @@ def read_files(state_dir: str) -> Reading:
         StateError: It cannot be read.
     """
     running = is_locked(state_dir)
-    with open_report(state_dir) as report:
-        if report is None:
+    with open_outline(state_dir) as outline:
+        if outline is None:
             return Reading(running, overview.NOTHING, [])
-        return Reading(running, overview.Standing.of(report), list(report.files()))
+        return Reading(running, overview.Standing.of(outline), list(outline.files()))
 
 
 def read_summary(state_dir: str, *, most: int | None) -> Summary:
@@ -56,20 +62,22 @@ def read_summary(state_dir: str, *, most: int | None) -> Summary:
         StateError: It cannot be read.
     """
     running = is_locked(state_dir)
-    with open_report(state_dir) as report:
-        if report is None:
+    with open_outline(state_dir) as outline:
+        if outline is None:
             return Summary(running)
         return Summary(
             running,
-            overview.Standing.of(report),
-            report.in_catalog(most),
-            report.not_in_catalog(),
-            report.passed_over(),
+            overview.Standing.of(outline),
+            outline.in_catalog(most),
+            outline.not_in_catalog(),
+            outline.passed_over(),
         )
 
 
 def progress_of(state_dir: str) -> dict[str, Any] | None:
     """What the daemon says it is doing; None where it cannot be asked."""
+    from syncd.cli import daemon
+
     try:
         progress: dict[str, Any] | None = daemon.ask(state_dir, "/status")["progress"]
     except (daemon.NotAnswered, daemon.Refused):

@@ -103,18 +103,18 @@ async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
 
 
 def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
-    from syncd.cli import render
+    from syncd.cli import render, sheets
 
     if service.ending.root_error is not None:
         sys.stderr.write(f"syncd: {service.ending.root_error}\n")
         return
-    summary = read_summary(os.fspath(loaded.settings.state_dir), most=render.LISTED)
+    summary = read_summary(os.fspath(loaded.settings.state_dir), most=sheets.LISTED)
     files = sum(amount.files for amount in summary.standing.amounts.values())
     structlog.get_logger("syncd.run").debug("run.ended", files=files)
-    render.summary(
-        render.console(),
+    told = sheets.summary(
         summary,
         unsettled=service.ending.unsettled,
         problems=service.ending.problems,
         snapshot=meter.snapshot(),
     )
+    render.show(render.console(), told)

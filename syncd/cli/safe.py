@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from syncd.api import CloudApi
-from syncd.cli import Invocation, pass_invocation
 from syncd.cli.asking import NotAnswered, says_no, sha256_of_file
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.plan import Planned, make_plan
 from syncd.config import Loaded
 from syncd.core import paths
@@ -288,7 +288,7 @@ def _document(answer: Answer, *, deep: bool) -> dict[str, Any]:
 
 
 def _say(answer: Answer, *, deep: bool) -> None:
-    from syncd.cli.render import size_text
+    from syncd.text import size_text
 
     all_of_it = f"{_count(answer.files)}, {size_text(answer.size)}"
     if answer.at_risk:
@@ -320,7 +320,7 @@ def _but(not_asked: int) -> str:
 
 def _beside(answer: Answer) -> str:
     """What the answer leaves out."""
-    from syncd.cli.render import size_text
+    from syncd.text import size_text
 
     text = ""
     if answer.passed_over:
@@ -337,7 +337,7 @@ def _count(files: int) -> str:
 
 
 def _how_long(answer: Answer) -> str:
-    from syncd.cli.render import size_text
+    from syncd.text import size_text
 
     if not answer.to_send:
         return "; none of it is sent without a person"

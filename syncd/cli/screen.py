@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from syncd.cli.render import STYLES, duration_text, size_text
+from syncd.cli.sheets import STYLES
+from syncd.text import duration_text, size_text
 
 SPARKS = " ▁▂▃▄▅▆▇█"
 STORED, SOME, MISSING = "█", "▒", "·"

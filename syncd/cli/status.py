@@ -1,17 +1,14 @@
 """``syncd status``: where each file stands, what syncd does, and what everything waits for."""
 
-import dataclasses
 import json
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from syncd import overview
-from syncd.cli import Invocation, daemon, pass_invocation
-from syncd.cli.reading import Reading, progress_of, read_files, read_summary
+from syncd.cli import daemon, quick
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.errors import SyncdError
 from syncd.lock import is_locked
 from syncd.model import printable
@@ -40,11 +37,11 @@ def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool)
     if watch:
         return _watch(state_dir, as_json)
     if as_json:
-        reading = read_files(state_dir)
-        progress = progress_of(state_dir) if reading.running else None
-        click.echo(json.dumps(as_document(reading, progress), indent=2))
+        click.echo(quick.status_json(state_dir), nl=False)
     else:
-        _show(state_dir, everything)
+        from syncd.cli import render
+
+        render.show(render.console(), quick.status(state_dir, everything))
     return 0
 
 
@@ -73,27 +70,3 @@ def _follow(documents: Iterator[dict[str, Any]], as_json: bool) -> None:
     from syncd.cli import screen
 
     screen.watch(documents, Console())
-
-
-def as_document(reading: Reading, progress: dict[str, object] | None = None) -> dict[str, object]:
-    """The ``--json`` output: a written contract."""
-    document = overview.document(reading.standing, running=reading.running, progress=progress)
-    return {**document, "files": [dataclasses.asdict(file) for file in reading.files]}
-
-
-def _show(state_dir: str, everything: bool) -> None:
-    from syncd.cli import render
-
-    summary = read_summary(state_dir, most=None if everything else 0)
-    progress = progress_of(state_dir) if summary.running else None
-    console = render.console()
-    console.print(f"syncd is {'running' if summary.running else 'not running'}")
-    if not summary.standing.roots:
-        console.print("Nothing was scanned yet. Start it with: syncd --once")
-        return
-    render.summary(console, summary, unsettled={}, problems={})
-    last_ms = summary.standing.last_success_at
-    if last_ms is not None:
-        console.print(f"last success: {render.time_text(last_ms)}")
-    if progress is not None:
-        render.activity(console, progress, time.time_ns() // 1_000_000)

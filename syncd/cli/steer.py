@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from syncd import orders
-from syncd.cli import Invocation, daemon, pass_invocation
+from syncd.cli import daemon
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.errors import SyncdError
 from syncd.lock import is_locked
 from syncd.model import printable

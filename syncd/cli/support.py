@@ -6,7 +6,6 @@ replaced by a keyed digest whose key dies with the command. The same name is the
 a bundle and says nothing beyond it. Free text about a file may quote names, so it goes with them.
 """
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -23,11 +22,10 @@ from typing import Any
 import click
 
 from syncd import __version__, log, scan
-from syncd.cli import Invocation, pass_invocation
 from syncd.cli.checks import local_checks
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.doctor import as_dict
 from syncd.cli.reading import read_files
-from syncd.cli.status import as_document
 from syncd.config import KEYS, Loaded, shown
 from syncd.errors import SyncdError
 from syncd.model import printable
@@ -154,7 +152,7 @@ def _hider(key: bytes) -> Hide:
 
 
 def _status(loaded: Loaded, hide: Hide, with_names: bool) -> object:
-    document = as_document(read_files(os.fspath(loaded.settings.state_dir)))
+    document = read_files(os.fspath(loaded.settings.state_dir)).as_document()
     if with_names:
         return document
     files: Any = document["files"]
@@ -184,7 +182,7 @@ def _history(loaded: Loaded, hide: Hide, with_names: bool) -> object:
     since_ms = time.time_ns() // 1_000_000 - SINCE_MS
     with open_report(os.fspath(loaded.settings.state_dir)) as report:
         events = [] if report is None else report.history(since_ms=since_ms, most=EVENTS_MOST)
-    told = list(map(dataclasses.asdict, events))
+    told = [event._asdict() for event in events]
     for event in told:
         event["path"] = hide(event["path"], event["root_type"])
         if not with_names:

@@ -12,7 +12,7 @@ from typing import Literal
 import click
 
 from syncd import hashing
-from syncd.cli import Invocation, pass_invocation
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.plan import roots_of
 from syncd.cli.resolving import resolve
 from syncd.config import Settings
@@ -148,7 +148,8 @@ def _read(verified: Iterable[Verified]) -> int:
 def _show(verified: Sequence[Verified]) -> None:
     from rich.text import Text
 
-    from syncd.cli.render import blank_table, console, size_text
+    from syncd.cli.render import blank_table, console
+    from syncd.text import size_text
 
     screen = console()
     odd = [each for each in verified if each.state != "same"]

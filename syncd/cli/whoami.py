@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from syncd.auth import Credentials, ends_at_s
-from syncd.cli import Invocation, pass_invocation
 from syncd.cli.account import Refused, asked, limit_text, name_of, profile
+from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.run import NoCredential
 from syncd.config import Loaded
 from syncd.core.standing import WRITERS, standing, team_of

@@ -6,7 +6,6 @@ is the way in: it alone knows the origins, and it lists everything that is wrong
 made here contains a value, so a secret written under the wrong key stays out of sight.
 """
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +137,8 @@ def _unknown(key: str, given: Given) -> str:
     if is_section(key):
         return f"{given.origin}: {key}: is a section, not a value; write [{key}]"
     names, what = (VARIABLES, "variable") if key.startswith("SYNCD_") else (KEYS, "setting")
+    import difflib  # only for somebody who mistyped
+
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
     return f"{given.origin}: {printable(key)}: no such {what}; did you mean {nearest}?"
 

@@ -10,8 +10,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-import yaml
-
 from syncd.config.settings import Settings
 from syncd.core.tree import NOT_MODELS, Folder, tops_of
 from syncd.errors import ConfigError
@@ -60,6 +58,8 @@ def _folders(file: str) -> Iterator[Folder]:
 
 
 def _sections(file: str) -> dict[object, object]:
+    import yaml  # most have no such file
+
     try:
         with open(file, encoding="utf-8") as stream:
             document = yaml.safe_load(stream)

@@ -1,7 +1,6 @@
 """Where values come from: the TOML file and the environment, each value with its origin."""
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,8 @@ def from_toml(path: Path) -> dict[str, Given]:
     Raises:
         ConfigError: The file cannot be read or is not TOML (with line and column).
     """
+    import tomllib  # not where all is set in the environment
+
     name = printable(str(path))
     try:
         text = path.read_bytes().decode()

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
@@ -12,7 +11,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from syncd import __version__, overview
 from syncd.control.desk import Desk, Refusal, bad
-from syncd.metrics import CONTENT_TYPE, Facts, Metrics
 from syncd.store import open_report
 
 EVENT_S = 1.0
@@ -76,7 +74,7 @@ def _files(
     """A page of the files in a state (None: any), and whether more follow."""
     with open_report(state_dir) as report:
         files = () if report is None else report.files()
-        fit = [asdict(file) for file in files if state in (None, file.state)]
+        fit = [file._asdict() for file in files if state in (None, file.state)]
     return fit[offset : offset + most], len(fit) > offset + most
 
 
@@ -86,7 +84,6 @@ class Looks:
     def __init__(self, desk: Desk, overlook: Overlook) -> None:
         self._desk = desk
         self._overlook = overlook
-        self._metrics = Metrics()
         self._streams = 0
 
     async def live(self, request: Request) -> Response:
@@ -117,6 +114,8 @@ class Looks:
 
     async def metrics(self, request: Request) -> Response:
         """For Prometheus."""
+        from syncd.metrics import CONTENT_TYPE, Facts, Metrics  # 1 MiB, where nobody scrapes
+
         desk = self._desk
         now_ms, ends_at_s = desk.clock.now_ms(), desk.credentials.ends_at_s
         facts = Facts(
@@ -130,7 +129,7 @@ class Looks:
             bandwidth=desk.bandwidth.rate,
             slots=desk.transfer.width,
         )
-        return Response(self._metrics.render(facts), media_type=CONTENT_TYPE)
+        return Response(Metrics().render(facts), media_type=CONTENT_TYPE)
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: ``status``, once a second, until the client goes."""

@@ -9,10 +9,10 @@ there and wrong.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
-from syncd.formats import archive, gguf, onnx, pickles, safetensors
 from syncd.formats.window import Fault, Undecided, read_at
 
 SMALLEST = 16
@@ -47,16 +47,23 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
+    """Its parser is imported with the first file of its kind: few trees have all kinds."""
+
     name: str
-    check: Callable[[int, int], None]
+    home: str
+    function: str = "check"
+
+    def check(self, fd: int, size: int) -> None:
+        """Raises ``Fault``, ``Undecided`` or ``OSError``."""
+        getattr(import_module(f"syncd.formats.{self.home}"), self.function)(fd, size)
 
 
-_SAFETENSORS = _Format("safetensors", safetensors.check)
-_GGUF = _Format("gguf", gguf.check)
-_ONNX = _Format("onnx", onnx.check)
-_ZIP = _Format("zip", archive.check)
-_PICKLE = _Format("pickle", pickles.check)
-_LEGACY = _Format("torch legacy", pickles.check_legacy)
+_SAFETENSORS = _Format("safetensors", "safetensors")
+_GGUF = _Format("gguf", "gguf")
+_ONNX = _Format("onnx", "onnx")
+_ZIP = _Format("zip", "archive")
+_PICKLE = _Format("pickle", "pickles")
+_LEGACY = _Format("torch legacy", "pickles", "check_legacy")
 
 _BY_ENDING: Mapping[str, _Format | None] = {
     ".safetensors": _SAFETENSORS,
@@ -114,7 +121,9 @@ def _by_content(start: bytes) -> _Format | None:
     if start.startswith(b"PK"):
         return _ZIP
     if start.startswith(b"\x80"):
-        return _LEGACY if pickles.is_legacy(start) else _PICKLE
+        from syncd.formats.pickles import is_legacy
+
+        return _LEGACY if is_legacy(start) else _PICKLE
     return _GGUF if start.startswith(b"GGUF") else None
 
 

@@ -2,111 +2,66 @@
 The persistent memory: a SQLite database in the state directory, and the right to write it.
 
 No SQL, row or connection leaves this package; what it hands out are the values of ``syncd.model``.
+Each name is imported when it is asked for first, since ``syncd status`` is done before all of it is.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from syncd.core.tree import PathKey
-from syncd.lock import Lock
-from syncd.store.db import Database
-from syncd.store.files import Admission, Files, KnownFiles, RootRow, Wanted
-from syncd.store.holds import HOLD_KINDS, PAUSED, HoldRow, Holds, Sent, Servers
-from syncd.store.jobs import Jobs
-from syncd.store.records import Records, Retiring, Standing
-from syncd.store.report import (
-    FILE_STATES,
-    Amount,
-    EventReport,
-    FileDetail,
-    FileReport,
-    Named,
-    NextTry,
-    PassedOver,
-    Registered,
-    Report,
-    RootReport,
-)
-from syncd.store.upkeep import Upkeep
+if TYPE_CHECKING:
+    from syncd.core.tree import PathKey as PathKey
+    from syncd.store.files import Admission as Admission
+    from syncd.store.files import Files as Files
+    from syncd.store.files import KnownFiles as KnownFiles
+    from syncd.store.files import RootRow as RootRow
+    from syncd.store.files import Wanted as Wanted
+    from syncd.store.holds import HOLD_KINDS as HOLD_KINDS
+    from syncd.store.holds import PAUSED as PAUSED
+    from syncd.store.outline import FILE_STATES as FILE_STATES
+    from syncd.store.outline import Amount as Amount
+    from syncd.store.outline import FileReport as FileReport
+    from syncd.store.outline import HoldRow as HoldRow
+    from syncd.store.outline import NextTry as NextTry
+    from syncd.store.outline import Outline as Outline
+    from syncd.store.outline import PassedOver as PassedOver
+    from syncd.store.outline import RootReport as RootReport
+    from syncd.store.outline import open_outline as open_outline
+    from syncd.store.records import Records as Records
+    from syncd.store.records import Retiring as Retiring
+    from syncd.store.records import Standing as Standing
+    from syncd.store.report import EventReport as EventReport
+    from syncd.store.report import FileDetail as FileDetail
+    from syncd.store.report import Named as Named
+    from syncd.store.report import Registered as Registered
+    from syncd.store.report import Report as Report
+    from syncd.store.store import Store as Store
+    from syncd.store.store import open_report as open_report
+else:
 
-__all__ = [
-    "FILE_STATES",
-    "HOLD_KINDS",
-    "PAUSED",
-    "Admission",
-    "Amount",
-    "EventReport",
-    "FileDetail",
-    "FileReport",
-    "Files",
-    "HoldRow",
-    "KnownFiles",
-    "Named",
-    "NextTry",
-    "PassedOver",
-    "PathKey",
-    "Records",
-    "Registered",
-    "Report",
-    "Retiring",
-    "RootReport",
-    "RootRow",
-    "Standing",
-    "Store",
-    "Wanted",
-    "open_report",
-]
+    def __getattr__(name: str) -> object:
+        """See PEP 562."""
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(home), name)
 
 
-class Store:
-    """
-    The one writer: lock first, then the database. All methods belong on one thread.
-
-    ``seen`` reads the file table beside it, from one other thread.
-
-    Raises:
-        AlreadyRunning: Another process owns *state_dir*.
-        StateError: It cannot be written, or what is in it is damaged or too new.
-    """
-
-    def __init__(self, state_dir: str) -> None:
-        self._lock = Lock(state_dir)
-        try:
-            self._db = Database.open(state_dir)
-            reader = Database.open_reader(state_dir)
-            assert reader is not None, "the writer made it"
-        except BaseException:
-            self._lock.close()
-            raise
-        self._reader = reader
-        self.jobs = Jobs(self._db)
-        self.records = self.jobs.records
-        self.files = Files(self._db, self.jobs)
-        self.holds = Holds(self._db)
-        self.servers = Servers(self._db)
-        self.sent = Sent(self._db)
-        self.upkeep = Upkeep(self._db)
-        self.report = Report(self._db)
-        self.seen = Files(self._reader, Jobs(self._reader))
-
-    def close(self) -> None:
-        """Close the database, then give the lock back."""
-        self._reader.close()
-        self._db.close()
-        self._lock.close()
-
-
-@contextmanager
-def open_report(state_dir: str) -> Iterator[Report | None]:
-    """
-    Read what a state directory holds, running daemon or not; None while it holds nothing.
-
-    Raises:
-        StateError: It cannot be read, or belongs to another version.
-    """
-    db = Database.open_reader(state_dir)
-    try:
-        yield None if db is None else Report(db)
-    finally:
-        if db is not None:
-            db.close()
+_HOMES = {
+    "syncd.core.tree": ("PathKey",),
+    "syncd.store.files": ("Admission", "Files", "KnownFiles", "RootRow", "Wanted"),
+    "syncd.store.holds": ("HOLD_KINDS", "PAUSED"),
+    "syncd.store.records": ("Records", "Retiring", "Standing"),
+    "syncd.store.report": ("EventReport", "FileDetail", "Named", "Registered", "Report"),
+    "syncd.store.store": ("Store", "open_report"),
+    "syncd.store.outline": (
+        "FILE_STATES",
+        "Amount",
+        "FileReport",
+        "HoldRow",
+        "NextTry",
+        "Outline",
+        "PassedOver",
+        "RootReport",
+        "open_outline",
+    ),
+}

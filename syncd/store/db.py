@@ -10,13 +10,11 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from syncd.errors import StateError, StateFull
 from syncd.lock import unusable
-from syncd.model import printable
+from syncd.text import printable
 
 FILE_NAME = "syncd.db"
 
@@ -78,10 +76,10 @@ class Database:
         if not os.path.exists(path):
             return None
         with _errors(path):
-            # Bytes, absolute, empty authority: any name that the writer takes can be read.
-            where = quote(os.fsencode(os.path.abspath(path)))
+            # Every byte in hex, of an absolute path: any name that the writer takes can be read.
+            where = "".join(f"%{byte:02x}" for byte in os.fsencode(os.path.abspath(path)))
             connection = sqlite3.connect(
-                f"file://{where}?mode=ro",
+                f"file:{where}?mode=ro",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
@@ -170,10 +168,35 @@ class Database:
             raise sqlite3.DatabaseError(row[0])
 
 
+@contextmanager
+def reading(state_dir: str) -> Iterator[Database | None]:
+    """
+    What a state directory holds, to be read, running daemon or not; None while it holds nothing.
+
+    Raises:
+        StateError: It cannot be read, or belongs to another version.
+    """
+    db = Database.open_reader(state_dir)
+    try:
+        yield db
+    finally:
+        if db is not None:
+            db.close()
+
+
 def migrations() -> list[str]:
     """The numbered SQL files, in order; file n brings a database from version n - 1 to n."""
-    folder = Path(__file__).with_name("migrations")
-    return [path.read_text("utf-8") for path in sorted(folder.glob("*.sql"))]
+    folder = os.path.join(os.path.dirname(__file__), "migrations")
+    return [
+        _text(os.path.join(folder, name))
+        for name in sorted(os.listdir(folder))
+        if name.endswith(".sql")
+    ]
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

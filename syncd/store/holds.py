@@ -1,34 +1,17 @@
 """Why everything waits, what a server has shown of itself, and how much it was sent."""
 
 import hashlib
-from dataclasses import dataclass
 
 from syncd.core.allowance import hour_of, oldest_hour
 from syncd.model import Call
 from syncd.store.db import Database
+from syncd.store.outline import HoldRow, holds_in
 
 HOLD_KINDS = ("offline", "throttled", "operator", "limit", "root", "paused")
 """What everything can wait for; ``paused`` is what a person asked for."""
 
 PAUSED = "paused"
 PAUSE_ADVICE = "To go on: syncd resume"
-
-
-@dataclass(frozen=True, slots=True)
-class HoldRow:
-    """One reason to wait: since when, why, what a person can do, and when it is probed next."""
-
-    kind: str
-    since: int
-    why: str
-    advice: str | None
-    probe_at: int
-    probes: int
-
-    @property
-    def needs_person(self) -> bool:
-        """Waiting alone will not end it."""
-        return self.kind == "operator"
 
 
 class Holds:
@@ -61,7 +44,7 @@ class Holds:
 
     def all(self) -> list[HoldRow]:
         """The holds in force, oldest first."""
-        return [HoldRow(**dict(row)) for row in self._db.all("SELECT * FROM hold ORDER BY since")]
+        return holds_in(self._db)
 
     def probe_now(self, now_ms: int) -> None:
         """Something changed (a restart, a new credential): probe every hold at once."""

@@ -1,74 +1,31 @@
-"""What the commands show, read without disturbing the writer."""
+"""What the other commands show, read without disturbing the writer."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncd.core import drift
-from syncd.core.agenda import Owned
-from syncd.core.preview import Known
 from syncd.core.tree import PathKey
 from syncd.model import Fingerprint, Record, Verdict, printable
-from syncd.store.db import Database
 from syncd.store.files import RootRow, find_root, root_row_of
-from syncd.store.holds import HoldRow, Holds
+from syncd.store.outline import (
+    FILES,
+    LATEST,
+    REGISTERED,
+    SELECT,
+    FileReport,
+    Outline,
+    file_report,
+    file_state,
+    shown,
+    state_of,
+)
 from syncd.store.rows import fingerprint_of
 
-REGISTERED = "registered"
-QUEUED = "queued"
-WAITING = "waiting"
-UPLOADING = "uploading"
-NEEDS_SIGN_IN = "needs_sign_in"
-FAILED = "failed"
-CANCELLED = "cancelled"
-DRIFT = "drift"  # it was registered, and others did something to its record
-
-FILE_STATES = (
-    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED, DRIFT,
-    "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
-)  # fmt: skip
-"""Every file on disk is in exactly one of these."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileReport:
-    """
-    One file on disk: where it stands and why. Times are Unix milliseconds, sizes bytes.
-
-    ``root_type`` is the type that the root gives to all its files, None below ``models_dir``.
-    """
-
-    root: str
-    root_type: str | None
-    path: str
-    size: int
-    state: str
-    why: str | None
-    advice: str | None
-    model_path: str | None
-    sha256: str | None
-    record_id: str | None
-    adopted: bool
-    parts_done: int
-    parts: int | None
-    attempt: int
-    run_after: int | None
-
-    @property
-    def shown(self) -> str:
-        """What a person is told: the path below ``models_dir``, elsewhere all of it."""
-        return self.path if self.root_type is None else f"{self.root}/{self.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class RootReport:
-    """One watched directory; ``model_type`` is that of all its files, None for ``models_dir``."""
-
-    path: str
-    model_type: str | None
-    scanned_at: int | None
+if TYPE_CHECKING:
+    from syncd.core.agenda import Owned
+    from syncd.core.preview import Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,35 +38,7 @@ class Named:
     job_id: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """So many files, of so many bytes in all."""
-
-    files: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class PassedOver:
-    """So many files get no job by one rule, one of them for example (as ``FileReport.shown``)."""
-
-    files: int
-    why: str
-    example: str
-
-
-@dataclass(frozen=True, slots=True)
-class NextTry:
-    """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
-
-    path: str
-    run_after: int
-    attempt: int
-    why: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class EventReport:
+class EventReport(NamedTuple):
     """
     One change of owner of a job; ``from_state`` is None where it was born. Unix milliseconds.
 
@@ -173,31 +102,9 @@ class Registered:
     model_path: str
 
 
-_LATEST = """
-  LEFT JOIN job ON job.id = (
-       SELECT max(id) FROM job AS latest
-        WHERE latest.root_id = file.root_id
-          AND latest.rel_path = file.rel_path)
-  LEFT JOIN record ON record.model_path = job.model_path AND record.sha256 = job.sha256
-   AND record.record_id = job.record_id
-"""
-
-_SELECT = f"""
-SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
-       file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
-       file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
-       job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
-       job.id AS job_id, job.created_at, job.updated_at, job.storage_key, job.stored_at,
-       job.part_size, job.priority, file.judged_at, record.drift,
-       (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
-  FROM file
-  JOIN root ON root.id = file.root_id
-{_LATEST}"""
-_FILES = f"{_SELECT} ORDER BY root.id, file.rel_path"
-_REGISTERED = "file.verdict = 'wanted' AND job.state = 'done' AND record.drift IS NULL"
-_ONE = f"{_SELECT} WHERE file.root_id = ? AND file.rel_path = ?"
+_ONE = f"{SELECT} WHERE file.root_id = ? AND file.rel_path = ?"
 # As ``Jobs.claim`` takes them: what may start now by its priority and size, the rest as it comes due.
-_QUEUE = f"""{_SELECT} WHERE file.verdict = 'wanted' AND job.state IN ('leased', 'queued')
+_QUEUE = f"""{SELECT} WHERE file.verdict = 'wanted' AND job.state IN ('leased', 'queued')
  ORDER BY job.state, job.held_class IS NOT NULL, max(job.run_after, :now), job.priority, job.size,
           job.id
 """
@@ -207,66 +114,8 @@ SELECT job_event.*, job.rel_path, root.path AS root, root.type_key
 """
 
 
-class Report:
-    """Read-only questions about the store."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    def roots(self) -> list[RootReport]:
-        """The watched directories."""
-        rows = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
-        return [
-            RootReport(printable(os.fsdecode(row["path"])), row["type_key"], row["scanned_at"])
-            for row in rows
-        ]
-
-    def holds(self) -> list[HoldRow]:
-        """What everything waits for."""
-        return Holds(self._db).all()
-
-    def files(self) -> Iterator[FileReport]:
-        """Every file on disk as last judged, by path; names are printable."""
-        for row in self._db.all(_FILES):
-            yield _file_report(row)
-
-    def in_catalog(self, most: int | None) -> list[FileReport]:
-        """The files in the catalog, by path; so many *most*, None: all."""
-        rows = self._db.all(
-            f"{_SELECT} WHERE {_REGISTERED} ORDER BY root.id, file.rel_path LIMIT ?",
-            (-1 if most is None else most,),
-        )
-        return list(map(_file_report, rows))
-
-    def not_in_catalog(self) -> list[FileReport]:
-        """The files that are neither in the catalog nor passed over by a rule, by path."""
-        rows = self._db.all(
-            f"{_SELECT} WHERE file.verdict <> 'ignored' AND ({_REGISTERED}) IS NOT TRUE"
-            " ORDER BY root.id, file.rel_path"
-        )
-        return list(map(_file_report, rows))
-
-    def passed_over(self) -> list[PassedOver]:
-        """What was passed over by which rule, the rule that met most files first."""
-        rows = self._db.all(
-            "SELECT count(*) AS files, reason, min(rel_path) AS rel_path, root.path,"
-            " root.type_key FROM file JOIN root ON root.id = file.root_id"
-            " WHERE verdict = 'ignored' GROUP BY reason ORDER BY files DESC, reason"
-        )
-        return [PassedOver(row["files"], row["reason"] or "", _shown(row, row)) for row in rows]
-
-    def amounts(self) -> dict[str, Amount]:
-        """How many files are in each state that any is in, and their bytes."""
-        files, size = Counter[str](), Counter[str]()
-        for row in self._db.all(
-            "SELECT verdict, state, held_class, last_kind, drift, count(*) AS files,"
-            f" sum(file.size) AS bytes FROM file {_LATEST}"
-            " GROUP BY verdict, state, held_class, last_kind, drift"
-        ):
-            state = _file_state(row)
-            files[state] += row["files"]
-            size[state] += row["bytes"]
-        return {state: Amount(files[state], size[state]) for state in files}
+class Report(Outline):
+    """Read-only questions about the store, a file, a record."""
 
     def counts(self) -> dict[str, int]:
         """How many files are in each state that any is in."""
@@ -293,48 +142,17 @@ class Report:
             )
         for row in self._db.all(
             "SELECT file.rel_path, verdict, job.id AS job_id, state, held_class, last_kind, drift"
-            f" FROM file {_LATEST} WHERE {where} ORDER BY file.rel_path",
+            f" FROM file {LATEST} WHERE {where} ORDER BY file.rel_path",
             {"root": root["id"], "path": below, "first": below + b"/", "end": below + b"0"},
         ):
             key = root["id"], os.fsdecode(row["rel_path"])
-            yield Named(key, _shown(root, row), _file_state(row), row["job_id"])
+            yield Named(key, shown(root, row), file_state(row), row["job_id"])
 
     def root_paths(self, named: str) -> list[PathKey]:
         """Where a path that a person *named* would lie, in each watched directory that it may be in."""
         roots = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
         found = [(root["id"], rel_path_in(root, named)) for root in roots]
         return [(root_id, rel_path) for root_id, rel_path in found if rel_path is not None]
-
-    def next_tries(self, most: int) -> list[NextTry]:
-        """The files that are tried again soonest; names are printable."""
-        rows = self._db.all(
-            "SELECT rel_path, run_after, attempt, last_error FROM job WHERE state = 'queued'"
-            " AND held_class IS NULL AND last_kind IS NOT NULL ORDER BY run_after LIMIT ?",
-            (most,),
-        )
-        return [
-            NextTry(
-                printable(os.fsdecode(row["rel_path"])),
-                row["run_after"],
-                row["attempt"],
-                row["last_error"],
-            )
-            for row in rows
-        ]
-
-    def oldest_waiting_at(self) -> int | None:
-        """Since when the oldest job waits that a worker may take."""
-        return self._moment(
-            "SELECT min(created_at) AS at FROM job WHERE state = 'queued' AND held_class IS NULL"
-        )
-
-    def last_success_at(self) -> int | None:
-        """When a file came into the catalog last, or was found there."""
-        return self._moment("SELECT max(registered_at) AS at FROM record")
-
-    def _moment(self, sql: str) -> int | None:
-        row = self._db.one(sql)
-        return None if row is None else row["at"]
 
     def unfinished(self) -> int:
         """Jobs that are queued or under way; those that wait for a sign-in or a bundle are neither."""
@@ -346,8 +164,10 @@ class Report:
 
     def known(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
-    ) -> dict[str, Known]:
+    ) -> "dict[str, Known]":
         """What the store says of each path of a root, by raw rel_path; see ``Files.root_id``."""
+        from syncd.core.preview import Known  # a plan's; the daemon makes none
+
         root_id = find_root(self._db, root, real_path or root, type_key)
         return {
             os.fsdecode(row["rel_path"]): Known(
@@ -358,9 +178,9 @@ class Report:
                 report.sha256,
                 report.record_id,
             )
-            for row in self._db.all(_FILES)
+            for row in self._db.all(FILES)
             if row["root_id"] == root_id
-            for report in [_file_report(row)]
+            for report in [file_report(row)]
         }
 
     def root(
@@ -384,7 +204,7 @@ class Report:
             (row["model_path"], row["sha256"]),
         )
         return FileDetail(
-            _file_report(row),
+            file_report(row),
             fingerprint_of(row),
             row["judged_at"],
             None if row["job_id"] is None else _job_report(row),
@@ -418,7 +238,7 @@ class Report:
     def queue(self, now_ms: int) -> Iterator[FileReport]:
         """The files that are on their way or wait for their turn, in the order of their turns."""
         for row in self._db.all(_QUEUE, {"now": now_ms}):
-            yield _file_report(row)
+            yield file_report(row)
 
     def paths(self, most: int) -> Iterator[tuple[str, str | None, str]]:
         """(root, its type, rel_path) of at most so many files, by their raw names."""
@@ -432,8 +252,8 @@ class Report:
 
     def registered(self) -> Iterator[Registered]:
         """The files on disk that are in the catalog, by path."""
-        for row in self._db.all(_FILES):
-            if row["verdict"] == Verdict.WANTED and _state(row) == REGISTERED:
+        for row in self._db.all(FILES):
+            if row["verdict"] == Verdict.WANTED and state_of(row) == REGISTERED:
                 yield Registered(
                     os.fsdecode(row["root"]),
                     row["type_key"],
@@ -443,11 +263,6 @@ class Report:
                     row["record_id"],
                     row["model_path"],
                 )
-
-    def uploads(self) -> Counter[str]:
-        """How many multipart uploads were left in each state."""
-        rows = self._db.all("SELECT state, count(*) AS n FROM upload GROUP BY state")
-        return Counter({row["state"]: row["n"] for row in rows})
 
     def team_id(self) -> str | None:
         """The team whose catalog this is about; None as long as only device keys were used."""
@@ -489,8 +304,10 @@ class Report:
             for row in rows
         ]
 
-    def owned(self) -> list[Owned]:
+    def owned(self) -> "list[Owned]":
         """The records that this machine registered and did not delete, by path."""
+        from syncd.core.agenda import Owned  # as above
+
         rows = self._db.all(
             "SELECT record.*, root.path AS root FROM record JOIN root ON root.id = record.root_id"
             " WHERE adopted = 0 AND record_id NOT LIKE 'unknown:%' ORDER BY model_path, sha256"
@@ -521,10 +338,6 @@ class Report:
         )
         return [(row["began"], row["ended"], row["size"]) for row in rows]
 
-    def abandoned_uploads(self) -> int:
-        """Multipart uploads that the server gave no way to abort."""
-        return self.uploads()["abandoned"]
-
 
 def rel_path_in(root: Any, named: str) -> str | None:
     """The path that a person *named*, below a root's row; None if it lies elsewhere."""
@@ -540,43 +353,6 @@ def rel_path_in(root: Any, named: str) -> str | None:
         if path.startswith(folder + "/"):
             return path[len(folder) + 1 :]
     return None
-
-
-def _shown(root: Any, file: Any) -> str:
-    """What a person is told of a file's row, below a root's row: ``FileReport.shown``."""
-    rel_path = os.fsdecode(file["rel_path"])
-    if root["type_key"] is not None:
-        rel_path = os.path.join(os.fsdecode(root["path"]), rel_path)
-    return printable(rel_path)
-
-
-def _file_state(row: Any) -> str:
-    return _state(row) if row["verdict"] == Verdict.WANTED else str(row["verdict"])
-
-
-def _file_report(row: Any) -> FileReport:
-    wanted = row["verdict"] == Verdict.WANTED
-    state = _file_state(row)
-    why, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
-    if state == DRIFT:
-        why, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
-    return FileReport(
-        root=printable(os.fsdecode(row["root"])),
-        root_type=row["type_key"],
-        path=printable(os.fsdecode(row["rel_path"])),
-        size=row["size"],
-        state=state,
-        why=why,
-        advice=advice if wanted or state == "unreadable" else None,
-        model_path=row["model_path"],
-        sha256=row["sha256"] if wanted else None,
-        record_id=row["record_id"] if wanted else None,
-        adopted=bool(row["adopted"]),
-        parts_done=row["parts_done"] or 0,
-        parts=row["part_count"],
-        attempt=row["attempt"] or 0,
-        run_after=row["run_after"] if state in (QUEUED, WAITING) else None,
-    )
 
 
 def _job_report(row: Any) -> JobReport:
@@ -602,23 +378,3 @@ def _event_report(row: Any) -> EventReport:
         row["to_state"],
         row["why"],
     )
-
-
-def _state(row: Any) -> str:
-    match row["state"]:
-        case "done":
-            return DRIFT if row["drift"] else REGISTERED
-        case "leased":
-            return UPLOADING
-        case "failed":
-            return FAILED
-        case "cancelled":
-            return CANCELLED
-        case "queued" if row["held_class"] == "large":
-            return NEEDS_SIGN_IN
-        case "queued" if row["held_class"]:
-            return WAITING
-        case "queued" if row["last_kind"]:
-            return WAITING
-        case _:
-            return QUEUED

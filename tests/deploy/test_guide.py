@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncd.cli import COMMANDS
+from syncd.cli.commands import COMMANDS
 from syncd.config import KEYS
 
 PROJECT = Path(__file__).parents[2]

@@ -44,7 +44,7 @@ ENDPOINTS = ("/status", "/files", "/metrics", "/live", "/ready", "/nowhere")
 
 # Errors of other libraries, with what they would say of a request or of an answer.
 BUGGY = """
-import sys, types, click, httpx, pydantic, syncd.cli as cli
+import sys, types, click, httpx, pydantic, syncd.cli, syncd.cli.commands as cli
 key, signature, password, way = [*sys.argv[1:5]]
 sys.argv[1:] = ["--log-level", "debug", "buggy"]
 class Answer(pydantic.BaseModel):
@@ -59,7 +59,7 @@ def buggy():
 home = sys.modules["buggy"] = types.ModuleType("buggy")
 home.buggy = buggy
 cli.COMMANDS = {**cli.COMMANDS, "buggy": cli.Lazy("buggy:buggy", "")}
-cli.entry()
+syncd.cli.entry()
 """
 
 LEAKY = """

@@ -119,5 +119,5 @@ def test_it_is_light(home: Home) -> None:
 
     imported = {name.partition(".")[0] for name in done.stderr.split()}
     assert done.returncode == 0
-    assert "click" in imported
+    assert "syncd" in imported
     assert not imported & {"httpx", "pydantic", "rich", "structlog", "asyncio", "starlette"}

@@ -13,7 +13,7 @@ import pytest
 
 from syncd.model import printable
 from syncd.sandbox.server import Sandbox
-from syncd.store.report import FILE_STATES
+from syncd.store import FILE_STATES
 from tests.integration.harness import Home, records, until
 from tests.weights import write_safetensors
 

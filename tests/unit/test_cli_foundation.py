@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from syncd.cli import COMMANDS
+from syncd.cli.commands import COMMANDS
 
 REPOSITORY = Path(__file__).parents[2]
 DEVICE_KEY = "dk-CANARY0123456789"
@@ -21,7 +21,7 @@ CALL = "from syncd.cli import entry; entry()"
 
 # Commands that behave as a broken one could, put into the table of the child process only.
 MISBEHAVE = """
-import click, syncd.cli as cli, types, sys
+import click, syncd.cli.commands as cli, types, sys
 from syncd.errors import RootUnavailable, StateError
 home = types.ModuleType("misbehaving")
 sys.modules["misbehaving"] = home
@@ -84,7 +84,7 @@ def test_help_and_version_import_nothing_heavy(tmp_path: Path, args: list[str]) 
 
     imported = {name.partition(".")[0] for name in done.stderr.split()}
     assert done.returncode == 0
-    assert "click" in imported
+    assert "syncd" in imported
     assert not imported & {"httpx", "pydantic", "pydantic_settings", "rich", "structlog", "asyncio"}
     assert "sqlite3" not in imported
 

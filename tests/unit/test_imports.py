@@ -21,7 +21,7 @@ import syncd
 
 PACKAGE = Path(syncd.__file__).parent
 
-VALUES = frozenset({"model", "errors", "clock", "places"})
+VALUES = frozenset({"model", "errors", "clock", "places", "text"})
 BELOW_IO = VALUES | {"core"}
 IO_ROOMS = frozenset(
     {"config", "log", "watch", "scan", "hashing", "formats", "store", "auth", "api", "storage"}
@@ -57,9 +57,10 @@ BELOW_SERVICE = BELOW_WORKER | {
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "": frozenset(),  # syncd/__init__.py
-    "model": frozenset(),
+    "text": frozenset(),
+    "model": frozenset({"text"}),
     "clock": frozenset(),
-    **dict.fromkeys(("places", "lock"), frozenset({"model", "errors"})),
+    **dict.fromkeys(("places", "lock"), frozenset({"text", "errors"})),
     "errors": frozenset({"model"}),
     "core": frozenset({"model", "errors"}),
     "progress": frozenset({"model"}),
@@ -68,7 +69,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "lead": BELOW_IO,
     **dict.fromkeys(IO_ROOMS, BELOW_IO),
     "store": BELOW_IO | {"lock"},
-    "overview": frozenset({"model", "progress", "store"}),
+    "overview": frozenset({"text", "progress", "store"}),
     "orders": BELOW_IO | {"store"},
     "metrics": frozenset({"progress", "store", "overview"}),
     "hashing": BELOW_IO | {"pagecache"},
@@ -97,7 +98,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "assembly": BELOW_SERVICE - {"hints", "herald"},
     "service": BELOW_SERVICE | {"assembly"},
     "sandbox": BELOW_IO,
-    "cli": BELOW_SERVICE | {"lock", "service", "sandbox"},
+    "lean": frozenset(),
+    "cli": BELOW_SERVICE | {"lock", "service", "sandbox", "lean"},
     "__main__": frozenset({"cli"}),
 }
 """What a room may import beside itself. A new room gets its line here first."""
@@ -105,7 +107,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 DOORS: Mapping[str, frozenset[str]] = {
     "watchdog": frozenset({"watch"}),
     # guest and announce speak to others than the cloud, who get none of what api and storage carry.
-    "httpx": frozenset({"wire", "api", "storage", "guest", "announce", "sandbox"}),
+    "httpx": frozenset({"wire", "api", "storage", "guest", "announce", "sandbox", "lean"}),
     "httpcore": frozenset({"wire", "api", "storage"}),
     "sqlite3": frozenset({"store"}),
     "apscheduler": frozenset({"service"}),

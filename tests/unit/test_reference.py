@@ -8,7 +8,7 @@ import click
 import pytest
 
 from docs import reference
-from syncd.cli import COMMANDS
+from syncd.cli.commands import COMMANDS
 from syncd.config import KEYS, VARIABLES
 from syncd.model import Event, State
 from syncd.store import FILE_STATES

@@ -1,0 +1,137 @@
+"""
+The answers that are asked for most, found without putting the command line together for them.
+
+Only the bare words are answered here, as a health check or a script says them. With an option, or
+when anything is amiss, the command itself answers; so nothing here has to say what went wrong.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from syncd.errors import SyncdError
+from syncd.places import SOCKET, state_dir_of
+from syncd.text import printable
+
+if TYPE_CHECKING:
+    from syncd.cli.sheets import Told
+
+WELL, UNWELL = 0, 1
+
+STUCK_S = 1800.0
+"""What should move and has not for so long is stuck: a body that stalls is broken off after five
+minutes, and the slowest answer is waited for ten."""
+
+RICH_VARIABLES = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
+"""With one of these rich may draw for a terminal where there is none."""
+
+HELP = "help.txt"
+HELP_COLUMNS = 80
+"""The help page is as it is on a screen of so many columns and more."""
+
+
+def answer(arguments: Sequence[str]) -> int | None:
+    """The exit code, once the answer is told; None: the command itself has to answer."""
+    try:
+        told = _told(arguments)
+        if told is None:
+            return None
+        code, text = told
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except Exception:  # met again on the long way, and told there as it should be
+        return None
+    return code
+
+
+def _told(arguments: Sequence[str]) -> tuple[int, str] | None:
+    match arguments:
+        case ["--help" | "-h"] if _is_wide():
+            return 0, help_page()
+        case ["health"]:
+            return health(_state_dir)
+        case ["status"] if not (sys.stdout.isatty() or RICH_VARIABLES & os.environ.keys()):
+            from syncd.cli import plain
+
+            return 0, plain.text(status(_state_dir()))
+        case ["status", "--json"]:
+            return 0, status_json(_state_dir())
+        case _:
+            return None
+
+
+def _state_dir() -> str:
+    return state_dir_of(None, None, os.environ)
+
+
+def help_page() -> str:
+    """What ``syncd --help`` shows; ``make docs`` writes it."""
+    with open(os.path.join(os.path.dirname(__file__), HELP), encoding="utf-8") as file:
+        return file.read()
+
+
+def _is_wide() -> bool:
+    """Has stdout the columns that the help page was made for, as far as it has any?"""
+    if "COLUMNS" in os.environ:
+        return False
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns >= HELP_COLUMNS
+    except OSError:
+        return True
+
+
+def health(find: Callable[[], str]) -> tuple[int, str]:
+    """
+    Exit code and text of ``syncd health``.
+
+    Args:
+        find: Tells the state directory, or raises ``SyncdError``.
+    """
+    try:
+        code, said = _asked(find())
+    except SyncdError as error:
+        code, said = UNWELL, str(error)
+    return code, f"{'well' if code == WELL else 'unwell'}: {said}\n"
+
+
+def _asked(state_dir: str) -> tuple[int, str]:
+    from syncd.lock import is_locked
+
+    shown = printable(state_dir)
+    if not is_locked(state_dir):
+        return UNWELL, f"no syncd is running on {shown}"
+    if not os.path.lexists(os.path.join(state_dir, SOCKET)):
+        # It has only just begun, or is a backfill: the lock is all there is to go by.
+        return WELL, f"a syncd is at work on {shown}, and offers no socket to ask it more"
+    from syncd.cli import daemon
+
+    live = daemon.ask(state_dir, "/live")
+    if live["running"] and live["idle_s"] > STUCK_S:
+        return UNWELL, f"{live['running']} files under way and nothing moved for {live['idle_s']} s"
+    return WELL, f"a syncd is running on {shown}; files under way: {live['running']}"
+
+
+def status(state_dir: str, everything: bool = False) -> "Iterator[Told]":
+    """
+    What ``syncd status`` tells, with *everything* of the files in the catalog as well.
+
+    Raises:
+        StateError: The store cannot be read.
+    """
+    from syncd.cli import sheets
+    from syncd.cli.reading import progress_of, read_summary
+
+    summary = read_summary(state_dir, most=None if everything else 0)
+    progress = progress_of(state_dir) if summary.running else None
+    return sheets.standing(summary, progress, now_ms=time.time_ns() // 1_000_000)
+
+
+def status_json(state_dir: str) -> str:
+    """What ``syncd status --json`` tells. Raises what ``status`` raises."""
+    from syncd.cli.reading import progress_of, read_files
+
+    reading = read_files(state_dir)
+    progress = progress_of(state_dir) if reading.running else None
+    return f"{reading.as_json(progress)}\n"

@@ -1,0 +1,169 @@
+"""
+What is told of many files, as sheets and lines: ``render`` draws them, ``plain`` writes them.
+
+Everything in them is printable. Styles are rich's.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from syncd.text import duration_text, printable, size_text, time_text
+
+if TYPE_CHECKING:
+    from syncd.cli.reading import Summary
+    from syncd.progress import Snapshot
+    from syncd.store import FileReport, PassedOver
+
+STYLES = {
+    "registered": "green", "upload": "cyan", "uploading": "cyan", "queued": "cyan",
+    "waiting": "yellow", "needs_sign_in": "yellow", "refused": "red", "conflict": "red",
+    "failed": "bold red", "cancelled": "dim", "drift": "red", "unreadable": "red", "incomplete": "yellow",
+    "ignored": "dim", "shadowed": "dim",
+}  # fmt: skip
+
+LISTED = 20
+"""Files in the catalog that a run lists at its end."""
+
+
+class Styled(NamedTuple):
+    """A cell with a style of its own."""
+
+    text: str
+    style: str
+
+
+class Sheet(NamedTuple):
+    """A table: its columns, and rows of as many cells."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str | Styled, ...]]
+
+
+class Line(NamedTuple):
+    """A line of its own; with no style its numbers stand out on a terminal."""
+
+    text: str
+    style: str | None = None
+
+
+Told = Sheet | Line
+
+
+def right(column: str) -> bool:
+    """Does what is in the column stand at its right?"""
+    return column == "size"
+
+
+def standing(said: "Summary", progress: Mapping[str, Any] | None, *, now_ms: int) -> Iterator[Told]:
+    """
+    What ``syncd status`` tells.
+
+    Args:
+        progress: What a running syncd does, as its overview document tells it.
+    """
+    yield Line(f"syncd is {'running' if said.running else 'not running'}")
+    if not said.standing.roots:
+        yield Line("Nothing was scanned yet. Start it with: syncd --once")
+        return
+    yield from summary(said, unsettled={}, problems={})
+    last_ms = said.standing.last_success_at
+    if last_ms is not None:
+        yield Line(f"last success: {time_text(last_ms)}")
+    if progress is not None:
+        yield from activity(progress, now_ms)
+
+
+def summary(
+    said: "Summary",
+    *,
+    unsettled: Mapping[str, str],
+    problems: Mapping[str, str],
+    snapshot: "Snapshot | None" = None,
+) -> Iterator[Told]:
+    """What a run, or the store, has to say at the end: counts, then whatever is not in the catalog."""
+    counts = {state: amount.files for state, amount in said.standing.amounts.items()}
+    yield from _registered(said.registered, counts.get("registered", 0))
+    yield from _left(said.left, unsettled, problems)
+    yield from _passed_over(said.passed_over)
+    for hold in said.standing.holds:
+        yield Line(f"hold ({hold.kind}): {printable(hold.why)}", "bold red")
+        if hold.advice:
+            yield Line(f"  {hold.advice}", "yellow")
+    yield _last_line(counts, unsettled, snapshot)
+
+
+def activity(progress: Mapping[str, Any], now_ms: int) -> Iterator[Line]:
+    """What a running syncd does now, as its overview document tells it."""
+    since = duration_text((now_ms - progress["started_at"]) / 1000)
+    left = progress["seconds_left"]
+    yield Line(
+        f"running for {since}: sending {size_text(progress['sent_rate'])}/s, hashing"
+        f" {size_text(progress['hashed_rate'])}/s, {size_text(progress['bytes_left'])} to go"
+        + ("" if left is None else f", about {duration_text(left)}")
+        + (f", waiting for {n} to stand still" if (n := progress["settling_files"]) else "")
+    )
+    for running in progress["running"]:
+        done = running["hashed"] if running["phase"] == "hashing" else running["sent"]
+        parts = (
+            "" if running["parts"] is None else f" part {running['parts_done']}/{running['parts']}"
+        )
+        amount = f"{size_text(done)} of {size_text(running['size'])}"
+        yield Line(f"  {running['path']}: {running['phase']}{parts}, {amount}", "")
+
+
+def _registered(files: Sequence["FileReport"], total: int) -> Iterator[Told]:
+    if not files:
+        return
+    rows: list[tuple[str | Styled, ...]] = [
+        (
+            file.model_path or file.shown,
+            size_text(file.size),
+            (file.sha256 or "")[:12],
+            "adopted" if file.adopted else "uploaded",
+        )
+        for file in files
+    ]
+    yield Sheet("In the catalog", ("model", "size", "sha256", "how"), rows)
+    if total > len(files):
+        yield Line(f"… and {total - len(files)} more: syncd status --all", "dim")
+
+
+def _left(
+    files: Sequence["FileReport"], unsettled: Mapping[str, str], problems: Mapping[str, str]
+) -> Iterator[Sheet]:
+    if not files and not unsettled and not problems:
+        return
+    rows: list[tuple[str | Styled, ...]] = []
+    for file in files:
+        why = ". ".join(text.rstrip(".") for text in (file.why, file.advice) if text)
+        state = Styled(file.state, STYLES.get(file.state, ""))
+        rows.append((file.shown, size_text(file.size), state, f"{why}." if why else ""))
+    for path, why in problems.items():
+        rows.append((printable(path), "", Styled("unreadable", "red"), f"{why}."))
+    for path, why in unsettled.items():
+        rows.append((printable(path), "", Styled("settling", "yellow"), why))
+    yield Sheet("Not in the catalog", ("file", "size", "state", "why, and what to do"), rows)
+
+
+def _passed_over(rules: Sequence["PassedOver"]) -> Iterator[Sheet]:
+    if not rules:
+        return
+    rows: list[tuple[str | Styled, ...]] = [
+        (str(rule.files), rule.why, rule.example) for rule in rules
+    ]
+    yield Sheet("Passed over", ("files", "why", "for example"), rows)
+
+
+def _last_line(
+    counts: Mapping[str, int], unsettled: Mapping[str, str], snapshot: "Snapshot | None"
+) -> Line:
+    if unsettled:
+        counts = {**counts, "settling": len(unsettled)}
+    text = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no files"
+    if snapshot is not None:
+        text += (
+            f"; this run: {snapshot.registered_files} registered, {snapshot.adopted_files} adopted, "
+            f"{size_text(snapshot.sent)} sent"
+        )
+    return Line(text, "bold")

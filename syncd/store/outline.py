@@ -1,0 +1,311 @@
+"""
+What ``syncd status`` shows, read without disturbing the writer.
+
+A room beside ``report``, since that command is over before all that the other questions need is
+imported.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from syncd.store.db import Database, reading
+from syncd.text import printable
+
+WANTED = "wanted"  # model.Verdict: its room takes longer to import than a status to be told
+
+REGISTERED = "registered"
+QUEUED = "queued"
+WAITING = "waiting"
+UPLOADING = "uploading"
+NEEDS_SIGN_IN = "needs_sign_in"
+FAILED = "failed"
+CANCELLED = "cancelled"
+DRIFT = "drift"  # it was registered, and others did something to its record
+
+FILE_STATES = (
+    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED, DRIFT,
+    "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
+)  # fmt: skip
+"""Every file on disk is in exactly one of these."""
+
+
+class FileReport(NamedTuple):
+    """
+    One file on disk: where it stands and why. Times are Unix milliseconds, sizes bytes.
+
+    ``root_type`` is the type that the root gives to all its files, None below ``models_dir``.
+    """
+
+    root: str
+    root_type: str | None
+    path: str
+    size: int
+    state: str
+    why: str | None
+    advice: str | None
+    model_path: str | None
+    sha256: str | None
+    record_id: str | None
+    adopted: bool
+    parts_done: int
+    parts: int | None
+    attempt: int
+    run_after: int | None
+
+    @property
+    def shown(self) -> str:
+        """What a person is told: the path below ``models_dir``, elsewhere all of it."""
+        return self.path if self.root_type is None else f"{self.root}/{self.path}"
+
+
+class RootReport(NamedTuple):
+    """One watched directory; ``model_type`` is that of all its files, None for ``models_dir``."""
+
+    path: str
+    model_type: str | None
+    scanned_at: int | None
+
+
+class Amount(NamedTuple):
+    """So many files, of so many bytes in all."""
+
+    files: int
+    bytes: int
+
+
+class PassedOver(NamedTuple):
+    """So many files get no job by one rule, one of them for example (as ``FileReport.shown``)."""
+
+    files: int
+    why: str
+    example: str
+
+
+class NextTry(NamedTuple):
+    """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
+
+    path: str
+    run_after: int
+    attempt: int
+    why: str | None
+
+
+class HoldRow(NamedTuple):
+    """One reason to wait: since when, why, what a person can do, and when it is probed next."""
+
+    kind: str
+    since: int
+    why: str
+    advice: str | None
+    probe_at: int
+    probes: int
+
+    @property
+    def needs_person(self) -> bool:
+        """Waiting alone will not end it."""
+        return self.kind == "operator"
+
+
+LATEST = """
+  LEFT JOIN job ON job.id = (
+       SELECT max(id) FROM job AS latest
+        WHERE latest.root_id = file.root_id
+          AND latest.rel_path = file.rel_path)
+  LEFT JOIN record ON record.model_path = job.model_path AND record.sha256 = job.sha256
+   AND record.record_id = job.record_id
+"""
+
+SELECT = f"""
+SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size, file.mtime_ns,
+       file.ctime_ns, file.dev, file.inode, file.verdict, file.reason,
+       file.model_path, job.state, job.held_class, job.sha256, job.record_id, job.adopted,
+       job.attempt, job.run_after, job.last_error, job.last_advice, job.last_kind, job.part_count,
+       job.id AS job_id, job.created_at, job.updated_at, job.storage_key, job.stored_at,
+       job.part_size, job.priority, file.judged_at, record.drift,
+       (SELECT count(*) FROM part WHERE part.job_id = job.id) AS parts_done
+  FROM file
+  JOIN root ON root.id = file.root_id
+{LATEST}"""
+FILES = f"{SELECT} ORDER BY root.id, file.rel_path"
+_REGISTERED = "file.verdict = 'wanted' AND job.state = 'done' AND record.drift IS NULL"
+
+
+class Outline:
+    """Read-only questions about everything at once."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def roots(self) -> list[RootReport]:
+        """The watched directories."""
+        rows = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
+        return [
+            RootReport(printable(os.fsdecode(row["path"])), row["type_key"], row["scanned_at"])
+            for row in rows
+        ]
+
+    def holds(self) -> list[HoldRow]:
+        """What everything waits for."""
+        return holds_in(self._db)
+
+    def files(self) -> Iterator[FileReport]:
+        """Every file on disk as last judged, by path; names are printable."""
+        for row in self._db.all(FILES):
+            yield file_report(row)
+
+    def in_catalog(self, most: int | None) -> list[FileReport]:
+        """The files in the catalog, by path; so many *most*, None: all."""
+        rows = self._db.all(
+            f"{SELECT} WHERE {_REGISTERED} ORDER BY root.id, file.rel_path LIMIT ?",
+            (-1 if most is None else most,),
+        )
+        return list(map(file_report, rows))
+
+    def not_in_catalog(self) -> list[FileReport]:
+        """The files that are neither in the catalog nor passed over by a rule, by path."""
+        rows = self._db.all(
+            f"{SELECT} WHERE file.verdict <> 'ignored' AND ({_REGISTERED}) IS NOT TRUE"
+            " ORDER BY root.id, file.rel_path"
+        )
+        return list(map(file_report, rows))
+
+    def passed_over(self) -> list[PassedOver]:
+        """What was passed over by which rule, the rule that met most files first."""
+        rows = self._db.all(
+            "SELECT count(*) AS files, reason, min(rel_path) AS rel_path, root.path,"
+            " root.type_key FROM file JOIN root ON root.id = file.root_id"
+            " WHERE verdict = 'ignored' GROUP BY reason ORDER BY files DESC, reason"
+        )
+        return [PassedOver(row["files"], row["reason"] or "", shown(row, row)) for row in rows]
+
+    def amounts(self) -> dict[str, Amount]:
+        """How many files are in each state that any is in, and their bytes."""
+        files, size = Counter[str](), Counter[str]()
+        for row in self._db.all(
+            "SELECT verdict, state, held_class, last_kind, drift, count(*) AS files,"
+            f" sum(file.size) AS bytes FROM file {LATEST}"
+            " GROUP BY verdict, state, held_class, last_kind, drift"
+        ):
+            state = file_state(row)
+            files[state] += row["files"]
+            size[state] += row["bytes"]
+        return {state: Amount(files[state], size[state]) for state in files}
+
+    def next_tries(self, most: int) -> list[NextTry]:
+        """The files that are tried again soonest; names are printable."""
+        rows = self._db.all(
+            "SELECT rel_path, run_after, attempt, last_error FROM job WHERE state = 'queued'"
+            " AND held_class IS NULL AND last_kind IS NOT NULL ORDER BY run_after LIMIT ?",
+            (most,),
+        )
+        return [
+            NextTry(
+                printable(os.fsdecode(row["rel_path"])),
+                row["run_after"],
+                row["attempt"],
+                row["last_error"],
+            )
+            for row in rows
+        ]
+
+    def oldest_waiting_at(self) -> int | None:
+        """Since when the oldest job waits that a worker may take."""
+        return self._moment(
+            "SELECT min(created_at) AS at FROM job WHERE state = 'queued' AND held_class IS NULL"
+        )
+
+    def last_success_at(self) -> int | None:
+        """When a file came into the catalog last, or was found there."""
+        return self._moment("SELECT max(registered_at) AS at FROM record")
+
+    def _moment(self, sql: str) -> int | None:
+        row = self._db.one(sql)
+        return None if row is None else row["at"]
+
+    def uploads(self) -> Counter[str]:
+        """How many multipart uploads were left in each state."""
+        rows = self._db.all("SELECT state, count(*) AS n FROM upload GROUP BY state")
+        return Counter({row["state"]: row["n"] for row in rows})
+
+    def abandoned_uploads(self) -> int:
+        """Multipart uploads that the server gave no way to abort."""
+        return self.uploads()["abandoned"]
+
+
+@contextmanager
+def open_outline(state_dir: str) -> Iterator[Outline | None]:
+    """
+    Read what a state directory holds, running daemon or not; None while it holds nothing.
+
+    Raises:
+        StateError: It cannot be read, or belongs to another version.
+    """
+    with reading(state_dir) as db:
+        yield None if db is None else Outline(db)
+
+
+def holds_in(db: Database) -> list[HoldRow]:
+    """The holds in force, oldest first."""
+    return [HoldRow(**dict(row)) for row in db.all("SELECT * FROM hold ORDER BY since")]
+
+
+def shown(root: Any, file: Any) -> str:
+    """What a person is told of a file's row, below a root's row: ``FileReport.shown``."""
+    rel_path = os.fsdecode(file["rel_path"])
+    if root["type_key"] is not None:
+        rel_path = os.path.join(os.fsdecode(root["path"]), rel_path)
+    return printable(rel_path)
+
+
+def file_state(row: Any) -> str:
+    return state_of(row) if row["verdict"] == WANTED else str(row["verdict"])
+
+
+def file_report(row: Any) -> FileReport:
+    wanted = row["verdict"] == WANTED
+    state = file_state(row)
+    why, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
+    if state == DRIFT:
+        from syncd.core import drift  # rare
+
+        why, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
+    return FileReport(
+        root=printable(os.fsdecode(row["root"])),
+        root_type=row["type_key"],
+        path=printable(os.fsdecode(row["rel_path"])),
+        size=row["size"],
+        state=state,
+        why=why,
+        advice=advice if wanted or state == "unreadable" else None,
+        model_path=row["model_path"],
+        sha256=row["sha256"] if wanted else None,
+        record_id=row["record_id"] if wanted else None,
+        adopted=bool(row["adopted"]),
+        parts_done=row["parts_done"] or 0,
+        parts=row["part_count"],
+        attempt=row["attempt"] or 0,
+        run_after=row["run_after"] if state in (QUEUED, WAITING) else None,
+    )
+
+
+def state_of(row: Any) -> str:
+    match row["state"]:
+        case "done":
+            return DRIFT if row["drift"] else REGISTERED
+        case "leased":
+            return UPLOADING
+        case "failed":
+            return FAILED
+        case "cancelled":
+            return CANCELLED
+        case "queued" if row["held_class"] == "large":
+            return NEEDS_SIGN_IN
+        case "queued" if row["held_class"]:
+            return WAITING
+        case "queued" if row["last_kind"]:
+            return WAITING
+        case _:
+            return QUEUED

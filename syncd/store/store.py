@@ -1,0 +1,62 @@
+"""The store as it is opened, to write or to read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from syncd.lock import Lock
+from syncd.store.db import Database, reading
+from syncd.store.files import Files
+from syncd.store.holds import Holds, Sent, Servers
+from syncd.store.jobs import Jobs
+from syncd.store.report import Report
+from syncd.store.upkeep import Upkeep
+
+
+class Store:
+    """
+    The one writer: lock first, then the database. All methods belong on one thread.
+
+    ``seen`` reads the file table beside it, from one other thread.
+
+    Raises:
+        AlreadyRunning: Another process owns *state_dir*.
+        StateError: It cannot be written, or what is in it is damaged or too new.
+    """
+
+    def __init__(self, state_dir: str) -> None:
+        self._lock = Lock(state_dir)
+        try:
+            self._db = Database.open(state_dir)
+            reader = Database.open_reader(state_dir)
+            assert reader is not None, "the writer made it"
+        except BaseException:
+            self._lock.close()
+            raise
+        self._reader = reader
+        self.jobs = Jobs(self._db)
+        self.records = self.jobs.records
+        self.files = Files(self._db, self.jobs)
+        self.holds = Holds(self._db)
+        self.servers = Servers(self._db)
+        self.sent = Sent(self._db)
+        self.upkeep = Upkeep(self._db)
+        self.report = Report(self._db)
+        self.seen = Files(self._reader, Jobs(self._reader))
+
+    def close(self) -> None:
+        """Close the database, then give the lock back."""
+        self._reader.close()
+        self._db.close()
+        self._lock.close()
+
+
+@contextmanager
+def open_report(state_dir: str) -> Iterator[Report | None]:
+    """
+    Read what a state directory holds, running daemon or not; None while it holds nothing.
+
+    Raises:
+        StateError: It cannot be read, or belongs to another version.
+    """
+    with reading(state_dir) as db:
+        yield None if db is None else Report(db)
