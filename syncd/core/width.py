@@ -11,6 +11,7 @@ within seconds; but where bodies end soon it holds their ends too, with the paus
 ones, which others at once would fill.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 SETTLE_S, COUNT_S = 1.0, 2.0
@@ -27,6 +28,12 @@ GAIN = 1.05
 
 REST_S = 60.0
 """After a try that did not pay, or a store that asked for less, before the next."""
+
+UNASKED_S = 1.0
+"""Between two parts a lane asks for no slot; what is not asked for so long is not needed."""
+
+COMPLAINT_S = 5.0
+"""Several complaints within that are one: of many bodies at once, all get the same answer."""
 
 REGAIN_AFTER = 50
 """Bodies in a row that must get through before one that was lost comes back."""
@@ -52,17 +59,20 @@ class Width:
     _since: tuple[float, int] | None = None
     _counts: bool = False
     _ended: int = 0
+    _asked: int = 0
+    _unasked_s: float | None = None
+    _complained_s: float = -COMPLAINT_S
 
     def __post_init__(self) -> None:
         self.limit = self.start
 
     def resize(self, start: int, most: int) -> None:
         """Other bounds, from now on; what was found by trying is kept where it lies between them."""
+        self._give_back()
         if start != self.start:
             self.limit = start
         self.start, self.most = start, most
         self.limit = min(self.limit, most)
-        self._since = self._before = None
 
     def went_well(self) -> None:
         """A body got through."""
@@ -81,7 +91,8 @@ class Width:
             now_s: On any clock that does not go back.
             asked: Requests that run or wait for their turn.
         """
-        if asked < self.limit:
+        self._asked = max(self._asked, asked)
+        if self._is_unasked(asked, now_s):
             self._give_back()
         elif self.limit < self.start:
             self._since = None
@@ -94,16 +105,24 @@ class Width:
             self._ended >= self.limit or self._passed(sent, now_s, PATIENCE_S, 0)
         ):
             since_s, before = self._since
-            self._judge((sent - before) / (now_s - since_s), now_s, asked)
+            self._judge((sent - before) / (now_s - since_s), now_s)
             self._open(sent, now_s, counts=False)
 
     def lose_one(self, now_s: float) -> None:
         """A body stalled: fewer of them may fare better."""
-        self._shrink(self.limit - 1, now_s)
+        self._shrink(lambda limit: limit - 1, now_s)
 
     def halve(self, now_s: float) -> None:
         """The store asked for less."""
-        self._shrink(self.limit // 2, now_s)
+        self._shrink(lambda limit: limit // 2, now_s)
+
+    def _is_unasked(self, asked: int, now_s: float) -> bool:
+        """Has there been more than anybody asked for, and for long?"""
+        if asked >= self.limit:
+            self._unasked_s = None
+        elif self._unasked_s is None:
+            self._unasked_s = now_s
+        return self._unasked_s is not None and now_s - self._unasked_s >= UNASKED_S
 
     def _passed(self, sent: int, now_s: float, seconds: float, bytes_each: int) -> bool:
         """Since the beginning: so many seconds, and so many bytes a request?"""
@@ -111,7 +130,7 @@ class Width:
         since_s, before = self._since
         return now_s - since_s >= seconds and sent - before >= bytes_each * self.limit
 
-    def _judge(self, rate: float, now_s: float, asked: int) -> None:
+    def _judge(self, rate: float, now_s: float) -> None:
         """A span is over: keep what was tried, or not, and try more where it is time."""
         if self._before is not None:
             limit, rate_before = self._before
@@ -119,16 +138,17 @@ class Width:
                 self.limit = limit
                 self._rest(now_s)
         self._before = None
-        most = min(asked, self.most)
+        most = min(self._asked, self.most)
         if now_s >= self._rest_until_s and self.limit < most:
             self._before = self.limit, rate
             self.limit = min(self.limit * 2 if self._doubling else self.limit + 1, most)
 
     def _open(self, sent: int, now_s: float, *, counts: bool) -> None:
-        self._since, self._counts, self._ended = (now_s, sent), counts, 0
+        self._since, self._counts = (now_s, sent), counts
+        self._ended = self._asked = 0
 
     def _give_back(self) -> None:
-        """What was tried without being needed is no trial."""
+        """What is being tried was not needed, or its trial was broken off."""
         if self._before is not None:
             self.limit, _ = self._before
         self._since = self._before = None
@@ -137,8 +157,10 @@ class Width:
         self._doubling = False
         self._rest_until_s = now_s + REST_S
 
-    def _shrink(self, limit: int, now_s: float) -> None:
-        self.limit = max(1, limit)
+    def _shrink(self, less: Callable[[int], int], now_s: float) -> None:
+        self._give_back()
         self._good = 0
         self._rest(now_s)
-        self._since = self._before = None
+        if now_s - self._complained_s >= COMPLAINT_S:
+            self._complained_s = now_s
+            self.limit = max(1, less(self.limit))

@@ -214,6 +214,7 @@ class Rig:
     said: io.StringIO
     meter: Callable[[], Meter] = Meter
     versions: dict[str, set[str]] = field(default_factory=dict)
+    started: list[int] = field(default_factory=list)
     clock: SkippingClock = field(init=False)
 
     def __post_init__(self) -> None:
@@ -267,6 +268,7 @@ class Rig:
             state_dir=self.folder / "state",
             said=self.said.getvalue(),
             secrets=[cloud.session_token, cloud.device_key],
+            started=self.started,
         )
 
     async def _run(self) -> int:
@@ -287,6 +289,7 @@ class Rig:
                 objects=lambda _: _store_client(self.cloud),
             ),
         )
+        self.started.append(self.clock.now_ms())
         try:
             return await asyncio.wait_for(service.run(once=True), HUNG_S)
         finally:

@@ -1,11 +1,20 @@
 """How many bodies at once: a link that pays for more gets more, one that does not is left alone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
-from syncd.core.width import PATIENCE_S, REGAIN_AFTER, REST_S, SETTLE_S, Width
+from syncd.core.width import (
+    COMPLAINT_S,
+    PATIENCE_S,
+    REGAIN_AFTER,
+    REST_S,
+    SETTLE_S,
+    UNASKED_S,
+    Width,
+)
 
 MIB = 1024 * 1024
 GIGABIT = 117.5 * MIB
@@ -167,9 +176,21 @@ def test_a_try_that_nobody_waited_for_is_taken_back() -> None:
     link.send(TRY_S)
     assert link.width.limit == 8
     link.asked = 7
-    link.send(LOOK_S)
+    link.send(UNASKED_S)
+    assert link.width.limit == 8
+    link.send(2 * LOOK_S)
 
     assert link.width.limit == 4
+
+
+def test_lanes_that_pause_between_two_parts_give_nothing_back() -> None:
+    link = Link(Width(4, 16), stream=29 * MIB, asked=16)
+    for number in range(120):
+        link.asked = 9 if number % 3 == 0 else 16
+        link.send(LOOK_S)
+
+    assert link.width.limit == 16
+    assert link.seen == sorted(link.seen)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +230,7 @@ def test_a_store_that_asks_for_less_gets_half_and_its_peace_for_a_minute() -> No
 def test_what_was_lost_below_the_start_comes_back_after_fifty_bodies() -> None:
     width = Width(4, 16)
     width.halve(0)
-    width.lose_one(0)
+    width.lose_one(COMPLAINT_S)
     for _ in range(REGAIN_AFTER - 1):
         width.went_well()
     assert width.limit == 1
@@ -218,10 +239,40 @@ def test_what_was_lost_below_the_start_comes_back_after_fifty_bodies() -> None:
     assert width.limit == 2
 
 
+def test_bodies_that_are_told_the_same_at_once_are_one_complaint() -> None:
+    width = Width(16, 16)
+    for moment_s in (0, 0.1, COMPLAINT_S - 0.1):
+        width.halve(moment_s)
+    assert width.limit == 8
+    width.lose_one(COMPLAINT_S)
+
+    assert width.limit == 7
+
+
+@pytest.mark.parametrize(
+    ("ends", "left"),
+    [
+        (lambda width, now_s: width.halve(now_s), 2),
+        (lambda width, now_s: width.lose_one(now_s), 3),
+        (lambda width, _: width.resize(4, 16), 4),
+    ],
+    ids=["asked for less", "stall", "reload"],
+)
+def test_what_is_being_tried_goes_when_its_trial_is_broken_off(
+    ends: Callable[[Width, float], None], left: int
+) -> None:
+    link = Link(Width(4, 16), stream=29 * MIB)
+    link.send(TRY_S)
+    assert link.width.limit == 8
+    ends(link.width, link.now_s)
+
+    assert link.width.limit == left
+
+
 def test_there_is_always_one() -> None:
     width = Width(1, 16)
     width.halve(0)
-    width.lose_one(0)
+    width.lose_one(COMPLAINT_S)
 
     assert width.limit == 1
 
