@@ -199,6 +199,7 @@ async def assembled(
             try:
                 yield parts
             finally:
+                parts.intake.stop()
                 await credentials.settled()
 
 

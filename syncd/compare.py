@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeVar
 
 from syncd import scan, soundness
 from syncd.core import bundles, paths
@@ -20,6 +21,9 @@ from syncd.core.tree import PathKey, Tree
 from syncd.errors import RootUnavailable
 from syncd.model import FoundFile, KnownFile, Mount, Verdict, printable
 from syncd.store import Files, KnownFiles, RootRow
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _ENDINGS = tuple(map(os.fsencode, paths.ENDINGS))
 
@@ -212,9 +216,17 @@ class Comparer:
         yield from diff((), known, unjudged=unjudged, stands=stands)
 
     def at(self, root: Root, asked: Mapping[str, bool]) -> list[Walked]:
-        """The same for single paths, files or folders; of each, whether it is decided *afresh*."""
+        """
+        The same for single paths, files or folders; of each, whether it is decided *afresh*.
+
+        Raises:
+            BrokenOff: It was told to stop.
+        """
         companions = cache(companions_in)
-        return [self._at(root, path, companions, afresh=asked[path]) for path in asked]
+        return [
+            self._at(root, path, companions, afresh=asked[path])
+            for path in self._unless_stopped(asked)
+        ]
 
     def _at(self, root: Root, rel_path: str, companions: Companions, *, afresh: bool) -> Walked:
         try:
@@ -234,9 +246,25 @@ class Comparer:
         return scan.look(root.path, root.id, rel_path, symlinks=self._symlinks, roots=self._paths)
 
     def look(self, keys: Iterable[PathKey]) -> list[Look]:
-        """What is at each path now; one listing a folder tells what downloaders work at."""
+        """
+        What is at each path now; one listing a folder tells what downloaders work at.
+
+        Raises:
+            BrokenOff: It was told to stop.
+        """
         companions = cache(companions_in)
-        return [self._look(self._roots[root_id], path, companions) for root_id, path in keys]
+        wanted = self._unless_stopped(keys)
+        return [self._look(self._roots[root_id], path, companions) for root_id, path in wanted]
+
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """*function* of each of *items*; raises BrokenOff once it was told to stop."""
+        return list(map(function, self._unless_stopped(items)))
+
+    def _unless_stopped(self, items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            if self._stopped.is_set():
+                raise BrokenOff
+            yield item
 
     def _look(self, root: Root, rel_path: str, companions: Companions) -> Look:
         try:

@@ -11,7 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import structlog
@@ -234,7 +234,7 @@ class Intake:
         """*function* of each of *items*, in the scan thread."""
         results: list[R] = []
         for batch in _batches(items):
-            results += await self._lanes.scan(_map, function, batch)
+            results += await self._lanes.scan(self._comparer.each, function, batch)
         return results
 
     async def _look_at(self, asked: Mapping[PathKey, tuple[HintKind, bool]]) -> None:
@@ -479,19 +479,33 @@ class Intake:
     ) -> None:
         """What was found, and what had been said of it."""
         now_s = self._clock.boottime_s()  # one for all: what was met together settles together
-        passed: list[tuple[FoundFile, Passed]] = []
-        gone: list[KnownFile] = []
-        for walked, hint in looks:
+        met: dict[PathKey, tuple[Fresh, HintKind | None]] = {}
+        passed: dict[PathKey, tuple[FoundFile, Passed]] = {}
+        gone: dict[PathKey, KnownFile] = {}
+        doubtful: list[PathKey] = []
+        for walked, hint in looks:  # of a path that was looked at twice the later look counts
             for rel_path, error in walked.problems:
                 self._log.warning("scan.problem", path=rel_path, why=error.strerror)
-            for fresh in walked.fresh:
-                if not await self._runs_on(fresh):
-                    self._observe(fresh, fresh.judged, hint, now_s, backfill=backfill)
-            passed += walked.passed
-            gone += walked.gone
-            self._look_again_at(walked.doubtful)
-        await self._pass_over(passed)
-        await self._let_go(gone)
+            now = (
+                {_key(fresh.found): (fresh, hint) for fresh in walked.fresh},
+                {_key(found): (found, judged) for found, judged in walked.passed},
+                {_key(known): known for known in walked.gone},
+            )
+            for before in (met, passed, gone):
+                for key in chain(*now):
+                    before.pop(key, None)
+            met |= now[0]
+            passed |= now[1]
+            gone |= now[2]
+            doubtful += walked.doubtful
+        for fresh, hint in met.values():
+            if not await self._runs_on(fresh):
+                self._observe(fresh, fresh.judged, hint, now_s, backfill=backfill)
+        if doubtful:  # forgotten first: a hint alone would be lost with the process
+            await self._lanes.db(self._store.files.judge_afresh, doubtful)
+            self._look_again_at(doubtful)
+        await self._pass_over(list(passed.values()))
+        await self._let_go(list(gone.values()))
 
     async def _pass_over(self, passed: list[tuple[FoundFile, Passed]]) -> None:
         """Remember files that get no job."""
@@ -532,8 +546,8 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
-def _map(function: Callable[[T], R], items: list[T]) -> list[R]:
-    return [function(item) for item in items]
+def _key(file: FoundFile | KnownFile) -> PathKey:
+    return file.root_id, file.rel_path
 
 
 def _verdict(fresh: Fresh) -> Verdict | None:

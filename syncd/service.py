@@ -49,6 +49,9 @@ WATCH_RETRY_S = 300.0
 ROOT_LOOK_S = 5.0
 """Between looks whether a root is there, and is the folder that is watched."""
 
+LAST_LOOK_S = 10.0
+"""At the end, for the look at the tree that is under way."""
+
 ONCE_FULL_S = 60.0
 """How long a backfill waits for room on the state disk."""
 
@@ -169,8 +172,16 @@ class Service:
                 raise
             return self._signal_code()  # stopped while it waited for room
         finally:
-            await self._lanes.db(store.close)
+            await self._close(store)
             self._lanes.close()
+
+    async def _close(self, store: Store) -> None:
+        """Let go of the store; where the scan thread hangs in a dead disk, the process's end does."""
+        try:
+            await asyncio.wait_for(self._lanes.scan(store.stop_reading), LAST_LOOK_S)
+        except TimeoutError:
+            return
+        await self._lanes.db(store.close)
 
     def stop(self) -> None:
         """Stop as on a first SIGTERM; called again, as on a second."""

@@ -1,7 +1,7 @@
 """The store as it is opened, to write or to read."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from syncd.lock import Lock
 from syncd.store.db import Database, reading
@@ -16,7 +16,8 @@ class Store:
     """
     The one writer: lock first, then the database. All methods belong on one thread.
 
-    ``seen`` reads the file table beside it, from one other thread.
+    ``seen`` reads the file table beside it, from one other thread, which has to ``stop_reading``
+    before the store is closed: SQLite is not to be closed under a query.
 
     Raises:
         AlreadyRunning: Another process owns *state_dir*.
@@ -24,14 +25,14 @@ class Store:
     """
 
     def __init__(self, state_dir: str) -> None:
-        self._lock = Lock(state_dir)
-        try:
+        with ExitStack() as opened:
+            self._lock = Lock(state_dir)
+            opened.callback(self._lock.close)
             self._db = Database.open(state_dir)
+            opened.callback(self._db.close)
             reader = Database.open_reader(state_dir)
             assert reader is not None, "the writer made it"
-        except BaseException:
-            self._lock.close()
-            raise
+            opened.pop_all()
         self._reader = reader
         self.jobs = Jobs(self._db)
         self.records = self.jobs.records
@@ -42,6 +43,10 @@ class Store:
         self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
         self.seen = Files(self._reader, Jobs(self._reader))
+
+    def stop_reading(self) -> None:
+        """Close what ``seen`` reads by, in the thread that reads."""
+        self._reader.close()
 
     def close(self) -> None:
         """Close the database, then give the lock back."""

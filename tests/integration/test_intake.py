@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from syncd.compare import Comparer, Root
+from syncd.compare import BrokenOff, Comparer, Root
 from syncd.core import settle
 from syncd.core.judge import Rules
 from syncd.core.tree import Tree
-from syncd.intake import BLOCKED_LOOK_S, Intake
+from syncd.intake import BATCH, BLOCKED_LOOK_S, Intake
 from syncd.lanes import Lanes
-from syncd.model import Hint
+from syncd.model import Hint, HintKind
 from syncd.progress import Meter
 from syncd.store import Store
 from tests.somebody import as_somebody_else
@@ -54,7 +54,9 @@ class Scene:
     clock: HandClock
     intake: Intake
     root: Root
+    store: Store
     queued: list[None] = field(default_factory=list)
+    freed: list[Hint] = field(default_factory=list)
 
     async def after(self, seconds: float) -> int:
         """Let time pass and look; how often something was queued so far."""
@@ -68,11 +70,7 @@ def scene_in(
 ) -> Scene:
     models = folder / "models"
     root = Root(store.files.root_id(os.fspath(models)), os.fspath(models), network=False)
-    queued = list[None]()
-
-    def on_freed(hint: Hint) -> None:
-        raise AssertionError("there is no conflict")
-
+    queued, freed = list[None](), list[Hint]()
     intake = Intake(
         {root.id: root},
         comparer=Comparer(
@@ -90,9 +88,9 @@ def scene_in(
         read_lease=True,
         once=backfill,
         on_queued=lambda: queued.append(None),
-        on_freed=on_freed,
+        on_freed=freed.append,
     )
-    return Scene(models, clock, intake, root, queued)
+    return Scene(models, clock, intake, root, store, queued, freed)
 
 
 @pytest.fixture(params=[True, False], ids=["backfill", "daemon"])
@@ -174,3 +172,67 @@ async def test_a_file_that_is_open_for_writing_is_taken_when_it_is_closed(scene:
     assert watching.blocked_by == "a program has it open for writing"
     assert await scene.after(BLOCKED_LOOK_S) == 0
     assert await scene.after(30) == 1
+
+
+# -- what is heard together ------------------------------------------------------------------------
+
+
+def closed(scene: Scene, *paths: str) -> list[Hint]:
+    return [Hint(scene.root.id, path, HintKind.CLOSED) for path in paths]
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_more_hints_than_are_looked_at_in_one_go_are_all_looked_at(scene: Scene) -> None:
+    names = [f"vae/{number:04}.safetensors" for number in range(BATCH + 1)]
+    for name in names:
+        write_safetensors(scene.models / name, 200)
+    await scene.intake.look(closed(scene, *names))
+
+    assert await scene.after(WINDOWS.closed_s) == 1
+    assert len(list(scene.store.seen.known(scene.root.id, "vae"))) == len(names)
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_of_several_words_about_a_path_the_last_one_counts(scene: Scene) -> None:
+    created, closed_ = Hint(scene.root.id, NAME, HintKind.CREATED), closed(scene, NAME)[0]
+    await scene.intake.look([created, closed_])
+
+    assert await scene.after(WINDOWS.closed_s - 0.1) == 0
+    assert await scene.after(0.1) == 1
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_what_goes_and_what_comes_in_one_go_are_both_noticed(scene: Scene) -> None:
+    await scene.intake.look(closed(scene, NAME))
+    await scene.after(WINDOWS.closed_s)
+    (scene.models / NAME).unlink()
+    write_safetensors(scene.models / "loras/y.safetensors", 200)
+    await scene.intake.look(closed(scene, NAME, "loras/y.safetensors"))
+    await scene.after(WINDOWS.closed_s)
+
+    known = scene.store.seen.known(scene.root.id, "loras")
+    assert [file.rel_path for file in known] == ["loras/y.safetensors"]
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_a_stop_breaks_off_what_is_looked_at_in_one_go(scene: Scene) -> None:
+    scene.intake.stop()
+
+    with pytest.raises(BrokenOff):
+        await scene.intake.look(closed(scene, NAME))
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_a_file_whose_shadow_went_is_judged_anew_though_its_hint_is_lost(
+    scene: Scene,
+) -> None:
+    first, second = "text_encoders/t.safetensors", "clip/t.safetensors"
+    for name in (first, second):
+        write_safetensors(scene.models / name, 200)
+    await scene.intake.walk(scene.root)
+    (scene.models / first).unlink()
+    await scene.intake.walk(scene.root)
+    assert [hint.rel_path for hint in scene.freed][-1:] == [second]
+    await scene.intake.walk(scene.root)  # and nobody looks where the hint says
+
+    assert (scene.root.id, second) in scene.intake.unsettled()

@@ -2,11 +2,14 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from syncd import log
@@ -281,3 +284,13 @@ def test_digest_is_equal_for_equal_bugs_only() -> None:
 
     assert digest_of("a", ValueError) == digest_of("b", ValueError)
     assert digest_of("a", ValueError) != digest_of("a", KeyError)
+
+
+@pytest.mark.parametrize(
+    "pattern", [each for each, _ in log._SECRETS], ids=lambda each: each.pattern[:20]
+)
+@given(st.data())
+def test_no_text_with_a_secret_is_passed_over_as_harmless(
+    pattern: re.Pattern[str], data: st.DataObject
+) -> None:
+    assert log._SUSPECT.search(data.draw(st.from_regex(pattern)))
