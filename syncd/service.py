@@ -178,7 +178,8 @@ class Service:
     async def _close(self, store: Store) -> None:
         """Let go of the store; where the scan thread hangs in a dead disk, the process's end does."""
         try:
-            await asyncio.wait_for(self._lanes.scan(store.stop_reading), LAST_LOOK_S)
+            async with asyncio.timeout(LAST_LOOK_S):
+                await self._lanes.scan(store.stop_reading)
         except TimeoutError:
             return
         await self._lanes.db(store.close)

@@ -261,7 +261,9 @@ class Watcher:
 
     def _on_come(self, place: _Place, path: str, event: FileSystemEvent) -> None:
         rel_path = place.named(path)
-        if os.path.islink(path) and os.path.isdir(path):  # noqa: PTH114, names are bytes
+        # Nobody writes to a link itself and closes it.
+        may_be_link = event.event_type != "closed"
+        if may_be_link and os.path.islink(path) and os.path.isdir(path):  # noqa: PTH114, bytes
             self._follow(place, path)
             self._on_hint(Hint(place.root_id, rel_path, HintKind.RESCAN, folder=True))
         elif not event.is_synthetic:  # those only spell out what is below a folder already told

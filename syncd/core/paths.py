@@ -287,12 +287,13 @@ def companions_of(name: str) -> tuple[str, ...]:
 
 def owner_of(name: str) -> str | None:
     """The file whose companion *name* is (a file ``X.aria2`` or folder ``.X.parts_*``), or None."""
-    if parts := _PARTS_FOLDER.fullmatch(name):
+    if name.startswith(".") and (parts := _PARTS_FOLDER.fullmatch(name)):
         return parts[1]
-    for ending in _COMPANIONS:  # the longer of two that end alike comes first
-        if name.endswith(ending):
-            return name.removesuffix(ending) or None
-    return None
+    if not name.endswith(_COMPANIONS):  # asked of every name in a folder: hardly one is
+        return None
+    # The longer of two that end alike comes first.
+    ending = next(each for each in _COMPANIONS if name.endswith(each))
+    return name.removesuffix(ending) or None
 
 
 def clash_key(model_path: str) -> str:

@@ -184,20 +184,36 @@ ORDINARY: dict[str, tuple[str, Callable[[], bytes]]] = {
 }  # fmt: skip
 
 
+PASSES = 8
+"""So many times the interpreter may touch each byte of a header in the time that its check takes."""
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """Of the processor, the least of some tries."""
+    spent = []
+    for _ in range(5):
+        start = time.process_time()
+        act()
+        spent.append(time.process_time() - start)
+    return min(spent)
+
+
+def touch(content: bytes) -> None:
+    for _ in content:
+        pass
+
+
 @pytest.mark.parametrize("case", ORDINARY)
-def test_a_header_of_one_mebibyte_is_read_in_50_ms(case: str) -> None:
+def test_a_header_of_one_mebibyte_costs_no_more_than_a_few_passes_over_it(case: str) -> None:
     name, make = ORDINARY[case]
     content = make()
     fd = os.memfd_create("model")
     try:
         os.write(fd, content)
-        spent = []
-        for _ in range(5):
-            start = time.process_time()
-            verdict = formats.check(fd, name, len(content))
-            spent.append(time.process_time() - start)
+        verdict = formats.check(fd, name, len(content))
+        spent = seconds(lambda: formats.check(fd, name, len(content)))
     finally:
         os.close(fd)
 
     assert verdict.complete
-    assert min(spent) < 0.050
+    assert spent < PASSES * seconds(lambda: touch(content[:MIB]))

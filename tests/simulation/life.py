@@ -158,6 +158,10 @@ class _Inline(Lanes):
         return await self._inline(function, *args, **kwargs)
 
     async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if (
+            getattr(function, "__name__", "") == "stop_reading"
+        ):  # the kernel does it, too, for the dead
+            return function(*args, **kwargs)
         return await self._inline(function, *args, **kwargs)
 
     def close(self) -> None:
