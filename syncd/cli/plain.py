@@ -46,7 +46,8 @@ def _table(sheet: Sheet) -> Iterator[str]:
     yield sheet.title.ljust(whole)
     for row in rows:
         yield GAP.join(
-            cell.rjust(width) if right(column) else cell.ljust(width)
+            # Of what stands at the right rich drops the spaces behind it.
+            cell.rstrip().rjust(width) if right(column) else cell.ljust(width)
             for cell, width, column in zip(row, widths, sheet.columns, strict=True)
         )
 
