@@ -23,6 +23,8 @@ from syncd.control.desk import Desk
 from syncd.places import SOCKET, address_of, socket_path
 
 KEEP_ALIVE_S = 30
+# Seconds a stranger may take to read that it is one.
+GOODBYE_S = 1
 BACKLOG = 64
 
 SO_PEERGROUPS = 59
@@ -146,10 +148,15 @@ def _checked(path: str) -> type[asyncio.Protocol]:
 
     class Checked(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if not may_ask(transport.get_extra_info("socket"), group):
-                transport.write(answer)
-                transport.close()
+            if may_ask(transport.get_extra_info("socket"), group):
+                super().connection_made(transport)
+                return
+            transport.write(answer)
+            # Closed at once, the answer would be lost where the question is still under way: an
+            # end closed with something unread resets the other one.
+            transport.write_eof()
+            transport.set_protocol(asyncio.Protocol())
+            self.loop.call_later(GOODBYE_S, transport.close)
 
     return Checked
 

@@ -212,12 +212,16 @@ def test_the_socket_is_for_its_owner_and_group(stage: Stage) -> None:
 
 
 VISIT = """
-import os, socket, sys
-path, uid, gid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+import os, select, socket, sys
+path, uid, gid, answered_first = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 os.setgroups([gid]); os.setgid(65534); os.setuid(uid)
 with socket.socket(socket.AF_UNIX) as sock:
     sock.settimeout(30)
     sock.connect(path)
+    if answered_first == "True":
+        end = select.poll()
+        end.register(sock, select.POLLRDHUP)
+        end.poll(30_000)
     sock.sendall(b"GET /live HTTP/1.0\\r\\nHost: syncd\\r\\n\\r\\n")
     print(sock.makefile("rb").readline().decode())
 """
@@ -231,18 +235,21 @@ def test_a_stranger_is_turned_away_even_where_the_mode_lets_everybody_in(stage: 
     try:
         answers = [
             subprocess.run(
-                [sys.executable, "-c", VISIT, os.fspath(path), "65534", str(gid)],
-                capture_output=True,
+                [
+                    *(sys.executable, "-c", VISIT, os.fspath(path)),
+                    *("65534", str(gid), str(answered_first)),
+                ],
+                stdout=subprocess.PIPE,
                 text=True,
                 check=True,
                 timeout=60,
             ).stdout
-            for gid in (65534, group)
+            for gid, answered_first in ((65534, False), (65534, True), (group, False))
         ]
     finally:
         path.chmod(0o660)
 
-    assert [answer.split()[1] for answer in answers] == ["403", "200"]
+    assert [answer.split()[1] for answer in answers] == ["403", "403", "200"]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil:80"])
