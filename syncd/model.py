@@ -378,9 +378,9 @@ class Job:
     """
     The wish to have one fingerprint of one path in the catalog, with the facts known of it.
 
-    A fact is None until it is one. ``*_sent_at`` are intents, committed before the call; ``put_at``,
-    ``stored_at`` and ``record_id`` are answers. ``held_class`` is ``large`` for a file that waits
-    for a signed-in user, ``bundle`` for one that is stored and waits for the others of its bundle.
+    A fact is None until it is one. ``*_sent_at`` are intents, committed before the call; ``stored_at``
+    and ``record_id`` are answers. ``held_class`` is ``large`` for a file that waits for a signed-in
+    user, ``bundle`` for one that is stored and waits for the others of its bundle.
     """
 
     id: int
