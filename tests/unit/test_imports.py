@@ -6,13 +6,14 @@ One direction, and one door for each library: every module's imports are read an
     model, errors, clock <- core <- I/O rooms <- worker, intake, janitor <- assembly <- service <- cli
                                       catalog <-'      dispatch <-'
 
-A room is a module or package directly below ``syncd``. The planted sources at the end show that the
-checker sees what it is for.
+A room is a module or package directly below ``syncd``. Within a room, too, no module leads back to
+itself. The planted sources at the end show that the checker sees what it is for.
 """
 
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,28 @@ def impure_uses(tree: ast.AST) -> Iterator[str]:
             yield f"core calls {ast.unparse(node.func)}"
 
 
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """Modules of which each imports the next, the last being the first; empty where there are none."""
+    names = {name.removesuffix(".__init__") for name in sources}
+    needs = {}
+    for name, source in sources.items():
+        module = name.removesuffix(".__init__")
+        found = imported(ast.parse(source), module, package=name != module)
+        needs[module] = {module_of(each, names) for each in found} - {module, ""}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
+
+
+def module_of(name: str, modules: set[str]) -> str:
+    """Where the dotted *name* is found; empty if it is none of ours."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
 def modules() -> dict[str, Path]:
     return {
         ".".join(["syncd", *path.relative_to(PACKAGE).with_suffix("").parts]): path
@@ -229,6 +252,28 @@ def test_a_module_imports_only_what_lies_below_its_room(name: str) -> None:
     module = name.removesuffix(".__init__")
 
     assert violations(module, path.read_text("utf-8"), package=package) == []
+
+
+def test_no_module_leads_back_to_itself() -> None:
+    # The command line imports each command when it is asked for: there two may well need each other.
+    sources = {
+        name: path.read_text("utf-8") for name, path in modules().items() if room_of(name) != "cli"
+    }
+
+    assert circle(sources) == []
+
+
+def test_a_circle_within_a_room_is_seen() -> None:
+    sources = {
+        "syncd.worker.__init__": "from syncd.worker.worker import Worker",
+        "syncd.worker.worker": "from syncd.worker import ends\nfrom syncd.store import Store",
+        "syncd.worker.ends": "def f():\n    from syncd.worker.worker import Worker",
+    }
+
+    assert circle(sources) in (
+        ["syncd.worker.worker", "syncd.worker.ends", "syncd.worker.worker"],
+        ["syncd.worker.ends", "syncd.worker.worker", "syncd.worker.ends"],
+    )
 
 
 def test_the_rooms_that_stand_are_all_looked_at() -> None:
@@ -268,9 +313,9 @@ def test_the_rooms_that_stand_are_all_looked_at() -> None:
         ("syncd.store", "from ..hashing import make_plan"),
         ("syncd.api", "import syncd.auth"),
         ("syncd.scan", "if True:\n    import sqlite3"),
-        ("syncd.worker", "import httpx"),
-        ("syncd.worker", "from syncd.service import Service"),
-        ("syncd.worker", "from syncd.intake import Intake"),
+        ("syncd.worker.upload", "import httpx"),
+        ("syncd.worker.worker", "from syncd.service import Service"),
+        ("syncd.worker.file", "from syncd.intake import Intake"),
         ("syncd.progress", "from syncd.store import Store"),
         ("syncd.assembly", "from syncd.service import Service"),
         ("syncd.service", "from syncd.cli import entry"),
@@ -296,7 +341,7 @@ def test_a_planted_violation_is_seen(module: str, source: str) -> None:
         ("syncd.core.diff", "import os\nname = os.path.basename(os.fsdecode(b'a'))"),
         ("syncd.core.diff", "from urllib.parse import urlsplit\nfrom datetime import datetime"),
         ("syncd.store.jobs", "import sqlite3\nfrom syncd.store.db import Database"),
-        ("syncd.worker", "from syncd import hashing\nfrom syncd.store import Store"),
+        ("syncd.worker.file", "from syncd import hashing\nfrom syncd.worker.run import Run"),
         ("syncd.cli.demo", "import click\nfrom syncd.sandbox.server import Sandbox"),
         ("syncd.api", "import httpx\nfrom syncd import __version__"),
     ],
