@@ -45,6 +45,9 @@ SLOW_FOR_S = 3600.0
 DISABLED = {"model_status": "disabled"}
 """The change that takes a record out of force."""
 
+ACTIVE = {"model_status": "active"}
+"""The one that puts it in force again."""
+
 NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.NOT_ALLOWED})
 """What says that this server does not let us change or delete a record."""
 

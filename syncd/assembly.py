@@ -47,7 +47,7 @@ from syncd.retirement import Policy, Retirement
 from syncd.store import Store
 from syncd.transfer import HostRule, Transfer
 from syncd.watch import Watcher
-from syncd.worker import Limits, Worker
+from syncd.worker import Means, Routes, Worker
 
 if TYPE_CHECKING:
     from syncd.applying import Applier
@@ -372,26 +372,28 @@ class _Builder:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.bundle_waits_for(self.roots[job.root_id], job.target.bundle)
 
-        return Worker(
-            api=self.api,
-            transfer=transfer,
-            catalog=catalog,
-            credentials=self.membership.credentials,
+        means = Means(
             jitter=self.tools.jitter,
             meter=self.tools.meter,
-            reading=reading,
-            limits=Limits(
+            api=self.api,
+            catalog=catalog,
+            transfer=transfer,
+            routes=Routes(
                 settings.api.single_put_limit,
-                settings.upload.lease_ttl_s,
-                once=self.once,
-                hidden=self._hidden,
+                credentials=self.membership.credentials,
+                api=self.api,
             ),
+            reading=reading,
+            lease_ttl_s=settings.upload.lease_ttl_s,
+            once=self.once,
+            hidden=self._hidden,
             path_of=self._path_of,
             expected_of=lambda job: expected_sha256(self.roots[job.root_id].path, job.rel_path),
             lacking=lacking,
             on_moved=lambda job: self.ties.hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN)),
             **self.tools.shared,
         )
+        return Worker(means)
 
     def _dispatcher(self, worker: Worker, allowance: Allowance, announcer: Announcer) -> Dispatcher:
         settings = self.tools.settings

@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from unittest import mock
 
-from syncd import hashing, lead, pagecache, worker
+from syncd import hashing, lead, pagecache
 from syncd.core import answers, parts
+from syncd.worker import file
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def scaled_down(*, leaf: int, piece: int, part: int) -> Iterator[None]:
 
         for module in (hashing, lead, pagecache, parts):
             put(module, "LEAF_SIZE", leaf)
-        put(worker, "STRETCH", leaf)
+        put(file, "STRETCH", leaf)
         put(lead, "PARTS_AHEAD", 0)
         put(hashing, "PIECE_SIZE", piece)
         put(answers, "PART_SIZE_MIN", part)

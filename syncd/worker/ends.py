@@ -1,0 +1,155 @@
+"""
+How a run lets go of its job: what an error leads to, and the ends that are no error.
+
+An error comes here once the request and URL scopes did not cure it. The retry table
+(``core.retry``) says what follows; here that is carried out.
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from syncd.core import retry
+from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
+from syncd.model import Call, Kind
+from syncd.progress import Tally
+from syncd.worker.outcome import End, Outcome
+from syncd.worker.run import Run
+
+PERSON_PROBE_S = 3600.0
+"""Before a hold that a person has to end is probed, where the retry table names no wait."""
+
+ONCE_PARKED_S = 3600.0
+"""A backfill does not come back to a job that it gave up on; the next one starts with it at once."""
+
+LOOK_LATER_S = 60.0
+"""Before a job goes on whose trouble asked for a look that its step does not know."""
+
+DAY_MS = 24 * 3600 * 1000
+
+_log = structlog.get_logger("syncd.worker")
+
+
+async def decided(run: Run, error: JobError) -> Outcome:
+    """
+    What the retry table makes of *error*.
+
+    Raises:
+        StateError: Nothing can go on.
+    """
+    try:
+        decision = await _decision(run, error)
+        run.ended = await _carried_out(run, error, decision)
+    except LeaseLost:
+        return superseded(run)
+    return run.ended
+
+
+async def _decision(run: Run, error: JobError) -> retry.Decision:
+    means, size, row = run.means, run.job.fingerprint.size, retry.row_of(error.kind, run.call)
+    spent = await run.write(
+        means.store.jobs.count_attempt,
+        error.kind,
+        window_ms=DAY_MS if row.fresh_uploads else None,
+    )
+    resends = min(spent - 1, row.resends)
+    decision = retry.decide(
+        error.kind,
+        call=run.call,
+        attempt=spent,
+        resends_spent=resends,
+        fresh_urls_spent=row.fresh_urls,
+        fresh_uploads_spent=spent - 1 - resends,
+        retry_after_s=error.retry_after_s,
+        jitter=means.jitter(),
+        once=means.once,
+    )
+    of_whole_file = run.call in (Call.PRESIGN, Call.PUT_BODY)
+    if error.kind is Kind.TOO_LARGE and of_whole_file and means.routes.turned_down(size):
+        return replace(decision, next=retry.Next.FRESH_UPLOAD, wait_s=0.0, free=True)
+    if isinstance(error, Permanent):
+        return replace(decision, next=retry.Next.FAIL)
+    if isinstance(error, NeedsOperator) and decision.next is not retry.Next.HOLD:
+        return replace(decision, next=retry.Next.HOLD, wait_s=PERSON_PROBE_S)
+    if decision.next is retry.Next.PARK and means.once:
+        return replace(decision, wait_s=ONCE_PARKED_S)
+    return decision
+
+
+async def _carried_out(run: Run, error: JobError, decision: retry.Decision) -> Outcome:
+    means, jobs, job, why = run.means, run.means.store.jobs, run.job, str(error)
+    if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ:
+        await means.lanes.db(
+            means.store.files.mark_unreadable,
+            job.root_id, job.rel_path, why, means.clock.now_ms(),
+        )  # fmt: skip
+    fields: dict[str, Any] = {
+        "kind": str(error.kind), "error": why, "wait_s": decision.wait_s
+    }  # fmt: skip
+    match decision.next:
+        case retry.Next.HOLD:
+            with suppress(LeaseLost):  # what the server asked for holds for the others, too
+                await run.write(jobs.release, why=why, advice=error.advice)
+            _log.error("job.held", **fields)
+            return Outcome(End.HELD, error, decision.wait_s)
+        case retry.Next.HOLD_LARGE:
+            await run.write(jobs.release, why=why, advice=error.advice, held_class="large")
+            _log.warning("job.needs_sign_in", **fields)
+            return Outcome(End.NEEDS_SIGN_IN, error)
+        case retry.Next.FAIL:
+            await run.write(jobs.reject, kind=error.kind, why=why, advice=error.advice)
+            _log.error("job.failed", **fields, advice=error.advice)
+            return Outcome(End.FAILED, error, fuse=decision.fuse)
+        case retry.Next.SUPERSEDE:
+            return await moved(run, error)
+        case retry.Next.STOP:
+            raise StateError(why)
+        case retry.Next.RESEND:
+            await run.write(jobs.drop_parts)
+        case retry.Next.FRESH_UPLOAD:
+            run.job = await run.write(jobs.fresh_upload, gone=error.kind is Kind.UPLOAD_GONE)
+        case retry.Next.LOOK_UP:
+            # Where looking helps it was done in the step itself; here only time may.
+            decision = replace(decision, wait_s=LOOK_LATER_S)
+    await run.write(
+        jobs.retry,
+        run_after=means.clock.now_ms() + int(decision.wait_s * 1000),
+        kind=error.kind,
+        why=why,
+        advice=error.advice,
+        free=decision.free,
+    )
+    means.meter.count(Tally.RETRY, "job")
+    _log.warning("job.retry_scheduled", **fields)
+    return Outcome(End.LATER, error, decision.wait_s)
+
+
+async def moved(run: Run, error: JobError) -> Outcome:
+    """The file is not what the job was made for: it is looked at again."""
+    unseen = isinstance(error, FileChanged) and error.unseen
+    try:
+        await run.write(run.means.store.jobs.supersede, why=str(error), unseen=unseen)
+    except LeaseLost:
+        return superseded(run)
+    _log.info("job.superseded", why=str(error))
+    run.means.on_moved(run.job)
+    return superseded(run)
+
+
+def superseded(run: Run) -> Outcome:
+    """The job is not wanted any more, or not ours."""
+    run.means.meter.drop(run.job.id)
+    run.ended = Outcome(End.SUPERSEDED)
+    return run.ended
+
+
+async def released(run: Run, why: str) -> Outcome:
+    """The job is given back untried."""
+    try:
+        await run.write(run.means.store.jobs.release, why=why)
+    except LeaseLost:
+        return Outcome(End.LOST)
+    _log.info("job.released")
+    return Outcome(End.RELEASED)

@@ -1,0 +1,163 @@
+"""A run: one job at work, from its claim on; what is known of it, and what it is worked with."""
+
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from syncd.api import CloudApi
+from syncd.bandwidth import Bandwidth
+from syncd.catalog import Catalog
+from syncd.clock import Clock
+from syncd.errors import JobError
+from syncd.lanes import Lanes
+from syncd.model import Call, Grant, Job, Multipart
+from syncd.progress import Meter
+from syncd.store import Retiring, Store
+from syncd.transfer import Transfer, Tries
+from syncd.worker.outcome import Outcome, Side
+from syncd.worker.routes import Routes
+
+STOPPED = "syncd was stopped"
+DAY_IS_FULL = "limits.max_bytes_per_day is reached"
+
+
+class GiveBack(Exception):
+    """The job is given back between two steps; the text says why."""
+
+
+class Leaving:
+    """Whether nothing that takes long is to begin any more, and why; hashing threads ask it, too."""
+
+    def __init__(self) -> None:
+        self._flag = threading.Event()
+        self.why = STOPPED
+
+    def begin(self, why: str) -> None:
+        """From now on what is on the wire ends, and the rest is given back."""
+        self.why = why
+        self._flag.set()
+
+    def end(self) -> None:
+        """Work as usual again."""
+        self._flag.clear()
+
+    def is_set(self) -> bool:
+        """Is it so now?"""
+        return self._flag.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """
+    What all jobs are worked with.
+
+    Args:
+        jitter: Draws from [0, 1).
+        reading: Holds hashing threads to a rate.
+        lease_ttl_s: Seconds after which a job whose lease was not renewed is taken up again.
+        once: This is a backfill.
+        hidden: What is registered is disabled at once.
+        path_of: The absolute path of a job's file.
+        expected_of: The SHA-256 that a job's file was announced with, if it was.
+        lacking: What the bundle of a job lacks on disk, if anything; for the scan thread.
+        on_moved: Called when a job's file turned out to have changed: look there again.
+    """
+
+    store: Store
+    lanes: Lanes
+    clock: Clock
+    jitter: Callable[[], float]
+    meter: Meter
+    api: CloudApi
+    catalog: Catalog
+    transfer: Transfer
+    routes: Routes
+    reading: Bandwidth
+    lease_ttl_s: float
+    once: bool
+    hidden: bool
+    path_of: Callable[[Job], str]
+    expected_of: Callable[[Job], str | None]
+    lacking: Callable[[Job], str | None]
+    on_moved: Callable[[Job], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """
+    A job at work: the facts as committed, and what lives in memory only.
+
+    Attributes:
+        job: With its facts as they were committed last.
+        leaving: Raised when the worker winds down.
+        contact: To be told of each sign that a side answers as it should.
+        stop: Raised when the job's bytes are to stop at once.
+        call: What was asked last: the retry table tells calls apart.
+        grant, grant_used: The URL for the body, and whether a body was begun on it.
+        tries: What was spent on the body.
+        looked_at_once: An answer that got lost was looked for without a wait.
+        may_move: No server refused to move a record here.
+        hash_first: The file is to be read before anything of it leaves.
+        made_room: Our record of the path's former bytes, disabled for the sake of the new one.
+        foreign_key: A storage key under which there is an object that is not ours.
+        ended: How, once it has.
+    """
+
+    job: Job
+    means: Means
+    leaving: Leaving
+    contact: Callable[[Side], Awaitable[None]]
+    stop: threading.Event = field(default_factory=threading.Event)
+    call: Call = Call.PRESIGN
+    grant: Grant | None = None
+    grant_used: bool = False
+    tries: Tries = field(default_factory=Tries)
+    looked_at_once: bool = False
+    may_move: bool = True
+    hash_first: bool = False
+    made_room: Retiring | None = None
+    foreign_key: str | None = None
+    ended: Outcome | None = None
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the file."""
+        return self.means.path_of(self.job)
+
+    @property
+    def upload(self) -> Multipart:
+        """The multipart upload that is open."""
+        job = self.job
+        facts = (job.upload_id, job.storage_key, job.part_size, job.part_count)
+        assert None not in facts, "opened before"
+        return Multipart(*facts)  # type: ignore[arg-type]
+
+    def may_look_now(self, error: JobError) -> bool:
+        """Find out at once what became of a request? Once a run, and not where the server wants peace."""
+        if not error.unclear or error.retry_after_s is not None or self.looked_at_once:
+            return False
+        self.looked_at_once = True
+        return True
+
+    async def note(self, **facts: object) -> None:
+        """
+        Commit facts or intents.
+
+        Raises:
+            LeaseLost: The job is no longer ours.
+        """
+        means = self.means
+        self.job = await means.lanes.db(
+            means.store.jobs.note, self.job, means.clock.now_ms(), **facts
+        )
+
+    async def write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """
+        A write of the store about the job: (job, …, now).
+
+        Raises:
+            LeaseLost: The job is no longer ours.
+        """
+        now_ms = self.means.clock.now_ms()
+        return await self.means.lanes.db(call, self.job, *args, now_ms=now_ms, **kwargs)

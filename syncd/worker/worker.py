@@ -1,0 +1,219 @@
+"""
+A claimed job, worked on step by step until it ends or has to wait.
+
+Beside that its lease is kept: whoever loses it has lost the job, and stops.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from syncd import hashing
+from syncd.core.responses import to_error
+from syncd.core.steps import Step, next_step
+from syncd.errors import FileChanged, JobError, LeaseLost, Permanent, StateError
+from syncd.model import Job, Kind
+from syncd.progress import Tally
+from syncd.worker import ends, file, parts, record, upload
+from syncd.worker.outcome import End, Outcome, Side
+from syncd.worker.run import DAY_IS_FULL, STOPPED, GiveBack, Leaving, Means, Run
+
+STEPS: Mapping[Step, Callable[[Run], Awaitable[None]]] = {
+    Step.PLAN: file.plan,
+    Step.ADOPT: record.adopt,
+    Step.MOVE: record.move,
+    Step.SIGN_IN: upload.sign_in,
+    Step.PRESIGN: upload.presign,
+    Step.PUT: upload.put,
+    Step.INITIATE: upload.initiate,
+    Step.PARTS: parts.send,
+    Step.COMPLETE: upload.complete,
+    Step.LOOK_UP: record.look_up,
+    Step.REGISTER: record.register,
+    Step.FINISH: record.finish,
+}
+"""What does each step. It commits what it found out or says how the run ended."""
+
+_LAST_STEPS = frozenset({Step.COMPLETE, Step.LOOK_UP, Step.REGISTER, Step.FINISH, Step.ADOPT})
+"""What is worth doing on the way out: the bytes are there, one small request is left."""
+
+_SENDING_STEPS = frozenset({Step.PRESIGN, Step.INITIATE, Step.PUT, Step.PARTS})
+"""What is only done, or only makes sense, where bytes may leave."""
+
+_log = structlog.get_logger("syncd.worker")
+
+
+class Worker:
+    """
+    Brings jobs into the catalog, several at once if asked to.
+
+    ``on_contact`` may be set to what is called after each sign that a side answers as it should,
+    ``may_send`` to what tells whether any byte of a job's file may leave.
+    """
+
+    on_contact: Callable[[Side], Awaitable[None]] | None = None
+    may_send: Callable[[Job], bool] | None = None
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._leaving = Leaving()
+
+    def wind_down(self, why: str = STOPPED) -> None:
+        """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
+        self._leaving.begin(why)
+
+    def carry_on(self) -> None:
+        """Work as usual again; no job may be under way."""
+        self._leaving.end()
+
+    async def run(self, job: Job) -> Outcome:
+        """
+        Work on a claimed job until it ends or has to wait.
+
+        Cancelling it stops the bytes and gives the job back untried.
+
+        Raises:
+            StateError: The store cannot be written: nothing can go on.
+        """
+        run = Run(job, self._means, self._leaving, self._contact)
+        meter, clock = self._means.meter, self._means.clock
+        meter.begin(job)
+        with structlog.contextvars.bound_contextvars(
+            job_id=job.id, rel_path=job.rel_path, attempt=job.attempt
+        ):
+            _log.info("job.claimed", size=job.fingerprint.size)
+            started_s = clock.boottime_s()
+            try:
+                outcome = await self._supervised(run)
+            except asyncio.CancelledError:
+                outcome = await ends.released(run, self._leaving.why)
+                meter.count(Tally.ENDED, outcome.end)
+                raise
+            finally:
+                run.stop.set()
+                _tell_ended(run)
+            meter.count(Tally.ENDED, outcome.end)
+            _log.info(
+                "job.ended",
+                end=str(outcome.end),
+                seconds=round(clock.boottime_s() - started_s, 3),
+                record_id=run.job.record_id,
+            )
+            return outcome
+
+    async def _contact(self, side: Side) -> None:
+        if self.on_contact is not None:
+            await self.on_contact(side)
+
+    # -- supervision -----------------------------------------------------------------------------
+
+    async def _supervised(self, run: Run) -> Outcome:
+        """Work and keep the lease; losing the lease stops the work."""
+        work = asyncio.create_task(self._work(run))
+        lease = asyncio.create_task(_keep_lease(run))
+        try:
+            await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                run.stop.set()
+                work.cancel()
+            await asyncio.wait({work})
+            if lease.done() and not lease.cancelled() and lease.exception() is not None:
+                lease.result()
+            if work.cancelled():
+                return ends.superseded(run)
+            return work.result()
+        finally:
+            run.stop.set()
+            for task in (work, lease):
+                task.cancel()
+            await asyncio.gather(work, lease, return_exceptions=True)
+
+    async def _work(self, run: Run) -> Outcome:
+        try:
+            while run.ended is None:
+                step = await _next(run)
+                await self._require_may_begin(run, step)
+                await STEPS[step](run)
+            return run.ended
+        except GiveBack as reason:
+            return await ends.released(run, str(reason))
+        except hashing.Stopped:
+            if self._leaving.is_set() and not run.stop.is_set():
+                return await ends.released(run, self._leaving.why)
+            return ends.superseded(run)
+        except LeaseLost:
+            return ends.superseded(run)
+        except FileChanged as error:
+            return await ends.moved(run, error)
+        except JobError as error:
+            return await ends.decided(run, error)
+        except (StateError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            _log.exception("job.bug")
+            bug = to_error(Kind.OUR_BUG, f"a bug in syncd: {type(error).__name__}")
+            return await ends.decided(run, bug)
+
+    async def _require_may_begin(self, run: Run, step: Step) -> None:
+        """
+        Go on only with what may begin now, and where bytes may leave if it sends any.
+
+        Raises:
+            GiveBack: Later it may.
+            Permanent: A plan says that no byte leaves, and the catalog does not spare them any more.
+        """
+        if self._leaving.is_set() and step not in _LAST_STEPS:
+            raise GiveBack(self._leaving.why)
+        if step not in _SENDING_STEPS:
+            return
+        if self.may_send is not None and not self.may_send(run.job):
+            raise Permanent(
+                "the plan sends none of its bytes, and the catalog does not hold them there any more",
+                kind=Kind.CONFLICT,
+                advice="Make a new plan.",
+            )
+        if not await self._means.transfer.may_send():
+            raise GiveBack(DAY_IS_FULL)
+
+
+async def _next(run: Run) -> Step:
+    """What the job needs next, by its facts and by what the catalog tells."""
+    job = run.job
+    fresh = job.sha256 is not None and job.storage_key is None
+    known = fresh and await record.known(run) is not None
+    movable = fresh and not known and await record.movable(run) is not None
+    missing = len(await parts.missing(run)) if job.upload_id is not None else 0
+    route = run.means.routes.of(job.fingerprint.size)
+    unheard_of = job.sha256 is None and await record.unheard_of(run, route)
+    return next_step(
+        job,
+        route=route,
+        granted=upload.has_url(run),
+        missing=missing,
+        known=known,
+        movable=movable,
+        unheard_of=unheard_of,
+    )
+
+
+async def _keep_lease(run: Run) -> None:
+    means = run.means
+    ttl_ms = int(means.lease_ttl_s * 1000)
+    while True:
+        await means.clock.sleep(means.lease_ttl_s / 3)
+        try:
+            await means.lanes.db(means.store.jobs.renew, run.job, means.clock.now_ms(), ttl_ms)
+        except LeaseLost:
+            return
+
+
+def _tell_ended(run: Run) -> None:
+    """Let whoever draws know how it ended, if it came to an end."""
+    end = None if run.ended is None else run.ended.end
+    run.means.meter.end(
+        run.job.id,
+        registered=end is End.REGISTERED,
+        adopted=end is End.ADOPTED,
+        failed=end is End.FAILED,
+    )
