@@ -73,6 +73,9 @@ async def _decision(run: Run, error: JobError) -> retry.Decision:
         return replace(decision, next=retry.Next.FAIL)
     if isinstance(error, NeedsOperator) and decision.next is not retry.Next.HOLD:
         return replace(decision, next=retry.Next.HOLD, wait_s=PERSON_PROBE_S)
+    if decision.next is retry.Next.LOOK_UP:
+        # Where looking helps it was done in the step itself; here only time may.
+        return replace(decision, wait_s=LOOK_LATER_S)
     if decision.next is retry.Next.PARK and means.once:
         return replace(decision, wait_s=ONCE_PARKED_S)
     return decision
@@ -110,9 +113,6 @@ async def _carried_out(run: Run, error: JobError, decision: retry.Decision) -> O
             await run.write(jobs.drop_parts)
         case retry.Next.FRESH_UPLOAD:
             run.job = await run.write(jobs.fresh_upload, gone=error.kind is Kind.UPLOAD_GONE)
-        case retry.Next.LOOK_UP:
-            # Where looking helps it was done in the step itself; here only time may.
-            decision = replace(decision, wait_s=LOOK_LATER_S)
     await run.write(
         jobs.retry,
         run_after=means.clock.now_ms() + int(decision.wait_s * 1000),

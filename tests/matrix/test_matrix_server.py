@@ -7,6 +7,7 @@ end with the file in the catalog and the oracle content.
 """
 
 import asyncio
+import json
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -393,3 +394,20 @@ def _act(cell: Cell, way: Way, call: Call, path: str) -> Any:
         check(stage.evidence({f"models/{path}": stage.sha256(path)}))
 
     return act
+
+
+def test_the_log_tells_the_wait_that_is_kept() -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        stage.strike(Rule(Fault.ANSWER, call=Call.REGISTER, status=412, count=ONCE))
+        stage.start()
+        await stage.arrives(SMALL)
+        await stage.stop()
+
+        said = [json.loads(line) for line in stage.said.getvalue().splitlines()]
+        (told,) = [line for line in said if line["event"] == "job.retry_scheduled"]
+        refused = stage.calls(Call.REGISTER)[0]
+        asked = next(e for e in stage.calls(Call.LIST_MODELS) if e.seq > refused.seq)
+        assert told["wait_s"] <= (asked.at_ms - refused.at_ms) / 1000 < told["wait_s"] + 5
+
+    play(act)
