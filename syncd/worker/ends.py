@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from syncd.core import retry
+from syncd.core.parts import Route
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
 from syncd.model import Call, Kind
 from syncd.progress import Tally
@@ -66,8 +67,8 @@ async def _decision(run: Run, error: JobError) -> retry.Decision:
         jitter=means.jitter(),
         once=means.once,
     )
-    of_whole_file = run.call in (Call.PRESIGN, Call.PUT_BODY)
-    if error.kind is Kind.TOO_LARGE and of_whole_file and means.routes.turned_down(size):
+    one_request = run.route is Route.PUT and run.call in (Call.PRESIGN, Call.PUT_BODY)
+    if error.kind is Kind.TOO_LARGE and one_request and means.routes.turned_down(size):
         return replace(decision, next=retry.Next.FRESH_UPLOAD, wait_s=0.0, free=True)
     if isinstance(error, Permanent):
         return replace(decision, next=retry.Next.FAIL)

@@ -50,7 +50,7 @@ async def movable(run: Run) -> str | None:
     return await means.lanes.db(means.store.records.movable, job.sha256)
 
 
-async def unheard_of(run: Run, route: Route) -> bool:
+async def unheard_of(run: Run) -> bool:
     """
     Does nothing suggest that the catalog holds these bytes, not even their number?
 
@@ -58,7 +58,7 @@ async def unheard_of(run: Run, route: Route) -> bool:
     goes on so.
     """
     job, means = run.job, run.means
-    if run.hash_first or route is not Route.MULTIPART:
+    if run.hash_first or run.route is not Route.MULTIPART:
         return False
     if job.storage_key is not None:
         return True

@@ -32,9 +32,7 @@ class Routes:
 
     def turned_down(self, size: int) -> bool:
         """The server refused *size* bytes in one request: remember; True if they can go in parts."""
-        if self.of(size) is not Route.PUT:
-            return False  # this was the other way
-        self._single_put_limit = size - 1
+        self._single_put_limit = min(self._single_put_limit, size - 1)
         return self.of(size) is Route.MULTIPART
 
     def none_for(self, size: int) -> JobError:

@@ -9,6 +9,7 @@ from syncd.api import CloudApi
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock
+from syncd.core.parts import Route
 from syncd.errors import JobError
 from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Multipart
@@ -94,6 +95,7 @@ class Run:
         contact: To be told of each sign that a side answers as it should.
         stop: Raised when the job's bytes are to stop at once.
         call: What was asked last: the retry table tells calls apart.
+        route: How the file travels, as it was when the last step was chosen.
         grant, grant_used: The URL for the body, and whether a body was begun on it.
         tries: What was spent on the body.
         looked_at_once: An answer that got lost was looked for without a wait.
@@ -110,6 +112,7 @@ class Run:
     contact: Callable[[Side], Awaitable[None]]
     stop: threading.Event = field(default_factory=threading.Event)
     call: Call = Call.PRESIGN
+    route: Route = Route.PUT
     grant: Grant | None = None
     grant_used: bool = False
     tries: Tries = field(default_factory=Tries)

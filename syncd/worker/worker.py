@@ -184,11 +184,11 @@ async def _next(run: Run) -> Step:
     known = fresh and await record.known(run) is not None
     movable = fresh and not known and await record.movable(run) is not None
     missing = len(await parts.missing(run)) if job.upload_id is not None else 0
-    route = run.means.routes.of(job.fingerprint.size)
-    unheard_of = job.sha256 is None and await record.unheard_of(run, route)
+    run.route = run.means.routes.of(job.fingerprint.size)
+    unheard_of = job.sha256 is None and await record.unheard_of(run)
     return next_step(
         job,
-        route=route,
+        route=run.route,
         granted=upload.has_url(run),
         missing=missing,
         known=known,

@@ -19,6 +19,7 @@ import pytest
 
 from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.switches import Cap
 from tests.matrix.letters import (
     Letter,
     fails,
@@ -411,3 +412,20 @@ def test_the_log_tells_the_wait_that_is_kept() -> None:
         assert told["wait_s"] <= (asked.at_ms - refused.at_ms) / 1000 < told["wait_s"] + 5
 
     play(act)
+
+
+def test_files_that_are_too_large_at_the_same_time_all_go_in_parts() -> None:
+    async def act(stage: Stage) -> None:
+        paths = ["loras/a.safetensors", "loras/b.safetensors"]
+        for path in paths:
+            stage.write(path, 9000)
+        stage.start()
+        for path in paths:
+            await stage.arrives(path)
+        await stage.stop()
+
+        assert [len(stage.calls(Call.PUT_BODY, path=path)) for path in paths] == [1, 1]
+        assert all(stage.calls(Call.COMPLETE, path=path) for path in paths)
+        check(stage.evidence({f"models/{path}": stage.sha256(path) for path in paths}))
+
+    play(act, switches={"cap_at": Cap.STORE, "single_put_cap": 8000})
