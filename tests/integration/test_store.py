@@ -35,6 +35,8 @@ from syncd.model import (
 )
 from syncd.store import RootRow, Store, Wanted, open_report
 from syncd.store.db import Database, migrations
+from syncd.store.files import Files
+from syncd.store.jobs import Jobs
 
 NOW = 1_700_000_000_000
 TTL = 60_000
@@ -578,6 +580,27 @@ def test_what_lies_in_roots_that_are_no_longer_configured_is_forgotten(store: St
     assert list(store.report.files()) == []
     assert again == 1
     assert not store.files.root(1).scanned
+
+
+def test_a_start_reads_no_row_of_the_roots_that_are_still_watched(
+    store: Store, state_dir: str
+) -> None:
+    def steps_of_a_start() -> int:
+        """Of SQLite's machine; it takes some for each row that it reads."""
+        path, steps = os.path.join(state_dir, "syncd.db"), list[None]()
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            database = Database(raw, path)
+            raw.set_progress_handler(lambda: steps.append(None), 1)
+            Files(database, Jobs(database)).retire([1], NOW)
+        return len(steps)
+
+    admit(store)
+    few = steps_of_a_start()
+    ignored = [(found(f"vae/{n}.txt"), Verdict.IGNORED, "not a model", None) for n in range(500)]
+    store.files.judge(ignored, NOW)
+
+    assert 0 < few == steps_of_a_start()
+    assert len(list(store.seen.known(1))) == 501
 
 
 # -- claim and lease -----------------------------------------------------------------------------
