@@ -33,7 +33,7 @@ from syncd.model import (
     Trace,
     Verdict,
 )
-from syncd.store import RootRow, Store, Wanted, open_report
+from syncd.store import Report, RootRow, Store, Wanted, reading
 from syncd.store.db import Database, migrations
 from syncd.store.files import Files
 from syncd.store.jobs import Jobs
@@ -98,7 +98,7 @@ def rows(state_dir: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 def read(state_dir: str) -> None:
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         assert report is not None
 
 
@@ -391,7 +391,7 @@ def test_a_mistake_of_ours_is_not_called_a_damaged_file(state_dir: str) -> None:
 
 
 def test_there_is_nothing_to_read_before_the_first_start(state_dir: str) -> None:
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         assert report is None
     assert not os.path.exists(state_dir)
 
@@ -399,7 +399,7 @@ def test_there_is_nothing_to_read_before_the_first_start(state_dir: str) -> None
 def test_a_reader_sees_what_is_committed_while_the_writer_works(
     store: Store, state_dir: str
 ) -> None:
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         assert report is not None
         before = list(report.files())
         admit(store)
@@ -441,7 +441,7 @@ def test_a_state_directory_of_any_name_can_be_written_and_read(tmp_path: Path, n
     store.files.root_id("/models")
     store.close()
     for spelling in (state_dir, "/" + state_dir):
-        with open_report(spelling) as report:
+        with reading(spelling, Report) as report:
             assert report is not None
             assert [root.path for root in report.roots()] == ["/models"]
 
@@ -451,7 +451,7 @@ def test_a_relative_state_directory_can_be_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Store("here").close()
-    with open_report("here") as report:
+    with reading("here", Report) as report:
         assert report is not None
         assert report.roots() == []
 
