@@ -173,7 +173,9 @@ class Database:
 @contextmanager
 def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | None]:
     """
-    What a state directory holds, running daemon or not; None while it holds nothing.
+    What a state directory holds at one moment, running daemon or not; None while it holds nothing.
+
+    Not to be kept open for long: the writer's log grows meanwhile.
 
     Args:
         questions: Asks it: ``Outline`` or ``Report``.
@@ -186,6 +188,7 @@ def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | 
         yield None
         return
     try:
+        db.run("BEGIN")  # the moment is that of the first question; closing ends it
         yield questions(db)
     finally:
         db.close()

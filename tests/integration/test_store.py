@@ -33,7 +33,7 @@ from syncd.model import (
     Trace,
     Verdict,
 )
-from syncd.store import Report, RootRow, Store, Wanted, reading
+from syncd.store import Amount, Outline, Report, RootRow, Store, Wanted, reading
 from syncd.store.db import Database, migrations
 from syncd.store.files import Files
 from syncd.store.jobs import Jobs
@@ -399,17 +399,31 @@ def test_there_is_nothing_to_read_before_the_first_start(state_dir: str) -> None
 def test_a_reader_sees_what_is_committed_while_the_writer_works(
     store: Store, state_dir: str
 ) -> None:
-    with reading(state_dir, Report) as report:
-        assert report is not None
-        before = list(report.files())
-        admit(store)
-        after = list(report.files())
-        claim(store)
-        later = list(report.files())
+    def states() -> list[tuple[str, str]]:
+        with reading(state_dir, Report) as report:
+            assert report is not None
+            return [(file.path, file.state) for file in report.files()]
 
-    assert before == []
-    assert [(f.path, f.state) for f in after] == [(PATH, "queued")]
-    assert [(f.path, f.state) for f in later] == [(PATH, "uploading")]
+    before = states()
+    admit(store)
+    after = states()
+    claim(store)
+
+    assert (before, after, states()) == ([], [(PATH, "queued")], [(PATH, "uploading")])
+
+
+def test_what_a_reader_is_told_is_all_of_one_moment(store: Store, state_dir: str) -> None:
+    admit(store)
+    with reading(state_dir, Outline) as outline:
+        assert outline is not None
+        amounts = outline.amounts()
+        claim(store)
+        admit(store, "loras/b.safetensors")
+        left = outline.not_in_catalog()
+
+    assert amounts == {"queued": Amount(1, 100)}
+    assert [(file.path, file.state) for file in left] == [(PATH, "queued")]
+    assert store.report.counts() == {"uploading": 1, "queued": 1}
 
 
 def test_a_reader_does_not_see_half_a_commit(state_dir: str) -> None:
