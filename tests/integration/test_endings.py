@@ -21,6 +21,7 @@ from syncd.membership import Membership
 from syncd.progress import Meter
 from syncd.service import Service
 from syncd.store import RootRow
+from syncd.watch import Watcher
 from tests.weights import write_safetensors
 
 SOURCE = CredentialSource(SecretStr("dk-" + 40 * "0"), "the test", (), None)
@@ -61,6 +62,46 @@ async def test_the_store_is_not_closed_while_the_scan_thread_reads_it(
     ended.set()
 
     assert not (await reads[0]).scanned
+
+
+async def test_a_daemon_whose_disk_hangs_can_be_stopped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_room, "LAST_LOOK_S", 0.2)
+    lanes, disk_answers = Lanes(files=1, slots=1), threading.Event()
+    desks, watchers = list[Desk](), list[Watcher]()
+    hanging: list[asyncio.Future[bool]] = []
+
+    async def hang(desk: Desk) -> None:
+        while desk.unready():
+            await asyncio.sleep(0.01)
+        hanging.append(asyncio.ensure_future(lanes.scan(disk_answers.wait)))
+        service.stop()
+
+    @asynccontextmanager
+    async def hanging_soon(_: Settings, desk: Desk) -> AsyncIterator[None]:
+        desks.append(desk)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(hang(desk))
+            yield
+
+    def watching(*what: Any) -> Watcher:
+        watchers.append(Doors().watcher(*what))
+        return watchers[0]
+
+    doors = Doors(lanes=lambda _: lanes, watcher=watching, control=hanging_soon)
+    service = Service(settings, SOURCE, meter=Meter(), doors=doors)
+    try:
+        async with asyncio.timeout(60):
+            await service.run(once=False)
+    finally:
+        disk_answers.set()
+
+    assert await hanging[0]
+    assert desks[0].store.seen.root(1), "it was closed under whoever hangs"
+    watchers[0].stop()
+    desks[0].store.stop_reading()
+    desks[0].store.close()
 
 
 @pytest.mark.parametrize("fails", [True, False])
