@@ -68,14 +68,19 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_room, "LAST_LOOK_S", 0.2)
-    lanes, disk_answers = Lanes(files=1, slots=1), threading.Event()
+    lanes, asked, answers = Lanes(files=1, slots=1), threading.Event(), threading.Event()
     desks, watchers = list[Desk](), list[Watcher]()
     hanging: list[asyncio.Future[bool]] = []
+
+    def ask_the_disk() -> bool:
+        asked.set()
+        return answers.wait()
 
     async def hang(desk: Desk) -> None:
         while desk.unready():
             await asyncio.sleep(0.01)
-        hanging.append(asyncio.ensure_future(lanes.scan(disk_answers.wait)))
+        hanging.append(asyncio.ensure_future(lanes.scan(ask_the_disk)))
+        await asyncio.to_thread(asked.wait)
         service.stop()
 
     @asynccontextmanager
@@ -95,7 +100,7 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
         async with asyncio.timeout(60):
             await service.run(once=False)
     finally:
-        disk_answers.set()
+        answers.set()
 
     assert await hanging[0]
     assert desks[0].store.seen.root(1), "it was closed under whoever hangs"
