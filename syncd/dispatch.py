@@ -45,7 +45,8 @@ LIMIT_ADVICE = (
 CREDENTIAL_LOOK_S = 60.0
 """How often a replaced credential is looked for while nothing else would end a hold."""
 
-ROOT_LOOK_S = 60.0
+ROOT_WAIT_S = 60.0
+"""Nothing has to be looked at while a root is missing: the intake ends that hold, and says so."""
 
 PAUSE_LOOK_S = 3600.0
 """Nothing has to be looked at while paused: whoever ends it wakes the dispatcher."""
@@ -200,7 +201,7 @@ class Dispatcher:
         if self._paused:
             return PAUSE_LOOK_S
         if any(hold.kind == "root" for hold in self._holds):
-            return ROOT_LOOK_S  # the intake ends that one
+            return ROOT_WAIT_S
         if self._until_credentials_change and not await self._credentials.changed():
             return CREDENTIAL_LOOK_S
         self._until_credentials_change = False

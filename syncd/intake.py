@@ -11,7 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 from typing import TypeVar
 
 import structlog
@@ -46,6 +46,9 @@ CLOCK_SLACK_S = 1.0
 
 _TOLD = frozenset((Verdict.REFUSED, Verdict.UNREADABLE, Verdict.INCOMPLETE))
 """What is logged of files that get no job."""
+
+_Finding = Fresh | tuple[FoundFile, Passed] | KnownFile
+"""What a look says of a path: it is not as known and taken, or passed over, or it is gone."""
 
 
 @dataclass(slots=True)
@@ -479,33 +482,23 @@ class Intake:
     ) -> None:
         """What was found, and what had been said of it."""
         now_s = self._clock.boottime_s()  # one for all: what was met together settles together
-        met: dict[PathKey, tuple[Fresh, HintKind | None]] = {}
-        passed: dict[PathKey, tuple[FoundFile, Passed]] = {}
-        gone: dict[PathKey, KnownFile] = {}
+        found: dict[PathKey, tuple[_Finding, HintKind | None]] = {}
         doubtful: list[PathKey] = []
         for walked, hint in looks:  # of a path that was looked at twice the later look counts
             for rel_path, error in walked.problems:
                 self._log.warning("scan.problem", path=rel_path, why=error.strerror)
-            now = (
-                {_key(fresh.found): (fresh, hint) for fresh in walked.fresh},
-                {_key(found): (found, judged) for found, judged in walked.passed},
-                {_key(known): known for known in walked.gone},
-            )
-            for before in (met, passed, gone):
-                for key in chain(*now):
-                    before.pop(key, None)
-            met |= now[0]
-            passed |= now[1]
-            gone |= now[2]
+            found |= {_key(fresh.found): (fresh, hint) for fresh in walked.fresh}
+            found |= {_key(passed[0]): (passed, hint) for passed in walked.passed}
+            found |= {_key(known): (known, hint) for known in walked.gone}
             doubtful += walked.doubtful
-        for fresh, hint in met.values():
-            if not await self._runs_on(fresh):
-                self._observe(fresh, fresh.judged, hint, now_s, backfill=backfill)
+        for finding, hint in found.values():
+            if isinstance(finding, Fresh) and not await self._runs_on(finding):
+                self._observe(finding, finding.judged, hint, now_s, backfill=backfill)
         if doubtful:  # forgotten first: a hint alone would be lost with the process
             await self._lanes.db(self._store.files.judge_afresh, doubtful)
             self._look_again_at(doubtful)
-        await self._pass_over(list(passed.values()))
-        await self._let_go(list(gone.values()))
+        await self._pass_over([each for each, _ in found.values() if isinstance(each, tuple)])
+        await self._let_go([each for each, _ in found.values() if isinstance(each, KnownFile)])
 
     async def _pass_over(self, passed: list[tuple[FoundFile, Passed]]) -> None:
         """Remember files that get no job."""

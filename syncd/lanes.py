@@ -119,9 +119,15 @@ class Slots:
             self._busy -= 1
             self._tell()
 
-    def look(self, sent: int, now_s: float) -> None:
-        """*sent* bytes went to the wire in all by *now_s*: is it time for more at once, or fewer?"""
-        self.width.look(sent, now_s, asked=self._busy + self._waiting)
+    def look(self, sent: int, now_s: float, *, held_to: int | None) -> None:
+        """
+        Is it time for more at once, or fewer?
+
+        Args:
+            sent: Bytes that went to the wire in all by *now_s*.
+            held_to: Bytes a second that may; None: any number.
+        """
+        self.width.look(sent, now_s, asked=self._busy + self._waiting, held_to=held_to)
         self._tell()
 
     def _tell(self) -> None:

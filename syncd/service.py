@@ -177,12 +177,17 @@ class Service:
 
     async def _close(self, store: Store) -> None:
         """Let go of the store; where the scan thread hangs in a dead disk, the process's end does."""
+        if await self._scan_thread_did(store.stop_reading):
+            await self._lanes.db(store.close)
+
+    async def _scan_thread_did(self, last: Callable[[], None]) -> bool:
+        """One of the last things for it to do; False where it hangs and does nothing any more."""
         try:
             async with asyncio.timeout(LAST_LOOK_S):
-                await self._lanes.scan(store.stop_reading)
+                await self._lanes.scan(last)
         except TimeoutError:
-            return
-        await self._lanes.db(store.close)
+            return False
+        return True
 
     def stop(self) -> None:
         """Stop as on a first SIGTERM; called again, as on a second."""
@@ -283,7 +288,7 @@ class Service:
         finally:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
-            await self._lanes.scan(watcher.stop)
+            await self._scan_thread_did(watcher.stop)
         self._log.info("service.stopped")
         return self._signal_code()
 

@@ -302,6 +302,8 @@ class Transfer:
         """What *request* is answered; meanwhile the number of slots follows what the link pays."""
         while True:
             done, _ = await asyncio.wait({request}, timeout=LOOK_S)
-            self._slots.look(self._meter.sent, self._clock.boottime_s())
+            self._slots.look(
+                self._meter.sent, self._clock.boottime_s(), held_to=self._bandwidth.rate
+            )
             if done:
                 return request.result()

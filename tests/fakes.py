@@ -144,7 +144,7 @@ class ScriptedServer:
 
     def next_read(self) -> Seen:
         """The next request whose body has been read, to its end or as far as it came."""
-        return self._ended.get(timeout=10)
+        return self._ended.get(timeout=60)
 
     def _accept(self) -> None:
         while True:

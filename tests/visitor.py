@@ -8,7 +8,7 @@ import httpx
 
 from syncd.sandbox.server import Sandbox
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 NO_TLS = False  # loading the trust store would take longer than most of these tests
 
 

@@ -14,7 +14,7 @@ from syncd.config import Loaded, Stored
 from syncd.config.stored import Held
 from syncd.errors import JobError, SyncdError
 from syncd.model import Profile, printable
-from syncd.store import open_report
+from syncd.store import Report, reading
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Before:
     def of(cls, loaded: Loaded) -> "Before":
         """Read the store, if there is one. Raises ``StateError`` where it cannot be read."""
         state_dir = os.fspath(loaded.settings.state_dir)
-        with open_report(state_dir) as report:
+        with reading(state_dir, Report) as report:
             if report is None:
                 return cls(state_dir, None, ())
             return cls(state_dir, report.team_id(), tuple(report.newest_records(PROOFS)))

@@ -17,7 +17,7 @@ from syncd.config import Loaded
 from syncd.core.agenda import Act, Line, Unusable, agenda, read, written
 from syncd.errors import SyncdError
 from syncd.model import printable
-from syncd.store import open_report
+from syncd.store import Report, reading
 
 
 class PlanUnusable(SyncdError):
@@ -82,7 +82,7 @@ def write_agenda(loaded: Loaded, planned: Planned, file: str) -> None:
     settings = loaded.settings
     inquiry = Inquiry(loaded, planned, equal=True)
     asyncio.run(inquiry.ask_cloud(loaded))
-    with open_report(os.fspath(settings.state_dir)) as report:
+    with reading(os.fspath(settings.state_dir), Report) as report:
         # What could not be looked at may hold a record's file: nothing is concluded from that.
         owned = [] if report is None or planned.problems else report.owned()
     lines = list(

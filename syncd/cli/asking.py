@@ -13,7 +13,7 @@ from syncd.core.drift import Comparison, Finding, Kind, Local
 from syncd.core.preview import Action
 from syncd.errors import JobError, NeedsOperator, SyncdError
 from syncd.model import Fingerprint, Record, printable
-from syncd.store import open_report
+from syncd.store import Report, reading
 
 COMPARED = frozenset(
     {Action.UPLOAD, Action.NEEDS_SIGN_IN, Action.REGISTERED, Action.DRIFT, Action.FAILED}
@@ -39,7 +39,7 @@ def says_no(error: JobError) -> bool:
 
 def own_records(loaded: Loaded) -> list[Record]:
     """What this machine remembers of the catalog, for a server that does not list."""
-    with open_report(os.fspath(loaded.settings.state_dir)) as report:
+    with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         return [] if report is None else report.own_records()
 
 

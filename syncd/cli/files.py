@@ -19,7 +19,7 @@ from syncd.core.judge import Taken
 from syncd.core.tree import Tree
 from syncd.lock import is_locked
 from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict, printable
-from syncd.store import EventReport, FileDetail, FileReport, open_report
+from syncd.store import EventReport, FileDetail, FileReport, Report, reading
 
 SCHEMA = 1
 """Version of the ``--json`` outputs; see docs/schemas."""
@@ -63,7 +63,7 @@ def file(invocation: Invocation, path: str, as_json: bool) -> int:
 def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
     """Tell what is on its way and what comes next, in the order in which it goes."""
     state_dir = os.fspath(invocation.load().settings.state_dir)
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         files = [] if report is None else list(report.queue(_now_ms()))
     if as_json:
         document = {"schema": SCHEMA, "running": is_locked(state_dir)}
@@ -106,7 +106,7 @@ def history(invocation: Invocation, path: str | None, days: int, most: int, as_j
 
 def _look_up(settings: Settings, given: str) -> Everything:
     roots, tree = roots_of(settings)
-    with open_report(os.fspath(settings.state_dir)) as report:
+    with reading(os.fspath(settings.state_dir), Report) as report:
         place = resolve(given, settings, roots, report)
         if os.path.isdir(place.path):
             raise NoSuchFile(f"{place.shown} is a folder. Name a file in it.")
@@ -166,7 +166,7 @@ def _key(place: Place) -> dict[str, Any]:
 
 
 def _history(settings: Settings, path: str | None, since_ms: int, most: int) -> list[EventReport]:
-    with open_report(os.fspath(settings.state_dir)) as report:
+    with reading(os.fspath(settings.state_dir), Report) as report:
         if path is not None:
             roots, _ = roots_of(settings)
             place = resolve(path, settings, roots, report)

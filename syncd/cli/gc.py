@@ -13,7 +13,7 @@ from syncd.cli.commands import Invocation, pass_invocation
 from syncd.config import Loaded
 from syncd.errors import AlreadyRunning, JobError
 from syncd.lanes import Lanes
-from syncd.store import Store, open_report
+from syncd.store import Report, Store, reading
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/gc.schema.json."""
@@ -55,7 +55,7 @@ def gc(invocation: Invocation, days: int, as_json: bool) -> int:
 
 async def _sweep(loaded: Loaded, days: int) -> Swept:
     state_dir = os.fspath(loaded.settings.state_dir)
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         if report is None:
             return Swept()
     store, lanes, swept = _owned(state_dir), Lanes(files=1, slots=1), Swept()

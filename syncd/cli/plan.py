@@ -19,7 +19,7 @@ from syncd.core.preview import Action, Known, Step, Way, preview
 from syncd.core.tree import PathKey, Tree
 from syncd.errors import JobError, RootUnavailable
 from syncd.model import FoundFile, Session, Verdict, printable
-from syncd.store import RootRow, open_report
+from syncd.store import Report, RootRow, reading
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
@@ -234,7 +234,7 @@ def _remembered(
     """What the store says of files, and of the roots that it has met."""
     known: dict[PathKey, Known] = {}
     rows: dict[int, RootRow] = {}
-    with open_report(os.fspath(loaded.settings.state_dir)) as report:
+    with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         if report is None:
             return known, rows
         if (claimed := report.cloud()) is not None:

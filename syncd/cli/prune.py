@@ -12,7 +12,7 @@ from syncd.cli.run import require_credential
 from syncd.config import Loaded
 from syncd.core.agenda import Act, Line, retiring
 from syncd.model import printable
-from syncd.store import open_report
+from syncd.store import Report, reading
 
 
 @click.command()
@@ -57,7 +57,7 @@ def prunable(loaded: Loaded, planned: Planned) -> list[Line]:
     """A line for each record of ours without a file here, in a root that was looked at."""
     roots = {id_: root.path for id_, root in planned.roots.items()}
     here = {(roots[step.root_id], step.rel_path) for step in planned.steps}
-    with open_report(os.fspath(loaded.settings.state_dir)) as report:
+    with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         owned = [] if report is None else report.owned()
     owned = [each for each in owned if each.root in roots.values()]
     return list(

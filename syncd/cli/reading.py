@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from syncd import overview
 from syncd.lock import is_locked
-from syncd.store import FileReport, PassedOver, open_outline
+from syncd.store import FileReport, Outline, PassedOver, reading
 
 
 class Reading(NamedTuple):
@@ -48,7 +48,7 @@ def read_files(state_dir: str) -> Reading:
         StateError: It cannot be read.
     """
     running = is_locked(state_dir)
-    with open_outline(state_dir) as outline:
+    with reading(state_dir, Outline) as outline:
         if outline is None:
             return Reading(running, overview.NOTHING, [])
         return Reading(running, overview.Standing.of(outline), list(outline.files()))
@@ -62,7 +62,7 @@ def read_summary(state_dir: str, *, most: int | None) -> Summary:
         StateError: It cannot be read.
     """
     running = is_locked(state_dir)
-    with open_outline(state_dir) as outline:
+    with reading(state_dir, Outline) as outline:
         if outline is None:
             return Summary(running)
         return Summary(

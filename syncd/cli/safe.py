@@ -21,7 +21,7 @@ from syncd.core.preview import Action, Step
 from syncd.core.throughput import bytes_per_s
 from syncd.errors import JobError, SyncdError
 from syncd.model import Record, printable
-from syncd.store import HoldRow, open_report
+from syncd.store import HoldRow, Report, reading
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/safe.schema.json."""
@@ -130,7 +130,7 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
             answer.at_risk += asyncio.run(_ask(loaded, planned, registered, answer, deep=deep))
         except SyncdError as error:
             answer.unknown = error
-    with open_report(os.fspath(loaded.settings.state_dir)) as report:
+    with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         if report is not None:
             answer.rate = bytes_per_s(report.recent_uploads())
             answer.hold = "; ".join(map(_hold_text, report.holds())) or None

@@ -14,7 +14,7 @@ from syncd.cli.commands import Invocation, pass_invocation
 from syncd.errors import SyncdError
 from syncd.lock import is_locked
 from syncd.model import printable
-from syncd.store import Store, open_report
+from syncd.store import Report, Store, reading
 
 LISTED = 20
 """Files that are named one by one."""
@@ -183,7 +183,7 @@ def _carry_out(
     state_dir = invocation.state_dir()
     if is_locked(state_dir):
         return daemon.order(state_dir, order.__name__, **what)
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         if report is None:
             raise NothingRuns(
                 f"No syncd has worked in {printable(state_dir)} yet. If it works elsewhere, name its "
@@ -222,7 +222,7 @@ def _meant(invocation: Invocation, paths: Sequence[str]) -> list[str]:
 
     settings = invocation.load().settings
     roots, _ = roots_of(settings)
-    with open_report(os.fspath(settings.state_dir)) as report:
+    with reading(os.fspath(settings.state_dir), Report) as report:
         return [resolve(path, settings, roots, report).path for path in paths]
 
 

@@ -29,7 +29,7 @@ from syncd.cli.reading import read_files
 from syncd.config import KEYS, Loaded, shown
 from syncd.errors import SyncdError
 from syncd.model import printable
-from syncd.store import open_report
+from syncd.store import Report, reading
 
 Hide = Callable[[str, str | None], str]
 """What is shown for a path below a root, and the root's type."""
@@ -180,7 +180,7 @@ def _without(text: str, hidden: Mapping[str, str]) -> str:
 
 def _history(loaded: Loaded, hide: Hide, with_names: bool) -> object:
     since_ms = time.time_ns() // 1_000_000 - SINCE_MS
-    with open_report(os.fspath(loaded.settings.state_dir)) as report:
+    with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         events = [] if report is None else report.history(since_ms=since_ms, most=EVENTS_MOST)
     told = [event._asdict() for event in events]
     for event in told:

@@ -19,7 +19,7 @@ from syncd.config import Settings
 from syncd.core.ending import Exit
 from syncd.errors import FileChanged, JobError, RootUnavailable
 from syncd.model import printable
-from syncd.store import Registered, open_report
+from syncd.store import Registered, Report, reading
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/verify.schema.json."""
@@ -60,7 +60,7 @@ def verify(invocation: Invocation, path: str | None, as_json: bool) -> int:
 
 
 def _registered(settings: Settings, path: str | None) -> list[Registered]:
-    with open_report(os.fspath(settings.state_dir)) as report:
+    with reading(os.fspath(settings.state_dir), Report) as report:
         if path is None:
             return [] if report is None else list(report.registered())
         place = resolve(path, settings, roots_of(settings)[0], report)

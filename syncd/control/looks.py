@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from syncd import __version__, overview
 from syncd.control.desk import Desk, Refusal, bad
-from syncd.store import open_report
+from syncd.store import Report, reading
 
 EVENT_S = 1.0
 """Seconds between two events of a stream."""
@@ -64,7 +64,7 @@ class Overlook:
 
 
 def _read(state_dir: str) -> overview.Standing:
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         return overview.NOTHING if report is None else overview.Standing.of(report)
 
 
@@ -72,7 +72,7 @@ def _files(
     state_dir: str, state: str | None, offset: int, most: int
 ) -> tuple[list[dict[str, Any]], bool]:
     """A page of the files in a state (None: any), and whether more follow."""
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         files = () if report is None else report.files()
         fit = [file._asdict() for file in files if state in (None, file.state)]
     return fit[offset : offset + most], len(fit) > offset + most

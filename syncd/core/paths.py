@@ -54,9 +54,11 @@ _WEIGHTS = "|".join(re.escape(e) for e in sorted(ENDINGS, key=len, reverse=True)
 _TEMPORARY = re.compile(rf".*(?:{_WEIGHTS})(?:\.[0-9a-z]{{8}}|[0-9]+)", re.ASCII | re.IGNORECASE)
 _FOLDERS = frozenset(("__pycache__", "lost+found", "@eaDir", "#recycle", "$RECYCLE.BIN"))
 
-_COMPANIONS = (
+COMPANIONS = (
     ".aria2", ".aria2__temp", ".st", ".lftp-pget-status", ".runpoddirect.part", ".part",
 )  # fmt: skip
+"""What follows a name beside a file that is not finished; of two that end alike the longer first."""
+
 _PARTS_FOLDER = re.compile(r"\.(.+)\.parts_.*", re.DOTALL)
 
 
@@ -280,19 +282,13 @@ def _type_fault(remote: str) -> tuple[str, str] | None:
     return None
 
 
-def companions_of(name: str) -> tuple[str, ...]:
-    """Names beside *name* whose presence means that it is not finished."""
-    return tuple(name + ending for ending in _COMPANIONS)
-
-
 def owner_of(name: str) -> str | None:
     """The file whose companion *name* is (a file ``X.aria2`` or folder ``.X.parts_*``), or None."""
     if name.startswith(".") and (parts := _PARTS_FOLDER.fullmatch(name)):
         return parts[1]
-    if not name.endswith(_COMPANIONS):  # asked of every name in a folder: hardly one is
+    if not name.endswith(COMPANIONS):  # asked of every name in a folder: hardly one is
         return None
-    # The longer of two that end alike comes first.
-    ending = next(each for each in _COMPANIONS if name.endswith(each))
+    ending = next(each for each in COMPANIONS if name.endswith(each))
     return name.removesuffix(ending) or None
 
 

@@ -4,11 +4,12 @@ How many requests send at once: more while that brings more bytes through, fewer
 More streams help on a long link and cost on a short one, and nothing tells which it is but trying.
 So more are tried, for a few seconds: they stay if they paid, else they go again. At first each try
 doubles the number, so that a long line is filled within seconds; after one that did not pay, or once
-the store asked for less, one more is tried now and then.
+the store asked for less, one more is tried now and then, and doubling again after an hour.
 
 A rate is taken from bytes on their way, so that slow streams, whose bodies take minutes, get company
 within seconds; but where bodies end soon it holds their ends too, with the pauses before the next
-ones, which others at once would fill.
+ones, which others at once would fill. Nothing is learnt of the link while bytes are held to a rate
+that they reach, nor from a span in which that rate changed or nothing was under way.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,15 @@ GAIN = 1.05
 
 REST_S = 60.0
 """After a try that did not pay, or a store that asked for less, before the next."""
+
+SINGLE_S = 3600.0
+"""So long one more is tried at a time then, before a doubling is."""
+
+REACHED = 0.8
+"""Of a rate that bytes are held to: where so much of it moves, more at once bring nothing."""
+
+GAP_S = 3.0
+"""Looks come only while something is under way: after none for so long it is begun anew."""
 
 UNASKED_S = 1.0
 """Between two parts a lane asks for no slot; what is not asked for so long is not needed."""
@@ -53,8 +63,10 @@ class Width:
     most: int
     limit: int = field(init=False)
     _good: int = 0
-    _doubling: bool = True
     _rest_until_s: float = 0.0
+    _single_until_s: float = 0.0
+    _held_to: int | None = None
+    _looked_s: float = -GAP_S
     _before: tuple[int, float] | None = None
     _since: tuple[float, int] | None = None
     _counts: bool = False
@@ -82,7 +94,7 @@ class Width:
             self._good = 0
             self.limit += 1
 
-    def look(self, sent: int, now_s: float, *, asked: int) -> None:
+    def look(self, sent: int, now_s: float, *, asked: int, held_to: int | None) -> None:
         """
         Keep what is tried, or not, and try more where it is time.
 
@@ -90,8 +102,11 @@ class Width:
             sent: Bytes that went to the wire so far, of all bodies.
             now_s: On any clock that does not go back.
             asked: Requests that run or wait for their turn.
+            held_to: Bytes a second that all of them together may send; None: any number.
         """
         self._asked = max(self._asked, asked)
+        if self._is_another_span(held_to, now_s):
+            self._give_back()
         if self._is_unasked(asked, now_s):
             self._give_back()
         elif self.limit < self.start:
@@ -116,6 +131,12 @@ class Width:
         """The store asked for less."""
         self._shrink(lambda limit: limit // 2, now_s)
 
+    def _is_another_span(self, held_to: int | None, now_s: float) -> bool:
+        """Are bytes held to another rate than at the look before, or was that long ago?"""
+        before, looked_s = self._held_to, self._looked_s
+        self._held_to, self._looked_s = held_to, now_s
+        return held_to != before or now_s - looked_s > GAP_S
+
     def _is_unasked(self, asked: int, now_s: float) -> bool:
         """Has there been more than anybody asked for, and for long?"""
         if asked >= self.limit:
@@ -135,13 +156,15 @@ class Width:
         if self._before is not None:
             limit, rate_before = self._before
             if rate < rate_before * GAIN:
+                self._rest(now_s, single=self.limit > limit + 1)
                 self.limit = limit
-                self._rest(now_s)
         self._before = None
         most = min(self._asked, self.most)
-        if now_s >= self._rest_until_s and self.limit < most:
+        is_held = self._held_to is not None and rate >= self._held_to * REACHED
+        if now_s >= self._rest_until_s and self.limit < most and not is_held:
             self._before = self.limit, rate
-            self.limit = min(self.limit * 2 if self._doubling else self.limit + 1, most)
+            doubling = now_s >= self._single_until_s
+            self.limit = min(self.limit * 2 if doubling else self.limit + 1, most)
 
     def _open(self, sent: int, now_s: float, *, counts: bool) -> None:
         self._since, self._counts = (now_s, sent), counts
@@ -153,14 +176,15 @@ class Width:
             self.limit, _ = self._before
         self._since = self._before = None
 
-    def _rest(self, now_s: float) -> None:
-        self._doubling = False
+    def _rest(self, now_s: float, *, single: bool) -> None:
         self._rest_until_s = now_s + REST_S
+        if single:
+            self._single_until_s = now_s + SINGLE_S
 
     def _shrink(self, less: Callable[[int], int], now_s: float) -> None:
         self._give_back()
         self._good = 0
-        self._rest(now_s)
+        self._rest(now_s, single=True)
         if now_s - self._complained_s >= COMPLAINT_S:
             self._complained_s = now_s
             self.limit = max(1, less(self.limit))

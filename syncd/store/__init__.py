@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from syncd.core.tree import PathKey as PathKey
+    from syncd.store.db import reading as reading
     from syncd.store.files import Admission as Admission
     from syncd.store.files import Files as Files
     from syncd.store.files import KnownFiles as KnownFiles
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from syncd.store.outline import Outline as Outline
     from syncd.store.outline import PassedOver as PassedOver
     from syncd.store.outline import RootReport as RootReport
-    from syncd.store.outline import open_outline as open_outline
     from syncd.store.records import Records as Records
     from syncd.store.records import Retiring as Retiring
     from syncd.store.records import Standing as Standing
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from syncd.store.report import Registered as Registered
     from syncd.store.report import Report as Report
     from syncd.store.store import Store as Store
-    from syncd.store.store import open_report as open_report
 else:
 
     def __getattr__(name: str) -> object:
@@ -48,11 +47,12 @@ else:
 
 _HOMES = {
     "syncd.core.tree": ("PathKey",),
+    "syncd.store.db": ("reading",),
     "syncd.store.files": ("Admission", "Files", "KnownFiles", "RootRow", "Wanted"),
     "syncd.store.holds": ("HOLD_KINDS", "PAUSED"),
     "syncd.store.records": ("Records", "Retiring", "Standing"),
     "syncd.store.report": ("EventReport", "FileDetail", "Named", "Registered", "Report"),
-    "syncd.store.store": ("Store", "open_report"),
+    "syncd.store.store": ("Store",),
     "syncd.store.outline": (
         "FILE_STATES",
         "Amount",
@@ -62,6 +62,5 @@ _HOMES = {
         "Outline",
         "PassedOver",
         "RootReport",
-        "open_outline",
     ),
 }

@@ -8,15 +8,17 @@ One read-write connection on one thread, opened after the lock is held; everybod
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from syncd.errors import StateError, StateFull
 from syncd.lock import unusable
 from syncd.text import printable
 
 FILE_NAME = "syncd.db"
+
+Q = TypeVar("Q")
 
 
 class Database:
@@ -169,19 +171,27 @@ class Database:
 
 
 @contextmanager
-def reading(state_dir: str) -> Iterator[Database | None]:
+def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | None]:
     """
-    What a state directory holds, to be read, running daemon or not; None while it holds nothing.
+    What a state directory holds at one moment, running daemon or not; None while it holds nothing.
+
+    Not to be kept open for long: the writer's log grows meanwhile.
+
+    Args:
+        questions: Asks it: ``Outline`` or ``Report``.
 
     Raises:
         StateError: It cannot be read, or belongs to another version.
     """
     db = Database.open_reader(state_dir)
+    if db is None:
+        yield None
+        return
     try:
-        yield db
+        db.run("BEGIN")  # the moment is that of the first question; closing ends it
+        yield questions(db)
     finally:
-        if db is not None:
-            db.close()
+        db.close()
 
 
 def migrations() -> list[str]:

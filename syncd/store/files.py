@@ -233,8 +233,9 @@ class Files:
         """
         with self._db.transaction():
             marks = ", ".join("?" * len(configured))
+            others = f"SELECT id FROM root WHERE id NOT IN ({marks})"
             for row in self._db.all(
-                f"SELECT root_id, rel_path FROM file WHERE root_id NOT IN ({marks})",
+                f"SELECT root_id, rel_path FROM file WHERE root_id IN ({others})",
                 list(configured),
             ):
                 self._jobs.replace_live(
@@ -243,7 +244,7 @@ class Files:
                     now_ms,
                     why="its models directory is not watched any more",
                 )
-            self._db.run(f"DELETE FROM file WHERE root_id NOT IN ({marks})", list(configured))
+            self._db.run(f"DELETE FROM file WHERE root_id IN ({others})", list(configured))
             self._db.run(
                 "UPDATE root SET watched = 0, scanned_at = NULL, rules = NULL"
                 f" WHERE id NOT IN ({marks})",

@@ -8,10 +8,9 @@ imported.
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from syncd.store.db import Database, reading
+from syncd.store.db import Database
 from syncd.text import printable
 
 WANTED = "wanted"  # model.Verdict: its room takes longer to import than a status to be told
@@ -233,18 +232,6 @@ class Outline:
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""
         return self.uploads()["abandoned"]
-
-
-@contextmanager
-def open_outline(state_dir: str) -> Iterator[Outline | None]:
-    """
-    Read what a state directory holds, running daemon or not; None while it holds nothing.
-
-    Raises:
-        StateError: It cannot be read, or belongs to another version.
-    """
-    with reading(state_dir) as db:
-        yield None if db is None else Outline(db)
 
 
 def holds_in(db: Database) -> list[HoldRow]:

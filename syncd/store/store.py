@@ -1,10 +1,9 @@
-"""The store as it is opened, to write or to read."""
+"""The store as its one writer opens it."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from syncd.lock import Lock
-from syncd.store.db import Database, reading
+from syncd.store.db import Database
 from syncd.store.files import Files
 from syncd.store.holds import Holds, Sent, Servers
 from syncd.store.jobs import Jobs
@@ -53,15 +52,3 @@ class Store:
         self._reader.close()
         self._db.close()
         self._lock.close()
-
-
-@contextmanager
-def open_report(state_dir: str) -> Iterator[Report | None]:
-    """
-    Read what a state directory holds, running daemon or not; None while it holds nothing.
-
-    Raises:
-        StateError: It cannot be read, or belongs to another version.
-    """
-    with reading(state_dir) as db:
-        yield None if db is None else Report(db)

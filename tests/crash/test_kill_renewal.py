@@ -30,7 +30,7 @@ ROOMS = ("auth.py", "config/stored.py", "api.py", "wire.py", "core/answers.py")
 """Where a renewal happens; a kill anywhere else falls before or after it."""
 
 PROJECT = Path(__file__).parents[2]
-QUIET_S = 10.0
+QUIET_S = 60.0
 
 Moment = tuple[str, int, int]
 """File, line, and which execution of it."""

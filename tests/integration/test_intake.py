@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import pytest
 
 from syncd.compare import BrokenOff, Comparer, Root
 from syncd.core import settle
-from syncd.core.judge import Rules
+from syncd.core.judge import Patterns, Rules
 from syncd.core.tree import Tree
 from syncd.intake import BATCH, BLOCKED_LOOK_S, Intake
 from syncd.lanes import Lanes
-from syncd.model import Hint, HintKind
+from syncd.model import Hint, HintKind, Verdict
 from syncd.progress import Meter
 from syncd.store import Store
 from tests.somebody import as_somebody_else
@@ -50,6 +50,8 @@ class HandClock:
 
 @dataclass
 class Scene:
+    """``meanwhile`` has what happens while the file at a path is judged for the first time."""
+
     models: Path
     clock: HandClock
     intake: Intake
@@ -57,6 +59,7 @@ class Scene:
     store: Store
     queued: list[None] = field(default_factory=list)
     freed: list[Hint] = field(default_factory=list)
+    meanwhile: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     async def after(self, seconds: float) -> int:
         """Let time pass and look; how often something was queued so far."""
@@ -71,6 +74,11 @@ def scene_in(
     models = folder / "models"
     root = Root(store.files.root_id(os.fspath(models)), os.fspath(models), network=False)
     queued, freed = list[None](), list[Hint]()
+    meanwhile = dict[str, Callable[[], object]]()
+
+    def judged(rel_path: str) -> None:
+        meanwhile.pop(rel_path, lambda: None)()
+
     intake = Intake(
         {root.id: root},
         comparer=Comparer(
@@ -78,7 +86,7 @@ def scene_in(
             files=store.seen,
             symlinks="follow",
             tree=Tree(root.id, []),
-            rules_of=lambda _: Rules(),
+            rules_of=lambda _: Rules(ignore=Patterns("what happens meanwhile", judged)),
         ),
         store=store,
         lanes=lanes,
@@ -90,7 +98,7 @@ def scene_in(
         on_queued=lambda: queued.append(None),
         on_freed=freed.append,
     )
-    return Scene(models, clock, intake, root, store, queued, freed)
+    return Scene(models, clock, intake, root, store, queued, freed, meanwhile)
 
 
 @pytest.fixture(params=[True, False], ids=["backfill", "daemon"])
@@ -212,6 +220,42 @@ async def test_what_goes_and_what_comes_in_one_go_are_both_noticed(scene: Scene)
 
     known = scene.store.seen.known(scene.root.id, "loras")
     assert [file.rel_path for file in known] == ["loras/y.safetensors"]
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+@pytest.mark.parametrize(
+    ("sizes", "is_watched", "verdicts"),
+    [
+        ((None, 300), True, [Verdict.WANTED]),
+        ((0, 300), True, [Verdict.WANTED]),
+        ((300, None), False, []),
+    ],
+    ids=["gone, then here", "empty, then whole", "changed, then gone"],
+)
+async def test_of_two_looks_at_one_path_in_one_go_the_later_one_counts(
+    scene: Scene,
+    sizes: tuple[int | None, int | None],
+    is_watched: bool,
+    verdicts: list[Verdict],
+) -> None:
+    await scene.intake.walk(scene.root)
+    assert await scene.after(WINDOWS.quiet_s) == 1
+    path, between = scene.models / NAME, "vae/between.safetensors"
+
+    def become(size: int | None) -> None:
+        path.unlink(missing_ok=True)
+        if size is not None:
+            write_safetensors(path, size) if size else path.touch()
+
+    write_safetensors(scene.models / between, 200)
+    become(sizes[0])
+    scene.meanwhile[between] = lambda: become(sizes[1])
+    await scene.intake.look(closed(scene, NAME, between, "loras"))
+
+    assert not scene.meanwhile
+    assert ((scene.root.id, NAME) in scene.intake.unsettled()) is is_watched
+    known = scene.store.seen.known(scene.root.id, NAME)
+    assert [file.verdict for file in known] == verdicts
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)

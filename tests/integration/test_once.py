@@ -385,9 +385,13 @@ def refused(call: str, status: int, **facts: Any) -> Rule:
     return Rule(Fault.ANSWER, call, status=status, **facts)
 
 
+LIFETIME_S = 3
+"""Of a URL that is to be past its deadline once; the next one has to be in time."""
+
+
 def _late(call: str, **facts: Any) -> Rule:
-    """The request reaches the store when its URL, which lives a second, is past its deadline."""
-    return Rule(Fault.DELAY, call, delay_s=2.1, **facts)
+    """The request reaches the store when its URL is past its deadline."""
+    return Rule(Fault.DELAY, call, delay_s=LIFETIME_S + 1.1, **facts)
 
 
 NO_LISTING = {"listing_off": 404}
@@ -422,19 +426,19 @@ TROUBLES = [
     Trouble(
         "url past its deadline",
         (_late("put_body"),),
-        {"url_lifetime_s": 1},
+        {"url_lifetime_s": LIFETIME_S},
         costs={"presign": 2, "put_body": 2, "register": 1},
     ),
     Trouble(
         "url past its deadline, the next has the same key",
         (_late("put_body"),),
-        {"url_lifetime_s": 1, "fresh_keys": False},
+        {"url_lifetime_s": LIFETIME_S, "fresh_keys": False},
         costs={"presign": 2, "put_body": 2, "register": 1},
     ),
     Trouble(
         "url past a deadline that it does not tell",
         (_late("put_body"),),
-        {"url_lifetime_s": 1, "opaque_urls": True},
+        {"url_lifetime_s": LIFETIME_S, "opaque_urls": True},
         costs={"presign": 2, "put_body": 2, "register": 1},
     ),
     Trouble(
@@ -483,7 +487,7 @@ TROUBLES = [
     Trouble(
         "part past its deadline",
         (_late("put_part", part=2),),
-        {"url_lifetime_s": 1},
+        {"url_lifetime_s": LIFETIME_S},
         costs={"initiate": 1, "sign_part": 3, "put_part": 3},
         large=True,
     ),

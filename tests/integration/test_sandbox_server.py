@@ -26,16 +26,16 @@ def test_stopped_sandbox_leaves_no_thread_and_no_port() -> None:
         visitor.upload()
         ports = [urlsplit(url).port for url in (cloud.base_url, visitor.presign()["upload_url"])]
 
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # one of another test may end meanwhile
     for port in ports:
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port or 0), timeout=5)
+            socket.create_connection(("127.0.0.1", port or 0), timeout=60)
 
 
 def test_stopping_breaks_idle_connections() -> None:
     with Sandbox() as cloud:
         url = urlsplit(cloud.base_url)
-        client = HTTPConnection(url.hostname or "", url.port, timeout=5)
+        client = HTTPConnection(url.hostname or "", url.port, timeout=60)
         client.request("GET", "/api/v1/users/me")
         answer = client.getresponse()
         answer.read()
@@ -101,7 +101,7 @@ def test_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
             ]
         lines = [json.loads(process.stdout.readline())["call"] for _ in statuses]
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=20)
+        rest, errors = process.communicate(timeout=60)
 
     assert statuses == [200, 405, 502]
     assert lines == ["me", "list_models", "agents"]
@@ -116,7 +116,7 @@ def test_command_shows_a_line_a_request_to_a_person() -> None:
         httpx.get(f"{access['base_url'].strip()}/users/me", trust_env=False, verify=False)
         line = process.stdout.readline()
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
     assert line.split()[1:4] == ["401", "me", "/api/v1/users/me"]
     assert process.returncode == 0
@@ -126,7 +126,7 @@ def test_command_shows_a_line_a_request_to_a_person() -> None:
     "given", [["--switch", "nonsense=1"], ["--switch", "nonsense"], ["--fault", "{}"]]
 )
 def test_command_refuses_what_it_does_not_know(given: list[str]) -> None:
-    done = subprocess.run([*COMMAND, *given], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([*COMMAND, *given], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 2
     assert "Error:" in done.stderr

@@ -182,7 +182,7 @@ async def test_a_request_that_is_cancelled_does_not_take_the_renewal_with_it(
     place: Installation,
 ) -> None:
     before = place.sign_in(left_s=10)
-    place.cloud.faults.add(Rule(Fault.DELAY, call=Call.REFRESH, delay_s=0.3))
+    place.cloud.faults.add(Rule(Fault.DELAY, call=Call.REFRESH, delay_s=2))
     async with place.running() as api:
         request = asyncio.create_task(api.me())
         while place.kept().refresh_sent_at is None:

@@ -33,8 +33,10 @@ from syncd.model import (
     Trace,
     Verdict,
 )
-from syncd.store import RootRow, Store, Wanted, open_report
+from syncd.store import Amount, Outline, Report, RootRow, Store, Wanted, reading
 from syncd.store.db import Database, migrations
+from syncd.store.files import Files
+from syncd.store.jobs import Jobs
 
 NOW = 1_700_000_000_000
 TTL = 60_000
@@ -96,7 +98,7 @@ def rows(state_dir: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 def read(state_dir: str) -> None:
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         assert report is not None
 
 
@@ -389,7 +391,7 @@ def test_a_mistake_of_ours_is_not_called_a_damaged_file(state_dir: str) -> None:
 
 
 def test_there_is_nothing_to_read_before_the_first_start(state_dir: str) -> None:
-    with open_report(state_dir) as report:
+    with reading(state_dir, Report) as report:
         assert report is None
     assert not os.path.exists(state_dir)
 
@@ -397,17 +399,31 @@ def test_there_is_nothing_to_read_before_the_first_start(state_dir: str) -> None
 def test_a_reader_sees_what_is_committed_while_the_writer_works(
     store: Store, state_dir: str
 ) -> None:
-    with open_report(state_dir) as report:
-        assert report is not None
-        before = list(report.files())
-        admit(store)
-        after = list(report.files())
-        claim(store)
-        later = list(report.files())
+    def states() -> list[tuple[str, str]]:
+        with reading(state_dir, Report) as report:
+            assert report is not None
+            return [(file.path, file.state) for file in report.files()]
 
-    assert before == []
-    assert [(f.path, f.state) for f in after] == [(PATH, "queued")]
-    assert [(f.path, f.state) for f in later] == [(PATH, "uploading")]
+    before = states()
+    admit(store)
+    after = states()
+    claim(store)
+
+    assert (before, after, states()) == ([], [(PATH, "queued")], [(PATH, "uploading")])
+
+
+def test_what_a_reader_is_told_is_all_of_one_moment(store: Store, state_dir: str) -> None:
+    admit(store)
+    with reading(state_dir, Outline) as outline:
+        assert outline is not None
+        amounts = outline.amounts()
+        claim(store)
+        admit(store, "loras/b.safetensors")
+        left = outline.not_in_catalog()
+
+    assert amounts == {"queued": Amount(1, 100)}
+    assert [(file.path, file.state) for file in left] == [(PATH, "queued")]
+    assert store.report.counts() == {"uploading": 1, "queued": 1}
 
 
 def test_a_reader_does_not_see_half_a_commit(state_dir: str) -> None:
@@ -439,7 +455,7 @@ def test_a_state_directory_of_any_name_can_be_written_and_read(tmp_path: Path, n
     store.files.root_id("/models")
     store.close()
     for spelling in (state_dir, "/" + state_dir):
-        with open_report(spelling) as report:
+        with reading(spelling, Report) as report:
             assert report is not None
             assert [root.path for root in report.roots()] == ["/models"]
 
@@ -449,7 +465,7 @@ def test_a_relative_state_directory_can_be_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Store("here").close()
-    with open_report("here") as report:
+    with reading("here", Report) as report:
         assert report is not None
         assert report.roots() == []
 
@@ -578,6 +594,27 @@ def test_what_lies_in_roots_that_are_no_longer_configured_is_forgotten(store: St
     assert list(store.report.files()) == []
     assert again == 1
     assert not store.files.root(1).scanned
+
+
+def test_a_start_reads_no_row_of_the_roots_that_are_still_watched(
+    store: Store, state_dir: str
+) -> None:
+    def steps_of_a_start() -> int:
+        """Of SQLite's machine; it takes some for each row that it reads."""
+        path, steps = os.path.join(state_dir, "syncd.db"), list[None]()
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            database = Database(raw, path)
+            raw.set_progress_handler(lambda: steps.append(None), 1)
+            Files(database, Jobs(database)).retire([1], NOW)
+        return len(steps)
+
+    admit(store)
+    few = steps_of_a_start()
+    ignored = [(found(f"vae/{n}.txt"), Verdict.IGNORED, "not a model", None) for n in range(500)]
+    store.files.judge(ignored, NOW)
+
+    assert 0 < few == steps_of_a_start()
+    assert len(list(store.seen.known(1))) == 501
 
 
 # -- claim and lease -----------------------------------------------------------------------------

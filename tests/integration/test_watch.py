@@ -14,7 +14,7 @@ from syncd import watch
 from syncd.model import Hint, HintKind
 from syncd.watch import Watcher, watches_in_use
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Hints:

@@ -169,7 +169,7 @@ class Proxy:
         try:
             yield self
         finally:
-            self._thread.join(10)
+            self._thread.join(60)
             self._sock.close()
 
     def _serve(self) -> None:

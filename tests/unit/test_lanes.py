@@ -48,7 +48,7 @@ async def test_who_waits_goes_on_when_more_may_send_though_no_body_ended() -> No
     senders = [Sender(slots) for _ in range(3)]
     await turns()
     for second in range(10):
-        slots.look(second * 100_000_000, float(second))
+        slots.look(second * 100_000_000, float(second), held_to=None)
         await turns()
 
     assert [sender.has_slot.is_set() for sender in senders] == [True, True, False]
@@ -64,7 +64,7 @@ async def test_who_gave_up_waiting_leaves_no_trace() -> None:
     with suppress(asyncio.CancelledError):
         await second.task
     for at_s in range(10):  # one that waits would make it worth a try
-        slots.look(at_s * 100_000_000, float(at_s))
+        slots.look(at_s * 100_000_000, float(at_s), held_to=None)
     await first.end()
 
     assert slots.width.limit == 1

@@ -278,7 +278,7 @@ def test_a_hostile_error_document_costs_no_time() -> None:
 
     assert s3_code(b"<Error" * 170_000) is None
     assert s3_code(b"<Error>" + b"<Code>" * 170_000) is None
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 10  # by looking back from each it would take hours
 
 
 @pytest.mark.parametrize(

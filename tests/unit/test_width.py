@@ -12,6 +12,7 @@ from syncd.core.width import (
     REGAIN_AFTER,
     REST_S,
     SETTLE_S,
+    SINGLE_S,
     UNASKED_S,
     Width,
 )
@@ -40,8 +41,8 @@ class Link:
 
     Between two bodies a slot waits *pause_s* for an answer and the next URL. *buffer* bytes a stream
     that is new go no further than its socket at first, *fill* a second in all, and bytes are counted
-    in units of *piece*. *asked* bodies want to go at once; ``seen`` has the limit at each look,
-    ``rates`` the bytes of each step.
+    in units of *piece*. *asked* bodies want to go at once, and are held to *held_to* bytes a second in
+    all; ``seen`` has the limit at each look, ``rates`` the bytes of each step.
     """
 
     width: Width
@@ -53,6 +54,7 @@ class Link:
     fill: float = 0.0
     piece: float = 1.0
     asked: int = 64
+    held_to: int | None = None
     now_s: float = 0.0
     sent: float = 0.0
     buffered: float = 0.0
@@ -66,8 +68,13 @@ class Link:
             for _ in range(round(LOOK_S / STEP_S)):
                 self._step()
             counted = (self.sent + self.buffered) // self.piece * self.piece
-            self.width.look(int(counted), self.now_s, asked=self.asked)
+            self.width.look(int(counted), self.now_s, asked=self.asked, held_to=self.held_to)
             self.seen.append(self.width.limit)
+
+    def pass_by(self, seconds: float) -> None:
+        """Nothing is under way; whoever looks at the width does so for the sake of a body."""
+        self.bodies.clear()
+        self.now_s += seconds
 
     def _step(self) -> None:
         self.now_s += STEP_S
@@ -77,7 +84,8 @@ class Link:
         while len(self.bodies) < min(self.width.limit, self.asked):
             self.bodies.append(Body(self.body))
         sending = [body for body in self.bodies if body.left > 0]
-        share = min(self.stream, self.line / max(len(sending), 1)) * STEP_S
+        line = self.line if self.held_to is None else min(self.line, self.held_to)
+        share = min(self.stream, line / max(len(sending), 1)) * STEP_S
         before = self.sent
         for body in sending:
             self.sent += min(share, body.left)
@@ -154,6 +162,83 @@ def test_after_a_try_that_did_not_pay_one_more_is_tried_at_a_time() -> None:
 
     assert link.width.limit > 8
     assert all(b - a in (0, 1) for a, b in zip(link.seen, link.seen[1:], strict=False))
+
+
+def test_an_hour_after_a_doubling_that_did_not_pay_the_next_one_is_tried() -> None:
+    link = Link(Width(4, 32), line=GIGABIT)
+    link.send(REST_S)
+    link.pass_by(SINGLE_S - REST_S)
+    link.send(2 * TRY_S)  # one more, which does not pay, puts it off no further
+    link.pass_by(REST_S)
+    link.line, link.stream = math.inf, 29 * MIB
+    link.seen.clear()
+    link.send(3 * TRY_S)
+
+    assert list(dict.fromkeys(link.seen)) == [4, 8, 16, 32]
+
+
+# -- what is not the link's doing ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held_to", [MIB // 16, 10 * MIB, 100 * MIB])
+def test_while_bytes_are_held_to_a_rate_that_they_reach_no_more_is_tried(held_to: int) -> None:
+    link = Link(Width(4, 16), stream=29 * MIB, held_to=held_to)
+    link.send(2 * REST_S)
+    assert set(link.seen) == {4}
+    link.held_to = None
+    link.seen.clear()
+    link.send(2 * TRY_S)
+
+    assert list(dict.fromkeys(link.seen)) == [4, 8, 16]
+
+
+def test_below_the_rate_that_bytes_are_held_to_more_is_tried() -> None:
+    link = Link(Width(4, 16), stream=29 * MIB, held_to=200 * MIB)
+    link.send(2 * REST_S)
+
+    assert link.width.limit == 8
+    assert max(link.seen) == 8
+
+
+@pytest.mark.parametrize("held_to", [MIB // 16, 60 * MIB])
+@pytest.mark.parametrize("period_s", [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 7, 11, 20])
+def test_a_rate_that_is_lifted_and_set_again_is_no_gain_of_more_at_once(
+    held_to: int, period_s: float
+) -> None:
+    link = Link(Width(4, 16), line=GIGABIT)
+    for number in range(round(2 * REST_S / period_s)):
+        link.held_to = held_to if number % 2 == 0 else None
+        link.send(period_s)
+    link.held_to = None
+    link.send(2 * TRY_S)
+
+    assert link.width.limit == 4
+
+
+@pytest.mark.parametrize("begins_s", [2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7])
+def test_a_rate_that_is_set_during_a_try_does_not_speak_against_it(begins_s: float) -> None:
+    link = Link(Width(4, 16), stream=29 * MIB)
+    link.send(begins_s)
+    link.held_to = 10 * MIB
+    link.send(TRY_S)
+    link.held_to = None
+    link.send(2 * TRY_S)
+
+    assert link.width.limit == 16
+
+
+@pytest.mark.parametrize("begins_s", [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6])
+def test_a_pause_in_which_nothing_is_under_way_counts_for_nothing(begins_s: float) -> None:
+    full, long = Link(Width(4, 16), line=GIGABIT), Link(Width(4, 16), stream=29 * MIB)
+    for link in (full, long):
+        link.send(begins_s)
+        link.pass_by(600)
+        link.send(3 * TRY_S)
+
+    assert (full.width.limit, long.width.limit) == (4, 16)
+
+
+# -- what is asked for -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asked", [3, 4])

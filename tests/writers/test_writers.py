@@ -38,7 +38,7 @@ HOLD_S = 2.5
 FOREVER_S = 60.0
 SIZE = 2 * MIB
 AT_ONCE = 32
-LATEST_S = 60.0
+LATEST_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +299,9 @@ def test_I05_half_a_model_of_a_real_program_is_never_presigned_and_a_finished_on
     killed, finished = ([run for run in RUNS if run.killed is ended] for ended in (True, False))
     unsound = {run.rel_path for run in killed if run.writer.left is not None}
 
+    def all_are_registered() -> bool:
+        return all(registered_at_s(cloud, run) for run in finished)
+
     def all_are_told_of() -> bool:
         time.sleep(1)  # each look is a process
         return unsound <= told(home, daemon).keys()
@@ -306,7 +309,7 @@ def test_I05_half_a_model_of_a_real_program_is_never_presigned_and_a_finished_on
     with home.daemon() as daemon:
         daemon.started()
         written = write_all(home, other_disk)
-        until(lambda: all(registered_at_s(cloud, run) for run in finished), "the finished models")
+        until(all_are_registered, "the finished models", within_s=90)
         until(all_are_told_of, "a word on the others", within_s=90)
         assert daemon.stop() == 143
     again = home.once()  # nor does a new start take them, and it says what they wait for

@@ -31,6 +31,7 @@ CREATE TABLE file (
     PRIMARY KEY (root_id, rel_path)                                 -- read in path order by every walk
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX file_by_clash_key ON file (clash_key) WHERE clash_key IS NOT NULL;
+CREATE INDEX file_unreadable ON file (verdict) WHERE verdict = 'unreadable';
 
 -- One row per wish to have one fingerprint of one path in the catalog. Rows are never deleted while
 -- live. Who owns a job is its state; how far it got is what the facts say.

@@ -1,0 +1,126 @@
+"""How a service comes to its end, in this process: with its real threads, its store, and its doors."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from syncd import service as service_room
+from syncd.assembly import Doors, Ties, Tools, assembled, open_store
+from syncd.clock import SystemClock
+from syncd.compare import BrokenOff
+from syncd.config import CredentialSource, Settings
+from syncd.control import Desk
+from syncd.lanes import Lanes
+from syncd.membership import Membership
+from syncd.progress import Meter
+from syncd.service import Service
+from syncd.store import RootRow
+from syncd.watch import Watcher
+from tests.weights import write_safetensors
+
+SOURCE = CredentialSource(SecretStr("dk-" + 40 * "0"), "the test", (), None)
+
+
+class NoRoom(Exception):
+    """What a piece says that cannot start."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Of a tree with one file, and of a cloud that nobody asks for anything."""
+    write_safetensors(tmp_path / "models/loras/x.safetensors", 200)
+    api: Any = {"base_url": "http://127.0.0.1:9"}
+    return Settings(models_dir=tmp_path / "models", state_dir=tmp_path / "state", api=api)
+
+
+async def test_the_store_is_not_closed_while_the_scan_thread_reads_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_room, "LAST_LOOK_S", 60.0)
+    lanes, ended = Lanes(files=1, slots=1), threading.Event()
+    reads: list[asyncio.Future[RootRow]] = []
+
+    @asynccontextmanager
+    async def stopped_while_it_reads(_: Settings, desk: Desk) -> AsyncIterator[None]:
+        def read() -> RootRow:
+            ended.wait(0.5)  # as long as a slow disk takes, or until nobody cared
+            return desk.store.seen.root(1)
+
+        reads.append(asyncio.ensure_future(lanes.scan(read)))
+        service.stop()
+        yield
+
+    doors = Doors(lanes=lambda _: lanes, control=stopped_while_it_reads)
+    service = Service(settings, SOURCE, meter=Meter(), doors=doors)
+    await service.run(once=True)
+    ended.set()
+
+    assert not (await reads[0]).scanned
+
+
+async def test_a_daemon_whose_disk_hangs_can_be_stopped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_room, "LAST_LOOK_S", 0.2)
+    lanes, asked, answers = Lanes(files=1, slots=1), threading.Event(), threading.Event()
+    desks, watchers = list[Desk](), list[Watcher]()
+    hanging: list[asyncio.Future[bool]] = []
+
+    def ask_the_disk() -> bool:
+        asked.set()
+        return answers.wait()
+
+    async def hang(desk: Desk) -> None:
+        while desk.unready():
+            await asyncio.sleep(0.01)
+        hanging.append(asyncio.ensure_future(lanes.scan(ask_the_disk)))
+        await asyncio.to_thread(asked.wait)
+        service.stop()
+
+    @asynccontextmanager
+    async def hanging_soon(_: Settings, desk: Desk) -> AsyncIterator[None]:
+        desks.append(desk)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(hang(desk))
+            yield
+
+    def watching(*what: Any) -> Watcher:
+        watchers.append(Doors().watcher(*what))
+        return watchers[0]
+
+    doors = Doors(lanes=lambda _: lanes, watcher=watching, control=hanging_soon)
+    service = Service(settings, SOURCE, meter=Meter(), doors=doors)
+    try:
+        async with asyncio.timeout(60):
+            await service.run(once=False)
+    finally:
+        answers.set()
+
+    assert await hanging[0]
+    assert desks[0].store.seen.root(1), "it was closed under whoever hangs"
+    watchers[0].stop()
+    desks[0].store.stop_reading()
+    desks[0].store.close()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fails: bool) -> None:
+    store, lanes = open_store(settings), Lanes(files=1, slots=1)
+    tools = Tools(settings, store, lanes, SystemClock(), lambda: 0.5, Meter())
+    ties = Ties(lambda: settings, lambda _: None, lambda: None, list, lambda: "walks")
+    membership = Membership(settings, SOURCE, **tools.shared)
+    with pytest.raises(NoRoom) if fails else nullcontext():
+        async with assembled(tools, ties, membership, doors=Doors(), once=True) as parts:
+            if fails:
+                raise NoRoom
+
+    with pytest.raises(BrokenOff):
+        await parts.intake.walk(parts.roots[1])
+    lanes.close()
+    store.close()
