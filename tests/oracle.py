@@ -24,6 +24,10 @@ BURST = 200
 WINDOW_MS = 600_000
 """At most so many calls without success to one host within ten minutes."""
 
+REPEATS = 40
+MINUTE_MS = 60_000
+"""At most so many calls of one kind for one file or part within a minute, whatever is answered."""
+
 COMMIT_MS = 30_000
 """Within this time a call is answered, and what the answer said is committed."""
 
@@ -186,11 +190,15 @@ def o7_no_upload_is_forgotten(evidence: Evidence) -> None:
 
 
 def o8_traffic_is_bounded(evidence: Evidence) -> None:
-    """A server that asks for a pause gets it, and one that is down is not flooded."""
+    """A server that asks for a pause gets it, one that is down is not flooded, nothing goes round."""
     for _, calls in _grouped(evidence, None, lambda c: (c.call, c.model_path, c.part)):
         for call, after in pairwise(calls if calls[0].model_path else ()):
             if _impatient(evidence, call, after):
                 raise _violation("O8", f"asked to wait for {call.retry_after} s", [call, after])
+        for first, last in zip(calls, calls[REPEATS:] if calls[0].model_path else (), strict=False):
+            if last.at_ms - first.at_ms < MINUTE_MS:
+                what = f"{REPEATS} times {first.call} for {first.model_path} within a minute"
+                raise _violation("O8", what, [first, last])
     for host, times in _failures(evidence).items():
         for first, last in zip(times, times[BURST:], strict=False):
             if last - first < WINDOW_MS:

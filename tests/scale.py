@@ -29,6 +29,8 @@ class Scale:
     """T5: kills while a session is renewed, in all."""
     beginnings: tuple[bool, ...]
     """T6: whether to begin with nothing, and where a run before left off."""
+    call_stride: int
+    """T6: each so-manieth call."""
     images: int
     """T7: in all."""
     mutations: int
@@ -58,6 +60,7 @@ SCALES = {
         kill_points=200,
         renewals=100,
         beginnings=(True,),
+        call_stride=1,
         images=2_000,
         mutations=2_000,
         soak_days=2,
@@ -75,10 +78,11 @@ SCALES = {
         kill_points=250,
         renewals=80,
         beginnings=(True,),
+        call_stride=3,
         images=8_000,
         mutations=10_000,
         soak_days=6,
-        soak_files=200,
+        soak_files=100,
         disk_stride=16,
         sockets=200,
         moving=250,
@@ -92,6 +96,7 @@ SCALES = {
         kill_points=3_000,
         renewals=2_000,
         beginnings=(True, False),
+        call_stride=1,
         images=60_000,
         mutations=100_000,
         soak_days=30,
@@ -109,6 +114,7 @@ SCALES = {
         kill_points=20_000,
         renewals=10_000,
         beginnings=(True, False),
+        call_stride=1,
         images=1_000_000,
         mutations=1_000_000,
         soak_days=30,

@@ -99,7 +99,7 @@ async def put(run: Run) -> None:
         if not (sent_before or error.unclear):  # so nothing of ours is under that key
             await run.note(body_sent_at=None)
         if error.kind is Kind.EXISTS:
-            await _exists(run, ours=sent_before)
+            await _exists(run, error, ours=sent_before)
         elif await means.transfer.again(run.tries, error, Call.PUT_BODY):
             run.grant = None
         return
@@ -107,16 +107,17 @@ async def put(run: Run) -> None:
     await _stored(run)
 
 
-async def _exists(run: Run, *, ours: bool) -> None:
+async def _exists(run: Run, error: JobError, *, ours: bool) -> None:
     """
     The store holds an object under our key already.
 
     Ours: an earlier body got through and its answer was lost; a single PUT is all or nothing
-    and its length is signed. Not ours: never register it, ask for another key, and if the
+    and its length is signed. Not ours: never register it, ask for another key once, and if the
     server insists on this one, stop.
 
     Raises:
         Permanent: The server insists.
+        JobError: *error*: the store says so of the other key, too. Perhaps it says so of all.
     """
     if ours:
         await _stored(run)
@@ -129,6 +130,8 @@ async def _exists(run: Run, *, ours: bool) -> None:
             kind=Kind.EXISTS,
             advice="Nothing was registered. Remove the old object, or give the file a new name.",
         )
+    if run.foreign_key is not None:
+        raise error
     run.foreign_key, run.grant = key, None
 
 

@@ -226,6 +226,15 @@ async def leaves_foreign(stage: Stage, path: str, call: Call) -> None:
     assert tried == [second.storage_key]
 
 
+async def does_not_go_round(stage: Stage, path: str, call: Call) -> None:
+    """V, I3: a store that says so of every key is asked twice a minute, not without end."""
+    await stage.until(lambda: len(stage.hit()) >= 6, "three tries")
+
+    tried = [entry.at_ms for entry in stage.hit()]
+    assert min(after - before for before, after in zip(tried, tried[2:], strict=False)) >= 50_000
+    assert not stage.registered(path)
+
+
 async def parts_again(stage: Stage, path: str, call: Call) -> None:
     """ "resend": the parts go again within the same upload, once."""
     await stage.until(lambda: len(stage.calls(Call.PUT_PART, path=path)) >= 6, "the parts again")
@@ -358,6 +367,8 @@ EXTRA = [
          prepare=lambda stage: stage.write(LARGE, 12 * 5120)),
     Cell(41, "part", either(LOST)[:1], [takes_ours], calls=BODY_ONLY),
     Cell(41, "part", answers(412, code="PreconditionFailed", count=ONCE), [leaves_foreign],
+         calls=BODY_ONLY),
+    Cell(41, "part", answers(412, code="PreconditionFailed"), [does_not_go_round],
          calls=BODY_ONLY),
     Cell(42, "part", answers(404, code="NoSuchUpload"), [at_most_three_a_day], calls=PARTS_ONLY),
     *(Cell(46, p, HTML, [OUT]) for p in PHASES),

@@ -218,6 +218,17 @@ def test_O8_a_flood_of_failures_is_found_wherever_they_fail(good: Evidence) -> N
     assert broken(replace(good, unreached=slowly)) == []
 
 
+@pytest.mark.parametrize(("apart_s", "found"), [(1, ["O8"]), (2, [])])
+def test_O8_a_file_that_is_asked_for_again_and_again_is_found(
+    good: Evidence, apart_s: int, found: list[str]
+) -> None:
+    asked = [call(seq, "presign") for seq in range(8, 100)]
+    at = {entry.seq: START + 1000 * apart_s * entry.seq for entry in asked}
+    spread = [replace(entry, at_ms=at[entry.seq]) for entry in asked]
+
+    assert broken(replace(good, history=[*GOOD, *spread])) == found
+
+
 def test_O9_a_secret_in_the_log_or_on_disk_is_found(good: Evidence) -> None:
     assert broken(replace(good, said="why=dk-canary-1234")) == ["O9"]
     (good.state_dir / "notes").write_bytes(b"\0dk-canary-1234\0")
