@@ -195,10 +195,10 @@ def o8_traffic_is_bounded(evidence: Evidence) -> None:
         for call, after in pairwise(calls if calls[0].model_path else ()):
             if _impatient(evidence, call, after):
                 raise _violation("O8", f"asked to wait for {call.retry_after} s", [call, after])
-        for first, last in zip(calls, calls[REPEATS:] if calls[0].model_path else (), strict=False):
-            if last.at_ms - first.at_ms < MINUTE_MS:
-                what = f"{REPEATS} times {first.call} for {first.model_path} within a minute"
-                raise _violation("O8", what, [first, last])
+        for call, after in zip(calls, calls[REPEATS:] if calls[0].model_path else (), strict=False):
+            if after.at_ms - call.at_ms < MINUTE_MS:
+                what = f"{REPEATS} times {call.call} for {call.model_path} within a minute"
+                raise _violation("O8", what, [call, after])
     for host, times in _failures(evidence).items():
         for first, last in zip(times, times[BURST:], strict=False):
             if last - first < WINDOW_MS:
