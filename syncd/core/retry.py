@@ -3,9 +3,9 @@ What happens after a failure: the retry table, row by row, and the functions tha
 
 A retry widens step by step. The *request* is repeated as it is; then its parts or its URL are made
 afresh; then the whole upload; then the *job* waits in the database. A row says how far each scope
-reaches and what stands at the end. ``ROWS`` holds the rows, ``VARIANTS`` the few calls and system
-error names for which a row says something else. What the rows do not carry, the functions below do
-not know: they hold no case of their own.
+reaches and what stands at the end. ``ROWS`` holds the rows, ``VARIANTS`` the few calls for which a
+row says something else. What the rows do not carry, the functions below do not know: they hold no
+case of their own.
 
 Delays are full jitter, ``U(0, min(cap, base * 2^n))``, unless a row fixes them; what a server asked
 for wins over either. A pause longer than the request scope allows is taken by the job instead, so
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
-from syncd.errors import JobError, NeedsOperator, Offline, Permanent, Retryable, Stale, Throttled
+from syncd.errors import JobError, NeedsOperator, Offline, Permanent, Retryable, Throttled
 from syncd.model import Call, Kind
 
 RETRY_AFTER_MAX_S = 6 * 3600.0
@@ -37,9 +37,6 @@ LOOK_FIRST = frozenset({Call.REGISTER, Call.COMPLETE, Call.INITIATE, Call.REFRES
 SIGN_IN = frozenset({Call.LOGIN, Call.REFRESH, Call.REVOKE, Call.PAIR_START, Call.PAIR_POLL})
 """Calls that get, renew or end a credential."""
 
-LOOKED_UP = frozenset({Call.REGISTER, Call.COMPLETE})
-"""Those of LOOK_FIRST whose effect can be found; that of the others is lost with the answer."""
-
 
 class Next(StrEnum):
     """What to do once the request itself is given up."""
@@ -53,7 +50,6 @@ class Next(StrEnum):
     HOLD_LARGE = "hold_large"  # files too large for one PUT wait for a signed-in user
     FAIL = "fail"  # not before the file or the configuration changes
     LOOK_UP = "look_up"  # find out what is in the catalog or store, then go on
-    SUPERSEDE = "supersede"  # the file is gone
     SWITCH_OFF = "switch_off"  # the server has no such call: do without it
     STOP = "stop"  # the process ends, progress kept
 
@@ -185,11 +181,8 @@ _OPTIONAL = replace(ROWS[Kind.ROUTE_UNKNOWN], then=Next.SWITCH_OFF, error=Retrya
 _NOT_AT_ONCE = replace(ROWS[Kind.DEAD_CONNECTION], tries=1)
 _STORE_REDIRECT = Row(Next.LATER, Retryable, fresh_urls=1, job=always(900))
 _REFUSED_WHOLE = Row(Next.FAIL, Permanent)
-_STATE_FULL = replace(ROWS[Kind.STATE_STORE], then=Next.HOLD, probe=Wait(1, 60))
-_STATE_BUSY = replace(ROWS[Kind.STATE_STORE], then=Next.HOLD, probe=always(5))
-_UNREADABLE = Row(Next.FAIL, Permanent)
 
-VARIANTS: Mapping[tuple[Kind, str], Row] = {
+VARIANTS: Mapping[tuple[Kind, Call], Row] = {
     # Only what repeats harmlessly goes at once on a new connection.
     **{
         (Kind.DEAD_CONNECTION, call): _NOT_AT_ONCE
@@ -203,7 +196,6 @@ VARIANTS: Mapping[tuple[Kind, str], Row] = {
     },
     # A person waits: how long is not decided behind their back.
     **{(Kind.API_THROTTLE, call): replace(ROWS[Kind.API_THROTTLE], tries=1) for call in SIGN_IN},
-    (Kind.NOT_ALLOWED, "quota"): replace(ROWS[Kind.NOT_ALLOWED], probe=Wait(900, 21600)),
     (Kind.OUR_DATA, Call.COMPLETE): Row(Next.FAIL, Retryable, fresh_uploads=1, fuse=True),
     (Kind.STORE_CONFLICT, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
     (Kind.DIGEST, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
@@ -211,15 +203,7 @@ VARIANTS: Mapping[tuple[Kind, str], Row] = {
     (Kind.TOO_LARGE, Call.COMPLETE): _REFUSED_WHOLE,
     (Kind.REDIRECT, Call.PUT_BODY): _STORE_REDIRECT,
     (Kind.REDIRECT, Call.PUT_PART): _STORE_REDIRECT,
-    (Kind.LOCAL_READ, "ESTALE"): replace(ROWS[Kind.LOCAL_READ], tries=2),
-    (Kind.LOCAL_READ, "EACCES"): _UNREADABLE,
-    (Kind.LOCAL_READ, "EPERM"): _UNREADABLE,
-    (Kind.LOCAL_READ, "ENOENT"): Row(Next.SUPERSEDE, Stale),
-    (Kind.STATE_STORE, "BUSY"): _STATE_BUSY,
-    (Kind.STATE_STORE, "FULL"): _STATE_FULL,
-    (Kind.STATE_STORE, "IOERR"): replace(ROWS[Kind.STATE_STORE], tries=2),
 }
-"""Keys: a call, an errno name, SQLite's primary result code, or ``quota``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +221,9 @@ class Decision:
     fuse: bool
 
 
-def row_of(kind: Kind, case: str | None = None) -> Row:
-    """The row of *kind*, or its variant for *case* (a call, or see ``VARIANTS``)."""
-    return ROWS[kind] if case is None else VARIANTS.get((kind, case), ROWS[kind])
+def row_of(kind: Kind, call: Call | None = None) -> Row:
+    """The row of *kind*, or its variant for *call*."""
+    return ROWS[kind] if call is None else VARIANTS.get((kind, call), ROWS[kind])
 
 
 def backoff_s(attempt: int, *, base_s: float, cap_s: float, jitter: float) -> float:
@@ -325,12 +309,10 @@ def decide(
     attempt: int,
     jitter: float,
     call: Call | None = None,
-    detail: str | None = None,
     resends_spent: int | None = None,
     fresh_urls_spent: int = 0,
     fresh_uploads_spent: int = 0,
     retry_after_s: float | None = None,
-    unclear: bool = False,
     once: bool = False,
 ) -> Decision:
     """
@@ -340,17 +322,14 @@ def decide(
         attempt: Failed attempts of this kind for this job, this one included; for a hold, its
             failed probes.
         jitter: In [0, 1], drawn by the caller.
-        detail: An errno name or SQLite's primary result code, where no call was made; ``quota``.
         resends_spent: How often refused parts were sent again; None where nobody said which ones.
         fresh_urls_spent, fresh_uploads_spent: URLs taken afresh since the last progress, uploads
             begun afresh within the last day.
-        unclear: This request, or an earlier one for the same effect, may have taken effect.
         once: A run of ``--once``: the fifth failed attempt parks the job.
     """
-    row = row_of(kind, detail if detail is not None else call)
+    row = row_of(kind, call)
     step, wait = _widened(
         row,
-        doubt=unclear and call in LOOKED_UP,
         resends_spent=resends_spent,
         fresh_urls_spent=fresh_urls_spent,
         fresh_uploads_spent=fresh_uploads_spent,
@@ -362,14 +341,11 @@ def decide(
 def _widened(
     row: Row,
     *,
-    doubt: bool,
     resends_spent: int | None,
     fresh_urls_spent: int,
     fresh_uploads_spent: int,
 ) -> tuple[Next, Wait] | None:
     """The narrowest scope that is not used up, short of the job's own."""
-    if doubt:
-        return Next.LOOK_UP, AT_ONCE
     if resends_spent is not None and resends_spent < row.resends:
         return Next.RESEND, AT_ONCE
     if fresh_urls_spent < row.fresh_urls:

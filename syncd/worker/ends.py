@@ -106,8 +106,6 @@ async def _carried_out(run: Run, error: JobError, decision: retry.Decision) -> O
             await run.write(jobs.reject, kind=error.kind, why=why, advice=error.advice)
             _log.error("job.failed", **fields, advice=error.advice)
             return Outcome(End.FAILED, error, fuse=decision.fuse)
-        case retry.Next.SUPERSEDE:
-            return await moved(run, error)
         case retry.Next.STOP:
             raise StateError(why)
         case retry.Next.RESEND:

@@ -29,13 +29,13 @@ LONGEST_S = 21_600
 
 @given(cases, attempts, jitters, asked, st.booleans())
 def test_no_wait_is_longer_than_its_row_allows_nor_shorter_than_the_server_asked(
-    case: tuple[Kind, str | None], attempt: int, jitter: float, asked_s: float | None, once: bool
+    case: tuple[Kind, Call | None], attempt: int, jitter: float, asked_s: float | None, once: bool
 ) -> None:
     decision = retry.decide(
         case[0],
         attempt=attempt,
         jitter=jitter,
-        detail=case[1],
+        call=case[1],
         retry_after_s=asked_s,
         once=once,
     )
@@ -48,7 +48,7 @@ def test_no_wait_is_longer_than_its_row_allows_nor_shorter_than_the_server_asked
 
 @given(cases, st.integers(1, 20), calls, jitters, asked, st.booleans())
 def test_a_request_is_repeated_as_often_as_its_row_says_and_never_in_doubt(
-    case: tuple[Kind, str | None],
+    case: tuple[Kind, Call | None],
     spent: int,
     call: Call,
     jitter: float,
@@ -72,7 +72,7 @@ def test_a_request_is_repeated_as_often_as_its_row_says_and_never_in_doubt(
 
 @given(cases, attempts, st.booleans())
 def test_whatever_goes_wrong_again_and_again_the_narrow_scopes_are_used_up_soon(
-    case: tuple[Kind, str | None], attempt: int, parts_named: bool
+    case: tuple[Kind, Call | None], attempt: int, parts_named: bool
 ) -> None:
     spent = {Next.RESEND: 0, Next.FRESH_URL: 0, Next.FRESH_UPLOAD: 0}
     row = retry.row_of(*case)
@@ -83,7 +83,7 @@ def test_whatever_goes_wrong_again_and_again_the_narrow_scopes_are_used_up_soon(
             case[0],
             attempt=attempt,
             jitter=0,
-            detail=case[1],
+            call=case[1],
             resends_spent=spent[Next.RESEND] if parts_named else None,
             fresh_urls_spent=spent[Next.FRESH_URL],
             fresh_uploads_spent=spent[Next.FRESH_UPLOAD],
