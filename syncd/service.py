@@ -112,6 +112,7 @@ class Service:
         self._reload = asyncio.Event()
         self._reread = reread
         self._rescan = self._restart = self._start_over = self._looking = self._walked = False
+        self._scan_hangs = False
         self._look_at_catalog = settings.catalog.reconcile_s > 0
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
@@ -182,12 +183,14 @@ class Service:
 
     async def _scan_thread_did(self, last: Callable[[], None]) -> bool:
         """One of the last things for it to do; False where it hangs and does nothing any more."""
+        if self._scan_hangs:
+            return False
         try:
             async with asyncio.timeout(LAST_LOOK_S):
                 await self._lanes.scan(last)
         except TimeoutError:
-            return False
-        return True
+            self._scan_hangs = True
+        return not self._scan_hangs
 
     def stop(self) -> None:
         """Stop as on a first SIGTERM; called again, as on a second."""

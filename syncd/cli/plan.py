@@ -234,6 +234,7 @@ def _remembered(
     """What the store says of files, and of the roots that it has met."""
     known: dict[PathKey, Known] = {}
     rows: dict[int, RootRow] = {}
+    real_paths = {root.id: os.path.realpath(root.path) for root in roots.values()}
     with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         if report is None:
             return known, rows
@@ -242,7 +243,7 @@ def _remembered(
             team_id = token.team_id if isinstance(token, Session) else loaded.settings.api.team_id
             require_claimed(loaded.settings, claimed, team_id)
         for root in roots.values():
-            real_path = os.path.realpath(root.path)
+            real_path = real_paths[root.id]
             row = report.root(root.path, real_path=real_path, type_key=root.type_key)
             if row is not None:
                 rows[root.id] = row

@@ -23,8 +23,8 @@ from syncd.control.desk import Desk
 from syncd.places import SOCKET, address_of, socket_path
 
 KEEP_ALIVE_S = 30
-# Seconds a stranger may take to read that it is one.
-GOODBYE_S = 1
+GOODBYE_S = 5
+"""Seconds a stranger may take to ask, and to read that it is one."""
 BACKLOG = 64
 
 SO_PEERGROUPS = 59

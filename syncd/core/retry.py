@@ -49,7 +49,6 @@ class Next(StrEnum):
     HOLD = "hold"  # all jobs wait
     HOLD_LARGE = "hold_large"  # files too large for one PUT wait for a signed-in user
     FAIL = "fail"  # not before the file or the configuration changes
-    LOOK_UP = "look_up"  # find out what is in the catalog or store, then go on
     SWITCH_OFF = "switch_off"  # the server has no such call: do without it
     STOP = "stop"  # the process ends, progress kept
 
@@ -72,6 +71,8 @@ AT_ONCE = always(0)
 NETWORK_WAIT = Wait(1, 20)
 JOB_WAIT = Wait(15, 300)
 HOURLY = always(3600)
+TAKEN_WAIT = Wait(60, 3600)
+"""Where looking helps the step itself has looked; what is taken then is free again by time alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +153,14 @@ ROWS: Mapping[Kind, Row] = {
     Kind.NEEDS_SIGN_IN: Row(Next.HOLD_LARGE, Retryable, free=True),  # R11
     Kind.OUR_DATA: Row(Next.FAIL, Permanent, fuse=True),  # R12
     Kind.ROUTE_UNKNOWN: Row(Next.HOLD, NeedsOperator),  # R13
-    Kind.CONFLICT: Row(Next.LOOK_UP, Retryable),  # R14
+    Kind.CONFLICT: Row(Next.LATER, Retryable, job=TAKEN_WAIT),  # R14
     Kind.STORE_CONFLICT: Row(Next.LATER, Retryable, tries=4, request=NETWORK_WAIT),  # R15
     Kind.TOO_LARGE: Row(Next.HOLD_LARGE, Retryable, free=True),  # R16
     Kind.URL_DEAD: Row(Next.LATER, Retryable, fresh_urls=3, job=always(300), free=True),  # R17
     Kind.SIGNATURE: Row(Next.FAIL, Retryable, fresh_urls=1, fuse=True),  # R18
     Kind.SKEW: Row(Next.HOLD, NeedsOperator, fresh_urls=1, free=True),  # R19
     Kind.STORE_ACCOUNT: Row(Next.HOLD, NeedsOperator, fresh_urls=1, probe=HOURLY, free=True),  # R20
-    Kind.EXISTS: Row(Next.LOOK_UP, Retryable, free=True),  # R21
+    Kind.EXISTS: Row(Next.LATER, Retryable, job=TAKEN_WAIT, free=True),  # R21
     Kind.OBJECT_MISSING: Row(  # R22: after three uploads a day the table is silent; the job waits
         Next.LATER, Retryable, tries=4, request=always(5), fresh_uploads=3,
     ),

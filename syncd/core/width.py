@@ -33,7 +33,7 @@ REST_S = 60.0
 SINGLE_S = 3600.0
 """So long one more is tried at a time then, before a doubling is."""
 
-REACHED = 0.8
+REACHED = 0.95
 """Of a rate that bytes are held to: where so much of it moves, more at once bring nothing."""
 
 GAP_S = 3.0

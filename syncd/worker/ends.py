@@ -25,9 +25,6 @@ PERSON_PROBE_S = 3600.0
 ONCE_PARKED_S = 3600.0
 """A backfill does not come back to a job that it gave up on; the next one starts with it at once."""
 
-LOOK_LATER_S = 60.0
-"""Before a job goes on whose trouble asked for a look that its step does not know."""
-
 DAY_MS = 24 * 3600 * 1000
 
 _log = structlog.get_logger("syncd.worker")
@@ -74,9 +71,6 @@ async def _decision(run: Run, error: JobError) -> retry.Decision:
         return replace(decision, next=retry.Next.FAIL)
     if isinstance(error, NeedsOperator) and decision.next is not retry.Next.HOLD:
         return replace(decision, next=retry.Next.HOLD, wait_s=PERSON_PROBE_S)
-    if decision.next is retry.Next.LOOK_UP:
-        # Where looking helps it was done in the step itself; here only time may.
-        return replace(decision, wait_s=LOOK_LATER_S)
     if decision.next is retry.Next.PARK and means.once:
         return replace(decision, wait_s=ONCE_PARKED_S)
     return decision

@@ -182,7 +182,7 @@ def test_pings_stop_when_something_hangs(
     with managed(home, manager) as daemon:
         manager.pings_go_on()
         daemon.process.send_signal(trap)
-        until(manager.is_silent, "silence")
+        until(lambda: manager.is_silent() and manager.is_silent(), "silence")
 
         assert daemon.process.poll() is None
 

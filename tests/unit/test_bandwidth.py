@@ -249,7 +249,7 @@ def test_a_slow_rate_hands_out_small_pieces() -> None:
     assert senders.largest == 8 * KIB
 
 
-def test_a_thread_that_waits_ends_soon_after_it_is_told_to_stop() -> None:
+def test_a_thread_that_waits_ends_after_it_is_told_to_stop() -> None:
     bandwidth = Bandwidth(parse("1 MiB/s"), SystemClock())
     bandwidth.at_most(0)
     senders = Senders(bandwidth)

@@ -176,10 +176,10 @@ def test_R13_unknown_route_switches_optional_calls_off_and_holds_for_the_others(
         assert row_of(Kind.ROUTE_UNKNOWN, call).error is NeedsOperator
 
 
-def test_R14_conflict_looks_up() -> None:
+def test_R14_a_conflict_that_a_look_did_not_solve_waits_longer_each_time() -> None:
     for call in (Call.PRESIGN, Call.REGISTER):
         assert waits(Kind.CONFLICT, call) == []
-        assert after(Kind.CONFLICT, call).next is Next.LOOK_UP
+        assert steps(Kind.CONFLICT, call, range(1, 3)) == [(Next.LATER, 60), (Next.LATER, 120)]
 
 
 def test_R15_store_conflict_repeats_a_put_four_times_and_a_complete_begins_anew_once() -> None:
@@ -230,7 +230,9 @@ def test_R20_store_account_gets_one_fresh_url_then_holds_free_probing_hourly() -
 
 def test_R21_existing_object_is_looked_into_free_and_the_put_not_repeated() -> None:
     assert waits(Kind.EXISTS, Call.PUT_BODY) == []
-    assert after(Kind.EXISTS, Call.PUT_BODY) == Decision(Next.LOOK_UP, 0.0, True, False)
+    assert after(Kind.EXISTS, Call.PUT_BODY) == Decision(Next.LATER, 60.0, True, False)
+    assert after(Kind.EXISTS, Call.PUT_BODY, 20).wait_s == 3600
+    assert after(Kind.EXISTS, Call.PUT_BODY, 5, once=True).next is Next.PARK
 
 
 def test_R22_missing_object_is_asked_for_four_times_5_s_apart_then_sent_again_3_a_day() -> None:

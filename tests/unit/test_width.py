@@ -192,12 +192,13 @@ def test_while_bytes_are_held_to_a_rate_that_they_reach_no_more_is_tried(held_to
     assert list(dict.fromkeys(link.seen)) == [4, 8, 16]
 
 
-def test_below_the_rate_that_bytes_are_held_to_more_is_tried() -> None:
-    link = Link(Width(4, 16), stream=29 * MIB, held_to=200 * MIB)
+@pytest.mark.parametrize(("held_to_mib", "kept"), [(200, 8), (135, 8), (118, 4)])
+def test_below_the_rate_that_bytes_are_held_to_more_is_tried(held_to_mib: int, kept: int) -> None:
+    link = Link(Width(4, 16), stream=29 * MIB, held_to=held_to_mib * MIB)
     link.send(2 * REST_S)
 
-    assert link.width.limit == 8
-    assert max(link.seen) == 8
+    assert link.width.limit == kept
+    assert max(link.seen) == kept
 
 
 @pytest.mark.parametrize("held_to", [MIB // 16, 60 * MIB])
