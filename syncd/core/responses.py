@@ -121,7 +121,7 @@ ADVICE: Mapping[Kind, str] = {
     Kind.SIGNATURE: "Check for a proxy that changes requests, and this machine's clock.",
     Kind.SKEW: "Set this machine's clock; the object store refuses its time.",
     Kind.STORE_ACCOUNT: "Tell whoever runs the object store: its account or bucket is not usable.",
-    Kind.EXISTS: "Tell whoever runs the object store: it says that a new object is there already.",
+    Kind.EXISTS: "Tell the operator of the cloud: it says of something new that it is there already.",
     Kind.UPLOAD_GONE: "Tell whoever runs the object store: it drops uploads before they are complete.",
     Kind.OTHER_CLIENT_ERROR: "Ask the operator of the cloud what this answer means.",
     Kind.OUR_BUG: "Please report it, with the log around it.",

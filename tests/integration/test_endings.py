@@ -2,10 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 from pydantic import SecretStr
@@ -23,6 +23,9 @@ from syncd.service import Service
 from syncd.store import RootRow
 from syncd.watch import Watcher
 from tests.weights import write_safetensors
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SOURCE = CredentialSource(SecretStr("dk-" + 40 * "0"), "the test", (), None)
 
@@ -64,11 +67,23 @@ async def test_the_store_is_not_closed_while_the_scan_thread_reads_it(
     assert not (await reads[0]).scanned
 
 
+class Listed(Lanes):
+    """Lanes that write down what the scan thread is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__(files=1, slots=1)
+        self.names: list[str] = []
+
+    async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self.names.append(getattr(function, "__name__", ""))
+        return await super().scan(function, *args, **kwargs)
+
+
 async def test_a_daemon_whose_disk_hangs_can_be_stopped(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_room, "LAST_LOOK_S", 0.2)
-    lanes, asked, answers = Lanes(files=1, slots=1), threading.Event(), threading.Event()
+    lanes, asked, answers = Listed(), threading.Event(), threading.Event()
     desks, watchers = list[Desk](), list[Watcher]()
     hanging: list[asyncio.Future[bool]] = []
 
@@ -103,6 +118,9 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
         answers.set()
 
     assert await hanging[0]
+    after = lanes.names[lanes.names.index("ask_the_disk") + 1 :]
+    assert "stop" in after
+    assert "stop_reading" not in after, "who hangs is waited for once"
     assert desks[0].store.seen.root(1), "it was closed under whoever hangs"
     watchers[0].stop()
     desks[0].store.stop_reading()
