@@ -59,7 +59,7 @@ class Database:
                 database._check()
                 migrate(connection, path)
                 # Not before: a log of the whole schema beside the schema takes room twice.
-                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA journal_mode = WAL").close()
                 database._fold_log()
             except BaseException:
                 connection.close()
@@ -128,17 +128,21 @@ class Database:
             self._connection.execute("COMMIT")
 
     def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> int:
-        """Execute one statement; the number of rows it changed."""
+        """Execute one statement of a transaction; the number of rows it changed."""
+        # Alone it would be a commit that finds the disk full and does not fold the log.
+        assert self._connection.in_transaction, sql
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             return cursor.rowcount
 
     def run_many(self, sql: str, rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> None:
-        """Execute one statement for each of *rows*."""
+        """Execute one statement of a transaction for each of *rows*."""
+        assert self._connection.in_transaction, sql
         with _errors(self._path):
             self._connection.executemany(sql, rows).close()
 
     def insert(self, sql: str, parameters: Sequence[Any] | dict[str, Any]) -> int:
-        """Insert one row; its id."""
+        """Insert one row in a transaction; its id."""
+        assert self._connection.in_transaction, sql
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             assert cursor.lastrowid is not None
             return cursor.lastrowid
@@ -158,6 +162,16 @@ class Database:
         with _errors(self._path), closing(self._connection.cursor()) as cursor:
             cursor.row_factory = None
             return cursor.execute(sql, parameters).fetchall()
+
+    def vacuum(self) -> None:
+        """Give what deleted rows took back to the disk; the file is written anew beside itself."""
+        with _errors(self._path):
+            self._connection.execute("VACUUM").close()
+
+    def begin_reading(self) -> None:
+        """All that is asked from now until ``close`` is answered as of the first question."""
+        with _errors(self._path):
+            self._connection.execute("BEGIN").close()
 
     def _fold_log(self) -> None:
         """Write what the log holds into the file and cut the log, as far as there is room."""
@@ -188,7 +202,7 @@ def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | 
         yield None
         return
     try:
-        db.run("BEGIN")  # the moment is that of the first question; closing ends it
+        db.begin_reading()
         yield questions(db)
     finally:
         db.close()

@@ -150,7 +150,8 @@ class Jobs:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        self._write(job, {"lease_expires_at": now_ms + ttl_ms, "updated_at": now_ms})
+        with self._db.transaction():
+            self._write(job, {"lease_expires_at": now_ms + ttl_ms, "updated_at": now_ms})
 
     def next_due_ms(self) -> int | None:
         """When the next queued job may start; None when nothing is queued."""
@@ -223,7 +224,8 @@ class Jobs:
             LeaseLost: The job is no longer ours; nothing was written.
         """
         assert facts.keys() <= _FACTS, "not a fact of a job"
-        self._write(job, {**facts, "updated_at": now_ms})
+        with self._db.transaction():
+            self._write(job, {**facts, "updated_at": now_ms})
         return replace(job, **facts)  # type: ignore[arg-type]
 
     def note_plan(self, job: Job, plan: Plan, now_ms: int) -> Job:

@@ -74,7 +74,7 @@ class Upkeep:
         Raises:
             StateFull: It needs as much room again for a moment, and there is none.
         """
-        self._db.run("VACUUM")
+        self._db.vacuum()
 
     def size(self) -> int:
         """Bytes of the database, its log not counted."""
