@@ -9,6 +9,7 @@ thousands, and time-outs are a tenth of a second.
 import asyncio
 import contextlib
 import io
+import itertools
 import logging
 import os
 import shutil
@@ -65,6 +66,25 @@ SWITCHES = Switches(
 _client: ContextVar[int] = ContextVar("client")
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that the client begins, and which calls had been heard of by then."""
+
+    path: str
+    part: int
+    said: bytes
+    after: int
+
+    def is_(self, entry: Entry) -> bool:
+        """May this be its call? Of several requests alike it may be either's."""
+        of_it = entry.storage_key or entry.model_path or ""
+        return (
+            entry.seq > self.after
+            and (entry.path, entry.part or 0) == (self.path, self.part)
+            and (not self.said or of_it.encode() in self.said)
+        )
+
+
 class Watched(Sandbox):
     """A stand-in cloud behind two proxies; it knows which connection each call came by."""
 
@@ -76,7 +96,8 @@ class Watched(Sandbox):
         switches: Switches,
     ) -> None:
         self.port_of: dict[int, int] = {}
-        self._unheard: set[int] = set()
+        self._heard: set[int] = set()
+        self._given_up: list[_Asked] = []
         self.on_entry: Callable[[Entry], None] = lambda entry: None
         self._wires, self._accidents = wires, accidents
         super().__init__(folder, switches=switches, listener=self._note)
@@ -104,23 +125,36 @@ class Watched(Sandbox):
         self.port_of[entry.seq] = _client.get()
         self.on_entry(entry)
 
-    def give_up(self, request: httpx.Request, said: bytes) -> None:
-        """The client waits no longer, even if the answer lies in its own buffers by now."""
-        number = request.url.params.get("partNumber")
-        for entry in reversed(self.history.entries()):
-            of_it = entry.storage_key or entry.model_path or ""
-            same = (entry.path, entry.part or 0) == (request.url.path, int(number or 0))
-            if same and (not said or of_it.encode() in said):
-                self._unheard.add(entry.seq)
-                return
+    def asks(self, request: httpx.Request, said: bytes) -> _Asked:
+        """The client is about to send *request*."""
+        part = int(request.url.params.get("partNumber", 0))
+        after = max((entry.seq for entry in self.history.entries()), default=0)
+        return _Asked(request.url.path, part, said, after)
+
+    def hears(self, asked: _Asked) -> None:
+        """The client has an answer: the newest call of this kind was told."""
+        mine = [entry.seq for entry in self.history.entries() if asked.is_(entry)]
+        self._heard.update(mine[-1:])
+
+    def gives_up(self, asked: _Asked) -> None:
+        """The client waits no longer, even if the call has yet to arrive."""
+        self._given_up.append(asked)
+
+    def _unheard(self, entries: list[Entry]) -> set[int]:
+        unheard = set[int]()
+        for asked in self._given_up:
+            taken = self._heard | unheard
+            mine = (e.seq for e in entries if asked.is_(e) and e.seq not in taken)
+            unheard.update(itertools.islice(mine, 1))
+        return unheard
 
     def as_seen(self) -> list[Entry]:
         """The history, and in it which answers the client may never have seen whole."""
-        entries = self.history.entries()
+        entries = list(self.history.entries())
         last = {self.port_of[entry.seq]: entry.seq for entry in sorted(entries, key=_by_seq)}
         suspects = self._wires[0].suspects | self._wires[1].suspects
         doubted = self._wires[0].doubted | self._wires[1].doubted
-        lost = self._unheard | {last[port] for port in suspects if port in last}
+        lost = self._unheard(entries) | {last[port] for port in suspects if port in last}
         lost |= {seq for seq, port in self.port_of.items() if port in doubted}
         return [replace(e, lost=True) if e.seq in lost else e for e in entries]
 
@@ -167,11 +201,13 @@ def _api_client(clock: SkippingClock, cloud: Watched) -> api.Client:
     async def send(request: httpx.Request, **how: Any) -> httpx.Response:
         with contextlib.ExitStack() as under_way:
             under_way.enter_context(clock.busy())
+            asked = cloud.asks(request, request.content)
             try:
                 response = await plain(request, **how)
             except httpx.HTTPError:
-                cloud.give_up(request, request.content)
+                cloud.gives_up(asked)
                 raise
+            cloud.hears(asked)
             end, closing = under_way.pop_all(), response.aclose
 
             async def aclose() -> None:
@@ -191,11 +227,14 @@ def _store_client(cloud: Watched) -> storage.Client:
     plain = client.send
 
     def send(request: httpx.Request, **how: Any) -> httpx.Response:
+        asked = cloud.asks(request, b"")
         try:
-            return plain(request, **how)
+            response = plain(request, **how)
         except httpx.HTTPError:
-            cloud.give_up(request, b"")
+            cloud.gives_up(asked)
             raise
+        cloud.hears(asked)
+        return response
 
     client.send = send  # type: ignore[method-assign]
     return client
