@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.cable import BIN_S, FAR, NEAR
-from bench.measure import Command, running
+from bench.measure import Command, Profile, profile_lines, running, spied, wait_for
 from bench.place import BUCKET, SYNCD, write_model
 from bench.scenario import Goal, Options, Result, Scenario, median, table, tell
 from bench.senders import path_of
@@ -83,7 +83,17 @@ def _run(options: Options) -> Result:
         for number, case in enumerate(cases, 1):
             runs.append(_on_line(case, folder, options.line_s))
             tell(f"{number} of {len(cases)}: {case}: {100 * runs[-1]['share']:.1f} % of the line")
-    return {"mbit": options.line_mbit, "seconds": options.line_s, "runs": runs}
+        profiles = {}
+        if options.profile:
+            longest = [case for case in cases if case.sender == OURS and case.loss == 0][-1:]
+            for case in longest:
+                profiles[str(case)] = _on_line(case, folder, options.line_s, spy=True)["profile"]
+    return {
+        "mbit": options.line_mbit,
+        "seconds": options.line_s,
+        "runs": runs,
+        "profiles": profiles,
+    }
 
 
 def _controls() -> tuple[str, list[str]]:
@@ -93,8 +103,8 @@ def _controls() -> tuple[str, list[str]]:
     return usual, [control for control in ("bbr", usual) if control in known]
 
 
-def _on_line(case: Case, folder: Path, seconds: float) -> Result:
-    """One sender on a fresh line, for as long as it is watched."""
+def _on_line(case: Case, folder: Path, seconds: float, *, spy: bool = False) -> Result:
+    """One sender on a fresh line, for as long as it is watched; *spy*: under py-spy."""
     words = map(str, (case.mbit, case.delay_ms, case.loss, seconds))
     with (
         TemporaryDirectory(dir=folder) as home,
@@ -114,7 +124,12 @@ def _on_line(case: Case, folder: Path, seconds: float) -> Result:
                         raise SystemExit(f"{case}: the sender ended:\n{text[-4000:]}")
                     seen.append(_streams(near, port))
 
-                carried = _said(cable, READY_S + seconds, look)
+                watch: AbstractContextManager[Profile] = nullcontext([])
+                if spy:
+                    wait_for(log, "job.claimed", sender)
+                    watch = spied(str(case), sender.pid)
+                with watch as profile:
+                    carried = _said(cable, READY_S + seconds, look)
                 sender.kill()
     shares = _shares(carried["bins"], case.mbit)
     return {
@@ -126,6 +141,7 @@ def _on_line(case: Case, folder: Path, seconds: float) -> Result:
         "mean": statistics.fmean(shares),
         "streams": [len(controls) for controls in seen],
         "last": "+".join(sorted(set(seen[-1]))),
+        "profile": profile,
         **carried,
     }
 
@@ -279,6 +295,10 @@ def _lines(result: Result) -> Iterator[str]:
     )
     yield ""
     yield from _bounded(result)
+    for case, profile in result["profiles"].items():
+        yield f"{case}:"
+        yield ""
+        yield from profile_lines(profile)
 
 
 def _bounded(result: Result) -> Iterator[str]:

@@ -50,19 +50,12 @@ class Lanes:
             StateFull: Nobody waits for room, or not any longer.
         """
         call = partial(function, *args, **kwargs)
-        held: Patience | None = None
-        while True:
-            try:
-                result = await self._committed(call)
-            except StateFull as error:
-                if self.patience is None:
-                    raise
-                held = self.patience
-                await held.wait(error)
-            else:
-                if held is not None:
-                    held.end()
-                return result
+        try:
+            return await self._committed(call)
+        except StateFull as error:
+            if self.patience is None:
+                raise
+            return await self.patience.outlast(error, lambda: self._committed(call))
 
     async def _committed(self, call: "partial[T]") -> T:
         return await asyncio.shield(self._run(self._db, call))

@@ -2,7 +2,8 @@
 What a person tells syncd to do with the queue, carried out on the store.
 
 The same on a running daemon, which hands its store over and acts on what comes back, and on a store
-at rest, whose next owner finds what was committed. All methods belong on the store's thread.
+at rest, whose next owner finds what was committed. Each order is one commit, so that one which finds
+the disk full can be given again. All methods belong on the store's thread.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -94,14 +95,15 @@ def retry(
             assert place.job_id is not None, "a wanted file has a job"
             store.jobs.retry_now(place.job_id, now_ms)
 
-    _each_named(store, paths, frozenset(RETRIABLE), again, done)
-    if states:
-        for place in store.report.places():
-            if place.state in states:
-                again(place)
-                done.files.append(place.shown)
-    store.files.judge_afresh(done.look_at)
-    store.holds.probe_now(now_ms)
+    with store.transaction():
+        _each_named(store, paths, frozenset(RETRIABLE), again, done)
+        if states:
+            for place in store.report.places():
+                if place.state in states:
+                    again(place)
+                    done.files.append(place.shown)
+        store.files.judge_afresh(done.look_at)
+        store.holds.probe_now(now_ms)
     return done
 
 
@@ -113,7 +115,8 @@ def bump(store: Store, now_ms: int, *, paths: Sequence[str]) -> Done:
         assert place.job_id is not None, "a queued file has a job"
         store.jobs.bump(place.job_id, now_ms)
 
-    _each_named(store, paths, BUMPABLE, first, done)
+    with store.transaction():
+        _each_named(store, paths, BUMPABLE, first, done)
     return done
 
 
@@ -126,7 +129,8 @@ def cancel(store: Store, now_ms: int, *, paths: Sequence[str]) -> Done:
         store.jobs.cancel(place.job_id, now_ms)
         done.ended.append(place.job_id)
 
-    _each_named(store, paths, CANCELLABLE, end, done)
+    with store.transaction():
+        _each_named(store, paths, CANCELLABLE, end, done)
     return done
 
 

@@ -7,11 +7,15 @@ not there.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 
 from syncd.clock import Clock
 from syncd.errors import StateFull
+
+T = TypeVar("T")
 
 FIRST_S, MOST_S = 1.0, 60.0
 """Between two probes: as long as was waited already, within these bounds."""
@@ -29,6 +33,7 @@ class Patience:
         self._clock = clock
         self._limit_s = limit_s
         self._since_s: float | None = None
+        self._waiters = 0
         self._stopped = asyncio.Event()
         self._log = structlog.get_logger("syncd.patience")
 
@@ -37,13 +42,31 @@ class Patience:
         """Is there no room on the state disk now?"""
         return self._since_s is not None
 
-    async def wait(self, error: StateFull) -> None:
+    async def outlast(self, error: StateFull, attempt: Callable[[], Awaitable[T]]) -> T:
         """
-        Let some time pass before the next probe.
+        Make an *attempt* that ended with *error* again and again until it gets through; its result.
 
         Raises:
-            StateFull: *error*: the limit has passed, or nobody waits any more.
+            StateFull: The limit has passed, or the program stops.
         """
+        self._waiters += 1
+        try:
+            while True:
+                await self._wait(error)
+                try:
+                    result = await attempt()
+                except StateFull as again:
+                    error = again
+                else:
+                    self._end()
+                    return result
+        finally:
+            self._waiters -= 1
+            if not self._waiters:  # whoever waited last was cancelled, perhaps
+                self._end()
+
+    async def _wait(self, error: StateFull) -> None:
+        """Let some time pass before the next probe."""
         now_s = self._clock.boottime_s()
         if self._since_s is None:
             self._since_s = now_s
@@ -55,8 +78,7 @@ class Patience:
         if self._stopped.is_set():
             raise error
 
-    def end(self) -> None:
-        """A statement that had waited got through."""
+    def _end(self) -> None:
         if self._since_s is not None:
             seconds = round(self._clock.boottime_s() - self._since_s, 3)
             self._log.info("hold.ended", kind="state", seconds=seconds)

@@ -18,6 +18,9 @@ from syncd.text import printable
 
 FILE_NAME = "syncd.db"
 
+_NO_ROOM = frozenset((sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE))
+"""The second: not even for the index of the log."""
+
 Q = TypeVar("Q")
 
 
@@ -102,12 +105,16 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """
-        Everything inside is one commit, or nothing is.
+        Everything inside is one commit, or nothing is; within another one it is a part of that.
 
         Raises:
             StateFull: The disk is full. The log was folded into the file, which may have made room.
             StateError: It cannot be written.
         """
+        if self._connection.in_transaction:
+            with self._part():
+                yield
+            return
         try:
             with self._committed():
                 yield
@@ -126,6 +133,20 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _part(self) -> Iterator[None]:
+        """What whoever began the commit may see fail and yet go on with the rest."""
+        with _errors(self._path):
+            self._connection.execute("SAVEPOINT part")
+            try:
+                yield
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK TO part")
+                    self._connection.execute("RELEASE part")
+                raise
+            self._connection.execute("RELEASE part")
 
     def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> int:
         """Execute one statement of a transaction; the number of rows it changed."""
@@ -288,9 +309,11 @@ def _errors(path: str) -> Iterator[None]:
 def _may_pass(error: sqlite3.DatabaseError, path: str) -> bool:
     """Is the disk full, or is its file system mounted read-only? Nothing was written then."""
     code = getattr(error, "sqlite_errorcode", 0)
+    if code in _NO_ROOM:
+        return True
     if code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
         return code == sqlite3.SQLITE_READONLY or _is_mounted_read_only(path)
-    return bool(code & 0xFF == sqlite3.SQLITE_FULL)
+    return False
 
 
 def _is_mounted_read_only(path: str) -> bool:
@@ -303,7 +326,7 @@ def _is_mounted_read_only(path: str) -> bool:
 def _explain(path: str, error: sqlite3.DatabaseError) -> str:
     name = getattr(error, "sqlite_errorname", "") or ""
     where = printable(path)
-    if name.startswith("SQLITE_FULL"):
+    if getattr(error, "sqlite_errorcode", 0) in _NO_ROOM:
         return f"The disk that holds {where} is full. Make room; nothing acknowledged is lost."
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return f"{where} cannot be written ({error}). Check its owner, mode and file system."

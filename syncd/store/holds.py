@@ -85,7 +85,7 @@ class Sent:
                 " ON CONFLICT (hour) DO UPDATE SET bytes = bytes + excluded.bytes",
                 (hour_of(now_ms), size),
             )
-        return self.by_hour()
+            return self.by_hour()
 
 
 class Servers:

@@ -1,6 +1,6 @@
 """The store as its one writer opens it."""
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from syncd.lock import Lock
 from syncd.store.db import Database
@@ -42,6 +42,15 @@ class Store:
         self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
         self.seen = Files(self._reader, Jobs(self._reader))
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """
+        Everything inside is one commit, or nothing is.
+
+        Raises:
+            StateError: It cannot be written.
+        """
+        return self._db.transaction()
 
     def stop_reading(self) -> None:
         """Close what ``seen`` reads by, in the thread that reads."""

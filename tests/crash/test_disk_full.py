@@ -21,14 +21,28 @@ pytestmark = pytest.mark.crash
 MOUNT = 'mount -t tmpfs -o size=384k tmpfs "$SYNCD_STATE_DIR" && exec "$@"'
 UNSHARED = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh"]
 
-NOTES = """
+BEGUN = """
 import os
+from pathlib import Path
+from syncd import orders
 from syncd.errors import StateFull
-from syncd.store import Store
-from tests.integration.test_store import NOW, TTL, admit, claim
+from syncd.store import Store, Wanted
+from tests.integration.test_store import NOW, TTL, admit, claim, found, target
 
-store = Store(os.environ["SYNCD_STATE_DIR"])
+state = Path(os.environ["SYNCD_STATE_DIR"])
+store = Store(str(state))
 store.files.root_id("/models")
+
+def fill():
+    with open(state / "filler", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+"""
+
+NOTES = """
 admit(store)
 job = claim(store)
 for name, write in (
@@ -45,6 +59,33 @@ for name, write in (
     print(name, full)
 """
 """Hundreds of commits of one row; one that found the disk full is made again, once."""
+
+ORDERS = """
+paths = [f"loras/{number}.safetensors" for number in range(20)]
+store.files.admit([Wanted(found(p), target(p), target(p).model_path) for p in paths], NOW)
+store.close()  # the log is cut
+store = Store(str(state))
+fill()
+os.truncate(state / "filler", os.path.getsize(state / "filler") - 32768)
+try:
+    orders.cancel(store, NOW, paths=["loras"])
+except StateFull:
+    print(store.report.counts())
+os.unlink(state / "filler")
+done = orders.cancel(store, NOW, paths=["loras"])
+print(len(done.files), len(done.ended))
+"""
+
+START = """
+store.close()
+fill()
+try:
+    Store(str(state))
+except StateFull as error:
+    print(error)
+os.unlink(state / "filler")
+Store(str(state))
+"""
 
 
 @contextmanager
@@ -120,22 +161,40 @@ def test_F19_what_the_log_takes_of_a_full_disk_is_given_back(
     require_each_once(home, cloud, 4)
 
 
-def test_F19_a_commit_of_one_row_gives_back_what_the_log_takes(tmp_path: Path) -> None:
+def run_on_a_small_disk(tmp_path: Path, script: str) -> list[str]:
+    """The lines that *script* says, behind ``BEGUN``."""
     state = tmp_path / "state"
     state.mkdir()
     done = subprocess.run(
-        [*UNSHARED, sys.executable, "-c", NOTES],
+        [*UNSHARED, sys.executable, "-c", BEGUN + script],
         cwd=PROJECT,
         env={**os.environ, "SYNCD_STATE_DIR": str(state)},
         capture_output=True,
         text=True,
         check=False,
     )
-
     assert done.returncode == 0, done.stderr
-    (_, noting), (_, renewing) = (line.split() for line in done.stdout.splitlines())
-    assert int(noting) > 1  # it was full, and nobody made room
-    assert int(renewing) > 1
+    return done.stdout.splitlines()
+
+
+def test_F19_a_commit_of_one_row_gives_back_what_the_log_takes(tmp_path: Path) -> None:
+    noting, renewing = run_on_a_small_disk(tmp_path, NOTES)
+
+    assert int(noting.removeprefix("note ")) > 1  # it was full, and nobody made room
+    assert int(renewing.removeprefix("renew ")) > 1
+
+
+def test_F19_an_order_on_a_full_disk_is_carried_out_on_all_files_or_none(tmp_path: Path) -> None:
+    full, after = run_on_a_small_disk(tmp_path, ORDERS)
+
+    assert full == "{'queued': 20}"
+    assert after == "20 20"
+
+
+def test_F19_a_start_on_a_full_disk_asks_for_room(tmp_path: Path) -> None:
+    (said,) = run_on_a_small_disk(tmp_path, START)
+
+    assert "is full. Make room" in said
 
 
 def test_F02_a_daemon_that_waits_for_room_ends_when_it_is_told_to(

@@ -1,10 +1,13 @@
-"""Permission to send: who waits goes on as soon as more may send."""
+"""Permission to send: who waits goes on as soon as more may send. And waiting for room on the disk."""
 
 import asyncio
 from contextlib import suppress
 
+from syncd.clock import SystemClock
 from syncd.core.width import Width
-from syncd.lanes import Slots
+from syncd.errors import StateFull
+from syncd.lanes import Lanes, Slots
+from syncd.patience import Patience
 
 
 class Sender:
@@ -72,3 +75,25 @@ async def test_who_gave_up_waiting_leaves_no_trace() -> None:
     await turns()
     assert last.has_slot.is_set()
     await last.end()
+
+
+async def test_nobody_waits_for_room_once_the_last_who_did_was_cancelled() -> None:
+    lanes = Lanes(files=1, slots=1)
+    lanes.patience = patience = Patience(SystemClock(), limit_s=None)
+    tried = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def full() -> None:
+        loop.call_soon_threadsafe(tried.set)
+        raise StateFull("the disk is full")
+
+    waiting = asyncio.create_task(lanes.db(full))
+    await tried.wait()
+    while not patience.waiting:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+
+    assert not patience.waiting
+    lanes.close()
