@@ -9,12 +9,11 @@ thousands, and time-outs are a tenth of a second.
 import asyncio
 import contextlib
 import io
-import itertools
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,9 +65,9 @@ SWITCHES = Switches(
 _client: ContextVar[int] = ContextVar("client")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """A request that the client begins, and which calls had been heard of by then."""
+    """A request that the client begins, and the newest call that had been heard of by then."""
 
     path: str
     part: int
@@ -96,7 +95,7 @@ class Watched(Sandbox):
         switches: Switches,
     ) -> None:
         self.port_of: dict[int, int] = {}
-        self._heard: set[int] = set()
+        self._heard: dict[_Asked, int] = {}
         self._given_up: list[_Asked] = []
         self.on_entry: Callable[[Entry], None] = lambda entry: None
         self._wires, self._accidents = wires, accidents
@@ -134,18 +133,19 @@ class Watched(Sandbox):
     def hears(self, asked: _Asked) -> None:
         """The client has an answer: the newest call of this kind was told."""
         mine = [entry.seq for entry in self.history.entries() if asked.is_(entry)]
-        self._heard.update(mine[-1:])
+        if mine:
+            self._heard[asked] = max(mine)
 
     def gives_up(self, asked: _Asked) -> None:
         """The client waits no longer, even if the call has yet to arrive."""
+        self._heard.pop(asked, None)
         self._given_up.append(asked)
 
     def _unheard(self, entries: list[Entry]) -> set[int]:
-        unheard = set[int]()
+        unheard, heard = set[int](), set(self._heard.values())
         for asked in self._given_up:
-            taken = self._heard | unheard
-            mine = (e.seq for e in entries if asked.is_(e) and e.seq not in taken)
-            unheard.update(itertools.islice(mine, 1))
+            mine = {entry.seq for entry in entries if asked.is_(entry)} - heard - unheard
+            unheard |= {min(mine)} if mine else set()
         return unheard
 
     def as_seen(self) -> list[Entry]:
@@ -208,12 +208,21 @@ def _api_client(clock: SkippingClock, cloud: Watched) -> api.Client:
                 cloud.gives_up(asked)
                 raise
             cloud.hears(asked)
-            end, closing = under_way.pop_all(), response.aclose
+            end, closing, reading = under_way.pop_all(), response.aclose, response.aiter_raw
+
+            async def aiter_raw(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+                try:
+                    async for piece in reading(chunk_size):
+                        yield piece
+                except httpx.HTTPError:
+                    cloud.gives_up(asked)
+                    raise
 
             async def aclose() -> None:
                 end.close()
                 await closing()
 
+            response.aiter_raw = aiter_raw  # type: ignore[method-assign]
             response.aclose = aclose  # type: ignore[method-assign]
             return response
 
@@ -234,6 +243,16 @@ def _store_client(cloud: Watched) -> storage.Client:
             cloud.gives_up(asked)
             raise
         cloud.hears(asked)
+        reading = response.iter_raw
+
+        def iter_raw(chunk_size: int | None = None) -> Iterator[bytes]:
+            try:
+                yield from reading(chunk_size)
+            except httpx.HTTPError:
+                cloud.gives_up(asked)
+                raise
+
+        response.iter_raw = iter_raw  # type: ignore[method-assign]
         return response
 
     client.send = send  # type: ignore[method-assign]
