@@ -47,7 +47,7 @@ class Patience:
         Make an *attempt* that ended with *error* again and again until it gets through; its result.
 
         Raises:
-            StateFull: The limit has passed, or the program stops.
+            StateFull: The limit has passed, now or once before, or the program stops.
         """
         self._waiters += 1
         try:
@@ -62,17 +62,20 @@ class Patience:
                     return result
         finally:
             self._waiters -= 1
-            if not self._waiters:  # whoever waited last was cancelled, perhaps
-                self._end()
+            if not self._waiters:  # the last was cancelled, perhaps: nobody waits any more
+                self._since_s = None
 
     async def _wait(self, error: StateFull) -> None:
         """Let some time pass before the next probe."""
+        if self._stopped.is_set():
+            raise error
         now_s = self._clock.boottime_s()
         if self._since_s is None:
             self._since_s = now_s
             self._log.error("hold.began", kind="state", why=str(error))
         waited_s = now_s - self._since_s
         if self._limit_s is not None and waited_s >= self._limit_s:
+            self.give_up()
             raise error
         await self._nap(min(MOST_S, max(FIRST_S, waited_s)))
         if self._stopped.is_set():
@@ -85,7 +88,7 @@ class Patience:
             self._since_s = None
 
     def give_up(self) -> None:
-        """The program stops: who waits, fails."""
+        """The program stops: whoever waits or would have to, fails."""
         self._stopped.set()
 
     async def _nap(self, seconds: float) -> None:

@@ -18,8 +18,8 @@ from syncd.text import printable
 
 FILE_NAME = "syncd.db"
 
-_NO_ROOM = frozenset((sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE))
-"""The second: not even for the index of the log."""
+INDEX_SIZE = 32768
+"""Bytes by which SQLite makes the index of the log larger."""
 
 Q = TypeVar("Q")
 
@@ -35,6 +35,7 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
         self._path = path
+        self._committing = False
         connection.row_factory = sqlite3.Row
 
     @classmethod
@@ -111,16 +112,19 @@ class Database:
             StateFull: The disk is full. The log was folded into the file, which may have made room.
             StateError: It cannot be written.
         """
-        if self._connection.in_transaction:
+        if self._committing:
             with self._part():
                 yield
             return
+        self._committing = True
         try:
             with self._committed():
                 yield
         except StateFull:
             self._fold_log()
             raise
+        finally:
+            self._committing = False
 
     @contextmanager
     def _committed(self) -> Iterator[None]:
@@ -128,15 +132,17 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._require_whole()
+                self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     @contextmanager
     def _part(self) -> Iterator[None]:
-        """What whoever began the commit may see fail and yet go on with the rest."""
+        """What may fail while the rest goes on, unless the disk was full: that undid the rest, too."""
+        self._require_whole()
         with _errors(self._path):
             self._connection.execute("SAVEPOINT part")
             try:
@@ -147,6 +153,11 @@ class Database:
                     self._connection.execute("RELEASE part")
                 raise
             self._connection.execute("RELEASE part")
+
+    def _require_whole(self) -> None:
+        assert self._connection.in_transaction, (
+            "a full disk ended it, and nobody may go on after that"
+        )
 
     def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> int:
         """Execute one statement of a transaction; the number of rows it changed."""
@@ -308,12 +319,25 @@ def _errors(path: str) -> Iterator[None]:
 
 def _may_pass(error: sqlite3.DatabaseError, path: str) -> bool:
     """Is the disk full, or is its file system mounted read-only? Nothing was written then."""
-    code = getattr(error, "sqlite_errorcode", 0)
-    if code in _NO_ROOM:
+    if _found_no_room(error, path):
         return True
+    code = getattr(error, "sqlite_errorcode", 0)
     if code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
         return code == sqlite3.SQLITE_READONLY or _is_mounted_read_only(path)
     return False
+
+
+def _found_no_room(error: sqlite3.DatabaseError, path: str) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    if (
+        code != sqlite3.SQLITE_IOERR_SHMSIZE
+    ):  # what SQLite says of the log's index, whatever the reason
+        return bool(code == sqlite3.SQLITE_FULL)
+    try:
+        disk = os.statvfs(path)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < INDEX_SIZE
 
 
 def _is_mounted_read_only(path: str) -> bool:
@@ -326,7 +350,7 @@ def _is_mounted_read_only(path: str) -> bool:
 def _explain(path: str, error: sqlite3.DatabaseError) -> str:
     name = getattr(error, "sqlite_errorname", "") or ""
     where = printable(path)
-    if getattr(error, "sqlite_errorcode", 0) in _NO_ROOM:
+    if _found_no_room(error, path):
         return f"The disk that holds {where} is full. Make room; nothing acknowledged is lost."
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return f"{where} cannot be written ({error}). Check its owner, mode and file system."

@@ -9,6 +9,7 @@ thousands, and time-outs are a tenth of a second.
 import asyncio
 import contextlib
 import io
+import json
 import logging
 import os
 import shutil
@@ -126,7 +127,8 @@ class Watched(Sandbox):
 
     def asks(self, request: httpx.Request, said: bytes) -> _Asked:
         """The client is about to send *request*."""
-        part = int(request.url.params.get("partNumber", 0))
+        body = json.loads(said or b"{}")
+        part = int(request.url.params.get("partNumber", body.get("part_number", 0)))
         after = max((entry.seq for entry in self.history.entries()), default=0)
         return _Asked(request.url.path, part, said, after)
 
@@ -204,7 +206,7 @@ def _api_client(clock: SkippingClock, cloud: Watched) -> api.Client:
             asked = cloud.asks(request, request.content)
             try:
                 response = await plain(request, **how)
-            except httpx.HTTPError:
+            except (httpx.HTTPError, asyncio.CancelledError):
                 cloud.gives_up(asked)
                 raise
             cloud.hears(asked)
@@ -214,7 +216,7 @@ def _api_client(clock: SkippingClock, cloud: Watched) -> api.Client:
                 try:
                     async for piece in reading(chunk_size):
                         yield piece
-                except httpx.HTTPError:
+                except (httpx.HTTPError, asyncio.CancelledError):
                     cloud.gives_up(asked)
                     raise
 

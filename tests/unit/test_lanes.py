@@ -1,13 +1,18 @@
 """Permission to send: who waits goes on as soon as more may send. And waiting for room on the disk."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from syncd.clock import SystemClock
+import pytest
+from structlog.testing import capture_logs
+
+from syncd.clock import Clock
 from syncd.core.width import Width
 from syncd.errors import StateFull
 from syncd.lanes import Lanes, Slots
 from syncd.patience import Patience
+from tests.fakes import FakeClock
 
 
 class Sender:
@@ -77,23 +82,88 @@ async def test_who_gave_up_waiting_leaves_no_trace() -> None:
     await last.end()
 
 
-async def test_nobody_waits_for_room_once_the_last_who_did_was_cancelled() -> None:
+class Disk:
+    """A store's call on a disk that has no room until it is told so."""
+
+    def __init__(self) -> None:
+        self.full = True
+        self.tries = 0
+
+    def write(self) -> str:
+        self.tries += 1
+        if self.full:
+            raise StateFull("the disk is full")
+        return "written"
+
+
+@contextmanager
+def waiting_for(disk: Disk, clock: Clock, *, limit_s: float | None) -> Iterator[Lanes]:
     lanes = Lanes(files=1, slots=1)
-    lanes.patience = patience = Patience(SystemClock(), limit_s=None)
-    tried = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    lanes.patience = Patience(clock, limit_s=limit_s)
+    try:
+        yield lanes
+    finally:
+        lanes.close()
 
-    def full() -> None:
-        loop.call_soon_threadsafe(tried.set)
-        raise StateFull("the disk is full")
 
-    waiting = asyncio.create_task(lanes.db(full))
-    await tried.wait()
-    while not patience.waiting:
-        await asyncio.sleep(0)
-    waiting.cancel()
-    with suppress(asyncio.CancelledError):
-        await waiting
+async def test_whoever_finds_no_room_is_through_as_soon_as_there_is_some() -> None:
+    disk = Disk()
 
-    assert not patience.waiting
-    lanes.close()
+    class Emptied(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            disk.full = len(self.slept) < 6
+
+    clock = Emptied()
+    with waiting_for(disk, clock, limit_s=None) as lanes, capture_logs() as said:
+        assert await lanes.db(disk.write) == "written"
+
+    assert clock.slept == [1, 1, 2, 4, 8, 16]
+    assert [(each["event"], each.get("seconds")) for each in said] == [
+        ("hold.began", None),
+        ("hold.ended", 32.0),
+    ]
+
+
+async def test_a_limit_passes_once_for_all_and_nothing_is_said_to_have_ended() -> None:
+    disk, clock = Disk(), FakeClock()
+    with waiting_for(disk, clock, limit_s=60) as lanes, capture_logs() as said:
+        for _ in range(3):
+            with pytest.raises(StateFull):
+                await lanes.db(disk.write)
+
+    assert sum(clock.slept) == 64  # 1, 1, 2, 4, ...: the first to find 60 passed gives up
+    assert [each["event"] for each in said] == ["hold.began"]
+
+
+async def test_nobody_waits_for_room_once_the_last_who_did_was_cancelled() -> None:
+    class Standing(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            self.slept.append(seconds)
+            await asyncio.Event().wait()
+
+    disk, clock = Disk(), Standing()
+    with waiting_for(disk, clock, limit_s=None) as lanes:
+        assert lanes.patience is not None
+        tasks = [asyncio.create_task(lanes.db(disk.write)) for _ in range(2)]
+        while len(clock.slept) < len(tasks):
+            await asyncio.sleep(0)
+        for task in tasks:
+            assert lanes.patience.waiting
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        assert not lanes.patience.waiting
+
+
+async def test_who_would_wait_for_room_while_the_program_stops_fails_at_once() -> None:
+    disk, clock = Disk(), FakeClock()
+    with waiting_for(disk, clock, limit_s=None) as lanes, capture_logs() as said:
+        assert lanes.patience is not None
+        lanes.patience.give_up()
+        with pytest.raises(StateFull):
+            await lanes.db(disk.write)
+
+    assert not clock.slept
+    assert not said
