@@ -2,13 +2,14 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def weeding(folder: Path) -> Iterator[Weed]:
         _wait_until_ready(Weed(url, keys), process, log)
         yield Weed(url, keys)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended by itself, and that was told
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for port in ports.values():  # it puts its sockets there whatever the flags say
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
@@ -84,12 +86,21 @@ def _command(folder: Path, keys: Keys, ports: dict[str, int]) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that were all free at the same moment."""
+    """
+    Ports that were all free at the same moment.
+
+    They are none of those that the kernel gives to whoever asks for any: one of them could be taken
+    before the server has it.
+    """
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    ports, draw = list[int](), random.SystemRandom()  # not what a test has seeded
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+        while len(ports) < count:
+            port, sock = draw.randrange(given // 2, given), stack.enter_context(socket.socket())
+            with suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                ports.append(port)
+    return ports
 
 
 def _wait_until_ready(weed: Weed, process: subprocess.Popen[bytes], log: Path) -> None:
