@@ -2,20 +2,19 @@
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from syncd.sandbox.sigv4 import Keys, sign_headers
+from tests.ports import free_ports
 
 READY_S = 60.0
 PORT_FLAGS = (
@@ -36,7 +35,7 @@ class Weed:
 def weeding(folder: Path) -> Iterator[Weed]:
     """SeaweedFS with its files in *folder*, on ports of its own."""
     keys = Keys("integrationtests", "weed/secret/key")
-    ports = dict(zip(PORT_FLAGS, _free_ports(len(PORT_FLAGS)), strict=True))
+    ports = dict(zip(PORT_FLAGS, free_ports(len(PORT_FLAGS)), strict=True))
     log = folder / "weed.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -83,24 +82,6 @@ def _command(folder: Path, keys: Keys, ports: dict[str, int]) -> list[str]:
         "-admin.ui=false",
         "-master.telemetry=false",
     ]
-
-
-def _free_ports(count: int) -> list[int]:
-    """
-    Ports that were all free at the same moment.
-
-    They are none of those that the kernel gives to whoever asks for any: one of them could be taken
-    before the server has it.
-    """
-    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
-    ports, draw = list[int](), random.SystemRandom()  # not what a test has seeded
-    with ExitStack() as stack:
-        while len(ports) < count:
-            port, sock = draw.randrange(given // 2, given), stack.enter_context(socket.socket())
-            with suppress(OSError):
-                sock.bind(("127.0.0.1", port))
-                ports.append(port)
-    return ports
 
 
 def _wait_until_ready(weed: Weed, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -8,7 +8,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from syncd.places import SOCKET
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, Nursery, records, until
+from tests.ports import free_ports
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
 
@@ -45,12 +45,6 @@ def ask(home: Home, path: str, *, method: str = "GET", **what: Any) -> httpx.Res
 def started(home: Home, daemon: Daemon) -> None:
     daemon.started()
     until(lambda: (home.state / SOCKET).exists(), "the socket")
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    folder, port = tmp_path_factory.mktemp("control"), free_port()
+    folder, (port,) = tmp_path_factory.mktemp("control"), free_ports(1)
     with (
         Sandbox(folder / "cloud") as cloud,
         # Not below the folders of the tests, which nobody else may enter.
