@@ -106,15 +106,16 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """
-        Everything inside is one commit, or nothing is; within another one it is a part of that.
+        Everything inside is one commit, or nothing is.
+
+        Within another one it is a part of that, and what it raises has to end the other, too.
 
         Raises:
             StateFull: The disk is full. The log was folded into the file, which may have made room.
             StateError: It cannot be written.
         """
         if self._committing:
-            with self._part():
-                yield
+            yield
             return
         self._committing = True
         try:
@@ -132,32 +133,11 @@ class Database:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._require_whole()
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-    @contextmanager
-    def _part(self) -> Iterator[None]:
-        """What may fail while the rest goes on, unless the disk was full: that undid the rest, too."""
-        self._require_whole()
-        with _errors(self._path):
-            self._connection.execute("SAVEPOINT part")
-            try:
-                yield
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK TO part")
-                    self._connection.execute("RELEASE part")
-                raise
-            self._connection.execute("RELEASE part")
-
-    def _require_whole(self) -> None:
-        assert self._connection.in_transaction, (
-            "a full disk ended it, and nobody may go on after that"
-        )
 
     def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> int:
         """Execute one statement of a transaction; the number of rows it changed."""

@@ -197,6 +197,22 @@ def test_F19_a_start_on_a_full_disk_asks_for_room(tmp_path: Path) -> None:
     assert "is full. Make room" in said
 
 
+def test_F19_an_io_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    index = str(tmp_path / "syncd.db-shm")
+    faulty = ["strace", "-f", "-o", "/dev/null", "-P", index, "-e", "inject=pwrite64:error=EIO"]
+    done = subprocess.run(
+        [*faulty, sys.executable, "-c", BEGUN],
+        cwd=PROJECT,
+        env={**os.environ, "SYNCD_STATE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "errors.StateError: " in done.stderr
+    assert "Check the disk below it" in done.stderr
+
+
 def test_F02_a_daemon_that_waits_for_room_ends_when_it_is_told_to(
     tmp_path: Path, cloud: Sandbox
 ) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -361,6 +362,23 @@ def test_a_full_disk_is_said_and_nothing_half_written_stays(store: Store, state_
 
     assert "damaged" not in str(caught.value)
     assert rows(state_dir, "SELECT id FROM job ORDER BY id") == [(before,), (after,)]
+
+
+def test_a_start_gives_back_what_the_log_of_a_killed_one_takes(
+    store: Store, state_dir: str, tmp_path: Path
+) -> None:
+    admit(store)
+    left = tmp_path / "left"  # as it would lie there after a kill
+    left.mkdir()
+    for name in ("syncd.db", "syncd.db-wal"):
+        shutil.copy(os.path.join(state_dir, name), left)
+    assert os.path.getsize(left / "syncd.db-wal") > 0
+    after = Database.open(str(left))
+    size, jobs = os.path.getsize(left / "syncd.db-wal"), after.all("SELECT id FROM job")
+    after.close()
+
+    assert size == 0
+    assert len(jobs) == 1
 
 
 def test_a_database_that_may_grow_no_further_asks_for_room(state_dir: str) -> None:
