@@ -6,6 +6,7 @@ Nothing of the program is imported here but its sandbox, which plays the cloud.
 
 import atexit
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +50,11 @@ SETTLE_S = 0.2
 
 YOUNGEST_S = 2.0
 """syncd looks twice at a file that was touched more recently than this, so tests use older ones."""
+
+
+_SMALL = {"loras/one.safetensors": 3000, "vae/two.pt": 2000}
+_WITH_LARGE = {**_SMALL, "checkpoints/large.ckpt": LARGE}
+"""The files of a prepared home, and their sizes in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,34 +284,50 @@ class Nursery:
     """
     Homes whose files were written a while ago: ``loras/one.safetensors`` and ``vae/two.pt``.
 
-    A home is made by renaming one of the trees that were laid out at the start, which leaves the
-    files' timestamps alone.
+    A home is made by renaming a tree that was written earlier, which leaves the files' timestamps
+    alone. Each tree that is taken is replaced by a new one, so the supply does not run out.
+
+    Args:
+        folder: On the file system of the homes.
+        now_s: A monotonic clock, in seconds.
+        sleep: Waits for as many seconds.
     """
 
-    SMALL = 160
-    WITH_LARGE = 48
+    SMALL = 32
+    WITH_LARGE = 8
+    """Trees kept in stock: enough that one is seldom taken before it is ``YOUNGEST_S`` old."""
 
-    def __init__(self, folder: Path) -> None:
-        noise = random.Random(1)
-        self._small = [folder / f"small-{n}" for n in range(self.SMALL)]
-        self._large = [folder / f"large-{n}" for n in range(self.WITH_LARGE)]
-        for tree in (*self._small, *self._large):
-            files = {"loras/one.safetensors": 3000, "vae/two.pt": 2000}
-            if tree in self._large:
-                files["checkpoints/large.ckpt"] = LARGE
-            for rel_path, size in files.items():
-                path = tree / rel_path
-                path.parent.mkdir(parents=True)
-                path.write_bytes(weights(noise.randbytes(size - HEADER)))
-        self._ready_s = time.monotonic() + YOUNGEST_S
+    def __init__(
+        self,
+        folder: Path,
+        now_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._now_s, self._sleep = now_s, sleep
+        self._noise = random.Random(1)
+        self._names = (folder / str(number) for number in itertools.count())
+        self._small = deque(self._tree(_SMALL) for _ in range(self.SMALL))
+        self._large = deque(self._tree(_WITH_LARGE) for _ in range(self.WITH_LARGE))
 
     def home(self, folder: Path, cloud: Sandbox | None, *, large: bool = False) -> Home:
         """A home in *folder*; with *large* it also holds ``checkpoints/large.ckpt``."""
         home = Home.at(folder, cloud)
         home.models.rmdir()
-        (self._large if large else self._small).pop().rename(home.models)
-        time.sleep(max(0.0, self._ready_s - time.monotonic()))
+        stock, files = (self._large, _WITH_LARGE) if large else (self._small, _SMALL)
+        tree, written_s = stock.popleft()
+        self._sleep(max(0.0, written_s + YOUNGEST_S - self._now_s()))
+        tree.rename(home.models)
+        stock.append(self._tree(files))
         return home
+
+    def _tree(self, files: Mapping[str, int]) -> tuple[Path, float]:
+        """A new tree, and when it was written."""
+        tree = next(self._names)
+        for rel_path, size in files.items():
+            path = tree / rel_path
+            path.parent.mkdir(parents=True)
+            path.write_bytes(weights(self._noise.randbytes(size - HEADER)))
+        return tree, self._now_s()
 
 
 def records(cloud: Sandbox) -> dict[str, str]:
