@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from syncd import scan, watch
 from syncd.auth import ends_at_s
 from syncd.cli.plan import Planned, make_plan, roots_of
-from syncd.config import Loaded, Settings
+from syncd.config import Loaded, Settings, require_known_types
 from syncd.core.preview import Action
 from syncd.core.standing import WRITERS, standing, team_of
 from syncd.errors import ConfigError, JobError, RootUnavailable, StateError
@@ -92,6 +92,10 @@ async def cloud_checks(loaded: Loaded) -> list[Check]:
 
 def _configuration(loaded: Loaded) -> Check:
     where = printable(str(loaded.config_file)) if loaded.config_file else "no configuration file"
+    try:
+        require_known_types(loaded)
+    except ConfigError as error:
+        return Check("configuration", Result.FAILED, str(error), code=error.exit_code)
     return Check("configuration", Result.OK, f"{where}: valid")
 
 

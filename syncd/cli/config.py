@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import click
 
 from syncd.cli.commands import Invocation, pass_invocation
-from syncd.config import DEFAULT, KEYS, Loaded, shown
+from syncd.config import DEFAULT, KEYS, Loaded, require_known_types, shown
 from syncd.model import printable
 
 _ALWAYS_SHOWN = frozenset({"models_dir", "state_dir", "api.base_url", "api.token"})
@@ -28,6 +28,7 @@ def config() -> None:
 def check(invocation: Invocation) -> int:
     """Check the configuration; print what is set, and what looks wrong."""
     loaded = invocation.load()
+    require_known_types(loaded)
     click.echo(f"{_file(loaded) or 'no configuration file'}: the configuration is valid")
     in_force = [row for row in _rows(loaded) if row[2] != DEFAULT or row[0] in _ALWAYS_SHOWN]
     click.echo(_table(in_force))

@@ -24,7 +24,7 @@ from syncd.config.credential import (
 )
 from syncd.config.extra_paths import extra_folders
 from syncd.config.live import JUDGING, LIVE, Reloaded, reloaded
-from syncd.config.selection import IGNORE_FILE, rules_for
+from syncd.config.selection import IGNORE_FILE, rules_for, unknown_types
 from syncd.config.settings import (
     KEYS,
     VARIABLES,
@@ -60,6 +60,7 @@ __all__ = [
     "load",
     "reloaded",
     "require_claimed",
+    "require_known_types",
     "rules_for",
     "shown",
     "value_at",
@@ -126,6 +127,22 @@ def load(
         notify = settings.notify.model_copy(update={"webhook_secret": secret})
         settings = settings.model_copy(update={"notify": notify})
     return Loaded(settings, MappingProxyType(origins), credential, path)
+
+
+def require_known_types(loaded: Loaded) -> None:
+    """
+    Require every type that ``select.types`` and ``select.bundles`` name to be a folder of a root.
+
+    The folder may come later, so a daemon starts without it.
+
+    Raises:
+        ConfigError: A type is missing; the text names the nearest one.
+    """
+    problems = [
+        f"{loaded.origins[key]}: {key}: {wrong}" for key, wrong in unknown_types(loaded.settings)
+    ]
+    if problems:
+        raise _config_error(problems)
 
 
 def _state_dir(environ: Mapping[str, str]) -> Given:

@@ -7,10 +7,11 @@ that the whole root is judged again.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pathspec import GitIgnoreSpec
 
+from syncd.config.extra_paths import extra_folders
 from syncd.config.settings import Settings
 from syncd.core.judge import Patterns, Rules
 from syncd.errors import RulesUnusable
@@ -59,6 +60,34 @@ def rules_for(
             (type_key, tree, ignored),
         ),
     )
+
+
+def unknown_types(settings: Settings) -> Iterator[tuple[str, str]]:
+    """
+    The settings that name a type which no root has, each with what is wrong.
+
+    Nothing can be told while ``models_dir`` cannot be listed.
+    """
+    try:
+        with os.scandir(settings.models_dir) as entries:
+            types = {entry.name for entry in entries if entry.is_dir()}
+    except OSError:
+        return
+    types |= {folder.type_key for folder in extra_folders(settings)}
+    select = settings.select
+    for key, names in (("select.types", select.types), ("select.bundles", select.bundles)):
+        for name in names:
+            if name not in types:
+                wrong = f"no models directory has a folder {printable(name)}"
+                yield key, f"{wrong}.{_nearest(name, types)}"
+
+
+def _nearest(name: str, types: set[str]) -> str:
+    import difflib  # only for a mistyped name
+
+    folded = {each.casefold(): each for each in types}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f" Did you mean {printable(folded[near[0]])}?" if near else ""
 
 
 def _patterns(lines: Sequence[str], source: str) -> Patterns | None:
