@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -47,23 +47,42 @@ class AtRisk:
     to_send: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """
+    A file whose bytes should be in the catalog.
+
+    Args:
+        sha256: Of its bytes.
+        record_id: Our record of it; None if none is known.
+        otherwise: What to report if no record holds its bytes; None: what became of our record.
+    """
+
+    step: Step
+    sha256: str | None
+    record_id: str | None = None
+    otherwise: AtRisk | None = None
+
+
 @dataclass(slots=True)
 class Answer:
     """
     What was found. Sizes are bytes.
 
     Args:
-        not_asked: Records that nobody was asked for.
+        unexamined: Files and folders that could not be examined, and why.
+        not_asked: Records that the cloud was not asked for.
         passed_over: Model files that the rules leave out.
         absent: Directories of extra_model_paths that are not there and never held a model.
         hold: What everything waits for.
         unknown: Why the cloud could not be asked.
-        rate: Bytes a second of the last uploads.
+        rate: Bytes a second of the last uploads; None if there were none.
     """
 
-    files: int = 0
-    size: int = 0
+    files_wanted: int = 0
+    bytes_wanted: int = 0
     at_risk: list[AtRisk] = field(default_factory=list)
+    unexamined: Mapping[str, str] = field(default_factory=dict)
     asked: Asked = Asked.NOT
     not_asked: int = 0
     passed_over: int = 0
@@ -76,9 +95,19 @@ class Answer:
     @property
     def exit_code(self) -> int:
         """0: safe; 1: it is not; else it is not known."""
-        if self.at_risk:
+        if self.at_risk or self.unexamined or self.leaves_everything_out:
             return 1
         return 0 if self.unknown is None else self.unknown.exit_code
+
+    @property
+    def leaves_everything_out(self) -> bool:
+        """The rules exclude every model file that is here."""
+        return self.passed_over > 0 and not self.files_wanted
+
+    @property
+    def bytes_at_risk(self) -> int:
+        """Bytes that would be lost."""
+        return sum(each.size for each in self.at_risk)
 
     @property
     def to_send(self) -> int:
@@ -109,25 +138,22 @@ def safe(invocation: Invocation, deep: bool, as_json: bool) -> int:
 
 def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
     """Everything that is wanted: is it registered, is it still the same, is its record in force?"""
-    answer = Answer()
     wanted = [step for step in planned.steps if step.action not in NOT_WANTED]
-    answer.files, answer.size = len(wanted), sum(step.size for step in wanted)
     models = [s for s in planned.steps if s.action in NOT_WANTED and _is_model(s)]
-    answer.passed_over, answer.passed_over_size = len(models), sum(step.size for step in models)
-    answer.absent = [printable(path) for path in planned.absent]
-    answer.at_risk += [
-        AtRisk(printable(path), 0, f"it cannot be looked at: {why}", to_send=False)
-        for path, why in planned.problems.items()
-    ]
-    registered = [step for step in wanted if step.action is Action.REGISTERED]
-    answer.at_risk += [
-        _unregistered(planned, s) for s in wanted if s.action is not Action.REGISTERED
-    ]
-    if deep:
-        answer.at_risk += _reread(planned, registered)
-    if registered:
+    answer = Answer(
+        files_wanted=len(wanted),
+        bytes_wanted=_size_of(wanted),
+        unexamined={printable(path): why for path, why in planned.problems.items()},
+        passed_over=len(models),
+        passed_over_size=_size_of(models),
+        absent=[printable(path) for path in planned.absent],
+    )
+    found = [_expected(planned, step, deep=deep) for step in wanted]
+    answer.at_risk = [each for each in found if isinstance(each, AtRisk)]
+    expected = [each for each in found if isinstance(each, Expected)]
+    if expected:
         try:
-            answer.at_risk += asyncio.run(_ask(loaded, planned, registered, answer, deep=deep))
+            answer.at_risk += asyncio.run(_ask(loaded, planned, expected, answer, deep=deep))
         except SyncdError as error:
             answer.unknown = error
     with reading(os.fspath(loaded.settings.state_dir), Report) as report:
@@ -135,6 +161,10 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
             answer.rate = bytes_per_s(report.recent_uploads())
             answer.hold = "; ".join(map(_hold_text, report.holds())) or None
     return answer
+
+
+def _size_of(steps: Iterable[Step]) -> int:
+    return sum(step.size for step in steps)
 
 
 def _is_model(step: Step) -> bool:
@@ -155,63 +185,102 @@ def _unregistered(planned: Planned, step: Step) -> AtRisk:
     return AtRisk(_shown(planned, step), step.size, printable(why), to_send)
 
 
-def _reread(planned: Planned, steps: Sequence[Step]) -> Iterator[AtRisk]:
-    for step in steps:
-        path = os.path.join(planned.roots[step.root_id].path, step.rel_path)
+def _expected(planned: Planned, step: Step, *, deep: bool) -> Expected | AtRisk:
+    """What the catalog should hold of a wanted file, or why the file is at risk whatever it holds."""
+    if step.action is not Action.REGISTERED:
+        at_risk = _unregistered(planned, step)
         try:
-            same = sha256_of_file(path, step.fingerprint) == _known_sha256(planned, step)
-            why = "its bytes are not those that were registered, although no timestamp moved"
-        except JobError as error:
-            same, why = False, str(error)
-        if not same:
-            yield AtRisk(_shown(planned, step), step.size, why, to_send=False)
+            sha256 = _hash(planned, step) if deep else None
+        except JobError:
+            return at_risk
+        # Hashed, it may turn out to be in the catalog although nothing here remembers it.
+        return at_risk if sha256 is None else Expected(step, sha256, otherwise=at_risk)
+    known = planned.known[step.root_id, step.rel_path]
+    if deep and (why := _changed(planned, step, known.sha256)) is not None:
+        return AtRisk(_shown(planned, step), step.size, why, to_send=False)
+    unnamed = known.record_id is None or known.record_id.startswith("unknown:")
+    return Expected(step, known.sha256, None if unnamed else known.record_id)
 
 
-def _known_sha256(planned: Planned, step: Step) -> str | None:
-    return planned.known[step.root_id, step.rel_path].sha256
+def _hash(planned: Planned, step: Step) -> str:
+    path = os.path.join(planned.roots[step.root_id].path, step.rel_path)
+    return sha256_of_file(path, step.fingerprint)
+
+
+def _changed(planned: Planned, step: Step, sha256: str | None) -> str | None:
+    """Why the bytes on disk are not the registered ones, or None if they are."""
+    try:
+        same = _hash(planned, step) == sha256
+    except JobError as error:
+        return str(error)
+    if same:
+        return None
+    return "its bytes are not those that were registered, although no timestamp moved"
 
 
 async def _ask(
-    loaded: Loaded, planned: Planned, steps: Sequence[Step], answer: Answer, *, deep: bool
+    loaded: Loaded, planned: Planned, expected: Sequence[Expected], answer: Answer, *, deep: bool
 ) -> list[AtRisk]:
     """
-    The files whose record is not what it was.
+    The files whose bytes the catalog does not hold.
 
     Raises:
         NotAnswered: The cloud could not be asked.
     """
     from syncd.cli.reaching import reaching
 
-    ids = {id_: step for step in steps if (id_ := _record_id(planned, step)) is not None}
-    unnamed = {step.model_path: step for step in steps if _record_id(planned, step) is None}
-    records: dict[str, Record] = {}
-    at_path: list[Record] = []
     async with reaching(loaded) as api:
-        try:
-            async for listed in api.models():
-                if listed.id in ids:
-                    records[listed.id] = listed
-                if listed.model_path in unnamed:
-                    at_path.append(listed)
-            answer.asked = Asked.LISTING
-        except JobError as error:
-            if not says_no(error):
-                raise NotAnswered(error) from error
-            answer.not_asked = len(unnamed) if deep else len(steps)
-            if not deep:
-                return []
-            answer.asked = Asked.EACH
+        listed = await _listed(api, expected)
+        if listed is None and not deep:
+            answer.not_asked = len(expected)
+            return [each.otherwise for each in expected if each.otherwise is not None]
+        answer.asked = Asked.EACH if listed is None else Asked.LISTING
         at_risk = []
-        for id_, step in ids.items():
-            # A list that is read page by page may pass over one, or show it in part.
-            record = await _whole(api, id_, records.get(id_))
-            why = _drift(record, step, _known_sha256(planned, step), loaded)
-            if why is not None:
-                at_risk.append(AtRisk(_shown(planned, step), step.size, why, to_send=False))
-        if answer.asked is Asked.LISTING:
-            whole = [await _whole(api, record.id, record) for record in at_path]
-            at_risk += _not_found(loaded, planned, unnamed.values(), whole)
+        for each in expected:
+            if listed is None and each.record_id is None and each.otherwise is None:
+                answer.not_asked += 1
+            elif (why := await _missing(loaded, api, listed or [], each)) is not None:
+                lost = AtRisk(_shown(planned, each.step), each.step.size, why, to_send=False)
+                at_risk.append(each.otherwise or lost)
         return at_risk
+
+
+async def _listed(api: CloudApi, expected: Iterable[Expected]) -> list[Record] | None:
+    """
+    The listed records that may hold the files; None if this server does not list.
+
+    Raises:
+        NotAnswered: The cloud could not be asked.
+    """
+    ids = {each.record_id for each in expected}
+    paths = {each.step.model_path for each in expected}
+    try:
+        return [r async for r in api.models() if r.id in ids or r.model_path in paths]
+    except JobError as error:
+        if says_no(error):
+            return None
+        raise NotAnswered(error) from error
+
+
+async def _missing(
+    loaded: Loaded, api: CloudApi, listed: Sequence[Record], each: Expected
+) -> str | None:
+    """Why no record holds the bytes of a file at its path, or None if one does."""
+    why = "the cloud did not name its record, and lists none with its bytes at its path"
+    if each.record_id is not None:
+        own = next((record for record in listed if record.id == each.record_id), None)
+        # A listing that is read page by page may skip a record, or show it in part.
+        drift = _drift(await _whole(api, each.record_id, own), each.step, each.sha256, loaded)
+        if drift is None:
+            return None
+        why = drift
+    for record in listed:
+        if record.model_path == each.step.model_path and record.id != each.record_id:
+            whole = await _whole(api, record.id, record)
+            holds = whole is not None and sha256_of(whole) == each.sha256
+            if holds and _drift(whole, each.step, each.sha256, loaded) is None:
+                return None
+    return why
 
 
 async def _whole(api: CloudApi, id_: str, listed: Record | None) -> Record | None:
@@ -227,27 +296,6 @@ async def _whole(api: CloudApi, id_: str, listed: Record | None) -> Record | Non
         return await api.get_model(id_)
     except JobError as error:
         raise NotAnswered(error) from error
-
-
-def _not_found(
-    loaded: Loaded, planned: Planned, steps: Iterable[Step], records: Sequence[Record | None]
-) -> Iterator[AtRisk]:
-    """The files whose record the cloud never named, and that none of *records* stands for."""
-    for step in steps:
-        sha256 = _known_sha256(planned, step)
-        if not any(
-            record is not None
-            and sha256_of(record) == sha256
-            and _drift(record, step, sha256, loaded) is None
-            for record in records
-        ):
-            why = "the cloud did not name its record, and lists none with its bytes at its path"
-            yield AtRisk(_shown(planned, step), step.size, why, to_send=False)
-
-
-def _record_id(planned: Planned, step: Step) -> str | None:
-    id_ = planned.known[step.root_id, step.rel_path].record_id
-    return None if id_ is None or id_.startswith("unknown:") else id_
 
 
 def _drift(record: Record | None, step: Step, sha256: str | None, loaded: Loaded) -> str | None:
@@ -269,8 +317,10 @@ def _document(answer: Answer, *, deep: bool) -> dict[str, Any]:
         "schema": SCHEMA,
         "safe": answer.exit_code == 0,
         "exit_code": answer.exit_code,
-        "files": answer.files,
-        "bytes": answer.size,
+        "files_wanted": answer.files_wanted,
+        "bytes_wanted": answer.bytes_wanted,
+        "files_at_risk": len(answer.at_risk),
+        "bytes_at_risk": answer.bytes_at_risk,
         "compared_by": "hash" if deep else "stat",
         "records_asked_by": str(answer.asked),
         "records_not_asked": answer.not_asked,
@@ -284,22 +334,23 @@ def _document(answer: Answer, *, deep: bool) -> dict[str, Any]:
         else round(to_send / answer.rate),
         "hold": answer.hold,
         "at_risk": [asdict(each) for each in answer.at_risk],
+        "unexamined": [{"path": path, "why": why} for path, why in answer.unexamined.items()],
     }
 
 
 def _say(answer: Answer, *, deep: bool) -> None:
     from syncd.text import size_text
 
-    all_of_it = f"{_count(answer.files)}, {size_text(answer.size)}"
-    if answer.at_risk:
-        click.echo(
-            f"NOT safe: {len(answer.at_risk)} of {all_of_it} would be lost{_how_long(answer)}"
-        )
+    if answer.exit_code == 1:
+        click.echo(f"NOT safe: {'; '.join(_dangers(answer))}")
         for each in answer.at_risk:
             click.echo(f"  {each.path}  {size_text(each.size)}  {each.why}")
+        for path, why in answer.unexamined.items():
+            click.echo(f"  {path}  cannot be examined: {why}")
     elif answer.unknown is not None:
         click.echo(f"NOT known to be safe: {answer.unknown}")
     else:
+        wanted = f"{_count(answer.files_wanted)}, {size_text(answer.bytes_wanted)}"
         by = "read again and equal" if deep else "unchanged since it was registered"
         there = {
             Asked.LISTING: "every record is in the catalog",
@@ -307,8 +358,29 @@ def _say(answer: Answer, *, deep: bool) -> None:
             Asked.NOT: f"{answer.not_asked} records were not asked for: this server does not list "
             "(--deep asks for each)",
         }[answer.asked]
-        text = f"{all_of_it}; every file is {by}, {there}" if answer.files else "no models are here"
+        text = f"{wanted}; every file is {by}, {there}"
+        text = text if answer.files_wanted else "no models are here"
         click.echo(f"safe: {text}{_beside(answer)}")
+
+
+def _dangers(answer: Answer) -> Iterator[str]:
+    """What keeps the answer from being "safe", one clause each."""
+    from syncd.text import size_text
+
+    if answer.at_risk:
+        yield (
+            f"{len(answer.at_risk)} of {_count(answer.files_wanted)} would be lost,"
+            f" {size_text(answer.bytes_at_risk)} of {size_text(answer.bytes_wanted)}"
+        )
+        yield from _how_long(answer)
+    if answer.unexamined:
+        count = len(answer.unexamined)
+        yield f"{count} {'place' if count == 1 else 'places'} cannot be examined"
+    if answer.leaves_everything_out:
+        yield (
+            f"the rules exclude every model file here: {_count(answer.passed_over)},"
+            f" {size_text(answer.passed_over_size)}; syncd plan shows the rule of each file"
+        )
 
 
 def _but(not_asked: int) -> str:
@@ -336,15 +408,21 @@ def _count(files: int) -> str:
     return "1 file" if files == 1 else f"{files} files"
 
 
-def _how_long(answer: Answer) -> str:
+def _how_long(answer: Answer) -> Iterator[str]:
     from syncd.text import size_text
 
     if not answer.to_send:
-        return "; none of it is sent without a person"
-    left = f"; {size_text(answer.to_send)} to send"
+        yield "none of it is uploaded automatically"
+        return
+    yield f"{size_text(answer.to_send)} to send" + _remaining(answer)
+
+
+def _remaining(answer: Answer) -> str:
+    from syncd.text import size_text
+
     if answer.hold is not None:
-        return f"{left}; {answer.hold}"
+        return f"; {answer.hold}"
     if answer.rate is None:
-        return f"{left}, how long that takes is not known yet"
+        return ", how long that takes is not known yet"
     minutes = max(1, round(answer.to_send / answer.rate / 60))
-    return f"{left}, about {minutes} min at the last {size_text(answer.rate)}/s"
+    return f", about {minutes} min at the last {size_text(answer.rate)}/s"

@@ -328,7 +328,11 @@ class Report(Outline):
         ]
 
     def recent_uploads(self, most: int = 20) -> list[tuple[int, int, int]]:
-        """(began, ended, bytes) of the last files that were sent, in Unix milliseconds."""
+        """
+        (began, ended, bytes) of the last files that were sent, in Unix milliseconds.
+
+        A file whose events were dropped (``syncd gc``) is left out.
+        """
         rows = self._db.all(
             "SELECT size, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'claim')"
             " AS began, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'finish')"
@@ -336,7 +340,11 @@ class Report(Outline):
             " ORDER BY id DESC LIMIT ?",
             (most,),
         )
-        return [(row["began"], row["ended"], row["size"]) for row in rows]
+        return [
+            (row["began"], row["ended"], row["size"])
+            for row in rows
+            if row["began"] is not None and row["ended"] is not None
+        ]
 
 
 def rel_path_in(root: Any, named: str) -> str | None:

@@ -274,7 +274,7 @@ def test_I20_a_linked_folder_whose_disk_is_off_is_not_a_deleted_one(
 
     assert (first.code, planned.code, len(cloud.records()), active) == (0, 0, 2, {"active"})
     assert (safe["exit_code"], pruned.code, once.code) == (1, 1, 1)
-    assert [each["path"] for each in safe["at_risk"]] == [f"loras/{name}"]
+    assert [each["path"] for each in safe["unexamined"]] == [f"loras/{name}"]
     assert home.run("safe").code == 0
 
 
@@ -284,7 +284,7 @@ def test_I20_a_linked_folder_that_was_never_there_is_not_safe(home: Home, tmp_pa
     (home.models / "loras" / "gone.pt").symlink_to(tmp_path / "file")
     (home.models / ".lock").symlink_to("someone@host.123")
 
-    assert [each["path"] for each in document(home, "safe")["at_risk"]] == ["checkpoints"]
+    assert [each["path"] for each in document(home, "safe")["unexamined"]] == ["checkpoints"]
 
 
 def test_models_that_the_rules_pass_over_are_named_beside_the_answer(home: Home) -> None:
@@ -355,3 +355,93 @@ def test_no_time_is_promised_while_everything_waits(home: Home) -> None:
     )
     assert "to send; paused by syncd pause. To go on: syncd resume" in said.out
     assert " min at the last" not in said.out
+
+
+@pytest.mark.parametrize("args", [(), ("--deep",)], ids=["stat", "deep"])
+def test_safe_after_gc_dropped_all_events_still_answers(args: tuple[str, ...], home: Home) -> None:
+    home.once()
+    home.write("vae/new.pt", weights(b"n" * 1000))
+    collected = home.run("gc", "--days", "0")
+    told = document(home, "safe", *args)
+
+    assert collected.code == 0
+    assert (told["exit_code"], told["bytes_per_s"], told["seconds"]) == (1, None, None)
+    assert [each["path"] for each in told["at_risk"]] == ["vae/new.pt"]
+    assert "how long that takes is not known yet" in home.run("safe", *args).out
+
+
+def test_safe_counts_bytes_of_files_at_risk_and_of_wanted_files_apart(home: Home) -> None:
+    home.once()
+    home.write("vae/new.pt", weights(b"n" * 1000))
+    told, said = document(home, "safe"), home.run("safe")
+
+    size = (home.models / "vae/new.pt").stat().st_size
+    assert (told["files_wanted"], told["bytes_wanted"]) == (3, 5000 + size)
+    assert (told["files_at_risk"], told["bytes_at_risk"]) == (1, size)
+    assert said.out.startswith("NOT safe: 1 of 3 files would be lost, 1.1 KiB of 6.0 KiB; ")
+
+
+def test_safe_link_to_missing_folder_is_not_counted_as_a_file(home: Home, tmp_path: Path) -> None:
+    home.once()
+    (home.models / "checkpoints").symlink_to(tmp_path / "volume")
+    told, said = document(home, "safe"), home.run("safe")
+
+    assert (told["exit_code"], told["files_wanted"], told["files_at_risk"]) == (1, 2, 0)
+    assert [each["path"] for each in told["unexamined"]] == ["checkpoints"]
+    assert said.out.startswith("NOT safe: 1 place cannot be examined\n  checkpoints  ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("TYPES", "lora"), ("EXCLUDE", "*"), ("INCLUDE", "checkpoint/**")],
+)
+def test_safe_configuration_that_excludes_every_model_is_not_safe(
+    setting: str, value: str, home: Home
+) -> None:
+    home.env[f"SYNCD_SELECT__{setting}"] = value
+    told, said = document(home, "safe"), home.run("safe")
+
+    assert (told["safe"], told["exit_code"], said.code) == (False, 1, 1)
+    assert (told["files_wanted"], told["passed_over"]) == (0, {"files": 2, "bytes": 5000})
+    assert said.out.startswith("NOT safe: the rules exclude every model file here: 2 files, ")
+
+
+def test_safe_deep_finds_a_file_that_others_registered(home: Home, visitor: Visitor) -> None:
+    home.once()
+    home.write("vae/theirs.pt", weights(b"t" * 1000))
+    visitor.upload((home.models / "vae/theirs.pt").read_bytes(), "models/vae/theirs.pt")
+
+    assert document(home, "safe")["files_at_risk"] == 1
+    assert document(home, "safe", "--deep")["exit_code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "near"),
+    [("types", "lora", "loras"), ("bundles", "Vae", "vae")],
+)
+def test_config_check_and_doctor_refuse_a_type_that_no_root_has(
+    setting: str, value: str, near: str, home: Home
+) -> None:
+    home.env[f"SYNCD_SELECT__{setting.upper()}"] = value
+    checked, doctor = home.run("config", "check"), home.run("doctor", "--json")
+
+    assert checked.code == 78
+    assert f"select.{setting}: no models directory has a folder {value}" in checked.said
+    assert f"Did you mean {near}?" in checked.said
+    assert doctor.code == 78
+    assert f"select.{setting}: no models directory has a folder {value}" in doctor.out
+
+
+def test_config_check_accepts_types_of_extra_model_paths_and_absent_trees(
+    home: Home, tmp_path: Path
+) -> None:
+    file = home.state.parent / "extra_model_paths.yaml"
+    file.write_text(f"other:\n  base_path: {tmp_path}\n  upscale_models: up\n")
+    home.env["SYNCD_COMFYUI__EXTRA_MODEL_PATHS"] = str(file)
+    home.env["SYNCD_SELECT__TYPES"] = "upscale_models, loras"
+    extra = home.run("config", "check")
+    home.env["SYNCD_SELECT__TYPES"] = "lora"
+    home.models.rename(tmp_path / "away")
+
+    assert extra.code == 0, extra.err
+    assert home.run("config", "check").code == 0  # nothing is known of a tree that is not there
