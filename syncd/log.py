@@ -29,13 +29,20 @@ HIDDEN = "***"
 
 # A key inside a longer word is none ("mask-...", "risk-..."). Too much is hidden rather than too
 # little: a file called ak-something-long loses part of its name in the log, and only there.
-_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(?<![A-Za-z0-9])(dk|sk|ak)-[A-Za-z0-9_-]{6,}"), rf"\1-{HIDDEN}"),
-    (re.compile(r"(?<![A-Za-z0-9_-])ey[\w-]{8,}\.[\w-]+\.[\w-]+"), HIDDEN),
-    (re.compile(r"(?i)\bbearer +[!-~]{6,}"), f"Bearer {HIDDEN}"),
+# Each pattern is linear in the text, whatever the text: no match can begin inside of what a failed
+# one has read, or it fails within a few characters.
+_SECRETS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    # What pydantic quotes of a wrong value: cut in its middle, so that nobody knows a secret by its look.
+    (re.compile(r"(?m)^(?>(.*?\binput_value=)).*(?=, input_type=)"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?<![A-Za-z0-9])(dk|sk|ak)-[A-Za-z0-9_-]{6,}+"), rf"\1-{HIDDEN}"),
+    (re.compile(r"(?a)(?<![\w-])ey[\w-]{8,}+\.[\w-]++\.[\w-]++"), HIDDEN),
+    (re.compile(r"(?i)\bbearer ++[!-~]{6,}+"), f"Bearer {HIDDEN}"),
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\r\n]+"), rf"\1{HIDDEN}"),
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#'\"]*@"), rf"\1{HIDDEN}@"),
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*"), r"\1?…"),
+    (re.compile(r"(://)[^\s/?#'\"]*@"), rf"\1{HIDDEN}@"),
+    (
+        re.compile(r"(://[^\s?'\"<>]*+)(\?[^\s'\"<>]*+)?"),
+        lambda url: url[1] if url[2] is None else f"{url[1]}?…",
+    ),
     (
         re.compile(
             r"(?i)\b(x-(?:amz|goog)-(?:signature|credential|security-token)['\"]?\s*[=:]\s*['\"]?)"
@@ -46,10 +53,8 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 # What every one of these has in it, and hardly a line that is written.
 _SUSPECT = re.compile(
-    r"(?i)[dsa]k-[a-z0-9_-]{6}|ey[\w-]{8,}\.|bearer|authorization|://|x-(?:amz|goog)-|input_value="
+    r"(?i)[dsa]k-[a-z0-9_-]{6}|ey[\w-]{8}|bearer|authorization|://|x-(?:amz|goog)-|input_value="
 )
-# What pydantic quotes of a wrong value: cut in its middle, so that nobody knows a secret by its look.
-_QUOTED = (re.compile(r"(\binput_value=).*(?=, input_type=)"), rf"\1{HIDDEN}")
 # What ends in a letter and is no part of the word behind it: a colour, an escape of repr, %0A.
 _ESCAPE = re.compile(
     r"((?:\x1b|\\x1b)\[[0-?]*[ -/]*[@-~]|\\(?:[abfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4})|%[0-9A-Fa-f]{2})"
@@ -69,7 +74,7 @@ def scrub(text: str) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    for pattern, replacement in (_QUOTED, *_SECRETS):
+    for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
 

@@ -68,7 +68,7 @@ def _syntax_error(name: str, text: str, message: str) -> str:
 
 
 _HEADER = re.compile(r"\s*\[\[?([^\[\]#]+)\]")
-_ASSIGNMENT = re.compile(r"""\s*((?:[\w-]|"[^"]*"|'[^']*'|\s*\.\s*)+?)\s*=""")
+_ASSIGNMENT = re.compile(r"""\s*((?:[\w.\s-]|"[^"]*"|'[^']*')+?)\s*=""")
 
 
 def _lines(text: str) -> dict[str, int]:

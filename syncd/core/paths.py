@@ -41,7 +41,7 @@ MODEL_TYPE_MAX = 50
 
 _PATTERN = re.compile(r"^(?!/)(?!.*\.\.)(?!.*\\)[\w./ -]+$", re.ASCII)
 _FOREIGN = re.compile(r"[^\w./ -]", re.ASCII)
-_FOREIGN_RUN = re.compile(r"[ ]*[^\w./ -]+[ ]*", re.ASCII)
+_FOREIGN_RUN = re.compile(r"(?:(?<! ) ++)?[^\w./ -]++ *+", re.ASCII)
 
 _PARTIAL = (
     ".part", ".partial", ".incomplete", ".crdownload", ".download", ".opdownload", ".smdownload",

@@ -24,6 +24,9 @@ MULTIPART_CALLS = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.
 SAID_MAX = 300
 """Characters of a server's own words that are shown."""
 
+SAID_SCAN_MAX = 4096
+"""Characters of them that are searched for URLs, whose queries are cut out."""
+
 S3_SCAN_MAX = 4096
 """Bytes of an error document that are looked at, from its ``<Error>`` on."""
 
@@ -265,7 +268,16 @@ def said(text: str, *, secrets: Iterable[str] = ()) -> str:
 
     Queries of URLs in it are cut, and *secrets* (what we sent) are blotted out should they be echoed.
     """
-    for secret in secrets:
+    for secret in secrets:  # before the cut, which could fall into one
         text = text.replace(secret, "***")
-    text = re.sub(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*", r"\1?...", text)
-    return printable(text.strip())[:SAID_MAX]
+    start = text.strip()[:SAID_SCAN_MAX]
+    return printable(_URL.sub(_without_query, start))[:SAID_MAX]
+
+
+# The query is optional: a pattern that fails behind a long URL starts again inside it, and the cost
+# becomes quadratic.
+_URL = re.compile(r"(https?://[^\s?\"'<>]*+)(\?[^\s\"'<>]*+)?")
+
+
+def _without_query(url: re.Match[str]) -> str:
+    return url[1] if url[2] is None else f"{url[1]}?..."
