@@ -627,6 +627,7 @@ class Service:
             holds=[hold.kind for hold in holds],
             unsettled=unsettled,
             unread=unread,
+            bundled=await self._lanes.db(store.report.bundled),
             root_missing=self.ending.root_error is not None,
         )
 

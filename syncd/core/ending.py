@@ -8,7 +8,12 @@ NOT_UPLOADED = frozenset(
     {"failed", "cancelled", "drift", "refused", "conflict", "unreadable", "incomplete"}
 )
 UNFINISHED = frozenset({"queued", "waiting", "uploading"})
-"""States of a file (``syncd.store.FILE_STATES``) by what they ask for."""
+"""
+States of a file (``syncd.store.FILE_STATES``) by what they ask for.
+
+``--once`` leaves an unfinished file only because of the cloud, a hold, a pause or a limit. The one
+exception is a file that waits for another file of its bundle: that other file decides.
+"""
 
 
 class Exit(IntEnum):
@@ -28,24 +33,30 @@ def exit_code(
     unsettled: int,
     root_missing: bool,
     unread: int = 0,
+    bundled: int = 0,
 ) -> Exit:
     """
-    The most pressing of what a run left behind.
+    The exit code for what a run left behind; the first rule that applies wins.
+
+    Work that the next run can finish (75) wins over files that no run can finish (1). Otherwise a
+    scheduler would give up on a backfill because of one refused file. Files that are still changing
+    are also left for the next run, but they lose to refused files: a tree in use always has some.
 
     Args:
-        files: How many files are in each state.
-        holds: Kinds of the holds in force.
-        unsettled: Files that still moved when the run ended.
-        root_missing: Nothing was judged.
-        unread: Folders and files that could not be looked at.
+        files: The number of files in each state.
+        holds: Kinds of the active holds.
+        unsettled: Files that were still changing when the run ended.
+        root_missing: A root was missing, so nothing was judged.
+        unread: Folders and files that could not be read.
+        bundled: Of the unfinished files, those that only wait for another file of their bundle.
     """
     if root_missing:
         return Exit.ROOT
     left = {state for state, count in files.items() if count}
     if "operator" in holds or left & NEEDS_PERSON:
         return Exit.PERSON
+    if sum(files.get(state, 0) for state in UNFINISHED) > bundled:
+        return Exit.LATER
     if left & NOT_UPLOADED or unread:
         return Exit.SOME_FAILED
-    if holds or unsettled or left & UNFINISHED:
-        return Exit.LATER
-    return Exit.DONE
+    return Exit.LATER if unsettled or bundled else Exit.DONE

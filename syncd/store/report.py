@@ -162,6 +162,14 @@ class Report(Outline):
         )
         return 0 if row is None else int(row["n"])
 
+    def bundled(self) -> int:
+        """Files that are stored and only wait for another file of their bundle."""
+        row = self._db.one(
+            f"SELECT count(*) AS n FROM file {LATEST}"
+            " WHERE verdict = 'wanted' AND state = 'queued' AND held_class = 'bundle'"
+        )
+        return 0 if row is None else int(row["n"])
+
     def known(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
     ) -> "dict[str, Known]":

@@ -561,3 +561,80 @@ def test_after_a_passing_trouble_the_file_is_registered_once(
     assert {call: made[call] for call in trouble.costs} == trouble.costs
     assert len(cloud.open_uploads()) == trouble.leaves
     assert all(rule.count == 0 for rule in cloud.faults.rules()), "a fault did not happen"
+
+
+# -- exit codes ------------------------------------------------------------------------------------
+
+AWAY = Rule(Fault.ANSWER, count=None, status=503, performed=False)
+THROTTLED = Rule(
+    Fault.ANSWER, "presign", count=None, status=429, performed=False,
+    headers={"Retry-After": "3600"},
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Why files stay behind at the end of a run, and the exit code that the table demands."""
+
+    code: int
+    cloud: tuple[Rule, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    paused: bool = False
+    refused: bool = False
+    changing: bool = False
+    large: bool = False
+
+    @property
+    def name(self) -> str:
+        """The reasons, joined."""
+        reasons = {
+            "away": AWAY in self.cloud, "throttled": THROTTLED in self.cloud,
+            "paused": self.paused, "limit": bool(self.env), "refused": self.refused,
+            "changing": self.changing, "large": self.large,
+        }  # fmt: skip
+        return "-".join(name for name, present in reasons.items() if present)
+
+
+DAY = {"SYNCD_LIMITS__MAX_BYTES_PER_DAY": "1500", "SYNCD_UPLOAD__FILES": "1"}
+ENDS = [
+    Left(1, refused=True),
+    Left(1, refused=True, changing=True),
+    Left(75, changing=True),
+    Left(75, paused=True, refused=True, changing=True),
+    Left(75, env=DAY, refused=True),
+    Left(75, cloud=(THROTTLED,), refused=True),
+    Left(75, cloud=(AWAY,), refused=True),
+    Left(77, large=True, refused=True),
+]
+
+
+@pytest.mark.parametrize("left", ENDS, ids=lambda left: left.name)
+def test_once_exit_code_is_that_of_the_most_pressing_reason(
+    nursery: Nursery, tmp_path: Path, cloud: Sandbox, left: Left
+) -> None:
+    home = nursery.home(tmp_path / "home", cloud, large=left.large)
+    home.env |= {"SYNCD_SETTLE__ONCE_WAIT_S": "11", **left.env}
+    if left.refused:
+        home.write("loras/ink (1).safetensors", weights(b"a name that the server refuses"))
+    if left.changing:
+        home.write("loras/late.safetensors", weights(b"the first half"))
+        home.write("loras/late.safetensors.aria2", b"aria2 is still at work")
+    if left.paused:
+        tree = home.models.rename(home.models.with_name("later"))
+        home.models.mkdir()
+        assert (home.once().code, home.run("pause").code) == (0, 0)
+        home.models.rmdir()
+        tree.rename(home.models)
+    home.let_age()
+    cloud.faults.add(*left.cloud)
+
+    done = home.once()
+
+    assert done.code == left.code, done.out
+
+
+def test_once_paused_with_everything_in_the_catalog_ends_with_0(home: Home) -> None:
+    assert home.once().code == 0
+    home.run("pause")
+
+    assert home.once().code == 0
