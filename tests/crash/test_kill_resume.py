@@ -112,7 +112,7 @@ def claims(home: Home) -> set[str]:
 
 
 @pytest.mark.parametrize(("call", "performed"), MOMENTS)
-def test_a_kill_at_any_call_costs_no_file_and_registers_none_twice(
+def test_I11_kill_at_any_call_loses_no_file_and_registers_none_twice(
     call: Call, performed: bool, cloud: Sandbox, trap: Trap, home: Home
 ) -> None:
     if not performed:  # the call arrives, nothing comes of it, and the caller never hears why

@@ -201,7 +201,7 @@ def test_what_cannot_be_done_is_said_with_what_to_do(
 # -- who may ask -----------------------------------------------------------------------------------
 
 
-def test_the_socket_is_for_its_owner_and_group(stage: Stage) -> None:
+def test_I28_socket_file_has_mode_0660(stage: Stage) -> None:
     assert (stage.home.state / SOCKET).stat().st_mode & 0o777 == 0o660
 
 
@@ -222,7 +222,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_a_stranger_is_turned_away_even_where_the_mode_lets_everybody_in(stage: Stage) -> None:
+def test_I28_stranger_is_turned_away_even_if_the_mode_admits_everybody(stage: Stage) -> None:
     path = (stage.home.state / SOCKET).resolve()
     group = path.stat().st_gid
     path.chmod(0o666)

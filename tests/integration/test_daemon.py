@@ -135,7 +135,7 @@ def test_a_stop_lets_a_running_put_end_and_gives_the_rest_back(home: Home, cloud
     assert daemon.events("service.stopped")
 
 
-def test_a_stop_past_the_grace_gives_the_running_job_back_untried(
+def test_I18_stop_past_the_grace_gives_the_running_job_back_untried(
     home: Home, cloud: Sandbox
 ) -> None:
     home.env |= {"SYNCD_UPLOAD__FILES": "1", "SYNCD_UPLOAD__SHUTDOWN_GRACE_S": "0.2"}
@@ -150,7 +150,7 @@ def test_a_stop_past_the_grace_gives_the_running_job_back_untried(
 
 
 @pytest.mark.cell("F23-watch")
-def test_a_second_daemon_ends_with_75_and_leaves_the_first_alone(
+def test_I08_second_daemon_ends_with_75_and_leaves_the_first_alone(
     home: Home, cloud: Sandbox
 ) -> None:
     with home.daemon() as daemon:

@@ -172,7 +172,7 @@ def test_each_state_is_told_with_why_and_what_to_do(
     assert "syncd is not running" in shown
 
 
-def test_a_hold_is_told_with_why_and_what_to_do_and_that_a_person_is_needed(
+def test_I21_status_shows_a_hold_with_reason_advice_and_who_is_needed(
     home: Home, cloud: Sandbox
 ) -> None:
     cloud.switches = replace(cloud.switches, role="viewer")

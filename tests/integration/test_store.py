@@ -692,7 +692,7 @@ def test_a_renewed_lease_lasts_from_the_renewal(store: Store) -> None:
     assert store.jobs.expire(NOW + 1000 + TTL) == 1
 
 
-def test_at_start_every_lease_ends_and_far_future_waits_are_clamped(store: Store) -> None:
+def test_I19_start_ends_every_lease_and_clamps_far_future_waits(store: Store) -> None:
     leased = admit(store)
     claim(store)
     far = admit(store, "loras/far.ckpt", now_ms=NOW + 10**12)
@@ -944,9 +944,7 @@ def test_another_key_gives_up_the_upload_under_the_last_one(store: Store, state_
     assert (job.storage_key, job.upload_id, store.jobs.etags(job)) == ("key-2", None, {})
 
 
-def test_an_upload_opened_for_a_job_that_was_taken_away_is_not_forgotten(
-    store: Store, state_dir: str
-) -> None:
+def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_dir: str) -> None:
     admit(store)
     job = store.jobs.note_plan(claim(store), PLAN, NOW)
     job, _ = store.jobs.note_key(job, UPLOAD.storage_key, NOW)

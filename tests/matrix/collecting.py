@@ -1,4 +1,4 @@
-"""A pytest plugin that tells which tests are marked with which cell, one line each."""
+"""A pytest plugin that prints the cells that tests are marked with, and the names of all tests."""
 
 import pytest
 
@@ -8,3 +8,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         for mark in item.iter_markers("cell"):
             for name in mark.args:
                 print(f"cell {name}")
+        if isinstance(item, pytest.Function):
+            print(f"test {item.originalname}")

@@ -207,7 +207,7 @@ def check_shown(error: JobError, last: object, secret: str | None = TOKEN) -> No
 
 
 @pytest.mark.parametrize("call", ASK, ids=str)
-async def test_T12_a_call_ends_with_a_value_or_an_error_of_ours(
+async def test_T12_I27_a_call_with_a_mutated_answer_ends_with_a_value_or_an_error_of_ours(
     call: Call, record_property: Callable[[str, object], None]
 ) -> None:
     good, ask = ASK[call]

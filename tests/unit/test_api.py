@@ -658,7 +658,7 @@ async def test_a_missing_presign_route_is_the_operators_business() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed_and_the_token_stays(status: int) -> None:
+async def test_I23_redirect_is_not_followed_and_the_token_stays(status: int) -> None:
     with ScriptedServer([]) as elsewhere:
         location = {"Location": f"{elsewhere.url}/api/v1/models/presign"}
         with ScriptedServer([reply(status, headers=location)]) as server:
