@@ -16,6 +16,8 @@ READY := .venv/.syncd .venv/.test
 # Three processes for two processors: the tests wait for other processes much of the time. One
 # that is done takes tests from the other.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+# The programs that tests run: installed where this account may install, else their tests are skipped.
+INSTALL_TOOLS := $(BIN)/python -m tests.tools
 # Far above what a test and a run take: seconds after which what hangs fails, with its stacks.
 UNHUNG := --timeout 600 --session-timeout 3600
 
@@ -30,18 +32,18 @@ demo: .venv/.syncd ## upload and register sample models to a stand-in cloud, no 
 	@$(BIN)/syncd demo $(ARGS)
 
 test: lint ## ruff, mypy and all tests; make test ARGS='-k queue' chooses some
-	@$(CHECK_TOOLS)
+	@$(INSTALL_TOOLS)
 	$(PYTEST) $(UNHUNG) $(ARGS)
 
 test-fast: $(READY) ## unit and property tests only
 	$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
 
 planted: $(READY) ## plant known bugs one by one: each must be caught; ARGS='etag wal' chooses some
-	@$(CHECK_TOOLS)
+	@$(INSTALL_TOOLS)
 	@$(BIN)/python -m tests.planted.run $(ARGS)
 
 soak: $(READY) ## all tests in larger numbers, with new seeds
-	@$(CHECK_TOOLS)
+	@$(INSTALL_TOOLS)
 	SYNCD_TEST_SCALE=soak $(PYTEST) $(ARGS)
 
 nightly: planted ## all planted bugs, then all tests in numbers that fill a night
@@ -130,12 +132,6 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "syncd n
 $(PYTHON) is $$($(PYTHON) --version 2>&1). Install a newer one and name it: make PYTHON=python3.12 ..."; \
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || stop "$(PYTHON) lacks its venv module. \
 Debian, Ubuntu: sudo apt-get install python3-venv (for a second Python its own, such as python3.12-venv)."
-endef
-
-define CHECK_TOOLS
-for tool in strace unshare nsenter ip openssl git systemd-analyze aria2c curl git-lfs groff promtool rclone rsync shellcheck unzip wget; do \
-command -v $$tool >/dev/null || { echo "The tests need $$tool. Debian, Ubuntu: sudo apt-get install \
-strace util-linux iproute2 openssl git systemd aria2 curl git-lfs groff prometheus rclone rsync shellcheck unzip wget" >&2; exit 1; }; done
 endef
 
 # Holes that were found count whatever else happened; silence is no all-clear, and told as such.

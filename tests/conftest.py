@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import scale
 from tests.layers import LAYERS, Phase, layer_at, table
+from tests.left_out import LeftOut, skip_without_needs
 
 settings.register_profile(
     "scaled",
@@ -49,6 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Note each test's layer and the cases it tries; one without a layer ends the run."""
     for item in items:
         item.user_properties.append(("layer", layer_of(item)))
+        skip_without_needs(item)
 
 
 def layer_of(item: pytest.Item) -> str:
@@ -83,6 +85,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in table(phases(terminalreporter)):
         terminalreporter.write_line(line)
     terminalreporter.write_line(f"scale {scale.NAME}, seed {scale.SEED}")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """End with what was left out: a count of skipped tests alone is easily overlooked."""
+    yield
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    left_out = left_out_of(reporter) if reporter is not None else None
+    if left_out:
+        reporter.section("left out: tests, and what they need")
+        for line in left_out.lines():
+            reporter.write_line(line)
+        reporter.write_line(left_out.last_line())
+
+
+def left_out_of(reporter: pytest.TerminalReporter) -> LeftOut:
+    """The tests that were skipped."""
+    return LeftOut(
+        [r for r in reporter.stats.get("skipped", []) if isinstance(r, pytest.TestReport)]
+    )
 
 
 def tables(reporter: pytest.TerminalReporter) -> Iterator[str]:

@@ -8,8 +8,9 @@ from tests.crash.calls import entered, most_in_a_thread
 from tests.crash.lanes import each
 from tests.crash.scenario import Theatre
 from tests.scale import SCALE
+from tests.tools import TRACING
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.needs("strace", TRACING)]
 
 LANES = 4
 """More than processors: a run that holds mostly sleeps."""

@@ -14,6 +14,7 @@ import pytest
 from syncd.model import Call
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, records, until
+from tests.tools import NAMESPACES
 from tests.weights import weights
 
 pytestmark = pytest.mark.crash
@@ -130,6 +131,7 @@ def require_each_once(home: Home, cloud: Sandbox, files: int) -> None:
     assert set(registered.values()) == {1}
 
 
+@pytest.mark.needs(NAMESPACES)
 def test_F19_a_full_disk_holds_the_daemon_until_there_is_room_again(
     tmp_path: Path, cloud: Sandbox
 ) -> None:
@@ -149,6 +151,7 @@ def test_F19_a_full_disk_holds_the_daemon_until_there_is_room_again(
     assert [event["kind"] for event in daemon.events("hold.ended")] == ["state"]
 
 
+@pytest.mark.needs(NAMESPACES)
 def test_F19_what_the_log_takes_of_a_full_disk_is_given_back(
     tmp_path: Path, cloud: Sandbox
 ) -> None:
@@ -177,6 +180,7 @@ def run_on_a_small_disk(tmp_path: Path, script: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.needs(NAMESPACES)
 def test_F19_a_commit_of_one_row_gives_back_what_the_log_takes(tmp_path: Path) -> None:
     noting, renewing = run_on_a_small_disk(tmp_path, NOTES)
 
@@ -184,6 +188,7 @@ def test_F19_a_commit_of_one_row_gives_back_what_the_log_takes(tmp_path: Path) -
     assert int(renewing.removeprefix("renew ")) > 1
 
 
+@pytest.mark.needs(NAMESPACES)
 def test_F19_an_order_on_a_full_disk_is_carried_out_on_all_files_or_none(tmp_path: Path) -> None:
     full, after = run_on_a_small_disk(tmp_path, ORDERS)
 
@@ -191,12 +196,14 @@ def test_F19_an_order_on_a_full_disk_is_carried_out_on_all_files_or_none(tmp_pat
     assert after == "20 20"
 
 
+@pytest.mark.needs(NAMESPACES)
 def test_F19_a_start_on_a_full_disk_asks_for_room(tmp_path: Path) -> None:
     (said,) = run_on_a_small_disk(tmp_path, START)
 
     assert "is full. Make room" in said
 
 
+@pytest.mark.needs("strace")
 def test_F19_an_io_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
     index = str(tmp_path / "syncd.db-shm")
     faulty = ["strace", "-f", "-o", "/dev/null", "-P", index, "-e", "inject=pwrite64:error=EIO"]
@@ -213,6 +220,7 @@ def test_F19_an_io_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
     assert "Check the disk below it" in done.stderr
 
 
+@pytest.mark.needs(NAMESPACES)
 def test_F02_a_daemon_that_waits_for_room_ends_when_it_is_told_to(
     tmp_path: Path, cloud: Sandbox
 ) -> None:

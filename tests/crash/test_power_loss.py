@@ -16,8 +16,9 @@ from tests.crash.lanes import each
 from tests.crash.powerloss import Disk, calls
 from tests.crash.scenario import Theatre
 from tests.scale import SCALE, SEED
+from tests.tools import TRACING
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.needs("strace", TRACING)]
 
 IMAGES = SCALE.images
 RECORD = (

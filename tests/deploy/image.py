@@ -24,10 +24,7 @@ from tests.deploy.tools import require
 from tests.integration.harness import records, until
 from tests.weights import weights
 
-NEEDED = {
-    "buildah": "buildah", "debootstrap": "debootstrap", "nsenter": "util-linux",
-    "setpriv": "util-linux", "unshare": "util-linux",
-}  # fmt: skip
+NEEDED = ("buildah", "debootstrap", "nsenter", "setpriv", "unshare")
 PROJECT = Path(__file__).parents[2]
 BUILD = PROJECT / "build" / "image"
 BASE, IMAGE = "localhost/syncd-base", "localhost/syncd"

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-NEEDED = {"systemd-nspawn": "systemd-container", "unshare": "util-linux", "nsenter": "util-linux"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_S = 60.0
 COMMAND_S = 120.0

@@ -22,9 +22,7 @@ from tests.weights import weights
 
 T = TypeVar("T")
 
-NEEDED = {
-    "systemd-nspawn": "systemd-container", "unshare": "util-linux", "nsenter": "util-linux",
-}  # fmt: skip
+NEEDED = ("systemd-nspawn", "unshare", "nsenter")
 MODELS = "/srv/models"
 DROP_IN = "/etc/systemd/system/syncd.service.d"
 WITHIN_S = 60.0

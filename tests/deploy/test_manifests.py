@@ -1,7 +1,6 @@
 """The files of docs/deploy/ and the Dockerfile: what their linters say, and where they must agree."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,7 +69,7 @@ def test_kubernetes_files_fit_their_schemas() -> None:
     linted("kubernetes-validate", "--strict", *(os.fspath(DEPLOY / name) for name in KUBERNETES))
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not here")
+@pytest.mark.needs("shellcheck")
 def test_shellcheck_finds_no_fault_in_the_hook() -> None:
     done = subprocess.run(["shellcheck", HOOK], text=True, capture_output=True, check=False)
 

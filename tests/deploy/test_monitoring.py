@@ -148,9 +148,7 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
     assert all(panel["description"] for panel in panels)
 
 
-@pytest.mark.skipif(
-    not shutil.which("promtool"), reason="promtool (Debian: prometheus) is not here"
-)
+@pytest.mark.needs("promtool")
 def test_promtool_takes_every_query_and_alerts_ring_when_they_should(tmp_path: Path) -> None:
     shutil.copy(ALERTS, tmp_path)
     shutil.copy(Path(__file__).with_name("alerts_test.yaml"), tmp_path)

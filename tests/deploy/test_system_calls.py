@@ -90,6 +90,7 @@ class Traced:
         return text if text.endswith("total\n") else ""
 
 
+@pytest.mark.needs("strace", "systemd-analyze")
 def test_a_backfill_makes_only_calls_that_its_unit_allows(home: Home, cloud: Sandbox) -> None:
     home.let_age()
     traced = Traced(home, "--once")
@@ -101,6 +102,7 @@ def test_a_backfill_makes_only_calls_that_its_unit_allows(home: Home, cloud: San
     assert len(records(cloud)) == 2
 
 
+@pytest.mark.needs("strace", "systemd-analyze")
 def test_a_daemon_makes_only_calls_that_its_unit_allows(home: Home, cloud: Sandbox) -> None:
     traced = Traced(home)
     until(lambda: len(records(cloud)) == 2, "the files of before")
@@ -114,6 +116,7 @@ def test_a_daemon_makes_only_calls_that_its_unit_allows(home: Home, cloud: Sandb
     assert made - allowed("syncd.service") == ONLY_AS_ROOT
 
 
+@pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", SERVICES)
 def test_the_filter_keeps_out_what_no_backfill_needs(unit: str) -> None:
     assert {"mount", "ptrace", "setuid", "chown", "bpf", "reboot"} & allowed(unit) == set()

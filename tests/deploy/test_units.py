@@ -1,11 +1,12 @@
 """What systemd itself says of the units and of what belongs to them."""
 
-import shutil
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+
+from tests.tools import NAMESPACES
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICES = ("syncd.service", "syncd-once.service")
@@ -23,9 +24,7 @@ OF_THE_DAEMON = frozenset(
 
 
 def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = shutil.which(name)
-    assert command, f"no {name}. Debian, Ubuntu: sudo apt-get install systemd"
-    return subprocess.run([command, *arguments], text=True, capture_output=True, check=False)
+    return subprocess.run([name, *arguments], text=True, capture_output=True, check=False)
 
 
 def as_root(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -59,6 +58,7 @@ def directives(unit: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", [*SERVICES, "syncd-once.timer"])
 def test_T18_systemd_finds_no_fault_in_the_unit(installed: Path, unit: str) -> None:
     checked = run("systemd-analyze", "verify", "--man=no", str(installed / unit))
@@ -66,6 +66,7 @@ def test_T18_systemd_finds_no_fault_in_the_unit(installed: Path, unit: str) -> N
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
+@pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", SERVICES)
 def test_T18_the_service_is_confined(installed: Path, unit: str) -> None:
     judged = run(
@@ -76,6 +77,7 @@ def test_T18_the_service_is_confined(installed: Path, unit: str) -> None:
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
+@pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("example", EXAMPLES)
 @pytest.mark.parametrize("unit", SERVICES)
 def test_T18_systemd_finds_no_fault_in_an_example(installed: Path, unit: str, example: str) -> None:
@@ -99,6 +101,7 @@ def test_a_backfill_is_confined_like_the_daemon() -> None:
     assert backfill.keys() - shared == {"type", "notifyaccess", "execstart", "timeoutstartsec"}
 
 
+@pytest.mark.needs("systemd-sysusers", NAMESPACES)
 def test_the_account_of_the_units_is_made_by_its_snippet(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     snippet = SYSTEMD / "sysusers.d" / "syncd.conf"
@@ -111,6 +114,7 @@ def test_the_account_of_the_units_is_made_by_its_snippet(tmp_path: Path) -> None
     assert account.endswith(":/var/lib/syncd:/usr/sbin/nologin")
 
 
+@pytest.mark.needs("systemd-tmpfiles", NAMESPACES)
 def test_the_token_is_taken_from_the_eyes_of_others_by_its_snippet(tmp_path: Path) -> None:
     folder = tmp_path / "etc/syncd"
     folder.mkdir(parents=True)

@@ -1,21 +1,16 @@
-"""What the runs that take root and other programs need, said before they begin."""
+"""What the runs that need root check before they begin."""
 
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import pytest
 
+from tests.tools import ROOT, available, packages_of
 
-def require(tools: Mapping[str, str]) -> None:
-    """
-    End the run unless it is root's and each of *tools* is there.
 
-    Args:
-        tools: The name of a command -> the Debian package that brings it.
-    """
-    lacking = sorted({package for tool, package in tools.items() if not shutil.which(tool)})
-    if lacking:
-        pytest.exit(f"Missing. Debian, Ubuntu: sudo apt-get install {' '.join(lacking)}", 1)
-    if os.geteuid() != 0:
-        pytest.exit("This takes root: mounts, and files of other users.", 1)
+def require(programs: Iterable[str]) -> None:
+    """End the run unless it is root's and each of *programs* is installed."""
+    missing = packages_of(program for program in programs if not available(program))
+    if missing:
+        pytest.exit(f"Missing. Debian, Ubuntu: sudo apt-get install {' '.join(missing)}", 1)
+    if not available(ROOT):
+        pytest.exit("This needs root: it mounts, and makes files of other users.", 1)

@@ -19,6 +19,8 @@ from tests.guards.calls import OPEN, READ, SEND, STAT, SYNC, Calls, once
 from tests.integration.harness import Home
 from tests.weights import MIB, write_safetensors
 
+pytestmark = pytest.mark.needs("strace")
+
 PART = 8 * MIB
 """Whole leaves, as the parts of the real service are; a leaf that is cut is read for both parts."""
 

@@ -221,7 +221,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.needs("root")
 def test_I28_stranger_is_turned_away_even_if_the_mode_admits_everybody(stage: Stage) -> None:
     path = (stage.home.state / SOCKET).resolve()
     group = path.stat().st_gid

@@ -539,7 +539,7 @@ def test_a_session_file_of_a_wider_mode_stops_every_command_with_the_remedy(
     assert f"run: chmod 600 {file}" in done.said
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root meets what is another user's")
+@pytest.mark.needs("root")
 def test_root_uses_the_session_of_another_user_and_leaves_its_renewal_to_that_one(
     box: Home, cloud: Sandbox
 ) -> None:

@@ -346,7 +346,7 @@ def test_a_write_that_was_cut_short_leaves_nothing_that_counts(place: Installati
     assert stat.S_IMODE(place.stored.session_file.stat().st_mode) == 0o600
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can own what is another user's")
+@pytest.mark.needs("root")
 def test_the_state_directory_of_another_user_is_refused_with_the_command(
     place: Installation,
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_list_of_parts_names_every_locked_package_with_its_hashes() -> None:
     assert all(part["externalReferences"][0]["hashes"] for part in parts.values())
 
 
+@pytest.mark.needs("git")
 def test_no_key_lies_in_the_tree() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, check=True)
     names = [name for name in os.fsdecode(listed.stdout).split("\0") if name]

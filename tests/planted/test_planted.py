@@ -9,6 +9,7 @@ from tests.planted.run import Plant, Tried, apply, copied, is_caught, plants, tr
 QUICK = [plant for plant in plants() if plant.layer == "T1"]
 
 
+@pytest.mark.needs("git")
 def test_each_planted_bug_fits_the_code_as_it_is(tmp_path: Path) -> None:
     for plant in plants():
         folder = tmp_path / plant.path.stem
@@ -28,6 +29,7 @@ def test_T16_thirty_bugs_are_planted_and_each_names_the_tests_of_a_layer() -> No
     assert all(plant.layer for plant in plants())
 
 
+@pytest.mark.needs("git")
 @pytest.mark.parametrize("plant", QUICK, ids=lambda plant: plant.path.stem)
 def test_a_planted_bug_is_caught(plant: Plant) -> None:
     assert tried(plant.tests, plant).failed, plant.what

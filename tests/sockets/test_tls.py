@@ -17,6 +17,8 @@ from syncd.core.answers import HostPolicy
 from syncd.errors import JobError, NeedsOperator
 from syncd.model import Call, Grant, Kind
 
+pytestmark = pytest.mark.needs("openssl")
+
 BODY = b"weights" * 1000
 TRUST = {
     # the certificate's host, its days, who signed it

@@ -69,6 +69,7 @@ def test_values_and_defaults_are_told_in_words(key: str, values: str, default: s
     assert (each.values, each.default) == (values, default)
 
 
+@pytest.mark.needs("groff")
 def test_the_manual_page_is_one_that_troff_takes() -> None:
     checked = subprocess.run(
         ["groff", "-man", "-ww", "-z", "-Tutf8", reference.TOP / reference.MAN],
@@ -81,6 +82,7 @@ def test_the_manual_page_is_one_that_troff_takes() -> None:
 CODES = ["0", "1", "2", "66", "70", "74", "75", "77", "78", "130", "143"]
 
 
+@pytest.mark.needs("groff")
 def test_the_manual_page_knows_every_command_option_setting_and_exit_code() -> None:
     shown = subprocess.run(
         ["groff", "-man", "-Tascii", "-P-cbou", reference.TOP / reference.MAN],

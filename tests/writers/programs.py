@@ -304,6 +304,9 @@ POINTER = ("refused", "git lfs pull")
 WAITS = None
 NOT_THERE = None
 
+PROGRAMS = ("aria2c", "curl", "git", "git-lfs", "rclone", "rsync", "strace", "unzip", "wget")
+"""What the writers below are made of."""
+
 WRITERS = (
     Writer("wget", lambda e: ["wget", "-qO", str(e.target), e.address], SHORT),
     Writer("curl", lambda e: ["curl", "-sRo", str(e.target), e.address], SHORT),

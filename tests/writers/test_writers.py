@@ -25,7 +25,7 @@ from syncd.sandbox.server import Sandbox
 from tests.integration.harness import Daemon, Home, records, until
 from tests.model_files import gguf, torch_zip
 from tests.weights import MIB, sha256_of, write_safetensors
-from tests.writers.programs import GGUF, PT, SAFETENSORS, WRITERS, Errand, Writer
+from tests.writers.programs import GGUF, PROGRAMS, PT, SAFETENSORS, WRITERS, Errand, Writer
 from tests.writers.slow_server import serving
 
 WINDOW_S = 0.6
@@ -290,6 +290,7 @@ def table(written: Mapping[Run, Written], said: Mapping[Run, Said]) -> Iterator[
         yield line(run.writer.name, run.kind, ending, stood, verdict.state, after, verdict.why[:70])
 
 
+@pytest.mark.needs(*PROGRAMS)
 @pytest.mark.parametrize("lease", ["true", "false"])
 def test_I05_half_a_model_of_a_real_program_is_never_presigned_and_a_finished_one_is_registered(
     home: Home, cloud: Sandbox, other_disk: Path, lease: str, request: pytest.FixtureRequest
