@@ -13,7 +13,7 @@ from syncd import scan, soundness
 from syncd.api import CloudApi
 from syncd.catalog import Catalog
 from syncd.clock import Clock
-from syncd.compare import Comparer, Root, cut_off
+from syncd.compare import Comparer, Root, changed_mounts, cut_off
 from syncd.core import paths
 from syncd.core.agenda import OF_FILES, SENDING_NOTHING, Act, Line
 from syncd.core.drift import is_disabled, sha256_of
@@ -259,8 +259,8 @@ class Applier:
             raise _Refused(f"{printable(line.root)} is no models directory of this configuration")
         row, same = await self._lanes.db(self._store.files.root, root.id), False
         try:
-            mount = await self._lanes.scan(scan.mount_of, root.path)
-            same = row.mount in (None, (mount.fs_type, mount.source, mount.root))
+            mounts = await self._lanes.scan(scan.mounts_in, root.path, row.mounts)
+            same = not paths.is_within(line.path, changed_mounts(row.mounts, mounts))
             await self._lanes.scan(os.lstat, root.path)
             await self._lanes.scan(os.lstat, os.path.join(line.root, line.path))
         except FileNotFoundError as error:

@@ -20,7 +20,7 @@ from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
 from syncd.errors import RootUnavailable
 from syncd.model import FoundFile, KnownFile, Mount, Verdict, printable
-from syncd.store import Files, KnownFiles, RootRow
+from syncd.store import Files, KnownFiles
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,6 +32,8 @@ Look = tuple[FoundFile, str | None] | OSError | None
 
 Companions = Callable[[str, str], dict[str, str]]
 """``companions_in``, of which a batch remembers what it was told."""
+
+ACCEPT = "accept the directories as they are now: syncd scan --accept"
 
 PASSED_MAX = 20_000
 """Files that get no job, held in memory at a time: they are most of a large tree."""
@@ -95,7 +97,7 @@ class Walked:
     What a walk found.
 
     ``passed`` are files that are not as known and get no job. ``doubtful`` are files elsewhere that
-    a file here is loaded instead of, or was.
+    a file here is loaded instead of, or was. ``links`` are folders that were entered through a link.
     """
 
     fresh: list[Fresh] = field(default_factory=list)
@@ -103,8 +105,21 @@ class Walked:
     gone: list[KnownFile] = field(default_factory=list)
     doubtful: list[PathKey] = field(default_factory=list)
     problems: list[tuple[str, OSError]] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
     files: int = 0
     models: bool = False
+
+    def emptied(self, models_below: Mapping[str, int]) -> Iterator[str]:
+        """Those folders of which every known model is gone, and in which no other was found."""
+        for folder, known in models_below.items():
+            gone = [
+                each
+                for each in self.gone
+                if each.verdict is not Verdict.IGNORED and paths.is_within(each.rel_path, {folder})
+            ]
+            fresh = any(paths.is_within(each.found.rel_path, {folder}) for each in self.fresh)
+            if known and len(gone) == known and not fresh:
+                yield folder
 
 
 class Comparer:
@@ -180,6 +195,7 @@ class Comparer:
             symlinks=self._symlinks,
             roots=self._paths,
             problem=problem,
+            on_link=walked.links.append,
         )
         counted = self._counted(walked, root, stretches)
         changes = self._changes(counted, self._known(root, folder), unjudged, afresh=afresh)
@@ -412,20 +428,55 @@ def cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
     return None if link is None else (link, OSError(errno.ENOENT, scan.NO_TARGET))
 
 
-def require_same_mount(root: Root, mount: Mount, row: RootRow) -> None:
+def changed_mounts(before: Mapping[str, Mount], now: Mapping[str, Mount]) -> list[str]:
     """
-    A root is where it was when it was last walked as a whole.
+    The folders of a root where a file system was mounted, unmounted or replaced, outermost first.
+
+    Args:
+        before: As the last whole walk of the root left them; empty if there was none.
+    """
+    folders = sorted(before.keys() | now.keys()) if before else []
+    return [folder for folder in folders if before.get(folder) != now.get(folder)]
+
+
+def require_same_mounts(
+    root: Root,
+    before: Mapping[str, Mount],
+    now: Mapping[str, Mount],
+    held_models: Callable[[str], object],
+) -> None:
+    """
+    Where a root held models, its file systems must be those of the last whole walk.
+
+    Args:
+        held_models: True of a folder that held models; ``""`` is the root itself.
 
     Raises:
-        RootUnavailable: It lies on another file system.
+        RootUnavailable: A folder that held models lies on another file system.
     """
-    marker = row.mount
-    if marker is not None and marker != (mount.fs_type, mount.source, mount.root):
-        raise RootUnavailable(
-            f"{printable(root.path)} lies on another file system than before ({mount.fs_type} "
-            f"{printable(mount.source)}, it was {marker[0]} {printable(marker[1])}). Nothing was "
-            "judged: mount the old one, or start with a new state directory."
-        )
+    for folder in changed_mounts(before, now):
+        if held_models(folder):
+            raise RootUnavailable(
+                f"{_absolute(root, folder)} lies on another file system than before "
+                f"({_mount_text(now.get(folder))}, it was {_mount_text(before.get(folder))}). "
+                f"Nothing was judged: mount the old one, or {ACCEPT}."
+            )
+
+
+def emptied(root: Root, folder: str = "") -> RootUnavailable:
+    """What to raise for a root, or a file system below it, that held models and holds none."""
+    return RootUnavailable(
+        f"{_absolute(root, folder)} holds no model, although it did before. Nothing was judged: "
+        f"is its disk mounted? If the models were removed on purpose, {ACCEPT}."
+    )
+
+
+def _absolute(root: Root, folder: str) -> str:
+    return printable(os.path.join(root.path, folder) if folder else root.path)
+
+
+def _mount_text(mount: Mount | None) -> str:
+    return "no mount" if mount is None else f"{mount.fs_type} {printable(mount.source)}"
 
 
 def companions_in(root: str, folder: str) -> dict[str, str]:

@@ -18,7 +18,16 @@ import structlog
 
 from syncd import scan, soundness
 from syncd.clock import Clock
-from syncd.compare import PASSED_MAX, Comparer, Fresh, Root, Walked, require_same_mount
+from syncd.compare import (
+    PASSED_MAX,
+    Comparer,
+    Fresh,
+    Root,
+    Walked,
+    changed_mounts,
+    emptied,
+    require_same_mounts,
+)
 from syncd.config import IGNORE_FILE
 from syncd.core import paths, settle
 from syncd.core.judge import Passed, Taken
@@ -159,22 +168,24 @@ class Intake:
                 judged.
         """
         started_s = self._clock.boottime_s()
-        mount = await self._lanes.scan(_mount_of, root.path)
+        await self._require_root(root)
         rules = await self._lanes.scan(self._comparer.read_rules, root)
-        row = await self._lanes.db(self._store.files.root, root.id)
+        row = await self._row_of(root)
         walked, passed = Walked(), 0
         walk = self._comparer.walk(root, afresh=row.rules != rules)
         while (found := await self._lanes.scan(next, walk, None)) is not None:
             walked = found
-            if _is_present(root, mount, row, walked):
+            if _is_present(root, row, walked):
                 passed += len(walked.passed)
                 await self._pass_over(walked.passed)
                 walked.passed.clear()
         if _is_absent(root, row, walked):
             self._log.debug("root.absent", root=root.path)
             return
-        _require_present(root, mount, row, walked)
-        assert mount is not None, "required above"
+        _require_present(root, row, walked)
+        # Once more: a disk that was unmounted during the walk left an empty folder.
+        mounts = await self._require_mounted(root, row, walked.links)
+        await self._require_not_emptied(root, row, walked)
         self._problems[root.id] = {
             root.shown(path): error.strerror or str(error) for path, error in walked.problems
         }
@@ -182,7 +193,7 @@ class Intake:
         await self._lanes.db(
             self._store.files.mark_scanned,
             root.id,
-            (mount.fs_type, mount.source, mount.root),
+            mounts,
             self._clock.now_ms(),
             models=walked.models,
             rules=rules,
@@ -258,29 +269,48 @@ class Intake:
             root = self._roots[root_id]
             looks = await self._lanes.scan(self._comparer.at, root, there)
             if any(walked.gone for walked in looks):
-                await self._require_mounted(root)
+                await self._require_mounted(root, await self._row_of(root))
             kinds = [asked[root_id, rel_path][0] for rel_path in there]
             await self._take_in(zip(looks, kinds, strict=True))
 
-    async def require_root(self, root: Root) -> None:
+    async def require_roots(self) -> None:
         """
-        Require *root* to be there, without a walk.
+        Require all roots, and the file systems below them, to be there, without a walk.
 
         Raises:
-            RootUnavailable: As ``walk``, where the root itself tells.
+            RootUnavailable: As ``walk``, where the mounts tell.
         """
-        row = await self._lanes.db(self._store.files.root, root.id)
-        if root.type_key is None or row.held_model:  # ComfyUI puts up with the others
-            await self._require_mounted(root)
+        for root in self._roots.values():
+            await self._require_root(root)
 
-    async def _require_mounted(self, root: Root) -> None:
-        """Files that are gone may be gone with their file system."""
-        mount = await self._lanes.scan(_mount_of, root.path)
-        row = await self._lanes.db(self._store.files.root, root.id)
-        if mount is None or not await self._lanes.scan(os.path.isdir, root.path):
+    async def _require_root(self, root: Root) -> None:
+        row = await self._row_of(root)
+        if root.type_key is None or row.held_model:  # ComfyUI puts up with the others
+            await self._require_mounted(root, row)
+
+    async def _row_of(self, root: Root) -> RootRow:
+        return await self._lanes.db(self._store.files.root, root.id)
+
+    async def _require_mounted(
+        self, root: Root, row: RootRow, links: Iterable[str] = ()
+    ) -> Mapping[str, Mount]:
+        """Files that are gone may be gone with their file system; the mounts as they are now."""
+        mounts = await self._lanes.scan(_mounts_of, root.path, {*row.mounts, *links})
+        if mounts is None:
             raise RootUnavailable(_missing(root))
-        if row.held_model:
-            require_same_mount(root, mount, row)
+        changed = changed_mounts(row.mounts, mounts)
+        models = await self._lanes.db(self._store.files.models_below, root.id, changed)
+        held = {**models, "": row.held_model}
+        require_same_mounts(root, row.mounts, mounts, held.get)
+        return mounts
+
+    async def _require_not_emptied(self, root: Root, row: RootRow, walked: Walked) -> None:
+        """A disk below the root that lost all its models at once is no disk to judge."""
+        if walked.gone:
+            folders = [folder for folder in row.mounts if folder]
+            models = await self._lanes.db(self._store.files.models_below, root.id, folders)
+            for folder in walked.emptied(models):
+                raise emptied(root, folder)
 
     def _look_at_s(self, key: PathKey) -> float:
         """When to look again: at the end of the window; now and then where something is in the way."""
@@ -556,27 +586,21 @@ def _is_absent(root: Root, row: RootRow, walked: Walked) -> bool:
     return missing and root.type_key is not None and not row.held_model
 
 
-def _is_present(root: Root, mount: Mount | None, row: RootRow, walked: Walked) -> bool:
+def _is_present(root: Root, row: RootRow, walked: Walked) -> bool:
     """Would what was found so far do, if no more came?"""
     try:
-        _require_present(root, mount, row, walked)
+        _require_present(root, row, walked)
     except RootUnavailable:
         return False
     return True
 
 
-def _require_present(root: Root, mount: Mount | None, row: RootRow, walked: Walked) -> None:
+def _require_present(root: Root, row: RootRow, walked: Walked) -> None:
     """Nothing is concluded from an absent tree."""
-    if any(rel_path == "" for rel_path, _ in walked.problems) or mount is None:
+    if any(rel_path == "" for rel_path, _ in walked.problems):
         raise RootUnavailable(_missing(root))
-    if not row.held_model:
-        return
-    if not walked.models:
-        raise RootUnavailable(
-            f"{printable(root.path)} holds no model, although it did before. Nothing was judged: "
-            "is its disk mounted? If the models were really removed, start with a new state directory."
-        )
-    require_same_mount(root, mount, row)
+    if row.held_model and not walked.models:
+        raise emptied(root)
 
 
 def _missing(root: Root) -> str:
@@ -587,9 +611,10 @@ def _missing(root: Root) -> str:
     )
 
 
-def _mount_of(path: str) -> Mount | None:
+def _mounts_of(path: str, folders: Collection[str]) -> dict[str, Mount] | None:
+    """The mounts of a root; None if it is not there."""
     try:
-        return scan.mount_of(path)
+        return scan.mounts_in(path, folders) if os.path.isdir(path) else None
     except OSError:
         return None
 

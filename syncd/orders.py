@@ -76,6 +76,12 @@ def resume(store: Store, now_ms: int) -> Done:
     return Done()
 
 
+def accept(store: Store, now_ms: int) -> Done:
+    """Take the watched directories as they are at the next walk, whatever disks they were on before."""
+    store.files.accept()
+    return Done()
+
+
 def retry(
     store: Store, now_ms: int, *, paths: Sequence[str] = (), states: Collection[str] = ()
 ) -> Done:

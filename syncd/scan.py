@@ -11,8 +11,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Collection, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
@@ -53,6 +53,11 @@ _NETWORK = frozenset(
         "beegfs", "gpfs", "glusterfs", "afs", "ocfs2", "gfs2", "orangefs", "pvfs2", "wekafs", "vboxsf",
     )
 )  # fmt: skip
+
+MOUNTS = "/proc/self/mountinfo"
+
+UNKNOWN = Mount("unknown", "none", "/")
+"""Where the table has no entry: it need not name what a chroot stands on."""
 
 _CONTAINER = "fuse.fuse-overlayfs"
 """The root of a container that was started without privileges: a local disk."""
@@ -109,9 +114,18 @@ def walk(
     symlinks: Symlinks = "follow",
     roots: Collection[str] = (),
     problem: Problem,
+    on_link: Callable[[str], None] = lambda rel_path: None,
 ) -> Iterator[FoundFile]:
     """Every regular file at or below ``root/below``, as ``stretches`` meets them."""
-    met = stretches(root, root_id, below=below, symlinks=symlinks, roots=roots, problem=problem)
+    met = stretches(
+        root,
+        root_id,
+        below=below,
+        symlinks=symlinks,
+        roots=roots,
+        problem=problem,
+        on_link=on_link,
+    )
     for stretch in met:
         yield from stretch.files()
 
@@ -124,6 +138,7 @@ def stretches(
     symlinks: Symlinks = "follow",
     roots: Collection[str] = (),
     problem: Problem,
+    on_link: Callable[[str], None] = lambda rel_path: None,
 ) -> Iterator[Stretch]:
     """
     Every regular file at or below ``root/below``, in the byte order of the whole path.
@@ -137,8 +152,9 @@ def stretches(
     Args:
         below: Path of a folder below *root*; one that does not exist holds nothing.
         roots: Further directories that links may lead into under ``within_roots``.
+        on_link: Called with the rel_path of each folder that was entered through a link.
     """
-    tree = _Tree(symlinks, _resolved(root, roots), problem)
+    tree = _Tree(symlinks, _resolved(root, roots), problem, on_link)
     try:
         pending = [tree.listing()] if tree.descend(root, below) else []
         while pending:
@@ -161,7 +177,7 @@ def _stretches_here(
     while listing and not entered:  # popped, so that no more than a stretch is held of its stats
         name, entry = listing.pop()
         if name.endswith(b"/"):
-            entered = tree.enter(entry.name)
+            entered = tree.enter(entry.name, linked=entry.is_symlink())
         elif (found := tree.stat(entry)) is not None:
             stretch.add(here + name, found)
             if len(stretch.traces) == STRETCH_MAX:
@@ -175,11 +191,18 @@ def _stretches_here(
 class _Tree:
     """The folders open between the root and where a walk is, and the rules for entering more."""
 
-    def __init__(self, symlinks: Symlinks, roots: list[str], problem: Problem) -> None:
+    def __init__(
+        self,
+        symlinks: Symlinks,
+        roots: list[str],
+        problem: Problem,
+        on_link: Callable[[str], None],
+    ) -> None:
         self.chain: list[_Folder] = []
         self._symlinks = symlinks
         self._roots = roots
         self._problem = problem
+        self._on_link = on_link
 
     def descend(self, root: str, below: str) -> bool:
         """Open *root* and go down to *below*; False if there is no such folder to look into."""
@@ -191,7 +214,7 @@ class _Tree:
         self.chain.append(_Folder(fd, "", b"", _identity(fd)))
         return all(self.enter(name) for name in below.split("/") if name)
 
-    def enter(self, name: str) -> bool:
+    def enter(self, name: str, *, linked: bool = False) -> bool:
         """Go into the folder *name* of the innermost one; False if it is not to be looked into."""
         if never_enter(name):
             return False
@@ -203,7 +226,10 @@ class _Tree:
         except OSError as error:
             self._report(path, error)
             return False
-        return self._keep(fd, path)
+        entered = self._keep(fd, path)
+        if entered and linked:
+            self._on_link(path)
+        return entered
 
     def _keep(self, fd: int, path: str) -> bool:
         identity = _identity(fd)
@@ -352,30 +378,75 @@ def companions(root: str, folder: str) -> dict[str, str]:
     return {owner: name for owner, name in owners if owner is not None}
 
 
-def mount_of(path: str, *, table: str = "/proc/self/mountinfo") -> Mount:
+def mount_of(path: str, *, table: str = MOUNTS) -> Mount:
     """
     The mount that *path* lies on, links resolved; of a missing path, the one it would lie on.
 
     Raises:
         OSError: The table cannot be read.
-
-    See "proc_pid_mountinfo(5)" for the format.
     """
-    target = os.path.realpath(path)
-    point, mount = "", Mount("unknown", "none", "/")  # a chroot need not show what it stands on
-    with open(table, "rb") as file:
-        for at, candidate in map(_mount, file):
-            # Of two mounts on one point the later one is seen.
-            if is_within(target, {at.rstrip("/")}) and len(at) >= len(point):
-                point, mount = at, candidate
-    return mount
+    return _mount_over(os.path.realpath(path), _mounts(table))[1]
 
 
-def network_filesystem(path: str, *, table: str = "/proc/self/mountinfo") -> str | None:
+def mounts_in(root: str, folders: Iterable[str] = (), *, table: str = MOUNTS) -> dict[str, Mount]:
+    """
+    The file systems that a root consists of, by the rel_path of the folder where each begins.
+
+    These are the root itself (``""``), the mounts below it, and those of *folders* that lead to
+    another file system than the root's.
+
+    Args:
+        folders: Folders below *root* that are links, or were mounts; they need not exist.
+
+    Raises:
+        OSError: The table cannot be read.
+    """
+    # The slash asks for what is inside the folder, so an automounter mounts it before the table is read.
+    exist = [folder for folder in folders if os.path.isdir(os.path.join(root, folder, ""))]
+    mounts, real = _mounts(table), os.path.realpath(root)
+    _, base = _mount_over(real, mounts)
+    found = {"": base}
+    for folder in exist:
+        _, mount = _mount_over(os.path.realpath(os.path.join(root, folder)), mounts)
+        if mount != base:
+            found[folder] = mount
+    inside = real.rstrip("/") + "/"
+    found |= {at[len(inside) :]: mount for at, mount in mounts.items() if at.startswith(inside)}
+    return found
+
+
+def network_filesystem(path: str, *, table: str = MOUNTS) -> str | None:
     """The type of *path*'s file system if other hosts may write to it unseen, else None."""
     fs_type = mount_of(path, table=table).fs_type
     foreign = fs_type.startswith("fuse.") and fs_type != _CONTAINER
     return fs_type if fs_type in _NETWORK or foreign else None
+
+
+def _mounts(table: str) -> dict[str, Mount]:
+    """
+    What is mounted, by mount point; of two mounts at one point, the later one hides the other.
+
+    A bind mount that shows what would be there without it is left out. A service manager makes such
+    mounts to protect folders, and only the processes of the service see them.
+
+    See "proc_pid_mountinfo(5)" for the format.
+    """
+    mounts: dict[str, Mount] = {}
+    with open(table, "rb") as file:
+        for at, mount in map(_mount, file):
+            mounts.pop(at, None)
+            point, over = _mount_over(at, mounts)
+            if mount != replace(over, root=os.path.join(over.root, os.path.relpath(at, point))):
+                mounts[at] = mount
+    return mounts
+
+
+def _mount_over(path: str, mounts: Mapping[str, Mount]) -> tuple[str, Mount]:
+    """The mount that *path*, without links, lies on, and its mount point."""
+    point = path
+    while point not in mounts and point != "/":
+        point = os.path.dirname(point)
+    return point, mounts.get(point, UNKNOWN)
 
 
 def _mount(line: bytes) -> tuple[str, Mount]:

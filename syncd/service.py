@@ -112,7 +112,7 @@ class Service:
         self._reload = asyncio.Event()
         self._reread = reread
         self._rescan = self._restart = self._start_over = self._looking = self._walked = False
-        self._scan_hangs = False
+        self._scan_hangs = self._look_at_roots = False
         self._look_at_catalog = settings.catalog.reconcile_s > 0
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
@@ -246,8 +246,7 @@ class Service:
     async def _apply(self, parts: Parts, lines: "Sequence[Line]") -> "Applied":
         """Queue what still stands, and let the workers end it."""
         applier = parts.applier()
-        for root in parts.roots.values():
-            await parts.intake.require_root(root)
+        await parts.intake.require_roots()
         await applier.begin(lines, stopped=self._stop.is_set)
         parts.worker.may_send = applier.may_send
         working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: False))
@@ -346,6 +345,9 @@ class Service:
             if self._rescan:
                 self._rescan, hints = False, everything
             try:
+                if self._look_at_roots:  # a disk below a root is unmounted without an event
+                    self._look_at_roots = False
+                    await parts.intake.require_roots()
                 await parts.intake.look(hints)
                 self._walked = True
                 await parts.intake.settle_due()
@@ -513,7 +515,8 @@ class Service:
                 self._restart = True
                 self._hints.wake()
 
-        async def look_at_root() -> None:
+        async def look_at_roots() -> None:
+            self._look_at_roots = True
             self._hints.wake()
 
         async def reconcile() -> None:
@@ -524,7 +527,7 @@ class Service:
             (rescan, self._settings.scan.interval_s),
             (look_after, 30),
             (watch_again, WATCH_RETRY_S),
-            (look_at_root, ROOT_LOOK_S),
+            (look_at_roots, ROOT_LOOK_S),
             *([(reconcile, reconcile_s)] if reconcile_s else []),
         ):
             # Named, since ticks of one moment run in the order of their names; else that is random.

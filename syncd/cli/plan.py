@@ -4,16 +4,24 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import click
 
 from syncd.cli.commands import Invocation, pass_invocation
-from syncd.compare import Comparer, Root, companions_in, cut_off, is_model, require_same_mount
+from syncd.compare import (
+    Comparer,
+    Root,
+    companions_in,
+    cut_off,
+    emptied,
+    is_model,
+    require_same_mounts,
+)
 from syncd.config import Loaded, Settings, extra_folders, require_claimed, rules_for
-from syncd.core import settle
+from syncd.core import paths, settle
 from syncd.core.judge import Rules
 from syncd.core.preview import Action, Known, Step, Way, preview
 from syncd.core.tree import PathKey, Tree
@@ -98,12 +106,15 @@ def make_plan(loaded: Loaded) -> Planned:
     known, rows = _remembered(loaded, roots)
     problems: dict[str, str] = {}
     absent: list[str] = []
+    links: dict[int, list[str]] = {root_id: [] for root_id in roots}
     found = [
-        file for root in roots.values() for file in _walk(settings, root, roots, problems, absent)
+        file
+        for root in roots.values()
+        for file in _walk(settings, root, roots, problems, absent, links[root.id].append)
     ]
     for root in roots.values():
         if root.id in rows:
-            _require_same_tree(root, rows[root.id], found)
+            _require_same_tree(root, rows[root.id], found, known, links[root.id])
     here = {(file.root_id, file.rel_path) for file in found}
     for root_id, rel_path in known.keys() - here:
         problem = cut_off(roots[root_id], rel_path)
@@ -175,17 +186,33 @@ def _as_bundles(
             yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
 
 
-def _require_same_tree(root: Root, row: RootRow, found: Iterable[FoundFile]) -> None:
+def _require_same_tree(
+    root: Root,
+    row: RootRow,
+    found: Iterable[FoundFile],
+    known: Mapping[PathKey, Known],
+    links: Collection[str],
+) -> None:
+    """The root, and each file system below it, must be there as the daemon requires it."""
     from syncd import scan
 
     if not row.held_model:
         return
-    if not any(is_model(root, file) for file in found if file.root_id == root.id):
-        raise RootUnavailable(
-            f"{printable(root.path)} holds no model, although it did before. "
-            "Nothing was judged: is its disk mounted?"
-        )
-    require_same_mount(root, scan.mount_of(root.path), row)
+    before = [
+        rel_path
+        for (root_id, rel_path), file in known.items()
+        if root_id == root.id and file.state != Action.IGNORED
+    ]
+
+    def held_models(folder: str) -> bool:
+        return not folder or any(paths.is_within(rel_path, {folder}) for rel_path in before)
+
+    mounts = scan.mounts_in(root.path, {*row.mounts, *links})
+    require_same_mounts(root, row.mounts, mounts, held_models)
+    models = [f.rel_path for f in found if f.root_id == root.id and is_model(root, f)]
+    for folder in sorted({"", *row.mounts}):
+        if held_models(folder) and not any(paths.is_within(each, {folder}) for each in models):
+            raise emptied(root, folder)
 
 
 def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
@@ -205,6 +232,7 @@ def _walk(
     roots: Mapping[int, Root],
     problems: dict[str, str],
     absent: list[str],
+    on_link: Callable[[str], None],
 ) -> Iterator[FoundFile]:
     from syncd import scan
 
@@ -225,6 +253,7 @@ def _walk(
         symlinks=settings.scan.symlinks,
         roots=[root.path for root in roots.values()],
         problem=problem,
+        on_link=on_link,
     )
 
 

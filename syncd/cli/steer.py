@@ -132,15 +132,31 @@ def cancel(invocation: Invocation, paths: Sequence[str], as_json: bool) -> int:
 
 @click.command()
 @click.argument("path", required=False)
+@click.option(
+    "--accept",
+    is_flag=True,
+    help="Accept the directories as they are now, after a disk was removed, replaced or emptied.",
+)
 @pass_invocation
-def scan(invocation: Invocation, path: str | None) -> int:
+def scan(invocation: Invocation, path: str | None, accept: bool) -> int:
     """
     Look at the models directories now, or at PATH only, instead of at the next hourly walk.
 
     Needs a running syncd: each start begins with such a walk anyway.
+
+    If a directory, or a disk mounted below it, is missing, empty or another one than before,
+    syncd waits and judges nothing. `--accept` ends that wait: files that are not there then count as
+    deleted. It covers all directories, and works without a running syncd, too.
     """
+    if accept and path is not None:
+        raise click.UsageError("--accept covers all directories: leave PATH out.")
+    if accept and not is_locked(invocation.state_dir()):
+        _carry_out(invocation, orders.accept)
+        click.echo("accepted; the next start of syncd takes the directories as they are then")
+        return 0
     state_dir = _running(invocation, "its next start looks at every file first: syncd")
-    daemon.order(state_dir, "scan", path=None if path is None else _meant(invocation, [path])[0])
+    named = None if path is None else _meant(invocation, [path])[0]
+    daemon.order(state_dir, "scan", path=named, accept=accept)
     click.echo(f"looking at {'everything' if path is None else printable(path)}; see: syncd status")
     return 0
 

@@ -66,10 +66,13 @@ class Acts:
         return _told(await self._carry_out("cancel", orders.cancel, paths=paths))
 
     async def scan(self, request: Request) -> Response:
-        """Look at ``path`` (a file or a folder; none: everything) now."""
-        path = (await _members(request, "path")).get("path") or "."
+        """Look at ``path`` (a file or a folder; none: everything) now; ``accept``: see ``orders``."""
+        body = await _members(request, "path", "accept")
+        path, accept = body.get("path") or ".", body.get("accept", False)
         if not _is_path(path):
             raise bad("path: is not a path")
+        if not isinstance(accept, bool):
+            raise bad("accept: is not true or false")
         desk = self._desk
         keys = await desk.lanes.db(desk.store.report.root_paths, path)
         if not keys:
@@ -78,6 +81,8 @@ class Acts:
                 f"{printable(path)} lies in no directory that is watched",
                 "Name a path below models_dir, or an absolute one.",
             )
+        if accept:
+            await self._carry_out("accept", orders.accept)
         for root_id, rel_path in keys:
             desk.hint(Hint(root_id, rel_path, HintKind.RESCAN, folder=rel_path == ""))
         self._log.info("control.order", order="scan", path=path)

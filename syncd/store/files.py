@@ -1,13 +1,23 @@
 """What is on disk as last judged, what the catalog holds as far as we know, and the roots."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
 from syncd.core.tree import PathKey
-from syncd.model import FoundFile, Job, KnownFile, Priority, Target, Trace, Verdict, printable
+from syncd.model import (
+    FoundFile,
+    Job,
+    KnownFile,
+    Mount,
+    Priority,
+    Target,
+    Trace,
+    Verdict,
+    printable,
+)
 from syncd.store.db import Database
 from syncd.store.jobs import Jobs
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
@@ -44,11 +54,11 @@ class RootRow:
     A root as its last whole walk left it.
 
     Args:
-        mount: Type, source and root of the mount it was last seen on.
+        mounts: Its file systems, as ``scan.mounts_in``; empty before the first whole walk.
         rules: Digest of the rules that its files were judged by.
     """
 
-    mount: tuple[str, str, str] | None
+    mounts: Mapping[str, Mount]
     held_model: bool
     scanned: bool
     rules: str | None
@@ -157,15 +167,19 @@ def find_root(db: Database, path: str, real_path: str, type_key: str | None) -> 
     return None if row is None else int(row["id"])
 
 
-def root_row_of(row: Any) -> RootRow:
-    """A row of the root table."""
-    mount = (row["fs_type"], row["fs_source"], row["fs_root"])
+def root_row_of(db: Database, row: Any) -> RootRow:
+    """A row of the root table, with the root's mounts."""
+    mounts = db.all("SELECT * FROM mount WHERE root_id = ?", (row["id"],))
     return RootRow(
-        None if None in mount else mount,
+        {os.fsdecode(mount["rel_path"]): _mount_of(mount) for mount in mounts},
         held_model=row["held_model_at"] is not None,
         scanned=row["scanned_at"] is not None,
         rules=row["rules"],
     )
+
+
+def _mount_of(row: Any) -> Mount:
+    return Mount(row["fs_type"], os.fsdecode(row["fs_source"]), os.fsdecode(row["fs_root"]))
 
 
 class Files:
@@ -205,24 +219,56 @@ class Files:
         """What is remembered of a root."""
         row = self._db.one("SELECT * FROM root WHERE id = ?", (root_id,))
         assert row is not None
-        return root_row_of(row)
+        return root_row_of(self._db, row)
+
+    def models_below(self, root_id: int, folders: Iterable[str]) -> dict[str, int]:
+        """How many known files, those that the rules ignore left out, are below each of *folders*."""
+        sql = (
+            "SELECT count(*) AS n FROM file WHERE root_id = ? AND rel_path > ? AND rel_path < ?"
+            " AND verdict <> 'ignored'"
+        )
+        # "0" is the byte after "/": this is everything below the folder.
+        bounds = {
+            folder: (os.fsencode(f"{folder}/"), os.fsencode(f"{folder}0")) for folder in folders
+        }
+        rows = {folder: self._db.one(sql, (root_id, *bound)) for folder, bound in bounds.items()}
+        return {folder: 0 if row is None else row["n"] for folder, row in rows.items()}
 
     def mark_scanned(
         self,
         root_id: int,
-        mount: tuple[str, str, str],
+        mounts: Mapping[str, Mount],
         now_ms: int,
         *,
         models: bool,
         rules: str = "",
     ) -> None:
-        """A whole walk of the root ended, on this mount, by these *rules*, having met a model or not."""
+        """A whole walk of the root ended, on these *mounts*, by these *rules*, having met a model or not."""
         with self._db.transaction():
             self._db.run(
-                "UPDATE root SET fs_type = ?, fs_source = ?, fs_root = ?, scanned_at = ?, rules = ?,"
+                "UPDATE root SET scanned_at = ?, rules = ?,"
                 " held_model_at = coalesce(held_model_at, ?) WHERE id = ?",
-                (*mount, now_ms, rules, now_ms if models else None, root_id),
+                (now_ms, rules, now_ms if models else None, root_id),
             )
+            self._db.run("DELETE FROM mount WHERE root_id = ?", (root_id,))
+            self._db.run_many(
+                "INSERT INTO mount VALUES (?, ?, ?, ?, ?)",
+                [
+                    (
+                        root_id,
+                        os.fsencode(at),
+                        each.fs_type,
+                        *map(os.fsencode, (each.source, each.root)),
+                    )
+                    for at, each in mounts.items()
+                ],
+            )
+
+    def accept(self) -> None:
+        """Forget the mounts of all roots, and that they held models: the next walk takes them as they are."""
+        with self._db.transaction():
+            self._db.run("DELETE FROM mount")
+            self._db.run("UPDATE root SET held_model_at = NULL")
 
     def retire(self, configured: Collection[int], now_ms: int) -> None:
         """

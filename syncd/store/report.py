@@ -197,7 +197,7 @@ class Report(Outline):
         """What is remembered of a root, or None where it was never watched; see ``Files.root_id``."""
         root_id = find_root(self._db, root, real_path or root, type_key)
         row = self._db.one("SELECT * FROM root WHERE id = ?", (root_id,))
-        return None if row is None else root_row_of(row)
+        return None if row is None else root_row_of(self._db, row)
 
     def file(
         self, root: str, rel_path: str, *, real_path: str | None = None, type_key: str | None = None

@@ -248,7 +248,7 @@ def test_the_memory_of_another_cloud_says_nothing_of_this_one(home: Home, tmp_pa
 
 def test_I20_a_tree_on_another_mount_is_not_judged(home: Home) -> None:
     home.once()
-    change(home, "UPDATE root SET fs_source = ?", "/dev/elsewhere")
+    change(home, "UPDATE mount SET fs_source = ?", b"/dev/elsewhere")
     safe, once = home.run("safe"), home.once()
 
     assert (safe.code, once.code) == (66, 66)

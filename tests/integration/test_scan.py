@@ -399,6 +399,48 @@ def test_mounts_are_read_as_the_kernel_writes_them(
     assert scan.network_filesystem(path, table=str(table)) == network
 
 
+def test_mounts_in_a_root_are_those_below_it_and_those_behind_links(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    (root / "vae").mkdir(parents=True)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "disk").mkdir()
+    for name, target in (("linked", "disk"), ("inside", "plain"), ("gone", "nowhere")):
+        (root / name).symlink_to(tmp_path / target)
+    at, beside = os.fsencode(root), os.fsencode(tmp_path / "disk")
+    lines = (
+        b"22 1 253:1 / / rw - ext4 /dev/vda rw",
+        b"30 22 8:1 / %s/vae rw - xfs /dev/sda1 rw" % at,
+        b"31 22 8:2 /sub %s/deep/er rw - xfs /dev/sdb1 rw" % at,
+        b"32 22 8:3 / %s rw - xfs /dev/sdc1 rw" % beside,
+        b"33 22 8:4 / %s2/vae rw - xfs /dev/sdd1 rw" % at,
+    )
+    table = put(tmp_path / "mountinfo", b"\n".join(lines))
+    links = ["linked", "inside", "gone", "vae"]
+
+    assert scan.mounts_in(str(root), links, table=str(table)) == {
+        "": Mount("ext4", "/dev/vda", "/"),
+        "vae": Mount("xfs", "/dev/sda1", "/"),
+        "deep/er": Mount("xfs", "/dev/sdb1", "/sub"),
+        "linked": Mount("xfs", "/dev/sdc1", "/"),
+    }
+
+
+def test_bind_mount_of_a_folder_onto_itself_changes_no_mount(tmp_path: Path) -> None:
+    """A service manager's read-only folders: only the service sees them as mounts."""
+    lines = (
+        b"22 1 253:1 / / rw - ext4 /dev/vda rw",
+        b"30 22 253:1 /home /home ro - ext4 /dev/vda rw",
+        b"31 22 0:9 / /srv rw - nfs4 nas:/srv rw",
+        b"32 31 0:9 /models /srv/models ro - nfs4 nas:/srv rw",
+        b"33 22 253:1 /home /mnt ro - ext4 /dev/vda rw",
+    )
+    table = str(put(tmp_path / "mountinfo", b"\n".join(lines)))
+
+    assert scan.mount_of("/home/user/models", table=table) == Mount("ext4", "/dev/vda", "/")
+    assert scan.mounts_in("/srv", table=table) == {"": Mount("nfs4", "nas:/srv", "/")}
+    assert scan.mount_of("/mnt", table=table) == Mount("ext4", "/dev/vda", "/home")
+
+
 def test_a_path_that_no_mount_covers_has_an_unknown_one(tmp_path: Path) -> None:
     table = put(tmp_path / "mountinfo", TABLE.split(b"\n", 1)[1])
 

@@ -25,6 +25,7 @@ from syncd.model import (
     Job,
     Kind,
     KnownFile,
+    Mount,
     Multipart,
     Part,
     Plan,
@@ -565,16 +566,36 @@ def test_what_is_incomplete_is_never_passed_over(store: Store) -> None:
 # -- roots ---------------------------------------------------------------------------------------
 
 
-def test_a_root_keeps_its_id_and_remembers_that_it_held_a_model(store: Store) -> None:
-    mount = ("ext4", "/dev/sda1", "/")
+def test_a_root_keeps_its_id_and_remembers_its_mounts_and_that_it_held_a_model(
+    store: Store,
+) -> None:
+    before = {"": Mount("ext4", "/dev/sda1", "/"), "vae": Mount("nfs4", "nas:/vae", "/")}
+    mounts = {"": Mount("ext4", "/dev/sda1", "/"), "lo\udcffras": Mount("xfs", "/dev/\udcff", "/x")}
     fresh = store.files.root(1)
-    store.files.mark_scanned(1, mount, NOW, models=True)
-    store.files.mark_scanned(1, mount, NOW + 1, models=False, rules="digest")
+    store.files.mark_scanned(1, before, NOW, models=True)
+    store.files.mark_scanned(1, mounts, NOW + 1, models=False, rules="digest")
 
     assert store.files.root_id("/models") == 1 != store.files.root_id("/other")
-    assert fresh == RootRow(None, held_model=False, scanned=False, rules=None)
-    assert store.files.root(1) == RootRow(mount, held_model=True, scanned=True, rules="digest")
+    assert fresh == RootRow({}, held_model=False, scanned=False, rules=None)
+    assert store.files.root(1) == RootRow(mounts, held_model=True, scanned=True, rules="digest")
     assert [root.scanned_at for root in store.report.roots()] == [NOW + 1, None]
+
+
+def test_accepted_roots_have_no_mounts_and_held_no_model(store: Store) -> None:
+    store.files.mark_scanned(1, {"": Mount("ext4", "/dev/sda1", "/")}, NOW, models=True)
+    store.files.accept()
+
+    assert store.files.root(1) == RootRow({}, held_model=False, scanned=True, rules="")
+
+
+def test_models_below_counts_all_but_ignored_files(store: Store) -> None:
+    for path, verdict in (
+        ("a", Verdict.REFUSED), ("a/1", Verdict.WANTED), ("a/b/2", Verdict.REFUSED),
+        ("a/note", Verdict.IGNORED), ("a0/3", Verdict.WANTED), ("b/note", Verdict.IGNORED),
+    ):  # fmt: skip
+        store.files.judge([(found(path), verdict, "why", None)], NOW)
+
+    assert store.files.models_below(1, ["a", "b", "c"]) == {"a": 2, "b": 0, "c": 0}
 
 
 def test_another_spelling_of_a_root_keeps_its_id_and_another_type_is_another_root(

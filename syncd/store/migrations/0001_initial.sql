@@ -1,19 +1,27 @@
 BEGIN IMMEDIATE;
 
--- A directory that is watched. The marker (file system type, source and root as mountinfo tells
--- them) and held_model_at let an absent tree be told from an empty one: nothing is concluded from it.
+-- A directory that is watched. Its mounts and held_model_at let an absent tree be told from an empty
+-- one: nothing is concluded from an absent tree.
 CREATE TABLE root (
     id            INTEGER PRIMARY KEY,
     path          BLOB    NOT NULL,                                  -- os.fsencode: names are bytes
     real_path     BLOB    NOT NULL,                                  -- links resolved: another spelling, the same root
     type_key      TEXT,                                              -- type of all its files; NULL: their first folder's
-    fs_type       TEXT, fs_source TEXT, fs_root TEXT,
     held_model_at INTEGER,                                           -- Unix ms of the first model seen
     scanned_at    INTEGER,                                           -- Unix ms of the last whole walk
     rules         TEXT,                                              -- digest of the rules it judged by
     watched       INTEGER NOT NULL DEFAULT 1 CHECK (watched IN (0, 1)) -- 0: no longer configured
 ) STRICT;
 CREATE UNIQUE INDEX root_by_place ON root (path, ifnull(type_key, ''));
+
+-- The file systems that a root consisted of at its last whole walk, by the folder where each begins;
+-- the root itself is ''. As in mountinfo: the type, the source, the mounted folder of the source.
+CREATE TABLE mount (
+    root_id   INTEGER NOT NULL REFERENCES root (id),
+    rel_path  BLOB    NOT NULL,                                      -- os.fsencode: names are bytes
+    fs_type   TEXT    NOT NULL, fs_source BLOB NOT NULL, fs_root BLOB NOT NULL,
+    PRIMARY KEY (root_id, rel_path)
+) STRICT, WITHOUT ROWID;
 
 -- What is on disk, as last judged. One row a regular file; a row goes when its file goes.
 CREATE TABLE file (
