@@ -54,6 +54,8 @@ class Rule:
         probability: Of each hit, drawn from the sandbox's seed.
         performed: Does the call take effect first? None: as the fault's nature is.
         delay_s: Seconds before anything happens.
+        late_s: Seconds after the answer at which the call takes effect; 0: before it, if at all.
+            Calls of the API only.
     """
 
     fault: Fault
@@ -68,14 +70,19 @@ class Rule:
     body: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    late_s: float = 0.0
     after_bytes: int = 0
     location: str = "http://127.0.0.1:9/"
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability must lie in [0, 1], not {self.probability}")
-        if self.skip < 0 or self.delay_s < 0 or self.after_bytes < 0:
-            raise ValueError("skip, delay_s and after_bytes cannot be negative")
+        if min(self.skip, self.delay_s, self.late_s, self.after_bytes) < 0:
+            raise ValueError("skip, delay_s, late_s and after_bytes cannot be negative")
+        if self.late_s and self.performs:
+            raise ValueError(
+                "late_s needs a fault that does not perform the call before its answer"
+            )
 
     @classmethod
     def of(cls, values: object) -> Self:

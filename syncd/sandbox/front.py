@@ -109,6 +109,7 @@ class Front:
         self._now = now
         self._model_path_of = model_path_of
         self._crashes = crashes
+        self._late: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call, facts = self._identify(scope)
@@ -191,6 +192,8 @@ class Front:
         await asyncio.sleep(rule.delay_s)
         if rule.fault is Fault.CUT:
             receive = _cut(receive, rule.after_bytes)
+        if rule.late_s:
+            self._perform_later(scope, receive, draft, rule.late_s)
         answer = await self._perform(scope, receive, draft) if rule.performs else Answer(503)
         if answer is None or rule.fault in (Fault.RESET, Fault.LOST_ANSWER):
             self._record(draft, None)
@@ -218,9 +221,23 @@ class Front:
         draft.note(status=answer.status)
         return answer
 
+    def _perform_later(self, scope: Scope, receive: Receive, draft: Draft, late_s: float) -> None:
+        """Carry the call out *late_s* from now, whether or not its client still exists."""
+
+        async def late() -> None:
+            await asyncio.sleep(late_s)
+            await self._perform(scope, receive, draft)
+            self._history.add(draft.entry)
+
+        draft.late = True
+        task = asyncio.create_task(late())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
     def _record(self, draft: Draft, answered: int | None, *, lost: bool = False) -> None:
         draft.note(answered=answered, lost=lost or answered is None)
-        self._history.add(draft.entry)
+        if not draft.late:
+            self._history.add(draft.entry)
 
     async def _say(
         self,

@@ -50,10 +50,15 @@ class Entry:
 
 
 class Draft:
-    """An entry in the making; the rooms behind the door note what they learn."""
+    """
+    An entry in the making; the rooms behind the door note what they learn.
+
+    ``late``: the call takes effect after its answer, and enters the history only then.
+    """
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
+        self.late = False
 
     def note(self, **facts: Any) -> None:
         """Set members of the entry."""

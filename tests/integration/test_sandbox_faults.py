@@ -9,6 +9,7 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
+from tests.integration.harness import until
 from tests.visitor import Visitor, good
 
 BODY = bytes(2 * 1024 * 1024)
@@ -37,6 +38,33 @@ def test_answer_can_be_replaced_after_the_effect(visitor: Visitor) -> None:
     assert len(visitor.cloud.records()) == 1
     (entry,) = visitor.cloud.history.entries("register")
     assert (entry.status, entry.answered, entry.ok) == (201, 500, True)
+
+
+def test_answer_can_precede_the_effect(visitor: Visitor) -> None:
+    key = visitor.store_bytes()
+    inject(visitor, Fault.ANSWER, "register", status=502, late_s=0.2)
+    hit = visitor.ask_register(key)
+    before = len(visitor.cloud.records())
+    until(lambda: visitor.cloud.history.entries("register"), "the late effect")
+
+    assert (hit.status_code, before, len(visitor.cloud.records())) == (502, 0, 1)
+    (entry,) = visitor.cloud.history.entries("register")
+    assert (entry.status, entry.answered) == (201, 502)
+
+
+def test_reset_can_precede_the_effect(visitor: Visitor) -> None:
+    key = visitor.store_bytes()
+    inject(visitor, Fault.RESET, "register", late_s=0.2)
+    with pytest.raises(httpx.TransportError):
+        visitor.ask_register(key)
+    until(visitor.cloud.records, "the late effect")
+
+    assert len(visitor.cloud.records()) == 1
+
+
+def test_late_effect_of_a_call_that_is_performed_first_is_refused() -> None:
+    with pytest.raises(ValueError, match="late_s"):
+        Rule(Fault.LOST_ANSWER, late_s=1)
 
 
 def test_lost_answer_took_effect(visitor: Visitor) -> None:
