@@ -11,7 +11,7 @@ No message carries the token or a URL's query; a redirect is never followed, so 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
@@ -56,6 +56,9 @@ UNLISTED = frozenset({Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.
 
 _NEEDED_FOR_MULTIPART = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE})
 
+
+BeforeSending = Callable[[], Awaitable[None]]
+"""Commits the intent of a call; awaited immediately before each try of it leaves."""
 
 Client = httpx.AsyncClient
 """For whoever has to name what ``build_client`` makes."""
@@ -295,7 +298,15 @@ class CloudApi:
         read = self._reads_grant(size, keyed=True)
         return await self._send(Call.PRESIGN, "POST", "/models/presign", body, read=read)
 
-    async def register(self, target: Target, *, storage_key: str, size: int, sha256: str) -> str:
+    async def register(
+        self,
+        target: Target,
+        *,
+        storage_key: str,
+        size: int,
+        sha256: str,
+        intend: BeforeSending | None = None,
+    ) -> str:
         """Make the catalog record of a stored object; its id. Not repeated while unclear."""
         body = {
             "display_name": target.display_name,
@@ -305,7 +316,9 @@ class CloudApi:
             "file_hash": f"sha256:{sha256}",
             "model_path": target.model_path,
         }
-        return await self._send(Call.REGISTER, "POST", "/models", body, read=_reads_id)
+        return await self._send(
+            Call.REGISTER, "POST", "/models", body, read=_reads_id, intend=intend
+        )
 
     async def models(self) -> AsyncIterator[Record]:
         """
@@ -411,7 +424,12 @@ class CloudApi:
         )
 
     async def complete(
-        self, upload: Multipart, parts: Sequence[tuple[int, str]], *, again: bool = False
+        self,
+        upload: Multipart,
+        parts: Sequence[tuple[int, str]],
+        *,
+        again: bool = False,
+        intend: BeforeSending | None = None,
     ) -> None:
         """
         Assemble the parts, given as (number, etag). Not repeated while unclear.
@@ -424,9 +442,8 @@ class CloudApi:
             self._answered.add(Call.COMPLETE)
         listed = [{"part_number": number, "etag": etag} for number, etag in sorted(parts)]
         body = {**_upload_members(upload), "parts": listed}
-        await self._send(
-            Call.COMPLETE, "POST", self._multipart.complete, body, read=_reads_no_error
-        )
+        path, read = self._multipart.complete, _reads_no_error
+        await self._send(Call.COMPLETE, "POST", path, body, read=read, intend=intend)
 
     async def abort(self, upload: Multipart) -> None:
         """Drop an unfinished upload; one that is gone already is as good."""
@@ -478,12 +495,15 @@ class CloudApi:
         *,
         read: Callable[[bytes], T],
         signed: bool = True,
+        intend: BeforeSending | None = None,
     ) -> T:
         """
         Send until *read* can use the answer, or the table says that repeating does not help.
 
         Args:
             signed: With the credential in force; else *body* is what says who asks.
+            intend: What a request may take effect after is the commit of its intent, so that comes
+                after every wait and before every try.
         """
         self._check_switched_on(call)
         tries, renewed = 0, not signed
@@ -492,6 +512,8 @@ class CloudApi:
                 await self._credentials.ready()
             token = self._credentials.token if signed else None
             await self._pace.turn()
+            if intend is not None:
+                await intend()
             try:
                 answer = await self._once(
                     call, self._request(call, method, path, body, token), read

@@ -28,6 +28,7 @@ from syncd.connect import connect, host_policy, network
 from syncd.control import Desk, serve
 from syncd.core import bandwidth, settle
 from syncd.core.judge import Rules
+from syncd.core.late import LATEST_S
 from syncd.core.news import signing_key
 from syncd.core.standing import standing
 from syncd.core.tree import Folder, Tree
@@ -115,6 +116,7 @@ class Tools:
     Args:
         settings: As they are at the start.
         jitter: Draws from [0, 1).
+        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
     """
 
     settings: Settings
@@ -123,6 +125,7 @@ class Tools:
     clock: Clock
     jitter: Callable[[], float]
     meter: Meter
+    latest_s: float = LATEST_S
 
     @property
     def shared(self) -> Shared:
@@ -384,6 +387,7 @@ class _Builder:
                 api=self.api,
             ),
             reading=reading,
+            latest_s=self.tools.latest_s,
             lease_ttl_s=settings.upload.lease_ttl_s,
             once=self.once,
             hidden=self._hidden,

@@ -17,8 +17,6 @@ from syncd.errors import JobError
 from syncd.model import Kind, Record
 
 FRESH_S = 600.0
-LATEST_S = 90.0
-"""After so long no server goes on with a registration whose client has left: proxies give up at 60."""
 
 _EVERYTHINGS = frozenset(
     {Kind.SESSION_REFUSED, Kind.DEVICE_KEY_REFUSED, Kind.API_THROTTLE, Kind.TLS, Kind.PORTAL}
@@ -57,7 +55,6 @@ class Catalog:
         self._read_at_s: float | None = None
         self._listed = False
         self._reading = asyncio.Lock()
-        self._sure_at_s: dict[str, float] = {}
 
     async def holding(self, model_path: str, sha256: str) -> Record | None:
         """
@@ -70,7 +67,6 @@ class Catalog:
         Raises:
             JobError: The cloud as a whole could not be asked just now.
         """
-        await self._be_sure(model_path)
         try:
             await self._refresh()
             found = await self.same_bytes(model_path, sha256)
@@ -87,7 +83,6 @@ class Catalog:
         Raises:
             JobError: The cloud as a whole could not be asked just now.
         """
-        await self._be_sure(model_path)
         try:
             await self._refresh()
         except JobError as error:
@@ -133,26 +128,17 @@ class Catalog:
                 found.append(record)
         return found
 
-    def doubt(self, model_path: str) -> None:
-        """A record is asked for: until `answered`, what the catalog says of its path is too early."""
-        self._sure_at_s[model_path] = self._clock.boottime_s() + LATEST_S
-
-    def answered(self, model_path: str) -> None:
-        """What was asked for is there or will never be."""
-        self._sure_at_s.pop(model_path, None)
-
     def forget(self) -> None:
         """Ask afresh next time."""
         self._read_at_s = None
 
-    async def stored_under(self, storage_key: str, model_path: str) -> tuple[Record | None, bool]:
+    async def stored_under(self, storage_key: str) -> tuple[Record | None, bool]:
         """
         The record made from *storage_key*, asked afresh, and whether the server lists at all.
 
         Raises:
             JobError: The cloud could not be asked just now, or its answer is of no use.
         """
-        await self._be_sure(model_path)
         try:
             found = await self._api.find(storage_key=storage_key)
         except JobError as error:
@@ -160,14 +146,6 @@ class Catalog:
                 return None, False
             raise
         return (found[0] if found else None), True
-
-    async def _be_sure(self, model_path: str) -> None:
-        """Wait as long as a record may still come that nobody waits for any more."""
-        sure_at_s = self._sure_at_s.get(model_path)
-        if sure_at_s is not None:
-            await self._clock.sleep(max(0.0, sure_at_s - self._clock.boottime_s()))
-            self.answered(model_path)
-            self.forget()
 
     async def _refresh(self) -> None:
         """Read the listing unless it is fresh; one that failed counts as read, and as empty."""

@@ -25,6 +25,7 @@ from syncd.compare import Root
 from syncd.config import JUDGING, CredentialSource, Loaded, Settings, reloaded
 from syncd.core import retry
 from syncd.core.ending import exit_code
+from syncd.core.late import LATEST_S
 from syncd.errors import JobError, RootUnavailable, StateFull, SyncdError
 from syncd.herald import Herald
 from syncd.hints import Hints
@@ -80,6 +81,7 @@ class Service:
         source: Where the credential comes from; read again when the credential is refused.
         meter: Counts what happens, for whoever draws it.
         jitter: Draws from [0, 1).
+        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
         doors: Other ways out, for a world that is not this machine.
         notifier: The service manager, if there is one.
         reread: Reads the configuration again, for a reload; None: there is no reload.
@@ -93,6 +95,7 @@ class Service:
         meter: Meter,
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
+        latest_s: float = LATEST_S,
         doors: Doors | None = None,
         notifier: Notifier | None = None,
         reread: Callable[[], Loaded] | None = None,
@@ -104,6 +107,7 @@ class Service:
         self._meter = meter
         self._clock = clock or SystemClock()
         self._jitter = jitter
+        self._latest_s = latest_s
         self._log = structlog.get_logger("syncd.service")
         self._lanes = self._doors.lanes(settings)
         self._notifier = notifier or Notifier()
@@ -567,7 +571,15 @@ class Service:
     async def _with_store(
         self, store: Store, way: Callable[[Parts], Awaitable[int]], *, once: bool
     ) -> int:
-        tools = Tools(self._settings, store, self._lanes, self._clock, self._jitter, self._meter)
+        tools = Tools(
+            self._settings,
+            store,
+            self._lanes,
+            self._clock,
+            self._jitter,
+            self._meter,
+            self._latest_s,
+        )
         ties = Ties(
             settings=lambda: self._settings,
             hint=self._hint,

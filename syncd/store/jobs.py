@@ -48,6 +48,8 @@ _NOT_STORED = (
 )
 """A file that is wanted, and whose bytes are not all in the store."""
 
+_IN_DOUBT = "state = 'superseded' AND register_sent_at IS NOT NULL AND record_id IS NULL"
+
 CANCEL_ADVICE = "To send it after all: syncd retry, with its path"
 _AMONG = " AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)))"
 """Of the jobs that may be claimed at all."""
@@ -126,7 +128,11 @@ class Jobs:
         with self._db.transaction():
             row = self._db.one(
                 "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
-                " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now"
+                " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now,"
+                # An intent of a clock that was set back since counts from now.
+                " complete_sent_at = min(complete_sent_at, :now),"
+                " register_sent_at = min(register_sent_at, :now),"
+                " register_repeated_at = min(register_repeated_at, :now)"
                 " WHERE id = (SELECT id FROM job WHERE state = 'queued' AND held_class IS NULL"
                 f"             AND run_after <= :now{_AMONG} ORDER BY priority, size, id LIMIT 1)"
                 " RETURNING id",
@@ -142,6 +148,36 @@ class Jobs:
             advance(State.QUEUED, Event.CLAIM)
             self._log(row["id"], State.QUEUED, State.LEASED, Event.CLAIM, now_ms, None)
             return self.get(row["id"])
+
+    def in_doubt(self, model_path: str, now_ms: int) -> list[Job]:
+        """Superseded jobs that sent a register for *model_path* and never learned its outcome."""
+        with self._db.transaction():
+            # An intent of a clock that was set back since counts from now.
+            self._db.run(
+                "UPDATE job SET register_sent_at = min(register_sent_at, :now),"
+                " register_repeated_at = min(register_repeated_at, :now)"
+                f" WHERE model_path = :path AND {_IN_DOUBT}"
+                " AND max(register_sent_at, ifnull(register_repeated_at, 0)) > :now",
+                {"path": model_path, "now": now_ms},
+            )
+        rows = self._db.all(f"{_SELECT} WHERE model_path = ? AND {_IN_DOUBT}", (model_path,))
+        return [job_of(row) for row in rows]
+
+    def settle_doubt(self, job: Job, record_id: str | None, now_ms: int) -> None:
+        """
+        Note what became of the register of a superseded job.
+
+        Args:
+            record_id: Its record, which is ours from now on; None if there is none.
+        """
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE job SET record_id = ?, register_sent_at = NULL, register_repeated_at = NULL"
+                " WHERE id = ?",
+                (record_id, job.id),
+            )
+            if record_id is not None:
+                self.records.note(job, record_id, now_ms, adopted=False)
 
     def renew(self, job: Job, now_ms: int, ttl_ms: int) -> None:
         """
@@ -416,15 +452,16 @@ class Jobs:
         why: str,
         held_class: str | None = None,
         advice: str | None = None,
+        wait_ms: int = 0,
     ) -> None:
-        """Give the job back untried: shutdown, a hold, or a class of files that has to wait."""
+        """Give the job back untried: shutdown, a hold, or something that it has to wait for."""
         with self._db.transaction():
             self._move(
                 job,
                 Event.RELEASE,
                 now_ms,
                 why=why,
-                run_after=now_ms,
+                run_after=now_ms + wait_ms,
                 attempt=max(job.attempt - 1, 0),
                 held_class=held_class,
                 last_error=why,

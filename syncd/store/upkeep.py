@@ -26,6 +26,7 @@ SELECT id FROM job
                           AND file.rel_path = job.rel_path))
    AND NOT EXISTS (SELECT 1 FROM upload WHERE upload.job_id = job.id
                       AND upload.state IN ('open', 'unwanted', 'abandoned'))
+   AND (register_sent_at IS NULL OR record_id IS NOT NULL)
 """
 
 

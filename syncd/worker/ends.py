@@ -138,10 +138,10 @@ def superseded(run: Run) -> Outcome:
     return run.ended
 
 
-async def released(run: Run, why: str) -> Outcome:
-    """The job is given back untried."""
+async def released(run: Run, why: str, wait_s: float = 0.0) -> Outcome:
+    """The job is given back untried, for *wait_s* seconds at least."""
     try:
-        await run.write(run.means.store.jobs.release, why=why)
+        await run.write(run.means.store.jobs.release, why=why, wait_ms=int(wait_s * 1000))
     except LeaseLost:
         return Outcome(End.LOST)
     _log.info("job.released")

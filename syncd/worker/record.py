@@ -6,13 +6,14 @@ before it is repeated, and a path is never given to other bytes than it has.
 """
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 import structlog
 
 from syncd.api import ACTIVE, DISABLED, NO_SUCH_CALL
 from syncd.core.parts import Route
 from syncd.errors import JobError, Permanent
-from syncd.model import Call, Kind, printable
+from syncd.model import Call, Job, Kind, printable
 from syncd.worker import file
 from syncd.worker.outcome import End, Outcome, Side
 from syncd.worker.run import Run
@@ -31,6 +32,7 @@ async def known(run: Run) -> str | None:
     job, means = run.job, run.means
     assert job.sha256 is not None, "planned before"
     path, records = job.target.model_path, means.store.records
+    await _settle_doubts(run)
     own = await means.lanes.db(records.claim, path, job.sha256)
     if own is not None:
         return own
@@ -39,6 +41,25 @@ async def known(run: Run) -> str | None:
     if found is None or await means.lanes.db(records.is_leaving, found.id):
         return None
     return found.id
+
+
+async def _settle_doubts(run: Run) -> None:
+    """
+    Find the records that superseded jobs of this path may have made; they are ours.
+
+    Raises:
+        GiveBack: One of them may still appear.
+    """
+    means, path, now_ms = run.means, run.job.target.model_path, run.means.clock.now_ms()
+    for earlier in await means.lanes.db(means.store.jobs.in_doubt, path, now_ms):
+        assert earlier.storage_key is not None, "nothing is registered without one"
+        run.call = Call.LIST_MODELS
+        found, _ = await means.catalog.stored_under(earlier.storage_key)
+        if found is None:
+            run.require_past(_register_sent_at(earlier), Call.REGISTER)
+        record_id = None if found is None else found.id
+        await means.lanes.db(means.store.jobs.settle_doubt, earlier, record_id, now_ms)
+        means.catalog.forget()
 
 
 async def movable(run: Run) -> str | None:
@@ -62,11 +83,14 @@ async def unheard_of(run: Run) -> bool:
         return False
     if job.storage_key is not None:
         return True
+    path, now_ms = job.target.model_path, means.clock.now_ms()
+    if await means.lanes.db(means.store.jobs.in_doubt, path, now_ms):
+        return False
     run.call = Call.LIST_MODELS
     size = job.fingerprint.size
     return not (
         await means.lanes.db(means.store.records.has_size, size)
-        or await means.catalog.may_hold(job.target.model_path, size)
+        or await means.catalog.may_hold(path, size)
     )
 
 
@@ -131,22 +155,35 @@ async def register(run: Run) -> None:
         run.ended = Outcome(End.RELEASED)
         return
     await file.fence(run)
-    await run.note(register_sent_at=run.means.clock.now_ms())
     await _send_register(run, repeated=False)
 
 
 async def look_up(run: Run) -> None:
-    """A register was sent and its answer is unknown: find out before anything is repeated."""
+    """
+    A register was sent and its outcome is unknown: find out before anything is repeated.
+
+    A record that is found settles it at once. That there is none can be concluded only when the
+    register can no longer take effect.
+
+    Raises:
+        GiveBack: It still can.
+        JobError: It still can, and this run sent it; how it failed.
+        Permanent: The server has no listing, and neither the register nor its repeat was answered.
+    """
     run.call = Call.LIST_MODELS
     job, means = run.job, run.means
     assert job.storage_key is not None, "nothing is registered without one"
-    found, listed = await means.catalog.stored_under(job.storage_key, job.target.model_path)
+    found, listed = await means.catalog.stored_under(job.storage_key)
     if found is not None:
         await run.note(record_id=found.id)
-    elif listed:
-        await run.note(register_sent_at=None)
+        return
+    if run.unclear is not None:
+        run.call = Call.REGISTER
+        raise run.unclear
+    run.require_past(_register_sent_at(job), Call.REGISTER)
+    if listed:
+        await run.note(register_sent_at=None, register_repeated_at=None)
     elif job.register_repeated_at is None:
-        await run.note(register_repeated_at=means.clock.now_ms())
         await _send_register(run, repeated=True)
     else:
         raise Permanent(
@@ -158,25 +195,30 @@ async def look_up(run: Run) -> None:
         )
 
 
+def _register_sent_at(job: Job) -> int:
+    """When the last register of *job* was sent, Unix milliseconds."""
+    sent_at = job.register_repeated_at or job.register_sent_at
+    assert sent_at is not None, "asked only of a job that sent one"
+    return sent_at
+
+
 async def _send_register(run: Run, *, repeated: bool) -> None:
     run.call = Call.REGISTER
+    intent = "register_repeated_at" if repeated else "register_sent_at"
     job, means = run.job, run.means
     assert job.storage_key is not None, "stored before"
     assert job.sha256 is not None, "planned before"
-    means.catalog.doubt(job.target.model_path)
     try:
         record_id = await means.api.register(
             job.target,
             storage_key=job.storage_key,
             size=job.fingerprint.size,
             sha256=job.sha256,
+            intend=partial(run.intend, intent),
         )
     except JobError as error:
-        if not error.timed_out:
-            means.catalog.answered(job.target.model_path)
         await _not_registered(run, error, repeated=repeated)
         return
-    means.catalog.answered(job.target.model_path)
     await run.contact(Side.API)
     await run.note(record_id=record_id)
 
@@ -188,7 +230,8 @@ async def _not_registered(run: Run, error: JobError, *, repeated: bool) -> None:
     Raises:
         JobError: *error*, where nothing may.
     """
-    if run.may_look_now(error):
+    if error.unclear and error.retry_after_s is None:
+        run.unclear = error  # its record may be there already
         return
     if error.unclear or error.kind is Kind.EXISTS:
         raise error  # the intent stays: the next claim looks before anything is repeated

@@ -9,6 +9,7 @@ from syncd.api import CloudApi
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock
+from syncd.core import late
 from syncd.core.parts import Route
 from syncd.errors import JobError
 from syncd.lanes import Lanes
@@ -24,7 +25,16 @@ DAY_IS_FULL = "limits.max_bytes_per_day is reached"
 
 
 class GiveBack(Exception):
-    """The job is given back between two steps; the text says why."""
+    """
+    The job is given back between two steps; the text says why.
+
+    Args:
+        wait_s: Seconds before it may be claimed again.
+    """
+
+    def __init__(self, why: str, wait_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
 
 
 class Leaving:
@@ -56,6 +66,7 @@ class Means:
     Args:
         jitter: Draws from [0, 1).
         reading: Holds hashing threads to a rate.
+        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
         lease_ttl_s: Seconds after which a job whose lease was not renewed is taken up again.
         once: This is a backfill.
         hidden: What is registered is disabled at once.
@@ -75,6 +86,7 @@ class Means:
     transfer: Transfer
     routes: Routes
     reading: Bandwidth
+    latest_s: float
     lease_ttl_s: float
     once: bool
     hidden: bool
@@ -98,7 +110,7 @@ class Run:
         route: How the file travels, as it was when the last step was chosen.
         grant, grant_used: The URL for the body, and whether a body was begun on it.
         tries: What was spent on the body.
-        looked_at_once: An answer that got lost was looked for without a wait.
+        unclear: The error of a register that may have taken effect; its record is looked for.
         may_move: No server refused to move a record here.
         hash_first: The file is to be read before anything of it leaves.
         made_room: Our record of the path's former bytes, disabled for the sake of the new one.
@@ -116,7 +128,7 @@ class Run:
     grant: Grant | None = None
     grant_used: bool = False
     tries: Tries = field(default_factory=Tries)
-    looked_at_once: bool = False
+    unclear: JobError | None = None
     may_move: bool = True
     hash_first: bool = False
     made_room: Retiring | None = None
@@ -136,12 +148,17 @@ class Run:
         assert None not in facts, "opened before"
         return Multipart(*facts)  # type: ignore[arg-type]
 
-    def may_look_now(self, error: JobError) -> bool:
-        """Find out at once what became of a request? Once a run, and not where the server wants peace."""
-        if not error.unclear or error.retry_after_s is not None or self.looked_at_once:
-            return False
-        self.looked_at_once = True
-        return True
+    def require_past(self, sent_at: int, call: Call) -> None:
+        """
+        Require that the call sent at *sent_at* (Unix ms) can no longer take effect.
+
+        Raises:
+            GiveBack: It still can; the job waits until then.
+        """
+        now_ms = self.means.clock.now_ms()
+        wait_s = late.wait_s(sent_at, now_ms, self.means.latest_s)
+        if wait_s > 0:
+            raise GiveBack(f"a {call} call was not answered and may still take effect", wait_s)
 
     async def note(self, **facts: object) -> None:
         """
@@ -154,6 +171,15 @@ class Run:
         self.job = await means.lanes.db(
             means.store.jobs.note, self.job, means.clock.now_ms(), **facts
         )
+
+    async def intend(self, intent: str) -> None:
+        """
+        Commit that a call is about to be sent.
+
+        Raises:
+            LeaseLost: The job is no longer ours.
+        """
+        await self.note(**{intent: self.means.clock.now_ms()})
 
     async def write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """

@@ -6,6 +6,7 @@ is sent, so an answer that got lost can be told from one that never was.
 """
 
 import asyncio
+from functools import partial
 
 from syncd.errors import JobError, Permanent
 from syncd.model import Call, Kind
@@ -163,23 +164,26 @@ async def complete(run: Run) -> None:
     """Let the store put the parts together, unless the file is not what was sent of it any more."""
     run.call = Call.COMPLETE
     means = run.means
+    sent_at = run.job.complete_sent_at
+    if sent_at is not None:
+        run.require_past(sent_at, Call.COMPLETE)
     means.meter.phase(run.job.id, Phase.FINISHING)
     await file.fence(run)
     await file.compare_leaves(run)
-    in_doubt = run.job.complete_sent_at is not None
     etags = await means.lanes.db(means.store.jobs.etags, run.job)
-    await run.note(complete_sent_at=means.clock.now_ms())
     try:
-        await means.api.complete(run.upload, list(etags.items()), again=in_doubt)
+        await means.api.complete(
+            run.upload,
+            list(etags.items()),
+            again=sent_at is not None,
+            intend=partial(run.intend, "complete_sent_at"),
+        )
     except JobError as error:
-        if error.kind is Kind.UPLOAD_GONE and in_doubt:
-            pass  # an earlier complete was sent: register tells whether the object is there
-        elif run.may_look_now(error):
-            return
-        else:
-            if not (in_doubt or error.unclear):  # refused: nothing of it is in doubt later
-                await run.note(complete_sent_at=None)
+        if error.kind is not Kind.UPLOAD_GONE or sent_at is None:
+            if not error.unclear:  # refused: only an earlier one may have taken effect
+                await run.note(complete_sent_at=sent_at)
             raise
+        # An earlier complete was sent: register tells whether the object is there.
     await _stored(run)
 
 

@@ -137,7 +137,7 @@ class Worker:
                 await STEPS[step](run)
             return run.ended
         except GiveBack as reason:
-            return await ends.released(run, str(reason))
+            return await ends.released(run, str(reason), reason.wait_s)
         except hashing.Stopped:
             if self._leaving.is_set() and not run.stop.is_set():
                 return await ends.released(run, self._leaving.why)

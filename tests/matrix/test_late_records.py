@@ -1,36 +1,90 @@
-"""A registration that the cloud carries out long after the daemon stopped waiting for it."""
+"""Requests that the cloud carries out after it gave up on them, or after their client died."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
+from syncd.core.late import LATEST_S
 from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
-from tests.matrix.stage import SMALL, Stage, check, play
+from tests.matrix.stage import LARGE, SMALL, Stage, check, play
 
 LATE_S = 55.0
 """Later than the daemon waits for an answer (30 s), sooner than proxies give up (60 s)."""
 
+UNCLEAR = {
+    "500": Rule(Fault.ANSWER, status=500, late_s=LATE_S),
+    "502": Rule(Fault.ANSWER, status=502, late_s=LATE_S),
+    "504": Rule(Fault.ANSWER, status=504, late_s=LATE_S),
+    "reset": Rule(Fault.RESET, late_s=LATE_S),
+    "html": Rule(Fault.HTML, performed=False, late_s=LATE_S),
+    "silence": Rule(Fault.DELAY, delay_s=LATE_S),
+}
+"""Answers that leave it open whether the call takes effect; it does, ``LATE_S`` later."""
 
-@pytest.mark.parametrize("touched", [False, True])
-def test_I04_a_record_that_comes_late_is_found_and_not_made_again(touched: bool) -> None:
-    """Also where the file was touched meanwhile, so that its job was taken away and made anew."""
+
+async def intent(stage: Stage, path: str, name: str) -> None:
+    """Wait until the intent of a call is committed."""
+    await stage.until(lambda: (job := stage.job(path)) and job[name], name)
+
+
+async def nothing(stage: Stage, path: str) -> None:
+    """Leave everything as it is."""
+
+
+async def kill(stage: Stage, path: str) -> None:
+    """SIGKILL while the request is on its way, and a restart at once."""
+    assert stage.life is not None
+    await asyncio.sleep(1)
+    stage.life.kill()
+    await stage.ended()
+    stage.start()
+
+
+async def touch(stage: Stage, path: str) -> None:
+    """The file gets a new mtime, so its job is superseded and another one created."""
+    await asyncio.sleep(5)
+    stage.stamp(path)
+
+
+Meanwhile = Callable[[Stage, str], Awaitable[None]]
+
+
+def arrives_late(call: Call, path: str, intent_name: str, rule: Rule, meanwhile: Meanwhile) -> None:
+    """One file, one call that is carried out late, and at the end one record."""
 
     async def act(stage: Stage) -> None:
-        stage.far.faults.add(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=LATE_S, count=1))
-        stage.write(SMALL)
+        stage.far.faults.add(replace(rule, call=call, count=1))
+        stage.write(path)
         stage.start()
-        await stage.until(lambda: stage.job(SMALL) and stage.job(SMALL)["register_sent_at"], "it")
-        if touched:
-            await asyncio.sleep(5)
-            stage.stamp(SMALL)
-            stage.note(SMALL)
-        await stage.arrives(SMALL)
-        await stage.until(lambda: stage.job(SMALL)["state"] == "done", "its end")
-        await asyncio.sleep(2 * LATE_S)  # whatever is under way arrives
+        await intent(stage, path, intent_name)
+        await meanwhile(stage, path)
+        await stage.arrives(path)
+        await stage.until(lambda: stage.job(path)["state"] == "done", "the end of the job")
+        await asyncio.sleep(2 * LATE_S)  # until everything on its way has arrived
         await stage.stop()
 
-        assert len(stage.calls(Call.REGISTER)) == len(stage.far.cloud.records()) == 1
-        check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
+        assert len(stage.far.cloud.records()) == 1
+        assert len(stage.calls(Call.INITIATE)) <= 1
+        for first, second in pairwise(stage.calls(call)):
+            assert second.at_ms - first.at_ms >= LATEST_S * 1000
+        check(stage.evidence({f"models/{path}": stage.sha256(path)}))
 
-    play(act)
+    play(act, switches={"register_repeats": True})
+
+
+@pytest.mark.cell("F50-register")
+@pytest.mark.parametrize("rule", UNCLEAR.values(), ids=UNCLEAR)
+@pytest.mark.parametrize("meanwhile", [nothing, kill, touch])
+def test_I29_register_that_arrives_late_leaves_one_record(rule: Rule, meanwhile: Meanwhile) -> None:
+    arrives_late(Call.REGISTER, SMALL, "register_sent_at", rule, meanwhile)
+
+
+@pytest.mark.cell("F50-complete")
+@pytest.mark.parametrize("rule", UNCLEAR.values(), ids=UNCLEAR)
+@pytest.mark.parametrize("meanwhile", [nothing, kill])
+def test_I29_complete_that_arrives_late_leaves_one_record(rule: Rule, meanwhile: Meanwhile) -> None:
+    arrives_late(Call.COMPLETE, LARGE, "complete_sent_at", rule, meanwhile)

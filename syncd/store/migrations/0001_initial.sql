@@ -83,6 +83,8 @@ CREATE INDEX job_due ON job (run_after) WHERE state = 'queued' AND held_class IS
 CREATE INDEX job_by_path ON job (root_id, rel_path, id);
 CREATE INDEX job_by_bundle ON job (root_id, bundle) WHERE bundle IS NOT NULL;
 CREATE INDEX job_held ON job (held_class) WHERE held_class IS NOT NULL;
+CREATE INDEX job_in_doubt ON job (model_path)
+    WHERE state = 'superseded' AND register_sent_at IS NOT NULL AND record_id IS NULL;
 CREATE INDEX job_leased ON job (lease_expires_at) WHERE state = 'leased';
 
 -- The leaf digests of a job's plan: 16 bytes (XXH3-128) for each 4 MiB of the file, in order.
