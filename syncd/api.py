@@ -460,9 +460,11 @@ class CloudApi:
         def read(body: bytes) -> Grant:
             now_ms = self._clock.now_ms()
             answer = parse_json(body)
-            return answers.grant_of(
+            grant = answers.grant_of(
                 answer, size=size, policy=self._hosts, now_ms=now_ms, keyed=keyed
             )
+            wire.url_of(grant.url)
+            return grant
 
         return read
 

@@ -79,7 +79,7 @@ class _Trace:
     def __init__(self, call: Call, url: httpx.URL, hosts: HostPolicy) -> None:
         self.events: set[str] = set()
         self._call = call
-        self._host = url.host
+        self._host = url.raw_host.decode("ascii")  # as httpcore has it: "xn--..." is not decoded
         self._port = url.port or {"http": 80, "https": 443}[url.scheme]
         self._hosts = hosts
         self._direct = True
@@ -154,8 +154,9 @@ class ObjectStore:
             NeedsOperator: The host's name led to an address that nothing may be sent to.
         """
         assert call in STORE_CALLS
-        pieces, trace = _Body(body, size), _Trace(call, httpx.URL(grant.url), self._hosts)
-        request = _request(grant, pieces, size, trace)
+        url = wire.url_of(grant.url)
+        pieces, trace = _Body(body, size), _Trace(call, url, self._hosts)
+        request = _request(grant, url, pieces, size, trace)
         try:
             response = self._client.send(request, stream=True)
             try:
@@ -175,9 +176,8 @@ class ObjectStore:
         return _etag(call, response, whole=pieces.taken)
 
 
-def _request(grant: Grant, body: _Body, size: int, trace: _Trace) -> httpx.Request:
+def _request(grant: Grant, url: httpx.URL, body: _Body, size: int, trace: _Trace) -> httpx.Request:
     """Made by hand: httpx then adds nothing, and a stream is not sent chunked."""
-    url = httpx.URL(grant.url)
     names = {name.lower() for name in grant.headers}
     ours = {"Host": url.netloc.decode("ascii"), "Content-Length": str(size)}
     headers = [(name, value) for name, value in ours.items() if name.lower() not in names]

@@ -80,6 +80,22 @@ def _trust(ca_bundle: str | None) -> ssl.SSLContext:
     return context
 
 
+def url_of(text: str) -> httpx.URL:
+    """
+    The URL that a server asks us to send to, as httpx understands it.
+
+    Raises:
+        JobError: ``BAD_ANSWER``: its host cannot be decoded ("Internationalized Domain Names in
+            Applications", RFC 5891). httpx finds that out in the middle of a request otherwise.
+    """
+    try:
+        url = httpx.URL(text)
+        assert url.host is not None  # decodes the name
+    except (httpx.InvalidURL, UnicodeError):
+        raise to_error(Kind.BAD_ANSWER, "upload_url has a host that cannot be decoded") from None
+    return url
+
+
 def notice_silence(stream: Any) -> None:
     """Set our socket options on httpcore's *stream*, a connection just made."""
     sock = stream.get_extra_info("socket")

@@ -67,7 +67,7 @@ PRIVATE_SUFFIXES = (
 # RFC 3986 characters only, percent signs only before two hex digits, no fragment. Within these
 # httpx sends a URL byte for byte; outside them it would re-encode, and a signature would break.
 _URL = re.compile(r"https?://(?:[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
-_HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,128}")
 _HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _SECRET = re.compile(r"[!-~]{1,16384}")

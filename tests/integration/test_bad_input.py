@@ -350,3 +350,17 @@ def test_the_doctor_tells_of_a_state_directory_on_a_network_file_system(home: Ho
     (told,) = [each for each in json.loads(done.stdout)["checks"] if each["result"] == "failed"]
     assert (told["name"], told["found"]) == ("state directory", f"{home.state}: on nfs4")
     assert "local disk" in told["what_to_do"]
+
+
+@pytest.mark.parametrize("host", ["xn--a.example", "a" * 70 + ".example"])
+def test_R29_upload_url_with_impossible_host_is_a_bad_answer_and_asked_for_again(
+    home: Home, cloud: Sandbox, host: str
+) -> None:
+    answer = {"upload_url": f"https://{host}/k", "upload_headers": {}, "storage_key": "k"}
+    cloud.faults.add(Rule(Fault.ANSWER, "presign", status=200, body=json.dumps(answer)))
+
+    done = home.once()
+
+    assert done.code == 0
+    assert [line for line in done.events() if line["level"] == "error"] == []
+    assert (cloud.history.count("presign"), cloud.history.count("put_body")) == (3, 2)

@@ -445,6 +445,8 @@ REFUSED_BY_THE_CLOUD = [
     "javascript:alert(1)",
     "gopher://bucket.s3.example.com/k",
     "https://" + "a." * 127 + "com/k",
+    "https://" + "a" * 64 + ".example.com/k",
+    "https://a..example.com/k",
     "https://bucket.s3.example.com/" + "k" * 8192,
     "",
 ]

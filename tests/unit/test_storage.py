@@ -107,6 +107,28 @@ def test_a_granted_length_and_host_are_sent_once_in_their_place(store: ObjectSto
     ]
 
 
+def test_I24_peer_of_internationalized_host_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def resolve(host: object, port: int, *_: object, **__: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    policy = HostPolicy.of("https://api.example.com", [], allow_http=False)
+    with ScriptedServer([STORED]) as server, storage.build_client() as client:
+        to = Grant(f"http://xn--bcher-kva.example:{server.port}/k", {}, DEADLINE_MS)
+        with pytest.raises(NeedsOperator, match=r"xn--bcher-kva\.example leads to 127\.0\.0\.1"):
+            put(ObjectStore(client, policy), to)
+
+    assert server.seen == []
+
+
+def test_host_that_cannot_be_decoded_is_a_bad_answer(store: ObjectStore) -> None:
+    error = error_of(store, Grant("https://xn--a.example/k", {}, DEADLINE_MS))
+
+    assert error.kind is Kind.BAD_ANSWER
+
+
 def test_pieces_of_any_buffer_make_one_body(store: ObjectStore) -> None:
     whole = bytes(range(256)) * 4096
     view = memoryview(bytearray(whole))
