@@ -27,7 +27,11 @@ from syncd.store import Store, Wanted
 
 @dataclass(slots=True)
 class Applied:
-    """What became of a plan's lines; skipped ones are in none of the lists. ``sent``: bytes."""
+    """
+    What became of a plan's lines; skipped ones are in none of the lists.
+
+    ``sent`` is the number of bytes that left for the object store, repeated ones included.
+    """
 
     done: list[Line] = field(default_factory=list)
     refused: list[tuple[Line, str]] = field(default_factory=list)
@@ -38,12 +42,12 @@ class Applied:
 
     @property
     def exit_code(self) -> int:
-        """130 or 143 of a signal; 77, 1, 75 or 0: the most pressing of it."""
+        """130 or 143 after a signal, else the first that applies of 77, 75, 1 and 0."""
         if self.signal_code:
             return self.signal_code
         if self.needs_person:
             return 77
-        return 1 if self.refused else 75 if self.left else 0
+        return 75 if self.left else 1 if self.refused else 0
 
 
 class _Refused(Exception):
@@ -113,7 +117,6 @@ class Applier:
             match job.state:
                 case State.DONE:
                     self.applied.done.append(line)
-                    self.applied.sent += 0 if job.adopted else line.size
                 case State.FAILED:
                     self.applied.refused.append((line, job.last_error or "it failed"))
                 case State.SUPERSEDED:
@@ -134,7 +137,7 @@ class Applier:
         root, found, target = await self._still_so(line)
         if line.action is Act.ADOPT:
             await self._require_adoptable(line)
-        if line.action is Act.RENAME:
+        if line.action is Act.RENAME and not await self._is_moved(found, target, line):
             await self._require_movable(root, line)
         job_id = await self._admit(line, found, target)
         if job_id is None:
@@ -178,14 +181,31 @@ class Applier:
         if record is None or record.id != line.record_id or is_disabled(record):
             raise _Refused(f"record {line.record_id} does not hold its bytes at its path any more")
 
+    async def _is_moved(self, found: FoundFile, target: Target, line: Line) -> bool:
+        """Does the line's record stand at the file's new path already?"""
+        standing = await self._lanes.db(
+            self._store.records.standing_for, found.root_id, found.rel_path
+        )
+        return (
+            standing is not None
+            and standing.record_id == line.record_id
+            and standing.model_path == target.model_path
+        )
+
     async def _require_movable(self, root: Root, line: Line) -> None:
         assert line.was is not None, "read so"
         assert line.sha256 is not None, "read so"
         (walked,) = await self._lanes.scan(self._comparer.at, root, {line.was: False})
         await self._lanes.db(self._store.files.forget, walked.gone, self._clock.now_ms())
         movable = await self._lanes.db(self._store.records.movable, line.sha256)
-        if movable != line.record_id:
+        if movable == line.record_id:
+            return
+        if await self._lanes.scan(os.path.lexists, os.path.join(root.path, line.was)):
             raise _Refused(f"record {line.record_id} has its file at {printable(line.was)} again")
+        raise _Refused(
+            f"record {line.record_id} cannot be moved any more: it was retired or moved, or another "
+            "record with the same bytes is moved first"
+        )
 
     async def _admit(self, line: Line, found: FoundFile, target: Target) -> int | None:
         """The id of the job; None where nothing is left to do."""
@@ -199,6 +219,9 @@ class Applier:
             if await self._is_held(found, target):
                 return None
             return await self._lanes.db(jobs.send_again, found.root_id, found.rel_path, now_ms)
+        unfinished = await self._lanes.db(jobs.take_up, found, target, now_ms)
+        if unfinished is not None:
+            return unfinished
         wanted = Wanted(found, target, paths.clash_key(target.model_path))
         admission = await self._lanes.db(self._store.files.admit, [wanted], now_ms)
         if wanted.key in admission.conflicts:
@@ -235,7 +258,10 @@ class Applier:
         assert line.record_id is not None, "read so"
         own = await self._lanes.db(self._store.records.own, line.record_id)
         if own is None:
-            raise _Refused(f"record {line.record_id} was not registered by this syncd")
+            raise _Refused(
+                f"record {line.record_id} is not known here: this syncd did not register it, or has "
+                "deleted it already"
+            )
         if not own.replaced:
             await self._require_gone(line)
         record = await self._api.get_model(line.record_id)

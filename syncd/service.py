@@ -164,6 +164,7 @@ class Service:
 
         await self._run(way, once=True)
         applied.signal_code = self._signal_code()
+        applied.sent = self._meter.sent
         return applied
 
     async def _run(self, way: Callable[[Parts], Awaitable[int]], *, once: bool) -> int:

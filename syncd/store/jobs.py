@@ -116,6 +116,26 @@ class Jobs:
             return False
         return job_of(row).fingerprint.same_file_as(found.fingerprint)
 
+    def take_up(self, found: FoundFile, target: Target, now_ms: int) -> int | None:
+        """
+        Make the unfinished job of this very file due at once, with its counters reset.
+
+        Returns:
+            Its id; None if the path's last job ended, or is for other bytes or another target.
+        """
+        with self._db.transaction():
+            row = self._db.one(
+                f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
+                (found.root_id, os.fsencode(found.rel_path)),
+            )
+            if row is None or row["state"] not in (State.QUEUED, State.FAILED):
+                return None
+            job = job_of(row)
+            if job.target != target or not job.fingerprint.same_file_as(found.fingerprint):
+                return None
+            self.retry_now(job.id, now_ms)
+            return job.id
+
     # -- ownership -------------------------------------------------------------------------------
 
     def claim(self, owner: str, now_ms: int, ttl_ms: int) -> Job | None:

@@ -16,6 +16,7 @@ from tests.visitor import Visitor, good
 from tests.weights import weights
 
 ONE, TWO, NEW = "loras/one.safetensors", "vae/two.pt", "vae/renamed.pt"
+BIG = "checkpoints/large.ckpt"
 SENDING = {"presign", "put_body", "put_part", "register"}
 
 
@@ -155,6 +156,76 @@ def test_a_plan_that_is_applied_twice_sends_nothing_twice(
     assert again.out.startswith("2 done (0 B uploaded)")
     assert len(records(cloud)) == 2
     assert cloud.history.count("register") == 3
+
+
+def test_apply_rename_twice_succeeds_twice_and_reports_no_byte_sent(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    (home.models / TWO).rename(home.models / NEW)
+    assert acts(home)[NEW] == "rename"
+    puts = cloud.history.count("put_body")
+    first, again = home.run("apply", str(plan_of(home))), home.run("apply", str(plan_of(home)))
+
+    assert (first.code, again.code) == (0, 0), again.out
+    assert first.out.startswith("1 done (0 B uploaded)")
+    assert again.out.startswith("1 done (0 B uploaded)")
+    assert cloud.history.count("put_body") == puts
+    assert set(records(cloud)) == {f"models/{ONE}", f"models/{NEW}"}
+
+
+def test_apply_rename_of_a_record_that_was_retired_is_refused_with_that_reason(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    (home.models / TWO).rename(home.models / NEW)
+    planned(home)
+    home.env |= {"SYNCD_CATALOG__ON_DELETE": "disable", "SYNCD_CATALOG__DELETE_GRACE_S": "0"}
+    home.env["SYNCD_SELECT__EXCLUDE"] = NEW
+    home.once()
+    del home.env["SYNCD_SELECT__EXCLUDE"]
+    done = home.run("apply", str(plan_of(home)))
+
+    assert done.code == 1
+    assert "cannot be moved any more: it was retired" in done.out
+    assert f"has its file at {TWO} again" not in done.out
+
+
+def test_apply_resuming_an_upload_reports_only_the_bytes_it_sent_itself(
+    large_home: Home, cloud: Sandbox
+) -> None:
+    home = large_home
+    home.sign_in(cloud)
+    home.env |= {"SYNCD_UPLOAD__PARTS": "1", "SYNCD_UPLOAD__PARTS_MAX": "1"}
+    (home.models / ONE).unlink()
+    (home.models / TWO).unlink()
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=60))
+    with home.daemon() as daemon:
+        until(lambda: [file["parts_done"] for file in home.status()["files"]] == [1], "a part")
+        daemon.stop(signal.SIGKILL)
+    cloud.faults.clear()
+    planned(home)
+    done = home.run("apply", str(plan_of(home)))
+
+    assert done.code == 0, done.out
+    assert "1 done (1.0 MiB uploaded)" in done.out
+
+
+def test_apply_with_lines_left_by_the_cloud_and_lines_refused_ends_with_75(
+    home: Home, cloud: Sandbox
+) -> None:
+    planned(home)
+    home.write(ONE, weights(b"changed since"))
+    home.let_age()
+    throttled = {"Retry-After": "3600"}
+    cloud.faults.add(
+        Rule(Fault.ANSWER, "presign", count=None, status=429, performed=False, headers=throttled)
+    )
+    done = home.run("apply", str(plan_of(home)))
+
+    assert done.code == 75, done.out
+    assert f"refused: upload {ONE}" in done.out
+    assert f"not done: upload {TWO}" in done.out
 
 
 def test_a_line_of_a_file_that_was_cancelled_since_is_refused(home: Home, cloud: Sandbox) -> None:
