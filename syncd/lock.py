@@ -11,13 +11,15 @@ import time
 from syncd.errors import AlreadyRunning, StateError
 from syncd.text import printable
 
-NAME = "lock"
 TRIES, PAUSE_S = 5, 0.02
+FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Lock:
     """
-    The right to write in a state directory: an flock on a file beside the database.
+    The right to write in a state directory: an flock on the directory itself.
+
+    A lock file could be removed, and a new one would let a second owner in.
 
     Raises:
         AlreadyRunning: Another process holds it.
@@ -25,10 +27,9 @@ class Lock:
     """
 
     def __init__(self, state_dir: str) -> None:
-        self._path = os.path.join(state_dir, NAME)
         try:
             os.makedirs(state_dir, mode=0o700, exist_ok=True)
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(state_dir, FLAGS)
         except OSError as error:
             raise unusable(state_dir, error) from error
         try:
@@ -44,12 +45,12 @@ class Lock:
             raise unusable(state_dir, error) from error
 
     def close(self) -> None:
-        """Give the right back. The file stays: removing it would let two owners in."""
+        """Give the right back."""
         os.close(self._fd)
 
 
 def _flock_patiently(fd: int) -> None:
-    """A reader that asks ``is_locked`` holds the file for an instant: that is no other owner."""
+    """A reader that asks ``is_locked`` holds the lock for an instant: that is no other owner."""
     for _ in range(TRIES - 1):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,7 +64,7 @@ def _flock_patiently(fd: int) -> None:
 def is_locked(state_dir: str) -> bool:
     """Does a running syncd own *state_dir*?"""
     try:
-        fd = os.open(os.path.join(state_dir, NAME), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(state_dir, FLAGS)
     except OSError:
         return False
     try:

@@ -48,7 +48,7 @@ WATCH_RETRY_S = 300.0
 """Between tries to watch again, and the rescans that make up for it."""
 
 ROOT_LOOK_S = 5.0
-"""Between looks whether a root is there, and is the folder that is watched."""
+"""Between looks whether each root is there, is the folder that is watched, and the store in place."""
 
 LAST_LOOK_S = 10.0
 """At the end, for the look at the tree that is under way."""
@@ -116,7 +116,7 @@ class Service:
         self._reload = asyncio.Event()
         self._reread = reread
         self._rescan = self._restart = self._start_over = self._looking = self._walked = False
-        self._scan_hangs = self._look_at_roots = False
+        self._scan_hangs = self._look_around = False
         self._look_at_catalog = settings.catalog.reconcile_s > 0
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
@@ -350,8 +350,9 @@ class Service:
             if self._rescan:
                 self._rescan, hints = False, everything
             try:
-                if self._look_at_roots:  # a disk below a root is unmounted without an event
-                    self._look_at_roots = False
+                if self._look_around:  # no event reports what this looks for
+                    self._look_around = False
+                    await self._lanes.db(parts.store.require_in_place)
                     await parts.intake.require_roots()
                 await parts.intake.look(hints)
                 self._walked = True
@@ -520,8 +521,8 @@ class Service:
                 self._restart = True
                 self._hints.wake()
 
-        async def look_at_roots() -> None:
-            self._look_at_roots = True
+        async def look_around() -> None:
+            self._look_around = True
             self._hints.wake()
 
         async def reconcile() -> None:
@@ -532,7 +533,7 @@ class Service:
             (rescan, self._settings.scan.interval_s),
             (look_after, 30),
             (watch_again, WATCH_RETRY_S),
-            (look_at_roots, ROOT_LOOK_S),
+            (look_around, ROOT_LOOK_S),
             *([(reconcile, reconcile_s)] if reconcile_s else []),
         ):
             # Named, since ticks of one moment run in the order of their names; else that is random.

@@ -46,7 +46,8 @@ async def serve(desk: Desk, listen: tuple[str, int] | None) -> AsyncIterator[Non
     async with AsyncExitStack() as stack:
         try:
             path, sock = listen_on_socket(desk.state_dir, os.environ)
-            stack.callback(_remove, desk.state_dir, path)
+            names = {path, os.path.join(desk.state_dir, SOCKET)}
+            stack.callback(_remove, {name: os.lstat(name).st_ino for name in names})
             await _served(stack, app, sock, _checked(path))
             log.info("control.listening", socket=path)
         except OSError as error:
@@ -113,10 +114,12 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _remove(state_dir: str, path: str) -> None:
-    for name in {path, os.path.join(state_dir, SOCKET)}:
+def _remove(inodes: Mapping[str, int]) -> None:
+    """Remove what was made; a name may be another daemon's by now, if its state directory was moved."""
+    for name, inode in inodes.items():
         with suppress(OSError):
-            Path(name).unlink()
+            if os.lstat(name).st_ino == inode:
+                Path(name).unlink()
 
 
 def listen_on_port(host: str, port: int) -> socket.socket:

@@ -17,6 +17,8 @@ from syncd.lock import unusable
 from syncd.text import printable
 
 FILE_NAME = "syncd.db"
+WAL_MODE_SUFFIXES = ("", "-wal", "-shm")
+"""Of the three files that a connection in WAL mode has open."""
 
 INDEX_SIZE = 32768
 """Bytes by which SQLite makes the index of the log larger."""
@@ -36,6 +38,7 @@ class Database:
         self._connection = connection
         self._path = path
         self._committing = False
+        self._opened: list[tuple[int, int]] = []
         connection.row_factory = sqlite3.Row
 
     @classmethod
@@ -65,6 +68,7 @@ class Database:
                 # Not before: a log of the whole schema beside the schema takes room twice.
                 connection.execute("PRAGMA journal_mode = WAL").close()
                 database._fold_log()
+                database._opened = database._files()
             except BaseException:
                 connection.close()
                 raise
@@ -112,11 +116,12 @@ class Database:
 
         Raises:
             StateFull: The disk is full. The log was folded into the file, which may have made room.
-            StateError: It cannot be written.
+            StateError: It cannot be written, or it was removed or replaced.
         """
         if self._committing:
             yield
             return
+        self.require_in_place()
         self._committing = True
         try:
             with self._committed():
@@ -126,6 +131,31 @@ class Database:
             raise
         finally:
             self._committing = False
+
+    def require_in_place(self) -> None:
+        """
+        Require that the path still leads to the files that the writer has open.
+
+        SQLite goes on writing into files that were removed, and all of that would be lost.
+
+        Raises:
+            StateError: A file, or the directory, was removed, renamed or replaced.
+        """
+        with _errors(self._path):
+            try:
+                in_place = not self._opened or self._files() == self._opened
+            except FileNotFoundError:
+                in_place = False
+        if not in_place:
+            raise StateError(
+                f"{printable(self._path)}, or a file beside it, was removed, renamed or replaced while "
+                "syncd was running. Nothing more was written. Put the state directory back, or leave "
+                "it as it is, and start syncd again."
+            )
+
+    def _files(self) -> list[tuple[int, int]]:
+        found = (os.stat(self._path + suffix) for suffix in WAL_MODE_SUFFIXES)
+        return [(each.st_dev, each.st_ino) for each in found]
 
     @contextmanager
     def _committed(self) -> Iterator[None]:

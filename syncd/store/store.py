@@ -52,6 +52,15 @@ class Store:
         """
         return self._db.transaction()
 
+    def require_in_place(self) -> None:
+        """
+        Require that the database is where it was opened.
+
+        Raises:
+            StateError: It, or the state directory, was removed, renamed or replaced.
+        """
+        self._db.require_in_place()
+
     def stop_reading(self) -> None:
         """Close what ``seen`` reads by, in the thread that reads."""
         self._reader.close()

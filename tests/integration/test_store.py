@@ -163,6 +163,22 @@ def test_a_store_that_cannot_open_its_database_gives_the_lock_back(state_dir: st
     assert not is_locked(state_dir)
 
 
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_I06_commit_into_a_removed_file_is_refused(
+    store: Store, state_dir: str, tmp_path: Path, suffix: str
+) -> None:
+    path = Path(state_dir, f"syncd.db{suffix}")
+    admit(store)
+    kept = tmp_path / "kept"
+    kept.hardlink_to(path)
+    content = kept.read_bytes()
+    path.unlink()
+    with pytest.raises(StateError, match="was removed, renamed or replaced"):
+        claim(store)
+
+    assert kept.read_bytes() == content
+
+
 # -- how the database is opened ------------------------------------------------------------------
 
 
@@ -186,11 +202,7 @@ def test_what_is_committed_survives_power_loss_by_the_settings_in_force(state_di
 
 def test_only_the_owner_may_read_what_the_store_writes(store: Store, state_dir: str) -> None:
     admit(store)
-    modes = {
-        entry.name: stat.S_IMODE(entry.stat().st_mode)
-        for entry in os.scandir(state_dir)
-        if entry.name != "lock"
-    }
+    modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(state_dir)}
 
     assert modes == dict.fromkeys(("syncd.db", "syncd.db-wal", "syncd.db-shm"), 0o600)
     assert stat.S_IMODE(os.stat(state_dir).st_mode) == 0o700
