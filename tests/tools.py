@@ -23,6 +23,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "git-lfs": "git-lfs",
     "groff": "groff",
     "ip": "iproute2",
+    "kill": "procps",
     "nsenter": "util-linux",
     "openssl": "openssl",
     "promtool": "prometheus",

@@ -58,7 +58,7 @@ def directives(unit: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.needs("systemd-analyze")
+@pytest.mark.needs("systemd-analyze", "kill")  # the unit's ExecReload
 @pytest.mark.parametrize("unit", [*SERVICES, "syncd-once.timer"])
 def test_T18_systemd_finds_no_fault_in_the_unit(installed: Path, unit: str) -> None:
     checked = run("systemd-analyze", "verify", "--man=no", str(installed / unit))
@@ -77,7 +77,7 @@ def test_T18_the_service_is_confined(installed: Path, unit: str) -> None:
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
-@pytest.mark.needs("systemd-analyze")
+@pytest.mark.needs("systemd-analyze", "kill")
 @pytest.mark.parametrize("example", EXAMPLES)
 @pytest.mark.parametrize("unit", SERVICES)
 def test_T18_systemd_finds_no_fault_in_an_example(installed: Path, unit: str, example: str) -> None:
