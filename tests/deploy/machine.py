@@ -2,7 +2,8 @@
 This machine once more, booted by systemd in namespaces of its own.
 
 Its root is an overlay of this one's: all that is here is there, and what is written there is gone
-with it. The network is this machine's.
+with it. The network is this machine's. This checkout is at ``CHECKOUT`` there: its own path may lie
+below ``/tmp``, which a unit does not see, or below a folder that only root may enter.
 """
 
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
+CHECKOUT = "/opt/syncd"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_S = 60.0
 COMMAND_S = 120.0
@@ -67,7 +69,7 @@ def booted(folder: Path) -> Iterator[Machine]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["unshare", "--mount", "--cgroup", "sh", "-euc", BOOT, "boot",
-             os.fspath(folder), os.fspath(PROJECT), sys.base_prefix],
+             os.fspath(folder), f"{PROJECT}:{CHECKOUT}", sys.base_prefix],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
     try:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from tests.deploy.machine import PROJECT, Machine, booted
+from tests.deploy.machine import CHECKOUT, PROJECT, Machine, booted
 from tests.deploy.tools import require
 from tests.integration.harness import until
 from tests.weights import weights
@@ -23,6 +23,12 @@ from tests.weights import weights
 T = TypeVar("T")
 
 NEEDED = ("systemd-nspawn", "unshare", "nsenter")
+PYTHON = f"{CHECKOUT}/.venv/bin/python"
+PROGRAM = f"""#!/bin/sh
+PYTHONPATH={CHECKOUT} exec {PYTHON} {CHECKOUT}/.venv/bin/syncd "$@"
+"""
+"""The virtual environment names the paths at which it was made; these do not exist there."""
+
 MODELS = "/srv/models"
 DROP_IN = "/etc/systemd/system/syncd.service.d"
 WITHIN_S = 60.0
@@ -51,9 +57,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory, cloud: Sandbox) -> Iterato
     """A machine with syncd as docs/install.md puts it there, not started yet."""
     require(NEEDED)
     with booted(tmp_path_factory.mktemp("machine")) as machine:
-        let_everybody_reach_the_program(machine)
+        install_program(machine)
         for line in steps_of_the_guide():
-            machine.do("sh", "-euc", f"cd '{PROJECT}'; {line}")
+            machine.do("sh", "-euc", f"cd {CHECKOUT}; {line}")
         machine.write("/etc/syncd/api_token", cloud.device_key, "0600")
         config = CONFIG.format(models=MODELS, base_url=cloud.base_url)
         machine.write("/etc/syncd/config.toml", config)
@@ -71,12 +77,11 @@ def stopped(machine: Machine) -> Iterator[None]:
     machine.do("systemctl", "daemon-reload")
 
 
-def let_everybody_reach_the_program(machine: Machine) -> None:
-    """This checkout and its Python may lie where only root may go."""
-    for place in (PROJECT, Path(sys.base_prefix)):
-        for folder in place.parents:
-            machine.do("chmod", "o+x", str(folder))
-    machine.do("ln", "-sf", f"{PROJECT}/.venv/bin/syncd", "/usr/local/bin/syncd")
+def install_program(machine: Machine) -> None:
+    """The checkout's program; its Python may lie where only root may go."""
+    for folder in Path(sys.base_prefix).parents:
+        machine.do("chmod", "o+x", str(folder))
+    machine.write("/usr/local/bin/syncd", PROGRAM, "0755")
 
 
 def steps_of_the_guide() -> list[str]:
@@ -98,7 +103,7 @@ def model(machine: Machine, rel_path: str, owner: str = "root", mode: str = "064
     written = weights(rel_path.encode()).hex()
     python = "import sys; sys.stdout.buffer.write(bytes.fromhex(sys.stdin.read()))"
     machine.do(
-        "sh", "-euc", f"'{sys.executable}' -c '{python}' > /run/model; "
+        "sh", "-euc", f"{PYTHON} -c '{python}' > /run/model; "
         f"install -o {owner} -m {mode} /run/model '{MODELS}/{rel_path}'", text=written,
     )  # fmt: skip
     return f"models/{rel_path}"
@@ -266,7 +271,7 @@ def test_an_example_lets_it_read_what_only_the_owner_may(
     assert not in_catalog(cloud, private)
 
     machine.do("systemctl", "stop", "syncd")
-    source = f"{PROJECT}/systemd/examples/{example}.conf"
+    source = f"{CHECKOUT}/systemd/examples/{example}.conf"
     machine.do("install", "-D", "-m", "0644", "-t", DROP_IN, source)
     machine.do("systemctl", "daemon-reload")
     machine.do("systemctl", "start", "syncd")
@@ -277,7 +282,7 @@ def test_an_example_lets_it_read_what_only_the_owner_may(
 
 def test_an_example_does_without_the_key_in_etc(machine: Machine, cloud: Sandbox) -> None:
     new = model(machine, "loras/signed_in.safetensors")
-    example = f"{PROJECT}/systemd/examples/signed-in.conf"
+    example = f"{CHECKOUT}/systemd/examples/signed-in.conf"
     machine.do("mv", "/etc/syncd/api_token", "/etc/syncd/elsewhere")
     try:
         assert machine.run("systemctl", "start", "syncd").returncode != 0
