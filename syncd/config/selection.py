@@ -7,19 +7,20 @@ that the whole root is judged again.
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
-
-from pathspec import GitIgnoreSpec
+from pathlib import Path
 
 from syncd.config.extra_paths import extra_folders
 from syncd.config.settings import Settings
+from syncd.core.gitignore import BadLine, deciding, parse_all
 from syncd.core.judge import Patterns, Rules
 from syncd.errors import RulesUnusable
 from syncd.model import printable
 
 IGNORE_FILE = ".syncdignore"
-IGNORE_FILE_MAX = 1024 * 1024
-"""Bytes of a ``.syncdignore``, at most."""
+IGNORE_FILE_MAX = 64 * 1024
+"""Bytes of a ``.syncdignore``: they bound what it costs to judge one file."""
 
 REVISION = 1
 """Counted up when the program itself comes to judge differently, so that files are judged again."""
@@ -91,38 +92,48 @@ def _nearest(name: str, types: set[str]) -> str:
 
 
 def _patterns(lines: Sequence[str], source: str) -> Patterns | None:
-    lines = [line for line in lines if line]  # as pathspec does, or its numbers would not fit
-    if not lines:
-        return None
-    spec = GitIgnoreSpec.from_lines(lines)
+    patterns = parse_all(lines)
 
-    def deciding(path: str) -> str | None:
-        result = spec.check_file(path)
-        return lines[result.index] if result.include and result.index is not None else None
+    def decide(path: str) -> str | None:
+        pattern = deciding(patterns, path)
+        return None if pattern is None or pattern.negated else pattern.line
 
-    return Patterns(source, deciding)
+    return Patterns(source, decide) if any(lines) else None
 
 
 def _ignore_lines(root: str) -> Sequence[str]:
     path = os.path.join(root, IGNORE_FILE)
     try:
-        with open(path, "rb") as file:
-            text = os.fsdecode(file.read(IGNORE_FILE_MAX + 1)).replace("\r\n", "\n")
+        lines = os.fsdecode(_content(path)).replace("\r\n", "\n").split("\n")
+        parse_all(lines)
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
         raise RulesUnusable(f"{printable(path)} cannot be read: {error.strerror}") from None
-    if len(text) > IGNORE_FILE_MAX:
-        raise RulesUnusable(f"{printable(path)} is larger than {IGNORE_FILE_MAX} bytes")
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            GitIgnoreSpec.from_lines([line])
-        except ValueError:
-            raise RulesUnusable(
-                f"{printable(path)}:{number}: is not a pattern in gitignore syntax"
-            ) from None
+    except BadLine as bad:
+        raise RulesUnusable(f"{printable(path)}:{bad.number}: {printable(bad.fault)}") from None
     return lines
+
+
+def _content(path: str) -> bytes:
+    """
+    The ignore file at *path*. A link is not followed: reasons quote lines of this file.
+
+    Raises:
+        OSError: It cannot be read.
+        RulesUnusable: It is no regular file, or larger than ``IGNORE_FILE_MAX``.
+    """
+    # O_NONBLOCK: a FIFO under this name must not hang the thread.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    if Path(path).is_symlink():
+        raise RulesUnusable(f"{printable(path)} is a link, which is not followed: copy the file")
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise RulesUnusable(f"{printable(path)} is not a regular file")
+        content = file.read(IGNORE_FILE_MAX + 1)
+    if len(content) > IGNORE_FILE_MAX:
+        raise RulesUnusable(f"{printable(path)} is larger than {IGNORE_FILE_MAX} bytes")
+    return content
 
 
 def _digest(*parts: object) -> str:

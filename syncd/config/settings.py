@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pathspec import GitIgnoreSpec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -30,6 +29,7 @@ from pydantic_settings import (
 )
 
 from syncd.core import bandwidth
+from syncd.core.gitignore import BadLine, parse_all
 from syncd.core.news import signing_key
 from syncd.core.paths import ENDINGS, ending_of, fault_of
 from syncd.errors import ConfigError
@@ -170,11 +170,10 @@ def _endings(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _gitignore(values: tuple[str, ...]) -> tuple[str, ...]:
-    for number, value in enumerate(values, start=1):
-        try:
-            GitIgnoreSpec.from_lines([value])
-        except ValueError:
-            raise ValueError(f"entry {number} is not a pattern in gitignore syntax") from None
+    try:
+        parse_all(values)
+    except BadLine as bad:
+        raise ValueError(f"entry {bad.number} {bad.fault}") from None
     return values
 
 

@@ -3,12 +3,14 @@
 import os
 
 import httpx
+import pytest
 
 from syncd.core.answers import BODY_MAX
 from syncd.places import SOCKET
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Home, until
+from tests.integration.harness import Home, records, until
+from tests.weights import weights
 
 
 def live(home: Home) -> int:
@@ -27,3 +29,44 @@ def test_I33_error_answer_full_of_urls_leaves_daemon_responsive(home: Home, clou
 
         assert live(home) == 200
         assert daemon.stop() == 143
+
+
+@pytest.mark.parametrize("where", ["ignore file", "select.exclude"])
+def test_I33_pattern_full_of_stars_leaves_daemon_responsive(
+    home: Home, cloud: Sandbox, where: str
+) -> None:
+    pattern = "*a" * 8 + "*b"
+    if where == "ignore file":
+        home.write(".syncdignore", pattern.encode())
+    else:
+        home.env["SYNCD_SELECT__EXCLUDE"] = pattern
+    home.write(f"loras/{'a' * 200}.pt", weights(b"a long name"))
+
+    with home.daemon() as daemon:
+        daemon.started()
+
+        assert live(home) == 200
+        until(lambda: len(records(cloud)) == 3, "all files")
+        assert daemon.stop() == 143
+
+
+def test_I33_ignore_file_that_is_a_fifo_is_refused_at_once(home: Home, cloud: Sandbox) -> None:
+    os.mkfifo(home.models / ".syncdignore")
+
+    done = home.once()
+
+    assert done.code == 78
+    assert ".syncdignore is not a regular file" in done.said
+    assert records(cloud) == {}
+
+
+def test_I34_ignore_file_that_is_a_link_is_refused_and_not_quoted(home: Home) -> None:
+    secret = home.state.parent / "secret"
+    secret.write_text("vae\n")
+    (home.models / ".syncdignore").symlink_to(secret)
+
+    planned = home.run("plan")
+
+    assert planned.code == 78
+    assert ".syncdignore is a link" in planned.said
+    assert "vae" not in planned.out + planned.err

@@ -116,7 +116,6 @@ DOORS: Mapping[str, frozenset[str]] = {
     "pydantic_core": frozenset({"config"}),
     "pydantic_settings": frozenset({"config"}),
     "yaml": frozenset({"config"}),
-    "pathspec": frozenset({"config"}),
     "starlette": frozenset({"control", "sandbox"}),
     "uvicorn": frozenset({"control", "sandbox"}),
     "prometheus_client": frozenset({"metrics"}),

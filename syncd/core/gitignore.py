@@ -1,0 +1,184 @@
+"""
+Patterns in gitignore syntax, matched at a cost that no pattern and no path can drive up.
+
+A pattern becomes a regular expression in which each wildcard stops at the first place where what
+follows it matches, and never tries another one: for wildcards the first place is as good as any. So
+the work is bounded by the length of the pattern times that of the path.
+
+See "gitignore(5)", PATTERN FORMAT.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+PATTERN_MAX = 1000
+"""Characters of a pattern."""
+
+PATTERNS_MAX = 1000
+"""Patterns of one list; comments and blank lines do not count."""
+
+_NONE = "is not a pattern in gitignore syntax"
+
+_TOKEN = re.compile(
+    r"\\(?P<escaped>.)|(?P<star>\*)|(?P<any>\?)|\[(?P<but>[!^]?+)(?P<set>\]?+[^]]*+)\]|(?P<plain>[^\\[])",
+    re.DOTALL,
+)
+_SET_ITEM = re.compile("(.)-(.)|(.)", re.DOTALL)
+
+
+class BadLine(ValueError):
+    """Line *number*, from 1 on, is no pattern; *fault* is a predicate."""
+
+    def __init__(self, number: int, fault: str) -> None:
+        super().__init__(number, fault)
+        self.number, self.fault = number, fault
+
+
+class _Unclosed(Exception):
+    """A bracket is opened and not closed: git passes over such a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One line; ``negated`` if it takes back what lines before it matched."""
+
+    line: str
+    negated: bool
+    regex: re.Pattern[str]
+
+
+def parse(line: str) -> Pattern | None:
+    """
+    The pattern in *line*, or None for a blank line, a comment, and what git passes over.
+
+    Raises:
+        ValueError: It is no pattern, or longer than ``PATTERN_MAX``; the message is a predicate.
+    """
+    text = line if line.endswith("\\ ") else line.rstrip()
+    if not text or text.startswith("#") or text == "/":
+        return None
+    if len(text) > PATTERN_MAX:
+        raise ValueError(f"is longer than {PATTERN_MAX} characters")
+    try:
+        regex = re.compile(_regex(text.removeprefix("!")), re.DOTALL)
+    except _Unclosed:
+        return None
+    return Pattern(line, text.startswith("!"), regex)
+
+
+def parse_all(lines: Iterable[str]) -> tuple[Pattern, ...]:
+    """
+    The patterns in *lines*, at most ``PATTERNS_MAX`` of them.
+
+    Raises:
+        BadLine: A line is no pattern, or one too many.
+    """
+    patterns: list[Pattern] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            pattern = parse(line)
+        except ValueError as error:
+            raise BadLine(number, str(error)) from None
+        if pattern is not None:
+            patterns.append(pattern)
+        if len(patterns) > PATTERNS_MAX:
+            raise BadLine(number, f"is the first beyond {PATTERNS_MAX} patterns")
+    return tuple(patterns)
+
+
+def deciding(patterns: Sequence[Pattern], path: str) -> Pattern | None:
+    """
+    The pattern that decides about the file at *path*, or None if none matches.
+
+    It is the last one that matches the path itself, else the last one that matches a folder above.
+    """
+    above = None
+    for pattern in reversed(patterns):
+        if (found := pattern.regex.match(path)) is not None:
+            if found.lastgroup != "folder":
+                return pattern
+            above = above or pattern
+    return above
+
+
+def _regex(text: str) -> str:
+    """Matches a path; the group ``folder`` only if what matches is a folder above it."""
+    segments = _segments(text)
+    chunks = [
+        "/".join(map(_segment, chunk)) for wild, chunk in groupby(segments, "**".__eq__) if not wild
+    ]
+    folder_only, leads = text.endswith("/"), segments[0] == "**"
+    if not chunks:
+        return ".*?(?P<folder>/)" if folder_only else ""
+    *before, last = (f"(?>{chunk})" for chunk in chunks)
+    anywhere = [leads, *(True for _ in before)]
+    steps = [
+        f"(?>(?:[^/]*/)*?{chunk}/)" if wild else f"(?>{chunk}/)"
+        for chunk, wild in zip(before, anywhere, strict=False)
+    ]
+    steps.append(f"(?:.*/)?{last}" if anywhere[-1] else last)
+    inside = "(?P<folder>/)" if folder_only else "/"
+    return "".join(steps) + (inside if segments[-1] == "**" else r"(?:(?P<folder>/)|\Z)")
+
+
+def _segments(text: str) -> list[str]:
+    """Between slashes; a pattern that may match at any depth begins with ``**``."""
+    segments = text.split("/")
+    if not segments[0]:
+        del segments[0]
+    elif segments[0] != "**" and not any(segments[1:]) and len(segments) <= 2:
+        segments.insert(0, "**")
+    if not segments:
+        raise ValueError(f"{_NONE}: nothing follows its exclamation mark")
+    if not segments[-1]:
+        segments[-1] = "**"
+    return segments
+
+
+def _segment(glob: str) -> str:
+    """One name."""
+    if glob == "*":
+        return "[^/]+"
+    first, *pieces = _pieces(glob)
+    if not pieces:
+        return first
+    *middle, last = pieces
+    found = "".join(f"(?>[^/]*?{piece})" for piece in middle if piece)
+    return rf"(?>{first}{found}[^/]*{last}(?=/|\Z))"
+
+
+def _pieces(glob: str) -> list[str]:
+    """What stands between the stars, each character as an expression for one character."""
+    pieces, at = [""], 0
+    while at < len(glob):
+        token = _TOKEN.match(glob, at)
+        if token is None and glob[at] == "[":
+            raise _Unclosed
+        if token is None:
+            raise ValueError(f"{_NONE}: it ends in a backslash")
+        if token["star"]:
+            pieces.append("")
+        else:
+            pieces[-1] += _character(token)
+        at = token.end()
+    return pieces
+
+
+def _character(token: re.Match[str]) -> str:
+    if token["any"]:
+        return "[^/]"
+    if token["set"]:
+        return f"(?!/)[{'^' if token['but'] else ''}{_items(token['set'])}]"
+    return re.escape(token["escaped"] or token["plain"])
+
+
+def _items(content: str) -> str:
+    items = []
+    for item in _SET_ITEM.finditer(content):
+        first, last = (item[1], item[2]) if item[3] is None else (item[3], item[3])
+        if first > last:
+            raise ValueError(f"{_NONE}: it has a range from {first!r} to {last!r}")
+        items.append(f"{re.escape(first)}-{re.escape(last)}")
+    return "".join(items)

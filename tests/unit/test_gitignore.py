@@ -1,0 +1,82 @@
+"""Patterns in gitignore syntax: which path each matches, and what is no pattern."""
+
+import pytest
+
+from syncd.core.gitignore import PATTERN_MAX, PATTERNS_MAX, BadLine, deciding, parse, parse_all
+
+
+def decides(lines: str, path: str) -> str | None:
+    pattern = deciding(parse_all(lines.split()), path)
+    return None if pattern is None else pattern.line
+
+
+@pytest.mark.parametrize(
+    ("line", "matched", "passed"),
+    [
+        ("a.pt", ["a.pt", "x/a.pt", "a.pt/b"], ["xa.pt", "a.ptx", "a/pt"]),
+        ("/a.pt", ["a.pt", "a.pt/b"], ["x/a.pt"]),
+        ("a/", ["a/b", "x/a/b"], ["a", "x/a"]),
+        ("x/a", ["x/a", "x/a/b"], ["y/x/a"]),
+        ("*", ["a", "a/b"], []),
+        ("*/", ["a/b"], ["a"]),
+        ("*.pt", ["a.pt", "x/.pt"], ["a.pth"]),
+        ("a*b*c", ["abc", "a1b2c", "aabbcc", "abcbc"], ["acb", "ab", "a/b/c"]),
+        ("a**b", ["ab", "axb"], ["a/b"]),
+        ("?", ["a", "x/b", "a/bc"], ["ab"]),
+        ("**", ["a", "a/b"], []),
+        ("**/", ["a/b"], ["a"]),
+        ("a/**", ["a/b", "a/b/c"], ["a", "x/a/b"]),
+        ("**/a/b", ["a/b", "x/a/b", "x/y/a/b"], ["a/x/b"]),
+        ("a/**/b", ["a/b", "a/x/b", "a/x/y/b", "a/b/c"], ["ab", "x/a/b"]),
+        ("a/**/b/**/c", ["a/b/c", "a/1/b/2/c", "a/b/b/c/d"], ["a/c/b"]),
+        ("[ab]x", ["ax", "bx"], ["cx", "[ab]x"]),
+        ("[a-c]x", ["bx"], ["dx", "-x"]),
+        ("[!ab]x", ["cx"], ["ax", "/x"]),
+        ("[^ab]x", ["cx"], ["ax"]),
+        ("[]a]x", ["]x", "ax"], ["bx"]),
+        ("[[&|~a]x", ["[x", "&x", "|x", "~x", "ax"], ["bx"]),
+        ("x[!a]y", ["xby"], ["x/y"]),
+        (r"\*x", ["*x"], ["ax"]),
+        (r"\#x", ["#x"], ["x"]),
+        (r"\!x", ["!x"], ["x"]),
+        ("a\\ ", ["a "], ["a"]),
+        ("a  ", ["a"], ["a "]),
+        ("*x", ["a\nx"], ["a\n"]),
+    ],
+)
+def test_pattern_matches_as_git_does(line: str, matched: list[str], passed: list[str]) -> None:
+    pattern = parse(line)
+
+    assert pattern is not None
+    assert [path for path in matched if not pattern.regex.match(path)] == []
+    assert [path for path in passed if pattern.regex.match(path)] == []
+
+
+@pytest.mark.parametrize("line", ["", "  ", "# a", "/", "a[b", "[]", "[!]"])
+def test_line_without_a_pattern_is_none(line: str) -> None:
+    assert parse(line) is None
+
+
+@pytest.mark.parametrize("line", ["!", "a\\", "a\\/", "[z-a]", "a" * (PATTERN_MAX + 1)])
+def test_line_that_is_no_pattern_raises_with_its_number(line: str) -> None:
+    with pytest.raises(BadLine, match=r"\(2, .is ") as caught:
+        parse_all(["a", line])
+
+    assert caught.value.number == 2
+
+
+def test_too_many_patterns_raise_with_the_first_line_beyond() -> None:
+    lines = ["# many", *["a"] * PATTERNS_MAX]
+
+    assert len(parse_all(lines)) == PATTERNS_MAX
+    with pytest.raises(BadLine) as caught:
+        parse_all([*lines, "b"])
+    assert caught.value.number == PATTERNS_MAX + 2
+
+
+def test_last_match_of_the_path_itself_decides_before_that_of_a_folder() -> None:
+    assert decides("*.pt !a.pt", "x/a.pt") == "!a.pt"
+    assert decides("!a.pt *.pt", "x/a.pt") == "*.pt"
+    assert decides("!x/a.pt x/", "x/a.pt") == "!x/a.pt"
+    assert decides("x/ !y/", "x/y/a.pt") == "!y/"
+    assert decides("x/", "y/a.pt") is None
