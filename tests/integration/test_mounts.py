@@ -10,7 +10,10 @@ import pytest
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import Finished, Home, records, until
 from tests.integration.namespace import Namespace, namespace
+from tests.tools import NAMESPACES
 from tests.weights import weights
+
+pytestmark = pytest.mark.needs(NAMESPACES)
 
 ONE, TWO = "checkpoints/one.safetensors", "loras/two.safetensors"
 
