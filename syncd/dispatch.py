@@ -20,7 +20,7 @@ from syncd.clock import Clock
 from syncd.core import retry
 from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, StateFull, Throttled
 from syncd.lanes import Lanes
-from syncd.model import Job, Kind
+from syncd.model import Call, Job, Kind
 from syncd.store import PAUSED, HoldRow, Store
 from syncd.worker import End, Outcome, Side, Worker
 
@@ -29,7 +29,7 @@ BREAKER_FAILURES_TWO_JOBS = 5
 """Requests failing in a row, by one job or by several, that make a hold."""
 
 FUSE_FILES = 5
-"""Different files failing in a row for a server-side reason that make a hold (a fuse)."""
+"""Different files failing in a row for one server-side reason that make a hold (a fuse)."""
 
 FUSE_PROBE_S = 3600.0
 FUSE_ADVICE = "Ask the operator of the cloud what changed; nothing is given up meanwhile."
@@ -103,7 +103,8 @@ class Dispatcher:
         self._holds: list[HoldRow] = []
         self._failing: dict[Side, list[int]] = {side: [] for side in Side}
         self._sides: dict[str, Side] = {}
-        self._blown: list[int] = []
+        self._blown: dict[int, None] = {}
+        self._blown_for: tuple[Kind, Call | None] | None = None
         self._until_credentials_change = False
         self._winding_down = False
         self._log = structlog.get_logger("syncd.dispatch")
@@ -310,7 +311,7 @@ class Dispatcher:
         if outcome.end in (End.REGISTERED, End.ADOPTED):
             self._blown.clear()
         elif outcome.fuse and error is not None:
-            await self._count_fuse(job, error, Side.of(error))
+            await self._count_fuse(job, error, outcome.end)
         if outcome.end is End.HELD:
             assert error is not None, "a hold has a reason"
             self._until_credentials_change = retry.row_of(error.kind).renews
@@ -329,18 +330,32 @@ class Dispatcher:
             self._explained = await self._standing() or ""
         return " ".join(filter(None, (self._explained, error.advice)))
 
-    async def _count_fuse(self, job: Job, error: JobError, side: Side) -> None:
-        """Files that fail in a row for one server-side reason are given back, and all wait."""
-        self._blown.append(job.id)
-        if len(set(self._blown)) < FUSE_FILES:
+    async def _count_fuse(self, job: Job, error: JobError, end: End) -> None:
+        """
+        Hold once enough files in a row failed for one reason of the server.
+
+        Jobs that failed for good are queued again, and an operator has to look. Jobs that are
+        retried anyway wait for the server to recover.
+        """
+        reason = (error.kind, error.call)
+        if reason != self._blown_for:
+            self._blown.clear()
+        self._blown_for = reason
+        self._blown[job.id] = None
+        if len(self._blown) < FUSE_FILES:
             return
-        why = f"{FUSE_FILES} files in a row were turned away, the last one: {error}"
+        why = f"{FUSE_FILES} files in a row failed for one reason: {error}"
+        advice, side = error.advice or FUSE_ADVICE, Side.of(error)
+        if end is not End.FAILED:
+            self._blown.clear()
+            await self._put("offline", why, advice, OFFLINE_MOST_S, side=side)
+            return
         await self._lanes.db(
             self._store.jobs.requeue_failed, self._clock.now_ms(), why=why, only=self._blown
         )
         self._announcer.given_back(self._blown)
         self._blown.clear()
-        await self._put("operator", why, error.advice or FUSE_ADVICE, FUSE_PROBE_S, side=side)
+        await self._put("operator", why, advice, FUSE_PROBE_S, side=side)
 
     async def _count_failure(self, job: Job, error: JobError, side: Side) -> None:
         failing = self._failing[side]

@@ -116,7 +116,8 @@ async def _carried_out(run: Run, error: JobError, decision: retry.Decision) -> O
     )
     means.meter.count(Tally.RETRY, "job")
     _log.warning("job.retry_scheduled", **fields)
-    return Outcome(End.LATER, error, decision.wait_s)
+    fuse = decision.fuse and decision.next is not retry.Next.FRESH_UPLOAD
+    return Outcome(End.LATER, error, decision.wait_s, fuse)
 
 
 async def moved(run: Run, error: JobError) -> Outcome:

@@ -38,7 +38,7 @@ class Outcome:
     """
     How it ended, and for a hold or a failure the error and the seconds until a probe.
 
-    ``fuse``: when several files in a row fail so, it is the server's fault and not theirs.
+    ``fuse``: when several files in a row fail for this reason, the server is at fault.
     """
 
     end: End
