@@ -8,7 +8,7 @@ not cure is raised to the worker, whose scopes are wider.
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -145,6 +145,7 @@ class Transfer:
         *,
         found: Footprint,
         stop: threading.Event,
+        on_signed: Callable[[], Awaitable[None]],
     ) -> str:
         """
         Sign and send one part until it is acknowledged; its etag.
@@ -162,6 +163,7 @@ class Transfer:
             async with self._slots.one():
                 if grant is None or not self.is_live(grant):
                     grant = await self._api.sign_part(upload, part.number, part.size)
+                    await on_signed()
                     await self.check_host(grant)
                 try:
                     etag = await self._send(

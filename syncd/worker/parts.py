@@ -1,6 +1,7 @@
 """The parts of an open upload: several are sent at once, and the file is read beside that if it must."""
 
 import asyncio
+from functools import partial
 
 import structlog
 
@@ -112,8 +113,9 @@ class _Sending:
     async def _send(self, part: Part, leaves: bytes) -> None:
         run, means = self._run, self._means
         etag = await means.transfer.part(
-            run.job, self._upload, part, leaves, found=self._found, stop=run.stop
-        )
+            run.job, self._upload, part, leaves,
+            found=self._found, stop=run.stop, on_signed=partial(run.contact, Side.API),
+        )  # fmt: skip
         sent = leaves[leaves_of(part)]
         await run.write(means.store.jobs.note_part, part, etag, sent)
 

@@ -184,6 +184,7 @@ async def complete(run: Run) -> None:
                 await run.note(complete_sent_at=sent_at)
             raise
         # An earlier complete was sent: register tells whether the object is there.
+    await run.contact(Side.API)
     await _stored(run)
 
 

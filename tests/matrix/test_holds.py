@@ -1,0 +1,232 @@
+"""How holds begin and end: the fuse, the end by a first good answer, and who is woken by it."""
+
+import json
+from collections.abc import Callable, Iterable
+
+import httpx
+import pytest
+
+from syncd.model import Call
+from syncd.sandbox.faults import Fault, Rule
+from tests.matrix.stage import LARGE, SMALL, Slow, Stage, call_of, play
+
+THIRD = "vae/third.safetensors"
+THIRD_SIZE = 9_500
+"""Larger than SMALL, so that SMALL is claimed first; still sent in one request."""
+
+
+# -- the end of a hold -----------------------------------------------------------------------------
+
+NEXT_CALLS = [
+    (Call.PRESIGN, SMALL, Call.PUT_BODY),
+    (Call.PUT_BODY, SMALL, Call.REGISTER),
+    (Call.INITIATE, LARGE, Call.SIGN_PART),
+    (Call.SIGN_PART, LARGE, Call.PUT_PART),
+    (Call.PUT_PART, LARGE, Call.COMPLETE),
+    (Call.COMPLETE, LARGE, Call.REGISTER),
+]
+
+
+@pytest.mark.parametrize(("failing", "path", "following"), NEXT_CALLS)
+def test_good_answer_ends_the_hold_before_the_next_call(
+    failing: Call, path: str, following: Call
+) -> None:
+    async def act(stage: Stage) -> None:
+        stage.strike(Rule(Fault.ANSWER, call=failing, status=503, count=None))
+        stage.write(path)
+        stage.start()
+        await stage.until(stage.holds, "a hold")
+        stage.relent()
+        seen: list[int] = []
+
+        def look(request: httpx.Request) -> None:
+            if call_of(request) is following:
+                seen.append(len(stage.holds()))
+
+        stage.line.on_request = look
+        await stage.arrives(path)
+
+        assert seen[0] == 0
+
+    play(act)
+
+
+def test_registration_ends_the_hold_before_its_job_ends() -> None:
+    async def act(stage: Stage) -> None:
+        stage.strike(Rule(Fault.ANSWER, call=Call.REGISTER, status=503, count=None))
+        stage.write(SMALL)
+        stage.start()
+        await stage.until(stage.holds, "a hold")
+        stage.relent()
+        await stage.arrives(SMALL)
+        logged = [json.loads(line) for line in stage.said.getvalue().splitlines()]
+        (last,) = [i for i, line in enumerate(logged) if line.get("end") == "registered"]
+
+        assert "hold.ended" in [line["event"] for line in logged[:last]]
+
+    play(act)
+
+
+def test_other_jobs_start_at_the_end_of_a_hold_while_the_probe_still_sends() -> None:
+    async def act(stage: Stage) -> None:
+        stage.strike(Rule(Fault.ANSWER, call=Call.PRESIGN, status=503, count=None))
+        stage.write(SMALL)
+        stage.start()
+        await stage.until(stage.holds, "a hold")
+        stage.write(THIRD, THIRD_SIZE)
+        await stage.until(lambda: stage.job(THIRD), "another job")
+        stage.relent()
+        stage.strike(slow=Slow(Call.PUT_BODY, piece_s=30, once=True))
+        await stage.until(lambda: stage.registered(THIRD), "the other file")
+
+        assert not stage.registered(SMALL)
+        assert stage.job(SMALL)["state"] == "leased"
+        assert stage.line.slowed
+
+    play(act)
+
+
+def test_new_job_starts_at_once_while_another_one_backs_off() -> None:
+    async def act(stage: Stage) -> None:
+        bad = Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, contains="small", count=None)
+        stage.strike(bad)
+        stage.write(SMALL)
+        stage.start()
+        await stage.until(lambda: _wait_s(stage, SMALL) > 60, "a long wait")
+        stage.write(THIRD, THIRD_SIZE)
+        await stage.until(lambda: stage.job(THIRD), "another job")
+        await stage.until(lambda: stage.registered(THIRD), "the other file", within_s=5)
+
+        assert _wait_s(stage, SMALL) > 0
+
+    play(act)
+
+
+def _wait_s(stage: Stage, path: str) -> float:
+    job = stage.job(path)
+    if job is None or job["state"] != "queued":
+        return 0
+    return float(job["run_after"] - stage.clock.now_ms()) / 1000
+
+
+# -- the fuse --------------------------------------------------------------------------------------
+
+NAMES = [f"loras/{number}.safetensors" for number in range(10)]
+REFUSED = Rule(Fault.ANSWER, call=Call.PRESIGN, status=422, body="{}", count=None)
+UNSIGNED = Rule(
+    Fault.ANSWER, call=Call.PUT_BODY, status=403, count=None,
+    body="<?xml?><Error><Code>SignatureDoesNotMatch</Code></Error>",
+)  # fmt: skip
+UNREADABLE = Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, count=None)
+
+
+def play_in_order(act: Callable[[Stage], object]) -> None:
+    """Play *act* with one job at a time."""
+
+    async def one_at_a_time(stage: Stage) -> None:
+        stage.settings["upload"] = {"files": 1, "parts": 1}
+        stage.start()
+        await act(stage)  # type: ignore[misc]
+
+    play(one_at_a_time)
+
+
+async def turn_down(stage: Stage, names: Iterable[str], rule: Rule) -> None:
+    """Let the server turn down each of *names*, one after the other."""
+    stage.strike(rule)
+    for name in names:
+        stage.write(name, 3000)
+        await stage.until(lambda name=name: _turned_down(stage, name), name)  # type: ignore[misc]
+    stage.relent()
+
+
+def _turned_down(stage: Stage, name: str) -> bool:
+    job = stage.job(name)
+    return job is not None and job["state"] != "leased" and job["last_error"] is not None
+
+
+async def accept(stage: Stage, name: str) -> None:
+    """Let the server take *name*."""
+    stage.write(name, 3000)
+    await stage.until(lambda: stage.registered(name), name)
+
+
+def failed(stage: Stage) -> int:
+    return len(stage.asked("SELECT 1 FROM job WHERE state = 'failed'"))
+
+
+def test_I15_five_files_in_a_row_that_fail_for_one_reason_become_a_hold() -> None:
+    async def act(stage: Stage) -> None:
+        await turn_down(stage, NAMES[:4], REFUSED)
+        assert not stage.holds()
+        assert failed(stage) == 4
+
+        await turn_down(stage, NAMES[4:5], REFUSED)
+        (hold,) = await stage.until(stage.holds, "a hold")
+
+        assert hold["kind"] == "operator"
+        assert failed(stage) == 0
+        for name in NAMES[:5]:
+            await stage.arrives(name)
+
+    play_in_order(act)
+
+
+def test_I15_success_between_failures_restarts_the_count() -> None:
+    async def act(stage: Stage) -> None:
+        await turn_down(stage, NAMES[:4], REFUSED)
+        await accept(stage, NAMES[4])
+        await turn_down(stage, NAMES[5:9], REFUSED)
+        assert not stage.holds()
+        assert failed(stage) == 8
+
+        await turn_down(stage, NAMES[9:], REFUSED)
+        await stage.until(stage.holds, "a hold")
+
+        assert failed(stage) == 4
+
+    play_in_order(act)
+
+
+def test_I15_failures_for_different_reasons_are_not_counted_together() -> None:
+    async def act(stage: Stage) -> None:
+        await turn_down(stage, NAMES[:4], REFUSED)
+        await turn_down(stage, NAMES[4:8], UNSIGNED)
+        assert not stage.holds()
+        assert failed(stage) == 8
+
+        await turn_down(stage, NAMES[8:9], UNSIGNED)
+        await stage.until(stage.holds, "a hold")
+
+        assert failed(stage) == 4
+
+    play_in_order(act)
+
+
+def test_I15_one_file_that_fails_again_and_again_is_no_hold() -> None:
+    async def act(stage: Stage) -> None:
+        stage.strike(UNREADABLE)
+        stage.write(NAMES[0], 3000)
+        await stage.until(lambda: len(stage.hit()) >= 20, "twenty tries")
+
+        assert not stage.holds()
+
+    play_in_order(act)
+
+
+def test_I15_R29_five_files_with_bad_answers_become_a_hold() -> None:
+    async def act(stage: Stage) -> None:
+        stage.strike(UNREADABLE)
+        for name in NAMES[:5]:
+            stage.write(name, 3000)
+        (hold,) = await stage.until(stage.holds, "a hold")
+        asked = len(stage.hit())
+
+        assert hold["kind"] == "offline"
+        assert asked <= 5 * 2 * 5
+        assert failed(stage) == 0
+        stage.relent()
+        for name in NAMES[:5]:
+            await stage.arrives(name)
+
+    play_in_order(act)
