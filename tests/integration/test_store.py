@@ -1254,6 +1254,20 @@ def test_a_superseded_jobs_upload_waits_to_be_aborted(
     assert store.jobs.unwanted_upload(NOW) == (Multipart("up-1", "key-1", 0, 0), 0)
 
 
+def test_I12_gc_keeps_the_upload_of_a_live_job_whether_it_waits_or_runs(store: Store) -> None:
+    job = uploading(store)
+    store.upkeep.give_up_uploads(NOW)
+    assert store.jobs.unwanted_upload(NOW) is None
+
+    store.jobs.retry(
+        job, NOW, run_after=NOW + 10**6, kind=Kind.NETWORK, why="w", advice=None, free=False
+    )
+    store.upkeep.give_up_uploads(NOW)
+
+    assert store.jobs.get(job.id).state is State.QUEUED
+    assert store.jobs.unwanted_upload(NOW + 10**9) is None
+
+
 def test_an_abort_is_tried_again_later_until_its_account_is_closed(
     store: Store, state_dir: str
 ) -> None:

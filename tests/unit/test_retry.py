@@ -380,6 +380,15 @@ def test_a_retry_after_of_nothing_is_no_pause_for_a_job_or_a_hold() -> None:
     assert (hold.wait_s, job.wait_s) == (5.5, 5.5)
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.25, 1.0])
+def test_waits_of_requests_and_jobs_scale_with_jitter(jitter: float) -> None:
+    request = [request_wait_s(Kind.NETWORK, n, call=Call.ME, jitter=jitter) for n in (1, 2, 3)]
+    job = [decide(Kind.NETWORK, attempt=n, jitter=jitter).wait_s for n in range(1, 7)]
+
+    assert request == [jitter * ceiling for ceiling in (1, 2, 4)]
+    assert job == [jitter * ceiling for ceiling in (15, 30, 60, 120, 240, 300)]
+
+
 def test_backoff_doubles_up_to_its_cap_and_scales_with_jitter() -> None:
     found = [backoff_s(n, base_s=2, cap_s=30, jitter=1) for n in range(1, 7)]
 
