@@ -36,6 +36,7 @@ PLACES = {
     "tests/unit": "T1",
     "tests/property": "T2",
     "tests/property/test_queue_machine.py": "T3",
+    "tests/property/test_safe_machine.py": "T3",
     "tests/property/test_settle_machine.py": "T3",
     "tests/property/test_uploader_machine.py": "T3",
     "tests/property/test_formats_mutation.py": "T12",

@@ -28,6 +28,9 @@ SCHEMA = 1
 
 NOT_WANTED = frozenset({Action.IGNORED, Action.SHADOWED})
 
+IN_CATALOG = frozenset({Action.REGISTERED, Action.DRIFT})
+"""What the catalog held once, with bytes that are known; only the catalog tells what it holds now."""
+
 
 class Asked(StrEnum):
     """How the cloud was asked whether the records are there."""
@@ -130,7 +133,7 @@ def safe(invocation: Invocation, deep: bool, as_json: bool) -> int:
     planned = make_plan(loaded)
     answer = examine(loaded, planned, deep=deep)
     if as_json:
-        click.echo(json.dumps(_document(answer, deep=deep), indent=2))
+        click.echo(json.dumps(as_document(answer, deep=deep), indent=2))
     else:
         _say(answer, deep=deep)
     return answer.exit_code
@@ -187,7 +190,7 @@ def _unregistered(planned: Planned, step: Step) -> AtRisk:
 
 def _expected(planned: Planned, step: Step, *, deep: bool) -> Expected | AtRisk:
     """What the catalog should hold of a wanted file, or why the file is at risk whatever it holds."""
-    if step.action is not Action.REGISTERED:
+    if step.action not in IN_CATALOG:
         at_risk = _unregistered(planned, step)
         try:
             sha256 = _hash(planned, step) if deep else None
@@ -311,7 +314,8 @@ def _drift(record: Record | None, step: Step, sha256: str | None, loaded: Loaded
     return None
 
 
-def _document(answer: Answer, *, deep: bool) -> dict[str, Any]:
+def as_document(answer: Answer, *, deep: bool) -> dict[str, Any]:
+    """The ``--json`` output: a written contract."""
     to_send = answer.to_send
     return {
         "schema": SCHEMA,
