@@ -107,8 +107,10 @@ def on_a_small_disk(home: Home) -> Iterator[Daemon]:
 
 
 def enlarge_disk(home: Home, daemon: Daemon) -> None:
-    inside = ["nsenter", "--target", str(daemon.process.pid), "--user", "--mount"]
-    subprocess.run([*inside, "mount", "-o", "remount,size=8m", home.state], check=True)
+    target = str(daemon.process.pid)
+    inside = ["nsenter", "--target", target, "--user", "--mount", "--preserve-credentials"]
+    # With a source, mount adds no options of today's mount: its uid is unknown in the namespace.
+    subprocess.run([*inside, "mount", "-o", "remount,size=8m", "none", home.state], check=True)
 
 
 @pytest.fixture
