@@ -37,7 +37,7 @@ class LeftOut:
         needs = ", ".join(sorted(self._lacking))
         steps = advice(self._lacking)
         remedy = f" To run them: {steps}." if steps else ""
-        return f"INCOMPLETE: {self._tests} tests were skipped. They need: {needs}.{remedy}"
+        return f"INCOMPLETE: {self._tests} skipped, for lack of {needs}.{remedy}"
 
 
 def _lacking(report: pytest.TestReport) -> list[str]:

@@ -32,8 +32,7 @@ def test_run_without_a_tool_passes_and_its_last_line_says_it_is_incomplete(
     assert "2 skipped" in counted
     assert listed.split() == ["2", "groff"]
     assert last == (
-        "INCOMPLETE: 2 tests were skipped. They need: groff. "
-        "To run them: sudo apt-get install groff."
+        "INCOMPLETE: 2 skipped, for lack of groff. To run them: sudo apt-get install groff."
     )
 
 
