@@ -24,7 +24,6 @@ class Allowance:
         self._store = store
         self._lanes = lanes
         self._clock = clock
-        self._sent: dict[int, int] | None = None
 
     async def wait_s(self) -> float:
         """Seconds until a body may begin to leave; 0 if one may now."""
@@ -40,9 +39,7 @@ class Allowance:
     async def spend(self, size: int) -> None:
         """*size* bytes left."""
         if self.limit is not None and size:
-            self._sent = await self._lanes.db(self._store.sent.add, size, self._clock.now_ms())
+            await self._lanes.db(self._store.sent.add, size, self._clock.now_ms())
 
     async def _counted(self) -> dict[int, int]:
-        if self._sent is None:
-            self._sent = await self._lanes.db(self._store.sent.by_hour)
-        return self._sent
+        return await self._lanes.db(self._store.sent.by_hour)

@@ -22,6 +22,7 @@ from syncd.auth import Credentials
 from syncd.bandwidth import Bandwidth
 from syncd.catalog import Catalog
 from syncd.clock import Clock
+from syncd.clocksteps import ClockSteps
 from syncd.compare import Comparer, Root
 from syncd.config import Settings, extra_folders, rules_for, shown, value_at
 from syncd.connect import connect, host_policy, network
@@ -89,6 +90,7 @@ class Ties:
         settings: Those in force now, whatever was reloaded meanwhile.
         hint: A path is to be looked at again.
         on_ended: A worker let go of a job: there may be uploads that nobody wants any more.
+        on_clock_step: The wall clock was set.
         unready: Why the work cannot be done yet, or not any more.
         watch_mode: How changes are noticed: ``events``, ``degraded`` or ``walks``.
     """
@@ -96,6 +98,7 @@ class Ties:
     settings: Callable[[], Settings]
     hint: Callable[[Hint], None]
     on_ended: Callable[[], None]
+    on_clock_step: Callable[[], None]
     unready: Callable[[], list[str]]
     watch_mode: Callable[[], str]
 
@@ -146,6 +149,7 @@ class Parts:
     transfer: Transfer
     worker: Worker
     announcer: Announcer
+    clock_steps: ClockSteps
     dispatcher: Dispatcher
     intake: Intake
     janitor: Janitor
@@ -291,7 +295,13 @@ class _Builder:
         transfer = self._transfer(allowance, sending)
         worker = self._worker(comparer, transfer, catalog, reading)
         announcer = self._announcer()
-        dispatcher = self._dispatcher(worker, allowance, announcer)
+
+        def on_step() -> None:
+            dispatcher.wake()
+            self.ties.on_clock_step()
+
+        clock_steps = ClockSteps(on_step=on_step, **self.tools.shared)
+        dispatcher = self._dispatcher(worker, allowance, announcer, clock_steps)
         worker.on_contact = dispatcher.contact
         retirement = self._retirement()
         return Parts(
@@ -305,6 +315,7 @@ class _Builder:
             transfer=transfer,
             worker=worker,
             announcer=announcer,
+            clock_steps=clock_steps,
             dispatcher=dispatcher,
             intake=self._intake(comparer, dispatcher),
             janitor=Janitor(api=self.api, **self.tools.shared),
@@ -399,13 +410,20 @@ class _Builder:
         )
         return Worker(means)
 
-    def _dispatcher(self, worker: Worker, allowance: Allowance, announcer: Announcer) -> Dispatcher:
+    def _dispatcher(
+        self,
+        worker: Worker,
+        allowance: Allowance,
+        announcer: Announcer,
+        clock_steps: ClockSteps,
+    ) -> Dispatcher:
         settings = self.tools.settings
         return Dispatcher(
             worker,
             credentials=self.membership.credentials,
             allowance=allowance,
             announcer=announcer,
+            clock_steps=clock_steps,
             owner=f"{socket.gethostname()}:{os.getpid()}",
             hands=settings.upload.files,
             lease_ttl_s=settings.upload.lease_ttl_s,

@@ -17,6 +17,7 @@ from syncd.allowance import Allowance
 from syncd.announce import Announcer
 from syncd.auth import Credentials
 from syncd.clock import Clock
+from syncd.clocksteps import ClockSteps
 from syncd.core import retry
 from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, StateFull, Throttled
 from syncd.lanes import Lanes
@@ -76,6 +77,7 @@ class Dispatcher:
         store: Store,
         lanes: Lanes,
         clock: Clock,
+        clock_steps: ClockSteps,
         credentials: Credentials,
         allowance: Allowance,
         announcer: Announcer,
@@ -89,6 +91,7 @@ class Dispatcher:
         self._store = store
         self._lanes = lanes
         self._clock = clock
+        self._clock_steps = clock_steps
         self._credentials = credentials
         self._allowance = allowance
         self._announcer = announcer
@@ -133,6 +136,7 @@ class Dispatcher:
             if idle and not more_comes() and self._given_up(wait_s):
                 return
             await self._wait(wait_s)
+            await self._clock_steps.follow()
             await self._reap()
 
     async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:
@@ -206,7 +210,8 @@ class Dispatcher:
         if self._until_credentials_change and not await self._credentials.changed():
             return CREDENTIAL_LOOK_S
         self._until_credentials_change = False
-        due_ms = max(hold.probe_at for hold in self._holds)
+        self._holds = await self._lanes.db(self._store.holds.all)  # the clock may have been set
+        due_ms = max((hold.probe_at for hold in self._holds), default=0)
         return max(0.0, (due_ms - self._clock.now_ms()) / 1000)
 
     def _given_up(self, wait_s: float | None) -> bool:

@@ -72,14 +72,12 @@ class Reconciler:
     async def look(self) -> None:
         """Read the listing and compare; what cannot be asked now is left for the next time."""
         self._again_s = self._clock.boottime_s() + BETWEEN_S
-        began_ms = self._clock.now_ms()
         standing = await self._lanes.db(self._store.records.standing)
         drifts: dict[str, Drift | None] = {}
         try:
             listed = bool(standing) and await self._catalog.read()
             for each in standing:
-                if each.known_at <= began_ms:
-                    drifts[each.record_id] = await self._judge(each) if listed else each.drift
+                drifts[each.record_id] = await self._judge(each) if listed else each.drift
         except JobError as error:
             self._log.info("catalog.unread", why=str(error))
         self._tell(standing, drifts)

@@ -12,18 +12,19 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
 
 from syncd import log
 from syncd.assembly import Doors, Parts, Ties, Tools, assembled, open_store
 from syncd.clock import Clock, SystemClock
 from syncd.compare import Root
 from syncd.config import JUDGING, CredentialSource, Loaded, Settings, reloaded
-from syncd.core import retry
 from syncd.core.ending import exit_code
 from syncd.core.late import LATEST_S
 from syncd.errors import JobError, RootUnavailable, StateFull, SyncdError
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from syncd.applying import Applied
     from syncd.core.agenda import Line
 
-LARGEST_WAIT_MS = int(retry.RETRY_AFTER_MAX_S * 1100)
-"""No wait in the database is longer; one that is was written under another clock."""
-
 WATCH_RETRY_S = 300.0
 """Between tries to watch again, and the rescans that make up for it."""
 
@@ -59,6 +57,9 @@ ONCE_FULL_S = 60.0
 LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0
 """How long what was not told yet may take at the end: of a run that is stopped, and of a backfill."""
 
+CLOCK_LOOK_S = 10.0
+"""Between looks whether the wall clock was set while nothing else happens."""
+
 SLEEP_NOTICED_S = 1.0
 """A shorter sleep of the machine hides in the difference of two clocks."""
 
@@ -70,6 +71,21 @@ class Ending:
     unsettled: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     root_error: str | None = None
+
+
+class _Every(BaseTrigger):  # type: ignore[misc]  # without types
+    """
+    Fires *seconds* after it fired last.
+
+    Counted from now and never from the time before: after a step of the wall clock the scheduler
+    would go through every tick in between, one by one.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._interval = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
+        return now + self._interval
 
 
 class Service:
@@ -124,6 +140,7 @@ class Service:
         self._signal = 0
         self._ready = False
         self._watcher: Watcher | None = None
+        self._scheduler: AsyncIOScheduler | None = None
         self.ending = Ending()
 
     async def run(self, *, once: bool) -> int:
@@ -277,7 +294,7 @@ class Service:
             self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
         )
         self._watcher = watcher
-        scheduler = self._schedule(parts, watcher)
+        scheduler = self._scheduler = self._schedule(parts, watcher)
         try:
             await self._start_watching(watcher)
             scheduler.start()
@@ -421,6 +438,7 @@ class Service:
 
     async def _clean_up(self, parts: Parts) -> None:
         while True:
+            await parts.clock_steps.follow()
             await parts.janitor.clean_up()
             await parts.retirement.retire_due()
             await self._reconcile(parts)
@@ -537,12 +555,27 @@ class Service:
             *([(reconcile, reconcile_s)] if reconcile_s else []),
         ):
             # Named, since ticks of one moment run in the order of their names; else that is random.
-            scheduler.add_job(tick, "interval", seconds=seconds, id=tick.__name__)
+            scheduler.add_job(tick, _Every(seconds), id=tick.__name__)
         return scheduler
+
+    async def _watch_clock(self, parts: Parts) -> None:
+        while True:
+            await self._clock.sleep(CLOCK_LOOK_S)
+            await parts.clock_steps.follow()
+
+    def _restart_ticks(self) -> None:
+        """The wall clock was set, and the scheduler goes by it."""
+        if self._scheduler is not None and self._scheduler.running:
+            for job in self._scheduler.get_jobs():
+                job.reschedule(job.trigger)
+        self._wake_janitor.set()
 
     def _besides(self, parts: Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
         """What runs beside the work: manners, messages, a herald where a service manager listens."""
-        tasks = {asyncio.create_task(parts.courtesy.run())}
+        tasks = {
+            asyncio.create_task(parts.courtesy.run()),
+            asyncio.create_task(self._watch_clock(parts)),
+        }
         if parts.announcer.is_heard:
             all_is_well = None if watcher is None else partial(self._all_is_well, parts)
             tasks.add(asyncio.create_task(parts.announcer.run(all_is_well=all_is_well)))
@@ -586,6 +619,7 @@ class Service:
             settings=lambda: self._settings,
             hint=self._hint,
             on_ended=self._wake_janitor.set,
+            on_clock_step=self._restart_ticks,
             unready=self._unready,
             watch_mode=self._watch_mode,
         )
@@ -601,9 +635,10 @@ class Service:
     async def _free(self, store: Store, *, once: bool) -> None:
         """What the run before left claimed or waiting may be taken up."""
         now_ms = self._clock.now_ms()
-        # Whoever starts a backfill wants it now, not when a job's back-off has passed.
-        longest_ms = 0 if once else LARGEST_WAIT_MS
-        await self._lanes.db(store.jobs.expire_all, now_ms, longest_ms)
+        await self._lanes.db(store.times.bound, now_ms)
+        await self._lanes.db(store.jobs.expire_all, now_ms)
+        if once:  # whoever starts a backfill wants it now, not when a job's back-off has passed
+            await self._lanes.db(store.jobs.make_all_due, now_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
         # A session, a higher limit, other multipart paths: whatever changed, it is asked again.

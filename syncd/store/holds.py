@@ -76,8 +76,8 @@ class Sent:
     def by_hour(self) -> dict[int, int]:
         return {row["hour"]: row["bytes"] for row in self._db.all("SELECT * FROM sent")}
 
-    def add(self, size: int, now_ms: int) -> dict[int, int]:
-        """Count *size* bytes, and forget the hours that no longer matter; what is left."""
+    def add(self, size: int, now_ms: int) -> None:
+        """Count *size* bytes, and forget the hours that no longer matter."""
         with self._db.transaction():
             self._db.run("DELETE FROM sent WHERE hour < ?", (oldest_hour(now_ms),))
             self._db.run(
@@ -85,7 +85,6 @@ class Sent:
                 " ON CONFLICT (hour) DO UPDATE SET bytes = bytes + excluded.bytes",
                 (hour_of(now_ms), size),
             )
-            return self.by_hour()
 
 
 class Servers:

@@ -237,18 +237,17 @@ class Jobs:
                 "DELETE FROM job_attempt WHERE job_id IN (SELECT id FROM job WHERE state = 'queued')"
             )
 
-    def expire_all(self, now_ms: int, max_wait_ms: int) -> int:
-        """
-        At start, with the lock held: whoever owned a job is dead.
+    def expire_all(self, now_ms: int) -> int:
+        """At start, with the lock held: whoever owned a job is dead."""
+        return self._expire("1", (), now_ms)
 
-        A ``run_after`` beyond *max_wait_ms* from now was written under another clock and is clamped.
-        """
+    def make_all_due(self, now_ms: int) -> None:
+        """Let every queued job run now instead of after its own wait."""
         with self._db.transaction():
             self._db.run(
-                "UPDATE job SET run_after = :limit WHERE state = 'queued' AND run_after > :limit",
-                {"limit": now_ms + max_wait_ms},
+                "UPDATE job SET run_after = :now WHERE state = 'queued' AND run_after > :now",
+                {"now": now_ms},
             )
-        return self._expire("1", (), now_ms)
 
     def _expire(self, condition: str, values: tuple[Any, ...], now_ms: int) -> int:
         with self._db.transaction():

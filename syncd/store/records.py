@@ -33,7 +33,6 @@ class Standing:
 
     Args:
         ours: This syncd registered it.
-        known_at: When it was registered or adopted, Unix ms.
         drift: What others had done to it when it was last looked at.
         twin_id: The record that it was about to make way for.
     """
@@ -42,7 +41,6 @@ class Standing:
     model_path: str
     sha256: str
     ours: bool
-    known_at: int
     drift: Drift | None
     twin_id: str | None
 
@@ -299,7 +297,6 @@ def _standing(row: Any) -> Standing:
         row["model_path"],
         row["sha256"],
         ours=not row["adopted"],
-        known_at=row["registered_at"],
         drift=None if row["drift"] is None else Drift(row["drift"]),
         twin_id=row["twin_id"],
     )

@@ -8,6 +8,7 @@ from syncd.store.files import Files
 from syncd.store.holds import Holds, Sent, Servers
 from syncd.store.jobs import Jobs
 from syncd.store.report import Report
+from syncd.store.times import Times
 from syncd.store.upkeep import Upkeep
 
 
@@ -41,6 +42,7 @@ class Store:
         self.sent = Sent(self._db)
         self.upkeep = Upkeep(self._db)
         self.report = Report(self._db)
+        self.times = Times(self._db)
         self.seen = Files(self._reader, Jobs(self._reader))
 
     def transaction(self) -> AbstractContextManager[None]:

@@ -66,7 +66,7 @@ def require_whole(state: Path, copy: Path) -> None:
         (leased,) = db.execute("SELECT count(*) FROM job WHERE state = 'leased'").fetchone()
     store = Store(str(copy))
     try:
-        freed = store.jobs.expire_all(1, max_wait_ms=0)
+        freed = store.jobs.expire_all(1)
     finally:
         store.close()
 

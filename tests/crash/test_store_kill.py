@@ -30,7 +30,7 @@ def say(*fact):
 state_dir, run = sys.argv[1:]
 store = Store(state_dir)
 root = store.files.root_id("/models")
-store.jobs.expire_all(1, max_wait_ms=0)
+store.jobs.expire_all(1)
 for number in itertools.count():
     path = f"loras/{run}-{number}"
     found = FoundFile(root, path, Fingerprint(1, 2, 3, 4, 5), 3)

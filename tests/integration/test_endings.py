@@ -131,7 +131,14 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
 async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fails: bool) -> None:
     store, lanes = open_store(settings), Lanes(files=1, slots=1)
     tools = Tools(settings, store, lanes, SystemClock(), lambda: 0.5, Meter())
-    ties = Ties(lambda: settings, lambda _: None, lambda: None, list, lambda: "walks")
+    ties = Ties(
+        settings=lambda: settings,
+        hint=lambda _: None,
+        on_ended=lambda: None,
+        on_clock_step=lambda: None,
+        unready=list,
+        watch_mode=lambda: "walks",
+    )
     membership = Membership(settings, SOURCE, **tools.shared)
     with pytest.raises(NoRoom) if fails else nullcontext():
         async with assembled(tools, ties, membership, doors=Doors(), once=True) as parts:

@@ -725,16 +725,33 @@ def test_a_renewed_lease_lasts_from_the_renewal(store: Store) -> None:
     assert store.jobs.expire(NOW + 1000 + TTL) == 1
 
 
-def test_I19_start_ends_every_lease_and_clamps_far_future_waits(store: Store) -> None:
+def test_I19_start_ends_every_lease(store: Store) -> None:
     leased = admit(store)
     claim(store)
-    far = admit(store, "loras/far.ckpt", now_ms=NOW + 10**12)
-    near = admit(store, "loras/near.ckpt", now_ms=NOW + 5)
 
-    assert store.jobs.expire_all(NOW, max_wait_ms=1000) == 1
+    assert store.jobs.expire_all(NOW) == 1
     assert store.jobs.get(leased).state is State.QUEUED
-    assert store.jobs.get(far).run_after == NOW + 1000
-    assert store.jobs.get(near).run_after == NOW + 5
+
+
+def test_I31_wait_written_under_a_later_clock_begins_again_at_start(store: Store) -> None:
+    job_id = admit(store)
+    store.jobs.retry(
+        claim(store), NOW, run_after=NOW + 1000, kind=Kind.NETWORK, why="w", advice=None, free=False
+    )
+
+    store.times.bound(NOW - 10**9)
+
+    assert store.jobs.get(job_id).run_after == NOW - 10**9 + 1000
+    assert store.jobs.claim("me", NOW - 10**9 + 999, TTL) is None
+    assert store.jobs.claim("me", NOW - 10**9 + 1000, TTL) is not None
+
+
+def test_make_all_due_ends_every_wait(store: Store) -> None:
+    job_id = admit(store, now_ms=NOW + 10**12)
+
+    store.jobs.make_all_due(NOW)
+
+    assert store.jobs.get(job_id).run_after == NOW
 
 
 def writes(store: Store, job: Job) -> None:

@@ -302,7 +302,7 @@ class Stage:
             lost=self.lost,
             disturb=lambda path: self.while_read(path),
         )
-        self.started.append(self.clock.now_ms())
+        self.started.append(int(self.clock.now_s() * 1000))
         self.living = asyncio.create_task(self.life.live(once=once))
 
     async def ended(self) -> int | None:
@@ -311,7 +311,7 @@ class Stage:
         assert self.living is not None
         code = await self.living
         if self.life.dead:
-            self.killed.append(self.clock.now_ms())
+            self.killed.append(int(self.clock.now_s() * 1000))
         self.life = self.living = None
         return code
 

@@ -386,7 +386,7 @@ class Safe(RuleBasedStateMachine):
     def restart(self) -> None:
         self.store.close()
         self.open_store()
-        self.store.jobs.expire_all(self.clock.now_ms(), max_wait_ms=100)
+        self.store.jobs.expire_all(self.clock.now_ms())
         self.store.jobs.start_over(self.clock.now_ms())
         self.store.jobs.free_class("large", self.clock.now_ms())
 

@@ -148,7 +148,7 @@ class Uploader(RuleBasedStateMachine):
     def die(self) -> None:
         self.store.close()
         self.store = Store(self.state_dir)
-        self.store.jobs.expire_all(self.now, max_wait_ms=10)
+        self.store.jobs.expire_all(self.now)
         self.job = self.key_in_memory = None
 
     @rule(ms=st.integers(1, 30))

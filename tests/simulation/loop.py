@@ -53,6 +53,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._jumping = _Jumping()
+        self.wrong_s = 0.0
+        """Seconds that this machine's wall clock is ahead of the true time."""
         self._on_signal: dict[int, Callable[[], Any]] = {}
         super().__init__(self._jumping)
         self.set_task_factory(_owned)  # type: ignore[arg-type]
@@ -115,8 +117,18 @@ class VirtualClock:
     EPOCH_S = 4_000_000_000.0
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert isinstance(loop, VirtualLoop)
         self._loop = loop
-        self.asleep_s = self.wrong_s = 0.0
+        self.asleep_s = 0.0
+
+    @property
+    def wrong_s(self) -> float:
+        """Seconds that the daemon's wall clock is ahead of the true time."""
+        return self._loop.wrong_s
+
+    @wrong_s.setter
+    def wrong_s(self, seconds: float) -> None:
+        self._loop.wrong_s = seconds
 
     def now_s(self) -> float:
         """Unix seconds; the stand-in cloud goes by this clock whatever the daemon's own says."""

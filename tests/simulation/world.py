@@ -25,7 +25,6 @@ from unittest import mock
 import structlog
 from apscheduler.executors import base as executors
 from apscheduler.schedulers import base as schedulers
-from apscheduler.triggers import interval
 
 from syncd import log
 from syncd.config import Settings
@@ -380,16 +379,16 @@ def scaled_down() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def calendar(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def calendar(loop: VirtualLoop) -> Iterator[None]:
     """The scheduler asks the date of the standard library: it gets the simulation's."""
 
     class Date(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> Self:
-            return cls.fromtimestamp(VirtualClock.EPOCH_S + loop.time(), tz)
+            return cls.fromtimestamp(VirtualClock.EPOCH_S + loop.time() + loop.wrong_s, tz)
 
     with contextlib.ExitStack() as stack:
-        for module in (schedulers, executors, interval):
+        for module in (schedulers, executors):
             stack.enter_context(mock.patch.object(module, "datetime", Date))
         yield
 

@@ -1,0 +1,113 @@
+"""
+The stored times that are compared with the clock: one list of them, for when the clock is set.
+
+A wall clock is set while syncd runs, and between two runs. In the first case the step is known and
+every time moves with it, so that each wait lasts as long as it was meant to. In the second it is not
+known, and no time stays further ahead than it was when it was written.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from syncd.core.allowance import hour_of
+from syncd.store.db import Database
+from syncd.store.jobs import REREAD_MS
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """
+    Times of one table.
+
+    Args:
+        rows: Which rows anything waits for (SQL).
+        ahead: For each column the milliseconds by which it may lie ahead of the clock (SQL).
+    """
+
+    table: str
+    rows: str
+    ahead: Mapping[str, str]
+
+    def shifted(self) -> str:
+        """The statement that moves them by ``:step``."""
+        moves = ", ".join(f"{column} = {column} + :step" for column in self.ahead)
+        return f"UPDATE {self.table} SET {moves} WHERE {self.rows}"
+
+    def bounded(self) -> str:
+        """The statement after which none is further ahead of ``:now`` than it may be."""
+        limits = ", ".join(
+            f"{column} = min({column}, :now + max(0, coalesce({ahead}, 0)))"
+            for column, ahead in self.ahead.items()
+        )
+        return f"UPDATE {self.table} SET {limits} WHERE {self.rows}"
+
+
+_TIMES = (
+    _Times(
+        "job",
+        "state IN ('queued', 'leased')",
+        {
+            "run_after": "run_after - updated_at",
+            "lease_expires_at": "lease_expires_at - updated_at",
+            "body_sent_at": "0",
+            "complete_sent_at": "0",
+            "register_sent_at": "0",
+            "register_repeated_at": "0",
+            "updated_at": "0",
+        },
+    ),
+    _Times("job_attempt", "true", {"since": "0"}),
+    _Times("hold", "true", {"since": "0", "probe_at": "probe_at - since"}),
+    _Times("upload", "state = 'unwanted'", {"run_after": "run_after - updated_at", "updated_at": "0"}),
+    _Times(
+        "record",
+        "retired_at IS NULL AND (gone_at IS NOT NULL OR replaced_at IS NOT NULL)",
+        {
+            "gone_at": "0",
+            "retire_after": "retire_after - retire_sent_at",
+            "retire_sent_at": "0",
+        },
+    ),
+    _Times("reread", "true", {"due_at": str(REREAD_MS)}),
+)  # fmt: skip
+
+
+class Times:
+    """Keeps the waits in the store independent of steps of the wall clock."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def shift(self, step_ms: int, now_ms: int) -> None:
+        """
+        Move along with a clock that was set while syncd ran.
+
+        Args:
+            step_ms: Milliseconds by which it was set, negative for backwards.
+            now_ms: What it says now. A time that was written after the step is bounded by it.
+        """
+        with self._db.transaction():
+            for times in _TIMES:
+                self._db.run(times.shifted(), {"step": step_ms})
+            self._move_sent(lambda hour: hour + step_ms)
+            self._bound(now_ms)
+
+    def bound(self, now_ms: int) -> None:
+        """Shorten every wait that is longer, from *now_ms* on, than when it was written."""
+        with self._db.transaction():
+            self._bound(now_ms)
+
+    def _bound(self, now_ms: int) -> None:
+        for times in _TIMES:
+            self._db.run(times.bounded(), {"now": now_ms})
+        self._move_sent(lambda hour: min(hour, hour_of(now_ms)))
+
+    def _move_sent(self, moved: Callable[[int], int]) -> None:
+        """Count the bytes of each hour to the one that *moved* gives."""
+        rows = self._db.all("SELECT hour, bytes FROM sent")
+        self._db.run("DELETE FROM sent")
+        self._db.run_many(
+            "INSERT INTO sent (hour, bytes) VALUES (?, ?)"
+            " ON CONFLICT (hour) DO UPDATE SET bytes = bytes + excluded.bytes",
+            [(moved(row["hour"]), row["bytes"]) for row in rows],
+        )
