@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from syncd import scan, soundness
+from syncd import scan
 from syncd.api import CloudApi
 from syncd.catalog import Catalog
 from syncd.clock import Clock
@@ -165,12 +165,12 @@ class Applier:
             elif judged.target.model_path != line.model_path:
                 why = f"it would go to {judged.target.model_path} now"
             else:
-                await self._require_sound(root, found)
+                await self._require_sound(found)
                 return root, found, judged.target
         raise _Refused(why)
 
-    async def _require_sound(self, root: Root, found: FoundFile) -> None:
-        judgement = await self._lanes.scan(soundness.judge, root.path, found, lease=False)
+    async def _require_sound(self, found: FoundFile) -> None:
+        judgement = await self._lanes.scan(self._comparer.judge_content, found, lease=False)
         if judgement.verdict is not Verdict.WANTED:
             raise _Refused(judgement.why or "it still changes")
 

@@ -340,6 +340,7 @@ class _Builder:
             symlinks=self.tools.settings.scan.symlinks,
             tree=self.tree,
             rules_of=rules_of,
+            kept=self.tools.settings.kept_paths,
         )
 
     def _intake(self, comparer: Comparer, dispatcher: Dispatcher) -> Intake:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from syncd import scan, soundness
 from syncd.core import bundles, paths
+from syncd.core.boundary import Boundary
 from syncd.core.diff import Change, Gone, Moved, New, diff
 from syncd.core.judge import Passed, Rules, Taken, judge, stands
 from syncd.core.tree import PathKey, Tree
@@ -130,6 +131,7 @@ class Comparer:
         files: What is known, read beside the writer; judging alone needs none.
         tree: Which file ComfyUI loads where several have one name.
         rules_of: Reads the rules of a root.
+        kept: Files and directories of syncd itself, which no link may publish.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Comparer:
         symlinks: scan.Symlinks,
         tree: Tree,
         rules_of: Callable[[Root], Rules],
+        kept: Collection[str] = (),
     ) -> None:
         self._roots = roots
         self._paths = [root.path for root in roots.values()]
@@ -147,6 +150,8 @@ class Comparer:
         self._symlinks = symlinks
         self._tree = tree
         self._rules_of = rules_of
+        self._kept = kept
+        self._boundary = self._resolved_boundary()
         self._rules: dict[int, Rules] = {}
         self._stopped = threading.Event()
         self.seen = 0  # files that walks have met so far
@@ -163,7 +168,14 @@ class Comparer:
             RootUnavailable: They cannot be read.
         """
         rules = self._rules[root.id] = self._rules_of(root)
+        self._boundary = self._resolved_boundary()
         return rules.digest
+
+    def _resolved_boundary(self) -> Boundary:
+        roots, kept = (
+            frozenset(map(os.path.realpath, paths)) for paths in (self._paths, self._kept)
+        )
+        return Boundary(roots, kept)
 
     def below(self, root: Root, folder: str, *, afresh: bool = False) -> Walked:
         """The whole of ``walk`` at or below *folder*."""
@@ -301,6 +313,11 @@ class Comparer:
 
         rules, size = self._rules[file.root_id], file.fingerprint.size
         return judge(rules, file.rel_path, size, instead=instead)
+
+    def judge_content(self, found: FoundFile, *, lease: bool) -> soundness.Judgement:
+        """What becomes of a file that is taken by its name, by its content and where it lies."""
+        root = self._roots[found.root_id].path
+        return soundness.judge(root, found, boundary=self._boundary, lease=lease)
 
     def bundle_waits_for(
         self, root: Root, bundle: str, settled: Collection[str] = ()

@@ -454,7 +454,7 @@ class Intake:
 
     def _soundness(self, found: FoundFile) -> soundness.Judgement:
         root = self._roots[found.root_id]
-        return soundness.judge(root.path, found, lease=self._read_lease and not root.network)
+        return self._comparer.judge_content(found, lease=self._read_lease and not root.network)
 
     async def _whole(self, sound: list[Wanted]) -> list[Wanted]:
         """Those that are no part of a bundle, or whose bundle can go as a whole; the others wait."""

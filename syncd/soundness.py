@@ -12,6 +12,7 @@ import signal
 from dataclasses import dataclass
 
 from syncd import formats, scan
+from syncd.core.boundary import Boundary
 from syncd.expected import expected_sha256
 from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict, printable
 
@@ -43,12 +44,13 @@ class Judgement:
 SOUND = Judgement(Verdict.WANTED)
 
 
-def judge(root: str, found: FoundFile, *, lease: bool) -> Judgement:
+def judge(root: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Judgement:
     """
     Judge a file that stands still; bounded reads, nothing of the file is executed.
 
     Args:
         root: The directory that ``found.rel_path`` is below.
+        boundary: A file outside of it, which a link leads to, must be a model and nothing else.
         lease: Ask the kernel whether somebody has it open for writing, where that is permitted.
     """
     path = os.path.join(root, found.rel_path)
@@ -60,7 +62,7 @@ def judge(root: str, found: FoundFile, *, lease: bool) -> Judgement:
     except OSError as error:
         return Judgement(None, f"it cannot be opened: {error.strerror}")
     try:
-        return _judge(fd, path, found, lease=lease)
+        return _judge(fd, path, found, boundary=boundary, lease=lease)
     except OSError as error:
         return Judgement(None, f"it cannot be read: {error.strerror}")
     finally:
@@ -120,20 +122,41 @@ def has_writer(fd: int) -> bool:
     return False
 
 
-def _judge(fd: int, path: str, found: FoundFile, *, lease: bool) -> Judgement:
+def _judge(fd: int, path: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Judgement:
     if _fingerprint(fd) != found.fingerprint:
         return Judgement(None)
+    real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115, names are bytes
+    outside = boundary.is_outside(real)
+    if outside and (place := boundary.forbidden(real)) is not None:
+        why = f"a link to {printable(real)}: nothing below {printable(place)} is published"
+        return Judgement(Verdict.REFUSED, why)
     if lease and has_writer(fd):
         return Judgement(None, "a program has it open for writing")
     size = found.fingerprint.size
     structure = formats.check(fd, found.rel_path, size)
-    if structure.foreign:
-        return Judgement(Verdict.REFUSED, structure.why)
+    if structure.foreign or (outside and structure.format is None):
+        return Judgement(Verdict.REFUSED, _not_a_model(real) if outside else structure.why)
     if not structure.complete:
-        return Judgement(Verdict.INCOMPLETE, structure.why)
+        return Judgement(Verdict.INCOMPLETE, _not_whole(real) if outside else structure.why)
     if structure.why is None and _has_holes(fd, path, size):
         return Judgement(Verdict.INCOMPLETE, _HOLES)
     return SOUND
+
+
+def _not_a_model(real: str) -> str:
+    return (
+        f"a link to {printable(real)}, outside the models directories, which does not have the "
+        "format that its name says. If it is a model, copy it below a models directory, or name its "
+        "directory in extra_model_paths"
+    )
+
+
+def _not_whole(real: str) -> str:
+    """Says nothing of what is wrong: a check quotes numbers that it read."""
+    return (
+        f"incomplete or damaged: a link to {printable(real)}, outside the models directories, "
+        "which is not a whole model file"
+    )
 
 
 _HOLES = (

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import click
 
@@ -121,7 +122,7 @@ def make_plan(loaded: Loaded) -> Planned:
         if problem is not None:
             problems[roots[root_id].shown(problem[0])] = problem[1].strerror or str(problem[1])
     steps = preview(found, known, way, comparer.judge)
-    steps = list(_looked_into(roots, found, steps))
+    steps = list(_looked_into(comparer, roots, found, steps))
     return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems, absent)
 
 
@@ -137,15 +138,17 @@ def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Co
         symlinks=settings.scan.symlinks,
         tree=tree,
         rules_of=rules_of,
+        kept=settings.kept_paths,
     )
 
 
 def _looked_into(
-    roots: Mapping[int, Root], found: Iterable[FoundFile], steps: Iterable[Step]
+    comparer: Comparer,
+    roots: Mapping[int, Root],
+    found: Iterable[FoundFile],
+    steps: Iterable[Step],
 ) -> Iterator[Step]:
     """The steps, with a look into each file that is wanted: is it a whole model?"""
-    from syncd import soundness
-
     companions = cache(companions_in)
     for file, step in zip(found, steps, strict=True):
         if step.action in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
@@ -154,7 +157,7 @@ def _looked_into(
             if why is not None:
                 yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
                 continue
-            judgement = soundness.judge(root, file, lease=False)
+            judgement = comparer.judge_content(file, lease=False)
             if judgement.verdict not in (None, Verdict.WANTED):
                 why = judgement.why or ""
                 yield replace(step, action=Action(judgement.verdict), why=why, rule=why)
@@ -283,7 +286,7 @@ def _remembered(
 
 def as_document(planned: Planned, agents: int | None) -> dict[str, object]:
     """The ``--json`` output: a written contract."""
-    roots, steps = planned.roots, planned.steps
+    roots, steps, target_of = planned.roots, planned.steps, _link_targets(planned.roots)
     return {
         "schema": SCHEMA,
         "root": printable(roots[0].path),
@@ -302,10 +305,33 @@ def as_document(planned: Planned, agents: int | None) -> dict[str, object]:
                 "why": printable(step.why),
                 "rule": printable(step.rule),
                 "model_path": None if step.model_path is None else printable(step.model_path),
+                "link_target": target_of(step),
             }
             for step in steps
         ],
     }
+
+
+def _link_targets(roots: Mapping[int, Root]) -> Callable[[Step], str | None]:
+    """Tells where a step's file really lies if it is, or lies below, a link; printable."""
+
+    @cache
+    def real_folder(root_id: int, folder: str) -> str:
+        return os.path.realpath(os.path.join(roots[root_id].path, folder))
+
+    def target_of(step: Step) -> str | None:
+        folder, name = os.path.split(step.rel_path)
+        path = os.path.join(real_folder(step.root_id, folder), name)
+        real = os.path.realpath(path) if Path(path).is_symlink() else path
+        plain = os.path.join(real_folder(step.root_id, ""), step.rel_path)
+        return None if real == plain else printable(real)
+
+    return target_of
+
+
+def _arrow(target: str | None) -> str:
+    """How a link is marked, as ``ls -l`` does."""
+    return "" if target is None else f" -> {target}"
 
 
 def _bytes(steps: Sequence[Step], action: Action) -> int:
@@ -319,13 +345,16 @@ def _show(planned: Planned, agents: int | None) -> None:
     from syncd.cli.sheets import STYLES
     from syncd.text import size_text
 
-    screen, steps = console(), planned.steps
+    screen, steps, target_of = console(), planned.steps, _link_targets(planned.roots)
     listed = blank_table(None, "action", "size", "file", "why")
     for step in sorted(steps, key=lambda step: (list(Action).index(step.action), step.rel_path)):
         listed.add_row(
             Text(str(step.action), style=STYLES.get(str(step.action), "")),
             size_text(step.size),
-            Text(printable(planned.roots[step.root_id].shown(step.rel_path))),
+            Text(
+                printable(planned.roots[step.root_id].shown(step.rel_path))
+                + _arrow(target_of(step))
+            ),
             Text(printable(step.why if step.rule == step.why else f"{step.why} ({step.rule})")),
         )
     screen.print(listed)

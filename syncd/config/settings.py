@@ -329,7 +329,7 @@ class Scan(_Section):
     """Seconds between two walks over the whole tree."""
 
     symlinks: Literal["follow", "within_roots", "skip"] = "follow"
-    """Symbolic links: follow (as ComfyUI does), within_roots or skip."""
+    """Symbolic links: follow (as ComfyUI does; outside the roots only to models), within_roots or skip."""
 
 
 class Upload(_Section):
@@ -508,6 +508,12 @@ class Settings(BaseSettings):
     select: Select = Select()
     limits: Limits = Limits()
     catalog: Catalog = Catalog()
+
+    @property
+    def kept_paths(self) -> tuple[str, ...]:
+        """What belongs to syncd itself: its state directory, and a file with its token."""
+        paths = (self.state_dir, self.api.token_file)
+        return tuple(os.fspath(path) for path in paths if path is not None)
 
     @classmethod
     def settings_customise_sources(

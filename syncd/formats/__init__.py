@@ -120,7 +120,7 @@ def _by_content(start: bytes) -> _Format | None:
     """What torch and its like put behind one ending."""
     if start.startswith(b"PK"):
         return _ZIP
-    if start.startswith(b"\x80"):
+    if start[0] == 0x80 and 2 <= start[1] <= 5:  # PROTO and a protocol that exists
         from syncd.formats.pickles import is_legacy
 
         return _LEGACY if is_legacy(start) else _PICKLE

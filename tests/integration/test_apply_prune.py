@@ -269,18 +269,18 @@ def test_apply_says_of_a_missing_tree_what_syncd_says(home: Home, tmp_path: Path
 def test_a_record_below_a_link_to_nowhere_is_not_taken_back(
     home: Home, cloud: Sandbox, tmp_path: Path
 ) -> None:
-    (home.models / "vae").rename(tmp_path / "disk")
-    (home.models / "vae").symlink_to(tmp_path / "disk")
+    (home.models / "loras").rename(tmp_path / "disk")
+    (home.models / "loras").symlink_to(tmp_path / "disk")
     home.env |= {"SYNCD_CATALOG__DELETE_GRACE_S": "0", "SYNCD_CATALOG__ON_DELETE": "disable"}
     home.once()
-    (tmp_path / "disk/two.pt").rename(tmp_path / "two.pt")
+    (tmp_path / "disk/one.safetensors").rename(tmp_path / "one.safetensors")
     lines = planned(home)
     (tmp_path / "disk").rename(tmp_path / "off")
     done = home.run("apply", str(plan_of(home)))
 
-    assert lines[TWO]["action"] == "disable"
+    assert lines[ONE]["action"] == "disable"
     assert done.code == 1
-    assert f"refused: disable {TWO}: vae: a link to a folder that is not there" in done.out
+    assert f"refused: disable {ONE}: loras: a link to a folder that is not there" in done.out
     assert len(records(cloud)) == 2
 
 

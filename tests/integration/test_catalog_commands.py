@@ -262,6 +262,7 @@ def test_I20_a_linked_folder_whose_disk_is_off_is_not_a_deleted_one(
 ) -> None:
     disk = tmp_path / "disk"
     (home.models / "vae").rename(disk)
+    (disk / "two.pt").rename(disk / "two.safetensors")
     (home.models / "loras" / name).symlink_to(disk)
     home.env |= {"SYNCD_CATALOG__DELETE_GRACE_S": "0", "SYNCD_CATALOG__ON_DELETE": "disable"}
     first = home.once()

@@ -153,7 +153,7 @@ def test_I20_linked_folder_whose_disk_is_unmounted_is_held(
 ) -> None:
     volume = tmp_path / "volume"
     machine.bind(tmp_path / "second disk", volume)
-    (tmp_path / "second disk/three.pt").write_bytes((home.models / TWO).read_bytes())
+    (tmp_path / "second disk/three.safetensors").write_bytes((home.models / TWO).read_bytes())
     (home.models / "vae").symlink_to(volume)
     first = machine.run("--once")
     machine.unmount(volume)

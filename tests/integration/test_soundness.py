@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncd import scan, soundness
+from syncd.core.boundary import Boundary
 from syncd.model import FoundFile, Verdict
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import Home, records, until
@@ -45,8 +46,13 @@ def found(root: Path, rel_path: str) -> FoundFile:
     return file
 
 
+def within(root: Path) -> Boundary:
+    return Boundary(frozenset({os.path.realpath(root)}), frozenset())
+
+
 def judged(root: Path, rel_path: str, *, lease: bool = True) -> soundness.Judgement:
-    return soundness.judge(os.fspath(root), found(root, rel_path), lease=lease)
+    file = found(root, rel_path)
+    return soundness.judge(os.fspath(root), file, boundary=within(root), lease=lease)
 
 
 # -- a whole run -----------------------------------------------------------------------------------
@@ -209,7 +215,10 @@ def test_a_file_that_moved_meanwhile_is_not_judged(tmp_path: Path) -> None:
     before = found(tmp_path, "x.safetensors")
     path.write_bytes(weights(bytes(100)))
 
-    assert soundness.judge(os.fspath(tmp_path), before, lease=True).verdict is None
+    assert (
+        soundness.judge(os.fspath(tmp_path), before, boundary=within(tmp_path), lease=True).verdict
+        is None
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ A process of its own does the swapping, so that it strikes between any two syste
 """
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from threading import Event
 import pytest
 
 from syncd import hashing, scan, soundness
+from syncd.core.boundary import Boundary
 from syncd.errors import FileChanged, JobError
 from syncd.model import FoundFile
 from tests.scale import SCALE
@@ -78,7 +80,9 @@ def found_by(models: Path, rule: scan.Symlinks) -> Iterator[FoundFile]:
 def bytes_of(models: Path, found: FoundFile) -> str | None:
     """The hash of what is read for *found*; None where it is no longer there to be read."""
     try:
-        if soundness.judge(str(models), found, lease=False).verdict is None:
+        boundary = Boundary(frozenset({os.path.realpath(models)}), frozenset())
+        judged = soundness.judge(str(models), found, boundary=boundary, lease=False)
+        if judged.verdict is None:
             return None
         path = str(models / found.rel_path)
         plan = hashing.make_plan(path, found.fingerprint, stop=Event(), on_bytes=lambda n: None)
