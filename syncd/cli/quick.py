@@ -123,7 +123,8 @@ def status(state_dir: str, everything: bool = False) -> "Iterator[Told]":
     from syncd.cli import sheets
     from syncd.cli.reading import progress_of, read_summary
 
-    summary = read_summary(state_dir, most=None if everything else 0)
+    registered, on_the_way = (None, None) if everything else (0, sheets.LISTED)
+    summary = read_summary(state_dir, registered=registered, on_the_way=on_the_way)
     progress = progress_of(state_dir) if summary.running else None
     return sheets.standing(summary, progress, now_ms=time.time_ns() // 1_000_000)
 

@@ -30,7 +30,7 @@ class Summary(NamedTuple):
     """
     The same for people: what is passed over is counted and not listed.
 
-    ``registered`` may be fewer files than are in the catalog.
+    ``registered`` may be fewer files than are in the catalog, and ``left`` fewer than are not.
     """
 
     running: bool = False
@@ -54,9 +54,9 @@ def read_files(state_dir: str) -> Reading:
         return Reading(running, overview.Standing.of(outline), list(outline.files()))
 
 
-def read_summary(state_dir: str, *, most: int | None) -> Summary:
+def read_summary(state_dir: str, *, registered: int | None, on_the_way: int | None) -> Summary:
     """
-    The same, with so many *most* of the files in the catalog; None: all.
+    The same, with at most so many of the files in the catalog and of those on the way; None: all.
 
     Raises:
         StateError: It cannot be read.
@@ -68,8 +68,8 @@ def read_summary(state_dir: str, *, most: int | None) -> Summary:
         return Summary(
             running,
             overview.Standing.of(outline),
-            outline.in_catalog(most),
-            outline.not_in_catalog(),
+            outline.in_catalog(registered),
+            outline.not_in_catalog(on_the_way),
             outline.passed_over(),
         )
 

@@ -108,7 +108,9 @@ def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
     if service.ending.root_error is not None:
         sys.stderr.write(f"syncd: {service.ending.root_error}\n")
         return
-    summary = read_summary(os.fspath(loaded.settings.state_dir), most=sheets.LISTED)
+    summary = read_summary(
+        os.fspath(loaded.settings.state_dir), registered=sheets.LISTED, on_the_way=sheets.LISTED
+    )
     files = sum(amount.files for amount in summary.standing.amounts.values())
     structlog.get_logger("syncd.run").debug("run.ended", files=files)
     told = sheets.summary(

@@ -7,6 +7,7 @@ Everything in them is printable. Styles are rich's.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from syncd.overview import TO_DO
 from syncd.text import duration_text, printable, size_text, time_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ STYLES = {
 }  # fmt: skip
 
 LISTED = 20
-"""Files in the catalog that a run lists at its end."""
+"""Files on their way, and at the end of a run files in the catalog, that are listed one by one."""
 
 
 class Styled(NamedTuple):
@@ -85,6 +86,10 @@ def summary(
     counts = {state: amount.files for state, amount in said.standing.amounts.items()}
     yield from _registered(said.registered, counts.get("registered", 0))
     yield from _left(said.left, unsettled, problems)
+    on_the_way = sum(counts.get(state, 0) for state in TO_DO)
+    listed = sum(file.state in TO_DO for file in said.left)
+    if on_the_way > listed:
+        yield Line(f"… and {on_the_way - listed} more on their way: syncd queue", "dim")
     yield from _passed_over(said.passed_over)
     for hold in said.standing.holds:
         yield Line(f"hold ({hold.kind}): {printable(hold.why)}", "bold red")

@@ -22,7 +22,12 @@ class NothingToWatch(SyncdError):
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
-@click.option("--all", "everything", is_flag=True, help="List the files in the catalog as well.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="List every file: those in the catalog and all that are on their way, too.",
+)
 @click.option(
     "--watch", is_flag=True, help="A live screen of a running syncd; with --json a line a second."
 )

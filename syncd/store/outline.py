@@ -130,6 +130,12 @@ SELECT root.path AS root, root.type_key, file.root_id, file.rel_path, file.size,
 {LATEST}"""
 FILES = f"{SELECT} ORDER BY root.id, file.rel_path"
 _REGISTERED = "file.verdict = 'wanted' AND job.state = 'done' AND record.drift IS NULL"
+_STUCK = (
+    "file.verdict <> 'wanted' OR job.state IN ('failed', 'cancelled')"
+    " OR (job.state = 'queued' AND job.held_class = 'large')"
+    " OR (job.state = 'done' AND record.drift IS NOT NULL)"
+)
+"""Files that syncd does not bring into the catalog by itself."""
 
 
 class Outline:
@@ -163,13 +169,21 @@ class Outline:
         )
         return list(map(file_report, rows))
 
-    def not_in_catalog(self) -> list[FileReport]:
-        """The files that are neither in the catalog nor passed over by a rule, by path."""
-        rows = self._db.all(
+    def not_in_catalog(self, on_the_way: int | None) -> list[FileReport]:
+        """
+        The files that are neither in the catalog nor ignored by a rule: first those that are stuck,
+        then those that are queued, waiting or uploading; each group by path.
+
+        Args:
+            on_the_way: How many of the second group at most; None: all. In a backfill they are
+                nearly all files, and a report of each takes most of the time of an answer.
+        """
+        sql = (
             f"{SELECT} WHERE file.verdict <> 'ignored' AND ({_REGISTERED}) IS NOT TRUE"
-            " ORDER BY root.id, file.rel_path"
+            f" AND (({_STUCK}) IS TRUE) = ? ORDER BY root.id, file.rel_path LIMIT ?"
         )
-        return list(map(file_report, rows))
+        most = -1 if on_the_way is None else on_the_way
+        return list(map(file_report, (*self._db.all(sql, (1, -1)), *self._db.all(sql, (0, most)))))
 
     def passed_over(self) -> list[PassedOver]:
         """What was passed over by which rule, the rule that met most files first."""

@@ -198,6 +198,26 @@ def test_files_in_the_catalog_are_listed_on_request(home: Home, cloud: Sandbox) 
         assert re.search(rf"^{record['model_path']} .* {digest} +uploaded", long.out, re.MULTILINE)
 
 
+def test_I17_status_lists_twenty_of_the_files_on_their_way(home: Home) -> None:
+    home.once()
+    home.run("pause")
+    for number in range(30):
+        home.write(f"checkpoints/{number:02}.safetensors", weights(bytes([number]) * 100))
+    home.write(REFUSED, weights(b"r" * 100))
+    home.let_age()
+    told = home.once().out
+    some, everything = home.run("status").out, home.run("status", "--all").out
+
+    for text in (told, some):
+        assert [f"checkpoints/{number:02}" in text for number in range(30)] == [True] * 20 + [
+            False
+        ] * 10
+        assert REFUSED in text
+        assert "… and 10 more on their way: syncd queue" in text
+    assert all(f"checkpoints/{number:02}" in everything for number in range(30))
+    assert ONE in everything
+
+
 def test_a_plan_says_of_a_large_file_with_holes_what_a_run_says(home: Home) -> None:
     path = write_safetensors(home.models / "vae/holes.safetensors", LARGE)
     os.truncate(path, HEADER)

@@ -7,14 +7,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from syncd import overview
 from syncd.core.preview import Known
 from syncd.errors import AlreadyRunning, LeaseLost, StateError
 from syncd.lock import is_locked
@@ -39,6 +41,7 @@ from syncd.store import Amount, Outline, Report, RootRow, Store, Wanted, reading
 from syncd.store.db import Database, migrations
 from syncd.store.files import Files
 from syncd.store.jobs import Jobs
+from syncd.store.outline import FILE_STATES
 
 NOW = 1_700_000_000_000
 TTL = 60_000
@@ -450,11 +453,49 @@ def test_what_a_reader_is_told_is_all_of_one_moment(store: Store, state_dir: str
         amounts = outline.amounts()
         claim(store)
         admit(store, "loras/b.safetensors")
-        left = outline.not_in_catalog()
+        left = outline.not_in_catalog(None)
 
     assert amounts == {"queued": Amount(1, 100)}
     assert [(file.path, file.state) for file in left] == [(PATH, "queued")]
     assert store.report.counts() == {"uploading": 1, "queued": 1}
+
+
+def test_I17_files_on_the_way_are_read_only_as_far_as_asked_for_and_stuck_ones_are_all_there(
+    store: Store, state_dir: str
+) -> None:
+    for number in range(60):
+        admit(store, f"loras/{number:02}.safetensors")
+    failed, uploading = claim(store), claim(store)
+    store.jobs.reject(failed, NOW, kind=Kind.OUR_DATA, why="no", advice=None)
+    store.files.judge([(found("z/refused"), Verdict.REFUSED, "its name", None)], NOW)
+    store.files.judge([(found("z/ignored"), Verdict.IGNORED, "a note", None)], NOW)
+    read = 0
+
+    def rows_of(all_rows: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        def counted(*asked: Any) -> list[Any]:
+            nonlocal read
+            rows = all_rows(*asked)
+            read += len(rows)
+            return rows
+
+        return counted
+
+    with reading(state_dir, Outline) as outline:
+        assert outline is not None
+        everything = outline.not_in_catalog(None)
+        with mock.patch.object(outline._db, "all", rows_of(outline._db.all)):
+            some = outline.not_in_catalog(3)
+            amounts = outline.amounts()
+
+    stuck = [failed.rel_path, "z/refused"]
+    assert [file.path for file in some[:2]] == stuck
+    assert [file.state for file in some[2:]] == ["uploading", "queued", "queued"]
+    assert some[2].path == uploading.rel_path
+    assert [file.path for file in everything[:2]] == stuck
+    assert len(everything) == 61
+    assert {file.state for file in everything[2:]} == {"uploading", "queued"} <= overview.TO_DO
+    assert read <= 5 + len(FILE_STATES)
+    assert amounts["queued"].files == 58
 
 
 def test_a_reader_does_not_see_half_a_commit(state_dir: str) -> None:
