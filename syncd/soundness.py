@@ -6,7 +6,6 @@ So the file is opened and judged by who else has it open, by its structure, and 
 """
 
 import fcntl
-import json
 import os
 import signal
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from syncd import formats, scan
 from syncd.core.boundary import Boundary
 from syncd.expected import expected_sha256
+from syncd.formats.shards import shards
+from syncd.formats.window import Fault
 from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict, printable
 
 COMPRESSING = frozenset(
@@ -77,17 +78,16 @@ def shards_in(path: str) -> list[str]:
         ValueError: It is no such index, or larger than ``MAX_INDEX`` bytes.
         OSError: It cannot be read.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        text = file.read(MAX_INDEX + 1)
-    if len(text) > MAX_INDEX:
-        raise ValueError(f"larger than {MAX_INDEX} bytes")
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        shards = json.loads(text)["weight_map"].values()
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        size = os.fstat(fd).st_size
+        if size > MAX_INDEX:
+            raise ValueError(f"larger than {MAX_INDEX} bytes")
+        return sorted(shards(fd, size))
+    except Fault:
         raise ValueError("it is not an index of shards") from None
-    if not all(isinstance(shard, str) for shard in shards):
-        raise ValueError("it names something that is no file")
-    return sorted(set(shards))
+    finally:
+        os.close(fd)
 
 
 def still_broken(root: str, known: KnownFile) -> bool:

@@ -90,6 +90,13 @@ class JsonText:
                 return
             self._to_next_value(closers[-1])
 
+    def string(self, most: int) -> str:
+        """A string of at most *most* characters, escapes counted as they are written."""
+        text = self._string(most + 1)
+        if len(text) > most:
+            raise self._fault()
+        return _unescaped(text)
+
     def integers(self) -> tuple[int, int]:
         """An array of two integers from 0 to 10**19, such as an offset pair."""
         self._expect("[")
@@ -143,18 +150,16 @@ class JsonText:
         self._spend()
         key = self._string()
         self._expect(":")
-        if "\\" in key and len(key) < _KEPT:
-            key = json.loads(f'"{key}"')
-        return key
+        return _unescaped(key) if len(key) < _KEPT else key
 
-    def _string(self) -> str:
-        """The first ``_KEPT`` characters of a string, as written."""
+    def _string(self, keep: int = _KEPT) -> str:
+        """The first *keep* characters of a string, as written."""
         self._expect('"')
         kept = ""
         while True:
             start = self._at
             end = _BODY.match(self._text, self._at).end()  # type: ignore[union-attr]
-            kept += self._text[start : min(end, start + _KEPT - len(kept))]
+            kept += self._text[start : min(end, start + keep - len(kept))]
             self._at = end
             # A quote ends it; an escape cut by the end of the window needs the next one.
             if self._text.startswith('"', end):
@@ -229,3 +234,8 @@ class JsonText:
 
     def _fault(self) -> Fault:
         return Fault("damaged: the header is not the JSON object that it should be")
+
+
+def _unescaped(text: str) -> str:
+    """What stands between the quotes of a whole JSON string, with its escapes resolved."""
+    return str(json.loads(f'"{text}"')) if "\\" in text else text

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from syncd import formats
+from syncd import formats, soundness
 from syncd.formats import gguf, safetensors
 from tests import model_files
 
 CHILD = """
 import os, re, sys
-from syncd import formats
+from syncd import formats, soundness
 
 def memory(line):
     with open("/proc/self/status") as status:
@@ -162,6 +162,55 @@ def test_memory_stays_flat_whatever_a_file_holds(tmp_path: Path, case: str) -> N
 
 
 MIB = 1024 * 1024
+
+
+INDEX_CHILD = (
+    CHILD.replace(
+        "verdict = formats.check(fd, path, os.fstat(fd).st_size)",
+        """try:
+    said = len(soundness.shards_in(path))
+except ValueError as error:
+    said = error""",
+    )
+    .replace('verdict.complete, verdict.sentence, sep="\\n")', 'said, sep="\\n")')
+    .replace("from syncd import formats", "from syncd import soundness")
+)
+
+
+def index_of(entry: Callable[[int], str]) -> bytes:
+    """An index of shards as long as one may be."""
+    entries: list[str] = []
+    size = 0
+    while size < soundness.MAX_INDEX - 1000:
+        entries.append(entry(len(entries)))
+        size += len(entries[-1].encode()) + 2
+    return ('{"metadata": {}, "weight_map": {' + ", ".join(entries) + "}}").encode()
+
+
+INDEXES: dict[str, tuple[Callable[[int], str], str]] = {
+    "tensors in 160 files": (
+        lambda n: f'"model.layers.{n}.mlp.weight": "model-{n % 160 + 1:05}-of-00160.safetensors"',
+        "160",
+    ),
+    "a file for each tensor": (lambda n: f'"{n}": "{n}.bin"', "it is not an index of shards"),
+    "the shortest entries": (lambda n: '"":"a"', "1"),
+    "escaped names": (lambda n: f'"model.layers.{n}.mlp": "mod\\u0065l-{n % 9}.bin"', "9"),
+    "names too long for a path": (lambda n: f'"{n}": "{"x" * 5000}{n}"', "it is not an index of shards"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", INDEXES)
+def test_I17_memory_stays_flat_for_the_largest_index_of_shards(tmp_path: Path, case: str) -> None:
+    entry, expected = INDEXES[case]
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(index_of(entry))
+    child = [sys.executable, "-c", INDEX_CHILD, str(path)]
+    done = subprocess.run(child, check=True, capture_output=True, text=True, timeout=120)
+    growth, said = done.stdout.splitlines()
+
+    assert path.stat().st_size > 0.99 * soundness.MAX_INDEX
+    assert said == expected
+    assert int(growth) < 16 * 1024 * 1024
 
 
 def trainers_notes() -> bytes:

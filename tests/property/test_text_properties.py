@@ -19,6 +19,7 @@ from syncd.config import Settings, extra_folders, load
 from syncd.errors import ConfigError
 from syncd.formats import jsontext
 from syncd.formats.jsontext import JsonText
+from syncd.formats.shards import shards
 from syncd.formats.window import Fault
 from syncd.model import printable
 from tests.memory import folder
@@ -145,6 +146,33 @@ def accepted(fd: int, text: str, window: int) -> bool:
         except Fault:
             return False
     return True
+
+
+names = anything | st.sampled_from(["model-00001-of-00002.bin", "../a", 'a"b', "\\", "\ud800"])
+indexes = st.dictionaries(
+    st.sampled_from(["metadata", "weight_map", "other"]) | anything, documents
+) | (
+    st.dictionaries(anything, names, max_size=6).map(lambda shards: {"a": 1, "weight_map": shards})
+)
+
+
+@given(indexes, st.booleans(), st.sampled_from([None, 1]), st.integers(1, 20))
+def test_shards_of_an_index_are_the_names_that_json_finds(
+    scratch: int, index: Any, ascii_only: bool, indent: int | None, window: int
+) -> None:
+    text = json.dumps(index, ensure_ascii=ascii_only, indent=indent)
+    content = text.encode("utf-8", "replace")
+    shard_map = json.loads(content).get("weight_map")
+    is_index = isinstance(shard_map, dict) and all(isinstance(n, str) for n in shard_map.values())
+    os.ftruncate(scratch, 0)
+    os.pwrite(scratch, content, 0)
+    with mock.patch.object(jsontext, "WINDOW", window):
+        try:
+            found: set[str] | None = shards(scratch, len(content))
+        except Fault:
+            found = None
+
+    assert found == (set(shard_map.values()) if is_index else None)
 
 
 # --- extra_model_paths.yaml
