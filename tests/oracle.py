@@ -225,6 +225,20 @@ def o10_one_seed_one_history(first: Evidence, second: Evidence) -> None:
         raise _violation("O10", f"{len(first.history)} calls, then {len(second.history)}")
 
 
+def o11_no_file_has_two_active_records(evidence: Evidence) -> None:
+    """At most one active record stands for a path and hash, if there is a listing to look it up."""
+    active: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record in evidence.records if evidence.listing else ():
+        if record["model_status"] == "active":
+            active[record["model_path"], record["file_hash"]].append(record["id"])
+    for (path, file_hash), ids in active.items():
+        if len(ids) > 1:
+            calls = [
+                c for c in evidence.history if (c.model_path, c.file_hash) == (path, file_hash)
+            ]
+            raise _violation("O11", f"{path} has the active records {', '.join(ids)}", calls)
+
+
 Rule = Callable[[Evidence], None]
 RULES: tuple[Rule, ...] = (
     o1_records_tell_what_is_stored,
@@ -236,6 +250,7 @@ RULES: tuple[Rule, ...] = (
     o7_no_upload_is_forgotten,
     o8_traffic_is_bounded,
     o9_no_secret_is_shown,
+    o11_no_file_has_two_active_records,
 )
 """All that can be told of one run; O10 takes two."""
 

@@ -45,6 +45,8 @@ class Scale:
     """T9: runs beside those that once failed."""
     moving: int
     """T14: files, ten a run."""
+    late_registers: int
+    """Kills of a process whose register the server carries out later."""
     swaps: int
     """Walks of a tree whose folders are swapped for links meanwhile."""
 
@@ -68,6 +70,7 @@ SCALES = {
         disk_stride=64,
         sockets=50,
         moving=50,
+        late_registers=5,
         swaps=500,
     ),
     "push": Scale(
@@ -86,6 +89,7 @@ SCALES = {
         disk_stride=16,
         sockets=200,
         moving=250,
+        late_registers=10,
         swaps=1_000,
     ),
     "soak": Scale(
@@ -104,6 +108,7 @@ SCALES = {
         disk_stride=2,
         sockets=3_000,
         moving=2_000,
+        late_registers=200,
         swaps=20_000,
     ),
     "nightly": Scale(
@@ -122,6 +127,7 @@ SCALES = {
         disk_stride=1,
         sockets=60_000,
         moving=20_000,
+        late_registers=2_000,
         swaps=200_000,
     ),
 }

@@ -374,7 +374,8 @@ class Jobs:
         nothing: dict[str, Any] = dict.fromkeys(_UPLOAD_FACTS)
         with self._db.transaction():
             self._write(job, {"updated_at": now_ms})
-            self._end_upload(job, "gone" if gone else "unwanted", now_ms)
+            # A 404 to a repeated complete was taken for its success; the upload may still be open.
+            self._end_upload(job, "gone" if gone else "unwanted", now_ms, of=("open", "completed"))
             self._void_upload(job.id)
         return replace(job, **nothing)
 
@@ -787,12 +788,14 @@ class Jobs:
         )
         self._log(job.id, State.LEASED, state, event, now_ms, why)
 
-    def _end_upload(self, job: Job, state: str, now_ms: int) -> None:
+    def _end_upload(
+        self, job: Job, state: str, now_ms: int, *, of: Collection[str] = ("open",)
+    ) -> None:
         if job.upload_id is not None:
             self._db.run(
-                "UPDATE upload SET state = ?, updated_at = ?"
-                " WHERE storage_key = ? AND upload_id = ? AND state = 'open'",
-                (state, now_ms, job.storage_key, job.upload_id),
+                "UPDATE upload SET state = ?, updated_at = ? WHERE storage_key = ?"
+                " AND upload_id = ? AND state IN (SELECT value FROM json_each(?))",
+                (state, now_ms, job.storage_key, job.upload_id, json.dumps([*of])),
             )
 
     def _void_upload(self, job_id: int) -> None:

@@ -32,6 +32,8 @@ from syncd.service import Service
 
 PROGRAM = os.path.dirname(syncd.__file__) + os.sep
 ATTACHED_S = 60.0
+LATEST_S = 0.2
+"""Seconds that a lost register or complete may arrive late: the cloud here is done at once."""
 FELL_OVER = 99
 
 
@@ -42,12 +44,13 @@ class Order:
 
     Args:
         env: The ``SYNCD_`` variables.
-        out: What the run says goes to files whose names begin so.
+        out: What the run says goes to files whose names begin so; its process id, too.
         fork: False runs in this very process, so that what is imported late is there for all.
         count: Write how often each line of the program was executed.
         kill_at: SIGKILL when this line (file below the program, number) is executed so often.
         strace: Options: the run is watched from its first instruction; ``-f``: in all threads.
         acknowledge: Say each commit on a file of its own, once it has returned.
+        latest_s: Seconds that a lost register or complete may arrive late.
     """
 
     env: Mapping[str, str]
@@ -57,6 +60,7 @@ class Order:
     kill_at: tuple[str, int, int] | None = None
     strace: Sequence[str] | None = None
     acknowledge: bool = False
+    latest_s: float = LATEST_S
 
 
 def run(order: Order) -> int:
@@ -66,7 +70,9 @@ def run(order: Order) -> int:
     with Path(order.out + ".log").open("a", encoding="utf-8") as stream:
         log.configure(format="json", level="info", stream=stream)
         loaded = config.load(None, {}, order.env)
-        service = Service(loaded.settings, loaded.credential, meter=Meter())
+        service = Service(
+            loaded.settings, loaded.credential, meter=Meter(), latest_s=order.latest_s
+        )
         try:
             return asyncio.run(service.run(once=True))
         except SyncdError as error:
@@ -171,6 +177,7 @@ def _forked(order: Order) -> int:
             Path(order.out + ".fall").write_text(repr(error))
         finally:
             os._exit(code)
+    Path(order.out + ".pid").write_text(str(pid))
     tracer = None if order.strace is None else _attached(order.strace, pid)
     os.write(go, b"!")
     os.close(ready)

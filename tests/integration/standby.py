@@ -48,7 +48,3 @@ def _become(order: Mapping[str, Any]) -> None:
         fd = os.open(path, mode | os.O_CREAT | os.O_TRUNC if mode else mode, 0o600)
         os.dup2(fd, number)
         os.close(fd)
-
-
-if __name__ == "__main__":
-    main()

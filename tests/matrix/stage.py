@@ -15,6 +15,7 @@ import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,6 +34,7 @@ from syncd.sandbox.switches import Cap, Switches
 from syncd.store import Store
 from tests.model_files import safetensors
 from tests.oracle import Content, Evidence, check
+from tests.scale import SEED
 from tests.simulation import life as lives
 from tests.simulation.far_side import API_URL, FarSide, Weather
 from tests.simulation.life import Life, settings_of
@@ -458,6 +460,12 @@ def whole_file(size: int, salt: str) -> bytes:
     return safetensors(tensor.encode().ljust(120), random.Random(salt).randbytes(data))
 
 
+@cache
+def _draw_of(test: str) -> random.Random:
+    """What a test leaves to chance; the same in every run of one seed."""
+    return random.Random(f"{SEED}:{test}")
+
+
 def play(act: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
     """One act on a fresh stage; whatever is still at work at its end is stopped."""
     loop = VirtualLoop()
@@ -466,6 +474,7 @@ def play(act: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
         min_part_size=PART_SIZE,
         cap_at=Cap.NOWHERE,
         second_complete=200,
+        register_repeats=_draw_of(os.environ.get("PYTEST_CURRENT_TEST", "")).random() < 0.5,
         access_token_lifetime_s=10**7,
     )
     switches = replace(switches, **how.pop("switches", {}))

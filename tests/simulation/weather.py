@@ -10,8 +10,10 @@ from syncd.sandbox.switches import Cap, Switches, Unique
 
 API_CALLS = (
     Call.PRESIGN, Call.REGISTER, Call.LIST_MODELS, Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.ABORT,
+    Call.UPDATE_MODEL, Call.DELETE_MODEL,
 )  # fmt: skip
 STORE_CALLS = (Call.PUT_BODY, Call.PUT_PART)
+LATE_CALLS = (Call.REGISTER, Call.REGISTER, Call.COMPLETE, Call.UPDATE_MODEL, Call.DELETE_MODEL)
 
 RARELY = 2
 """How often faults strike that end a job when they strike too often."""
@@ -39,6 +41,16 @@ def api_faults(draw: random.Random) -> list[Rule]:
         Rule(Fault.ANSWER, status=200, body="[]", performed=True),
         Rule(Fault.HUGE, after_bytes=1_100_000, count=1),
         *(Rule(Fault.ANSWER, status=status, count=RARELY) for status in (402, 403, 507, 511)),
+    ]
+
+
+def late_faults(draw: random.Random) -> list[Rule]:
+    """Answers before the effect: with two slow ways of 15 s, less than 90 s after the request."""
+    late_s = draw.uniform(0.5, 60)
+    return [
+        *(Rule(Fault.ANSWER, status=status, late_s=late_s) for status in (500, 502, 504)),
+        Rule(Fault.RESET, late_s=late_s),
+        Rule(Fault.DELAY, delay_s=late_s),
     ]
 
 
@@ -87,6 +99,8 @@ def grave_faults() -> list[Rule]:
 def rules(draw: random.Random, *, grave: bool) -> list[Rule]:
     """The faults of one run: from none to many, each seldom or often."""
     chosen = [_aimed(draw, _any(draw)) for _ in range(draw.choice([0, 1, 1, 2, 3, 5, 8]))]
+    if draw.random() < 0.5:
+        chosen.insert(0, _aimed(draw, (draw.choice(late_faults(draw)), LATE_CALLS)))
     if grave:
         chosen += [replace(rule, count=3) for rule in draw.sample(grave_faults(), 2)]
     return chosen
@@ -122,5 +136,6 @@ def switches(draw: random.Random, part_size: int) -> Switches:
         url_lifetime_s=draw.choice([20, 120, 900]),
         if_none_match=draw.random() < 0.8,
         unique_paths=Unique.NO,
+        register_repeats=draw.random() < 0.5,
         access_token_lifetime_s=10**7,
     )

@@ -28,6 +28,7 @@ from apscheduler.schedulers import base as schedulers
 
 from syncd import log
 from syncd.config import Settings
+from syncd.core.late import LATEST_S
 from syncd.model import Call, Hint, HintKind
 from syncd.sandbox.cloud import Stage
 from syncd.sandbox.history import Entry
@@ -165,6 +166,7 @@ class World:
         until_s = self._loop.time() + CALM_S
         while self._loop.time() < until_s and not self._is_done():
             await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(LATEST_S)  # until everything on its way has arrived
         self._over = True
         self._tell_to_stop("the end")
 

@@ -37,6 +37,7 @@ RECORD = {
     "storage_key": KEY,
     "file_size": 3,
     "file_hash": HASH,
+    "model_status": "active",
 }
 GOOD = (
     call(1, "list_models", model_path=None, storage_key=None),
@@ -96,7 +97,9 @@ def broken(evidence: Evidence) -> list[str]:
 
 def test_a_run_without_trouble_breaks_no_rule(good: Evidence) -> None:
     assert broken(good) == []
-    assert [rule.__name__.partition("_")[0] for rule in RULES] == [f"o{n}" for n in range(1, 10)]
+    assert [rule.__name__.partition("_")[0] for rule in RULES] == [
+        f"o{n}" for n in (*range(1, 10), 11)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -260,3 +263,12 @@ def test_all_broken_rules_are_told_at_once(good: Evidence) -> None:
         "O6",
         "O9",
     ]
+
+
+def test_O11_two_active_records_of_one_file_are_found(good: Evidence) -> None:
+    twin = {**RECORD, "id": "rec-2"}
+    disabled = {**twin, "model_status": "disabled"}
+
+    assert broken(replace(good, records=[RECORD, twin])) == ["O11"]
+    assert broken(replace(good, records=[RECORD, disabled])) == []
+    assert broken(replace(good, records=[RECORD, twin], listing=False)) == []

@@ -73,7 +73,7 @@ def test_parts_count_from_one_and_only_the_last_is_shorter(
 
 
 @given(part_size=st.integers(1, 10**9), data=st.data())
-def test_parts_tile_the_file_once(part_size: int, data: st.DataObject) -> None:
+def test_I04_parts_tile_the_file_once(part_size: int, data: st.DataObject) -> None:
     file_size = data.draw(st.integers(1, part_size * 300))
 
     parts = plan_parts(file_size, part_size)
