@@ -36,6 +36,9 @@ COMPLETE_S = 600.0
 
 PER_PAGE = 100
 PAGES_MAX = 1000
+LISTINGS_MAX = 3
+"""How often a listing that changes while it is read is read from its beginning."""
+
 BURST_S = 1.0
 """A pause saves up at most this many seconds' worth of calls."""
 
@@ -324,21 +327,28 @@ class CloudApi:
         """
         All records of the team, page by page, each once; members may be missing.
 
+        A record that is deleted while pages are read moves another one to a page that was read
+        before. So the listing is read again if its total changed, at most ``LISTINGS_MAX`` times;
+        then a total that only grew is accepted, since a new record hides no other.
+
         A listing that ends before its own ``total_count`` is a ``BAD_ANSWER``: whoever looks for a
         record in it must not conclude from half of it that there is none.
         """
         seen: set[str] = set()
-        for number in range(1, PAGES_MAX + 1):
-            page = await self._page(number)
-            fresh = {record.id: record for record in page.records if record.id not in seen}
-            seen |= fresh.keys()
-            for record in fresh.values():
-                yield record
-            if len(seen) >= page.total:
+        totals: list[int] = []
+        for _ in range(LISTINGS_MAX):
+            totals.clear()
+            async for page in self._pages():
+                totals.append(page.total)
+                for record in page.records:
+                    if record.id not in seen:
+                        seen.add(record.id)
+                        yield record
+            if len(set(totals)) <= 1:
                 return
-            if not fresh:
-                break
-        raise to_error(Kind.BAD_ANSWER, f"list_models: {self._host} ended its list too early")
+        if totals != sorted(totals):
+            message = f"list_models: the list of {self._host} changed while it was read"
+            raise to_error(Kind.BAD_ANSWER, message)
 
     async def find(
         self, *, storage_key: str | None = None, model_path: str | None = None
@@ -467,6 +477,19 @@ class CloudApi:
             return grant
 
         return read
+
+    async def _pages(self) -> AsyncIterator[answers.Page]:
+        seen: set[str] = set()
+        for number in range(1, PAGES_MAX + 1):
+            page = await self._page(number)
+            yield page
+            known = len(seen)
+            seen |= {record.id for record in page.records}
+            if len(seen) >= page.total:
+                return
+            if len(seen) == known:
+                break
+        raise to_error(Kind.BAD_ANSWER, f"list_models: {self._host} ended its list too early")
 
     async def _page(self, number: int) -> answers.Page:
         path = f"/models?current_page={number}&per_page={PER_PAGE}"

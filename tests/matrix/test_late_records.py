@@ -5,10 +5,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import pairwise
 
+import httpx
 import pytest
 
+from syncd.api import PER_PAGE
 from syncd.core.late import LATEST_S
 from syncd.model import Call
+from syncd.sandbox.cloud import Registered
 from syncd.sandbox.faults import Fault, Rule
 from tests.matrix.stage import LARGE, SMALL, Stage, check, play
 
@@ -88,3 +91,37 @@ def test_I29_register_that_arrives_late_leaves_one_record(rule: Rule, meanwhile:
 @pytest.mark.parametrize("meanwhile", [nothing, kill])
 def test_I29_complete_that_arrives_late_leaves_one_record(rule: Rule, meanwhile: Meanwhile) -> None:
     arrives_late(Call.COMPLETE, LARGE, "complete_sent_at", rule, meanwhile)
+
+
+def fill_catalog(stage: Stage, count: int) -> None:
+    """Records of others, older than any of ours."""
+    for number in range(count):
+        record = Registered(
+            id=f"other-{number}", display_name="other", model_type="vae",
+            storage_key=f"elsewhere/{number}", file_size=1, file_hash=f"sha256:{number:064}",
+            model_path=f"models/vae/{number}.pt", model_status="active", created_at="",
+            updated_at="",
+        )  # fmt: skip
+        stage.far.cloud._records[record.id] = record
+
+
+def test_I11_record_deleted_between_two_pages_hides_no_other() -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        fill_catalog(stage, PER_PAGE)
+        stage.register_elsewhere(SMALL)  # the first record of the second page
+
+        def delete_one(request: httpx.Request) -> None:
+            if request.url.params.get("current_page") == "2":
+                stage.far.cloud._records.pop("other-0", None)
+
+        stage.line.on_request = delete_one
+        stage.start()
+        await stage.arrives(SMALL)
+        await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "done", "the end")
+        await stage.stop()
+
+        assert "other-0" not in stage.far.cloud._records
+        assert not stage.calls(Call.PRESIGN, Call.REGISTER)
+
+    play(act)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from syncd import __version__, api
-from syncd.api import CloudApi
+from syncd.api import LISTINGS_MAX, CloudApi
 from syncd.auth import Credentials
 from syncd.core.answers import HostPolicy
 from syncd.errors import ConfigError, JobError, NeedsOperator, Offline, Throttled
@@ -221,6 +221,37 @@ async def test_a_listing_that_ends_early_is_no_proof_of_absence(second: Reply) -
             error = await error_of(it.find(model_path="models/zzz"))
 
     assert error.kind is Kind.BAD_ANSWER
+
+
+async def test_listing_whose_total_changed_is_read_again() -> None:
+    script = [
+        page("a", "b", total=4),
+        page("d", total=3),
+        page("b", "c", total=3),
+        page("d", total=3),
+    ]
+    with ScriptedServer(script) as server:
+        async with cloud(server) as it:
+            found = [record.id async for record in it.models()]
+
+    assert found == ["a", "b", "d", "c"]
+
+
+@pytest.mark.parametrize(
+    ("totals", "kind"), [((3, 4), None), ((4, 3), Kind.BAD_ANSWER)], ids=["grows", "shrinks"]
+)
+async def test_listing_that_changes_each_time_is_accepted_only_if_it_grows(
+    totals: tuple[int, int], kind: Kind | None
+) -> None:
+    pages = [page("a", "b", total=totals[0]), page("c", "d", total=totals[1])]
+    with ScriptedServer(pages * LISTINGS_MAX) as server:
+        async with cloud(server) as it:
+            if kind is None:
+                assert len([record async for record in it.models()]) == 4
+            else:
+                assert (await error_of(it.find(model_path="models/zzz"))).kind is kind
+
+    assert len(server.seen) == 2 * LISTINGS_MAX
 
 
 async def test_find_reads_records_whole_where_the_list_is_short() -> None:
