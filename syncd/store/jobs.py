@@ -192,8 +192,7 @@ class Jobs:
         """
         with self._db.transaction():
             self._db.run(
-                "UPDATE job SET record_id = ?, register_sent_at = NULL, register_repeated_at = NULL"
-                " WHERE id = ?",
+                "UPDATE job SET record_id = ?, register_sent_at = NULL WHERE id = ?",
                 (record_id, job.id),
             )
             if record_id is not None:
