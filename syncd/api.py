@@ -380,24 +380,25 @@ class CloudApi:
         except _NoRecord:
             return None
 
-    async def update_model(self, record_id: str, changes: Mapping[str, str]) -> bool:
+    async def update_model(
+        self, record_id: str, changes: Mapping[str, str], *, intend: BeforeSending | None = None
+    ) -> bool:
         """
-        Change some members of a record; False if there is no such record.
+        Change some members of a record; False if there is no such record. Not repeated while unclear.
 
         The method is a guess: PUT, and where the server has no such route PATCH, once.
         """
         try:
-            await self._update(record_id, changes)
+            await self._update(record_id, changes, intend)
         except _NoRecord:
             return False
         return True
 
-    async def delete_model(self, record_id: str) -> bool:
-        """Delete a record; False if there is no such record."""
+    async def delete_model(self, record_id: str, *, intend: BeforeSending | None = None) -> bool:
+        """Delete a record; False if there is no such record. Not repeated while unclear."""
+        path = _record_path(record_id)
         try:
-            await self._send(
-                Call.DELETE_MODEL, "DELETE", _record_path(record_id), read=_reads_nothing
-            )
+            await self._send(Call.DELETE_MODEL, "DELETE", path, read=_reads_nothing, intend=intend)
         except _NoRecord:
             return False
         return True
@@ -497,17 +498,26 @@ class CloudApi:
             Call.LIST_MODELS, "GET", path, read=lambda body: answers.page_of(parse_json(body))
         )
 
-    async def _update(self, record_id: str, changes: Mapping[str, str]) -> None:
-        path, body = _record_path(record_id), dict(changes)
-        try:
+    async def _update(
+        self, record_id: str, changes: Mapping[str, str], intend: BeforeSending | None
+    ) -> None:
+        async def send() -> None:
             await self._send(
-                Call.UPDATE_MODEL, self._update_method, path, body, read=_reads_nothing
+                Call.UPDATE_MODEL,
+                self._update_method,
+                _record_path(record_id),
+                dict(changes),
+                read=_reads_nothing,
+                intend=intend,
             )
+
+        try:
+            await send()
         except JobError as error:
             if error.kind is not Kind.ROUTE_UNKNOWN or self._update_method == "PATCH":
                 raise
             self._update_method = "PATCH"
-            await self._send(Call.UPDATE_MODEL, "PATCH", path, body, read=_reads_nothing)
+            await send()
 
     # -- one request, repeated as the retry table says -------------------------------------------
 

@@ -321,7 +321,11 @@ class _Builder:
             janitor=Janitor(api=self.api, **self.tools.shared),
             retirement=retirement,
             reconciler=Reconciler(
-                api=self.api, catalog=catalog, hidden=self._hidden, **self.tools.shared
+                api=self.api,
+                catalog=catalog,
+                hidden=self._hidden,
+                latest_s=self.tools.latest_s,
+                **self.tools.shared,
             ),
             applier=partial(self._applier, comparer, catalog, retirement),
             desk=self._desk(dispatcher, transfer, sending),

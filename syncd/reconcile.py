@@ -15,6 +15,7 @@ import structlog
 from syncd.api import DISABLED, NO_SUCH_CALL, CloudApi
 from syncd.catalog import Catalog
 from syncd.clock import Clock
+from syncd.core import late
 from syncd.core.drift import WHY, Drift, is_disabled, sha256_of, winner
 from syncd.errors import JobError
 from syncd.lanes import Lanes
@@ -40,6 +41,7 @@ class Reconciler:
     Args:
         hidden: Records are registered to be disabled (``catalog.register_as``), so being so is no
             drift.
+        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Reconciler:
         catalog: Catalog,
         clock: Clock,
         hidden: bool,
+        latest_s: float,
     ) -> None:
         self._store = store
         self._lanes = lanes
@@ -58,6 +61,7 @@ class Reconciler:
         self._catalog = catalog
         self._clock = clock
         self._hidden = hidden
+        self._latest_s = latest_s
         self._again_s = 0.0
         self._kept: set[str] = set()
         self._log = structlog.get_logger("syncd.reconcile")
@@ -126,17 +130,25 @@ class Reconciler:
             if twin_id == standing.record_id:
                 return False
         records, own_id = self._store.records, standing.record_id
+        sent_at = await self._lanes.db(records.change_sent_at, own_id, self._clock.now_ms())
+        if sent_at and late.wait_s(sent_at, self._clock.now_ms(), self._latest_s) > 0:
+            return False
+
+        async def intend() -> None:
+            await self._lanes.db(records.intend_change, own_id, self._clock.now_ms())
+
         if not _is_in_force(await self._api.get_model(twin_id), standing):
             await self._lanes.db(records.note_twin, own_id, None)
             return False
         await self._lanes.db(records.note_twin, own_id, twin_id)
         told = {"model_path": standing.model_path, "record_id": own_id, "other_id": twin_id}
         try:
-            await self._api.update_model(own_id, DISABLED)
+            await self._api.update_model(own_id, DISABLED, intend=intend)
         except JobError as error:
             if error.kind not in NO_SUCH_CALL:
                 raise
             await self._lanes.db(records.note_twin, own_id, None)
+            await self._lanes.db(records.note_answered, own_id)
             if own_id not in self._kept:
                 self._kept.add(own_id)
                 self._log.warning(

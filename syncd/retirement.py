@@ -74,10 +74,16 @@ class Retirement:
         return None
 
     async def _call(self, retiring: Retiring, action: str) -> None:
+        record_id = retiring.record_id
+
+        async def intend() -> None:
+            now_ms = self._clock.now_ms()
+            await self._lanes.db(self._store.records.intend_change, record_id, now_ms)
+
         if action == "delete":
-            await self._api.delete_model(retiring.record_id)
+            await self._api.delete_model(record_id, intend=intend)
         else:
-            await self._api.update_model(retiring.record_id, DISABLED)
+            await self._api.update_model(record_id, DISABLED, intend=intend)
 
     async def _next(self) -> Retiring | None:
         policy, now_ms = self._policy, self._clock.now_ms()

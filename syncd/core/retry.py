@@ -31,7 +31,10 @@ LEAST_PAUSE_S = 5.0
 ONCE_ATTEMPTS = 5
 """Attempts of one job within a run of ``--once``."""
 
-LOOK_FIRST = frozenset({Call.REGISTER, Call.COMPLETE, Call.INITIATE, Call.REFRESH, Call.PAIR_POLL})
+LOOK_FIRST = frozenset(
+    {Call.REGISTER, Call.COMPLETE, Call.INITIATE, Call.REFRESH, Call.PAIR_POLL}
+    | {Call.UPDATE_MODEL, Call.DELETE_MODEL}
+)
 """Calls that are not sent again while an earlier one may have taken effect."""
 
 SIGN_IN = frozenset({Call.LOGIN, Call.REFRESH, Call.REVOKE, Call.PAIR_START, Call.PAIR_POLL})
@@ -185,10 +188,7 @@ _REFUSED_WHOLE = Row(Next.FAIL, Permanent)
 
 VARIANTS: Mapping[tuple[Kind, Call], Row] = {
     # Only what repeats harmlessly goes at once on a new connection.
-    **{
-        (Kind.DEAD_CONNECTION, call): _NOT_AT_ONCE
-        for call in (*LOOK_FIRST, Call.UPDATE_MODEL, Call.DELETE_MODEL, Call.ABORT)
-    },
+    **{(Kind.DEAD_CONNECTION, call): _NOT_AT_ONCE for call in (*LOOK_FIRST, Call.ABORT)},
     # What the server may lack and syncd can do without.
     **{
         (Kind.ROUTE_UNKNOWN, call): _OPTIONAL

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from syncd.core.drift import Drift
-from syncd.model import Job, KnownFile, Target
+from syncd.core.drift import Drift, is_disabled
+from syncd.model import Job, KnownFile, Record, Target
 from syncd.store.db import Database
 
 
@@ -24,6 +24,28 @@ class Retiring:
     model_path: str
     sha256: str
     replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changing:
+    """
+    A record whose last update or delete has an unknown outcome.
+
+    Args:
+        sent_at: When the intent was committed, Unix ms.
+        leaving: It was to be disabled or deleted, because its file is gone or has other bytes.
+    """
+
+    record_id: str
+    model_path: str
+    sent_at: int
+    leaving: bool
+
+    def took_effect(self, record: Record | None) -> bool:
+        """Does the catalog's *record* (None: it is gone) show that the change took effect?"""
+        if record is None or record.model_path not in (None, self.model_path):
+            return True
+        return self.leaving and is_disabled(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +87,7 @@ class Records:
             " adopted = CASE WHEN record_id = excluded.record_id THEN min(adopted, excluded.adopted)"
             " ELSE excluded.adopted END,"
             " gone_at = NULL, replaced_at = NULL, retire_sent_at = NULL, retired_at = NULL,"
-            " retire_after = 0, checked_at = NULL, twin_id = NULL,"
+            " retire_after = 0, change_sent_at = NULL, checked_at = NULL, twin_id = NULL,"
             " drift = CASE WHEN record_id = excluded.record_id THEN drift END",
             (
                 record_id,
@@ -141,6 +163,78 @@ class Records:
                 (target.model_path, record_id),
             )
 
+    # -- changes of unknown outcome --------------------------------------------------------------
+
+    def intend_change(self, record_id: str, now_ms: int) -> None:
+        """An update or delete of it is about to be sent."""
+        self._set_change_sent_at(record_id, now_ms)
+
+    def note_answered(self, record_id: str) -> None:
+        """The outcome of its last update or delete is known."""
+        self._set_change_sent_at(record_id, None)
+
+    def _set_change_sent_at(self, record_id: str, at_ms: int | None) -> None:
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE record SET change_sent_at = ? WHERE record_id = ?", (at_ms, record_id)
+            )
+
+    def change_sent_at(self, record_id: str, now_ms: int) -> int | None:
+        """When a change of unknown outcome was sent, Unix ms; None if there is none."""
+        self._bound_changes("record_id", record_id, now_ms)
+        row = self._db.one("SELECT change_sent_at FROM record WHERE record_id = ?", (record_id,))
+        return None if row is None else row["change_sent_at"]
+
+    def changing(self, sha256: str, now_ms: int) -> list[Changing]:
+        """The records of these bytes, at any path, that have a change of unknown outcome."""
+        self._bound_changes("sha256", sha256, now_ms)
+        rows = self._db.all(
+            "SELECT * FROM record WHERE sha256 = ? AND change_sent_at IS NOT NULL", (sha256,)
+        )
+        return [
+            Changing(
+                row["record_id"],
+                row["model_path"],
+                row["change_sent_at"],
+                leaving=row["retire_sent_at"] is not None,
+            )
+            for row in rows
+        ]
+
+    def _bound_changes(self, column: str, value: str, now_ms: int) -> None:
+        """An intent of a clock that was set back since counts from now."""
+        with self._db.transaction():
+            self._db.run(
+                f"UPDATE record SET change_sent_at = :now WHERE {column} = :value"
+                " AND change_sent_at > :now",
+                {"value": value, "now": now_ms},
+            )
+
+    def settle_change(self, changing: Changing, record: Record | None, now_ms: int) -> None:
+        """Take over what became of a change: *record* is the catalog's, None if it is gone."""
+        if record is not None and record.model_path not in (None, changing.model_path):
+            self._relocate(changing.record_id, record.model_path)
+        if changing.leaving:
+            stays = record is not None and not is_disabled(record)
+            self._end_retirement(changing.record_id, None if stays else now_ms)
+        self.note_answered(changing.record_id)
+
+    def _relocate(self, record_id: str, model_path: str | None) -> None:
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE OR REPLACE record SET model_path = ? WHERE record_id = ?",
+                (model_path, record_id),
+            )
+
+    def _end_retirement(self, record_id: str, retired_at: int | None) -> None:
+        """It is retired, or (None) it stays as it was before."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE record SET retired_at = :at, retire_sent_at ="
+                " CASE WHEN :at IS NULL THEN NULL ELSE retire_sent_at END WHERE record_id = :id",
+                {"at": retired_at, "id": record_id},
+            )
+
     # -- what others did to them -----------------------------------------------------------------
 
     def has_unchecked(self) -> bool:
@@ -181,7 +275,7 @@ class Records:
         with self._db.transaction():
             self._db.run(
                 "UPDATE record SET record_id = :twin, adopted = 1, storage_key = NULL,"
-                " twin_id = NULL, drift = NULL WHERE record_id = :own",
+                " twin_id = NULL, change_sent_at = NULL, drift = NULL WHERE record_id = :own",
                 {"twin": twin_id, "own": record_id},
             )
             self._db.run(
@@ -256,7 +350,7 @@ class Records:
 
     def note_retired(self, retiring: Retiring, now_ms: int) -> None:
         """It is retired, or this server has no way to do it: either way nothing is left to do."""
-        self._write(retiring, "retired_at = ?", now_ms)
+        self._write(retiring, "change_sent_at = NULL, retired_at = ?", now_ms)
 
     def postpone(self, retiring: Retiring, until_ms: int) -> None:
         """The call did not get through; it may have taken effect."""

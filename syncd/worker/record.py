@@ -33,6 +33,7 @@ async def known(run: Run) -> str | None:
     assert job.sha256 is not None, "planned before"
     path, records = job.target.model_path, means.store.records
     await _settle_doubts(run)
+    await _settle_changes(run)
     own = await means.lanes.db(records.claim, path, job.sha256)
     if own is not None:
         return own
@@ -59,6 +60,26 @@ async def _settle_doubts(run: Run) -> None:
             run.require_past(_register_sent_at(earlier), Call.REGISTER)
         record_id = None if found is None else found.id
         await means.lanes.db(means.store.jobs.settle_doubt, earlier, record_id, now_ms)
+        means.catalog.forget()
+
+
+async def _settle_changes(run: Run) -> None:
+    """
+    Find out what became of updates and deletes of the records that hold these bytes.
+
+    A record that still may be moved, disabled or deleted is neither adopted nor moved.
+
+    Raises:
+        GiveBack: One of them may still take effect.
+    """
+    means, sha256, now_ms = run.means, run.job.sha256, run.means.clock.now_ms()
+    assert sha256 is not None, "planned before"
+    for changing in await means.lanes.db(means.store.records.changing, sha256, now_ms):
+        run.call = Call.GET_MODEL
+        found = await means.api.get_model(changing.record_id)
+        if not changing.took_effect(found):
+            run.require_past(changing.sent_at, Call.UPDATE_MODEL)
+        await means.lanes.db(means.store.records.settle_change, changing, found, now_ms)
         means.catalog.forget()
 
 
@@ -258,7 +279,7 @@ async def _make_room(run: Run) -> bool:
     job, means, records = run.job, run.means, run.means.store.records
     assert job.sha256 is not None, "planned before"
     if run.made_room is not None:
-        await means.api.update_model(run.made_room.record_id, ACTIVE)
+        await _changed(run, run.made_room.record_id, ACTIVE, unless=())
         await means.lanes.db(records.reinstate, run.made_room)
         return False
     former = await means.lanes.db(records.predecessor, job.target.model_path, job.sha256)
@@ -314,11 +335,28 @@ async def _hide(run: Run, record_id: str) -> None:
 async def _changed(
     run: Run, record_id: str, changes: Mapping[str, str], *, unless: Collection[Kind]
 ) -> bool:
-    """Change a record; False where there is none such, or the answer is one of *unless*."""
+    """
+    Change a record; False where there is none such, or the answer is one of *unless*.
+
+    Raises:
+        GiveBack: An earlier change of it may still take effect.
+    """
     run.call = Call.UPDATE_MODEL
+    means, records = run.means, run.means.store.records
+    sent_at = await means.lanes.db(records.change_sent_at, record_id, means.clock.now_ms())
+    if sent_at is not None:
+        run.require_past(sent_at, run.call)
+
+    async def intend() -> None:
+        await means.lanes.db(records.intend_change, record_id, means.clock.now_ms())
+
     try:
-        return await run.means.api.update_model(record_id, changes)
+        there = await means.api.update_model(record_id, changes, intend=intend)
     except JobError as error:
+        if not error.unclear or error.kind in unless:
+            await means.lanes.db(records.note_answered, record_id)
         if error.kind not in unless:
             raise
         return False
+    await means.lanes.db(records.note_answered, record_id)
+    return there

@@ -10,10 +10,10 @@ import pytest
 
 from syncd.api import PER_PAGE
 from syncd.core.late import LATEST_S
-from syncd.model import Call
+from syncd.model import Call, HintKind
 from syncd.sandbox.cloud import Registered
 from syncd.sandbox.faults import Fault, Rule
-from tests.matrix.stage import LARGE, SMALL, Stage, check, play
+from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, check, play
 
 LATE_S = 55.0
 """Later than the daemon waits for an answer (30 s), sooner than proxies give up (60 s)."""
@@ -125,3 +125,66 @@ def test_I11_record_deleted_between_two_pages_hides_no_other() -> None:
         assert not stage.calls(Call.PRESIGN, Call.REGISTER)
 
     play(act)
+
+
+def the_record(stage: Stage) -> Registered:
+    """The only active record."""
+    (record,) = [each for each in stage.far.cloud.records() if each.model_status == "active"]
+    return record
+
+
+def rename(stage: Stage, path: str, to: str) -> None:
+    (stage.root / path).rename(stage.root / to)
+    stage.hint(path, HintKind.DELETED)
+    stage.note(to)
+    stage.hint(to, HintKind.MOVED)
+
+
+FIRST, SECOND = "loras/first.safetensors", "loras/second.safetensors"
+
+
+@pytest.mark.parametrize("last", [SECOND, SMALL], ids=["renamed again", "renamed back"])
+def test_I29_move_that_arrives_late_does_not_undo_the_next_one(last: str) -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        stage.start()
+        await stage.arrives(SMALL)
+        stage.strike(Rule(Fault.ANSWER, call=Call.UPDATE_MODEL, status=504, late_s=LATE_S, count=1))
+        rename(stage, SMALL, FIRST)
+        await asyncio.sleep(20)
+        rename(stage, FIRST, last)
+        await stage.until(lambda: stage.registered(last), "the file where it is now")
+        await asyncio.sleep(3 * LATE_S)
+        await stage.stop()
+
+        active = [r for r in stage.far.cloud.records() if r.model_status == "active"]
+        assert [r.model_path for r in active if r.model_path == f"models/{last}"]
+        assert stage.job(last)["state"] == "done"
+        assert stage.job(last)["record_id"] in {r.id for r in active}
+
+    play(act)
+
+
+@pytest.mark.parametrize("action", ["disable", "delete"])
+def test_I29_retirement_that_arrives_late_spares_the_file_that_returned(action: str) -> None:
+    call = Call.DELETE_MODEL if action == "delete" else Call.UPDATE_MODEL
+
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        data = (stage.root / SMALL).read_bytes()
+        stage.start()
+        await stage.arrives(SMALL)
+        await asyncio.sleep(120)
+        stage.strike(Rule(Fault.ANSWER, call=call, status=504, late_s=80, count=4))
+        (stage.root / SMALL).unlink()
+        stage.hint(SMALL, HintKind.DELETED)
+        sent = "SELECT 1 FROM record WHERE retire_sent_at IS NOT NULL"
+        await stage.until(lambda: stage.asked(sent), "the retirement")
+        stage.put(SMALL, data)
+        await stage.until(lambda: stage.registered(SMALL), "the record")
+        await asyncio.sleep(HOUR_S)
+        await stage.stop()
+
+        assert the_record(stage).id == stage.job(SMALL)["record_id"]
+
+    play(act, settings={"catalog": {"on_delete": action, "delete_grace_s": 1, "reconcile_s": 60}})

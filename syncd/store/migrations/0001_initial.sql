@@ -168,6 +168,7 @@ CREATE TABLE record (
     retire_sent_at INTEGER,                                          -- intent: disable or delete is about to be sent
     retired_at    INTEGER,                                           -- nothing is left to do
     retire_after  INTEGER NOT NULL DEFAULT 0,                        -- next try, Unix ms
+    change_sent_at INTEGER,                                          -- intent: an update or delete of unknown outcome
     checked_at    INTEGER,                                           -- last compared with the listing
     drift         TEXT    CHECK (drift IN ('missing', 'disabled', 'moved')), -- what others did to it
     twin_id       TEXT,                                              -- intent: it makes way for this record
@@ -176,6 +177,7 @@ CREATE TABLE record (
 CREATE INDEX record_by_size ON record (size);
 CREATE INDEX record_by_file ON record (root_id, rel_path);
 CREATE INDEX record_unchecked ON record (model_path) WHERE checked_at IS NULL;
+CREATE INDEX record_in_doubt ON record (sha256) WHERE change_sent_at IS NOT NULL;
 CREATE INDEX record_gone ON record (sha256) WHERE gone_at IS NOT NULL;
 CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT NULL AND retired_at IS NULL;
 
