@@ -9,19 +9,19 @@ settings and the exit codes of docs/operate.md, and ``syncd/cli/help.txt`` is wh
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import click
 
 from syncd import __version__
 from syncd.cli import quick
 from syncd.cli.commands import COMMANDS, main
-from syncd.config import KEYS, VARIABLES, Settings, shown
+from syncd.config import KEYS, VARIABLES, shown
+from syncd.config.values import values_of
 
 TOP = Path(__file__).parents[1]
 CONFIGURATION, EVENTS, MAN = "docs/configuration.md", "docs/events.md", "docs/man/syncd.1"
@@ -69,55 +69,6 @@ def default_of(key: str) -> str:
     decided = info.default_factory is None and not info.is_required()
     value = info.get_default() if decided else None
     return "" if value in (None, ()) else shown(value)
-
-
-def values_of(key: str) -> str:
-    """Kind and bounds."""
-    found = schema_at(key)
-    if "enum" in found:
-        return ", ".join(map(str, found["enum"]))
-    kind = {
-        "string": "path" if found.get("format") == "path" else "text",
-        "boolean": "true, false",
-        "integer": "whole number",
-        "number": "number",
-        "array": "list",
-        "object": "table",
-    }[found["type"]]
-    return " ".join(filter(None, [kind, bounds(found)]))
-
-
-def bounds(found: Mapping[str, Any]) -> str:
-    """``0 to 10``, ``above 0``, or nothing."""
-    low, high, above = (found.get(name) for name in ("minimum", "maximum", "exclusiveMinimum"))
-    start = (
-        f"above {above:.15g}"
-        if above is not None
-        else f"from {low:.15g}"
-        if low is not None
-        else ""
-    )
-    if high is None:
-        return start
-    if low is not None:
-        return f"{low:.15g} to {high:.15g}"
-    return f"{start}{', ' if start else ''}at most {high:.15g}"
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    return Settings.model_json_schema()
-
-
-def schema_at(key: str) -> dict[str, Any]:
-    """The JSON schema of one setting, None as a value left aside."""
-    found = schema = _schema()
-    for name in key.split("."):
-        found = found["properties"][name]
-        while "$ref" in found:
-            found = schema["$defs"][found["$ref"].rpartition("/")[2]]
-    options: list[dict[str, Any]] = found.get("anyOf", [found])
-    return next(option for option in options if option.get("type") != "null")
 
 
 def configuration() -> str:

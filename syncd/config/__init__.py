@@ -40,6 +40,9 @@ from syncd.errors import ConfigError
 from syncd.model import Session, printable
 from syncd.places import default_state_dir, find_config_file
 
+FLAG = "flag"
+"""Origin of a value that a flag gave."""
+
 __all__ = [
     "DEFAULT",
     "IGNORE_FILE",
@@ -112,11 +115,11 @@ def load(
         "state_dir": _state_dir(environ),
         **(from_toml(path) if path else {}),
         **from_environment(environ),
-        **{key: Given(value, "flag") for key, value in overrides.items() if value is not None},
+        **{key: Given(value, FLAG) for key, value in overrides.items() if value is not None},
     }
     problems = [_unknown(key, given.pop(key)) for key in list(given) if key not in KEYS]
     settings = _validate(given, problems, path)
-    extra_folders(settings)  # what is wrong there is wrong with the configuration
+    _require_state_outside(settings, given)
     origins = {key: given[key].origin if key in given else DEFAULT for key in KEYS}
     credential = credential_source(settings, environ, given_origin=origins["api.token"])
     _, origins["api.token"] = credential.read()
@@ -191,14 +194,51 @@ def _config_error(problems: Sequence[str]) -> ConfigError:
 
 
 def _problem(error: ErrorDetails, given: Mapping[str, Given], path: Path | None) -> str:
-    """One finding of pydantic in words: origin, key, what is wrong, what the key is for."""
+    """One finding of pydantic in our words: origin, key, what is wrong, what the key is for."""
     cause = error.get("ctx", {}).get("error")
     keys = getattr(cause, "keys", None) or [_key_of(error["loc"])]
     if error["type"] == "missing":
         return _missing(keys[0], path)
-    origin = next((given[key].origin for key in keys if key in given), DEFAULT)
-    wrong = str(cause) if cause else error["msg"].replace("Input should", "should")
-    return f"{origin}: {keys[0]}: {wrong}. {_meaning(keys[0])}"
+    key = next((key for key in keys if key in given), keys[0])
+    # No message of pydantic's own is shown: it names Python's types, not what to write.
+    wrong = str(cause) if cause else f"must be {_expected(key)}"
+    return _said(key, wrong, given)
+
+
+def _expected(key: str) -> str:
+    from syncd.config.values import expected  # only for a wrong value
+
+    return expected(key)
+
+
+def _said(key: str, wrong: str, given: Mapping[str, Given]) -> str:
+    origin = given[key].origin if key in given else DEFAULT
+    place = _flag(key) if origin == FLAG else f"{origin}: {key}"
+    return f"{place}: {wrong}. {_meaning(key)}"
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('.', '-').replace('_', '-')}"
+
+
+def _require_state_outside(settings: Settings, given: Mapping[str, Given]) -> None:
+    """
+    The state directory does not lie in a tree that is watched.
+
+    Raises:
+        ConfigError: It does, or ``comfyui.extra_model_paths`` cannot be used.
+    """
+    roots = [("models_dir", os.fspath(settings.models_dir))]
+    roots += [("a directory of comfyui.extra_model_paths", f.path) for f in extra_folders(settings)]
+    inside = next((what for what, root in roots if _is_inside(settings.state_dir, root)), None)
+    if inside is not None:
+        wrong = f"lies inside {inside}: syncd would watch its own database. Choose one outside"
+        raise ConfigError(_said("state_dir", wrong, given))
+
+
+def _is_inside(path: Path, root: str) -> bool:
+    real, real_root = os.path.realpath(path), os.path.realpath(root)
+    return os.path.commonpath([real, real_root]) == real_root
 
 
 def _key_of(place: tuple[int | str, ...]) -> str:
@@ -210,8 +250,9 @@ def _key_of(place: tuple[int | str, ...]) -> str:
 
 def _meaning(key: str) -> str:
     field = KEYS[key]
-    default = "" if field.get_default() is None else f" Default: {shown(field.get_default())}."
-    return f"{field.description}{default}"
+    made = field.is_required() or field.default_factory is not None
+    default = None if made else field.get_default()
+    return f"{field.description}{'' if default is None else f' Default: {shown(default)}.'}"
 
 
 def _missing(key: str, path: Path | None) -> str:
@@ -219,5 +260,5 @@ def _missing(key: str, path: Path | None) -> str:
     variable = next(name for name, known in VARIABLES.items() if known == key)
     return (
         f"{key}: is not set. {KEYS[key].description} "
-        f"Set it in {file}, as {variable}, or with --{key.replace('_', '-')}."
+        f"Set it in {file}, as {variable}, or with {_flag(key)}."
     )

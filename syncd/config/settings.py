@@ -32,6 +32,7 @@ from syncd.core import bandwidth
 from syncd.core.gitignore import BadLine, parse_all
 from syncd.core.news import signing_key
 from syncd.core.paths import ENDINGS, ending_of, fault_of
+from syncd.core.units import parse_size
 from syncd.errors import ConfigError
 from syncd.model import printable
 from syncd.places import default_state_dir
@@ -40,6 +41,8 @@ ONCE_MARGIN_S = 10.0
 """Seconds that ``--once`` waits beyond the longest settle window, whatever its own setting says."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+_ROUTE = re.compile(r"(?:/[\w.-]+)+", re.ASCII)
+_TEAM = re.compile(r"[!-~]{1,200}")
 _PREFIX = re.compile(r"(?:[\w-][\w. -]*/)*", re.ASCII)
 
 
@@ -71,6 +74,30 @@ def _absolute(value: object) -> object:
         raise ValueError("names a home directory that is not there") from None
 
 
+def _root(value: object) -> object:
+    """As ``_absolute``, but a relative path is refused: each start could mean another directory."""
+    path = _absolute(value)
+    if isinstance(value, str | Path) and not Path(value).expanduser().is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _size(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _route(value: str) -> str:
+    if not _ROUTE.fullmatch(value):
+        raise ValueError("is not a route such as /uploads/part (letters, digits, _ . -)")
+    return value
+
+
+def _team(value: str) -> str:
+    if not _TEAM.fullmatch(value):
+        raise ValueError("is not an id of 1 to 200 visible ASCII characters")
+    return value
+
+
 def _existing_file(path: Path) -> Path:
     if not os.path.isfile(path):
         raise ValueError("is not a file that can be read")
@@ -94,8 +121,12 @@ def _on_this_machine(url: str) -> bool:
 
 
 def _proxy(value: SecretStr) -> SecretStr:
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
         raise ValueError("is not http://host:port or https://host:port")
     return value
 
@@ -222,7 +253,10 @@ def _prefix(value: str) -> str:
 Lines = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-RoutePath = Annotated[str, Field(pattern=r"^(?:/[\w.-]+)+$")]
+_SIZE_SCHEMA = {"format": "size"}
+Size = Annotated[int, Field(json_schema_extra=_SIZE_SCHEMA), BeforeValidator(_size)]
+PositiveSize = Annotated[int, Field(ge=1, json_schema_extra=_SIZE_SCHEMA), BeforeValidator(_size)]
+RoutePath = Annotated[str, AfterValidator(_route)]
 
 
 class _Section(BaseModel):
@@ -277,11 +311,11 @@ class Api(_Section):
     token_file: AbsolutePath | None = None
     """File that holds the token, readable by its owner only."""
 
-    team_id: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] | None = None
+    team_id: Annotated[str, AfterValidator(_team)] | None = None
     """Id of the team; needed with a session token, a device key carries its team."""
 
-    single_put_limit: int = Field(500_000_000, ge=0, le=5_000_000_000)
-    """Bytes up to which a file is sent with one PUT; larger ones need multipart."""
+    single_put_limit: Size = Field(500_000_000, ge=0, le=5_000_000_000)
+    """Size up to which a file is sent with one PUT, in bytes or as 500MB; larger files need multipart."""
 
     calls_per_s: float = Field(10, gt=0, le=1000, allow_inf_nan=False)
     """API calls a second, at most; a base_url on this machine is not paced."""
@@ -310,10 +344,21 @@ class Settle(_Section):
     """Seconds it must stand still on a network file system."""
 
     once_wait_s: Duration = 120
-    """Seconds --once waits for moving files, at least twice the longest window + 10."""
+    """Seconds --once waits for files to stop changing: at least 10 + twice quiet_s or quiet_closed_s."""
 
     read_lease: bool = True
     """Whether to ask the kernel, where it may be asked, if a program has the file open for writing."""
+
+    @model_validator(mode="after")
+    def _waits_longer_than_the_windows(self) -> Self:
+        least_s = 2 * max(self.quiet_s, self.quiet_closed_s) + ONCE_MARGIN_S
+        if "once_wait_s" in self.model_fields_set and self.once_wait_s < least_s:
+            raise Conflict(
+                f"is too short: files need {least_s:.15g} s to settle with quiet_s = "
+                f"{self.quiet_s:.15g} and quiet_closed_s = {self.quiet_closed_s:.15g}",
+                "settle.once_wait_s",
+            )
+        return self
 
     def once_wait_for(self, window_s: float) -> float:
         """
@@ -343,7 +388,7 @@ class Upload(_Section):
     """PUT requests at once, at most."""
 
     bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
-    """Rate of all uploads: 10 MiB/s, 80 Mbit/s, off, or by the hour: 08:00,4MiB 19:00,off Sat-08:00,off."""
+    """Upload rate: 10 MiB/s, 80 Mbit/s, off, or rclone's timetable: 08:00,512k 19:00,off Sat-08:00,off."""
 
     lease_ttl_s: float = Field(120, ge=5, le=3600, allow_inf_nan=False)
     """Seconds after which a file whose worker died is taken up again."""
@@ -452,11 +497,11 @@ class Select(_Section):
 
 
 class Limits(_Section):
-    max_file_size: int | None = Field(None, ge=1)
-    """Bytes above which a file is left out; unset, any size is taken."""
+    max_file_size: PositiveSize | None = None
+    """Size above which a file is left out, in bytes or as 50GB; unset: no limit."""
 
-    max_bytes_per_day: int | None = Field(None, ge=1)
-    """Bytes that may leave in any 24 hours; what is on its way then is still finished. Unset: any."""
+    max_bytes_per_day: PositiveSize | None = None
+    """Bytes uploaded in any 24 hours, or a size such as 200GB; started uploads finish. Unset: no limit."""
 
 
 class Catalog(_Section):
@@ -488,7 +533,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
     )
 
-    models_dir: AbsolutePath
+    models_dir: Annotated[Path, BeforeValidator(_root)]
     """The ComfyUI models directory, as an absolute path."""
 
     state_dir: AbsolutePath = Field(default_factory=lambda: default_state_dir(os.environ))

@@ -10,11 +10,13 @@ import bisect
 import re
 from dataclasses import dataclass
 
+from syncd.core.units import BYTES
+
 OFF = "off"
 SLOWEST = 8 * 1024
 """Bytes a second: with less for all bodies under way, the store would give up waiting for some."""
 
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+DAYS = 7
 DAY_MINUTES = 24 * 60
 
 CREDIT_S = 0.5
@@ -24,20 +26,25 @@ SHARES_A_SECOND = 8
 SMALLEST_SHARE = 1024
 
 _UNITS = {
-    "B": 1,
-    **{f"{letter}B": 1000**power for power, letter in enumerate("kMG", start=1)},
+    **BYTES,
     **{f"{letter}bit": 1000**power // 8 for power, letter in enumerate("kMG", start=1)},
-    **{
-        f"{letter}{end}": 1024**power
-        for power, letter in enumerate("KMG", start=1)
-        for end in ("iB", "i", "")
-    },
 }
-_RATE = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,6})?) ?(?P<unit>[A-Za-z]+)(?:/s)?")
-_WITHIN_RATE = re.compile(r"(?<=\d) (?=[A-Za-z])")
+_PLAIN = "KiB"
+"""The unit of a number without one, as in rclone."""
+
+_RATE = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,6})?)(?: ?(?P<unit>[A-Za-z]+)(?:/s)?)?")
+_WITHIN_RATE = re.compile(rf"(?<=\d) (?=(?:{'|'.join(_UNITS)})(?:/s)?(?:[\s;]|$))")
+_BETWEEN_ENTRIES = re.compile(r"[\s;]+")
 _ENTRY = re.compile(
-    rf"(?:(?P<day>{'|'.join(DAYS)})-)?(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d),(?P<rate>.+)"
+    r"(?:(?P<day>[A-Za-z]+)-)?(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d),(?P<rate>.+)"
 )
+_DAY_NUMBERS = {
+    name: number
+    for number, day in enumerate(
+        ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+    )
+    for name in (day.lower(), day[:3].lower())
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +70,18 @@ class Timetable:
 
 def parse_rate(text: str) -> int | None:
     """
-    ``10 MiB/s``, ``80 Mbit/s``, ``512K`` or ``off``.
+    ``10 MiB/s``, ``80 Mbit/s``, ``512K`` or ``off``; a plain number is KiB/s.
 
     Raises:
         ValueError: It is no rate, or one below ``SLOWEST``.
     """
-    if text == OFF:
+    if text.lower() == OFF:
         return None
     match = _RATE.fullmatch(text)
-    if match is None or match["unit"] not in _UNITS:
+    unit = match and (match["unit"] or _PLAIN)
+    if match is None or unit not in _UNITS:
         raise ValueError("is not a rate such as 10 MiB/s, 80 Mbit/s or off")
-    rate = int(float(match["number"]) * _UNITS[match["unit"]])
+    rate = int(float(match["number"]) * _UNITS[unit])
     if rate < SLOWEST:
         raise ValueError(
             f"is below {SLOWEST // 1024} KiB/s, with which connections would time out; "
@@ -86,7 +94,8 @@ def parse(text: str) -> Timetable:
     """
     A rate, or a timetable such as ``08:00,512KiB 19:00,off Sat-00:00,off``.
 
-    An entry without a day counts each day, but for a minute that the day has an entry of its own for.
+    An entry without a day counts on every day; an entry that names the day and the same minute
+    wins. Entries are separated by spaces or semicolons.
 
     Raises:
         ValueError: It is neither, with the number of the first entry at fault.
@@ -95,9 +104,11 @@ def parse(text: str) -> Timetable:
         return Timetable(((0, parse_rate(text)),))
     daily: dict[int, int | None] = {}
     own: dict[int, int | None] = {}
-    for number, entry in enumerate(_WITHIN_RATE.sub("", text).split(), start=1):
+    entries = _BETWEEN_ENTRIES.split(_WITHIN_RATE.sub("", text.strip(" ;")))
+    for number, entry in enumerate(entries, start=1):
         match = _ENTRY.fullmatch(entry)
-        if match is None:
+        named = "mon" if match is None or match["day"] is None else match["day"].lower()
+        if match is None or named not in _DAY_NUMBERS:
             raise ValueError(
                 f"entry {number} is not TIME,RATE such as 08:00,512KiB or Mon-09:00,off"
             )
@@ -105,16 +116,13 @@ def parse(text: str) -> Timetable:
             rate = parse_rate(match["rate"])
         except ValueError as error:
             raise ValueError(f"the rate of entry {number} {error}") from None
-        day = 0 if match["day"] is None else DAYS.index(match["day"])
-        minute = day * DAY_MINUTES + int(match["hour"]) * 60 + int(match["minute"])
+        minute = _DAY_NUMBERS[named] * DAY_MINUTES + int(match["hour"]) * 60 + int(match["minute"])
         turns = daily if match["day"] is None else own
         if minute in turns:
             raise ValueError(f"entry {number} names the time of an earlier one")
         turns[minute] = rate
     week = {
-        day * DAY_MINUTES + minute: rate
-        for day in range(len(DAYS))
-        for minute, rate in daily.items()
+        day * DAY_MINUTES + minute: rate for day in range(DAYS) for minute, rate in daily.items()
     }
     return Timetable(tuple(sorted((week | own).items())))
 

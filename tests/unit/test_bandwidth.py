@@ -46,6 +46,10 @@ SATURDAY = 5 * DAY_MINUTES
         ("100 kB/s", 100_000),
         ("1 GB/s", 1_000_000_000),
         ("10000B", 10_000),
+        ("10", 10 * KIB),
+        ("512k", 512 * KIB),
+        ("10m", 10 * MIB),
+        ("OFF", None),
     ],
 )
 def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
@@ -57,7 +61,8 @@ def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
     ("text", "why"),
     [
         ("", "is not a rate such as 10 MiB/s"),
-        ("10", "is not a rate such as 10 MiB/s"),
+        ("10 /s", "is not a rate such as 10 MiB/s"),
+        ("10M:1M", "is not a rate such as 10 MiB/s"),  # syncd downloads nothing
         ("-1 MiB/s", "is not a rate such as 10 MiB/s"),
         ("10 Mb/s", "is not a rate such as 10 MiB/s"),  # megabit or megabyte?
         ("fast", "is not a rate such as 10 MiB/s"),
@@ -66,8 +71,9 @@ def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
         ("08:00,1M 24:00,off", "entry 2 is not TIME,RATE"),
         ("08:00,1M, 19:00,off", "the rate of entry 1 is not a rate"),
         ("Mon,1M", "entry 1 is not TIME,RATE"),
-        ("mon-08:00,1M", "entry 1 is not TIME,RATE"),
-        ("08:00,1M 09:00,1", "the rate of entry 2 is not a rate"),
+        ("Moon-08:00,1M", "entry 1 is not TIME,RATE"),
+        ("08:00,1M 09:00,1", "the rate of entry 2 is below 8 KiB/s"),
+        ("08:00,1M 09:00,1x", "the rate of entry 2 is not a rate"),
         ("08:00,1M 09:00,off 08:00,off", "entry 3 names the time of an earlier one"),
         ("Sun-08:00,1M Sun-08:00,off", "entry 2 names the time of an earlier one"),
     ],
@@ -75,6 +81,47 @@ def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
 def test_what_is_no_rate_and_no_timetable_is_refused_with_the_place(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse(text)
+
+
+def minute(day: int, hour: int, minutes: int = 0) -> int:
+    """A minute of the week; Monday is 0."""
+    return day * DAY_MINUTES + hour * 60 + minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [
+        (
+            "08:00,512k 12:00,10M 13:00,512k 18:00,30M 23:00,off",
+            {
+                minute(0, 7, 59): None, minute(0, 8): 512 * KIB, minute(2, 12): 10 * MIB,
+                minute(3, 13): 512 * KIB, minute(4, 18): 30 * MIB, minute(6, 23): None,
+            },
+        ),
+        (
+            "Mon-00:00,512 Fri-23:59,10M Sat-10:00,1M Sun-20:00,off",
+            {
+                minute(0, 0): 512 * KIB, minute(4, 23, 58): 512 * KIB,
+                minute(4, 23, 59): 10 * MIB, minute(5, 10): MIB, minute(6, 20): None,
+            },
+        ),
+        (
+            "Mon-00:00,512 12:00,1M Sun-20:00,off",
+            {
+                minute(0, 0): 512 * KIB, minute(0, 12): MIB, minute(3, 11): MIB,
+                minute(6, 12): MIB, minute(6, 20): None,
+            },
+        ),
+        ("Monday-00:00,512;sunday-20:00,off", {minute(2, 9): 512 * KIB, minute(6, 21): None}),
+        ("08:00,10 MiB/s 20:00,80 Mbit/s", {minute(1, 9): 10 * MIB, minute(1, 21): 10_000_000}),
+    ],
+)  # fmt: skip
+def test_timetable_in_rclones_documented_syntax_is_read_as_rclone_reads_it(
+    text: str, rates: dict[int, int | None]
+) -> None:
+    timetable = parse(text)
+
+    assert {minute: timetable.at(minute) for minute in rates} == rates
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,12 @@ def test_every_variable_of_the_names_table_reaches_its_key(tmp_path: Path) -> No
 def test_configured_zero_survives(tmp_path: Path) -> None:
     loaded = read(
         tmp_path,
-        'models_dir = "/m"\n[settle]\nquiet_s = 0\nonce_wait_s = 0\n[api]\nsingle_put_limit = 0\n',
+        'models_dir = "/m"\n[settle]\nquiet_s = 0\n[api]\nsingle_put_limit = 0\n',
         {"SYNCD_SETTLE__QUIET_CLOSED_S": "0"},
     )
 
     settle = loaded.settings.settle
-    assert (settle.quiet_s, settle.quiet_closed_s, settle.once_wait_s) == (0, 0, 0)
+    assert (settle.quiet_s, settle.quiet_closed_s) == (0, 0)
     assert loaded.settings.api.single_put_limit == 0
 
 
@@ -188,7 +188,7 @@ def test_directories_are_made_absolute_without_resolving_links(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
 
-    loaded = read(tmp_path, 'models_dir = "link/../models"\nstate_dir = "~/state"\n')
+    loaded = read(tmp_path, f'models_dir = "{tmp_path}/link/../models"\nstate_dir = "~/state"\n')
 
     assert str(loaded.settings.models_dir) == f"{tmp_path}/link/../models"
     assert loaded.settings.state_dir == Path("/home/me/state")
@@ -214,15 +214,18 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ("[nets]\n", ":2: nets: no such setting; did you mean"),
         ("api = 3\n", ":2: api: is a section, not a value; write [api]"),
         ("api = {toke = 'x'}\n", ":2: api.toke: no such setting; did you mean api.token?"),
-        ("\n# a\napi.'calls_per_s' = 0\n", ":4: api.calls_per_s: should be greater than 0"),
-        ("[upload] # x\n\n  files=17\n", ":4: upload.files: should be less than or equal to 16"),
-        ("[upload]\nparts_max = 33\n", ":3: upload.parts_max: should be less than or equal to 32"),
+        (
+            "\n# a\napi.'calls_per_s' = 0\n",
+            ":4: api.calls_per_s: must be a number above 0, at most 1000",
+        ),
+        ("[upload] # x\n\n  files=17\n", ":4: upload.files: must be a whole number 1 to 16"),
+        ("[upload]\nparts_max = 33\n", ":3: upload.parts_max: must be a whole number 1 to 32"),
         (
             "[upload]\nparts_max = 2\n",
-            ":3: upload.parts: upload.parts is 4, above upload.parts_max, which is 2",
+            ":3: upload.parts_max: upload.parts is 4, above upload.parts_max, which is 2",
         ),
         (
-            "[upload]\nbandwidth = '10'\n",
+            "[upload]\nbandwidth = '10 /s'\n",
             ":3: upload.bandwidth: is not a rate such as 10 MiB/s, 80 Mbit/s or off",
         ),
         (
@@ -238,15 +241,23 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "[comfyui]\nbusy_bandwidth = 'off'\n",
             ":3: comfyui.busy_bandwidth: is no rate such as 1 MiB/s",
         ),
-        ("[guest]\nnice = -1\n", ":3: guest.nice: should be greater than or equal to 0"),
+        ("[guest]\nnice = -1\n", ":3: guest.nice: must be a whole number 0 to 19"),
         ("[guest]\nhash_bandwidth = '1 KiB'\n", ":3: guest.hash_bandwidth: is below 8 KiB/s"),
-        ("[settle]\nquiet_s = -1\n", ":3: settle.quiet_s: should be greater than or equal to 0"),
-        ("[settle]\nquiet_s = nan\n", ":3: settle.quiet_s: should be a finite number"),
+        ("[settle]\nquiet_s = -1\n", ":3: settle.quiet_s: must be a number 0 to 86400"),
+        ("[settle]\nquiet_s = nan\n", ":3: settle.quiet_s: must be a number 0 to 86400"),
         (
             "[scan]\nsymlinks = 'no'\n",
-            ":3: scan.symlinks: should be 'follow', 'within_roots' or 'skip'",
+            ":3: scan.symlinks: must be follow, within_roots or skip",
         ),
         ("state_dir = ''\n", ":2: state_dir: is not a path"),
+        ("state_dir = '/models'\n", ":2: state_dir: lies inside models_dir: syncd would watch"),
+        ("state_dir = '/models/x/..'\n", ":2: state_dir: lies inside models_dir"),
+        (
+            "[settle]\nonce_wait_s = 69\n",
+            ":3: settle.once_wait_s: is too short: files need 70 s to settle with quiet_s = 30",
+        ),
+        ("[limits]\nmax_file_size = '5 GX'\n", ":3: limits.max_file_size: is not a size such as"),
+        ("[network]\nproxy = 'http://[h'\n", ":3: network.proxy: is not http://host:port"),
         ("[api]\nbase_url = 'ftp://h/api'\n", ":3: api.base_url: is not http(s)://host/path"),
         ("[api]\nbase_url = 'https://u:p@h/api'\n", ":3: api.base_url: is not http(s)://host/path"),
         ("[api]\nbase_url = 'https://h:99999/'\n", ":3: api.base_url: is not http(s)://host/path"),
@@ -283,11 +294,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ("[naming.map]\n'a/b.pt' = 'a/b.ckpt'\n", ":2: naming.map: entry 1 is not file to file"),
         ("[naming.map]\n'a/(1)/' = 'a/1'\n", ":2: naming.map: entry 1 is not file to file"),
         ("[naming]\nmap = 'x'\n", ":3: naming.map: is not a JSON object"),
-        ("[naming]\nmap = {a = 1}\n", ":3: naming.map: should be a valid string"),
+        ("[naming]\nmap = {a = 1}\n", ":3: naming.map: must be a table of texts"),
         ("[select]\ntypes = ['a/b']\n", ":3: select.types: entry 1 is not the name of a type"),
         ("[select]\nendings = ['.pt', 'pt']\n", ":3: select.endings: entry 2 is not an ending"),
         ("[select]\nexclude = ['!']\n", ":3: select.exclude: entry 1 is not a pattern"),
-        ("[limits]\nmax_file_size = 0\n", ":3: limits.max_file_size: should be greater than"),
+        ("[limits]\nmax_file_size = 0\n", ":3: limits.max_file_size: must be a size such as"),
         ("[api.multipart]\nabort_path = 'abort'\n", ":3: api.multipart.abort_path: "),
         ("[api]\ntoken = \n", ":3:9: not valid TOML: Invalid value"),
         ("[api\n", ":2:5: not valid TOML: "),
@@ -300,12 +311,54 @@ def test_wrong_file_is_refused_with_place_key_and_reason(
     assert refusal(tmp_path, toml).startswith(f"{tmp_path}/config.toml{said}")
 
 
+def test_relative_models_dir_is_refused_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    cases: list[tuple[str, Mapping[str, str], Mapping[str, object], str]] = [
+        ("models_dir = 'models'\n", {}, {}, f"{file}:1: models_dir: must be an absolute path"),
+        ("", {"SYNCD_MODELS_DIR": "."}, {}, "SYNCD_MODELS_DIR: models_dir: must be an absolute"),
+        ("", {}, {"models_dir": "models"}, "--models-dir: must be an absolute path"),
+    ]
+    for toml, environ, flags, said in cases:
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path, toml, environ, flags)
+
+        assert str(caught.value).startswith(said)
+
+
+def test_state_dir_inside_a_linked_or_extra_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "link").symlink_to("models")
+    (tmp_path / "extra.yaml").write_text("a:\n  loras: more\n")
+    toml = f"comfyui.extra_model_paths = '{tmp_path}/extra.yaml'\n"
+    refused = {"link": "models_dir", "more/state": "a directory of comfyui.extra_model_paths"}
+    for state, what in refused.items():
+        flags = {"models_dir": f"{tmp_path}/models", "state_dir": f"{tmp_path}/{state}"}
+        with pytest.raises(ConfigError, match=f"^--state-dir: lies inside {what}: "):
+            read(tmp_path, toml, flags=flags)
+
+    beside = {"models_dir": f"{tmp_path}/models", "state_dir": f"{tmp_path}/models-state"}
+    assert read(tmp_path, toml, flags=beside).settings.state_dir == tmp_path / "models-state"
+
+
+def test_sizes_take_units_everywhere(tmp_path: Path) -> None:
+    toml = (
+        "models_dir = '/m'\nlimits.max_file_size = '50GB'\nlimits.max_bytes_per_day = '1.5 TiB'\n"
+    )
+    environ = {"SYNCD_API__SINGLE_PUT_LIMIT": "400M"}
+
+    settings = read(tmp_path, toml, environ).settings
+
+    assert settings.limits.max_file_size == 50 * 10**9
+    assert settings.limits.max_bytes_per_day == 3 * 2**39
+    assert settings.api.single_put_limit == 400 * 2**20
+
+
 def test_message_tells_what_the_key_is_for_and_its_default(tmp_path: Path) -> None:
     said = refusal(tmp_path, "", {"SYNCD_UPLOAD__FILES": "many"})
 
     assert said == (
-        "SYNCD_UPLOAD__FILES: upload.files: should be a valid integer, unable to parse string as "
-        "an integer. Files worked on at once. Default: 2."
+        "SYNCD_UPLOAD__FILES: upload.files: must be a whole number 1 to 16. "
+        "Files worked on at once. Default: 2."
     )
 
 

@@ -57,7 +57,7 @@ def test_every_setting_is_told_with_its_variable_and_what_it_is_for() -> None:
         ("api.calls_per_s", "number above 0, at most 1000", "10"),
         ("scan.symlinks", "follow, within_roots, skip", "follow"),
         ("settle.read_lease", "true, false", "true"),
-        ("limits.max_file_size", "whole number from 1", ""),
+        ("limits.max_file_size", "size from 1", ""),
         ("network.storage_hosts", "list", ""),
         ("naming.map", "table", ""),
         ("network.proxy", "text", ""),

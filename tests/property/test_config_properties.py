@@ -1,0 +1,90 @@
+"""Messages about wrong settings: our words, whatever the setting and whatever stands there."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core._pydantic_core import list_all_errors
+
+from syncd.config import KEYS, VARIABLES, load
+from syncd.errors import ConfigError
+
+
+def phrases() -> Iterator[str]:
+    """The fixed parts of every message that pydantic has, of two words and more."""
+    for error in list_all_errors():
+        for template in (error["message_template_python"], error.get("message_template_json", "")):
+            for part in re.split(r"\{[^}]*\}", template):
+                yield part.strip(" ,.:").lower().removeprefix("input ")
+
+
+FOREIGN = sorted({part for part in phrases() if " " in part} | {"pydantic", "input", "undefined"})
+"""What no message of ours contains."""
+
+FLAGS = ("models_dir", "state_dir", "log.level", "log.format")
+
+WRONG: tuple[Any, ...] = (
+    "", "x", " ", "-1", "1e999", "nan", "[", "{", "{}", "a,b", "http://[", "://", "\0", "~nobody/x",
+    "08:00", "5 GX", "99999999999999999999", -1, 0, 1, 10**30, 0.5, -0.5, float("nan"),
+    float("inf"), True, False, [], ["x"], [1], [["x"]], [""], {}, {"a": 1}, {"a": "b"}, {"": ""},
+)  # fmt: skip
+"""A value of each kind that TOML, JSON or a person can produce; most are wrong for most settings."""
+
+values = st.one_of(
+    st.sampled_from(WRONG),
+    st.text(max_size=20),
+    st.integers(),
+    st.floats(),
+    st.lists(st.text(max_size=5) | st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(), max_size=2),
+)
+
+
+def message(overrides: dict[str, Any], environ: dict[str, str] | None = None) -> str:
+    """What is said of a configuration; empty where it is accepted."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.toml"
+        file.write_text("models_dir = '/models'\n")
+        state = {"STATE_DIRECTORY": f"{folder}/state"}
+        try:
+            load(file, overrides, state | (environ or {}))
+        except ConfigError as error:
+            return str(error)
+    return ""
+
+
+def foreign(text: str) -> list[str]:
+    """The phrases of pydantic in *text*; the words of a setting's own description do not count."""
+    return [phrase for phrase in FOREIGN if phrase in text.lower()]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_message_about_a_wrong_value_has_a_phrase_of_pydantic(key: str) -> None:
+    said = [message({key: value}) for value in WRONG]
+    variable = next(name for name, known in VARIABLES.items() if known == key)
+    said += [
+        message({}, {variable: value})
+        for value in WRONG
+        if isinstance(value, str) and "\0" not in value
+    ]
+
+    assert [foreign(text) for text in said if foreign(text)] == []
+    assert any(said), "none of these is wrong for it"
+    assert all(text.startswith("--") for text in said[: len(WRONG)] if text and key not in text)
+
+
+@given(st.sampled_from(sorted(KEYS)), values)
+def test_no_message_about_any_value_has_a_phrase_of_pydantic(key: str, value: Any) -> None:
+    assert foreign(message({key: value})) == []
+
+
+@given(st.sampled_from(FLAGS), values)
+def test_a_message_about_a_flag_names_the_flag(key: str, value: Any) -> None:
+    said = message({key: value})
+
+    assert not said or said.startswith(f"--{key.replace('_', '-').replace('.', '-')}: ")
