@@ -43,6 +43,8 @@ WHY_NOT: Mapping[str, str] = MappingProxyType(
 )
 """Why an order leaves a file alone, by its state."""
 
+BUNDLED = "it is stored and waits for another file of its bundle; syncd file names that one"
+
 UNKNOWN = "no such file is known; the path is the one that syncd status shows, or an absolute one"
 
 
@@ -53,12 +55,14 @@ class Done:
 
     Args:
         files: Those that it was carried out on, as a person is told of them.
+        examined: Those without a job, which are examined again.
         left: Those that it left alone, and why.
         look_at: Paths to look at again.
         ended: Jobs that nobody may work at any longer.
     """
 
     files: list[str] = field(default_factory=list)
+    examined: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     look_at: list[PathKey] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
@@ -92,14 +96,19 @@ def retry(
     """
     done = Done()
 
-    def again(place: Named) -> None:
+    def again(place: Named) -> bool:
         if place.state in AFRESH:
             done.look_at.append(place.key)
-        elif place.state == DRIFT:
+            done.examined.append(place.shown)
+            return True
+        if place.state == DRIFT:
             store.jobs.send_again(*place.key, now_ms)
         else:
             assert place.job_id is not None, "a wanted file has a job"
-            store.jobs.retry_now(place.job_id, now_ms)
+            if not store.jobs.retry_now(place.job_id, now_ms):
+                return False
+        done.files.append(place.shown)
+        return True
 
     with store.transaction():
         _each_named(store, paths, frozenset(RETRIABLE), again, done)
@@ -107,7 +116,6 @@ def retry(
             for place in store.report.places():
                 if place.state in states:
                     again(place)
-                    done.files.append(place.shown)
         store.files.judge_afresh(done.look_at)
         store.holds.probe_now(now_ms)
     return done
@@ -117,9 +125,11 @@ def bump(store: Store, now_ms: int, *, paths: Sequence[str]) -> Done:
     """Let queued files go before all others, in the order of their size."""
     done = Done()
 
-    def first(place: Named) -> None:
+    def first(place: Named) -> bool:
         assert place.job_id is not None, "a queued file has a job"
         store.jobs.bump(place.job_id, now_ms)
+        done.files.append(place.shown)
+        return True
 
     with store.transaction():
         _each_named(store, paths, BUMPABLE, first, done)
@@ -130,10 +140,12 @@ def cancel(store: Store, now_ms: int, *, paths: Sequence[str]) -> Done:
     """Give up on files until they change or somebody asks for a retry."""
     done = Done()
 
-    def end(place: Named) -> None:
+    def end(place: Named) -> bool:
         assert place.job_id is not None, "there is something to cancel"
         store.jobs.cancel(place.job_id, now_ms)
         done.ended.append(place.job_id)
+        done.files.append(place.shown)
+        return True
 
     with store.transaction():
         _each_named(store, paths, CANCELLABLE, end, done)
@@ -144,16 +156,21 @@ def _each_named(
     store: Store,
     paths: Sequence[str],
     states: Collection[str],
-    carry_out: Callable[[Named], None],
+    carry_out: Callable[[Named], bool],
     done: Done,
 ) -> None:
-    """Carry an order out on each named file that is in one of *states*; say why not on the others."""
+    """
+    Carry an order out on each named file that is in one of *states*; say why not on the others.
+
+    Args:
+        carry_out: Returns False if the file waits for another file of its bundle.
+    """
     for path in paths:
         places = store.report.places(path)
         fit = [place for place in places if place.state in states]
         for place in fit:
-            carry_out(place)
-            done.files.append(place.shown)
+            if not carry_out(place):
+                done.left[place.shown] = BUNDLED
         if not places:
             done.left[path] = UNKNOWN
         elif not fit:

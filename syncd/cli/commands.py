@@ -55,7 +55,7 @@ COMMANDS: Mapping[str, Lazy] = MappingProxyType(
         "retry": Lazy("syncd.cli.steer:retry", "Try files again now."),
         "pause": Lazy("syncd.cli.steer:pause", "Send nothing more until resume."),
         "resume": Lazy("syncd.cli.steer:resume", "End a pause."),
-        "limit": Lazy("syncd.cli.steer:limit", "Hold all uploads to a rate."),
+        "limit": Lazy("syncd.cli.steer:limit", "Limit upload bandwidth, or show the limit."),
         "scan": Lazy("syncd.cli.steer:scan", "Look at the models directories now."),
         "bump": Lazy("syncd.cli.steer:bump", "Let queued files go first."),
         "cancel": Lazy("syncd.cli.steer:cancel", "Give up on files until they change."),
@@ -162,8 +162,16 @@ pass_invocation = click.make_pass_decorator(Invocation)
 @click.option("--once", is_flag=True, help="Bring the catalog up to date, then end.")
 @click.option("--models-dir", metavar="DIR", help="The ComfyUI models directory.")
 @click.option("--state-dir", metavar="DIR", help="Directory of syncd's own database.")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
-@click.option("--log-format", metavar="FORMAT", help="auto, console or json.")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="debug, info, warning or error.",
+)
+@click.option(
+    "--log-format", metavar="FORMAT", type=click.Choice(["auto", "console", "json"]),
+    help="auto, console or json.",
+)  # fmt: skip
 @click.version_option(__version__, message="syncd %(version)s")
 @click.pass_context
 def main(

@@ -1,6 +1,7 @@
 """``syncd sandbox``: the stand-in cloud in the foreground, to try syncd or anything else on."""
 
 import json
+import re
 import signal
 import threading
 import time
@@ -13,26 +14,72 @@ import click
 from syncd.model import printable
 
 if TYPE_CHECKING:
+    from syncd.sandbox.faults import Rule
     from syncd.sandbox.history import Entry
     from syncd.sandbox.server import S3Endpoint, Sandbox
+    from syncd.sandbox.switches import Switches
+
+
+def _faults(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> "list[Rule]":
+    from syncd.sandbox.faults import Rule
+
+    try:
+        return [Rule.of(_json(text)) for text in texts]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _switches(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> "Switches":
+    from syncd.sandbox.switches import Switches
+
+    try:
+        return Switches.of(dict(map(_assignment, texts)))
+    except (TypeError, ValueError) as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _http_url(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
+    if url is not None and not re.match(r"https?://[^/]", url):
+        raise click.BadParameter(f"{url!r} is not http(s)://host:port")
+    return url
+
+
+PORT = click.IntRange(0, 65_535)
 
 
 @click.command()
 @click.option(
     "--dir", "folder", metavar="DIR", help="Keep the objects there, not in a temporary one."
 )
-@click.option("--port", default=0, help="Port of the API; 0 takes a free one.")
-@click.option("--store-port", default=0, help="Port of the object store; 0 takes a free one.")
-@click.option("--s3-endpoint", metavar="URL", help="Put the objects into this S3 server instead.")
+@click.option("--port", default=0, type=PORT, help="Port of the API; 0 takes a free one.")
+@click.option(
+    "--store-port", default=0, type=PORT, help="Port of the object store; 0 takes a free one."
+)
+@click.option(
+    "--s3-endpoint",
+    metavar="URL",
+    callback=_http_url,
+    help="Put the objects into this S3 server instead.",
+)
 @click.option("--s3-bucket", default="syncd-sandbox", show_default=True)
 @click.option("--s3-region", default="us-east-1", show_default=True)
 @click.option("--s3-access-key", default="", metavar="KEY")
 @click.option("--s3-secret-key", default="", metavar="KEY")
 @click.option(
-    "--switch", "switches", multiple=True, metavar="NAME=VALUE", help="E.g. listing_off=404."
+    "--switch",
+    "switches",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_switches,
+    help="E.g. listing_off=404.",
 )
 @click.option(
-    "--fault", "faults", multiple=True, metavar="JSON", help='E.g. {"fault": "lost_answer"}.'
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="JSON",
+    callback=_faults,
+    help='E.g. {"fault": "lost_answer"}.',
 )
 @click.option("--seed", default=0, help="Of keys, ids and the faults' dice.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -45,29 +92,27 @@ def sandbox(
     s3_region: str,
     s3_access_key: str,
     s3_secret_key: str,
-    switches: Sequence[str],
-    faults: Sequence[str],
+    switches: "Switches",
+    faults: "Sequence[Rule]",
     seed: int,
     as_json: bool,
 ) -> int:
     """Serve the stand-in cloud on this machine, and show a line a request, until Ctrl-C."""
-    from syncd.sandbox.faults import Rule
     from syncd.sandbox.server import Sandbox
-    from syncd.sandbox.switches import Switches
 
     keys = (s3_bucket, s3_access_key, s3_secret_key, s3_region)
     try:
         cloud = Sandbox(
             folder,
-            switches=Switches.of(dict(map(_assignment, switches))),
-            faults=[Rule.of(json.loads(fault)) for fault in faults],
+            switches=switches,
+            faults=faults,
             s3=_endpoint(s3_endpoint, *keys) if s3_endpoint else None,
             port=port,
             store_port=store_port,
             seed=seed,
             listener=_printer(as_json),
         )
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise click.UsageError(str(error)) from error
     return _serve(cloud, as_json)
 
@@ -118,6 +163,13 @@ def _line(entry: "Entry") -> str:
     shown = [f"{name}={value}" for name, value in facts.items() if value is not None]
     what = entry.model_path or entry.storage_key or entry.path
     return printable(" ".join([at, told, entry.call, what, *shown]))
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ValueError(f'{text!r} is not JSON such as {{"fault": "lost_answer"}}') from None
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -11,10 +11,12 @@ import click
 from syncd import orders
 from syncd.cli import daemon
 from syncd.cli.commands import Invocation, pass_invocation
+from syncd.core import bandwidth
 from syncd.errors import SyncdError
 from syncd.lock import is_locked
 from syncd.model import printable
 from syncd.store import Report, Store, reading
+from syncd.text import size_text
 
 LISTED = 20
 """Files that are named one by one."""
@@ -84,8 +86,8 @@ def retry(
     Try files again now, with all their attempts given back.
 
     PATH is a file or a folder: absolute, relative, or as `syncd status` shows it. A file that
-    has failed, was cancelled or waits is queued; one that was refused, unreadable, incomplete or in
-    conflict is looked at again. One in drift is sent again only where it, or its class, is named.
+    has failed, was cancelled or waits is queued again; one that was refused, unreadable, incomplete
+    or in conflict is examined again. One in drift is sent again only if it, or its class, is named.
     What everything waits for (a hold) is probed at once, too.
 
     Exit code 1: some of the files named were left alone, and why.
@@ -94,7 +96,7 @@ def retry(
         raise click.UsageError("Name files or folders, or give --all or --class STATE.")
     wanted = sorted(orders.ALL) if everything else states
     done = _carry_out(invocation, orders.retry, paths=_meant(invocation, paths), states=wanted)
-    return _tell(done, "tried again", as_json)
+    return _tell(done, "queued again", as_json)
 
 
 @click.command()
@@ -162,19 +164,40 @@ def scan(invocation: Invocation, path: str | None, accept: bool) -> int:
 
 
 @click.command()
-@click.argument("rate")
+@click.argument("rate", required=False)
 @pass_invocation
-def limit(invocation: Invocation, rate: str) -> int:
+def limit(invocation: Invocation, rate: str | None) -> int:
     """
-    Hold all uploads together to RATE, or `off`; in force within a second.
+    Limit upload bandwidth to RATE, or to `off`, within a second; without RATE, show the limit.
 
     RATE is `10MiB/s`, `80Mbit/s`, `512K`, or a timetable as upload.bandwidth takes it. It lasts
     until syncd is started again or reloads its configuration: to keep it, set upload.bandwidth.
     """
+    if rate is None:
+        return _show_limit(invocation)
+    try:
+        bandwidth.parse(rate)
+    except ValueError as error:
+        raise click.UsageError(f"RATE {error}") from None
     state_dir = _running(invocation, "set upload.bandwidth, which its next start goes by")
-    rate_now = daemon.order(state_dir, "limit", rate=rate)["bytes_per_second"]
-    click.echo("no limit now" if rate_now is None else f"{rate_now} bytes a second now")
+    click.echo(_limited(daemon.order(state_dir, "limit", rate=rate)["bytes_per_second"]))
     return 0
+
+
+def _show_limit(invocation: Invocation) -> int:
+    state_dir = invocation.state_dir()
+    if is_locked(state_dir):
+        click.echo(_limited(daemon.ask(state_dir, "/status")["progress"]["bandwidth"]))
+    else:
+        configured = invocation.load().settings.upload.bandwidth
+        click.echo(f"syncd is not running. upload.bandwidth is {configured}.")
+    return 0
+
+
+def _limited(bytes_per_s: int | None) -> str:
+    if bytes_per_s is None:
+        return "Uploads are not limited."
+    return f"Uploads limited to {size_text(bytes_per_s)}/s."
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -210,7 +233,7 @@ def _carry_out(
         done = order(store, time.time_ns() // 1_000_000, **what)
     finally:
         store.close()
-    return {"files": done.files, "left": done.left}
+    return {"files": done.files, "examined": done.examined, "left": done.left}
 
 
 def _running(invocation: Invocation, instead: str) -> str:
@@ -243,16 +266,17 @@ def _meant(invocation: Invocation, paths: Sequence[str]) -> list[str]:
 
 
 def _tell(done: Mapping[str, Any], what: str, as_json: bool) -> int:
-    files, left = done["files"], done["left"]
+    files, examined, left = done["files"], done.get("examined", []), done["left"]
     if as_json:
-        click.echo(json.dumps({"files": files, "left": left}, indent=2))
+        click.echo(json.dumps(done, indent=2))
         return SOME_LEFT if left else 0
-    for path in files[:LISTED]:
-        click.echo(f"{what}: {path}")
-    if len(files) > LISTED:
-        click.echo(f"… and {len(files) - LISTED} more")
+    for said, paths in ((what, files), ("to be examined again", examined)):
+        for path in paths[:LISTED]:
+            click.echo(f"{said}: {path}")
+        if len(paths) > LISTED:
+            click.echo(f"… and {len(paths) - LISTED} more")
     for path, why in left.items():
         click.echo(f"left alone: {printable(path)}: {why}", err=True)
-    if not files and not left:
-        click.echo("no file is in such a state")
+    if not files and not examined and not left:
+        click.echo("no file is in such a state; nothing was changed")
     return SOME_LEFT if left else 0

@@ -59,9 +59,9 @@ _SHOWN = "Names of models are in it, as --with-names asked."
 
 
 class CannotWrite(SyncdError):
-    """The bundle cannot be written; the text says where and why."""
+    """The bundle cannot be written where it was asked for; the text says where and why."""
 
-    exit_code = 74
+    exit_code = 2
 
 
 @click.command("support-bundle")

@@ -53,7 +53,8 @@ class Acts:
         paths, states = _texts(body, "paths"), _texts(body, "states")
         if unknown := set(states) - set(orders.RETRIABLE):
             raise bad(f"states: {printable(min(unknown))} is none of {', '.join(orders.RETRIABLE)}")
-        return _told(await self._carry_out("retry", orders.retry, paths=paths, states=states))
+        done = await self._carry_out("retry", orders.retry, paths=paths, states=states)
+        return JSONResponse({"files": done.files, "examined": done.examined, "left": done.left})
 
     async def bump(self, request: Request) -> Response:
         """Let queued files go first: ``paths``."""

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Self
+from types import UnionType
+from typing import Any, Self, get_origin
 
 from syncd.sandbox.answers import Answer
 from syncd.sandbox.history import Entry
@@ -90,13 +91,18 @@ class Rule:
         A rule from a JSON object.
 
         Raises:
-            ValueError: No object, or an unknown member or fault.
+            ValueError: No object, an unknown member or fault, or a value of the wrong type.
         """
         if not isinstance(values, dict):
             raise ValueError(f"a rule is an object, not {values!r}")
-        unknown = values.keys() - {f.name for f in fields(cls)}
+        known = {f.name: f.type for f in fields(cls)}
+        unknown = values.keys() - known.keys()
         if unknown or "fault" not in values:
             raise ValueError(f"a rule names its fault and nothing unknown: {sorted(unknown)}")
+        if values["fault"] not in set(Fault):
+            raise ValueError(f"no such fault: {values['fault']!r}; there are {', '.join(Fault)}")
+        for name in values.keys() - {"fault"}:
+            _require_type(name, values[name], known[name])
         return cls(**{**values, "fault": Fault(values["fault"])})
 
     @property
@@ -135,6 +141,17 @@ class Rule:
                 status = self.status if 300 <= self.status < 400 else 307
                 return Answer(status, {"Location": self.location})
         return answer
+
+
+def _require_type(name: str, value: object, declared: Any) -> None:
+    """*value* came from JSON: a whole number does for a float, and a boolean is no number."""
+    if isinstance(declared, UnionType):
+        wanted: Any = declared
+    else:
+        wanted = float | int if declared is float else get_origin(declared) or declared
+    is_flag = isinstance(value, bool) and declared != bool | None
+    if is_flag or not isinstance(value, wanted):
+        raise ValueError(f"{name} cannot be {value!r}")
 
 
 class Faults:

@@ -637,19 +637,27 @@ class Jobs:
 
     # -- what a person says ----------------------------------------------------------------------
 
-    def retry_now(self, job_id: int, now_ms: int) -> None:
-        """Try a job that failed, was cancelled or waits again, now and with its counters reset."""
+    def retry_now(self, job_id: int, now_ms: int) -> bool:
+        """
+        Try a job that failed, was cancelled or waits again, now and with its counters reset.
+
+        Returns:
+            False, and nothing changed, if the job only waits for another file of its bundle.
+        """
         with self._db.transaction():
             job = self.get(job_id)
+            if job.state is State.QUEUED and job.held_class == "bundle":
+                return False
             if job.state in (State.FAILED, State.CANCELLED):
                 self._requeue(job, now_ms, "syncd retry")
             self._db.run(
                 "UPDATE job SET run_after = ?, attempt = 0, updated_at = ?, last_kind = NULL,"
                 " last_error = NULL, last_advice = NULL, held_class = NULL"
-                " WHERE id = ? AND state = 'queued' AND held_class IS NOT 'bundle'",
+                " WHERE id = ? AND state = 'queued'",
                 (now_ms, now_ms, job.id),
             )
             self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
+            return True
 
     def bump(self, job_id: int, now_ms: int) -> None:
         """Let a queued job be the next that is claimed."""

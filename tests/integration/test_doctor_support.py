@@ -121,7 +121,8 @@ def test_what_is_wrong_on_this_machine_is_told_with_what_helps(home: Home) -> No
 
 
 def test_a_state_directory_that_cannot_be_written_is_told(home: Home) -> None:
-    home.env["SYNCD_STATE_DIR"] = os.fspath(home.models / ONE / "state")
+    (home.models.parent / "file").write_bytes(b"no directory can be made here")
+    home.env["SYNCD_STATE_DIR"] = os.fspath(home.models.parent / "file" / "state")
 
     found = checks(home, "--offline", code=74)
 
@@ -272,7 +273,7 @@ def test_a_bundle_overwrites_nothing(home: Home) -> None:
 
     done = home.run("support-bundle", "-o", str(there))
 
-    assert (done.code, there.read_bytes()) == (74, b"mine")
+    assert (done.code, there.read_bytes()) == (2, b"mine")
     assert "File exists. Name another file with -o." in done.said
 
 

@@ -251,9 +251,10 @@ def test_show_names_the_file_that_holds_the_token(tmp_path: Path) -> None:
 
 
 def test_check_prints_what_is_in_force_and_no_warning_when_all_is_well(tmp_path: Path) -> None:
-    done = syncd(
-        tmp_path, "--models-dir", str(tmp_path), "config", "check", SYNCD_API__TOKEN="dk-1"
-    )
+    models = tmp_path / "models"
+    models.mkdir()
+
+    done = syncd(tmp_path, "--models-dir", str(models), "config", "check", SYNCD_API__TOKEN="dk-1")
 
     assert done.returncode == 0
     assert done.stdout.startswith("no configuration file: the configuration is valid\n")
@@ -276,7 +277,8 @@ def test_check_warns_of_what_is_probably_not_meant(tmp_path: Path) -> None:
     set_badly = syncd(tmp_path, "--config", str(file), "config", "check")
     file.chmod(0o600)
     set_privately = syncd(tmp_path, "--config", str(file), "config", "check")
-    not_set = syncd(tmp_path, "--models-dir", str(tmp_path), "config", "check")
+    (tmp_path / "models").mkdir()
+    not_set = syncd(tmp_path, "--models-dir", str(tmp_path / "models"), "config", "check")
 
     assert set_badly.returncode == not_set.returncode == 0
     assert [w for w in set_badly.stdout.splitlines() if w.startswith("warning: ")] == [

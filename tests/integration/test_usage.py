@@ -1,0 +1,181 @@
+"""What a wrong command line, or a wrong value in it, is answered with: the reason, and its exit code."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from syncd.sandbox.faults import Fault, Rule
+from syncd.sandbox.server import Sandbox
+from tests.integration.harness import Home
+from tests.weights import weights
+
+ONE, TWO, ODD = "loras/one.safetensors", "vae/two.pt", "loras/ink (1).safetensors"
+
+COMMANDS = [
+    ["--once"], ["run"], ["status"], ["plan"], ["pause"], ["resume"], ["retry", "--all"], ["limit"],
+    ["scan"], ["file", "x"], ["queue"], ["history"], ["gc"], ["doctor"], ["health"], ["whoami"],
+    ["diff"], ["safe"], ["prune"], ["config", "check"], ["config", "show"], ["sandbox"], ["demo"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_unknown_log_level_is_refused_by_every_command(home: Home, command: list[str]) -> None:
+    done = home.run("--log-level", "loud", *command)
+
+    assert done.code == 2
+    assert "--log-level" in done.err
+    assert "'debug', 'info', 'warning', 'error'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--port", "99999"], "'--port'"),
+        (["--port", "-1"], "'--port'"),
+        (["--store-port", "65536"], "'--store-port'"),
+        (["--fault", "x"], "'x' is not JSON such as"),
+        (["--fault", "[]"], "a rule is an object"),
+        (["--fault", '{"fault": "x"}'], "no such fault: 'x'; there are answer, delay"),
+        (["--fault", '{"fault": "delay", "delay_s": "x"}'], "delay_s cannot be 'x'"),
+        (["--fault", '{"fault": "delay", "count": "x"}'], "count cannot be 'x'"),
+        (["--fault", '{"fault": "delay", "headers": []}'], "headers cannot be []"),
+        (["--fault", '{"fault": "delay", "part": true}'], "part cannot be True"),
+        (["--switch", "x"], "'x' is not NAME=VALUE"),
+        (["--switch", "x=1"], "no such switch: x"),
+        (["--s3-endpoint", "x"], "'x' is not http(s)://host:port"),
+    ],
+    ids=str,
+)
+def test_sandbox_with_a_wrong_value_is_a_usage_error_that_names_the_option(
+    home: Home, args: list[str], said: str
+) -> None:
+    done = home.run("sandbox", *args)
+
+    assert done.code == 2, done.err
+    assert f"'{args[0]}'" in done.err
+    assert said in " ".join(done.err.split())
+
+
+def test_support_bundle_onto_an_existing_file_is_a_usage_error(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "bundle.tar.gz"
+    file.write_bytes(b"something else")
+
+    done = home.run("support-bundle", "-o", str(file))
+
+    assert done.code == 2
+    assert "File exists" in done.err
+    assert "Name another file with -o" in done.err
+    assert file.read_bytes() == b"something else"
+
+
+@pytest.mark.parametrize(
+    ("env", "args", "said"),
+    [
+        ({"SYNCD_MODELS_DIR": "models"}, [], "SYNCD_MODELS_DIR: models_dir: must be an absolute"),
+        ({}, ["--models-dir", "models"], "--models-dir: must be an absolute path"),
+        ({"SYNCD_SETTLE__ONCE_WAIT_S": "1"}, [], "settle.once_wait_s: is too short"),
+    ],
+    ids=str,
+)
+def test_setting_that_cannot_be_meant_is_refused_with_78_and_the_reason(
+    home: Home, env: dict[str, str], args: list[str], said: str
+) -> None:
+    home.env |= env
+
+    checked, once = home.run(*args, "config", "check"), home.run(*args, "--once")
+
+    assert (checked.code, once.code) == (78, 78)
+    assert said in checked.err
+    assert said in once.err
+    assert not home.state.exists()
+
+
+def test_state_dir_inside_the_models_directory_is_refused_with_78(home: Home) -> None:
+    inside = home.models / "state"
+
+    done = home.run("--state-dir", str(inside), "--once")
+
+    assert done.code == 78
+    assert "--state-dir: lies inside models_dir: syncd would watch its own database" in done.err
+    assert not inside.exists()
+
+
+# -- limit -----------------------------------------------------------------------------------------
+
+
+def test_limit_without_a_rate_shows_the_limit(home: Home) -> None:
+    home.env["SYNCD_UPLOAD__BANDWIDTH"] = "2MiB/s"
+    at_rest = home.run("limit")
+    with home.daemon() as daemon:
+        daemon.started()
+        configured = home.run("limit")
+        changed = home.run("limit", "512k")
+        shown = home.run("limit")
+        home.run("limit", "off")
+        unlimited = home.run("limit")
+
+    assert (at_rest.code, at_rest.out) == (
+        0,
+        "syncd is not running. upload.bandwidth is 2MiB/s.\n",
+    )
+    assert (configured.code, configured.out) == (0, "Uploads limited to 2.0 MiB/s.\n")
+    assert (changed.out, shown.out) == ("Uploads limited to 512.0 KiB/s.\n",) * 2
+    assert unlimited.out == "Uploads are not limited.\n"
+
+
+@pytest.mark.parametrize("rate", ["fast", "10 Mb/s", "1", "08:00,1M 9:00,off", ""])
+def test_limit_with_a_wrong_rate_is_a_usage_error_with_and_without_a_daemon(
+    home: Home, rate: str
+) -> None:
+    done = home.run("limit", rate)
+
+    assert done.code == 2
+    assert "RATE " in done.err
+
+
+# -- retry -----------------------------------------------------------------------------------------
+
+
+def test_retry_all_does_not_claim_to_retry_what_has_no_job(home: Home) -> None:
+    home.write(ODD, weights(b"a name that the server refuses"))
+    home.let_age()
+    home.once()
+
+    shown = home.run("retry", "--all")
+    home.once()
+    document = home.run("retry", "--all", "--json")
+
+    assert (shown.code, shown.out) == (0, f"to be examined again: {ODD}\n")
+    assert json.loads(document.out) == {"files": [], "examined": [ODD], "left": {}}
+
+
+def test_retry_all_with_nothing_to_retry_says_that_nothing_was_changed(home: Home) -> None:
+    home.once()
+
+    done = home.run("retry", "--all")
+
+    assert (done.code, done.out) == (0, "no file is in such a state; nothing was changed\n")
+
+
+def test_retry_of_a_file_that_waits_for_its_bundle_leaves_it_and_says_why(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.env["SYNCD_SELECT__BUNDLES"] = "diffusers"
+    bundle = "diffusers/a"
+    home.write(f"{bundle}/model_index.json", b"{}")
+    home.write(f"{bundle}/unet/model.safetensors", weights(b"unet"))
+    home.let_age()
+    refusal = Rule(Fault.ANSWER, "presign", contains="unet", count=None, status=422)
+    cloud.faults.add(replace(refusal, performed=False))
+    home.once()
+    waiting = {file["path"]: file["state"] for file in home.status()["files"]}
+
+    named = home.run("retry", f"{bundle}/model_index.json")
+    everything = home.run("retry", "--all")
+
+    assert waiting[f"{bundle}/model_index.json"] == "waiting"
+    assert named.code == 1
+    assert "it is stored and waits for another file of its bundle" in named.err
+    assert everything.out == f"queued again: {bundle}/unet/model.safetensors\n"
