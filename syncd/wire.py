@@ -5,6 +5,7 @@ httpx raises for a connection that was never made and for one that broke under a
 matters here is whether anything may have taken effect, and which row of the retry table it is.
 """
 
+import os
 import socket
 import ssl
 from collections.abc import Collection
@@ -31,6 +32,9 @@ SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
+
+CAUSES_MOST = 20
+"""Exceptions of one chain that are looked into."""
 
 _DIRECT = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
 
@@ -126,7 +130,7 @@ def failure(
         now_ms: What this machine's clock says; a wrong one is a common reason to trust nobody.
     """
     kind = _kind(error, reused=responses.died_reused(events))
-    message = f"{call}: {type(error).__name__} at {host}: {responses.said(str(error))}"
+    message = f"{call}: {_what_failed(error, host)}"
     if kind is Kind.TLS:
         today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
         message = f"{message} (this machine's clock says {today})"
@@ -137,6 +141,32 @@ def failure(
         unclear=not isinstance(error, _NOT_SENT),
         timed_out=isinstance(error, httpx.TimeoutException),
     )
+
+
+def _what_failed(error: httpx.HTTPError, host: str) -> str:
+    """What failed, at *host* and why, with the operating system's reason if there is one."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"no connection to {host} within the time limit"
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer from {host} within the time limit ({type(error).__name__})"
+    reason = _system_reason(error) or responses.said(str(error))
+    if isinstance(error, httpx.ConnectError):
+        return f"cannot connect to {host}: {reason}"
+    return f"{type(error).__name__} at {host}: {reason}"
+
+
+def _system_reason(error: BaseException | None) -> str | None:
+    """Why the innermost ``OSError`` behind *error* was raised, in the operating system's words."""
+    found = None
+    for _ in range(CAUSES_MOST):
+        if error is None:
+            break
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            code = error.errno or 0  # a failed look-up has negative codes of its own
+            found = os.strerror(code) if code > 0 else error.strerror or found
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = inner or error.__cause__ or error.__context__
+    return found
 
 
 def _kind(error: httpx.HTTPError, *, reused: bool) -> Kind:

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from syncd.auth import Credentials
@@ -13,7 +14,7 @@ from syncd.cli.reaching import exit_of, reaching
 from syncd.config import Loaded, Stored
 from syncd.config.stored import Held
 from syncd.errors import JobError, SyncdError
-from syncd.model import Profile, printable
+from syncd.model import Call, Kind, Profile, printable
 from syncd.store import Report, reading
 
 T = TypeVar("T")
@@ -21,11 +22,35 @@ T = TypeVar("T")
 LOCK_PAUSE_S = 0.1
 
 
+_TASKS: Mapping[Call, str] = MappingProxyType(
+    {
+        Call.LOGIN: "Signing in failed",
+        Call.ME: "Reading the account failed",
+        Call.PAIR_START: "The pairing could not be started",
+        Call.PAIR_POLL: "The pairing could not be finished",
+        Call.REFRESH: "Renewing the session failed",
+        Call.REVOKE: "Revoking the device key failed",
+    }
+)
+
+_CHECK_NETWORK = "Check the network, api.base_url and network.proxy, then run the command again."
+_LATER = "Run the command again later."
+_OVERLOADED = frozenset({Kind.SERVER_TRANSIENT, Kind.SERVER_FAULT, Kind.API_THROTTLE})
+
+
 class Refused(SyncdError):
-    """The cloud turned a command away, or was not there."""
+    """
+    The cloud refused a command, or could not be reached.
+
+    ``reason`` says why and what to do; the text also says what failed.
+    """
 
     def __init__(self, error: JobError) -> None:
-        super().__init__(" ".join(filter(None, (f"{error}.", error.advice))))
+        said = str(error).removeprefix(f"{error.call}: ").rstrip(".: ")
+        advice = error.advice or (_LATER if error.kind in _OVERLOADED else _CHECK_NETWORK)
+        self.reason = f"{said}. {advice}"
+        task = None if error.call is None else _TASKS.get(error.call)
+        super().__init__(": ".join(filter(None, (task, self.reason))))
         self.error = error
         self.exit_code = int(exit_of(error))
 

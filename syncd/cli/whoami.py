@@ -109,7 +109,7 @@ def _ask(
     try:
         return 0, asked(profile(loaded, credentials)), None, True
     except Refused as refused:
-        return refused.exit_code, None, str(refused), False if refused.exit_code == 77 else None
+        return refused.exit_code, None, refused.reason, False if refused.exit_code == 77 else None
 
 
 def _kind(current: str | Session | None) -> str:
@@ -172,9 +172,8 @@ def _state(each: Credential) -> str:
     if each.accepted is False:
         return f"not accepted: {each.why}"
     known = "in force" if each.in_force else "not used: the session counts for everything"
-    if each.accepted is None:
-        known = f"{known}; the cloud could not be asked: {each.why}"
-    return f"{known}; {_life(each)}"
+    known = f"{known}; {_life(each)}"
+    return known if each.accepted else f"{known}; the cloud could not be asked: {each.why}"
 
 
 def _life(each: Credential) -> str:

@@ -34,6 +34,7 @@ from tests.integration.harness import (
     records,
     until,
 )
+from tests.ports import free_ports
 
 QUICK = Switches(pairing_interval_s=1, part_size=5 * 1024 * 1024)
 
@@ -752,3 +753,42 @@ def test_a_403_is_explained_by_the_role_with_one_look_at_the_account(
     assert "viewer in the team Sandbox: only owners and admins" in hold["what_to_do"]
     assert "custom_models (global)" in hold["what_to_do"]
     assert cloud.history.count(Call.ME) == asked + 1
+
+
+# -- the cloud is away -----------------------------------------------------------------------------
+
+REFUSED = "cannot connect to 127.0.0.1: Connection refused"
+UNKNOWN = "cannot connect to no-such-host.invalid: "
+CHECK = "Check the network, api.base_url and network.proxy, then run the command again."
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [("http://127.0.0.1:{port}/api", REFUSED), ("https://no-such-host.invalid/api", UNKNOWN)],
+)
+def test_network_errors_of_login_and_whoami_say_what_failed_and_what_to_do(
+    box: Home, tmp_path: Path, url: str, why: str
+) -> None:
+    (port,) = free_ports(1)
+    box.env["SYNCD_API__BASE_URL"] = url.format(port=port)
+    paired = box.run("login")
+    box.env["SYNCD_API__TOKEN"] = f"dk-{40 * 'a'}"
+    who = box.run("whoami")
+
+    assert (paired.code, who.code) == (75, 75)
+    assert f"The pairing could not be started: {why}" in paired.err
+    assert f"the cloud could not be asked: {why}" in who.out
+    assert paired.err.rstrip().endswith(CHECK)
+    assert CHECK in who.out
+    assert "pair_start" not in paired.err
+    assert "ConnectError" not in paired.err + who.out
+
+
+def test_sign_in_at_a_cloud_that_fails_says_to_try_later(box: Home, cloud: Sandbox) -> None:
+    cloud.faults.add(Rule(Fault.ANSWER, "pair_start", count=None, status=503, performed=False))
+
+    done = box.run("login")
+
+    assert done.code == 75
+    assert "The pairing could not be started: HTTP 503 from 127.0.0.1" in done.err
+    assert done.err.rstrip().endswith("Run the command again later.")
