@@ -4,7 +4,7 @@
 # fails, so that ComfyUI starts whatever becomes of syncd. On the volume, in $VOLUME, lie
 #   config.toml   at least models_dir
 #   api_token     the device key
-#   syncd-*.whl   the program
+#   syncd-*.whl   the program; of several the newest version is started
 set -u
 
 VOLUME=${VOLUME:-/workspace/syncd}
@@ -13,9 +13,41 @@ VOLUME=${VOLUME:-/workspace/syncd}
 HERE=${HERE:-/var/lib/syncd}
 PROGRAM=$HERE/venv/bin/syncd
 
+# Wheel by wheel, newest version first (0.10 is newer than 0.9, and than 0.10rc1).
+newest_first() {
+    "$HERE/venv/bin/python" - "$@" <<'END'
+import sys
+from pip._vendor.packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+wheels = []
+for path in sys.argv[1:]:
+    try:
+        wheels.append((parse_wheel_filename(path.rpartition("/")[2])[1], path))
+    except InvalidWheelFilename as error:
+        print(f"syncd: {path} is left out: {error}", file=sys.stderr)
+for _, path in sorted(wheels, reverse=True):
+    print(path)
+END
+}
+
+# Leaves the newest program that can be installed in $PROGRAM, and says which ones cannot.
 install_program() {
-    [ -x "$PROGRAM" ] && return
-    python3 -m venv "$HERE/venv" && "$HERE/venv/bin/pip" install --quiet "$VOLUME"/syncd-*.whl
+    set -- "$VOLUME"/syncd-*.whl
+    if [ -e "$1" ]; then
+        [ -x "$HERE/venv/bin/python" ] || python3 -m venv "$HERE/venv" || return
+        newest_first "$@" >"$HERE/wheels"
+        while read -r wheel; do
+            [ -x "$PROGRAM" ] && [ "$wheel" = "$(cat "$HERE/installed")" ] && return
+            if "$HERE/venv/bin/pip" install --quiet "$wheel"; then
+                echo "$wheel" >"$HERE/installed"
+                echo "syncd: $wheel is installed"
+                return
+            fi
+            echo "syncd: $wheel could not be installed"
+        done <"$HERE/wheels"
+    fi
+    [ -x "$PROGRAM" ] || { echo "syncd: there is no wheel in $VOLUME that can be installed"; return 1; }
+    echo "syncd: no wheel in $VOLUME could be installed, the program of before is started"
 }
 
 run() {
@@ -46,6 +78,6 @@ mkdir -p "$HERE"
 # its end.
 (
     exec >>"$HERE/syncd.log" 2>&1 </dev/null
-    start
+    start || echo "syncd: not started"
 ) &
 echo "syncd: starting, its log is $HERE/syncd.log"

@@ -1,8 +1,10 @@
 """The files of docs/deploy/ and the Dockerfile: what their linters say, and where they must agree."""
 
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
@@ -235,3 +237,65 @@ def test_the_start_hook_does_not_fail_without_a_token(pod: Home) -> None:
     until(lambda: "api_token" in log(pod), "the reason")
     assert called.returncode == 0
     assert pids(pod) == []
+
+
+def wheel(pod: Home, version: str, *, broken: bool = False) -> None:
+    """A wheel on the volume whose ``syncd`` writes its version and ends."""
+    info = f"syncd-{version}.dist-info"
+    started = Path(pod.env["HERE"]) / "started"
+    files = {
+        "syncd.py": f"def entry():\n    open({os.fspath(started)!r}, 'a').write('{version} ')\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: syncd\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nsyncd = syncd:entry\n",
+    }
+    path = Path(pod.env["VOLUME"]) / f"syncd-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in files))
+    if broken:
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def started(pod: Home) -> list[str]:
+    file = Path(pod.env["HERE"]) / "started"
+    return file.read_text().split() if file.exists() else []
+
+
+def ends(pod: Home) -> int:
+    return log(pod).count("not started") if (Path(pod.env["HERE"]) / "syncd.log").exists() else 0
+
+
+def test_start_hook_starts_the_newest_of_several_wheels(pod: Home) -> None:
+    shutil.rmtree(Path(pod.env["HERE"]) / "venv")
+    for version in ("0.9.0", "0.10.0rc1", "0.10.0", "0.2.0"):
+        wheel(pod, version)
+
+    call_hook(pod)
+    until(lambda: ends(pod) == 1, "the first end")
+    wheel(pod, "0.11.0")
+    wheel(pod, "0.12.0", broken=True)
+    call_hook(pod)
+    until(lambda: ends(pod) == 2, "the second end")
+    call_hook(pod)
+    until(lambda: ends(pod) == 3, "the third end")
+
+    assert started(pod) == ["0.10.0", "0.11.0", "0.11.0"], log(pod)
+    assert "syncd-0.12.0-py3-none-any.whl could not be installed" in log(pod)
+    assert log(pod).count("syncd-0.11.0-py3-none-any.whl is installed") == 1
+
+
+def test_start_hook_without_a_usable_wheel_says_so(pod: Home) -> None:
+    shutil.rmtree(Path(pod.env["HERE"]) / "venv")
+    wheel(pod, "0.9.0", broken=True)
+    (Path(pod.env["VOLUME"]) / "syncd-latest.whl").write_bytes(b"")
+
+    called = call_hook(pod)
+    until(lambda: ends(pod), "the end")
+
+    assert called.returncode == 0
+    assert "syncd-latest.whl is left out" in log(pod)
+    assert "syncd-0.9.0-py3-none-any.whl could not be installed" in log(pod)
+    assert "there is no wheel in" in log(pod)
+    assert log(pod).rstrip().endswith("syncd: not started")
