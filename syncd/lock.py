@@ -9,6 +9,7 @@ import os
 import time
 
 from syncd.errors import AlreadyRunning, StateError
+from syncd.places import require_unshared
 from syncd.text import printable
 
 TRIES, PAUSE_S = 5, 0.02
@@ -23,7 +24,7 @@ class Lock:
 
     Raises:
         AlreadyRunning: Another process holds it.
-        StateError: The directory cannot be created or written.
+        StateError: The directory cannot be created or written, or others may write in it.
     """
 
     def __init__(self, state_dir: str) -> None:
@@ -33,7 +34,11 @@ class Lock:
         except OSError as error:
             raise unusable(state_dir, error) from error
         try:
+            require_unshared(state_dir, os.fstat(self._fd))
             _flock_patiently(self._fd)
+        except StateError:
+            os.close(self._fd)
+            raise
         except BlockingIOError:
             os.close(self._fd)
             raise AlreadyRunning(

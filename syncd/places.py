@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from syncd.errors import ConfigError
+from syncd.errors import ConfigError, StateError
 from syncd.text import printable
 
 if TYPE_CHECKING:
@@ -116,6 +116,38 @@ def socket_path(state_dir: str, environ: Mapping[str, str]) -> str:
 
     mark = hashlib.sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:12]
     return os.path.join(shared, "syncd", f"{mark}.sock")
+
+
+def writers_of(found: os.stat_result) -> str | None:
+    """
+    Who else may write in the state directory with the status *found*, in words, or None.
+
+    Our own primary group does not count, nor a group that lets us into another user's directory:
+    a volume of Kubernetes with an ``fsGroup`` looks like that.
+    """
+    if found.st_mode & stat.S_IWOTH:
+        return "every user of this machine"
+    shared = found.st_uid == os.geteuid() and found.st_gid != os.getegid()
+    return f"the group {found.st_gid}" if found.st_mode & stat.S_IWGRP and shared else None
+
+
+def require_unshared(state_dir: str, found: os.stat_result) -> None:
+    """
+    Require that nobody else may write in *state_dir*, whose status is *found*.
+
+    Raises:
+        StateError: Somebody may; says how to mend it.
+    """
+    if (writers := writers_of(found)) is not None:
+        raise StateError(
+            f"The state directory {printable(state_dir)} may be written by {writers}, who could "
+            f"replace the database or the credentials in it. Mend it: {closing(state_dir)}"
+        )
+
+
+def closing(state_dir: str) -> str:
+    """The command that keeps others from writing in *state_dir*."""
+    return f"chmod go-w '{printable(state_dir)}'"
 
 
 def _is_private(folder: str) -> bool:

@@ -19,6 +19,7 @@ from syncd.core.preview import Action
 from syncd.core.standing import WRITERS, standing, team_of
 from syncd.errors import ConfigError, JobError, RootUnavailable, StateError
 from syncd.model import Profile, Session, printable
+from syncd.places import closing, writers_of
 
 SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0
 """An object store refuses signatures of a clock that is a quarter of an hour off."""
@@ -219,6 +220,9 @@ def _state(state_dir: str) -> Iterator[Check]:
     if kind is not None:
         advice = "Set state_dir to a directory on a local disk: databases break on network ones."
         yield Check("state directory", Result.FAILED, f"{shown}: on {kind}", advice, 74)
+    elif there == state_dir and (writers := writers_of(os.stat(there))) is not None:
+        found = f"{shown}: may be written by {writers}"
+        yield Check("state directory", Result.FAILED, found, closing(state_dir), 74)
     elif not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
         advice = f"Let the account of syncd (uid {os.geteuid()}) write there, or set state_dir."
         yield Check("state directory", Result.FAILED, f"{shown}: not writable", advice, 74)
@@ -226,8 +230,8 @@ def _state(state_dir: str) -> Iterator[Check]:
         kind = scan.mount_of(state_dir).fs_type
         made = "" if there == state_dir else ", made at the first start"
         yield Check("state directory", Result.OK, f"{shown}: {kind}{made}")
-    found = os.statvfs(there)
-    free = found.f_bavail * found.f_frsize
+    disk = os.statvfs(there)
+    free = disk.f_bavail * disk.f_frsize
     room = f"{free // (1024 * 1024)} MiB free for the database"
     if free < ROOM_WANTED:
         yield Check("disk room", Result.WARNING, room, "Make room on the disk of state_dir.")

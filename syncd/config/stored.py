@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from syncd.errors import ConfigError, StateError, StateFull
 from syncd.model import Session, printable
+from syncd.places import require_unshared
 
 FOLDER = "credentials"
 DEVICE_KEY = "api_token"
@@ -146,6 +147,7 @@ class Stored:
         with _errors(self.state_dir):
             self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_owner(self.state_dir)
+            require_unshared(str(self.state_dir), self.state_dir.stat())
             (self.state_dir / FOLDER).mkdir(mode=0o700, exist_ok=True)
             _sync_folder(self.state_dir)
 

@@ -19,7 +19,7 @@ from tests.weights import weights
 
 pytestmark = pytest.mark.crash
 
-MOUNT = 'mount -t tmpfs -o size=384k tmpfs "$SYNCD_STATE_DIR" && exec "$@"'
+MOUNT = 'mount -t tmpfs -o size=384k,mode=0700 tmpfs "$SYNCD_STATE_DIR" && exec "$@"'
 UNSHARED = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh"]
 
 BEGUN = """

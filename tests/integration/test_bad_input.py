@@ -364,3 +364,32 @@ def test_R29_upload_url_with_impossible_host_is_a_bad_answer_and_asked_for_again
     assert done.code == 0
     assert [line for line in done.events() if line["level"] == "error"] == []
     assert (cloud.history.count("presign"), cloud.history.count("put_body")) == (3, 2)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+def test_state_directory_that_others_may_write_is_refused_and_doctor_says_so(
+    home: Home, cloud: Sandbox, mode: int
+) -> None:
+    home.state.mkdir()
+    home.state.chmod(mode)
+    done, doctor, login = home.once(), home.run("doctor"), home.run("login")
+
+    assert (done.code, doctor.code, login.code) == (74, 74, 74)
+    says(done.said, "may be written by every user", f"chmod go-w '{home.state}'")
+    says(doctor.out, "may be written by every user", f"chmod go-w '{home.state}'")
+    assert cloud.history.count() == 1  # doctor's own question
+    home.state.chmod(mode & ~0o022)
+    assert home.once().code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another group")
+def test_state_directory_that_a_foreign_group_may_write_is_refused(home: Home) -> None:
+    home.state.mkdir()
+    os.chown(home.state, os.geteuid(), os.getegid() + 4711)
+    home.state.chmod(0o770)
+    foreign = home.once()
+    os.chown(home.state, os.geteuid(), os.getegid())
+
+    assert foreign.code == 74
+    says(foreign.said, f"may be written by the group {os.getegid() + 4711}")
+    assert home.once().code == 0
