@@ -8,7 +8,7 @@ changes, its rules do, or a file comes or goes that ComfyUI would load in its pl
 import errno
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
@@ -38,6 +38,10 @@ ACCEPT = "accept the directories as they are now: syncd scan --accept"
 
 PASSED_MAX = 20_000
 """Files that get no job, held in memory at a time: they are most of a large tree."""
+
+
+FRESH_MAX = 5_000
+"""Files that are taken and held in memory at a time, each with all that was decided about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +114,21 @@ class Walked:
     files: int = 0
     models: bool = False
 
-    def emptied(self, models_below: Mapping[str, int]) -> Iterator[str]:
-        """Those folders of which every known model is gone, and in which no other was found."""
+    def emptied(self, models_below: Mapping[str, int], observed: Sequence[str]) -> Iterator[str]:
+        """
+        Those folders of which every known model is gone, and in which no other was found.
+
+        Args:
+            models_below: How many models were known in each.
+            observed: Paths of the files that were found and are not known yet.
+        """
         for folder, known in models_below.items():
             gone = [
                 each
                 for each in self.gone
                 if each.verdict is not Verdict.IGNORED and paths.is_within(each.rel_path, {folder})
             ]
-            fresh = any(paths.is_within(each.found.rel_path, {folder}) for each in self.fresh)
+            fresh = any(paths.is_within(rel_path, {folder}) for rel_path in observed)
             if known and len(gone) == known and not fresh:
                 yield folder
 
@@ -186,8 +196,9 @@ class Comparer:
         """
         Walk at or below *folder* and compare with what is known, streaming both.
 
-        What was found so far is handed out whenever ``PASSED_MAX`` more files were passed over, and
-        at the end: always the same value, from which ``passed`` may be taken.
+        What was found so far is handed out whenever ``PASSED_MAX`` more files were passed over, or
+        ``FRESH_MAX`` more are taken, and at the end: always the same value, from which ``passed`` and
+        ``fresh`` may be taken.
 
         *Afresh*: what was decided about files that did not change is decided again.
 
@@ -212,7 +223,7 @@ class Comparer:
         counted = self._counted(walked, root, stretches)
         changes = self._changes(counted, self._known(root, folder), unjudged, afresh=afresh)
         for _ in self._sort_in(walked, root, changes, cache(companions_in)):
-            if len(walked.passed) >= PASSED_MAX:
+            if len(walked.passed) >= PASSED_MAX or len(walked.fresh) >= FRESH_MAX:
                 yield walked
         yield walked
 

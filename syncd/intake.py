@@ -44,6 +44,9 @@ R = TypeVar("R")
 BATCH = 1000
 """Files looked at in one go: going to the scan thread and back costs more than one look."""
 
+SETTLED_MAX = 10_000
+"""Files that are judged and queued in one go, so that a backfill of any size takes bounded memory."""
+
 BLOCKED_LOOK_S = 10.0
 """Between looks at a file that something but time holds up: an event may tell sooner."""
 
@@ -171,14 +174,16 @@ class Intake:
         await self._require_root(root)
         rules = await self._lanes.scan(self._comparer.read_rules, root)
         row = await self._row_of(root)
-        walked, passed = Walked(), 0
+        walked, changed = Walked(), 0
         walk = self._comparer.walk(root, afresh=row.rules != rules)
         while (found := await self._lanes.scan(next, walk, None)) is not None:
             walked = found
             if _is_present(root, row, walked):
-                passed += len(walked.passed)
+                changed += len(walked.passed) + len(walked.fresh)
                 await self._pass_over(walked.passed)
                 walked.passed.clear()
+                await self._observe_all(walked.fresh, None, backfill=not row.scanned)
+                walked.fresh.clear()
         if _is_absent(root, row, walked):
             self._log.debug("root.absent", root=root.path)
             return
@@ -189,7 +194,7 @@ class Intake:
         self._problems[root.id] = {
             root.shown(path): error.strerror or str(error) for path, error in walked.problems
         }
-        await self._take_in([(walked, None)], backfill=not row.scanned)
+        await self._take_in([(walked, None)])
         await self._lanes.db(
             self._store.files.mark_scanned,
             root.id,
@@ -203,7 +208,7 @@ class Intake:
             "scan.finished",
             root=root.path,
             files=walked.files,
-            changed=len(walked.fresh) + passed,
+            changed=changed,
             gone=len(walked.gone),
             seconds=round(self._clock.boottime_s() - started_s, 3),
         )
@@ -229,8 +234,7 @@ class Intake:
 
     async def settle_due(self) -> None:
         """Look again at the files whose window has passed; queue those that did not move."""
-        now_s = self._clock.boottime_s()
-        due = {key for key in self._moving if self._look_at_s(key) <= now_s}
+        due = self._due()
         if due:
             due |= {
                 key for key, m in self._moving.items() if m.postponed
@@ -241,6 +245,20 @@ class Intake:
         for batch in _batches(sorted(due)):
             settled += await self._look_again(dict.fromkeys(batch))
         await self._admit(settled)
+
+    def _due(self) -> set[PathKey]:
+        """
+        Files whose window has passed, at most about ``SETTLED_MAX`` of them; the others stay due.
+
+        Files that would get the same place in the catalog are taken together.
+        """
+        now_s = self._clock.boottime_s()
+        due = [key for key in self._moving if self._look_at_s(key) <= now_s]
+        if len(due) > SETTLED_MAX:
+            due.sort(key=lambda key: self._moving[key].place)
+            last = self._moving[due[SETTLED_MAX - 1]].place
+            due = [key for key in due if self._moving[key].place <= last]
+        return set(due)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -309,7 +327,8 @@ class Intake:
         if walked.gone:
             folders = [folder for folder in row.mounts if folder]
             models = await self._lanes.db(self._store.files.models_below, root.id, folders)
-            for folder in walked.emptied(models):
+            observed = [rel_path for root_id, rel_path in self._moving if root_id == root.id]
+            for folder in walked.emptied(models, observed):
                 raise emptied(root, folder)
 
     def _look_at_s(self, key: PathKey) -> float:
@@ -507,11 +526,16 @@ class Intake:
 
     # -- deciding --------------------------------------------------------------------------------
 
-    async def _take_in(
-        self, looks: Iterable[tuple[Walked, HintKind | None]], *, backfill: bool = False
+    async def _observe_all(
+        self, found: Collection[Fresh], hint: HintKind | None, *, backfill: bool = False
     ) -> None:
-        """What was found, and what had been said of it."""
         now_s = self._clock.boottime_s()  # one for all: what was met together settles together
+        for fresh in found:
+            if not await self._runs_on(fresh):
+                self._observe(fresh, fresh.judged, hint, now_s, backfill=backfill)
+
+    async def _take_in(self, looks: Iterable[tuple[Walked, HintKind | None]]) -> None:
+        """What was found, and what had been said of it."""
         found: dict[PathKey, tuple[_Finding, HintKind | None]] = {}
         doubtful: list[PathKey] = []
         for walked, hint in looks:  # of a path that was looked at twice the later look counts
@@ -522,8 +546,8 @@ class Intake:
             found |= {_key(known): (known, hint) for known in walked.gone}
             doubtful += walked.doubtful
         for finding, hint in found.values():
-            if isinstance(finding, Fresh) and not await self._runs_on(finding):
-                self._observe(finding, finding.judged, hint, now_s, backfill=backfill)
+            if isinstance(finding, Fresh):
+                await self._observe_all([finding], hint)
         if doubtful:  # forgotten first: a hint alone would be lost with the process
             await self._lanes.db(self._store.files.judge_afresh, doubtful)
             self._look_again_at(doubtful)

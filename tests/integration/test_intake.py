@@ -3,21 +3,22 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from syncd import intake
 from syncd.compare import BrokenOff, Comparer, Root
 from syncd.core import settle
 from syncd.core.judge import Patterns, Rules
 from syncd.core.tree import Tree
-from syncd.intake import BATCH, BLOCKED_LOOK_S, Intake
+from syncd.intake import BATCH, BLOCKED_LOOK_S, RIVAL_LOOK_S, Intake
 from syncd.lanes import Lanes
 from syncd.model import Hint, HintKind, Verdict
 from syncd.progress import Meter
-from syncd.store import Store
+from syncd.store import Admission, Store, Wanted
 from tests.somebody import as_somebody_else
 from tests.weights import write_safetensors
 
@@ -86,7 +87,9 @@ def scene_in(
             files=store.seen,
             symlinks="follow",
             tree=Tree(root.id, []),
-            rules_of=lambda _: Rules(ignore=Patterns("what happens meanwhile", judged)),
+            rules_of=lambda _: Rules(
+                ignore=Patterns("what happens meanwhile", judged), bundles=frozenset({"diffusers"})
+            ),
         ),
         store=store,
         lanes=lanes,
@@ -99,6 +102,10 @@ def scene_in(
         on_freed=freed.append,
     )
     return Scene(models, clock, intake, root, store, queued, freed, meanwhile)
+
+
+def states(scene: Scene) -> dict[str, str]:
+    return {file.path: file.state for file in scene.store.report.files()}
 
 
 @pytest.fixture(params=[True, False], ids=["backfill", "daemon"])
@@ -198,6 +205,40 @@ async def test_more_hints_than_are_looked_at_in_one_go_are_all_looked_at(scene: 
 
     assert await scene.after(WINDOWS.closed_s) == 1
     assert len(list(scene.store.seen.known(scene.root.id, "vae"))) == len(names)
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_I17_settled_files_are_queued_some_at_a_time_clashes_and_bundles_as_a_whole(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "SETTLED_MAX", 3)
+    plain = [f"loras/{name}.safetensors" for name in ("a", "b", "d", "e", "f", "g", "x")]
+    clash = ["loras/C.safetensors", "loras/c.safetensors"]
+    bundle = [f"diffusers/m/{number}.safetensors" for number in range(5)]
+    for rel_path in (*plain, *clash, *bundle):
+        write_safetensors(scene.models / rel_path, 1000)
+    goes: list[list[str]] = []
+    admit = scene.store.files.admit
+
+    def admitted(wanted: Iterable[Wanted], now_ms: int) -> Admission:
+        items = list(wanted)
+        goes.append(sorted(item.found.rel_path for item in items))
+        return admit(items, now_ms)
+
+    monkeypatch.setattr(scene.store.files, "admit", admitted)
+    await scene.intake.walk(scene.root)
+    await scene.after(WINDOWS.quiet_s)
+    for _ in range(10):
+        await scene.after(RIVAL_LOOK_S)
+
+    assert scene.intake.unsettled() == {}
+    assert sorted(path for each in goes for path in each) == sorted((*plain, *clash, *bundle))
+    assert [each for each in goes if clash[0] in each] == [
+        each for each in goes if clash[1] in each
+    ]
+    assert [set(bundle) <= set(each) for each in goes if set(each) & set(bundle)] == [True]
+    assert max(len(set(each) - set(bundle)) for each in goes) <= 4
+    assert {path for path, state in states(scene).items() if state == "conflict"} == set(clash)
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
