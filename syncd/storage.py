@@ -8,9 +8,14 @@ holds the file makes a fresh body for the next one.
 """
 
 import re
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
+import httpcore
 import httpx
 
 from syncd import wire
@@ -21,6 +26,12 @@ from syncd.errors import JobError, NeedsOperator
 from syncd.model import Call, Grant, Kind
 
 TIMEOUT = httpx.Timeout(connect=10.0, write=30.0, read=120.0, pool=None)
+WHOLE_ANSWER_S = 180.0
+"""Seconds for an answer as a whole, interim ones included, from when it is first waited for."""
+
+PIECE_S = 600.0
+"""Seconds in which the store has to take a piece of a body: slower than 1 KiB/s is no use."""
+
 ANSWER_MAX = 64 * 1024
 """Bytes of an answer that are read; the store says nothing useful beyond."""
 
@@ -54,12 +65,104 @@ def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> h
     )
 
 
+class Exchange:
+    """
+    One request and its answer, which another thread can watch and cut off.
+
+    httpx bounds each wait for bytes, not their sum: a store that sends a byte now and then, or one
+    interim answer after the other, would hold the sending thread for ever.
+
+    Args:
+        answer_s: Seconds for the answer as a whole.
+    """
+
+    def __init__(self, *, answer_s: float | None = None) -> None:
+        self._answer_s = WHOLE_ANSWER_S if answer_s is None else answer_s
+        self._answer_by_s = float("inf")
+        self._given_at_s: float | None = None
+        self._stream: Any = None
+        self._lock = threading.Lock()
+        self.cut_because: str | None = None
+
+    # -- in any thread ---------------------------------------------------------------------------
+
+    def cut(self, why: str) -> None:
+        """Break the connection: whatever the sending thread waits for on it ends at once."""
+        with self._lock:
+            self.cut_because = self.cut_because or why
+            if self._stream is not None:
+                sock = self._stream.get_extra_info("socket")
+                with suppress(OSError):
+                    # Not the method of a TLS socket, which would let go of its encryption first.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def cut_if_stuck(self) -> None:
+        """Break the connection if the store has not taken the last piece in time."""
+        given_at_s = self._given_at_s
+        if given_at_s is not None and time.monotonic() - given_at_s > PIECE_S:
+            self.cut(f"the store did not take a piece within {PIECE_S:.0f} s")
+
+    # -- in the sending thread -------------------------------------------------------------------
+
+    def uses(self, stream: Any) -> None:
+        """The request goes over *stream*, of httpcore."""
+        with self._lock:
+            self._stream = stream
+        if self.cut_because is not None:
+            self.cut(self.cut_because)
+
+    def ends(self) -> None:
+        """The connection is no longer this request's."""
+        with self._lock:
+            self._stream = None
+
+    def gives(self, *, piece: bool) -> None:
+        """A piece is handed over for sending, or the next one is asked for."""
+        self._given_at_s = time.monotonic() if piece else None
+
+    def awaits_answer(self) -> None:
+        """From now on the answer counts."""
+        self._given_at_s, self._answer_by_s = None, time.monotonic() + self._answer_s
+
+    def left_s(self, silence_s: float | None) -> float:
+        """
+        Seconds that the next wait for bytes may take.
+
+        Raises:
+            httpcore.ReadTimeout: The answer as a whole has had its time.
+        """
+        left_s = self._answer_by_s - time.monotonic()
+        if left_s <= 0:
+            raise httpcore.ReadTimeout(f"no whole answer within {self._answer_s:g} s")
+        return left_s if silence_s is None else min(left_s, silence_s)
+
+
+_here = threading.local()
+"""``exchange``: the one that this thread is sending."""
+
+
+def _follow_exchanges(stream: Any) -> None:
+    """Let each request that goes over *stream*, a new connection, be watched by its exchange."""
+    read, write = stream.read, stream.write
+
+    def bounded_read(max_bytes: int, timeout: float | None = None) -> bytes:
+        content: bytes = read(max_bytes, _here.exchange.left_s(timeout))
+        return content
+
+    def known_write(buffer: bytes, timeout: float | None = None) -> None:
+        _here.exchange.uses(stream)
+        write(buffer, timeout)
+
+    stream.read, stream.write = bounded_read, known_write
+
+
 class _Body(httpx.SyncByteStream):
     """The pieces of a body, held to its announced size, and whether all of them were taken."""
 
-    def __init__(self, pieces: Iterable[bytes | memoryview], size: int) -> None:
+    def __init__(self, pieces: Iterable[bytes | memoryview], size: int, exchange: Exchange) -> None:
         self._pieces = pieces
         self._left = size
+        self._exchange = exchange
         self.taken = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -67,7 +170,9 @@ class _Body(httpx.SyncByteStream):
             self._left -= len(piece)
             if self._left < 0:
                 break
+            self._exchange.gives(piece=True)
             yield piece  # type: ignore[misc]  # h11 takes any buffer: a copy less
+            self._exchange.gives(piece=False)
         if self._left != 0:
             raise to_error(Kind.OUR_BUG, "a body is not as long as it was announced")
         self.taken = True
@@ -76,7 +181,8 @@ class _Body(httpx.SyncByteStream):
 class _Trace:
     """What httpcore did for one request; a new connection gets our socket options on the way."""
 
-    def __init__(self, call: Call, url: httpx.URL, hosts: HostPolicy) -> None:
+    def __init__(self, call: Call, url: httpx.URL, hosts: HostPolicy, exchange: Exchange) -> None:
+        self._exchange = exchange
         self.events: set[str] = set()
         self._call = call
         self._host = url.raw_host.decode("ascii")  # as httpcore has it: "xn--..." is not decoded
@@ -93,6 +199,11 @@ class _Trace:
             self._check_peer(stream)
             wire.notice_silence(stream)
             wire.keep_pace_despite_loss(stream)
+            _follow_exchanges(stream)
+        elif event.endswith(".start_tls.complete"):
+            _follow_exchanges(info["return_value"])
+        elif event == "http11.receive_response_headers.started":
+            self._exchange.awaits_answer()
 
     def _check_peer(self, stream: Any) -> None:
         address = stream.get_extra_info("server_addr")[0]
@@ -137,6 +248,7 @@ class ObjectStore:
         *,
         call: Call,
         now_ms: Callable[[], int],
+        exchange: Exchange | None = None,
     ) -> str | None:
         """
         Send *body* to the grant's URL, once, and return the ETag exactly as it came.
@@ -147,6 +259,7 @@ class ObjectStore:
             body: Pieces that make *size* bytes.
             call: ``PUT_BODY`` or ``PUT_PART``; only a part must have an ETag.
             now_ms: The clock that the grant's deadline is on.
+            exchange: By which another thread may cut it off.
 
         Raises:
             JobError: Its kind is the row of the retry table; ``unclear`` if the store may hold the
@@ -155,25 +268,43 @@ class ObjectStore:
         """
         assert call in STORE_CALLS
         url = wire.url_of(grant.url)
-        pieces, trace = _Body(body, size), _Trace(call, url, self._hosts)
+        exchange = exchange or Exchange()
+        pieces = _Body(body, size, exchange)
+        trace = _Trace(call, url, self._hosts, exchange)
         request = _request(grant, url, pieces, size, trace)
         try:
-            response = self._client.send(request, stream=True)
-            try:
-                content = _content(response)
-            finally:
-                response.close()
+            response, content = self._answer(request, exchange)
         except httpx.HTTPError as error:
             self._on_request(call, None)
+            if exchange.cut_because is not None:
+                raise _cut(call, exchange.cut_because) from None
             raise wire.failure(
                 call, error, host=request.url.host, events=trace.events, now_ms=now_ms()
             ) from None
+        if exchange.cut_because is not None:  # an answer without a length ends like this, too
+            raise _cut(call, exchange.cut_because)
         self._on_request(call, response.status_code)
         refusal = _refusal(call, response, content, late=now_ms() > grant.deadline_ms)
         if refusal is not None:
             _cut_if_told(refusal, call, response)
             raise refusal
         return _etag(call, response, whole=pieces.taken)
+
+    def _answer(self, request: httpx.Request, exchange: Exchange) -> tuple[httpx.Response, bytes]:
+        """Send *request*, once, and read its answer."""
+        _here.exchange = exchange
+        try:
+            response = self._client.send(request, stream=True)
+            try:
+                return response, _content(response)
+            finally:
+                response.close()
+        finally:
+            exchange.ends()
+
+
+def _cut(call: Call, why: str) -> JobError:
+    return to_error(Kind.NETWORK, f"{call}: {why}", call=call, unclear=True, timed_out=True)
 
 
 def _request(grant: Grant, url: httpx.URL, body: _Body, size: int, trace: _Trace) -> httpx.Request:

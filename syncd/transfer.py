@@ -28,7 +28,7 @@ from syncd.lanes import Lanes, Slots
 from syncd.model import Call, Grant, Job, Kind, Multipart, Part
 from syncd.pagecache import Footprint
 from syncd.progress import Meter, Tally
-from syncd.storage import ObjectStore
+from syncd.storage import Exchange, ObjectStore
 from syncd.store import Store
 
 URL_MARGIN_MS = 60_000
@@ -281,14 +281,22 @@ class Transfer:
             pace.moved(sent, self._clock.boottime_s())
 
         paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
+        exchange = Exchange()
         request = asyncio.create_task(
             self._lanes.send(
-                self._objects.put, grant, paced, size, call=call, now_ms=self._clock.now_ms
+                self._objects.put,
+                grant,
+                paced,
+                size,
+                call=call,
+                now_ms=self._clock.now_ms,
+                exchange=exchange,
             )
         )
         try:
-            etag = await self._watched(request)
+            etag = await self._watched(request, exchange, stop)
         except BaseException:
+            exchange.cut("it was given up")
             request.cancel()
             self._meter.add_sent(job.id, -counted, number)
             if pace.stalled:
@@ -300,8 +308,15 @@ class Transfer:
         self._budget.worked()
         return etag
 
-    async def _watched(self, request: "asyncio.Task[str | None]") -> str | None:
-        """What *request* is answered; meanwhile the number of slots follows what the link pays."""
+    async def _watched(
+        self, request: "asyncio.Task[str | None]", exchange: Exchange, stop: threading.Event
+    ) -> str | None:
+        """
+        What *request* is answered; meanwhile the number of slots follows what the link pays.
+
+        Raises:
+            hashing.Stopped: *stop* was set, and the store did not let the sending thread notice.
+        """
         while True:
             done, _ = await asyncio.wait({request}, timeout=LOOK_S)
             self._slots.look(
@@ -309,3 +324,6 @@ class Transfer:
             )
             if done:
                 return request.result()
+            if stop.is_set():
+                raise hashing.Stopped
+            exchange.cut_if_stuck()

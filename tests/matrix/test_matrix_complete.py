@@ -20,7 +20,7 @@ COLLECT = (
     "-m", "pytest", "--collect-only", "-qq", "-p", "tests.matrix.collecting", "-p", "no:cacheprovider",
     "tests",
 )  # fmt: skip
-ALL_CELLS, ALL_ROWS, FEWEST_PROMISES = 194, 33, 28
+ALL_CELLS, ALL_ROWS, FEWEST_PROMISES = 198, 33, 28
 
 
 @pytest.fixture(scope="module")

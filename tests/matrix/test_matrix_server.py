@@ -306,6 +306,9 @@ CELLS = [
     Cell(28, "part", slows(piece_s=110), [repeats]),
     *(Cell(28, p, slows(drip_s=29, once=True), [breaks_off, looks_first])
       for p in ("complete", "register")),
+    Cell(51, "presign", slows(drip_s=5), [repeats]),
+    *(Cell(51, p, slows(drip_s=5, once=True), [breaks_off, looks_first])
+      for p in ("complete", "register")),
     *(Cell(29, p, breaks(untrusted), [PERSON]) for p in PHASES),
     *(Cell(30, p, always(Rule(Fault.REDIRECT)), [PERSON])
       for p in ("presign", "complete", "register")),

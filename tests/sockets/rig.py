@@ -273,6 +273,7 @@ class Rig:
     jitter: Callable[[], float]
     said: io.StringIO
     meter: Callable[[], Meter] = Meter
+    upload: Mapping[str, Any] = field(default_factory=dict)
     versions: dict[str, set[str]] = field(default_factory=dict)
     started: list[int] = field(default_factory=list)
     clock: SkippingClock = field(init=False)
@@ -366,7 +367,7 @@ class Rig:
                 "team_id": self.cloud.team_id if self.session else None,
             },
             "settle": still,
-            "upload": {"files": 2, "parts": 2, "parts_max": 3},
+            "upload": {"files": 2, "parts": 2, "parts_max": 3, **self.upload},
         }
         return Settings(**sections)
 
@@ -381,8 +382,9 @@ def rigged(
     session: bool = True,
     switches: Switches = SWITCHES,
     meter: Callable[[], Meter] = Meter,
+    upload: Mapping[str, Any] | None = None,
 ) -> Iterator[Rig]:
-    """A rig over *models*; what it leaves is removed."""
+    """A rig over *models*, with more settings of *upload*; what it leaves is removed."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="syncd-sockets-", dir=memory))
     try:
@@ -391,7 +393,7 @@ def rigged(
             _logging() as said,
             Watched(folder / "cloud", wires, accidents or {}, switches) as cloud,
         ):
-            yield Rig(folder, models, cloud, wires, session, jitter, said, meter)
+            yield Rig(folder, models, cloud, wires, session, jitter, said, meter, upload or {})
     finally:
         shutil.rmtree(folder)
 
