@@ -109,7 +109,7 @@ def _gauges(facts: Facts) -> Iterator[GaugeMetricFamily]:
     waiting_at = standing.oldest_waiting_at
     waiting_s = 0.0 if waiting_at is None else max(0, facts.now_ms - waiting_at) / 1000
     yield _one("oldest_waiting_age_seconds", "Age of the oldest queued file.", waiting_s)
-    yield _one("progress_age_seconds", "Seconds since anything moved.", now.idle_s)
+    yield _one("progress_age_seconds", "Seconds since any file got further.", now.idle_s)
     success_at = standing.last_success_at
     yield _one(
         "last_success_timestamp_seconds",

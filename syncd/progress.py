@@ -78,8 +78,8 @@ class Snapshot:
     ``expected`` and ``finished`` are bytes of files this run has to bring into the catalog and has
     brought there; ``hashed`` and ``sent`` count the run's work, repeated work included, and
     ``adopted`` the bytes that were in the catalog already. Rates are bytes a second over the last
-    minute, ``sent_beats`` bytes in each ``BEAT_S`` of the last minutes. ``idle_s``: seconds since a
-    byte moved or a file ended. ``walks``: seconds of the last walk of each root.
+    minute, ``sent_beats`` bytes in each ``BEAT_S`` of the last minutes. ``idle_s``: seconds since
+    any file got further than it ever was, or ended. ``walks``: seconds of the last walk of each root.
     """
 
     running: tuple[Running, ...]
@@ -155,6 +155,7 @@ class Meter:
         self._adopted_bytes = 0
         self._lock = threading.Lock()
         self._running: dict[int, Running] = {}
+        self._furthest: dict[int, int] = {}
         self._expected: dict[int, int] = {}
         self._settling = 0
         self._finished_files = self._finished = 0
@@ -174,6 +175,9 @@ class Meter:
     def begin(self, job: Job) -> None:
         """A worker took *job*."""
         with self._lock:
+            if not self._running and job.id not in self._furthest:
+                self._moved_s = self._now_s()  # until now there was nothing to do
+            self._furthest.setdefault(job.id, 0)
             self._expected.setdefault(job.id, job.fingerprint.size)
             self._running[job.id] = Running(job.id, job.rel_path, job.fingerprint.size)
 
@@ -227,10 +231,12 @@ class Meter:
             if count > 0:
                 self._sent += count
                 self._sending.add(count)
-                self._moved_s = self._now_s()
             running = self._running.get(job_id)
             if running is not None:
                 running.sent += count
+                # What is sent once more, because the last try failed, brings nothing further.
+                if running.sent > self._furthest.get(job_id, 0):
+                    self._furthest[job_id], self._moved_s = running.sent, self._now_s()
                 if part is not None:
                     running.on_wire[part] = running.on_wire.get(part, 0) + count
                     if running.on_wire[part] <= 0:
@@ -248,6 +254,7 @@ class Meter:
         with self._lock:
             running = self._running.pop(job_id, None)
             if registered or adopted or failed:
+                self._furthest.pop(job_id, None)
                 size = running.size if running is not None else self._expected.get(job_id, 0)
                 self._finished_files += 1
                 self._finished += size
@@ -261,6 +268,7 @@ class Meter:
         """The job is no longer wanted (its file changed or went)."""
         with self._lock:
             self._running.pop(job_id, None)
+            self._furthest.pop(job_id, None)
             self._expected.pop(job_id, None)
 
     def snapshot(self) -> Snapshot:

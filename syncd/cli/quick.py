@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from syncd.errors import SyncdError
 from syncd.places import SOCKET, state_dir_of
-from syncd.text import printable
+from syncd.text import printable, time_text
 
 if TYPE_CHECKING:
     from syncd.cli.sheets import Told
 
 WELL, UNWELL = 0, 1
 
-STUCK_S = 1800.0
-"""What should move and has not for so long is stuck: a body that stalls is broken off after five
-minutes, and the slowest answer is waited for ten."""
+STUCK_S = 900.0
+"""Files under way that got no further for so long are stuck: the slowest answer is waited for eleven
+minutes."""
 
 RICH_VARIABLES = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
 """With one of these rich may draw for a terminal where there is none."""
@@ -109,7 +109,8 @@ def _asked(state_dir: str) -> tuple[int, str]:
 
     live = daemon.ask(state_dir, "/live")
     if live["running"] and live["idle_s"] > STUCK_S:
-        return UNWELL, f"{live['running']} files under way and nothing moved for {live['idle_s']} s"
+        since = time_text(int((time.time() - live["idle_s"]) * 1000))
+        return UNWELL, f"{live['running']} files under way, and none got further since {since}"
     return WELL, f"a syncd is running on {shown}; files under way: {live['running']}"
 
 

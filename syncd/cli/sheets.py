@@ -22,6 +22,9 @@ STYLES = {
     "ignored": "dim", "shadowed": "dim",
 }  # fmt: skip
 
+STILL_S = 300.0
+"""Files under way that got no further for so long are worth a line."""
+
 LISTED = 20
 """Files on their way, and at the end of a run files in the catalog, that are listed one by one."""
 
@@ -108,6 +111,9 @@ def activity(progress: Mapping[str, Any], now_ms: int) -> Iterator[Line]:
         + ("" if left is None else f", about {duration_text(left)}")
         + (f", waiting for {n} to stand still" if (n := progress["settling_files"]) else "")
     )
+    if progress["running"] and progress["idle_s"] > STILL_S:
+        still_since = time_text(now_ms - int(progress["idle_s"] * 1000))
+        yield Line(f"nothing got further since {still_since}", "bold yellow")
     for running in progress["running"]:
         done = running["hashed"] if running["phase"] == "hashing" else running["sent"]
         parts = (

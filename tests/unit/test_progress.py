@@ -112,6 +112,7 @@ class Watch:
 def test_the_rate_is_that_of_the_last_minute_and_the_beats_that_of_the_last_five() -> None:
     watch = Watch()
     meter = Meter(watch)
+    meter.begin(job(1))
     for _ in range(24):  # two minutes at 100 bytes a second
         meter.add_sent(1, 500)
         watch.at_s += 5
@@ -125,6 +126,25 @@ def test_the_rate_is_that_of_the_last_minute_and_the_beats_that_of_the_last_five
     assert (idle.sent_rate, idle.sent_beats) == (0, (500,) * 24 + (0,) * 12)
     assert idle.idle_s == 65
     assert set(meter.snapshot().sent_beats) == {0}
+
+
+def test_I30_bytes_that_are_sent_again_are_no_progress() -> None:
+    watch = Watch()
+    meter = Meter(watch)
+    watch.at_s += 8 * 3600
+    for attempt in range(3):
+        meter.begin(job(1))
+        assert meter.snapshot().idle_s == attempt * 180
+        meter.add_sent(1, 100)
+        watch.at_s += 180
+        meter.add_sent(1, -100)
+        meter.end(1)
+    meter.begin(job(1))
+    stuck = meter.snapshot()
+    meter.add_sent(1, 101)
+
+    assert stuck.idle_s == 3 * 180
+    assert meter.snapshot().idle_s == 0
 
 
 def test_a_rate_does_not_wait_for_a_whole_beat() -> None:
