@@ -5,7 +5,6 @@ Each whole walk reads the rules of its root anew. What was decided about a file 
 changes, its rules do, or a file comes or goes that ComfyUI would load in its place.
 """
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from syncd import scan, soundness
 from syncd.core import bundles, paths
 from syncd.core.boundary import Boundary
 from syncd.core.diff import Change, Gone, Moved, New, diff
-from syncd.core.judge import Passed, Rules, Taken, judge, stands
+from syncd.core.judge import Passed, Rules, Taken, is_excluded, judge, stands
 from syncd.core.tree import PathKey, Tree
 from syncd.errors import RootUnavailable
 from syncd.model import FoundFile, KnownFile, Mount, Verdict, printable
@@ -209,7 +208,8 @@ class Comparer:
 
         def problem(rel_path: str, error: OSError) -> None:
             unjudged.add(rel_path)
-            walked.problems.append((rel_path, error))
+            if not self.is_silenced(root, rel_path, error):
+                walked.problems.append((rel_path, error))
 
         stretches = scan.stretches(
             root.path,
@@ -313,6 +313,14 @@ class Comparer:
         folder, name = os.path.split(rel_path)
         return None if found is None else (found, companions(root.path, folder).get(name))
 
+    def is_silenced(self, root: Root, rel_path: str, error: OSError) -> bool:
+        """Is *error* a dangling link that ``.syncdignore`` or ``select.exclude`` leaves out?"""
+        if not isinstance(error, scan.DanglingLink):
+            return False
+        if root.id not in self._rules:
+            self.read_rules(root)
+        return is_excluded(self._rules[root.id], rel_path)
+
     def judge(self, file: FoundFile | KnownFile) -> Taken | Passed:
         """What becomes of a file, by its name, its size and the files that come before it."""
         if file.root_id not in self._rules:
@@ -410,7 +418,8 @@ class Comparer:
         for change in changes:
             file = change.known if isinstance(change, Gone) else change.found
             if isinstance(change, Gone) and (problem := cut_off(root, file.rel_path)) is not None:
-                if problem[0] not in {rel_path for rel_path, _ in walked.problems}:
+                known_ones = {rel_path for rel_path, _ in walked.problems}
+                if problem[0] not in known_ones and not self.is_silenced(root, *problem):
                     walked.problems.append(problem)
                 continue
             if not isinstance(change, Moved):
@@ -453,7 +462,7 @@ def cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
         link = scan.link_to_nowhere(root.path, rel_path)
     except OSError as error:
         return os.path.dirname(rel_path), error
-    return None if link is None else (link, OSError(errno.ENOENT, scan.NO_TARGET))
+    return None if link is None else (link, scan.DanglingLink())
 
 
 def changed_mounts(before: Mapping[str, Mount], now: Mapping[str, Mount]) -> list[str]:

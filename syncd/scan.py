@@ -26,7 +26,6 @@ Symlinks = Literal["follow", "within_roots", "skip"]
 Problem = Callable[[str, OSError], None]
 """Told a rel_path at and below which nothing could be judged, and why."""
 
-NO_TARGET = "a link to a folder that is not there; is its disk mounted?"
 
 DEPTH_MAX = 64
 """Folders below each other; each holds a descriptor. Deeper ones are reported as a problem."""
@@ -64,6 +63,13 @@ _CONTAINER = "fuse.fuse-overlayfs"
 
 _Named = tuple[bytes, os.DirEntry[str]]
 """What it is sorted by, and what it is."""
+
+
+class DanglingLink(FileNotFoundError):
+    """A link to a folder that is not there; patterns that exclude it silence it."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENOENT, "a link to a folder that is not there; is its disk mounted?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +289,7 @@ class _Tree:
         path = self.chain[-1].path + name
         target = os.path.realpath(os.path.join(self._roots[0], path))
         if self._symlinks == "follow" or is_within(target, {r.rstrip("/") for r in self._roots}):
-            self._problem(path, OSError(errno.ENOENT, NO_TARGET))
+            self._problem(path, DanglingLink())
 
     def _report(self, path: str, error: OSError) -> None:
         if error.errno not in _ABSENT:

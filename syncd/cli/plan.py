@@ -111,7 +111,7 @@ def make_plan(loaded: Loaded) -> Planned:
     found = [
         file
         for root in roots.values()
-        for file in _walk(settings, root, roots, problems, absent, links[root.id].append)
+        for file in _walk(comparer, settings, root, roots, problems, absent, links[root.id].append)
     ]
     for root in roots.values():
         if root.id in rows:
@@ -119,7 +119,7 @@ def make_plan(loaded: Loaded) -> Planned:
     here = {(file.root_id, file.rel_path) for file in found}
     for root_id, rel_path in known.keys() - here:
         problem = cut_off(roots[root_id], rel_path)
-        if problem is not None:
+        if problem is not None and not comparer.is_silenced(roots[root_id], *problem):
             problems[roots[root_id].shown(problem[0])] = problem[1].strerror or str(problem[1])
     steps = preview(found, known, way, comparer.judge)
     steps = list(_looked_into(comparer, roots, found, steps))
@@ -230,6 +230,7 @@ def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
 
 
 def _walk(
+    comparer: Comparer,
     settings: Settings,
     root: Root,
     roots: Mapping[int, Root],
@@ -248,7 +249,8 @@ def _walk(
                 f"The models directory {printable(root.path)} cannot be read: {error.strerror}. "
                 "Check models_dir, the mount, and the permissions of your account."
             )
-        problems[root.shown(rel_path)] = error.strerror or str(error)
+        if not comparer.is_silenced(root, rel_path, error):
+            problems[root.shown(rel_path)] = error.strerror or str(error)
 
     return scan.walk(
         root.path,

@@ -109,6 +109,15 @@ def judge(
     return Taken(target, _taking(rules, rel_path, bundle))
 
 
+def is_excluded(rules: Rules, rel_path: str) -> bool:
+    """Do the operator's patterns leave out what lies at *rel_path*, be it a file or a folder?"""
+    typed = paths.typed(rel_path, rules.type_key)
+    return any(
+        _line(rules.ignore, f"{rel_path}{end}") or _line(rules.exclude, f"{typed}{end}")
+        for end in ("", "/")
+    )
+
+
 def stands(judged: Taken | Passed, known: KnownFile) -> bool:
     """Does what is known of an unchanged file agree with what it is *judged* to be now?"""
     if isinstance(judged, Passed):

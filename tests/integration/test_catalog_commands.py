@@ -288,6 +288,56 @@ def test_I20_a_linked_folder_that_was_never_there_is_not_safe(home: Home, tmp_pa
     assert [each["path"] for each in document(home, "safe")["unexamined"]] == ["checkpoints"]
 
 
+SILENCES = [
+    (".syncdignore", "/checkpoints"),
+    (".syncdignore", "checkpoints/"),
+    ("select.exclude", "checkpoints/"),
+    ("select.exclude", "/check*"),
+]
+
+
+def silence(home: Home, where: str, pattern: str) -> None:
+    if where == "select.exclude":
+        home.env["SYNCD_SELECT__EXCLUDE"] = pattern
+    else:
+        home.write(".syncdignore", f"{pattern}\n".encode())
+
+
+@pytest.mark.parametrize(("where", "pattern"), SILENCES)
+def test_dangling_link_that_a_pattern_excludes_is_silent(
+    home: Home, tmp_path: Path, where: str, pattern: str
+) -> None:
+    (home.models / "checkpoints").symlink_to(tmp_path / "volume")
+    loud = home.once()
+    silence(home, where, pattern)
+
+    once, safe, planned = home.once(), document(home, "safe"), home.run("plan")
+
+    assert loud.code == 1
+    assert "checkpoints" in loud.out
+    assert once.code == 0, once.out
+    assert (safe["exit_code"], safe["unexamined"]) == (0, [])
+    assert "is its disk mounted" not in once.out + once.err + planned.out
+
+
+def test_I20_dangling_link_that_a_pattern_excludes_still_deletes_no_record(
+    home: Home, cloud: Sandbox, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    (home.models / "vae").rename(disk)
+    (disk / "two.pt").rename(disk / "two.safetensors")
+    (home.models / "vae").symlink_to(disk)
+    home.env |= {"SYNCD_CATALOG__DELETE_GRACE_S": "0", "SYNCD_CATALOG__ON_DELETE": "delete"}
+    assert home.once().code == 0
+    disk.rename(tmp_path / "off")
+    silence(home, ".syncdignore", "/vae")
+    home.once()
+    home.once()
+
+    assert {record["model_status"] for record in cloud.records()} == {"active"}
+    assert len(cloud.records()) == 2
+
+
 def test_models_that_the_rules_pass_over_are_named_beside_the_answer(home: Home) -> None:
     home.write("diffusers/flux/model.safetensors", weights(b"d" * 2000))
     home.write("loras/card.png", b"no model")
