@@ -29,7 +29,6 @@ PROJECT = Path(__file__).parents[2]
 BUILD = PROJECT / "build" / "image"
 BASE, IMAGE = "localhost/syncd-base", "localhost/syncd"
 PACKAGES = "python3,python3-venv,python3-pip,python-is-python3,ca-certificates"
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UID = 10001
@@ -63,15 +62,29 @@ def buildah(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def archive() -> tuple[str, str]:
+    """Suite and URI of the Debian archive that this machine's own package sources name."""
+    told = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)",
+         "Created-By: Packages", "Origin: Debian", "Component: main"],
+        text=True, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    found = [(suite, uri) for suite, uri in map(str.split, told.splitlines())]
+    releases = [(suite, uri) for suite, uri in found if "-" not in suite]  # no updates, no security
+    assert releases, "the package sources of this machine name no archive of Debian"
+    return releases[0]
+
+
 def make_base() -> None:
     """Debian with Python and pip, and the certificates this machine trusts."""
     if BASE in buildah("images", "--format", "{{.Name}}").splitlines():
         return
     root = BUILD / "base"
     shutil.rmtree(root, ignore_errors=True)
+    suite, uri = archive()
     packages = f"--include={PACKAGES}"
     subprocess.run(
-        ["debootstrap", "--variant=minbase", packages, SUITE, root, MIRROR],
+        ["debootstrap", "--variant=minbase", packages, suite, root, uri],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     shutil.copy(f"/{CERTIFICATES}", root / CERTIFICATES)  # a proxy of this network may have its own

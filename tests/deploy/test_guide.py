@@ -24,22 +24,6 @@ def heredocs() -> Iterator[tuple[str, str]]:
     yield from re.findall(r"cat > (\S+) <<'END'\n(.*?)END\n", TEXT, re.DOTALL)
 
 
-def test_every_link_leads_to_a_file() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("#")]
-    files = [GUIDE.parent / link.partition("#")[0] for link in links]
-
-    assert len(files) > 3
-    assert [file for file in files if not file.exists()] == []
-
-
-def test_every_link_within_the_page_leads_to_a_heading() -> None:
-    headings = {
-        line[3:].lower().replace(" ", "-") for line in TEXT.splitlines() if line[:3] == "## "
-    }
-
-    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= headings
-
-
 def test_every_file_of_the_checkout_that_is_typed_is_there() -> None:
     typed = re.findall(r"(?<![\w/.])((?:systemd|docs)/[\w./-]+)", "\n".join(shell()))
 

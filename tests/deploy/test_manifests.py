@@ -21,6 +21,7 @@ from tests.weights import weights
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "docs" / "deploy"
 KUBERNETES = ("kubernetes-sidecar.yaml", "kubernetes-once.yaml")
+LOGIN = "kubernetes-login.yaml"
 HOOK = DEPLOY / "start-hook.sh"
 
 SAME_AGAIN = {2, 77, 78}
@@ -68,7 +69,11 @@ def test_compose_file_fits_its_schema() -> None:
 
 
 def test_kubernetes_files_fit_their_schemas() -> None:
-    linted("kubernetes-validate", "--strict", *(os.fspath(DEPLOY / name) for name in KUBERNETES))
+    linted(
+        "kubernetes-validate",
+        "--strict",
+        *(os.fspath(DEPLOY / name) for name in (*KUBERNETES, LOGIN)),
+    )
 
 
 @pytest.mark.needs("shellcheck")
@@ -110,6 +115,17 @@ def test_both_kubernetes_files_run_the_same_container() -> None:
     assert {key: sidecar[key] for key in alike} == {key: job[key] for key in alike}
     assert job.keys() - alike == {"args"}
     assert sidecar.keys() - alike == {"restartPolicy", "livenessProbe"}
+
+
+def test_sign_in_pod_is_the_job_but_for_its_command_and_its_end() -> None:
+    job, login = pod_of("kubernetes-once.yaml"), pod_of(LOGIN)
+    ran, waits = syncd_of("kubernetes-once.yaml"), syncd_of(LOGIN)
+
+    assert login["volumes"] == job["volumes"]
+    assert login["securityContext"] == job["securityContext"]
+    assert ran.pop("args") == ["--once"]
+    assert waits.pop("command") == ["sleep", "infinity"]
+    assert ran == waits
 
 
 def test_the_token_is_a_file_where_syncd_looks_for_it_and_never_a_variable() -> None:

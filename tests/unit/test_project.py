@@ -90,6 +90,64 @@ def test_file_a_reader_looks_for_is_there(name: str) -> None:
     assert (TOP / name).stat().st_size > 0
 
 
+PUBLIC = re.compile(r"https?://([a-z0-9.-]+\.(?:org|com|net|io|dev|cloud|sh))(?![a-z0-9.-])", re.I)
+OURS = {"core.cyberun.cloud"}
+FORMATS = {"json-schema.org", "git-lfs.github.com"}
+"""Hosts in the names of formats, which nothing connects to."""
+CITED = {"sqlite.org", "examplebucket.s3.amazonaws.com"}
+"""Hosts in comments and in examples of a published standard."""
+
+
+def named_hosts() -> dict[str, str]:
+    """Each public host that code, a test or a build file names, and one of the files."""
+    files = [TOP / name for name in ("Makefile", "Dockerfile", "pyproject.toml")]
+    for folder in ("syncd", "tests", "bench", "systemd", "docs/deploy"):
+        files += [path for path in (TOP / folder).rglob("*") if path.is_file()]
+    return {
+        host.lower(): str(path.relative_to(TOP))
+        for path in files
+        if "__pycache__" not in path.parts
+        for host in PUBLIC.findall(path.read_text("utf-8", "replace"))
+        if not re.search(r"(^|\.)example\.", host)
+    }
+
+
+def test_no_code_or_test_names_a_registry_or_a_mirror() -> None:
+    unknown = {h: p for h, p in named_hosts().items() if h not in OURS | FORMATS | CITED}
+
+    assert unknown == {}
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets."""
+    text = re.sub(r"[`*\[\]]|\(.*?\)", "", heading.strip().lower())
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links of *page* to a file or a heading that is not there."""
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text("utf-8"))
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = page if not path else page.parent / path
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        headings = set()
+        if target.suffix == ".md" and target.is_file():
+            headings = set(map(slug, re.findall(r"(?m)^#+ (.*)$", target.read_text("utf-8"))))
+        if not target.exists() or (anchor and anchor not in headings):
+            dead.append(link)
+    return dead
+
+
+def test_every_link_in_the_documentation_leads_somewhere() -> None:
+    pages = [*TOP.glob("*.md"), *(TOP / "docs").rglob("*.md"), *(TOP / "tests").rglob("*.md")]
+    dead = {str(page.relative_to(TOP)): dead_links(page) for page in pages}
+
+    assert {page: links for page, links in dead.items() if links} == {}
+
+
 def test_package_and_project_name_the_same_version() -> None:
     assert pyproject()["project"]["version"] == syncd.__version__
 
