@@ -19,9 +19,10 @@ from syncd.auth import Credentials
 from syncd.clock import Clock
 from syncd.clocksteps import ClockSteps
 from syncd.core import retry
+from syncd.core.paths import is_within
 from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, StateFull, Throttled
 from syncd.lanes import Lanes
-from syncd.model import Call, Job, Kind
+from syncd.model import Call, Hint, Job, Kind
 from syncd.store import PAUSED, HoldRow, Store
 from syncd.worker import End, Outcome, Side, Worker
 
@@ -116,6 +117,13 @@ class Dispatcher:
         """From now on so many jobs at once; with fewer than before those under way still end."""
         self._most = hands
         self._wake.set()
+
+    def heard(self, hint: Hint) -> None:
+        """A running job's file may have changed: its bytes are not sent to the end then."""
+        for job in self._running.values():
+            below = hint.folder and is_within(job.rel_path, {hint.rel_path})
+            if job.root_id == hint.root_id and (below or job.rel_path == hint.rel_path):
+                self._worker.check_file(job.id)
 
     def wake(self) -> None:
         """There may be something to do."""

@@ -289,6 +289,7 @@ class Service:
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
             if self._hints.add(hint):
                 loop.call_soon_threadsafe(self._hints.wake)
+            loop.call_soon_threadsafe(parts.dispatcher.heard, hint)
 
         watcher = self._doors.watcher(
             self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint

@@ -10,9 +10,9 @@ import structlog
 
 from syncd import hashing
 from syncd.core.parts import leaves_of, plan_parts
-from syncd.errors import FileChanged
+from syncd.errors import FileChanged, JobError
 from syncd.lead import Lead
-from syncd.model import LEAF_SIZE, Job, Plan, printable
+from syncd.model import LEAF_SIZE, Call, Job, Plan, printable
 from syncd.progress import Phase
 from syncd.soundness import mismatch
 from syncd.worker import ends
@@ -112,13 +112,26 @@ async def fence(run: Run) -> None:
     must hold the same bytes.
     """
     before, now = run.job, await _as_it_is_now(run)
-    if now.fingerprint == before.fingerprint:
+    if now.fingerprint.same_file_as(before.fingerprint):
         return
     run.job = now
     found = await _read(run)
     if found.sha256 != before.sha256:
         raise FileChanged(f"{printable(run.path)} holds other bytes than were sent")
     run.job = await run.write(run.means.store.jobs.note_plan, found)
+
+
+async def stop_if_moved(run: Run) -> None:
+    """Stop the bytes of a file that is not the planned one any more; a step without bytes goes on."""
+    if run.call not in (Call.PUT_BODY, Call.PUT_PART):
+        return
+    try:
+        await _as_it_is_now(run)
+    except FileChanged as error:
+        run.stale = error
+        run.stop.set()
+    except JobError:
+        pass  # whoever reads it next says so
 
 
 async def compare_leaves(run: Run) -> None:

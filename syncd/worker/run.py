@@ -11,7 +11,7 @@ from syncd.catalog import Catalog
 from syncd.clock import Clock
 from syncd.core import late
 from syncd.core.parts import Route
-from syncd.errors import JobError
+from syncd.errors import FileChanged, JobError
 from syncd.lanes import Lanes
 from syncd.model import Call, Grant, Job, Multipart
 from syncd.progress import Meter
@@ -106,6 +106,7 @@ class Run:
         leaving: Raised when the worker winds down.
         contact: To be told of each sign that a side answers as it should.
         stop: Raised when the job's bytes are to stop at once.
+        stale: How the file changed, where that is why they stop.
         call: What was asked last: the retry table tells calls apart.
         route: How the file travels, as it was when the last step was chosen.
         grant, grant_used: The URL for the body, and whether a body was begun on it.
@@ -123,6 +124,7 @@ class Run:
     leaving: Leaving
     contact: Callable[[Side], Awaitable[None]]
     stop: threading.Event = field(default_factory=threading.Event)
+    stale: FileChanged | None = None
     call: Call = Call.PRESIGN
     route: Route = Route.PUT
     grant: Grant | None = None

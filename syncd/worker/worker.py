@@ -58,6 +58,8 @@ class Worker:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._leaving = Leaving()
+        self._runs: dict[int, Run] = {}
+        self._checks: set[asyncio.Task[None]] = set()
 
     def wind_down(self, why: str = STOPPED) -> None:
         """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
@@ -66,6 +68,13 @@ class Worker:
     def carry_on(self) -> None:
         """Work as usual again; no job may be under way."""
         self._leaving.end()
+
+    def check_file(self, job_id: int) -> None:
+        """Something happened at the path of a job: stop sending the file if it is another one now."""
+        if (run := self._runs.get(job_id)) is not None:
+            check = asyncio.create_task(file.stop_if_moved(run))
+            self._checks.add(check)
+            check.add_done_callback(self._checks.discard)
 
     async def run(self, job: Job) -> Outcome:
         """
@@ -78,6 +87,7 @@ class Worker:
         """
         run = Run(job, self._means, self._leaving, self._contact)
         meter, clock = self._means.meter, self._means.clock
+        self._runs[job.id] = run
         meter.begin(job)
         with structlog.contextvars.bound_contextvars(
             job_id=job.id, rel_path=job.rel_path, attempt=job.attempt
@@ -91,6 +101,7 @@ class Worker:
                 meter.count(Tally.ENDED, outcome.end)
                 raise
             finally:
+                del self._runs[job.id]
                 run.stop.set()
                 _tell_ended(run)
             meter.count(Tally.ENDED, outcome.end)
@@ -139,6 +150,8 @@ class Worker:
         except GiveBack as reason:
             return await ends.released(run, str(reason), reason.wait_s)
         except hashing.Stopped:
+            if run.stale is not None:
+                return await ends.moved(run, run.stale)
             if self._leaving.is_set() and not run.stop.is_set():
                 return await ends.released(run, self._leaving.why)
             return ends.superseded(run)

@@ -8,7 +8,8 @@ from unittest import mock
 import httpx
 import pytest
 
-from syncd.model import Call, HintKind
+from syncd import hashing
+from syncd.model import Call, Fingerprint, HintKind
 from syncd.store import jobs
 from tests.matrix.broken_disk import Disk, model_disk
 from tests.matrix.stage import (
@@ -415,3 +416,36 @@ def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
         check(stage.evidence({f"models/{last}": stage.sha256(last)}))
 
     play(act)
+
+
+# -- a remount gives the file system another device number ------------------------------------------
+
+
+def test_I20_device_number_that_changes_at_a_remount_costs_no_second_read() -> None:
+    """The fence compares what stays the same, as every walk does."""
+    fingerprint_of, remounted = hashing.fingerprint_of, False
+
+    def seen(fd: int) -> Fingerprint:
+        found = fingerprint_of(fd)
+        return found._replace(dev=found.dev + 1) if remounted else found
+
+    async def act(stage: Stage) -> None:
+        def remount(request: httpx.Request) -> None:
+            nonlocal remounted
+            remounted = remounted or call_of(request) is Call.PUT_BODY
+
+        stage.line.on_request = remount
+        stage.write(SMALL)
+        stage.start()
+        assert stage.life is not None
+        meter = stage.life.service._meter
+        await stage.arrives(SMALL)
+        hashed = meter.snapshot().hashed
+        await stage.stop()
+
+        assert remounted
+        assert hashed == SIZES[SMALL]
+        check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
+
+    with mock.patch.object(hashing, "fingerprint_of", seen):
+        play(act)
