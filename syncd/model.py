@@ -161,11 +161,13 @@ class Fingerprint(NamedTuple):
         """
         Is *other* the same but for ctime (a chmod, a link, or a rewrite that set mtime back)?
 
-        A device number may change at any mount, so one that did counts no more than ctime.
+        A device number may change at any mount, so one that did counts no more than ctime. Of the
+        two only one may have moved: a link that was swapped can lead to a file on another file
+        system whose inode number, size and mtime were chosen to agree, and ctime cannot be chosen.
         """
-        return self != other and (self.inode, self.size, self.mtime_ns) == (
-            other.inode, other.size, other.mtime_ns,
-        )  # fmt: skip
+        same = (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
+        moved = (self.dev != other.dev) + (self.ctime_ns != other.ctime_ns)
+        return same and moved == 1
 
 
 class FoundFile(NamedTuple):

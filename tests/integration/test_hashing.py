@@ -234,6 +234,23 @@ def test_a_file_that_moved_before_the_first_piece_is_not_sent(model: str, field:
 
 
 @pytest.mark.usefixtures("small")
+def test_I34_file_of_another_device_that_agrees_but_for_ctime_is_not_hashed(model: str) -> None:
+    judged, counts = moved(moved(hashing.look(model), "dev"), "ctime_ns"), list[int]()
+    hasher = hashing.Hasher(model, judged, read_again=True)
+
+    with pytest.raises(FileChanged, match=r"dev .* ctime_ns"):
+        hasher.read_to(judged.size, stop=GO, on_bytes=counts.append)
+    assert counts == []
+
+
+@pytest.mark.usefixtures("small")
+def test_I34_file_of_another_device_that_agrees_but_for_ctime_is_not_sent(model: str) -> None:
+    judged = moved(moved(hashing.look(model), "dev"), "ctime_ns")
+
+    assert sent_before_error(pieces(model, WHOLE, judged), "changed: dev") == b""
+
+
+@pytest.mark.usefixtures("small")
 def test_a_ctime_that_moved_alone_lets_the_same_bytes_pass(model: str) -> None:
     expected = moved(hashing.look(model), "ctime_ns")
 

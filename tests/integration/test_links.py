@@ -1,13 +1,15 @@
 """I34: what a link in the tree may publish that leads out of it."""
 
+import hashlib
 import os
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Home, records
+from tests.integration.harness import Home, records, until
 from tests.weights import weights
 
 SECRET = "CANARY"
@@ -122,3 +124,27 @@ def test_link_within_the_models_directories_is_judged_as_a_file(home: Home, clou
 
     assert home.once().code == 0
     assert "models/checkpoints/linked.ckpt" in records(cloud)
+
+
+def test_I34_link_that_is_swapped_after_it_was_judged_is_not_read(
+    home: Home, cloud: Sandbox
+) -> None:
+    model = beside(home, "big/x.safetensors", weights(b"a model, and then a key"))
+    key = beside(home, "backup/id_ed25519", KEY.encode().ljust(model.stat().st_size))
+    os.truncate(key, model.stat().st_size)
+    os.utime(key, ns=(0, model.stat().st_mtime_ns))
+    link(home, "loras/x.safetensors", model)
+    home.let_age()
+    cloud.faults.add(Rule(Fault.DELAY, "list_models", delay_s=2.0, count=None))
+
+    with home.daemon() as daemon:
+        until(lambda: daemon.events("file.queued"), "the judgement")
+        (home.models / "loras/new").symlink_to(key)
+        (home.models / "loras/new").rename(home.models / "loras/x.safetensors")
+        until(
+            lambda: home.file("loras/x.safetensors")["state"] == "incomplete", "the new judgement"
+        )
+        daemon.stop()
+
+    stored = {record["storage_key"] for record in cloud.records()}
+    assert hashlib.sha256(key.read_bytes()).hexdigest() not in set(map(cloud.stored_sha256, stored))
