@@ -168,8 +168,12 @@ def o5_no_credential_reaches_the_store(evidence: Evidence) -> None:
 
 
 def o6_still_files_are_registered(evidence: Evidence) -> None:
-    """Once nothing went wrong any more, every file that stood still came into the catalog."""
-    held = {(record["model_path"], record["file_hash"]) for record in evidence.records}
+    """Once nothing went wrong any more, every file that stood still has an active record."""
+    held = {
+        (record["model_path"], record["file_hash"])
+        for record in evidence.records
+        if record["model_status"] == "active"
+    }
     for path, sha256 in evidence.still.items():
         if (path, f"sha256:{sha256}") not in held:
             calls = [call for call in evidence.history if call.model_path == path]

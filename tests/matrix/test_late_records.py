@@ -93,6 +93,28 @@ def test_I29_complete_that_arrives_late_leaves_one_record(rule: Rule, meanwhile:
     arrives_late(Call.COMPLETE, LARGE, "complete_sent_at", rule, meanwhile)
 
 
+@pytest.mark.parametrize("back_s", [HOUR_S, 24 * HOUR_S])
+def test_I31_clock_set_back_does_not_lengthen_the_wait_for_a_register(back_s: float) -> None:
+    async def act(stage: Stage) -> None:
+        never = Rule(Fault.DELAY, call=Call.REGISTER, delay_s=LATE_S, performed=False, count=1)
+        stage.far.faults.add(never)
+        stage.write(SMALL)
+        stage.start()
+        await intent(stage, SMALL, "register_sent_at")
+        await asyncio.sleep(1)
+        assert stage.life is not None
+        stage.life.kill()
+        await stage.ended()
+        stage.clock.wrong_s -= back_s
+        stage.start()
+        await stage.until(lambda: stage.job(SMALL)["state"] == "done", "the end", 2 * LATEST_S)
+        await stage.stop()
+
+        assert len(stage.far.cloud.records()) == 1
+
+    play(act, switches={"register_repeats": True})
+
+
 def fill_catalog(stage: Stage, count: int) -> None:
     """Records of others, older than any of ours."""
     for number in range(count):

@@ -71,7 +71,12 @@ class Team:
         self._loop = loop
         self._clock = VirtualClock(loop)
         self.draw = draw = random.Random(f"{seed}:team")
-        switches = Switches(part_size=PART_SIZE, min_part_size=PART_SIZE, cap_at=Cap.NOWHERE)
+        switches = Switches(
+            part_size=PART_SIZE,
+            min_part_size=PART_SIZE,
+            cap_at=Cap.NOWHERE,
+            register_repeats=draw.random() < 0.5,
+        )
         self.far = FarSide(place / "cloud", seed, self._clock.now_s, switches)
         self._weather = Weather(
             random.Random(f"{seed}:weather"), slow=draw.choice([0, 0.05, 0.3]), storm=True

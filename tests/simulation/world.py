@@ -209,7 +209,11 @@ class World:
             self._tell_to_stop("an operator comes")
 
     def _is_done(self) -> bool:
-        held = {(record.model_path, record.file_hash) for record in self._far.cloud.records()}
+        held = {
+            (record.model_path, record.file_hash)
+            for record in self._far.cloud.records()
+            if record.model_status == "active"
+        }
         still = {(path, f"sha256:{sha256}") for path, sha256 in self._still().items()}
         return still <= held and not self._has_work()
 
@@ -364,6 +368,10 @@ class World:
                 "team_id": self._far.accounts.team_id if self._story.session else None,
             },
             scan={"interval_s": draw.choice([300, 3600])},
+            catalog={
+                "on_delete": draw.choice(["keep", "disable", "delete"]),
+                "delete_grace_s": draw.choice([1, 120]),
+            },
             settle={"quiet_s": draw.choice([5, 30]), "quiet_closed_s": draw.choice([2, 10])},
             upload={
                 "files": draw.choice([1, 2, 3]),
