@@ -130,7 +130,7 @@ class Reconciler:
             if twin_id == standing.record_id:
                 return False
         records, own_id = self._store.records, standing.record_id
-        sent_at = await self._lanes.db(records.change_sent_at, own_id, self._clock.now_ms())
+        sent_at = await self._lanes.db(records.change_sent_at, own_id)
         if sent_at and late.wait_s(sent_at, self._clock.now_ms(), self._latest_s) > 0:
             return False
 

@@ -48,7 +48,7 @@ _NOT_STORED = (
 )
 """A file that is wanted, and whose bytes are not all in the store."""
 
-_IN_DOUBT = "state = 'superseded' AND register_sent_at IS NOT NULL AND record_id IS NULL"
+IN_DOUBT = "state = 'superseded' AND register_sent_at IS NOT NULL AND record_id IS NULL"
 
 CANCEL_ADVICE = "To send it after all: syncd retry, with its path"
 _AMONG = " AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)))"
@@ -148,11 +148,7 @@ class Jobs:
         with self._db.transaction():
             row = self._db.one(
                 "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
-                " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now,"
-                # An intent of a clock that was set back since counts from now.
-                " complete_sent_at = min(complete_sent_at, :now),"
-                " register_sent_at = min(register_sent_at, :now),"
-                " register_repeated_at = min(register_repeated_at, :now)"
+                " || (SELECT max(id) FROM job_event), lease_expires_at = :expires, updated_at = :now"
                 " WHERE id = (SELECT id FROM job WHERE state = 'queued' AND held_class IS NULL"
                 f"             AND run_after <= :now{_AMONG} ORDER BY priority, size, id LIMIT 1)"
                 " RETURNING id",
@@ -169,18 +165,9 @@ class Jobs:
             self._log(row["id"], State.QUEUED, State.LEASED, Event.CLAIM, now_ms, None)
             return self.get(row["id"])
 
-    def in_doubt(self, model_path: str, now_ms: int) -> list[Job]:
+    def in_doubt(self, model_path: str) -> list[Job]:
         """Superseded jobs that sent a register for *model_path* and never learned its outcome."""
-        with self._db.transaction():
-            # An intent of a clock that was set back since counts from now.
-            self._db.run(
-                "UPDATE job SET register_sent_at = min(register_sent_at, :now),"
-                " register_repeated_at = min(register_repeated_at, :now)"
-                f" WHERE model_path = :path AND {_IN_DOUBT}"
-                " AND max(register_sent_at, ifnull(register_repeated_at, 0)) > :now",
-                {"path": model_path, "now": now_ms},
-            )
-        rows = self._db.all(f"{_SELECT} WHERE model_path = ? AND {_IN_DOUBT}", (model_path,))
+        rows = self._db.all(f"{_SELECT} WHERE model_path = ? AND {IN_DOUBT}", (model_path,))
         return [job_of(row) for row in rows]
 
     def settle_doubt(self, job: Job, record_id: str | None, now_ms: int) -> None:

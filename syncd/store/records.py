@@ -179,15 +179,13 @@ class Records:
                 "UPDATE record SET change_sent_at = ? WHERE record_id = ?", (at_ms, record_id)
             )
 
-    def change_sent_at(self, record_id: str, now_ms: int) -> int | None:
+    def change_sent_at(self, record_id: str) -> int | None:
         """When a change of unknown outcome was sent, Unix ms; None if there is none."""
-        self._bound_changes("record_id", record_id, now_ms)
         row = self._db.one("SELECT change_sent_at FROM record WHERE record_id = ?", (record_id,))
         return None if row is None else row["change_sent_at"]
 
-    def changing(self, sha256: str, now_ms: int) -> list[Changing]:
+    def changing(self, sha256: str) -> list[Changing]:
         """The records of these bytes, at any path, that have a change of unknown outcome."""
-        self._bound_changes("sha256", sha256, now_ms)
         rows = self._db.all(
             "SELECT * FROM record WHERE sha256 = ? AND change_sent_at IS NOT NULL", (sha256,)
         )
@@ -200,15 +198,6 @@ class Records:
             )
             for row in rows
         ]
-
-    def _bound_changes(self, column: str, value: str, now_ms: int) -> None:
-        """An intent of a clock that was set back since counts from now."""
-        with self._db.transaction():
-            self._db.run(
-                f"UPDATE record SET change_sent_at = :now WHERE {column} = :value"
-                " AND change_sent_at > :now",
-                {"value": value, "now": now_ms},
-            )
 
     def settle_change(self, changing: Changing, record: Record | None, now_ms: int) -> None:
         """Take over what became of a change: *record* is the catalog's, None if it is gone."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from syncd.core.allowance import hour_of
 from syncd.store.db import Database
-from syncd.store.jobs import REREAD_MS
+from syncd.store.jobs import IN_DOUBT, REREAD_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ _TIMES = (
             "updated_at": "0",
         },
     ),
+    _Times("job", IN_DOUBT, {"register_sent_at": "0", "register_repeated_at": "0"}),
     _Times("job_attempt", "true", {"since": "0"}),
     _Times("hold", "true", {"since": "0", "probe_at": "probe_at - since"}),
     _Times("upload", "state = 'unwanted'", {"run_after": "run_after - updated_at", "updated_at": "0"}),
@@ -68,6 +69,7 @@ _TIMES = (
             "retire_sent_at": "0",
         },
     ),
+    _Times("record", "change_sent_at IS NOT NULL", {"change_sent_at": "0"}),
     _Times("reread", "true", {"due_at": str(REREAD_MS)}),
 )  # fmt: skip
 

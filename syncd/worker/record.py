@@ -52,7 +52,7 @@ async def _settle_doubts(run: Run) -> None:
         GiveBack: One of them may still appear.
     """
     means, path, now_ms = run.means, run.job.target.model_path, run.means.clock.now_ms()
-    for earlier in await means.lanes.db(means.store.jobs.in_doubt, path, now_ms):
+    for earlier in await means.lanes.db(means.store.jobs.in_doubt, path):
         assert earlier.storage_key is not None, "nothing is registered without one"
         run.call = Call.LIST_MODELS
         found, _ = await means.catalog.stored_under(earlier.storage_key)
@@ -74,7 +74,7 @@ async def _settle_changes(run: Run) -> None:
     """
     means, sha256, now_ms = run.means, run.job.sha256, run.means.clock.now_ms()
     assert sha256 is not None, "planned before"
-    for changing in await means.lanes.db(means.store.records.changing, sha256, now_ms):
+    for changing in await means.lanes.db(means.store.records.changing, sha256):
         run.call = Call.GET_MODEL
         found = await means.api.get_model(changing.record_id)
         if not changing.took_effect(found):
@@ -104,8 +104,8 @@ async def unheard_of(run: Run) -> bool:
         return False
     if job.storage_key is not None:
         return True
-    path, now_ms = job.target.model_path, means.clock.now_ms()
-    if await means.lanes.db(means.store.jobs.in_doubt, path, now_ms):
+    path = job.target.model_path
+    if await means.lanes.db(means.store.jobs.in_doubt, path):
         return False
     run.call = Call.LIST_MODELS
     size = job.fingerprint.size
@@ -343,7 +343,7 @@ async def _changed(
     """
     run.call = Call.UPDATE_MODEL
     means, records = run.means, run.means.store.records
-    sent_at = await means.lanes.db(records.change_sent_at, record_id, means.clock.now_ms())
+    sent_at = await means.lanes.db(records.change_sent_at, record_id)
     if sent_at is not None:
         run.require_past(sent_at, run.call)
 
