@@ -23,7 +23,7 @@ from syncd.core.paths import is_within
 from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, StateFull, Throttled
 from syncd.lanes import Lanes
 from syncd.model import Call, Hint, Job, Kind
-from syncd.store import PAUSED, HoldRow, Store
+from syncd.store import LEASE_TTL_MS, PAUSED, HoldRow, Store
 from syncd.worker import End, Outcome, Side, Worker
 
 BREAKER_FAILURES = 10
@@ -84,7 +84,6 @@ class Dispatcher:
         announcer: Announcer,
         owner: str,
         hands: int,
-        lease_ttl_s: float,
         on_ended: Callable[[], None],
         standing: Callable[[], Awaitable[str | None]],
     ) -> None:
@@ -98,7 +97,6 @@ class Dispatcher:
         self._announcer = announcer
         self._owner = owner
         self._most = hands
-        self._lease_ttl_ms = int(lease_ttl_s * 1000)
         self._on_ended = on_ended
         self._standing = standing
         self._explained: str | None = None
@@ -176,7 +174,7 @@ class Dispatcher:
             if wait_s > 0:
                 return wait_s
             job = await self._lanes.db(
-                self._store.jobs.claim, self._owner, self._clock.now_ms(), self._lease_ttl_ms
+                self._store.jobs.claim, self._owner, self._clock.now_ms(), LEASE_TTL_MS
             )
             if job is None:
                 due_s = await self._next_due_s()

@@ -390,9 +390,6 @@ class Upload(_Section):
     bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
     """Upload rate: 10 MiB/s, 80 Mbit/s, off, or rclone's timetable: 08:00,512k 19:00,off Sat-08:00,off."""
 
-    lease_ttl_s: float = Field(120, ge=5, le=3600, allow_inf_nan=False)
-    """Seconds after which a file whose worker died is taken up again."""
-
     shutdown_grace_s: float = Field(20, ge=0, le=600, allow_inf_nan=False)
     """Seconds that running parts are given to finish when syncd is stopped."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from syncd.store.files import Wanted as Wanted
     from syncd.store.holds import HOLD_KINDS as HOLD_KINDS
     from syncd.store.holds import PAUSED as PAUSED
+    from syncd.store.jobs import LEASE_TTL_MS as LEASE_TTL_MS
     from syncd.store.outline import FILE_STATES as FILE_STATES
     from syncd.store.outline import Amount as Amount
     from syncd.store.outline import FileReport as FileReport
@@ -50,6 +51,7 @@ _HOMES = {
     "syncd.store.db": ("reading",),
     "syncd.store.files": ("Admission", "Files", "KnownFiles", "RootRow", "Wanted"),
     "syncd.store.holds": ("HOLD_KINDS", "PAUSED"),
+    "syncd.store.jobs": ("LEASE_TTL_MS",),
     "syncd.store.records": ("Records", "Retiring", "Standing"),
     "syncd.store.report": ("EventReport", "FileDetail", "Named", "Registered", "Report"),
     "syncd.store.store": ("Store",),

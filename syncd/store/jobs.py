@@ -54,6 +54,9 @@ CANCEL_ADVICE = "To send it after all: syncd retry, with its path"
 _AMONG = " AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)))"
 """Of the jobs that may be claimed at all."""
 
+LEASE_TTL_MS = 120_000
+"""How far a lease reaches; renewed after a third of it."""
+
 REREAD_MS = 7 * 24 * 3600 * 1000
 """Between two reads of a file whose times do not tell when it changes."""
 
@@ -207,10 +210,6 @@ class Jobs:
     def _only_as_json(self) -> str | None:
         return None if self.only is None else json.dumps(sorted(self.only))
 
-    def expire(self, now_ms: int) -> int:
-        """Give back every job whose lease ran out; how many there were."""
-        return self._expire("lease_expires_at <= ?", (now_ms,), now_ms)
-
     def start_over(self, now_ms: int) -> None:
         """
         Somebody started syncd, perhaps because something was mended: what failed is tried again.
@@ -224,22 +223,15 @@ class Jobs:
             )
 
     def expire_all(self, now_ms: int) -> int:
-        """At start, with the lock held: whoever owned a job is dead."""
-        return self._expire("1", (), now_ms)
+        """
+        At start, with the lock held: whoever owned a job is dead. How many jobs are given back.
 
-    def make_all_due(self, now_ms: int) -> None:
-        """Let every queued job run now instead of after its own wait."""
+        No lease ends before. The threads of this process are its only workers, and one that hangs in
+        a dead disk may still send once the disk answers: to give its job to another worker meanwhile
+        would have two workers send one file, and the other would hang in the same disk.
+        """
         with self._db.transaction():
-            self._db.run(
-                "UPDATE job SET run_after = :now WHERE state = 'queued' AND run_after > :now",
-                {"now": now_ms},
-            )
-
-    def _expire(self, condition: str, values: tuple[Any, ...], now_ms: int) -> int:
-        with self._db.transaction():
-            rows = self._db.all(
-                f"SELECT id FROM job WHERE state = 'leased' AND {condition}", values
-            )
+            rows = self._db.all("SELECT id FROM job WHERE state = 'leased'")
             for row in rows:
                 self._db.run(
                     "UPDATE job SET state = ?, lease_owner = NULL, lease_expires_at = NULL,"
@@ -248,6 +240,14 @@ class Jobs:
                 )
                 self._log(row["id"], State.LEASED, State.QUEUED, Event.EXPIRE, now_ms, "owner died")
             return len(rows)
+
+    def make_all_due(self, now_ms: int) -> None:
+        """Let every queued job run now instead of after its own wait."""
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE job SET run_after = :now WHERE state = 'queued' AND run_after > :now",
+                {"now": now_ms},
+            )
 
     # -- facts -----------------------------------------------------------------------------------
 

@@ -67,7 +67,6 @@ class Means:
         jitter: Draws from [0, 1).
         reading: Holds hashing threads to a rate.
         latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
-        lease_ttl_s: Seconds after which a job whose lease was not renewed is taken up again.
         once: This is a backfill.
         hidden: What is registered is disabled at once.
         path_of: The absolute path of a job's file.
@@ -87,7 +86,6 @@ class Means:
     routes: Routes
     reading: Bandwidth
     latest_s: float
-    lease_ttl_s: float
     once: bool
     hidden: bool
     path_of: Callable[[Job], str]

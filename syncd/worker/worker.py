@@ -15,6 +15,7 @@ from syncd.core.steps import Step, next_step
 from syncd.errors import FileChanged, JobError, LeaseLost, Permanent, StateError
 from syncd.model import Job, Kind
 from syncd.progress import Tally
+from syncd.store import LEASE_TTL_MS
 from syncd.worker import ends, file, parts, record, upload
 from syncd.worker.outcome import End, Outcome, Side
 from syncd.worker.run import DAY_IS_FULL, STOPPED, GiveBack, Leaving, Means, Run
@@ -211,12 +212,14 @@ async def _next(run: Run) -> Step:
 
 
 async def _keep_lease(run: Run) -> None:
+    """Until the job is taken away: its file changed, or somebody cancelled it."""
     means = run.means
-    ttl_ms = int(means.lease_ttl_s * 1000)
     while True:
-        await means.clock.sleep(means.lease_ttl_s / 3)
+        await means.clock.sleep(LEASE_TTL_MS / 3000)
         try:
-            await means.lanes.db(means.store.jobs.renew, run.job, means.clock.now_ms(), ttl_ms)
+            await means.lanes.db(
+                means.store.jobs.renew, run.job, means.clock.now_ms(), LEASE_TTL_MS
+            )
         except LeaseLost:
             return
 

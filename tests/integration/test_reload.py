@@ -121,13 +121,13 @@ def test_a_new_key_ends_the_hold_that_the_old_one_caused(
 def test_what_needs_a_new_start_is_named_and_keeps_its_value(home: Home, cloud: Sandbox) -> None:
     with home.daemon() as daemon:
         arrive(home, cloud, ONE, TWO)
-        toml = "[scan]\ninterval_s = 60\n[upload]\nlease_ttl_s = 60\nbandwidth = '1 MiB/s'\n"
+        toml = "[scan]\ninterval_s = 60\n[upload]\nbandwidth = '1 MiB/s'\n[catalog]\ndelete_most = 60\n"
         taken = reload(home, daemon, toml)
         (named,) = until(lambda: daemon.events("config.reload_needs_restart"), "the names")
         again = reload(home, daemon, toml)
 
     assert taken["changed"] == ["upload.bandwidth"]
-    assert named["keys"] == ["scan.interval_s", "upload.lease_ttl_s"]
+    assert named["keys"] == ["scan.interval_s", "catalog.delete_most"]
     assert again["changed"] == []
 
 

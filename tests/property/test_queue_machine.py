@@ -250,13 +250,6 @@ class Queue(RuleBasedStateMachine):
         self.now += ms
 
     @rule()
-    def expire(self) -> None:
-        late = self.leased(lambda wish: wish.expires is not None and wish.expires <= self.now)
-
-        assert self.store.jobs.expire(self.now) == len(late)
-        self.give_back(late)
-
-    @rule()
     def restart(self) -> None:
         """After kill -9: the same files, opened again by somebody who owns no lease."""
         self.store.close()

@@ -362,9 +362,8 @@ class Safe(RuleBasedStateMachine):
         self.store.files.mark_incomplete(job, "other bytes", self.clock.now_ms())
 
     @rule(seconds=st.sampled_from([0.05, 1.0]))
-    def expire(self, seconds: float) -> None:
+    def time_passes(self, seconds: float) -> None:
         self.clock.now_s += seconds
-        self.store.jobs.expire(self.clock.now_ms())
 
     @rule()
     def restart(self) -> None:

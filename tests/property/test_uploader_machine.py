@@ -154,7 +154,6 @@ class Uploader(RuleBasedStateMachine):
     @rule(ms=st.integers(1, 30))
     def time_passes(self, ms: int) -> None:
         self.now += ms
-        self.store.jobs.expire(self.now)
 
     @precondition(lambda self: self.job is not None)
     @rule()

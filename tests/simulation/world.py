@@ -377,7 +377,6 @@ class World:
                 "files": draw.choice([1, 2, 3]),
                 "parts": draw.choice([1, 2, 4]),
                 "parts_max": 16,
-                "lease_ttl_s": draw.choice([15, 120]),
                 "shutdown_grace_s": draw.choice([0, 20]),
             },
         )

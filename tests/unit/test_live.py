@@ -14,9 +14,10 @@ def settings(**values: Any) -> Settings:
 
 
 def test_live_keys_are_taken_over_and_the_others_named() -> None:
-    old = settings(upload={"lease_ttl_s": 30}, log={"level": "error"})
+    old = settings(catalog={"delete_most": 30}, log={"level": "error"})
     new = settings(
-        upload={"lease_ttl_s": 20, "bandwidth": "1 MiB/s"},
+        upload={"bandwidth": "1 MiB/s"},
+        catalog={"delete_most": 20},
         naming={"map": {"a/(1).pt": "a/1.pt"}},
         scan={"interval_s": 7},
     )
@@ -24,10 +25,12 @@ def test_live_keys_are_taken_over_and_the_others_named() -> None:
     result = reloaded(old, new)
 
     assert result.settings == settings(
-        upload={"lease_ttl_s": 30, "bandwidth": "1 MiB/s"}, naming={"map": {"a/(1).pt": "a/1.pt"}}
+        upload={"bandwidth": "1 MiB/s"},
+        catalog={"delete_most": 30},
+        naming={"map": {"a/(1).pt": "a/1.pt"}},
     )
     assert result.changed == ["upload.bandwidth", "log.level", "naming.map"]
-    assert result.left == ["scan.interval_s", "upload.lease_ttl_s"]
+    assert result.left == ["scan.interval_s", "catalog.delete_most"]
 
 
 def test_the_same_configuration_changes_nothing() -> None:
