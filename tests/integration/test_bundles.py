@@ -27,7 +27,7 @@ def home(tmp_path: Path, cloud: Sandbox) -> Home:
     home = Home.at(tmp_path / "home", cloud)
     home.env |= {
         "SYNCD_SELECT__BUNDLES": "diffusers",
-        "SYNCD_SETTLE__ONCE_WAIT_S": "4",
+        "SYNCD_SETTLE__ONCE_WAIT_S": "11",
         "SYNCD_SCAN__INTERVAL_S": "1",
     }
     for path in ALL:
