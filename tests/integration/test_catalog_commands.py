@@ -409,7 +409,9 @@ def test_no_time_is_promised_while_everything_waits(home: Home) -> None:
 
 
 @pytest.mark.parametrize("args", [(), ("--deep",)], ids=["stat", "deep"])
-def test_safe_after_gc_dropped_all_events_still_answers(args: tuple[str, ...], home: Home) -> None:
+def test_I32_safe_after_gc_dropped_all_events_still_answers(
+    args: tuple[str, ...], home: Home
+) -> None:
     home.once()
     home.write("vae/new.pt", weights(b"n" * 1000))
     collected = home.run("gc", "--days", "0")
@@ -421,7 +423,7 @@ def test_safe_after_gc_dropped_all_events_still_answers(args: tuple[str, ...], h
     assert "how long that takes is not known yet" in home.run("safe", *args).out
 
 
-def test_safe_counts_bytes_of_files_at_risk_and_of_wanted_files_apart(home: Home) -> None:
+def test_I32_safe_counts_bytes_of_files_at_risk_and_of_wanted_files_apart(home: Home) -> None:
     home.once()
     home.write("vae/new.pt", weights(b"n" * 1000))
     told, said = document(home, "safe"), home.run("safe")
@@ -432,7 +434,9 @@ def test_safe_counts_bytes_of_files_at_risk_and_of_wanted_files_apart(home: Home
     assert said.out.startswith("NOT safe: 1 of 3 files would be lost, 1.1 KiB of 6.0 KiB; ")
 
 
-def test_safe_link_to_missing_folder_is_not_counted_as_a_file(home: Home, tmp_path: Path) -> None:
+def test_I32_safe_link_to_missing_folder_is_not_counted_as_a_file(
+    home: Home, tmp_path: Path
+) -> None:
     home.once()
     (home.models / "checkpoints").symlink_to(tmp_path / "volume")
     told, said = document(home, "safe"), home.run("safe")
@@ -446,7 +450,7 @@ def test_safe_link_to_missing_folder_is_not_counted_as_a_file(home: Home, tmp_pa
     ("setting", "value"),
     [("TYPES", "lora"), ("EXCLUDE", "*"), ("INCLUDE", "checkpoint/**")],
 )
-def test_safe_configuration_that_excludes_every_model_is_not_safe(
+def test_I32_safe_configuration_that_excludes_every_model_is_not_safe(
     setting: str, value: str, home: Home
 ) -> None:
     home.env[f"SYNCD_SELECT__{setting}"] = value
@@ -457,7 +461,7 @@ def test_safe_configuration_that_excludes_every_model_is_not_safe(
     assert said.out.startswith("NOT safe: the rules exclude every model file here: 2 files, ")
 
 
-def test_safe_deep_finds_a_file_that_others_registered(home: Home, visitor: Visitor) -> None:
+def test_I32_safe_deep_finds_a_file_that_others_registered(home: Home, visitor: Visitor) -> None:
     home.once()
     home.write("vae/theirs.pt", weights(b"t" * 1000))
     visitor.upload((home.models / "vae/theirs.pt").read_bytes(), "models/vae/theirs.pt")
