@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from syncd.control.app import ReadOnly, application
@@ -189,7 +189,7 @@ async def _served(
     """Serve *app* on *sock* until *stack* ends, by a uvicorn server without its main loop."""
     stack.callback(sock.close)
     config = uvicorn.Config(
-        app,
+        _Interruptible(app),
         http=protocol,
         ws="none",
         lifespan="off",
@@ -208,11 +208,25 @@ async def _served(
     stack.push_async_callback(_end, server)
 
 
+class _Interruptible:
+    """*app*, whose requests may be cancelled at the end: uvicorn would log each as an error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):
+            await self._app(scope, receive, send)
+
+
 async def _end(server: uvicorn.Server) -> None:
     for listener in server.servers:
         listener.close()
     for connection in tuple(server.server_state.connections):
         connection.transport.abort()
+    # The requests learn that their peer is gone before they are cancelled: what they have not
+    # answered is no error then.
+    await asyncio.sleep(0)
     tasks = tuple(server.server_state.tasks)
     for task in tasks:
         task.cancel()

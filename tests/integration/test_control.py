@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -526,3 +527,38 @@ def test_watching_needs_a_terminal_or_json(stage: Stage) -> None:
 
     assert refused.code == 2
     assert "--json" in refused.err
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_with_open_event_streams_logs_no_error(number: int, home: Home) -> None:
+    with home.daemon() as daemon:
+        daemon.started()
+        watching = subprocess.Popen(
+            [*COMMAND, "status", "--watch", "--json"],
+            env=home.environment(),
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+        )
+        path = os.path.realpath(home.state / SOCKET)
+        with (
+            watching,
+            socket.socket(socket.AF_UNIX) as stalled,
+            socket.socket(socket.AF_UNIX) as sock,
+        ):
+            assert watching.stdout is not None
+            assert json.loads(watching.stdout.readline())["running"]
+            for each in (stalled, sock):
+                each.connect(path)
+                each.sendall(b"GET /events HTTP/1.1\r\nHost: syncd\r\n\r\n")
+            assert sock.recv(10).startswith(b"HTTP/1.1 2")
+            code = daemon.stop(number)
+        log = daemon.log.read_text()
+
+    assert code == 128 + number
+    assert watching.returncode == 75
+    assert "ASGI" not in log
+    assert "Traceback" not in log
+    assert [line for line in daemon.events() if line.get("level") == "error"] == []
