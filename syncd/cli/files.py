@@ -1,8 +1,10 @@
 """``syncd file``, ``queue`` and ``history``: what the store knows of one file, and of the order of things."""
 
 import dataclasses
+import errno
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -127,7 +129,7 @@ def _look_at(
     found = _found(comparer, place)
     known = None if detail is None else detail.fingerprint
     if found is None and known is None:
-        raise NoSuchFile(f"{place.shown} is not on disk, and syncd does not know it.")
+        raise NoSuchFile(f"{place.shown} {_what_is_at(place.path)}.")
     if found is None:
         on_disk = "gone"
     elif known is None:
@@ -142,6 +144,40 @@ def _found(comparer: Comparer, place: Place) -> FoundFile | None:
         return comparer.find(place.root, place.rel_path)
     except OSError as error:
         raise NoSuchFile(f"{place.shown} cannot be looked at: {error.strerror}.") from None
+
+
+def _what_is_at(path: str) -> str:
+    """What lies at *path*, where that is no regular file that syncd may follow."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return "is not on disk, and syncd does not know it"
+    if stat.S_ISLNK(mode):
+        return _what_link(path)
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
+    return f"is {kind}, not a regular file"
+
+
+def _what_link(path: str) -> str:
+    target = printable(os.readlink(path))  # noqa: PTH115, names are bytes
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a link that leads back to itself"
+        return f"is a link to {target}, which does not exist"
+    if stat.S_ISREG(mode):
+        return f"is a link to {target}, which scan.symlinks does not follow"
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
+    return f"is a link to {target}, {kind}, not a regular file"
+
+
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISCHR, "a character device"),
+)
 
 
 def _rule(
