@@ -46,7 +46,7 @@ from syncd.model import Call, Hint, HintKind, Job, printable
 from syncd.progress import Meter, Tally
 from syncd.reconcile import Reconciler
 from syncd.retirement import Policy, Retirement
-from syncd.store import Store
+from syncd.store import HoldRow, Store
 from syncd.transfer import HostRule, Transfer
 from syncd.watch import Watcher
 from syncd.worker import Means, Routes, Worker
@@ -91,6 +91,7 @@ class Ties:
         hint: A path is to be looked at again.
         on_ended: A worker let go of a job: there may be uploads that nobody wants any more.
         on_clock_step: The wall clock was set.
+        state_hold: The hold for room on the disk of the store, while there is one.
         unready: Why the work cannot be done yet, or not any more.
         watch_mode: How changes are noticed: ``events``, ``degraded`` or ``walks``.
     """
@@ -99,6 +100,7 @@ class Ties:
     hint: Callable[[Hint], None]
     on_ended: Callable[[], None]
     on_clock_step: Callable[[], None]
+    state_hold: Callable[[], HoldRow | None]
     unready: Callable[[], list[str]]
     watch_mode: Callable[[], str]
 
@@ -491,6 +493,7 @@ class _Builder:
             transfer=transfer,
             bandwidth=sending,
             hint=self.ties.hint,
+            state_hold=self.ties.state_hold,
             unready=self.ties.unready,
             watch_mode=self.ties.watch_mode,
             **self.tools.shared,

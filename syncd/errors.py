@@ -7,6 +7,7 @@ What can go wrong, sorted by what happens next.
     ├── ConfigError                 78  the configuration cannot be used
     ├── StateError                  74  the state directory cannot be written, or the database is damaged
     │   └── StateFull                   its disk is full or read-only: nothing was done, it may pass
+    ├── AccessDenied                77  this account may not read the state directory or the socket
     ├── AlreadyRunning              75  another instance holds the lock
     ├── RootUnavailable             66  a root is missing, empty against its marker, or unreadable
     │   └── RulesUnusable           78  its .syncdignore cannot be used, so nothing in it can be judged
@@ -47,6 +48,12 @@ class StateError(SyncdError):
     """The state directory cannot be used."""
 
     exit_code = 74
+
+
+class AccessDenied(SyncdError):
+    """This account may not read a path; the text says which path, who owns it, and what to do."""
+
+    exit_code = 77
 
 
 class StateFull(StateError):

@@ -9,7 +9,7 @@ import os
 import time
 
 from syncd.errors import AlreadyRunning, StateError
-from syncd.places import require_unshared
+from syncd.places import denied, require_unshared
 from syncd.text import printable
 
 TRIES, PAUSE_S = 5, 0.02
@@ -67,9 +67,16 @@ def _flock_patiently(fd: int) -> None:
 
 
 def is_locked(state_dir: str) -> bool:
-    """Does a running syncd own *state_dir*?"""
+    """
+    Does a running syncd own *state_dir*?
+
+    Raises:
+        AccessDenied: This account may not read it.
+    """
     try:
         fd = os.open(state_dir, FLAGS)
+    except PermissionError:
+        raise denied(state_dir) from None
     except OSError:
         return False
     try:

@@ -2,8 +2,8 @@
 Waiting for room on a full disk.
 
 A statement that found no room did nothing, so the same one is made again, for ever in a daemon and
-for a while in a backfill. The hold is told to the log only: a row of it would need the room that is
-not there.
+for a while in a backfill. The hold is told to the log and over the socket only: a row of it would need
+the room that is not there.
 """
 
 import asyncio
@@ -27,12 +27,16 @@ class Patience:
 
     Args:
         limit_s: Seconds after which waiting is given up; None never.
+
+    While it is ``waiting``, ``since_ms`` (Unix) and ``why`` tell since when and what for.
     """
 
     def __init__(self, clock: Clock, *, limit_s: float | None) -> None:
         self._clock = clock
         self._limit_s = limit_s
         self._since_s: float | None = None
+        self.since_ms = 0
+        self.why: str | None = None
         self._waiters = 0
         self._stopped = asyncio.Event()
         self._log = structlog.get_logger("syncd.patience")
@@ -71,7 +75,7 @@ class Patience:
             raise error
         now_s = self._clock.boottime_s()
         if self._since_s is None:
-            self._since_s = now_s
+            self._since_s, self.since_ms, self.why = now_s, self._clock.now_ms(), str(error)
             self._log.error("hold.began", kind="state", why=str(error))
         waited_s = now_s - self._since_s
         if self._limit_s is not None and waited_s >= self._limit_s:

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from syncd.errors import ConfigError, StateError
+from syncd.errors import AccessDenied, ConfigError, StateError
 from syncd.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SOCKET = "syncd.sock"
+
+SERVICE_RUN = "/run/syncd"
+"""The runtime directory of the systemd unit."""
 
 ADDRESS_MAX = 107
 """Bytes of a Unix socket's address (``sun_path`` in unix(7), without its last zero)."""
@@ -148,6 +151,34 @@ def require_unshared(state_dir: str, found: os.stat_result) -> None:
 def closing(state_dir: str) -> str:
     """The command that keeps others from writing in *state_dir*."""
     return f"chmod go-w '{printable(state_dir)}'"
+
+
+def runtime_sockets(environ: Mapping[str, str]) -> Sequence[str]:
+    """Where the socket of a service lies that another account may use, by its group."""
+    unit = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return [os.path.join(folder, SOCKET) for folder in dict.fromkeys((unit, SERVICE_RUN)) if folder]
+
+
+def denied(path: str) -> AccessDenied:
+    """Access to *path* is denied by it, or by a folder above it."""
+    import pwd  # only where access is denied
+
+    def name_of(uid: int) -> str:
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return f"uid {uid}"
+
+    shown, ours = printable(path), name_of(os.geteuid())
+    while not os.access(os.path.dirname(path), os.X_OK, effective_ids=True):
+        path = os.path.dirname(path)
+    found = os.stat(path)
+    owner, mode = name_of(found.st_uid), stat.S_IMODE(found.st_mode)
+    return AccessDenied(
+        f"Access denied: the account {ours} may not read {shown}. {printable(path)} belongs to "
+        f"{owner} (mode {mode:04o}). Run this as {owner} or as root, or add {ours} to the group of "
+        "the daemon's socket in its runtime directory."
+    )
 
 
 def _is_private(folder: str) -> bool:

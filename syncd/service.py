@@ -35,7 +35,7 @@ from syncd.model import Hint, HintKind
 from syncd.notify import Notifier
 from syncd.patience import Patience
 from syncd.progress import Meter
-from syncd.store import Store
+from syncd.store import HoldRow, Store
 from syncd.watch import Watcher
 
 if TYPE_CHECKING:
@@ -622,6 +622,7 @@ class Service:
             on_ended=self._wake_janitor.set,
             on_clock_step=self._restart_ticks,
             unready=self._unready,
+            state_hold=self._state_hold,
             watch_mode=self._watch_mode,
         )
         membership = Membership(self._settings, self._source, **tools.shared)
@@ -653,6 +654,15 @@ class Service:
         if self._lanes.patience is not None and self._lanes.patience.waiting:
             reasons.append("there is no room on the disk of the state directory")
         return reasons
+
+    def _state_hold(self) -> HoldRow | None:
+        """The hold for room on the disk of the state directory, of which no row can be made."""
+        patience = self._lanes.patience
+        if patience is None or not patience.waiting:
+            return None
+        why = patience.why or "there is no room on the disk of the state directory"
+        advice = "Free space on that disk; syncd then continues by itself."
+        return HoldRow("state", patience.since_ms, why, advice, self._clock.now_ms(), probes=0)
 
     def _watch_mode(self) -> str:
         if self._watcher is None or not self._watcher.alive():

@@ -14,12 +14,13 @@ import click
 
 from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.plan import comparer_of, roots_of
+from syncd.cli.reading import as_it_is
 from syncd.cli.resolving import NoSuchFile, Place, resolve
+from syncd.cli.running import is_running
 from syncd.compare import Comparer, Root
 from syncd.config import Settings
 from syncd.core.judge import Taken
 from syncd.core.tree import Tree
-from syncd.lock import is_locked
 from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict, printable
 from syncd.store import EventReport, FileDetail, FileReport, Report, reading
 
@@ -65,10 +66,12 @@ def file(invocation: Invocation, path: str, as_json: bool) -> int:
 def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
     """Tell what is on its way and what comes next, in the order in which it goes."""
     state_dir = os.fspath(invocation.load().settings.state_dir)
+    running = is_running(state_dir)
     with reading(state_dir, Report) as report:
-        files = [] if report is None else list(report.queue(_now_ms()))
+        queued = () if report is None else report.queue(_now_ms())
+        files = [as_it_is(file, running) for file in queued]
     if as_json:
-        document = {"schema": SCHEMA, "running": is_locked(state_dir)}
+        document = {"schema": SCHEMA, "running": running}
         click.echo(json.dumps({**document, "files": list(map(_asdict, files))}, indent=2))
     else:
         _show_queue(files, len(files) if everything else QUEUE_SHOWN)
@@ -113,6 +116,9 @@ def _look_up(settings: Settings, given: str) -> Everything:
         if os.path.isdir(place.path):
             raise NoSuchFile(f"{place.shown} is a folder. Name a file in it.")
         detail = None if report is None else report.file(**_key(place))
+        if detail is not None:
+            running = is_running(os.fspath(settings.state_dir))
+            detail = dataclasses.replace(detail, file=as_it_is(detail.file, running))
         events = [] if report is None else report.events_of(**_key(place))
     return _look_at(settings, roots, tree, place, detail, events)
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from syncd.errors import SyncdError
-from syncd.places import SOCKET, state_dir_of
+from syncd.errors import AccessDenied, SyncdError
+from syncd.places import state_dir_of
 from syncd.text import printable, time_text
 
 if TYPE_CHECKING:
@@ -88,25 +88,30 @@ def health(find: Callable[[], str]) -> tuple[int, str]:
 
     Args:
         find: Tells the state directory, or raises ``SyncdError``.
+
+    Raises:
+        AccessDenied: This account may neither read the state directory nor use the socket.
     """
     try:
         code, said = _asked(find())
+    except AccessDenied:
+        raise
     except SyncdError as error:
         code, said = UNWELL, str(error)
     return code, f"{'well' if code == WELL else 'unwell'}: {said}\n"
 
 
 def _asked(state_dir: str) -> tuple[int, str]:
-    from syncd.lock import is_locked
+    from syncd.cli.running import is_running
 
     shown = printable(state_dir)
-    if not is_locked(state_dir):
+    if not is_running(state_dir):
         return UNWELL, f"no syncd is running on {shown}"
-    if not os.path.lexists(os.path.join(state_dir, SOCKET)):
-        # It has only just begun, or is a backfill: the lock is all there is to go by.
-        return WELL, f"a syncd is at work on {shown}, and offers no socket to ask it more"
     from syncd.cli import daemon
 
+    if daemon.socket_of(state_dir) is None:
+        # It has only just begun, or is a backfill: the lock is all there is to go by.
+        return WELL, f"a syncd is at work on {shown}, and offers no socket to ask it more"
     live = daemon.ask(state_dir, "/live")
     if live["running"] and live["idle_s"] > STUCK_S:
         since = time_text(int((time.time() - live["idle_s"]) * 1000))
@@ -122,18 +127,15 @@ def status(state_dir: str, everything: bool = False) -> "Iterator[Told]":
         StateError: The store cannot be read.
     """
     from syncd.cli import sheets
-    from syncd.cli.reading import progress_of, read_summary
+    from syncd.cli.reading import read_summary
 
     registered, on_the_way = (None, None) if everything else (0, sheets.LISTED)
     summary = read_summary(state_dir, registered=registered, on_the_way=on_the_way)
-    progress = progress_of(state_dir) if summary.running else None
-    return sheets.standing(summary, progress, now_ms=time.time_ns() // 1_000_000)
+    return sheets.standing(summary, now_ms=time.time_ns() // 1_000_000)
 
 
 def status_json(state_dir: str) -> str:
     """What ``syncd status --json`` tells. Raises what ``status`` raises."""
-    from syncd.cli.reading import progress_of, read_files
+    from syncd.cli.reading import read_files
 
-    reading = read_files(state_dir)
-    progress = progress_of(state_dir) if reading.running else None
-    return f"{reading.as_json(progress)}\n"
+    return f"{read_files(state_dir).as_json()}\n"

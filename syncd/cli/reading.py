@@ -1,29 +1,47 @@
-"""What the store says, read for the commands that show it."""
+"""What the store and the daemon say, read for the commands that show it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from syncd import overview
-from syncd.lock import is_locked
-from syncd.store import FileReport, Outline, PassedOver, reading
+from syncd.cli.running import is_running
+from syncd.errors import AccessDenied
+from syncd.store import (
+    Amount,
+    FileReport,
+    HoldRow,
+    NextTry,
+    Outline,
+    PassedOver,
+    RootReport,
+    reading,
+)
+
+LEASED, QUEUED = "uploading", "queued"
 
 
 class Reading(NamedTuple):
-    """Everything about every file, for a program; empty where there is no store yet."""
+    """
+    Everything about every file, for a program; empty where there is no store yet.
+
+    ``progress`` is what a running daemon does, None where none can be asked.
+    """
 
     running: bool
     standing: overview.Standing
     files: list[FileReport]
+    progress: Mapping[str, Any] | None = None
 
-    def as_document(self, progress: Mapping[str, Any] | None = None) -> dict[str, object]:
+    def as_document(self) -> dict[str, object]:
         """What ``syncd status --json`` shows (docs/schemas/status.schema.json)."""
-        document = overview.document(self.standing, running=self.running, progress=progress)
+        document = overview.document(self.standing, running=self.running, progress=self.progress)
         return {**document, "files": [file._asdict() for file in self.files]}
 
-    def as_json(self, progress: Mapping[str, Any] | None) -> str:
+    def as_json(self) -> str:
         """That as text."""
-        return json.dumps(self.as_document(progress), indent=2)
+        return json.dumps(self.as_document(), indent=2)
 
 
 class Summary(NamedTuple):
@@ -38,48 +56,146 @@ class Summary(NamedTuple):
     registered: Sequence[FileReport] = ()
     left: Sequence[FileReport] = ()
     passed_over: Sequence[PassedOver] = ()
+    progress: Mapping[str, Any] | None = None
 
 
 def read_files(state_dir: str) -> Reading:
     """
     Read the store in *state_dir*, whether or not a daemon is at work on it.
 
+    An account that may not read it gets the same from the daemon.
+
     Raises:
+        AccessDenied: This account may neither read it nor ask the daemon.
         StateError: It cannot be read.
     """
-    running = is_locked(state_dir)
-    with reading(state_dir, Outline) as outline:
-        if outline is None:
-            return Reading(running, overview.NOTHING, [])
-        return Reading(running, overview.Standing.of(outline), list(outline.files()))
+    running = is_running(state_dir)
+    live = ask_daemon(state_dir) if running else None
+    try:
+        with reading(state_dir, Outline) as outline:
+            if outline is None:
+                return Reading(running, overview.NOTHING, [], _progress(live))
+            standing, files = overview.Standing.of(outline), list(outline.files())
+    except AccessDenied:
+        if live is None:
+            raise
+        standing, files = _standing_told(live), list(_files_told(state_dir))
+    files = [as_it_is(file, running) for file in files]
+    return Reading(running, _now(standing, live, running), files, _progress(live))
 
 
 def read_summary(state_dir: str, *, registered: int | None, on_the_way: int | None) -> Summary:
     """
     The same, with at most so many of the files in the catalog and of those on the way; None: all.
 
-    Raises:
-        StateError: It cannot be read.
+    Raises what ``read_files`` raises.
     """
-    running = is_locked(state_dir)
-    with reading(state_dir, Outline) as outline:
-        if outline is None:
-            return Summary(running)
-        return Summary(
-            running,
-            overview.Standing.of(outline),
-            outline.in_catalog(registered),
-            outline.not_in_catalog(on_the_way),
-            outline.passed_over(),
-        )
+    running = is_running(state_dir)
+    live = ask_daemon(state_dir) if running else None
+    try:
+        with reading(state_dir, Outline) as outline:
+            if outline is None:
+                return Summary(running, progress=_progress(live))
+            standing = overview.Standing.of(outline)
+            done, left = outline.in_catalog(registered), outline.not_in_catalog(on_the_way)
+            passed_over = outline.passed_over()
+    except AccessDenied:
+        if live is None:
+            raise
+        return _summary_told(state_dir, live, registered, on_the_way)
+    return Summary(
+        running,
+        _now(standing, live, running),
+        done,
+        [as_it_is(file, running) for file in left],
+        passed_over,
+        _progress(live),
+    )
 
 
-def progress_of(state_dir: str) -> dict[str, Any] | None:
-    """What the daemon says it is doing; None where it cannot be asked."""
+def as_it_is(file: FileReport, running: bool) -> FileReport:
+    """A file as it is now: nothing is uploading where no daemon runs, whatever it left behind."""
+    if running or file.state != LEASED:
+        return file
+    return file._replace(state=QUEUED)
+
+
+def ask_daemon(state_dir: str) -> dict[str, Any] | None:
+    """The daemon's status document; None where it cannot be asked."""
     from syncd.cli import daemon
 
     try:
-        progress: dict[str, Any] | None = daemon.ask(state_dir, "/status")["progress"]
+        return daemon.ask(state_dir, "/status")
     except (daemon.NotAnswered, daemon.Refused):
         return None
-    return progress
+
+
+def _progress(live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if live is None else live["progress"]
+
+
+def _now(
+    standing: overview.Standing, live: Mapping[str, Any] | None, running: bool
+) -> overview.Standing:
+    """*standing* with the holds that only the daemon knows, and without leases of a dead one."""
+    if live is not None:
+        return standing._replace(holds=_holds_told(live))
+    if running or LEASED not in standing.amounts:
+        return standing
+    amounts = dict(standing.amounts)
+    leased, queued = amounts.pop(LEASED), amounts.get(QUEUED, Amount(0, 0))
+    amounts[QUEUED] = Amount(leased.files + queued.files, leased.bytes + queued.bytes)
+    return standing._replace(amounts=amounts)
+
+
+# -- what the daemon says to an account that may not read the store --------------------------------
+
+
+def _holds_told(live: Mapping[str, Any]) -> list[HoldRow]:
+    return [
+        HoldRow(
+            each["kind"], each["since"], each["why"], each["what_to_do"], each["probe_at"], probes=0
+        )
+        for each in live["holds"]
+    ]
+
+
+def _standing_told(live: Mapping[str, Any]) -> overview.Standing:
+    sizes = live["bytes_by_state"]
+    return overview.Standing(
+        roots=[RootReport(**root) for root in live["roots"]],
+        holds=_holds_told(live),
+        amounts={s: Amount(files, sizes[s]) for s, files in live["files_by_state"].items()},
+        next_tries=[NextTry(**each) for each in live["next_tries"]],
+        oldest_waiting_at=live["oldest_waiting_at"],
+        last_success_at=live["last_success_at"],
+        abandoned_uploads=live["abandoned_uploads"],
+    )
+
+
+def _files_told(state_dir: str) -> Iterator[FileReport]:
+    from syncd.cli import daemon
+
+    offset, more = 0, True
+    while more:
+        page = daemon.ask(state_dir, f"/files?offset={offset}")
+        yield from (FileReport(**file) for file in page["files"])
+        offset, more = offset + len(page["files"]), page["more"]
+
+
+def _summary_told(
+    state_dir: str, live: Mapping[str, Any], registered: int | None, on_the_way: int | None
+) -> Summary:
+    files = list(_files_told(state_dir))
+    ignored = {file.why or "": file for file in files if file.state == "ignored"}
+    counts = Counter(file.why or "" for file in files if file.state == "ignored")
+    others = [file for file in files if file.state not in ("registered", "ignored")]
+    return Summary(
+        True,
+        _standing_told(live),
+        [file for file in files if file.state == "registered"][:registered],
+        [file for file in others if file.state not in overview.TO_DO]
+        + [file for file in others if file.state in overview.TO_DO][:on_the_way],
+        [PassedOver(n, why, ignored[why].shown) for why, n in counts.most_common()],
+        live["progress"],
+    )

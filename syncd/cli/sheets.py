@@ -59,13 +59,9 @@ def right(column: str) -> bool:
     return column == "size"
 
 
-def standing(said: "Summary", progress: Mapping[str, Any] | None, *, now_ms: int) -> Iterator[Told]:
-    """
-    What ``syncd status`` tells.
-
-    Args:
-        progress: What a running syncd does, as its overview document tells it.
-    """
+def standing(said: "Summary", *, now_ms: int) -> Iterator[Told]:
+    """What ``syncd status`` tells."""
+    progress = said.progress
     yield Line(f"syncd is {'running' if said.running else 'not running'}")
     if not said.standing.roots:
         yield Line("Nothing was scanned yet. Start it with: syncd --once")

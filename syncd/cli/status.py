@@ -9,8 +9,8 @@ import click
 
 from syncd.cli import daemon, quick
 from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.running import is_running
 from syncd.errors import SyncdError
-from syncd.lock import is_locked
 from syncd.model import printable
 
 
@@ -54,7 +54,7 @@ def _watch(state_dir: str, as_json: bool) -> int:
     """Until Ctrl-C, which is how a person says that it was enough: 0."""
     if not as_json and not sys.stdout.isatty():
         raise click.UsageError("--watch needs a terminal; for a script add --json")
-    if not is_locked(state_dir):
+    if not is_running(state_dir):
         raise NothingToWatch(
             f"No syncd runs on {printable(state_dir)}. Start it with syncd, or look once: syncd status"
         )

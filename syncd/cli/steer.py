@@ -11,9 +11,9 @@ import click
 from syncd import orders
 from syncd.cli import daemon
 from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.running import is_running
 from syncd.core import bandwidth
-from syncd.errors import SyncdError
-from syncd.lock import is_locked
+from syncd.errors import AccessDenied, SyncdError
 from syncd.model import printable
 from syncd.store import Report, Store, reading
 from syncd.text import size_text
@@ -54,7 +54,7 @@ def pause(invocation: Invocation) -> int:
 def resume(invocation: Invocation) -> int:
     """End the pause that `syncd pause` began."""
     _carry_out(invocation, orders.resume)
-    running = is_locked(invocation.state_dir())
+    running = is_running(invocation.state_dir())
     click.echo(
         "going on" if running else "no longer paused; no syncd runs now: start it with syncd"
     )
@@ -152,7 +152,7 @@ def scan(invocation: Invocation, path: str | None, accept: bool) -> int:
     """
     if accept and path is not None:
         raise click.UsageError("--accept covers all directories: leave PATH out.")
-    if accept and not is_locked(invocation.state_dir()):
+    if accept and not is_running(invocation.state_dir()):
         _carry_out(invocation, orders.accept)
         click.echo("accepted; the next start of syncd takes the directories as they are then")
         return 0
@@ -186,7 +186,7 @@ def limit(invocation: Invocation, rate: str | None) -> int:
 
 def _show_limit(invocation: Invocation) -> int:
     state_dir = invocation.state_dir()
-    if is_locked(state_dir):
+    if is_running(state_dir):
         click.echo(_limited(daemon.ask(state_dir, "/status")["progress"]["bandwidth"]))
     else:
         configured = invocation.load().settings.upload.bandwidth
@@ -220,7 +220,7 @@ def _carry_out(
 ) -> Mapping[str, Any]:
     """By the daemon if one runs; else with the lock in hand, for the next start to find."""
     state_dir = invocation.state_dir()
-    if is_locked(state_dir):
+    if is_running(state_dir):
         return daemon.order(state_dir, order.__name__, **what)
     with reading(state_dir, Report) as report:
         if report is None:
@@ -244,7 +244,7 @@ def _running(invocation: Invocation, instead: str) -> str:
         NothingRuns: There is none; the text says what to do *instead*.
     """
     state_dir = invocation.state_dir()
-    if not is_locked(state_dir):
+    if not is_running(state_dir):
         raise NothingRuns(f"No syncd runs on {printable(state_dir)}; {instead}")
     return state_dir
 
@@ -259,10 +259,13 @@ def _meant(invocation: Invocation, paths: Sequence[str]) -> list[str]:
     from syncd.cli.plan import roots_of
     from syncd.cli.resolving import resolve
 
-    settings = invocation.load().settings
-    roots, _ = roots_of(settings)
-    with reading(os.fspath(settings.state_dir), Report) as report:
-        return [resolve(path, settings, roots, report).path for path in paths]
+    try:
+        settings = invocation.load().settings
+        roots, _ = roots_of(settings)
+        with reading(os.fspath(settings.state_dir), Report) as report:
+            return [resolve(path, settings, roots, report).path for path in paths]
+    except AccessDenied:  # the daemon understands names as status shows them, and absolute paths
+        return [os.path.abspath(path) if os.path.lexists(path) else path for path in paths]
 
 
 def _tell(done: Mapping[str, Any], what: str, as_json: bool) -> int:

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from syncd.errors import ConfigError, StateError, StateFull
 from syncd.model import Session, printable
-from syncd.places import require_unshared
+from syncd.places import denied, require_unshared
 
 FOLDER = "credentials"
 DEVICE_KEY = "api_token"
@@ -112,6 +112,7 @@ class Stored:
         The session that is kept; None if there is none.
 
         Raises:
+            AccessDenied: This account may not read it.
             ConfigError: It cannot be used: its mode, its cloud, its team, or what it holds.
         """
         name = printable(str(self.session_file))
@@ -119,6 +120,8 @@ class Stored:
             text = read_secret(self.session_file)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError:
+            raise denied(os.fspath(self.session_file)) from None
         except OSError as error:
             raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
         session = _session_of(text)

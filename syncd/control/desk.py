@@ -11,7 +11,7 @@ from syncd.dispatch import Dispatcher
 from syncd.lanes import Lanes
 from syncd.model import Hint
 from syncd.progress import Meter
-from syncd.store import Store
+from syncd.store import HoldRow, Store
 from syncd.transfer import Transfer
 
 
@@ -23,6 +23,7 @@ class Desk:
     Args:
         started_at: Unix milliseconds.
         hint: Takes where to look.
+        state_hold: The hold that no row can tell of, since the disk of the store is full.
         unready: Why the service cannot do its work yet, or not any more.
         watch_mode: One of ``metrics.WATCH_MODES``.
     """
@@ -38,6 +39,7 @@ class Desk:
     transfer: Transfer
     bandwidth: Bandwidth
     hint: Callable[[Hint], None]
+    state_hold: Callable[[], HoldRow | None]
     unready: Callable[[], list[str]]
     watch_mode: Callable[[], str]
 

@@ -48,7 +48,9 @@ class Overlook:
                 self._standing = await asyncio.to_thread(_read, self._desk.state_dir)
                 took_s = self._desk.clock.boottime_s() - now_s
                 self._fresh_until_s = now_s + took_s + max(FRESH_S, COST * took_s)
-            return self._standing
+            hold = self._desk.state_hold()
+            holds = self._standing.holds
+            return self._standing._replace(holds=holds if hold is None else [*holds, hold])
 
     async def document(self) -> dict[str, Any]:
         """As ``overview.document``."""
@@ -90,7 +92,7 @@ class Looks:
         """The loop turns: it could not answer otherwise. Does anything move that should?"""
         now = self._desk.meter.snapshot()
         moving = {"running": len(now.running), "idle_s": round(now.idle_s, 1)}
-        return JSONResponse({"live": True, **moving})
+        return JSONResponse({"live": True, "state_dir": self._desk.state_dir, **moving})
 
     async def ready(self, request: Request) -> Response:
         """Can it do its work, or does something stand in the way that a person has to mend?"""

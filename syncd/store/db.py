@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from syncd.errors import StateError, StateFull
 from syncd.lock import unusable
+from syncd.places import denied
 from syncd.text import printable
 
 FILE_NAME = "syncd.db"
@@ -80,11 +81,18 @@ class Database:
         Open for reading; None while there is no database yet.
 
         Raises:
+            AccessDenied: This account may not read it.
             StateError: Unreadable, damaged, or of another version than this program reads.
         """
         path = os.path.join(state_dir, FILE_NAME)
-        if not os.path.exists(path):
+        try:
+            os.stat(path)
+        except PermissionError:
+            raise denied(state_dir) from None
+        except OSError:
             return None
+        if not os.access(path, os.R_OK, effective_ids=True):
+            raise denied(path)
         with _errors(path):
             # Every byte in hex, of an absolute path: any name that the writer takes can be read.
             where = "".join(f"%{byte:02x}" for byte in os.fsencode(os.path.abspath(path)))

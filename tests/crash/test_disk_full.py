@@ -1,9 +1,11 @@
 """T8: a state directory on a disk of 384 kB."""
 
+import json
 import os
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,15 @@ import pytest
 
 from syncd.model import Call
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, records, until
+from tests.integration.harness import (
+    COMMAND,
+    DEADLINE_S,
+    PROJECT,
+    Daemon,
+    Home,
+    records,
+    until,
+)
 from tests.tools import NAMESPACES
 from tests.weights import weights
 
@@ -231,3 +241,36 @@ def test_F02_a_daemon_that_waits_for_room_ends_when_it_is_told_to(
         until(lambda: daemon.events("hold.began"), "a hold")
 
         assert daemon.stop() == 143
+
+
+@pytest.mark.needs(NAMESPACES)
+def test_F19_status_shows_the_hold_of_a_full_disk(tmp_path: Path, cloud: Sandbox) -> None:
+    home = home_with(tmp_path, cloud, 60)
+    with on_a_small_disk(home) as daemon:
+        until(lambda: daemon.events("hold.began"), "a hold")
+        told = json.loads(inside(daemon, home, "status", "--json"))
+        said = inside(daemon, home, "status")
+        enlarge_disk(home, daemon)
+        until(lambda: daemon.events("hold.ended"), "its end")
+        after = json.loads(inside(daemon, home, "status", "--json"))
+
+    (hold,) = told["holds"]
+    assert (hold["kind"], hold["needs_person"]) == ("state", False)
+    assert "is full. Make room" in hold["why"]
+    assert abs(hold["since"] / 1000 - time.time()) < DEADLINE_S
+    assert "hold (state): The disk that holds " in said
+    assert after["holds"] == []
+
+
+def inside(daemon: Daemon, home: Home, *args: str) -> str:
+    """What a command says that sees the daemon's small disk."""
+    enter = ["nsenter", "--target", str(daemon.process.pid), "--user", "--mount"]
+    done = subprocess.run(
+        [*enter, *COMMAND, *args],
+        cwd=PROJECT,
+        env=home.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout

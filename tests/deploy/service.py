@@ -301,3 +301,21 @@ def test_an_example_does_without_the_key_in_etc(machine: Machine, cloud: Sandbox
     finally:
         machine.do("mv", "/etc/syncd/elsewhere", "/etc/syncd/api_token")
         machine.do("rm", "-rf", "/var/lib/syncd/credentials")
+
+
+def test_members_of_the_group_may_look_and_steer(machine: Machine, cloud: Sandbox) -> None:
+    path = model(machine, "loras/group.safetensors")
+    machine.do("systemctl", "start", "syncd")
+    soon(lambda: in_catalog(cloud, path), "the record")
+    machine.do("useradd", "--groups", "syncd", "member")
+    machine.do("useradd", "stranger")
+
+    looked = machine.do("runuser", "-u", "member", "--", "syncd", "status", "--all")
+    machine.do("runuser", "-u", "member", "--", "syncd", "pause")
+    machine.do("runuser", "-u", "member", "--", "syncd", "resume")
+    denied = machine.run("runuser", "-u", "stranger", "--", "syncd", "status")
+
+    assert "syncd is running" in looked
+    assert "loras/group.safetensors" in looked
+    assert denied.returncode == 77
+    assert "belongs to syncd (mode 0700)" in denied.stderr

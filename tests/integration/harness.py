@@ -43,6 +43,9 @@ STANDBY = (
     f"{IN_A_HURRY}from tests.integration import standby; standby.main()",
 )
 
+Account = tuple[int, Sequence[int]]
+"""The user id of another account (its group has the same number), and its other groups."""
+
 DEADLINE_S = 30.0
 """Nothing that a test waits for takes longer, unless it says so."""
 
@@ -148,9 +151,9 @@ class Home:
         folder = os.fspath(self.state.parent)
         return {"PATH": os.environ["PATH"], "HOME": folder, "LANG": "C.UTF-8", **self.env}
 
-    def run(self, *args: str) -> Finished:
-        """``syncd`` with *args*, to its end."""
-        return standby().run(args, self.environment(), self.state.parent)
+    def run(self, *args: str, account: Account | None = None) -> Finished:
+        """``syncd`` with *args*, to its end; as another *account* if one is given (root may)."""
+        return standby().run(args, self.environment(), self.state.parent, account)
 
     def once(self) -> Finished:
         """``syncd --once``."""
@@ -216,10 +219,22 @@ class Standby:
             start_new_session=True,
         )
 
-    def run(self, args: Sequence[str], env: Mapping[str, str], folder: Path) -> Finished:
+    def run(
+        self,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        folder: Path,
+        account: Account | None = None,
+    ) -> Finished:
         """One command to its end; its output goes through files in *folder*."""
         out, err = folder / "stdout", folder / "stderr"
-        order = {"args": args, "env": env, "out": os.fspath(out), "err": os.fspath(err)}
+        order = {
+            "args": args,
+            "env": env,
+            "out": os.fspath(out),
+            "err": os.fspath(err),
+            "account": account,
+        }
         started_s = time.monotonic()
         code = self._ask(order)
         seconds = time.monotonic() - started_s

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd  # noqa: F401
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +16,16 @@ import syncd.cli.config
 import syncd.cli.doctor
 import syncd.cli.files
 import syncd.cli.gc
+import syncd.cli.health
 import syncd.cli.login
+import syncd.cli.plain
 import syncd.cli.plan
 import syncd.cli.reaching
 import syncd.cli.render
 import syncd.cli.run
+import syncd.cli.safe
 import syncd.cli.status
+import syncd.cli.steer
 import syncd.cli.support
 import syncd.cli.verify
 import syncd.cli.whoami
@@ -48,3 +53,8 @@ def _become(order: Mapping[str, Any]) -> None:
         fd = os.open(path, mode | os.O_CREAT | os.O_TRUNC if mode else mode, 0o600)
         os.dup2(fd, number)
         os.close(fd)
+    if order["account"] is not None:
+        uid, groups = order["account"]
+        os.setgroups(groups)
+        os.setgid(uid)
+        os.setuid(uid)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -97,6 +98,22 @@ def _parts_done(home: Home) -> int:
     done = home.run("file", BIG, "--json")
     file = json.loads(done.out)["file"] if done.code == 0 else None
     return int(file["parts_done"]) if file else 0
+
+
+def test_nothing_is_uploading_after_the_daemon_was_killed(large_home: Home, cloud: Sandbox) -> None:
+    large_home.sign_in(cloud)
+    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=20))
+    with large_home.daemon() as daemon:
+        until(lambda: _parts_done(large_home) == 1, "the first part")
+        daemon.stop(signal.SIGKILL)
+        status, queue = large_home.status(), large_home.document("queue")
+        file, said = large_home.document("file", BIG), large_home.run("status").out
+
+    assert status["running"] is False
+    assert status["files_by_state"]["queued"] == 1
+    assert {each["state"] for each in status["files"]} == {"registered", "queued"}
+    assert [each["state"] for each in queue["files"]] == [file["file"]["state"]] == ["queued"]
+    assert "uploading" not in said
 
 
 # -- naming a file ---------------------------------------------------------------------------------
