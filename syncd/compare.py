@@ -364,7 +364,7 @@ class Comparer:
     ) -> str | None:
         """The same, where *is_ready* tells which files may go."""
         problems: list[str] = []
-        names = []
+        names, ready = list[str](), list[str]()
         for file in scan.walk(
             root.path,
             root.id,
@@ -376,12 +376,11 @@ class Comparer:
             judged = self.judge(file)
             if isinstance(judged, Taken):
                 names.append(file.rel_path)
-                if not is_ready(file):
-                    problems.append(file.rel_path)
+                (ready if is_ready(file) else problems).append(file.rel_path)
             elif judged.verdict is not Verdict.IGNORED or judged.reason == paths.UNFINISHED:
                 problems.append(f"{file.rel_path}: {judged.reason}")
         indexes = {}
-        for name in names:
+        for name in ready:  # one that a link leads to outside is not: its words would be quoted
             if name.endswith(bundles.INDEX_ENDING):
                 try:
                     indexes[name] = soundness.shards_in(os.path.join(root.path, name))

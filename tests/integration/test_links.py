@@ -1,6 +1,7 @@
 """I34: what a link in the tree may publish that leads out of it."""
 
 import hashlib
+import json
 import os
 import sqlite3
 from pathlib import Path
@@ -148,3 +149,17 @@ def test_I34_link_that_is_swapped_after_it_was_judged_is_not_read(
 
     stored = {record["storage_key"] for record in cloud.records()}
     assert hashlib.sha256(key.read_bytes()).hexdigest() not in set(map(cloud.stored_sha256, stored))
+
+
+def test_I34_bundle_reason_quotes_no_index_outside(home: Home) -> None:
+    home.env["SYNCD_SELECT__BUNDLES"] = "diffusers"
+    home.write("diffusers/x/unet/model.safetensors", weights(b"part of a bundle"))
+    index = json.dumps({"weight_map": {"a": f"A{SECRET}"}}).encode()
+    link(home, "diffusers/x/unet/z.index.json", beside(home, "settings.json", index))
+
+    planned, shown = home.plan(), home.run("plan")
+
+    actions = {file["path"]: file["action"] for file in planned["files"]}
+    assert actions["diffusers/x/unet/z.index.json"] == "refused"
+    assert actions["diffusers/x/unet/model.safetensors"] == "incomplete"
+    assert SECRET not in json.dumps(planned) + shown.out + shown.err
