@@ -8,27 +8,75 @@ than that. *path* is the file that meets the fault, *call* the request at which 
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
-from syncd.model import Call
+from syncd.core.retry import row_of
+from syncd.model import Call, Kind
 from tests.matrix.stage import OTHER, Stage
 
 Letter = Callable[[Stage, str, Call], Awaitable[None]]
 
 
+JITTER = 0.75
+"""What every draw gives where waits are measured, as a share of the longest wait."""
+
+REQUEST_WAIT_S = 1.0
+"""The longest wait after the first try of a request, where the retry table names no other."""
+
+SLACK_S = 2.5
+"""On top of a wait: the way to the server and back, and the other parts."""
+
+
+def _failures(stage: Stage, call: Call) -> list[tuple[int, int | None]]:
+    """When *call* was made and went wrong, Unix milliseconds, and of which part; in order."""
+    on_the_way = [
+        (int((stage.clock.EPOCH_S + each.at_s) * 1000), each.part)
+        for each in stage.line.failed
+        if each.call is call
+    ]
+    return sorted(
+        on_the_way + [(e.at_ms, e.part) for e in stage.hit() if e.call == call],
+        key=lambda failure: failure[0],
+    )
+
+
 def _met(stage: Stage, call: Call) -> list[int]:
     """When *call* was made and went wrong, Unix milliseconds."""
-    on_the_way = [
-        int((stage.clock.EPOCH_S + at) * 1000) for at, c in stage.line.failed if c is call
-    ]
-    return sorted(on_the_way + [e.at_ms for e in stage.hit() if e.call == call])
+    return [at_ms for at_ms, _ in _failures(stage, call)]
 
 
-async def repeats(stage: Stage, path: str, call: Call) -> None:
-    """R: the same again, after a wait, before the job is given back."""
-    await stage.until(lambda: len(set(_met(stage, call))) > 1, "a repeat after a wait")
+def repeats(
+    wait_s: float = REQUEST_WAIT_S, *, fails_after_s: float = 0.0, at_once: int = 0
+) -> Letter:
+    """
+    R: the same request again, after the wait that the retry table names.
+
+    Args:
+        wait_s: The longest wait after the first try.
+        fails_after_s: How long a try takes to fail.
+        at_once: Tries on a new connection that come before any wait.
+    """
+
+    async def repeated(stage: Stage, path: str, call: Call) -> None:
+        def tries() -> list[int]:
+            failures = _failures(stage, call)
+            return [at_ms for at_ms, part in failures if part == failures[0][1]]
+
+        await stage.until(lambda: len(tries()) > 1 + at_once, "a repeat after a wait")
+        first, second = tries()[at_once : at_once + 2]
+        gap_s, least_s = (second - first) / 1000, fails_after_s + JITTER * wait_s
+
+        assert least_s - 0.001 <= gap_s <= least_s + SLACK_S, (gap_s, least_s)
+
+    return repeated
+
+
+def job_wait_s(kind: Kind, call: Call, attempt: int) -> float:
+    """The wait after *attempt* failed attempts of *kind*, by the retry table."""
+    wait = row_of(kind, call).job
+    return wait.base_s if wait.fixed else JITTER * min(wait.cap_s, wait.base_s * 2 ** (attempt - 1))
 
 
 async def waits(stage: Stage, path: str, call: Call) -> None:
-    """Q: the job waits in the queue for its time, with the reason."""
+    """Q: the job waits in the queue for the time that the retry table names, with the reason."""
 
     def waiting() -> bool:
         job = stage.job(path)
@@ -36,7 +84,11 @@ async def waits(stage: Stage, path: str, call: Call) -> None:
         return bool(later and job["run_after"] > stage.clock.now_ms())
 
     await stage.until(waiting, "a job that waits")
+    job = stage.job(path)
+    kind, waited_s = Kind(job["last_kind"]), (job["run_after"] - job["updated_at"]) / 1000
+    allowed_s = [job_wait_s(kind, call, attempt) for attempt in range(1, 4)]
 
+    assert any(abs(waited_s - allowed) < 0.01 for allowed in allowed_s), (waited_s, allowed_s)
     assert "reject" not in stage.events(path)
 
 
@@ -50,7 +102,7 @@ def holds(kind: str) -> Letter:
         assert stage.struck_ms <= hold["since"] <= stage.clock.now_ms()
         assert hold["why"]
         assert hold["advice"]
-        assert hold["probe_at"] > hold["since"]
+        assert 5_000 <= hold["probe_at"] - hold["since"] <= 3_960_000
         assert stage.job(path)["state"] in ("queued", "leased")
         assert "reject" not in stage.events(path)
 

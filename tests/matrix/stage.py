@@ -67,6 +67,21 @@ def call_of(request: httpx.Request) -> Call | None:
     return ROUTES.get((request.method, path), Call.GET_MODEL if "/models/" in path else None)
 
 
+def part_of(request: httpx.Request) -> int | None:
+    """The number of the part that a request sends."""
+    number = request.url.params.get("partNumber")
+    return None if number is None else int(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that met the broken line: when, in seconds of the loop's time, and what it was."""
+
+    at_s: float
+    call: Call | None
+    part: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Broken:
     """
@@ -90,12 +105,14 @@ class Slow:
     At *call* an answer drips, or a body trickles: seconds from byte to byte, or from piece to piece.
 
     Args:
+        silent: The store reads nothing of the body.
         once: Only the first request.
     """
 
     call: Call
     drip_s: float = 0.0
     piece_s: float = 0.0
+    silent: bool = False
     once: bool = False
 
 
@@ -108,10 +125,13 @@ class Line(Weather):
     slowed: list[httpx.Request] = field(default_factory=list)
     began: bool = False
     on_request: Callable[[httpx.Request], None] = lambda request: None
-    failed: list[tuple[float, Call | None]] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
 
     def latency_s(self) -> float:
         return 0.05
+
+    def is_silent(self, request: httpx.Request) -> bool:
+        return self.slow_at is not None and self.slow_at.silent and request in self.slowed
 
     def drip_s(self, request: httpx.Request) -> float:
         slow = self.slow_at
@@ -126,7 +146,7 @@ class Line(Weather):
         slow = self.slow_at
         if slow is not None and call_of(request) is slow.call and not (slow.once and self.slowed):
             self.slowed.append(request)
-            self.failed.append((now_s, slow.call))
+            self.failed.append(Failed(now_s, slow.call, part_of(request)))
         if self.broken is None:
             return False
         call = call_of(request)
@@ -135,7 +155,7 @@ class Line(Weather):
         if self.began and self.broken.once:
             return False
         self.began = True
-        self.failed.append((now_s, call))
+        self.failed.append(Failed(now_s, call, part_of(request)))
         return True
 
     def no_way(self, *, fresh: bool) -> tuple[float, httpx.TransportError]:
@@ -150,6 +170,7 @@ class Stage:
 
     Args:
         session: A signed-in user's token; else a device key.
+        jitter: Draws the jitter of waits; None: at random.
         said: What the daemon logs.
     """
 
@@ -157,6 +178,7 @@ class Stage:
     folder: Path
     said: Any
     session: bool = True
+    jitter: Callable[[], float] | None = None
     switches: Switches = field(default_factory=Switches)
     settings: dict[str, Any] = field(default_factory=dict)
     clock: VirtualClock = field(init=False)
@@ -303,6 +325,7 @@ class Stage:
             die_at=None,
             lost=self.lost,
             disturb=lambda path: self.while_read(path),
+            jitter=self.jitter,
         )
         self.started.append(int(self.clock.now_s() * 1000))
         self.living = asyncio.create_task(self.life.live(once=once))

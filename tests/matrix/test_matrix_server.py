@@ -21,6 +21,7 @@ from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.switches import Cap
 from tests.matrix.letters import (
+    JITTER,
     Letter,
     fails,
     goes_in_parts,
@@ -41,6 +42,8 @@ PHASES: Mapping[str, Sequence[tuple[Call, str]]] = {
     "register": [(Call.REGISTER, SMALL)],
 }
 ONCE, ALWAYS = 1, None
+JOB_WAIT_S, THROTTLE_WAIT_S = 15.0, 30.0
+"""The longest first waits of a job, and after 429: rows R2 and R6 of the retry table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +129,6 @@ def timed_out() -> httpx.TransportError:
     return httpx.ConnectTimeout("timed out")
 
 
-def silent() -> httpx.TransportError:
-    return httpx.WriteError("Connection timed out")
-
-
 def untrusted() -> httpx.TransportError:
     error = httpx.ConnectError("certificate verify failed: Hostname mismatch")
     error.__cause__ = ssl.SSLCertVerificationError("certificate verify failed")
@@ -168,6 +167,11 @@ def _same_bytes_registered(stage: Stage) -> None:
             stage.register_elsewhere(SMALL)
 
     stage.line.on_request = meanwhile
+
+
+def _one_at_a_time(stage: Stage) -> None:
+    """The store serves one body at a time in virtual time, so a second one would add its wait."""
+    stage.settings["upload"] = {"files": 1, "parts": 1, "parts_max": 1}
 
 
 def _new_token(stage: Stage) -> None:
@@ -252,7 +256,7 @@ async def at_most_three_a_day(stage: Stage, path: str, call: Call) -> None:
 async def breaks_off(stage: Stage, path: str, call: Call) -> None:
     """Nobody waits for the last byte of an answer that drips."""
     (dripped,) = await stage.until(lambda: stage.calls(call, path=path)[:1], "the call")
-    patience_ms = 1000 * (650 if call is Call.COMPLETE else 75)
+    patience_ms = 1000 * (660 if call is Call.COMPLETE else 75)
 
     def went_on() -> bool:
         return any(e.seq > dripped.seq for e in stage.calls())
@@ -293,17 +297,25 @@ CELLS = [
          prepare=lambda stage: stage.write(LARGE, 12 * 5120)),
     Cell(49, "complete", [*answers(400, code="InvalidPart"), *answers(400, code="InvalidPartOrder"),
                           *answers(400, code="EntityTooSmall")], [parts_again, uploads_anew, fails]),
-    *(Cell(24, p, breaks(no_route, no_name, everything=True), [repeats, OUT])
-      for p in ("presign", "part")),
-    *(Cell(25, p, breaks(refused, timed_out), [repeats, OUT]) for p in PHASES),
-    *(Cell(26, p, always(RESET, LOST), [repeats]) for p in ("presign", "part")),
+    Cell(24, "presign", breaks(no_route, no_name, everything=True),
+         [repeats(JOB_WAIT_S, at_once=1), OUT]),
+    Cell(24, "part", breaks(no_route, no_name, everything=True), [repeats(), OUT]),
+    Cell(25, "presign", breaks(refused), [repeats(JOB_WAIT_S, at_once=1), OUT]),
+    Cell(25, "presign", breaks(timed_out), [repeats(), OUT]),
+    Cell(25, "part", breaks(refused, timed_out), [repeats(), OUT]),
+    *(Cell(25, p, breaks(refused), [repeats(JOB_WAIT_S), OUT]) for p in ("complete", "register")),
+    *(Cell(25, p, breaks(timed_out), [repeats(), OUT]) for p in ("complete", "register")),
+    Cell(26, "presign", always(RESET, LOST), [repeats(JOB_WAIT_S, at_once=1)]),
+    Cell(26, "part", always(RESET), [repeats()]),
     *(Cell(26, p, either(RESET, LOST), [looks_first]) for p in ("complete", "register")),
-    Cell(27, "presign", always(SILENT), [repeats]),
-    Cell(27, "part", breaks(silent, after_s=30.0), [repeats]),
+    Cell(27, "presign", always(SILENT), [repeats(fails_after_s=30)]),
+    Cell(27, "part", slows(silent=True), [repeats(fails_after_s=30)],
+         prepare=_one_at_a_time),
     Cell(27, "complete", either(DRIP), [looks_first]),
     Cell(27, "register", either(SILENT), [looks_first]),
-    Cell(28, "presign", slows(drip_s=29), [repeats]),
-    Cell(28, "part", slows(piece_s=110), [repeats]),
+    Cell(28, "presign", slows(drip_s=29), [repeats(fails_after_s=70)]),
+    Cell(28, "part", slows(piece_s=110), [repeats(fails_after_s=330)],
+         prepare=_one_at_a_time),
     *(Cell(28, p, slows(drip_s=29, once=True), [breaks_off, looks_first])
       for p in ("complete", "register")),
     Cell(51, "presign", slows(drip_s=5), [repeats]),
@@ -328,7 +340,7 @@ CELLS = [
     Cell(35, "part", answers(404, 405, 501), [holds_large], calls=[(Call.SIGN_PART, LARGE)]),
     Cell(35, "complete", answers(404, 405, 501), [holds_large]),
     Cell(36, "part", [*answers(409, code="ConditionalRequestConflict"),
-                      *answers(409, code="OperationAborted")], [repeats, waits]),
+                      *answers(409, code="OperationAborted")], [repeats(), waits]),
     Cell(36, "complete", answers(409), [uploads_anew, waits]),
     Cell(36, "register", [Way(Rule(Fault.ANSWER, status=409, performed=True))], [looks_first]),
     Cell(37, "presign", answers(413, count=ONCE), [goes_in_parts]),
@@ -343,24 +355,24 @@ CELLS = [
     Cell(42, "part", answers(404, code="NoSuchUpload", count=ONCE), [uploads_anew],
          calls=PARTS_ONLY),
     Cell(42, "complete", answers(404, count=ONCE), [uploads_anew], answered=MULTIPART),
-    *(Cell(43, p, answers(429), [repeats, SLOW]) for p in ("presign", "register")),
-    Cell(43, "complete", answers(429), [repeats]),
-    *(Cell(44, p, answers(*TRANSIENT), [repeats, waits]) for p in ("presign", "part")),
+    *(Cell(43, p, answers(429), [repeats(THROTTLE_WAIT_S), SLOW]) for p in ("presign", "register")),
+    Cell(43, "complete", answers(429), [repeats(THROTTLE_WAIT_S)]),
+    *(Cell(44, p, answers(*TRANSIENT), [repeats(), waits]) for p in ("presign", "part")),
     *(Cell(44, p, either(*(Rule(Fault.ANSWER, status=s) for s in TRANSIENT)), [looks_first])
       for p in ("complete",)),
     Cell(44, "register", either(*(Rule(Fault.ANSWER, status=s) for s in TRANSIENT if s != 425)),
          [looks_first]),
-    Cell(45, "presign", always(ERROR_INSIDE), [repeats, waits]),
-    Cell(45, "part", always(XML_INSIDE), [repeats]),
+    Cell(45, "presign", always(ERROR_INSIDE), [repeats(), waits]),
+    Cell(45, "part", always(XML_INSIDE), [repeats()]),
     Cell(45, "complete", [*either(ERROR_INSIDE, XML_INSIDE), *always(XML_INSIDE)], [looks_first]),
     Cell(45, "register", either(ERROR_INSIDE), [looks_first]),
-    Cell(46, "presign", always(*SPOILT), [repeats, waits]),
-    Cell(46, "part", always(Rule(Fault.HUGE, after_bytes=1_100_000)), [repeats, waits],
+    Cell(46, "presign", always(*SPOILT), [repeats(), waits]),
+    Cell(46, "part", always(Rule(Fault.HUGE, after_bytes=1_100_000)), [repeats(), waits],
          calls=PARTS_ONLY),
     *(Cell(46, p, either(*SPOILT), [looks_first]) for p in ("complete", "register")),
-    Cell(47, "part", answers(400, code="BadDigest"), [repeats, waits]),
+    Cell(47, "part", answers(400, code="BadDigest"), [repeats(0), waits]),
     Cell(47, "complete", answers(400, code="BadDigest"), [uploads_anew]),
-    Cell(48, "part", always(Rule(Fault.NO_ETAG)), [repeats, waits], calls=PARTS_ONLY),
+    Cell(48, "part", always(Rule(Fault.NO_ETAG)), [repeats(), waits], calls=PARTS_ONLY),
 ]  # fmt: skip
 
 
@@ -391,7 +403,7 @@ def _params() -> Iterator[Any]:
 def test_a_fault_leads_to_what_the_matrix_promises(cell: Cell) -> None:
     for call, path in cell.calls or PHASES[cell.phase]:
         for way in cell.ways:
-            play(_act(cell, way, call, path), **cell.how)
+            play(_act(cell, way, call, path), jitter=lambda: JITTER, **cell.how)
 
 
 def _act(cell: Cell, way: Way, call: Call, path: str) -> Any:

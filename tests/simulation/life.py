@@ -37,6 +37,7 @@ class Life:
         die_at: The step that it does not survive; None: it lives until it ends.
         lost: Takes the numbers of calls whose answer the program never saw.
         disturb: Called with a path while its bytes are being read.
+        jitter: Draws the jitter of waits; None: from *draw*.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Life:
         die_at: int | None,
         lost: set[int],
         disturb: Callable[[str], None],
+        jitter: Callable[[], float] | None = None,
     ) -> None:
         self.dead = False
         self.ears: Ears | None = None
@@ -72,7 +74,7 @@ class Life:
             source,
             meter=_Scales(self, disturb),
             clock=clock,
-            jitter=draw.random,
+            jitter=jitter or draw.random,
             doors=Doors(
                 lanes=lambda _: _Inline(self, wire.took_s),
                 api=lambda _: ApiClient(transport=ApiWire(far, weather, self, lost)),
