@@ -9,4 +9,4 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             for name in mark.args:
                 print(f"cell {name}")
         if isinstance(item, pytest.Function):
-            print(f"test {item.originalname}")
+            print("test", "_".join(item.nodeid.partition("[")[0].split("::")[1:]))

@@ -142,6 +142,10 @@ def test_S_a_file_that_changes_before_a_call_is_superseded(
     play(act)
 
 
+QUIET_CLOSED_S = 2
+"""The settle window of the stage after a hint that a file was closed or moved."""
+
+
 @cells("watch", "settle")
 def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
     fault: int, phase: str
@@ -151,13 +155,16 @@ def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
     async def act(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
-        await asyncio.sleep(2)
+        await asyncio.sleep(4)  # one second before the first window ends
         if phase == "watch":
             await stage.until(lambda: stage.registered(SMALL), "the first version")
             await stage.until(lambda: not stage._busy(), "an empty queue")
         sent = len(stage.calls(Call.PRESIGN))
         left = CHANGES[fault](stage, SMALL)
         changed_s = stage.loop.time()
+        if left is not None:
+            await stage.until(lambda: _queued_since(stage, left, changed_s), "a job")
+            assert QUIET_CLOSED_S <= _queued_since(stage, left, changed_s) < QUIET_CLOSED_S + 2
         if phase == "settle":
             await ends_well(stage, SMALL, left)
             assert len(stage.calls(Call.PRESIGN)) == (0 if left is None else 1)
@@ -172,6 +179,12 @@ def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
         check(stage.evidence({} if left is None else {f"models/{left}": stage.sha256(left)}))
 
     play(act)
+
+
+def _queued_since(stage: Stage, path: str, changed_s: float) -> float:
+    """Seconds from a change to the job that was made for it; 0 while there is none."""
+    job, changed_at = stage.job(path), stage.clock.EPOCH_S + changed_s
+    return max(0.0, job["created_at"] / 1000 - changed_at) if job is not None else 0.0
 
 
 @cells("hash")

@@ -318,7 +318,7 @@ CELLS = [
          prepare=_one_at_a_time),
     *(Cell(28, p, slows(drip_s=29, once=True), [breaks_off, looks_first])
       for p in ("complete", "register")),
-    Cell(51, "presign", slows(drip_s=5), [repeats]),
+    Cell(51, "presign", slows(drip_s=5), [repeats(fails_after_s=70)]),
     *(Cell(51, p, slows(drip_s=5, once=True), [breaks_off, looks_first])
       for p in ("complete", "register")),
     *(Cell(29, p, breaks(untrusted), [PERSON]) for p in PHASES),
