@@ -7,6 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 UV = 0.13.9
 AWSCLI = 1.46.3
+COSMIC_RAY = 8.7.0
 PIP_AUDIT ?= $(BIN)/pip-audit
 
 BIN := .venv/bin
@@ -23,7 +24,7 @@ UNHUNG := --timeout 600 --session-timeout 3600
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast planted soak nightly bench docs lint format lock clean FORCE
+.PHONY: help demo test test-fast planted mutants soak nightly bench docs lint format lock clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -41,6 +42,9 @@ test-fast: $(READY) ## unit and property tests only
 planted: $(READY) ## plant known bugs one by one: each must be caught; ARGS='etag wal' chooses some
 	@$(INSTALL_TOOLS)
 	@$(BIN)/python -m tests.planted.run $(ARGS)
+
+mutants: $(READY) build/mutants/.ready ## change the code at random and run the nearest tests; ARGS='--count 50 --seed 2'
+	@nice -n 10 $(BIN)/python -m tests.mutants.run $(ARGS)
 
 soak: $(READY) ## all tests in larger numbers, with new seeds
 	@$(INSTALL_TOOLS)
@@ -122,6 +126,13 @@ build/aws/.ready: bench/requirements-aws.lock
 	@$(PYTHON) -m venv --clear build/aws
 	@build/aws/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
 		--only-binary :all: -r $<
+	@touch $@
+
+# A tool of its own: what it changes is a copy of the sources, and the tests run in .venv.
+build/mutants/.ready:
+	@$(CHECK_PYTHON)
+	@$(PYTHON) -m venv --clear build/mutants
+	@build/mutants/bin/python -m pip --disable-pip-version-check install --quiet cosmic-ray==$(COSMIC_RAY)
 	@touch $@
 
 define CHECK_PYTHON

@@ -13,6 +13,7 @@ from syncd.core.answers import (
     id_of,
     multipart_of,
     page_of,
+    pairing_of,
     parse_json,
     record_of,
     url_deadline_ms,
@@ -632,3 +633,41 @@ def test_a_real_presigned_query_is_understood() -> None:
 def test_hostile_nesting_is_refused_before_the_stack_ends() -> None:
     for body in (nested(500_000), b'{"a":' * 170_000, b"[" * 1_000_000):
         refused(lambda body=body: parse_json(body))  # type: ignore[misc]
+
+
+PAIRING = {
+    "device_code": "d-1",
+    "user_code": "ABCD-1234",
+    "verification_uri": "https://cloud.example/pair",
+    "expires_in": 600,
+    "interval": 5,
+}
+
+
+def test_I27_pairing_is_taken_as_it_is_answered() -> None:
+    pairing = pairing_of(PAIRING)
+
+    assert (pairing.device_code, pairing.user_code) == ("d-1", "ABCD-1234")
+    assert pairing.address == "https://cloud.example/pair"
+    assert (pairing.lifetime_s, pairing.interval_s) == (600, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device_code", None),
+        ("device_code", 7),
+        ("device_code", ""),
+        ("device_code", "two words"),
+        ("device_code", "line\nfeed"),
+        ("user_code", "abc"),
+        ("user_code", "\x1b[31mABCD"),
+        ("user_code", "A" * 33),
+        ("verification_uri", "ftp://cloud.example/"),
+        ("verification_uri", "https://cloud.example/\x1b[0m"),
+        ("verification_uri", "https://clöud.example/"),
+    ],
+)
+def test_I27_pairing_with_an_unfit_value_is_refused(name: str, value: object) -> None:
+    with pytest.raises(JobError, match=name):
+        pairing_of({**PAIRING, name: value})
