@@ -111,6 +111,10 @@ def _must(failed: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+LATEST_S = 45.0
+"""A dead connection is given up after 30 s; nothing of it arrives later than that."""
+
+
 class AheadClock(SystemClock):
     """The machine's clock, set forward."""
 
@@ -245,6 +249,7 @@ def run(case: str, folder: Path) -> dict[str, Any]:
         CredentialSource(SecretStr(cloud.session_token), "the test", (), cloud.team_id),
         meter=meter,
         clock=AheadClock(),
+        latest_s=LATEST_S,
         jitter=lambda: 0.0,
         doors=Doors(api=lambda _: _api(accident), objects=lambda _: _store(accident)),
     )
