@@ -43,7 +43,7 @@ def test_what_comfyui_would_stumble_over_is_refused_with_its_place(
 
 def test_a_file_that_is_not_there_is_refused_as_a_setting(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"comfyui\.extra_model_paths: is not a file that can be read"
+        ConfigError, match="--comfyui-extra-model-paths: is not a file that can be read"
     ):
         load("/dev/null", {"models_dir": "/m", "comfyui.extra_model_paths": "/none.yaml"}, {})
 
