@@ -138,6 +138,8 @@ def _judge(fd: int, path: str, found: FoundFile, *, boundary: Boundary, lease: b
         return Judgement(Verdict.REFUSED, _not_a_model(real) if outside else structure.why)
     if not structure.complete:
         return Judgement(Verdict.INCOMPLETE, _not_whole(real) if outside else structure.why)
+    if outside and not formats.is_model(fd, size, structure):
+        return Judgement(Verdict.REFUSED, _not_a_model(real))
     if structure.why is None and _has_holes(fd, path, size):
         return Judgement(Verdict.INCOMPLETE, _HOLES)
     return SOUND

@@ -10,6 +10,7 @@ there and wrong.
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -99,6 +100,24 @@ def check(fd: int, name: str, size: int) -> Structure:
     if claimed is None:
         return _unknown(start)
     return _checked(claimed, fd, size, start)
+
+
+def is_model(fd: int, size: int, structure: Structure) -> bool:
+    """
+    Is a file that was found whole a model by its content, and not only by its name?
+
+    Any program may write a zip archive: a document is one, too. All other formats are of models.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if structure.format != _ZIP.name:
+        return structure.format is not None
+    from syncd.formats.archive import is_torch
+
+    with suppress(Fault):  # it may have changed since it was found whole
+        return is_torch(fd, size)
+    return False
 
 
 def _checked(claimed: _Format, fd: int, size: int, start: bytes) -> Structure:

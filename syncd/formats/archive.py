@@ -23,6 +23,7 @@ _CENTRAL = Struct("<4s6H3L5H2L")
 _LOCAL = Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 65_535
 _IN_EXTRA = 0xFFFF_FFFF
+_OF_TORCH = frozenset((b"data.pkl", b"version", b"archive_format"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,25 @@ def check(fd: int, size: int) -> None:
     if directory.entries > MAX_ENTRIES:
         raise Fault(f"damaged: a zip directory of {directory.entries:,} entries cannot be")
     total = 0
-    for position, stored in _entries(fd, directory):
+    for _, position, stored in _entries(fd, directory):
         if position > directory.start:
             raise Fault("damaged: an entry of the zip archive begins behind its directory")
         end = _content(fd, position) + stored
         total += end - position
         if end > directory.start or total > directory.start:
             raise Fault("damaged: the entries of the zip archive run into each other")
+
+
+def is_torch(fd: int, size: int) -> bool:
+    """
+    Does a whole archive hold a record that all archives of torch have?
+
+    Raises:
+        Fault: It is not whole.
+        OSError: The file cannot be read.
+    """
+    names = (name.rpartition(b"/")[2] for name, _, _ in _entries(fd, _directory(fd, size)))
+    return not _OF_TORCH.isdisjoint(names)
 
 
 def _directory(fd: int, size: int) -> _Directory:
@@ -87,23 +100,23 @@ def _end64(fd: int, end: int) -> tuple[int, int, int, int] | None:
     raise Fault("damaged: the zip archive has no zip64 record where it says")
 
 
-def _entries(fd: int, directory: _Directory) -> Iterator[tuple[int, int]]:
-    """Where each local header begins, and the bytes stored behind it, as the directory says."""
+def _entries(fd: int, directory: _Directory) -> Iterator[tuple[bytes, int, int]]:
+    """Each name, where its local header begins, and the bytes stored behind that."""
     beyond = "damaged: the directory of the zip archive is cut short"
     window = Window(fd, directory.start, directory.end, beyond=beyond)
     for _ in range(directory.entries):
         central = _CENTRAL.unpack(window.take(_CENTRAL.size))
         if central[0] != b"PK\x01\x02":
             raise Fault("damaged: the directory of the zip archive holds something else")
-        stored, full, name, extra, comment = central[8:13]
+        stored, full, name_size, extra, comment = central[8:13]
         position = central[16]
-        window.skip(name)
+        name = window.take(name_size)
         if _IN_EXTRA in (full, stored, position):
             position, stored = _wide(full, stored, position, window.take(extra))
         else:
             window.skip(extra)
         window.skip(comment)
-        yield position, stored
+        yield name, position, stored
 
 
 def _wide(full: int, stored: int, position: int, extra: bytes) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import Home, records, until
+from tests.model_files import torch_zip
 from tests.weights import weights
 
 SECRET = "CANARY"
@@ -63,6 +65,23 @@ def test_I34_link_to_database_is_refused(home: Home, cloud: Sandbox) -> None:
     link(home, "loras/x.pt", path)
 
     assert "does not have the format" in assert_kept(home, cloud, "loras/x.pt", "refused")
+
+
+def test_I34_link_to_document_in_a_zip_archive_is_refused(home: Home, cloud: Sandbox) -> None:
+    document = home.state.parent / "salaries.docx"
+    with zipfile.ZipFile(document, "w") as archive:
+        archive.writestr("word/document.xml", SECRET)
+    link(home, "loras/x.pt", document)
+
+    assert "does not have the format" in assert_kept(home, cloud, "loras/x.pt", "refused")
+
+
+def test_link_to_torch_archive_is_published(home: Home, cloud: Sandbox) -> None:
+    link(home, "loras/x.pt", beside(home, "big/x.pt", torch_zip()))
+    home.let_age()
+
+    assert home.once().code == 0
+    assert "models/loras/x.pt" in records(cloud)
 
 
 @pytest.mark.parametrize("folder", [".ssh", ".config/browser", "state"])
