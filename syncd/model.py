@@ -46,6 +46,16 @@ class Event(StrEnum):
     REQUEUE = "requeue"
 
 
+class Remark(StrEnum):
+    """What happened to the file or the record of a job that is done; its state stays as it is."""
+
+    GONE = "gone"  # the file is no longer on disk
+    RENAMED = "renamed"  # the record moved to another path with the file
+    DISABLED = "disabled"
+    DELETED = "deleted"
+    PRUNED = "pruned"  # disabled or deleted by ``syncd prune`` or a plan
+
+
 class Verdict(StrEnum):
     """What was decided about a path on disk."""
 

@@ -15,6 +15,7 @@ from syncd.api import DISABLED, NO_SUCH_CALL, CloudApi
 from syncd.clock import Clock
 from syncd.errors import JobError
 from syncd.lanes import Lanes
+from syncd.model import Remark
 from syncd.store import Retiring, Store
 
 RETRY_MS = 300_000
@@ -67,6 +68,9 @@ class Retirement:
             return str(error)
         told = {"model_path": retiring.model_path, "record_id": retiring.record_id}
         self._log.info("record.retired", **told, action=action)
+        await self._lanes.db(
+            records.remark, retiring.record_id, Remark.PRUNED, f"{action}d by an operator", now_ms()
+        )
         if action == "delete":
             await self._lanes.db(records.note_deleted, retiring)
         else:
@@ -123,4 +127,7 @@ class Retirement:
             )
         else:
             self._log.info("record.retired", **told, action=action)
+            remark = Remark.DISABLED if action == "disable" else Remark.DELETED
+            why = "its path has new bytes" if retiring.replaced else "its file is gone"
+            await self._lanes.db(records.remark, retiring.record_id, remark, why, now_ms())
         await self._lanes.db(records.note_retired, retiring, now_ms())

@@ -134,6 +134,8 @@ def _look_at(
     comparer = comparer_of(settings, roots, tree)
     found = _found(comparer, place)
     known = None if detail is None else detail.fingerprint
+    if found is None and known is None and events:
+        return Everything(place, "gone", "none: the file is no longer on disk", detail, events)
     if found is None and known is None:
         raise NoSuchFile(f"{place.shown} {_what_is_at(place.path)}.")
     if found is None:
@@ -269,6 +271,9 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
     from syncd.text import size_text, time_text
 
     detail = found.detail
+    if detail is None and found.on_disk == "gone":
+        yield "on disk", "gone; what happened to it is listed below"
+        return
     if detail is None:
         yield "state", "not looked at yet: the next walk of a running syncd, or syncd --once, will"
         yield "rule", found.rule

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core.drift import Drift, is_disabled
-from syncd.model import Job, KnownFile, Record, Target
+from syncd.model import Job, KnownFile, Record, Remark, Target
 from syncd.store.db import Database
 
 
@@ -136,8 +136,22 @@ class Records:
             is not None
         )
 
+    def remark(self, record_id: str, remark: Remark, why: str, now_ms: int) -> None:
+        """Add an event to the history of the file that a record stands for."""
+        with self._db.transaction():
+            self._db.run(
+                f"{_REMARK} WHERE record_id = :record AND state = 'done' ORDER BY id DESC LIMIT 1",
+                {"now": now_ms, "event": remark, "why": why, "record": record_id},
+            )
+
     def note_gone(self, file: KnownFile, now_ms: int) -> None:
         """The file is no longer on disk. Nothing happens to its record for now."""
+        place = {"root": file.root_id, "path": os.fsencode(file.rel_path)}
+        self._db.run(
+            f"{_REMARK} WHERE state = 'done' AND id = (SELECT max(id) FROM job"
+            " WHERE root_id = :root AND rel_path = :path)",
+            {"now": now_ms, "event": Remark.GONE, "why": "the file is no longer on disk", **place},
+        )
         self._db.run(
             "UPDATE record SET gone_at = ? WHERE root_id = ? AND rel_path = ? AND gone_at IS NULL",
             (now_ms, file.root_id, os.fsencode(file.rel_path)),
@@ -372,6 +386,12 @@ class Records:
                 f"UPDATE record SET {change} WHERE model_path = ? AND sha256 = ?",
                 (value, retiring.model_path, retiring.sha256),
             )
+
+
+_REMARK = (
+    "INSERT INTO job_event (job_id, at, from_state, to_state, event, why)"
+    " SELECT id, :now, state, state, :event, :why FROM job"
+)
 
 
 def _standing(row: Any) -> Standing:

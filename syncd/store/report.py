@@ -251,8 +251,9 @@ class Report(Outline):
     def paths(self, most: int) -> Iterator[tuple[str, str | None, str]]:
         """(root, its type, rel_path) of at most so many files, by their raw names."""
         rows = self._db.all(
-            "SELECT root.path, root.type_key, file.rel_path FROM file"
-            " JOIN root ON root.id = file.root_id LIMIT ?",
+            "SELECT root.path, root.type_key, known.rel_path FROM (SELECT root_id, rel_path FROM file"
+            " UNION SELECT root_id, rel_path FROM job) AS known"
+            " JOIN root ON root.id = known.root_id LIMIT ?",
             (most,),
         )
         for row in rows:

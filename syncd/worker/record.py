@@ -13,7 +13,7 @@ import structlog
 from syncd.api import ACTIVE, DISABLED, NO_SUCH_CALL
 from syncd.core.parts import Route
 from syncd.errors import JobError, Permanent
-from syncd.model import Call, Job, Kind, printable
+from syncd.model import Call, Job, Kind, Remark, printable
 from syncd.worker import file
 from syncd.worker.outcome import End, Outcome, Side
 from syncd.worker.run import Run
@@ -139,6 +139,10 @@ async def move(run: Run) -> None:
         return
     means.catalog.forget()
     _log.info("record.moved", record_id=record_id, model_path=target.model_path)
+    why = f"the file is {target.model_path} now"
+    await means.lanes.db(
+        means.store.records.remark, record_id, Remark.RENAMED, why, means.clock.now_ms()
+    )
     await means.lanes.db(means.store.records.note_moved, record_id, target)
     await run.note(record_id=record_id, adopted=False)
 
@@ -289,7 +293,9 @@ async def _make_room(run: Run) -> bool:
     if not await _changed(run, former.record_id, DISABLED, unless=_NO_CHANGE):
         await means.lanes.db(records.reinstate, former)
         return False
-    await means.lanes.db(records.note_retired, former, means.clock.now_ms())
+    why, now_ms = "its path has new bytes", means.clock.now_ms()
+    await means.lanes.db(records.remark, former.record_id, Remark.DISABLED, why, now_ms)
+    await means.lanes.db(records.note_retired, former, now_ms)
     run.made_room = former
     return True
 

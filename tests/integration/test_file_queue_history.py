@@ -100,6 +100,26 @@ def _parts_done(home: Home) -> int:
     return int(file["parts_done"]) if file else 0
 
 
+def test_history_and_file_answer_for_deleted_and_renamed_files(home: Home, cloud: Sandbox) -> None:
+    home.once()
+    (home.models / ONE).rename(home.models / "loras/new.safetensors")
+    (home.models / TWO).unlink()
+    home.write("vae/kept.pt", weights(b"else the tree would be empty"))
+    home.let_age()
+    home.env |= {"SYNCD_CATALOG__ON_DELETE": "disable", "SYNCD_CATALOG__DELETE_GRACE_S": "0"}
+    first, second = home.once(), home.once()
+    renamed, gone = (home.document("history", path)["events"] for path in (ONE, TWO))
+    told, shown = home.document("file", TWO), home.run("file", TWO)
+
+    assert (first.code, second.code) == (0, 0)
+    assert [each["event"] for each in renamed][-2:] in (["gone", "renamed"], ["renamed", "gone"])
+    assert "models/loras/new.safetensors" in " ".join(each["why"] or "" for each in renamed)
+    assert [each["event"] for each in gone][-2:] == ["gone", "disabled"]
+    assert (told["on_disk"], told["file"]) == ("gone", None)
+    assert told["events"] == gone
+    assert "the file is no longer on disk" in shown.out
+
+
 def test_nothing_is_uploading_after_the_daemon_was_killed(large_home: Home, cloud: Sandbox) -> None:
     large_home.sign_in(cloud)
     cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=20))

@@ -10,7 +10,7 @@ import pytest
 from docs import reference
 from syncd.cli.commands import COMMANDS
 from syncd.config import KEYS, VARIABLES
-from syncd.model import Event, State
+from syncd.model import Event, Remark, State
 from syncd.store import FILE_STATES
 
 
@@ -125,6 +125,6 @@ def test_a_schema_knows_every_state_and_event(name: str) -> None:
     assert state is None or set(state["enum"]) == set(FILE_STATES)
     if event is not None:
         members = event["properties"]
-        assert set(members["event"]["enum"]) == {*Event, None}
+        assert set(members["event"]["enum"]) == {*Event, *Remark, None}
         assert set(members["to_state"]["enum"]) == {*State}
         assert set(members["from_state"]["enum"]) == {*State, None}
