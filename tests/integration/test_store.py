@@ -42,6 +42,7 @@ from syncd.store.db import Database, migrations
 from syncd.store.files import Files
 from syncd.store.jobs import Jobs
 from syncd.store.outline import FILE_STATES
+from syncd.store.report import EventReport
 
 NOW = 1_700_000_000_000
 TTL = 60_000
@@ -1618,3 +1619,10 @@ def test_the_storage_host_first_seen_stays_pinned(store: Store) -> None:
 
     assert (first, second) == ("s3.one", "s3.one")
     assert store.servers.pin_storage_host("https://b", "s3.two", NOW) == "s3.two"
+
+
+def test_event_of_a_file_in_an_extra_root_is_shown_with_its_whole_path() -> None:
+    event = EventReport(NOW, "/mnt/extra", "loras", "a.safetensors", None, None, "queued", None)
+
+    assert event.shown == "/mnt/extra/a.safetensors"
+    assert event._replace(root_type=None).shown == "a.safetensors"

@@ -6,7 +6,8 @@ the tests that are nearest to the changed module. It prints how many mutants the
 by module, and writes those that survived to ``build/mutants/survivors.txt``. Only the changed module
 differs from the program, so a test that fails without the change fails the whole run first.
 
-Mutants of ``|`` are left out: nearly all of them are unions of types, which fail at import.
+Mutants of ``|`` are left out: nearly all of them are unions of types, which fail at import. So are
+the flags of ``@dataclass``, which no behaviour depends on.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.planted.run import COPIED, MEMORY, PROJECT, first_failed
 
@@ -61,6 +63,15 @@ test-command = "true"
 name = "local"
 """
 
+CHANGE = """
+import json, sys
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+for module, operator, occurrence in json.load(sys.stdin):
+    print(json.dumps(mutate_code(open(module, "rb").read(), get_operator(operator)(), occurrence)))
+"""
+"""Runs beside cosmic-ray: reads mutants, and prints the changed source of each as a line of JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -90,8 +101,14 @@ def all_mutants() -> list[Mutant]:
     return [
         Mutant(m["module_path"], m["operator_name"], m["occurrence"], *m["start_pos"])
         for m in found
-        if not LEFT_OUT.match(m["operator_name"])
+        if not LEFT_OUT.match(m["operator_name"]) and "@dataclass" not in _line(PROJECT, m)
     ]
+
+
+def _line(folder: Path, mutation: dict[str, Any]) -> str:
+    """The line that a mutation begins in."""
+    lines: list[str] = (folder / mutation["module_path"]).read_text("utf-8").splitlines()
+    return lines[int(mutation["start_pos"][0]) - 1].strip()
 
 
 def drawn(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
@@ -132,13 +149,20 @@ def copied(folder: Path) -> Path:
     return copy
 
 
-def is_killed(mutant: Mutant, copy: Path) -> bool:
-    """Make *mutant* in *copy*, run its tests, and undo it. Tests that hang have noticed it, too."""
+def changed(mutants: Sequence[Mutant], copy: Path) -> list[str]:
+    """The module of each mutant, with the change made."""
+    asked = json.dumps([(m.module, m.operator, m.occurrence) for m in mutants])
+    python = [os.fspath(COSMIC_RAY.with_name("python")), "-c", CHANGE]
+    run = subprocess.run(python, cwd=copy, input=asked, check=True, capture_output=True, text=True)
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def is_killed(mutant: Mutant, source: str, copy: Path) -> bool:
+    """Put *source* in place of the module in *copy*, run its tests, and undo it."""
     path = copy / mutant.module
     original = path.read_text("utf-8")
-    change = ("apply", mutant.module, mutant.operator, str(mutant.occurrence))
     try:
-        subprocess.run([COSMIC_RAY, *change], cwd=copy, check=True, capture_output=True)
+        path.write_text(source, "utf-8")
         return fails(nearest(mutant.module), copy)
     finally:
         path.write_text(original, "utf-8")
@@ -180,14 +204,14 @@ def tried(mutants: Sequence[Mutant], minutes: float, log: Path) -> list[tuple[Mu
     with TemporaryDirectory(prefix="mutants-", dir=MEMORY) as folder:
         copy = copied(Path(folder))
         with log.open("w", encoding="utf-8") as survivors:
-            for mutant in mutants:
+            for mutant, source in zip(mutants, changed(mutants, copy), strict=True):
                 if time.monotonic() > until_s:
                     break
                 tests = nearest(mutant.module)
                 if tests not in sound and fails(tests, copy):
                     sys.exit(f"these tests fail without a change: {tests}")
                 sound.add(tests)
-                results.append((mutant, is_killed(mutant, copy)))
+                results.append((mutant, is_killed(mutant, source, copy)))
                 if not results[-1][1]:
                     print(line := shown(mutant, copy), end="", flush=True)
                     survivors.write(line)
