@@ -9,11 +9,12 @@ from syncd.core.parts import (
     STORE_PUT_CEILING,
     Route,
     choose_route,
+    leaves_of,
     missing_parts,
     plan_parts,
 )
 from syncd.errors import Permanent
-from syncd.model import Kind, Part
+from syncd.model import LEAF_SIZE, Kind, Part
 
 LIMIT = 500_000_000
 
@@ -108,3 +109,11 @@ def test_missing_parts_are_those_without_a_number_among_the_done_in_order() -> N
     assert [p.number for p in missing_parts(parts, {4: "e", 1: "e", 9: "e"})] == [2, 3, 5]
     assert missing_parts(parts, range(1, 6)) == []
     assert missing_parts(parts, ()) == parts
+
+
+def test_digests_of_a_part_are_those_of_the_leaves_that_it_touches() -> None:
+    half = LEAF_SIZE // 2
+
+    assert leaves_of(Part(1, 0, LEAF_SIZE)) == slice(0, 16)
+    assert leaves_of(Part(2, LEAF_SIZE, 1)) == slice(16, 32)
+    assert leaves_of(Part(2, half, LEAF_SIZE)) == slice(0, 32)
