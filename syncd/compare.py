@@ -330,8 +330,14 @@ class Comparer:
             first = next(self._there(self._tree.before(file.root_id, rel_path)), None)
             return None if first is None else self._path_of(first)
 
-        rules, size = self._rules[file.root_id], file.fingerprint.size
-        return judge(rules, file.rel_path, size, instead=instead)
+        rules = self._rules[file.root_id]
+        return judge(rules, file.rel_path, file.fingerprint.size, instead=instead)
+
+    def _judge_growing(self, file: FoundFile) -> Taken | Passed:
+        """As ``judge``, but an empty file is judged as if it held a byte: it may be growing."""
+        fingerprint = file.fingerprint
+        grown = fingerprint._replace(size=max(fingerprint.size, 1))
+        return self.judge(file._replace(fingerprint=grown))
 
     def judge_content(self, found: FoundFile, *, lease: bool) -> soundness.Judgement:
         """What becomes of a file that is taken by its name, by its content and where it lies."""
@@ -425,7 +431,7 @@ class Comparer:
                 walked.doubtful += self._there(self._tree.after(root.id, file.rel_path))
             if isinstance(change, Gone):
                 walked.gone.append(change.known)
-            elif isinstance(judged := self.judge(file), Passed):
+            elif isinstance(judged := self._judge_growing(change.found), Passed):
                 walked.passed.append((change.found, judged))
             else:
                 folder, name = os.path.split(file.rel_path)

@@ -327,7 +327,11 @@ class Intake:
         if walked.gone:
             folders = [folder for folder in row.mounts if folder]
             models = await self._lanes.db(self._store.files.models_below, root.id, folders)
-            observed = [rel_path for root_id, rel_path in self._moving if root_id == root.id]
+            observed = [
+                rel_path
+                for (root_id, rel_path), moving in self._moving.items()
+                if root_id == root.id and moving.watching.fingerprint.size > 0
+            ]
             for folder in walked.emptied(models, observed):
                 raise emptied(root, folder)
 
@@ -440,7 +444,7 @@ class Intake:
         judgements = await self._each(self._comparer.judge, settled)
         for found, judged in zip(settled, judgements, strict=True):
             watched = self._moving[found.root_id, found.rel_path]
-            if isinstance(judged, Passed):  # ComfyUI loads another one meanwhile, or it shrank
+            if isinstance(judged, Passed):  # it is empty, or ComfyUI loads another one meanwhile
                 passed.append((found, judged))
             elif watched.place in rivals:  # it would be claimed before the other is seen
                 watched.postponed = True

@@ -189,6 +189,38 @@ async def test_a_file_that_is_open_for_writing_is_taken_when_it_is_closed(scene:
     assert await scene.after(30) == 1
 
 
+# -- empty files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_empty_file_that_grows_within_its_window_is_never_recorded_as_empty(
+    scene: Scene,
+) -> None:
+    (scene.models / NAME).write_bytes(b"")
+    await scene.intake.walk(scene.root)
+
+    assert states(scene) == {}
+    assert list(scene.intake.unsettled()) == [(scene.root.id, NAME)]
+
+    write_safetensors(scene.models / NAME, 5000)
+
+    assert await scene.after(30) == 0
+    assert states(scene) == {}
+    assert await scene.after(30) == 1
+    assert states(scene) == {NAME: "queued"}
+
+
+async def test_empty_file_that_stays_empty_is_ignored_after_its_window(scene: Scene) -> None:
+    (scene.models / NAME).write_bytes(b"")
+    await scene.intake.walk(scene.root)
+
+    assert await scene.after(30) == 0
+    (file,) = scene.store.report.files()
+    assert (file.state, file.why) == ("ignored", "empty file")
+    await scene.intake.walk(scene.root)
+    assert scene.intake.unsettled() == {}
+
+
 # -- what is heard together ------------------------------------------------------------------------
 
 

@@ -131,11 +131,14 @@ def test_I20_another_disk_over_a_folder_without_models_is_taken_as_it_is(
     assert machine.run("--once").code == 0
 
 
+@pytest.mark.parametrize("left", [[], ["empty.safetensors"]])
 def test_I20_emptied_disk_is_held_until_accepted_by_a_running_daemon(
-    machine: Namespace, home: Home, cloud: Sandbox, disk: Path
+    machine: Namespace, home: Home, cloud: Sandbox, disk: Path, left: list[str]
 ) -> None:
     machine.run("--once")
     (disk / "one.safetensors").rename(disk.parent / "away")
+    for name in left:
+        (disk / name).touch()
     with machine.daemon() as daemon:
         (began,) = until(lambda: daemon.events("hold.began"), "the hold")
         gone = daemon.events("file.gone")
