@@ -174,9 +174,10 @@ def denied(path: str) -> AccessDenied:
         path = os.path.dirname(path)
     found = os.stat(path)
     owner, mode = name_of(found.st_uid), stat.S_IMODE(found.st_mode)
+    allowed = " or as ".join(dict.fromkeys((owner, "root")))
     return AccessDenied(
         f"Access denied: the account {ours} may not read {shown}. {printable(path)} belongs to "
-        f"{owner} (mode {mode:04o}). Run this as {owner} or as root, or add {ours} to the group of "
+        f"{owner} (mode {mode:04o}). Run this as {allowed}, or add {ours} to the group of "
         "the daemon's socket in its runtime directory."
     )
 

@@ -1,5 +1,6 @@
 """The token: where it is looked for, and what is no token for this use."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from syncd.core.news import signing_key
 from syncd.core.responses import DEVICE_KEY, SESSION_TOKEN
 from syncd.errors import ConfigError
 from syncd.model import Session, printable
+from syncd.places import denied
 
 SECRETS_DIR = Path("/run/secrets")
 
@@ -40,6 +42,7 @@ class TokenFile:
         The text without surrounding whitespace; None if an optional file is not there.
 
         Raises:
+            AccessDenied: This account may not read it.
             ConfigError: The file is missing, unreadable, or readable by others.
         """
         name = printable(str(self.path))
@@ -49,6 +52,8 @@ class TokenFile:
             if not self.required:
                 return None
             raise ConfigError(f"{name}: {error.strerror}; {self.setting} names it") from None
+        except PermissionError:
+            raise denied(os.fspath(self.path)) from None
         except OSError as error:
             raise ConfigError(f"{name}: the secret cannot be read: {error.strerror}") from None
 

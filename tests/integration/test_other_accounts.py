@@ -79,6 +79,31 @@ def test_account_without_access_is_told_what_is_denied_and_who_has_it(
     assert f"{home.state} belongs to root (mode 0700). Run this as root" in done.said
 
 
+@pytest.mark.parametrize("args", [*READING, *STEERING, ("diff",), ("doctor",)], ids=" ".join)
+def test_account_without_access_is_denied_where_the_device_key_is_stored(
+    args: tuple[str, ...], home: Home, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(home.env, "SYNCD_API__TOKEN")
+
+    done = home.run(*args, account=STRANGER)
+
+    assert (done.code, done.out) == (77, "")
+    assert f"{home.state} belongs to root (mode 0700). Run this as root, or add" in done.said
+
+
+@pytest.mark.parametrize("args", [("retry", "--all"), ("bump", ONE), ("cancel", ONE)], ids=" ".join)
+def test_member_of_the_socket_group_may_steer_without_the_stored_device_key(
+    args: tuple[str, ...], home: Home, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(home.env, "SYNCD_API__TOKEN")
+
+    done = home.run(*args, account=MEMBER)
+
+    # bump and cancel leave files alone that are in the catalog.
+    assert done.code == (0 if args[0] == "retry" else 1), done
+    assert "Access denied" not in done.said
+
+
 def test_member_of_the_socket_group_sees_the_same_status(home: Home, daemon: Daemon) -> None:
     ours, theirs = (home.run("status", "--json", account=who) for who in (None, MEMBER))
     document = json.loads(theirs.out)
