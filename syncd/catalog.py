@@ -61,14 +61,14 @@ class Catalog:
         The record that holds these bytes at that path, if the catalog tells of one.
 
         One that is disabled comes only where no active one does: somebody took it out of force, and
-        another copy would put it back. A listing that fails by itself is taken for an empty one:
-        adopting is a saving.
+        another copy would put it back. Of a listing that fails by itself, the records that it named
+        count: adopting is a saving.
 
         Raises:
             JobError: The cloud as a whole could not be asked just now.
         """
+        await self._refresh()
         try:
-            await self._refresh()
             found = await self.same_bytes(model_path, sha256)
             return min(found, key=is_disabled, default=None)
         except JobError as error:
@@ -83,11 +83,7 @@ class Catalog:
         Raises:
             JobError: The cloud as a whole could not be asked just now.
         """
-        try:
-            await self._refresh()
-        except JobError as error:
-            if error.kind in _EVERYTHINGS:
-                raise
+        await self._refresh()
         return any(record.file_size in (None, size) for record in self.at(model_path))
 
     async def read(self) -> bool:
@@ -98,11 +94,7 @@ class Catalog:
             JobError: The cloud as a whole could not be asked just now.
         """
         self.forget()
-        try:
-            await self._refresh()
-        except JobError as error:
-            if error.kind in _EVERYTHINGS:
-                raise
+        await self._refresh()
         return self._listed
 
     @property
@@ -148,7 +140,12 @@ class Catalog:
         return (found[0] if found else None), True
 
     async def _refresh(self) -> None:
-        """Read the listing unless it is fresh; one that failed counts as read, and as empty."""
+        """
+        Read the listing unless it is fresh; one that failed by itself counts as read, up to there.
+
+        Raises:
+            JobError: The cloud as a whole could not be asked just now.
+        """
         async with self._reading:
             now_s = self._clock.boottime_s()
             if self._read_at_s is not None and now_s - self._read_at_s < FRESH_S:
@@ -160,8 +157,8 @@ class Catalog:
                         # A team's whole catalog is kept: without what nobody asks for.
                         slim = replace(record, model_type=None, display_name=None, storage_key=None)
                         self._by_path.setdefault(record.model_path, []).append(slim)
+                self._listed = True
             except JobError as error:
-                if error.kind not in _EVERYTHINGS:
-                    self._by_path, self._read_at_s = {}, now_s
-                raise
-            self._read_at_s, self._listed = now_s, True
+                if error.kind in _EVERYTHINGS:
+                    raise
+            self._read_at_s = now_s

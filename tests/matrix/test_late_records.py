@@ -149,6 +149,29 @@ def test_I11_record_deleted_between_two_pages_hides_no_other() -> None:
     play(act)
 
 
+def test_I11_file_in_a_catalog_that_shrinks_during_each_listing_is_adopted() -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        fill_catalog(stage, 2 * PER_PAGE)
+        stage.register_elsewhere(SMALL)
+        others = iter(range(2 * PER_PAGE))
+
+        def delete_one(request: httpx.Request) -> None:
+            if request.url.params.get("current_page") == "2":
+                stage.far.cloud._records.pop(f"other-{next(others)}")
+
+        stage.line.on_request = delete_one
+        stage.start()
+        await stage.arrives(SMALL)
+        await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "done", "the end")
+        await stage.stop()
+
+        assert len(stage.calls(Call.LIST_MODELS)) >= 3 * 2
+        assert not stage.calls(Call.PRESIGN, Call.REGISTER)
+
+    play(act)
+
+
 def the_record(stage: Stage) -> Registered:
     """The only active record."""
     (record,) = [each for each in stage.far.cloud.records() if each.model_status == "active"]
