@@ -13,6 +13,17 @@ from syncd.core.allowance import hour_of
 from syncd.store.db import Database
 from syncd.store.jobs import IN_DOUBT, REREAD_MS
 
+_INTENTS = frozenset(
+    {"complete_sent_at", "register_sent_at", "register_repeated_at", "change_sent_at"}
+)
+"""
+Times of requests that may still take effect.
+
+They never move backwards. An intent may be written between a step and its discovery; it would look an
+hour old after a step of an hour, and the request would be repeated too early. So a backward step only
+bounds them, and the wait starts again.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Times:
@@ -30,7 +41,10 @@ class _Times:
 
     def shifted(self) -> str:
         """The statement that moves them by ``:step``."""
-        moves = ", ".join(f"{column} = {column} + :step" for column in self.ahead)
+        moves = ", ".join(
+            f"{column} = {column} + {'max(:step, 0)' if column in _INTENTS else ':step'}"
+            for column in self.ahead
+        )
         return f"UPDATE {self.table} SET {moves} WHERE {self.rows}"
 
     def bounded(self) -> str:

@@ -115,6 +115,26 @@ def test_I31_clock_set_back_does_not_lengthen_the_wait_for_a_register(back_s: fl
     play(act, switches={"register_repeats": True})
 
 
+def test_I29_clock_set_back_before_a_register_does_not_shorten_the_wait_for_it() -> None:
+    async def act(stage: Stage) -> None:
+        def set_back(request: httpx.Request) -> None:
+            if request.url.path.endswith("/presign"):
+                stage.clock.wrong_s = -HOUR_S
+
+        stage.line.on_request = set_back
+        stage.far.faults.add(replace(UNCLEAR["silence"], call=Call.REGISTER, count=1))
+        stage.write(SMALL)
+        stage.start()
+        await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "done", "the end")
+        await asyncio.sleep(2 * LATE_S)  # until everything on its way has arrived
+        await stage.stop()
+
+        assert stage.clock.wrong_s == -HOUR_S
+        assert len(stage.far.cloud.records()) == 1
+
+    play(act, switches={"register_repeats": True})
+
+
 def fill_catalog(stage: Stage, count: int) -> None:
     """Records of others, older than any of ours."""
     for number in range(count):
