@@ -306,6 +306,7 @@ class _Builder:
         dispatcher = self._dispatcher(worker, allowance, announcer, clock_steps)
         worker.on_contact = dispatcher.contact
         retirement = self._retirement()
+        intake = self._intake(comparer, dispatcher)
         return Parts(
             roots=self.roots,
             store=self.tools.store,
@@ -319,7 +320,7 @@ class _Builder:
             announcer=announcer,
             clock_steps=clock_steps,
             dispatcher=dispatcher,
-            intake=self._intake(comparer, dispatcher),
+            intake=intake,
             janitor=Janitor(api=self.api, **self.tools.shared),
             retirement=retirement,
             reconciler=Reconciler(
@@ -330,7 +331,7 @@ class _Builder:
                 **self.tools.shared,
             ),
             applier=partial(self._applier, comparer, catalog, retirement),
-            desk=self._desk(dispatcher, transfer, sending),
+            desk=self._desk(dispatcher, transfer, sending, intake),
         )
 
     # -- the way in --------------------------------------------------------------------------------
@@ -483,7 +484,9 @@ class _Builder:
             **network(self.tools.settings),
         )
 
-    def _desk(self, dispatcher: Dispatcher, transfer: Transfer, sending: Bandwidth) -> Desk:
+    def _desk(
+        self, dispatcher: Dispatcher, transfer: Transfer, sending: Bandwidth, intake: Intake
+    ) -> Desk:
         return Desk(
             state_dir=os.fspath(self.tools.settings.state_dir),
             started_at=self.tools.clock.now_ms(),
@@ -492,6 +495,7 @@ class _Builder:
             dispatcher=dispatcher,
             transfer=transfer,
             bandwidth=sending,
+            settling=intake.settling,
             hint=self.ties.hint,
             state_hold=self.ties.state_hold,
             unready=self.ties.unready,

@@ -35,7 +35,7 @@ from syncd.core.tree import PathKey
 from syncd.errors import RootUnavailable
 from syncd.lanes import Lanes
 from syncd.model import FoundFile, Hint, HintKind, KnownFile, Mount, Priority, Verdict, printable
-from syncd.progress import Meter
+from syncd.progress import Meter, Settling
 from syncd.store import Admission, RootRow, Store, Wanted
 
 T = TypeVar("T")
@@ -79,6 +79,13 @@ class _Moving:
     bundle: str | None = None
     postponed: bool = False
     lacks: str | None = None
+
+    @property
+    def why(self) -> str | None:
+        """What other than time keeps it from being queued."""
+        if self.postponed:
+            return "it waits for a file that would get the same place in the catalog"
+        return self.lacks or self.watching.blocked_by
 
 
 class Intake:
@@ -130,9 +137,21 @@ class Intake:
     def unsettled(self) -> dict[PathKey, settle.Watching]:
         """Paths that do not stand still yet, or are not finished, and why."""
         return {
-            key: replace(moving.watching, blocked_by=moving.lacks or moving.watching.blocked_by)
+            key: replace(moving.watching, blocked_by=moving.why)
             for key, moving in self._moving.items()
         }
+
+    def settling(self) -> Iterator[Settling]:
+        """The same for people, in the order in which they were met; read it without an await."""
+        now_s = self._clock.boottime_s()
+        for (root_id, rel_path), moving in self._moving.items():
+            left_s = max(settle.settles_at_s(moving.watching) - now_s, 0.0)
+            yield Settling(
+                path=printable(self._roots[root_id].shown(rel_path)),
+                size=moving.watching.fingerprint.size,
+                seconds_left=round(left_s, 1) if moving.why is None else None,
+                why=moving.why,
+            )
 
     @property
     def problems(self) -> dict[str, str]:

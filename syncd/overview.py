@@ -5,19 +5,23 @@ Where things stand: what the store says, and what a running syncd is doing, as o
 docs/schemas/status.schema.json. Times are Unix milliseconds, sizes bytes, names printable.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncd.store import Amount, HoldRow, NextTry, Outline, RootReport
 from syncd.text import printable
 
 if TYPE_CHECKING:
-    from syncd.progress import Running, Snapshot
+    from syncd.progress import Running, Settling, Snapshot
 
 SCHEMA = 1
 """Version of the document."""
 
 NEXT_TRIES = 10
+
+SETTLING_LISTED = 20
+"""Files that still change, listed one by one: a first walk may meet 50,000 of them."""
 
 TO_DO = frozenset({"queued", "waiting", "uploading"})
 """States of files that syncd brings into the catalog by itself."""
@@ -98,12 +102,19 @@ def document(
 
 
 def progress_of(
-    now: "Snapshot", standing: Standing, *, started_at: int, version: str, bandwidth: float | None
+    now: "Snapshot",
+    standing: Standing,
+    settling: "Iterable[Settling]",
+    *,
+    started_at: int,
+    version: str,
+    bandwidth: float | None,
 ) -> dict[str, Any]:
     """
     What a running syncd does, and how fast.
 
     Args:
+        settling: Files that still change; the first ``SETTLING_LISTED`` are listed.
         bandwidth: Bytes a second that sending is held to; None: not at all.
     """
     from syncd.progress import BEAT_S
@@ -116,6 +127,7 @@ def progress_of(
         "started_at": started_at,
         "running": [_running(running) for running in now.running],
         "settling_files": now.settling_files,
+        "settling": [file._asdict() for file in islice(settling, SETTLING_LISTED)],
         "bytes_left": left,
         "seconds_left": round(left / now.sent_rate, 1) if in_sight else None,
         "sent_rate": round(now.sent_rate, 1),

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from syncd.model import Job
 
@@ -32,6 +33,19 @@ class Phase(StrEnum):
     HASHING = "hashing"
     SENDING = "sending"
     FINISHING = "finishing"
+
+
+class Settling(NamedTuple):
+    """
+    A file that still changes, as people are told of it; ``path`` and ``why`` are printable.
+
+    ``seconds_left`` until it is queued if nothing changes any more; None while *why* keeps it.
+    """
+
+    path: str
+    size: int
+    seconds_left: float | None
+    why: str | None
 
 
 class Tally(StrEnum):

@@ -14,9 +14,10 @@ import click
 
 from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.plan import comparer_of, roots_of
-from syncd.cli.reading import as_it_is
+from syncd.cli.reading import as_it_is, ask_daemon, ask_settling
 from syncd.cli.resolving import NoSuchFile, Place, resolve
 from syncd.cli.running import is_running
+from syncd.cli.sheets import more_settling, time_left
 from syncd.compare import Comparer, Root
 from syncd.config import Settings
 from syncd.core.judge import Taken
@@ -29,16 +30,23 @@ SCHEMA = 1
 
 QUEUE_SHOWN = 50
 
+NOT_MET = "not looked at yet: the next walk of a running syncd, or syncd --once, will"
+
 
 @dataclass(frozen=True, slots=True)
 class Everything:
-    """What there is to say of one file; ``on_disk`` is ``as judged``, ``changed``, ``new``, ``gone``."""
+    """
+    What there is to say of one file; ``on_disk`` is ``as judged``, ``changed``, ``new``, ``gone``.
+
+    ``settling`` is what a running daemon says of it while it still changes.
+    """
 
     place: Place
     on_disk: str
     rule: str
     detail: FileDetail | None
     events: list[EventReport]
+    settling: Mapping[str, Any] | None = None
 
 
 @click.command()
@@ -70,11 +78,18 @@ def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
     with reading(state_dir, Report) as report:
         queued = () if report is None else report.queue(_now_ms())
         files = [as_it_is(file, running) for file in queued]
+    total, settling = _settling(state_dir) if running else (0, [])
     if as_json:
-        document = {"schema": SCHEMA, "running": running}
-        click.echo(json.dumps({**document, "files": list(map(_asdict, files))}, indent=2))
+        document = {
+            "schema": SCHEMA,
+            "running": running,
+            "files": list(map(_asdict, files)),
+            "settling_files": total,
+            "settling": settling,
+        }
+        click.echo(json.dumps(document, indent=2))
     else:
-        _show_queue(files, len(files) if everything else QUEUE_SHOWN)
+        _show_queue(files, len(files) if everything else QUEUE_SHOWN, settling, total)
     return 0
 
 
@@ -109,18 +124,29 @@ def history(invocation: Invocation, path: str | None, days: int, most: int, as_j
 # -- reading ---------------------------------------------------------------------------------------
 
 
+def _settling(state_dir: str) -> tuple[int, list[dict[str, Any]]]:
+    """How many files the daemon waits for to settle, and the first of them."""
+    live = ask_daemon(state_dir)
+    if live is None:
+        return 0, []
+    return live["progress"]["settling_files"], live["progress"]["settling"]
+
+
 def _look_up(settings: Settings, given: str) -> Everything:
+    state_dir = os.fspath(settings.state_dir)
     roots, tree = roots_of(settings)
-    with reading(os.fspath(settings.state_dir), Report) as report:
+    with reading(state_dir, Report) as report:
         place = resolve(given, settings, roots, report)
         if os.path.isdir(place.path):
             raise NoSuchFile(f"{place.shown} is a folder. Name a file in it.")
         detail = None if report is None else report.file(**_key(place))
+        running = is_running(state_dir)
         if detail is not None:
-            running = is_running(os.fspath(settings.state_dir))
             detail = dataclasses.replace(detail, file=as_it_is(detail.file, running))
         events = [] if report is None else report.events_of(**_key(place))
-    return _look_at(settings, roots, tree, place, detail, events)
+    found = _look_at(settings, roots, tree, place, detail, events)
+    settling = ask_settling(state_dir, place.shown) if running else None
+    return dataclasses.replace(found, settling=settling)
 
 
 def _look_at(
@@ -239,6 +265,7 @@ def _file_document(found: Everything) -> dict[str, object]:
         "schema": SCHEMA,
         "path": found.place.shown,
         "on_disk": found.on_disk,
+        "settling": found.settling,
         "rule": printable(found.rule),
         "file": None if detail is None else _asdict(detail.file),
         "fingerprint": None if detail is None else detail.fingerprint._asdict(),
@@ -275,7 +302,7 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
         yield "on disk", "gone; what happened to it is listed below"
         return
     if detail is None:
-        yield "state", "not looked at yet: the next walk of a running syncd, or syncd --once, will"
+        yield "state", _still(found) or NOT_MET
         yield "rule", found.rule
         return
     file, job = detail.file, detail.job
@@ -284,10 +311,8 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
         yield "why", file.why
     if file.advice:
         yield "what to do", file.advice
-    yield (
-        "on disk",
-        {"as judged": "unchanged since it was judged"}.get(found.on_disk, found.on_disk),
-    )
+    judged = {"as judged": "unchanged since it was judged"}
+    yield "on disk", _still(found) or judged.get(found.on_disk, found.on_disk)
     yield "rule", found.rule
     yield "size", f"{file.size} bytes ({size_text(file.size)})"
     if file.model_path:
@@ -312,15 +337,27 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
     yield "judged", time_text(detail.judged_at)
 
 
-def _show_queue(files: list[FileReport], most: int) -> None:
+def _still(found: Everything) -> str | None:
+    """What a file that still changes waits for; None if it does not change."""
+    if found.settling is None:
+        return None
+    left = time_left(found.settling)
+    if left is None:
+        return f"still changing: {found.settling['why']}"
+    return f"still changing; it is queued when it has not changed for another {left}"
+
+
+def _show_queue(
+    files: list[FileReport], most: int, settling: list[dict[str, Any]], settling_files: int
+) -> None:
     from rich.text import Text
 
-    from syncd.cli.render import blank_table, console
+    from syncd.cli.render import blank_table, console, show
     from syncd.cli.sheets import STYLES
     from syncd.text import size_text, time_text
 
     screen = console()
-    if not files:
+    if not files and not settling:
         screen.print("Nothing is on its way, and nothing waits.")
         return
     now_ms, listed = _now_ms(), blank_table(None, "state", "size", "file", "when", "why")
@@ -334,9 +371,19 @@ def _show_queue(files: list[FileReport], most: int) -> None:
             time_text(file.run_after) if later and file.run_after is not None else parts,
             Text(file.why or ""),
         )
+    for each in settling:
+        left = time_left(each)
+        listed.add_row(
+            Text("settling", style=STYLES["settling"]),
+            size_text(each["size"]),
+            Text(each["path"]),
+            "" if left is None else f"{left} left",
+            Text(each["why"] or ""),
+        )
     screen.print(listed)
     if len(files) > most:
         screen.print(Text(f"… and {len(files) - most} more: syncd queue --all", style="dim"))
+    show(screen, more_settling(settling_files, len(settling)))
 
 
 def _show_events(events: list[EventReport], *, named: bool) -> None:

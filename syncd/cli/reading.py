@@ -130,6 +130,20 @@ def ask_daemon(state_dir: str) -> dict[str, Any] | None:
         return None
 
 
+def ask_settling(state_dir: str, shown: str) -> Mapping[str, Any] | None:
+    """The file that a person is told of as *shown*, if the daemon waits for it to settle."""
+    from urllib.parse import quote
+
+    from syncd.cli import daemon
+
+    try:
+        answer = daemon.ask(state_dir, f"/settling?path={quote(shown)}")
+    except (daemon.NotAnswered, daemon.Refused):
+        return None
+    settling: Mapping[str, Any] | None = answer["settling"]
+    return settling
+
+
 def _progress(live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return None if live is None else live["progress"]
 

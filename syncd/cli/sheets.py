@@ -4,6 +4,7 @@ What is told of many files, as sheets and lines: ``render`` draws them, ``plain`
 Everything in them is printable. Styles are rich's.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ STYLES = {
     "registered": "green", "upload": "cyan", "uploading": "cyan", "queued": "cyan",
     "waiting": "yellow", "needs_sign_in": "yellow", "refused": "red", "conflict": "red",
     "failed": "bold red", "cancelled": "dim", "drift": "red", "unreadable": "red", "incomplete": "yellow",
-    "ignored": "dim", "shadowed": "dim",
+    "settling": "yellow", "ignored": "dim", "shadowed": "dim",
 }  # fmt: skip
 
 STILL_S = 300.0
@@ -105,7 +106,6 @@ def activity(progress: Mapping[str, Any], now_ms: int) -> Iterator[Line]:
         f"running for {since}: sending {size_text(progress['sent_rate'])}/s, hashing"
         f" {size_text(progress['hashed_rate'])}/s, {size_text(progress['bytes_left'])} to go"
         + ("" if left is None else f", about {duration_text(left)}")
-        + (f", waiting for {n} to stand still" if (n := progress["settling_files"]) else "")
     )
     if progress["running"] and progress["idle_s"] > STILL_S:
         still_since = time_text(now_ms - int(progress["idle_s"] * 1000))
@@ -117,6 +117,29 @@ def activity(progress: Mapping[str, Any], now_ms: int) -> Iterator[Line]:
         )
         amount = f"{size_text(done)} of {size_text(running['size'])}"
         yield Line(f"  {running['path']}: {running['phase']}{parts}, {amount}", "")
+    yield from _settling(progress["settling_files"], progress["settling"])
+
+
+def time_left(settling: Mapping[str, Any]) -> str | None:
+    """How long a settling file must not change any more; None while something else keeps it."""
+    seconds = settling["seconds_left"]
+    return None if seconds is None else f"{math.ceil(seconds)} s"
+
+
+def more_settling(total: int, listed: int) -> Iterator[Line]:
+    """A line for the settling files that are not listed, if there are any."""
+    if total > listed:
+        yield Line(f"… and {total - listed} more still changing", "dim")
+
+
+def _settling(total: int, files: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
+    if total:
+        yield Line(f"waiting for {total} {'file' if total == 1 else 'files'} to stop changing")
+    for each in files:
+        left = time_left(each)
+        until = each["why"] if left is None else f"{left} left"
+        yield Line(f"  {each['path']}  {size_text(each['size'])}  {until}", "")
+    yield from more_settling(total, len(files))
 
 
 def _registered(files: Sequence["FileReport"], total: int) -> Iterator[Told]:
@@ -149,7 +172,7 @@ def _left(
     for path, why in problems.items():
         rows.append((printable(path), "", Styled("unreadable", "red"), f"{why}."))
     for path, why in unsettled.items():
-        rows.append((printable(path), "", Styled("settling", "yellow"), why))
+        rows.append((printable(path), "", Styled("settling", STYLES["settling"]), why))
     yield Sheet("Not in the catalog", ("file", "size", "state", "why, and what to do"), rows)
 
 

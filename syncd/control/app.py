@@ -24,7 +24,8 @@ def application(desk: Desk) -> Starlette:
     overlook = Overlook(desk)
     answers, does = Looks(desk, overlook), Acts(desk, overlook)
     looks = (
-        answers.live, answers.ready, answers.status, answers.files, answers.metrics, answers.events,
+        answers.live, answers.ready, answers.status, answers.files, answers.settling,
+        answers.metrics, answers.events,
     )  # fmt: skip
     acts = (
         does.pause, does.resume, does.retry, does.bump, does.cancel, does.scan, does.limit,

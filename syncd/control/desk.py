@@ -1,6 +1,6 @@
 """What control knows of the service, and how it refuses a request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -10,7 +10,7 @@ from syncd.clock import Clock
 from syncd.dispatch import Dispatcher
 from syncd.lanes import Lanes
 from syncd.model import Hint
-from syncd.progress import Meter
+from syncd.progress import Meter, Settling
 from syncd.store import HoldRow, Store
 from syncd.transfer import Transfer
 
@@ -22,6 +22,7 @@ class Desk:
 
     Args:
         started_at: Unix milliseconds.
+        settling: The files that still change; read it without an await.
         hint: Takes where to look.
         state_hold: The hold that no row can tell of, since the disk of the store is full.
         unready: Why the service cannot do its work yet, or not any more.
@@ -38,6 +39,7 @@ class Desk:
     dispatcher: Dispatcher
     transfer: Transfer
     bandwidth: Bandwidth
+    settling: Callable[[], Iterator[Settling]]
     hint: Callable[[Hint], None]
     state_hold: Callable[[], HoldRow | None]
     unready: Callable[[], list[str]]

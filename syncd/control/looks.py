@@ -58,6 +58,7 @@ class Overlook:
         progress = overview.progress_of(
             desk.meter.snapshot(),
             standing,
+            desk.settling(),
             started_at=desk.started_at,
             version=__version__,
             bandwidth=desk.bandwidth.rate,
@@ -113,6 +114,12 @@ class Looks:
         limit = _number(request, "limit", 1000, FILES_MAX)
         page, more = await asyncio.to_thread(_files, self._desk.state_dir, state, offset, limit)
         return JSONResponse({"files": page, "more": more})
+
+    async def settling(self, request: Request) -> Response:
+        """The file at ``path``, a path as ``/status`` shows it, if it still changes."""
+        path = request.query_params.get("path")
+        found = next((file for file in self._desk.settling() if file.path == path), None)
+        return JSONResponse({"settling": None if found is None else found._asdict()})
 
     async def metrics(self, request: Request) -> Response:
         """For Prometheus."""

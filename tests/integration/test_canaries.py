@@ -40,7 +40,7 @@ MEMBER = re.compile(
     rb'"(device_code|raw_key|agent_key|access_token|refresh_token)"\s*:\s*"([^"]+)"'
 )
 SIGNATURE = re.compile(rb"X-Amz-Signature=([0-9a-f]{64})")
-ENDPOINTS = ("/status", "/files", "/metrics", "/live", "/ready", "/nowhere")
+ENDPOINTS = ("/status", "/files", "/settling?path=x", "/metrics", "/live", "/ready", "/nowhere")
 
 # Errors of other libraries, with what they would say of a request or of an answer.
 BUGGY = """

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
@@ -134,6 +135,81 @@ def test_nothing_is_uploading_after_the_daemon_was_killed(large_home: Home, clou
     assert {each["state"] for each in status["files"]} == {"registered", "queued"}
     assert [each["state"] for each in queue["files"]] == [file["file"]["state"]] == ["queued"]
     assert "uploading" not in said
+
+
+# -- files that still change -----------------------------------------------------------------------
+
+
+def _settling(home: Home) -> dict[str, dict[str, Any]]:
+    """The settling files that ``status`` lists, by path."""
+    progress = home.status()["progress"]
+    return {} if progress is None else {each["path"]: each for each in progress["settling"]}
+
+
+def test_settling_files_are_listed_with_the_time_left_or_what_blocks_them(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    growing, loading = "loras/growing.safetensors", "vae/loading.pt"
+    home.write(growing, b"")
+    home.write(loading, weights(b"loading"))
+    home.write(f"{loading}.aria2", b"")
+    home.env |= dict.fromkeys(("SYNCD_SETTLE__QUIET_S", "SYNCD_SETTLE__QUIET_CLOSED_S"), "600")
+    with home.daemon() as daemon:
+        daemon.started()
+        until(lambda: len(_settling(home)) == 2, "both files")
+        home.write(growing, b"x" * 3 * MIB)
+        home.write(ONE, weights(b"changed"))
+        until(lambda: len(_settling(home)) == 3, "the changed file")
+        grown = until(lambda: _settling(home)[growing]["size"] and _settling(home), "its growth")
+        status, queue, told_queue = (
+            home.run("status").out, home.run("queue").out, home.document("queue")
+        )  # fmt: skip
+        file, told_file = lines(home.run("file", growing)), home.document("file", growing)
+        changed, blocked = lines(home.run("file", ONE)), lines(home.run("file", loading))
+        settled = home.document("file", TWO)["settling"]
+        daemon.stop()
+    after, after_file = home.run("status").out, home.document("file", growing)
+
+    assert (grown[growing]["size"], grown[growing]["why"]) == (3 * MIB, None)
+    assert 500 < grown[growing]["seconds_left"] <= 600
+    assert grown[loading]["seconds_left"] is None
+    assert grown[loading]["why"] == "a downloader is at work: loading.pt.aria2"
+    assert "waiting for 3 files to stop changing" in status
+    assert re.search(rf"^  {growing}  3.0 MiB  \d{{3}} s left$", status, re.MULTILINE)
+    assert "loading.pt.aria2" in status
+    assert "empty file" not in status
+    assert {each["path"] for each in told_queue["settling"]} == {growing, loading, ONE}
+    assert (told_queue["files"], told_queue["settling_files"]) == ([], 3)
+    assert re.search(rf"settling +3.0 MiB  {growing} +\d{{3}} s left", queue)
+    still = r"still changing; it is queued when it has not changed for another \d{3} s"
+    assert re.fullmatch(still, file["state"])
+    assert (told_file["file"], told_file["settling"]["size"]) == (None, 3 * MIB)
+    assert changed["state"] == "registered"
+    assert re.fullmatch(still, changed["on disk"])
+    assert blocked["state"] == "still changing: a downloader is at work: loading.pt.aria2"
+    assert settled is None
+    assert "stop changing" not in after
+    assert after_file["settling"] is None
+
+
+def test_settling_files_beyond_the_first_twenty_are_counted_and_found_by_name(home: Home) -> None:
+    names = {f"vae/many-{number:02}.safetensors" for number in range(23)}
+    for name in names:
+        home.write(name, weights(b"many"))
+    home.env |= dict.fromkeys(("SYNCD_SETTLE__QUIET_S", "SYNCD_SETTLE__QUIET_CLOSED_S"), "600")
+    with home.daemon() as daemon:
+        daemon.started()
+        listed, status, queue = _settling(home), home.run("status").out, home.run("queue").out
+        left_out = min({*names, ONE, TWO} - listed.keys())
+        found = home.document("file", left_out)
+        daemon.stop()
+
+    assert len(listed) == 20
+    assert "waiting for 25 files to stop changing" in status
+    assert "… and 5 more still changing" in status
+    assert "… and 5 more still changing" in queue
+    assert found["settling"]["path"] == left_out
 
 
 # -- naming a file ---------------------------------------------------------------------------------

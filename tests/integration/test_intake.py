@@ -17,7 +17,7 @@ from syncd.core.tree import Tree
 from syncd.intake import BATCH, BLOCKED_LOOK_S, RIVAL_LOOK_S, Intake
 from syncd.lanes import Lanes
 from syncd.model import Hint, HintKind, Verdict
-from syncd.progress import Meter
+from syncd.progress import Meter, Settling
 from syncd.store import Admission, Store, Wanted
 from tests.somebody import as_somebody_else
 from tests.weights import write_safetensors
@@ -187,6 +187,49 @@ async def test_a_file_that_is_open_for_writing_is_taken_when_it_is_closed(scene:
     assert watching.blocked_by == "a program has it open for writing"
     assert await scene.after(BLOCKED_LOOK_S) == 0
     assert await scene.after(30) == 1
+
+
+# -- what is told of files that still change -------------------------------------------------------
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_settling_file_is_told_with_its_size_and_the_seconds_left(scene: Scene) -> None:
+    await scene.intake.walk(scene.root)
+    scene.clock.passed_s += 12
+
+    size = (scene.models / NAME).stat().st_size
+    assert list(scene.intake.settling()) == [Settling(NAME, size, 18.0, None)]
+    scene.clock.passed_s += 20
+    assert [file.seconds_left for file in scene.intake.settling()] == [0.0]
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_settling_file_of_a_bundle_is_told_with_what_the_bundle_waits_for(
+    scene: Scene,
+) -> None:
+    write_safetensors(scene.models / "diffusers/sd/unet.safetensors", 200)
+    (scene.models / "diffusers/sd/vae.safetensors.part").write_bytes(b"half")
+    await scene.intake.walk(scene.root)
+    await scene.after(30)
+
+    (file,) = scene.intake.settling()
+    assert (file.path, file.seconds_left) == ("diffusers/sd/unet.safetensors", None)
+    assert (file.why or "").startswith("the bundle diffusers/sd waits for ")
+
+
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_settling_file_that_waits_for_its_rival_is_told_so(scene: Scene) -> None:
+    await scene.intake.walk(scene.root)
+    scene.clock.passed_s += 15
+    write_safetensors(scene.models / "loras/X.safetensors", 200)
+    await scene.intake.walk(scene.root)
+    await scene.after(15)
+
+    told = {file.path: (file.seconds_left, file.why) for file in scene.intake.settling()}
+    assert told == {
+        NAME: (None, "it waits for a file that would get the same place in the catalog"),
+        "loras/X.safetensors": (15.0, None),
+    }
 
 
 # -- empty files -----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "started_at": NOW_MS - 754_000,
         "running": [],
         "settling_files": 0,
+        "settling": [],
         "bytes_left": 0,
         "seconds_left": None,
         "sent_rate": 0.0,

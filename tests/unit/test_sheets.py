@@ -17,7 +17,7 @@ def progress(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     still: dict[str, Any] = {
         "started_at": NOW_MS - 10**6, "seconds_left": None, "sent_rate": 0.0, "hashed_rate": 0.0,
-        "bytes_left": 9, "settling_files": 0, "running": [running], "idle_s": 0.0,
+        "bytes_left": 9, "settling_files": 0, "settling": [], "running": [running], "idle_s": 0.0,
     }  # fmt: skip
     return still | changes
 
@@ -36,3 +36,24 @@ def test_I30_status_says_since_when_nothing_got_further(
     lines = [line.text for line in sheets.activity(progress(**changes), NOW_MS)]
 
     assert (f"nothing got further since {time_text(NOW_MS - 301_000)}" in lines) == said
+
+
+@pytest.mark.parametrize(
+    ("files", "seconds_left", "why", "told"),
+    [
+        (1, 17.2, None, ["waiting for 1 file to stop changing", "  a.pt  12.0 MiB  18 s left"]),
+        (1, None, "a program has it open for writing",
+         ["waiting for 1 file to stop changing",
+          "  a.pt  12.0 MiB  a program has it open for writing"]),
+        (3, 0.0, None,
+         ["waiting for 3 files to stop changing", "  a.pt  12.0 MiB  0 s left",
+          "… and 2 more still changing"]),
+    ],
+)  # fmt: skip
+def test_status_lists_settling_files_and_counts_the_others(
+    files: int, seconds_left: float | None, why: str | None, told: list[str]
+) -> None:
+    settling = {"path": "a.pt", "size": 12 * 2**20, "seconds_left": seconds_left, "why": why}
+    still = progress(running=[], settling_files=files, settling=[settling])
+
+    assert [line.text for line in sheets.activity(still, NOW_MS)][1:] == told
