@@ -141,7 +141,7 @@ class Catalog:
 
     async def _refresh(self) -> None:
         """
-        Read the listing unless it is fresh; one that failed by itself counts as read, up to there.
+        Read the listing unless it is fresh; of one that fails by itself, keep what was read.
 
         Raises:
             JobError: The cloud as a whole could not be asked just now.

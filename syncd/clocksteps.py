@@ -1,8 +1,8 @@
 """
-Notices that the wall clock was set, and keeps the waits in the store as long as they were meant to be.
+Detects that the wall clock was set, and keeps the length of the waits in the store.
 
-Jobs, holds and quotas wait for a time of day, because their waits outlive the process. So whoever
-compares such a time with the clock follows the clock's steps first.
+Jobs, holds and quotas wait for a time of day, because their waits outlive the process. Code that
+compares such a time with the clock must follow the steps of the clock first.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ STEP_MS = 1000
 
 class ClockSteps:
     """
-    Compares the wall clock with the time since boot, which nobody can set.
+    Compares the wall clock with the time since boot, which cannot be set.
 
     Args:
         on_step: Called after each step, in the loop's thread.
@@ -41,7 +41,7 @@ class ClockSteps:
         step_ms = ahead_ms - self._ahead_ms
         if abs(step_ms) < STEP_MS:
             return
-        # Before the wait: the store works through its calls in order, so who asks next comes after.
+        # Set before the await: the store runs its calls in order, so later calls see the moved times.
         self._ahead_ms = ahead_ms
         await self._lanes.db(self._store.times.shift, step_ms, self._clock.now_ms())
         self._log.warning("clock.stepped", seconds=step_ms / 1000)

@@ -115,7 +115,7 @@ class Walked:
 
     def emptied(self, models_below: Mapping[str, int], observed: Sequence[str]) -> Iterator[str]:
         """
-        Those folders of which every known model is gone, and in which no other was found.
+        The folders whose known models are all gone, and in which no other model was found.
 
         Args:
             models_below: How many models were known in each.
@@ -195,9 +195,9 @@ class Comparer:
         """
         Walk at or below *folder* and compare with what is known, streaming both.
 
-        What was found so far is handed out whenever ``PASSED_MAX`` more files were passed over, or
-        ``FRESH_MAX`` more are taken, and at the end: always the same value, from which ``passed`` and
-        ``fresh`` may be taken.
+        Yields what was found so far whenever ``PASSED_MAX`` more files are skipped or ``FRESH_MAX``
+        more are taken, and at the end. It is always the same object, whose ``passed`` and ``fresh``
+        the caller may clear.
 
         *Afresh*: what was decided about files that did not change is decided again.
 
@@ -386,7 +386,7 @@ class Comparer:
             elif judged.verdict is not Verdict.IGNORED or judged.reason == paths.UNFINISHED:
                 problems.append(f"{file.rel_path}: {judged.reason}")
         indexes = {}
-        for name in ready:  # one that a link leads to outside is not: its words would be quoted
+        for name in ready:  # others may be links to files outside, which an error would quote
             if name.endswith(bundles.INDEX_ENDING):
                 try:
                     indexes[name] = soundness.shards_in(os.path.join(root.path, name))

@@ -117,7 +117,7 @@ class Dispatcher:
         self._wake.set()
 
     def heard(self, hint: Hint) -> None:
-        """A running job's file may have changed: its bytes are not sent to the end then."""
+        """Stop sending the files of running jobs that *hint* is about, if they changed."""
         for job in self._running.values():
             below = hint.folder and is_within(job.rel_path, {hint.rel_path})
             if job.root_id == hint.root_id and (below or job.rel_path == hint.rel_path):

@@ -315,7 +315,7 @@ class Intake:
         Require all roots, and the file systems below them, to be there, without a walk.
 
         Raises:
-            RootUnavailable: As ``walk``, where the mounts tell.
+            RootUnavailable: As ``walk``, as far as the mounts show it.
         """
         for root in self._roots.values():
             await self._require_root(root)
@@ -331,7 +331,7 @@ class Intake:
     async def _require_mounted(
         self, root: Root, row: RootRow, links: Iterable[str] = ()
     ) -> Mapping[str, Mount]:
-        """Files that are gone may be gone with their file system; the mounts as they are now."""
+        """Require the file systems of *root*, without which files only seem gone; its mounts."""
         mounts = await self._lanes.scan(_mounts_of, root.path, {*row.mounts, *links})
         if mounts is None:
             raise RootUnavailable(_missing(root))
@@ -342,7 +342,7 @@ class Intake:
         return mounts
 
     async def _require_not_emptied(self, root: Root, row: RootRow, walked: Walked) -> None:
-        """A disk below the root that lost all its models at once is no disk to judge."""
+        """Require that no disk below the root lost all its models at once."""
         if walked.gone:
             folders = [folder for folder in row.mounts if folder]
             models = await self._lanes.db(self._store.files.models_below, root.id, folders)

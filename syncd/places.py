@@ -139,12 +139,12 @@ def require_unshared(state_dir: str, found: os.stat_result) -> None:
     Require that nobody else may write in *state_dir*, whose status is *found*.
 
     Raises:
-        StateError: Somebody may; says how to mend it.
+        StateError: Others may; the message says how to fix it.
     """
     if (writers := writers_of(found)) is not None:
         raise StateError(
             f"The state directory {printable(state_dir)} may be written by {writers}, who could "
-            f"replace the database or the credentials in it. Mend it: {closing(state_dir)}"
+            f"replace the database or the credentials in it. To fix it, run: {closing(state_dir)}"
         )
 
 

@@ -248,7 +248,7 @@ class Meter:
             running = self._running.get(job_id)
             if running is not None:
                 running.sent += count
-                # What is sent once more, because the last try failed, brings nothing further.
+                # Bytes that are sent again after a failed try are no progress.
                 if running.sent > self._furthest.get(job_id, 0):
                     self._furthest[job_id], self._moved_s = running.sent, self._now_s()
                 if part is not None:

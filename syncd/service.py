@@ -46,7 +46,7 @@ WATCH_RETRY_S = 300.0
 """Between tries to watch again, and the rescans that make up for it."""
 
 ROOT_LOOK_S = 5.0
-"""Between looks whether each root is there, is the folder that is watched, and the store in place."""
+"""Between checks that each root is there and is the watched folder, and the store in place."""
 
 LAST_LOOK_S = 10.0
 """At the end, for the look at the tree that is under way."""
@@ -58,7 +58,7 @@ LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0
 """How long what was not told yet may take at the end: of a run that is stopped, and of a backfill."""
 
 CLOCK_LOOK_S = 10.0
-"""Between looks whether the wall clock was set while nothing else happens."""
+"""Between checks whether the wall clock was set, while nothing else happens."""
 
 SLEEP_NOTICED_S = 1.0
 """A shorter sleep of the machine hides in the difference of two clocks."""
@@ -75,10 +75,10 @@ class Ending:
 
 class _Every(BaseTrigger):  # type: ignore[misc]  # without types
     """
-    Fires *seconds* after it fired last.
+    Fires every *seconds*.
 
-    Counted from now and never from the time before: after a step of the wall clock the scheduler
-    would go through every tick in between, one by one.
+    Counts from now, never from the previous tick: after a forward step of the wall clock the
+    scheduler would otherwise compute every tick in between.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -565,7 +565,7 @@ class Service:
             await parts.clock_steps.follow()
 
     def _restart_ticks(self) -> None:
-        """The wall clock was set, and the scheduler goes by it."""
+        """Start all ticks anew: the scheduler goes by the wall clock, which was set."""
         if self._scheduler is not None and self._scheduler.running:
             for job in self._scheduler.get_jobs():
                 job.reschedule(job.trigger)

@@ -30,7 +30,7 @@ WHOLE_ANSWER_S = 180.0
 """Seconds for an answer as a whole, interim ones included, from when it is first waited for."""
 
 PIECE_S = 600.0
-"""Seconds in which the store has to take a piece of a body: slower than 1 KiB/s is no use."""
+"""Seconds in which the store has to take a piece of a body, which is about 1 KiB/s."""
 
 ANSWER_MAX = 64 * 1024
 """Bytes of an answer that are read; the store says nothing useful beyond."""
@@ -121,7 +121,7 @@ class Exchange:
         self._given_at_s = time.monotonic() if piece else None
 
     def awaits_answer(self) -> None:
-        """From now on the answer counts."""
+        """Start the time limit of the answer."""
         self._given_at_s, self._answer_by_s = None, time.monotonic() + self._answer_s
 
     def left_s(self, silence_s: float | None) -> float:
@@ -129,7 +129,7 @@ class Exchange:
         Seconds that the next wait for bytes may take.
 
         Raises:
-            httpcore.ReadTimeout: The answer as a whole has had its time.
+            httpcore.ReadTimeout: The time limit of the whole answer is over.
         """
         left_s = self._answer_by_s - time.monotonic()
         if left_s <= 0:
@@ -138,11 +138,11 @@ class Exchange:
 
 
 _here = threading.local()
-"""``exchange``: the one that this thread is sending."""
+"""``exchange``: the one of the request that this thread is sending."""
 
 
 def _follow_exchanges(stream: Any) -> None:
-    """Let each request that goes over *stream*, a new connection, be watched by its exchange."""
+    """Apply the limits of each exchange that uses *stream*, a new connection."""
     read, write = stream.read, stream.write
 
     def bounded_read(max_bytes: int, timeout: float | None = None) -> bytes:
@@ -259,7 +259,7 @@ class ObjectStore:
             body: Pieces that make *size* bytes.
             call: ``PUT_BODY`` or ``PUT_PART``; only a part must have an ETag.
             now_ms: The clock that the grant's deadline is on.
-            exchange: By which another thread may cut it off.
+            exchange: Lets another thread cut the request off.
 
         Raises:
             JobError: Its kind is the row of the retry table; ``unclear`` if the store may hold the

@@ -312,7 +312,7 @@ class Transfer:
         self, request: "asyncio.Task[str | None]", exchange: Exchange, stop: threading.Event
     ) -> str | None:
         """
-        What *request* is answered; meanwhile the number of slots follows what the link pays.
+        Wait for the answer to *request*, and adapt the number of slots to the throughput.
 
         Raises:
             hashing.Stopped: *stop* was set, and the store did not let the sending thread notice.

@@ -224,11 +224,11 @@ class Jobs:
 
     def expire_all(self, now_ms: int) -> int:
         """
-        At start, with the lock held: whoever owned a job is dead. How many jobs are given back.
+        Give back all leased jobs; how many there are. Called at start, when their owner is dead.
 
-        No lease ends before. The threads of this process are its only workers, and one that hangs in
-        a dead disk may still send once the disk answers: to give its job to another worker meanwhile
-        would have two workers send one file, and the other would hang in the same disk.
+        No lease is taken back while syncd runs. A worker that hangs on a dead disk may still send
+        once the disk answers, so a second worker of its job would send the same file at the same
+        time, and would hang on the same disk.
         """
         with self._db.transaction():
             rows = self._db.all("SELECT id FROM job WHERE state = 'leased'")

@@ -1,9 +1,9 @@
 """
-The stored times that are compared with the clock: one list of them, for when the clock is set.
+All stored times that are compared with the clock, and how they change when the clock is set.
 
-A wall clock is set while syncd runs, and between two runs. In the first case the step is known and
-every time moves with it, so that each wait lasts as long as it was meant to. In the second it is not
-known, and no time stays further ahead than it was when it was written.
+The wall clock may be set while syncd runs, or between two runs. In the first case the step is known,
+and the times move with it, so that each wait keeps its length. In the second case the step is not
+known, and each time is bounded: it lies no further ahead of the clock than when it was written.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,8 +31,8 @@ class _Times:
     Times of one table.
 
     Args:
-        rows: Which rows anything waits for (SQL).
-        ahead: For each column the milliseconds by which it may lie ahead of the clock (SQL).
+        rows: The rows whose times matter (SQL).
+        ahead: For each column, the milliseconds by which it may lie ahead of the clock (SQL).
     """
 
     table: str
@@ -40,7 +40,7 @@ class _Times:
     ahead: Mapping[str, str]
 
     def shifted(self) -> str:
-        """The statement that moves them by ``:step``."""
+        """The statement that moves the times by ``:step``."""
         moves = ", ".join(
             f"{column} = {column} + {'max(:step, 0)' if column in _INTENTS else ':step'}"
             for column in self.ahead
@@ -48,7 +48,7 @@ class _Times:
         return f"UPDATE {self.table} SET {moves} WHERE {self.rows}"
 
     def bounded(self) -> str:
-        """The statement after which none is further ahead of ``:now`` than it may be."""
+        """The statement that bounds how far each time lies ahead of ``:now``."""
         limits = ", ".join(
             f"{column} = min({column}, :now + max(0, coalesce({ahead}, 0)))"
             for column, ahead in self.ahead.items()
@@ -96,11 +96,11 @@ class Times:
 
     def shift(self, step_ms: int, now_ms: int) -> None:
         """
-        Move along with a clock that was set while syncd ran.
+        Move the times after a step of the clock while syncd runs.
 
         Args:
-            step_ms: Milliseconds by which it was set, negative for backwards.
-            now_ms: What it says now. A time that was written after the step is bounded by it.
+            step_ms: The step in milliseconds, negative if backwards.
+            now_ms: The clock after the step. It bounds times that were written after the step.
         """
         with self._db.transaction():
             for times in _TIMES:
@@ -109,7 +109,7 @@ class Times:
             self._bound(now_ms)
 
     def bound(self, now_ms: int) -> None:
-        """Shorten every wait that is longer, from *now_ms* on, than when it was written."""
+        """Shorten each wait that is longer, counted from *now_ms*, than when it was written."""
         with self._db.transaction():
             self._bound(now_ms)
 
@@ -119,7 +119,7 @@ class Times:
         self._move_sent(lambda hour: min(hour, hour_of(now_ms)))
 
     def _move_sent(self, moved: Callable[[int], int]) -> None:
-        """Count the bytes of each hour to the one that *moved* gives."""
+        """Assign the bytes of each hour to the hour that *moved* returns."""
         rows = self._db.all("SELECT hour, bytes FROM sent")
         self._db.run("DELETE FROM sent")
         self._db.run_many(

@@ -122,7 +122,7 @@ async def fence(run: Run) -> None:
 
 
 async def stop_if_moved(run: Run) -> None:
-    """Stop the bytes of a file that is not the planned one any more; a step without bytes goes on."""
+    """Stop sending the file if it changed since it was planned; other steps are not affected."""
     if run.call not in (Call.PUT_BODY, Call.PUT_PART):
         return
     try:
@@ -131,7 +131,7 @@ async def stop_if_moved(run: Run) -> None:
         run.stale = error
         run.stop.set()
     except JobError:
-        pass  # whoever reads it next says so
+        pass  # the next read reports it
 
 
 async def compare_leaves(run: Run) -> None:

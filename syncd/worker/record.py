@@ -250,10 +250,10 @@ async def _send_register(run: Run, *, repeated: bool) -> None:
 
 async def _not_registered(run: Run, error: JobError, *, repeated: bool) -> None:
     """
-    What may be done at once about a register that was not answered as it should be.
+    Do what can be done at once about a register that failed.
 
     Raises:
-        JobError: *error*, where nothing may.
+        JobError: *error*, if nothing can.
     """
     if error.unclear and error.retry_after_s is None:
         run.unclear = error  # its record may be there already
@@ -342,7 +342,7 @@ async def _changed(
     run: Run, record_id: str, changes: Mapping[str, str], *, unless: Collection[Kind]
 ) -> bool:
     """
-    Change a record; False where there is none such, or the answer is one of *unless*.
+    Change a record; False if it does not exist, or the error is one of *unless*.
 
     Raises:
         GiveBack: An earlier change of it may still take effect.

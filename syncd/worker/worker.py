@@ -71,7 +71,7 @@ class Worker:
         self._leaving.end()
 
     def check_file(self, job_id: int) -> None:
-        """Something happened at the path of a job: stop sending the file if it is another one now."""
+        """Stop sending the file of a job if it changed; called after each event at its path."""
         if (run := self._runs.get(job_id)) is not None:
             check = asyncio.create_task(file.stop_if_moved(run))
             self._checks.add(check)
