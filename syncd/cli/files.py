@@ -344,7 +344,7 @@ def _still(found: Everything) -> str | None:
     left = time_left(found.settling)
     if left is None:
         return f"still changing: {found.settling['why']}"
-    return f"still changing; it is queued when it has not changed for another {left}"
+    return f"still changing; it is examined when it has not changed for another {left}"
 
 
 def _show_queue(

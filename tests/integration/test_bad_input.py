@@ -382,7 +382,7 @@ def test_state_directory_that_others_may_write_is_refused_and_doctor_says_so(
     assert home.once().code == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another group")
+@pytest.mark.needs("root")
 def test_state_directory_that_a_foreign_group_may_write_is_refused(home: Home) -> None:
     home.state.mkdir()
     os.chown(home.state, os.geteuid(), os.getegid() + 4711)

@@ -182,7 +182,7 @@ def test_settling_files_are_listed_with_the_time_left_or_what_blocks_them(
     assert {each["path"] for each in told_queue["settling"]} == {growing, loading, ONE}
     assert (told_queue["files"], told_queue["settling_files"]) == ([], 3)
     assert re.search(rf"settling +3.0 MiB  {growing} +\d{{3}} s left", queue)
-    still = r"still changing; it is queued when it has not changed for another \d{3} s"
+    still = r"still changing; it is examined when it has not changed for another \d{3} s"
     assert re.fullmatch(still, file["state"])
     assert (told_file["file"], told_file["settling"]["size"]) == (None, 3 * MIB)
     assert changed["state"] == "registered"
