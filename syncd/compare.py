@@ -333,8 +333,8 @@ class Comparer:
         rules = self._rules[file.root_id]
         return judge(rules, file.rel_path, file.fingerprint.size, instead=instead)
 
-    def _judge_growing(self, file: FoundFile) -> Taken | Passed:
-        """As ``judge``, but an empty file is judged as if it held a byte: it may be growing."""
+    def judge_growing(self, file: FoundFile) -> Taken | Passed:
+        """As ``judge``, but of an empty file, what becomes of it if it grows."""
         fingerprint = file.fingerprint
         grown = fingerprint._replace(size=max(fingerprint.size, 1))
         return self.judge(file._replace(fingerprint=grown))
@@ -342,7 +342,10 @@ class Comparer:
     def judge_content(self, found: FoundFile, *, lease: bool) -> soundness.Judgement:
         """What becomes of a file that is taken by its name, by its content and where it lies."""
         root = self._roots[found.root_id].path
-        return soundness.judge(root, found, boundary=self._boundary, lease=lease)
+        judged = soundness.judge(root, found, boundary=self._boundary, lease=lease)
+        if judged.verdict is not None and found.fingerprint.size == 0:  # and nobody writes to it
+            return soundness.Judgement(Verdict.IGNORED, paths.EMPTY)
+        return judged
 
     def bundle_waits_for(
         self, root: Root, bundle: str, settled: Collection[str] = ()
@@ -431,7 +434,7 @@ class Comparer:
                 walked.doubtful += self._there(self._tree.after(root.id, file.rel_path))
             if isinstance(change, Gone):
                 walked.gone.append(change.known)
-            elif isinstance(judged := self._judge_growing(change.found), Passed):
+            elif isinstance(judged := self.judge_growing(change.found), Passed):
                 walked.passed.append((change.found, judged))
             else:
                 folder, name = os.path.split(file.rel_path)

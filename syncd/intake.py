@@ -460,10 +460,10 @@ class Intake:
         passed: list[tuple[FoundFile, Passed]] = []
         moving = self._moving.keys() - {(found.root_id, found.rel_path) for found in settled}
         rivals = {self._moving[key].place for key in moving} if settled else set()
-        judgements = await self._each(self._comparer.judge, settled)
+        judgements = await self._each(self._comparer.judge_growing, settled)
         for found, judged in zip(settled, judgements, strict=True):
             watched = self._moving[found.root_id, found.rel_path]
-            if isinstance(judged, Passed):  # it is empty, or ComfyUI loads another one meanwhile
+            if isinstance(judged, Passed):  # ComfyUI loads another one meanwhile, or it grew
                 passed.append((found, judged))
             elif watched.place in rivals:  # it would be claimed before the other is seen
                 watched.postponed = True

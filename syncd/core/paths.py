@@ -29,6 +29,7 @@ MANY_FILES = frozenset(("diffusers", "LLM"))
 """Types whose models are folders: one file of them alone is of no use to anybody."""
 
 UNFINISHED = "name of an unfinished download"
+EMPTY = "empty file"
 
 SEGMENT_MAX = 255
 """Bytes of one folder or file name."""
@@ -123,9 +124,7 @@ def unwanted(
     for folder in folders:
         if never_enter(folder):
             return f"inside {printable(folder)}/, which holds no models"
-    return _unwanted_name(name, None if bundled else endings) or (
-        "empty file" if size == 0 else None
-    )
+    return _unwanted_name(name, None if bundled else endings) or (EMPTY if size == 0 else None)
 
 
 def _unwanted_name(name: str, endings: Collection[str] | None) -> str | None:

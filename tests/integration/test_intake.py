@@ -253,6 +253,20 @@ async def test_empty_file_that_grows_within_its_window_is_never_recorded_as_empt
     assert states(scene) == {NAME: "queued"}
 
 
+@pytest.mark.parametrize("backfill", [False], indirect=True)
+async def test_empty_file_that_is_open_for_writing_settles_when_it_is_closed(scene: Scene) -> None:
+    with (scene.models / NAME).open("wb"):
+        await scene.intake.walk(scene.root)
+        assert await scene.after(30) == 0
+        (file,) = scene.intake.settling()
+
+    assert file == Settling(NAME, 0, None, "a program has it open for writing")
+    assert states(scene) == {}
+    await scene.after(BLOCKED_LOOK_S)
+    await scene.after(30)
+    assert states(scene) == {NAME: "ignored"}
+
+
 async def test_empty_file_that_stays_empty_is_ignored_after_its_window(scene: Scene) -> None:
     (scene.models / NAME).write_bytes(b"")
     await scene.intake.walk(scene.root)
