@@ -377,6 +377,8 @@ def _dangers(answer: Answer) -> Iterator[str]:
             f" {size_text(answer.bytes_at_risk)} of {size_text(answer.bytes_wanted)}"
         )
         yield from _how_long(answer)
+    if answer.unknown is not None:
+        yield f"the other files could not be checked: {str(answer.unknown).rstrip('.')}"
     if answer.unexamined:
         count = len(answer.unexamined)
         yield f"{count} {'place' if count == 1 else 'places'} cannot be examined"

@@ -189,6 +189,20 @@ def test_what_cannot_be_told_is_not_called_safe(home: Home, cloud: Sandbox, tmp_
     assert refused.out.startswith("NOT known to be safe: ")
 
 
+def test_I32_safe_with_files_at_risk_says_that_the_others_could_not_be_checked(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.once()
+    home.write("loras/three.safetensors", weights(b"not in the catalog"))
+    cloud.faults.add(Rule(Fault.RESET, "list_models", count=None))
+
+    done = home.run("safe")
+
+    assert done.code == 1
+    assert "NOT safe: 1 of 3 files would be lost" in done.out
+    assert "; the other files could not be checked: The catalog cannot be read" in done.out
+
+
 def test_others_deed_is_shown_as_drift_and_not_undone(
     home: Home, cloud: Sandbox, visitor: Visitor
 ) -> None:
