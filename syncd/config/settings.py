@@ -208,6 +208,11 @@ def _gitignore(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _text(value: object) -> object:
+    """A bare whole number as text: TOML tells ``10`` and ``"10"`` apart, rclone does not."""
+    return str(value) if type(value) is int else value
+
+
 def _bandwidth(value: str) -> str:
     bandwidth.parse(value)
     return value
@@ -387,7 +392,7 @@ class Upload(_Section):
     parts_max: int = Field(16, ge=1, le=32)
     """PUT requests at once, at most."""
 
-    bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
+    bandwidth: Annotated[str, BeforeValidator(_text), AfterValidator(_bandwidth)] = "off"
     """Upload rate: 10 MiB/s, 80 Mbit/s, off, or rclone's timetable: 08:00,512k 19:00,off Sat-08:00,off."""
 
     shutdown_grace_s: float = Field(20, ge=0, le=600, allow_inf_nan=False)
@@ -411,7 +416,7 @@ class Guest(_Section):
     idle_io: bool = False
     """Whether to read from disks only when nobody else does, where the I/O scheduler knows that."""
 
-    hash_bandwidth: Annotated[str, AfterValidator(_bandwidth)] = "off"
+    hash_bandwidth: Annotated[str, BeforeValidator(_text), AfterValidator(_bandwidth)] = "off"
     """Rate of reading files for their hash, written as upload.bandwidth is."""
 
 

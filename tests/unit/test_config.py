@@ -443,6 +443,14 @@ def test_a_loopback_address_to_listen_on_is_taken_apart(
     assert loaded.settings.http.address == address
 
 
+def test_rate_may_be_a_bare_number_in_the_file(tmp_path: Path) -> None:
+    toml = 'models_dir = "/m"\n[upload]\nbandwidth = 10\n[guest]\nhash_bandwidth = 512\n'
+
+    settings = read(tmp_path, toml).settings
+
+    assert (settings.upload.bandwidth, settings.guest.hash_bandwidth) == ("10", "512")
+
+
 def test_plain_http_is_accepted_on_this_machine_and_where_allowed(tmp_path: Path) -> None:
     for url in ("http://127.0.0.1:80/a", "http://[::1]/a", "http://localhost/a"):
         assert read(tmp_path, flags={"api.base_url": url}).settings.api.loopback
