@@ -160,7 +160,11 @@ def runtime_sockets(environ: Mapping[str, str]) -> Sequence[str]:
 
 
 def denied(path: str) -> AccessDenied:
-    """Access to *path* is denied by it, or by a folder above it."""
+    """
+    Access to *path* is denied by it, or by a folder above it.
+
+    The text names the one that denies it: below such a folder, *path* may not even exist.
+    """
     import pwd  # only where access is denied
 
     def name_of(uid: int) -> str:
@@ -169,14 +173,14 @@ def denied(path: str) -> AccessDenied:
         except KeyError:
             return f"uid {uid}"
 
-    shown, ours = printable(path), name_of(os.geteuid())
+    ours = name_of(os.geteuid())
     while not os.access(os.path.dirname(path), os.X_OK, effective_ids=True):
         path = os.path.dirname(path)
     found = os.stat(path)
     owner, mode = name_of(found.st_uid), stat.S_IMODE(found.st_mode)
-    allowed = " or as ".join(dict.fromkeys((owner, "root")))
+    shown, allowed = printable(path), " or as ".join(dict.fromkeys((owner, "root")))
     return AccessDenied(
-        f"Access denied: the account {ours} may not read {shown}. {printable(path)} belongs to "
+        f"Access denied: the account {ours} may not read {shown}. {shown} belongs to "
         f"{owner} (mode {mode:04o}). Run this as {allowed}, or add {ours} to the group of "
         "the daemon's socket in its runtime directory."
     )

@@ -88,7 +88,8 @@ def test_account_without_access_is_denied_where_the_device_key_is_stored(
     done = home.run(*args, account=STRANGER)
 
     assert (done.code, done.out) == (77, "")
-    assert f"{home.state} belongs to root (mode 0700). Run this as root, or add" in done.said
+    assert f"the account nobody may not read {home.state}. {home.state} belongs to" in done.said
+    assert "(mode 0700). Run this as root, or add" in done.said
 
 
 @pytest.mark.parametrize("args", [("retry", "--all"), ("bump", ONE), ("cancel", ONE)], ids=" ".join)
