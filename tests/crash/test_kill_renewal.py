@@ -70,7 +70,7 @@ class Scene:
         env = {
             "HOME": str(self.folder),
             "PATH": os.environ["PATH"],
-            "SYNCD_MODELS_DIR": str(self.folder),
+            "SYNCD_MODELS_DIR": str(self.folder / "models"),
             "SYNCD_STATE_DIR": str(self.stored.state_dir),
             "SYNCD_API__BASE_URL": self.cloud.base_url,
             "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",  # not looked for each time
