@@ -93,7 +93,7 @@ class Snapshot:
     brought there; ``hashed`` and ``sent`` count the run's work, repeated work included, and
     ``adopted`` the bytes that were in the catalog already. Rates are bytes a second over the last
     minute, ``sent_beats`` bytes in each ``BEAT_S`` of the last minutes. ``idle_s``: seconds since
-    any file got further than it ever was, or ended. ``walks``: seconds of the last walk of each root.
+    any file made progress (see ``_Advance``) or ended. ``walks``: seconds of the last walk of each root.
     """
 
     running: tuple[Running, ...]
@@ -114,6 +114,39 @@ class Snapshot:
     idle_s: float
     tallies: Mapping[tuple[Tally, tuple[str, ...]], int]
     walks: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class _Advance:
+    """
+    How far a job got in all its tries, to tell progress from bytes that are sent again.
+
+    After a try that got further than any before it, the bytes of the next one count as progress
+    again: a long body on a slow link is not stuck because it broke off once. After a try that got
+    no further, they do not: a server that breaks off at the same byte each time makes none.
+    """
+
+    sent: int = 0
+    furthest: int = 0
+    counted: int = 0
+    grew: bool = False
+    got_further: bool = False
+    counts_again: bool = False
+
+    def follow(self, sent: int) -> bool:
+        """Whether it is progress that *sent* bytes of the job are on their way or stored by now."""
+        if sent < self.sent:
+            if self.grew:  # several parts may fail one after another: that is one failure
+                self.counts_again, self.got_further, self.grew = self.got_further, False, False
+            self.counted = sent if self.counts_again else self.furthest
+        elif sent > self.sent:
+            self.grew = True
+        self.sent = sent
+        if sent <= self.counted:
+            return False
+        self.got_further |= sent > self.furthest
+        self.counted, self.furthest = sent, max(sent, self.furthest)
+        return True
 
 
 class Pulse:
@@ -169,7 +202,7 @@ class Meter:
         self._adopted_bytes = 0
         self._lock = threading.Lock()
         self._running: dict[int, Running] = {}
-        self._furthest: dict[int, int] = {}
+        self._advances: dict[int, _Advance] = {}
         self._expected: dict[int, int] = {}
         self._settling = 0
         self._finished_files = self._finished = 0
@@ -189,9 +222,9 @@ class Meter:
     def begin(self, job: Job) -> None:
         """A worker took *job*."""
         with self._lock:
-            if not self._running and job.id not in self._furthest:
+            if not self._running and job.id not in self._advances:
                 self._moved_s = self._now_s()  # until now there was nothing to do
-            self._furthest.setdefault(job.id, 0)
+            self._advances.setdefault(job.id, _Advance()).follow(0)
             self._expected.setdefault(job.id, job.fingerprint.size)
             self._running[job.id] = Running(job.id, job.rel_path, job.fingerprint.size)
 
@@ -248,9 +281,9 @@ class Meter:
             running = self._running.get(job_id)
             if running is not None:
                 running.sent += count
-                # Bytes that are sent again after a failed try are no progress.
-                if running.sent > self._furthest.get(job_id, 0):
-                    self._furthest[job_id], self._moved_s = running.sent, self._now_s()
+                advance = self._advances.setdefault(job_id, _Advance())
+                if advance.follow(running.sent):
+                    self._moved_s = self._now_s()
                 if part is not None:
                     running.on_wire[part] = running.on_wire.get(part, 0) + count
                     if running.on_wire[part] <= 0:
@@ -268,7 +301,7 @@ class Meter:
         with self._lock:
             running = self._running.pop(job_id, None)
             if registered or adopted or failed:
-                self._furthest.pop(job_id, None)
+                self._advances.pop(job_id, None)
                 size = running.size if running is not None else self._expected.get(job_id, 0)
                 self._finished_files += 1
                 self._finished += size
@@ -282,7 +315,7 @@ class Meter:
         """The job is no longer wanted (its file changed or went)."""
         with self._lock:
             self._running.pop(job_id, None)
-            self._furthest.pop(job_id, None)
+            self._advances.pop(job_id, None)
             self._expected.pop(job_id, None)
 
     def snapshot(self) -> Snapshot:

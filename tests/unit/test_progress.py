@@ -128,23 +128,39 @@ def test_the_rate_is_that_of_the_last_minute_and_the_beats_that_of_the_last_five
     assert set(meter.snapshot().sent_beats) == {0}
 
 
-def test_I30_bytes_that_are_sent_again_are_no_progress() -> None:
+def sent_and_lost(meter: Meter, watch: Watch, count: int) -> None:
+    """A try of 180 s that sends *count* bytes and fails."""
+    meter.begin(job(1))
+    meter.add_sent(1, count)
+    watch.at_s += 180
+    meter.add_sent(1, -count)
+    meter.end(1)
+
+
+def test_I30_bytes_that_break_off_at_the_same_place_each_time_are_no_progress() -> None:
     watch = Watch()
     meter = Meter(watch)
     watch.at_s += 8 * 3600
-    for attempt in range(3):
-        meter.begin(job(1))
-        assert meter.snapshot().idle_s == attempt * 180
-        meter.add_sent(1, 100)
-        watch.at_s += 180
-        meter.add_sent(1, -100)
-        meter.end(1)
-    meter.begin(job(1))
+    for _ in range(4):
+        sent_and_lost(meter, watch, 100)
     stuck = meter.snapshot()
+    meter.begin(job(1))
     meter.add_sent(1, 101)
 
     assert stuck.idle_s == 3 * 180
     assert meter.snapshot().idle_s == 0
+
+
+def test_I30_bytes_sent_again_after_a_try_that_got_further_are_progress() -> None:
+    watch = Watch()
+    meter = Meter(watch)
+    sent_and_lost(meter, watch, 400)
+    meter.begin(job(1))
+    for _ in range(4):
+        watch.at_s += 600
+        meter.add_sent(1, 90)
+
+        assert meter.snapshot().idle_s == 0
 
 
 def test_a_rate_does_not_wait_for_a_whole_beat() -> None:
