@@ -143,7 +143,7 @@ def status_line(moment: Moment) -> str:
     if moment.hashing:
         said.append(f"hashing {size_text(moment.hashing)}/s")
     if moment.settling:
-        said.append(f"waiting for {_files(moment.settling)} to stand still")
+        said.append(f"waiting for {_files(moment.settling)} to stop changing")
     return ", ".join(said) or "nothing to send, watching"
 
 

@@ -57,7 +57,11 @@ class Bars:
         )
         note = (
             f"sending {size_text(sent_rate)}/s   hashing {size_text(hash_rate)}/s   left {eta}"
-            + (f"   waiting for {now.settling_files} to stand still" if now.settling_files else "")
+            + (
+                f"   waiting for {now.settling_files} to stop changing"
+                if now.settling_files
+                else ""
+            )
         )
         return Group(table, Text(note, style="dim"))
 

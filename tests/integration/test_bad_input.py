@@ -218,8 +218,9 @@ def test_a_token_of_no_use_here_is_a_mistake_in_the_configuration(
 def test_a_state_directory_that_cannot_be_written_is_named(
     home: Home, cloud: Sandbox, where: str
 ) -> None:
-    below_a_file = home.models / ONE / "state"
-    state = os.fspath(below_a_file) if where == "below a file" else "/proc/syncd"
+    file = home.models.parent / "file"
+    file.touch()
+    state = os.fspath(file / "state") if where == "below a file" else "/proc/syncd"
     home.env["SYNCD_STATE_DIR"] = state
 
     done = home.once()
@@ -245,7 +246,7 @@ def test_a_damaged_database_is_named_with_what_to_do(home: Home, cloud: Sandbox)
     ("text", "words"),
     [
         ("[settle]\nquiet_seconds = 3\n", [":2:", "settle.quiet_seconds", "settle.quiet_s"]),
-        ("\n[upload]\nfiles = 0\n", [":3:", "upload.files", "greater than or equal to 1"]),
+        ("\n[upload]\nfiles = 0\n", [":3:", "upload.files", "must be a whole number 1 to 16"]),
         ("models_dir = '/a'\nmodels_dir\n", [":2:", "not valid TOML"]),
     ],
 )

@@ -136,7 +136,7 @@ HOLD = HoldRow("offline", 0, "no answer from the cloud", "Check the network.", 0
             moment(queued=3, sending=9.9 * MIB, limit=10 * MIB),
             "3 files queued, sending 9.9 MiB/s of at most 10.0 MiB/s",
         ),
-        (moment(settling=2), "waiting for 2 files to stand still"),
+        (moment(settling=2), "waiting for 2 files to stop changing"),
         (
             moment(queued=3, holds=(HOLD,)),
             "waiting: no answer from the cloud (Check the network.)",
