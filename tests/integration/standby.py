@@ -1,16 +1,20 @@
 """Everything imported and ready: reads an order a line, forks a ``syncd``, tells its exit code."""
 
+import importlib
 import json
 import os
+import pkgutil
 import pwd  # noqa: F401
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+import platformdirs
 import rich.console
 import rich.live
 import rich.progress_bar
-import rich.table  # noqa: F401
+import rich.table
 
 import syncd.cli.config
 import syncd.cli.doctor
@@ -29,19 +33,31 @@ import syncd.cli.steer
 import syncd.cli.support
 import syncd.cli.verify
 import syncd.cli.whoami
-import syncd.service  # noqa: F401
+import syncd.service
 from syncd.cli import entry
 
 
 def main() -> None:
     """Until the orders end."""
     for line in sys.stdin:
+        order = json.loads(line)
+        if order["account"] is not None:
+            _import_everything()
         child = os.fork()
         if child == 0:
-            _become(json.loads(line))
+            _become(order)
             entry()
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _import_everything() -> None:
+    """Another account may not be able to read the program, in a checkout below /root for example."""
+    for package in (syncd, rich, platformdirs):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__") and module.name not in sys.modules:
+                with suppress(ImportError):  # a part of rich is for Windows only
+                    importlib.import_module(module.name)
 
 
 def _become(order: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ def test_account_without_access_is_told_what_is_denied_and_who_has_it(
 ) -> None:
     done = home.run(*args, account=STRANGER)
 
-    assert (done.code, done.out) == (77, "")
+    assert (done.code, done.out) == (77, ""), done.err
     assert f"Access denied: the account nobody may not read {home.state}" in done.said
     assert f"{home.state} belongs to root (mode 0700). Run this as root" in done.said
 
@@ -87,7 +87,7 @@ def test_account_without_access_is_denied_where_the_device_key_is_stored(
 
     done = home.run(*args, account=STRANGER)
 
-    assert (done.code, done.out) == (77, "")
+    assert (done.code, done.out) == (77, ""), done.err
     assert f"the account nobody may not read {home.state}. {home.state} belongs to" in done.said
     assert "(mode 0700). Run this as root, or add" in done.said
 
@@ -133,7 +133,7 @@ def test_member_of_the_socket_group_is_told_what_takes_the_store(
 ) -> None:
     done = home.run("queue", account=MEMBER)
 
-    assert (done.code, done.out) == (77, "")
+    assert (done.code, done.out) == (77, ""), done.err
     assert f"may not read {home.state}" in done.said
 
 
