@@ -4,6 +4,7 @@ The right to write in a state directory.
 A room of its own, since whoever only asks whether a syncd is running needs no database.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -30,6 +31,7 @@ class Lock:
     def __init__(self, state_dir: str) -> None:
         try:
             os.makedirs(state_dir, mode=0o700, exist_ok=True)
+            _require_writable(state_dir)
             self._fd = os.open(state_dir, FLAGS)
         except OSError as error:
             raise unusable(state_dir, error) from error
@@ -52,6 +54,14 @@ class Lock:
     def close(self) -> None:
         """Give the right back."""
         os.close(self._fd)
+
+
+def _require_writable(state_dir: str) -> None:
+    """An flock needs no right to write, so a database that cannot be made would be the first sign."""
+    if not os.access(state_dir, os.W_OK | os.X_OK, effective_ids=True):
+        read_only = os.statvfs(state_dir).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code))
 
 
 def _flock_patiently(fd: int) -> None:

@@ -116,11 +116,17 @@ def on_a_small_disk(home: Home) -> Iterator[Daemon]:
         process.wait()
 
 
-def enlarge_disk(home: Home, daemon: Daemon) -> None:
+def enter(daemon: Daemon) -> list[str]:
+    """The beginning of a command that runs where *daemon* sees its small disk."""
     target = str(daemon.process.pid)
-    inside = ["nsenter", "--target", target, "--user", "--mount", "--preserve-credentials"]
+    return ["nsenter", "--target", target, "--user", "--mount", "--preserve-credentials"]
+
+
+def enlarge_disk(home: Home, daemon: Daemon) -> None:
     # With a source, mount adds no options of today's mount: its uid is unknown in the namespace.
-    subprocess.run([*inside, "mount", "-o", "remount,size=8m", "none", home.state], check=True)
+    subprocess.run(
+        [*enter(daemon), "mount", "-o", "remount,size=8m", "none", home.state], check=True
+    )
 
 
 @pytest.fixture
@@ -264,9 +270,8 @@ def test_F19_status_shows_the_hold_of_a_full_disk(tmp_path: Path, cloud: Sandbox
 
 def inside(daemon: Daemon, home: Home, *args: str) -> str:
     """What a command says that sees the daemon's small disk."""
-    enter = ["nsenter", "--target", str(daemon.process.pid), "--user", "--mount"]
     done = subprocess.run(
-        [*enter, *COMMAND, *args],
+        [*enter(daemon), *COMMAND, *args],
         cwd=PROJECT,
         env=home.environment(),
         stdout=subprocess.PIPE,
