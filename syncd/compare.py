@@ -343,7 +343,9 @@ class Comparer:
         """What becomes of a file that is taken by its name, by its content and where it lies."""
         root = self._roots[found.root_id].path
         judged = soundness.judge(root, found, boundary=self._boundary, lease=lease)
-        if judged.verdict is not None and found.fingerprint.size == 0:  # and nobody writes to it
+        if (
+            judged.verdict is not None and found.fingerprint.size == 0
+        ):  # and no program writes to it
             return soundness.Judgement(Verdict.IGNORED, paths.EMPTY)
         return judged
 

@@ -463,7 +463,7 @@ class Intake:
         judgements = await self._each(self._comparer.judge_growing, settled)
         for found, judged in zip(settled, judgements, strict=True):
             watched = self._moving[found.root_id, found.rel_path]
-            if isinstance(judged, Passed):  # ComfyUI loads another one meanwhile, or it grew
+            if isinstance(judged, Passed):  # ComfyUI loads another file by now, or this one grew
                 passed.append((found, judged))
             elif watched.place in rivals:  # it would be claimed before the other is seen
                 watched.postponed = True

@@ -136,7 +136,7 @@ def writers_of(found: os.stat_result) -> str | None:
 
 def require_unshared(state_dir: str, found: os.stat_result) -> None:
     """
-    Require that nobody else may write in *state_dir*, whose status is *found*.
+    Require that no other account may write in *state_dir*, whose status is *found*.
 
     Raises:
         StateError: Others may; the message says how to fix it.

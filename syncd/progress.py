@@ -37,7 +37,7 @@ class Phase(StrEnum):
 
 class Settling(NamedTuple):
     """
-    A file that still changes, as people are told of it; ``path`` and ``why`` are printable.
+    A file that still changes, as commands show it; ``path`` and ``why`` are printable.
 
     ``seconds_left`` until it is queued if nothing changes any more; None while *why* keeps it.
     """

@@ -639,7 +639,7 @@ class Service:
         now_ms = self._clock.now_ms()
         await self._lanes.db(store.times.bound, now_ms)
         await self._lanes.db(store.jobs.expire_all, now_ms)
-        if once:  # whoever starts a backfill wants it now, not when a job's back-off has passed
+        if once:  # a backfill does not wait for the back-off of its jobs
             await self._lanes.db(store.jobs.make_all_due, now_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)

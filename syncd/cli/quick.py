@@ -115,7 +115,10 @@ def _asked(state_dir: str) -> tuple[int, str]:
     live = daemon.ask(state_dir, "/live")
     if live["running"] and live["idle_s"] > STUCK_S:
         since = time_text(int((time.time() - live["idle_s"]) * 1000))
-        return UNWELL, f"{live['running']} files under way, and none got further since {since}"
+        return (
+            UNWELL,
+            f"no progress since {since}, files in progress: {live['running']}; see syncd status",
+        )
     return WELL, f"a syncd is running on {shown}; files under way: {live['running']}"
 
 

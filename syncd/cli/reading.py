@@ -131,7 +131,7 @@ def ask_daemon(state_dir: str) -> dict[str, Any] | None:
 
 
 def ask_settling(state_dir: str, shown: str) -> Mapping[str, Any] | None:
-    """The file that a person is told of as *shown*, if the daemon waits for it to settle."""
+    """The settling file whose displayed path is *shown*, if there is one."""
     from urllib.parse import quote
 
     from syncd.cli import daemon

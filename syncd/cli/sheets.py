@@ -24,7 +24,7 @@ STYLES = {
 }  # fmt: skip
 
 STILL_S = 300.0
-"""Files under way that got no further for so long are worth a line."""
+"""`status` says since when nothing moved once it has been this many seconds."""
 
 LISTED = 20
 """Files on their way, and at the end of a run files in the catalog, that are listed one by one."""

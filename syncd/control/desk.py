@@ -24,7 +24,7 @@ class Desk:
         started_at: Unix milliseconds.
         settling: The files that still change; read it without an await.
         hint: Takes where to look.
-        state_hold: The hold that no row can tell of, since the disk of the store is full.
+        state_hold: The hold of a full state disk, which cannot be stored.
         unready: Why the service cannot do its work yet, or not any more.
         watch_mode: One of ``metrics.WATCH_MODES``.
     """

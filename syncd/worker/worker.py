@@ -212,7 +212,7 @@ async def _next(run: Run) -> Step:
 
 
 async def _keep_lease(run: Run) -> None:
-    """Until the job is taken away: its file changed, or somebody cancelled it."""
+    """Until the job is taken away: its file changed, or it was cancelled."""
     means = run.means
     while True:
         await means.clock.sleep(LEASE_TTL_MS / 3000)
