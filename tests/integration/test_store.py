@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -355,11 +356,14 @@ except StateError as error:
 """
 
 
-def test_a_directory_that_may_not_be_written_is_refused_with_advice(state_dir: str) -> None:
-    os.makedirs(state_dir, mode=0o555)
-    said = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, state_dir], capture_output=True, text=True, check=True
-    ).stdout
+def test_a_directory_that_may_not_be_written_is_refused_with_advice() -> None:
+    # Not below the folders of the tests, which the other account may not enter.
+    with tempfile.TemporaryDirectory(prefix="syncd-store-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        state_dir = os.path.join(folder, "state")
+        os.makedirs(state_dir, mode=0o555)
+        command = [sys.executable, "-c", AS_NOBODY, state_dir]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert said.startswith(f"74 The state directory {state_dir} cannot be used: Permission denied")
     assert "may write" in said
