@@ -58,7 +58,9 @@ class Lanes:
             return await self.patience.outlast(error, lambda: self._committed(call))
 
     async def _committed(self, call: "partial[T]") -> T:
-        return await asyncio.shield(self._run(self._db, call))
+        future = self._run(self._db, call)
+        future.add_done_callback(_retrieve_error)  # a cancelled caller no longer retrieves it
+        return await asyncio.shield(future)
 
     async def hash(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that reads a whole file."""
@@ -81,6 +83,12 @@ class Lanes:
     @staticmethod
     def _run(pool: ThreadPoolExecutor, call: Callable[[], T]) -> "asyncio.Future[T]":
         return asyncio.get_running_loop().run_in_executor(pool, call)
+
+
+def _retrieve_error(future: "asyncio.Future[T]") -> None:
+    """Keep asyncio from logging an error as never retrieved."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Slots:

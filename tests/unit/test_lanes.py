@@ -1,6 +1,8 @@
 """Permission to send: who waits goes on as soon as more may send. And waiting for room on the disk."""
 
 import asyncio
+import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -9,7 +11,7 @@ from structlog.testing import capture_logs
 
 from syncd.clock import Clock
 from syncd.core.width import Width
-from syncd.errors import StateFull
+from syncd.errors import StateError, StateFull
 from syncd.lanes import Lanes, Slots
 from syncd.patience import Patience
 from tests.fakes import FakeClock
@@ -167,3 +169,24 @@ async def test_who_would_wait_for_room_while_the_program_stops_fails_at_once() -
 
     assert not clock.slept
     assert not said
+
+
+async def test_error_of_store_call_whose_caller_was_cancelled_is_not_logged_by_asyncio() -> None:
+    lanes, reported = Lanes(files=1, slots=1), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    may_end = threading.Event()
+
+    def fail() -> None:
+        may_end.wait()
+        raise StateError("removed")
+
+    caller = asyncio.create_task(lanes.db(fail))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    may_end.set()
+    await lanes.db(int)
+    gc.collect()
+    lanes.close()
+
+    assert not reported
