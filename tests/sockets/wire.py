@@ -89,14 +89,18 @@ class Wire:
         self._on_loop(self._end())
 
     def close(self) -> None:
-        """No connection more."""
-        self.hang_up()
-        self._loop.call_soon_threadsafe(self._server.close)
+        """Accept no more connections, and end those that there are."""
+        self._on_loop(self._close())
 
     def _on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
+    async def _close(self) -> None:
+        self._server.close()
+        await self._end()
+
     async def _end(self) -> None:
+        await asyncio.sleep(0)  # a connection that was just accepted gets its task first
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -128,10 +132,10 @@ class Wire:
         finally:
             if link.waiting:
                 self.suspects.add(port)
+            _close(up_writer, reset=link.reset)  # before the wait, which may be cancelled
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            _close(up_writer, reset=link.reset)
 
     async def _carry(
         self,
