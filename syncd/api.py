@@ -147,6 +147,9 @@ class Pace:
         self._quiet_until_s = max(self._quiet_until_s, until_s)
 
 
+_RECORD_CALLS = frozenset({Call.GET_MODEL, Call.UPDATE_MODEL, Call.DELETE_MODEL})
+
+
 class _NoRecord(Permanent):
     """A 404 that speaks of the record, not of the route."""
 
@@ -700,7 +703,7 @@ class CloudApi:
             return None
         told = _said(body, response.request.extensions["secrets"])
         message = f"{call}: HTTP {status} from {self._host}: {told}"
-        if status == 404 and kind is Kind.OTHER_CLIENT_ERROR:
+        if status == 404 and kind is Kind.OTHER_CLIENT_ERROR and call in _RECORD_CALLS:
             return _NoRecord(message, kind=kind)
         return to_error(
             kind,

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import replace
 
-from syncd.api import UNLISTED, CloudApi
+from syncd.api import CloudApi
 from syncd.clock import Clock
 from syncd.core.drift import is_disabled, sha256_of
 from syncd.errors import JobError
@@ -126,7 +126,9 @@ class Catalog:
 
     async def stored_under(self, storage_key: str) -> tuple[Record | None, bool]:
         """
-        The record made from *storage_key*, asked afresh, and whether the server lists at all.
+        The record made from *storage_key*, asked afresh, and whether the server has a listing at all.
+
+        A listing that is refused is not a missing one: the record may be in it.
 
         Raises:
             JobError: The cloud could not be asked just now, or its answer is of no use.
@@ -134,7 +136,7 @@ class Catalog:
         try:
             found = await self._api.find(storage_key=storage_key)
         except JobError as error:
-            if error.kind in UNLISTED:
+            if error.kind is Kind.ROUTE_UNKNOWN:
                 return None, False
             raise
         return (found[0] if found else None), True

@@ -134,6 +134,8 @@ ADVICE: Mapping[Kind, str] = {
     Kind.PORTAL: "Check the network: a proxy or sign-in page answers instead of the server.",
 }
 
+LISTING_ADVICE = "Ask the operator of the cloud why it refuses to list models; syncd tries again."
+
 
 def classify(
     call: Call,
@@ -238,11 +240,17 @@ def to_error(
         message,
         kind=kind,
         retry_after_s=retry_after_s,
-        advice=advice or ADVICE.get(kind),
+        advice=advice or _advice(kind, call),
         unclear=unclear,
         timed_out=timed_out,
         call=call,
     )
+
+
+def _advice(kind: Kind, call: Call | None) -> str | None:
+    if call is Call.LIST_MODELS and kind in retry.LISTING_REFUSED:
+        return LISTING_ADVICE
+    return ADVICE.get(kind)
 
 
 def s3_code(body: bytes) -> str | None:

@@ -186,7 +186,17 @@ _NOT_AT_ONCE = replace(ROWS[Kind.DEAD_CONNECTION], tries=1)
 _STORE_REDIRECT = Row(Next.LATER, Retryable, fresh_urls=1, job=always(900))
 _REFUSED_WHOLE = Row(Next.FAIL, Permanent)
 
+LISTING_REFUSED = frozenset(
+    {Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.TOO_LARGE, Kind.OTHER_CLIENT_ERROR}
+)
+"""Refusals of the listing. They say nothing about the file, nor that the server has no listing."""
+
 VARIANTS: Mapping[tuple[Kind, Call], Row] = {
+    # Only the job that has to look something up waits; the others need no listing.
+    **{
+        (kind, Call.LIST_MODELS): Row(Next.LATER, Retryable, job=TAKEN_WAIT, free=True)
+        for kind in LISTING_REFUSED
+    },
     # Only what repeats harmlessly goes at once on a new connection.
     **{(Kind.DEAD_CONNECTION, call): _NOT_AT_ONCE for call in (*LOOK_FIRST, Call.ABORT)},
     # What the server may lack and syncd can do without.

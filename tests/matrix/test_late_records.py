@@ -208,6 +208,33 @@ def rename(stage: Stage, path: str, to: str) -> None:
 FIRST, SECOND = "loras/first.safetensors", "loras/second.safetensors"
 
 
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 413, 418, 422, 507])
+def test_I11_register_of_unknown_outcome_waits_while_the_server_refuses_to_list(
+    status: int,
+) -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(FIRST, 4000)
+        stage.start()
+        await stage.arrives(FIRST)
+        stage.strike(
+            Rule(Fault.LOST_ANSWER, call=Call.REGISTER, count=1),
+            Rule(Fault.ANSWER, call=Call.LIST_MODELS, status=status, count=None),
+        )
+        stage.write(SMALL)
+        await stage.until(lambda: stage.registered(SMALL), "a register without an answer")
+        await asyncio.sleep(HOUR_S)
+        stage.write(SECOND, 4000)
+        await stage.until(lambda: stage.registered(SECOND), "another file")
+        stage.relent()
+        await stage.until(lambda: stage.job(SMALL)["state"] == "done", "the end of the job")
+        await stage.stop()
+
+        assert len(stage.calls(Call.REGISTER, path=SMALL)) == 1
+        check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
+
+    play(act, switches={"register_repeats": True})
+
+
 @pytest.mark.parametrize("last", [SECOND, SMALL], ids=["renamed again", "renamed back"])
 def test_I29_move_that_arrives_late_does_not_undo_the_next_one(last: str) -> None:
     async def act(stage: Stage) -> None:

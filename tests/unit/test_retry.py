@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from syncd.core.retry import (
+    LISTING_REFUSED,
     ROWS,
     Decision,
     Next,
@@ -174,6 +175,14 @@ def test_R13_unknown_route_switches_optional_calls_off_and_holds_for_the_others(
         assert waits(Kind.ROUTE_UNKNOWN, call) == []
         assert after(Kind.ROUTE_UNKNOWN, call).next is Next.HOLD
         assert row_of(Kind.ROUTE_UNKNOWN, call).error is NeedsOperator
+
+
+def test_I11_refused_listing_delays_its_own_job_and_is_no_missing_listing() -> None:
+    for kind in LISTING_REFUSED:
+        assert steps(kind, Call.LIST_MODELS, range(1, 3)) == [(Next.LATER, 60), (Next.LATER, 120)]
+        assert steps(kind, Call.LIST_MODELS, range(9, 10)) == [(Next.LATER, 3600)]
+        assert after(kind, Call.LIST_MODELS).free
+    assert after(Kind.ROUTE_UNKNOWN, Call.LIST_MODELS).next is Next.SWITCH_OFF
 
 
 def test_R14_a_conflict_that_a_look_did_not_solve_waits_longer_each_time() -> None:
