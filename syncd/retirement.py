@@ -109,7 +109,6 @@ class Retirement:
         records, now_ms = self._store.records, self._clock.now_ms
         action = "disable" if retiring.replaced else self._policy.action
         told = {"model_path": retiring.model_path, "record_id": retiring.record_id}
-        await self._lanes.db(records.note_retiring, retiring, now_ms())
         try:
             await self._call(retiring, action)
         except JobError as error:

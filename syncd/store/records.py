@@ -303,38 +303,36 @@ class Records:
         """
         A record to retire now, if any, and how many deletions are held back.
 
+        The intent to retire it is committed with the choice. No live job has its bytes: such a job
+        may adopt the record, or move it to the path of a renamed file.
+
         Args:
             gone_before: Records whose file went before this (Unix ms) are due too; None: never.
             most_gone: With more of those at once, none of them is due: that looks like an accident.
         """
-        ours = f"adopted = 0 AND retired_at IS NULL AND retire_after <= :now AND {_KNOWN_ID}"
-        at_rest = (
-            " AND NOT EXISTS (SELECT 1 FROM job WHERE job.model_path = record.model_path"
-            " AND job.state IN ('queued', 'leased'))"
+        replaced = self._due("replaced_at IS NOT NULL", now_ms, limit=1)
+        gone = []
+        if not replaced and gone_before is not None:
+            gone = self._due(f"gone_at < :before AND {_NO_FILE}", now_ms, before=gone_before)
+        if len(gone) > most_gone:
+            return None, len(gone)
+        chosen = next(iter([*replaced, *gone]), None)
+        if chosen is not None:
+            self.note_retiring(chosen, now_ms)
+        return chosen, 0
+
+    def _due(
+        self, which: str, now_ms: int, *, before: int = 0, limit: int | None = None
+    ) -> list[Retiring]:
+        rows = self._db.all(
+            "SELECT record_id, model_path, sha256, replaced_at FROM record WHERE adopted = 0"
+            f" AND retired_at IS NULL AND retire_after <= :now AND {_KNOWN_ID} AND {which}"
+            " AND NOT EXISTS (SELECT 1 FROM job WHERE job.state IN ('queued', 'leased')"
+            " AND (job.model_path = record.model_path OR job.sha256 = record.sha256))"
+            " LIMIT ifnull(:limit, -1)",
+            {"now": now_ms, "before": before, "limit": limit},
         )
-        select = "SELECT record_id, model_path, sha256, replaced_at FROM record WHERE "
-        row = self._db.one(
-            f"{select} {ours} AND replaced_at IS NOT NULL {at_rest} LIMIT 1", {"now": now_ms}
-        )
-        if row is None and gone_before is not None:
-            gone = self._db.all(
-                f"{select} {ours} AND gone_at < :before AND {_NO_FILE} {at_rest}",
-                {"now": now_ms, "before": gone_before},
-            )
-            if len(gone) > most_gone:
-                return None, len(gone)
-            row = gone[0] if gone else None
-        if row is None:
-            return None, 0
-        return (
-            Retiring(
-                row["record_id"],
-                row["model_path"],
-                row["sha256"],
-                replaced=row["replaced_at"] is not None,
-            ),
-            0,
-        )
+        return [_retiring(row) for row in rows]
 
     def predecessor(self, model_path: str, sha256: str) -> Retiring | None:
         """A record of ours that still holds other bytes at that path."""
@@ -366,10 +364,7 @@ class Records:
             " WHERE record_id = ? AND adopted = 0",
             (record_id,),
         )
-        if row is None:
-            return None
-        replaced = row["replaced_at"] is not None
-        return Retiring(row["record_id"], row["model_path"], row["sha256"], replaced=replaced)
+        return None if row is None else _retiring(row)
 
     def note_deleted(self, retiring: Retiring) -> None:
         """It is gone from the catalog: nothing has to be remembered of it."""
@@ -392,6 +387,11 @@ _REMARK = (
     "INSERT INTO job_event (job_id, at, from_state, to_state, event, why)"
     " SELECT id, :now, state, state, :event, :why FROM job"
 )
+
+
+def _retiring(row: Any) -> Retiring:
+    replaced = row["replaced_at"] is not None
+    return Retiring(row["record_id"], row["model_path"], row["sha256"], replaced=replaced)
 
 
 def _standing(row: Any) -> Standing:

@@ -280,3 +280,24 @@ def test_I29_retirement_that_arrives_late_spares_the_file_that_returned(action: 
         assert the_record(stage).id == stage.job(SMALL)["record_id"]
 
     play(act, settings={"catalog": {"on_delete": action, "delete_grace_s": 1, "reconcile_s": 60}})
+
+
+@pytest.mark.parametrize("action", ["disable", "delete"])
+def test_I07_record_that_moves_with_its_renamed_file_is_not_retired_meanwhile(action: str) -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        stage.start()
+        await stage.arrives(SMALL)
+        record_id = the_record(stage).id
+        stage.strike(Rule(Fault.DELAY, call=Call.UPDATE_MODEL, delay_s=25, count=1))
+        rename(stage, SMALL, FIRST)
+        stage.write(SECOND, 4000)  # the end of its job lets retirements begin
+        await stage.arrives(FIRST)
+        await asyncio.sleep(HOUR_S)
+        await stage.stop()
+
+        active = {r.id: r for r in stage.far.cloud.records() if r.model_status == "active"}
+        assert active[record_id].model_path == f"models/{FIRST}"
+        assert stage.job(FIRST)["record_id"] == record_id
+
+    play(act, settings={"catalog": {"on_delete": action, "delete_grace_s": 1}})
