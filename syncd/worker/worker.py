@@ -102,9 +102,11 @@ class Worker:
                 meter.count(Tally.ENDED, outcome.end)
                 raise
             finally:
-                del self._runs[job.id]
                 run.stop.set()
-                _tell_ended(run)
+                # Once it is given back the job may be claimed again before this run is over.
+                if self._runs.get(job.id) is run:
+                    del self._runs[job.id]
+                    _tell_ended(run)
             meter.count(Tally.ENDED, outcome.end)
             _log.info(
                 "job.ended",

@@ -1,0 +1,46 @@
+"""A job that is claimed again while the worker that gave it back still ends."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import pytest
+
+from syncd.model import Call
+from syncd.sandbox.faults import Fault, Rule
+from tests.matrix.stage import LARGE, SMALL, Stage, check, play
+from tests.simulation import life
+
+SLOW_S = 30.0
+"""After the commit that gives a job back, until its worker learns of it."""
+
+
+class _SlowRetry(life._Inline):
+    """Commits at once, but tells of a retry late."""
+
+    async def _committed(self, call: "partial[Any]") -> Any:
+        done = await super()._committed(call)
+        if call.func.__name__ == "retry":
+            await asyncio.sleep(SLOW_S)
+        return done
+
+
+def test_I14_job_claimed_again_before_its_former_run_ended_is_carried_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def act(stage: Stage) -> None:
+        stage.far.faults.add(Rule(Fault.ANSWER, call=Call.COMPLETE, status=422, count=1))
+        stage.write(LARGE)
+        stage.start()
+        await stage.until(lambda: "retry" in stage.events(LARGE), "the end of the first attempt")
+        stage.write(SMALL)  # wakes the dispatcher
+        await stage.arrives(SMALL)
+        await stage.arrives(LARGE)
+        await asyncio.sleep(SLOW_S)
+        assert await stage.stop() == 0
+
+        assert stage.events(LARGE) == ["claim", "retry", "claim", "finish"]
+        check(stage.evidence({f"models/{LARGE}": stage.sha256(LARGE)}))
+
+    monkeypatch.setattr(life, "_Inline", _SlowRetry)
+    play(act)
