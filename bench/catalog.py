@@ -16,11 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
-from syncd import api
-from syncd.auth import Credentials
 from syncd.clock import SystemClock
-from syncd.core.answers import HostPolicy
-from syncd.core.drift import Comparison, Local
+from syncd.cloud import client as api
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.validation import HostPolicy
+from syncd.core.catalog.drift import Comparison, Local
 
 
 def digest(number: int) -> str:

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 
 from bench.measure import Profile, profile_lines, spied
 from bench.scenario import MIB, Goal, Options, Result, Scenario, table, tell
-from syncd.model import Fingerprint, FoundFile, Job, Target
-from syncd.store import Store, Wanted
+from syncd.store.files import Wanted
+from syncd.store.store import Store
+from syncd.types import Fingerprint, FoundFile, Job, Target
 
 BATCH = 20_000
 LASTING_S = 5.0

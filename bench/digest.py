@@ -67,7 +67,7 @@ SCENARIO = Scenario("digest", "SHA-256 alone", _run, _lines, _goals)
 
 def digest(path: str) -> None:
     """Hash it as syncd does."""
-    from syncd import hashing
+    from syncd.fs import hashing
 
     started_s, cpu_s = time.monotonic(), time.process_time()
     hashing.make_plan(path, hashing.look(path), stop=threading.Event(), on_bytes=lambda count: None)

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from syncd.core.answers import HostPolicy
-from syncd.core.parts import plan_parts
-from syncd.hashing import PIECE_SIZE
-from syncd.model import Call, Grant, Part
-from syncd.storage import ObjectStore, build_client
+from syncd.cloud.object_store import ObjectStore, build_client
+from syncd.cloud.validation import HostPolicy
+from syncd.core.jobs.parts import plan_parts
+from syncd.fs.hashing import PIECE_SIZE
+from syncd.types import Call, Grant, Part
 
 MIB = 1024 * 1024
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import click
 
 from syncd import __version__
-from syncd.cli import quick
-from syncd.cli.commands import COMMANDS, main
-from syncd.config import KEYS, VARIABLES, shown
+from syncd.cli import fast_path
+from syncd.cli.main import COMMANDS, main
+from syncd.config.settings import KEYS, VARIABLES, shown
 from syncd.config.values import values_of
 
 TOP = Path(__file__).parents[1]
 CONFIGURATION, EVENTS, MAN = "docs/configuration.md", "docs/events.md", "docs/man/syncd.1"
-HELP = f"syncd/cli/{quick.HELP}"
+HELP = f"syncd/cli/{fast_path.HELP}"
 
 
 def pages() -> dict[str, str]:
@@ -35,7 +35,7 @@ def pages() -> dict[str, str]:
 
 def help_page() -> str:
     """What ``syncd --help`` shows."""
-    width = quick.HELP_COLUMNS - 2  # as click leaves it a margin
+    width = fast_path.HELP_COLUMNS - 2  # as click leaves it a margin
     context = click.Context(main, info_name="syncd", terminal_width=width, **main.context_settings)
     return f"{main.get_help(context)}\n"
 

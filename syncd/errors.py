@@ -29,7 +29,7 @@ by message text.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from syncd.model import Call, Kind
+    from syncd.types import Call, Kind
 
 
 class SyncdError(Exception):
@@ -149,7 +149,7 @@ class FileChanged(Stale):
     """
 
     def __init__(self, message: str, *, unseen: bool = False) -> None:
-        from syncd.model import Kind
+        from syncd.types import Kind
 
         super().__init__(message, kind=Kind.LOCAL_READ)
         self.unseen = unseen
@@ -159,6 +159,6 @@ class LeaseLost(Stale):
     """The job row is no longer ours: superseded, expired or taken over."""
 
     def __init__(self, message: str) -> None:
-        from syncd.model import Kind
+        from syncd.types import Kind
 
         super().__init__(message, kind=Kind.STATE_STORE)

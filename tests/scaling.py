@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from unittest import mock
 
-from syncd import hashing, lead, pagecache
-from syncd.core import answers, parts
-from syncd.worker import file
+from syncd.cloud import validation
+from syncd.core.jobs import parts
+from syncd.fs import hashing, page_cache
+from syncd.upload import file_steps, hash_window
 
 
 @contextlib.contextmanager
@@ -21,10 +22,10 @@ def scaled_down(*, leaf: int, piece: int, part: int) -> Iterator[None]:
         def put(module: object, name: str, value: int) -> None:
             stack.enter_context(mock.patch.object(module, name, value))
 
-        for module in (hashing, lead, pagecache, parts):
+        for module in (hashing, hash_window, page_cache, parts):
             put(module, "LEAF_SIZE", leaf)
-        put(file, "STRETCH", leaf)
-        put(lead, "PARTS_AHEAD", 0)
+        put(file_steps, "STRETCH", leaf)
+        put(hash_window, "PARTS_AHEAD", 0)
         put(hashing, "PIECE_SIZE", piece)
-        put(answers, "PART_SIZE_MIN", part)
+        put(validation, "PART_SIZE_MIN", part)
         yield

@@ -8,7 +8,7 @@ import resource
 import sys
 from typing import NoReturn
 
-from syncd.cli import quick
+from syncd.cli import fast_path
 
 INTERRUPTED = 130
 
@@ -18,12 +18,12 @@ def entry() -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
     arguments = sys.argv[1:]
     try:
-        code = quick.answer(arguments)
+        code = fast_path.answer(arguments)
     except KeyboardInterrupt:
         sys.stderr.write("\nsyncd: interrupted; progress is kept\n")
         code = INTERRUPTED
     if code is not None:
         sys.exit(code)
-    from syncd.cli.commands import leave, status_of
+    from syncd.cli.main import leave, status_of
 
     leave(status_of(arguments))

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from syncd.auth import Credentials
-from syncd.catalog import PROOFS
-from syncd.cli.reaching import exit_of, reaching
-from syncd.config import Loaded, Stored
-from syncd.config.stored import Held
+from syncd.cli.cloud_session import exit_of, reaching
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.listing import PROOFS
+from syncd.config.credential_files import Held, Stored
+from syncd.config.loader import Loaded
 from syncd.errors import JobError, SyncdError
-from syncd.model import Call, Kind, Profile, printable
-from syncd.store import Report, reading
+from syncd.store.db import reading
+from syncd.store.reports import Report
+from syncd.types import Call, Kind, Profile, printable
 
 T = TypeVar("T")
 

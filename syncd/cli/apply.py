@@ -8,16 +8,17 @@ from collections.abc import Sequence
 
 import click
 
-from syncd.applying import Applied
-from syncd.cli.asking import Inquiry
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.comparison import Inquiry
+from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.plan import Planned
 from syncd.cli.run import require_credential
-from syncd.config import Loaded
-from syncd.core.agenda import Act, Line, Unusable, agenda, read, written
+from syncd.config.loader import Loaded
+from syncd.core.catalog.plan_file import Act, Line, Unusable, agenda, read, written
+from syncd.daemon.apply_plan import Applied
 from syncd.errors import SyncdError
-from syncd.model import printable
-from syncd.store import Report, reading
+from syncd.store.db import reading
+from syncd.store.reports import Report
+from syncd.types import printable
 
 
 class PlanUnusable(SyncdError):
@@ -43,8 +44,8 @@ def apply(invocation: Invocation, file: str) -> int:
 
 def carry_out(loaded: Loaded, lines: Sequence[Line]) -> int:
     """Apply *lines*, tell what became of them; the exit code."""
-    from syncd.progress import Meter
-    from syncd.service import Service
+    from syncd.daemon.service import Service
+    from syncd.monitoring.progress import Meter
 
     service = Service(loaded.settings, loaded.credential, meter=Meter())
     applied = asyncio.run(service.apply(lines))
@@ -109,7 +110,7 @@ def write_agenda(loaded: Loaded, planned: Planned, file: str) -> None:
 
 def _sum_up(lines: Sequence[Line], file: str, *, listed: bool) -> None:
     from syncd.cli.diff import UNLISTED
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     if not listed:
         click.echo(UNLISTED)
@@ -120,7 +121,7 @@ def _sum_up(lines: Sequence[Line], file: str, *, listed: bool) -> None:
 
 
 def _tell(applied: Applied) -> None:
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     for what, told in (("refused", applied.refused), ("not done", applied.left)):
         for line, why in told:

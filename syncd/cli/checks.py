@@ -11,15 +11,16 @@ from enum import StrEnum
 from http.client import HTTPException
 from urllib.parse import urlsplit
 
-from syncd import scan, watch
-from syncd.auth import ends_at_s
 from syncd.cli.plan import Planned, make_plan, roots_of
-from syncd.config import Loaded, Settings, require_known_types
-from syncd.core.preview import Action
-from syncd.core.standing import WRITERS, standing, team_of
+from syncd.cloud.credentials import ends_at_s
+from syncd.config.loader import Loaded, require_known_types
+from syncd.config.locations import closing, writers_of
+from syncd.config.settings import Settings
+from syncd.core.catalog.permissions import WRITERS, standing, team_of
+from syncd.core.catalog.plan import Action
 from syncd.errors import ConfigError, JobError, RootUnavailable, StateError
-from syncd.model import Profile, Session, printable
-from syncd.places import closing, writers_of
+from syncd.fs import scanner, watcher
+from syncd.types import Profile, Session, printable
 
 SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0
 """An object store refuses signatures of a clock that is a quarter of an hour off."""
@@ -72,7 +73,7 @@ def local_checks(loaded: Loaded) -> Iterator[Check]:
 
 async def cloud_checks(loaded: Loaded) -> list[Check]:
     """What the cloud says of us: one request, ``GET /users/me``."""
-    from syncd.cli.reaching import exit_of, reaching
+    from syncd.cli.cloud_session import exit_of, reaching
 
     host = loaded.settings.api.base_url
     if loaded.credential.current() is None:
@@ -201,8 +202,8 @@ def _trees(settings: Settings) -> Iterator[Check]:
             else:
                 yield Check("tree", Result.WARNING, f"{shown}: not there, as ComfyUI puts up with")
             continue
-        kind = scan.mount_of(root.path).fs_type
-        if scan.network_filesystem(root.path) is None:
+        kind = scanner.mount_of(root.path).fs_type
+        if scanner.network_filesystem(root.path) is None:
             yield Check("tree", Result.OK, f"{shown}: {kind}")
         else:
             seconds = f"{settings.scan.interval_s:.0f}"
@@ -216,7 +217,7 @@ def _trees(settings: Settings) -> Iterator[Check]:
 
 def _state(state_dir: str) -> Iterator[Check]:
     shown, there = printable(state_dir), _nearest(state_dir)
-    kind = scan.network_filesystem(state_dir)
+    kind = scanner.network_filesystem(state_dir)
     if kind is not None:
         advice = "Set state_dir to a directory on a local disk: databases break on network ones."
         yield Check("state directory", Result.FAILED, f"{shown}: on {kind}", advice, 74)
@@ -227,7 +228,7 @@ def _state(state_dir: str) -> Iterator[Check]:
         advice = f"Let the account of syncd (uid {os.geteuid()}) write there, or set state_dir."
         yield Check("state directory", Result.FAILED, f"{shown}: not writable", advice, 74)
     else:
-        kind = scan.mount_of(state_dir).fs_type
+        kind = scanner.mount_of(state_dir).fs_type
         made = "" if there == state_dir else ", made at the first start"
         yield Check("state directory", Result.OK, f"{shown}: {kind}{made}")
     disk = os.statvfs(there)
@@ -247,11 +248,11 @@ def _nearest(path: str) -> str:
 
 
 def _watches(settings: Settings) -> Check:
-    limit = watch.watches_max()
+    limit = watcher.watches_max()
     if limit is None:
         return Check("watches", Result.SKIPPED, "/proc does not tell the limit")
     roots, _ = roots_of(settings)
-    folders = sum(watch.folders_at(root.path) for root in roots.values())
+    folders = sum(watcher.folders_at(root.path) for root in roots.values())
     found = f"{folders} folders to watch, the system allows {limit}"
     if folders > limit * WATCHES_LEFT:
         advice = f"sysctl -w fs.inotify.max_user_watches={max(4 * folders, 524_288)}"

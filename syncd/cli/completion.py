@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from syncd.cli.commands import main
+from syncd.cli.main import main
 
 VARIABLE = "_SYNCD_COMPLETE"
 """Set by the shell when it asks; click looks for it by this name."""

@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from syncd.cli.commands import Invocation, pass_invocation
-from syncd.config import DEFAULT, KEYS, Loaded, require_known_types, shown
-from syncd.model import printable
+from syncd.cli.main import Invocation, pass_invocation
+from syncd.config.loader import Loaded, require_known_types
+from syncd.config.settings import KEYS, shown
+from syncd.config.sources import DEFAULT
+from syncd.types import printable
 
 _ALWAYS_SHOWN = frozenset({"models_dir", "state_dir", "api.base_url", "api.token"})
 _SECRET = (

@@ -45,10 +45,11 @@ def _demo(folder: Path) -> int:
 
 
 def _sync(folder: Path, models: Path, base_url: str, token: str, team_id: str) -> int:
-    from syncd import config, log
     from syncd.cli.run import run
+    from syncd.config import loader
+    from syncd.monitoring import log
 
-    loaded = config.load(
+    loaded = loader.load(
         os.devnull,
         {
             "models_dir": os.fspath(models),

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from syncd.cli.asking import Inquiry
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.comparison import Inquiry
+from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.plan import Planned, make_plan
-from syncd.core.drift import Finding, Kind, sha256_of
-from syncd.model import printable
+from syncd.core.catalog.drift import Finding, Kind, sha256_of
+from syncd.types import printable
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/diff.schema.json."""
@@ -96,7 +96,7 @@ def _show(planned: Planned, inquiry: Inquiry) -> None:
     from rich.text import Text
 
     from syncd.cli.render import console
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     screen = console()
     if not inquiry.listed:

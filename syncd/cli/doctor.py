@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from syncd.cli.checks import Check, Result, cloud_checks, local_checks
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.main import Invocation, pass_invocation
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/doctor.schema.json."""

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import click
 
-from syncd.cli.commands import Invocation, pass_invocation
-from syncd.config import Loaded
+from syncd.cli.main import Invocation, pass_invocation
+from syncd.config.loader import Loaded
 from syncd.errors import AlreadyRunning, JobError
-from syncd.lanes import Lanes
-from syncd.store import Report, Store, reading
+from syncd.executors import Lanes
+from syncd.store.db import reading
+from syncd.store.reports import Report
+from syncd.store.store import Store
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/gc.schema.json."""
@@ -86,10 +88,10 @@ def _owned(state_dir: str) -> Store:
 
 
 async def _end_uploads(loaded: Loaded, store: Store, lanes: Lanes, swept: Swept) -> None:
-    from syncd.cli.reaching import exit_of, reaching
+    from syncd.cli.cloud_session import exit_of, reaching
     from syncd.clock import SystemClock
-    from syncd.janitor import Janitor
-    from syncd.membership import require_same_cloud
+    from syncd.daemon.team_guard import require_same_cloud
+    from syncd.maintenance.abort_uploads import Janitor
 
     before = await lanes.db(store.report.uploads)
     if not before["unwanted"]:
@@ -107,7 +109,7 @@ async def _end_uploads(loaded: Loaded, store: Store, lanes: Lanes, swept: Swept)
     ended = {state: after[state] - before[state] for state in ("aborted", "gone", "abandoned")}
     swept.uploads = Counter({**ended, "left": after["unwanted"]})
     if swept.uploads["left"] and swept.why_left is None:
-        from syncd.core.ending import Exit
+        from syncd.core.exit_codes import Exit
 
         swept.why_left, swept.code = "the cloud did not end them; the log says why", Exit.LATER
 
@@ -126,7 +128,7 @@ def _document(swept: Swept) -> dict[str, object]:
 
 
 def _show(swept: Swept) -> None:
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     uploads = swept.uploads
     click.echo(f"uploads: {uploads['aborted']} aborted, {uploads['gone']} were gone already")

@@ -2,8 +2,8 @@
 
 import click
 
-from syncd.cli import quick
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli import fast_path
+from syncd.cli.main import Invocation, pass_invocation
 
 
 @click.command()
@@ -16,6 +16,6 @@ def health(invocation: Invocation) -> int:
     the syncd that it asks after, no port and no credential. A syncd that waits, for the cloud or
     for a person, is well: syncd status tells what for.
     """
-    code, text = quick.health(invocation.state_dir)
+    code, text = fast_path.health(invocation.state_dir)
     click.echo(text, nl=False)
     return code

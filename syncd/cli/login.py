@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import click
 
-from syncd.auth import Credentials, pair
-from syncd.catalog import shows
 from syncd.cli.account import (
     Before,
     PersonNeeded,
@@ -19,15 +17,17 @@ from syncd.cli.account import (
     profile,
     stored_of,
 )
-from syncd.cli.commands import Invocation, pass_invocation
-from syncd.cli.reaching import reaching
+from syncd.cli.cloud_session import reaching
+from syncd.cli.main import Invocation, pass_invocation
 from syncd.clock import SystemClock
-from syncd.config import Loaded
-from syncd.core.responses import DEVICE_KEY
-from syncd.core.standing import team_of
+from syncd.cloud.credentials import Credentials, pair
+from syncd.cloud.listing import shows
+from syncd.config.loader import Loaded
+from syncd.core.catalog.permissions import team_of
+from syncd.core.jobs.error_mapping import DEVICE_KEY
 from syncd.errors import ConfigError, NeedsOperator, StateError
-from syncd.model import Kind, Pairing, Profile, Session, Team, printable
-from syncd.store import Store
+from syncd.store.store import Store
+from syncd.types import Kind, Pairing, Profile, Session, Team, printable
 
 
 @click.command()

@@ -7,7 +7,7 @@ the same bytes.
 
 from collections.abc import Iterable, Iterator
 
-from syncd.cli.sheets import Line, Sheet, Styled, Told, right
+from syncd.cli.tables import Line, Sheet, Styled, Told, right
 
 UNWRAPPED = 10_000
 """Columns where nobody looks at a terminal: no name is cut in two for whoever searches the text."""

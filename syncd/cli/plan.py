@@ -11,8 +11,17 @@ from pathlib import Path
 
 import click
 
-from syncd.cli.commands import Invocation, pass_invocation
-from syncd.compare import (
+from syncd.cli.main import Invocation, pass_invocation
+from syncd.config.extra_paths import extra_folders
+from syncd.config.loader import Loaded
+from syncd.config.rules import rules_for
+from syncd.config.settings import Settings, require_claimed
+from syncd.core.catalog.plan import Action, Known, Step, Way, preview
+from syncd.core.files import naming, settling
+from syncd.core.files.search_paths import PathKey, Tree
+from syncd.core.files.selection import Rules
+from syncd.errors import JobError, RootUnavailable
+from syncd.ingest.comparer import (
     Comparer,
     Root,
     companions_in,
@@ -21,14 +30,10 @@ from syncd.compare import (
     is_model,
     require_same_mounts,
 )
-from syncd.config import Loaded, Settings, extra_folders, require_claimed, rules_for
-from syncd.core import paths, settle
-from syncd.core.judge import Rules
-from syncd.core.preview import Action, Known, Step, Way, preview
-from syncd.core.tree import PathKey, Tree
-from syncd.errors import JobError, RootUnavailable
-from syncd.model import FoundFile, Session, Verdict, printable
-from syncd.store import Report, RootRow, reading
+from syncd.store.db import reading
+from syncd.store.files import RootRow
+from syncd.store.reports import Report
+from syncd.types import FoundFile, Session, Verdict, printable
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
@@ -79,7 +84,7 @@ def plan(invocation: Invocation, as_json: bool, out: str | None) -> int:
 
 async def _agents(loaded: Loaded) -> int | None:
     """How many agents would pull what is registered; None where nobody can say at once."""
-    from syncd.cli.reaching import reaching
+    from syncd.cli.cloud_session import reaching
 
     if loaded.credential.read()[0] is None:
         return None
@@ -153,7 +158,7 @@ def _looked_into(
     for file, step in zip(found, steps, strict=True):
         if step.action in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
             root, (folder, name) = roots[file.root_id].path, os.path.split(file.rel_path)
-            why = settle.blocked_by(file, companions(root, folder).get(name))
+            why = settling.blocked_by(file, companions(root, folder).get(name))
             if why is not None:
                 yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
                 continue
@@ -197,7 +202,7 @@ def _require_same_tree(
     links: Collection[str],
 ) -> None:
     """The root, and each file system below it, must be there as the daemon requires it."""
-    from syncd import scan
+    from syncd.fs import scanner
 
     if not row.held_model:
         return
@@ -208,13 +213,13 @@ def _require_same_tree(
     ]
 
     def held_models(folder: str) -> bool:
-        return not folder or any(paths.is_within(rel_path, {folder}) for rel_path in before)
+        return not folder or any(naming.is_within(rel_path, {folder}) for rel_path in before)
 
-    mounts = scan.mounts_in(root.path, {*row.mounts, *links})
+    mounts = scanner.mounts_in(root.path, {*row.mounts, *links})
     require_same_mounts(root, row.mounts, mounts, held_models)
     models = [f.rel_path for f in found if f.root_id == root.id and is_model(root, f)]
     for folder in sorted({"", *row.mounts}):
-        if held_models(folder) and not any(paths.is_within(each, {folder}) for each in models):
+        if held_models(folder) and not any(naming.is_within(each, {folder}) for each in models):
             raise emptied(root, folder)
 
 
@@ -238,7 +243,7 @@ def _walk(
     absent: list[str],
     on_link: Callable[[str], None],
 ) -> Iterator[FoundFile]:
-    from syncd import scan
+    from syncd.fs import scanner
 
     def problem(rel_path: str, error: OSError) -> None:
         if rel_path == "" and isinstance(error, FileNotFoundError) and root.type_key is not None:
@@ -252,7 +257,7 @@ def _walk(
         if not comparer.is_silenced(root, rel_path, error):
             problems[root.shown(rel_path)] = error.strerror or str(error)
 
-    return scan.walk(
+    return scanner.walk(
         root.path,
         root.id,
         symlinks=settings.scan.symlinks,
@@ -344,8 +349,8 @@ def _show(planned: Planned, agents: int | None) -> None:
     from rich.text import Text
 
     from syncd.cli.render import blank_table, console
-    from syncd.cli.sheets import STYLES
-    from syncd.text import size_text
+    from syncd.cli.tables import STYLES
+    from syncd.formatting import size_text
 
     screen, steps, target_of = console(), planned.steps, _link_targets(planned.roots)
     listed = blank_table(None, "action", "size", "file", "why")

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import click
 
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.plan import Planned, make_plan
 from syncd.cli.run import require_credential
-from syncd.config import Loaded
-from syncd.core.agenda import Act, Line, retiring
-from syncd.model import printable
-from syncd.store import Report, reading
+from syncd.config.loader import Loaded
+from syncd.core.catalog.plan_file import Act, Line, retiring
+from syncd.store.db import reading
+from syncd.store.reports import Report
+from syncd.types import printable
 
 
 @click.command()
@@ -75,7 +76,7 @@ def _show(lines: Sequence[Line]) -> None:
     from rich.text import Text
 
     from syncd.cli.render import console
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     if not lines:
         return

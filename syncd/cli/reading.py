@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from syncd import overview
 from syncd.cli.running import is_running
 from syncd.errors import AccessDenied
-from syncd.store import (
+from syncd.monitoring import status
+from syncd.store.db import reading
+from syncd.store.outline import (
     Amount,
     FileReport,
     HoldRow,
@@ -16,7 +17,6 @@ from syncd.store import (
     Outline,
     PassedOver,
     RootReport,
-    reading,
 )
 
 LEASED, QUEUED = "uploading", "queued"
@@ -30,13 +30,13 @@ class Reading(NamedTuple):
     """
 
     running: bool
-    standing: overview.Standing
+    standing: status.Standing
     files: list[FileReport]
     progress: Mapping[str, Any] | None = None
 
     def as_document(self) -> dict[str, object]:
         """What ``syncd status --json`` shows (docs/schemas/status.schema.json)."""
-        document = overview.document(self.standing, running=self.running, progress=self.progress)
+        document = status.document(self.standing, running=self.running, progress=self.progress)
         return {**document, "files": [file._asdict() for file in self.files]}
 
     def as_json(self) -> str:
@@ -52,7 +52,7 @@ class Summary(NamedTuple):
     """
 
     running: bool = False
-    standing: overview.Standing = overview.NOTHING
+    standing: status.Standing = status.NOTHING
     registered: Sequence[FileReport] = ()
     left: Sequence[FileReport] = ()
     passed_over: Sequence[PassedOver] = ()
@@ -74,8 +74,8 @@ def read_files(state_dir: str) -> Reading:
     try:
         with reading(state_dir, Outline) as outline:
             if outline is None:
-                return Reading(running, overview.NOTHING, [], _progress(live))
-            standing, files = overview.Standing.of(outline), list(outline.files())
+                return Reading(running, status.NOTHING, [], _progress(live))
+            standing, files = status.Standing.of(outline), list(outline.files())
     except AccessDenied:
         if live is None:
             raise
@@ -96,7 +96,7 @@ def read_summary(state_dir: str, *, registered: int | None, on_the_way: int | No
         with reading(state_dir, Outline) as outline:
             if outline is None:
                 return Summary(running, progress=_progress(live))
-            standing = overview.Standing.of(outline)
+            standing = status.Standing.of(outline)
             done, left = outline.in_catalog(registered), outline.not_in_catalog(on_the_way)
             passed_over = outline.passed_over()
     except AccessDenied:
@@ -122,11 +122,11 @@ def as_it_is(file: FileReport, running: bool) -> FileReport:
 
 def ask_daemon(state_dir: str) -> dict[str, Any] | None:
     """The daemon's status document; None where it cannot be asked."""
-    from syncd.cli import daemon
+    from syncd.cli import daemon_client
 
     try:
-        return daemon.ask(state_dir, "/status")
-    except (daemon.NotAnswered, daemon.Refused):
+        return daemon_client.ask(state_dir, "/status")
+    except (daemon_client.NotAnswered, daemon_client.Refused):
         return None
 
 
@@ -134,11 +134,11 @@ def ask_settling(state_dir: str, shown: str) -> Mapping[str, Any] | None:
     """The settling file whose displayed path is *shown*, if there is one."""
     from urllib.parse import quote
 
-    from syncd.cli import daemon
+    from syncd.cli import daemon_client
 
     try:
-        answer = daemon.ask(state_dir, f"/settling?path={quote(shown)}")
-    except (daemon.NotAnswered, daemon.Refused):
+        answer = daemon_client.ask(state_dir, f"/settling?path={quote(shown)}")
+    except (daemon_client.NotAnswered, daemon_client.Refused):
         return None
     settling: Mapping[str, Any] | None = answer["settling"]
     return settling
@@ -149,8 +149,8 @@ def _progress(live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def _now(
-    standing: overview.Standing, live: Mapping[str, Any] | None, running: bool
-) -> overview.Standing:
+    standing: status.Standing, live: Mapping[str, Any] | None, running: bool
+) -> status.Standing:
     """*standing* with the holds that only the daemon knows, and without leases of a dead one."""
     if live is not None:
         return standing._replace(holds=_holds_told(live))
@@ -174,9 +174,9 @@ def _holds_told(live: Mapping[str, Any]) -> list[HoldRow]:
     ]
 
 
-def _standing_told(live: Mapping[str, Any]) -> overview.Standing:
+def _standing_told(live: Mapping[str, Any]) -> status.Standing:
     sizes = live["bytes_by_state"]
-    return overview.Standing(
+    return status.Standing(
         roots=[RootReport(**root) for root in live["roots"]],
         holds=_holds_told(live),
         amounts={s: Amount(files, sizes[s]) for s, files in live["files_by_state"].items()},
@@ -188,11 +188,11 @@ def _standing_told(live: Mapping[str, Any]) -> overview.Standing:
 
 
 def _files_told(state_dir: str) -> Iterator[FileReport]:
-    from syncd.cli import daemon
+    from syncd.cli import daemon_client
 
     offset, more = 0, True
     while more:
-        page = daemon.ask(state_dir, f"/files?offset={offset}")
+        page = daemon_client.ask(state_dir, f"/files?offset={offset}")
         yield from (FileReport(**file) for file in page["files"])
         offset, more = offset + len(page["files"]), page["more"]
 
@@ -208,8 +208,8 @@ def _summary_told(
         True,
         _standing_told(live),
         [file for file in files if file.state == "registered"][:registered],
-        [file for file in others if file.state not in overview.TO_DO]
-        + [file for file in others if file.state in overview.TO_DO][:on_the_way],
+        [file for file in others if file.state not in status.TO_DO]
+        + [file for file in others if file.state in status.TO_DO][:on_the_way],
         [PassedOver(n, why, ignored[why].shown) for why, n in counts.most_common()],
         live["progress"],
     )

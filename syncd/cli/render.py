@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from syncd.cli.plain import UNWRAPPED
-from syncd.cli.sheets import Sheet, Styled, Told, right
-from syncd.progress import Meter, Phase, Running, Snapshot
-from syncd.text import duration_text, printable, size_text
+from syncd.cli.tables import Sheet, Styled, Told, right
+from syncd.formatting import duration_text, printable, size_text
+from syncd.monitoring.progress import Meter, Phase, Running, Snapshot
 
 RATE_WINDOW_S = 10.0
 

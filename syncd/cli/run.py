@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from syncd.cli.reading import read_summary
-from syncd.config import DEFAULT, Loaded
+from syncd.config.loader import Loaded
+from syncd.config.sources import DEFAULT
+from syncd.daemon.notify import Notifier
 from syncd.errors import SyncdError
-from syncd.notify import Notifier
-from syncd.progress import Meter
+from syncd.monitoring.progress import Meter
 
 if TYPE_CHECKING:
-    from syncd.service import Service
+    from syncd.daemon.service import Service
 
 
 class NoCredential(SyncdError):
@@ -42,7 +43,7 @@ def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) 
     Raises:
         SyncdError: It could not be started.
     """
-    from syncd.guest import be_modest
+    from syncd.upload.comfyui_throttle import be_modest
 
     require_credential(loaded)
     be_modest(nice=loaded.settings.guest.nice, idle_io=loaded.settings.guest.idle_io)
@@ -65,7 +66,7 @@ async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) 
     # What is imported stays: looking for garbage in it costs a tenth of the start, and later a tenth
     # of a second each time.
     gc.disable()
-    from syncd.service import Service
+    from syncd.daemon.service import Service
 
     gc.freeze()
     gc.enable()
@@ -93,8 +94,8 @@ async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
     """Bars instead of log lines; only errors are still logged, unless a level was asked for."""
     from rich.console import Console
 
-    from syncd import log
     from syncd.cli import render
+    from syncd.monitoring import log
 
     if loaded.origins["log.level"] == DEFAULT:
         log.configure(format=loaded.settings.log.format, level="error", stream=sys.stderr)
@@ -103,17 +104,17 @@ async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
 
 
 def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
-    from syncd.cli import render, sheets
+    from syncd.cli import render, tables
 
     if service.ending.root_error is not None:
         sys.stderr.write(f"syncd: {service.ending.root_error}\n")
         return
     summary = read_summary(
-        os.fspath(loaded.settings.state_dir), registered=sheets.LISTED, on_the_way=sheets.LISTED
+        os.fspath(loaded.settings.state_dir), registered=tables.LISTED, on_the_way=tables.LISTED
     )
     files = sum(amount.files for amount in summary.standing.amounts.values())
     structlog.get_logger("syncd.run").debug("run.ended", files=files)
-    told = sheets.summary(
+    told = tables.summary(
         summary,
         unsettled=service.ending.unsettled,
         problems=service.ending.problems,

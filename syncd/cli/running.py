@@ -1,7 +1,7 @@
 """Does a daemon run? Asked before anything larger is imported."""
 
 from syncd.errors import AccessDenied
-from syncd.lock import is_locked
+from syncd.store.lock import is_locked
 
 
 def is_running(state_dir: str) -> bool:
@@ -16,6 +16,6 @@ def is_running(state_dir: str) -> bool:
     try:
         return is_locked(state_dir)
     except AccessDenied:
-        from syncd.cli import daemon
+        from syncd.cli import daemon_client
 
-        return daemon.socket_of(state_dir) is not None
+        return daemon_client.socket_of(state_dir) is not None

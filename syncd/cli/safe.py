@@ -10,18 +10,20 @@ from typing import Any
 
 import click
 
-from syncd.api import CloudApi
-from syncd.cli.asking import NotAnswered, says_no, sha256_of_file
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.comparison import NotAnswered, says_no, sha256_of_file
+from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.plan import Planned, make_plan
-from syncd.config import Loaded
-from syncd.core import paths
-from syncd.core.drift import WHY, Drift, is_disabled, sha256_of
-from syncd.core.preview import Action, Step
-from syncd.core.throughput import bytes_per_s
+from syncd.cloud.client import CloudApi
+from syncd.config.loader import Loaded
+from syncd.core.catalog.drift import WHY, Drift, is_disabled, sha256_of
+from syncd.core.catalog.plan import Action, Step
+from syncd.core.files import naming
+from syncd.core.transfer.throughput import bytes_per_s
 from syncd.errors import JobError, SyncdError
-from syncd.model import Record, printable
-from syncd.store import HoldRow, Report, reading
+from syncd.store.db import reading
+from syncd.store.outline import HoldRow
+from syncd.store.reports import Report
+from syncd.types import Record, printable
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/safe.schema.json."""
@@ -171,7 +173,7 @@ def _size_of(steps: Iterable[Step]) -> int:
 
 
 def _is_model(step: Step) -> bool:
-    return step.size > 0 and paths.ending_of(step.rel_path) in paths.ENDINGS
+    return step.size > 0 and naming.ending_of(step.rel_path) in naming.ENDINGS
 
 
 def _hold_text(hold: HoldRow) -> str:
@@ -230,7 +232,7 @@ async def _ask(
     Raises:
         NotAnswered: The cloud could not be asked.
     """
-    from syncd.cli.reaching import reaching
+    from syncd.cli.cloud_session import reaching
 
     async with reaching(loaded) as api:
         listed = await _listed(api, expected)
@@ -343,7 +345,7 @@ def as_document(answer: Answer, *, deep: bool) -> dict[str, Any]:
 
 
 def _say(answer: Answer, *, deep: bool) -> None:
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     if answer.exit_code == 1:
         click.echo(f"NOT safe: {'; '.join(_dangers(answer))}")
@@ -369,7 +371,7 @@ def _say(answer: Answer, *, deep: bool) -> None:
 
 def _dangers(answer: Answer) -> Iterator[str]:
     """What keeps the answer from being "safe", one clause each."""
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     if answer.at_risk:
         yield (
@@ -398,7 +400,7 @@ def _but(not_asked: int) -> str:
 
 def _beside(answer: Answer) -> str:
     """What the answer leaves out."""
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     text = ""
     if answer.passed_over:
@@ -415,7 +417,7 @@ def _count(files: int) -> str:
 
 
 def _how_long(answer: Answer) -> Iterator[str]:
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     if not answer.to_send:
         yield "none of it is uploaded automatically"
@@ -424,7 +426,7 @@ def _how_long(answer: Answer) -> Iterator[str]:
 
 
 def _remaining(answer: Answer) -> str:
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     if answer.hold is not None:
         return f"; {answer.hold}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from syncd.model import printable
+from syncd.types import printable
 
 if TYPE_CHECKING:
     from syncd.sandbox.faults import Rule

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from syncd.cli import daemon, quick
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli import daemon_client, fast_path
+from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.running import is_running
 from syncd.errors import SyncdError
-from syncd.model import printable
+from syncd.types import printable
 
 
 class NothingToWatch(SyncdError):
@@ -42,11 +42,11 @@ def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool)
     if watch:
         return _watch(state_dir, as_json)
     if as_json:
-        click.echo(quick.status_json(state_dir), nl=False)
+        click.echo(fast_path.status_json(state_dir), nl=False)
     else:
         from syncd.cli import render
 
-        render.show(render.console(), quick.status(state_dir, everything))
+        render.show(render.console(), fast_path.status(state_dir, everything))
     return 0
 
 
@@ -59,7 +59,7 @@ def _watch(state_dir: str, as_json: bool) -> int:
             f"No syncd runs on {printable(state_dir)}. Start it with syncd, or look once: syncd status"
         )
     try:
-        _follow(daemon.events(state_dir), as_json)
+        _follow(daemon_client.events(state_dir), as_json)
     except KeyboardInterrupt:
         return 0
     raise NothingToWatch("That syncd has ended. Look at what it left: syncd status")
@@ -72,6 +72,6 @@ def _follow(documents: Iterator[dict[str, Any]], as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from syncd.cli import screen
+    from syncd.cli import live_view
 
-    screen.watch(documents, Console())
+    live_view.watch(documents, Console())

@@ -21,15 +21,19 @@ from typing import Any
 
 import click
 
-from syncd import __version__, log, scan
+from syncd import __version__
 from syncd.cli.checks import local_checks
-from syncd.cli.commands import Invocation, pass_invocation
 from syncd.cli.doctor import as_dict
+from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.reading import read_files
-from syncd.config import KEYS, Loaded, shown
+from syncd.config.loader import Loaded
+from syncd.config.settings import KEYS, shown
 from syncd.errors import SyncdError
-from syncd.model import printable
-from syncd.store import Report, reading
+from syncd.fs import scanner
+from syncd.monitoring import log
+from syncd.store.db import reading
+from syncd.store.reports import Report
+from syncd.types import printable
 
 Hide = Callable[[str, str | None], str]
 """What is shown for a path below a root, and the root's type."""
@@ -237,10 +241,10 @@ def _filesystems(loaded: Loaded) -> object:
 
 
 def _filesystem(path: str) -> dict[str, object]:
-    mount = scan.mount_of(path)
+    mount = scanner.mount_of(path)
     told: dict[str, object] = {
         "type": mount.fs_type,
-        "network": scan.network_filesystem(path) is not None,
+        "network": scanner.network_filesystem(path) is not None,
         "exists": os.path.exists(path),
     }
     if os.path.exists(path):

@@ -11,15 +11,16 @@ from typing import Literal
 
 import click
 
-from syncd import hashing
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.path_lookup import resolve
 from syncd.cli.plan import roots_of
-from syncd.cli.resolving import resolve
-from syncd.config import Settings
-from syncd.core.ending import Exit
+from syncd.config.settings import Settings
+from syncd.core.exit_codes import Exit
 from syncd.errors import FileChanged, JobError, RootUnavailable
-from syncd.model import printable
-from syncd.store import Registered, Report, reading
+from syncd.fs import hashing
+from syncd.store.db import reading
+from syncd.store.reports import Registered, Report
+from syncd.types import printable
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/verify.schema.json."""
@@ -149,7 +150,7 @@ def _show(verified: Sequence[Verified]) -> None:
     from rich.text import Text
 
     from syncd.cli.render import blank_table, console
-    from syncd.text import size_text
+    from syncd.formatting import size_text
 
     screen = console()
     odd = [each for each in verified if each.state != "same"]

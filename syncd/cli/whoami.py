@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from syncd.auth import Credentials, ends_at_s
 from syncd.cli.account import Refused, asked, limit_text, name_of, profile
-from syncd.cli.commands import Invocation, pass_invocation
+from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.run import NoCredential
-from syncd.config import Loaded
-from syncd.core.standing import WRITERS, standing, team_of
-from syncd.model import Profile, Session, Team
+from syncd.cloud.credentials import Credentials, ends_at_s
+from syncd.config.loader import Loaded
+from syncd.core.catalog.permissions import WRITERS, standing, team_of
+from syncd.types import Profile, Session, Team
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/whoami.schema.json."""

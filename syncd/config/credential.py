@@ -7,15 +7,15 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from syncd.config.credential_files import Stored, read_secret
 from syncd.config.keyring import Keyring
+from syncd.config.locations import denied
 from syncd.config.settings import Settings
 from syncd.config.sources import DEFAULT
-from syncd.config.stored import Stored, read_secret
-from syncd.core.news import signing_key
-from syncd.core.responses import DEVICE_KEY, SESSION_TOKEN
+from syncd.core.jobs.error_mapping import DEVICE_KEY, SESSION_TOKEN
+from syncd.core.notifications import signing_key
 from syncd.errors import ConfigError
-from syncd.model import Session, printable
-from syncd.places import denied
+from syncd.types import Session, printable
 
 SECRETS_DIR = Path("/run/secrets")
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from syncd.config.settings import Settings
-from syncd.core.tree import NOT_MODELS, Folder, tops_of
+from syncd.core.files.search_paths import NOT_MODELS, Folder, tops_of
 from syncd.errors import ConfigError
-from syncd.model import printable
+from syncd.types import printable
 
 
 def extra_folders(settings: Settings) -> list[Folder]:

@@ -28,14 +28,14 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from syncd.core import bandwidth
-from syncd.core.gitignore import BadLine, parse_all
-from syncd.core.news import signing_key
-from syncd.core.paths import ENDINGS, ending_of, fault_of
+from syncd.config.locations import default_state_dir
+from syncd.core.files.gitignore import BadLine, parse_all
+from syncd.core.files.naming import ENDINGS, ending_of, fault_of
+from syncd.core.notifications import signing_key
+from syncd.core.transfer import rates
 from syncd.core.units import parse_size
 from syncd.errors import ConfigError
-from syncd.model import printable
-from syncd.places import default_state_dir
+from syncd.types import printable
 
 ONCE_MARGIN_S = 10.0
 """Seconds that ``--once`` waits beyond the longest settle window, whatever its own setting says."""
@@ -214,12 +214,12 @@ def _text(value: object) -> object:
 
 
 def _bandwidth(value: str) -> str:
-    bandwidth.parse(value)
+    rates.parse(value)
     return value
 
 
 def _rate(value: str) -> str:
-    if bandwidth.parse_rate(value) is None:
+    if rates.parse_rate(value) is None:
         raise ValueError("is no rate such as 1 MiB/s")
     return value
 

@@ -10,7 +10,7 @@ from pydantic_settings import EnvSettingsSource
 
 from syncd.config.settings import KEYS, VARIABLES, Settings
 from syncd.errors import ConfigError
-from syncd.model import printable
+from syncd.types import printable
 
 DEFAULT = "default"
 """Origin of a value that nobody set."""

@@ -10,11 +10,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from syncd.control.acts import Acts
-from syncd.control.desk import Desk, Refusal
-from syncd.control.looks import Looks, Overlook
+from syncd.control.commands import Acts
+from syncd.control.context import Desk, Refusal
+from syncd.control.queries import Looks, Overlook
 from syncd.errors import StateError
-from syncd.model import printable
+from syncd.types import printable
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

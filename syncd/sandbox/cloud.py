@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from syncd.model import Call
 from syncd.sandbox import fields
 from syncd.sandbox.accounts import Accounts, Credential
 from syncd.sandbox.answers import ApiRefusal, StoreRefusal, api_refused, json_answer
 from syncd.sandbox.backend import ObjectStore, SignedPut
 from syncd.sandbox.fields import Shape
 from syncd.sandbox.switches import Cap, Switches, Unique
+from syncd.types import Call
 
 PREFIX = "/api/v1"
 NEWS: Mapping[str, tuple[str, str]] = {

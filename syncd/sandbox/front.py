@@ -14,10 +14,10 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from syncd.model import Call
 from syncd.sandbox.answers import Answer
 from syncd.sandbox.faults import Fault, Faults
 from syncd.sandbox.history import Draft, Entry, History
+from syncd.types import Call
 
 JSON_LIMIT = 4 * 1024 * 1024
 """Bytes of an API request's body that are read; 10,000 parts with their etags fit."""

@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from syncd.model import Call
 from syncd.sandbox.answers import StoreRefusal, store_refused
 from syncd.sandbox.backend import Grants, SignedPut
 from syncd.sandbox.gate import check_framing, check_signature
 from syncd.sandbox.switches import Cap, Switches
+from syncd.types import Call
 
 PUT_LIMIT = 5 * 1024**3
 """Bytes that S3 takes in one PUT, of an object or of a part."""

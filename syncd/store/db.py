@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
+from syncd.config.locations import denied
 from syncd.errors import StateError, StateFull
-from syncd.lock import unusable
-from syncd.places import denied
-from syncd.text import printable
+from syncd.formatting import printable
+from syncd.store.lock import unusable
 
 FILE_NAME = "syncd.db"
 WAL_MODE_SUFFIXES = ("", "-wal", "-shm")

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-from syncd.core.tree import PathKey
-from syncd.model import (
+from syncd.core.files.search_paths import PathKey
+from syncd.store.db import Database
+from syncd.store.jobs import Jobs
+from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
+from syncd.types import (
     FoundFile,
     Job,
     KnownFile,
@@ -18,9 +21,6 @@ from syncd.model import (
     Verdict,
     printable,
 )
-from syncd.store.db import Database
-from syncd.store.jobs import Jobs
-from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
 
 PAGE = 10_000
 """Rows read at a time."""

@@ -2,10 +2,10 @@
 
 import hashlib
 
-from syncd.core.allowance import hour_of, oldest_hour
-from syncd.model import Call
+from syncd.core.transfer.quota import hour_of, oldest_hour
 from syncd.store.db import Database
 from syncd.store.outline import HoldRow, holds_in
+from syncd.types import Call
 
 HOLD_KINDS = ("offline", "throttled", "operator", "limit", "root", "paused")
 """What everything can wait for; ``paused`` is what a person asked for."""

@@ -12,9 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from syncd.core.machine import advance
+from syncd.core.jobs.states import advance
 from syncd.errors import LeaseLost
-from syncd.model import (
+from syncd.store.db import Database
+from syncd.store.records import Records
+from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
+from syncd.types import (
     Event,
     FoundFile,
     Job,
@@ -27,9 +30,6 @@ from syncd.model import (
     Target,
     printable,
 )
-from syncd.store.db import Database
-from syncd.store.records import Records
-from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
 
 _SELECT = "SELECT job.*, plan.leaves FROM job LEFT JOIN plan ON plan.job_id = job.id"
 _FACTS = frozenset(

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from syncd.formatting import printable
 from syncd.store.db import Database
-from syncd.text import printable
 
 WANTED = "wanted"  # model.Verdict: its room takes longer to import than a status to be told
 
@@ -270,7 +270,7 @@ def file_report(row: Any) -> FileReport:
     state = file_state(row)
     why, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
     if state == DRIFT:
-        from syncd.core import drift  # rare
+        from syncd.core.catalog import drift  # rare
 
         why, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
     return FileReport(

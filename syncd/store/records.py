@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from syncd.core.drift import Drift, is_disabled
-from syncd.model import Job, KnownFile, Record, Remark, Target
+from syncd.core.catalog.drift import Drift, is_disabled
 from syncd.store.db import Database
+from syncd.types import Job, KnownFile, Record, Remark, Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from syncd.model import Fingerprint, Job, Kind, KnownFile, State, Target, Verdict
+from syncd.types import Fingerprint, Job, Kind, KnownFile, State, Target, Verdict
 
 FINGERPRINT_COLUMNS = ("size", "mtime_ns", "ctime_ns", "dev", "inode")
 _TARGET = ("model_path", "model_type", "file_name", "display_name", "bundle")

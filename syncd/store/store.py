@@ -2,14 +2,14 @@
 
 from contextlib import AbstractContextManager, ExitStack
 
-from syncd.lock import Lock
+from syncd.store.cleanup import Upkeep
 from syncd.store.db import Database
 from syncd.store.files import Files
 from syncd.store.holds import Holds, Sent, Servers
 from syncd.store.jobs import Jobs
-from syncd.store.report import Report
+from syncd.store.lock import Lock
+from syncd.store.reports import Report
 from syncd.store.times import Times
-from syncd.store.upkeep import Upkeep
 
 
 class Store:

@@ -9,7 +9,7 @@ known, and each time is bounded: it lies no further ahead of the clock than when
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from syncd.core.allowance import hour_of
+from syncd.core.transfer.quota import hour_of
 from syncd.store.db import Database
 from syncd.store.jobs import IN_DOUBT, REREAD_MS
 

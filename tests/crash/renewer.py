@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import syncd.cli.whoami  # noqa: F401
-from syncd.cli.commands import status_of
+from syncd.cli.main import status_of
 from tests.crash.victim import FELL_OVER, Killer, LineCounter
 
 

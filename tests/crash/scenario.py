@@ -22,9 +22,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from syncd.model import Call
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call
 from tests.crash.victim import Order
 from tests.visitor import Visitor
 from tests.weights import HEADER, weights

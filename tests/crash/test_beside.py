@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import LEAF_SIZE, Call
-from syncd.pagecache import cached_pages
+from syncd.fs.page_cache import cached_pages
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import LEAF_SIZE, Call
 from tests.integration.harness import YOUNGEST_S, Home, records
 from tests.trap import Trap, facts, nth, run
 from tests.weights import MIB, sha256_of, write_safetensors

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.server import Sandbox
+from syncd.types import Call
 from tests.integration.harness import (
     COMMAND,
     DEADLINE_S,

@@ -11,7 +11,7 @@ import pytest
 
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
-from syncd.store import Store
+from syncd.store.store import Store
 from tests.integration.harness import YOUNGEST_S, Home, records
 from tests.trap import Trap, nth, run
 from tests.weights import MIB, sha256_of, write_safetensors

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Faults, Rule
 from syncd.sandbox.history import Entry
+from syncd.types import Call
 from tests.crash.lanes import each
 from tests.crash.scenario import SIZES, Scene, Theatre
 from tests.integration.harness import until

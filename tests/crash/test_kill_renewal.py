@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from syncd.config import Stored
-from syncd.model import Call, Session
+from syncd.config.credential_files import Stored
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call, Session
 from tests.crash.conftest import MEMORY
 from tests.crash.lanes import LANES, each
 from tests.crash.renewer import Order

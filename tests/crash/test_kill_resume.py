@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call
 from tests.integration.harness import YOUNGEST_S, Home, records, until
 from tests.trap import RUN_S, Facts, Trap, facts, nth, run, start
 from tests.weights import MIB, sha256_of, write_safetensors

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.store import Store
+from syncd.store.store import Store
 from tests.crash.lanes import each
 from tests.crash.powerloss import Disk, calls
 from tests.crash.scenario import Theatre

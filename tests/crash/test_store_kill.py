@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import State
-from syncd.store import Store
+from syncd.store.store import Store
+from syncd.types import State
 
 ROUNDS = 10
 
 # Works jobs through for ever, as a worker does, and says each fact once its commit has returned.
 COMMITTER = """
 import itertools, json, sys
-from syncd.model import Fingerprint, FoundFile, Multipart, Part, Plan, Target
+from syncd.types import Fingerprint, FoundFile, Multipart, Part, Plan, Target
 from syncd.store import Store, Wanted
 
 def say(*fact):

@@ -24,11 +24,12 @@ from types import FrameType
 from typing import Any
 
 import syncd
-from syncd import config, log
-from syncd.core import answers
+from syncd.cloud import validation
+from syncd.config import loader
+from syncd.daemon.service import Service
 from syncd.errors import SyncdError
-from syncd.progress import Meter
-from syncd.service import Service
+from syncd.monitoring import log
+from syncd.monitoring.progress import Meter
 
 PROGRAM = os.path.dirname(syncd.__file__) + os.sep
 ATTACHED_S = 60.0
@@ -66,10 +67,10 @@ class Order:
 def run(order: Order) -> int:
     """One ``syncd --once``; its exit code."""
     # Parts of a few KiB take the way of parts of 100 MiB, and hundreds of them fit into a minute.
-    answers.PART_SIZE_MIN = 1
+    validation.PART_SIZE_MIN = 1
     with Path(order.out + ".log").open("a", encoding="utf-8") as stream:
         log.configure(format="json", level="info", stream=stream)
-        loaded = config.load(None, {}, order.env)
+        loaded = loader.load(None, {}, order.env)
         service = Service(
             loaded.settings, loaded.credential, meter=Meter(), latest_s=order.latest_s
         )

@@ -5,8 +5,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncd.cli.commands import COMMANDS
-from syncd.config import KEYS
+from syncd.cli.main import COMMANDS
+from syncd.config.settings import KEYS
 
 PROJECT = Path(__file__).parents[2]
 GUIDE = PROJECT / "docs" / "install.md"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from syncd.store import FILE_STATES
+from syncd.store.outline import FILE_STATES
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"
 ALERTS = MONITORING / "alerts.yaml"

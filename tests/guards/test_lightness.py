@@ -31,12 +31,20 @@ HEAVY = frozenset(
         "pydantic",
         "rich",
     }
-    | {"structlog", "syncd.model", "syncd.progress", "syncd.store.report", "tomllib"}
+    | {"structlog", "syncd.types", "syncd.monitoring.progress", "syncd.store.reports", "tomllib"}
 )
 """What would take a good part of the time that an answer may take."""
 
 UNUSED = frozenset(
-    {"difflib", "markdown_it", "prometheus_client", "pygments", "rich", "syncd.metrics", "yaml"}
+    {
+        "difflib",
+        "markdown_it",
+        "prometheus_client",
+        "pygments",
+        "rich",
+        "syncd.monitoring.metrics",
+        "yaml",
+    }
 )
 """What a daemon does not need as long as nobody asks, or ever."""
 

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from syncd.sandbox.server import Sandbox
-from syncd.store import Report, reading
+from syncd.store.db import reading
+from syncd.store.reports import Report
 from tests import memory
 from tests.integration.harness import Home, until
 from tests.weights import weights

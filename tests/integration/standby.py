@@ -16,24 +16,24 @@ import rich.live
 import rich.progress_bar
 import rich.table
 
+import syncd.cli.cloud_session
 import syncd.cli.config
+import syncd.cli.control
 import syncd.cli.doctor
-import syncd.cli.files
 import syncd.cli.gc
 import syncd.cli.health
+import syncd.cli.inspect
 import syncd.cli.login
 import syncd.cli.plain
 import syncd.cli.plan
-import syncd.cli.reaching
 import syncd.cli.render
 import syncd.cli.run
 import syncd.cli.safe
 import syncd.cli.status
-import syncd.cli.steer
 import syncd.cli.support
 import syncd.cli.verify
 import syncd.cli.whoami
-import syncd.service
+import syncd.daemon.service
 from syncd.cli import entry
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from syncd.announce import RETRY_FIRST_S, TRIES, Announcer, Receiver, Receivers
-from syncd.lanes import Lanes
-from syncd.model import Call
+from syncd.executors import Lanes
+from syncd.monitoring.webhook import RETRY_FIRST_S, TRIES, Announcer, Receiver, Receivers
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from syncd.store import HoldRow, Store
+from syncd.store.outline import HoldRow
+from syncd.store.store import Store
+from syncd.types import Call
 from tests.fakes import LOST, FakeClock, Reply, ScriptedServer, Seen, endless, reply
 from tests.integration.harness import PROJECT, Finished, Home, records, until
 from tests.weights import weights

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
+from syncd.types import Call
 from tests.integration.harness import PROJECT, RUN_S, Home, records, until
 from tests.relay import Answer, relaying
 from tests.weights import weights

@@ -44,7 +44,7 @@ ENDPOINTS = ("/status", "/files", "/settling?path=x", "/metrics", "/live", "/rea
 
 # Errors of other libraries, with what they would say of a request or of an answer.
 BUGGY = """
-import sys, types, click, httpx, pydantic, syncd.cli, syncd.cli.commands as cli
+import sys, types, click, httpx, pydantic, syncd.cli, syncd.cli.main as cli
 key, signature, password, way = [*sys.argv[1:5]]
 sys.argv[1:] = ["--log-level", "debug", "buggy"]
 class Answer(pydantic.BaseModel):

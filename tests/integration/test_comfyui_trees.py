@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from syncd import config, scan
 from syncd.cli.plan import roots_of
-from syncd.compare import Comparer, Root
-from syncd.config import Settings
-from syncd.core.judge import Rules, Taken
+from syncd.config import loader
+from syncd.config.settings import Settings
+from syncd.core.files.selection import Rules, Taken
+from syncd.fs import scanner
+from syncd.ingest.comparer import Comparer, Root
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "data" / "comfyui_trees.json").read_text("utf-8")
@@ -45,7 +46,7 @@ def settings_of(base: Path, case: dict[str, Any]) -> Settings:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(case["yaml"]).replace("{base}", str(base)) + "\n")
         values["comfyui.extra_model_paths"] = str(file)
-    return config.load("/dev/null", values, {}).settings
+    return loader.load("/dev/null", values, {}).settings
 
 
 def our_reading(base: Path, settings: Settings) -> dict[tuple[str, str], str]:
@@ -53,12 +54,12 @@ def our_reading(base: Path, settings: Settings) -> dict[tuple[str, str], str]:
     roots, tree = roots_of(settings)
 
     def rules_of(root: Root) -> Rules:
-        return config.rules_for(settings, root.path, type_key=root.type_key)
+        return loader.rules_for(settings, root.path, type_key=root.type_key)
 
     comparer = Comparer(roots, files=None, symlinks="follow", tree=tree, rules_of=rules_of)
     taken = {}
     for root in roots.values():
-        for file in scan.walk(root.path, root.id, problem=lambda *_: None):
+        for file in scanner.walk(root.path, root.id, problem=lambda *_: None):
             if isinstance(comparer.judge(file), Taken):
                 key = tree.kind_and_name(root.id, file.rel_path)
                 real = Path(root.path, file.rel_path).resolve()

@@ -26,8 +26,8 @@ import pyte
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from syncd.control.serving import listen_on_socket
-from syncd.places import SOCKET
+from syncd.config.locations import SOCKET
+from syncd.control.server import listen_on_socket
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, Nursery, records, until

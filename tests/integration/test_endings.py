@@ -10,18 +10,19 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 from pydantic import SecretStr
 
-from syncd import service as service_room
-from syncd.assembly import Doors, Ties, Tools, assembled, open_store
 from syncd.clock import SystemClock
-from syncd.compare import BrokenOff
-from syncd.config import CredentialSource, Settings
-from syncd.control import Desk
-from syncd.lanes import Lanes
-from syncd.membership import Membership
-from syncd.progress import Meter
-from syncd.service import Service
-from syncd.store import RootRow
-from syncd.watch import Watcher
+from syncd.config.credential import CredentialSource
+from syncd.config.settings import Settings
+from syncd.control.context import Desk
+from syncd.daemon import service as service_room
+from syncd.daemon.components import Doors, Ties, Tools, assembled, open_store
+from syncd.daemon.service import Service
+from syncd.daemon.team_guard import Membership
+from syncd.executors import Lanes
+from syncd.fs.watcher import Watcher
+from syncd.ingest.comparer import BrokenOff
+from syncd.monitoring.progress import Meter
+from syncd.store.files import RootRow
 from tests.weights import write_safetensors
 
 P = ParamSpec("P")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.expected import expected_sha256
+from syncd.fs.download_notes import expected_sha256
 
 SHA = "7c5d3f4b8b76583b422fcb9189ad6c89d5d97a094541ce8932dce3ecabde1421"
 COMMIT = "11c5a3d5811f50298f278a704980280950aedb10"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.history import Entry
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call
 from tests.integration.harness import LARGE, MIB, Daemon, Home, records, until
 from tests.weights import weights
 

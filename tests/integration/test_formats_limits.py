@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from syncd import formats, soundness
-from syncd.formats import gguf, safetensors
+from syncd.ingest import integrity
+from syncd.ingest.formats import gguf, safetensors, structure
 from tests import model_files
 
 CHILD = """
@@ -181,7 +181,7 @@ def index_of(entry: Callable[[int], str]) -> bytes:
     """An index of shards as long as one may be."""
     entries: list[str] = []
     size = 0
-    while size < soundness.MAX_INDEX - 1000:
+    while size < integrity.MAX_INDEX - 1000:
         entries.append(entry(len(entries)))
         size += len(entries[-1].encode()) + 2
     return ('{"metadata": {}, "weight_map": {' + ", ".join(entries) + "}}").encode()
@@ -208,7 +208,7 @@ def test_I17_memory_stays_flat_for_the_largest_index_of_shards(tmp_path: Path, c
     done = subprocess.run(child, check=True, capture_output=True, text=True, timeout=120)
     growth, said = done.stdout.splitlines()
 
-    assert path.stat().st_size > 0.99 * soundness.MAX_INDEX
+    assert path.stat().st_size > 0.99 * integrity.MAX_INDEX
     assert said == expected
     assert int(growth) < 16 * 1024 * 1024
 
@@ -259,8 +259,8 @@ def test_a_header_of_one_mebibyte_costs_no_more_than_a_few_passes_over_it(case: 
     fd = os.memfd_create("model")
     try:
         os.write(fd, content)
-        verdict = formats.check(fd, name, len(content))
-        spent = seconds(lambda: formats.check(fd, name, len(content)))
+        verdict = structure.check(fd, name, len(content))
+        spent = seconds(lambda: structure.check(fd, name, len(content)))
     finally:
         os.close(fd)
 

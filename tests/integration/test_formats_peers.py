@@ -19,9 +19,9 @@ from gguf import GGMLQuantizationType as Type
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from syncd import formats
-from syncd.formats import Structure
-from syncd.formats.gguf import TENSOR_TYPES
+from syncd.ingest.formats import structure
+from syncd.ingest.formats.gguf import TENSOR_TYPES
+from syncd.ingest.formats.structure import Structure
 from tests import model_files
 
 Reader = Callable[[Path], None]
@@ -30,7 +30,7 @@ Reader = Callable[[Path], None]
 def ours(path: Path) -> Structure:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return formats.check(fd, path.name, path.stat().st_size)
+        return structure.check(fd, path.name, path.stat().st_size)
     finally:
         os.close(fd)
 

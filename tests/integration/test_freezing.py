@@ -5,8 +5,8 @@ import os
 import httpx
 import pytest
 
-from syncd.core.answers import BODY_MAX
-from syncd.places import SOCKET
+from syncd.cloud.validation import BODY_MAX
+from syncd.config.locations import SOCKET
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import Home, records, until

@@ -13,10 +13,10 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd import hashing
-from syncd.core.parts import plan_parts
+from syncd.core.jobs.parts import plan_parts
 from syncd.errors import FileChanged, JobError
-from syncd.model import LEAF_SIZE, Fingerprint, Kind, Part, Plan
+from syncd.fs import hashing
+from syncd.types import LEAF_SIZE, Fingerprint, Kind, Part, Plan
 
 GO = threading.Event()
 LEAF, PIECE = 16, 4

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from syncd.store import Store
+from syncd.store.store import Store
 from tests.integration.harness import Home
 
 MODULES = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
@@ -60,7 +60,7 @@ def test_one_whose_loop_stands_still_is_not_well(home: Home) -> None:
     with home.daemon() as daemon:
         daemon.started()
         daemon.process.send_signal(signal.SIGSTOP)
-        code = "import syncd.cli.daemon as d; d.ANSWER_S = 0.5; "
+        code = "import syncd.cli.daemon_client as d; d.ANSWER_S = 0.5; "
         done = subprocess.run(
             (sys.executable, "-c", code + CALL, "health"),
             env=home.environment(), capture_output=True, text=True,

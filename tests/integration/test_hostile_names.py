@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import printable
 from syncd.sandbox.server import Sandbox
-from syncd.store import FILE_STATES
+from syncd.store.outline import FILE_STATES
+from syncd.types import printable
 from tests.integration.harness import Home, records, until
 from tests.weights import write_safetensors
 

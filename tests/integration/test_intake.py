@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from syncd import intake
-from syncd.compare import BrokenOff, Comparer, Root
-from syncd.core import settle
-from syncd.core.judge import Patterns, Rules
-from syncd.core.tree import Tree
-from syncd.intake import BATCH, BLOCKED_LOOK_S, RIVAL_LOOK_S, Intake
-from syncd.lanes import Lanes
-from syncd.model import Hint, HintKind, Verdict
-from syncd.progress import Meter, Settling
-from syncd.store import Admission, Store, Wanted
+from syncd.core.files import settling
+from syncd.core.files.search_paths import Tree
+from syncd.core.files.selection import Patterns, Rules
+from syncd.executors import Lanes
+from syncd.ingest import ingester
+from syncd.ingest.comparer import BrokenOff, Comparer, Root
+from syncd.ingest.ingester import BATCH, BLOCKED_LOOK_S, RIVAL_LOOK_S, Intake
+from syncd.monitoring.progress import Meter, Settling
+from syncd.store.files import Admission, Wanted
+from syncd.store.store import Store
+from syncd.types import Hint, HintKind, Verdict
 from tests.somebody import as_somebody_else
 from tests.weights import write_safetensors
 
 NAME = "loras/x.safetensors"
-WINDOWS = settle.Windows(quiet_s=30, closed_s=10, network_s=90)
+WINDOWS = settling.Windows(quiet_s=30, closed_s=10, network_s=90)
 HOUR_S = 3600.0
 
 
@@ -151,7 +152,7 @@ async def test_an_age_by_a_clock_that_was_set_meanwhile_counts_for_nothing(scene
     assert await scene.after(0.1) == 1
 
 
-@pytest.mark.parametrize("clock", [settle.OLD_S - 60], indirect=True)
+@pytest.mark.parametrize("clock", [settling.OLD_S - 60], indirect=True)
 @pytest.mark.parametrize("backfill", [True], indirect=True)
 async def test_a_young_file_waits_for_its_whole_window_in_a_backfill_too(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
@@ -300,7 +301,7 @@ async def test_more_hints_than_are_looked_at_in_one_go_are_all_looked_at(scene: 
 async def test_I17_settled_files_are_queued_some_at_a_time_clashes_and_bundles_as_a_whole(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "SETTLED_MAX", 3)
+    monkeypatch.setattr(ingester, "SETTLED_MAX", 3)
     plain = [f"loras/{name}.safetensors" for name in ("a", "b", "d", "e", "f", "g", "x")]
     clash = ["loras/C.safetensors", "loras/c.safetensors"]
     bundle = [f"diffusers/m/{number}.safetensors" for number in range(5)]

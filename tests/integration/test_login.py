@@ -19,11 +19,11 @@ import httpx
 import jsonschema
 import pytest
 
-from syncd.config import Stored
-from syncd.model import Call, Session
+from syncd.config.credential_files import Stored
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call, Session
 from tests.integration.harness import (
     COMMAND,
     DEADLINE_S,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call
 from tests.integration.harness import Finished, Home
 from tests.relay import Answer, Relay, Seen, relaying
 from tests.trap import Trap, nth, run

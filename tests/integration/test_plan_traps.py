@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import printable
+from syncd.types import printable
 from tests.integration.harness import CAP, Home
 from tests.weights import write_safetensors
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from syncd.store import Store
+from syncd.store.store import Store
 from tests.integration.harness import COMMAND, PROJECT, Finished, Home
 
 LONG_WAY = ("--log-level", "info")

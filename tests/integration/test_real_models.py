@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.sigv4 import sign_headers
+from syncd.types import Call
 from tests.integration.harness import Home
 from tests.trap import run
 from tests.weed import Weed

@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.backend import Grants
 from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.server import S3Endpoint, Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call
 from tests.integration.harness import Home, deeds, records
 from tests.relay import Answer, Relay, Seen, relaying
 from tests.trap import facts, run, start

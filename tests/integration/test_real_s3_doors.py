@@ -11,17 +11,17 @@ from itertools import count
 
 import pytest
 
-from syncd import storage
-from syncd.core.answers import HostPolicy
-from syncd.core.responses import classify
+from syncd.cloud import object_store
+from syncd.cloud.object_store import ObjectStore
+from syncd.cloud.validation import HostPolicy
+from syncd.core.jobs.error_mapping import classify
 from syncd.errors import JobError
-from syncd.model import Call, Grant, Kind
 from syncd.sandbox.answers import StoreRefusal
 from syncd.sandbox.backend import Grants, SignedPut
 from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.sigv4 import Keys, presign
 from syncd.sandbox.switches import Switches
-from syncd.storage import ObjectStore
+from syncd.types import Call, Grant, Kind
 from tests.weed import Weed
 from tests.weights import MIB
 
@@ -104,7 +104,7 @@ def bucket(weed: Weed) -> Iterator[Bucket]:
     grants = Grants(weed.url, "doors", weed.keys, time.time, lambda: Switches(part_size=PART))
     hosts = HostPolicy.of(weed.url, [], allow_http=False)
     objects = RemoteObjects(grants)
-    with storage.build_client() as client:
+    with object_store.build_client() as client:
         yield Bucket(grants, objects, ObjectStore(client, hosts))
     objects.close()
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncd import scan
-from syncd.model import Fingerprint, FoundFile, Mount
+from syncd.fs import scanner
+from syncd.types import Fingerprint, FoundFile, Mount
 from tests.scale import SCALE
 
 
@@ -38,7 +38,7 @@ def files(root: Path, below: str = "", **options: object) -> list[FoundFile]:
     def problem(rel_path: str, error: OSError) -> None:
         raise AssertionError(f"{rel_path}: {error}")
 
-    return list(scan.walk(str(root), 7, below=below, problem=problem, **options))  # type: ignore[arg-type]
+    return list(scanner.walk(str(root), 7, below=below, problem=problem, **options))  # type: ignore[arg-type]
 
 
 def walked_with_problems(root: Path, below: str = "") -> tuple[list[str], dict[str, int | None]]:
@@ -47,7 +47,7 @@ def walked_with_problems(root: Path, below: str = "") -> tuple[list[str], dict[s
     def problem(rel_path: str, error: OSError) -> None:
         problems[rel_path] = error.errno
 
-    return [f.rel_path for f in scan.walk(str(root), 7, below=below, problem=problem)], problems
+    return [f.rel_path for f in scanner.walk(str(root), 7, below=below, problem=problem)], problems
 
 
 def test_a_found_file_carries_what_stat_says(root: Path) -> None:
@@ -122,7 +122,7 @@ def test_I25_only_regular_files_are_found_and_nothing_waits_for_a_fifo(root: Pat
 
         assert walked(root) == ["x.pt"]
         for name in ("fifo.pt", "socket.pt", "null.pt"):
-            assert scan.look(str(root), 7, name) is None
+            assert scanner.look(str(root), 7, name) is None
 
 
 def test_links_to_files_and_folders_are_followed_under_their_own_names(
@@ -165,8 +165,8 @@ def test_links_that_lead_nowhere_are_ignored(root: Path) -> None:
     (root / "self.pt").symlink_to(root / "self.pt")
 
     assert walked(root) == []
-    assert scan.look(str(root), 7, "gone.pt") is None
-    assert scan.look(str(root), 7, "self.pt") is None
+    assert scanner.look(str(root), 7, "gone.pt") is None
+    assert scanner.look(str(root), 7, "self.pt") is None
 
 
 def test_I20_a_link_to_nowhere_that_may_stand_for_a_folder_is_a_problem(root: Path) -> None:
@@ -175,9 +175,9 @@ def test_I20_a_link_to_nowhere_that_may_stand_for_a_folder_is_a_problem(root: Pa
         (root / "vae" / name).symlink_to(root / "nothing")
     (root / "outside").symlink_to("/nothing/there")
 
-    def met(symlinks: scan.Symlinks) -> list[str]:
+    def met(symlinks: scanner.Symlinks) -> list[str]:
         problems: list[str] = []
-        walk = scan.walk(
+        walk = scanner.walk(
             str(root), 7, symlinks=symlinks, problem=lambda path, error: problems.append(path)
         )
         assert list(walk) == []
@@ -219,14 +219,14 @@ def test_F17_links_that_leave_all_roots_are_skipped_where_the_rule_says_so(
 @pytest.mark.parametrize("link", ["file_{}.pt", "folder_{}/x.pt"])
 @pytest.mark.cell("F17-settle")
 def test_F17_a_look_follows_the_same_rule(linked: Path, link: str) -> None:
-    def sees(where: str, rule: scan.Symlinks) -> bool:
-        return scan.look(str(linked), 7, link.format(where), symlinks=rule) is not None
+    def sees(where: str, rule: scanner.Symlinks) -> bool:
+        return scanner.look(str(linked), 7, link.format(where), symlinks=rule) is not None
 
     assert sees("outside", "follow")
     assert not sees("outside", "within_roots")
     assert sees("inside", "within_roots")
     assert not sees("inside", "skip")
-    assert scan.look(str(linked), 7, "inside/x.pt", symlinks="skip") is not None
+    assert scanner.look(str(linked), 7, "inside/x.pt", symlinks="skip") is not None
 
 
 def test_I20_a_missing_root_is_a_problem_of_everything(root: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_path_that_became_a_file_holds_nothing(root: Path) -> None:
 
 
 def test_folders_too_deep_are_a_problem_and_not_gone(root: Path) -> None:
-    deep = "/".join(["d"] * scan.DEPTH_MAX)
+    deep = "/".join(["d"] * scanner.DEPTH_MAX)
     put(root / deep / "x.pt")
     put(root / deep / "d" / "y.pt")
 
@@ -296,7 +296,7 @@ def test_I20_an_unreadable_folder_on_the_way_down_is_a_problem(locked: Path) -> 
 
 def test_an_unreadable_file_is_found_and_left_to_its_reader(locked: Path) -> None:
     with as_somebody_else():
-        found = scan.look(str(locked), 7, "private.pt")
+        found = scanner.look(str(locked), 7, "private.pt")
 
     assert found is not None
     assert found.fingerprint.size == 5
@@ -305,9 +305,9 @@ def test_an_unreadable_file_is_found_and_left_to_its_reader(locked: Path) -> Non
 def test_a_look_into_a_closed_folder_is_no_answer(locked: Path) -> None:
     with as_somebody_else():
         with pytest.raises(PermissionError):
-            scan.look(str(locked), 7, "closed/x.pt")
+            scanner.look(str(locked), 7, "closed/x.pt")
         with pytest.raises(PermissionError):
-            scan.companions(str(locked), "closed")
+            scanner.companions(str(locked), "closed")
 
 
 def test_I20_running_out_of_descriptors_is_a_problem_and_not_an_empty_folder(root: Path) -> None:
@@ -330,7 +330,7 @@ def test_leaving_a_walk_early_leaves_no_descriptor_open(root: Path) -> None:
     put(root / "a" / "b" / "y.pt")
     before = os.listdir("/proc/self/fd")
 
-    walk = scan.walk(str(root), 7, problem=lambda *_: None)
+    walk = scanner.walk(str(root), 7, problem=lambda *_: None)
     next(walk)
     assert len(os.listdir("/proc/self/fd")) > len(before)
     walk.close()  # type: ignore[attr-defined]
@@ -343,7 +343,7 @@ def test_a_look_sees_what_a_walk_sees(root: Path) -> None:
 
     (found,) = files(root)
 
-    assert scan.look(str(root), 7, "loras/caf\udce9.pt") == found
+    assert scanner.look(str(root), 7, "loras/caf\udce9.pt") == found
 
 
 @pytest.mark.parametrize("rel_path", ["nothing.pt", "x.pt/below.pt", "folder"])
@@ -351,7 +351,7 @@ def test_a_look_at_no_file_finds_nothing(root: Path, rel_path: str) -> None:
     put(root / "x.pt")
     (root / "folder").mkdir()
 
-    assert scan.look(str(root), 7, rel_path) is None
+    assert scanner.look(str(root), 7, rel_path) is None
 
 
 def test_companions_are_told_with_their_owners(root: Path) -> None:
@@ -359,13 +359,16 @@ def test_companions_are_told_with_their_owners(root: Path) -> None:
         put(root / "loras" / name)
     (root / "loras" / ".y.pt.parts_17").mkdir()
 
-    assert scan.companions(str(root), "loras") == {"x.pt": "x.pt.aria2", "y.pt": ".y.pt.parts_17"}
-    assert scan.companions(str(root), "missing") == {}
+    assert scanner.companions(str(root), "loras") == {
+        "x.pt": "x.pt.aria2",
+        "y.pt": ".y.pt.parts_17",
+    }
+    assert scanner.companions(str(root), "missing") == {}
 
 
 def test_the_mount_of_a_path_is_the_deepest_one_over_it() -> None:
-    assert scan.mount_of("/proc/self/status").fs_type == "proc"
-    assert scan.network_filesystem("/proc") is None
+    assert scanner.mount_of("/proc/self/status").fs_type == "proc"
+    assert scanner.network_filesystem("/proc") is None
 
 
 TABLE = rb"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -395,8 +398,8 @@ def test_mounts_are_read_as_the_kernel_writes_them(
 ) -> None:
     table = put(tmp_path / "mountinfo", TABLE)
 
-    assert scan.mount_of(path, table=str(table)) == mount
-    assert scan.network_filesystem(path, table=str(table)) == network
+    assert scanner.mount_of(path, table=str(table)) == mount
+    assert scanner.network_filesystem(path, table=str(table)) == network
 
 
 def test_mounts_in_a_root_are_those_below_it_and_those_behind_links(tmp_path: Path) -> None:
@@ -417,7 +420,7 @@ def test_mounts_in_a_root_are_those_below_it_and_those_behind_links(tmp_path: Pa
     table = put(tmp_path / "mountinfo", b"\n".join(lines))
     links = ["linked", "inside", "gone", "vae"]
 
-    assert scan.mounts_in(str(root), links, table=str(table)) == {
+    assert scanner.mounts_in(str(root), links, table=str(table)) == {
         "": Mount("ext4", "/dev/vda", "/"),
         "vae": Mount("xfs", "/dev/sda1", "/"),
         "deep/er": Mount("xfs", "/dev/sdb1", "/sub"),
@@ -436,12 +439,12 @@ def test_bind_mount_of_a_folder_onto_itself_changes_no_mount(tmp_path: Path) -> 
     )
     table = str(put(tmp_path / "mountinfo", b"\n".join(lines)))
 
-    assert scan.mount_of("/home/user/models", table=table) == Mount("ext4", "/dev/vda", "/")
-    assert scan.mounts_in("/srv", table=table) == {"": Mount("nfs4", "nas:/srv", "/")}
-    assert scan.mount_of("/mnt", table=table) == Mount("ext4", "/dev/vda", "/home")
+    assert scanner.mount_of("/home/user/models", table=table) == Mount("ext4", "/dev/vda", "/")
+    assert scanner.mounts_in("/srv", table=table) == {"": Mount("nfs4", "nas:/srv", "/")}
+    assert scanner.mount_of("/mnt", table=table) == Mount("ext4", "/dev/vda", "/home")
 
 
 def test_a_path_that_no_mount_covers_has_an_unknown_one(tmp_path: Path) -> None:
     table = put(tmp_path / "mountinfo", TABLE.split(b"\n", 1)[1])
 
-    assert scan.mount_of("/srv", table=str(table)).fs_type == "unknown"
+    assert scanner.mount_of("/srv", table=str(table)).fs_type == "unknown"

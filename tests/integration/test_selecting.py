@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from syncd.model import Priority
 from syncd.sandbox.server import Sandbox
+from syncd.types import Priority
 from tests.integration.harness import Home, calls, deeds, records, until
 from tests.weights import HEADER, weights
 

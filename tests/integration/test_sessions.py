@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from syncd import api as cloud_api
-from syncd.api import CloudApi
-from syncd.auth import Credentials
-from syncd.config import Stored
-from syncd.core.answers import HostPolicy
+from syncd.cloud import client as cloud_api
+from syncd.cloud.client import CloudApi
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.validation import HostPolicy
+from syncd.config.credential_files import Stored
 from syncd.errors import ConfigError, JobError, NeedsOperator
-from syncd.model import Call, Kind, Session
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.history import Entry
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call, Kind, Session
 from tests.fakes import FakeClock
 from tests.visitor import Visitor, good
 

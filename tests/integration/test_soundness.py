@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from syncd import scan, soundness
-from syncd.core.boundary import Boundary
-from syncd.model import FoundFile, Verdict
+from syncd.core.files.boundary import Boundary
+from syncd.fs import scanner
+from syncd.ingest import integrity
 from syncd.sandbox.server import Sandbox
+from syncd.types import FoundFile, Verdict
 from tests.integration.harness import Home, records, until
 from tests.somebody import as_somebody_else
 from tests.weights import MIB, weights, write_safetensors
@@ -41,7 +42,7 @@ def presigned(cloud: Sandbox, rel_path: str) -> int:
 
 
 def found(root: Path, rel_path: str) -> FoundFile:
-    file = scan.look(os.fspath(root), 1, rel_path)
+    file = scanner.look(os.fspath(root), 1, rel_path)
     assert file is not None
     return file
 
@@ -50,9 +51,9 @@ def within(root: Path) -> Boundary:
     return Boundary(frozenset({os.path.realpath(root)}), frozenset())
 
 
-def judged(root: Path, rel_path: str, *, lease: bool = True) -> soundness.Judgement:
+def judged(root: Path, rel_path: str, *, lease: bool = True) -> integrity.Judgement:
     file = found(root, rel_path)
-    return soundness.judge(os.fspath(root), file, boundary=within(root), lease=lease)
+    return integrity.judge(os.fspath(root), file, boundary=within(root), lease=lease)
 
 
 # -- a whole run -----------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def test_I05_half_a_file_whose_writer_was_killed_is_not_presigned_before_it_is_f
 def test_a_whole_file_is_sound(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "vae/x.safetensors", 5000)
 
-    assert judged(tmp_path, "vae/x.safetensors") == soundness.SOUND
+    assert judged(tmp_path, "vae/x.safetensors") == integrity.SOUND
 
 
 def test_a_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path) -> None:
@@ -171,15 +172,15 @@ def test_a_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path
         file.write(content[:MIB])
         file.seek(3 * MIB)
         file.write(content[3 * MIB :])
-    mount = scan.mount_of(os.fspath(tmp_path))
-    assert mount.fs_type not in soundness.COMPRESSING, "this test needs another file system"
+    mount = scanner.mount_of(os.fspath(tmp_path))
+    assert mount.fs_type not in integrity.COMPRESSING, "this test needs another file system"
 
     judgement = judged(tmp_path, "x.safetensors")
 
     assert judgement.verdict is Verdict.INCOMPLETE
     assert "holes" in (judgement.why or "")
     path.write_bytes(content)
-    assert judged(tmp_path, "x.safetensors") == soundness.SOUND
+    assert judged(tmp_path, "x.safetensors") == integrity.SOUND
 
 
 def test_holes_are_nobodys_business_where_no_format_says_what_is_whole(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_holes_are_nobodys_business_where_no_format_says_what_is_whole(tmp_path:
         file.write(b"\x01" * 100)
         file.truncate(MIB)
 
-    assert judged(tmp_path, "x.pt") == soundness.SOUND
+    assert judged(tmp_path, "x.pt") == integrity.SOUND
 
 
 def test_a_file_that_somebody_has_open_for_writing_waits(tmp_path: Path) -> None:
@@ -198,14 +199,14 @@ def test_a_file_that_somebody_has_open_for_writing_waits(tmp_path: Path) -> None
     with path.open("rb"):
         open_for_reading = judged(tmp_path, "x.safetensors")
 
-    assert open_for_writing == soundness.Judgement(None, "a program has it open for writing")
-    assert not_asked == open_for_reading == soundness.SOUND
+    assert open_for_writing == integrity.Judgement(None, "a program has it open for writing")
+    assert not_asked == open_for_reading == integrity.SOUND
 
 
 def test_the_lease_is_given_back_at_once(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", 5000)
     with path.open("rb") as file:
-        assert not soundness.has_writer(file.fileno())
+        assert not integrity.has_writer(file.fileno())
         # Would fail while somebody holds a lease.
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
@@ -216,7 +217,7 @@ def test_a_file_that_moved_meanwhile_is_not_judged(tmp_path: Path) -> None:
     path.write_bytes(weights(bytes(100)))
 
     assert (
-        soundness.judge(os.fspath(tmp_path), before, boundary=within(tmp_path), lease=True).verdict
+        integrity.judge(os.fspath(tmp_path), before, boundary=within(tmp_path), lease=True).verdict
         is None
     )
 

@@ -17,11 +17,17 @@ from unittest import mock
 
 import pytest
 
-from syncd import overview
-from syncd.core.preview import Known
+from syncd.core.catalog.plan import Known
 from syncd.errors import AlreadyRunning, LeaseLost, StateError
-from syncd.lock import is_locked
-from syncd.model import (
+from syncd.monitoring import status
+from syncd.store.db import Database, migrations, reading
+from syncd.store.files import Files, RootRow, Wanted
+from syncd.store.jobs import Jobs
+from syncd.store.lock import is_locked
+from syncd.store.outline import FILE_STATES, Amount, Outline
+from syncd.store.reports import EventReport, Report
+from syncd.store.store import Store
+from syncd.types import (
     Call,
     Fingerprint,
     FoundFile,
@@ -38,12 +44,6 @@ from syncd.model import (
     Trace,
     Verdict,
 )
-from syncd.store import Amount, Outline, Report, RootRow, Store, Wanted, reading
-from syncd.store.db import Database, migrations
-from syncd.store.files import Files
-from syncd.store.jobs import Jobs
-from syncd.store.outline import FILE_STATES
-from syncd.store.report import EventReport
 
 NOW = 1_700_000_000_000
 TTL = 60_000
@@ -498,7 +498,7 @@ def test_I17_files_on_the_way_are_read_only_as_far_as_asked_for_and_stuck_ones_a
     assert some[2].path == uploading.rel_path
     assert [file.path for file in everything[:2]] == stuck
     assert len(everything) == 61
-    assert {file.state for file in everything[2:]} == {"uploading", "queued"} <= overview.TO_DO
+    assert {file.state for file in everything[2:]} == {"uploading", "queued"} <= status.TO_DO
     assert read <= 5 + len(FILE_STATES)
     assert amounts["queued"].files == 58
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from syncd.core.allowance import HOUR_MS, hour_of
-from syncd.store import Store
+from syncd.core.transfer.quota import HOUR_MS, hour_of
+from syncd.store.store import Store
 
 NOW = 1_800_000_000_000
 DAY_MS = 24 * HOUR_MS

@@ -16,10 +16,11 @@ from threading import Event
 
 import pytest
 
-from syncd import hashing, scan, soundness
-from syncd.core.boundary import Boundary
+from syncd.core.files.boundary import Boundary
 from syncd.errors import FileChanged, JobError
-from syncd.model import FoundFile
+from syncd.fs import hashing, scanner
+from syncd.ingest import integrity
+from syncd.types import FoundFile
 from tests.scale import SCALE
 from tests.weights import weights
 
@@ -65,14 +66,14 @@ def swapped(models: Path, outside: Path) -> Iterator[None]:
         process.communicate()
 
 
-def found_by(models: Path, rule: scan.Symlinks) -> Iterator[FoundFile]:
+def found_by(models: Path, rule: scanner.Symlinks) -> Iterator[FoundFile]:
     """What walks and looks find; a link to a file leaves the narrowest gap, so it is met often."""
     for below in ("", "vae", "vae", "vae"):
-        yield from scan.walk(
+        yield from scanner.walk(
             str(models), 1, below=below, symlinks=rule, problem=lambda path, error: None
         )
     for rel_path in ("loras/x.pt", "vae/x.pt"):
-        found = scan.look(str(models), 1, rel_path, symlinks=rule)
+        found = scanner.look(str(models), 1, rel_path, symlinks=rule)
         if found is not None:
             yield found
 
@@ -81,7 +82,7 @@ def bytes_of(models: Path, found: FoundFile) -> str | None:
     """The hash of what is read for *found*; None where it is no longer there to be read."""
     try:
         boundary = Boundary(frozenset({os.path.realpath(models)}), frozenset())
-        judged = soundness.judge(str(models), found, boundary=boundary, lease=False)
+        judged = integrity.judge(str(models), found, boundary=boundary, lease=False)
         if judged.verdict is None:
             return None
         path = str(models / found.rel_path)
@@ -99,7 +100,7 @@ class Seen:
     read: set[str | None] = field(default_factory=set)
 
 
-def tried(tmp_path: Path, rule: scan.Symlinks, tries: int) -> Seen:
+def tried(tmp_path: Path, rule: scanner.Symlinks, tries: int) -> Seen:
     models, outside, seen = tmp_path / "models", tmp_path / "outside", Seen()
     with swapped(models, outside):
         secret = (outside / "x.pt").stat().st_ino
@@ -114,12 +115,12 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-RULES: tuple[scan.Symlinks, ...] = ("within_roots", "skip")
+RULES: tuple[scanner.Symlinks, ...] = ("within_roots", "skip")
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_F17_what_lies_outside_is_never_found_or_read_however_links_are_swapped(
-    tmp_path: Path, rule: scan.Symlinks
+    tmp_path: Path, rule: scanner.Symlinks
 ) -> None:
     seen = tried(tmp_path, rule, SCALE.swaps // len(RULES))
 

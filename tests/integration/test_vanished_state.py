@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from syncd.lock import is_locked
 from syncd.sandbox.server import Sandbox
+from syncd.store.lock import is_locked
 from tests.integration.harness import DEADLINE_S, Home
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from syncd import watch
-from syncd.model import Hint, HintKind
-from syncd.watch import Watcher, watches_in_use
+from syncd.fs import watcher as watch
+from syncd.fs.watcher import Watcher, watches_in_use
+from syncd.types import Hint, HintKind
 
 WAIT_S = 60.0
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from syncd import hashing, scan, soundness
+from syncd.fs import hashing, scanner
+from syncd.ingest import integrity
 from syncd.store import db
 
 Fails = Callable[[str, str], int | None]
@@ -84,7 +85,7 @@ def model_disk() -> Iterator[Disk]:
     """The disk that all model files are on."""
     disk = Disk()
     with ExitStack() as patched:
-        for room in (hashing, scan, soundness):
+        for room in (hashing, scanner, integrity):
             patched.enter_context(mock.patch.object(room, "os", disk))
         yield disk
 

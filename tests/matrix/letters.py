@@ -8,8 +8,8 @@ than that. *path* is the file that meets the fault, *call* the request at which 
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
-from syncd.core.retry import row_of
-from syncd.model import Call, Kind
+from syncd.core.jobs.retry_policy import row_of
+from syncd.types import Call, Kind
 from tests.matrix.stage import OTHER, Stage
 
 Letter = Callable[[Stage, str, Call], Awaitable[None]]

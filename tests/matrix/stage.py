@@ -22,16 +22,16 @@ from unittest import mock
 
 import httpx
 
-from syncd.config import CredentialSource, Stored
-from syncd.config.credential import TokenFile
-from syncd.model import Call, Hint, HintKind, Session
+from syncd.config.credential import CredentialSource, TokenFile
+from syncd.config.credential_files import Stored
 from syncd.sandbox.cloud import Registered
 from syncd.sandbox.cloud import Stage as UploadStage
 from syncd.sandbox.faults import Rule
 from syncd.sandbox.history import Entry
 from syncd.sandbox.objects import Body, StoredObject
 from syncd.sandbox.switches import Cap, Switches
-from syncd.store import Store
+from syncd.store.store import Store
+from syncd.types import Call, Hint, HintKind, Session
 from tests.model_files import safetensors
 from tests.oracle import Content, Evidence, check
 from tests.scale import SEED

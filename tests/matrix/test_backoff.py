@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
+from syncd.types import Call
 from tests.matrix.stage import LARGE, SMALL, Stage, play
 
 JOB_BASE_S, JOB_CAP_S = 15.0, 300.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from syncd.model import Call
+from syncd.types import Call
 from syncd.sandbox.faults import Fault, Rule
 from tests.matrix.stage import LARGE, SMALL, Stage, check, play
 from tests.simulation import life

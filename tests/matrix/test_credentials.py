@@ -2,8 +2,8 @@
 
 import asyncio
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
+from syncd.types import Call
 from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, play
 
 HOURLY = {"access_token_lifetime_s": 3600, "reuse_ends_chain": True}

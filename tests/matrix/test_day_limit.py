@@ -2,8 +2,8 @@
 
 import asyncio
 
-from syncd.core.allowance import DAY_MS
-from syncd.model import Call
+from syncd.core.transfer.quota import DAY_MS
+from syncd.types import Call
 from tests.matrix.stage import HOUR_S, LARGE, SIZES, Stage, check, play
 
 FILES = [f"loras/{number}.safetensors" for number in range(2)]

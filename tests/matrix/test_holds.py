@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 import httpx
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
+from syncd.types import Call
 from tests.matrix.stage import LARGE, SMALL, Stage, call_of, play
 
 THIRD = "vae/third.safetensors"

@@ -8,7 +8,7 @@ import sqlite3
 import httpx
 import pytest
 
-from syncd.model import Call
+from syncd.types import Call
 from tests.matrix.stage import LARGE, SMALL, Stage, call_of, check, play
 
 STORED = {SMALL: (Call.PUT_BODY, 1), LARGE: (Call.PUT_PART, 3)}

@@ -8,11 +8,11 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from syncd.api import PER_PAGE
-from syncd.core.late import LATEST_S
-from syncd.model import Call, HintKind
+from syncd.cloud.client import PER_PAGE
+from syncd.core.jobs.late import LATEST_S
 from syncd.sandbox.cloud import Registered
 from syncd.sandbox.faults import Fault, Rule
+from syncd.types import Call, HintKind
 from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, check, play
 
 LATE_S = 55.0

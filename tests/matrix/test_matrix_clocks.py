@@ -16,10 +16,11 @@ import pytest
 from apscheduler.job import Job
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from syncd.model import Call, HintKind
+from syncd.daemon.service import _Every
 from syncd.sandbox.faults import Fault, Rule
-from syncd.service import _Every
-from syncd.store import PAUSED, Store
+from syncd.store.holds import PAUSED
+from syncd.store.store import Store
+from syncd.types import Call, HintKind
 from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, play
 from tests.oracle import RULES, o3_committed_parts_stay_sent
 

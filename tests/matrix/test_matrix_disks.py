@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from syncd.errors import StateError
-from syncd.model import Call
+from syncd.types import Call
 from tests.matrix.broken_disk import Disk, Ledger, model_disk, state_disk
 from tests.matrix.stage import OTHER, SMALL, Stage, check, play
 from tests.matrix.test_matrix_life import at, ended, path_of

@@ -8,9 +8,9 @@ from unittest import mock
 import httpx
 import pytest
 
-from syncd import hashing
-from syncd.model import Call, Fingerprint, HintKind
+from syncd.fs import hashing
 from syncd.store import jobs
+from syncd.types import Call, Fingerprint, HintKind
 from tests.matrix.broken_disk import Disk, model_disk
 from tests.matrix.stage import (
     HOUR_S,

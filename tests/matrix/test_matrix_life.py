@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import httpx
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.history import Entry
+from syncd.types import Call
 from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, call_of, check, play
 from tests.oracle import RULES, o3_committed_parts_stay_sent
 

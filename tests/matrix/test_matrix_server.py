@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.switches import Cap
+from syncd.types import Call
 from tests.matrix.letters import (
     JITTER,
     Letter,

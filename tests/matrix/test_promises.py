@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
+from syncd.types import Call
 from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Stage, call_of, check, play
 
 

@@ -27,26 +27,26 @@ from typing import Any
 
 from tests.planted.run import COPIED, MEMORY, PROJECT, first_failed
 
-TARGETS = ("syncd/core", "syncd/store", "syncd/worker", "syncd/intake.py")
+TARGETS = ("syncd/core", "syncd/store", "syncd/worker", "syncd/ingest/ingester.py")
 BUILD = PROJECT / "build" / "mutants"
 COSMIC_RAY = BUILD / "bin" / "cosmic-ray"
 LEFT_OUT = re.compile(r"core/(ReplaceBinaryOperator_BitOr_|RemoveDecorator|ExceptionReplacer)")
 
 NEAREST = {
-    "syncd/core/answers.py": "tests/unit/test_answers.py tests/property/test_answers_properties.py",
-    "syncd/core/drift.py": "tests/unit/test_agenda.py tests/property/test_drift_properties.py",
-    "syncd/core/parts.py": "tests/unit/test_parts.py tests/property/test_upload_properties.py",
-    "syncd/core/retry.py": "tests/unit/test_retry.py tests/property/test_retry_properties.py",
-    "syncd/core/standing.py": "tests/integration/test_status_plan.py -k I21",
+    "syncd/cloud/validation.py": "tests/unit/test_answers.py tests/property/test_answers_properties.py",
+    "syncd/core/catalog/drift.py": "tests/unit/test_agenda.py tests/property/test_drift_properties.py",
+    "syncd/core/jobs/parts.py": "tests/unit/test_parts.py tests/property/test_upload_properties.py",
+    "syncd/core/jobs/retry_policy.py": "tests/unit/test_retry.py tests/property/test_retry_properties.py",
+    "syncd/core/catalog/permissions.py": "tests/integration/test_status_plan.py -k I21",
     "syncd/core/units.py": "tests/unit/test_config.py",
-    "syncd/store/report.py": "tests/integration/test_status_plan.py",
+    "syncd/store/reports.py": "tests/integration/test_status_plan.py",
     "syncd/store/outline.py": "tests/integration/test_status_plan.py",
     "syncd/store": "tests/integration/test_store.py",
     "syncd/worker": (
         "tests/matrix/test_last_look.py tests/matrix/test_promises.py tests/matrix/test_matrix_server.py"
         " -k 'last_look or I09 or F36 or F41'"
     ),
-    "syncd/intake.py": "tests/integration/test_intake.py",
+    "syncd/ingest/ingester.py": "tests/integration/test_intake.py",
 }
 """Tests of a module, or of a folder; a module of ``core`` is tested by what imports it."""
 

@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from syncd.api import CloudApi
-from syncd.auth import Credentials
-from syncd.core import retry
-from syncd.core.answers import BODY_MAX, HostPolicy, page_of, parse_json, record_of
-from syncd.core.retry import RETRY_AFTER_MAX_S
+from syncd.cloud.client import CloudApi
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.object_store import ANSWER_MAX, ObjectStore
+from syncd.cloud.validation import BODY_MAX, HostPolicy, page_of, parse_json, record_of
+from syncd.core.jobs import retry_policy
+from syncd.core.jobs.retry_policy import RETRY_AFTER_MAX_S
 from syncd.errors import JobError
-from syncd.model import Call, Grant, Multipart, Target
-from syncd.storage import ANSWER_MAX, ObjectStore
+from syncd.types import Call, Grant, Multipart, Target
 from tests.fakes import FakeClock
 from tests.scale import SCALE, SEED
 
@@ -29,7 +29,7 @@ BASE_URL = "https://cloud.example.com/api/v1"
 HOSTS = HostPolicy.of(BASE_URL, (), allow_http=False)
 TARGET = Target("models/loras/a.safetensors", "loras", "a.safetensors", "a")
 UPLOAD = Multipart("u1", "k1", 5 * 1024**2, 2)
-TRIES_MAX = max(row.tries for row in retry.ROWS.values())
+TRIES_MAX = max(row.tries for row in retry_policy.ROWS.values())
 PIECE = 64 * 1024
 
 GRANT: dict[str, Any] = {

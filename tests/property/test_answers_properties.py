@@ -10,8 +10,7 @@ import httpx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core import responses
-from syncd.core.answers import (
+from syncd.cloud.validation import (
     BODY_MAX,
     DEPTH_MAX,
     HEADERS_ALLOWED,
@@ -26,9 +25,10 @@ from syncd.core.answers import (
     record_of,
     url_deadline_ms,
 )
-from syncd.core.parts import MAX_PARTS, plan_parts
+from syncd.core.jobs import error_mapping
+from syncd.core.jobs.parts import MAX_PARTS, plan_parts
 from syncd.errors import JobError
-from syncd.model import Call, Kind
+from syncd.types import Call, Kind
 
 T = TypeVar("T")
 
@@ -213,7 +213,9 @@ def test_a_record_is_refused_or_can_be_shown(
         assert record.file_size is None or 0 <= record.file_size <= INTEGER_MAX
 
 
-codes = st.none() | st.sampled_from([*responses.BY_CODE, *responses.BY_CODE_IN_TIME, "Other"])
+codes = st.none() | st.sampled_from(
+    [*error_mapping.BY_CODE, *error_mapping.BY_CODE_IN_TIME, "Other"]
+)
 
 
 @given(st.sampled_from(Call), st.integers(100, 999), codes, st.tuples(*[st.booleans()] * 4))
@@ -221,7 +223,7 @@ def test_every_answer_has_a_row_and_only_a_plain_2xx_is_a_success(
     call: Call, status: int, code: str | None, flags: tuple[bool, bool, bool, bool]
 ) -> None:
     session, late, answered, html = flags
-    kind = responses.classify(
+    kind = error_mapping.classify(
         call,
         status,
         s3_code=code,
@@ -233,9 +235,9 @@ def test_every_answer_has_a_row_and_only_a_plain_2xx_is_a_success(
 
     assert (kind is None) == (200 <= status < 300 and code is None and not html)
     if kind is not None:
-        error = responses.to_error(kind, "it failed", call=call)
+        error = error_mapping.to_error(kind, "it failed", call=call)
         assert (error.kind, error.call) == (kind, call)
-    if not session and call not in responses.MULTIPART_CALLS:
+    if not session and call not in error_mapping.MULTIPART_CALLS:
         assert kind not in (Kind.SESSION_REFUSED, Kind.NEEDS_SIGN_IN)
 
 
@@ -247,7 +249,7 @@ words = st.sampled_from(
 
 @given(st.lists(words | st.text(max_size=10), max_size=60))
 def test_a_servers_own_words_are_one_short_line_without_our_token(text: list[str]) -> None:
-    shown = responses.said(" ".join(text), secrets=[SECRET])
+    shown = error_mapping.said(" ".join(text), secrets=[SECRET])
 
     assert shown.isprintable()
     assert len(shown) <= 300
@@ -266,5 +268,5 @@ def test_a_code_is_found_behind_anything_but_another_error(
     body = before + b"<Error>" + after + b"<Code>" + code.encode() + b"</Code></Error>"
 
     if b"<Code>" not in after:
-        assert responses.s3_code(body) == code or b"<Error" in before
-    assert responses.s3_code(before + after) is None or b"<Code>" in before + after
+        assert error_mapping.s3_code(body) == code or b"<Error" in before
+    assert error_mapping.s3_code(before + after) is None or b"<Code>" in before + after

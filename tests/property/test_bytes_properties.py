@@ -13,9 +13,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd import hashing
 from syncd.errors import FileChanged
-from syncd.model import Fingerprint, Part
+from syncd.fs import hashing
+from syncd.types import Fingerprint, Part
 from tests.memory import folder
 
 LEAF, PIECE = 64, 24

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core._pydantic_core import list_all_errors
 
-from syncd.config import KEYS, VARIABLES, load
+from syncd.config.loader import load
+from syncd.config.settings import KEYS, VARIABLES
 from syncd.errors import ConfigError
 
 

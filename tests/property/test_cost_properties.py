@@ -14,11 +14,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncd import log
-from syncd.core import paths, responses, retry
-from syncd.core.answers import HostPolicy, parse_json
+from syncd.cloud.validation import HostPolicy, parse_json
+from syncd.core.files import naming
+from syncd.core.jobs import error_mapping, retry_policy
 from syncd.errors import JobError
-from syncd.model import printable
+from syncd.monitoring import log
+from syncd.types import printable
 
 SIZE = 4096
 """Characters of the shorter text."""
@@ -60,7 +61,7 @@ def assert_linear(call: Callable[[str], object], unit: str, before: str, after: 
 
 
 def said(text: str) -> str:
-    return responses.said(text, secrets=["dk-secret"])
+    return error_mapping.said(text, secrets=["dk-secret"])
 
 
 def shown(text: str) -> str:
@@ -69,7 +70,7 @@ def shown(text: str) -> str:
 
 def document(text: str) -> object:
     body = text.encode("utf-8", "surrogatepass")
-    return responses.s3_code(body), responses.looks_like_html(text, body)
+    return error_mapping.s3_code(body), error_mapping.looks_like_html(text, body)
 
 
 def json_answer(text: str) -> None:
@@ -83,15 +84,15 @@ def upload_url(text: str) -> object:
 
 
 def retry_after(text: str) -> object:
-    return retry.retry_after(text, "Sun, 06 Nov 1994 08:49:37 GMT")
+    return retry_policy.retry_after(text, "Sun, 06 Nov 1994 08:49:37 GMT")
 
 
 def name(text: str) -> object:
     rel_path = f"loras/{text.replace('/', '_')}.safetensors"
     return (
-        paths.unwanted(rel_path, 1),
-        paths.target_of(rel_path, prefix="models/"),
-        paths.owner_of(os.path.basename(rel_path)),
+        naming.unwanted(rel_path, 1),
+        naming.target_of(rel_path, prefix="models/"),
+        naming.owner_of(os.path.basename(rel_path)),
     )
 
 

@@ -3,8 +3,8 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core.diff import Gone, Moved, New, diff
-from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict
+from syncd.core.files.diff import Gone, Moved, New, diff
+from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
 
 Tree = dict[str, Fingerprint]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core.drift import Comparison, Finding, Kind, Local
-from syncd.model import Record
+from syncd.core.catalog.drift import Comparison, Finding, Kind, Local
+from syncd.types import Record
 
 PATHS = ("models/a", "models/b", "models/c", "models/d")
 CONTENTS = ("", "x", "y", "xx")

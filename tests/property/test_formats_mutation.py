@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from syncd import formats
-from syncd.formats import jsontext
+from syncd.ingest.formats import jsontext, structure
 from tests.model_files import CHANGES, SAMPLES, Change, cut, safetensors
 
 MUTANTS = 20_000
@@ -65,7 +64,7 @@ def test_any_content_gets_a_verdict_after_few_reads(
             content = chance.choice(CHANGES)(content, chance)
         write(fd, content)
         reads.calls = reads.size = 0
-        verdict = formats.check(fd, name, len(content))
+        verdict = structure.check(fd, name, len(content))
 
         assert verdict.sentence.isprintable()
         assert reads.calls <= 8 + len(content) // 46  # the least that an entry of a zip file takes
@@ -80,7 +79,7 @@ def test_a_whole_file_that_was_cut_is_never_complete(fd: int, kind: str) -> None
         content = cut(chance.choice(samples), chance)
         write(fd, content)
 
-        assert not formats.check(fd, name, len(content)).complete, content
+        assert not structure.check(fd, name, len(content)).complete, content
 
 
 @pytest.mark.parametrize("window", [7, 61, 262_144])
@@ -97,7 +96,7 @@ def test_a_safetensors_header_gets_the_verdict_that_json_would_give(
         content = safetensors(header.encode(), bytes(90))
         write(fd, content)
 
-        assert formats.check(fd, "m.sft", len(content)).complete == fits(header, 90), header
+        assert structure.check(fd, "m.sft", len(content)).complete == fits(header, 90), header
 
 
 HEADERS = (

@@ -7,7 +7,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pathspec import GitIgnoreSpec
 
-from syncd.core.gitignore import BadLine, deciding, parse_all
+from syncd.core.files.gitignore import BadLine, deciding, parse_all
 
 names = st.text("ab.*", min_size=1, max_size=4).filter(lambda name: name not in (".", ".."))
 paths = st.lists(names, min_size=1, max_size=5).map("/".join)

@@ -4,8 +4,8 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core.paths import COMPANIONS, Refusal, owner_of, target_of
-from syncd.model import Target
+from syncd.core.files.naming import COMPANIONS, Refusal, owner_of, target_of
+from syncd.types import Target
 
 # The documented pattern, written once more on purpose: this is the far side's rule.
 SERVER = re.compile(r"(?!/)(?!.*\.\.)(?!.*\\)[A-Za-z0-9_./ -]+")

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core import paths
-from syncd.core.diff import Gone, Moved, New, diff, order
-from syncd.core.judge import Patterns, Rules, Taken, judge, stands
-from syncd.core.paths import ENDINGS, clash_key, is_within, mapped, owner_of, unwanted
-from syncd.core.preview import Action, Known, Way, preview
-from syncd.core.tree import Folder, Tree
-from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict
+from syncd.core.catalog.plan import Action, Known, Way, preview
+from syncd.core.files import naming
+from syncd.core.files.diff import Gone, Moved, New, diff, order
+from syncd.core.files.naming import ENDINGS, clash_key, is_within, mapped, owner_of, unwanted
+from syncd.core.files.search_paths import Folder, Tree
+from syncd.core.files.selection import Patterns, Rules, Taken, judge, stands
+from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
 
 TOPS = ["loras", "Loras", "vae", "clip", "text_encoders", "unet", "configs", "diffusers", ".git"]
 BELOW = ["", "a b/", "é/", "loras/", "../", "a b/.git/"]
@@ -53,14 +53,14 @@ rules = st.builds(
 @given(rules, rel_paths, st.integers(0, 30))
 def test_what_is_taken_obeys_every_rule(rules: Rules, rel_path: str, size: int) -> None:
     verdict = judge(rules, rel_path, size)
-    typed = paths.typed(rel_path, rules.type_key)
+    typed = naming.typed(rel_path, rules.type_key)
 
     if not isinstance(verdict, Taken):
         assert verdict.reason.isprintable()
         return
     assert size > 0
     assert size <= (size if rules.max_file_size is None else rules.max_file_size)
-    assert paths.ending_of(rel_path) in rules.endings
+    assert naming.ending_of(rel_path) in rules.endings
     assert not rules.types or typed.split("/")[0] in rules.types
     for left in (
         rules.ignore and rules.ignore.deciding(rel_path),
@@ -69,7 +69,7 @@ def test_what_is_taken_obeys_every_rule(rules: Rules, rel_path: str, size: int) 
         assert not left
     assert rules.include is None or rules.include.deciding(typed)
     assert owner_of(rel_path.rpartition("/")[2]) is None
-    assert paths.fault_of(verdict.target.model_path.removeprefix("models/"), "models/") is None
+    assert naming.fault_of(verdict.target.model_path.removeprefix("models/"), "models/") is None
 
 
 @given(rules, rel_paths, st.integers(0, 30), rules)
@@ -89,7 +89,7 @@ def test_what_was_judged_stands_until_the_rules_judge_otherwise(
 
 @given(rel_paths, st.sampled_from([None, "loras", "configs"]))
 def test_a_companion_is_never_taken_for_a_model(rel_path: str, type_key: str | None) -> None:
-    for ending in paths.COMPANIONS:
+    for ending in naming.COMPANIONS:
         assert unwanted(rel_path + ending, 10, type_key=type_key) is not None
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from syncd.cli import plain, render
-from syncd.cli.sheets import Line, Sheet, Styled, Told
+from syncd.cli.tables import Line, Sheet, Styled, Told
 
 WORDS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=12)
 ANY = (

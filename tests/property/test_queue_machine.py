@@ -18,9 +18,11 @@ from hypothesis.stateful import (
     rule,
 )
 
-from syncd.core.machine import LIVE, TRANSITIONS
+from syncd.core.jobs.states import LIVE, TRANSITIONS
 from syncd.errors import LeaseLost
-from syncd.model import (
+from syncd.store.files import Wanted
+from syncd.store.store import Store
+from syncd.types import (
     Event,
     Fingerprint,
     FoundFile,
@@ -33,7 +35,6 @@ from syncd.model import (
     Target,
     Verdict,
 )
-from syncd.store import Store, Wanted
 from tests.scale import MACHINE_STEPS, SCALE
 
 TTL = 100

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core import retry
-from syncd.core.budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
-from syncd.core.pace import SLOWEST_BYTES_PER_S, WINDOW_S, Pace
-from syncd.core.retry import LOOK_FIRST, RETRY_AFTER_MAX_S, VARIANTS, Next
+from syncd.core.jobs import retry_policy
+from syncd.core.jobs.retry_budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
+from syncd.core.jobs.retry_policy import LOOK_FIRST, RETRY_AFTER_MAX_S, VARIANTS, Next
+from syncd.core.transfer.pace import SLOWEST_BYTES_PER_S, WINDOW_S, Pace
 from syncd.errors import Retryable
-from syncd.model import Call, Kind
+from syncd.types import Call, Kind
 
 kinds = st.sampled_from(Kind)
 calls = st.sampled_from(Call)
@@ -31,7 +31,7 @@ LONGEST_S = 21_600
 def test_no_wait_is_longer_than_its_row_allows_nor_shorter_than_the_server_asked(
     case: tuple[Kind, Call | None], attempt: int, jitter: float, asked_s: float | None, once: bool
 ) -> None:
-    decision = retry.decide(
+    decision = retry_policy.decide(
         case[0],
         attempt=attempt,
         jitter=jitter,
@@ -55,9 +55,9 @@ def test_a_request_is_repeated_as_often_as_its_row_says_and_never_in_doubt(
     asked_s: float | None,
     unclear: bool,
 ) -> None:
-    row = retry.row_of(case[0], call)
+    row = retry_policy.row_of(case[0], call)
 
-    wait_s = retry.request_wait_s(
+    wait_s = retry_policy.request_wait_s(
         case[0], spent, call=call, jitter=jitter, retry_after_s=asked_s, unclear=unclear
     )
 
@@ -75,11 +75,11 @@ def test_whatever_goes_wrong_again_and_again_the_narrow_scopes_are_used_up_soon(
     case: tuple[Kind, Call | None], attempt: int, parts_named: bool
 ) -> None:
     spent = {Next.RESEND: 0, Next.FRESH_URL: 0, Next.FRESH_UPLOAD: 0}
-    row = retry.row_of(*case)
+    row = retry_policy.row_of(*case)
     bound = row.resends + row.fresh_urls + row.fresh_uploads
 
     for _ in range(bound + 1):
-        step = retry.decide(
+        step = retry_policy.decide(
             case[0],
             attempt=attempt,
             jitter=0,
@@ -100,7 +100,7 @@ def test_waits_grow_with_attempts_and_jitter_up_to_the_cap(
     one: int, other: int, base_s: float, times: float, jitter: float, more: float
 ) -> None:
     def wait_s(attempt: int, jitter: float) -> float:
-        return retry.backoff_s(attempt, base_s=base_s, cap_s=base_s * times, jitter=jitter)
+        return retry_policy.backoff_s(attempt, base_s=base_s, cap_s=base_s * times, jitter=jitter)
 
     few, many = sorted((one, other))
     assert wait_s(few, jitter) <= wait_s(many, jitter) <= base_s * times
@@ -120,7 +120,7 @@ moments = st.datetimes(datetime(1900, 1, 1), datetime(9000, 1, 1)).map(
 def test_any_text_asks_for_nothing_or_for_at_most_six_hours(
     value: str | None, date: str | None
 ) -> None:
-    wait_s = retry.retry_after(value, date)
+    wait_s = retry_policy.retry_after(value, date)
 
     assert wait_s is None or 0 <= wait_s <= RETRY_AFTER_MAX_S
 
@@ -131,10 +131,10 @@ def test_a_date_asks_for_as_long_as_it_lies_behind_the_answers_own(
 ) -> None:
     until = format_datetime(moment + timedelta(seconds=later_s))
 
-    wait_s = retry.retry_after(until, format_datetime(moment))
+    wait_s = retry_policy.retry_after(until, format_datetime(moment))
 
     assert wait_s == (None if later_s < 0 else min(later_s, RETRY_AFTER_MAX_S))
-    assert later_s < 0 or retry.retry_after(f" {later_s} ", None) == wait_s
+    assert later_s < 0 or retry_policy.retry_after(f" {later_s} ", None) == wait_s
 
 
 @given(st.lists(st.sampled_from(["worked", "failed", "timed out"]), max_size=200))

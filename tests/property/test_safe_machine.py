@@ -27,21 +27,21 @@ from hypothesis.stateful import (
     rule,
 )
 
-from syncd import config
 from syncd.cli.plan import make_plan
 from syncd.cli.safe import as_document, examine
-from syncd.compare import Comparer, Root
-from syncd.config import rules_for
-from syncd.core.drift import Drift
-from syncd.core.settle import Windows
-from syncd.core.tree import Folder, Tree
+from syncd.config import loader
+from syncd.config.rules import rules_for
+from syncd.core.catalog.drift import Drift
+from syncd.core.files.search_paths import Folder, Tree
+from syncd.core.files.settling import Windows
 from syncd.errors import LeaseLost
-from syncd.intake import Intake
-from syncd.lanes import Lanes
-from syncd.model import Job, Kind, Plan
-from syncd.progress import Meter
+from syncd.executors import Lanes
+from syncd.ingest.comparer import Comparer, Root
+from syncd.ingest.ingester import Intake
+from syncd.monitoring.progress import Meter
 from syncd.sandbox.server import Sandbox
-from syncd.store import Store
+from syncd.store.store import Store
+from syncd.types import Job, Kind, Plan
 from tests.scale import MACHINE_STEPS, SCALE
 from tests.somebody import set_override
 from tests.visitor import Visitor, good
@@ -121,7 +121,7 @@ class Machine:
         os.chmod(self.models / "vae", 0o700)
         shutil.rmtree(self.folder)
 
-    def _load(self) -> config.Loaded:
+    def _load(self) -> loader.Loaded:
         yaml, toml = self.folder / "extra.yaml", self.folder / "config.toml"
         yaml.write_text(f"other:\n  loras: {self.more}\n")
         toml.write_text(
@@ -129,7 +129,7 @@ class Machine:
             f'[api]\nbase_url = "{self.cloud.base_url}"\ntoken = "{self.cloud.device_key}"\n'
             f'[comfyui]\nextra_model_paths = "{yaml}"\n'
         )
-        return config.load(toml, {}, {"HOME": os.fspath(self.folder)})
+        return loader.load(toml, {}, {"HOME": os.fspath(self.folder)})
 
     def ask(self, *, deep: bool) -> dict[str, Any]:
         """What ``syncd safe --json`` says."""

@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from syncd.core import settle
-from syncd.core.settle import Watching, Windows
-from syncd.model import Fingerprint, FoundFile, HintKind
+from syncd.core.files import settling
+from syncd.core.files.settling import Watching, Windows
+from syncd.types import Fingerprint, FoundFile, HintKind
 from tests.scale import MACHINE_STEPS, SCALE
 
 WINDOWS = Windows(quiet_s=30, closed_s=10, network_s=90)
@@ -27,7 +27,7 @@ class Look:
 
     @property
     def blocked(self) -> bool:
-        return self.companion is not None or self.found.fingerprint.mtime_ns < settle.SECOND_NS
+        return self.companion is not None or self.found.fingerprint.mtime_ns < settling.SECOND_NS
 
 
 class Settling(RuleBasedStateMachine):
@@ -49,7 +49,7 @@ class Settling(RuleBasedStateMachine):
     @rule(size=st.integers(1, 3), old=st.booleans(), sparse=st.booleans())
     def write(self, size: int, old: bool, sparse: bool) -> None:
         ctime_ns = 1 if self.file is None else self.file.fingerprint.ctime_ns + 1
-        print_ = Fingerprint(1, 2, size, 7 if old else ctime_ns * settle.SECOND_NS, ctime_ns)
+        print_ = Fingerprint(1, 2, size, 7 if old else ctime_ns * settling.SECOND_NS, ctime_ns)
         self.file = FoundFile(1, "loras/x.pt", print_, 0 if sparse else size)
         self.written_s = self.now_s
 
@@ -78,7 +78,7 @@ class Settling(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        self.watching = settle.look(
+        self.watching = settling.look(
             self.watching,
             self.file,
             now_s=self.now_s,
@@ -94,7 +94,7 @@ class Settling(RuleBasedStateMachine):
             if self.began() == len(self.looks) - 1:
                 self.window_s = self.window_of(self.looks[-1])
         self.hint = None
-        if self.watching is not None and settle.is_settled(self.watching, self.now_s):
+        if self.watching is not None and settling.is_settled(self.watching, self.now_s):
             assert self.now_s - self.written_s >= 0
             assert self.watching.fingerprint == self.looks[-1].found.fingerprint
 
@@ -107,7 +107,7 @@ class Settling(RuleBasedStateMachine):
         self.look()
 
         assert self.watching is not None
-        assert settle.is_settled(self.watching, self.now_s) != self.looks[-1].blocked
+        assert settling.is_settled(self.watching, self.now_s) != self.looks[-1].blocked
 
     # -- the model -------------------------------------------------------------------------------
 
@@ -135,8 +135,8 @@ class Settling(RuleBasedStateMachine):
         settles_s = (
             math.inf if self.looks[-1].blocked else self.looks[self.began()].at_s + self.window_s
         )
-        assert settle.settles_at_s(self.watching) == settles_s
-        assert settle.is_settled(self.watching, self.now_s) == (self.now_s >= settles_s)
+        assert settling.settles_at_s(self.watching) == settles_s
+        assert settling.is_settled(self.watching, self.now_s) == (self.now_s >= settles_s)
 
 
 TestSettling = Settling.TestCase

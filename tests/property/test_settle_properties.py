@@ -3,13 +3,15 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core import settle
-from syncd.core.settle import Watching, Windows
-from syncd.model import Fingerprint, FoundFile, HintKind
+from syncd.core.files import settling
+from syncd.core.files.settling import Watching, Windows
+from syncd.types import Fingerprint, FoundFile, HintKind
 
 WINDOWS = Windows(quiet_s=30, closed_s=10, network_s=90)
 LONGEST_S = 2 * 90
-FILE = FoundFile(1, "loras/x.pt", Fingerprint(1, 2, 4096, 5 * settle.SECOND_NS, 6), allocated=4096)
+FILE = FoundFile(
+    1, "loras/x.pt", Fingerprint(1, 2, 4096, 5 * settling.SECOND_NS, 6), allocated=4096
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ steps = st.builds(
 
 
 def look(before: Watching | None, found: FoundFile, now_s: float, step: Step) -> Watching:
-    watching = settle.look(
+    watching = settling.look(
         before,
         found,
         now_s=now_s,
@@ -71,7 +73,7 @@ def test_a_file_never_settles_within_a_window_of_a_change_a_hint_or_an_obstacle(
             disturbed_s = now_s
         watching = look(watching, found, now_s, step)
 
-        if settle.is_settled(watching, now_s):
+        if settling.is_settled(watching, now_s):
             assert now_s - disturbed_s >= watching.window_s >= WINDOWS.closed_s
             assert step.companion is None
 
@@ -91,4 +93,4 @@ def test_whatever_happened_a_file_that_stands_still_settles(
         watching = look(watching, found, now_s + later_s, still)
 
     assert watching is not None
-    assert settle.is_settled(watching, now_s + LONGEST_S)
+    assert settling.is_settled(watching, now_s + LONGEST_S)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.model import Fingerprint, FoundFile, Kind, KnownFile, Priority, Target, Verdict
-from syncd.store import Store, Wanted, files
+from syncd.store import files
+from syncd.store.files import Wanted
+from syncd.store.store import Store
+from syncd.types import Fingerprint, FoundFile, Kind, KnownFile, Priority, Target, Verdict
 from tests.memory import folder
 
 names = st.binary(min_size=1, max_size=6).map(lambda name: name.replace(b"\0", b"/"))

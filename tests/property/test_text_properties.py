@@ -14,14 +14,16 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd import log
-from syncd.config import Settings, extra_folders, load
+from syncd.config.extra_paths import extra_folders
+from syncd.config.loader import load
+from syncd.config.settings import Settings
 from syncd.errors import ConfigError
-from syncd.formats import jsontext
-from syncd.formats.jsontext import JsonText
-from syncd.formats.shards import shards
-from syncd.formats.window import Fault
-from syncd.model import printable
+from syncd.ingest.formats import jsontext
+from syncd.ingest.formats.jsontext import JsonText
+from syncd.ingest.formats.shards import shards
+from syncd.ingest.formats.window import Fault
+from syncd.monitoring import log
+from syncd.types import printable
 from tests.memory import folder
 
 anything = st.text(st.characters(), max_size=20)

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syncd.core.ending import NEEDS_PERSON, NOT_UPLOADED, UNFINISHED, Exit, exit_code
-from syncd.core.machine import LIVE, TRANSITIONS, IllegalTransition, advance
-from syncd.core.parts import (
+from syncd.core.exit_codes import NEEDS_PERSON, NOT_UPLOADED, UNFINISHED, Exit, exit_code
+from syncd.core.jobs.parts import (
     MAX_PARTS,
     STORE_PUT_CEILING,
     Route,
@@ -17,9 +16,10 @@ from syncd.core.parts import (
     missing_parts,
     plan_parts,
 )
-from syncd.core.steps import Step, next_step
+from syncd.core.jobs.states import LIVE, TRANSITIONS, IllegalTransition, advance
+from syncd.core.jobs.steps import Step, next_step
 from syncd.errors import Permanent
-from syncd.model import Event, Fingerprint, Job, State, Target
+from syncd.types import Event, Fingerprint, Job, State, Target
 
 GIB = 1024**3
 sizes = st.integers(1, 2000 * GIB)

@@ -16,20 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from syncd.core.parts import Route, missing_parts, plan_parts
-from syncd.core.steps import Step, next_step
+from syncd.core.jobs.parts import Route, missing_parts, plan_parts
+from syncd.core.jobs.steps import Step, next_step
 from syncd.errors import LeaseLost
-from syncd.model import (
-    Fingerprint,
-    FoundFile,
-    Job,
-    Kind,
-    Multipart,
-    Plan,
-    State,
-    Target,
-)
-from syncd.store import Store, Wanted
+from syncd.store.files import Wanted
+from syncd.store.store import Store
+from syncd.types import Fingerprint, FoundFile, Job, Kind, Multipart, Plan, State, Target
 from tests.memory import folder
 from tests.scale import MACHINE_STEPS, SCALE
 

@@ -9,15 +9,16 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import SecretStr
 
-from syncd.api import Client as ApiClient
-from syncd.assembly import Doors
-from syncd.config import CredentialSource, Settings
-from syncd.lanes import Lanes
-from syncd.model import Hint
-from syncd.progress import Meter
-from syncd.service import Service
-from syncd.storage import Client as StoreClient
-from syncd.watch import Watcher
+from syncd.cloud.client import Client as ApiClient
+from syncd.cloud.object_store import Client as StoreClient
+from syncd.config.credential import CredentialSource
+from syncd.config.settings import Settings
+from syncd.daemon.components import Doors
+from syncd.daemon.service import Service
+from syncd.executors import Lanes
+from syncd.fs.watcher import Watcher
+from syncd.monitoring.progress import Meter
+from syncd.types import Hint
 from tests.simulation.far_side import ApiWire, FarSide, StoreWire, Weather
 from tests.simulation.loop import LIFE, Tasks, VirtualClock
 

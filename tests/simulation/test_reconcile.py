@@ -4,8 +4,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from syncd.model import Call
 from syncd.sandbox.cloud import Registered
+from syncd.types import Call
 from tests.matrix.stage import OTHER, SMALL, Stage, play
 
 RECONCILE_S = 600

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.model import Hint, HintKind
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.switches import Switches
+from syncd.types import Hint, HintKind
 from tests.memory import folder
 from tests.scale import SCALE, SEED
 from tests.simulation.far_side import API_URL, FarSide, Weather

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from syncd.config import Settings
-from syncd.model import Call
+from syncd.config.settings import Settings
 from syncd.sandbox.switches import Cap, Switches
+from syncd.types import Call
 from tests.memory import folder
 from tests.scale import SCALE
 from tests.seeds import Seeds, named

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from syncd.model import HintKind
+from syncd.types import HintKind
 from tests.weights import HEADER, is_torn, weights
 
 FOLDERS = ("loras", "checkpoints", "vae/old")

@@ -4,9 +4,9 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.switches import Cap, Switches, Unique
+from syncd.types import Call
 
 API_CALLS = (
     Call.PRESIGN, Call.REGISTER, Call.LIST_MODELS, Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.ABORT,

@@ -26,13 +26,13 @@ import structlog
 from apscheduler.executors import base as executors
 from apscheduler.schedulers import base as schedulers
 
-from syncd import log
-from syncd.config import Settings
-from syncd.core.late import LATEST_S
-from syncd.model import Call, Hint, HintKind
+from syncd.config.settings import Settings
+from syncd.core.jobs.late import LATEST_S
+from syncd.monitoring import log
 from syncd.sandbox.cloud import Stage
 from syncd.sandbox.history import Entry
-from syncd.store import Store
+from syncd.store.store import Store
+from syncd.types import Call, Hint, HintKind
 from tests import scaling
 from tests.oracle import Content, Evidence
 from tests.simulation import weather as menu

@@ -25,16 +25,19 @@ from unittest import mock
 import httpx
 from pydantic import SecretStr
 
-from syncd import api, log, storage, wire
-from syncd.assembly import Doors
 from syncd.clock import SystemClock
-from syncd.config import CredentialSource, Settings
-from syncd.model import Call
-from syncd.progress import Meter
+from syncd.cloud import client as api
+from syncd.cloud import http, object_store
+from syncd.config.credential import CredentialSource
+from syncd.config.settings import Settings
+from syncd.daemon.components import Doors
+from syncd.daemon.service import Service
+from syncd.monitoring import log
+from syncd.monitoring.progress import Meter
 from syncd.sandbox.history import Entry
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Cap, Switches
-from syncd.service import Service
+from syncd.types import Call
 from tests.oracle import Content, Evidence, check
 from tests.weights import MIB, sha256_of, write_safetensors
 
@@ -193,8 +196,8 @@ def _api(accident: Accident) -> api.Client:
     return client
 
 
-def _store(accident: Accident) -> storage.Client:
-    client = storage.build_client()
+def _store(accident: Accident) -> object_store.Client:
+    client = object_store.build_client()
     plain = client.send
 
     def send(request: httpx.Request, **how: Any) -> httpx.Response:
@@ -295,10 +298,10 @@ def evidence(
 
 if __name__ == "__main__":
     with (
-        mock.patch.object(wire, "SOCKET_OPTIONS", SOCKET_OPTIONS),
+        mock.patch.object(http, "SOCKET_OPTIONS", SOCKET_OPTIONS),
         mock.patch.object(api, "CONNECT_S", CONNECT_S),
         mock.patch.object(
-            storage, "TIMEOUT", httpx.Timeout(connect=CONNECT_S, write=30, read=120, pool=None)
+            object_store, "TIMEOUT", httpx.Timeout(connect=CONNECT_S, write=30, read=120, pool=None)
         ),
     ):
         print(json.dumps(run(sys.argv[1], Path(sys.argv[2]))))

@@ -27,16 +27,19 @@ from pydantic import SecretStr
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from syncd import api, log, storage
-from syncd.assembly import Doors
-from syncd.config import CredentialSource, Settings
-from syncd.lanes import Lanes
-from syncd.progress import Meter
+from syncd.cloud import client as api
+from syncd.cloud import object_store
+from syncd.config.credential import CredentialSource
+from syncd.config.settings import Settings
+from syncd.daemon.components import Doors
+from syncd.daemon.service import Service
+from syncd.executors import Lanes
+from syncd.monitoring import log
+from syncd.monitoring.progress import Meter
 from syncd.sandbox.history import Entry
 from syncd.sandbox.objects import DiskObjects
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Cap, Switches
-from syncd.service import Service
 from tests import scaling
 from tests.oracle import Content, Evidence
 from tests.sockets.skipping import SkippingClock
@@ -232,9 +235,9 @@ def _api_client(clock: SkippingClock, cloud: Watched) -> api.Client:
     return client
 
 
-def _store_client(cloud: Watched) -> storage.Client:
+def _store_client(cloud: Watched) -> object_store.Client:
     """The store's real client; it tells which answers it did not wait for."""
-    client = storage.build_client()
+    client = object_store.build_client()
     plain = client.send
 
     def send(request: httpx.Request, **how: Any) -> httpx.Response:
@@ -403,7 +406,7 @@ def _scaled_down() -> Iterator[None]:
     timeout = httpx.Timeout(connect=1.0, write=ANSWER_S, read=ANSWER_S, pool=None)
     with (
         scaling.scaled_down(leaf=LEAF_SIZE, piece=PIECE_SIZE, part=PART_SIZE),
-        mock.patch.object(storage, "TIMEOUT", timeout),
+        mock.patch.object(object_store, "TIMEOUT", timeout),
         mock.patch.object(api, "ANSWER_S", ANSWER_S),
         mock.patch.object(api, "COMPLETE_S", ANSWER_S),
     ):

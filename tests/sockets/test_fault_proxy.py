@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import Call
 from syncd.sandbox.faults import Fault, Rule
+from syncd.types import Call
 from tests.oracle import check
 from tests.sockets.rig import SINGLE_PUT_LIMIT, Rig, rigged
 from tests.sockets.wire import Accident, Break, Wire

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model import Call, Job
-from syncd.progress import Meter
+from syncd.monitoring.progress import Meter
 from syncd.sandbox.history import Entry
+from syncd.types import Call, Job
 from tests.crash.lanes import each
 from tests.oracle import check
 from tests.scale import SCALE

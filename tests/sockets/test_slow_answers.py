@@ -17,13 +17,14 @@ from typing import Any, Self
 
 import pytest
 
-from syncd import api, storage
-from syncd.api import CloudApi
-from syncd.auth import Credentials
-from syncd.core.answers import HostPolicy
+from syncd.cloud import client as api
+from syncd.cloud import object_store
+from syncd.cloud.client import CloudApi
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.object_store import Exchange, ObjectStore
+from syncd.cloud.validation import HostPolicy
 from syncd.errors import JobError
-from syncd.model import Call, Grant, Kind, Multipart, Target
-from syncd.storage import Exchange, ObjectStore
+from syncd.types import Call, Grant, Kind, Multipart, Target
 from tests.fakes import FakeClock
 from tests.oracle import check
 from tests.sockets.rig import rigged
@@ -128,7 +129,7 @@ class SlowServer:
 
 @pytest.fixture
 def store() -> Iterator[ObjectStore]:
-    with storage.build_client() as client:
+    with object_store.build_client() as client:
         yield ObjectStore(client, NEAR)
 
 
@@ -193,7 +194,7 @@ def test_I30_cut_from_another_thread_ends_a_request_at_once(
 def test_I30_store_that_takes_no_more_of_a_body_is_cut_off(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "PIECE_S", 0.2)
+    monkeypatch.setattr(object_store, "PIECE_S", 0.2)
     exchange, ended = Exchange(), threading.Event()
 
     def watch() -> None:
@@ -293,7 +294,7 @@ def test_I30_F51_two_dripping_answers_do_not_stop_the_others(
     models: Path, both: tuple[Wire, Wire], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rigged(models, both) as rig:
-        monkeypatch.setattr(storage, "WHOLE_ANSWER_S", WHOLE_S)
+        monkeypatch.setattr(object_store, "WHOLE_ANSWER_S", WHOLE_S)
         with slow_store(both[1], times=2, then=lambda: None):
             assert rig.run() == 0, rig.said.getvalue()
         check(rig.evidence())

@@ -12,10 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from syncd import api, storage
-from syncd.core.answers import HostPolicy
+from syncd.cloud import client as api
+from syncd.cloud import object_store
+from syncd.cloud.validation import HostPolicy
 from syncd.errors import JobError, NeedsOperator
-from syncd.model import Call, Grant, Kind
+from syncd.types import Call, Grant, Kind
 
 pytestmark = pytest.mark.needs("openssl")
 
@@ -104,8 +105,8 @@ HERE = HostPolicy.of("https://localhost/api/v1", [], allow_http=False)
 
 def put(certificates: Path, server: Server) -> str | None:
     grant = Grant(f"https://localhost:{server.port}/key?X-Amz-Signature=1", {}, 2**53)
-    with storage.build_client(ca_bundle=str(certificates / "known.pem")) as client:
-        return storage.ObjectStore(client, HERE).put(
+    with object_store.build_client(ca_bundle=str(certificates / "known.pem")) as client:
+        return object_store.ObjectStore(client, HERE).put(
             grant, [BODY], len(BODY), call=Call.PUT_PART, now_ms=lambda: 0
         )
 
@@ -199,10 +200,12 @@ def test_the_proxys_password_goes_to_the_proxy_and_no_further(certificates: Path
     with (
         Server(certificates, "wrong_host").serving() as server,
         Proxy(server).serving() as proxy,
-        storage.build_client(ca_bundle=str(certificates / "known.pem"), proxy=proxy.url) as client,
+        object_store.build_client(
+            ca_bundle=str(certificates / "known.pem"), proxy=proxy.url
+        ) as client,
     ):
         grant = Grant("https://elsewhere.example/key?X-Amz-Signature=1", {}, 2**53)
-        storage.ObjectStore(client, far).put(
+        object_store.ObjectStore(client, far).put(
             grant, [BODY], len(BODY), call=Call.PUT_PART, now_ms=lambda: 0
         )
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from syncd.core.agenda import Act, Line, Owned, Unusable, agenda, read, retiring, written
-from syncd.core.drift import Finding, Kind, Local
-from syncd.core.preview import Action, Step
-from syncd.core.throughput import bytes_per_s
-from syncd.model import Fingerprint, Record
+from syncd.core.catalog.drift import Finding, Kind, Local
+from syncd.core.catalog.plan import Action, Step
+from syncd.core.catalog.plan_file import Act, Line, Owned, Unusable, agenda, read, retiring, written
+from syncd.core.transfer.throughput import bytes_per_s
+from syncd.types import Fingerprint, Record
 
 URL = "https://cloud.example/api/v1"
 PRINT = Fingerprint(1, 2, 7, 4, 2**63)

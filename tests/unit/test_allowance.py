@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncd.core.allowance import DAY_MS, HOUR_MS, hour_of, left_within_a_day, room_at_ms
+from syncd.core.transfer.quota import DAY_MS, HOUR_MS, hour_of, left_within_a_day, room_at_ms
 
 NOW = 1_000 * HOUR_MS + 1_234
 THIS_HOUR = hour_of(NOW)

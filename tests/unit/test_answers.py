@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
-from syncd.core.answers import (
+from syncd.cloud.validation import (
     HostPolicy,
     grant_of,
     id_of,
@@ -19,7 +19,7 @@ from syncd.core.answers import (
     url_deadline_ms,
 )
 from syncd.errors import JobError
-from syncd.model import Kind, Multipart, Record
+from syncd.types import Kind, Multipart, Record
 
 NOW_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 MIB = 1024 * 1024

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from syncd import __version__, api
-from syncd.api import LISTINGS_MAX, CloudApi
-from syncd.auth import Credentials
-from syncd.core.answers import HostPolicy
+from syncd import __version__
+from syncd.cloud import client as api
+from syncd.cloud.client import LISTINGS_MAX, CloudApi
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.validation import HostPolicy
 from syncd.errors import ConfigError, JobError, NeedsOperator, Offline, Throttled
-from syncd.model import Call, Kind, Multipart, Record, Target
+from syncd.types import Call, Kind, Multipart, Record, Target
 from tests.fakes import LOST, FakeClock, Reply, ScriptedServer, Seen, endless, reply
 
 DEVICE = "dk-canary-0123456789"

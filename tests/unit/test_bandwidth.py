@@ -9,9 +9,9 @@ from datetime import datetime
 
 import pytest
 
-from syncd.bandwidth import Bandwidth
 from syncd.clock import SystemClock
-from syncd.core.bandwidth import (
+from syncd.core.transfer.pace import WINDOW_S, Pace
+from syncd.core.transfer.rates import (
     CREDIT_S,
     DAY_MINUTES,
     SLOWEST,
@@ -20,8 +20,8 @@ from syncd.core.bandwidth import (
     parse,
     parse_rate,
 )
-from syncd.core.pace import WINDOW_S, Pace
-from syncd.hashing import Stopped
+from syncd.fs.hashing import Stopped
+from syncd.upload.limits import Bandwidth
 
 KIB, MIB = 1024, 1024 * 1024
 SATURDAY = 5 * DAY_MINUTES

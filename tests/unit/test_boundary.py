@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncd.core.boundary import Boundary
+from syncd.core.files.boundary import Boundary
 
 BOUNDARY = Boundary(frozenset({"/srv/models"}), frozenset({"/srv/state", "/srv/token"}))
 

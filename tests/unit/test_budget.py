@@ -1,6 +1,6 @@
 """The tokens that repeats of requests cost."""
 
-from syncd.core.budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
+from syncd.core.jobs.retry_budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
 
 
 def test_I16_repeats_end_when_the_tokens_do() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from syncd.core.bundles import bundle_of, missing
-from syncd.core.judge import Passed, Rules, Taken, judge
+from syncd.core.files.bundles import bundle_of, missing
+from syncd.core.files.selection import Passed, Rules, Taken, judge
 
 TYPES = frozenset({"diffusers", "LLM"})
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from syncd import api
-from syncd.api import CloudApi
-from syncd.auth import Credentials
-from syncd.catalog import Catalog
-from syncd.core.answers import HostPolicy
+from syncd.cloud import client as api
+from syncd.cloud.client import CloudApi
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.listing import Catalog
+from syncd.cloud.validation import HostPolicy
 from syncd.errors import JobError
 from tests.fakes import LOST, FakeClock, Reply, ScriptedServer, reply
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from syncd.cli.commands import COMMANDS
+from syncd.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).parents[2]
 DEVICE_KEY = "dk-CANARY0123456789"
@@ -21,7 +21,7 @@ CALL = "from syncd.cli import entry; entry()"
 
 # Commands that behave as a broken one could, put into the table of the child process only.
 MISBEHAVE = """
-import click, syncd.cli.commands as cli, types, sys
+import click, syncd.cli.main as cli, types, sys
 from syncd.errors import RootUnavailable, StateError
 home = types.ModuleType("misbehaving")
 sys.modules["misbehaving"] = home

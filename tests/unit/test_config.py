@@ -7,18 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from syncd.config import (
-    KEYS,
-    VARIABLES,
-    CredentialSource,
-    Loaded,
-    Settings,
-    credential_source,
-    find_config_file,
-    load,
-    shown,
-    value_at,
-)
+from syncd.config.credential import CredentialSource, credential_source
+from syncd.config.loader import Loaded, load
+from syncd.config.locations import find_config_file
+from syncd.config.settings import KEYS, VARIABLES, Settings, shown, value_at
 from syncd.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"

@@ -2,8 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncd.core.diff import Gone, Moved, New, diff
-from syncd.model import Fingerprint, FoundFile, KnownFile, Verdict
+from syncd.core.files.diff import Gone, Moved, New, diff
+from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
 
 PRINT = Fingerprint(dev=1, inode=2, size=3, mtime_ns=4, ctime_ns=5)
 

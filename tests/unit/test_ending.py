@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from syncd.core.ending import exit_code
-from syncd.store import FILE_STATES
+from syncd.core.exit_codes import exit_code
+from syncd.store.outline import FILE_STATES
 
 LEFT = {
     "queued": 75, "waiting": 75, "uploading": 75, "needs_sign_in": 77,

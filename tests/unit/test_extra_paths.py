@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from syncd.config import Settings, extra_folders, load
+from syncd.config.extra_paths import extra_folders
+from syncd.config.loader import load
+from syncd.config.settings import Settings
 from syncd.errors import ConfigError
 
 

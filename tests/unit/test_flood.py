@@ -8,8 +8,16 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from syncd import log
-from syncd.core.flood import BURST, LINES_PER_S, RESERVED, SAME_MOST, SAME_S, TOLD_EVERY_S, Flood
+from syncd.monitoring import log
+from syncd.monitoring.log_limiter import (
+    BURST,
+    LINES_PER_S,
+    RESERVED,
+    SAME_MOST,
+    SAME_S,
+    TOLD_EVERY_S,
+    Flood,
+)
 
 
 class Clock:

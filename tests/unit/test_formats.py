@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from syncd import formats
-from syncd.core.paths import ENDINGS
-from syncd.formats import Structure, archive, gguf, jsontext, onnx, pickles, safetensors
-from syncd.formats.window import WINDOW
+from syncd.core.files.naming import ENDINGS
+from syncd.ingest.formats import archive, gguf, jsontext, onnx, pickles, safetensors, structure
+from syncd.ingest.formats.structure import Structure
+from syncd.ingest.formats.window import WINDOW
 from tests import model_files
 from tests.model_files import SAMPLES
 
@@ -33,7 +33,7 @@ def look() -> Callable[..., Structure]:
         fd = os.memfd_create("model")
         try:
             os.write(fd, content)
-            return formats.check(fd, name, len(content) if size is None else size)
+            return structure.check(fd, name, len(content) if size is None else size)
         finally:
             os.close(fd)
 
@@ -91,7 +91,7 @@ def test_the_descriptor_keeps_its_offset_and_stays_open() -> None:
     try:
         os.write(fd, model_files.safetensors_of(2))
         os.lseek(fd, 7, os.SEEK_SET)
-        formats.check(fd, "m.sft", os.fstat(fd).st_size)
+        structure.check(fd, "m.sft", os.fstat(fd).st_size)
 
         assert os.lseek(fd, 0, os.SEEK_CUR) == 7
     finally:
@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_the_callers_error() -> None:
     fd = os.open("/", os.O_RDONLY)
     try:
         with pytest.raises(IsADirectoryError):
-            formats.check(fd, "m.gguf", 100)
+            structure.check(fd, "m.gguf", 100)
     finally:
         os.close(fd)
 
@@ -211,7 +211,7 @@ def test_what_a_header_skips_is_not_read(tmp_path: Path, read: list[int]) -> Non
         file.truncate()
     fd = os.open(path, os.O_RDONLY)
     try:
-        assert formats.check(fd, "m.gguf", path.stat().st_size).complete
+        assert structure.check(fd, "m.gguf", path.stat().st_size).complete
     finally:
         os.close(fd)
 
@@ -843,7 +843,7 @@ def test_no_group_is_repeated_in_the_way_that_early_pythons_get_wrong() -> None:
     possessive_group = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+")
     found = [
         f"{path.name}:{number}"
-        for path in sorted(Path(formats.__file__).parent.glob("*.py"))
+        for path in sorted(Path(structure.__file__).parent.glob("*.py"))
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if possessive_group.search(line) and "``" not in line
     ]

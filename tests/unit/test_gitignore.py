@@ -2,7 +2,14 @@
 
 import pytest
 
-from syncd.core.gitignore import PATTERN_MAX, PATTERNS_MAX, BadLine, deciding, parse, parse_all
+from syncd.core.files.gitignore import (
+    PATTERN_MAX,
+    PATTERNS_MAX,
+    BadLine,
+    deciding,
+    parse,
+    parse_all,
+)
 
 
 def decides(lines: str, path: str) -> str | None:

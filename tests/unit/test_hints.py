@@ -4,8 +4,8 @@ import asyncio
 import threading
 
 from syncd.clock import SystemClock
-from syncd.hints import Hints
-from syncd.model import Hint, HintKind
+from syncd.ingest.change_queue import Hints
+from syncd.types import Hint, HintKind
 
 HEARD = [Hint(1, f"loras/{number}", HintKind.CLOSED) for number in range(20_000)]
 

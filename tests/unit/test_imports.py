@@ -145,7 +145,7 @@ NOW = frozenset({"now", "utcnow", "today"})
 
 
 def violations(module: str, source: str, *, package: bool = False) -> list[str]:
-    """What the module (``syncd.core.diff``) may not do, a sentence each."""
+    """What the module (``syncd.core.files.diff``) may not do, a sentence each."""
     tree = ast.parse(source)
     room = room_of(module)
     if room not in MAY_IMPORT:
@@ -266,14 +266,14 @@ def test_no_module_leads_back_to_itself() -> None:
 
 def test_a_circle_within_a_room_is_seen() -> None:
     sources = {
-        "syncd.worker.__init__": "from syncd.worker.worker import Worker",
-        "syncd.worker.worker": "from syncd.worker import ends\nfrom syncd.store import Store",
-        "syncd.worker.ends": "def f():\n    from syncd.worker.worker import Worker",
+        "syncd.worker.__init__": "from syncd.upload.worker import Worker",
+        "syncd.upload.worker": "from syncd.worker import ends\nfrom syncd.store import Store",
+        "syncd.upload.failures": "def f():\n    from syncd.upload.worker import Worker",
     }
 
     assert circle(sources) in (
-        ["syncd.worker.worker", "syncd.worker.ends", "syncd.worker.worker"],
-        ["syncd.worker.ends", "syncd.worker.worker", "syncd.worker.ends"],
+        ["syncd.upload.worker", "syncd.upload.failures", "syncd.upload.worker"],
+        ["syncd.upload.failures", "syncd.upload.worker", "syncd.upload.failures"],
     )
 
 
@@ -286,44 +286,44 @@ def test_the_rooms_that_stand_are_all_looked_at() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("syncd.model", "from syncd.errors import Hold"),
+        ("syncd.types", "from syncd.errors import Hold"),
         ("syncd.errors", "from syncd import clock"),
-        ("syncd.core.diff", "from syncd.store import Store"),
-        ("syncd.core.diff", "from syncd import clock"),
-        ("syncd.core.diff", "from ..clock import Clock"),
-        ("syncd.core.diff", "import time"),
-        ("syncd.core.diff", "from time import monotonic"),
-        ("syncd.core.diff", "def f():\n    import random"),
-        ("syncd.core.diff", "import asyncio.events"),
-        ("syncd.core.diff", "import logging"),
-        ("syncd.core.diff", "from threading import Lock"),
-        ("syncd.core.diff", "from pathlib import Path"),
-        ("syncd.core.diff", "from urllib.request import urlopen"),
-        ("syncd.core.diff", "from urllib import request"),
-        ("syncd.core.diff", "from os import stat"),
-        ("syncd.core.diff", "from os.path import exists"),
-        ("syncd.core.diff", "import os\nos.stat('a')"),
-        ("syncd.core.diff", "import os\nsize = os.path.getsize"),
-        ("syncd.core.diff", "x = open('a')"),
-        ("syncd.core.diff", "import datetime\nx = datetime.datetime.now()"),
-        ("syncd.core.diff", "import attrs"),
-        ("syncd.core.diff", "import xxhash"),
-        ("syncd.scan", "from syncd.store.jobs import Jobs"),
-        ("syncd.store.jobs", "from syncd.hashing import make_plan"),
+        ("syncd.core.files.diff", "from syncd.store import Store"),
+        ("syncd.core.files.diff", "from syncd import clock"),
+        ("syncd.core.files.diff", "from ..clock import Clock"),
+        ("syncd.core.files.diff", "import time"),
+        ("syncd.core.files.diff", "from time import monotonic"),
+        ("syncd.core.files.diff", "def f():\n    import random"),
+        ("syncd.core.files.diff", "import asyncio.events"),
+        ("syncd.core.files.diff", "import logging"),
+        ("syncd.core.files.diff", "from threading import Lock"),
+        ("syncd.core.files.diff", "from pathlib import Path"),
+        ("syncd.core.files.diff", "from urllib.request import urlopen"),
+        ("syncd.core.files.diff", "from urllib import request"),
+        ("syncd.core.files.diff", "from os import stat"),
+        ("syncd.core.files.diff", "from os.path import exists"),
+        ("syncd.core.files.diff", "import os\nos.stat('a')"),
+        ("syncd.core.files.diff", "import os\nsize = os.path.getsize"),
+        ("syncd.core.files.diff", "x = open('a')"),
+        ("syncd.core.files.diff", "import datetime\nx = datetime.datetime.now()"),
+        ("syncd.core.files.diff", "import attrs"),
+        ("syncd.core.files.diff", "import xxhash"),
+        ("syncd.fs.scanner", "from syncd.store.jobs import Jobs"),
+        ("syncd.store.jobs", "from syncd.fs.hashing import make_plan"),
         ("syncd.store.jobs", "from .. import hashing"),
         ("syncd.store", "from ..hashing import make_plan"),
-        ("syncd.api", "import syncd.auth"),
-        ("syncd.scan", "if True:\n    import sqlite3"),
-        ("syncd.worker.upload", "import httpx"),
-        ("syncd.worker.worker", "from syncd.service import Service"),
-        ("syncd.worker.file", "from syncd.intake import Intake"),
-        ("syncd.progress", "from syncd.store import Store"),
-        ("syncd.assembly", "from syncd.service import Service"),
+        ("syncd.cloud.client", "import syncd.cloud.credentials"),
+        ("syncd.fs.scanner", "if True:\n    import sqlite3"),
+        ("syncd.upload.store_steps", "import httpx"),
+        ("syncd.upload.worker", "from syncd.service import Service"),
+        ("syncd.upload.file_steps", "from syncd.ingest.ingester import Intake"),
+        ("syncd.monitoring.progress", "from syncd.store import Store"),
+        ("syncd.daemon.components", "from syncd.service import Service"),
         ("syncd.service", "from syncd.cli import entry"),
         ("syncd.service", "from syncd.sandbox.server import Sandbox"),
         ("syncd.service", "from rich.console import Console"),
         ("syncd.sandbox.server", "from syncd.store import Store"),
-        ("syncd.watch", "from apscheduler.schedulers.asyncio import AsyncIOScheduler"),
+        ("syncd.fs.watcher", "from apscheduler.schedulers.asyncio import AsyncIOScheduler"),
         ("syncd.log", "import pydantic"),
         ("syncd.surprise", "import json"),
     ],
@@ -337,14 +337,23 @@ def test_a_planted_violation_is_seen(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("syncd.core.steps", "from syncd.core.parts import Route\nfrom syncd.model import Job"),
-        ("syncd.core.steps", "from .parts import Route\nfrom ..errors import Hold"),
-        ("syncd.core.diff", "import os\nname = os.path.basename(os.fsdecode(b'a'))"),
-        ("syncd.core.diff", "from urllib.parse import urlsplit\nfrom datetime import datetime"),
+        (
+            "syncd.core.jobs.steps",
+            "from syncd.core.jobs.parts import Route\nfrom syncd.types import Job",
+        ),
+        ("syncd.core.jobs.steps", "from .parts import Route\nfrom ..errors import Hold"),
+        ("syncd.core.files.diff", "import os\nname = os.path.basename(os.fsdecode(b'a'))"),
+        (
+            "syncd.core.files.diff",
+            "from urllib.parse import urlsplit\nfrom datetime import datetime",
+        ),
         ("syncd.store.jobs", "import sqlite3\nfrom syncd.store.db import Database"),
-        ("syncd.worker.file", "from syncd import hashing\nfrom syncd.worker.run import Run"),
+        (
+            "syncd.upload.file_steps",
+            "from syncd import hashing\nfrom syncd.upload.context import Run",
+        ),
         ("syncd.cli.demo", "import click\nfrom syncd.sandbox.server import Sandbox"),
-        ("syncd.api", "import httpx\nfrom syncd import __version__"),
+        ("syncd.cloud.client", "import httpx\nfrom syncd import __version__"),
     ],
 )
 def test_what_the_direction_allows_is_let_pass(module: str, source: str) -> None:

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from syncd.core.judge import Passed, Patterns, Rules, Taken, judge, stands
-from syncd.model import Fingerprint, KnownFile, Verdict
+from syncd.core.files.selection import Passed, Patterns, Rules, Taken, judge, stands
+from syncd.types import Fingerprint, KnownFile, Verdict
 
 
 def only(path: str, source: str) -> Patterns:

@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from syncd.clock import Clock
-from syncd.core.width import Width
+from syncd.core.transfer.concurrency import Width
+from syncd.disk_full import Patience
 from syncd.errors import StateError, StateFull
-from syncd.lanes import Lanes, Slots
-from syncd.patience import Patience
+from syncd.executors import Lanes, Slots
 from tests.fakes import FakeClock
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncd.core.late import wait_s
+from syncd.core.jobs.late import wait_s
 
 NOW = 1_000_000
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from syncd.core.parts import plan_parts
-from syncd.lead import PARTS_AHEAD, Lead
-from syncd.model import LEAF_DIGEST_SIZE, LEAF_SIZE
+from syncd.core.jobs.parts import plan_parts
+from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE
+from syncd.upload.hash_window import PARTS_AHEAD, Lead
 
 PART_SIZE = 2 * LEAF_SIZE
 PARTS = plan_parts(40 * PART_SIZE, PART_SIZE)

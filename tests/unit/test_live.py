@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from syncd.config import JUDGING, KEYS, LIVE, Settings, reloaded
+from syncd.config.reload import JUDGING, LIVE, reloaded
+from syncd.config.settings import KEYS, Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 

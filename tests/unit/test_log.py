@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from syncd import log
+from syncd.monitoring import log
 
 CANARIES = {
     "device": "dk-CANARY_device1",

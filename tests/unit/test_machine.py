@@ -2,8 +2,8 @@
 
 import pytest
 
-from syncd.core.machine import LIVE, TRANSITIONS, IllegalTransition, advance
-from syncd.model import Event, State
+from syncd.core.jobs.states import LIVE, TRANSITIONS, IllegalTransition, advance
+from syncd.types import Event, State
 
 # Written down a second time on purpose: whoever changes an arrow says so twice.
 ARROWS = {

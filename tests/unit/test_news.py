@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from syncd.core.news import (
+from syncd.core.notifications import (
     FILES_MOST,
     GATHER_S,
     PERIOD_S,
@@ -23,7 +23,7 @@ from syncd.core.news import (
     signed,
     signing_key,
 )
-from syncd.store import FILE_STATES
+from syncd.store.outline import FILE_STATES
 
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "docs/schemas/webhook.schema.json").read_text("utf-8")

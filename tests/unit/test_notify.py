@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from syncd.herald import Moment, status_line
-from syncd.notify import STATUS_MAX, Notifier
-from syncd.store import HoldRow
+from syncd.daemon.notify import STATUS_MAX, Notifier
+from syncd.daemon.systemd import Moment, status_line
+from syncd.store.outline import HoldRow
 
 MIB = 1024 * 1024
 _names = count(1)
@@ -96,7 +96,7 @@ def test_a_manager_that_is_not_there_is_no_error(tmp_path: Path) -> None:
 def test_a_manager_that_does_not_read_holds_nothing_up_for_long(
     listening: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncd.notify.SEND_S", 0.05)
+    monkeypatch.setattr("syncd.daemon.notify.SEND_S", 0.05)
     name, _ = listening
     notifier, began_s = Notifier(name), time.monotonic()
     backlog = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 2

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from syncd.model import Fingerprint, FoundFile, Multipart, Part, Plan, Target
 from syncd.sandbox.history import Entry
-from syncd.store import Store, Wanted
+from syncd.store.files import Wanted
+from syncd.store.store import Store
+from syncd.types import Fingerprint, FoundFile, Multipart, Part, Plan, Target
 from tests.oracle import RULES, Content, Evidence, Violation, check, o10_one_seed_one_history
 
 PATH, KEY, SHA = "models/loras/a.safetensors", "models/team/key", "a" * 64

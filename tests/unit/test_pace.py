@@ -2,9 +2,9 @@
 
 import pytest
 
-from syncd.core.pace import Pace
+from syncd.core.transfer.pace import Pace
 from syncd.errors import Retryable
-from syncd.model import Kind
+from syncd.types import Kind
 
 
 def test_F28_a_body_below_1_KiB_a_second_over_five_minutes_is_broken_off() -> None:

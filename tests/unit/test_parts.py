@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core.parts import (
+from syncd.core.jobs.parts import (
     MAX_PARTS,
     STORE_PUT_CEILING,
     Route,
@@ -14,7 +14,7 @@ from syncd.core.parts import (
     plan_parts,
 )
 from syncd.errors import Permanent
-from syncd.model import LEAF_SIZE, Kind, Part
+from syncd.types import LEAF_SIZE, Kind, Part
 
 LIMIT = 500_000_000
 

@@ -1,8 +1,8 @@
 import pytest
 
-from syncd.core import paths
-from syncd.core.paths import Refusal, target_of, unwanted
-from syncd.model import Target
+from syncd.core.files import naming
+from syncd.core.files.naming import Refusal, target_of, unwanted
+from syncd.types import Target
 
 
 def refused(rel_path: str) -> Refusal:
@@ -11,9 +11,9 @@ def refused(rel_path: str) -> Refusal:
     return answer
 
 
-@pytest.mark.parametrize("ending", sorted(paths.ENDINGS))
+@pytest.mark.parametrize("ending", sorted(naming.ENDINGS))
 def test_each_of_the_ten_endings_is_taken_in_any_case(ending: str) -> None:
-    assert len(paths.ENDINGS) == 10
+    assert len(naming.ENDINGS) == 10
     assert unwanted(f"loras/x{ending}", 100) is None
     assert unwanted(f"loras/x{ending.upper()}", 100) is None
 
@@ -70,14 +70,14 @@ def test_names_of_unfinished_files_are_never_taken(name: str) -> None:
     ],
 )
 def test_nothing_is_taken_from_folders_that_hold_no_models(folder: str) -> None:
-    assert paths.never_enter(folder)
+    assert naming.never_enter(folder)
     for rel_path in (f"loras/{folder}/x.safetensors", f"{folder}/x.safetensors"):
         assert folder in (unwanted(rel_path, 100) or "")
 
 
 def test_an_ordinary_folder_is_entered() -> None:
-    assert not paths.never_enter("models")
-    assert not paths.never_enter("SDXL 1.0")
+    assert not naming.never_enter("models")
+    assert not naming.never_enter("SDXL 1.0")
 
 
 @pytest.mark.parametrize(
@@ -206,17 +206,17 @@ def test_each_companion_leads_back_to_its_owner() -> None:
         ".x.safetensors.parts_4f",
     ]
 
-    assert {paths.owner_of(name) for name in companions} == {"x.safetensors"}
+    assert {naming.owner_of(name) for name in companions} == {"x.safetensors"}
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", ".part", ".x.pt.parts", "x.pt.parts_1"])
 def test_an_ordinary_name_is_nobodys_companion(name: str) -> None:
-    assert paths.owner_of(name) is None
+    assert naming.owner_of(name) is None
 
 
 def test_paths_that_differ_in_case_clash() -> None:
-    assert paths.clash_key("models/Loras/X.PT") == paths.clash_key("models/loras/x.pt")
-    assert paths.clash_key("models/loras/x.pt") != paths.clash_key("models/loras/y.pt")
+    assert naming.clash_key("models/Loras/X.PT") == naming.clash_key("models/loras/x.pt")
+    assert naming.clash_key("models/loras/x.pt") != naming.clash_key("models/loras/y.pt")
 
 
 @pytest.mark.parametrize(
@@ -232,13 +232,13 @@ def test_paths_that_differ_in_case_clash() -> None:
     ],
 )
 def test_within_means_at_or_below(rel_path: str, tops: set[str], within: bool) -> None:
-    assert paths.is_within(rel_path, tops) is within
+    assert naming.is_within(rel_path, tops) is within
 
 
 @pytest.mark.parametrize("rel_path", ["diffusers/flux/unet/model.safetensors", "LLM/qwen/a.bin"])
 def test_models_of_many_files_are_not_taken_one_by_one(rel_path: str) -> None:
-    assert "models of many files" in (paths.unwanted(rel_path, 100) or "")
-    assert paths.unwanted("loras/" + rel_path, 100) is None
+    assert "models of many files" in (naming.unwanted(rel_path, 100) or "")
+    assert naming.unwanted("loras/" + rel_path, 100) is None
 
 
 # Names of the operator's choice

@@ -5,8 +5,8 @@ from itertools import count
 
 import pytest
 
-from syncd.model import Fingerprint, Job, State, Target
-from syncd.progress import Meter, Phase, Running, Tally
+from syncd.monitoring.progress import Meter, Phase, Running, Tally
+from syncd.types import Fingerprint, Job, State, Target
 
 
 def job(number: int, size: int = 100) -> Job:

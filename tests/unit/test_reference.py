@@ -8,10 +8,10 @@ import click
 import pytest
 
 from docs import reference
-from syncd.cli.commands import COMMANDS
-from syncd.config import KEYS, VARIABLES
-from syncd.model import Event, Remark, State
-from syncd.store import FILE_STATES
+from syncd.cli.main import COMMANDS
+from syncd.config.settings import KEYS, VARIABLES
+from syncd.store.outline import FILE_STATES
+from syncd.types import Event, Remark, State
 
 
 def test_the_pages_are_as_the_sources_make_them() -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from syncd.core.responses import (
+from syncd.core.jobs.error_mapping import (
     caused_by,
     classify,
     died_reused,
@@ -15,7 +15,7 @@ from syncd.core.responses import (
     to_error,
 )
 from syncd.errors import NeedsOperator, Offline, Permanent, Retryable, Throttled
-from syncd.model import Call, Kind
+from syncd.types import Call, Kind
 
 API = (
     Call.ME,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from syncd.core.retry import (
+from syncd.core.jobs.retry_policy import (
     LISTING_REFUSED,
     ROWS,
     Decision,
@@ -17,16 +17,8 @@ from syncd.core.retry import (
     retry_after,
     row_of,
 )
-from syncd.errors import (
-    Hold,
-    JobError,
-    NeedsOperator,
-    Offline,
-    Permanent,
-    Retryable,
-    Throttled,
-)
-from syncd.model import Call, Kind
+from syncd.errors import Hold, JobError, NeedsOperator, Offline, Permanent, Retryable, Throttled
+from syncd.types import Call, Kind
 
 DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 STORE = (Call.PUT_BODY, Call.PUT_PART)

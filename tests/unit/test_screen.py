@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from syncd.cli.screen import part_cells, picture, sparkline
+from syncd.cli.live_view import part_cells, picture, sparkline
 
 NOW_MS = 1_800_000_000_000
 

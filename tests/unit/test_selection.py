@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from syncd.config import IGNORE_FILE, Settings, rules_for
-from syncd.core.judge import Rules, Taken, judge
+from syncd.config.rules import IGNORE_FILE, rules_for
+from syncd.config.settings import Settings
+from syncd.core.files.selection import Rules, Taken, judge
 from syncd.errors import RulesUnusable
 
 

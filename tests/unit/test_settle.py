@@ -2,12 +2,14 @@ import math
 
 import pytest
 
-from syncd.core import settle
-from syncd.core.settle import Watching, Windows
-from syncd.model import Fingerprint, FoundFile, HintKind
+from syncd.core.files import settling
+from syncd.core.files.settling import Watching, Windows
+from syncd.types import Fingerprint, FoundFile, HintKind
 
 WINDOWS = Windows(quiet_s=30, closed_s=10, network_s=90)
-FILE = FoundFile(1, "loras/x.pt", Fingerprint(1, 2, 4096, 5 * settle.SECOND_NS, 6), allocated=4096)
+FILE = FoundFile(
+    1, "loras/x.pt", Fingerprint(1, 2, 4096, 5 * settling.SECOND_NS, 6), allocated=4096
+)
 
 
 def look(
@@ -19,7 +21,7 @@ def look(
     network: bool = False,
     companion: str | None = None,
 ) -> Watching:
-    watching = settle.look(
+    watching = settling.look(
         before,
         found,
         now_s=now_s,
@@ -46,9 +48,9 @@ def look(
 def test_the_window_depends_on_what_the_kernel_said(hint: HintKind | None, window_s: float) -> None:
     watching = look(None, 100, hint=hint)
 
-    assert settle.settles_at_s(watching) == 100 + window_s
-    assert not settle.is_settled(watching, 99.9 + window_s)
-    assert settle.is_settled(watching, 100 + window_s)
+    assert settling.settles_at_s(watching) == 100 + window_s
+    assert not settling.is_settled(watching, 99.9 + window_s)
+    assert settling.is_settled(watching, 100 + window_s)
 
 
 @pytest.mark.parametrize("hint", [None, HintKind.CLOSED])
@@ -89,15 +91,15 @@ def test_any_moved_part_of_the_fingerprint_restarts_the_long_window(field: str) 
 def test_a_companion_keeps_a_file_from_settling_and_is_named() -> None:
     watching = look(None, 0, companion="x.pt.aria2\n")
 
-    assert settle.settles_at_s(watching) == math.inf
-    assert not settle.is_settled(watching, 1e12)
+    assert settling.settles_at_s(watching) == math.inf
+    assert not settling.is_settled(watching, 1e12)
     assert watching.blocked_by == "a downloader is at work: x.pt.aria2\\n"
 
 
 def test_a_companion_that_went_away_unheard_restarts_the_window() -> None:
     blocked = look(None, 0, companion="x.pt.aria2")
 
-    assert settle.settles_at_s(look(blocked, 500)) == 530
+    assert settling.settles_at_s(look(blocked, 500)) == 530
 
 
 def test_a_companion_that_appears_late_blocks_what_was_standing_still() -> None:
@@ -109,14 +111,14 @@ def test_modification_time_zero_never_settles() -> None:
 
     watching = look(None, 0, found=broken)
 
-    assert settle.settles_at_s(watching) == math.inf
+    assert settling.settles_at_s(watching) == math.inf
     assert "rsync" in (watching.blocked_by or "")
 
 
 def test_a_vanished_file_is_no_longer_watched() -> None:
     before = look(None, 0)
 
-    gone = settle.look(
+    gone = settling.look(
         before, None, now_s=1, hint=None, windows=WINDOWS, network=False, companion=None
     )
 
@@ -125,7 +127,7 @@ def test_a_vanished_file_is_no_longer_watched() -> None:
 
 @pytest.mark.parametrize(("network", "window_s"), [(False, 2), (True, 90)])
 def test_an_old_file_needs_two_looks_on_a_local_disk_only(network: bool, window_s: float) -> None:
-    watching = settle.look(
+    watching = settling.look(
         None, FILE, now_s=0, hint=None, windows=WINDOWS, network=network, companion=None, old=True
     )
 

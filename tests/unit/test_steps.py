@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from syncd.core.parts import Route
-from syncd.core.steps import Step, next_step
-from syncd.model import Fingerprint, Job, State, Target
+from syncd.core.jobs.parts import Route
+from syncd.core.jobs.steps import Step, next_step
+from syncd.types import Fingerprint, Job, State, Target
 
 NEW = Job(
     id=1,

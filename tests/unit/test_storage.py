@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from syncd import storage
-from syncd.core.answers import HostPolicy
+from syncd.cloud import object_store
+from syncd.cloud.object_store import ObjectStore
+from syncd.cloud.validation import HostPolicy
 from syncd.errors import ConfigError, FileChanged, JobError, NeedsOperator
-from syncd.model import Call, Grant, Kind
-from syncd.storage import ObjectStore
+from syncd.types import Call, Grant, Kind
 from tests.fakes import LOST, Reply, ScriptedServer, endless, reply
 
 NOW_MS = 1_767_225_600_000
@@ -41,7 +41,7 @@ def grant(
 
 @pytest.fixture
 def store() -> Iterator[ObjectStore]:
-    with storage.build_client() as client:
+    with object_store.build_client() as client:
         yield ObjectStore(client, NEAR)
 
 
@@ -115,7 +115,7 @@ def test_I24_peer_of_internationalized_host_is_checked(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     policy = HostPolicy.of("https://api.example.com", [], allow_http=False)
-    with ScriptedServer([STORED]) as server, storage.build_client() as client:
+    with ScriptedServer([STORED]) as server, object_store.build_client() as client:
         to = Grant(f"http://xn--bcher-kva.example:{server.port}/k", {}, DEADLINE_MS)
         with pytest.raises(NeedsOperator, match=r"xn--bcher-kva\.example leads to 127\.0\.0\.1"):
             put(ObjectStore(client, policy), to)
@@ -149,7 +149,7 @@ def test_nothing_of_the_environment_or_of_former_answers_is_added(
     monkeypatch.delenv("NETRC", raising=False)
     monkeypatch.setenv(variable, str(netrc if variable == "NETRC" else tmp_path))
     cookie = reply(200, headers={"Set-Cookie": "a=b; Path=/", "ETag": "e"})
-    with ScriptedServer([cookie, STORED]) as server, storage.build_client() as client:
+    with ScriptedServer([cookie, STORED]) as server, object_store.build_client() as client:
         put(ObjectStore(client, NEAR), grant(server))
         put(ObjectStore(client, NEAR), grant(server))
 
@@ -161,7 +161,7 @@ def test_this_machine_is_reached_without_the_environments_proxy(
 ) -> None:
     with ScriptedServer([]) as proxy, ScriptedServer([STORED]) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        with storage.build_client() as client:
+        with object_store.build_client() as client:
             put(ObjectStore(client, NEAR), grant(server))
 
     assert proxy.seen == []
@@ -178,7 +178,7 @@ def test_bodies_share_a_kept_connection(store: ObjectStore) -> None:
 @contextmanager
 def used_socket(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """The connection that carried one body, still open."""
-    with ScriptedServer([STORED]) as server, storage.build_client() as client:
+    with ScriptedServer([STORED]) as server, object_store.build_client() as client:
         seen: list[socket.socket] = []
         opened = socket.create_connection
 
@@ -437,9 +437,9 @@ def test_transport_errors_are_sorted_by_type(raised: Exception, kind: Kind) -> N
 
 def test_a_bundle_or_proxy_that_cannot_be_used_is_a_configuration_error(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match=r"network\.ca_bundle"):
-        storage.build_client(ca_bundle=str(tmp_path / "none.pem"))
+        object_store.build_client(ca_bundle=str(tmp_path / "none.pem"))
     with pytest.raises(ConfigError, match=r"network\.proxy"):
-        storage.build_client(proxy="nonsense")
+        object_store.build_client(proxy="nonsense")
 
 
 @pytest.fixture
@@ -456,7 +456,7 @@ def misled(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_I24_a_public_name_that_leads_to_a_near_address_gets_no_byte(misled: str) -> None:
     far = HostPolicy.of("https://api.example.org/api/v1", [], allow_http=False)
-    with ScriptedServer([STORED]) as server, storage.build_client() as client:
+    with ScriptedServer([STORED]) as server, object_store.build_client() as client:
         to = Grant(f"http://{misled}:{server.port}/b/k", {}, DEADLINE_MS)
         with pytest.raises(
             NeedsOperator, match=r"leads to 127\.0\.0\.1, a loopback address"
@@ -469,7 +469,7 @@ def test_I24_a_public_name_that_leads_to_a_near_address_gets_no_byte(misled: str
 
 def test_I24_a_host_that_the_operator_lists_may_be_near(misled: str) -> None:
     listed = HostPolicy.of("https://api.example.org/api/v1", [misled], allow_http=True)
-    with ScriptedServer([STORED]) as server, storage.build_client() as client:
+    with ScriptedServer([STORED]) as server, object_store.build_client() as client:
         to = Grant(f"http://{misled}:{server.port}/b/k", {}, DEADLINE_MS)
         assert put(ObjectStore(client, listed), to) is not None
         assert len(server.seen) == 1

@@ -1,4 +1,4 @@
-from syncd.core.tree import Folder, Tree, tops_of
+from syncd.core.files.search_paths import Folder, Tree, tops_of
 
 
 def folder(type_key: str, *, is_default: bool = False, top: str | None = None) -> Folder:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from syncd.core.width import (
+from syncd.core.transfer.concurrency import (
     COMPLAINT_S,
     PATIENCE_S,
     REGAIN_AFTER,

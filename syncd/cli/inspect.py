@@ -1,0 +1,410 @@
+"""``syncd file``, ``queue`` and ``history``: what the store knows of one file, and of the order of things."""
+
+import dataclasses
+import errno
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.path_lookup import NoSuchFile, Place, resolve
+from syncd.cli.plan import comparer_of, roots_of
+from syncd.cli.reading import as_it_is, ask_daemon, ask_settling
+from syncd.cli.running import is_running
+from syncd.cli.tables import more_settling, time_left
+from syncd.config.settings import Settings
+from syncd.core.files.search_paths import Tree
+from syncd.core.files.selection import Taken
+from syncd.ingest.comparer import Comparer, Root
+from syncd.store.db import reading
+from syncd.store.outline import FileReport
+from syncd.store.reports import EventReport, FileDetail, Report
+from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict, printable
+
+SCHEMA = 1
+"""Version of the ``--json`` outputs; see docs/schemas."""
+
+QUEUE_SHOWN = 50
+
+NOT_MET = "not looked at yet: the next walk of a running syncd, or syncd --once, will"
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """
+    What there is to say of one file; ``on_disk`` is ``as judged``, ``changed``, ``new``, ``gone``.
+
+    ``settling`` is what a running daemon says of it while it still changes.
+    """
+
+    place: Place
+    on_disk: str
+    rule: str
+    detail: FileDetail | None
+    events: list[EventReport]
+    settling: Mapping[str, Any] | None = None
+
+
+@click.command()
+@click.argument("path", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@pass_invocation
+def file(invocation: Invocation, path: str, as_json: bool) -> int:
+    """
+    Tell everything about one file: where it stands and why, and what happened to it.
+
+    PATH may be absolute, relative, or as syncd status shows it (loras/ink.safetensors).
+    """
+    found = _look_up(invocation.load().settings, path)
+    if as_json:
+        click.echo(json.dumps(_file_document(found), indent=2))
+    else:
+        _show_file(found)
+    return 0
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@click.option("--all", "everything", is_flag=True, help=f"More than the first {QUEUE_SHOWN}.")
+@pass_invocation
+def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
+    """Tell what is on its way and what comes next, in the order in which it goes."""
+    state_dir = os.fspath(invocation.load().settings.state_dir)
+    running = is_running(state_dir)
+    with reading(state_dir, Report) as report:
+        queued = () if report is None else report.queue(_now_ms())
+        files = [as_it_is(file, running) for file in queued]
+    total, settling = _settling(state_dir) if running else (0, [])
+    if as_json:
+        document = {
+            "schema": SCHEMA,
+            "running": running,
+            "files": list(map(_asdict, files)),
+            "settling_files": total,
+            "settling": settling,
+        }
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _show_queue(files, len(files) if everything else QUEUE_SHOWN, settling, total)
+    return 0
+
+
+@click.command()
+@click.argument("path", type=click.Path(), required=False)
+@click.option(
+    "--days", type=click.IntRange(0), default=7, show_default=True, help="How far to look back."
+)
+@click.option(
+    "--most",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Only the latest so many.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@pass_invocation
+def history(invocation: Invocation, path: str | None, days: int, most: int, as_json: bool) -> int:
+    """
+    Tell what happened, oldest first: which file was queued, taken, put back or registered, and why.
+
+    With PATH only what happened to that file.
+    """
+    events = _history(invocation.load().settings, path, _now_ms() - days * 86_400_000, most)
+    if as_json:
+        click.echo(json.dumps({"schema": SCHEMA, "events": list(map(_asdict, events))}, indent=2))
+    else:
+        _show_events(events, named=path is None)
+    return 0
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def _settling(state_dir: str) -> tuple[int, list[dict[str, Any]]]:
+    """How many files the daemon waits for to settle, and the first of them."""
+    live = ask_daemon(state_dir)
+    if live is None:
+        return 0, []
+    return live["progress"]["settling_files"], live["progress"]["settling"]
+
+
+def _look_up(settings: Settings, given: str) -> Everything:
+    state_dir = os.fspath(settings.state_dir)
+    roots, tree = roots_of(settings)
+    with reading(state_dir, Report) as report:
+        place = resolve(given, settings, roots, report)
+        if os.path.isdir(place.path):
+            raise NoSuchFile(f"{place.shown} is a folder. Name a file in it.")
+        detail = None if report is None else report.file(**_key(place))
+        running = is_running(state_dir)
+        if detail is not None:
+            detail = dataclasses.replace(detail, file=as_it_is(detail.file, running))
+        events = [] if report is None else report.events_of(**_key(place))
+    found = _look_at(settings, roots, tree, place, detail, events)
+    settling = ask_settling(state_dir, place.shown) if running else None
+    return dataclasses.replace(found, settling=settling)
+
+
+def _look_at(
+    settings: Settings,
+    roots: Mapping[int, Root],
+    tree: Tree,
+    place: Place,
+    detail: FileDetail | None,
+    events: list[EventReport],
+) -> Everything:
+    comparer = comparer_of(settings, roots, tree)
+    found = _found(comparer, place)
+    known = None if detail is None else detail.fingerprint
+    if found is None and known is None and events:
+        return Everything(place, "gone", "none: the file is no longer on disk", detail, events)
+    if found is None and known is None:
+        raise NoSuchFile(f"{place.shown} {_what_is_at(place.path)}.")
+    if found is None:
+        on_disk = "gone"
+    elif known is None:
+        on_disk = "new"
+    else:
+        on_disk = "as judged" if known.same_file_as(found.fingerprint) else "changed"
+    return Everything(place, on_disk, _rule(comparer, place, found, known), detail, events)
+
+
+def _found(comparer: Comparer, place: Place) -> FoundFile | None:
+    try:
+        return comparer.find(place.root, place.rel_path)
+    except OSError as error:
+        raise NoSuchFile(f"{place.shown} cannot be looked at: {error.strerror}.") from None
+
+
+def _what_is_at(path: str) -> str:
+    """What lies at *path*, where that is no regular file that syncd may follow."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return "is not on disk, and syncd does not know it"
+    if stat.S_ISLNK(mode):
+        return _what_link(path)
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
+    return f"is {kind}, not a regular file"
+
+
+def _what_link(path: str) -> str:
+    target = printable(os.readlink(path))  # noqa: PTH115, names are bytes
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a link that leads back to itself"
+        return f"is a link to {target}, which does not exist"
+    if stat.S_ISREG(mode):
+        return f"is a link to {target}, which scan.symlinks does not follow"
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
+    return f"is a link to {target}, {kind}, not a regular file"
+
+
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISCHR, "a character device"),
+)
+
+
+def _rule(
+    comparer: Comparer, place: Place, found: FoundFile | None, known: Fingerprint | None
+) -> str:
+    """The rule that takes the file or passes it over, by the configuration as it is now."""
+    fingerprint = found.fingerprint if found is not None else known
+    assert fingerprint is not None, "one of them is there"
+    judged = comparer.judge(KnownFile(place.root.id, place.rel_path, fingerprint, Verdict.WANTED))
+    if isinstance(judged, Taken):
+        return f"taken: {judged.rule}"
+    return f"{judged.verdict}: {judged.reason}"
+
+
+def _key(place: Place) -> dict[str, Any]:
+    return {
+        "root": place.root.path,
+        "rel_path": place.rel_path,
+        "real_path": os.path.realpath(place.root.path),
+        "type_key": place.root.type_key,
+    }
+
+
+def _history(settings: Settings, path: str | None, since_ms: int, most: int) -> list[EventReport]:
+    with reading(os.fspath(settings.state_dir), Report) as report:
+        if path is not None:
+            roots, _ = roots_of(settings)
+            place = resolve(path, settings, roots, report)
+        if report is None:
+            return []
+        if path is None:
+            return report.history(since_ms=since_ms, most=most)
+        events = [event for event in report.events_of(**_key(place)) if event.at >= since_ms]
+        return events[-most:]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+# -- telling ---------------------------------------------------------------------------------------
+
+
+def _asdict(report: FileReport | EventReport) -> dict[str, object]:
+    return report._asdict()
+
+
+def _file_document(found: Everything) -> dict[str, object]:
+    detail = found.detail
+    return {
+        "schema": SCHEMA,
+        "path": found.place.shown,
+        "on_disk": found.on_disk,
+        "settling": found.settling,
+        "rule": printable(found.rule),
+        "file": None if detail is None else _asdict(detail.file),
+        "fingerprint": None if detail is None else detail.fingerprint._asdict(),
+        "judged_at": None if detail is None else detail.judged_at,
+        "registered_at": None if detail is None else detail.registered_at,
+        "job": None if detail is None or detail.job is None else dataclasses.asdict(detail.job),
+        "events": list(map(_asdict, found.events)),
+    }
+
+
+def _show_file(found: Everything) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from syncd.cli.render import console
+
+    screen = console()
+    screen.print(Text(found.place.shown, style="bold"))
+    listed = Table.grid(padding=(0, 2))
+    for name, value in _facts(found):
+        listed.add_row(Text(f"  {name}"), Text(printable(value)))
+    screen.print(listed)
+    if found.events:
+        screen.print()
+        _show_events(found.events, named=False)
+
+
+def _facts(found: Everything) -> Iterator[tuple[str, str]]:
+    """What is known, one line each, what matters most first."""
+    from syncd.formatting import size_text, time_text
+
+    detail = found.detail
+    if detail is None and found.on_disk == "gone":
+        yield "on disk", "gone; what happened to it is listed below"
+        return
+    if detail is None:
+        yield "state", _still(found) or NOT_MET
+        yield "rule", found.rule
+        return
+    file, job = detail.file, detail.job
+    yield "state", file.state
+    if file.why:
+        yield "why", file.why
+    if file.advice:
+        yield "what to do", file.advice
+    judged = {"as judged": "unchanged since it was judged"}
+    yield "on disk", _still(found) or judged.get(found.on_disk, found.on_disk)
+    yield "rule", found.rule
+    yield "size", f"{file.size} bytes ({size_text(file.size)})"
+    if file.model_path:
+        yield "model path", file.model_path
+    if file.sha256:
+        yield "sha256", file.sha256
+    if file.parts:
+        each = "" if job is None or job.part_size is None else f", {size_text(job.part_size)} each"
+        yield "parts", f"{file.parts_done} of {file.parts} done{each}"
+    if file.record_id:
+        how = "found in the catalog" if file.adopted else "registered"
+        at = "" if detail.registered_at is None else f", {how} {time_text(detail.registered_at)}"
+        yield "record", f"{file.record_id}{at}"
+    if file.run_after is not None:
+        yield (
+            "next attempt",
+            f"not before {time_text(file.run_after)} (after {file.attempt} so far)",
+        )
+    if job is not None and job.storage_key:
+        yield "storage key", job.storage_key
+    yield "fingerprint", ", ".join(f"{k} {v}" for k, v in detail.fingerprint._asdict().items())
+    yield "judged", time_text(detail.judged_at)
+
+
+def _still(found: Everything) -> str | None:
+    """What a file that still changes waits for; None if it does not change."""
+    if found.settling is None:
+        return None
+    left = time_left(found.settling)
+    if left is None:
+        return f"still changing: {found.settling['why']}"
+    return f"still changing; it is examined when it has not changed for another {left}"
+
+
+def _show_queue(
+    files: list[FileReport], most: int, settling: list[dict[str, Any]], settling_files: int
+) -> None:
+    from rich.text import Text
+
+    from syncd.cli.render import blank_table, console, show
+    from syncd.cli.tables import STYLES
+    from syncd.formatting import size_text, time_text
+
+    screen = console()
+    if not files and not settling:
+        screen.print("Nothing is on its way, and nothing waits.")
+        return
+    now_ms, listed = _now_ms(), blank_table(None, "state", "size", "file", "when", "why")
+    for file in files[:most]:
+        later = file.run_after is not None and file.run_after > now_ms
+        parts = "" if file.parts is None else f"part {file.parts_done} of {file.parts}"
+        listed.add_row(
+            Text(file.state, style=STYLES.get(file.state, "")),
+            size_text(file.size),
+            Text(file.shown),
+            time_text(file.run_after) if later and file.run_after is not None else parts,
+            Text(file.why or ""),
+        )
+    for each in settling:
+        left = time_left(each)
+        listed.add_row(
+            Text("settling", style=STYLES["settling"]),
+            size_text(each["size"]),
+            Text(each["path"]),
+            "" if left is None else f"{left} left",
+            Text(each["why"] or ""),
+        )
+    screen.print(listed)
+    if len(files) > most:
+        screen.print(Text(f"… and {len(files) - most} more: syncd queue --all", style="dim"))
+    show(screen, more_settling(settling_files, len(settling)))
+
+
+def _show_events(events: list[EventReport], *, named: bool) -> None:
+    from rich.text import Text
+
+    from syncd.cli.render import blank_table, console
+    from syncd.formatting import time_text
+
+    screen = console()
+    if not events:
+        screen.print("Nothing happened in that time.")
+        return
+    listed = blank_table(None, "when", *(["file"] if named else []), "became", "by", "why")
+    for event in events:
+        listed.add_row(
+            time_text(event.at),
+            *([Text(event.shown)] if named else []),
+            event.to_state,
+            event.event or "",
+            Text(printable(event.why or "")),
+        )
+    screen.print(listed)

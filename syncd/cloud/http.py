@@ -1,0 +1,181 @@
+"""
+What the two HTTP doors share: whom they trust, how they get out, and what httpx's failures mean.
+
+httpx raises for a connection that was never made and for one that broke under a body alike; what
+matters here is whether anything may have taken effect, and which row of the retry table it is.
+"""
+
+import os
+import socket
+import ssl
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import truststore
+
+from syncd.core.jobs import error_mapping
+from syncd.core.jobs.error_mapping import to_error
+from syncd.errors import ConfigError, JobError
+from syncd.types import Call, Kind
+
+KEEPALIVE_S = 5.0
+"""Seconds that an idle connection is kept: servers close theirs without a word."""
+
+SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
+    # A peer that vanished is noticed in half a minute, whether or not bytes are under way.
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+
+CAUSES_MOST = 20
+"""Exceptions of one chain that are looked into."""
+
+_DIRECT = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
+
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+)
+
+
+def client_arguments(*, ca_bundle: str | None, proxy: str | None) -> dict[str, Any]:
+    """
+    What an httpx client needs for TLS and proxies; redirects are never followed.
+
+    This machine itself is never reached through a proxy.
+
+    Args:
+        ca_bundle: A PEM file trusted beside the system's certificates.
+        proxy: A proxy's URL; None: what the environment's ``HTTPS_PROXY`` and ``NO_PROXY`` say.
+
+    Raises:
+        ConfigError: The bundle or the proxy cannot be used.
+    """
+    try:
+        checked = None if proxy is None else httpx.Proxy(proxy)
+    except ValueError:
+        raise ConfigError("network.proxy: not the URL of an http or https proxy") from None
+    return {
+        "verify": _trust(ca_bundle),
+        "proxy": checked,
+        "trust_env": proxy is None,
+        "mounts": dict(_DIRECT),
+        "follow_redirects": False,
+    }
+
+
+def _trust(ca_bundle: str | None) -> ssl.SSLContext:
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_bundle is not None:
+        try:
+            context.load_verify_locations(ca_bundle)
+        except OSError as error:
+            raise ConfigError(f"network.ca_bundle: {ca_bundle}: {error.strerror}") from None
+    return context
+
+
+def url_of(text: str) -> httpx.URL:
+    """
+    The URL that a server asks us to send to, as httpx understands it.
+
+    Raises:
+        JobError: ``BAD_ANSWER``: its host cannot be decoded ("Internationalized Domain Names in
+            Applications", RFC 5891). httpx finds that out in the middle of a request otherwise.
+    """
+    try:
+        url = httpx.URL(text)
+        assert url.host is not None  # decodes the name
+    except (httpx.InvalidURL, UnicodeError):
+        raise to_error(Kind.BAD_ANSWER, "upload_url has a host that cannot be decoded") from None
+    return url
+
+
+def notice_silence(stream: Any) -> None:
+    """Set our socket options on httpcore's *stream*, a connection just made."""
+    sock = stream.get_extra_info("socket")
+    for option in SOCKET_OPTIONS:
+        sock.setsockopt(*option)
+
+
+def keep_pace_despite_loss(stream: Any) -> None:
+    """
+    Let BBR decide how fast *stream* sends, where the kernel offers it.
+
+    A long link that loses one packet in a thousand gives a stream of the usual algorithm (CUBIC)
+    some Mbit/s, whatever its capacity; BBR measures the capacity instead of taking loss for its end.
+    """
+    sock = stream.get_extra_info("socket")
+    with suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+
+
+def failure(
+    call: Call, error: httpx.HTTPError, *, host: str, events: Collection[str], now_ms: int
+) -> JobError:
+    """
+    Our error for a request that got no answer.
+
+    Args:
+        events: The names of httpcore's trace events of this request.
+        now_ms: What this machine's clock says; a wrong one is a common reason to trust nobody.
+    """
+    kind = _kind(error, reused=error_mapping.died_reused(events))
+    message = f"{call}: {_what_failed(error, host)}"
+    if kind is Kind.TLS:
+        today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
+        message = f"{message} (this machine's clock says {today})"
+    return to_error(
+        kind,
+        message,
+        call=call,
+        unclear=not isinstance(error, _NOT_SENT),
+        timed_out=isinstance(error, httpx.TimeoutException),
+    )
+
+
+def _what_failed(error: httpx.HTTPError, host: str) -> str:
+    """What failed, at *host* and why, with the operating system's reason if there is one."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"no connection to {host} within the time limit"
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer from {host} within the time limit ({type(error).__name__})"
+    reason = _system_reason(error) or error_mapping.said(str(error))
+    if isinstance(error, httpx.ConnectError):
+        return f"cannot connect to {host}: {reason}"
+    return f"{type(error).__name__} at {host}: {reason}"
+
+
+def _system_reason(error: BaseException | None) -> str | None:
+    """Why the innermost ``OSError`` behind *error* was raised, in the operating system's words."""
+    found = None
+    for _ in range(CAUSES_MOST):
+        if error is None:
+            break
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            code = error.errno or 0  # a failed look-up has negative codes of its own
+            found = os.strerror(code) if code > 0 else error.strerror or found
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = inner or error.__cause__ or error.__context__
+    return found
+
+
+def _kind(error: httpx.HTTPError, *, reused: bool) -> Kind:
+    if error_mapping.caused_by(error, ssl.SSLCertVerificationError):
+        return Kind.TLS
+    if isinstance(error, httpx.ProxyError):
+        return Kind.PORTAL
+    if isinstance(error, httpx.LocalProtocolError):
+        return Kind.OUR_BUG
+    if reused and not isinstance(error, httpx.TimeoutException):
+        return Kind.DEAD_CONNECTION
+    return Kind.NETWORK

@@ -1,0 +1,571 @@
+"""
+What a server may say: its answers are hostile until they are checked here.
+
+Bodies are bounded and parsed strictly; every value that syncd acts on is checked for type, size and
+sense before it leaves this module. A violation is a ``BAD_ANSWER``, and an answer is refused whole:
+nothing is trimmed, mended or guessed.
+"""
+
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from syncd.core.jobs.error_mapping import to_error
+from syncd.core.jobs.parts import MAX_PARTS
+from syncd.errors import JobError
+from syncd.types import Grant, Kind, Multipart, Pairing, Profile, Record, Team, Tokens, printable
+
+BODY_MAX = 1024 * 1024
+DEPTH_MAX = 32
+INTEGER_MAX = 2**53
+URL_MAX = 8 * 1024
+HEADER_VALUE_MAX = 8 * 1024
+STORAGE_KEY_MAX = 1024
+UPLOAD_ID_MAX = 2048
+TEXT_MAX = 4096
+PART_SIZE_MIN = 5 * 1024**2
+PART_SIZE_MAX = 5 * 1024**3
+SESSION_MAX_S = 366 * 24 * 3600
+PAIRING_MAX_S = 24 * 3600
+PAIRING_URL_MAX = 1024
+URL_LIFETIME_ASSUMED_MS = 15 * 60 * 1000
+URL_LIFETIME_MAX_S = 7 * 24 * 3600
+
+HEADERS_ALLOWED = frozenset(
+    {
+        "host",
+        "content-disposition",
+        "content-length",
+        "content-type",
+        "content-md5",
+        "if-none-match",
+        "cache-control",
+    }
+)
+"""And ``x-amz-*``. Anything else could carry a credential or change how the body is framed."""
+
+PRIVATE_SUFFIXES = (
+    ".local", ".localdomain", ".internal", ".lan", ".home", ".home.arpa", ".corp", ".intranet",
+)  # fmt: skip
+
+# RFC 3986 characters only, percent signs only before two hex digits, no fragment. Within these
+# httpx sends a URL byte for byte; outside them it would re-encode, and a signature would break.
+_URL = re.compile(r"https?://(?:[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,128}")
+_HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_SECRET = re.compile(r"[!-~]{1,16384}")
+_SHOWN_URL = re.compile(r"https?://[!-~]+")
+_USER_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 -]{3,31}")
+TEAM_ID = re.compile(r"[!-~]{1,200}")
+"""It travels in a header."""
+
+_IDENTIFIER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
+
+
+def _bad(what: str) -> JobError:
+    return to_error(Kind.BAD_ANSWER, f"the server's answer cannot be used: {what}")
+
+
+# --- JSON
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """
+    The JSON object in *body*.
+
+    Raises:
+        Retryable: ``BAD_ANSWER``: more than 1 MiB, not UTF-8, not one JSON object, a member named
+            twice, deeper than 32, not a finite number, or an integer beyond 2^53.
+    """
+    if len(body) > BODY_MAX:
+        raise _bad(f"more than {BODY_MAX} bytes")
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_members,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_number,
+        )
+    except (ValueError, RecursionError):
+        raise _bad("not JSON") from None
+    if not isinstance(value, dict):
+        raise _bad("not a JSON object")
+    if not _within_depth(value):
+        raise _bad(f"nested deeper than {DEPTH_MAX}")
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _bad("a member stands twice")
+    return members
+
+
+def _integer(text: str) -> int:
+    if len(text) > len(str(-INTEGER_MAX)) or abs(int(text)) > INTEGER_MAX:
+        raise _bad("an integer beyond 2^53")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _bad("a number that is not finite")
+    return number
+
+
+def _within_depth(value: object) -> bool:
+    level: list[object] = [value]
+    for _ in range(DEPTH_MAX):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return True
+    return False
+
+
+def _children(value: object) -> Collection[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+# --- single members
+
+
+def _text(answer: Mapping[str, Any], name: str, longest: int) -> str:
+    value = answer.get(name)
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise _bad(f"{name} is missing or not text")
+    if len(value.encode()) > longest:
+        raise _bad(f"{name} is longer than {longest} bytes")
+    return value
+
+
+def _count(answer: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    value = answer.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise _bad(f"{name} is not a whole number from {low} to {high}")
+    return value
+
+
+def id_of(answer: Mapping[str, Any]) -> str:
+    """The record id in *answer*: 1 to 128 of ``A-Z a-z 0-9 . _ -``, so it can stand in a path."""
+    value = answer.get("id")
+    if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
+        raise _bad("id is missing or not an identifier")
+    return value
+
+
+# --- sign-in
+
+
+def tokens_of(answer: Mapping[str, Any]) -> Tokens:
+    """The tokens of a sign-in: plain ASCII, good for a second up to a year."""
+    return Tokens(
+        access=_secret(answer, "access_token"),
+        refresh=_secret(answer, "refresh_token"),
+        lifetime_s=_count(answer, "expires_in", 1, SESSION_MAX_S),
+    )
+
+
+def pairing_of(answer: Mapping[str, Any]) -> Pairing:
+    """The pairing that the server began; its address and code are fit to be shown to a person."""
+    address, code = (
+        _text(answer, "verification_uri", PAIRING_URL_MAX),
+        _text(answer, "user_code", 64),
+    )
+    if not _SHOWN_URL.fullmatch(address):
+        raise _bad("verification_uri is not an http(s) URL of plain ASCII")
+    if not _USER_CODE.fullmatch(code):
+        raise _bad("user_code is not a code of letters and digits")
+    return Pairing(
+        device_code=_secret(answer, "device_code"),
+        user_code=code,
+        address=address,
+        lifetime_s=_count(answer, "expires_in", 1, PAIRING_MAX_S),
+        interval_s=_count(answer, "interval", 0, PAIRING_MAX_S),
+    )
+
+
+def device_key_of(answer: Mapping[str, Any]) -> str | None:
+    """The device key of an approved pairing; None while it is pending. Nothing else is read."""
+    if answer.get("status") == "pending":
+        return None
+    if answer.get("status") != "approved":
+        raise _bad("status is neither pending nor approved")
+    key = _secret(answer, "raw_key")
+    if not key.startswith("dk-"):
+        raise _bad("raw_key is not a device key")
+    return key
+
+
+def profile_of(answer: Mapping[str, Any]) -> Profile:
+    """
+    Who stands behind the credential.
+
+    Only the id is needed; the names of a team's role and of the features that concern models are
+    not documented, so what looks like one is taken for one.
+    """
+    first_and_last = (_shown(answer, "first_name"), _shown(answer, "last_name"))
+    email = _shown(answer, "email_address")
+    name = _shown(answer, "display_name") or " ".join(filter(None, first_and_last)) or email
+    user_id, teams = id_of(answer), answer.get("team_list") or []
+    if not isinstance(teams, list):
+        raise _bad("team_list is not a list")
+    return Profile(
+        user_id=user_id,
+        name=name or user_id,
+        email=email,
+        teams=tuple(_team_of(_object(team)) for team in teams),
+        switched_off=tuple(_switched_off(answer.get("feature_flags"))),
+    )
+
+
+def _team_of(item: Mapping[str, Any]) -> Team:
+    team_id = item.get("id")
+    if not isinstance(team_id, str) or not TEAM_ID.fullmatch(team_id):
+        raise _bad("the id of a team is missing or not plain ASCII")
+    roles = [name for name in item if name.endswith("role") and isinstance(item[name], str)]
+    role = _shown(item, roles[0]) if len(roles) == 1 else None
+    return Team(team_id, _shown(item, "display_name") or team_id, role)
+
+
+def _switched_off(flags: object) -> Iterator[tuple[str, str]]:
+    blocks = _members_of(flags)
+    teams = _members_of(blocks.pop("teams", None))
+    for name, block in {**blocks, **teams}.items():
+        for feature, on in _members_of(_members_of(block).get("features")).items():
+            if "model" in feature.lower() and on is False:
+                yield printable(feature)[:64], printable(name)[:64]
+
+
+def _members_of(value: object) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _secret(answer: Mapping[str, Any], name: str) -> str:
+    value = answer.get(name)
+    if not isinstance(value, str) or not _SECRET.fullmatch(value):
+        raise _bad(f"{name} is missing or not plain ASCII")
+    return value
+
+
+# --- records
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing; ``total`` counts the records of all pages."""
+
+    records: tuple[Record, ...]
+    total: int
+
+
+def record_of(answer: Mapping[str, Any]) -> Record:
+    """
+    A catalog record; members other than the id may be missing. Control characters are shown.
+
+    ``created_at`` comes in UTC and one spelling, so that two of them compare as texts.
+    """
+    return Record(
+        id=id_of(answer),
+        model_path=_shown(answer, "model_path"),
+        model_type=_shown(answer, "model_type"),
+        display_name=_shown(answer, "display_name"),
+        storage_key=_shown(answer, "storage_key"),
+        file_size=None
+        if answer.get("file_size") is None
+        else _count(answer, "file_size", 0, INTEGER_MAX),
+        file_hash=_shown(answer, "file_hash"),
+        model_status=_shown(answer, "model_status"),
+        created_at=_stamp(answer.get("created_at")),
+    )
+
+
+def _shown(answer: Mapping[str, Any], name: str) -> str | None:
+    value = answer.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > TEXT_MAX:
+        raise _bad(f"{name} is not a text of at most {TEXT_MAX} characters")
+    return printable(value)
+
+
+def _stamp(value: object) -> str | None:
+    """A date and time that can be compared with others; anything else says nothing."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return None if at is None or at.tzinfo is None else at.astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
+def total_of(answer: Mapping[str, Any]) -> int:
+    """How many items a listing has on all its pages."""
+    meta = answer.get("page_meta")
+    if not isinstance(meta, dict):
+        raise _bad("page_meta is missing")
+    return _count(meta, "total_count", 0, INTEGER_MAX)
+
+
+def page_of(answer: Mapping[str, Any]) -> Page:
+    """The records of a listing: the one array that stands beside ``page_meta``."""
+    total = total_of(answer)
+    arrays = [value for value in answer.values() if isinstance(value, list)]
+    if len(arrays) != 1:
+        raise _bad("a listing holds one array")
+    return Page(
+        records=tuple(record_of(_object(item)) for item in arrays[0]),
+        total=total,
+    )
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _bad("an item of a listing is not an object")
+    return value
+
+
+# --- multipart
+
+
+def multipart_of(answer: Mapping[str, Any], *, size: int, storage_key: str) -> Multipart:
+    """
+    The upload that the server opened for *size* bytes under *storage_key*.
+
+    Raises:
+        Retryable: ``BAD_ANSWER``: another key, parts outside 5 MiB to 5 GiB, more than 10,000, or a
+            ``part_count`` that is not ``ceil(size / part_size)``: the contract has changed.
+    """
+    if answer.get("storage_key") != storage_key:
+        raise _bad("storage_key is not the one asked for")
+    part_size = _count(answer, "part_size", PART_SIZE_MIN, PART_SIZE_MAX)
+    part_count = _count(answer, "part_count", 1, MAX_PARTS)
+    if part_count != -(-size // part_size):
+        raise _bad(f"{part_count} parts of {part_size} bytes do not make {size} bytes")
+    upload_id = _text(answer, "upload_id", UPLOAD_ID_MAX)
+    return Multipart(upload_id, storage_key, part_size, part_count)
+
+
+# --- presigned URLs
+
+
+@dataclass(frozen=True, slots=True)
+class HostPolicy:
+    """
+    Which hosts may receive model bytes.
+
+    Attributes:
+        api_host: Host of the API's base URL.
+        storage_hosts: ``host`` or ``host:port`` of stores that need not look public.
+        allow_http: Those may be reached by plain http.
+        loopback: The API itself is on this machine: its stores may be here or near, without TLS.
+    """
+
+    api_host: str
+    storage_hosts: frozenset[str]
+    allow_http: bool
+    loopback: bool
+
+    @classmethod
+    def of(cls, base_url: str, storage_hosts: Collection[str], *, allow_http: bool) -> "HostPolicy":
+        """The policy that follows from the configuration."""
+        host = (urlsplit(base_url).hostname or "").lower()
+        listed = frozenset(each.lower() for each in storage_hosts)
+        return cls(host, listed, allow_http, _reach(host) == "loopback")
+
+    def refusal(self, url: str) -> str | None:
+        """Why nothing may be sent to *url* (any string at all), or None if it may."""
+        if len(url) > URL_MAX:
+            return f"longer than {URL_MAX} bytes"
+        if not _URL.fullmatch(url):
+            return "not an http(s) URL of plain ASCII without a fragment"
+        try:
+            split = urlsplit(url)
+            port = {"http": 80, "https": 443}[split.scheme] if split.port is None else split.port
+        except ValueError:
+            return "no valid host and port"
+        if port == 0:
+            return "no valid host and port"
+        return _shape_refusal(split) or self._host_refusal(split, port)
+
+    def peer_refusal(self, host: str, port: int, address: str) -> str | None:
+        """
+        Why nothing may be sent to the machine that the name *host* led to, or None if it may.
+
+        A name that looks public may resolve to anything, the metadata service of a rented box
+        among it.
+        """
+        reach = _address_reach(address)
+        near = reach in ("loopback", "private") and self.loopback
+        if reach == "public" or near or self._lists(host, port):
+            return None
+        return f"{host} leads to {address}, a {reach} address"
+
+    def _lists(self, host: str, port: int) -> bool:
+        spelt = f"[{host}]" if ":" in host else host
+        return not {spelt, f"{spelt}:{port}"}.isdisjoint(self.storage_hosts)
+
+    def _host_refusal(self, split: SplitResult, port: int) -> str | None:
+        reach = _reach(split.hostname or "")
+        if reach is None:
+            return "a host that is no name and no plain address"
+        listed = self._lists(split.hostname or "", port)
+        if split.scheme == "http" and not (self.loopback or (listed and self.allow_http)):
+            return "plain http, which network.allow_http and network.storage_hosts do not allow"
+        near = reach in ("loopback", "private") and self.loopback
+        if reach != "public" and not (listed or near):
+            return f"a {reach} host, which network.storage_hosts does not list"
+        return None
+
+
+def _spelt(split: SplitResult) -> str:
+    host = split.hostname or ""
+    return f"[{host}]" if ":" in host else host
+
+
+def _shape_refusal(split: SplitResult) -> str | None:
+    if not re.fullmatch(re.escape(_spelt(split)) + "(:[0-9]{1,5})?", split.netloc.lower()):
+        return "more or less than a host and a port"
+    if not split.path.startswith("/") or {".", ".."} & set(split.path.split("/")):
+        return "no plain path"
+    return None
+
+
+def _reach(host: str) -> str | None:
+    """``public``, ``private``, ``loopback`` or ``special``; None if no honest host is spelt so."""
+    if ":" in host:
+        return _address_reach(host)
+    if not _HOST.fullmatch(host) or len(host) > 253:
+        return None
+    # A host whose last label begins like a number is read as an IPv4 address by some resolvers, in
+    # decimal, octal or hex, with missing dots: only the plain spelling is accepted.
+    if re.match(r"[0-9]", host.rsplit(".", 1)[-1]):
+        return _address_reach(host)
+    if host == "localhost" or host.endswith((".localhost", "localhost.localdomain")):
+        return "loopback"
+    return "private" if "." not in host or host.endswith(PRIVATE_SUFFIXES) else "public"
+
+
+# A metadata service is among them; is_global knows of them only in newer versions of Python.
+_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
+
+
+def _address_reach(host: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if address.is_loopback:
+        return "loopback"
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        return "special"  # cloud metadata services live here
+    if address.is_reserved or address in _PROTOCOLS or _carries_ipv4(address):
+        return "special"
+    return "public" if address.is_global else "private"
+
+
+def _carries_ipv4(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Mapped, 6to4, Teredo, NAT64: an IPv4 address in disguise."""
+    prefixes = ("::ffff:0:0/96", "2002::/16", "2001::/32", "64:ff9b::/96", "64:ff9b:1::/48")
+    return any(address in ipaddress.ip_network(prefix) for prefix in prefixes)
+
+
+def grant_of(
+    answer: Mapping[str, Any], *, size: int, policy: HostPolicy, now_ms: int, keyed: bool = True
+) -> Grant:
+    """
+    The presigned URL in *answer* and the headers it wants, unchanged and in their order.
+
+    Args:
+        size: Bytes that will be sent; a ``content-length`` among the headers must equal it.
+        now_ms: Unix milliseconds at which the answer came.
+        keyed: The answer reserves a ``storage_key`` (presign does, signing a part does not).
+
+    Raises:
+        Retryable: ``BAD_ANSWER``: the URL, a header or the key is not acceptable.
+    """
+    url = answer.get("upload_url")
+    if not isinstance(url, str):
+        raise _bad("upload_url is missing or not text")
+    if (why := policy.refusal(url)) is not None:
+        raise _bad(f"upload_url is {why}")
+    headers = answer.get("upload_headers")
+    return Grant(
+        url=url,
+        headers=_headers({} if headers is None else headers, size=size, url=url),
+        deadline_ms=url_deadline_ms(url, now_ms),
+        storage_key=_text(answer, "storage_key", STORAGE_KEY_MAX) if keyed else None,
+    )
+
+
+def _headers(headers: object, *, size: int, url: str) -> Mapping[str, str]:
+    if not isinstance(headers, dict):
+        raise _bad("upload_headers is not an object")
+    _check_names([*headers])
+    for name, value in headers.items():
+        if not isinstance(value, str) or len(value) > HEADER_VALUE_MAX:
+            raise _bad(f"upload_headers: {name} is not a text of at most {HEADER_VALUE_MAX} bytes")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise _bad(f"upload_headers: {name} holds more than plain ASCII")
+        _check_value(name.lower(), value, size=size, url=url)
+    return headers
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if len({name.lower() for name in names}) != len(names):
+        raise _bad("upload_headers: a header stands twice")
+    for name in names:
+        lower = name.lower()
+        known = lower in HEADERS_ALLOWED or lower.startswith("x-amz-")
+        if not known or not _HEADER_NAME.fullmatch(name):
+            raise _bad(f"upload_headers: {printable(name)[:64]} is not a header we send")
+
+
+def _check_value(name: str, value: str, *, size: int, url: str) -> None:
+    if name == "content-length" and value != str(size):
+        raise _bad(f"upload_headers: content-length is {value[:20]}, the file has {size} bytes")
+    if name == "host" and value.lower() != urlsplit(url).netloc.lower():
+        raise _bad("upload_headers: host is not the URL's")
+
+
+def url_deadline_ms(url: str, now_ms: int) -> int:
+    """
+    Unix milliseconds at which *url* stops being accepted, on our clock.
+
+    From ``X-Amz-Date`` and ``X-Amz-Expires`` of its query (Amazon S3, "Authenticating requests:
+    using query parameters"), else 15 minutes. A date that lies ahead of our clock, or so far back
+    that a URL just received were dead already, says that the clocks differ: then the URL is taken
+    to be signed now.
+    """
+    query = parse_qs(urlsplit(url).query)
+    expires_s, signed_ms = _expires_s(query), _signed_ms(query)
+    if expires_s is None:
+        return now_ms + URL_LIFETIME_ASSUMED_MS
+    lifetime_ms = expires_s * 1000
+    age_ms = 0 if signed_ms is None else now_ms - signed_ms
+    return now_ms + lifetime_ms - (age_ms if 0 <= age_ms < lifetime_ms else 0)
+
+
+def _expires_s(query: Mapping[str, Sequence[str]]) -> int | None:
+    text = query.get("X-Amz-Expires", [""])[0]
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not 0 < int(text) <= URL_LIFETIME_MAX_S:
+        return None
+    return int(text)
+
+
+def _signed_ms(query: Mapping[str, Sequence[str]]) -> int | None:
+    try:
+        signed = datetime.strptime(query.get("X-Amz-Date", [""])[0], "%Y%m%dT%H%M%SZ")
+    except ValueError:
+        return None
+    return int(signed.replace(tzinfo=UTC).timestamp() * 1000)

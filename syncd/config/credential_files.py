@@ -1,0 +1,272 @@
+"""
+What ``syncd login`` keeps in the state directory: a user's session, and the device key.
+
+A session that was renewed and lost is lost for good, so a file is written beside the old one,
+synced, renamed over it, and the folder synced: whatever happens, the one or the other is there,
+whole. Who changes a file holds the folder's lock.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from syncd.config.locations import denied, require_unshared
+from syncd.errors import ConfigError, StateError, StateFull
+from syncd.types import Session, printable
+
+FOLDER = "credentials"
+DEVICE_KEY = "api_token"
+SESSION = "session.json"
+_LOCK = "lock"
+_NEW = "new"
+"""The file that is being written; only the holder of the lock has one, so a left one is nobody's."""
+
+_ROOM = 40 * 1024
+"""Bytes: more than the longest session takes."""
+
+READ_MAX = 64 * 1024
+
+_SESSION = TypeAdapter(Session)
+
+
+def read_secret(path: Path, *, managed: bool = False) -> str:
+    """
+    The text of a file that only its owner may read, without surrounding whitespace.
+
+    Args:
+        managed: Made by systemd or a container engine, which answer for its mode.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+        ConfigError: It is no regular file, or others may read it.
+    """
+    # O_NONBLOCK: a FIFO must not hang the start.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status, name = os.fstat(descriptor), printable(str(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{name}: the secret must be in a regular file")
+        if not managed and status.st_mode & 0o077:
+            raise ConfigError(
+                f"{name}: others may read the secret "
+                f"(mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {name}"
+            )
+        return os.read(descriptor, READ_MAX).decode("ascii", "replace").strip()
+    finally:
+        os.close(descriptor)
+
+
+class Held:
+    """The lock of a folder, held until it is closed or the process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """
+    The folder of one installation. Writing wants the lock (``try_lock``).
+
+    Args:
+        state_dir: The folder is in there.
+        base_url, team_id: The cloud and, if one is set, the team that a session must be of.
+    """
+
+    state_dir: Path
+    base_url: str
+    team_id: str | None = None
+
+    @property
+    def session_file(self) -> Path:
+        return self.state_dir / FOLDER / SESSION
+
+    @property
+    def device_key_file(self) -> Path:
+        return self.state_dir / FOLDER / DEVICE_KEY
+
+    def session(self) -> Session | None:
+        """
+        The session that is kept; None if there is none.
+
+        Raises:
+            AccessDenied: This account may not read it.
+            ConfigError: It cannot be used: its mode, its cloud, its team, or what it holds.
+        """
+        name = printable(str(self.session_file))
+        try:
+            text = read_secret(self.session_file)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError:
+            raise denied(os.fspath(self.session_file)) from None
+        except OSError as error:
+            raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
+        session = _session_of(text)
+        again = f"remove it (rm {name}) and sign in again: syncd login --large-files"
+        if session is None:
+            raise ConfigError(f"{name}: is damaged; {again}")
+        if session.base_url != self.base_url:
+            raise ConfigError(
+                f"{name}: is a session at {session.base_url}, and api.base_url is "
+                f"{self.base_url}; set that one, or {again}"
+            )
+        if self.team_id not in (None, session.team_id):
+            raise ConfigError(
+                f"{name}: is a session for the team {session.team_id}, and api.team_id is "
+                f"{self.team_id}; set that one, or {again}"
+            )
+        return session
+
+    def prepare(self) -> None:
+        """
+        Make the folder, and see that it can be written before something depends on it.
+
+        Raises:
+            StateError: It cannot.
+        """
+        with _errors(self.state_dir):
+            self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_owner(self.state_dir)
+            require_unshared(str(self.state_dir), self.state_dir.stat())
+            (self.state_dir / FOLDER).mkdir(mode=0o700, exist_ok=True)
+            _sync_folder(self.state_dir)
+
+    def try_lock(self) -> Held | None:
+        """
+        The lock; None while somebody else has it. The folder must be there.
+
+        Raises:
+            StateError: It cannot be had, or the folder is another user's: even root leaves that alone.
+        """
+        with _errors(self.state_dir):
+            _check_owner(self.state_dir / FOLDER)
+            descriptor = os.open(
+                self.state_dir / FOLDER / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return Held(descriptor)
+
+    def make_room(self) -> None:
+        """See that the next write of a session will not fail for want of room."""
+        with _errors(self.state_dir):
+            descriptor = self._open_new()
+            try:
+                os.posix_fallocate(descriptor, 0, _ROOM)
+            finally:
+                os.close(descriptor)
+
+    def write_session(self, session: Session) -> None:
+        """Keep *session* in the place of the one before; it is durable when this returns."""
+        self._write(SESSION, json.dumps(asdict(session)))
+
+    def write_device_key(self, key: str) -> None:
+        """Keep *key* in the place of the one before; it is durable when this returns."""
+        self._write(DEVICE_KEY, key)
+
+    def remove(self, file: Path) -> bool:
+        """Remove one of the files, for good; False if it is not there."""
+        with _errors(self.state_dir):
+            (self.state_dir / FOLDER / _NEW).unlink(missing_ok=True)  # it may hold a secret, too
+            try:
+                file.unlink()
+            except FileNotFoundError:
+                return False
+            _sync_folder(file.parent)
+        return True
+
+    def _open_new(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.state_dir / FOLDER / _NEW, flags, 0o600)
+        os.fchmod(descriptor, 0o600)
+        return descriptor
+
+    def _write(self, name: str, text: str) -> None:
+        folder = self.state_dir / FOLDER
+        with _errors(self.state_dir):
+            descriptor = self._open_new()
+            try:
+                data = text.encode()
+                # Into the room that was made for it: it is not given back before.
+                if os.pwrite(descriptor, data, 0) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), _NEW)
+                os.ftruncate(descriptor, len(data))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            (folder / _NEW).rename(folder / name)
+            _sync_folder(folder)
+
+
+def _session_of(text: str) -> Session | None:
+    """The session that *text* holds; None if it is not one as it was written here."""
+    try:
+        return _SESSION.validate_json(text, strict=True)
+    except ValidationError:  # it carries the text, so nobody gets to see it
+        return None
+
+
+def _check_owner(folder: Path) -> None:
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        raise StateError(
+            f"{printable(str(folder))} belongs to another user, who could not read "
+            f"what is kept there; run this as that user: sudo -u {_user(owner)} syncd ..."
+        )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _errors(state_dir: Path) -> Iterator[None]:
+    """The kernel's errors as ours."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        name = printable(str(error.filename or state_dir))
+        raise (StateFull if full else StateError)(
+            f"{name}: the credential cannot be kept: {error.strerror}"
+        ) from None

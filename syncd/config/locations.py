@@ -1,0 +1,209 @@
+"""
+Where things lie: the configuration file, the state directory, the daemon's socket.
+
+Read by the configuration, and by commands that are too quick to wait for it: what is found here is
+not checked further, and nothing is imported before it is needed.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from syncd.errors import AccessDenied, ConfigError, StateError
+from syncd.formatting import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOCKET = "syncd.sock"
+
+SERVICE_RUN = "/run/syncd"
+"""The runtime directory of the systemd unit."""
+
+ADDRESS_MAX = 107
+"""Bytes of a Unix socket's address (``sun_path`` in unix(7), without its last zero)."""
+
+
+def find_config_file(environ: Mapping[str, str]) -> "Path | None":
+    """The first ``config.toml`` in systemd's folder, the user's, then ``/etc/syncd``."""
+    return next((path for path in config_files(environ) if os.path.isfile(path)), None)
+
+
+def config_files(environ: Mapping[str, str]) -> "Sequence[Path]":
+    """Where a configuration file is looked for, in order."""
+    from pathlib import Path
+
+    import platformdirs
+
+    first = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
+    folders = [first] if first else []
+    folders += [platformdirs.user_config_dir("syncd"), "/etc/syncd"]
+    return [Path(folder) / "config.toml" for folder in folders]
+
+
+def default_state_dir(environ: Mapping[str, str]) -> "Path":
+    """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
+    from pathlib import Path
+
+    first = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if not first:
+        import platformdirs
+
+        first = platformdirs.user_state_dir("syncd")
+    return Path(first).absolute()
+
+
+def state_dir_of(
+    flag: str | None, config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> str:
+    """
+    The state directory in force, without a look at any other setting.
+
+    Args:
+        flag: What ``--state-dir`` says, if it was given.
+        config_file: The file the operator named; None looks in the usual places.
+
+    Raises:
+        ConfigError: The file cannot be read, or what it says is no path.
+    """
+    named = flag or environ.get("SYNCD_STATE_DIR") or _configured(config_file, environ)
+    if named is None:
+        return os.fspath(default_state_dir(environ))
+    if os.path.isabs(named) and os.path.normpath(named) == named:
+        return named
+    from pathlib import Path
+
+    try:
+        return os.fspath(Path(named).expanduser().absolute())
+    except RuntimeError:
+        raise ConfigError(f"{printable(named)}: names a home directory that is not there") from None
+
+
+def _configured(
+    config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> str | None:
+    import tomllib
+    from pathlib import Path
+
+    path = Path(config_file) if config_file is not None else find_config_file(environ)
+    if path is None:
+        return None
+    try:
+        value = tomllib.loads(path.read_bytes().decode()).get("state_dir")
+    except OSError as error:
+        raise ConfigError(f"{printable(str(path))}: cannot be read: {error.strerror}") from None
+    except ValueError:  # neither UTF-8 nor TOML: the configuration's own reader says where
+        raise ConfigError(
+            f"{printable(str(path))}: cannot be understood; see: syncd config check"
+        ) from None
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{printable(str(path))}: state_dir: is not a path")
+    return value or None
+
+
+def socket_path(state_dir: str, environ: Mapping[str, str]) -> str:
+    """
+    Where the daemon of *state_dir* listens: systemd's runtime directory, the user's, *state_dir*.
+
+    The user's is shared by all daemons of that user, so the name tells them apart there.
+    """
+    unit = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if unit:
+        return os.path.join(unit, SOCKET)
+    shared = environ.get("XDG_RUNTIME_DIR", "")
+    if not _is_private(shared):
+        return os.path.join(state_dir, SOCKET)
+    import hashlib
+
+    mark = hashlib.sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:12]
+    return os.path.join(shared, "syncd", f"{mark}.sock")
+
+
+def writers_of(found: os.stat_result) -> str | None:
+    """
+    Who else may write in the state directory with the status *found*, in words, or None.
+
+    Our own primary group does not count, nor a group that lets us into another user's directory:
+    a volume of Kubernetes with an ``fsGroup`` looks like that.
+    """
+    if found.st_mode & stat.S_IWOTH:
+        return "every user of this machine"
+    shared = found.st_uid == os.geteuid() and found.st_gid != os.getegid()
+    return f"the group {found.st_gid}" if found.st_mode & stat.S_IWGRP and shared else None
+
+
+def require_unshared(state_dir: str, found: os.stat_result) -> None:
+    """
+    Require that no other account may write in *state_dir*, whose status is *found*.
+
+    Raises:
+        StateError: Others may; the message says how to fix it.
+    """
+    if (writers := writers_of(found)) is not None:
+        raise StateError(
+            f"The state directory {printable(state_dir)} may be written by {writers}, who could "
+            f"replace the database or the credentials in it. To fix it, run: {closing(state_dir)}"
+        )
+
+
+def closing(state_dir: str) -> str:
+    """The command that keeps others from writing in *state_dir*."""
+    return f"chmod go-w '{printable(state_dir)}'"
+
+
+def runtime_sockets(environ: Mapping[str, str]) -> Sequence[str]:
+    """Where the socket of a service lies that another account may use, by its group."""
+    unit = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return [os.path.join(folder, SOCKET) for folder in dict.fromkeys((unit, SERVICE_RUN)) if folder]
+
+
+def denied(path: str) -> AccessDenied:
+    """
+    Access to *path* is denied by it, or by a folder above it.
+
+    The text names the one that denies it: below such a folder, *path* may not even exist.
+    """
+    import pwd  # only where access is denied
+
+    def name_of(uid: int) -> str:
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return f"uid {uid}"
+
+    ours = name_of(os.geteuid())
+    while not os.access(os.path.dirname(path), os.X_OK, effective_ids=True):
+        path = os.path.dirname(path)
+    found = os.stat(path)
+    owner, mode = name_of(found.st_uid), stat.S_IMODE(found.st_mode)
+    shown, allowed = printable(path), " or as ".join(dict.fromkeys((owner, "root")))
+    return AccessDenied(
+        f"Access denied: the account {ours} may not read {shown}. {shown} belongs to "
+        f"{owner} (mode {mode:04o}). Run this as {allowed}, or add {ours} to the group of "
+        "the daemon's socket in its runtime directory."
+    )
+
+
+def _is_private(folder: str) -> bool:
+    """May nobody but this user put something there? A folder in /tmp could be anybody's."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return ours and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+@contextmanager
+def address_of(path: str) -> Iterator[str]:
+    """*path* as a socket can be bound or connected to, short enough for the kernel."""
+    if len(os.fsencode(path)) <= ADDRESS_MAX:
+        yield path
+        return
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,168 @@
+"""The requests that change something; on the Unix socket only."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from syncd.control import actions
+from syncd.control.actions import Done
+from syncd.control.context import Desk, Refusal, bad
+from syncd.control.queries import Overlook
+from syncd.core.transfer.rates import parse
+from syncd.types import Hint, HintKind, printable
+
+BODY_MAX = 256 * 1024
+"""Bytes of a request's body."""
+
+PATHS_MAX = 1000
+
+WRITE_S = 10.0
+"""How long an order waits for the store, whose disk may be full."""
+
+
+class Acts:
+    """The endpoints that change something; on the Unix socket only."""
+
+    def __init__(self, desk: Desk, overlook: Overlook) -> None:
+        self._desk = desk
+        self._overlook = overlook
+        self._log = structlog.get_logger("syncd.control")
+
+    async def pause(self, request: Request) -> Response:
+        """Let what is on the wire end and begin nothing more."""
+        await _members(request)
+        await self._carry_out("pause", actions.pause)
+        return JSONResponse({"paused": True})
+
+    async def resume(self, request: Request) -> Response:
+        """End the pause."""
+        await _members(request)
+        await self._carry_out("resume", actions.resume)
+        return JSONResponse({"paused": False})
+
+    async def retry(self, request: Request) -> Response:
+        """Try files again: ``paths`` and ``states``."""
+        body = await _members(request, "paths", "states")
+        paths, states = _texts(body, "paths"), _texts(body, "states")
+        if unknown := set(states) - set(actions.RETRIABLE):
+            raise bad(
+                f"states: {printable(min(unknown))} is none of {', '.join(actions.RETRIABLE)}"
+            )
+        done = await self._carry_out("retry", actions.retry, paths=paths, states=states)
+        return JSONResponse({"files": done.files, "examined": done.examined, "left": done.left})
+
+    async def bump(self, request: Request) -> Response:
+        """Let queued files go first: ``paths``."""
+        paths = _texts(await _members(request, "paths"), "paths")
+        return _told(await self._carry_out("bump", actions.bump, paths=paths))
+
+    async def cancel(self, request: Request) -> Response:
+        """Give up on files until they change: ``paths``."""
+        paths = _texts(await _members(request, "paths"), "paths")
+        return _told(await self._carry_out("cancel", actions.cancel, paths=paths))
+
+    async def scan(self, request: Request) -> Response:
+        """Look at ``path`` (a file or a folder; none: everything) now; ``accept``: see ``orders``."""
+        body = await _members(request, "path", "accept")
+        path, accept = body.get("path") or ".", body.get("accept", False)
+        if not _is_path(path):
+            raise bad("path: is not a path")
+        if not isinstance(accept, bool):
+            raise bad("accept: is not true or false")
+        desk = self._desk
+        keys = await desk.lanes.db(desk.store.report.root_paths, path)
+        if not keys:
+            raise Refusal(
+                HTTPStatus.NOT_FOUND,
+                f"{printable(path)} lies in no directory that is watched",
+                "Name a path below models_dir, or an absolute one.",
+            )
+        if accept:
+            await self._carry_out("accept", actions.accept)
+        for root_id, rel_path in keys:
+            desk.hint(Hint(root_id, rel_path, HintKind.RESCAN, folder=rel_path == ""))
+        self._log.info("control.order", order="scan", path=path)
+        return JSONResponse({"looking_at": printable(path)}, HTTPStatus.ACCEPTED)
+
+    async def limit(self, request: Request) -> Response:
+        """Hold sending to ``rate`` until the next start or reload."""
+        rate = (await _members(request, "rate")).get("rate")
+        try:
+            timetable = parse(rate if isinstance(rate, str) else "")
+        except ValueError as error:
+            raise bad(f"rate: {error}") from None
+        self._desk.bandwidth.follow(timetable)
+        self._log.info("control.order", order="limit", rate=rate)
+        return JSONResponse({"bytes_per_second": self._desk.bandwidth.rate})
+
+    async def _carry_out(self, name: str, order: Callable[..., Done], **what: Any) -> Done:
+        """On the store first; then the service acts on what changed there."""
+        desk = self._desk
+        try:
+            async with asyncio.timeout(WRITE_S):
+                done: Done = await desk.lanes.db(order, desk.store, desk.clock.now_ms(), **what)
+        except TimeoutError:
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"nothing could be written to {printable(desk.state_dir)} for {WRITE_S:.0f} s",
+                "Look at the log: its disk may be full. Then repeat this.",
+            ) from None
+        self._overlook.forget()
+        await desk.dispatcher.drop(done.ended)
+        await desk.dispatcher.look_at_holds()
+        for root_id, rel_path in done.look_at:
+            desk.hint(Hint(root_id, rel_path, HintKind.RESCAN))
+        self._log.info("control.order", order=name, files=len(done.files), left=len(done.left))
+        return done
+
+
+def _is_path(value: object) -> bool:
+    """Is it a text that may name a file? Half a surrogate pair, say, names none."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _told(done: Done) -> Response:
+    return JSONResponse({"files": done.files, "left": done.left})
+
+
+async def _members(request: Request, *names: str) -> dict[str, Any]:
+    """The members of a JSON object, of which only *names* may be there; nothing is an empty one."""
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > BODY_MAX:
+            raise Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body is larger than {BODY_MAX} bytes",
+                "Name fewer files at a time, or a folder.",
+            )
+    try:
+        body = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        raise bad("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise bad("the body is not a JSON object")
+    if unknown := body.keys() - set(names):
+        known = ", ".join(names) or "none"
+        raise bad(f"{printable(min(unknown))}: no such member; known here: {known}")
+    return body
+
+
+def _texts(body: Mapping[str, Any], name: str) -> list[str]:
+    values = body.get(name, [])
+    if not isinstance(values, list) or not all(map(_is_path, values)) or len(values) > PATHS_MAX:
+        raise bad(f"{name}: is not a list of at most {PATHS_MAX} strings")
+    return list(values)

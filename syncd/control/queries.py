@@ -1,0 +1,176 @@
+"""The requests that only look."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from syncd import __version__
+from syncd.control.context import Desk, Refusal, bad
+from syncd.monitoring import status as overview
+from syncd.store.db import reading
+from syncd.store.reports import Report
+
+EVENT_S = 1.0
+"""Seconds between two events of a stream."""
+
+STREAMS_MAX = 16
+FILES_MAX = 10_000
+
+FRESH_S = 0.5
+COST = 20
+"""What the store says is read again after ``FRESH_S``, or ``COST`` times as long as it took."""
+
+PERSON = frozenset({"root", "operator"})
+"""Holds that somebody has to end before syncd is ready to do its work."""
+
+
+class Overlook:
+    """What the store says, read beside its writer and not more often than it costs."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._standing = overview.NOTHING
+        self._fresh_until_s = 0.0
+        self._reading = asyncio.Lock()
+
+    def forget(self) -> None:
+        """Something was changed just now."""
+        self._fresh_until_s = 0.0
+
+    async def standing(self) -> overview.Standing:
+        """As it was a moment ago, at the latest."""
+        async with self._reading:
+            now_s = self._desk.clock.boottime_s()
+            if now_s >= self._fresh_until_s:
+                self._standing = await asyncio.to_thread(_read, self._desk.state_dir)
+                took_s = self._desk.clock.boottime_s() - now_s
+                self._fresh_until_s = now_s + took_s + max(FRESH_S, COST * took_s)
+            hold = self._desk.state_hold()
+            holds = self._standing.holds
+            return self._standing._replace(holds=holds if hold is None else [*holds, hold])
+
+    async def document(self) -> dict[str, Any]:
+        """As ``overview.document``."""
+        desk, standing = self._desk, await self.standing()
+        progress = overview.progress_of(
+            desk.meter.snapshot(),
+            standing,
+            desk.settling(),
+            started_at=desk.started_at,
+            version=__version__,
+            bandwidth=desk.bandwidth.rate,
+        )
+        return overview.document(standing, running=True, progress=progress)
+
+
+def _read(state_dir: str) -> overview.Standing:
+    with reading(state_dir, Report) as report:
+        return overview.NOTHING if report is None else overview.Standing.of(report)
+
+
+def _files(
+    state_dir: str, state: str | None, offset: int, most: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """A page of the files in a state (None: any), and whether more follow."""
+    with reading(state_dir, Report) as report:
+        files = () if report is None else report.files()
+        fit = [file._asdict() for file in files if state in (None, file.state)]
+    return fit[offset : offset + most], len(fit) > offset + most
+
+
+class Looks:
+    """The endpoints that only look."""
+
+    def __init__(self, desk: Desk, overlook: Overlook) -> None:
+        self._desk = desk
+        self._overlook = overlook
+        self._streams = 0
+
+    async def live(self, request: Request) -> Response:
+        """The loop turns: it could not answer otherwise. Does anything move that should?"""
+        now = self._desk.meter.snapshot()
+        moving = {"running": len(now.running), "idle_s": round(now.idle_s, 1)}
+        return JSONResponse({"live": True, "state_dir": self._desk.state_dir, **moving})
+
+    async def ready(self, request: Request) -> Response:
+        """Can it do its work, or does something stand in the way that a person has to mend?"""
+        reasons = self._desk.unready()
+        standing = await self._overlook.standing()
+        reasons += [f"{hold.kind}: {hold.why}" for hold in standing.holds if hold.kind in PERSON]
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, status)
+
+    async def status(self, request: Request) -> Response:
+        """Where things stand, without a line for each file."""
+        return JSONResponse(await self._overlook.document())
+
+    async def files(self, request: Request) -> Response:
+        """The files, page by page: ``state``, ``offset``, ``limit``."""
+        state = request.query_params.get("state")
+        offset = _number(request, "offset", 0, 10**9)
+        limit = _number(request, "limit", 1000, FILES_MAX)
+        page, more = await asyncio.to_thread(_files, self._desk.state_dir, state, offset, limit)
+        return JSONResponse({"files": page, "more": more})
+
+    async def settling(self, request: Request) -> Response:
+        """The file at ``path``, a path as ``/status`` shows it, if it still changes."""
+        path = request.query_params.get("path")
+        found = next((file for file in self._desk.settling() if file.path == path), None)
+        return JSONResponse({"settling": None if found is None else found._asdict()})
+
+    async def metrics(self, request: Request) -> Response:
+        """For Prometheus."""
+        from syncd.monitoring.metrics import (  # 1 MiB, where nobody scrapes
+            CONTENT_TYPE,
+            Facts,
+            Metrics,
+        )
+
+        desk = self._desk
+        now_ms, ends_at_s = desk.clock.now_ms(), desk.credentials.ends_at_s
+        facts = Facts(
+            now_ms=now_ms,
+            started_at=desk.started_at,
+            version=__version__,
+            standing=await self._overlook.standing(),
+            snapshot=desk.meter.snapshot(),
+            watch_mode=desk.watch_mode(),
+            token_s=None if ends_at_s is None else ends_at_s - now_ms / 1000,
+            bandwidth=desk.bandwidth.rate,
+            slots=desk.transfer.width,
+        )
+        return Response(Metrics().render(facts), media_type=CONTENT_TYPE)
+
+    async def events(self, request: Request) -> Response:
+        """Server-sent events: ``status``, once a second, until the client goes."""
+        if self._streams >= STREAMS_MAX:
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{STREAMS_MAX} others are watching",
+                "End one of them, or ask /status now and then.",
+            )
+        body = self._stream() if request.method == "GET" else iter(())
+        headers = {"Cache-Control": "no-store"}
+        return StreamingResponse(body, media_type="text/event-stream", headers=headers)
+
+    async def _stream(self) -> AsyncIterator[str]:
+        self._streams += 1
+        try:
+            while True:
+                document = json.dumps(await self._overlook.document())
+                yield f"event: status\ndata: {document}\n\n"
+                await self._desk.clock.sleep(EVENT_S)
+        finally:
+            self._streams -= 1
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and int(text[:10]) <= most):
+        raise bad(f"{name}: is not a number from 0 to {most}")
+    return int(text)

@@ -1,0 +1,233 @@
+"""
+The sockets, and who may use them.
+
+uvicorn's main loop, which would tick ten times a second, is not run.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from syncd.config.locations import SOCKET, address_of, socket_path
+from syncd.control.app import ReadOnly, application
+from syncd.control.context import Desk
+
+KEEP_ALIVE_S = 30
+GOODBYE_S = 5
+"""Seconds a stranger may take to ask, and to read that it is one."""
+BACKLOG = 64
+
+SO_PEERGROUPS = 59
+"""Linux 4.13; not in Python's socket module. See socket(7) and unix(7)."""
+
+
+@asynccontextmanager
+async def serve(desk: Desk, listen: tuple[str, int] | None) -> AsyncIterator[None]:
+    """
+    Answer while the block runs.
+
+    What cannot be opened is told to the log: a daemon that nobody can ask still uploads.
+
+    Args:
+        listen: Loopback address and port for the read-only application, if any.
+    """
+    log = structlog.get_logger("syncd.control")
+    app = application(desk)
+    async with AsyncExitStack() as stack:
+        try:
+            path, sock = listen_on_socket(desk.state_dir, os.environ)
+            names = {path, os.path.join(desk.state_dir, SOCKET)}
+            stack.callback(_remove, {name: os.lstat(name).st_ino for name in names})
+            await _served(stack, app, sock, _checked(path))
+            log.info("control.listening", socket=path)
+        except OSError as error:
+            log.error("control.unavailable", why=f"its socket: {error.strerror or error}")
+        if listen is not None:
+            try:
+                sock = listen_on_port(*listen)
+                await _served(stack, ReadOnly(app, *listen), sock, H11Protocol)
+                log.info("control.listening", host=listen[0], port=listen[1])
+            except OSError as error:
+                why = f"http.listen {listen[0]}:{listen[1]}: {error.strerror or error}"
+                log.error("control.unavailable", why=why)
+        yield
+
+
+def listen_on_socket(state_dir: str, environ: Mapping[str, str]) -> tuple[str, socket.socket]:
+    """
+    A bound Unix socket and where it lies; in *state_dir* it can be found under its usual name.
+
+    The caller owns the state directory (its lock), so a socket that is left there is that of a dead
+    daemon. Elsewhere a living one of another state directory is left alone.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    usual = os.path.join(state_dir, SOCKET)
+    path = socket_path(state_dir, environ)
+    if path != usual and _answers(path):
+        path = usual
+    try:
+        sock = _bound(path)
+    except OSError:
+        if path == usual:
+            raise
+        path, sock = usual, _bound(usual)
+    if path != usual:
+        Path(usual).unlink(missing_ok=True)
+        Path(usual).symlink_to(path)
+    return path, sock
+
+
+def _bound(path: str) -> socket.socket:
+    """Nobody can connect before the mode is right, since nobody listens yet."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    Path(path).unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with address_of(path) as address:
+            sock.bind(address)
+        os.chmod(path, 0o660)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            with address_of(path) as address:
+                probe.connect(address)
+        except OSError:
+            return False
+    return True
+
+
+def _remove(inodes: Mapping[str, int]) -> None:
+    """Remove what was made; a name may be another daemon's by now, if its state directory was moved."""
+    for name, inode in inodes.items():
+        with suppress(OSError):
+            if os.lstat(name).st_ino == inode:
+                Path(name).unlink()
+
+
+def listen_on_port(host: str, port: int) -> socket.socket:
+    """
+    A bound TCP socket.
+
+    Raises:
+        OSError: The port is taken, or may not be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _checked(path: str) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol for peers that may use the socket at *path*; others are sent away."""
+    group = os.stat(path).st_gid
+    answer = (
+        b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+        b'{"error": "this socket is for the account that runs syncd, its group and root",'
+        b' "what_to_do": "Use that account, or ask to be added to the group."}'
+    )
+
+    class Checked(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            if may_ask(transport.get_extra_info("socket"), group):
+                super().connection_made(transport)
+                return
+            transport.write(answer)
+            # Closed at once, the answer would be lost where the question is still under way: an
+            # end closed with something unread resets the other one.
+            transport.write_eof()
+            transport.set_protocol(asyncio.Protocol())
+            self.loop.call_later(GOODBYE_S, transport.close)
+
+    return Checked
+
+
+def may_ask(peer: Any, group: int) -> bool:
+    """
+    Does the process at the other end run as us, as root, or in *group*?
+
+    See SO_PEERCRED in unix(7); the mode of the socket says the same, and may be changed by others.
+    """
+    packed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, gid = struct.unpack("3i", packed)
+    return uid in (os.geteuid(), 0) or group in (gid, *_groups_of(peer))
+
+
+def _groups_of(peer: Any) -> Sequence[int]:
+    try:
+        packed = peer.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
+    except OSError:  # an older kernel, or more groups than Python has room for
+        return ()
+    return struct.unpack(f"{len(packed) // 4}I", packed)
+
+
+async def _served(
+    stack: AsyncExitStack, app: ASGIApp, sock: socket.socket, protocol: type[asyncio.Protocol]
+) -> None:
+    """Serve *app* on *sock* until *stack* ends, by a uvicorn server without its main loop."""
+    stack.callback(sock.close)
+    config = uvicorn.Config(
+        _Interruptible(app),
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        date_header=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        backlog=BACKLOG,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[sock])
+    stack.push_async_callback(_end, server)
+
+
+class _Interruptible:
+    """*app*, whose requests may be cancelled at the end: uvicorn would log each as an error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):
+            await self._app(scope, receive, send)
+
+
+async def _end(server: uvicorn.Server) -> None:
+    for listener in server.servers:
+        listener.close()
+    for connection in tuple(server.server_state.connections):
+        connection.transport.abort()
+    # The requests learn that their peer is gone before they are cancelled: what they have not
+    # answered is no error then.
+    await asyncio.sleep(0)
+    tasks = tuple(server.server_state.tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,101 @@
+"""
+Found files against known files: what has changed on disk.
+
+Both sides arrive in path order (``order``) and are merged like two sorted lists, so a tree of a
+million files is compared without holding it in memory. The scanner yields in that order, and so
+does ``ORDER BY rel_path`` over names stored as bytes.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from syncd.core.files.naming import is_within
+from syncd.types import FoundFile, KnownFile
+
+_File = TypeVar("_File", FoundFile, KnownFile)
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A file that was not known."""
+
+    found: FoundFile
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A known path with another fingerprint, or one about which something else is decided now."""
+
+    found: FoundFile
+    known: KnownFile
+
+    @property
+    def only_ctime(self) -> bool:
+        """A chmod, a new link, or a rewrite that set the time back: look again, not a new file."""
+        before = self.known.fingerprint._replace(dev=self.found.fingerprint.dev)
+        return before.only_ctime_moved(self.found.fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A known file that is no longer there."""
+
+    known: KnownFile
+
+
+Change = New | Moved | Gone
+
+
+def order(file: FoundFile | KnownFile) -> bytes:
+    """What both sides of ``diff`` are sorted by: the bytes of the path."""
+    return os.fsencode(file.rel_path)
+
+
+def diff(
+    found: Iterable[FoundFile],
+    known: Iterable[KnownFile],
+    *,
+    unjudged: Collection[str] = (),
+    stands: Callable[[KnownFile], bool] = lambda known: True,
+) -> Iterator[Change]:
+    """
+    What changed in one root, lazily and in path order; an unchanged file yields nothing.
+
+    Args:
+        found, known: In path order, each path once.
+        unjudged: Paths that could not be read; nothing at or below them is called gone. It is read
+            as late as possible, so the walk may still be adding to it.
+        stands: Does what was decided about a file that did not change still hold? If not, it counts
+            as moved.
+
+    Raises:
+        ValueError: A side is out of order, where a merge would report files as gone that are not.
+    """
+    ours, theirs = _in_order(found), _in_order(known)
+    mine, old = next(ours, None), next(theirs, None)
+    while mine is not None or old is not None:
+        if old is None or (mine is not None and mine[0] < old[0]):
+            assert mine is not None
+            yield New(mine[1])
+            mine = next(ours, None)
+        elif mine is None or old[0] < mine[0]:
+            if not is_within(old[1].rel_path, unjudged):
+                yield Gone(old[1])
+            old = next(theirs, None)
+        else:
+            same = mine[1].fingerprint.same_file_as(old[1].fingerprint)
+            if not same or not stands(old[1]):
+                yield Moved(mine[1], old[1])
+            mine, old = next(ours, None), next(theirs, None)
+
+
+def _in_order(files: Iterable[_File]) -> Iterator[tuple[bytes, _File]]:
+    last: bytes | None = None
+    for file in files:
+        key = order(file)
+        if last is not None and key <= last:
+            raise ValueError(f"out of path order: {key!r} after {last!r}")
+        last = key
+        yield key, file

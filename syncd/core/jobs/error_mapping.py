@@ -1,0 +1,291 @@
+"""
+What an answer means: (call, status, S3 code) to a row of the retry table.
+
+Sorted by status, S3 ``<Code>`` and which call it was, never by message text. The API answers with
+one sentence and no code, so there only the status counts; an object store's code says more than its
+status, so there it comes first.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal
+
+from syncd.core.jobs import retry_policy
+from syncd.errors import JobError
+from syncd.types import Call, Kind, printable
+
+CredentialKind = Literal["device", "session"]
+DEVICE_KEY = re.compile(r"dk-[!-~]+")
+SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
+
+STORE_CALLS = frozenset({Call.PUT_BODY, Call.PUT_PART})
+MULTIPART_CALLS = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.ABORT})
+
+SAID_MAX = 300
+"""Characters of a server's own words that are shown."""
+
+SAID_SCAN_MAX = 4096
+"""Characters of them that are searched for URLs, whose queries are cut out."""
+
+S3_SCAN_MAX = 4096
+"""Bytes of an error document that are looked at, from its ``<Error>`` on."""
+
+BY_STATUS: Mapping[int, Kind] = {
+    **dict.fromkeys((301, 302, 303, 307, 308), Kind.REDIRECT),
+    400: Kind.OUR_DATA,
+    402: Kind.NOT_ALLOWED,
+    403: Kind.NOT_ALLOWED,
+    405: Kind.ROUTE_UNKNOWN,
+    407: Kind.PORTAL,
+    408: Kind.SERVER_TRANSIENT,
+    409: Kind.CONFLICT,
+    412: Kind.EXISTS,
+    413: Kind.TOO_LARGE,
+    422: Kind.OUR_DATA,
+    425: Kind.SERVER_TRANSIENT,
+    429: Kind.API_THROTTLE,
+    500: Kind.SERVER_FAULT,
+    501: Kind.ROUTE_UNKNOWN,
+    502: Kind.SERVER_TRANSIENT,
+    503: Kind.SERVER_TRANSIENT,
+    504: Kind.SERVER_TRANSIENT,
+    505: Kind.ROUTE_UNKNOWN,
+    507: Kind.NOT_ALLOWED,
+    511: Kind.PORTAL,
+    **dict.fromkeys(range(520, 528), Kind.SERVER_TRANSIENT),
+}
+
+BY_STORE_STATUS: Mapping[int, Kind] = {
+    401: Kind.SIGNATURE,
+    403: Kind.SIGNATURE,
+    409: Kind.STORE_CONFLICT,
+    429: Kind.STORE_THROTTLE,
+    509: Kind.STORE_THROTTLE,
+}
+
+BY_CALL: Mapping[tuple[Call, int], Kind] = {
+    (Call.REGISTER, 404): Kind.OBJECT_MISSING,
+    **{(call, 404): Kind.UPLOAD_GONE for call in (*MULTIPART_CALLS, Call.PUT_PART)},
+    **{(call, 409): Kind.STORE_CONFLICT for call in MULTIPART_CALLS},
+}
+
+BY_CODE: Mapping[str, Kind] = {
+    "RequestTimeout": Kind.STORE_IDLE,
+    "IncompleteBody": Kind.STORE_IDLE,
+    "SlowDown": Kind.STORE_THROTTLE,
+    "RequestLimitExceeded": Kind.STORE_THROTTLE,
+    "BandwidthLimitExceeded": Kind.STORE_THROTTLE,
+    "ConditionalRequestConflict": Kind.STORE_CONFLICT,
+    "OperationAborted": Kind.STORE_CONFLICT,
+    "EntityTooLarge": Kind.TOO_LARGE,
+    "ExpiredToken": Kind.URL_DEAD,
+    "InvalidToken": Kind.URL_DEAD,
+    "RequestTimeTooSkewed": Kind.SKEW,
+    "AllAccessDisabled": Kind.STORE_ACCOUNT,
+    "AccountProblem": Kind.STORE_ACCOUNT,
+    "NoSuchBucket": Kind.STORE_ACCOUNT,
+    "PreconditionFailed": Kind.EXISTS,
+    "NoSuchUpload": Kind.UPLOAD_GONE,
+    "BadDigest": Kind.DIGEST,
+    "InvalidDigest": Kind.DIGEST,
+    "XAmzContentSHA256Mismatch": Kind.DIGEST,
+    "XAmzContentChecksumMismatch": Kind.DIGEST,
+    "InvalidPart": Kind.PARTS,
+    "InvalidPartOrder": Kind.PARTS,
+    "EntityTooSmall": Kind.PARTS,
+    "InternalError": Kind.SERVER_FAULT,
+    "ServiceUnavailable": Kind.SERVER_TRANSIENT,
+}
+
+BY_CODE_IN_TIME: Mapping[str, Kind] = {
+    "SignatureDoesNotMatch": Kind.SIGNATURE,
+    "InvalidAccessKeyId": Kind.SIGNATURE,
+    "AccessDenied": Kind.SIGNATURE,
+}
+"""What a store also says of a URL that is merely past its deadline."""
+
+PORTAL_STATUSES = frozenset({*range(200, 300), 400, 401, 403, 422})
+"""Where a web page is somebody between us and the server; elsewhere gateways answer in HTML too."""
+
+NOT_A_ROUTE_404 = frozenset({Call.REGISTER, Call.GET_MODEL, Call.PAIR_POLL})
+"""Documented calls whose 404 speaks of what they were asked for, whatever they answered before."""
+
+ADVICE: Mapping[Kind, str] = {
+    Kind.API_THROTTLE: "Nothing to do: syncd slows down and goes on by itself.",
+    Kind.SESSION_REFUSED: "Sign in again: syncd login --large-files (or replace the session token "
+    "that api.token or api.token_file gives).",
+    Kind.DEVICE_KEY_REFUSED: "Pair this device again: syncd logout, then syncd login (or replace the "
+    "device key that api.token or api.token_file gives).",
+    Kind.NOT_ALLOWED: "Ask the team's owner: role, licence feature or quota stands in the way.",
+    Kind.NEEDS_SIGN_IN: "A device key may not send large files: syncd login --large-files.",
+    Kind.OUR_DATA: "Rename or replace the file, or check api.team_id if every file is refused.",
+    Kind.ROUTE_UNKNOWN: "Check api.base_url; the server does not know this call.",
+    Kind.TOO_LARGE: "Files of this size need a user's session: syncd login --large-files.",
+    Kind.SIGNATURE: "Check for a proxy that changes requests, and this machine's clock.",
+    Kind.SKEW: "Set this machine's clock; the object store refuses its time.",
+    Kind.STORE_ACCOUNT: "Tell whoever runs the object store: its account or bucket is not usable.",
+    Kind.EXISTS: "Tell the operator of the cloud: it says of something new that it is there already.",
+    Kind.UPLOAD_GONE: "Tell whoever runs the object store: it drops uploads before they are complete.",
+    Kind.OTHER_CLIENT_ERROR: "Ask the operator of the cloud what this answer means.",
+    Kind.OUR_BUG: "Please report it, with the log around it.",
+    Kind.PARTS: "Nothing to do: the upload begins again.",
+    Kind.REDIRECT: "Check api.base_url; redirects are never followed.",
+    Kind.TLS: "Check the host name, network.ca_bundle, and this machine's clock.",
+    Kind.PORTAL: "Check the network: a proxy or sign-in page answers instead of the server.",
+}
+
+LISTING_ADVICE = "Ask the operator of the cloud why it refuses to list models; syncd tries again."
+
+
+def classify(
+    call: Call,
+    status: int,
+    *,
+    s3_code: str | None = None,
+    credential: CredentialKind = "device",
+    past_deadline: bool = False,
+    route_answered: bool = True,
+    retry_after_s: float | None = None,
+    html: bool = False,
+) -> Kind | None:
+    """
+    The row of the retry table for an answer; None if it is a success.
+
+    Args:
+        s3_code: ``<Code>`` of an object store's error document, which may stand inside a 200.
+        credential: What the request carried; of interest to API calls only.
+        past_deadline: The presigned URL's deadline has passed.
+        route_answered: This route has answered 2xx on this server before.
+        retry_after_s: What ``Retry-After`` said, if anything.
+        html: The body is a web page.
+    """
+    if html and status in PORTAL_STATUSES:
+        return Kind.PORTAL
+    if s3_code is not None and s3_code in BY_CODE:
+        return BY_CODE[s3_code]
+    if 200 <= status < 300:
+        return None if s3_code is None else Kind.SERVER_FAULT
+    if call in STORE_CALLS:
+        return _store_kind(call, status, s3_code, past_deadline=past_deadline)
+    if status == 404 and not route_answered and call not in NOT_A_ROUTE_404:
+        return Kind.ROUTE_UNKNOWN
+    if status == 503 and retry_after_s is not None:
+        return Kind.API_THROTTLE
+    return _credential_kind(call, status, credential) or _status_kind(call, status)
+
+
+def _store_kind(call: Call, status: int, code: str | None, *, past_deadline: bool) -> Kind:
+    if status == 403 and past_deadline:
+        return Kind.URL_DEAD
+    if code is not None and code in BY_CODE_IN_TIME:
+        return BY_CODE_IN_TIME[code]
+    return BY_STORE_STATUS.get(status) or _status_kind(call, status)
+
+
+def _credential_kind(call: Call, status: int, credential: CredentialKind) -> Kind | None:
+    if status in (401, 403) and credential == "device" and call in MULTIPART_CALLS:
+        return Kind.NEEDS_SIGN_IN
+    if status != 401:
+        return None
+    return Kind.SESSION_REFUSED if credential == "session" else Kind.DEVICE_KEY_REFUSED
+
+
+def _status_kind(call: Call, status: int) -> Kind:
+    kind = BY_CALL.get((call, status)) or BY_STATUS.get(status)
+    if kind is not None:
+        return kind
+    if status >= 500:
+        return Kind.SERVER_FAULT
+    return Kind.OTHER_CLIENT_ERROR if status >= 400 else Kind.BAD_ANSWER
+
+
+def leaves_doubt(status: int) -> bool:
+    """May a request have taken effect that was answered so? (2xx: an answer we could not use.)"""
+    return status >= 500 or status == 408 or 200 <= status < 300
+
+
+def died_reused(events: Collection[str]) -> bool:
+    """
+    Was a request sent on a connection opened for an earlier one, and not a byte came back?
+
+    Args:
+        events: The trace events of the request ("HTTPX, request extensions: trace").
+    """
+    return (
+        "http11.send_request_headers.started" in events
+        and "connection.connect_tcp.started" not in events
+        and "http11.receive_response_headers.complete" not in events
+    )
+
+
+def caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Is *error*, or anything it was raised from, a *kind*?"""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def to_error(
+    kind: Kind,
+    message: str,
+    *,
+    call: Call | None = None,
+    retry_after_s: float | None = None,
+    advice: str | None = None,
+    unclear: bool = False,
+    timed_out: bool = False,
+) -> JobError:
+    """An error of the class that *kind*'s row names, with advice where a person is needed."""
+    return retry_policy.row_of(kind, call).error(
+        message,
+        kind=kind,
+        retry_after_s=retry_after_s,
+        advice=advice or _advice(kind, call),
+        unclear=unclear,
+        timed_out=timed_out,
+        call=call,
+    )
+
+
+def _advice(kind: Kind, call: Call | None) -> str | None:
+    if call is Call.LIST_MODELS and kind in retry.LISTING_REFUSED:
+        return LISTING_ADVICE
+    return ADVICE.get(kind)
+
+
+def s3_code(body: bytes) -> str | None:
+    """The first ``<Code>`` after the first ``<Error`` of *body*, or None; no XML is parsed."""
+    start = body.find(b"<Error")
+    if start < 0:
+        return None
+    scanned = body[start : start + S3_SCAN_MAX]
+    found = re.search(rb"<Code>\s{0,16}([A-Za-z0-9.]{1,64})\s{0,16}</Code>", scanned)
+    return found[1].decode("ascii") if found else None
+
+
+def looks_like_html(content_type: str | None, body: bytes) -> bool:
+    """Is this a web page, by its type or its first bytes?"""
+    if content_type is not None and content_type.lstrip().lower().startswith("text/html"):
+        return True
+    return re.match(rb"\s{0,64}<(!doctype html|html)\b", body, re.IGNORECASE) is not None
+
+
+def said(text: str, *, secrets: Iterable[str] = ()) -> str:
+    """
+    A server's own words, safe to show: one line, at most 300 characters.
+
+    Queries of URLs in it are cut, and *secrets* (what we sent) are blotted out should they be echoed.
+    """
+    for secret in secrets:  # before the cut, which could fall into one
+        text = text.replace(secret, "***")
+    start = text.strip()[:SAID_SCAN_MAX]
+    return printable(_URL.sub(_without_query, start))[:SAID_MAX]
+
+
+# The query is optional: a pattern that fails behind a long URL starts again inside it, and the cost
+# becomes quadratic.
+_URL = re.compile(r"(https?://[^\s?\"'<>]*+)(\?[^\s\"'<>]*+)?")
+
+
+def _without_query(url: re.Match[str]) -> str:
+    return url[1] if url[2] is None else f"{url[1]}?..."

@@ -1,0 +1,71 @@
+"""How a file travels: in one request or in parts, and which parts are still missing."""
+
+from collections.abc import Collection
+from enum import StrEnum
+
+from syncd.errors import Permanent
+from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE, Kind, Part
+
+MAX_PARTS = 10_000
+STORE_PUT_CEILING = 5 * 1024**3
+"""Bytes an S3 object store takes in a single PUT ("Amazon S3 multipart upload limits")."""
+
+
+class Route(StrEnum):
+    """How a file's bytes reach the object store."""
+
+    PUT = "put"
+    MULTIPART = "multipart"
+    NEEDS_SIGN_IN = "needs_sign_in"
+
+
+def choose_route(size: int, *, single_put_limit: int, session: bool, multipart: bool) -> Route:
+    """
+    Pick the route for a file of *size* bytes.
+
+    Args:
+        single_put_limit: Bytes; a file of exactly this size still goes in one request.
+        session: The credential is a user session; a device key may not call multipart.
+        multipart: The server's multipart calls are not known to be missing.
+    """
+    if size <= min(single_put_limit, STORE_PUT_CEILING):
+        return Route.PUT
+    return Route.MULTIPART if session and multipart else Route.NEEDS_SIGN_IN
+
+
+def plan_parts(file_size: int, part_size: int) -> list[Part]:
+    """
+    Cut ``[0, file_size)`` into consecutive parts, the last one possibly shorter.
+
+    Args:
+        file_size, part_size: Bytes, both positive.
+
+    Raises:
+        Permanent: More than 10,000 parts would be needed.
+
+    See "Amazon S3 multipart upload limits" (5 MiB - 5 GiB a part, 10,000 parts).
+    """
+    assert file_size > 0, "empty files are not uploaded"
+    assert part_size > 0, "checked where the server's answer came in"
+    if file_size > part_size * MAX_PARTS:
+        raise Permanent(
+            f"{file_size} bytes in parts of {part_size} are more than {MAX_PARTS} parts",
+            kind=Kind.BAD_ANSWER,
+            advice="The server has to offer larger parts for a file of this size.",
+        )
+    return [
+        Part(number, offset, min(part_size, file_size - offset))
+        for number, offset in enumerate(range(0, file_size, part_size), start=1)
+    ]
+
+
+def missing_parts(parts: Collection[Part], done: Collection[int]) -> list[Part]:
+    """The *parts* whose number is not in *done*, in order."""
+    finished = frozenset(done)
+    return [part for part in parts if part.number not in finished]
+
+
+def leaves_of(part: Part) -> slice:
+    """Where the digests of the leaves that *part* touches stand among those of its file."""
+    first, last = part.offset // LEAF_SIZE, (part.offset + part.size - 1) // LEAF_SIZE
+    return slice(first * LEAF_DIGEST_SIZE, (last + 1) * LEAF_DIGEST_SIZE)

@@ -1,0 +1,393 @@
+"""
+What happens after a failure: the retry table, row by row, and the functions that read it.
+
+A retry widens step by step. The *request* is repeated as it is; then its parts or its URL are made
+afresh; then the whole upload; then the *job* waits in the database. A row says how far each scope
+reaches and what stands at the end. ``ROWS`` holds the rows, ``VARIANTS`` the few calls for which a
+row says something else. What the rows do not carry, the functions below do not know: they hold no
+case of their own.
+
+Delays are full jitter, ``U(0, min(cap, base * 2^n))``, unless a row fixes them; what a server asked
+for wins over either. A pause longer than the request scope allows is taken by the job instead, so
+no job sits on its lease while it waits.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+
+from syncd.errors import JobError, NeedsOperator, Offline, Permanent, Retryable, Throttled
+from syncd.types import Call, Kind
+
+RETRY_AFTER_MAX_S = 6 * 3600.0
+"""The longest wait a server can ask for; beyond it we look for ourselves."""
+
+LEAST_PAUSE_S = 5.0
+"""No job and no hold comes back sooner because a server said so: ``Retry-After: 0`` is no pause."""
+
+ONCE_ATTEMPTS = 5
+"""Attempts of one job within a run of ``--once``."""
+
+LOOK_FIRST = frozenset(
+    {Call.REGISTER, Call.COMPLETE, Call.INITIATE, Call.REFRESH, Call.PAIR_POLL}
+    | {Call.UPDATE_MODEL, Call.DELETE_MODEL}
+)
+"""Calls that are not sent again while an earlier one may have taken effect."""
+
+SIGN_IN = frozenset({Call.LOGIN, Call.REFRESH, Call.REVOKE, Call.PAIR_START, Call.PAIR_POLL})
+"""Calls that get, renew or end a credential."""
+
+
+class Next(StrEnum):
+    """What to do once the request itself is given up."""
+
+    RESEND = "resend"  # the parts whose etags were refused go again, then complete
+    FRESH_URL = "fresh_url"  # presign or sign the part again, same upload
+    FRESH_UPLOAD = "fresh_upload"  # a new storage key from presign on; old parts are void
+    LATER = "later"  # the same job after a wait
+    PARK = "park"  # the same job after a long wait; `--once` leaves it
+    HOLD = "hold"  # all jobs wait
+    HOLD_LARGE = "hold_large"  # files too large for one PUT wait for a signed-in user
+    FAIL = "fail"  # not before the file or the configuration changes
+    SWITCH_OFF = "switch_off"  # the server has no such call: do without it
+    STOP = "stop"  # the process ends, progress kept
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """``base_s`` doubling up to ``cap_s``, jittered; or ``base_s`` each time if ``fixed``."""
+
+    base_s: float
+    cap_s: float
+    fixed: bool = False
+
+
+def always(seconds: float) -> Wait:
+    """The same wait each time."""
+    return Wait(seconds, seconds, fixed=True)
+
+
+AT_ONCE = always(0)
+NETWORK_WAIT = Wait(1, 20)
+JOB_WAIT = Wait(15, 300)
+HOURLY = always(3600)
+TAKEN_WAIT = Wait(60, 3600)
+"""Where looking helps the step itself has looked; what is taken then is free again by time alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """
+    One row of the retry table.
+
+    Attributes:
+        then: What happens when the narrower scopes are used up.
+        error: The class that carries this kind through the program.
+        tries: How often one request is sent, the first time included.
+        request: Waits between those tries.
+        fresh_connection: The connection that carried the failure is not used again.
+        renews: The credential is refreshed or read again once; if that changed it, the request is
+            repeated once.
+        resends, fresh_urls, fresh_uploads: How often the job may widen to each scope: re-sends once
+            a job, URLs since its last progress, uploads within a day.
+        job: Waits before the job's next attempt.
+        job_limit: Failed attempts of this kind until `at_limit`; None for no limit.
+        at_limit: ``FAIL``, or ``PARK`` for ``parked_s`` and then the same number again.
+        probe: Waits between probes of a hold.
+        free: The attempt is given back.
+        fuse: Five files in a row that end so are the server's fault, not theirs.
+        halves_slots: Fewer PUTs at once.
+        breaker: Counts against the host.
+        event: Logged when the request scope is used up.
+    """
+
+    then: Next
+    error: type[JobError]
+    tries: int = 1
+    request: Wait = AT_ONCE
+    fresh_connection: bool = False
+    renews: bool = False
+    resends: int = 0
+    fresh_urls: int = 0
+    fresh_uploads: int = 0
+    job: Wait = JOB_WAIT
+    job_limit: int | None = None
+    at_limit: Next = Next.FAIL
+    parked_s: float = 3600
+    probe: Wait = Wait(5, 60)
+    free: bool = False
+    fuse: bool = False
+    halves_slots: bool = False
+    breaker: bool = False
+    event: str | None = None
+
+
+# fmt: off
+ROWS: Mapping[Kind, Row] = {
+    Kind.DEAD_CONNECTION: Row(  # R01
+        Next.LATER, Retryable, tries=2, fresh_connection=True, breaker=True, free=True,
+    ),
+    Kind.NETWORK: Row(  # R02
+        Next.LATER, Retryable, tries=4, request=NETWORK_WAIT, breaker=True,
+    ),
+    Kind.SERVER_TRANSIENT: Row(  # R03
+        Next.LATER, Retryable, tries=4, request=NETWORK_WAIT, breaker=True,
+    ),
+    Kind.SERVER_FAULT: Row(  # R04
+        Next.LATER, Retryable, tries=4, request=NETWORK_WAIT,
+        job_limit=8, at_limit=Next.PARK, parked_s=3600,
+    ),
+    Kind.STORE_IDLE: Row(  # R05: the table names no wait; the network's is used
+        Next.LATER, Retryable, tries=4, request=NETWORK_WAIT, fresh_connection=True,
+    ),
+    Kind.API_THROTTLE: Row(  # R06
+        Next.HOLD, Throttled, tries=2, request=Wait(30, 300), probe=Wait(30, 300), free=True,
+    ),
+    Kind.STORE_THROTTLE: Row(  # R07
+        Next.LATER, Retryable, tries=6, request=Wait(2, 60), job=always(60),
+        free=True, halves_slots=True,
+    ),
+    Kind.SESSION_REFUSED: Row(Next.HOLD, NeedsOperator, renews=True, free=True),  # R08
+    Kind.DEVICE_KEY_REFUSED: Row(Next.HOLD, NeedsOperator, renews=True, free=True),  # R09
+    Kind.NOT_ALLOWED: Row(Next.HOLD, NeedsOperator, probe=HOURLY, free=True),  # R10
+    Kind.NEEDS_SIGN_IN: Row(Next.HOLD_LARGE, Retryable, free=True),  # R11
+    Kind.OUR_DATA: Row(Next.FAIL, Permanent, fuse=True),  # R12
+    Kind.ROUTE_UNKNOWN: Row(Next.HOLD, NeedsOperator),  # R13
+    Kind.CONFLICT: Row(Next.LATER, Retryable, job=TAKEN_WAIT),  # R14
+    Kind.STORE_CONFLICT: Row(Next.LATER, Retryable, tries=4, request=NETWORK_WAIT),  # R15
+    Kind.TOO_LARGE: Row(Next.HOLD_LARGE, Retryable, free=True),  # R16
+    Kind.URL_DEAD: Row(Next.LATER, Retryable, fresh_urls=3, job=always(300), free=True),  # R17
+    Kind.SIGNATURE: Row(Next.FAIL, Retryable, fresh_urls=1, fuse=True),  # R18
+    Kind.SKEW: Row(Next.HOLD, NeedsOperator, fresh_urls=1, free=True),  # R19
+    Kind.STORE_ACCOUNT: Row(Next.HOLD, NeedsOperator, fresh_urls=1, probe=HOURLY, free=True),  # R20
+    Kind.EXISTS: Row(Next.LATER, Retryable, job=TAKEN_WAIT, free=True),  # R21
+    Kind.OBJECT_MISSING: Row(  # R22: after three uploads a day the table is silent; the job waits
+        Next.LATER, Retryable, tries=4, request=always(5), fresh_uploads=3,
+    ),
+    Kind.UPLOAD_GONE: Row(Next.FAIL, Retryable, fresh_uploads=3),  # R23
+    Kind.DIGEST: Row(Next.LATER, Retryable, tries=3, event="link.corrupts"),  # R24
+    Kind.PARTS: Row(Next.FAIL, Retryable, resends=1, fresh_uploads=1),  # R25
+    Kind.REDIRECT: Row(Next.HOLD, NeedsOperator),  # R26
+    Kind.TLS: Row(Next.HOLD, NeedsOperator),  # R27
+    Kind.PORTAL: Row(Next.HOLD, Offline, probe=always(60)),  # R28
+    Kind.BAD_ANSWER: Row(Next.LATER, Retryable, tries=2, request=NETWORK_WAIT, fuse=True),  # R29
+    Kind.LOCAL_READ: Row(Next.LATER, Retryable, job_limit=5),  # R30
+    Kind.STATE_STORE: Row(Next.STOP, NeedsOperator),  # R31
+    Kind.OUR_BUG: Row(Next.LATER, Retryable, job_limit=3),  # R32
+    Kind.OTHER_CLIENT_ERROR: Row(Next.FAIL, Permanent, fuse=True),  # R33
+}
+# fmt: on
+
+_OPTIONAL = replace(ROWS[Kind.ROUTE_UNKNOWN], then=Next.SWITCH_OFF, error=Retryable)
+_NOT_AT_ONCE = replace(ROWS[Kind.DEAD_CONNECTION], tries=1)
+_STORE_REDIRECT = Row(Next.LATER, Retryable, fresh_urls=1, job=always(900))
+_REFUSED_WHOLE = Row(Next.FAIL, Permanent)
+
+LISTING_REFUSED = frozenset(
+    {Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.TOO_LARGE, Kind.OTHER_CLIENT_ERROR}
+)
+"""Refusals of the listing. They say nothing about the file, nor that the server has no listing."""
+
+VARIANTS: Mapping[tuple[Kind, Call], Row] = {
+    # Only the job that has to look something up waits; the others need no listing.
+    **{
+        (kind, Call.LIST_MODELS): Row(Next.LATER, Retryable, job=TAKEN_WAIT, free=True)
+        for kind in LISTING_REFUSED
+    },
+    # Only what repeats harmlessly goes at once on a new connection.
+    **{(Kind.DEAD_CONNECTION, call): _NOT_AT_ONCE for call in (*LOOK_FIRST, Call.ABORT)},
+    # What the server may lack and syncd can do without.
+    **{
+        (Kind.ROUTE_UNKNOWN, call): _OPTIONAL
+        for call in Call
+        if call not in (*SIGN_IN, Call.ME, Call.PRESIGN, Call.REGISTER, Call.PUT_BODY)
+    },
+    # A person waits: how long is not decided behind their back.
+    **{(Kind.API_THROTTLE, call): replace(ROWS[Kind.API_THROTTLE], tries=1) for call in SIGN_IN},
+    (Kind.OUR_DATA, Call.COMPLETE): Row(Next.FAIL, Retryable, fresh_uploads=1, fuse=True),
+    (Kind.STORE_CONFLICT, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
+    (Kind.DIGEST, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
+    (Kind.TOO_LARGE, Call.REGISTER): _REFUSED_WHOLE,
+    (Kind.TOO_LARGE, Call.COMPLETE): _REFUSED_WHOLE,
+    (Kind.REDIRECT, Call.PUT_BODY): _STORE_REDIRECT,
+    (Kind.REDIRECT, Call.PUT_PART): _STORE_REDIRECT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """
+    What a failure leads to.
+
+    ``wait_s`` is seconds until the job's next attempt or the hold's next probe, 0 for what happens
+    at once or ends the job.
+    """
+
+    next: Next
+    wait_s: float
+    free: bool
+    fuse: bool
+
+
+def row_of(kind: Kind, call: Call | None = None) -> Row:
+    """The row of *kind*, or its variant for *call*."""
+    return ROWS[kind] if call is None else VARIANTS.get((kind, call), ROWS[kind])
+
+
+def backoff_s(attempt: int, *, base_s: float, cap_s: float, jitter: float) -> float:
+    """
+    Seconds to wait before the attempt after *attempt*.
+
+    Args:
+        attempt: Attempts spent so far, 1-based.
+        base_s, cap_s: First and largest wait, in seconds.
+        jitter: In [0, 1], drawn by the caller (full jitter).
+    """
+    ceiling_s: float = min(cap_s, base_s * 2 ** min(attempt - 1, 32))
+    return ceiling_s * jitter
+
+
+def add_jitter(asked_s: float, jitter: float) -> float:
+    """*asked_s* and up to a tenth more, so that many clients do not come back together."""
+    return asked_s * (1 + 0.1 * jitter)
+
+
+def retry_after(value: str | None, date: str | None) -> float | None:
+    """
+    The seconds a ``Retry-After`` header asks for, at most six hours; None if it says nothing.
+
+    Args:
+        value: The header: whole seconds, or a date.
+        date: The same answer's ``Date``, against which a date is read: our clock may be wrong.
+
+    See RFC 9110, section 10.2.3.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    seconds = float(text) if re.fullmatch(r"[0-9]+", text) else _seconds_between(date, text)
+    if seconds is None or seconds < 0:
+        return None
+    return min(seconds, RETRY_AFTER_MAX_S)
+
+
+def _seconds_between(earlier: str | None, later: str) -> float | None:
+    start, end = date_of(earlier), date_of(later)
+    return None if start is None or end is None else (end - start).total_seconds()
+
+
+def date_of(text: str | None) -> datetime | None:
+    """The moment that an HTTP date names; None if it names none. See RFC 9110, section 5.6.7."""
+    try:
+        date = parsedate_to_datetime(text or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+
+
+def request_wait_s(
+    kind: Kind,
+    tries_spent: int,
+    *,
+    call: Call,
+    jitter: float,
+    retry_after_s: float | None = None,
+    unclear: bool = False,
+) -> float | None:
+    """
+    Seconds to wait before the same request is sent again; None: it is not.
+
+    Args:
+        tries_spent: How often it was sent, 1-based.
+        jitter: In [0, 1], drawn by the caller.
+        retry_after_s: What the server asked for. Longer than the request scope waits: None.
+        unclear: The request may have taken effect.
+    """
+    row = row_of(kind, call)
+    if tries_spent >= row.tries or (unclear and call in LOOK_FIRST):
+        return None
+    if retry_after_s is None:
+        return _wait_s(row.request, tries_spent, jitter)
+    return add_jitter(retry_after_s, jitter) if retry_after_s <= row.request.cap_s else None
+
+
+def decide(
+    kind: Kind,
+    *,
+    attempt: int,
+    jitter: float,
+    call: Call | None = None,
+    resends_spent: int | None = None,
+    fresh_urls_spent: int = 0,
+    fresh_uploads_spent: int = 0,
+    retry_after_s: float | None = None,
+    once: bool = False,
+) -> Decision:
+    """
+    What happens after a failure that repeating the request did not cure.
+
+    Args:
+        attempt: Failed attempts of this kind for this job, this one included; for a hold, its
+            failed probes.
+        jitter: In [0, 1], drawn by the caller.
+        resends_spent: How often refused parts were sent again; None where nobody said which ones.
+        fresh_urls_spent, fresh_uploads_spent: URLs taken afresh since the last progress, uploads
+            begun afresh within the last day.
+        once: A run of ``--once``: the fifth failed attempt parks the job.
+    """
+    row = row_of(kind, call)
+    step, wait = _widened(
+        row,
+        resends_spent=resends_spent,
+        fresh_urls_spent=fresh_urls_spent,
+        fresh_uploads_spent=fresh_uploads_spent,
+    ) or _end_of(row, attempt, once=once)
+    wait_s = _asked_or_ours_s(step, wait, attempt, jitter=jitter, retry_after_s=retry_after_s)
+    return Decision(step, wait_s, row.free, row.fuse)
+
+
+def _widened(
+    row: Row,
+    *,
+    resends_spent: int | None,
+    fresh_urls_spent: int,
+    fresh_uploads_spent: int,
+) -> tuple[Next, Wait] | None:
+    """The narrowest scope that is not used up, short of the job's own."""
+    if resends_spent is not None and resends_spent < row.resends:
+        return Next.RESEND, AT_ONCE
+    if fresh_urls_spent < row.fresh_urls:
+        return Next.FRESH_URL, AT_ONCE
+    if fresh_uploads_spent < row.fresh_uploads:
+        return Next.FRESH_UPLOAD, AT_ONCE
+    return None
+
+
+def _end_of(row: Row, attempt: int, *, once: bool) -> tuple[Next, Wait]:
+    if row.job_limit is not None and _limit_reached(row, attempt, row.job_limit):
+        return row.at_limit, always(row.parked_s) if row.at_limit is Next.PARK else AT_ONCE
+    if once and row.then is Next.LATER and attempt >= ONCE_ATTEMPTS:
+        return Next.PARK, row.job
+    return row.then, {Next.LATER: row.job, Next.HOLD: row.probe}.get(row.then, AT_ONCE)
+
+
+def _limit_reached(row: Row, attempt: int, limit: int) -> bool:
+    """A parked job gets its whole number again; a failed one does not."""
+    return attempt % limit == 0 if row.at_limit is Next.PARK else attempt >= limit
+
+
+def _asked_or_ours_s(
+    step: Next, wait: Wait, attempt: int, *, jitter: float, retry_after_s: float | None
+) -> float:
+    if retry_after_s is not None and step in (Next.LATER, Next.HOLD):
+        return add_jitter(max(retry_after_s, LEAST_PAUSE_S), jitter)
+    return _wait_s(wait, attempt, 1.0 if step is Next.HOLD else jitter)
+
+
+def _wait_s(wait: Wait, n: int, jitter: float) -> float:
+    if wait.fixed:
+        return wait.base_s
+    return backoff_s(n, base_s=wait.base_s, cap_s=wait.cap_s, jitter=jitter)

@@ -1,0 +1,303 @@
+"""
+Lets a plan happen: looks at each line's file or record once more, and queues what still stands.
+
+The queue and the worker do the rest, as ever. A line that does not fit any more is refused, and the
+others go on.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from syncd.clock import Clock
+from syncd.cloud.client import CloudApi
+from syncd.cloud.listing import Catalog
+from syncd.core.catalog.drift import is_disabled, sha256_of
+from syncd.core.catalog.plan_file import OF_FILES, SENDING_NOTHING, Act, Line
+from syncd.core.files import naming
+from syncd.core.files.selection import Taken
+from syncd.errors import JobError
+from syncd.executors import Lanes
+from syncd.fs import scanner
+from syncd.ingest.comparer import Comparer, Root, changed_mounts, cut_off
+from syncd.maintenance.retire_records import Retirement
+from syncd.store.files import Wanted
+from syncd.store.store import Store
+from syncd.types import FoundFile, Job, State, Target, Verdict, printable
+
+
+@dataclass(slots=True)
+class Applied:
+    """
+    What became of a plan's lines; skipped ones are in none of the lists.
+
+    ``sent`` is the number of bytes that left for the object store, repeated ones included.
+    """
+
+    done: list[Line] = field(default_factory=list)
+    refused: list[tuple[Line, str]] = field(default_factory=list)
+    left: list[tuple[Line, str]] = field(default_factory=list)
+    sent: int = 0
+    needs_person: bool = False
+    signal_code: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """130 or 143 after a signal, else the first that applies of 77, 75, 1 and 0."""
+        if self.signal_code:
+            return self.signal_code
+        if self.needs_person:
+            return 77
+        return 75 if self.left else 1 if self.refused else 0
+
+
+class _Refused(Exception):
+    """The line does not fit what is; the text says why."""
+
+
+class Applier:
+    """
+    Takes the lines of a plan.
+
+    Args:
+        roots: By their ids in the store.
+        hidden: Records are registered to be disabled, so being so is nothing to mend.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        lanes: Lanes,
+        api: CloudApi,
+        clock: Clock,
+        catalog: Catalog,
+        comparer: Comparer,
+        retirement: Retirement,
+        roots: Mapping[int, Root],
+        hidden: bool,
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._api = api
+        self._clock = clock
+        self._catalog = catalog
+        self._comparer = comparer
+        self._retirement = retirement
+        self._roots = roots
+        self._hidden = hidden
+        self._queued: dict[int, Line] = {}
+        self.applied = Applied()
+
+    async def begin(self, lines: Iterable[Line], *, stopped: Callable[[], bool]) -> None:
+        """Carry out the lines of records, queue those of files, and let nothing else be claimed."""
+        self._claim_only_queued()
+        for line in lines:
+            try:
+                if stopped() and line.action is not Act.SKIP:
+                    self.applied.left.append((line, "syncd was stopped before"))
+                elif line.action in OF_FILES:
+                    await self._queue(line)
+                elif line.action is not Act.SKIP:
+                    await self._retire(line)
+            except _Refused as reason:
+                self.applied.refused.append((line, str(reason)))
+            except JobError as error:
+                self.applied.left.append((line, str(error)))
+        self._claim_only_queued()
+
+    def may_send(self, job: Job) -> bool:
+        """May bytes of this job's file leave, by its line?"""
+        line = self._queued.get(job.id)
+        return line is None or line.action not in SENDING_NOTHING
+
+    async def end(self) -> Applied:
+        """What became of the queued lines."""
+        for job_id, line in self._queued.items():
+            job = await self._lanes.db(self._store.jobs.get, job_id)
+            match job.state:
+                case State.DONE:
+                    self.applied.done.append(line)
+                case State.FAILED:
+                    self.applied.refused.append((line, job.last_error or "it failed"))
+                case State.SUPERSEDED:
+                    self.applied.refused.append((line, "the file changed meanwhile"))
+                case _:
+                    self.applied.left.append((line, job.last_error or "there was no time for it"))
+                    self.applied.needs_person |= job.held_class == "large"
+        holds = await self._lanes.db(self._store.holds.all)
+        self.applied.needs_person |= any(hold.needs_person for hold in holds)
+        return self.applied
+
+    def _claim_only_queued(self) -> None:
+        self._store.jobs.only = frozenset(self._queued)
+
+    # -- files -----------------------------------------------------------------------------------
+
+    async def _queue(self, line: Line) -> None:
+        root, found, target = await self._still_so(line)
+        if line.action is Act.ADOPT:
+            await self._require_adoptable(line)
+        if line.action is Act.RENAME and not await self._is_moved(found, target, line):
+            await self._require_movable(root, line)
+        job_id = await self._admit(line, found, target)
+        if job_id is None:
+            self.applied.done.append(line)
+        else:
+            self._queued[job_id] = line
+
+    async def _still_so(self, line: Line) -> tuple[Root, FoundFile, Target]:
+        """The line's file as it is now; its whole way from the name to the bytes is judged anew."""
+        why = f"{printable(line.root)} is no models directory of this configuration"
+        for root in self._roots.values():
+            if root.path != line.root:
+                continue
+            try:
+                found = await self._lanes.scan(self._comparer.find, root, line.path)
+            except OSError as error:
+                raise _Refused(f"it cannot be looked at: {error.strerror}") from None
+            if found is None:
+                raise _Refused("the file is gone")
+            if line.fingerprint is None or not found.fingerprint.same_file_as(line.fingerprint):
+                raise _Refused("the file changed since the plan was made")
+            judged = await self._lanes.scan(self._comparer.judge, found)
+            if not isinstance(judged, Taken):
+                why = judged.reason
+            elif judged.target.model_path != line.model_path:
+                why = f"it would go to {judged.target.model_path} now"
+            else:
+                await self._require_sound(found)
+                return root, found, judged.target
+        raise _Refused(why)
+
+    async def _require_sound(self, found: FoundFile) -> None:
+        judgement = await self._lanes.scan(self._comparer.judge_content, found, lease=False)
+        if judgement.verdict is not Verdict.WANTED:
+            raise _Refused(judgement.why or "it still changes")
+
+    async def _require_adoptable(self, line: Line) -> None:
+        assert line.model_path is not None, "read so"
+        assert line.sha256 is not None, "read so"
+        record = await self._catalog.holding(line.model_path, line.sha256)
+        if record is None or record.id != line.record_id or is_disabled(record):
+            raise _Refused(f"record {line.record_id} does not hold its bytes at its path any more")
+
+    async def _is_moved(self, found: FoundFile, target: Target, line: Line) -> bool:
+        """Does the line's record stand at the file's new path already?"""
+        standing = await self._lanes.db(
+            self._store.records.standing_for, found.root_id, found.rel_path
+        )
+        return (
+            standing is not None
+            and standing.record_id == line.record_id
+            and standing.model_path == target.model_path
+        )
+
+    async def _require_movable(self, root: Root, line: Line) -> None:
+        assert line.was is not None, "read so"
+        assert line.sha256 is not None, "read so"
+        (walked,) = await self._lanes.scan(self._comparer.at, root, {line.was: False})
+        await self._lanes.db(self._store.files.forget, walked.gone, self._clock.now_ms())
+        movable = await self._lanes.db(self._store.records.movable, line.sha256)
+        if movable == line.record_id:
+            return
+        if await self._lanes.scan(os.path.lexists, os.path.join(root.path, line.was)):
+            raise _Refused(f"record {line.record_id} has its file at {printable(line.was)} again")
+        raise _Refused(
+            f"record {line.record_id} cannot be moved any more: it was retired or moved, or another "
+            "record with the same bytes is moved first"
+        )
+
+    async def _admit(self, line: Line, found: FoundFile, target: Target) -> int | None:
+        """The id of the job; None where nothing is left to do."""
+        jobs, now_ms = self._store.jobs, self._clock.now_ms()
+        registered = await self._lanes.db(jobs.is_registered, found, target)
+        if line.action is Act.UPLOAD and await self._lanes.db(jobs.is_cancelled, found):
+            raise _Refused(
+                "cancelled by syncd cancel; to send it again: syncd retry, with its path"
+            )
+        if registered and line.action is Act.UPLOAD:
+            if await self._is_held(found, target):
+                return None
+            return await self._lanes.db(jobs.send_again, found.root_id, found.rel_path, now_ms)
+        unfinished = await self._lanes.db(jobs.take_up, found, target, now_ms)
+        if unfinished is not None:
+            return unfinished
+        wanted = Wanted(found, target, naming.clash_key(target.model_path))
+        admission = await self._lanes.db(self._store.files.admit, [wanted], now_ms)
+        if wanted.key in admission.conflicts:
+            raise _Refused("another file would get the same place in the catalog")
+        return admission.jobs.get(wanted.key)
+
+    async def _is_held(self, found: FoundFile, target: Target) -> bool:
+        """Is the record of a registered file in force? Only one that is not is made once more."""
+        standing = await self._lanes.db(
+            self._store.records.standing_for, found.root_id, found.rel_path
+        )
+        if standing is None or standing.drift is not None:
+            return False
+        record = await self._catalog.holding(target.model_path, standing.sha256)
+        if (
+            record is None
+            and not self._catalog.listed
+            and standing.record_id.startswith("unknown:")
+        ):
+            return True  # nobody can be asked
+        if record is None:
+            record = await self._api.get_model(standing.record_id)
+        return (
+            record is not None
+            and (self._hidden or not is_disabled(record))
+            and record.model_path == target.model_path
+            and sha256_of(record) == standing.sha256
+        )
+
+    # -- records ---------------------------------------------------------------------------------
+
+    async def _retire(self, line: Line) -> None:
+        """Disable or delete a record of ours that has no file here; one in force is not deleted."""
+        assert line.record_id is not None, "read so"
+        own = await self._lanes.db(self._store.records.own, line.record_id)
+        if own is None:
+            raise _Refused(
+                f"record {line.record_id} is not known here: this syncd did not register it, or has "
+                "deleted it already"
+            )
+        if not own.replaced:
+            await self._require_gone(line)
+        record = await self._api.get_model(line.record_id)
+        if record is not None:
+            if sha256_of(record) != own.sha256:
+                raise _Refused(f"record {line.record_id} does not hold what it held")
+            if line.action is Act.DELETE and not is_disabled(record):
+                raise _Refused(f"record {line.record_id} is in force: it is disabled first")
+        why = await self._retirement.carry_out(
+            own, "delete" if line.action is Act.DELETE else "disable"
+        )
+        if why is not None:
+            self.applied.left.append((line, why))
+        else:
+            self.applied.done.append(line)
+
+    async def _require_gone(self, line: Line) -> None:
+        """A file is not concluded to be gone from a tree that is not there, or cannot be read."""
+        root = next((root for root in self._roots.values() if root.path == line.root), None)
+        if root is None:
+            raise _Refused(f"{printable(line.root)} is no models directory of this configuration")
+        row, same = await self._lanes.db(self._store.files.root, root.id), False
+        try:
+            mounts = await self._lanes.scan(scanner.mounts_in, root.path, row.mounts)
+            same = not naming.is_within(line.path, changed_mounts(row.mounts, mounts))
+            await self._lanes.scan(os.lstat, root.path)
+            await self._lanes.scan(os.lstat, os.path.join(line.root, line.path))
+        except FileNotFoundError as error:
+            if error.filename == root.path or not same:
+                raise _Refused(f"{printable(root.path)} is not the tree that it was") from None
+            problem = await self._lanes.scan(cut_off, root, line.path)
+            if problem is not None:
+                where, why = problem
+                raise _Refused(f"{printable(where)}: {why.strerror}") from None
+            return
+        except OSError as error:
+            raise _Refused(f"its place cannot be looked at: {error.strerror}") from None
+        raise _Refused("its file is here")

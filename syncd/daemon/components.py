@@ -1,0 +1,555 @@
+"""
+What a service is made of, put together from its settings.
+
+``assembled`` builds all parts for one run and closes them at its end. It does not know who runs them:
+what they ask of that one, and tell it, are ``Ties``. How the service meets the world are ``Doors``.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from syncd.clock import Clock
+from syncd.cloud import client as cloud_api
+from syncd.cloud import object_store
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.factory import connect, host_policy, network
+from syncd.cloud.listing import Catalog
+from syncd.config.extra_paths import extra_folders
+from syncd.config.rules import rules_for
+from syncd.config.settings import Settings, shown, value_at
+from syncd.control.context import Desk
+from syncd.control.server import serve
+from syncd.core.catalog.permissions import standing
+from syncd.core.files import settling
+from syncd.core.files.search_paths import Folder, Tree
+from syncd.core.files.selection import Rules
+from syncd.core.jobs.late import LATEST_S
+from syncd.core.notifications import signing_key
+from syncd.core.transfer import rates
+from syncd.core.transfer.concurrency import Width
+from syncd.daemon.team_guard import Membership
+from syncd.errors import JobError, StateError
+from syncd.executors import Lanes, Slots
+from syncd.fs import scanner
+from syncd.fs.download_notes import expected_sha256
+from syncd.fs.watcher import Watcher
+from syncd.ingest.comparer import Comparer, Root
+from syncd.ingest.ingester import Intake
+from syncd.maintenance.abort_uploads import Janitor
+from syncd.maintenance.reconcile import Reconciler
+from syncd.maintenance.retire_records import Policy, Retirement
+from syncd.monitoring.progress import Meter, Tally
+from syncd.monitoring.webhook import Announcer, Receiver, Receivers
+from syncd.store.clock_steps import ClockSteps
+from syncd.store.outline import HoldRow
+from syncd.store.store import Store
+from syncd.types import Call, Hint, HintKind, Job, printable
+from syncd.upload.comfyui_throttle import Courtesy, Manner
+from syncd.upload.context import Means
+from syncd.upload.dispatcher import Dispatcher
+from syncd.upload.limits import Bandwidth
+from syncd.upload.quota import Allowance
+from syncd.upload.routes import Routes
+from syncd.upload.transfer import HostRule, Transfer
+from syncd.upload.worker import Worker
+
+if TYPE_CHECKING:
+    from syncd.daemon.apply_plan import Applier
+
+FILES_MOST = 16
+"""``upload.files`` at most, whatever a reload brings: a thread begins when there is work for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
+
+    lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
+        files=FILES_MOST, slots=object_store.CONNECTIONS
+    )
+    api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
+        **network(settings)
+    )
+    objects: Callable[[Settings], object_store.Client] = lambda settings: object_store.build_client(
+        **network(settings)
+    )
+    watcher: Callable[[Settings, Mapping[int, str], Callable[[Hint], None]], Watcher] = (
+        lambda settings, roots, on_hint: Watcher(
+            roots, on_hint, follow_links=settings.scan.symlinks != "skip"
+        )
+    )
+    control: Callable[[Settings, Desk], AbstractAsyncContextManager[None]] = lambda settings, desk: (
+        serve(desk, settings.http.address)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """
+    What the parts ask of whoever runs them, and tell it; in the loop's thread, but for *settings*.
+
+    Args:
+        settings: Those in force now, whatever was reloaded meanwhile.
+        hint: A path is to be looked at again.
+        on_ended: A worker let go of a job: there may be uploads that nobody wants any more.
+        on_clock_step: The wall clock was set.
+        state_hold: The hold for room on the disk of the store, while there is one.
+        unready: Why the work cannot be done yet, or not any more.
+        watch_mode: How changes are noticed: ``events``, ``degraded`` or ``walks``.
+    """
+
+    settings: Callable[[], Settings]
+    hint: Callable[[Hint], None]
+    on_ended: Callable[[], None]
+    on_clock_step: Callable[[], None]
+    state_hold: Callable[[], HoldRow | None]
+    unready: Callable[[], list[str]]
+    watch_mode: Callable[[], str]
+
+
+class Shared(TypedDict):
+    """What nearly every part is given."""
+
+    store: Store
+    lanes: Lanes
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """
+    What a service is given to work with.
+
+    Args:
+        settings: As they are at the start.
+        jitter: Draws from [0, 1).
+        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
+    """
+
+    settings: Settings
+    store: Store
+    lanes: Lanes
+    clock: Clock
+    jitter: Callable[[], float]
+    meter: Meter
+    latest_s: float = LATEST_S
+
+    @property
+    def shared(self) -> Shared:
+        return {"store": self.store, "lanes": self.lanes, "clock": self.clock}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is built for one run."""
+
+    roots: Mapping[int, Root]
+    store: Store
+    membership: Membership
+    sending: Bandwidth
+    reading: Bandwidth
+    courtesy: Courtesy
+    allowance: Allowance
+    transfer: Transfer
+    worker: Worker
+    announcer: Announcer
+    clock_steps: ClockSteps
+    dispatcher: Dispatcher
+    intake: Intake
+    janitor: Janitor
+    retirement: Retirement
+    reconciler: Reconciler
+    applier: "Callable[[], Applier]"
+    desk: Desk
+
+    def follow(self, settings: Settings) -> None:
+        """Go on with what can be changed while transfers run."""
+        self.sending.follow(rates.parse(settings.upload.bandwidth))
+        self.reading.follow(rates.parse(settings.guest.hash_bandwidth))
+        self.courtesy.take(_manner(settings))
+        self.allowance.limit = settings.limits.max_bytes_per_day
+        self.intake.retune(_windows(settings), read_lease=settings.settle.read_lease)
+        self.dispatcher.use(settings.upload.files)
+        self.transfer.use(settings.upload.parts, settings.upload.parts_max)
+
+
+def open_store(settings: Settings) -> Store:
+    """
+    The state directory, for this process alone.
+
+    Raises:
+        AlreadyRunning, StateError: It cannot be used.
+    """
+    state_dir = os.fspath(settings.state_dir)
+    kind = scanner.network_filesystem(state_dir)
+    if kind is not None:  # neither SQLite's log nor the lock can be relied on there
+        raise StateError(
+            f"The state directory {printable(state_dir)} is on a network file system ({kind}), "
+            "where databases break. Set state_dir (SYNCD_STATE_DIR) to a directory on a local disk."
+        )
+    return Store(state_dir)
+
+
+@asynccontextmanager
+async def assembled(
+    tools: Tools, ties: Ties, membership: Membership, *, doors: Doors, once: bool
+) -> AsyncIterator[Parts]:
+    """All parts for one run, with *once* of a backfill; their HTTP clients are closed at its end."""
+    settings, credentials = tools.settings, membership.credentials
+    async with doors.api(settings) as http:
+        with doors.objects(settings) as bare:
+            reach = partial(_reach, tools, http)
+            api = await reach(credentials)
+            credentials.renew = api.refresh
+            credentials.prove = partial(membership.prove, reach)
+            on_request = partial(_count_request, tools.meter)
+            objects = object_store.ObjectStore(bare, host_policy(settings), on_request=on_request)
+            roots, tree = await _roots(tools)
+            builder = _Builder(tools, ties, membership, api, objects, roots, tree, once)
+            parts = builder.parts()
+            try:
+                yield parts
+            finally:
+                parts.intake.stop()
+                await credentials.settled()
+
+
+# -- what is there before the parts ----------------------------------------------------------------
+
+
+async def _reach(
+    tools: Tools, http: cloud_api.Client, credentials: Credentials
+) -> cloud_api.CloudApi:
+    """The cloud, for whoever has *credentials*; what it answered is remembered over restarts."""
+    base_url, servers = tools.settings.api.base_url, tools.store.servers
+    notes: set[asyncio.Task[None]] = set()
+
+    def on_answered(call: Call) -> None:
+        note = asyncio.ensure_future(
+            tools.lanes.db(servers.note_answered, base_url, call, tools.clock.now_ms())
+        )
+        notes.add(note)
+        note.add_done_callback(notes.discard)
+
+    return connect(
+        tools.settings,
+        http,
+        credentials,
+        clock=tools.clock,
+        jitter=tools.jitter,
+        answered=await tools.lanes.db(servers.answered, base_url),
+        on_answered=on_answered,
+        on_request=partial(_count_request, tools.meter),
+        on_repeat=lambda call: tools.meter.count(Tally.RETRY, "request"),
+    )
+
+
+def _count_request(meter: Meter, call: Call, status: int | None) -> None:
+    meter.count(Tally.REQUEST, call, "none" if status is None else str(status))
+
+
+async def _roots(tools: Tools) -> tuple[dict[int, Root], Tree]:
+    """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
+    models = await _root(tools, os.fspath(tools.settings.models_dir))
+    folders = await tools.lanes.scan(extra_folders, tools.settings)
+    placed = [(await _root_of(tools, models, folder), folder) for folder in folders]
+    roots = {root.id: root for root in (models, *(root for root, _ in placed))}
+    await tools.lanes.db(tools.store.files.retire, list(roots), tools.clock.now_ms())
+    return roots, Tree(models.id, [(root.id, folder) for root, folder in placed])
+
+
+async def _root_of(tools: Tools, models: Root, folder: Folder) -> Root:
+    if folder.top is not None:
+        return models
+    return await _root(tools, folder.path, folder.type_key)
+
+
+async def _root(tools: Tools, path: str, type_key: str | None = None) -> Root:
+    lanes, files = tools.lanes, tools.store.files
+    real = await lanes.scan(os.path.realpath, path)
+    root_id = await lanes.db(files.root_id, path, real_path=real, type_key=type_key)
+    network = await lanes.scan(scanner.network_filesystem, path)
+    return Root(root_id, path, network is not None, type_key)
+
+
+# -- the parts -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Builds the parts, each from those before it."""
+
+    tools: Tools
+    ties: Ties
+    membership: Membership
+    api: cloud_api.CloudApi
+    objects: object_store.ObjectStore
+    roots: Mapping[int, Root]
+    tree: Tree
+    once: bool
+
+    def parts(self) -> Parts:
+        """All of them, tied together."""
+        settings, clock = self.tools.settings, self.tools.clock
+        sending = Bandwidth(rates.parse(settings.upload.bandwidth), clock)
+        reading = Bandwidth(rates.parse(settings.guest.hash_bandwidth), clock)
+        allowance = Allowance(settings.limits.max_bytes_per_day, **self.tools.shared)
+        catalog = Catalog(self.api, clock)
+        comparer = self._comparer()
+        transfer = self._transfer(allowance, sending)
+        worker = self._worker(comparer, transfer, catalog, reading)
+        announcer = self._announcer()
+
+        def on_step() -> None:
+            dispatcher.wake()
+            self.ties.on_clock_step()
+
+        clock_steps = ClockSteps(on_step=on_step, **self.tools.shared)
+        dispatcher = self._dispatcher(worker, allowance, announcer, clock_steps)
+        worker.on_contact = dispatcher.contact
+        retirement = self._retirement()
+        intake = self._intake(comparer, dispatcher)
+        return Parts(
+            roots=self.roots,
+            store=self.tools.store,
+            membership=self.membership,
+            sending=sending,
+            reading=reading,
+            courtesy=self._courtesy(sending, reading),
+            allowance=allowance,
+            transfer=transfer,
+            worker=worker,
+            announcer=announcer,
+            clock_steps=clock_steps,
+            dispatcher=dispatcher,
+            intake=intake,
+            janitor=Janitor(api=self.api, **self.tools.shared),
+            retirement=retirement,
+            reconciler=Reconciler(
+                api=self.api,
+                catalog=catalog,
+                hidden=self._hidden,
+                latest_s=self.tools.latest_s,
+                **self.tools.shared,
+            ),
+            applier=partial(self._applier, comparer, catalog, retirement),
+            desk=self._desk(dispatcher, transfer, sending, intake),
+        )
+
+    # -- the way in --------------------------------------------------------------------------------
+
+    def _comparer(self) -> Comparer:
+        def rules_of(root: Root) -> Rules:
+            now = self.ties.settings()
+            return rules_for(now, root.path, type_key=root.type_key, tree=repr(self.tree))
+
+        return Comparer(
+            self.roots,
+            files=self.tools.store.seen,
+            symlinks=self.tools.settings.scan.symlinks,
+            tree=self.tree,
+            rules_of=rules_of,
+            kept=self.tools.settings.kept_paths,
+        )
+
+    def _intake(self, comparer: Comparer, dispatcher: Dispatcher) -> Intake:
+        settings = self.tools.settings
+        return Intake(
+            self.roots,
+            comparer=comparer,
+            meter=self.tools.meter,
+            windows=_windows(settings),
+            read_lease=settings.settle.read_lease,
+            once=self.once,
+            on_queued=dispatcher.wake,
+            on_freed=self.ties.hint,
+            **self.tools.shared,
+        )
+
+    # -- the way out -------------------------------------------------------------------------------
+
+    def _transfer(self, allowance: Allowance, sending: Bandwidth) -> Transfer:
+        settings = self.tools.settings
+        return Transfer(
+            slots=Slots(Width(settings.upload.parts, settings.upload.parts_max)),
+            api=self.api,
+            objects=self.objects,
+            jitter=self.tools.jitter,
+            meter=self.tools.meter,
+            hosts=HostRule(
+                settings.api.base_url,
+                frozenset(settings.network.storage_hosts),
+                pinned=not settings.api.loopback,
+            ),
+            allowance=allowance,
+            bandwidth=sending,
+            path_of=self._path_of,
+            **self.tools.shared,
+        )
+
+    def _worker(
+        self, comparer: Comparer, transfer: Transfer, catalog: Catalog, reading: Bandwidth
+    ) -> Worker:
+        settings = self.tools.settings
+
+        def lacking(job: Job) -> str | None:
+            assert job.target.bundle is not None, "asked of bundles only"
+            return comparer.bundle_waits_for(self.roots[job.root_id], job.target.bundle)
+
+        means = Means(
+            jitter=self.tools.jitter,
+            meter=self.tools.meter,
+            api=self.api,
+            catalog=catalog,
+            transfer=transfer,
+            routes=Routes(
+                settings.api.single_put_limit,
+                credentials=self.membership.credentials,
+                api=self.api,
+            ),
+            reading=reading,
+            latest_s=self.tools.latest_s,
+            once=self.once,
+            hidden=self._hidden,
+            path_of=self._path_of,
+            expected_of=lambda job: expected_sha256(self.roots[job.root_id].path, job.rel_path),
+            lacking=lacking,
+            on_moved=lambda job: self.ties.hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN)),
+            **self.tools.shared,
+        )
+        return Worker(means)
+
+    def _dispatcher(
+        self,
+        worker: Worker,
+        allowance: Allowance,
+        announcer: Announcer,
+        clock_steps: ClockSteps,
+    ) -> Dispatcher:
+        settings = self.tools.settings
+        return Dispatcher(
+            worker,
+            credentials=self.membership.credentials,
+            allowance=allowance,
+            announcer=announcer,
+            clock_steps=clock_steps,
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+            hands=settings.upload.files,
+            on_ended=self.ties.on_ended,
+            standing=self._standing,
+            **self.tools.shared,
+        )
+
+    async def _standing(self) -> str | None:
+        credentials = self.membership.credentials
+        team_id = credentials.team_id or self.tools.settings.api.team_id
+        try:
+            return standing(await self.api.me(), team_id if credentials.is_session else None)
+        except JobError:
+            return None
+
+    def _path_of(self, job: Job) -> str:
+        return os.path.join(self.roots[job.root_id].path, job.rel_path)
+
+    # -- what is done about records ----------------------------------------------------------------
+
+    def _retirement(self) -> Retirement:
+        catalog = self.tools.settings.catalog
+        policy = Policy(catalog.on_delete, catalog.delete_grace_s, catalog.delete_most)
+        return Retirement(api=self.api, policy=policy, **self.tools.shared)
+
+    def _applier(self, comparer: Comparer, catalog: Catalog, retirement: Retirement) -> "Applier":
+        from syncd.daemon.apply_plan import Applier  # the daemon applies no plan
+
+        return Applier(
+            api=self.api,
+            catalog=catalog,
+            comparer=comparer,
+            retirement=retirement,
+            roots=self.roots,
+            hidden=self._hidden,
+            **self.tools.shared,
+        )
+
+    @property
+    def _hidden(self) -> bool:
+        return self.tools.settings.catalog.register_as == "disabled"
+
+    # -- who is told, and manners ------------------------------------------------------------------
+
+    def _announcer(self) -> Announcer:
+        return Announcer(
+            _receivers(self.tools.settings),
+            jitter=self.tools.jitter,
+            shown_of=lambda job: self.roots[job.root_id].shown(job.rel_path),
+            **self.tools.shared,
+            **network(self.tools.settings),
+        )
+
+    def _desk(
+        self, dispatcher: Dispatcher, transfer: Transfer, sending: Bandwidth, intake: Intake
+    ) -> Desk:
+        return Desk(
+            state_dir=os.fspath(self.tools.settings.state_dir),
+            started_at=self.tools.clock.now_ms(),
+            meter=self.tools.meter,
+            credentials=self.membership.credentials,
+            dispatcher=dispatcher,
+            transfer=transfer,
+            bandwidth=sending,
+            settling=intake.settling,
+            hint=self.ties.hint,
+            state_hold=self.ties.state_hold,
+            unready=self.ties.unready,
+            watch_mode=self.ties.watch_mode,
+            **self.tools.shared,
+        )
+
+    def _courtesy(self, sending: Bandwidth, reading: Bandwidth) -> Courtesy:
+        return Courtesy(
+            _manner(self.tools.settings),
+            sending=sending,
+            reading=reading,
+            meter=self.tools.meter,
+            clock=self.tools.clock,
+            ca_bundle=network(self.tools.settings)["ca_bundle"],
+        )
+
+
+# -- settings, as the parts take them --------------------------------------------------------------
+
+
+def _windows(settings: Settings) -> settling.Windows:
+    return settling.Windows(
+        quiet_s=settings.settle.quiet_s,
+        closed_s=settings.settle.quiet_closed_s,
+        network_s=settings.settle.quiet_network_s,
+    )
+
+
+def _manner(settings: Settings) -> Manner:
+    comfyui = settings.comfyui
+    slow_rate = rates.parse_rate(comfyui.busy_bandwidth)
+    assert slow_rate is not None, "checked with the settings"
+    return Manner(comfyui.url, comfyui.when_busy, slow_rate)
+
+
+def _receivers(settings: Settings) -> Receivers:
+    secret = settings.notify.webhook_secret
+    return Receivers(
+        webhook=_receiver(settings, "notify.webhook_url"),
+        heartbeat=_receiver(settings, "notify.heartbeat_url"),
+        key=None if secret is None else signing_key(secret.get_secret_value()),
+        machine=socket.gethostname(),
+    )
+
+
+def _receiver(settings: Settings, key: str) -> Receiver | None:
+    url: Any = value_at(settings, key)
+    return None if url is None else Receiver(key, url.get_secret_value(), shown(url))

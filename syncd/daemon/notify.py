@@ -1,0 +1,80 @@
+"""
+What the service manager is told: the datagrams of sd_notify(3).
+
+Where nobody listens (``NOTIFY_SOCKET`` is not set) everything here does nothing. A message that does
+not get through is lost: the manager then acts as if it had not been sent, and syncd goes on.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+from syncd.types import printable
+
+SEND_S = 1.0
+"""How long a manager that does not read may hold up a message."""
+
+STATUS_MAX = 500
+
+
+class Notifier:
+    """
+    Speaks to the service manager.
+
+    Args:
+        address: A socket's path, or ``@`` and the name of an abstract one; None: nobody listens.
+        watchdog_s: Seconds without a ``ping`` after which the manager kills the service; None: it
+            does not.
+    """
+
+    def __init__(self, address: str | None = None, watchdog_s: float | None = None) -> None:
+        self._address = address
+        self.watchdog_s = watchdog_s if address is not None else None
+        self._status = ""
+
+    @classmethod
+    def taken_from(cls, environ: MutableMapping[str, str]) -> "Notifier":
+        """The manager that *environ* names, and names no longer: no child may speak for us."""
+        address = environ.pop("NOTIFY_SOCKET", None)
+        usec, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+        meant = pid in ("", str(os.getpid())) and usec.isdecimal() and int(usec) > 0
+        return cls(address or None, int(usec) / 1e6 if meant else None)
+
+    @property
+    def is_heard(self) -> bool:
+        """Does anybody listen?"""
+        return self._address is not None
+
+    def ready(self) -> None:
+        """The start, or a reload, is over."""
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """A reload begins; ``ready`` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """The service begins to end."""
+        self._send("STOPPING=1")
+
+    def ping(self) -> None:
+        """All is well: the watchdog's time begins anew."""
+        self._send("WATCHDOG=1")
+
+    def status(self, text: str) -> None:
+        """One line for people; the same one twice is sent once."""
+        text = printable(text)[:STATUS_MAX]
+        if text != self._status:
+            self._status = text
+            self._send(f"STATUS={text}")
+
+    def _send(self, message: str) -> None:
+        if self._address is None:
+            return
+        name = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as sock:
+            sock.settimeout(SEND_S)
+            sock.sendto(message.encode("utf-8", "backslashreplace"), name)

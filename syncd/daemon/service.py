@@ -1,0 +1,725 @@
+"""
+Starts the service, keeps it going, and stops it in the reverse order.
+
+One asyncio loop owns all decisions. Three tasks share it: the intake (hints, walks, settling), the
+dispatcher (claims jobs, runs workers) and the janitor (ends uploads that nobody wants). Ticks of the
+scheduler only set events. What is run here is put together in ``assembly``.
+"""
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from syncd.clock import Clock, SystemClock
+from syncd.config.credential import CredentialSource
+from syncd.config.loader import Loaded
+from syncd.config.reload import JUDGING, reloaded
+from syncd.config.settings import Settings
+from syncd.core.exit_codes import exit_code
+from syncd.core.jobs.late import LATEST_S
+from syncd.daemon.components import Doors, Parts, Ties, Tools, assembled, open_store
+from syncd.daemon.notify import Notifier
+from syncd.daemon.systemd import Herald
+from syncd.daemon.team_guard import Membership
+from syncd.disk_full import Patience
+from syncd.errors import JobError, RootUnavailable, StateFull, SyncdError
+from syncd.fs.watcher import Watcher
+from syncd.ingest.change_queue import Hints
+from syncd.ingest.comparer import Root
+from syncd.monitoring import log
+from syncd.monitoring.progress import Meter
+from syncd.store.outline import HoldRow
+from syncd.store.store import Store
+from syncd.types import Hint, HintKind
+
+if TYPE_CHECKING:
+    from syncd.core.catalog.plan_file import Line
+    from syncd.daemon.apply_plan import Applied
+
+WATCH_RETRY_S = 300.0
+"""Between tries to watch again, and the rescans that make up for it."""
+
+ROOT_LOOK_S = 5.0
+"""Between checks that each root is there and is the watched folder, and the store in place."""
+
+LAST_LOOK_S = 10.0
+"""At the end, for the look at the tree that is under way."""
+
+ONCE_FULL_S = 60.0
+"""How long a backfill waits for room on the state disk."""
+
+LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0
+"""How long what was not told yet may take at the end: of a run that is stopped, and of a backfill."""
+
+CLOCK_LOOK_S = 10.0
+"""Between checks whether the wall clock was set, while nothing else happens."""
+
+SLEEP_NOTICED_S = 1.0
+"""A shorter sleep of the machine hides in the difference of two clocks."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """What a run left behind beside the store, for its last words."""
+
+    unsettled: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    root_error: str | None = None
+
+
+class _Every(BaseTrigger):  # type: ignore[misc]  # without types
+    """
+    Fires every *seconds*.
+
+    Counts from now, never from the previous tick: after a forward step of the wall clock the
+    scheduler would otherwise compute every tick in between.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._interval = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
+        return now + self._interval
+
+
+class Service:
+    """
+    The daemon, or one backfill of it.
+
+    Args:
+        settings: Checked settings.
+        source: Where the credential comes from; read again when the credential is refused.
+        meter: Counts what happens, for whoever draws it.
+        jitter: Draws from [0, 1).
+        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
+        doors: Other ways out, for a world that is not this machine.
+        notifier: The service manager, if there is one.
+        reread: Reads the configuration again, for a reload; None: there is no reload.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: CredentialSource,
+        *,
+        meter: Meter,
+        clock: Clock | None = None,
+        jitter: Callable[[], float] = random.random,
+        latest_s: float = LATEST_S,
+        doors: Doors | None = None,
+        notifier: Notifier | None = None,
+        reread: Callable[[], Loaded] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._doors = doors or Doors()
+        self._source = source
+        self._trouble: str | None = None
+        self._meter = meter
+        self._clock = clock or SystemClock()
+        self._jitter = jitter
+        self._latest_s = latest_s
+        self._log = structlog.get_logger("syncd.service")
+        self._lanes = self._doors.lanes(settings)
+        self._notifier = notifier or Notifier()
+        self._hints = Hints(self._clock)
+        self._wake_janitor = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._reread = reread
+        self._rescan = self._restart = self._start_over = self._looking = self._walked = False
+        self._scan_hangs = self._look_around = False
+        self._look_at_catalog = settings.catalog.reconcile_s > 0
+        self._asleep_s = self._clock.suspended_s()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._signal = 0
+        self._ready = False
+        self._watcher: Watcher | None = None
+        self._scheduler: AsyncIOScheduler | None = None
+        self.ending = Ending()
+
+    async def run(self, *, once: bool) -> int:
+        """
+        Run until stopped, or with *once* until everything that can be done is done.
+
+        Returns:
+            The exit code: 0, 1, 66, 75, 77, 130 or 143.
+
+        Raises:
+            AlreadyRunning, StateError: The state directory cannot be used.
+        """
+
+        async def way(parts: Parts) -> int:
+            code = await (self._once(parts) if once else self._forever(parts))
+            await self._last_words(parts, well=once and code == 0)
+            return code
+
+        return await self._run(way, once=once)
+
+    async def apply(self, lines: "Sequence[Line]") -> "Applied":
+        """
+        Let a plan happen, and nothing else.
+
+        Raises:
+            AlreadyRunning, StateError: The state directory cannot be used.
+            RootUnavailable: A root is not there, or on another file system than before.
+        """
+        from syncd.daemon.apply_plan import Applied
+
+        applied = Applied()
+
+        async def way(parts: Parts) -> int:
+            nonlocal applied
+            applied = await self._apply(parts, lines)
+            await self._last_words(parts, well=False)  # it says nothing of the other files
+            return applied.exit_code
+
+        await self._run(way, once=True)
+        applied.signal_code = self._signal_code()
+        applied.sent = self._meter.sent
+        return applied
+
+    async def _run(self, way: Callable[[Parts], Awaitable[int]], *, once: bool) -> int:
+        store = open_store(self._settings)
+        self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
+        try:
+            with self._signals(once=once):
+                return await self._with_store(store, way, once=once)
+        except StateFull:
+            if not self._signal:
+                raise
+            return self._signal_code()  # stopped while it waited for room
+        finally:
+            await self._close(store)
+            self._lanes.close()
+
+    async def _close(self, store: Store) -> None:
+        """Let go of the store; where the scan thread hangs in a dead disk, the process's end does."""
+        if await self._scan_thread_did(store.stop_reading):
+            await self._lanes.db(store.close)
+
+    async def _scan_thread_did(self, last: Callable[[], None]) -> bool:
+        """One of the last things for it to do; False where it hangs and does nothing any more."""
+        if self._scan_hangs:
+            return False
+        try:
+            async with asyncio.timeout(LAST_LOOK_S):
+                await self._lanes.scan(last)
+        except TimeoutError:
+            self._scan_hangs = True
+        return not self._scan_hangs
+
+    def stop(self) -> None:
+        """Stop as on a first SIGTERM; called again, as on a second."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._notifier.stopping()
+        self._stop.set()
+        if self._lanes.patience is not None:
+            self._lanes.patience.give_up()
+
+    # -- the two ways to run ---------------------------------------------------------------------
+
+    async def _once(self, parts: Parts) -> int:
+        """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        self._ready = True
+        self._notifier.ready()
+        walking = asyncio.create_task(self._walk_all(parts))
+        try:
+            await self._until_stopped(parts, {walking, *self._besides(parts)}, enough={walking})
+        except RootUnavailable as error:
+            self.ending.root_error = str(error)
+            self._log.error("root.unavailable", why=str(error))
+            return error.exit_code
+        if self._stop.is_set():
+            return self._signal_code()
+        await parts.dispatcher.end_hold("root")
+        until_s = self._clock.boottime_s() + self._once_wait_s(parts.roots)
+
+        def more_comes() -> bool:
+            in_time = self._clock.boottime_s() < until_s
+            waiting = self._looking or bool(self._hints)
+            return waiting or (in_time and bool(parts.intake.unsettled()))
+
+        settling = asyncio.create_task(self._settle(parts, until_s))
+        working = asyncio.create_task(parts.dispatcher.run(more_comes=more_comes))
+        tasks = {settling, working, *self._besides(parts)}
+        await self._run_until_stopped(parts, tasks, enough={working})
+        if not self._stop.is_set():
+            await parts.janitor.clean_up()
+            await parts.retirement.retire_due()
+            await self._reconcile(parts)
+        self.ending.problems = parts.intake.problems
+        self.ending.unsettled = {
+            parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
+            for (root_id, rel_path), watching in parts.intake.unsettled().items()
+        }
+        return self._signal_code() or await self._exit_code(
+            parts.store,
+            unsettled=len(self.ending.unsettled),
+            unread=len(self.ending.problems),
+        )
+
+    async def _apply(self, parts: Parts, lines: "Sequence[Line]") -> "Applied":
+        """Queue what still stands, and let the workers end it."""
+        applier = parts.applier()
+        await parts.intake.require_roots()
+        await applier.begin(lines, stopped=self._stop.is_set)
+        parts.worker.may_send = applier.may_send
+        working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: False))
+        await self._run_until_stopped(parts, {working}, enough={working})
+        if not self._stop.is_set():
+            await parts.janitor.clean_up()
+            await parts.reconciler.look_at_new()
+        return await applier.end()
+
+    async def _walk_all(self, parts: Parts) -> None:
+        for root in parts.roots.values():
+            await parts.intake.walk(root)
+        self._walked = True
+
+    async def _forever(self, parts: Parts) -> int:
+        loop = asyncio.get_running_loop()
+
+        def on_hint(hint: Hint) -> None:  # in the watcher's thread
+            if self._hints.add(hint):
+                loop.call_soon_threadsafe(self._hints.wake)
+            loop.call_soon_threadsafe(parts.dispatcher.heard, hint)
+
+        watcher = self._doors.watcher(
+            self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
+        )
+        self._watcher = watcher
+        scheduler = self._scheduler = self._schedule(parts, watcher)
+        try:
+            await self._start_watching(watcher)
+            scheduler.start()
+            self._ready = True
+            self._log.info("service.started", roots=[root.path for root in parts.roots.values()])
+            self._notifier.ready()
+            tasks = {
+                asyncio.create_task(self._take_in(parts, watcher)),
+                asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
+                asyncio.create_task(self._clean_up(parts)),
+                asyncio.create_task(self._reloads(parts)),
+                *self._besides(parts, watcher),
+            }
+            await self._run_until_stopped(parts, tasks, enough=tasks)
+        finally:
+            if scheduler.running:
+                scheduler.shutdown(wait=False)
+            await self._scan_thread_did(watcher.stop)
+        self._log.info("service.stopped")
+        return self._signal_code()
+
+    async def _run_until_stopped(
+        self, parts: Parts, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+    ) -> None:
+        """Run, then let the workers end; at once where something died."""
+        grace_s = 0.0
+        try:
+            await self._until_stopped(parts, tasks, enough=enough)
+            grace_s = self._settings.upload.shutdown_grace_s
+        finally:
+            await parts.dispatcher.drain(grace_s, self._hurry)
+
+    async def _until_stopped(
+        self, parts: Parts, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+    ) -> None:
+        """Wait for a stop or the end of one of *enough*; a task that died ends the service."""
+        stop = asyncio.create_task(self._wait_for_stop())
+        pending: set[asyncio.Task[None]] = {*tasks, stop}
+        try:
+            while not any(task.done() for task in (*enough, stop)):
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            if self._stop.is_set():
+                parts.intake.stop()
+            for task in (*tasks, stop):
+                task.cancel()
+            results = await asyncio.gather(*tasks, stop, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+
+    async def _wait_for_stop(self) -> None:
+        await self._stop.wait()
+
+    # -- intake ----------------------------------------------------------------------------------
+
+    async def _take_in(self, parts: Parts, watcher: Watcher) -> None:
+        """Hints, walks and settling, for ever."""
+        everything = [Hint(id_, "", HintKind.RESCAN, folder=True) for id_ in parts.roots]
+        self._rescan = True
+        while True:
+            if self._restart or await self._lanes.scan(watcher.moved):
+                await self._watch_again(watcher)
+            hints = self._hints.take()
+            if self._slept() or self._start_over:
+                self._rescan, self._start_over = True, False
+                parts.intake.start_over()
+            if self._rescan:
+                self._rescan, hints = False, everything
+            try:
+                if self._look_around:  # no event reports what this looks for
+                    self._look_around = False
+                    await self._lanes.db(parts.store.require_in_place)
+                    await parts.intake.require_roots()
+                await parts.intake.look(hints)
+                self._walked = True
+                await parts.intake.settle_due()
+                if hints:
+                    await parts.dispatcher.end_hold("root")
+            except RootUnavailable as error:
+                await parts.dispatcher.begin_hold(error, ROOT_LOOK_S)
+                self._rescan = True
+                await self._hints.nap(ROOT_LOOK_S)
+                continue
+            await self._hints.nap(self._seconds_until(parts.intake.next_look_s()))
+
+    def _slept(self) -> bool:
+        """Has the machine been asleep since this was asked last? Nobody heard what happened then."""
+        before_s, self._asleep_s = self._asleep_s, self._clock.suspended_s()
+        slept_s = self._asleep_s - before_s
+        if slept_s < SLEEP_NOTICED_S:
+            return False
+        self._log.info("service.resumed", asleep_s=round(slept_s))
+        return True
+
+    async def _settle(self, parts: Parts, until_s: float) -> None:
+        """``--once``: look again at what moves, as often as it asks for it; until cancelled."""
+        while True:
+            hints = self._hints.take()
+            self._looking = True  # a hint that is being looked at is still to come
+            await parts.intake.look(hints)
+            await parts.intake.settle_due()
+            self._looking = False
+            parts.dispatcher.wake()
+            now_s = self._clock.boottime_s()
+            waits = [until_s - now_s] if until_s > now_s else []
+            look_at_s = parts.intake.next_look_s()
+            if look_at_s is not None:  # it may be due by now: looking at the others took its time
+                waits.append(max(0.0, look_at_s - now_s))
+            await self._hints.nap(min(waits, default=None))
+
+    async def _watch_again(self, watcher: Watcher) -> None:
+        """The observer ended, or a root is another folder than before."""
+        self._log.warning("watch.restarted")
+        await self._lanes.scan(watcher.stop)
+        await self._start_watching(watcher)
+        self._restart, self._rescan = False, True
+
+    async def _start_watching(self, watcher: Watcher) -> None:
+        await self._lanes.scan(watcher.start)
+        if watcher.degraded:
+            self._log.warning("watch.degraded", why=watcher.degraded)
+
+    def _hint(self, hint: Hint) -> None:
+        self._hints.add(hint)
+        self._hints.wake()
+
+    def _seconds_until(self, at_s: float | None) -> float | None:
+        return None if at_s is None else max(0.0, at_s - self._clock.boottime_s())
+
+    def _once_wait_s(self, roots: Mapping[int, Root]) -> float:
+        settings = self._settings.settle
+        windows_s = [settings.quiet_s, settings.quiet_closed_s]
+        if any(root.network for root in roots.values()):
+            windows_s.append(settings.quiet_network_s)
+        return settings.once_wait_for(max(windows_s))
+
+    # -- the rest of the loop --------------------------------------------------------------------
+
+    async def _clean_up(self, parts: Parts) -> None:
+        while True:
+            await parts.clock_steps.follow()
+            await parts.janitor.clean_up()
+            await parts.retirement.retire_due()
+            await self._reconcile(parts)
+            now_ms, jobs = self._clock.now_ms(), parts.store.jobs
+            again = await self._lanes.db(jobs.read_again, now_ms)
+            if again + await self._lanes.db(jobs.free_bundles, now_ms):
+                parts.dispatcher.wake()
+            await self._mind_credentials(parts)
+            await self._wake_janitor.wait()
+            self._wake_janitor.clear()
+
+    async def _mind_credentials(self, parts: Parts) -> None:
+        """Take up and prove what was put in place meanwhile; keep a session alive that nobody uses."""
+        await self._look_at_credential(parts)
+        try:
+            await parts.membership.credentials.ready()
+        except JobError as error:
+            told = {"error": str(error), "advice": error.advice}
+            if str(error) == self._trouble:
+                pass
+            elif parts.membership.credentials.is_session:
+                self._log.error("session.ended", **told)
+            else:
+                self._log.error("credential.unproved", **told)
+            self._trouble = str(error)
+        else:
+            self._trouble = None
+
+    async def _look_at_credential(self, parts: Parts) -> None:
+        """Another one may lie there by now; then what waited for one goes on."""
+        credentials = parts.membership.credentials
+        if not await credentials.look():
+            return
+        self._log.info("credential.replaced", kind=credentials.kind)
+        await parts.membership.claim()
+        if credentials.is_session:
+            await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
+        await parts.dispatcher.end_hold("operator")
+
+    async def _reconcile(self, parts: Parts) -> None:
+        """Look at the whole listing where that is due, else for the sake of new records only."""
+        if await self._lanes.db(parts.store.holds.all):
+            return  # the cloud cannot be asked, or not by us; or the tree is not there
+        due, self._look_at_catalog = self._look_at_catalog, False
+        await (parts.reconciler.look() if due else parts.reconciler.look_at_new())
+
+    # -- reload ----------------------------------------------------------------------------------
+
+    async def _reloads(self, parts: Parts) -> None:
+        """Read the configuration again whenever that is asked for."""
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            assert self._reread is not None, "else nobody could ask"
+            self._notifier.reloading()
+            try:
+                loaded = await asyncio.to_thread(self._reread)
+            except SyncdError as error:  # all of it, or nothing
+                self._log.error("config.reload_refused", why=str(error))
+            else:
+                await self._take_over(parts, loaded)
+            self._notifier.ready()
+
+    async def _take_over(self, parts: Parts, loaded: Loaded) -> None:
+        """Go on with what can be changed while transfers run, and name the rest."""
+        result = reloaded(self._settings, loaded.settings)
+        settings = self._settings = result.settings
+        log.configure(format=settings.log.format, level=settings.log.level)
+        parts.follow(settings)
+        self._rescan |= not JUDGING.isdisjoint(result.changed)
+        self._start_over |= any(key.startswith("settle.") for key in result.changed)
+        self._hints.wake()
+        parts.membership.source = replace(loaded.credential, team_id=settings.api.team_id)
+        await self._look_at_credential(parts)
+        self._log.info("config.reloaded", changed=result.changed)
+        if result.left:
+            self._log.warning("config.reload_needs_restart", keys=result.left)
+
+    def _schedule(self, parts: Parts, watcher: Watcher) -> AsyncIOScheduler:
+        """Ticks set events and nothing else."""
+        reconcile_s = self._settings.catalog.reconcile_s
+        scheduler = AsyncIOScheduler(
+            timezone="UTC",
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+        # Coroutines: plain functions would run in a thread, and an event is set in the loop's only.
+        async def rescan() -> None:
+            self._rescan = True
+            self._hints.wake()
+
+        async def look_after() -> None:
+            parts.dispatcher.wake()
+            self._wake_janitor.set()
+
+        async def watch_again() -> None:
+            if not watcher.alive():
+                self._restart = True
+                self._hints.wake()
+
+        async def look_around() -> None:
+            self._look_around = True
+            self._hints.wake()
+
+        async def reconcile() -> None:
+            self._look_at_catalog = True
+            self._wake_janitor.set()
+
+        for tick, seconds in (
+            (rescan, self._settings.scan.interval_s),
+            (look_after, 30),
+            (watch_again, WATCH_RETRY_S),
+            (look_around, ROOT_LOOK_S),
+            *([(reconcile, reconcile_s)] if reconcile_s else []),
+        ):
+            # Named, since ticks of one moment run in the order of their names; else that is random.
+            scheduler.add_job(tick, _Every(seconds), id=tick.__name__)
+        return scheduler
+
+    async def _watch_clock(self, parts: Parts) -> None:
+        while True:
+            await self._clock.sleep(CLOCK_LOOK_S)
+            await parts.clock_steps.follow()
+
+    def _restart_ticks(self) -> None:
+        """Start all ticks anew: the scheduler goes by the wall clock, which was set."""
+        if self._scheduler is not None and self._scheduler.running:
+            for job in self._scheduler.get_jobs():
+                job.reschedule(job.trigger)
+        self._wake_janitor.set()
+
+    def _besides(self, parts: Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
+        """What runs beside the work: manners, messages, a herald where a service manager listens."""
+        tasks = {
+            asyncio.create_task(parts.courtesy.run()),
+            asyncio.create_task(self._watch_clock(parts)),
+        }
+        if parts.announcer.is_heard:
+            all_is_well = None if watcher is None else partial(self._all_is_well, parts)
+            tasks.add(asyncio.create_task(parts.announcer.run(all_is_well=all_is_well)))
+        if not self._notifier.is_heard:
+            return tasks
+
+        def is_watched() -> bool:
+            if watcher is None or watcher.alive() or watcher.degraded is not None:
+                return True
+            self._restart = True
+            self._hints.wake()
+            return False
+
+        herald = Herald(
+            self._notifier,
+            store=parts.store,
+            lanes=self._lanes,
+            clock=self._clock,
+            meter=self._meter,
+            bandwidth=parts.sending,
+            walked=lambda: None if self._walked else parts.intake.seen,
+            is_watched=is_watched,
+        )
+        return {*tasks, asyncio.create_task(herald.run())}
+
+    # -- start and state -------------------------------------------------------------------------
+
+    async def _with_store(
+        self, store: Store, way: Callable[[Parts], Awaitable[int]], *, once: bool
+    ) -> int:
+        tools = Tools(
+            self._settings,
+            store,
+            self._lanes,
+            self._clock,
+            self._jitter,
+            self._meter,
+            self._latest_s,
+        )
+        ties = Ties(
+            settings=lambda: self._settings,
+            hint=self._hint,
+            on_ended=self._wake_janitor.set,
+            on_clock_step=self._restart_ticks,
+            unready=self._unready,
+            state_hold=self._state_hold,
+            watch_mode=self._watch_mode,
+        )
+        membership = Membership(self._settings, self._source, **tools.shared)
+        await membership.claim()
+        await self._free(store, once=once)
+        async with (
+            assembled(tools, ties, membership, doors=self._doors, once=once) as parts,
+            self._doors.control(self._settings, parts.desk),
+        ):
+            return await way(parts)
+
+    async def _free(self, store: Store, *, once: bool) -> None:
+        """What the run before left claimed or waiting may be taken up."""
+        now_ms = self._clock.now_ms()
+        await self._lanes.db(store.times.bound, now_ms)
+        await self._lanes.db(store.jobs.expire_all, now_ms)
+        if once:  # a backfill does not wait for the back-off of its jobs
+            await self._lanes.db(store.jobs.make_all_due, now_ms)
+        await self._lanes.db(store.jobs.start_over, now_ms)
+        await self._lanes.db(store.holds.probe_now, now_ms)
+        # A session, a higher limit, other multipart paths: whatever changed, it is asked again.
+        await self._lanes.db(store.jobs.free_class, "large", now_ms)
+
+    def _unready(self) -> list[str]:
+        """Why the work cannot be done yet, or not any more."""
+        reasons = [] if self._ready else ["it is starting"]
+        if self._stop.is_set():
+            reasons.append("it is stopping")
+        if self._lanes.patience is not None and self._lanes.patience.waiting:
+            reasons.append("there is no room on the disk of the state directory")
+        return reasons
+
+    def _state_hold(self) -> HoldRow | None:
+        """The hold for room on the disk of the state directory, of which no row can be made."""
+        patience = self._lanes.patience
+        if patience is None or not patience.waiting:
+            return None
+        why = patience.why or "there is no room on the disk of the state directory"
+        advice = "Free space on that disk; syncd then continues by itself."
+        return HoldRow("state", patience.since_ms, why, advice, self._clock.now_ms(), probes=0)
+
+    def _watch_mode(self) -> str:
+        if self._watcher is None or not self._watcher.alive():
+            return "walks"
+        return "degraded" if self._watcher.degraded else "events"
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    async def _last_words(self, parts: Parts, *, well: bool) -> None:
+        within_s = LAST_WORDS_S if self._stop.is_set() else LAST_WORDS_ONCE_S
+        await parts.announcer.last_words(well=well, within_s=within_s)
+
+    async def _all_is_well(self, parts: Parts) -> bool:
+        """Is every wanted file in the catalog, and nothing in the way?"""
+        if not self._walked:
+            return False
+        unsettled, unread = len(parts.intake.unsettled()), len(parts.intake.problems)
+        return await self._exit_code(parts.store, unsettled=unsettled, unread=unread) == 0
+
+    async def _exit_code(self, store: Store, *, unsettled: int, unread: int) -> int:
+        files = await self._lanes.db(store.report.counts)
+        holds = await self._lanes.db(store.holds.all)
+        return exit_code(
+            files,
+            holds=[hold.kind for hold in holds],
+            unsettled=unsettled,
+            unread=unread,
+            bundled=await self._lanes.db(store.report.bundled),
+            root_missing=self.ending.root_error is not None,
+        )
+
+    def _signal_code(self) -> int:
+        return 128 + self._signal if self._signal else 0
+
+    @contextmanager
+    def _signals(self, *, once: bool) -> Iterator[None]:
+        """SIGTERM and SIGINT stop, a second one skips the grace; SIGHUP reloads a daemon."""
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int) -> None:
+            self._signal = number
+            self._log.info("service.stopping", signal=signal.Signals(number).name)
+            self.stop()
+
+        handlers: dict[int, Callable[[], None]] = {
+            number: partial(handle, number) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        if self._reread is not None and not once:
+            handlers[signal.SIGHUP] = self._reload.set
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)

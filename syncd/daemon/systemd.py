@@ -1,0 +1,152 @@
+"""
+Keeps the service manager told: a line on how it goes, and that all is well while it is.
+
+All is well when the loop, the store and the watcher of the tree answered. What hangs answers nobody:
+then the pings stop, and the manager's watchdog does the rest.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from syncd.clock import Clock
+from syncd.daemon.notify import Notifier
+from syncd.executors import Lanes
+from syncd.formatting import size_text
+from syncd.monitoring.log import scrub
+from syncd.monitoring.progress import Meter, Snapshot
+from syncd.store.outline import HoldRow
+from syncd.store.store import Store
+from syncd.upload.limits import Bandwidth
+
+STATUS_S = 5.0
+PINGS_A_PERIOD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """
+    What there is to tell.
+
+    ``walked`` counts the files met by the first walk while that is under way, ``queued`` the files
+    that are to be sent, those under way included; rates are bytes a second.
+    """
+
+    walked: int | None
+    queued: int
+    settling: int
+    sending: float
+    hashing: float
+    limit: int | None
+    holds: tuple[HoldRow, ...]
+
+
+class Herald:
+    """
+    Tells how it goes until it is cancelled.
+
+    Args:
+        walked: Files met by the first walk so far; None once it is over.
+        is_watched: Is the watcher at work, or known not to be?
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier,
+        *,
+        store: Store,
+        lanes: Lanes,
+        clock: Clock,
+        meter: Meter,
+        bandwidth: Bandwidth,
+        walked: Callable[[], int | None],
+        is_watched: Callable[[], bool],
+    ) -> None:
+        self._notifier = notifier
+        self._store = store
+        self._lanes = lanes
+        self._clock = clock
+        self._meter = meter
+        self._bandwidth = bandwidth
+        self._walked = walked
+        self._is_watched = is_watched
+        self._log = structlog.get_logger("syncd.daemon.systemd")
+
+    async def run(self) -> None:
+        """
+        Send status lines, and pings if they are asked for.
+
+        Raises:
+            StateError: The store cannot be read.
+        """
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._tell())
+            if self._notifier.watchdog_s is not None:
+                both.create_task(self._ping(self._notifier.watchdog_s / PINGS_A_PERIOD))
+
+    async def _tell(self) -> None:
+        before, at_s = self._meter.snapshot(), self._clock.boottime_s()
+        while True:
+            queued = await self._lanes.db(self._store.report.unfinished)
+            holds = await self._lanes.db(self._store.report.holds)
+            now, now_s = self._meter.snapshot(), self._clock.boottime_s()
+            moment = self._moment(before, now, now_s - at_s, queued, tuple(holds))
+            self._notifier.status(scrub(status_line(moment)))
+            before, at_s = now, now_s
+            await self._clock.sleep(STATUS_S)
+
+    def _moment(
+        self,
+        before: Snapshot,
+        now: Snapshot,
+        seconds: float,
+        queued: int,
+        holds: tuple[HoldRow, ...],
+    ) -> Moment:
+        seconds = max(seconds, 0.001)
+        return Moment(
+            walked=self._walked(),
+            queued=queued,
+            settling=now.settling_files,
+            sending=(now.sent - before.sent) / seconds,
+            hashing=(now.hashed - before.hashed) / seconds,
+            limit=self._bandwidth.rate,
+            holds=holds,
+        )
+
+    async def _ping(self, period_s: float) -> None:
+        while True:
+            await self._lanes.db(self._store.report.unfinished)
+            if self._is_watched():
+                self._notifier.ping()
+            else:
+                self._log.warning(
+                    "watchdog.withheld", why="the watcher of the tree does not answer"
+                )
+            await self._clock.sleep(period_s)
+
+
+def status_line(moment: Moment) -> str:
+    """One line for ``systemctl status``: what holds everything up, else what is going on."""
+    if moment.holds:
+        hold = moment.holds[0]
+        return f"waiting: {hold.why}" + (f" ({hold.advice})" if hold.advice else "")
+    said = []
+    if moment.walked is not None:
+        said.append(f"first look at the models, {_files(moment.walked)} so far")
+    if moment.queued:
+        said.append(f"{_files(moment.queued)} queued")
+    if moment.sending:
+        limit = "" if moment.limit is None else f" of at most {size_text(moment.limit)}/s"
+        said.append(f"sending {size_text(moment.sending)}/s{limit}")
+    if moment.hashing:
+        said.append(f"hashing {size_text(moment.hashing)}/s")
+    if moment.settling:
+        said.append(f"waiting for {_files(moment.settling)} to stop changing")
+    return ", ".join(said) or "nothing to send, watching"
+
+
+def _files(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"

@@ -1,0 +1,115 @@
+"""
+Whose records are kept here: one cloud's and one team's, for as long as the state directory lasts.
+
+A credential of another team is never used, whether it lay there at the start or was put in its place
+later: else what goes by the one and what goes by the other would end up in two catalogs.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+
+from syncd.clock import Clock
+from syncd.cloud.client import CloudApi
+from syncd.cloud.credentials import Credentials
+from syncd.cloud.listing import PROOFS, shows
+from syncd.config.credential import CredentialSource
+from syncd.config.settings import Settings, require_claimed
+from syncd.core.jobs.error_mapping import to_error
+from syncd.errors import ConfigError, JobError
+from syncd.executors import Lanes
+from syncd.store.store import Store
+from syncd.types import Kind, Session, printable
+
+
+class Membership:
+    """
+    The credential in force, which is of the team whose records are kept here.
+
+    Attributes:
+        source: Where the credential comes from; read again when the credential is refused.
+        credentials: What is in force.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: CredentialSource,
+        *,
+        store: Store,
+        lanes: Lanes,
+        clock: Clock,
+    ) -> None:
+        self.source = source
+        self._settings = settings
+        self._store = store
+        self._lanes = lanes
+        self._clock = clock
+        self._team_id: str | None = None
+        self._foreign_key: str | None = None
+        self.credentials = Credentials(self._current, keeper=source.stored, clock=clock)
+
+    async def claim(self) -> None:
+        """Claim the state directory for the credential in force. Raises as ``require_same_cloud``."""
+        self._team_id = await self._lanes.db(
+            require_same_cloud, self._store, self._settings, self.credentials.team_id
+        )
+
+    async def prove(
+        self, reach: Callable[[Credentials], Awaitable[CloudApi]], key: str | None
+    ) -> None:
+        """
+        See that a device key is of the team whose catalog the records here are in.
+
+        Args:
+            reach: The cloud, for whoever has these credentials.
+            key: None: a session is in force, whose team is known.
+
+        Raises:
+            JobError: It shows none of them, or could not be asked.
+        """
+        servers = self._store.servers
+        if key is not None and not await self._lanes.db(servers.trusts_key, key):
+            records = await self._lanes.db(self._store.report.newest_records, PROOFS)
+            api = await reach(Credentials(lambda: key, clock=self._clock))
+            if key == self._foreign_key or not await shows(api, records):
+                self._foreign_key = key  # not asked again and again
+                raise self._foreign()
+        await self._lanes.db(servers.trust_key, key)
+
+    def _current(self) -> str | Session | None:
+        """The credential as it lies there now; not a session of another team than before."""
+        found = self.source.current()
+        if isinstance(found, Session) and self._team_id not in (None, found.team_id):
+            raise ConfigError(f"the session is for the team {found.team_id}, not {self._team_id}")
+        return found
+
+    def _foreign(self) -> JobError:
+        return to_error(
+            Kind.DEVICE_KEY_REFUSED,
+            "the device key shows none of the newest records that were registered from "
+            f"{printable(os.fspath(self._settings.state_dir))}: they are in the catalog of another "
+            "team, or were deleted there",
+            advice="Put a key of that team in its place, or give each team a state_dir of its own. "
+            "If they were deleted, stop syncd and say so: syncd login --team ID",
+        )
+
+
+def require_same_cloud(
+    store: Store, settings: Settings, session_team: str | None = None
+) -> str | None:
+    """
+    Claim the state directory for the configured cloud and team, once and for all.
+
+    Args:
+        session_team: The team of a stored session, which counts before ``api.team_id``.
+
+    Returns:
+        The team that it is claimed for; None as long as none was named.
+
+    Raises:
+        ConfigError: It remembers the catalog of another one.
+    """
+    wanted = session_team or settings.api.team_id
+    claimed = store.servers.claim_state(settings.api.base_url, wanted)
+    require_claimed(settings, claimed, wanted)
+    return claimed[1]

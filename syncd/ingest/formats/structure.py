@@ -1,0 +1,163 @@
+"""
+Is this model file structurally whole? Hand-written bounded parsers; nothing is loaded.
+
+The name's ending says which format is claimed, the content confirms it. File content is hostile
+input: no check imports, unpickles, decompresses or executes anything, holds more than a few windows
+of ``WINDOW`` bytes, or raises anything but ``OSError``. What a check cannot see: bytes that are
+there and wrong.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+
+from syncd.ingest.formats.window import Fault, Undecided, read_at
+
+SMALLEST = 16
+"""Bytes; no model is smaller."""
+
+_START = 512
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """
+    What the structure of a file says.
+
+    ``complete`` is False where the file must not be taken. ``why`` is a sentence for a person:
+    what is wrong, or why nothing was checked; None for a file that was checked and is whole.
+    ``format`` is what the content turned out to be, or None. ``foreign``: something else lies
+    under the model's name, so waiting for the rest of it is of no use.
+    """
+
+    complete: bool
+    why: str | None
+    format: str | None
+    foreign: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as one sentence."""
+        return self.why or f"complete: a whole {self.format} file"
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """Its parser is imported with the first file of its kind: few trees have all kinds."""
+
+    name: str
+    home: str
+    function: str = "check"
+
+    def check(self, fd: int, size: int) -> None:
+        """Raises ``Fault``, ``Undecided`` or ``OSError``."""
+        getattr(import_module(f"syncd.ingest.formats.{self.home}"), self.function)(fd, size)
+
+
+_SAFETENSORS = _Format("safetensors", "safetensors")
+_GGUF = _Format("gguf", "gguf")
+_ONNX = _Format("onnx", "onnx")
+_ZIP = _Format("zip", "archive")
+_PICKLE = _Format("pickle", "pickles")
+_LEGACY = _Format("torch legacy", "pickles", "check_legacy")
+
+_BY_ENDING: Mapping[str, _Format | None] = {
+    ".safetensors": _SAFETENSORS,
+    ".sft": _SAFETENSORS,
+    ".gguf": _GGUF,
+    ".onnx": _ONNX,
+    **dict.fromkeys((".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")),  # anything torch wrote
+}
+
+
+def check(fd: int, name: str, size: int) -> Structure:
+    """
+    Is the file whole, as far as its structure tells?
+
+    Args:
+        fd: The file, open for reading; its offset is neither used nor moved.
+        name: File name or path; the last ending counts, in any case.
+        size: Bytes that the file had when it was opened.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    ending = os.path.splitext(name)[1].lower()
+    if ending not in _BY_ENDING:
+        return Structure(True, "not checked: not the name of a weights file", None)
+    start = read_at(fd, 0, min(size, _START))
+    if start.startswith(_LFS_POINTER):
+        why = "this is a git-LFS pointer, not the model: run git lfs pull"
+        return Structure(False, why, None, foreign=True)
+    if size < SMALLEST:
+        return Structure(False, f"incomplete: {size:,} bytes are too few for a model", None)
+    claimed = _BY_ENDING[ending] or _by_content(start)
+    if claimed is None:
+        return _unknown(start)
+    return _checked(claimed, fd, size, start)
+
+
+def is_model(fd: int, size: int, structure: Structure) -> bool:
+    """
+    Is a file that was found whole a model by its content, and not only by its name?
+
+    Any program may write a zip archive: a document is one, too. All other formats are of models.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if structure.format != _ZIP.name:
+        return structure.format is not None
+    from syncd.ingest.formats.archive import is_torch
+
+    with suppress(Fault):  # it may have changed since it was found whole
+        return is_torch(fd, size)
+    return False
+
+
+def _checked(claimed: _Format, fd: int, size: int, start: bytes) -> Structure:
+    try:
+        claimed.check(fd, size)
+    except Undecided as undecided:
+        return Structure(True, f"not checked: {undecided}", claimed.name)
+    except Fault as fault:
+        # Only now: the length at the start of a whole safetensors file may look like a page.
+        return _page(start) or Structure(False, str(fault), claimed.name)
+    return Structure(True, None, claimed.name)
+
+
+def _unknown(start: bytes) -> Structure:
+    return _page(start) or Structure(True, "not checked: no format that can be checked", None)
+
+
+def _by_content(start: bytes) -> _Format | None:
+    """What torch and its like put behind one ending."""
+    if start.startswith(b"PK"):
+        return _ZIP
+    if start[0] == 0x80 and 2 <= start[1] <= 5:  # PROTO and a protocol that exists
+        from syncd.ingest.formats.pickles import is_legacy
+
+        return _LEGACY if is_legacy(start) else _PICKLE
+    return _GGUF if start.startswith(b"GGUF") else None
+
+
+def _page(start: bytes) -> Structure | None:
+    """The verdict on a page or an error message that was saved under the model's name."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _BINARY.search(text):
+        return None
+    if text.startswith(b"<"):
+        why = "this is a saved web page, not the model: download it again"
+        return Structure(False, why, None, foreign=True)
+    if text.startswith(b"{"):
+        why = "this is a saved error message (JSON), not the model: download it again"
+        return Structure(False, why, None, foreign=True)
+    return None
+
+
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")

@@ -1,0 +1,190 @@
+"""
+Is a file that stands still a whole model? Asked of its bytes, once, before it may be queued.
+
+Standing still proves little: a downloader that was killed leaves a file that will never move again.
+So the file is opened and judged by who else has it open, by its structure, and by its holes.
+"""
+
+import fcntl
+import os
+import signal
+from dataclasses import dataclass
+
+from syncd.core.files.boundary import Boundary
+from syncd.fs import scanner
+from syncd.fs.download_notes import expected_sha256
+from syncd.ingest.formats import structure as formats
+from syncd.ingest.formats.shards import shards
+from syncd.ingest.formats.window import Fault
+from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict, printable
+
+COMPRESSING = frozenset(
+    ("btrfs", "zfs", "f2fs", "bcachefs", "ntfs3", "ntfs", "apfs", "squashfs", "erofs", "ubifs")
+)
+"""File systems on which a whole file may take less room than it has bytes, or a row of zeros none."""
+
+# Breaking a lease signals its holder, and the default signal would end the process.
+_HARMLESS = signal.SIGURG
+
+
+MAX_INDEX = 16 * 1024 * 1024
+"""Bytes of an index of shards; one for a trillion weights has nine million."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """
+    What is to be done about a file, and why in one sentence (None where it is wanted).
+
+    A verdict of None: not now, look again soon.
+    """
+
+    verdict: Verdict | None
+    why: str | None = None
+
+
+SOUND = Judgement(Verdict.WANTED)
+
+
+def judge(root: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Judgement:
+    """
+    Judge a file that stands still; bounded reads, nothing of the file is executed.
+
+    Args:
+        root: The directory that ``found.rel_path`` is below.
+        boundary: A file outside of it, which a link leads to, must be a model and nothing else.
+        lease: Ask the kernel whether somebody has it open for writing, where that is permitted.
+    """
+    path = os.path.join(root, found.rel_path)
+    try:
+        # Neither a FIFO nor a lease that somebody else holds may keep us here.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except PermissionError:
+        return Judgement(Verdict.UNREADABLE, _permissions(path))
+    except OSError as error:
+        return Judgement(None, f"it cannot be opened: {error.strerror}")
+    try:
+        return _judge(fd, path, found, boundary=boundary, lease=lease)
+    except OSError as error:
+        return Judgement(None, f"it cannot be read: {error.strerror}")
+    finally:
+        os.close(fd)
+
+
+def shards_in(path: str) -> list[str]:
+    """
+    The files that an index of shards names (``weight_map``), as they are spelled there.
+
+    Raises:
+        ValueError: It is no such index, or larger than ``MAX_INDEX`` bytes.
+        OSError: It cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        size = os.fstat(fd).st_size
+        if size > MAX_INDEX:
+            raise ValueError(f"larger than {MAX_INDEX} bytes")
+        return sorted(shards(fd, size))
+    except Fault:
+        raise ValueError("it is not an index of shards") from None
+    finally:
+        os.close(fd)
+
+
+def still_broken(root: str, known: KnownFile) -> bool:
+    """Is a known file incomplete for other reasons than its bytes' structure, which still hold?"""
+    expected = expected_sha256(root, known.rel_path)
+    return expected is not None and known.reason == mismatch(expected)
+
+
+def mismatch(expected: str) -> str:
+    """Why a file is not taken that should have another SHA-256, as its download's note says."""
+    return (
+        f"incomplete or damaged: its download was to have the SHA-256 {expected}, and it has "
+        "another. Download it again, or if it was edited on purpose, touch it"
+    )
+
+
+def has_writer(fd: int) -> bool:
+    """
+    Has a process of this machine the file open for writing?
+
+    False also where the kernel will not tell: on file systems without leases, and to those who
+    neither own the file nor have CAP_LEASE. See "fcntl(2)", F_SETLEASE.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _HARMLESS)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _judge(fd: int, path: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Judgement:
+    if _fingerprint(fd) != found.fingerprint:
+        return Judgement(None)
+    real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115, names are bytes
+    outside = boundary.is_outside(real)
+    if outside and (place := boundary.forbidden(real)) is not None:
+        why = f"a link to {printable(real)}: nothing below {printable(place)} is published"
+        return Judgement(Verdict.REFUSED, why)
+    if lease and has_writer(fd):
+        return Judgement(None, "a program has it open for writing")
+    size = found.fingerprint.size
+    structure = formats.check(fd, found.rel_path, size)
+    if structure.foreign or (outside and structure.format is None):
+        return Judgement(Verdict.REFUSED, _not_a_model(real) if outside else structure.why)
+    if not structure.complete:
+        return Judgement(Verdict.INCOMPLETE, _not_whole(real) if outside else structure.why)
+    if outside and not formats.is_model(fd, size, structure):
+        return Judgement(Verdict.REFUSED, _not_a_model(real))
+    if structure.why is None and _has_holes(fd, path, size):
+        return Judgement(Verdict.INCOMPLETE, _HOLES)
+    return SOUND
+
+
+def _not_a_model(real: str) -> str:
+    return (
+        f"a link to {printable(real)}, outside the models directories, which does not have the "
+        "format that its name says. If it is a model, copy it below a models directory, or name its "
+        "directory in extra_model_paths"
+    )
+
+
+def _not_whole(real: str) -> str:
+    """Says nothing of what is wrong: a check quotes numbers that it read."""
+    return (
+        f"incomplete or damaged: a link to {printable(real)}, outside the models directories, "
+        "which is not a whole model file"
+    )
+
+
+_HOLES = (
+    "incomplete: it has holes that were never written, as an interrupted download leaves them. If "
+    "it is whole, copy it with: cp --sparse=never"
+)
+
+
+def _has_holes(fd: int, path: str, size: int) -> bool:
+    """Blocks are missing, by both ways to ask, and not because the file system saves them."""
+    if os.fstat(fd).st_blocks * 512 >= size or os.lseek(fd, 0, os.SEEK_HOLE) >= size:
+        return False
+    return scanner.mount_of(path).fs_type not in COMPRESSING
+
+
+def _permissions(path: str) -> str:
+    shown = printable(path)
+    return (
+        f"the account that runs syncd (uid {os.geteuid()}) may not read it. Let it, for example: "
+        f"chmod a+r '{shown}', or chgrp it to a group of that account and chmod g+r"
+    )
+
+
+def _fingerprint(fd: int) -> Fingerprint:
+    found = os.fstat(fd)
+    return Fingerprint(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )

@@ -1,0 +1,48 @@
+"""Ends the multipart uploads that nobody wants any more, so that none is forgotten."""
+
+import structlog
+
+from syncd.clock import Clock
+from syncd.cloud.client import CloudApi
+from syncd.errors import JobError
+from syncd.executors import Lanes
+from syncd.store.store import Store
+from syncd.types import Kind
+
+RETRY_MS = 300_000
+"""Before an abort that did not get through is tried again."""
+
+_ENDS = {Kind.UPLOAD_GONE: "gone", Kind.ROUTE_UNKNOWN: "abandoned"}
+
+
+class Janitor:
+    """Aborts uploads whose job was superseded or rejected."""
+
+    def __init__(self, *, store: Store, lanes: Lanes, api: CloudApi, clock: Clock) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._api = api
+        self._clock = clock
+        self._log = structlog.get_logger("syncd.maintenance.abort_uploads")
+
+    async def clean_up(self) -> None:
+        """Abort what is due; what does not get through is tried again later."""
+        while True:
+            due = await self._lanes.db(self._store.jobs.unwanted_upload, self._clock.now_ms())
+            if due is None:
+                return
+            upload, _ = due
+            now_ms = self._clock.now_ms
+            jobs = self._store.jobs
+            try:
+                await self._api.abort(upload)
+            except JobError as error:
+                end = _ENDS.get(error.kind)
+                if end is None:
+                    self._log.warning("upload.abort_postponed", why=str(error))
+                    await self._lanes.db(jobs.postpone_abort, upload, now_ms() + RETRY_MS, now_ms())
+                    continue
+            else:
+                end = "aborted"
+            self._log.info("upload.ended", end=end)
+            await self._lanes.db(jobs.end_upload, upload, end, now_ms())

@@ -1,0 +1,133 @@
+"""
+Takes records of ours out of force: those whose path got new bytes, and those whose file is gone.
+
+The order for new bytes is: the new object, the new record, then the old record is disabled, so that
+agents have the model at every moment. What a file's end means for its record is the operator's to
+say; without a word nothing happens.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from syncd.clock import Clock
+from syncd.cloud.client import DISABLED, NO_SUCH_CALL, CloudApi
+from syncd.errors import JobError
+from syncd.executors import Lanes
+from syncd.store.records import Retiring
+from syncd.store.store import Store
+from syncd.types import Remark
+
+RETRY_MS = 300_000
+"""Before a call that did not get through is made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """
+    What becomes of the record of a file that is gone.
+
+    Args:
+        grace_s: Seconds that it has to be gone.
+        most: With more of them at once none follows.
+    """
+
+    action: Literal["keep", "disable", "delete"]
+    grace_s: float
+    most: int
+
+
+class Retirement:
+    """Makes the calls that are due, one after the other."""
+
+    def __init__(
+        self, *, store: Store, lanes: Lanes, api: CloudApi, clock: Clock, policy: Policy
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._api = api
+        self._clock = clock
+        self._policy = policy
+        self._held_back = 0
+        self._log = structlog.get_logger("syncd.maintenance.retire_records")
+
+    async def retire_due(self) -> None:
+        """Retire what is due; what does not get through is tried again later."""
+        while (retiring := await self._next()) is not None:
+            await self._retire(retiring)
+
+    async def carry_out(
+        self, retiring: Retiring, action: Literal["disable", "delete"]
+    ) -> str | None:
+        """Disable or delete a record at an operator's word; why that did not work, or None."""
+        records, now_ms = self._store.records, self._clock.now_ms
+        await self._lanes.db(records.note_retiring, retiring, now_ms())
+        try:
+            await self._call(retiring, action)
+        except JobError as error:
+            return str(error)
+        told = {"model_path": retiring.model_path, "record_id": retiring.record_id}
+        self._log.info("record.retired", **told, action=action)
+        await self._lanes.db(
+            records.remark, retiring.record_id, Remark.PRUNED, f"{action}d by an operator", now_ms()
+        )
+        if action == "delete":
+            await self._lanes.db(records.note_deleted, retiring)
+        else:
+            await self._lanes.db(records.note_retired, retiring, now_ms())
+        return None
+
+    async def _call(self, retiring: Retiring, action: str) -> None:
+        record_id = retiring.record_id
+
+        async def intend() -> None:
+            now_ms = self._clock.now_ms()
+            await self._lanes.db(self._store.records.intend_change, record_id, now_ms)
+
+        if action == "delete":
+            await self._api.delete_model(record_id, intend=intend)
+        else:
+            await self._api.update_model(record_id, DISABLED, intend=intend)
+
+    async def _next(self) -> Retiring | None:
+        policy, now_ms = self._policy, self._clock.now_ms()
+        before = None if policy.action == "keep" else now_ms - int(policy.grace_s * 1000)
+        retiring, held_back = await self._lanes.db(
+            self._store.records.retiring, now_ms, gone_before=before, most_gone=policy.most
+        )
+        if held_back not in (0, self._held_back):
+            self._log.warning(
+                "record.deletions_held_back",
+                records=held_back,
+                most=policy.most,
+                advice="If the files were removed on purpose, raise catalog.delete_most.",
+            )
+        self._held_back = held_back
+        return retiring
+
+    async def _retire(self, retiring: Retiring) -> None:
+        records, now_ms = self._store.records, self._clock.now_ms
+        action = "disable" if retiring.replaced else self._policy.action
+        told = {"model_path": retiring.model_path, "record_id": retiring.record_id}
+        try:
+            await self._call(retiring, action)
+        except JobError as error:
+            if error.kind not in NO_SUCH_CALL:
+                self._log.warning("record.retire_postponed", **told, why=str(error))
+                await self._lanes.db(records.postpone, retiring, now_ms() + RETRY_MS)
+                return
+            self._log.warning(
+                "record.kept",
+                **told,
+                why=str(error),
+                advice="Two records now stand at one path: give new bytes a new file name."
+                if retiring.replaced
+                else "Remove the record in the cloud.",
+            )
+        else:
+            self._log.info("record.retired", **told, action=action)
+            remark = Remark.DISABLED if action == "disable" else Remark.DELETED
+            why = "its path has new bytes" if retiring.replaced else "its file is gone"
+            await self._lanes.db(records.remark, retiring.record_id, remark, why, now_ms())
+        await self._lanes.db(records.note_retired, retiring, now_ms())

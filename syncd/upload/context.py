@@ -1,0 +1,193 @@
+"""A run: one job at work, from its claim on; what is known of it, and what it is worked with."""
+
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from syncd.clock import Clock
+from syncd.cloud.client import CloudApi
+from syncd.cloud.listing import Catalog
+from syncd.core.jobs import late
+from syncd.core.jobs.outcome import Outcome, Side
+from syncd.core.jobs.parts import Route
+from syncd.errors import FileChanged, JobError
+from syncd.executors import Lanes
+from syncd.monitoring.progress import Meter
+from syncd.store.records import Retiring
+from syncd.store.store import Store
+from syncd.types import Call, Grant, Job, Multipart
+from syncd.upload.limits import Bandwidth
+from syncd.upload.routes import Routes
+from syncd.upload.transfer import Transfer, Tries
+
+STOPPED = "syncd was stopped"
+DAY_IS_FULL = "limits.max_bytes_per_day is reached"
+
+
+class GiveBack(Exception):
+    """
+    The job is given back between two steps; the text says why.
+
+    Args:
+        wait_s: Seconds before it may be claimed again.
+    """
+
+    def __init__(self, why: str, wait_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
+
+
+class Leaving:
+    """Whether nothing that takes long is to begin any more, and why; hashing threads ask it, too."""
+
+    def __init__(self) -> None:
+        self._flag = threading.Event()
+        self.why = STOPPED
+
+    def begin(self, why: str) -> None:
+        """From now on what is on the wire ends, and the rest is given back."""
+        self.why = why
+        self._flag.set()
+
+    def end(self) -> None:
+        """Work as usual again."""
+        self._flag.clear()
+
+    def is_set(self) -> bool:
+        """Is it so now?"""
+        return self._flag.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """
+    What all jobs are worked with.
+
+    Args:
+        jitter: Draws from [0, 1).
+        reading: Holds hashing threads to a rate.
+        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
+        once: This is a backfill.
+        hidden: What is registered is disabled at once.
+        path_of: The absolute path of a job's file.
+        expected_of: The SHA-256 that a job's file was announced with, if it was.
+        lacking: What the bundle of a job lacks on disk, if anything; for the scan thread.
+        on_moved: Called when a job's file turned out to have changed: look there again.
+    """
+
+    store: Store
+    lanes: Lanes
+    clock: Clock
+    jitter: Callable[[], float]
+    meter: Meter
+    api: CloudApi
+    catalog: Catalog
+    transfer: Transfer
+    routes: Routes
+    reading: Bandwidth
+    latest_s: float
+    once: bool
+    hidden: bool
+    path_of: Callable[[Job], str]
+    expected_of: Callable[[Job], str | None]
+    lacking: Callable[[Job], str | None]
+    on_moved: Callable[[Job], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """
+    A job at work: the facts as committed, and what lives in memory only.
+
+    Attributes:
+        job: With its facts as they were committed last.
+        leaving: Raised when the worker winds down.
+        contact: To be told of each sign that a side answers as it should.
+        stop: Raised when the job's bytes are to stop at once.
+        stale: How the file changed, where that is why they stop.
+        call: What was asked last: the retry table tells calls apart.
+        route: How the file travels, as it was when the last step was chosen.
+        grant, grant_used: The URL for the body, and whether a body was begun on it.
+        tries: What was spent on the body.
+        unclear: The error of a register that may have taken effect; its record is looked for.
+        may_move: No server refused to move a record here.
+        hash_first: The file is to be read before anything of it leaves.
+        made_room: Our record of the path's former bytes, disabled for the sake of the new one.
+        foreign_key: A storage key under which there is an object that is not ours.
+        ended: How, once it has.
+    """
+
+    job: Job
+    means: Means
+    leaving: Leaving
+    contact: Callable[[Side], Awaitable[None]]
+    stop: threading.Event = field(default_factory=threading.Event)
+    stale: FileChanged | None = None
+    call: Call = Call.PRESIGN
+    route: Route = Route.PUT
+    grant: Grant | None = None
+    grant_used: bool = False
+    tries: Tries = field(default_factory=Tries)
+    unclear: JobError | None = None
+    may_move: bool = True
+    hash_first: bool = False
+    made_room: Retiring | None = None
+    foreign_key: str | None = None
+    ended: Outcome | None = None
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the file."""
+        return self.means.path_of(self.job)
+
+    @property
+    def upload(self) -> Multipart:
+        """The multipart upload that is open."""
+        job = self.job
+        facts = (job.upload_id, job.storage_key, job.part_size, job.part_count)
+        assert None not in facts, "opened before"
+        return Multipart(*facts)  # type: ignore[arg-type]
+
+    def require_past(self, sent_at: int, call: Call) -> None:
+        """
+        Require that the call sent at *sent_at* (Unix ms) can no longer take effect.
+
+        Raises:
+            GiveBack: It still can; the job waits until then.
+        """
+        now_ms = self.means.clock.now_ms()
+        wait_s = late.wait_s(sent_at, now_ms, self.means.latest_s)
+        if wait_s > 0:
+            raise GiveBack(f"a {call} call was not answered and may still take effect", wait_s)
+
+    async def note(self, **facts: object) -> None:
+        """
+        Commit facts or intents.
+
+        Raises:
+            LeaseLost: The job is no longer ours.
+        """
+        means = self.means
+        self.job = await means.lanes.db(
+            means.store.jobs.note, self.job, means.clock.now_ms(), **facts
+        )
+
+    async def intend(self, intent: str) -> None:
+        """
+        Commit that a call is about to be sent.
+
+        Raises:
+            LeaseLost: The job is no longer ours.
+        """
+        await self.note(**{intent: self.means.clock.now_ms()})
+
+    async def write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """
+        A write of the store about the job: (job, …, now).
+
+        Raises:
+            LeaseLost: The job is no longer ours.
+        """
+        now_ms = self.means.clock.now_ms()
+        return await self.means.lanes.db(call, self.job, *args, now_ms=now_ms, **kwargs)

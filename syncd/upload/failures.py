@@ -1,0 +1,153 @@
+"""
+How a run lets go of its job: what an error leads to, and the ends that are no error.
+
+An error comes here once the request and URL scopes did not cure it. The retry table
+(``core.retry``) says what follows; here that is carried out.
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from syncd.core.jobs import retry_policy
+from syncd.core.jobs.outcome import End, Outcome
+from syncd.core.jobs.parts import Route
+from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
+from syncd.monitoring.progress import Tally
+from syncd.types import Call, Kind
+from syncd.upload.context import Run
+
+PERSON_PROBE_S = 3600.0
+"""Before a hold that a person has to end is probed, where the retry table names no wait."""
+
+ONCE_PARKED_S = 3600.0
+"""A backfill does not come back to a job that it gave up on; the next one starts with it at once."""
+
+DAY_MS = 24 * 3600 * 1000
+
+_log = structlog.get_logger("syncd.worker")
+
+
+async def decided(run: Run, error: JobError) -> Outcome:
+    """
+    What the retry table makes of *error*.
+
+    Raises:
+        StateError: Nothing can go on.
+    """
+    try:
+        decision = await _decision(run, error)
+        run.ended = await _carried_out(run, error, decision)
+    except LeaseLost:
+        return superseded(run)
+    return run.ended
+
+
+async def _decision(run: Run, error: JobError) -> retry_policy.Decision:
+    means, size, row = (
+        run.means,
+        run.job.fingerprint.size,
+        retry_policy.row_of(error.kind, run.call),
+    )
+    spent = await run.write(
+        means.store.jobs.count_attempt,
+        error.kind,
+        window_ms=DAY_MS if row.fresh_uploads else None,
+    )
+    resends = min(spent - 1, row.resends)
+    decision = retry_policy.decide(
+        error.kind,
+        call=run.call,
+        attempt=spent,
+        resends_spent=resends,
+        fresh_urls_spent=row.fresh_urls,
+        fresh_uploads_spent=spent - 1 - resends,
+        retry_after_s=error.retry_after_s,
+        jitter=means.jitter(),
+        once=means.once,
+    )
+    one_request = run.route is Route.PUT and run.call in (Call.PRESIGN, Call.PUT_BODY)
+    if error.kind is Kind.TOO_LARGE and one_request and means.routes.turned_down(size):
+        return replace(decision, next=retry_policy.Next.FRESH_UPLOAD, wait_s=0.0, free=True)
+    if isinstance(error, Permanent):
+        return replace(decision, next=retry_policy.Next.FAIL)
+    if isinstance(error, NeedsOperator) and decision.next is not retry_policy.Next.HOLD:
+        return replace(decision, next=retry_policy.Next.HOLD, wait_s=PERSON_PROBE_S)
+    if decision.next is retry_policy.Next.PARK and means.once:
+        return replace(decision, wait_s=ONCE_PARKED_S)
+    return decision
+
+
+async def _carried_out(run: Run, error: JobError, decision: retry_policy.Decision) -> Outcome:
+    means, jobs, job, why = run.means, run.means.store.jobs, run.job, str(error)
+    if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ:
+        await means.lanes.db(
+            means.store.files.mark_unreadable,
+            job.root_id, job.rel_path, why, means.clock.now_ms(),
+        )  # fmt: skip
+    fields: dict[str, Any] = {
+        "kind": str(error.kind), "error": why, "wait_s": decision.wait_s
+    }  # fmt: skip
+    match decision.next:
+        case retry_policy.Next.HOLD:
+            with suppress(LeaseLost):  # what the server asked for holds for the others, too
+                await run.write(jobs.release, why=why, advice=error.advice)
+            _log.error("job.held", **fields)
+            return Outcome(End.HELD, error, decision.wait_s)
+        case retry_policy.Next.HOLD_LARGE:
+            await run.write(jobs.release, why=why, advice=error.advice, held_class="large")
+            _log.warning("job.needs_sign_in", **fields)
+            return Outcome(End.NEEDS_SIGN_IN, error)
+        case retry_policy.Next.FAIL:
+            await run.write(jobs.reject, kind=error.kind, why=why, advice=error.advice)
+            _log.error("job.failed", **fields, advice=error.advice)
+            return Outcome(End.FAILED, error, fuse=decision.fuse)
+        case retry_policy.Next.STOP:
+            raise StateError(why)
+        case retry_policy.Next.RESEND:
+            await run.write(jobs.drop_parts)
+        case retry_policy.Next.FRESH_UPLOAD:
+            run.job = await run.write(jobs.fresh_upload, gone=error.kind is Kind.UPLOAD_GONE)
+    await run.write(
+        jobs.retry,
+        run_after=means.clock.now_ms() + int(decision.wait_s * 1000),
+        kind=error.kind,
+        why=why,
+        advice=error.advice,
+        free=decision.free,
+    )
+    means.meter.count(Tally.RETRY, "job")
+    _log.warning("job.retry_scheduled", **fields)
+    fuse = decision.fuse and decision.next is not retry_policy.Next.FRESH_UPLOAD
+    return Outcome(End.LATER, error, decision.wait_s, fuse)
+
+
+async def moved(run: Run, error: JobError) -> Outcome:
+    """The file is not what the job was made for: it is looked at again."""
+    unseen = isinstance(error, FileChanged) and error.unseen
+    try:
+        await run.write(run.means.store.jobs.supersede, why=str(error), unseen=unseen)
+    except LeaseLost:
+        return superseded(run)
+    _log.info("job.superseded", why=str(error))
+    run.means.on_moved(run.job)
+    return superseded(run)
+
+
+def superseded(run: Run) -> Outcome:
+    """The job is not wanted any more, or not ours."""
+    run.means.meter.drop(run.job.id)
+    run.ended = Outcome(End.SUPERSEDED)
+    return run.ended
+
+
+async def released(run: Run, why: str, wait_s: float = 0.0) -> Outcome:
+    """The job is given back untried, for *wait_s* seconds at least."""
+    try:
+        await run.write(run.means.store.jobs.release, why=why, wait_ms=int(wait_s * 1000))
+    except LeaseLost:
+        return Outcome(End.LOST)
+    _log.info("job.released")
+    return Outcome(End.RELEASED)

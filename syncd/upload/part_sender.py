@@ -1,0 +1,147 @@
+"""The parts of an open upload: several are sent at once, and the file is read beside that if it must."""
+
+import asyncio
+from functools import partial
+
+import structlog
+
+from syncd.core.jobs.outcome import Side
+from syncd.core.jobs.parts import leaves_of, missing_parts, plan_parts
+from syncd.errors import FileChanged, Hold, JobError, LeaseLost, StateError
+from syncd.fs import hashing
+from syncd.fs.page_cache import Footprint
+from syncd.monitoring.progress import Phase, Tally
+from syncd.types import Call, Part
+from syncd.upload import file_steps
+from syncd.upload.context import DAY_IS_FULL, GiveBack, Run
+from syncd.upload.hash_window import Lead
+
+_log = structlog.get_logger("syncd.worker")
+
+
+async def missing(run: Run) -> list[Part]:
+    """The parts without a committed etag, in order."""
+    job, means = run.job, run.means
+    etags = await means.lanes.db(means.store.jobs.etags, job)
+    return missing_parts(plan_parts(job.fingerprint.size, run.upload.part_size), etags)
+
+
+async def send(run: Run) -> None:
+    """
+    Send the missing ones; after a first error, let the parts under way finish.
+
+    Where the file was not read yet, it is read ahead of that, and to its end whatever happens to
+    the parts: the next attempt then knows what it is.
+    """
+    run.call = Call.PUT_PART
+    if run.job.sha256 is None:
+        await file_steps.look_first(run)
+    left = await missing(run)
+    run.means.meter.phase(run.job.id, Phase.SENDING)
+    _tell(run, left)
+    found = await run.means.lanes.hash(hashing.footprint, run.path)
+    await _Sending(run, left, found).through()
+
+
+def _tell(run: Run, left: list[Part]) -> None:
+    """Let whoever draws know what the store holds already."""
+    sent = run.job.fingerprint.size - sum(part.size for part in left)
+    numbers = [part.number for part in left]
+    run.means.meter.parts(run.job.id, run.upload.part_count, numbers, sent)
+
+
+class _Sending:
+    """
+    Senders that take one part after the other, and the hashing ahead of them.
+
+    Args:
+        left: What is to be sent, in order.
+        found: What of the file was in the page cache before it was read.
+    """
+
+    def __init__(self, run: Run, left: list[Part], found: Footprint) -> None:
+        self._run = run
+        self._means = run.means
+        self._upload = run.upload
+        self._queue = list(left)
+        self._found = found
+        self._lead = Lead(run.job.leaves or b"", left, width=lambda: run.means.transfer.width)
+        self._errors: list[BaseException] = []
+
+    async def through(self) -> None:
+        """
+        Send until all is acknowledged, something failed, or no more may leave.
+
+        Raises:
+            GiveBack: No more may leave.
+            JobError, hashing.Stopped, StateError: The weightiest of what failed.
+        """
+        async with asyncio.TaskGroup() as group:
+            if self._run.job.sha256 is None:
+                group.create_task(self._hash())
+            senders = [
+                group.create_task(self._sender())
+                for _ in range(min(self._means.transfer.widest, len(self._queue)))
+            ]
+            await asyncio.wait(senders)
+            self._lead.end()
+        if self._errors:
+            raise min(self._errors, key=_urgency)
+        if self._queue:
+            leaving = self._run.leaving
+            raise GiveBack(leaving.why if leaving.is_set() else DAY_IS_FULL)
+
+    async def _sender(self) -> None:
+        while await self._may_go_on() and self._queue and not self._errors:
+            part = self._queue.pop(0)
+            leaves = await self._lead.over(part)
+            if leaves is None:
+                return
+            try:
+                await self._send(part, leaves)
+            except (JobError, hashing.Stopped, StateError) as error:
+                self._failed(error)
+                if isinstance(error, JobError):
+                    self._means.meter.count(Tally.PART, "failed")
+            else:
+                await self._acknowledged(part)
+
+    async def _may_go_on(self) -> bool:
+        """Is there time for another part, and may it leave?"""
+        return not self._run.leaving.is_set() and await self._means.transfer.may_send()
+
+    async def _send(self, part: Part, leaves: bytes) -> None:
+        run, means = self._run, self._means
+        etag = await means.transfer.part(
+            run.job, self._upload, part, leaves,
+            found=self._found, stop=run.stop, on_signed=partial(run.contact, Side.API),
+        )  # fmt: skip
+        sent = leaves[leaves_of(part)]
+        await run.write(means.store.jobs.note_part, part, etag, sent)
+
+    async def _acknowledged(self, part: Part) -> None:
+        self._lead.acknowledged(part)
+        await self._run.contact(Side.STORE)
+        self._means.meter.count(Tally.PART, "stored")
+        self._means.meter.part_done(self._run.job.id, part.number)
+        _log.debug("part.uploaded", part=part.number, size=part.size)
+
+    async def _hash(self) -> None:
+        try:
+            await file_steps.hash_ahead(self._run, self._lead)
+        except (JobError, hashing.Stopped, StateError) as error:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._errors.append(error)
+        self._lead.end()
+
+
+def _urgency(error: BaseException) -> int:
+    """
+    Which of several errors decides: what ends everything, what concerns all jobs, what ends this one.
+
+    A file that changed is found to have changed again; that a server asked for peace is heard once.
+    """
+    order = (StateError, Hold, LeaseLost, hashing.Stopped, FileChanged)
+    return next((i for i, kind in enumerate(order) if isinstance(error, kind)), len(order))

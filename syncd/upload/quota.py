@@ -1,0 +1,45 @@
+"""
+``limits.max_bytes_per_day``: what left is counted in the store, so that no restart forgets it.
+
+What is counted are bytes of bodies that were handed to the connection, arrived or not: that is what
+a metered line charges.
+"""
+
+from syncd.clock import Clock
+from syncd.core.transfer.quota import left_within_a_day, room_at_ms
+from syncd.executors import Lanes
+from syncd.store.store import Store
+
+
+class Allowance:
+    """
+    The bytes that may leave in any 24 hours.
+
+    Args:
+        limit: Bytes; None: any number, and nothing is counted.
+    """
+
+    def __init__(self, limit: int | None, *, store: Store, lanes: Lanes, clock: Clock) -> None:
+        self.limit = limit
+        self._store = store
+        self._lanes = lanes
+        self._clock = clock
+
+    async def wait_s(self) -> float:
+        """Seconds until a body may begin to leave; 0 if one may now."""
+        if self.limit is None:
+            return 0.0
+        now_ms = self._clock.now_ms()
+        return (room_at_ms(await self._counted(), self.limit, now_ms) - now_ms) / 1000
+
+    async def left(self) -> int:
+        """The bytes that left within the last day."""
+        return left_within_a_day(await self._counted(), self._clock.now_ms())
+
+    async def spend(self, size: int) -> None:
+        """*size* bytes left."""
+        if self.limit is not None and size:
+            await self._lanes.db(self._store.sent.add, size, self._clock.now_ms())
+
+    async def _counted(self) -> dict[int, int]:
+        return await self._lanes.db(self._store.sent.by_hour)

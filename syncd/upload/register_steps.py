@@ -1,0 +1,368 @@
+"""
+The steps that bring a job's file into the catalog: a record that is there, moves there, or is made.
+
+A registration is committed as an intent before it is sent. One whose answer got lost is looked for
+before it is repeated, and a path is never given to other bytes than it has.
+"""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+
+import structlog
+
+from syncd.cloud.client import ACTIVE, DISABLED, NO_SUCH_CALL
+from syncd.core.jobs.outcome import End, Outcome, Side
+from syncd.core.jobs.parts import Route
+from syncd.errors import JobError, Permanent
+from syncd.types import Call, Job, Kind, Remark, printable
+from syncd.upload import file_steps
+from syncd.upload.context import Run
+
+_NO_CHANGE = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.CONFLICT})
+"""What says that this server does not change this record so."""
+
+_log = structlog.get_logger("syncd.worker")
+
+
+# -- what the catalog knows ------------------------------------------------------------------------
+
+
+async def known(run: Run) -> str | None:
+    """The record that holds these bytes at this path: our own memory first, then the cloud's."""
+    job, means = run.job, run.means
+    assert job.sha256 is not None, "planned before"
+    path, records = job.target.model_path, means.store.records
+    await _settle_doubts(run)
+    await _settle_changes(run)
+    own = await means.lanes.db(records.claim, path, job.sha256)
+    if own is not None:
+        return own
+    run.call = Call.LIST_MODELS
+    found = await means.catalog.holding(path, job.sha256)
+    if found is None or await means.lanes.db(records.is_leaving, found.id):
+        return None
+    return found.id
+
+
+async def _settle_doubts(run: Run) -> None:
+    """
+    Find the records that superseded jobs of this path may have made; they are ours.
+
+    Raises:
+        GiveBack: One of them may still appear.
+    """
+    means, path, now_ms = run.means, run.job.target.model_path, run.means.clock.now_ms()
+    for earlier in await means.lanes.db(means.store.jobs.in_doubt, path):
+        assert earlier.storage_key is not None, "nothing is registered without one"
+        run.call = Call.LIST_MODELS
+        found, _ = await means.catalog.stored_under(earlier.storage_key)
+        if found is None:
+            run.require_past(_register_sent_at(earlier), Call.REGISTER)
+        record_id = None if found is None else found.id
+        await means.lanes.db(means.store.jobs.settle_doubt, earlier, record_id, now_ms)
+        means.catalog.forget()
+
+
+async def _settle_changes(run: Run) -> None:
+    """
+    Find out what became of updates and deletes of the records that hold these bytes.
+
+    A record that still may be moved, disabled or deleted is neither adopted nor moved.
+
+    Raises:
+        GiveBack: One of them may still take effect.
+    """
+    means, sha256, now_ms = run.means, run.job.sha256, run.means.clock.now_ms()
+    assert sha256 is not None, "planned before"
+    for changing in await means.lanes.db(means.store.records.changing, sha256):
+        run.call = Call.GET_MODEL
+        found = await means.api.get_model(changing.record_id)
+        if not changing.took_effect(found):
+            run.require_past(changing.sent_at, Call.UPDATE_MODEL)
+        await means.lanes.db(means.store.records.settle_change, changing, found, now_ms)
+        means.catalog.forget()
+
+
+async def movable(run: Run) -> str | None:
+    """The record of ours that holds these bytes at a path whose file is gone, if it can be moved."""
+    job, means = run.job, run.means
+    assert job.sha256 is not None, "planned before"
+    if not run.may_move:
+        return None
+    return await means.lanes.db(means.store.records.movable, job.sha256)
+
+
+async def unheard_of(run: Run) -> bool:
+    """
+    Does nothing suggest that the catalog holds these bytes, not even their number?
+
+    Then they may leave while they are hashed, which reads the disk once. An upload that began so
+    goes on so.
+    """
+    job, means = run.job, run.means
+    if run.hash_first or run.route is not Route.MULTIPART:
+        return False
+    if job.storage_key is not None:
+        return True
+    path = job.target.model_path
+    if await means.lanes.db(means.store.jobs.in_doubt, path):
+        return False
+    run.call = Call.LIST_MODELS
+    size = job.fingerprint.size
+    return not (
+        await means.lanes.db(means.store.records.has_size, size)
+        or await means.catalog.may_hold(path, size)
+    )
+
+
+# -- a record that is there ------------------------------------------------------------------------
+
+
+async def adopt(run: Run) -> None:
+    """The same bytes stand at that path in the catalog: their record becomes the job's."""
+    record_id = await known(run)
+    assert record_id is not None, "the step is taken only when the record is known"
+    await run.note(record_id=record_id, adopted=True)
+
+
+async def move(run: Run) -> None:
+    """The file was renamed: its record goes with it, where the server can do that."""
+    record_id, target, means = await movable(run), run.job.target, run.means
+    assert record_id is not None, "the step is taken only where there is one"
+    place = {
+        "model_path": target.model_path,
+        "model_type": target.model_type,
+        "display_name": target.display_name,
+    }
+    run.may_move = await _changed(run, record_id, place, unless=_NO_CHANGE)
+    if not run.may_move:
+        return
+    means.catalog.forget()
+    _log.info("record.moved", record_id=record_id, model_path=target.model_path)
+    why = f"the file is {target.model_path} now"
+    await means.lanes.db(
+        means.store.records.remark, record_id, Remark.RENAMED, why, means.clock.now_ms()
+    )
+    await means.lanes.db(means.store.records.note_moved, record_id, target)
+    await run.note(record_id=record_id, adopted=False)
+
+
+async def taken(run: Run) -> None:
+    """
+    The server says that the path is taken. By these very bytes: adopted; by others: refused.
+
+    Raises:
+        Permanent: The catalog holds something else there, or will not tell what.
+    """
+    job, catalog = run.job, run.means.catalog
+    assert job.sha256 is not None, "planned before"
+    catalog.forget()
+    found = await catalog.holding(job.target.model_path, job.sha256)
+    if found is None:
+        raise Permanent(
+            f"the server says that {job.target.model_path} is taken, and does not show these bytes "
+            "there",
+            kind=Kind.CONFLICT,
+            advice="A record's bytes never change. Give the changed file a new name, or "
+            "remove the old record from the catalog.",
+        )
+    await run.note(record_id=found.id, adopted=job.stored_at is None)
+
+
+# -- a new one -------------------------------------------------------------------------------------
+
+
+async def register(run: Run) -> None:
+    """Make a record of the stored object, unless its bundle is not whole yet."""
+    if (mate := await _mate_of(run)) is not None:
+        why = f"stored; its bundle waits for {mate}"
+        await run.write(run.means.store.jobs.release, why=why, held_class="bundle")
+        run.ended = Outcome(End.RELEASED)
+        return
+    await file_steps.fence(run)
+    await _send_register(run, repeated=False)
+
+
+async def look_up(run: Run) -> None:
+    """
+    A register was sent and its outcome is unknown: find out before anything is repeated.
+
+    A record that is found settles it at once. That there is none can be concluded only when the
+    register can no longer take effect.
+
+    Raises:
+        GiveBack: It still can.
+        JobError: It still can, and this run sent it; how it failed.
+        Permanent: The server has no listing, and neither the register nor its repeat was answered.
+    """
+    run.call = Call.LIST_MODELS
+    job, means = run.job, run.means
+    assert job.storage_key is not None, "nothing is registered without one"
+    found, listed = await means.catalog.stored_under(job.storage_key)
+    if found is not None:
+        await run.note(record_id=found.id)
+        return
+    if run.unclear is not None:
+        run.call = Call.REGISTER
+        raise run.unclear
+    run.require_past(_register_sent_at(job), Call.REGISTER)
+    if listed:
+        await run.note(register_sent_at=None, register_repeated_at=None)
+    elif job.register_repeated_at is None:
+        await _send_register(run, repeated=True)
+    else:
+        raise Permanent(
+            "two registrations were sent and neither was answered, and this server does not "
+            "list its models",
+            kind=Kind.CONFLICT,
+            advice=f"Look whether {job.target.model_path} is in the catalog. If it is not, "
+            "touch the file.",
+        )
+
+
+def _register_sent_at(job: Job) -> int:
+    """When the last register of *job* was sent, Unix milliseconds."""
+    sent_at = job.register_repeated_at or job.register_sent_at
+    assert sent_at is not None, "asked only of a job that sent one"
+    return sent_at
+
+
+async def _send_register(run: Run, *, repeated: bool) -> None:
+    run.call = Call.REGISTER
+    intent = "register_repeated_at" if repeated else "register_sent_at"
+    job, means = run.job, run.means
+    assert job.storage_key is not None, "stored before"
+    assert job.sha256 is not None, "planned before"
+    try:
+        record_id = await means.api.register(
+            job.target,
+            storage_key=job.storage_key,
+            size=job.fingerprint.size,
+            sha256=job.sha256,
+            intend=partial(run.intend, intent),
+        )
+    except JobError as error:
+        await _not_registered(run, error, repeated=repeated)
+        return
+    await run.contact(Side.API)
+    await run.note(record_id=record_id)
+
+
+async def _not_registered(run: Run, error: JobError, *, repeated: bool) -> None:
+    """
+    Do what can be done at once about a register that failed.
+
+    Raises:
+        JobError: *error*, if nothing can.
+    """
+    if error.unclear and error.retry_after_s is None:
+        run.unclear = error  # its record may be there already
+        return
+    if error.unclear or error.kind is Kind.EXISTS:
+        raise error  # the intent stays: the next claim looks before anything is repeated
+    if error.kind is Kind.CONFLICT and repeated:
+        # The first one took effect; a server without a listing does not tell its id.
+        await run.note(record_id=f"unknown:{run.job.storage_key}")
+    elif error.kind is Kind.CONFLICT:
+        await run.note(register_sent_at=None)
+        if not await _make_room(run):
+            await taken(run)
+    else:
+        # Of a refused repeat nothing is in doubt; of the first one all that was before.
+        intent = "register_repeated_at" if repeated else "register_sent_at"
+        await run.note(**{intent: None})
+        raise error
+
+
+async def _make_room(run: Run) -> bool:
+    """
+    Disable our own record of the path's former bytes, once; True if it is worth another try.
+
+    If the server turns the new one down all the same, the former is put in force again.
+    """
+    job, means, records = run.job, run.means, run.means.store.records
+    assert job.sha256 is not None, "planned before"
+    if run.made_room is not None:
+        await _changed(run, run.made_room.record_id, ACTIVE, unless=())
+        await means.lanes.db(records.reinstate, run.made_room)
+        return False
+    former = await means.lanes.db(records.predecessor, job.target.model_path, job.sha256)
+    if former is None:
+        return False
+    await means.lanes.db(records.note_retiring, former, means.clock.now_ms())
+    if not await _changed(run, former.record_id, DISABLED, unless=_NO_CHANGE):
+        await means.lanes.db(records.reinstate, former)
+        return False
+    why, now_ms = "its path has new bytes", means.clock.now_ms()
+    await means.lanes.db(records.remark, former.record_id, Remark.DISABLED, why, now_ms)
+    await means.lanes.db(records.note_retired, former, now_ms)
+    run.made_room = former
+    return True
+
+
+async def _mate_of(run: Run) -> str | None:
+    """
+    What the job's bundle waits for, if it has one: none of it is registered before all is stored.
+
+    Whoever is stored last lets the others run; but first all of it must still be there.
+    """
+    job, means, jobs = run.job, run.means, run.means.store.jobs
+    if job.target.bundle is None:
+        return None
+    mate = await means.lanes.db(jobs.not_stored, job)
+    if mate is not None:
+        return printable(mate)
+    lacking = await means.lanes.scan(means.lacking, job)
+    if lacking is None:
+        await means.lanes.db(jobs.free_bundles, means.clock.now_ms())
+    return lacking
+
+
+# -- done ------------------------------------------------------------------------------------------
+
+
+async def finish(run: Run) -> None:
+    """End the job: the catalog has its file."""
+    job, means = run.job, run.means
+    assert job.record_id is not None, "the step is taken only with a record"
+    if means.hidden and job.register_sent_at is not None:
+        await _hide(run, job.record_id)
+    if not await run.write(means.store.jobs.finish, job.record_id, adopted=job.adopted):
+        means.on_moved(job)
+    run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
+
+
+async def _hide(run: Run, record_id: str) -> None:
+    """Disable the record just made; where the server cannot do that, agents get it."""
+    if not await _changed(run, record_id, DISABLED, unless=NO_SUCH_CALL):
+        _log.warning("record.not_hidden", record_id=record_id)
+
+
+async def _changed(
+    run: Run, record_id: str, changes: Mapping[str, str], *, unless: Collection[Kind]
+) -> bool:
+    """
+    Change a record; False if it does not exist, or the error is one of *unless*.
+
+    Raises:
+        GiveBack: An earlier change of it may still take effect.
+    """
+    run.call = Call.UPDATE_MODEL
+    means, records = run.means, run.means.store.records
+    sent_at = await means.lanes.db(records.change_sent_at, record_id)
+    if sent_at is not None:
+        run.require_past(sent_at, run.call)
+
+    async def intend() -> None:
+        await means.lanes.db(records.intend_change, record_id, means.clock.now_ms())
+
+    try:
+        there = await means.api.update_model(record_id, changes, intend=intend)
+    except JobError as error:
+        if not error.unclear or error.kind in unless:
+            await means.lanes.db(records.note_answered, record_id)
+        if error.kind not in unless:
+            raise
+        return False
+    await means.lanes.db(records.note_answered, record_id)
+    return there

@@ -1,0 +1,329 @@
+"""
+Bytes on their way to the object store: one body, one part, and their tries.
+
+A body is a file's bytes, each leaf compared with the plan before its last piece leaves. The request
+is repeated, and its URL signed anew, as far as the retry table's first two scopes go; what they do
+not cure is raised to the worker, whose scopes are wider.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import urlsplit
+
+import structlog
+
+from syncd.clock import Clock
+from syncd.cloud.client import CloudApi
+from syncd.cloud.object_store import Exchange, ObjectStore
+from syncd.core.jobs import retry_policy
+from syncd.core.jobs.retry_budget import Budget
+from syncd.core.transfer.pace import Pace
+from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
+from syncd.executors import Lanes, Slots
+from syncd.fs import hashing
+from syncd.fs.page_cache import Footprint
+from syncd.monitoring.progress import Meter, Tally
+from syncd.store.store import Store
+from syncd.types import Call, Grant, Job, Kind, Multipart, Part
+from syncd.upload.limits import Bandwidth
+from syncd.upload.quota import Allowance
+
+URL_MARGIN_MS = 60_000
+"""No second try is started on a URL with less life than this."""
+
+LOOK_S = 0.5
+"""Between looks whether more requests at once would pay, while one is under way."""
+
+Pieces = Callable[[], Iterator[bytes]]
+"""Makes a fresh body each time it is called."""
+
+
+@dataclass(slots=True)
+class Tries:
+    """What has been spent on one request, and on URLs for it."""
+
+    requests: int = 0
+    urls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostRule:
+    """
+    Which hosts bytes may go to: those named, else the one that a server used first.
+
+    ``pinned`` is off for a cloud on this machine, whose ports are new at each start.
+    """
+
+    base_url: str
+    named: frozenset[str] = frozenset()
+    pinned: bool = True
+
+
+class Transfer:
+    """
+    Sends bodies and parts, at most as many at once as there are slots.
+
+    Args:
+        path_of: The absolute path of a job's file.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        lanes: Lanes,
+        slots: Slots,
+        api: CloudApi,
+        objects: ObjectStore,
+        clock: Clock,
+        jitter: Callable[[], float],
+        meter: Meter,
+        hosts: HostRule,
+        allowance: Allowance,
+        bandwidth: Bandwidth,
+        path_of: Callable[[Job], str],
+    ) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._slots = slots
+        self._api = api
+        self._objects = objects
+        self._clock = clock
+        self._jitter = jitter
+        self._meter = meter
+        self._hosts = hosts
+        self._allowance = allowance
+        self._bandwidth = bandwidth
+        self._path_of = path_of
+        self._budget = Budget()
+        self._log = structlog.get_logger("syncd.upload.transfer")
+
+    @property
+    def width(self) -> int:
+        """How many requests may run at once now."""
+        return self._slots.width.limit
+
+    @property
+    def widest(self) -> int:
+        """How many may ever run at once."""
+        return self._slots.width.most
+
+    def use(self, start: int, most: int) -> None:
+        """So many requests at once, from the next body on; at most, from the next file on."""
+        self._slots.width.resize(start, most)
+
+    async def may_send(self) -> bool:
+        """May another body leave today?"""
+        return await self._allowance.wait_s() == 0
+
+    def is_live(self, grant: Grant) -> bool:
+        """Is there enough life left in the URL to start a body on it?"""
+        return grant.deadline_ms - self._clock.now_ms() > URL_MARGIN_MS
+
+    async def whole(self, job: Job, grant: Grant, stop: threading.Event) -> None:
+        """
+        Send a file in one request, once.
+
+        Raises:
+            JobError, hashing.Stopped: It was not acknowledged.
+        """
+        assert job.leaves is not None, "planned before"
+        body = Part(1, 0, job.fingerprint.size)
+        pieces = self._pieces(job, body, job.leaves, stop=stop)
+        async with self._slots.one():
+            await self._send(job, grant, body.size, pieces, number=None, stop=stop)
+
+    async def part(
+        self,
+        job: Job,
+        upload: Multipart,
+        part: Part,
+        leaves: bytes,
+        *,
+        found: Footprint,
+        stop: threading.Event,
+        on_signed: Callable[[], Awaitable[None]],
+    ) -> str:
+        """
+        Sign and send one part until it is acknowledged; its etag.
+
+        Args:
+            leaves: The file's leaf digests, as far as the part's own at least.
+            found: What of the file was in the page cache before it was read.
+
+        Raises:
+            JobError, hashing.Stopped: The request and URL scopes are used up.
+        """
+        tries, grant = Tries(), None
+        pieces = self._pieces(job, part, leaves, found=found, stop=stop)
+        while True:
+            async with self._slots.one():
+                if grant is None or not self.is_live(grant):
+                    grant = await self._api.sign_part(upload, part.number, part.size)
+                    await on_signed()
+                    await self.check_host(grant)
+                try:
+                    etag = await self._send(
+                        job, grant, part.size, pieces, number=part.number, stop=stop
+                    )
+                except JobError as error:
+                    failure = error
+                else:
+                    assert etag is not None, "refused where the answer came in"
+                    return etag
+            if await self.again(tries, failure, Call.PUT_PART):  # the wait holds no slot
+                grant = None
+
+    async def again(self, tries: Tries, error: JobError, call: Call) -> bool:
+        """
+        Wait as the retry table says and return, True if a fresh URL is needed.
+
+        Raises:
+            JobError: *error*: the request and URL scopes are used up.
+        """
+        if isinstance(error, FileChanged | LeaseLost):
+            raise error
+        row = retry_policy.row_of(error.kind, call)
+        if row.halves_slots:
+            self._slots.width.halve(self._clock.boottime_s())
+        tries.requests += 1
+        if row.event is not None and tries.requests == row.tries:
+            self._log.error(row.event, why=str(error), times=tries.requests)
+        wait_s = retry_policy.request_wait_s(
+            error.kind,
+            tries.requests,
+            retry_after_s=error.retry_after_s,
+            jitter=self._jitter(),
+            call=call,
+        )
+        if wait_s is not None and self._budget.spend(timeout=error.timed_out):
+            self._meter.count(Tally.RETRY, "request")
+            self._log.warning(
+                "request.repeated", call=str(call), wait_s=round(wait_s, 1), why=str(error)
+            )
+            await self._clock.sleep(wait_s)
+            return False
+        decision = retry_policy.decide(
+            error.kind, call=call, attempt=1, fresh_urls_spent=tries.urls, jitter=self._jitter()
+        )
+        if decision.next is not retry_policy.Next.FRESH_URL:
+            raise error
+        self._meter.count(Tally.URL_AGAIN)
+        self._log.info("url.renewed", call=str(call), why=str(error))
+        tries.urls, tries.requests = tries.urls + 1, 0
+        return True
+
+    async def check_host(self, grant: Grant) -> None:
+        """
+        Bytes go to the hosts that are named, or to the one this server used first.
+
+        Raises:
+            NeedsOperator: The URL names another one.
+        """
+        url = urlsplit(grant.url)
+        if {url.netloc, url.hostname} & self._hosts.named or not self._hosts.pinned:
+            return
+        pinned = await self._lanes.db(
+            self._store.servers.pin_storage_host,
+            self._hosts.base_url,
+            url.netloc,
+            self._clock.now_ms(),
+        )
+        if url.netloc != pinned:
+            raise NeedsOperator(
+                f"the server wants the bytes sent to {url.netloc}; so far it was {pinned}",
+                kind=Kind.BAD_ANSWER,
+                advice=f"If that is meant, set network.storage_hosts to both: {pinned}, {url.netloc}",
+            )
+
+    def _pieces(
+        self,
+        job: Job,
+        part: Part,
+        leaves: bytes,
+        *,
+        found: Footprint | None = None,
+        stop: threading.Event,
+    ) -> Pieces:
+        """What makes a fresh body of *part* for each try."""
+        path = self._path_of(job)
+        return partial(
+            hashing.checked_pieces, path, job.fingerprint, part, leaves, found=found, stop=stop
+        )
+
+    async def _send(
+        self,
+        job: Job,
+        grant: Grant,
+        size: int,
+        pieces: Pieces,
+        *,
+        number: int | None,
+        stop: threading.Event,
+    ) -> str | None:
+        """
+        One request; the bytes of one that failed do not count as sent.
+
+        Args:
+            number: Of the part; None: it is the whole file.
+        """
+        call = Call.PUT_BODY if number is None else Call.PUT_PART
+        counted = 0
+        pace = Pace(self._clock.boottime_s())
+
+        def count(sent: int) -> None:  # in the sending thread
+            nonlocal counted
+            counted += sent
+            self._meter.add_sent(job.id, sent, number)
+            pace.moved(sent, self._clock.boottime_s())
+
+        paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
+        exchange = Exchange()
+        request = asyncio.create_task(
+            self._lanes.send(
+                self._objects.put,
+                grant,
+                paced,
+                size,
+                call=call,
+                now_ms=self._clock.now_ms,
+                exchange=exchange,
+            )
+        )
+        try:
+            etag = await self._watched(request, exchange, stop)
+        except BaseException:
+            exchange.cut("it was given up")
+            request.cancel()
+            self._meter.add_sent(job.id, -counted, number)
+            if pace.stalled:
+                self._slots.width.lose_one(self._clock.boottime_s())
+            raise
+        finally:
+            await self._allowance.spend(counted)
+        self._slots.width.went_well()
+        self._budget.worked()
+        return etag
+
+    async def _watched(
+        self, request: "asyncio.Task[str | None]", exchange: Exchange, stop: threading.Event
+    ) -> str | None:
+        """
+        Wait for the answer to *request*, and adapt the number of slots to the throughput.
+
+        Raises:
+            hashing.Stopped: *stop* was set, and the store did not let the sending thread notice.
+        """
+        while True:
+            done, _ = await asyncio.wait({request}, timeout=LOOK_S)
+            self._slots.look(
+                self._meter.sent, self._clock.boottime_s(), held_to=self._bandwidth.rate
+            )
+            if done:
+                return request.result()
+            if stop.is_set():
+                raise hashing.Stopped
+            exchange.cut_if_stuck()

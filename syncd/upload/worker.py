@@ -1,0 +1,237 @@
+"""
+A claimed job, worked on step by step until it ends or has to wait.
+
+Beside that its lease is kept: whoever loses it has lost the job, and stops.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from syncd.core.jobs.error_mapping import to_error
+from syncd.core.jobs.outcome import End, Outcome, Side
+from syncd.core.jobs.steps import Step, next_step
+from syncd.errors import FileChanged, JobError, LeaseLost, Permanent, StateError
+from syncd.fs import hashing
+from syncd.monitoring.progress import Tally
+from syncd.store.jobs import LEASE_TTL_MS
+from syncd.types import Job, Kind
+from syncd.upload import failures, file_steps, part_sender, register_steps, store_steps
+from syncd.upload.context import DAY_IS_FULL, STOPPED, GiveBack, Leaving, Means, Run
+
+STEPS: Mapping[Step, Callable[[Run], Awaitable[None]]] = {
+    Step.PLAN: file_steps.plan,
+    Step.ADOPT: register_steps.adopt,
+    Step.MOVE: register_steps.move,
+    Step.SIGN_IN: store_steps.sign_in,
+    Step.PRESIGN: store_steps.presign,
+    Step.PUT: store_steps.put,
+    Step.INITIATE: store_steps.initiate,
+    Step.PARTS: part_sender.send,
+    Step.COMPLETE: store_steps.complete,
+    Step.LOOK_UP: register_steps.look_up,
+    Step.REGISTER: register_steps.register,
+    Step.FINISH: register_steps.finish,
+}
+"""What does each step. It commits what it found out or says how the run ended."""
+
+_LAST_STEPS = frozenset({Step.COMPLETE, Step.LOOK_UP, Step.REGISTER, Step.FINISH, Step.ADOPT})
+"""What is worth doing on the way out: the bytes are there, one small request is left."""
+
+_SENDING_STEPS = frozenset({Step.PRESIGN, Step.INITIATE, Step.PUT, Step.PARTS})
+"""What is only done, or only makes sense, where bytes may leave."""
+
+_log = structlog.get_logger("syncd.worker")
+
+
+class Worker:
+    """
+    Brings jobs into the catalog, several at once if asked to.
+
+    ``on_contact`` may be set to what is called after each sign that a side answers as it should,
+    ``may_send`` to what tells whether any byte of a job's file may leave.
+    """
+
+    on_contact: Callable[[Side], Awaitable[None]] | None = None
+    may_send: Callable[[Job], bool] | None = None
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._leaving = Leaving()
+        self._runs: dict[int, Run] = {}
+        self._checks: set[asyncio.Task[None]] = set()
+
+    def wind_down(self, why: str = STOPPED) -> None:
+        """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
+        self._leaving.begin(why)
+
+    def carry_on(self) -> None:
+        """Work as usual again; no job may be under way."""
+        self._leaving.end()
+
+    def check_file(self, job_id: int) -> None:
+        """Stop sending the file of a job if it changed; called after each event at its path."""
+        if (run := self._runs.get(job_id)) is not None:
+            check = asyncio.create_task(file_steps.stop_if_moved(run))
+            self._checks.add(check)
+            check.add_done_callback(self._checks.discard)
+
+    async def run(self, job: Job) -> Outcome:
+        """
+        Work on a claimed job until it ends or has to wait.
+
+        Cancelling it stops the bytes and gives the job back untried.
+
+        Raises:
+            StateError: The store cannot be written: nothing can go on.
+        """
+        run = Run(job, self._means, self._leaving, self._contact)
+        meter, clock = self._means.meter, self._means.clock
+        self._runs[job.id] = run
+        meter.begin(job)
+        with structlog.contextvars.bound_contextvars(
+            job_id=job.id, rel_path=job.rel_path, attempt=job.attempt
+        ):
+            _log.info("job.claimed", size=job.fingerprint.size)
+            started_s = clock.boottime_s()
+            try:
+                outcome = await self._supervised(run)
+            except asyncio.CancelledError:
+                outcome = await failures.released(run, self._leaving.why)
+                meter.count(Tally.ENDED, outcome.end)
+                raise
+            finally:
+                run.stop.set()
+                # Once it is given back the job may be claimed again before this run is over.
+                if self._runs.get(job.id) is run:
+                    del self._runs[job.id]
+                    _tell_ended(run)
+            meter.count(Tally.ENDED, outcome.end)
+            _log.info(
+                "job.ended",
+                end=str(outcome.end),
+                seconds=round(clock.boottime_s() - started_s, 3),
+                record_id=run.job.record_id,
+            )
+            return outcome
+
+    async def _contact(self, side: Side) -> None:
+        if self.on_contact is not None:
+            await self.on_contact(side)
+
+    # -- supervision -----------------------------------------------------------------------------
+
+    async def _supervised(self, run: Run) -> Outcome:
+        """Work and keep the lease; losing the lease stops the work."""
+        work = asyncio.create_task(self._work(run))
+        lease = asyncio.create_task(_keep_lease(run))
+        try:
+            await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                run.stop.set()
+                work.cancel()
+            await asyncio.wait({work})
+            if lease.done() and not lease.cancelled() and lease.exception() is not None:
+                lease.result()
+            if work.cancelled():
+                return failures.superseded(run)
+            return work.result()
+        finally:
+            run.stop.set()
+            for task in (work, lease):
+                task.cancel()
+            await asyncio.gather(work, lease, return_exceptions=True)
+
+    async def _work(self, run: Run) -> Outcome:
+        try:
+            while run.ended is None:
+                step = await _next(run)
+                await self._require_may_begin(run, step)
+                await STEPS[step](run)
+            return run.ended
+        except GiveBack as reason:
+            return await failures.released(run, str(reason), reason.wait_s)
+        except hashing.Stopped:
+            if run.stale is not None:
+                return await failures.moved(run, run.stale)
+            if self._leaving.is_set() and not run.stop.is_set():
+                return await failures.released(run, self._leaving.why)
+            return failures.superseded(run)
+        except LeaseLost:
+            return failures.superseded(run)
+        except FileChanged as error:
+            return await failures.moved(run, error)
+        except JobError as error:
+            return await failures.decided(run, error)
+        except (StateError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            _log.exception("job.bug")
+            bug = to_error(Kind.OUR_BUG, f"a bug in syncd: {type(error).__name__}")
+            return await failures.decided(run, bug)
+
+    async def _require_may_begin(self, run: Run, step: Step) -> None:
+        """
+        Go on only with what may begin now, and where bytes may leave if it sends any.
+
+        Raises:
+            GiveBack: Later it may.
+            Permanent: A plan says that no byte leaves, and the catalog does not spare them any more.
+        """
+        if self._leaving.is_set() and step not in _LAST_STEPS:
+            raise GiveBack(self._leaving.why)
+        if step not in _SENDING_STEPS:
+            return
+        if self.may_send is not None and not self.may_send(run.job):
+            raise Permanent(
+                "the plan sends none of its bytes, and the catalog does not hold them there any more",
+                kind=Kind.CONFLICT,
+                advice="Make a new plan.",
+            )
+        if not await self._means.transfer.may_send():
+            raise GiveBack(DAY_IS_FULL)
+
+
+async def _next(run: Run) -> Step:
+    """What the job needs next, by its facts and by what the catalog tells."""
+    job = run.job
+    fresh = job.sha256 is not None and job.storage_key is None
+    known = fresh and await register_steps.known(run) is not None
+    movable = fresh and not known and await register_steps.movable(run) is not None
+    missing = len(await part_sender.missing(run)) if job.upload_id is not None else 0
+    run.route = run.means.routes.of(job.fingerprint.size)
+    unheard_of = job.sha256 is None and await register_steps.unheard_of(run)
+    return next_step(
+        job,
+        route=run.route,
+        granted=store_steps.has_url(run),
+        missing=missing,
+        known=known,
+        movable=movable,
+        unheard_of=unheard_of,
+    )
+
+
+async def _keep_lease(run: Run) -> None:
+    """Until the job is taken away: its file changed, or it was cancelled."""
+    means = run.means
+    while True:
+        await means.clock.sleep(LEASE_TTL_MS / 3000)
+        try:
+            await means.lanes.db(
+                means.store.jobs.renew, run.job, means.clock.now_ms(), LEASE_TTL_MS
+            )
+        except LeaseLost:
+            return
+
+
+def _tell_ended(run: Run) -> None:
+    """Let whoever draws know how it ended, if it came to an end."""
+    end = None if run.ended is None else run.ended.end
+    run.means.meter.end(
+        run.job.id,
+        registered=end is End.REGISTERED,
+        adopted=end is End.ADOPTED,
+        failed=end is End.FAILED,
+    )
