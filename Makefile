@@ -59,10 +59,11 @@ bench: .venv/.bench build/aws/.ready ## syncd beside its peers; make bench ARGS=
 docs: .venv/.syncd ## write the pages anew that come from the sources: configuration, events, man page
 	$(BIN)/python -m docs.reference
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 MIB = 1024 * 1024
-SYNCD = (sys.executable, "-c", "from syncd.cli import entry; entry()")
+SYNCD = (sys.executable, "-c", "from syncd.cli.entry import entry; entry()")
 SIZE = 2200 * MIB
 MINUTE_S = 60.0
 NEAR, NEAR_MIB = 0.15, 0.2

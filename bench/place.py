@@ -22,7 +22,7 @@ BUCKET = "bench"
 KEYS = Keys("bench", "bench", "us-east-1")
 PARTS = 4
 PART_MIB = 100
-SYNCD = [sys.executable, "-c", "from syncd.cli import entry; entry()"]
+SYNCD = [sys.executable, "-c", "from syncd.cli.entry import entry; entry()"]
 HEADER = 128
 SYNCED = 64 * MIB
 

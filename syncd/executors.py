@@ -6,13 +6,11 @@ one writer), one a running file for hashing, one a PUT slot for sending, one for
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from syncd.core.transfer.concurrency import Width
 from syncd.disk_full import Patience
 from syncd.errors import StateFull
 
@@ -89,48 +87,3 @@ def _retrieve_error(future: "asyncio.Future[T]") -> None:
     """Keep asyncio from logging an error as never retrieved."""
     if not future.cancelled():
         future.exception()
-
-
-class Slots:
-    """
-    Permission to send: at most as many at once as *width* says.
-
-    Args:
-        width: Changed by how the bodies fare.
-    """
-
-    def __init__(self, width: Width) -> None:
-        self.width = width
-        self._busy = self._waiting = 0
-        self._changed = asyncio.Event()
-
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Hold a slot for the length of the block."""
-        self._waiting += 1
-        try:
-            while self._busy >= self.width.limit:
-                await self._changed.wait()
-        finally:
-            self._waiting -= 1
-        self._busy += 1
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            self._tell()
-
-    def look(self, sent: int, now_s: float, *, held_to: int | None) -> None:
-        """
-        Is it time for more at once, or fewer?
-
-        Args:
-            sent: Bytes that went to the wire in all by *now_s*.
-            held_to: Bytes a second that may; None: any number.
-        """
-        self.width.look(sent, now_s, asked=self._busy + self._waiting, held_to=held_to)
-        self._tell()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()

@@ -10,12 +10,12 @@ import click
 
 from syncd.cli.comparison import Inquiry
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cli.plan import Planned
 from syncd.cli.run import require_credential
 from syncd.config.loader import Loaded
 from syncd.core.catalog.plan_file import Act, Line, Unusable, agenda, read, written
 from syncd.daemon.apply_plan import Applied
 from syncd.errors import SyncdError
+from syncd.ingest.dry_run import Planned
 from syncd.store.db import reading
 from syncd.store.reports import Report
 from syncd.types import printable

@@ -11,7 +11,6 @@ from enum import StrEnum
 from http.client import HTTPException
 from urllib.parse import urlsplit
 
-from syncd.cli.plan import Planned, make_plan, roots_of
 from syncd.cloud.credentials import ends_at_s
 from syncd.config.loader import Loaded, require_known_types
 from syncd.config.locations import closing, writers_of
@@ -20,6 +19,7 @@ from syncd.core.catalog.permissions import WRITERS, standing, team_of
 from syncd.core.catalog.plan import Action
 from syncd.errors import ConfigError, JobError, RootUnavailable, StateError
 from syncd.fs import scanner, watcher
+from syncd.ingest.dry_run import Planned, make_plan, roots_of
 from syncd.types import Profile, Session, printable
 
 SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0

@@ -5,13 +5,13 @@ import threading
 from collections import Counter
 
 from syncd.cli.cloud_session import reaching
-from syncd.cli.plan import Planned
 from syncd.cloud.client import UNLISTED, CloudApi
 from syncd.config.loader import Loaded
 from syncd.core.catalog.drift import Comparison, Finding, Kind, Local
 from syncd.core.catalog.plan import Action
 from syncd.errors import JobError, NeedsOperator, SyncdError
 from syncd.fs import hashing
+from syncd.ingest.dry_run import Planned
 from syncd.store.db import reading
 from syncd.store.reports import Report
 from syncd.types import Fingerprint, Record, printable

@@ -259,7 +259,7 @@ def _meant(invocation: Invocation, paths: Sequence[str]) -> list[str]:
         NoSuchFile: Nothing of that name is watched.
     """
     from syncd.cli.path_lookup import resolve
-    from syncd.cli.plan import roots_of
+    from syncd.ingest.dry_run import roots_of
 
     try:
         settings = invocation.load().settings

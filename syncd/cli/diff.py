@@ -8,8 +8,8 @@ import click
 
 from syncd.cli.comparison import Inquiry
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cli.plan import Planned, make_plan
 from syncd.core.catalog.drift import Finding, Kind, sha256_of
+from syncd.ingest.dry_run import Planned, make_plan
 from syncd.types import printable
 
 SCHEMA = 1

@@ -14,7 +14,6 @@ import click
 
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.path_lookup import NoSuchFile, Place, resolve
-from syncd.cli.plan import comparer_of, roots_of
 from syncd.cli.reading import as_it_is, ask_daemon, ask_settling
 from syncd.cli.running import is_running
 from syncd.cli.tables import more_settling, time_left
@@ -22,6 +21,7 @@ from syncd.config.settings import Settings
 from syncd.core.files.search_paths import Tree
 from syncd.core.files.selection import Taken
 from syncd.ingest.comparer import Comparer, Root
+from syncd.ingest.dry_run import comparer_of, roots_of
 from syncd.store.db import reading
 from syncd.store.outline import FileReport
 from syncd.store.reports import EventReport, FileDetail, Report

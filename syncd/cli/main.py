@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from syncd import __version__
-from syncd.cli import INTERRUPTED
+from syncd.core.exit_codes import INTERRUPTED
 from syncd.errors import SyncdError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import click
 
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cli.plan import Planned, make_plan
 from syncd.cli.run import require_credential
 from syncd.config.loader import Loaded
 from syncd.core.catalog.plan_file import Act, Line, retiring
+from syncd.ingest.dry_run import Planned, make_plan
 from syncd.store.db import reading
 from syncd.store.reports import Report
 from syncd.types import printable

@@ -12,7 +12,6 @@ import click
 
 from syncd.cli.comparison import NotAnswered, says_no, sha256_of_file
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cli.plan import Planned, make_plan
 from syncd.cloud.client import CloudApi
 from syncd.config.loader import Loaded
 from syncd.core.catalog.drift import WHY, Drift, is_disabled, sha256_of
@@ -20,6 +19,7 @@ from syncd.core.catalog.plan import Action, Step
 from syncd.core.files import naming
 from syncd.core.transfer.throughput import bytes_per_s
 from syncd.errors import JobError, SyncdError
+from syncd.ingest.dry_run import Planned, make_plan
 from syncd.store.db import reading
 from syncd.store.outline import HoldRow
 from syncd.store.reports import Report

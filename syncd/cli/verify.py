@@ -13,11 +13,11 @@ import click
 
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.path_lookup import resolve
-from syncd.cli.plan import roots_of
 from syncd.config.settings import Settings
 from syncd.core.exit_codes import Exit
 from syncd.errors import FileChanged, JobError, RootUnavailable
 from syncd.fs import hashing
+from syncd.ingest.dry_run import roots_of
 from syncd.store.db import reading
 from syncd.store.reports import Registered, Report
 from syncd.types import printable

@@ -15,6 +15,9 @@ States of a file (``syncd.store.FILE_STATES``) by what they ask for.
 exception is a file that waits for another file of its bundle: that other file decides.
 """
 
+INTERRUPTED = 130
+"""The exit code after SIGINT."""
+
 
 class Exit(IntEnum):
     """Exit codes; the others stand with the errors that carry them (``syncd.errors``)."""

@@ -35,7 +35,7 @@ from syncd.core.transfer import rates
 from syncd.core.transfer.concurrency import Width
 from syncd.daemon.team_guard import Membership
 from syncd.errors import JobError, StateError
-from syncd.executors import Lanes, Slots
+from syncd.executors import Lanes
 from syncd.fs import scanner
 from syncd.fs.download_notes import expected_sha256
 from syncd.fs.watcher import Watcher
@@ -53,7 +53,7 @@ from syncd.types import Call, Hint, HintKind, Job, printable
 from syncd.upload.comfyui_throttle import Courtesy, Manner
 from syncd.upload.context import Means
 from syncd.upload.dispatcher import Dispatcher
-from syncd.upload.limits import Bandwidth
+from syncd.upload.limits import Bandwidth, Slots
 from syncd.upload.quota import Allowance
 from syncd.upload.routes import Routes
 from syncd.upload.transfer import HostRule, Transfer

@@ -61,3 +61,11 @@ def _content(path: str) -> bytes:
         return b""
     finally:
         os.close(fd)
+
+
+def mismatch(expected: str) -> str:
+    """Why a file is not taken that should have another SHA-256, as its download's note says."""
+    return (
+        f"incomplete or damaged: its download was to have the SHA-256 {expected}, and it has "
+        "another. Download it again, or if it was edited on purpose, touch it"
+    )

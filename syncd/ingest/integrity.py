@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from syncd.core.files.boundary import Boundary
 from syncd.fs import scanner
-from syncd.fs.download_notes import expected_sha256
+from syncd.fs.download_notes import expected_sha256, mismatch
 from syncd.ingest.formats import structure as formats
 from syncd.ingest.formats.shards import shards
 from syncd.ingest.formats.window import Fault
@@ -95,14 +95,6 @@ def still_broken(root: str, known: KnownFile) -> bool:
     """Is a known file incomplete for other reasons than its bytes' structure, which still hold?"""
     expected = expected_sha256(root, known.rel_path)
     return expected is not None and known.reason == mismatch(expected)
-
-
-def mismatch(expected: str) -> str:
-    """Why a file is not taken that should have another SHA-256, as its download's note says."""
-    return (
-        f"incomplete or damaged: its download was to have the SHA-256 {expected}, and it has "
-        "another. Download it again, or if it was edited on purpose, touch it"
-    )
 
 
 def has_writer(fd: int) -> bool:

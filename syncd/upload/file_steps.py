@@ -11,7 +11,7 @@ import structlog
 from syncd.core.jobs.parts import leaves_of, plan_parts
 from syncd.errors import FileChanged, JobError
 from syncd.fs import hashing
-from syncd.ingest.integrity import mismatch
+from syncd.fs.download_notes import mismatch
 from syncd.monitoring.progress import Phase
 from syncd.types import LEAF_SIZE, Call, Job, Plan, printable
 from syncd.upload import failures

@@ -6,11 +6,14 @@ hour of the timetable, a limit that somebody sets, a job that is told to stop) i
 half a second.
 """
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 
 from syncd.clock import Clock
+from syncd.core.transfer.concurrency import Width
 from syncd.core.transfer.rates import DAY_MINUTES, Bucket, Timetable
 from syncd.fs.hashing import Flag, Stopped
 
@@ -136,3 +139,48 @@ class Bandwidth:
         minute = now.tm_wday * DAY_MINUTES + now.tm_hour * 60 + now.tm_min
         rates = (self._timetable.at(minute), self._ceiling)
         return min((rate for rate in rates if rate is not None), default=None)
+
+
+class Slots:
+    """
+    Permission to send: at most as many at once as *width* says.
+
+    Args:
+        width: Changed by how the bodies fare.
+    """
+
+    def __init__(self, width: Width) -> None:
+        self.width = width
+        self._busy = self._waiting = 0
+        self._changed = asyncio.Event()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Hold a slot for the length of the block."""
+        self._waiting += 1
+        try:
+            while self._busy >= self.width.limit:
+                await self._changed.wait()
+        finally:
+            self._waiting -= 1
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._tell()
+
+    def look(self, sent: int, now_s: float, *, held_to: int | None) -> None:
+        """
+        Is it time for more at once, or fewer?
+
+        Args:
+            sent: Bytes that went to the wire in all by *now_s*.
+            held_to: Bytes a second that may; None: any number.
+        """
+        self.width.look(sent, now_s, asked=self._busy + self._waiting, held_to=held_to)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

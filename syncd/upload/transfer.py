@@ -22,13 +22,13 @@ from syncd.core.jobs import retry_policy
 from syncd.core.jobs.retry_budget import Budget
 from syncd.core.transfer.pace import Pace
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
-from syncd.executors import Lanes, Slots
+from syncd.executors import Lanes
 from syncd.fs import hashing
 from syncd.fs.page_cache import Footprint
 from syncd.monitoring.progress import Meter, Tally
 from syncd.store.store import Store
 from syncd.types import Call, Grant, Job, Kind, Multipart, Part
-from syncd.upload.limits import Bandwidth
+from syncd.upload.limits import Bandwidth, Slots
 from syncd.upload.quota import Allowance
 
 URL_MARGIN_MS = 60_000

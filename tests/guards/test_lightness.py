@@ -16,7 +16,7 @@ from tests.integration.harness import PROJECT, Home, until
 
 CALL = (
     "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
-    "from syncd.cli import entry; entry()"
+    "from syncd.cli.entry import entry; entry()"
 )
 
 HEAVY = frozenset(
@@ -91,7 +91,7 @@ def test_the_quick_commands_import_little_and_a_daemon_at_rest_nothing_that_it_d
     assert {
         command: len(modules) for command, modules in quick.items() if len(modules) > MOST
     } == {}
-    assert {"syncd.service", "httpx", "structlog"} <= resting
+    assert {"syncd.daemon.service", "httpx", "structlog"} <= resting
     assert resting & UNUSED == set()
 
 

@@ -69,7 +69,7 @@ def require_credential(loaded, really=run.require_credential):
     structlog.get_logger("syncd").debug("planted", ends=token.rpartition(".")[2])
     return really(loaded)
 run.require_credential = require_credential
-from syncd.cli import entry
+from syncd.cli.entry import entry
 entry()
 """
 

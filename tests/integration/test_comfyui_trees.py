@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from syncd.cli.plan import roots_of
 from syncd.config import loader
 from syncd.config.settings import Settings
 from syncd.core.files.selection import Rules, Taken
 from syncd.fs import scanner
 from syncd.ingest.comparer import Comparer, Root
+from syncd.ingest.dry_run import roots_of
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "data" / "comfyui_trees.json").read_text("utf-8")

@@ -23,7 +23,8 @@ from tests import model_files
 
 CHILD = """
 import os, re, sys
-from syncd import formats, soundness
+from syncd.ingest import integrity
+from syncd.ingest.formats import structure
 
 def memory(line):
     with open("/proc/self/status") as status:
@@ -31,7 +32,7 @@ def memory(line):
 
 path = sys.argv[1]
 fd, before = os.open(path, os.O_RDONLY), memory("VmRSS")
-verdict = formats.check(fd, path, os.fstat(fd).st_size)
+verdict = structure.check(fd, path, os.fstat(fd).st_size)
 print(memory("VmHWM") - before, verdict.complete, verdict.sentence, sep="\\n")
 """
 
@@ -164,17 +165,13 @@ def test_memory_stays_flat_whatever_a_file_holds(tmp_path: Path, case: str) -> N
 MIB = 1024 * 1024
 
 
-INDEX_CHILD = (
-    CHILD.replace(
-        "verdict = formats.check(fd, path, os.fstat(fd).st_size)",
-        """try:
-    said = len(soundness.shards_in(path))
+INDEX_CHILD = CHILD.replace(
+    "verdict = structure.check(fd, path, os.fstat(fd).st_size)",
+    """try:
+    said = len(integrity.shards_in(path))
 except ValueError as error:
     said = error""",
-    )
-    .replace('verdict.complete, verdict.sentence, sep="\\n")', 'said, sep="\\n")')
-    .replace("from syncd import formats", "from syncd import soundness")
-)
+).replace('verdict.complete, verdict.sentence, sep="\\n")', 'said, sep="\\n")')
 
 
 def index_of(entry: Callable[[int], str]) -> bytes:

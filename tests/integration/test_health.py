@@ -15,7 +15,7 @@ from syncd.store.store import Store
 from tests.integration.harness import Home
 
 MODULES = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
-CALL = "from syncd.cli import entry; entry()"
+CALL = "from syncd.cli.entry import entry; entry()"
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """
-Runs the nearest tests on mutants of the decisions, the store, the worker and the intake.
+Runs the nearest tests on mutants of ``core``, ``store``, ``upload`` and the ingester.
 
 ``make mutants`` draws places in the code at random, changes one at a time with cosmic-ray, and runs
 the tests that are nearest to the changed module. It prints how many mutants the tests killed, module
@@ -27,13 +27,12 @@ from typing import Any
 
 from tests.planted.run import COPIED, MEMORY, PROJECT, first_failed
 
-TARGETS = ("syncd/core", "syncd/store", "syncd/worker", "syncd/ingest/ingester.py")
+TARGETS = ("syncd/core", "syncd/store", "syncd/upload", "syncd/ingest/ingester.py")
 BUILD = PROJECT / "build" / "mutants"
 COSMIC_RAY = BUILD / "bin" / "cosmic-ray"
 LEFT_OUT = re.compile(r"core/(ReplaceBinaryOperator_BitOr_|RemoveDecorator|ExceptionReplacer)")
 
 NEAREST = {
-    "syncd/cloud/validation.py": "tests/unit/test_answers.py tests/property/test_answers_properties.py",
     "syncd/core/catalog/drift.py": "tests/unit/test_agenda.py tests/property/test_drift_properties.py",
     "syncd/core/jobs/parts.py": "tests/unit/test_parts.py tests/property/test_upload_properties.py",
     "syncd/core/jobs/retry_policy.py": "tests/unit/test_retry.py tests/property/test_retry_properties.py",
@@ -42,7 +41,9 @@ NEAREST = {
     "syncd/store/reports.py": "tests/integration/test_status_plan.py",
     "syncd/store/outline.py": "tests/integration/test_status_plan.py",
     "syncd/store": "tests/integration/test_store.py",
-    "syncd/worker": (
+    "syncd/upload/hash_window.py": "tests/unit/test_lead.py",
+    "syncd/upload/limits.py": "tests/unit/test_bandwidth.py tests/unit/test_lanes.py",
+    "syncd/upload": (
         "tests/matrix/test_last_look.py tests/matrix/test_promises.py tests/matrix/test_matrix_server.py"
         " -k 'last_look or I09 or F36 or F41'"
     ),
@@ -50,7 +51,7 @@ NEAREST = {
 }
 """Tests of a module, or of a folder; a module of ``core`` is tested by what imports it."""
 
-SLOW = ("test_imports.py", "test_cost_properties.py", "test_safe_machine.py")
+SLOW = ("test_cost_properties.py", "test_safe_machine.py")
 """Tests that import modules of ``core``, but take long or are about something else."""
 
 CONFIG = """
@@ -124,13 +125,14 @@ def drawn(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
 def nearest(module: str) -> str:
     """The tests that are nearest to *module*, as pytest takes them."""
     folder = str(Path(module).parent)
-    named = NEAREST.get(module) or NEAREST.get(folder) or " ".join(_importing(Path(module).stem))
+    named = NEAREST.get(module) or NEAREST.get(folder) or " ".join(_importing(Path(module)))
     return named or sys.exit(f"no tests are known for {module}: name them in NEAREST")
 
 
-def _importing(name: str) -> Iterator[str]:
-    """Unit and property tests that import a module of ``core``."""
-    imports = re.compile(rf"syncd\.core\.{name}\b|from syncd\.core import .*\b{name}\b")
+def _importing(module: Path) -> Iterator[str]:
+    """Unit and property tests that import *module*."""
+    package, name = re.escape(".".join(module.parent.parts)), module.stem
+    imports = re.compile(rf"{package}\.{name}\b|from {package} import .*\b{name}\b")
     for folder in ("unit", "property"):
         for path in sorted((PROJECT / "tests" / folder).glob("test_*.py")):
             if path.name not in SLOW and imports.search(path.read_text("utf-8")):

@@ -27,7 +27,6 @@ from hypothesis.stateful import (
     rule,
 )
 
-from syncd.cli.plan import make_plan
 from syncd.cli.safe import as_document, examine
 from syncd.config import loader
 from syncd.config.rules import rules_for
@@ -37,6 +36,7 @@ from syncd.core.files.settling import Windows
 from syncd.errors import LeaseLost
 from syncd.executors import Lanes
 from syncd.ingest.comparer import Comparer, Root
+from syncd.ingest.dry_run import make_plan
 from syncd.ingest.ingester import Intake
 from syncd.monitoring.progress import Meter
 from syncd.sandbox.server import Sandbox

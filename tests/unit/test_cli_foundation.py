@@ -17,7 +17,7 @@ DEVICE_KEY = "dk-CANARY0123456789"
 MODULES_AT_EXIT = (
     "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
 )
-CALL = "from syncd.cli import entry; entry()"
+CALL = "from syncd.cli.entry import entry; entry()"
 
 # Commands that behave as a broken one could, put into the table of the child process only.
 MISBEHAVE = """

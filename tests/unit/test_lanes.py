@@ -13,7 +13,8 @@ from syncd.clock import Clock
 from syncd.core.transfer.concurrency import Width
 from syncd.disk_full import Patience
 from syncd.errors import StateError, StateFull
-from syncd.executors import Lanes, Slots
+from syncd.executors import Lanes
+from syncd.upload.limits import Slots
 from tests.fakes import FakeClock
 
 

@@ -1,0 +1,242 @@
+"""The dry run: what would happen to each file, decided as the daemon decides it, and nothing written."""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from syncd.config.extra_paths import extra_folders
+from syncd.config.loader import Loaded
+from syncd.config.rules import rules_for
+from syncd.config.settings import Settings, require_claimed
+from syncd.core.catalog.plan import Action, Known, Step, Way, preview
+from syncd.core.files import naming, settling
+from syncd.core.files.search_paths import PathKey, Tree
+from syncd.core.files.selection import Rules
+from syncd.errors import RootUnavailable
+from syncd.ingest.comparer import (
+    Comparer,
+    Root,
+    companions_in,
+    cut_off,
+    emptied,
+    is_model,
+    require_same_mounts,
+)
+from syncd.store.db import reading
+from syncd.store.files import RootRow
+from syncd.store.reports import Report
+from syncd.types import FoundFile, Session, Verdict, printable
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """
+    The roots by a number of this plan's own, models_dir first, and a step for each file.
+
+    ``known`` is what the store says of files, on disk or not; ``problems`` what could not be looked
+    at, and why; ``absent`` the directories of extra_model_paths that are not there and never held a
+    model.
+    """
+
+    roots: Mapping[int, Root]
+    steps: Sequence[Step]
+    known: Mapping[PathKey, Known]
+    problems: Mapping[str, str]
+    absent: Sequence[str]
+
+
+def make_plan(loaded: Loaded) -> Planned:
+    """
+    Walk the trees, look into the store, decide.
+
+    Raises:
+        RootUnavailable: A root cannot be read, or holds no model although it did, or its
+            ``.syncdignore`` cannot be used.
+        ConfigError: What is remembered is the catalog of another cloud or team.
+        StateError: There is a store, and it cannot be read.
+    """
+    settings = loaded.settings
+    way = Way(settings.api.single_put_limit, session=loaded.credential.is_session)
+    roots, tree = roots_of(settings)
+    comparer = comparer_of(settings, roots, tree)
+    known, rows = _remembered(loaded, roots)
+    problems: dict[str, str] = {}
+    absent: list[str] = []
+    links: dict[int, list[str]] = {root_id: [] for root_id in roots}
+    found = [
+        file
+        for root in roots.values()
+        for file in _walk(comparer, settings, root, roots, problems, absent, links[root.id].append)
+    ]
+    for root in roots.values():
+        if root.id in rows:
+            _require_same_tree(root, rows[root.id], found, known, links[root.id])
+    here = {(file.root_id, file.rel_path) for file in found}
+    for root_id, rel_path in known.keys() - here:
+        problem = cut_off(roots[root_id], rel_path)
+        if problem is not None and not comparer.is_silenced(roots[root_id], *problem):
+            problems[roots[root_id].shown(problem[0])] = problem[1].strerror or str(problem[1])
+    steps = preview(found, known, way, comparer.judge)
+    steps = list(_looked_into(comparer, roots, found, steps))
+    return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems, absent)
+
+
+def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Comparer:
+    """What judges the files of *roots* as the daemon would."""
+
+    def rules_of(root: Root) -> Rules:
+        return rules_for(settings, root.path, type_key=root.type_key)
+
+    return Comparer(
+        roots,
+        files=None,
+        symlinks=settings.scan.symlinks,
+        tree=tree,
+        rules_of=rules_of,
+        kept=settings.kept_paths,
+    )
+
+
+def _looked_into(
+    comparer: Comparer,
+    roots: Mapping[int, Root],
+    found: Iterable[FoundFile],
+    steps: Iterable[Step],
+) -> Iterator[Step]:
+    """The steps, with a look into each file that is wanted: is it a whole model?"""
+    companions = cache(companions_in)
+    for file, step in zip(found, steps, strict=True):
+        if step.action in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
+            root, (folder, name) = roots[file.root_id].path, os.path.split(file.rel_path)
+            why = settling.blocked_by(file, companions(root, folder).get(name))
+            if why is not None:
+                yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
+                continue
+            judgement = comparer.judge_content(file, lease=False)
+            if judgement.verdict not in (None, Verdict.WANTED):
+                why = judgement.why or ""
+                yield replace(step, action=Action(judgement.verdict), why=why, rule=why)
+                continue
+        yield step
+
+
+def _as_bundles(
+    comparer: Comparer, roots: Mapping[int, Root], steps: Sequence[Step]
+) -> Iterator[Step]:
+    """The steps, those of a bundle that cannot go as a whole put back."""
+    goes = (Action.UPLOAD, Action.NEEDS_SIGN_IN, Action.REGISTERED)
+    ready = {(step.root_id, step.rel_path) for step in steps if step.action in goes}
+
+    @cache
+    def waits_for(root_id: int, bundle: str) -> str | None:
+        return comparer.waits_for(
+            roots[root_id], bundle, lambda file: (file.root_id, file.rel_path) in ready
+        )
+
+    for step in steps:
+        why = None
+        if step.action is Action.UPLOAD and step.bundle is not None:
+            why = waits_for(step.root_id, step.bundle)
+        if why is None:
+            yield step
+        else:
+            why = f"the bundle {printable(step.bundle or '')} waits for {why}"
+            yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
+
+
+def _require_same_tree(
+    root: Root,
+    row: RootRow,
+    found: Iterable[FoundFile],
+    known: Mapping[PathKey, Known],
+    links: Collection[str],
+) -> None:
+    """The root, and each file system below it, must be there as the daemon requires it."""
+    from syncd.fs import scanner
+
+    if not row.held_model:
+        return
+    before = [
+        rel_path
+        for (root_id, rel_path), file in known.items()
+        if root_id == root.id and file.state != Action.IGNORED
+    ]
+
+    def held_models(folder: str) -> bool:
+        return not folder or any(naming.is_within(rel_path, {folder}) for rel_path in before)
+
+    mounts = scanner.mounts_in(root.path, {*row.mounts, *links})
+    require_same_mounts(root, row.mounts, mounts, held_models)
+    models = [f.rel_path for f in found if f.root_id == root.id and is_model(root, f)]
+    for folder in sorted({"", *row.mounts}):
+        if held_models(folder) and not any(naming.is_within(each, {folder}) for each in models):
+            raise emptied(root, folder)
+
+
+def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
+    """models_dir is number 0, the directories of extra_model_paths follow."""
+    folders = extra_folders(settings)
+    own = dict.fromkeys((f.path, f.type_key) for f in folders if f.top is None)
+    numbers = {place: number for number, place in enumerate(own, start=1)}
+    roots = {0: Root(0, os.fspath(settings.models_dir), network=False)}
+    for (path, type_key), number in numbers.items():
+        roots[number] = Root(number, path, network=False, type_key=type_key)
+    return roots, Tree(0, [(numbers.get((f.path, f.type_key), 0), f) for f in folders])
+
+
+def _walk(
+    comparer: Comparer,
+    settings: Settings,
+    root: Root,
+    roots: Mapping[int, Root],
+    problems: dict[str, str],
+    absent: list[str],
+    on_link: Callable[[str], None],
+) -> Iterator[FoundFile]:
+    from syncd.fs import scanner
+
+    def problem(rel_path: str, error: OSError) -> None:
+        if rel_path == "" and isinstance(error, FileNotFoundError) and root.type_key is not None:
+            absent.append(root.path)  # as ComfyUI puts up with it
+            return
+        if rel_path == "":
+            raise RootUnavailable(
+                f"The models directory {printable(root.path)} cannot be read: {error.strerror}. "
+                "Check models_dir, the mount, and the permissions of your account."
+            )
+        if not comparer.is_silenced(root, rel_path, error):
+            problems[root.shown(rel_path)] = error.strerror or str(error)
+
+    return scanner.walk(
+        root.path,
+        root.id,
+        symlinks=settings.scan.symlinks,
+        roots=[root.path for root in roots.values()],
+        problem=problem,
+        on_link=on_link,
+    )
+
+
+def _remembered(
+    loaded: Loaded, roots: Mapping[int, Root]
+) -> tuple[dict[PathKey, Known], dict[int, RootRow]]:
+    """What the store says of files, and of the roots that it has met."""
+    known: dict[PathKey, Known] = {}
+    rows: dict[int, RootRow] = {}
+    real_paths = {root.id: os.path.realpath(root.path) for root in roots.values()}
+    with reading(os.fspath(loaded.settings.state_dir), Report) as report:
+        if report is None:
+            return known, rows
+        if (claimed := report.cloud()) is not None:
+            token = loaded.credential.current()
+            team_id = token.team_id if isinstance(token, Session) else loaded.settings.api.team_id
+            require_claimed(loaded.settings, claimed, team_id)
+        for root in roots.values():
+            real_path = real_paths[root.id]
+            row = report.root(root.path, real_path=real_path, type_key=root.type_key)
+            if row is not None:
+                rows[root.id] = row
+            files = report.known(root.path, real_path=real_path, type_key=root.type_key)
+            known |= {(root.id, rel_path): file for rel_path, file in files.items()}
+    return known, rows
