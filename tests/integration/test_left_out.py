@@ -37,7 +37,7 @@ def test_run_without_a_tool_passes_and_its_last_line_says_it_is_incomplete(
 
 
 def test_run_that_skips_nothing_ends_as_usual(tmp_path: Path) -> None:
-    done = pytest_without_tools(tmp_path, "tests/unit/test_settle.py")
+    done = pytest_without_tools(tmp_path, "tests/unit/test_settling.py")
 
     assert done.returncode == 0, done.stdout
     assert "INCOMPLETE" not in done.stdout

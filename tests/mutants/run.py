@@ -33,16 +33,16 @@ COSMIC_RAY = BUILD / "bin" / "cosmic-ray"
 LEFT_OUT = re.compile(r"core/(ReplaceBinaryOperator_BitOr_|RemoveDecorator|ExceptionReplacer)")
 
 NEAREST = {
-    "syncd/core/catalog/drift.py": "tests/unit/test_agenda.py tests/property/test_drift_properties.py",
+    "syncd/core/catalog/drift.py": "tests/unit/test_plan_file.py tests/property/test_drift_properties.py",
     "syncd/core/jobs/parts.py": "tests/unit/test_parts.py tests/property/test_upload_properties.py",
-    "syncd/core/jobs/retry_policy.py": "tests/unit/test_retry.py tests/property/test_retry_properties.py",
+    "syncd/core/jobs/retry_policy.py": "tests/unit/test_retry_policy.py tests/property/test_retry_properties.py",
     "syncd/core/catalog/permissions.py": "tests/integration/test_status_plan.py -k I21",
     "syncd/core/units.py": "tests/unit/test_config.py",
     "syncd/store/reports.py": "tests/integration/test_status_plan.py",
     "syncd/store/outline.py": "tests/integration/test_status_plan.py",
     "syncd/store": "tests/integration/test_store.py",
-    "syncd/upload/hash_window.py": "tests/unit/test_lead.py",
-    "syncd/upload/limits.py": "tests/unit/test_bandwidth.py tests/unit/test_lanes.py",
+    "syncd/upload/hash_window.py": "tests/unit/test_hash_window.py",
+    "syncd/upload/limits.py": "tests/unit/test_limits.py tests/unit/test_executors.py",
     "syncd/upload": (
         "tests/matrix/test_last_look.py tests/matrix/test_promises.py tests/matrix/test_matrix_server.py"
         " -k 'last_look or I09 or F36 or F41'"

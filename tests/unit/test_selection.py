@@ -1,118 +1,119 @@
-import os
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from syncd.config.rules import IGNORE_FILE, rules_for
-from syncd.config.settings import Settings
-from syncd.core.files.selection import Rules, Taken, judge
-from syncd.errors import RulesUnusable
+from syncd.core.files.selection import Passed, Patterns, Rules, Taken, judge, stands
+from syncd.types import Fingerprint, KnownFile, Verdict
 
 
-def rules(root: Path, *, type_key: str | None = None, tree: str = "", **sections: Any) -> Rules:
-    settings = Settings.model_validate({"models_dir": str(root), **sections})
-    return rules_for(settings, str(root), type_key=type_key, tree=tree)
+def only(path: str, source: str) -> Patterns:
+    """A pattern that one path alone matches, under its own name."""
+    return Patterns(source, lambda asked: asked if asked == path else None)
 
 
-def fate(of: Rules, rel_path: str) -> str:
-    judged = judge(of, rel_path, 10)
-    return judged.rule if isinstance(judged, Taken) else judged.reason
+def reason(rules: Rules, rel_path: str, size: int = 10) -> str:
+    judged = judge(rules, rel_path, size)
+    assert isinstance(judged, Passed)
+    assert judged.verdict is Verdict.IGNORED
+    return judged.reason
+
+
+def known(verdict: Verdict, why: str | None = None, model_path: str | None = None) -> KnownFile:
+    return KnownFile(1, "loras/a.pt", Fingerprint(1, 2, 10, 4, 5), verdict, why, model_path)
+
+
+def test_a_wanted_file_comes_with_its_target_and_the_ending_that_took_it() -> None:
+    judged = judge(Rules(), "loras/sub/A.PT", 10)
+
+    assert isinstance(judged, Taken)
+    assert judged.target.model_path == "models/loras/sub/A.PT"
+    assert judged.rule == "ending .pt"
+
+
+def test_the_line_that_included_a_file_is_named() -> None:
+    rules = Rules(include=only("loras/a.pt", "select.include"))
+    judged = judge(rules, "loras/a.pt", 10)
+
+    assert isinstance(judged, Taken)
+    assert judged.rule == "included by loras/a.pt (select.include)"
 
 
 @pytest.mark.parametrize(
-    ("rel_path", "what"),
+    ("rules", "why"),
     [
-        ("loras/test_1.pt", "excluded by /loras/test* (select.exclude)"),
-        ("loras/sub/test_1.pt", "ending .pt"),  # a slash in front: of this folder only
-        ("loras/test_keep.pt", "ending .pt"),  # taken back by the next line
-        ("vae/deep/down/old.ckpt", "excluded by *.ckpt (select.exclude)"),
-        ("unet/a/b.pt", "excluded by unet/a/ (select.exclude)"),
-        ("loras/caf\udce9.gguf", "excluded by *.gguf (select.exclude)"),
+        (
+            Rules(exclude=only("loras/a.pt", "select.exclude")),
+            "excluded by loras/a.pt (select.exclude)",
+        ),
+        (Rules(ignore=only("loras/a.pt", ".syncdignore")), "excluded by loras/a.pt (.syncdignore)"),
+        (Rules(include=only("vae/a.pt", "select.include")), "matches no line of select.include"),
+        (Rules(types=frozenset({"vae"})), "type loras is not in select.types"),
+        (Rules(max_file_size=9), "larger than limits.max_file_size, 9 bytes"),
+        (Rules(endings=frozenset({".ckpt"})), "not a model ending: .pt"),
     ],
 )
-def test_patterns_mean_what_they_mean_to_git_and_the_deciding_line_is_named(
-    tmp_path: Path, rel_path: str, what: str
-) -> None:
-    exclude = ["/loras/test*", "!/loras/test_keep.pt", "*.ckpt", "unet/a/", "*.gguf"]
-
-    assert fate(rules(tmp_path, select={"exclude": exclude}), rel_path) == what
+def test_each_rule_that_leaves_a_file_out_is_named(rules: Rules, why: str) -> None:
+    assert reason(rules, "loras/a.pt") == why
 
 
-def test_included_is_what_matches_a_line_and_no_line_excludes(tmp_path: Path) -> None:
-    chosen = rules(tmp_path, select={"include": ["loras/", "/vae/*.pt"], "exclude": ["*.ckpt"]})
-
-    assert fate(chosen, "loras/a/b.pt") == "included by loras/ (select.include)"
-    assert fate(chosen, "vae/a.pt") == "included by /vae/*.pt (select.include)"
-    assert fate(chosen, "unet/a.pt") == "matches no line of select.include"
-    assert fate(chosen, "loras/a.ckpt") == "excluded by *.ckpt (select.exclude)"
+def test_a_file_of_exactly_the_largest_size_is_taken() -> None:
+    assert isinstance(judge(Rules(max_file_size=10), "loras/a.pt", 10), Taken)
 
 
-def test_every_setting_arrives(tmp_path: Path) -> None:
-    chosen = rules(
-        tmp_path,
-        type_key="loras",
-        naming={"prefix": "m/", "map": {"loras/(a)/": "loras/a/"}},
-        select={"types": ["loras"], "endings": [".PT"]},
-        limits={"max_file_size": 9},
+def test_no_rule_brings_in_a_name_that_is_never_taken() -> None:
+    rules = Rules(include=only("loras/.a.pt", "select.include"))
+
+    assert reason(rules, "loras/.a.pt") == "hidden or temporary name"
+
+
+def test_in_a_root_of_one_type_patterns_see_the_type_and_ignore_lines_do_not() -> None:
+    rules = Rules(type_key="loras", exclude=only("loras/a.pt", "x"), ignore=only("b.pt", "y"))
+
+    assert reason(rules, "a.pt") == "excluded by loras/a.pt (x)"
+    assert reason(rules, "b.pt") == "excluded by b.pt (y)"
+
+
+def test_a_shadowed_file_names_the_one_that_comfyui_loads() -> None:
+    judged = judge(Rules(), "loras/a.pt", 10, instead=lambda rel_path: f"/extra/\x1b{rel_path}")
+
+    assert judged == Passed(
+        Verdict.SHADOWED, "ComfyUI loads /extra/\\x1bloras/a.pt under this name"
     )
 
-    assert (chosen.prefix, chosen.names, chosen.type_key) == (
-        "m/",
-        {"loras/(a)/": "loras/a/"},
-        "loras",
-    )
-    assert (chosen.types, chosen.endings) == (frozenset({"loras"}), frozenset({".pt"}))
-    assert chosen.max_file_size == 9
+
+def test_a_refused_file_keeps_its_reason_and_can_be_shown() -> None:
+    judged = judge(Rules(), "loras/caf\udce9.pt", 10)
+
+    assert isinstance(judged, Passed)
+    assert judged.verdict is Verdict.REFUSED
+    assert judged.model_path == "models/loras/caf\\udce9.pt"
+    assert judged.reason.isprintable()
 
 
-@pytest.mark.parametrize("text", [b"# drafts\n\n/loras/*.pt\n", b"/loras/*.pt\r\n"])
-def test_the_ignore_file_of_a_root_counts_below_it(tmp_path: Path, text: bytes) -> None:
-    (tmp_path / IGNORE_FILE).write_bytes(text)
-    read = rules(tmp_path)
-
-    assert fate(read, "loras/a.pt") == "excluded by /loras/*.pt (.syncdignore)"
-    assert fate(read, "vae/loras/a.pt") == "ending .pt"
+TAKEN = judge(Rules(), "loras/a.pt", 10)
 
 
-def test_an_ignore_file_may_hold_names_that_are_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / IGNORE_FILE).write_bytes(b"loras/caf\xe9.pt\n")
-
-    assert fate(rules(tmp_path), os.fsdecode(b"loras/caf\xe9.pt")).startswith("excluded by")
-
-
-@pytest.mark.parametrize("text", [None, "fine\n!\n", "*.pt\n" * 300_000])
-def test_an_ignore_file_that_cannot_be_used_means_that_nothing_is_judged(
-    tmp_path: Path, text: str | None
-) -> None:
-    if text is None:
-        (tmp_path / IGNORE_FILE).mkdir()
-    else:
-        (tmp_path / IGNORE_FILE).write_text(text)
-    with pytest.raises(
-        RulesUnusable, match=r"\.syncdignore(:2: is not a pattern| cannot be read| is larger)"
-    ):
-        rules(tmp_path)
+@pytest.mark.parametrize(
+    "verdict", [Verdict.WANTED, Verdict.CONFLICT, Verdict.UNREADABLE, Verdict.INCOMPLETE]
+)
+def test_a_file_that_would_go_where_it_went_is_left_as_it_is(verdict: Verdict) -> None:
+    assert stands(TAKEN, known(verdict, model_path="models/loras/a.pt"))
+    assert not stands(TAKEN, known(verdict, model_path="models/loras/b.pt"))
 
 
-def test_the_digest_changes_with_everything_that_decides_and_with_nothing_else(
-    tmp_path: Path,
-) -> None:
-    plain = rules(tmp_path).digest
-    others = [
-        rules(tmp_path, naming={"prefix": "m/"}),
-        rules(tmp_path, naming={"map": {"a/(b).pt": "a/b.pt"}}),
-        rules(tmp_path, select={"types": ["loras"]}),
-        rules(tmp_path, select={"endings": [".pt"]}),
-        rules(tmp_path, select={"include": ["a"]}),
-        rules(tmp_path, select={"exclude": ["a"]}),
-        rules(tmp_path, limits={"max_file_size": 1}),
-        rules(tmp_path, type_key="loras"),
-        rules(tmp_path, tree="another order"),
-    ]
-    unmoved = rules(tmp_path, upload={"files": 3}).digest
-    (tmp_path / IGNORE_FILE).write_text("a\n")
-    others.append(rules(tmp_path))
+@pytest.mark.parametrize("verdict", [Verdict.IGNORED, Verdict.REFUSED, Verdict.SHADOWED])
+def test_a_file_that_was_passed_over_and_is_wanted_now_is_judged_afresh(verdict: Verdict) -> None:
+    assert not stands(TAKEN, known(verdict, "why", "models/loras/a.pt"))
 
-    assert len({plain, *(other.digest for other in others)}) == len(others) + 1
-    assert unmoved == plain
+
+def test_a_file_that_is_passed_over_for_the_same_reason_stays_so() -> None:
+    passed = Passed(Verdict.IGNORED, "why")
+
+    assert stands(passed, known(Verdict.IGNORED, "why"))
+    assert not stands(passed, known(Verdict.IGNORED, "another"))
+    assert not stands(passed, known(Verdict.WANTED, None, "models/loras/a.pt"))
+
+
+def test_with_nothing_set_all_types_and_sizes_are_taken() -> None:
+    for rel_path in ("ultralytics/bbox/x.pt", "any thing/x.gguf"):
+        assert isinstance(judge(replace(Rules(), digest="x"), rel_path, 10**12), Taken)

@@ -1,0 +1,118 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.config.rules import IGNORE_FILE, rules_for
+from syncd.config.settings import Settings
+from syncd.core.files.selection import Rules, Taken, judge
+from syncd.errors import RulesUnusable
+
+
+def rules(root: Path, *, type_key: str | None = None, tree: str = "", **sections: Any) -> Rules:
+    settings = Settings.model_validate({"models_dir": str(root), **sections})
+    return rules_for(settings, str(root), type_key=type_key, tree=tree)
+
+
+def fate(of: Rules, rel_path: str) -> str:
+    judged = judge(of, rel_path, 10)
+    return judged.rule if isinstance(judged, Taken) else judged.reason
+
+
+@pytest.mark.parametrize(
+    ("rel_path", "what"),
+    [
+        ("loras/test_1.pt", "excluded by /loras/test* (select.exclude)"),
+        ("loras/sub/test_1.pt", "ending .pt"),  # a slash in front: of this folder only
+        ("loras/test_keep.pt", "ending .pt"),  # taken back by the next line
+        ("vae/deep/down/old.ckpt", "excluded by *.ckpt (select.exclude)"),
+        ("unet/a/b.pt", "excluded by unet/a/ (select.exclude)"),
+        ("loras/caf\udce9.gguf", "excluded by *.gguf (select.exclude)"),
+    ],
+)
+def test_patterns_mean_what_they_mean_to_git_and_the_deciding_line_is_named(
+    tmp_path: Path, rel_path: str, what: str
+) -> None:
+    exclude = ["/loras/test*", "!/loras/test_keep.pt", "*.ckpt", "unet/a/", "*.gguf"]
+
+    assert fate(rules(tmp_path, select={"exclude": exclude}), rel_path) == what
+
+
+def test_included_is_what_matches_a_line_and_no_line_excludes(tmp_path: Path) -> None:
+    chosen = rules(tmp_path, select={"include": ["loras/", "/vae/*.pt"], "exclude": ["*.ckpt"]})
+
+    assert fate(chosen, "loras/a/b.pt") == "included by loras/ (select.include)"
+    assert fate(chosen, "vae/a.pt") == "included by /vae/*.pt (select.include)"
+    assert fate(chosen, "unet/a.pt") == "matches no line of select.include"
+    assert fate(chosen, "loras/a.ckpt") == "excluded by *.ckpt (select.exclude)"
+
+
+def test_every_setting_arrives(tmp_path: Path) -> None:
+    chosen = rules(
+        tmp_path,
+        type_key="loras",
+        naming={"prefix": "m/", "map": {"loras/(a)/": "loras/a/"}},
+        select={"types": ["loras"], "endings": [".PT"]},
+        limits={"max_file_size": 9},
+    )
+
+    assert (chosen.prefix, chosen.names, chosen.type_key) == (
+        "m/",
+        {"loras/(a)/": "loras/a/"},
+        "loras",
+    )
+    assert (chosen.types, chosen.endings) == (frozenset({"loras"}), frozenset({".pt"}))
+    assert chosen.max_file_size == 9
+
+
+@pytest.mark.parametrize("text", [b"# drafts\n\n/loras/*.pt\n", b"/loras/*.pt\r\n"])
+def test_the_ignore_file_of_a_root_counts_below_it(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / IGNORE_FILE).write_bytes(text)
+    read = rules(tmp_path)
+
+    assert fate(read, "loras/a.pt") == "excluded by /loras/*.pt (.syncdignore)"
+    assert fate(read, "vae/loras/a.pt") == "ending .pt"
+
+
+def test_an_ignore_file_may_hold_names_that_are_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / IGNORE_FILE).write_bytes(b"loras/caf\xe9.pt\n")
+
+    assert fate(rules(tmp_path), os.fsdecode(b"loras/caf\xe9.pt")).startswith("excluded by")
+
+
+@pytest.mark.parametrize("text", [None, "fine\n!\n", "*.pt\n" * 300_000])
+def test_an_ignore_file_that_cannot_be_used_means_that_nothing_is_judged(
+    tmp_path: Path, text: str | None
+) -> None:
+    if text is None:
+        (tmp_path / IGNORE_FILE).mkdir()
+    else:
+        (tmp_path / IGNORE_FILE).write_text(text)
+    with pytest.raises(
+        RulesUnusable, match=r"\.syncdignore(:2: is not a pattern| cannot be read| is larger)"
+    ):
+        rules(tmp_path)
+
+
+def test_the_digest_changes_with_everything_that_decides_and_with_nothing_else(
+    tmp_path: Path,
+) -> None:
+    plain = rules(tmp_path).digest
+    others = [
+        rules(tmp_path, naming={"prefix": "m/"}),
+        rules(tmp_path, naming={"map": {"a/(b).pt": "a/b.pt"}}),
+        rules(tmp_path, select={"types": ["loras"]}),
+        rules(tmp_path, select={"endings": [".pt"]}),
+        rules(tmp_path, select={"include": ["a"]}),
+        rules(tmp_path, select={"exclude": ["a"]}),
+        rules(tmp_path, limits={"max_file_size": 1}),
+        rules(tmp_path, type_key="loras"),
+        rules(tmp_path, tree="another order"),
+    ]
+    unmoved = rules(tmp_path, upload={"files": 3}).digest
+    (tmp_path / IGNORE_FILE).write_text("a\n")
+    others.append(rules(tmp_path))
+
+    assert len({plain, *(other.digest for other in others)}) == len(others) + 1
+    assert unmoved == plain
