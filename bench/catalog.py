@@ -68,7 +68,7 @@ async def compare(url: str, files: int) -> int:
         for n in range(files)
     )
     async with api.build_client() as client:
-        cloud = api.CloudApi(
+        cloud = api.CloudClient(
             base_url=url,
             client=client,
             credentials=Credentials(lambda: "dk-bench"),

@@ -82,7 +82,7 @@ def _lines(result: Result) -> Iterator[str]:
     yield f"One file of {gib:g} GiB, none of it in the page cache, whole path."
     yield ""
     yield from table(
-        ("Slots", "GiB/s", "largest RSS MiB", "page cache grown MiB"),
+        ("ConcurrencyLimiter", "GiB/s", "largest RSS MiB", "page cache grown MiB"),
         (
             (
                 run["slots"],

@@ -54,7 +54,7 @@ class Queue:
         self.length = length
 
 
-class Run:
+class JobContext:
     """A daemon at work, its configuration, and the bytes that have arrived."""
 
     def __init__(self, folder: Path, comfyui: Queue, environment: dict[str, str]) -> None:
@@ -119,7 +119,7 @@ class Run:
 
 
 @contextmanager
-def running(folder: Path, comfyui: Queue) -> Iterator[Run]:
+def running(folder: Path, comfyui: Queue) -> Iterator[JobContext]:
     """Stand-in cloud and daemon, the first bytes on their way."""
     make_file(folder / "models/checkpoints/large.safetensors", SIZE)
     command = [*SYNCD, "sandbox", "--json", "--dir", f"{folder}/store"]
@@ -132,7 +132,7 @@ def running(folder: Path, comfyui: Queue) -> Iterator[Run]:
             "SYNCD_API__TOKEN": told["session_token"],
             "SYNCD_API__TEAM_ID": told["team_id"],
         }
-        run = Run(folder, comfyui, environment)
+        run = JobContext(folder, comfyui, environment)
         run.configure("20M")
         with run.syncd("--log-level", "error") as run.daemon:
             try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.measure import Taken, running, taken, wait_for
+from bench.measure import Selected, running, taken, wait_for
 from bench.place import syncd, write_model
 from bench.scenario import MIB, Goal, Options, Result, Scenario, table, tell
 from syncd.sandbox.server import Sandbox
@@ -45,7 +45,7 @@ def _run(options: Options) -> Result:
     }
 
 
-def _looks(pid: int, seconds: float) -> list[tuple[float, Taken]]:
+def _looks(pid: int, seconds: float) -> list[tuple[float, Selected]]:
     until_s = time.monotonic() + seconds
     looks = [(time.monotonic(), taken(pid))]
     while time.monotonic() < until_s:

@@ -44,7 +44,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class JobContext:
     """
     One run of a command: seconds of wall and processor, and bytes.
 
@@ -59,7 +59,7 @@ class Run:
     read_from_disk: int
 
 
-def timed(name: str, command: Command, said: Path | None = None) -> Run:
+def timed(name: str, command: Command, said: Path | None = None) -> JobContext:
     """
     Run it once, to its end; what it says goes to the file *said*, if that is wanted.
 
@@ -81,7 +81,7 @@ def timed(name: str, command: Command, said: Path | None = None) -> Run:
         if said is not None:
             said.write_bytes(done.stdout)
         taken.seek(0)
-        return Run(**json.load(taken))
+        return JobContext(**json.load(taken))
 
 
 def drop_cached(path: Path) -> None:
@@ -104,7 +104,7 @@ def cached(path: Path) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Selected:
     """What a process has taken so far: processor seconds, wake-ups, and resident bytes now."""
 
     cpu_s: float
@@ -112,14 +112,14 @@ class Taken:
     resident: int
 
 
-def taken(pid: int) -> Taken:
+def taken(pid: int) -> Selected:
     """See "proc_pid_stat(5)" and "proc_pid_status(5)"; wake-ups are voluntary switches of all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     wakeups = sum(
         _status(task, "voluntary_ctxt_switches") for task in Path(f"/proc/{pid}/task").iterdir()
     )
     cpu_s = (int(fields[11]) + int(fields[12])) * TICKS_S
-    return Taken(cpu_s, wakeups, _status(Path(f"/proc/{pid}"), "VmRSS") * 1024)
+    return Selected(cpu_s, wakeups, _status(Path(f"/proc/{pid}"), "VmRSS") * 1024)
 
 
 def most_resident(pid: int) -> int:

@@ -21,7 +21,7 @@ FIRST_S, MOST_S = 1.0, 60.0
 """Between two probes: as long as was waited already, within these bounds."""
 
 
-class Patience:
+class DiskFullRetry:
     """
     One hold for all that wait for the state disk.
 

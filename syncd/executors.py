@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from syncd.disk_full import Patience
+from syncd.disk_full import DiskFullRetry
 from syncd.errors import StateFull
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Lanes:
+class Executors:
     """
     The threads of the program.
 
@@ -29,7 +29,7 @@ class Lanes:
     ``patience`` may be set to what waits while the store's disk is full.
     """
 
-    patience: Patience | None = None
+    patience: DiskFullRetry | None = None
 
     def __init__(self, *, files: int, slots: int) -> None:
         self._db = ThreadPoolExecutor(1, "store")

@@ -189,7 +189,7 @@ class FoundFile(NamedTuple):
     allocated: int
 
 
-Trace = tuple[bytes, int, int, int, str]
+StatKey = tuple[bytes, int, int, int, str]
 """A path as its bytes, size, mtime_ns, ctime_ns, inode: of two files alike in these, as
 ``Fingerprint.same_file_as`` has it, nothing changed between two walks."""
 

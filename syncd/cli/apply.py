@@ -12,7 +12,7 @@ from syncd.cli.comparison import Inquiry
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.run import require_credential
 from syncd.config.loader import Loaded
-from syncd.core.catalog.plan_file import Act, Line, Unusable, agenda, read, written
+from syncd.core.catalog.plan_file import Line, PlanAction, Unusable, agenda, read, written
 from syncd.daemon.apply_plan import Applied
 from syncd.errors import SyncdError
 from syncd.ingest.dry_run import Planned
@@ -115,8 +115,8 @@ def _sum_up(lines: Sequence[Line], file: str, *, listed: bool) -> None:
     if not listed:
         click.echo(UNLISTED)
     counts = Counter(line.action for line in lines)
-    text = ", ".join(f"{counts[act]} {act}" for act in Act if counts[act]) or "nothing to do"
-    to_send = sum(line.size for line in lines if line.action is Act.UPLOAD)
+    text = ", ".join(f"{counts[act]} {act}" for act in PlanAction if counts[act]) or "nothing to do"
+    to_send = sum(line.size for line in lines if line.action is PlanAction.UPLOAD)
     click.echo(f"{printable(file)}: {text}; {size_text(to_send)} to send")
 
 

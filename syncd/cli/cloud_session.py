@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from syncd.clock import SystemClock
-from syncd.cloud.client import CloudApi, build_client
+from syncd.cloud.client import CloudClient, build_client
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.factory import connect, network
 from syncd.config.loader import Loaded
@@ -20,7 +20,7 @@ async def reaching(
     *,
     credentials: Credentials | None = None,
     answered: Collection[Call] = (),
-) -> AsyncIterator[CloudApi]:
+) -> AsyncIterator[CloudClient]:
     """
     The configured cloud, with the configured credential.
 

@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 
 from syncd.cli.cloud_session import reaching
-from syncd.cloud.client import UNLISTED, CloudApi
+from syncd.cloud.client import UNLISTED, CloudClient
 from syncd.config.loader import Loaded
 from syncd.core.catalog.drift import Comparison, Finding, Kind, Local
 from syncd.core.catalog.plan import Action
@@ -85,7 +85,7 @@ class Inquiry:
         async with reaching(loaded) as api:
             await self.ask(api)
 
-    async def ask(self, api: CloudApi) -> None:
+    async def ask(self, api: CloudClient) -> None:
         """
         Read the listing and compare.
 
@@ -121,7 +121,7 @@ class Inquiry:
         if self._equal or finding.is_drift:
             self.kept.append(finding)
 
-    async def _whole(self, api: CloudApi, record: Record) -> Record:
+    async def _whole(self, api: CloudClient, record: Record) -> Record:
         """The record, read by itself where the listing leaves out what a file's place asks for."""
         if record.file_hash is None and self._comparison.at(record.model_path) is not None:
             return await api.get_model(record.id) or record

@@ -207,7 +207,7 @@ def _limited(bytes_per_s: int | None) -> str:
 
 def _on_paths(
     invocation: Invocation,
-    order: Callable[..., actions.Done],
+    order: Callable[..., actions.ActionResult],
     paths: Sequence[str],
     what: str,
     as_json: bool,
@@ -218,7 +218,7 @@ def _on_paths(
 
 
 def _carry_out(
-    invocation: Invocation, order: Callable[..., actions.Done], **what: Any
+    invocation: Invocation, order: Callable[..., actions.ActionResult], **what: Any
 ) -> Mapping[str, Any]:
     """By the daemon if one runs; else with the lock in hand, for the next start to find."""
     state_dir = invocation.state_dir()

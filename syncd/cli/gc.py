@@ -12,7 +12,7 @@ import click
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.config.loader import Loaded
 from syncd.errors import AlreadyRunning, JobError
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.store.db import reading
 from syncd.store.reports import Report
 from syncd.store.store import Store
@@ -60,7 +60,7 @@ async def _sweep(loaded: Loaded, days: int) -> Swept:
     with reading(state_dir, Report) as report:
         if report is None:
             return Swept()
-    store, lanes, swept = _owned(state_dir), Lanes(files=1, slots=1), Swept()
+    store, lanes, swept = _owned(state_dir), Executors(files=1, slots=1), Swept()
     now_ms = time.time_ns() // 1_000_000
     try:
         swept.bytes_before = await lanes.db(store.upkeep.size)
@@ -87,11 +87,11 @@ def _owned(state_dir: str) -> Store:
         ) from None
 
 
-async def _end_uploads(loaded: Loaded, store: Store, lanes: Lanes, swept: Swept) -> None:
+async def _end_uploads(loaded: Loaded, store: Store, lanes: Executors, swept: Swept) -> None:
     from syncd.cli.cloud_session import exit_of, reaching
     from syncd.clock import SystemClock
     from syncd.daemon.team_guard import require_same_cloud
-    from syncd.maintenance.abort_uploads import Janitor
+    from syncd.maintenance.abort_uploads import UploadAborter
 
     before = await lanes.db(store.report.uploads)
     if not before["unwanted"]:
@@ -104,7 +104,7 @@ async def _end_uploads(loaded: Loaded, store: Store, lanes: Lanes, swept: Swept)
         except JobError as error:
             swept.why_left, swept.code = str(error), exit_of(error)
         else:
-            await Janitor(store=store, lanes=lanes, api=api, clock=SystemClock()).clean_up()
+            await UploadAborter(store=store, lanes=lanes, api=api, clock=SystemClock()).clean_up()
     after = await lanes.db(store.report.uploads)
     ended = {state: after[state] - before[state] for state in ("aborted", "gone", "abandoned")}
     swept.uploads = Counter({**ended, "left": after["unwanted"]})

@@ -19,7 +19,7 @@ from syncd.cli.running import is_running
 from syncd.cli.tables import more_settling, time_left
 from syncd.config.settings import Settings
 from syncd.core.files.search_paths import Tree
-from syncd.core.files.selection import Taken
+from syncd.core.files.selection import Selected
 from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.dry_run import comparer_of, roots_of
 from syncd.store.db import reading
@@ -223,7 +223,7 @@ def _rule(
     fingerprint = found.fingerprint if found is not None else known
     assert fingerprint is not None, "one of them is there"
     judged = comparer.judge(KnownFile(place.root.id, place.rel_path, fingerprint, Verdict.WANTED))
-    if isinstance(judged, Taken):
+    if isinstance(judged, Selected):
         return f"taken: {judged.rule}"
     return f"{judged.verdict}: {judged.reason}"
 

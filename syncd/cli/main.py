@@ -211,9 +211,9 @@ def run_command(invocation: Invocation, once: bool) -> int:
 
 
 def _run(invocation: Invocation, once: bool) -> int:
-    from syncd.daemon.process import keep_small
+    from syncd.daemon.process import reduce_memory_footprint
 
-    keep_small()
+    reduce_memory_footprint()
     loaded = invocation.load()
     from syncd.cli.run import run
 

@@ -9,7 +9,7 @@ import click
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.run import require_credential
 from syncd.config.loader import Loaded
-from syncd.core.catalog.plan_file import Act, Line, retiring
+from syncd.core.catalog.plan_file import Line, PlanAction, retiring
 from syncd.ingest.dry_run import Planned, make_plan
 from syncd.store.db import reading
 from syncd.store.reports import Report
@@ -33,7 +33,7 @@ def prune(invocation: Invocation, yes: bool) -> int:
     if planned.problems:
         return 1
     lines = prunable(loaded, planned)
-    due = [line for line in lines if line.action is not Act.SKIP]
+    due = [line for line in lines if line.action is not PlanAction.SKIP]
     _show(lines)
     most = loaded.settings.catalog.delete_most
     if len(due) > most:

@@ -12,7 +12,7 @@ import structlog
 from syncd.cli.reading import read_summary
 from syncd.config.loader import Loaded
 from syncd.config.sources import DEFAULT
-from syncd.daemon.notify import Notifier
+from syncd.daemon.notify import SystemdNotifier
 from syncd.errors import SyncdError
 from syncd.monitoring.progress import Meter
 
@@ -43,10 +43,10 @@ def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) 
     Raises:
         SyncdError: It could not be started.
     """
-    from syncd.upload.comfyui_throttle import be_modest
+    from syncd.upload.comfyui_throttle import lower_priority
 
     require_credential(loaded)
-    be_modest(nice=loaded.settings.guest.nice, idle_io=loaded.settings.guest.idle_io)
+    lower_priority(nice=loaded.settings.guest.nice, idle_io=loaded.settings.guest.idle_io)
     return asyncio.run(_run(loaded, once, reread))
 
 
@@ -72,7 +72,7 @@ async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) 
     gc.enable()
 
     meter = Meter()
-    notifier = Notifier.taken_from(os.environ)
+    notifier = SystemdNotifier.taken_from(os.environ)
     service = Service(
         loaded.settings,
         loaded.credential,

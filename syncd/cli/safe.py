@@ -12,7 +12,7 @@ import click
 
 from syncd.cli.comparison import NotAnswered, says_no, sha256_of_file
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.config.loader import Loaded
 from syncd.core.catalog.drift import WHY, Drift, is_disabled, sha256_of
 from syncd.core.catalog.plan import Action, Step
@@ -250,7 +250,7 @@ async def _ask(
         return at_risk
 
 
-async def _listed(api: CloudApi, expected: Iterable[Expected]) -> list[Record] | None:
+async def _listed(api: CloudClient, expected: Iterable[Expected]) -> list[Record] | None:
     """
     The listed records that may hold the files; None if this server does not list.
 
@@ -268,7 +268,7 @@ async def _listed(api: CloudApi, expected: Iterable[Expected]) -> list[Record] |
 
 
 async def _missing(
-    loaded: Loaded, api: CloudApi, listed: Sequence[Record], each: Expected
+    loaded: Loaded, api: CloudClient, listed: Sequence[Record], each: Expected
 ) -> str | None:
     """Why no record holds the bytes of a file at its path, or None if one does."""
     why = "the cloud did not name its record, and lists none with its bytes at its path"
@@ -288,7 +288,7 @@ async def _missing(
     return why
 
 
-async def _whole(api: CloudApi, id_: str, listed: Record | None) -> Record | None:
+async def _whole(api: CloudClient, id_: str, listed: Record | None) -> Record | None:
     """
     The record as *listed*, read by itself where the listing tells too little of it.
 

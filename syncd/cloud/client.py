@@ -164,10 +164,10 @@ class _Trace:
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         self.events.add(event)
         if event == "connection.connect_tcp.complete":
-            http.notice_silence(info["return_value"])
+            http.enable_tcp_keepalive(info["return_value"])
 
 
-class CloudApi:
+class CloudClient:
     """
     The calls that syncd makes.
 

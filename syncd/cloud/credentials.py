@@ -374,7 +374,7 @@ def _usable(token: str) -> bool:
 
 
 class PairingCalls(Protocol):
-    """The two calls of a pairing; ``syncd.cloud.client.CloudApi`` has them."""
+    """The two calls of a pairing; ``syncd.cloud.client.CloudClient`` has them."""
 
     async def start_pairing(self) -> Pairing: ...
     async def poll_pairing(self, device_code: str) -> str | None: ...

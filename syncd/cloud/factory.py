@@ -39,9 +39,9 @@ def connect(
     jitter: Callable[[], float],
     answered: Collection[Call] = (),
     **watched: Any,
-) -> cloud_api.CloudApi:
-    """The API behind *client*; see ``CloudApi`` for the other arguments."""
-    return cloud_api.CloudApi(
+) -> cloud_api.CloudClient:
+    """The API behind *client*; see ``CloudClient`` for the other arguments."""
+    return cloud_api.CloudClient(
         base_url=settings.api.base_url,
         client=client,
         credentials=credentials,

@@ -100,14 +100,14 @@ def url_of(text: str) -> httpx.URL:
     return url
 
 
-def notice_silence(stream: Any) -> None:
+def enable_tcp_keepalive(stream: Any) -> None:
     """Set our socket options on httpcore's *stream*, a connection just made."""
     sock = stream.get_extra_info("socket")
     for option in SOCKET_OPTIONS:
         sock.setsockopt(*option)
 
 
-def keep_pace_despite_loss(stream: Any) -> None:
+def enable_bbr(stream: Any) -> None:
     """
     Let BBR decide how fast *stream* sends, where the kernel offers it.
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from syncd.clock import Clock
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.core.catalog.drift import is_disabled, sha256_of
 from syncd.errors import JobError
 from syncd.types import Kind, Record
@@ -29,7 +29,7 @@ PROOFS = 5
 """So many of the newest records are looked for before a credential counts as another team's."""
 
 
-async def shows(api: CloudApi, record_ids: Collection[str]) -> bool:
+async def shows(api: CloudClient, record_ids: Collection[str]) -> bool:
     """
     Is one of these records in the catalog that *api* shows?
 
@@ -48,7 +48,7 @@ async def shows(api: CloudApi, record_ids: Collection[str]) -> bool:
 class Catalog:
     """The records of the team, active or not, by path and by storage key."""
 
-    def __init__(self, api: CloudApi, clock: Clock) -> None:
+    def __init__(self, api: CloudClient, clock: Clock) -> None:
         self._api = api
         self._clock = clock
         self._by_path: dict[str, list[Record]] = {}

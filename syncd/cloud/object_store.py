@@ -197,8 +197,8 @@ class _Trace:
         elif event == "connection.connect_tcp.complete":
             stream = info["return_value"]
             self._check_peer(stream)
-            http.notice_silence(stream)
-            http.keep_pace_despite_loss(stream)
+            http.enable_tcp_keepalive(stream)
+            http.enable_bbr(stream)
             _follow_exchanges(stream)
         elif event.endswith(".start_tls.complete"):
             _follow_exchanges(info["return_value"])

@@ -52,7 +52,7 @@ UNKNOWN = "no such file is known; the path is the one that syncd status shows, o
 
 
 @dataclass(slots=True)
-class Done:
+class ActionResult:
     """
     What became of an order.
 
@@ -71,33 +71,33 @@ class Done:
     ended: list[int] = field(default_factory=list)
 
 
-def pause(store: Store, now_ms: int) -> Done:
+def pause(store: Store, now_ms: int) -> ActionResult:
     """Let nothing begin until ``resume``, over restarts as well."""
     store.holds.pause(now_ms)
-    return Done()
+    return ActionResult()
 
 
-def resume(store: Store, now_ms: int) -> Done:
+def resume(store: Store, now_ms: int) -> ActionResult:
     """End a pause."""
     store.holds.clear(PAUSED)
-    return Done()
+    return ActionResult()
 
 
-def accept(store: Store, now_ms: int) -> Done:
+def accept(store: Store, now_ms: int) -> ActionResult:
     """Take the watched directories as they are at the next walk, whatever disks they were on before."""
     store.files.accept()
-    return Done()
+    return ActionResult()
 
 
 def retry(
     store: Store, now_ms: int, *, paths: Sequence[str] = (), states: Collection[str] = ()
-) -> Done:
+) -> ActionResult:
     """
     Try files again: those named, and all that are in one of *states* (of ``RETRIABLE``).
 
     Whoever says so may have mended what everything waits for: holds are probed at once.
     """
-    done = Done()
+    done = ActionResult()
 
     def again(place: Named) -> bool:
         if place.state in AFRESH:
@@ -124,9 +124,9 @@ def retry(
     return done
 
 
-def bump(store: Store, now_ms: int, *, paths: Sequence[str]) -> Done:
+def bump(store: Store, now_ms: int, *, paths: Sequence[str]) -> ActionResult:
     """Let queued files go before all others, in the order of their size."""
-    done = Done()
+    done = ActionResult()
 
     def first(place: Named) -> bool:
         assert place.job_id is not None, "a queued file has a job"
@@ -139,9 +139,9 @@ def bump(store: Store, now_ms: int, *, paths: Sequence[str]) -> Done:
     return done
 
 
-def cancel(store: Store, now_ms: int, *, paths: Sequence[str]) -> Done:
+def cancel(store: Store, now_ms: int, *, paths: Sequence[str]) -> ActionResult:
     """Give up on files until they change or somebody asks for a retry."""
-    done = Done()
+    done = ActionResult()
 
     def end(place: Named) -> bool:
         assert place.job_id is not None, "there is something to cancel"
@@ -160,7 +160,7 @@ def _each_named(
     paths: Sequence[str],
     states: Collection[str],
     carry_out: Callable[[Named], bool],
-    done: Done,
+    done: ActionResult,
 ) -> None:
     """
     Carry an order out on each named file that is in one of *states*; say why not on the others.

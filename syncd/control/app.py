@@ -10,19 +10,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from syncd.control.commands import Acts
-from syncd.control.context import Desk, Refusal
-from syncd.control.queries import Looks, Overlook
+from syncd.control.commands import Commands
+from syncd.control.context import ControlContext, Refusal
+from syncd.control.queries import Queries, StatusCache
 from syncd.errors import StateError
 from syncd.types import printable
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-def application(desk: Desk) -> Starlette:
+def application(desk: ControlContext) -> Starlette:
     """Everything that a peer on the Unix socket may ask for."""
-    overlook = Overlook(desk)
-    answers, does = Looks(desk, overlook), Acts(desk, overlook)
+    overlook = StatusCache(desk)
+    answers, does = Queries(desk, overlook), Commands(desk, overlook)
     looks = (
         answers.live, answers.ready, answers.status, answers.files, answers.settling,
         answers.metrics, answers.events,

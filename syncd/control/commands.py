@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from syncd.control import actions
-from syncd.control.actions import Done
-from syncd.control.context import Desk, Refusal, bad
-from syncd.control.queries import Overlook
+from syncd.control.actions import ActionResult
+from syncd.control.context import ControlContext, Refusal, bad
+from syncd.control.queries import StatusCache
 from syncd.core.transfer.rates import parse
 from syncd.types import Hint, HintKind, printable
 
@@ -27,10 +27,10 @@ WRITE_S = 10.0
 """How long an order waits for the store, whose disk may be full."""
 
 
-class Acts:
+class Commands:
     """The endpoints that change something; on the Unix socket only."""
 
-    def __init__(self, desk: Desk, overlook: Overlook) -> None:
+    def __init__(self, desk: ControlContext, overlook: StatusCache) -> None:
         self._desk = desk
         self._overlook = overlook
         self._log = structlog.get_logger("syncd.control")
@@ -102,12 +102,16 @@ class Acts:
         self._log.info("control.order", order="limit", rate=rate)
         return JSONResponse({"bytes_per_second": self._desk.bandwidth.rate})
 
-    async def _carry_out(self, name: str, order: Callable[..., Done], **what: Any) -> Done:
+    async def _carry_out(
+        self, name: str, order: Callable[..., ActionResult], **what: Any
+    ) -> ActionResult:
         """On the store first; then the service acts on what changed there."""
         desk = self._desk
         try:
             async with asyncio.timeout(WRITE_S):
-                done: Done = await desk.lanes.db(order, desk.store, desk.clock.now_ms(), **what)
+                done: ActionResult = await desk.lanes.db(
+                    order, desk.store, desk.clock.now_ms(), **what
+                )
         except TimeoutError:
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -134,7 +138,7 @@ def _is_path(value: object) -> bool:
     return True
 
 
-def _told(done: Done) -> Response:
+def _told(done: ActionResult) -> Response:
     return JSONResponse({"files": done.files, "left": done.left})
 
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from syncd.clock import Clock
 from syncd.cloud.credentials import Credentials
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.monitoring.progress import Meter, Settling
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
@@ -17,7 +17,7 @@ from syncd.upload.transfer import Transfer
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ControlContext:
     """
     What control may ask of a running service, and tell it.
 
@@ -33,7 +33,7 @@ class Desk:
     state_dir: str
     started_at: int
     store: Store
-    lanes: Lanes
+    lanes: Executors
     clock: Clock
     meter: Meter
     credentials: Credentials

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from syncd import __version__
-from syncd.control.context import Desk, Refusal, bad
+from syncd.control.context import ControlContext, Refusal, bad
 from syncd.monitoring import status as overview
 from syncd.store.db import reading
 from syncd.store.reports import Report
@@ -29,10 +29,10 @@ PERSON = frozenset({"root", "operator"})
 """Holds that somebody has to end before syncd is ready to do its work."""
 
 
-class Overlook:
+class StatusCache:
     """What the store says, read beside its writer and not more often than it costs."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: ControlContext) -> None:
         self._desk = desk
         self._standing = overview.NOTHING
         self._fresh_until_s = 0.0
@@ -83,10 +83,10 @@ def _files(
     return fit[offset : offset + most], len(fit) > offset + most
 
 
-class Looks:
+class Queries:
     """The endpoints that only look."""
 
-    def __init__(self, desk: Desk, overlook: Overlook) -> None:
+    def __init__(self, desk: ControlContext, overlook: StatusCache) -> None:
         self._desk = desk
         self._overlook = overlook
         self._streams = 0

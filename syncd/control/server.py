@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from syncd.config.locations import SOCKET, address_of, socket_path
 from syncd.control.app import ReadOnly, application
-from syncd.control.context import Desk
+from syncd.control.context import ControlContext
 
 KEEP_ALIVE_S = 30
 GOODBYE_S = 5
@@ -32,7 +32,7 @@ SO_PEERGROUPS = 59
 
 
 @asynccontextmanager
-async def serve(desk: Desk, listen: tuple[str, int] | None) -> AsyncIterator[None]:
+async def serve(desk: ControlContext, listen: tuple[str, int] | None) -> AsyncIterator[None]:
     """
     Answer while the block runs.
 

@@ -77,7 +77,7 @@ class Item:
     details: Mapping[str, Any]
 
 
-class News:
+class NotificationBatch:
     """What happened and was not told yet. ``now_s`` is seconds on a clock that never goes back."""
 
     def __init__(self) -> None:

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from syncd.clock import Clock
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.listing import Catalog
 from syncd.core.catalog.drift import is_disabled, sha256_of
-from syncd.core.catalog.plan_file import OF_FILES, SENDING_NOTHING, Act, Line
+from syncd.core.catalog.plan_file import OF_FILES, SENDING_NOTHING, Line, PlanAction
 from syncd.core.files import naming
-from syncd.core.files.selection import Taken
+from syncd.core.files.selection import Selected
 from syncd.errors import JobError
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.fs import scanner
 from syncd.ingest.comparer import Comparer, Root, changed_mounts, cut_off
-from syncd.maintenance.retire_records import Retirement
+from syncd.maintenance.retire_records import RecordCleanup
 from syncd.store.files import Wanted
 from syncd.store.store import Store
 from syncd.types import FoundFile, Job, State, Target, Verdict, printable
@@ -68,12 +68,12 @@ class Applier:
         self,
         *,
         store: Store,
-        lanes: Lanes,
-        api: CloudApi,
+        lanes: Executors,
+        api: CloudClient,
         clock: Clock,
         catalog: Catalog,
         comparer: Comparer,
-        retirement: Retirement,
+        retirement: RecordCleanup,
         roots: Mapping[int, Root],
         hidden: bool,
     ) -> None:
@@ -94,11 +94,11 @@ class Applier:
         self._claim_only_queued()
         for line in lines:
             try:
-                if stopped() and line.action is not Act.SKIP:
+                if stopped() and line.action is not PlanAction.SKIP:
                     self.applied.left.append((line, "syncd was stopped before"))
                 elif line.action in OF_FILES:
                     await self._queue(line)
-                elif line.action is not Act.SKIP:
+                elif line.action is not PlanAction.SKIP:
                     await self._retire(line)
             except _Refused as reason:
                 self.applied.refused.append((line, str(reason)))
@@ -136,9 +136,9 @@ class Applier:
 
     async def _queue(self, line: Line) -> None:
         root, found, target = await self._still_so(line)
-        if line.action is Act.ADOPT:
+        if line.action is PlanAction.ADOPT:
             await self._require_adoptable(line)
-        if line.action is Act.RENAME and not await self._is_moved(found, target, line):
+        if line.action is PlanAction.RENAME and not await self._is_moved(found, target, line):
             await self._require_movable(root, line)
         job_id = await self._admit(line, found, target)
         if job_id is None:
@@ -161,7 +161,7 @@ class Applier:
             if line.fingerprint is None or not found.fingerprint.same_file_as(line.fingerprint):
                 raise _Refused("the file changed since the plan was made")
             judged = await self._lanes.scan(self._comparer.judge, found)
-            if not isinstance(judged, Taken):
+            if not isinstance(judged, Selected):
                 why = judged.reason
             elif judged.target.model_path != line.model_path:
                 why = f"it would go to {judged.target.model_path} now"
@@ -212,11 +212,11 @@ class Applier:
         """The id of the job; None where nothing is left to do."""
         jobs, now_ms = self._store.jobs, self._clock.now_ms()
         registered = await self._lanes.db(jobs.is_registered, found, target)
-        if line.action is Act.UPLOAD and await self._lanes.db(jobs.is_cancelled, found):
+        if line.action is PlanAction.UPLOAD and await self._lanes.db(jobs.is_cancelled, found):
             raise _Refused(
                 "cancelled by syncd cancel; to send it again: syncd retry, with its path"
             )
-        if registered and line.action is Act.UPLOAD:
+        if registered and line.action is PlanAction.UPLOAD:
             if await self._is_held(found, target):
                 return None
             return await self._lanes.db(jobs.send_again, found.root_id, found.rel_path, now_ms)
@@ -269,10 +269,10 @@ class Applier:
         if record is not None:
             if sha256_of(record) != own.sha256:
                 raise _Refused(f"record {line.record_id} does not hold what it held")
-            if line.action is Act.DELETE and not is_disabled(record):
+            if line.action is PlanAction.DELETE and not is_disabled(record):
                 raise _Refused(f"record {line.record_id} is in force: it is disabled first")
         why = await self._retirement.carry_out(
-            own, "delete" if line.action is Act.DELETE else "disable"
+            own, "delete" if line.action is PlanAction.DELETE else "disable"
         )
         if why is not None:
             self.applied.left.append((line, why))

@@ -2,7 +2,7 @@
 What a service is made of, put together from its settings.
 
 ``assembled`` builds all parts for one run and closes them at its end. It does not know who runs them:
-what they ask of that one, and tell it, are ``Ties``. How the service meets the world are ``Doors``.
+what they ask of that one, and tell it, are ``Callbacks``. How the service meets the world are ``Factories``.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from syncd.cloud.listing import Catalog
 from syncd.config.extra_paths import extra_folders
 from syncd.config.rules import rules_for
 from syncd.config.settings import Settings, shown, value_at
-from syncd.control.context import Desk
+from syncd.control.context import ControlContext
 from syncd.control.server import serve
 from syncd.core.catalog.permissions import standing
 from syncd.core.files import settling
@@ -32,29 +32,29 @@ from syncd.core.files.selection import Rules
 from syncd.core.jobs.late import LATEST_S
 from syncd.core.notifications import signing_key
 from syncd.core.transfer import rates
-from syncd.core.transfer.concurrency import Width
-from syncd.daemon.team_guard import Membership
+from syncd.core.transfer.concurrency import AdaptiveConcurrency
+from syncd.daemon.team_guard import TeamGuard
 from syncd.errors import JobError, StateError
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.fs import scanner
 from syncd.fs.download_notes import expected_sha256
 from syncd.fs.watcher import Watcher
 from syncd.ingest.comparer import Comparer, Root
-from syncd.ingest.ingester import Intake
-from syncd.maintenance.abort_uploads import Janitor
+from syncd.ingest.ingester import Ingester
+from syncd.maintenance.abort_uploads import UploadAborter
 from syncd.maintenance.reconcile import Reconciler
-from syncd.maintenance.retire_records import Policy, Retirement
+from syncd.maintenance.retire_records import Policy, RecordCleanup
 from syncd.monitoring.progress import Meter, Tally
-from syncd.monitoring.webhook import Announcer, Receiver, Receivers
+from syncd.monitoring.webhook import Receiver, Receivers, WebhookNotifier
 from syncd.store.clock_steps import ClockSteps
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
 from syncd.types import Call, Hint, HintKind, Job, printable
-from syncd.upload.comfyui_throttle import Courtesy, Manner
-from syncd.upload.context import Means
+from syncd.upload.comfyui_throttle import BusyPolicy, ComfyUIThrottle
+from syncd.upload.context import WorkerDeps
 from syncd.upload.dispatcher import Dispatcher
-from syncd.upload.limits import Bandwidth, Slots
-from syncd.upload.quota import Allowance
+from syncd.upload.limits import Bandwidth, ConcurrencyLimiter
+from syncd.upload.quota import TransferQuota
 from syncd.upload.routes import Routes
 from syncd.upload.transfer import HostRule, Transfer
 from syncd.upload.worker import Worker
@@ -67,10 +67,10 @@ FILES_MOST = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class Factories:
     """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
 
-    lanes: Callable[[Settings], Lanes] = lambda settings: Lanes(
+    lanes: Callable[[Settings], Executors] = lambda settings: Executors(
         files=FILES_MOST, slots=object_store.CONNECTIONS
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
@@ -84,13 +84,13 @@ class Doors:
             roots, on_hint, follow_links=settings.scan.symlinks != "skip"
         )
     )
-    control: Callable[[Settings, Desk], AbstractAsyncContextManager[None]] = lambda settings, desk: (
-        serve(desk, settings.http.address)
+    control: Callable[[Settings, ControlContext], AbstractAsyncContextManager[None]] = (
+        lambda settings, desk: serve(desk, settings.http.address)
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Ties:
+class Callbacks:
     """
     What the parts ask of whoever runs them, and tell it; in the loop's thread, but for *settings*.
 
@@ -117,12 +117,12 @@ class Shared(TypedDict):
     """What nearly every part is given."""
 
     store: Store
-    lanes: Lanes
+    lanes: Executors
     clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class Resources:
     """
     What a service is given to work with.
 
@@ -134,7 +134,7 @@ class Tools:
 
     settings: Settings
     store: Store
-    lanes: Lanes
+    lanes: Executors
     clock: Clock
     jitter: Callable[[], float]
     meter: Meter
@@ -146,27 +146,27 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Components:
     """What is built for one run."""
 
     roots: Mapping[int, Root]
     store: Store
-    membership: Membership
+    membership: TeamGuard
     sending: Bandwidth
     reading: Bandwidth
-    courtesy: Courtesy
-    allowance: Allowance
+    courtesy: ComfyUIThrottle
+    allowance: TransferQuota
     transfer: Transfer
     worker: Worker
-    announcer: Announcer
+    announcer: WebhookNotifier
     clock_steps: ClockSteps
     dispatcher: Dispatcher
-    intake: Intake
-    janitor: Janitor
-    retirement: Retirement
+    intake: Ingester
+    janitor: UploadAborter
+    retirement: RecordCleanup
     reconciler: Reconciler
     applier: "Callable[[], Applier]"
-    desk: Desk
+    desk: ControlContext
 
     def follow(self, settings: Settings) -> None:
         """Go on with what can be changed while transfers run."""
@@ -198,8 +198,8 @@ def open_store(settings: Settings) -> Store:
 
 @asynccontextmanager
 async def assembled(
-    tools: Tools, ties: Ties, membership: Membership, *, doors: Doors, once: bool
-) -> AsyncIterator[Parts]:
+    tools: Resources, ties: Callbacks, membership: TeamGuard, *, doors: Factories, once: bool
+) -> AsyncIterator[Components]:
     """All parts for one run, with *once* of a backfill; their HTTP clients are closed at its end."""
     settings, credentials = tools.settings, membership.credentials
     async with doors.api(settings) as http:
@@ -224,8 +224,8 @@ async def assembled(
 
 
 async def _reach(
-    tools: Tools, http: cloud_api.Client, credentials: Credentials
-) -> cloud_api.CloudApi:
+    tools: Resources, http: cloud_api.Client, credentials: Credentials
+) -> cloud_api.CloudClient:
     """The cloud, for whoever has *credentials*; what it answered is remembered over restarts."""
     base_url, servers = tools.settings.api.base_url, tools.store.servers
     notes: set[asyncio.Task[None]] = set()
@@ -254,7 +254,7 @@ def _count_request(meter: Meter, call: Call, status: int | None) -> None:
     meter.count(Tally.REQUEST, call, "none" if status is None else str(status))
 
 
-async def _roots(tools: Tools) -> tuple[dict[int, Root], Tree]:
+async def _roots(tools: Resources) -> tuple[dict[int, Root], Tree]:
     """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
     models = await _root(tools, os.fspath(tools.settings.models_dir))
     folders = await tools.lanes.scan(extra_folders, tools.settings)
@@ -264,13 +264,13 @@ async def _roots(tools: Tools) -> tuple[dict[int, Root], Tree]:
     return roots, Tree(models.id, [(root.id, folder) for root, folder in placed])
 
 
-async def _root_of(tools: Tools, models: Root, folder: Folder) -> Root:
+async def _root_of(tools: Resources, models: Root, folder: Folder) -> Root:
     if folder.top is not None:
         return models
     return await _root(tools, folder.path, folder.type_key)
 
 
-async def _root(tools: Tools, path: str, type_key: str | None = None) -> Root:
+async def _root(tools: Resources, path: str, type_key: str | None = None) -> Root:
     lanes, files = tools.lanes, tools.store.files
     real = await lanes.scan(os.path.realpath, path)
     root_id = await lanes.db(files.root_id, path, real_path=real, type_key=type_key)
@@ -285,21 +285,21 @@ async def _root(tools: Tools, path: str, type_key: str | None = None) -> Root:
 class _Builder:
     """Builds the parts, each from those before it."""
 
-    tools: Tools
-    ties: Ties
-    membership: Membership
-    api: cloud_api.CloudApi
+    tools: Resources
+    ties: Callbacks
+    membership: TeamGuard
+    api: cloud_api.CloudClient
     objects: object_store.ObjectStore
     roots: Mapping[int, Root]
     tree: Tree
     once: bool
 
-    def parts(self) -> Parts:
+    def parts(self) -> Components:
         """All of them, tied together."""
         settings, clock = self.tools.settings, self.tools.clock
         sending = Bandwidth(rates.parse(settings.upload.bandwidth), clock)
         reading = Bandwidth(rates.parse(settings.guest.hash_bandwidth), clock)
-        allowance = Allowance(settings.limits.max_bytes_per_day, **self.tools.shared)
+        allowance = TransferQuota(settings.limits.max_bytes_per_day, **self.tools.shared)
         catalog = Catalog(self.api, clock)
         comparer = self._comparer()
         transfer = self._transfer(allowance, sending)
@@ -315,7 +315,7 @@ class _Builder:
         worker.on_contact = dispatcher.contact
         retirement = self._retirement()
         intake = self._intake(comparer, dispatcher)
-        return Parts(
+        return Components(
             roots=self.roots,
             store=self.tools.store,
             membership=self.membership,
@@ -329,7 +329,7 @@ class _Builder:
             clock_steps=clock_steps,
             dispatcher=dispatcher,
             intake=intake,
-            janitor=Janitor(api=self.api, **self.tools.shared),
+            janitor=UploadAborter(api=self.api, **self.tools.shared),
             retirement=retirement,
             reconciler=Reconciler(
                 api=self.api,
@@ -358,9 +358,9 @@ class _Builder:
             kept=self.tools.settings.kept_paths,
         )
 
-    def _intake(self, comparer: Comparer, dispatcher: Dispatcher) -> Intake:
+    def _intake(self, comparer: Comparer, dispatcher: Dispatcher) -> Ingester:
         settings = self.tools.settings
-        return Intake(
+        return Ingester(
             self.roots,
             comparer=comparer,
             meter=self.tools.meter,
@@ -374,10 +374,12 @@ class _Builder:
 
     # -- the way out -------------------------------------------------------------------------------
 
-    def _transfer(self, allowance: Allowance, sending: Bandwidth) -> Transfer:
+    def _transfer(self, allowance: TransferQuota, sending: Bandwidth) -> Transfer:
         settings = self.tools.settings
         return Transfer(
-            slots=Slots(Width(settings.upload.parts, settings.upload.parts_max)),
+            slots=ConcurrencyLimiter(
+                AdaptiveConcurrency(settings.upload.parts, settings.upload.parts_max)
+            ),
             api=self.api,
             objects=self.objects,
             jitter=self.tools.jitter,
@@ -402,7 +404,7 @@ class _Builder:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.bundle_waits_for(self.roots[job.root_id], job.target.bundle)
 
-        means = Means(
+        means = WorkerDeps(
             jitter=self.tools.jitter,
             meter=self.tools.meter,
             api=self.api,
@@ -428,8 +430,8 @@ class _Builder:
     def _dispatcher(
         self,
         worker: Worker,
-        allowance: Allowance,
-        announcer: Announcer,
+        allowance: TransferQuota,
+        announcer: WebhookNotifier,
         clock_steps: ClockSteps,
     ) -> Dispatcher:
         settings = self.tools.settings
@@ -459,12 +461,14 @@ class _Builder:
 
     # -- what is done about records ----------------------------------------------------------------
 
-    def _retirement(self) -> Retirement:
+    def _retirement(self) -> RecordCleanup:
         catalog = self.tools.settings.catalog
         policy = Policy(catalog.on_delete, catalog.delete_grace_s, catalog.delete_most)
-        return Retirement(api=self.api, policy=policy, **self.tools.shared)
+        return RecordCleanup(api=self.api, policy=policy, **self.tools.shared)
 
-    def _applier(self, comparer: Comparer, catalog: Catalog, retirement: Retirement) -> "Applier":
+    def _applier(
+        self, comparer: Comparer, catalog: Catalog, retirement: RecordCleanup
+    ) -> "Applier":
         from syncd.daemon.apply_plan import Applier  # the daemon applies no plan
 
         return Applier(
@@ -483,8 +487,8 @@ class _Builder:
 
     # -- who is told, and manners ------------------------------------------------------------------
 
-    def _announcer(self) -> Announcer:
-        return Announcer(
+    def _announcer(self) -> WebhookNotifier:
+        return WebhookNotifier(
             _receivers(self.tools.settings),
             jitter=self.tools.jitter,
             shown_of=lambda job: self.roots[job.root_id].shown(job.rel_path),
@@ -493,9 +497,9 @@ class _Builder:
         )
 
     def _desk(
-        self, dispatcher: Dispatcher, transfer: Transfer, sending: Bandwidth, intake: Intake
-    ) -> Desk:
-        return Desk(
+        self, dispatcher: Dispatcher, transfer: Transfer, sending: Bandwidth, intake: Ingester
+    ) -> ControlContext:
+        return ControlContext(
             state_dir=os.fspath(self.tools.settings.state_dir),
             started_at=self.tools.clock.now_ms(),
             meter=self.tools.meter,
@@ -511,8 +515,8 @@ class _Builder:
             **self.tools.shared,
         )
 
-    def _courtesy(self, sending: Bandwidth, reading: Bandwidth) -> Courtesy:
-        return Courtesy(
+    def _courtesy(self, sending: Bandwidth, reading: Bandwidth) -> ComfyUIThrottle:
+        return ComfyUIThrottle(
             _manner(self.tools.settings),
             sending=sending,
             reading=reading,
@@ -533,11 +537,11 @@ def _windows(settings: Settings) -> settling.Windows:
     )
 
 
-def _manner(settings: Settings) -> Manner:
+def _manner(settings: Settings) -> BusyPolicy:
     comfyui = settings.comfyui
     slow_rate = rates.parse_rate(comfyui.busy_bandwidth)
     assert slow_rate is not None, "checked with the settings"
-    return Manner(comfyui.url, comfyui.when_busy, slow_rate)
+    return BusyPolicy(comfyui.url, comfyui.when_busy, slow_rate)
 
 
 def _receivers(settings: Settings) -> Receivers:

@@ -19,7 +19,7 @@ SEND_S = 1.0
 STATUS_MAX = 500
 
 
-class Notifier:
+class SystemdNotifier:
     """
     Speaks to the service manager.
 
@@ -35,7 +35,7 @@ class Notifier:
         self._status = ""
 
     @classmethod
-    def taken_from(cls, environ: MutableMapping[str, str]) -> "Notifier":
+    def taken_from(cls, environ: MutableMapping[str, str]) -> "SystemdNotifier":
         """The manager that *environ* names, and names no longer: no child may speak for us."""
         address = environ.pop("NOTIFY_SOCKET", None)
         usec, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")

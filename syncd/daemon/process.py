@@ -12,7 +12,7 @@ _DRAWING = ("rich", "pygments")
 _M_ARENA_MAX = -8  # malloc.h of glibc
 
 
-def keep_small() -> None:
+def reduce_memory_footprint() -> None:
     """To be called before threads begin, and before structlog and httpx are imported."""
     _share_one_heap()
     _import_without_drawing()

@@ -27,14 +27,21 @@ from syncd.config.reload import JUDGING, reloaded
 from syncd.config.settings import Settings
 from syncd.core.exit_codes import exit_code
 from syncd.core.jobs.late import LATEST_S
-from syncd.daemon.components import Doors, Parts, Ties, Tools, assembled, open_store
-from syncd.daemon.notify import Notifier
-from syncd.daemon.systemd import Herald
-from syncd.daemon.team_guard import Membership
-from syncd.disk_full import Patience
+from syncd.daemon.components import (
+    Callbacks,
+    Components,
+    Factories,
+    Resources,
+    assembled,
+    open_store,
+)
+from syncd.daemon.notify import SystemdNotifier
+from syncd.daemon.systemd import SystemdReporter
+from syncd.daemon.team_guard import TeamGuard
+from syncd.disk_full import DiskFullRetry
 from syncd.errors import JobError, RootUnavailable, StateFull, SyncdError
 from syncd.fs.watcher import Watcher
-from syncd.ingest.change_queue import Hints
+from syncd.ingest.change_queue import ChangeQueue
 from syncd.ingest.comparer import Root
 from syncd.monitoring import log
 from syncd.monitoring.progress import Meter
@@ -116,12 +123,12 @@ class Service:
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
         latest_s: float = LATEST_S,
-        doors: Doors | None = None,
-        notifier: Notifier | None = None,
+        doors: Factories | None = None,
+        notifier: SystemdNotifier | None = None,
         reread: Callable[[], Loaded] | None = None,
     ) -> None:
         self._settings = settings
-        self._doors = doors or Doors()
+        self._doors = doors or Factories()
         self._source = source
         self._trouble: str | None = None
         self._meter = meter
@@ -130,8 +137,8 @@ class Service:
         self._latest_s = latest_s
         self._log = structlog.get_logger("syncd.service")
         self._lanes = self._doors.lanes(settings)
-        self._notifier = notifier or Notifier()
-        self._hints = Hints(self._clock)
+        self._notifier = notifier or SystemdNotifier()
+        self._hints = ChangeQueue(self._clock)
         self._wake_janitor = asyncio.Event()
         self._reload = asyncio.Event()
         self._reread = reread
@@ -158,7 +165,7 @@ class Service:
             AlreadyRunning, StateError: The state directory cannot be used.
         """
 
-        async def way(parts: Parts) -> int:
+        async def way(parts: Components) -> int:
             code = await (self._once(parts) if once else self._forever(parts))
             await self._last_words(parts, well=once and code == 0)
             return code
@@ -177,7 +184,7 @@ class Service:
 
         applied = Applied()
 
-        async def way(parts: Parts) -> int:
+        async def way(parts: Components) -> int:
             nonlocal applied
             applied = await self._apply(parts, lines)
             await self._last_words(parts, well=False)  # it says nothing of the other files
@@ -188,9 +195,9 @@ class Service:
         applied.sent = self._meter.sent
         return applied
 
-    async def _run(self, way: Callable[[Parts], Awaitable[int]], *, once: bool) -> int:
+    async def _run(self, way: Callable[[Components], Awaitable[int]], *, once: bool) -> int:
         store = open_store(self._settings)
-        self._lanes.patience = Patience(self._clock, limit_s=ONCE_FULL_S if once else None)
+        self._lanes.patience = DiskFullRetry(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
             with self._signals(once=once):
                 return await self._with_store(store, way, once=once)
@@ -229,7 +236,7 @@ class Service:
 
     # -- the two ways to run ---------------------------------------------------------------------
 
-    async def _once(self, parts: Parts) -> int:
+    async def _once(self, parts: Components) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
         self._ready = True
         self._notifier.ready()
@@ -269,7 +276,7 @@ class Service:
             unread=len(self.ending.problems),
         )
 
-    async def _apply(self, parts: Parts, lines: "Sequence[Line]") -> "Applied":
+    async def _apply(self, parts: Components, lines: "Sequence[Line]") -> "Applied":
         """Queue what still stands, and let the workers end it."""
         applier = parts.applier()
         await parts.intake.require_roots()
@@ -282,12 +289,12 @@ class Service:
             await parts.reconciler.look_at_new()
         return await applier.end()
 
-    async def _walk_all(self, parts: Parts) -> None:
+    async def _walk_all(self, parts: Components) -> None:
         for root in parts.roots.values():
             await parts.intake.walk(root)
         self._walked = True
 
-    async def _forever(self, parts: Parts) -> int:
+    async def _forever(self, parts: Components) -> int:
         loop = asyncio.get_running_loop()
 
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
@@ -322,7 +329,7 @@ class Service:
         return self._signal_code()
 
     async def _run_until_stopped(
-        self, parts: Parts, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+        self, parts: Components, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
     ) -> None:
         """Run, then let the workers end; at once where something died."""
         grace_s = 0.0
@@ -333,7 +340,7 @@ class Service:
             await parts.dispatcher.drain(grace_s, self._hurry)
 
     async def _until_stopped(
-        self, parts: Parts, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+        self, parts: Components, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
     ) -> None:
         """Wait for a stop or the end of one of *enough*; a task that died ends the service."""
         stop = asyncio.create_task(self._wait_for_stop())
@@ -358,7 +365,7 @@ class Service:
 
     # -- intake ----------------------------------------------------------------------------------
 
-    async def _take_in(self, parts: Parts, watcher: Watcher) -> None:
+    async def _take_in(self, parts: Components, watcher: Watcher) -> None:
         """Hints, walks and settling, for ever."""
         everything = [Hint(id_, "", HintKind.RESCAN, folder=True) for id_ in parts.roots]
         self._rescan = True
@@ -397,7 +404,7 @@ class Service:
         self._log.info("service.resumed", asleep_s=round(slept_s))
         return True
 
-    async def _settle(self, parts: Parts, until_s: float) -> None:
+    async def _settle(self, parts: Components, until_s: float) -> None:
         """``--once``: look again at what moves, as often as it asks for it; until cancelled."""
         while True:
             hints = self._hints.take()
@@ -441,7 +448,7 @@ class Service:
 
     # -- the rest of the loop --------------------------------------------------------------------
 
-    async def _clean_up(self, parts: Parts) -> None:
+    async def _clean_up(self, parts: Components) -> None:
         while True:
             await parts.clock_steps.follow()
             await parts.janitor.clean_up()
@@ -455,7 +462,7 @@ class Service:
             await self._wake_janitor.wait()
             self._wake_janitor.clear()
 
-    async def _mind_credentials(self, parts: Parts) -> None:
+    async def _mind_credentials(self, parts: Components) -> None:
         """Take up and prove what was put in place meanwhile; keep a session alive that nobody uses."""
         await self._look_at_credential(parts)
         try:
@@ -472,7 +479,7 @@ class Service:
         else:
             self._trouble = None
 
-    async def _look_at_credential(self, parts: Parts) -> None:
+    async def _look_at_credential(self, parts: Components) -> None:
         """Another one may lie there by now; then what waited for one goes on."""
         credentials = parts.membership.credentials
         if not await credentials.look():
@@ -483,7 +490,7 @@ class Service:
             await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
         await parts.dispatcher.end_hold("operator")
 
-    async def _reconcile(self, parts: Parts) -> None:
+    async def _reconcile(self, parts: Components) -> None:
         """Look at the whole listing where that is due, else for the sake of new records only."""
         if await self._lanes.db(parts.store.holds.all):
             return  # the cloud cannot be asked, or not by us; or the tree is not there
@@ -492,7 +499,7 @@ class Service:
 
     # -- reload ----------------------------------------------------------------------------------
 
-    async def _reloads(self, parts: Parts) -> None:
+    async def _reloads(self, parts: Components) -> None:
         """Read the configuration again whenever that is asked for."""
         while True:
             await self._reload.wait()
@@ -507,7 +514,7 @@ class Service:
                 await self._take_over(parts, loaded)
             self._notifier.ready()
 
-    async def _take_over(self, parts: Parts, loaded: Loaded) -> None:
+    async def _take_over(self, parts: Components, loaded: Loaded) -> None:
         """Go on with what can be changed while transfers run, and name the rest."""
         result = reloaded(self._settings, loaded.settings)
         settings = self._settings = result.settings
@@ -522,7 +529,7 @@ class Service:
         if result.left:
             self._log.warning("config.reload_needs_restart", keys=result.left)
 
-    def _schedule(self, parts: Parts, watcher: Watcher) -> AsyncIOScheduler:
+    def _schedule(self, parts: Components, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
         reconcile_s = self._settings.catalog.reconcile_s
         scheduler = AsyncIOScheduler(
@@ -563,7 +570,7 @@ class Service:
             scheduler.add_job(tick, _Every(seconds), id=tick.__name__)
         return scheduler
 
-    async def _watch_clock(self, parts: Parts) -> None:
+    async def _watch_clock(self, parts: Components) -> None:
         while True:
             await self._clock.sleep(CLOCK_LOOK_S)
             await parts.clock_steps.follow()
@@ -575,7 +582,9 @@ class Service:
                 job.reschedule(job.trigger)
         self._wake_janitor.set()
 
-    def _besides(self, parts: Parts, watcher: Watcher | None = None) -> set[asyncio.Task[None]]:
+    def _besides(
+        self, parts: Components, watcher: Watcher | None = None
+    ) -> set[asyncio.Task[None]]:
         """What runs beside the work: manners, messages, a herald where a service manager listens."""
         tasks = {
             asyncio.create_task(parts.courtesy.run()),
@@ -594,7 +603,7 @@ class Service:
             self._hints.wake()
             return False
 
-        herald = Herald(
+        herald = SystemdReporter(
             self._notifier,
             store=parts.store,
             lanes=self._lanes,
@@ -609,9 +618,9 @@ class Service:
     # -- start and state -------------------------------------------------------------------------
 
     async def _with_store(
-        self, store: Store, way: Callable[[Parts], Awaitable[int]], *, once: bool
+        self, store: Store, way: Callable[[Components], Awaitable[int]], *, once: bool
     ) -> int:
-        tools = Tools(
+        tools = Resources(
             self._settings,
             store,
             self._lanes,
@@ -620,7 +629,7 @@ class Service:
             self._meter,
             self._latest_s,
         )
-        ties = Ties(
+        ties = Callbacks(
             settings=lambda: self._settings,
             hint=self._hint,
             on_ended=self._wake_janitor.set,
@@ -629,7 +638,7 @@ class Service:
             state_hold=self._state_hold,
             watch_mode=self._watch_mode,
         )
-        membership = Membership(self._settings, self._source, **tools.shared)
+        membership = TeamGuard(self._settings, self._source, **tools.shared)
         await membership.claim()
         await self._free(store, once=once)
         async with (
@@ -675,11 +684,11 @@ class Service:
 
     # -- ends ------------------------------------------------------------------------------------
 
-    async def _last_words(self, parts: Parts, *, well: bool) -> None:
+    async def _last_words(self, parts: Components, *, well: bool) -> None:
         within_s = LAST_WORDS_S if self._stop.is_set() else LAST_WORDS_ONCE_S
         await parts.announcer.last_words(well=well, within_s=within_s)
 
-    async def _all_is_well(self, parts: Parts) -> bool:
+    async def _all_is_well(self, parts: Components) -> bool:
         """Is every wanted file in the catalog, and nothing in the way?"""
         if not self._walked:
             return False

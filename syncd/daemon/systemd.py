@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import structlog
 
 from syncd.clock import Clock
-from syncd.daemon.notify import Notifier
-from syncd.executors import Lanes
+from syncd.daemon.notify import SystemdNotifier
+from syncd.executors import Executors
 from syncd.formatting import size_text
 from syncd.monitoring.log import scrub
 from syncd.monitoring.progress import Meter, Snapshot
@@ -43,7 +43,7 @@ class Moment:
     holds: tuple[HoldRow, ...]
 
 
-class Herald:
+class SystemdReporter:
     """
     Tells how it goes until it is cancelled.
 
@@ -54,10 +54,10 @@ class Herald:
 
     def __init__(
         self,
-        notifier: Notifier,
+        notifier: SystemdNotifier,
         *,
         store: Store,
-        lanes: Lanes,
+        lanes: Executors,
         clock: Clock,
         meter: Meter,
         bandwidth: Bandwidth,

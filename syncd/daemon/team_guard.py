@@ -9,19 +9,19 @@ import os
 from collections.abc import Awaitable, Callable
 
 from syncd.clock import Clock
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.listing import PROOFS, shows
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings, require_claimed
 from syncd.core.jobs.error_mapping import to_error
 from syncd.errors import ConfigError, JobError
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.store.store import Store
 from syncd.types import Kind, Session, printable
 
 
-class Membership:
+class TeamGuard:
     """
     The credential in force, which is of the team whose records are kept here.
 
@@ -36,7 +36,7 @@ class Membership:
         source: CredentialSource,
         *,
         store: Store,
-        lanes: Lanes,
+        lanes: Executors,
         clock: Clock,
     ) -> None:
         self.source = source
@@ -55,7 +55,7 @@ class Membership:
         )
 
     async def prove(
-        self, reach: Callable[[Credentials], Awaitable[CloudApi]], key: str | None
+        self, reach: Callable[[Credentials], Awaitable[CloudClient]], key: str | None
     ) -> None:
         """
         See that a device key is of the team whose catalog the records here are in.

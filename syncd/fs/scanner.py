@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from syncd.core.files.naming import ENDINGS, ending_of, is_within, never_enter, owner_of
-from syncd.types import Fingerprint, FoundFile, Mount, Trace
+from syncd.types import Fingerprint, FoundFile, Mount, StatKey
 
 Symlinks = Literal["follow", "within_roots", "skip"]
 """Which links are followed: all, as ComfyUI does; those that stay inside a root; none."""
@@ -83,7 +83,7 @@ class _Folder:
 
 
 @dataclass(slots=True)
-class Stretch:
+class FileBatch:
     """
     Files of one folder that follow each other in path order: at least one, ``STRETCH_MAX`` at most.
 
@@ -92,7 +92,7 @@ class Stretch:
     """
 
     root_id: int
-    traces: list[Trace] = field(default_factory=list)
+    traces: list[StatKey] = field(default_factory=list)
     devices: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
 
@@ -145,7 +145,7 @@ def stretches(
     roots: Collection[str] = (),
     problem: Problem,
     on_link: Callable[[str], None] = lambda rel_path: None,
-) -> Iterator[Stretch]:
+) -> Iterator[FileBatch]:
     """
     Every regular file at or below ``root/below``, in the byte order of the whole path.
 
@@ -176,9 +176,9 @@ def stretches(
 
 def _stretches_here(
     tree: "_Tree", root_id: int, listing: list[_Named]
-) -> Generator[Stretch, None, bool]:
+) -> Generator[FileBatch, None, bool]:
     """The files of *listing* up to a folder that was entered; it is used up, False at its end."""
-    here, stretch = tree.chain[-1].key, Stretch(root_id)
+    here, stretch = tree.chain[-1].key, FileBatch(root_id)
     entered = False
     while listing and not entered:  # popped, so that no more than a stretch is held of its stats
         name, entry = listing.pop()
@@ -188,7 +188,7 @@ def _stretches_here(
             stretch.add(here + name, found)
             if len(stretch.traces) == STRETCH_MAX:
                 yield stretch
-                stretch = Stretch(root_id)
+                stretch = FileBatch(root_id)
     if stretch.traces:
         yield stretch
     return entered

@@ -9,7 +9,7 @@ from syncd.clock import Clock
 from syncd.types import Hint
 
 
-class Hints:
+class ChangeQueue:
     """
     Collects hints, each once, in order of arrival.
 

@@ -16,7 +16,7 @@ from syncd.core.files import bundles, naming
 from syncd.core.files.boundary import Boundary
 from syncd.core.files.diff import Change, Gone, Moved, New, diff
 from syncd.core.files.search_paths import PathKey, Tree
-from syncd.core.files.selection import Passed, Rules, Taken, is_excluded, judge, stands
+from syncd.core.files.selection import Rules, Selected, Skipped, is_excluded, judge, stands
 from syncd.errors import RootUnavailable
 from syncd.fs import scanner
 from syncd.ingest import integrity
@@ -73,7 +73,7 @@ class Fresh:
 
     found: FoundFile
     known: KnownFile | None
-    judged: Taken
+    judged: Selected
     companion: str | None
 
     @property
@@ -106,7 +106,7 @@ class Walked:
     """
 
     fresh: list[Fresh] = field(default_factory=list)
-    passed: list[tuple[FoundFile, Passed]] = field(default_factory=list)
+    passed: list[tuple[FoundFile, Skipped]] = field(default_factory=list)
     gone: list[KnownFile] = field(default_factory=list)
     doubtful: list[PathKey] = field(default_factory=list)
     problems: list[tuple[str, OSError]] = field(default_factory=list)
@@ -229,8 +229,8 @@ class Comparer:
         yield walked
 
     def _counted(
-        self, walked: Walked, root: Root, stretches: Iterable[scanner.Stretch]
-    ) -> Iterator[scanner.Stretch]:
+        self, walked: Walked, root: Root, stretches: Iterable[scanner.FileBatch]
+    ) -> Iterator[scanner.FileBatch]:
         for stretch in stretches:
             if self._stopped.is_set():
                 raise BrokenOff
@@ -241,7 +241,7 @@ class Comparer:
 
     def _changes(
         self,
-        stretches: Iterable[scanner.Stretch],
+        stretches: Iterable[scanner.FileBatch],
         known: KnownFiles,
         unjudged: Collection[str],
         *,
@@ -324,7 +324,7 @@ class Comparer:
             self.read_rules(root)
         return is_excluded(self._rules[root.id], rel_path)
 
-    def judge(self, file: FoundFile | KnownFile) -> Taken | Passed:
+    def judge(self, file: FoundFile | KnownFile) -> Selected | Skipped:
         """What becomes of a file, by its name, its size and the files that come before it."""
         if file.root_id not in self._rules:
             self.read_rules(self._roots[file.root_id])
@@ -336,7 +336,7 @@ class Comparer:
         rules = self._rules[file.root_id]
         return judge(rules, file.rel_path, file.fingerprint.size, instead=instead)
 
-    def judge_growing(self, file: FoundFile) -> Taken | Passed:
+    def judge_growing(self, file: FoundFile) -> Selected | Skipped:
         """As ``judge``, but of an empty file, what becomes of it if it grows."""
         fingerprint = file.fingerprint
         grown = fingerprint._replace(size=max(fingerprint.size, 1))
@@ -388,7 +388,7 @@ class Comparer:
             problem=lambda path, error: problems.append(f"{path}: {error.strerror}"),
         ):
             judged = self.judge(file)
-            if isinstance(judged, Taken):
+            if isinstance(judged, Selected):
                 names.append(file.rel_path)
                 (ready if is_ready(file) else problems).append(file.rel_path)
             elif judged.verdict is not Verdict.IGNORED or judged.reason == naming.UNFINISHED:
@@ -439,7 +439,7 @@ class Comparer:
                 walked.doubtful += self._there(self._tree.after(root.id, file.rel_path))
             if isinstance(change, Gone):
                 walked.gone.append(change.known)
-            elif isinstance(judged := self.judge_growing(change.found), Passed):
+            elif isinstance(judged := self.judge_growing(change.found), Skipped):
                 walked.passed.append((change.found, judged))
             else:
                 folder, name = os.path.split(file.rel_path)
@@ -459,7 +459,7 @@ def is_model(root: Root, file: FoundFile) -> bool:
     return naming.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
 
 
-def _has_model(root: Root, stretch: scanner.Stretch) -> bool:
+def _has_model(root: Root, stretch: scanner.FileBatch) -> bool:
     """``is_model`` of any file; asked of most trees once, of those without a model for all files."""
     candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in stretch.traces)
     return candidates and any(is_model(root, file) for file in stretch.files())

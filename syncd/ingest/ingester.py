@@ -21,9 +21,9 @@ from syncd.config.rules import IGNORE_FILE
 from syncd.core.files import naming
 from syncd.core.files import settling as settle
 from syncd.core.files.search_paths import PathKey
-from syncd.core.files.selection import Passed, Taken
+from syncd.core.files.selection import Selected, Skipped
 from syncd.errors import RootUnavailable
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.fs import scanner
 from syncd.ingest import integrity
 from syncd.ingest.comparer import (
@@ -62,7 +62,7 @@ CLOCK_SLACK_S = 1.0
 _TOLD = frozenset((Verdict.REFUSED, Verdict.UNREADABLE, Verdict.INCOMPLETE))
 """What is logged of files that get no job."""
 
-_Finding = Fresh | tuple[FoundFile, Passed] | KnownFile
+_Finding = Fresh | tuple[FoundFile, Skipped] | KnownFile
 """What a look says of a path: it is not as known and taken, or passed over, or it is gone."""
 
 
@@ -91,7 +91,7 @@ class _Moving:
         return self.lacks or self.watching.blocked_by
 
 
-class Intake:
+class Ingester:
     """
     Looks, waits until files stand still, and queues them.
 
@@ -110,7 +110,7 @@ class Intake:
         *,
         comparer: Comparer,
         store: Store,
-        lanes: Lanes,
+        lanes: Executors,
         clock: Clock,
         meter: Meter,
         windows: settle.Windows,
@@ -391,7 +391,7 @@ class Intake:
         return settled
 
     def _observe(
-        self, fresh: Fresh, taken: Taken, hint: HintKind | None, now_s: float, *, backfill: bool
+        self, fresh: Fresh, taken: Selected, hint: HintKind | None, now_s: float, *, backfill: bool
     ) -> None:
         """Begin to watch a file, or go on with what is known of it now."""
         key = (fresh.found.root_id, fresh.found.rel_path)
@@ -460,13 +460,13 @@ class Intake:
     async def _admit(self, settled: Collection[FoundFile]) -> None:
         """Queue files, all in one commit: of two that clash none is claimed before both are seen."""
         candidates: list[Wanted] = []
-        passed: list[tuple[FoundFile, Passed]] = []
+        passed: list[tuple[FoundFile, Skipped]] = []
         moving = self._moving.keys() - {(found.root_id, found.rel_path) for found in settled}
         rivals = {self._moving[key].place for key in moving} if settled else set()
         judgements = await self._each(self._comparer.judge_growing, settled)
         for found, judged in zip(settled, judgements, strict=True):
             watched = self._moving[found.root_id, found.rel_path]
-            if isinstance(judged, Passed):  # ComfyUI loads another file by now, or this one grew
+            if isinstance(judged, Skipped):  # ComfyUI loads another file by now, or this one grew
                 passed.append((found, judged))
             elif watched.place in rivals:  # it would be claimed before the other is seen
                 watched.postponed = True
@@ -479,7 +479,7 @@ class Intake:
     async def _sound(self, candidates: list[Wanted]) -> list[Wanted]:
         """Those that are whole models; the others are remembered, or wait."""
         sound: list[Wanted] = []
-        passed: list[tuple[FoundFile, Passed]] = []
+        passed: list[tuple[FoundFile, Skipped]] = []
         busy: set[str] = set()
         judgements = await self._each(self._soundness, [item.found for item in candidates])
         for item, judgement in zip(candidates, judgements, strict=True):
@@ -490,7 +490,7 @@ class Intake:
                 self._block(item.key, why)
                 busy.add(item.clash_key)
             else:
-                unsound = Passed(judgement.verdict, why, item.target.model_path)
+                unsound = Skipped(judgement.verdict, why, item.target.model_path)
                 passed.append((item.found, unsound))
         await self._pass_over(passed)
         for item in sound:
@@ -580,7 +580,7 @@ class Intake:
         await self._pass_over([each for each, _ in found.values() if isinstance(each, tuple)])
         await self._let_go([each for each, _ in found.values() if isinstance(each, KnownFile)])
 
-    async def _pass_over(self, passed: list[tuple[FoundFile, Passed]]) -> None:
+    async def _pass_over(self, passed: list[tuple[FoundFile, Skipped]]) -> None:
         """Remember files that get no job."""
         for found, _ in passed:
             self._forget((found.root_id, found.rel_path))

@@ -43,7 +43,7 @@ class Judgement:
     why: str | None = None
 
 
-SOUND = Judgement(Verdict.WANTED)
+VALID = Judgement(Verdict.WANTED)
 
 
 def judge(root: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Judgement:
@@ -135,7 +135,7 @@ def _judge(fd: int, path: str, found: FoundFile, *, boundary: Boundary, lease: b
         return Judgement(Verdict.REFUSED, _not_a_model(real))
     if structure.why is None and _has_holes(fd, path, size):
         return Judgement(Verdict.INCOMPLETE, _HOLES)
-    return SOUND
+    return VALID
 
 
 def _not_a_model(real: str) -> str:

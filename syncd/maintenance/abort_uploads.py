@@ -3,9 +3,9 @@
 import structlog
 
 from syncd.clock import Clock
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.errors import JobError
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.store.store import Store
 from syncd.types import Kind
 
@@ -15,10 +15,10 @@ RETRY_MS = 300_000
 _ENDS = {Kind.UPLOAD_GONE: "gone", Kind.ROUTE_UNKNOWN: "abandoned"}
 
 
-class Janitor:
+class UploadAborter:
     """Aborts uploads whose job was superseded or rejected."""
 
-    def __init__(self, *, store: Store, lanes: Lanes, api: CloudApi, clock: Clock) -> None:
+    def __init__(self, *, store: Store, lanes: Executors, api: CloudClient, clock: Clock) -> None:
         self._store = store
         self._lanes = lanes
         self._api = api

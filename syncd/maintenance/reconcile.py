@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import structlog
 
 from syncd.clock import Clock
-from syncd.cloud.client import DISABLED, NO_SUCH_CALL, CloudApi
+from syncd.cloud.client import DISABLED, NO_SUCH_CALL, CloudClient
 from syncd.cloud.listing import Catalog
 from syncd.core.catalog.drift import WHY, Drift, is_disabled, sha256_of, winner
 from syncd.core.jobs import late
 from syncd.errors import JobError
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.store.records import Standing
 from syncd.store.store import Store
 from syncd.types import Record
@@ -49,8 +49,8 @@ class Reconciler:
         self,
         *,
         store: Store,
-        lanes: Lanes,
-        api: CloudApi,
+        lanes: Executors,
+        api: CloudClient,
         catalog: Catalog,
         clock: Clock,
         hidden: bool,
@@ -156,7 +156,7 @@ class Reconciler:
                     "record.twin_kept", **told, why=str(error), advice="Remove one in the cloud."
                 )
             return False
-        await self._lanes.db(records.make_way, own_id, twin_id)
+        await self._lanes.db(records.yield_to_duplicate, own_id, twin_id)
         self._log.info("record.made_way", **told)
         return True
 

@@ -12,10 +12,10 @@ from typing import Literal
 import structlog
 
 from syncd.clock import Clock
-from syncd.cloud.client import DISABLED, NO_SUCH_CALL, CloudApi
+from syncd.cloud.client import DISABLED, NO_SUCH_CALL, CloudClient
 from syncd.errors import JobError
-from syncd.executors import Lanes
-from syncd.store.records import Retiring
+from syncd.executors import Executors
+from syncd.store.records import RecordToRetire
 from syncd.store.store import Store
 from syncd.types import Remark
 
@@ -38,11 +38,11 @@ class Policy:
     most: int
 
 
-class Retirement:
+class RecordCleanup:
     """Makes the calls that are due, one after the other."""
 
     def __init__(
-        self, *, store: Store, lanes: Lanes, api: CloudApi, clock: Clock, policy: Policy
+        self, *, store: Store, lanes: Executors, api: CloudClient, clock: Clock, policy: Policy
     ) -> None:
         self._store = store
         self._lanes = lanes
@@ -58,7 +58,7 @@ class Retirement:
             await self._retire(retiring)
 
     async def carry_out(
-        self, retiring: Retiring, action: Literal["disable", "delete"]
+        self, retiring: RecordToRetire, action: Literal["disable", "delete"]
     ) -> str | None:
         """Disable or delete a record at an operator's word; why that did not work, or None."""
         records, now_ms = self._store.records, self._clock.now_ms
@@ -78,7 +78,7 @@ class Retirement:
             await self._lanes.db(records.note_retired, retiring, now_ms())
         return None
 
-    async def _call(self, retiring: Retiring, action: str) -> None:
+    async def _call(self, retiring: RecordToRetire, action: str) -> None:
         record_id = retiring.record_id
 
         async def intend() -> None:
@@ -90,7 +90,7 @@ class Retirement:
         else:
             await self._api.update_model(record_id, DISABLED, intend=intend)
 
-    async def _next(self) -> Retiring | None:
+    async def _next(self) -> RecordToRetire | None:
         policy, now_ms = self._policy, self._clock.now_ms()
         before = None if policy.action == "keep" else now_ms - int(policy.grace_s * 1000)
         retiring, held_back = await self._lanes.db(
@@ -106,7 +106,7 @@ class Retirement:
         self._held_back = held_back
         return retiring
 
-    async def _retire(self, retiring: Retiring) -> None:
+    async def _retire(self, retiring: RecordToRetire) -> None:
         records, now_ms = self._store.records, self._clock.now_ms
         action = "disable" if retiring.replaced else self._policy.action
         told = {"model_path": retiring.model_path, "record_id": retiring.record_id}

@@ -22,7 +22,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from syncd import __version__
-from syncd.monitoring.log_limiter import Flood
+from syncd.monitoring.log_limiter import LogLimiter
 from syncd.types import printable
 
 HIDDEN = "***"
@@ -178,7 +178,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO, now_s: Callable[[], float]) -> None:
         super().__init__(stream)
         self._now_s = now_s
-        self._flood = Flood(now_s())
+        self._flood = LogLimiter(now_s())
         self._telling = False  # guarded, like the flood, by the handler's own lock
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -33,7 +33,7 @@ class _Said:
     times: int = 0
 
 
-class Flood:
+class LogLimiter:
     """A meter of lines. Times are seconds of any clock that does not go back."""
 
     def __init__(self, now_s: float) -> None:

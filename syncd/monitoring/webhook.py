@@ -20,8 +20,8 @@ from syncd.clock import Clock
 from syncd.cloud import http as wire
 from syncd.core.jobs.outcome import End, Outcome
 from syncd.core.jobs.retry_policy import backoff_s
-from syncd.core.notifications import Failure, News, Waiting, message, signed
-from syncd.executors import Lanes
+from syncd.core.notifications import Failure, NotificationBatch, Waiting, message, signed
+from syncd.executors import Executors
 from syncd.monitoring.log import scrub
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
@@ -87,7 +87,7 @@ class _Letter:
     body: bytes
 
 
-class Announcer:
+class WebhookNotifier:
     """
     Gathers what happens and tells it.
 
@@ -102,7 +102,7 @@ class Announcer:
         receivers: Receivers,
         *,
         store: Store,
-        lanes: Lanes,
+        lanes: Executors,
         clock: Clock,
         jitter: Callable[[], float],
         shown_of: Callable[[Job], str],
@@ -118,7 +118,7 @@ class Announcer:
         self._client = (
             wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy) if self.is_heard else {}
         )
-        self._news = News()
+        self._news = NotificationBatch()
         self._outbox: list[_Letter] = []
         self._dropped: dict[str, int] = {}
         self._idle = asyncio.Event()

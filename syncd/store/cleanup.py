@@ -30,7 +30,7 @@ SELECT id FROM job
 """
 
 
-class Upkeep:
+class StoreCleanup:
     """The writer's broom. What the catalog holds and which keys were used is never forgotten."""
 
     def __init__(self, db: Database) -> None:

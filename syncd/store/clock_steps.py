@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from syncd.clock import Clock
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.store.store import Store
 
 STEP_MS = 1000
@@ -26,7 +26,7 @@ class ClockSteps:
     """
 
     def __init__(
-        self, *, store: Store, lanes: Lanes, clock: Clock, on_step: Callable[[], None]
+        self, *, store: Store, lanes: Executors, clock: Clock, on_step: Callable[[], None]
     ) -> None:
         self._store = store
         self._lanes = lanes

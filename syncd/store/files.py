@@ -16,8 +16,8 @@ from syncd.types import (
     KnownFile,
     Mount,
     Priority,
+    StatKey,
     Target,
-    Trace,
     Verdict,
     printable,
 )
@@ -114,7 +114,7 @@ class KnownFiles:
         end = "" if self._end is None else " AND rel_path < :bound"
         return self._read(end, self._end)
 
-    def pass_over(self, traces: Sequence[Trace]) -> bool:
+    def pass_over(self, traces: Sequence[StatKey]) -> bool:
         """
         Pass over the next files if they are just *traces* and none of them is incomplete.
 

@@ -17,7 +17,7 @@ from syncd.types import Job, KnownFile, Record, Remark, Target
 
 
 @dataclass(frozen=True, slots=True)
-class Retiring:
+class RecordToRetire:
     """A record of ours whose time is over; ``replaced`` by new bytes, else its file is gone."""
 
     record_id: str
@@ -273,7 +273,7 @@ class Records:
         with self._db.transaction():
             self._db.run("UPDATE record SET twin_id = ? WHERE record_id = ?", (twin_id, record_id))
 
-    def make_way(self, record_id: str, twin_id: str) -> None:
+    def yield_to_duplicate(self, record_id: str, twin_id: str) -> None:
         """It is disabled; from now on the other record is what stands for its file."""
         with self._db.transaction():
             self._db.run(
@@ -299,7 +299,7 @@ class Records:
 
     def retiring(
         self, now_ms: int, *, gone_before: int | None, most_gone: int
-    ) -> tuple[Retiring | None, int]:
+    ) -> tuple[RecordToRetire | None, int]:
         """
         A record to retire now, if any, and how many deletions are held back.
 
@@ -323,7 +323,7 @@ class Records:
 
     def _due(
         self, which: str, now_ms: int, *, before: int = 0, limit: int | None = None
-    ) -> list[Retiring]:
+    ) -> list[RecordToRetire]:
         rows = self._db.all(
             "SELECT record_id, model_path, sha256, replaced_at FROM record WHERE adopted = 0"
             f" AND retired_at IS NULL AND retire_after <= :now AND {_KNOWN_ID} AND {which}"
@@ -334,7 +334,7 @@ class Records:
         )
         return [_retiring(row) for row in rows]
 
-    def predecessor(self, model_path: str, sha256: str) -> Retiring | None:
+    def predecessor(self, model_path: str, sha256: str) -> RecordToRetire | None:
         """A record of ours that still holds other bytes at that path."""
         row = self._db.one(
             "SELECT record_id, model_path, sha256 FROM record WHERE model_path = ? AND sha256 <> ?"
@@ -343,21 +343,21 @@ class Records:
         )
         if row is None:
             return None
-        return Retiring(row["record_id"], row["model_path"], row["sha256"], replaced=True)
+        return RecordToRetire(row["record_id"], row["model_path"], row["sha256"], replaced=True)
 
-    def note_retiring(self, retiring: Retiring, now_ms: int) -> None:
+    def note_retiring(self, retiring: RecordToRetire, now_ms: int) -> None:
         """The call that retires it is about to be sent."""
         self._write(retiring, "retire_sent_at = ?", now_ms)
 
-    def note_retired(self, retiring: Retiring, now_ms: int) -> None:
+    def note_retired(self, retiring: RecordToRetire, now_ms: int) -> None:
         """It is retired, or this server has no way to do it: either way nothing is left to do."""
         self._write(retiring, "change_sent_at = NULL, retired_at = ?", now_ms)
 
-    def postpone(self, retiring: Retiring, until_ms: int) -> None:
+    def postpone(self, retiring: RecordToRetire, until_ms: int) -> None:
         """The call did not get through; it may have taken effect."""
         self._write(retiring, "retire_after = ?", until_ms)
 
-    def own(self, record_id: str) -> Retiring | None:
+    def own(self, record_id: str) -> RecordToRetire | None:
         """The record of that id, if this syncd registered it."""
         row = self._db.one(
             "SELECT record_id, model_path, sha256, replaced_at FROM record"
@@ -366,16 +366,16 @@ class Records:
         )
         return None if row is None else _retiring(row)
 
-    def note_deleted(self, retiring: Retiring) -> None:
+    def note_deleted(self, retiring: RecordToRetire) -> None:
         """It is gone from the catalog: nothing has to be remembered of it."""
         with self._db.transaction():
             self._db.run("DELETE FROM record WHERE record_id = ?", (retiring.record_id,))
 
-    def reinstate(self, retiring: Retiring) -> None:
+    def reinstate(self, retiring: RecordToRetire) -> None:
         """It is in force again."""
         self._write(retiring, "retire_sent_at = NULL, retired_at = NULL, replaced_at = ?", None)
 
-    def _write(self, retiring: Retiring, change: str, value: int | None) -> None:
+    def _write(self, retiring: RecordToRetire, change: str, value: int | None) -> None:
         with self._db.transaction():
             self._db.run(
                 f"UPDATE record SET {change} WHERE model_path = ? AND sha256 = ?",
@@ -389,9 +389,9 @@ _REMARK = (
 )
 
 
-def _retiring(row: Any) -> Retiring:
+def _retiring(row: Any) -> RecordToRetire:
     replaced = row["replaced_at"] is not None
-    return Retiring(row["record_id"], row["model_path"], row["sha256"], replaced=replaced)
+    return RecordToRetire(row["record_id"], row["model_path"], row["sha256"], replaced=replaced)
 
 
 def _standing(row: Any) -> Standing:

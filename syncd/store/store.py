@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager, ExitStack
 
-from syncd.store.cleanup import Upkeep
+from syncd.store.cleanup import StoreCleanup
 from syncd.store.db import Database
 from syncd.store.files import Files
 from syncd.store.holds import Holds, Sent, Servers
@@ -40,7 +40,7 @@ class Store:
         self.holds = Holds(self._db)
         self.servers = Servers(self._db)
         self.sent = Sent(self._db)
-        self.upkeep = Upkeep(self._db)
+        self.upkeep = StoreCleanup(self._db)
         self.report = Report(self._db)
         self.times = Times(self._db)
         self.seen = Files(self._reader, Jobs(self._reader))

@@ -39,7 +39,7 @@ _log = structlog.get_logger("syncd.upload.comfyui_throttle")
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class BusyPolicy:
     """
     What ComfyUI's queue means for syncd.
 
@@ -58,7 +58,7 @@ class Manner:
         return self.url is not None and self.when_busy != "ignore"
 
 
-class Courtesy:
+class ComfyUIThrottle:
     """
     Holds bytes back while ComfyUI has work.
 
@@ -68,7 +68,7 @@ class Courtesy:
 
     def __init__(
         self,
-        manner: Manner,
+        manner: BusyPolicy,
         *,
         sending: Bandwidth,
         reading: Bandwidth,
@@ -85,7 +85,7 @@ class Courtesy:
         self._changed = asyncio.Event()
         self._was_busy = self._silent = False
 
-    def take(self, manner: Manner) -> None:
+    def take(self, manner: BusyPolicy) -> None:
         """From now on *manner* counts."""
         if manner != self._manner:
             self._manner = manner
@@ -163,7 +163,7 @@ async def _queued(http: httpx.AsyncClient, url: str) -> int:
     return queued
 
 
-def be_modest(*, nice: int, idle_io: bool) -> None:
+def lower_priority(*, nice: int, idle_io: bool) -> None:
     """
     Let others go first: this process, and all threads that it starts from now on.
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from syncd.clock import Clock
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.listing import Catalog
 from syncd.core.jobs import late
 from syncd.core.jobs.outcome import Outcome, Side
 from syncd.core.jobs.parts import Route
 from syncd.errors import FileChanged, JobError
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.monitoring.progress import Meter
-from syncd.store.records import Retiring
+from syncd.store.records import RecordToRetire
 from syncd.store.store import Store
 from syncd.types import Call, Grant, Job, Multipart
 from syncd.upload.limits import Bandwidth
@@ -25,7 +25,7 @@ STOPPED = "syncd was stopped"
 DAY_IS_FULL = "limits.max_bytes_per_day is reached"
 
 
-class GiveBack(Exception):
+class Released(Exception):
     """
     The job is given back between two steps; the text says why.
 
@@ -38,7 +38,7 @@ class GiveBack(Exception):
         self.wait_s = wait_s
 
 
-class Leaving:
+class DrainFlag:
     """Whether nothing that takes long is to begin any more, and why; hashing threads ask it, too."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Leaving:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class WorkerDeps:
     """
     What all jobs are worked with.
 
@@ -77,11 +77,11 @@ class Means:
     """
 
     store: Store
-    lanes: Lanes
+    lanes: Executors
     clock: Clock
     jitter: Callable[[], float]
     meter: Meter
-    api: CloudApi
+    api: CloudClient
     catalog: Catalog
     transfer: Transfer
     routes: Routes
@@ -96,7 +96,7 @@ class Means:
 
 
 @dataclass(slots=True)
-class Run:
+class JobContext:
     """
     A job at work: the facts as committed, and what lives in memory only.
 
@@ -119,8 +119,8 @@ class Run:
     """
 
     job: Job
-    means: Means
-    leaving: Leaving
+    means: WorkerDeps
+    leaving: DrainFlag
     contact: Callable[[Side], Awaitable[None]]
     stop: threading.Event = field(default_factory=threading.Event)
     stale: FileChanged | None = None
@@ -132,7 +132,7 @@ class Run:
     unclear: JobError | None = None
     may_move: bool = True
     hash_first: bool = False
-    made_room: Retiring | None = None
+    made_room: RecordToRetire | None = None
     foreign_key: str | None = None
     ended: Outcome | None = None
 
@@ -159,7 +159,7 @@ class Run:
         now_ms = self.means.clock.now_ms()
         wait_s = late.wait_s(sent_at, now_ms, self.means.latest_s)
         if wait_s > 0:
-            raise GiveBack(f"a {call} call was not answered and may still take effect", wait_s)
+            raise Released(f"a {call} call was not answered and may still take effect", wait_s)
 
     async def note(self, **facts: object) -> None:
         """

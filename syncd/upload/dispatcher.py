@@ -19,15 +19,15 @@ from syncd.core.files.naming import is_within
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.outcome import End, Outcome, Side
 from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, StateFull, Throttled
-from syncd.executors import Lanes
-from syncd.monitoring.webhook import Announcer
+from syncd.executors import Executors
+from syncd.monitoring.webhook import WebhookNotifier
 from syncd.store.clock_steps import ClockSteps
 from syncd.store.holds import PAUSED
 from syncd.store.jobs import LEASE_TTL_MS
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
 from syncd.types import Call, Hint, Job, Kind
-from syncd.upload.quota import Allowance
+from syncd.upload.quota import TransferQuota
 from syncd.upload.worker import Worker
 
 BREAKER_FAILURES = 10
@@ -80,12 +80,12 @@ class Dispatcher:
         worker: Worker,
         *,
         store: Store,
-        lanes: Lanes,
+        lanes: Executors,
         clock: Clock,
         clock_steps: ClockSteps,
         credentials: Credentials,
-        allowance: Allowance,
-        announcer: Announcer,
+        allowance: TransferQuota,
+        announcer: WebhookNotifier,
         owner: str,
         hands: int,
         on_ended: Callable[[], None],

@@ -17,7 +17,7 @@ from syncd.core.jobs.parts import Route
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
 from syncd.monitoring.progress import Tally
 from syncd.types import Call, Kind
-from syncd.upload.context import Run
+from syncd.upload.context import JobContext
 
 PERSON_PROBE_S = 3600.0
 """Before a hold that a person has to end is probed, where the retry table names no wait."""
@@ -30,7 +30,7 @@ DAY_MS = 24 * 3600 * 1000
 _log = structlog.get_logger("syncd.worker")
 
 
-async def decided(run: Run, error: JobError) -> Outcome:
+async def decided(run: JobContext, error: JobError) -> Outcome:
     """
     What the retry table makes of *error*.
 
@@ -45,7 +45,7 @@ async def decided(run: Run, error: JobError) -> Outcome:
     return run.ended
 
 
-async def _decision(run: Run, error: JobError) -> retry_policy.Decision:
+async def _decision(run: JobContext, error: JobError) -> retry_policy.Decision:
     means, size, row = (
         run.means,
         run.job.fingerprint.size,
@@ -80,7 +80,9 @@ async def _decision(run: Run, error: JobError) -> retry_policy.Decision:
     return decision
 
 
-async def _carried_out(run: Run, error: JobError, decision: retry_policy.Decision) -> Outcome:
+async def _carried_out(
+    run: JobContext, error: JobError, decision: retry_policy.Decision
+) -> Outcome:
     means, jobs, job, why = run.means, run.means.store.jobs, run.job, str(error)
     if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ:
         await means.lanes.db(
@@ -124,7 +126,7 @@ async def _carried_out(run: Run, error: JobError, decision: retry_policy.Decisio
     return Outcome(End.LATER, error, decision.wait_s, fuse)
 
 
-async def moved(run: Run, error: JobError) -> Outcome:
+async def moved(run: JobContext, error: JobError) -> Outcome:
     """The file is not what the job was made for: it is looked at again."""
     unseen = isinstance(error, FileChanged) and error.unseen
     try:
@@ -136,14 +138,14 @@ async def moved(run: Run, error: JobError) -> Outcome:
     return superseded(run)
 
 
-def superseded(run: Run) -> Outcome:
+def superseded(run: JobContext) -> Outcome:
     """The job is not wanted any more, or not ours."""
     run.means.meter.drop(run.job.id)
     run.ended = Outcome(End.SUPERSEDED)
     return run.ended
 
 
-async def released(run: Run, why: str, wait_s: float = 0.0) -> Outcome:
+async def released(run: JobContext, why: str, wait_s: float = 0.0) -> Outcome:
     """The job is given back untried, for *wait_s* seconds at least."""
     try:
         await run.write(run.means.store.jobs.release, why=why, wait_ms=int(wait_s * 1000))

@@ -15,8 +15,8 @@ from syncd.fs.download_notes import mismatch
 from syncd.monitoring.progress import Phase
 from syncd.types import LEAF_SIZE, Call, Job, Plan, printable
 from syncd.upload import failures
-from syncd.upload.context import Run
-from syncd.upload.hash_window import Lead
+from syncd.upload.context import JobContext
+from syncd.upload.hash_window import HashWindow
 
 YOUNGEST_S = 2.0
 """A file changed more recently than this could change again without its timestamps telling."""
@@ -30,14 +30,14 @@ _log = structlog.get_logger("syncd.worker")
 # -- reading it ------------------------------------------------------------------------------------
 
 
-async def plan(run: Run) -> None:
+async def plan(run: JobContext) -> None:
     """Read the file, and commit what it is."""
     run.means.meter.phase(run.job.id, Phase.HASHING)
     await look_first(run)
     await _note_plan(run, await _read(run))
 
 
-async def look_first(run: Run) -> None:
+async def look_first(run: JobContext) -> None:
     """Before the first byte is read: is it the file that was queued, and of some age?"""
     clock = run.means.clock
     run.job = await _as_it_is_now(run)
@@ -46,7 +46,7 @@ async def look_first(run: Run) -> None:
         await clock.sleep(YOUNGEST_S - age_s)
 
 
-async def hash_ahead(run: Run, lead: Lead) -> None:
+async def hash_ahead(run: JobContext, lead: HashWindow) -> None:
     """
     Read the file beside its sending, as far ahead as *lead* allows, and commit what it is.
 
@@ -67,14 +67,14 @@ async def hash_ahead(run: Run, lead: Lead) -> None:
         raise hashing.Stopped
 
 
-async def _read(run: Run) -> Plan:
+async def _read(run: JobContext) -> Plan:
     reins = _Reins(run)
     return await run.means.lanes.hash(
         hashing.make_plan, run.path, run.job.fingerprint, stop=reins, on_bytes=reins.on_bytes
     )
 
 
-async def _note_plan(run: Run, found: Plan) -> None:
+async def _note_plan(run: JobContext, found: Plan) -> None:
     """Commit what the whole file is; announced as something else, it is not worked on any more."""
     means = run.means
     expected = await means.lanes.hash(means.expected_of, run.job)
@@ -91,7 +91,7 @@ async def _note_plan(run: Run, found: Plan) -> None:
 class _Reins:
     """Holds a hashing thread to its rate, counts what it reads, and stops it."""
 
-    run: Run
+    run: JobContext
 
     def is_set(self) -> bool:
         return self.run.stop.is_set() or self.run.leaving.is_set()
@@ -104,7 +104,7 @@ class _Reins:
 # -- is it still the same? -------------------------------------------------------------------------
 
 
-async def fence(run: Run) -> None:
+async def fence(run: JobContext) -> None:
     """
     The file must still be the one that was planned.
 
@@ -121,7 +121,7 @@ async def fence(run: Run) -> None:
     run.job = await run.write(run.means.store.jobs.note_plan, found)
 
 
-async def stop_if_moved(run: Run) -> None:
+async def stop_if_moved(run: JobContext) -> None:
     """Stop sending the file if it changed since it was planned; other steps are not affected."""
     if run.call not in (Call.PUT_BODY, Call.PUT_PART):
         return
@@ -134,7 +134,7 @@ async def stop_if_moved(run: Run) -> None:
         pass  # the next read reports it
 
 
-async def compare_leaves(run: Run) -> None:
+async def compare_leaves(run: JobContext) -> None:
     """Every part must have gone out with the leaves that the file's own digest was made from."""
     job, means = run.job, run.means
     assert job.leaves is not None, "planned before"
@@ -146,7 +146,7 @@ async def compare_leaves(run: Run) -> None:
             )
 
 
-async def _as_it_is_now(run: Run) -> Job:
+async def _as_it_is_now(run: JobContext) -> Job:
     """The job with the ctime of this moment; anything else that moved makes it stale."""
     seen = await run.means.lanes.hash(hashing.look, run.path)
     if seen == run.job.fingerprint:

@@ -17,7 +17,7 @@ PARTS_AHEAD = 8
 """So many parts may be hashed beyond those that are on the wire."""
 
 
-class Lead:
+class HashWindow:
     """
     The leaf digests of a file as they become known, and the bound on how fast they may.
 

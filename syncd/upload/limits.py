@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 from syncd.clock import Clock
-from syncd.core.transfer.concurrency import Width
+from syncd.core.transfer.concurrency import AdaptiveConcurrency
 from syncd.core.transfer.rates import DAY_MINUTES, Bucket, Timetable
 from syncd.fs.hashing import Flag, Stopped
 
@@ -141,7 +141,7 @@ class Bandwidth:
         return min((rate for rate in rates if rate is not None), default=None)
 
 
-class Slots:
+class ConcurrencyLimiter:
     """
     Permission to send: at most as many at once as *width* says.
 
@@ -149,7 +149,7 @@ class Slots:
         width: Changed by how the bodies fare.
     """
 
-    def __init__(self, width: Width) -> None:
+    def __init__(self, width: AdaptiveConcurrency) -> None:
         self.width = width
         self._busy = self._waiting = 0
         self._changed = asyncio.Event()

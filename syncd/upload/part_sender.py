@@ -13,20 +13,20 @@ from syncd.fs.page_cache import Footprint
 from syncd.monitoring.progress import Phase, Tally
 from syncd.types import Call, Part
 from syncd.upload import file_steps
-from syncd.upload.context import DAY_IS_FULL, GiveBack, Run
-from syncd.upload.hash_window import Lead
+from syncd.upload.context import DAY_IS_FULL, JobContext, Released
+from syncd.upload.hash_window import HashWindow
 
 _log = structlog.get_logger("syncd.worker")
 
 
-async def missing(run: Run) -> list[Part]:
+async def missing(run: JobContext) -> list[Part]:
     """The parts without a committed etag, in order."""
     job, means = run.job, run.means
     etags = await means.lanes.db(means.store.jobs.etags, job)
     return missing_parts(plan_parts(job.fingerprint.size, run.upload.part_size), etags)
 
 
-async def send(run: Run) -> None:
+async def send(run: JobContext) -> None:
     """
     Send the missing ones; after a first error, let the parts under way finish.
 
@@ -43,7 +43,7 @@ async def send(run: Run) -> None:
     await _Sending(run, left, found).through()
 
 
-def _tell(run: Run, left: list[Part]) -> None:
+def _tell(run: JobContext, left: list[Part]) -> None:
     """Let whoever draws know what the store holds already."""
     sent = run.job.fingerprint.size - sum(part.size for part in left)
     numbers = [part.number for part in left]
@@ -59,13 +59,13 @@ class _Sending:
         found: What of the file was in the page cache before it was read.
     """
 
-    def __init__(self, run: Run, left: list[Part], found: Footprint) -> None:
+    def __init__(self, run: JobContext, left: list[Part], found: Footprint) -> None:
         self._run = run
         self._means = run.means
         self._upload = run.upload
         self._queue = list(left)
         self._found = found
-        self._lead = Lead(run.job.leaves or b"", left, width=lambda: run.means.transfer.width)
+        self._lead = HashWindow(run.job.leaves or b"", left, width=lambda: run.means.transfer.width)
         self._errors: list[BaseException] = []
 
     async def through(self) -> None:
@@ -89,7 +89,7 @@ class _Sending:
             raise min(self._errors, key=_urgency)
         if self._queue:
             leaving = self._run.leaving
-            raise GiveBack(leaving.why if leaving.is_set() else DAY_IS_FULL)
+            raise Released(leaving.why if leaving.is_set() else DAY_IS_FULL)
 
     async def _sender(self) -> None:
         while await self._may_go_on() and self._queue and not self._errors:

@@ -6,12 +6,12 @@ a metered line charges.
 """
 
 from syncd.clock import Clock
-from syncd.core.transfer.quota import left_within_a_day, room_at_ms
-from syncd.executors import Lanes
+from syncd.core.transfer.quota import left_within_a_day, next_allowed_ms
+from syncd.executors import Executors
 from syncd.store.store import Store
 
 
-class Allowance:
+class TransferQuota:
     """
     The bytes that may leave in any 24 hours.
 
@@ -19,7 +19,7 @@ class Allowance:
         limit: Bytes; None: any number, and nothing is counted.
     """
 
-    def __init__(self, limit: int | None, *, store: Store, lanes: Lanes, clock: Clock) -> None:
+    def __init__(self, limit: int | None, *, store: Store, lanes: Executors, clock: Clock) -> None:
         self.limit = limit
         self._store = store
         self._lanes = lanes
@@ -30,7 +30,7 @@ class Allowance:
         if self.limit is None:
             return 0.0
         now_ms = self._clock.now_ms()
-        return (room_at_ms(await self._counted(), self.limit, now_ms) - now_ms) / 1000
+        return (next_allowed_ms(await self._counted(), self.limit, now_ms) - now_ms) / 1000
 
     async def left(self) -> int:
         """The bytes that left within the last day."""

@@ -16,7 +16,7 @@ from syncd.core.jobs.parts import Route
 from syncd.errors import JobError, Permanent
 from syncd.types import Call, Job, Kind, Remark, printable
 from syncd.upload import file_steps
-from syncd.upload.context import Run
+from syncd.upload.context import JobContext
 
 _NO_CHANGE = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.CONFLICT})
 """What says that this server does not change this record so."""
@@ -27,7 +27,7 @@ _log = structlog.get_logger("syncd.worker")
 # -- what the catalog knows ------------------------------------------------------------------------
 
 
-async def known(run: Run) -> str | None:
+async def known(run: JobContext) -> str | None:
     """The record that holds these bytes at this path: our own memory first, then the cloud's."""
     job, means = run.job, run.means
     assert job.sha256 is not None, "planned before"
@@ -44,7 +44,7 @@ async def known(run: Run) -> str | None:
     return found.id
 
 
-async def _settle_doubts(run: Run) -> None:
+async def _settle_doubts(run: JobContext) -> None:
     """
     Find the records that superseded jobs of this path may have made; they are ours.
 
@@ -63,7 +63,7 @@ async def _settle_doubts(run: Run) -> None:
         means.catalog.forget()
 
 
-async def _settle_changes(run: Run) -> None:
+async def _settle_changes(run: JobContext) -> None:
     """
     Find out what became of updates and deletes of the records that hold these bytes.
 
@@ -83,7 +83,7 @@ async def _settle_changes(run: Run) -> None:
         means.catalog.forget()
 
 
-async def movable(run: Run) -> str | None:
+async def movable(run: JobContext) -> str | None:
     """The record of ours that holds these bytes at a path whose file is gone, if it can be moved."""
     job, means = run.job, run.means
     assert job.sha256 is not None, "planned before"
@@ -92,7 +92,7 @@ async def movable(run: Run) -> str | None:
     return await means.lanes.db(means.store.records.movable, job.sha256)
 
 
-async def unheard_of(run: Run) -> bool:
+async def not_in_catalog(run: JobContext) -> bool:
     """
     Does nothing suggest that the catalog holds these bytes, not even their number?
 
@@ -118,14 +118,14 @@ async def unheard_of(run: Run) -> bool:
 # -- a record that is there ------------------------------------------------------------------------
 
 
-async def adopt(run: Run) -> None:
+async def adopt(run: JobContext) -> None:
     """The same bytes stand at that path in the catalog: their record becomes the job's."""
     record_id = await known(run)
     assert record_id is not None, "the step is taken only when the record is known"
     await run.note(record_id=record_id, adopted=True)
 
 
-async def move(run: Run) -> None:
+async def move(run: JobContext) -> None:
     """The file was renamed: its record goes with it, where the server can do that."""
     record_id, target, means = await movable(run), run.job.target, run.means
     assert record_id is not None, "the step is taken only where there is one"
@@ -147,7 +147,7 @@ async def move(run: Run) -> None:
     await run.note(record_id=record_id, adopted=False)
 
 
-async def taken(run: Run) -> None:
+async def taken(run: JobContext) -> None:
     """
     The server says that the path is taken. By these very bytes: adopted; by others: refused.
 
@@ -172,9 +172,9 @@ async def taken(run: Run) -> None:
 # -- a new one -------------------------------------------------------------------------------------
 
 
-async def register(run: Run) -> None:
+async def register(run: JobContext) -> None:
     """Make a record of the stored object, unless its bundle is not whole yet."""
-    if (mate := await _mate_of(run)) is not None:
+    if (mate := await _blocking_bundle_member(run)) is not None:
         why = f"stored; its bundle waits for {mate}"
         await run.write(run.means.store.jobs.release, why=why, held_class="bundle")
         run.ended = Outcome(End.RELEASED)
@@ -183,7 +183,7 @@ async def register(run: Run) -> None:
     await _send_register(run, repeated=False)
 
 
-async def look_up(run: Run) -> None:
+async def look_up(run: JobContext) -> None:
     """
     A register was sent and its outcome is unknown: find out before anything is repeated.
 
@@ -227,7 +227,7 @@ def _register_sent_at(job: Job) -> int:
     return sent_at
 
 
-async def _send_register(run: Run, *, repeated: bool) -> None:
+async def _send_register(run: JobContext, *, repeated: bool) -> None:
     run.call = Call.REGISTER
     intent = "register_repeated_at" if repeated else "register_sent_at"
     job, means = run.job, run.means
@@ -248,7 +248,7 @@ async def _send_register(run: Run, *, repeated: bool) -> None:
     await run.note(record_id=record_id)
 
 
-async def _not_registered(run: Run, error: JobError, *, repeated: bool) -> None:
+async def _not_registered(run: JobContext, error: JobError, *, repeated: bool) -> None:
     """
     Do what can be done at once about a register that failed.
 
@@ -274,7 +274,7 @@ async def _not_registered(run: Run, error: JobError, *, repeated: bool) -> None:
         raise error
 
 
-async def _make_room(run: Run) -> bool:
+async def _make_room(run: JobContext) -> bool:
     """
     Disable our own record of the path's former bytes, once; True if it is worth another try.
 
@@ -300,7 +300,7 @@ async def _make_room(run: Run) -> bool:
     return True
 
 
-async def _mate_of(run: Run) -> str | None:
+async def _blocking_bundle_member(run: JobContext) -> str | None:
     """
     What the job's bundle waits for, if it has one: none of it is registered before all is stored.
 
@@ -321,7 +321,7 @@ async def _mate_of(run: Run) -> str | None:
 # -- done ------------------------------------------------------------------------------------------
 
 
-async def finish(run: Run) -> None:
+async def finish(run: JobContext) -> None:
     """End the job: the catalog has its file."""
     job, means = run.job, run.means
     assert job.record_id is not None, "the step is taken only with a record"
@@ -332,14 +332,14 @@ async def finish(run: Run) -> None:
     run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
 
 
-async def _hide(run: Run, record_id: str) -> None:
+async def _hide(run: JobContext, record_id: str) -> None:
     """Disable the record just made; where the server cannot do that, agents get it."""
     if not await _changed(run, record_id, DISABLED, unless=NO_SUCH_CALL):
         _log.warning("record.not_hidden", record_id=record_id)
 
 
 async def _changed(
-    run: Run, record_id: str, changes: Mapping[str, str], *, unless: Collection[Kind]
+    run: JobContext, record_id: str, changes: Mapping[str, str], *, unless: Collection[Kind]
 ) -> bool:
     """
     Change a record; False if it does not exist, or the error is one of *unless*.

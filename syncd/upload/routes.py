@@ -1,6 +1,6 @@
 """How files travel: in one request or in parts, as the settings, the credential and the server allow."""
 
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.core.jobs.error_mapping import to_error
 from syncd.core.jobs.parts import Route, choose_route
@@ -16,7 +16,9 @@ class Routes:
         single_put_limit: Bytes that go in one request; lowered once a server turns fewer down.
     """
 
-    def __init__(self, single_put_limit: int, *, credentials: Credentials, api: CloudApi) -> None:
+    def __init__(
+        self, single_put_limit: int, *, credentials: Credentials, api: CloudClient
+    ) -> None:
         self._single_put_limit = single_put_limit
         self._credentials = credentials
         self._api = api

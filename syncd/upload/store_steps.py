@@ -13,13 +13,13 @@ from syncd.errors import JobError, Permanent
 from syncd.monitoring.progress import Phase
 from syncd.types import Call, Kind
 from syncd.upload import file_steps, register_steps
-from syncd.upload.context import Run
+from syncd.upload.context import JobContext
 
 ANSWER_PATIENCE_S = 30.0
 """A job that is taken away while an upload is being opened still waits so long for its id."""
 
 
-async def sign_in(run: Run) -> None:
+async def sign_in(run: JobContext) -> None:
     """
     The file is too large for every route that is open.
 
@@ -32,7 +32,7 @@ async def sign_in(run: Run) -> None:
 # -- a storage key, and a URL for it ---------------------------------------------------------------
 
 
-async def presign(run: Run) -> None:
+async def presign(run: JobContext) -> None:
     """Reserve a storage key and get a URL; a path that is taken by these very bytes is adopted."""
     run.call = Call.PRESIGN
     job, means = run.job, run.means
@@ -53,7 +53,7 @@ async def presign(run: Run) -> None:
     run.grant, run.grant_used = grant, False
 
 
-async def _take_key(run: Run, storage_key: str) -> None:
+async def _take_key(run: JobContext, storage_key: str) -> None:
     """
     One storage key, one plan. Where the key is taken and these bytes are not known, read them first.
 
@@ -74,7 +74,7 @@ async def _take_key(run: Run, storage_key: str) -> None:
     )
 
 
-def has_url(run: Run) -> bool:
+def has_url(run: JobContext) -> bool:
     """Is there a URL to send the body to?"""
     if run.grant is None:
         return False
@@ -85,7 +85,7 @@ def has_url(run: Run) -> bool:
 # -- in one request --------------------------------------------------------------------------------
 
 
-async def put(run: Run) -> None:
+async def put(run: JobContext) -> None:
     """One try; the loop comes back here, or to presign, for the next."""
     run.call = Call.PUT_BODY
     means = run.means
@@ -108,7 +108,7 @@ async def put(run: Run) -> None:
     await _stored(run)
 
 
-async def _exists(run: Run, error: JobError, *, ours: bool) -> None:
+async def _exists(run: JobContext, error: JobError, *, ours: bool) -> None:
     """
     The store holds an object under our key already.
 
@@ -139,7 +139,7 @@ async def _exists(run: Run, error: JobError, *, ours: bool) -> None:
 # -- in parts --------------------------------------------------------------------------------------
 
 
-async def initiate(run: Run) -> None:
+async def initiate(run: JobContext) -> None:
     """Once asked for, an upload's id is waited for and kept, even if the job is taken away."""
     run.call = Call.INITIATE
     opening = asyncio.create_task(_open(run))
@@ -152,7 +152,7 @@ async def initiate(run: Run) -> None:
         raise
 
 
-async def _open(run: Run) -> None:
+async def _open(run: JobContext) -> None:
     job, means = run.job, run.means
     assert job.storage_key is not None, "presigned before"
     upload = await means.api.initiate(job.storage_key, job.fingerprint.size)
@@ -160,7 +160,7 @@ async def _open(run: Run) -> None:
     run.job = await run.write(means.store.jobs.note_upload, upload)
 
 
-async def complete(run: Run) -> None:
+async def complete(run: JobContext) -> None:
     """Let the store put the parts together, unless the file is not what was sent of it any more."""
     run.call = Call.COMPLETE
     means = run.means
@@ -188,5 +188,5 @@ async def complete(run: Run) -> None:
     await _stored(run)
 
 
-async def _stored(run: Run) -> None:
+async def _stored(run: JobContext) -> None:
     run.job = await run.write(run.means.store.jobs.note_stored)

@@ -16,20 +16,20 @@ from urllib.parse import urlsplit
 import structlog
 
 from syncd.clock import Clock
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.object_store import Exchange, ObjectStore
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.retry_budget import Budget
 from syncd.core.transfer.pace import Pace
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.fs import hashing
 from syncd.fs.page_cache import Footprint
 from syncd.monitoring.progress import Meter, Tally
 from syncd.store.store import Store
 from syncd.types import Call, Grant, Job, Kind, Multipart, Part
-from syncd.upload.limits import Bandwidth, Slots
-from syncd.upload.quota import Allowance
+from syncd.upload.limits import Bandwidth, ConcurrencyLimiter
+from syncd.upload.quota import TransferQuota
 
 URL_MARGIN_MS = 60_000
 """No second try is started on a URL with less life than this."""
@@ -74,15 +74,15 @@ class Transfer:
         self,
         *,
         store: Store,
-        lanes: Lanes,
-        slots: Slots,
-        api: CloudApi,
+        lanes: Executors,
+        slots: ConcurrencyLimiter,
+        api: CloudClient,
         objects: ObjectStore,
         clock: Clock,
         jitter: Callable[[], float],
         meter: Meter,
         hosts: HostRule,
-        allowance: Allowance,
+        allowance: TransferQuota,
         bandwidth: Bandwidth,
         path_of: Callable[[Job], str],
     ) -> None:

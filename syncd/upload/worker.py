@@ -18,9 +18,9 @@ from syncd.monitoring.progress import Tally
 from syncd.store.jobs import LEASE_TTL_MS
 from syncd.types import Job, Kind
 from syncd.upload import failures, file_steps, part_sender, register_steps, store_steps
-from syncd.upload.context import DAY_IS_FULL, STOPPED, GiveBack, Leaving, Means, Run
+from syncd.upload.context import DAY_IS_FULL, STOPPED, DrainFlag, JobContext, Released, WorkerDeps
 
-STEPS: Mapping[Step, Callable[[Run], Awaitable[None]]] = {
+STEPS: Mapping[Step, Callable[[JobContext], Awaitable[None]]] = {
     Step.PLAN: file_steps.plan,
     Step.ADOPT: register_steps.adopt,
     Step.MOVE: register_steps.move,
@@ -56,10 +56,10 @@ class Worker:
     on_contact: Callable[[Side], Awaitable[None]] | None = None
     may_send: Callable[[Job], bool] | None = None
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: WorkerDeps) -> None:
         self._means = means
-        self._leaving = Leaving()
-        self._runs: dict[int, Run] = {}
+        self._leaving = DrainFlag()
+        self._runs: dict[int, JobContext] = {}
         self._checks: set[asyncio.Task[None]] = set()
 
     def wind_down(self, why: str = STOPPED) -> None:
@@ -86,7 +86,7 @@ class Worker:
         Raises:
             StateError: The store cannot be written: nothing can go on.
         """
-        run = Run(job, self._means, self._leaving, self._contact)
+        run = JobContext(job, self._means, self._leaving, self._contact)
         meter, clock = self._means.meter, self._means.clock
         self._runs[job.id] = run
         meter.begin(job)
@@ -122,7 +122,7 @@ class Worker:
 
     # -- supervision -----------------------------------------------------------------------------
 
-    async def _supervised(self, run: Run) -> Outcome:
+    async def _supervised(self, run: JobContext) -> Outcome:
         """Work and keep the lease; losing the lease stops the work."""
         work = asyncio.create_task(self._work(run))
         lease = asyncio.create_task(_keep_lease(run))
@@ -143,14 +143,14 @@ class Worker:
                 task.cancel()
             await asyncio.gather(work, lease, return_exceptions=True)
 
-    async def _work(self, run: Run) -> Outcome:
+    async def _work(self, run: JobContext) -> Outcome:
         try:
             while run.ended is None:
                 step = await _next(run)
                 await self._require_may_begin(run, step)
                 await STEPS[step](run)
             return run.ended
-        except GiveBack as reason:
+        except Released as reason:
             return await failures.released(run, str(reason), reason.wait_s)
         except hashing.Stopped:
             if run.stale is not None:
@@ -171,7 +171,7 @@ class Worker:
             bug = to_error(Kind.OUR_BUG, f"a bug in syncd: {type(error).__name__}")
             return await failures.decided(run, bug)
 
-    async def _require_may_begin(self, run: Run, step: Step) -> None:
+    async def _require_may_begin(self, run: JobContext, step: Step) -> None:
         """
         Go on only with what may begin now, and where bytes may leave if it sends any.
 
@@ -180,7 +180,7 @@ class Worker:
             Permanent: A plan says that no byte leaves, and the catalog does not spare them any more.
         """
         if self._leaving.is_set() and step not in _LAST_STEPS:
-            raise GiveBack(self._leaving.why)
+            raise Released(self._leaving.why)
         if step not in _SENDING_STEPS:
             return
         if self.may_send is not None and not self.may_send(run.job):
@@ -190,10 +190,10 @@ class Worker:
                 advice="Make a new plan.",
             )
         if not await self._means.transfer.may_send():
-            raise GiveBack(DAY_IS_FULL)
+            raise Released(DAY_IS_FULL)
 
 
-async def _next(run: Run) -> Step:
+async def _next(run: JobContext) -> Step:
     """What the job needs next, by its facts and by what the catalog tells."""
     job = run.job
     fresh = job.sha256 is not None and job.storage_key is None
@@ -201,7 +201,7 @@ async def _next(run: Run) -> Step:
     movable = fresh and not known and await register_steps.movable(run) is not None
     missing = len(await part_sender.missing(run)) if job.upload_id is not None else 0
     run.route = run.means.routes.of(job.fingerprint.size)
-    unheard_of = job.sha256 is None and await register_steps.unheard_of(run)
+    not_in_catalog = job.sha256 is None and await register_steps.not_in_catalog(run)
     return next_step(
         job,
         route=run.route,
@@ -209,11 +209,11 @@ async def _next(run: Run) -> Step:
         missing=missing,
         known=known,
         movable=movable,
-        unheard_of=unheard_of,
+        not_in_catalog=not_in_catalog,
     )
 
 
-async def _keep_lease(run: Run) -> None:
+async def _keep_lease(run: JobContext) -> None:
     """Until the job is taken away: its file changed, or it was cancelled."""
     means = run.means
     while True:
@@ -226,7 +226,7 @@ async def _keep_lease(run: Run) -> None:
             return
 
 
-def _tell_ended(run: Run) -> None:
+def _tell_ended(run: JobContext) -> None:
     """Let whoever draws know how it ended, if it came to an end."""
     end = None if run.ended is None else run.ended.end
     run.means.meter.end(

@@ -14,8 +14,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from syncd.executors import Lanes
-from syncd.monitoring.webhook import RETRY_FIRST_S, TRIES, Announcer, Receiver, Receivers
+from syncd.executors import Executors
+from syncd.monitoring.webhook import RETRY_FIRST_S, TRIES, Receiver, Receivers, WebhookNotifier
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.store.outline import HoldRow
@@ -312,10 +312,10 @@ def test_no_receiver_harms_a_run(nursery: Any, tmp_path: Path, cloud: Sandbox, c
 
 
 async def tell(tmp_path: Path, listener: ScriptedServer, clock: FakeClock, *, rounds: int) -> None:
-    lanes = Lanes(files=1, slots=1)
+    lanes = Executors(files=1, slots=1)
     store = Store(os.fspath(tmp_path / "state"))
     receiver = Receiver("notify.webhook_url", f"{listener.url}/hook", "http://there/***")
-    announcer = Announcer(
+    announcer = WebhookNotifier(
         Receivers(receiver, heartbeat=None, key=KEY, machine="box"),
         store=store,
         lanes=lanes,

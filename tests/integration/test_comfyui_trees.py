@@ -15,7 +15,7 @@ import pytest
 
 from syncd.config import loader
 from syncd.config.settings import Settings
-from syncd.core.files.selection import Rules, Taken
+from syncd.core.files.selection import Rules, Selected
 from syncd.fs import scanner
 from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.dry_run import roots_of
@@ -60,7 +60,7 @@ def our_reading(base: Path, settings: Settings) -> dict[tuple[str, str], str]:
     taken = {}
     for root in roots.values():
         for file in scanner.walk(root.path, root.id, problem=lambda *_: None):
-            if isinstance(comparer.judge(file), Taken):
+            if isinstance(comparer.judge(file), Selected):
                 key = tree.kind_and_name(root.id, file.rel_path)
                 real = Path(root.path, file.rel_path).resolve()
                 assert key not in taken

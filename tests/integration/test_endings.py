@@ -13,12 +13,12 @@ from pydantic import SecretStr
 from syncd.clock import SystemClock
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
-from syncd.control.context import Desk
+from syncd.control.context import ControlContext
 from syncd.daemon import service as service_room
-from syncd.daemon.components import Doors, Ties, Tools, assembled, open_store
+from syncd.daemon.components import Callbacks, Factories, Resources, assembled, open_store
 from syncd.daemon.service import Service
-from syncd.daemon.team_guard import Membership
-from syncd.executors import Lanes
+from syncd.daemon.team_guard import TeamGuard
+from syncd.executors import Executors
 from syncd.fs.watcher import Watcher
 from syncd.ingest.comparer import BrokenOff
 from syncd.monitoring.progress import Meter
@@ -47,11 +47,11 @@ async def test_the_store_is_not_closed_while_the_scan_thread_reads_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_room, "LAST_LOOK_S", 60.0)
-    lanes, ended = Lanes(files=1, slots=1), threading.Event()
+    lanes, ended = Executors(files=1, slots=1), threading.Event()
     reads: list[asyncio.Future[RootRow]] = []
 
     @asynccontextmanager
-    async def stopped_while_it_reads(_: Settings, desk: Desk) -> AsyncIterator[None]:
+    async def stopped_while_it_reads(_: Settings, desk: ControlContext) -> AsyncIterator[None]:
         def read() -> RootRow:
             ended.wait(0.5)  # as long as a slow disk takes, or until nobody cared
             return desk.store.seen.root(1)
@@ -60,7 +60,7 @@ async def test_the_store_is_not_closed_while_the_scan_thread_reads_it(
         service.stop()
         yield
 
-    doors = Doors(lanes=lambda _: lanes, control=stopped_while_it_reads)
+    doors = Factories(lanes=lambda _: lanes, control=stopped_while_it_reads)
     service = Service(settings, SOURCE, meter=Meter(), doors=doors)
     await service.run(once=True)
     ended.set()
@@ -68,7 +68,7 @@ async def test_the_store_is_not_closed_while_the_scan_thread_reads_it(
     assert not (await reads[0]).scanned
 
 
-class Listed(Lanes):
+class Listed(Executors):
     """Lanes that write down what the scan thread is asked to do."""
 
     def __init__(self) -> None:
@@ -85,14 +85,14 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
 ) -> None:
     monkeypatch.setattr(service_room, "LAST_LOOK_S", 0.2)
     lanes, asked, answers = Listed(), threading.Event(), threading.Event()
-    desks, watchers = list[Desk](), list[Watcher]()
+    desks, watchers = list[ControlContext](), list[Watcher]()
     hanging: list[asyncio.Future[bool]] = []
 
     def ask_the_disk() -> bool:
         asked.set()
         return answers.wait()
 
-    async def hang(desk: Desk) -> None:
+    async def hang(desk: ControlContext) -> None:
         while desk.unready():
             await asyncio.sleep(0.01)
         hanging.append(asyncio.ensure_future(lanes.scan(ask_the_disk)))
@@ -100,17 +100,17 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
         service.stop()
 
     @asynccontextmanager
-    async def hanging_soon(_: Settings, desk: Desk) -> AsyncIterator[None]:
+    async def hanging_soon(_: Settings, desk: ControlContext) -> AsyncIterator[None]:
         desks.append(desk)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(hang(desk))
             yield
 
     def watching(*what: Any) -> Watcher:
-        watchers.append(Doors().watcher(*what))
+        watchers.append(Factories().watcher(*what))
         return watchers[0]
 
-    doors = Doors(lanes=lambda _: lanes, watcher=watching, control=hanging_soon)
+    doors = Factories(lanes=lambda _: lanes, watcher=watching, control=hanging_soon)
     service = Service(settings, SOURCE, meter=Meter(), doors=doors)
     try:
         async with asyncio.timeout(60):
@@ -130,9 +130,9 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
 
 @pytest.mark.parametrize("fails", [True, False])
 async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fails: bool) -> None:
-    store, lanes = open_store(settings), Lanes(files=1, slots=1)
-    tools = Tools(settings, store, lanes, SystemClock(), lambda: 0.5, Meter())
-    ties = Ties(
+    store, lanes = open_store(settings), Executors(files=1, slots=1)
+    tools = Resources(settings, store, lanes, SystemClock(), lambda: 0.5, Meter())
+    ties = Callbacks(
         settings=lambda: settings,
         hint=lambda _: None,
         on_ended=lambda: None,
@@ -141,9 +141,9 @@ async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fa
         unready=list,
         watch_mode=lambda: "walks",
     )
-    membership = Membership(settings, SOURCE, **tools.shared)
+    membership = TeamGuard(settings, SOURCE, **tools.shared)
     with pytest.raises(NoRoom) if fails else nullcontext():
-        async with assembled(tools, ties, membership, doors=Doors(), once=True) as parts:
+        async with assembled(tools, ties, membership, doors=Factories(), once=True) as parts:
             if fails:
                 raise NoRoom
 

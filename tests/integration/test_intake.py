@@ -12,10 +12,10 @@ import pytest
 from syncd.core.files import settling
 from syncd.core.files.search_paths import Tree
 from syncd.core.files.selection import Patterns, Rules
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.ingest import ingester
 from syncd.ingest.comparer import BrokenOff, Comparer, Root
-from syncd.ingest.ingester import BATCH, BLOCKED_LOOK_S, RIVAL_LOOK_S, Intake
+from syncd.ingest.ingester import BATCH, BLOCKED_LOOK_S, RIVAL_LOOK_S, Ingester
 from syncd.monitoring.progress import Meter, Settling
 from syncd.store.files import Admission, Wanted
 from syncd.store.store import Store
@@ -56,7 +56,7 @@ class Scene:
 
     models: Path
     clock: HandClock
-    intake: Intake
+    intake: Ingester
     root: Root
     store: Store
     queued: list[None] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Scene:
 
 
 def scene_in(
-    folder: Path, store: Store, lanes: Lanes, clock: HandClock, *, backfill: bool
+    folder: Path, store: Store, lanes: Executors, clock: HandClock, *, backfill: bool
 ) -> Scene:
     models = folder / "models"
     root = Root(store.files.root_id(os.fspath(models)), os.fspath(models), network=False)
@@ -81,7 +81,7 @@ def scene_in(
     def judged(rel_path: str) -> None:
         meanwhile.pop(rel_path, lambda: None)()
 
-    intake = Intake(
+    intake = Ingester(
         {root.id: root},
         comparer=Comparer(
             {root.id: root},
@@ -126,7 +126,7 @@ def scene(backfill: bool, clock: HandClock) -> Iterator[Scene]:
         folder = Path(name)
         folder.chmod(0o755)
         write_safetensors(folder / "models" / NAME, 5000)
-        store, lanes = Store(os.fspath(folder / "state")), Lanes(files=1, slots=1)
+        store, lanes = Store(os.fspath(folder / "state")), Executors(files=1, slots=1)
         yield scene_in(folder, store, lanes, clock, backfill=backfill)
         lanes.close()
         store.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncd.cloud import client as cloud_api
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.validation import HostPolicy
 from syncd.config.credential_files import Stored
@@ -59,11 +59,11 @@ class Installation:
         return session
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[CloudApi]:
+    async def running(self) -> AsyncIterator[CloudClient]:
         """A syncd that uses the session."""
         credentials = Credentials(self.stored.session, keeper=self.stored, clock=self.clock)
         async with cloud_api.build_client() as http:
-            api = CloudApi(
+            api = CloudClient(
                 base_url=self.cloud.base_url,
                 client=http,
                 credentials=credentials,

@@ -162,7 +162,7 @@ def test_I05_half_a_file_whose_writer_was_killed_is_not_presigned_before_it_is_f
 def test_a_whole_file_is_sound(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "vae/x.safetensors", 5000)
 
-    assert judged(tmp_path, "vae/x.safetensors") == integrity.SOUND
+    assert judged(tmp_path, "vae/x.safetensors") == integrity.VALID
 
 
 def test_a_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path
     assert judgement.verdict is Verdict.INCOMPLETE
     assert "holes" in (judgement.why or "")
     path.write_bytes(content)
-    assert judged(tmp_path, "x.safetensors") == integrity.SOUND
+    assert judged(tmp_path, "x.safetensors") == integrity.VALID
 
 
 def test_holes_are_nobodys_business_where_no_format_says_what_is_whole(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_holes_are_nobodys_business_where_no_format_says_what_is_whole(tmp_path:
         file.write(b"\x01" * 100)
         file.truncate(MIB)
 
-    assert judged(tmp_path, "x.pt") == integrity.SOUND
+    assert judged(tmp_path, "x.pt") == integrity.VALID
 
 
 def test_a_file_that_somebody_has_open_for_writing_waits(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_file_that_somebody_has_open_for_writing_waits(tmp_path: Path) -> None
         open_for_reading = judged(tmp_path, "x.safetensors")
 
     assert open_for_writing == integrity.Judgement(None, "a program has it open for writing")
-    assert not_asked == open_for_reading == integrity.SOUND
+    assert not_asked == open_for_reading == integrity.VALID
 
 
 def test_the_lease_is_given_back_at_once(tmp_path: Path) -> None:

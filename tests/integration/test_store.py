@@ -40,8 +40,8 @@ from syncd.types import (
     Plan,
     Priority,
     State,
+    StatKey,
     Target,
-    Trace,
     Verdict,
 )
 
@@ -594,7 +594,7 @@ def test_known_files_are_read_in_pages_without_a_gap_or_a_double(
     assert [known.rel_path for known in store.files.known(1, "a")] == paths
 
 
-def trace(rel_path: str, *, mtime_ns: int = 1) -> Trace:
+def trace(rel_path: str, *, mtime_ns: int = 1) -> StatKey:
     return os.fsencode(rel_path), 100, mtime_ns, 7, str(2**64 - 1)
 
 

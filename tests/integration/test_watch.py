@@ -17,7 +17,7 @@ from syncd.types import Hint, HintKind
 WAIT_S = 60.0
 
 
-class Hints:
+class ChangeQueue:
     """What a watcher told, in order."""
 
     def __init__(self) -> None:
@@ -83,15 +83,15 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hints() -> Hints:
-    return Hints()
+def hints() -> ChangeQueue:
+    return ChangeQueue()
 
 
 Start = Callable[..., Watcher]
 
 
 @pytest.fixture
-def start(hints: Hints) -> Iterator[Start]:
+def start(hints: ChangeQueue) -> Iterator[Start]:
     """Starts a watcher that tells ``hints``, and stops it in the end."""
     watchers: list[Watcher] = []
 
@@ -107,7 +107,7 @@ def start(hints: Hints) -> Iterator[Start]:
 
 
 def test_a_written_file_is_told_as_created_and_closed(
-    start: Start, root: Path, hints: Hints
+    start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     watcher = start(root)
 
@@ -118,7 +118,9 @@ def test_a_written_file_is_told_as_created_and_closed(
     assert watcher.degraded is None
 
 
-def test_a_name_that_is_not_utf8_comes_through(start: Start, root: Path, hints: Hints) -> None:
+def test_a_name_that_is_not_utf8_comes_through(
+    start: Start, root: Path, hints: ChangeQueue
+) -> None:
     start(root)
 
     (root / "loras" / "caf\udce9.pt").write_bytes(b"model")
@@ -127,7 +129,7 @@ def test_a_name_that_is_not_utf8_comes_through(start: Start, root: Path, hints: 
 
 
 def test_a_file_moved_in_from_outside_is_told_as_moved(
-    start: Start, root: Path, tmp_path: Path, hints: Hints
+    start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (tmp_path / "x.pt").write_bytes(b"model")
     start(root)
@@ -138,7 +140,7 @@ def test_a_file_moved_in_from_outside_is_told_as_moved(
 
 
 def test_a_download_renamed_into_place_tells_both_names(
-    start: Start, root: Path, hints: Hints
+    start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     start(root)
     (root / "loras" / "x.pt.part").write_bytes(b"model")
@@ -149,7 +151,7 @@ def test_a_download_renamed_into_place_tells_both_names(
 
 
 def test_a_folder_moved_in_is_one_hint_and_watched_from_then_on(
-    start: Start, root: Path, tmp_path: Path, hints: Hints
+    start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (tmp_path / "new" / "sub").mkdir(parents=True)
     (tmp_path / "new" / "sub" / "x.pt").write_bytes(b"model")
@@ -163,7 +165,9 @@ def test_a_folder_moved_in_is_one_hint_and_watched_from_then_on(
     assert not any(hint.rel_path.startswith("loras/new/sub/x") for hint in hints.seen)
 
 
-def test_a_folder_made_and_filled_at_once_is_told(start: Start, root: Path, hints: Hints) -> None:
+def test_a_folder_made_and_filled_at_once_is_told(
+    start: Start, root: Path, hints: ChangeQueue
+) -> None:
     start(root)
 
     (root / "vae" / "deep").mkdir(parents=True)
@@ -176,7 +180,7 @@ def test_a_folder_made_and_filled_at_once_is_told(start: Start, root: Path, hint
 
 
 def test_a_renamed_folder_tells_both_names_and_is_watched_under_the_new_one(
-    start: Start, root: Path, hints: Hints
+    start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     start(root)
 
@@ -188,7 +192,7 @@ def test_a_renamed_folder_tells_both_names_and_is_watched_under_the_new_one(
 
 
 def test_a_folder_moved_out_and_in_again_is_still_watched(
-    start: Start, root: Path, tmp_path: Path, hints: Hints
+    start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     watcher = start(root)
 
@@ -202,7 +206,7 @@ def test_a_folder_moved_out_and_in_again_is_still_watched(
 
 
 def test_deleted_files_and_folders_are_told(
-    start: Start, root: Path, tmp_path: Path, hints: Hints
+    start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (root / "loras" / "x.pt").write_bytes(b"model")
     (root / "loras" / "y.pt").write_bytes(b"model")
@@ -216,7 +220,7 @@ def test_deleted_files_and_folders_are_told(
 
 
 def test_a_linked_root_tells_paths_below_it(
-    start: Start, root: Path, tmp_path: Path, hints: Hints
+    start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (tmp_path / "alias").symlink_to(root)
     watcher = start(tmp_path / "alias")
@@ -236,7 +240,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def test_a_folder_that_two_links_lead_to_is_told_under_both(
-    start: Start, root: Path, elsewhere: Path, hints: Hints
+    start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     (root / "vae").symlink_to(elsewhere)
     (root / "loras" / "more").symlink_to(elsewhere)
@@ -248,7 +252,7 @@ def test_a_folder_that_two_links_lead_to_is_told_under_both(
 
 
 def test_a_linked_folder_within_a_linked_folder_is_watched(
-    start: Start, root: Path, elsewhere: Path, tmp_path: Path, hints: Hints
+    start: Start, root: Path, elsewhere: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (tmp_path / "third").mkdir()
     (elsewhere / "sub" / "on").symlink_to(tmp_path / "third")
@@ -261,7 +265,7 @@ def test_a_linked_folder_within_a_linked_folder_is_watched(
 
 
 def test_a_folder_linked_later_is_rescanned_and_watched(
-    start: Start, root: Path, elsewhere: Path, hints: Hints
+    start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     start(root)
 
@@ -273,7 +277,7 @@ def test_a_folder_linked_later_is_rescanned_and_watched(
 
 
 def test_a_link_moved_in_within_a_folder_is_watched(
-    start: Start, root: Path, elsewhere: Path, tmp_path: Path, hints: Hints
+    start: Start, root: Path, elsewhere: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "link").symlink_to(elsewhere)
@@ -287,7 +291,7 @@ def test_a_link_moved_in_within_a_folder_is_watched(
 
 
 def test_a_removed_link_is_no_longer_watched_and_the_other_one_still_is(
-    start: Start, root: Path, elsewhere: Path, hints: Hints
+    start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     (root / "vae").symlink_to(elsewhere)
     (root / "clip").symlink_to(elsewhere)
@@ -306,7 +310,7 @@ def test_a_removed_link_is_no_longer_watched_and_the_other_one_still_is(
 
 
 def test_a_link_whose_target_is_removed_costs_nobody_his_life(
-    start: Start, root: Path, elsewhere: Path, hints: Hints
+    start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     (elsewhere / "sub").rmdir()
     (root / "vae").symlink_to(elsewhere)
@@ -322,7 +326,7 @@ def test_a_link_whose_target_is_removed_costs_nobody_his_life(
 
 @pytest.mark.cell("F17-watch")
 def test_links_are_left_alone_where_the_rule_says_so(
-    start: Start, root: Path, elsewhere: Path, hints: Hints
+    start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     (root / "vae").symlink_to(elsewhere)
 
@@ -331,7 +335,7 @@ def test_links_are_left_alone_where_the_rule_says_so(
     assert watches_in_use() == 2
 
 
-def test_cycles_of_links_end(start: Start, root: Path, hints: Hints) -> None:
+def test_cycles_of_links_end(start: Start, root: Path, hints: ChangeQueue) -> None:
     for link in ("one", "two", "loras/up"):  # watchdog itself never comes back from these
         (root / link).symlink_to(root)
     (root / "loras" / "disk").symlink_to("/")
@@ -344,7 +348,7 @@ def test_cycles_of_links_end(start: Start, root: Path, hints: Hints) -> None:
     assert watches_in_use() == 2
 
 
-def test_a_failing_receiver_kills_nothing(start: Start, root: Path, hints: Hints) -> None:
+def test_a_failing_receiver_kills_nothing(start: Start, root: Path, hints: ChangeQueue) -> None:
     def fails_at_x(hint: Hint) -> None:
         hints(hint)
         if hint.rel_path.endswith("x.pt") or hint.kind is HintKind.RESCAN:
@@ -364,7 +368,7 @@ def test_a_failing_receiver_kills_nothing(start: Start, root: Path, hints: Hints
 
 @pytest.mark.parametrize("name", ["inotify_c", "inotify"])
 def test_F15_a_warning_of_lost_events_asks_for_a_rescan(
-    start: Start, root: Path, hints: Hints, name: str
+    start: Start, root: Path, hints: ChangeQueue, name: str
 ) -> None:
     watcher = start(root)
 
@@ -379,7 +383,9 @@ def test_F15_a_warning_of_lost_events_asks_for_a_rescan(
     assert hints.seen == [closed("the end")]
 
 
-def test_F15_a_quiet_log_does_not_hide_lost_events(start: Start, root: Path, hints: Hints) -> None:
+def test_F15_a_quiet_log_does_not_hide_lost_events(
+    start: Start, root: Path, hints: ChangeQueue
+) -> None:
     start(root)
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.CRITICAL)
@@ -392,7 +398,9 @@ def test_F15_a_quiet_log_does_not_hide_lost_events(start: Start, root: Path, hin
 
 
 @pytest.mark.cell("F15-watch")
-def test_F15_a_real_overflow_asks_for_a_rescan(start: Start, root: Path, hints: Hints) -> None:
+def test_F15_a_real_overflow_asks_for_a_rescan(
+    start: Start, root: Path, hints: ChangeQueue
+) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
     watcher = start(root)
     one, two = root / "loras" / "1.pt", root / "loras" / "2.pt"
@@ -420,7 +428,7 @@ def test_the_death_of_any_thread_behind_it_is_noticed(start: Start, root: Path, 
 
 
 def test_a_removed_root_is_noticed_and_watched_again_after_a_restart(
-    start: Start, root: Path, hints: Hints
+    start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     watcher = start(root)
 
@@ -447,7 +455,7 @@ def test_a_missing_root_is_no_error_but_said(start: Start, root: Path) -> None:
 
 
 def test_a_further_root_may_be_missing_and_is_watched_from_the_next_start(
-    root: Path, hints: Hints
+    root: Path, hints: ChangeQueue
 ) -> None:
     watcher = Watcher({1: str(root), 2: str(root.parent / "extra")}, hints)
     watcher.start()
@@ -466,7 +474,7 @@ def test_a_further_root_may_be_missing_and_is_watched_from_the_next_start(
 
 @pytest.mark.cell("F16-watch")
 def test_F16_a_reached_limit_is_no_error_and_comes_with_advice(
-    start: Start, root: Path, hints: Hints
+    start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
@@ -522,7 +530,7 @@ def test_watches_are_counted_as_the_kernel_counts_them(start: Start, root: Path)
 
 
 def test_linked_folders_are_watched_again_after_a_restart(
-    start: Start, root: Path, elsewhere: Path, hints: Hints
+    start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     (root / "vae").symlink_to(elsewhere)
     watcher = start(root)

@@ -33,9 +33,13 @@ COSMIC_RAY = BUILD / "bin" / "cosmic-ray"
 LEFT_OUT = re.compile(r"core/(ReplaceBinaryOperator_BitOr_|RemoveDecorator|ExceptionReplacer)")
 
 NEAREST = {
-    "syncd/core/catalog/drift.py": "tests/unit/test_plan_file.py tests/property/test_drift_properties.py",
+    "syncd/core/catalog/drift.py": (
+        "tests/unit/test_plan_file.py tests/property/test_drift_properties.py"
+    ),
     "syncd/core/jobs/parts.py": "tests/unit/test_parts.py tests/property/test_upload_properties.py",
-    "syncd/core/jobs/retry_policy.py": "tests/unit/test_retry_policy.py tests/property/test_retry_properties.py",
+    "syncd/core/jobs/retry_policy.py": (
+        "tests/unit/test_retry_policy.py tests/property/test_retry_properties.py"
+    ),
     "syncd/core/catalog/permissions.py": "tests/integration/test_status_plan.py -k I21",
     "syncd/core/units.py": "tests/unit/test_config.py",
     "syncd/store/reports.py": "tests/integration/test_status_plan.py",

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.object_store import ANSWER_MAX, ObjectStore
 from syncd.cloud.validation import BODY_MAX, HostPolicy, page_of, parse_json, record_of
@@ -54,11 +54,11 @@ PROFILE = {
 NO: dict[str, Any] = {"error_message": f"no, Bearer {TOKEN} and https://h/p?{TOKEN}\x1b[2J"}
 
 
-async def every(api: CloudApi) -> list[Any]:
+async def every(api: CloudClient) -> list[Any]:
     return [record async for record in api.models()]
 
 
-ASK: dict[Call, tuple[dict[str, Any], Callable[[CloudApi], Awaitable[Any]]]] = {
+ASK: dict[Call, tuple[dict[str, Any], Callable[[CloudClient], Awaitable[Any]]]] = {
     Call.LOGIN: (SIGNED_IN, lambda api: api.login("ada@example.org", TOKEN)),
     Call.REFRESH: (SIGNED_IN, lambda api: api.refresh(TOKEN)),
     Call.PAIR_START: (PAIRING, lambda api: api.start_pairing()),
@@ -217,7 +217,7 @@ async def test_T12_I27_a_call_with_a_mutated_answer_ends_with_a_value_or_an_erro
     async with httpx.AsyncClient(transport=server, follow_redirects=False) as client:
         while answers < SCALE.mutations // 32:
             clock = FakeClock()
-            api = CloudApi(
+            api = CloudClient(
                 base_url=BASE_URL,
                 client=client,
                 credentials=Credentials(lambda: TOKEN),

@@ -12,7 +12,7 @@ from syncd.core.files import naming
 from syncd.core.files.diff import Gone, Moved, New, diff, order
 from syncd.core.files.naming import ENDINGS, clash_key, is_within, mapped, owner_of, unwanted
 from syncd.core.files.search_paths import Folder, Tree
-from syncd.core.files.selection import Patterns, Rules, Taken, judge, stands
+from syncd.core.files.selection import Patterns, Rules, Selected, judge, stands
 from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
 
 TOPS = ["loras", "Loras", "vae", "clip", "text_encoders", "unet", "configs", "diffusers", ".git"]
@@ -55,7 +55,7 @@ def test_what_is_taken_obeys_every_rule(rules: Rules, rel_path: str, size: int) 
     verdict = judge(rules, rel_path, size)
     typed = naming.typed(rel_path, rules.type_key)
 
-    if not isinstance(verdict, Taken):
+    if not isinstance(verdict, Selected):
         assert verdict.reason.isprintable()
         return
     assert size > 0
@@ -77,13 +77,13 @@ def test_what_was_judged_stands_until_the_rules_judge_otherwise(
     before: Rules, rel_path: str, size: int, after: Rules
 ) -> None:
     first, second = judge(before, rel_path, size), judge(after, rel_path, size)
-    if isinstance(first, Taken):
+    if isinstance(first, Selected):
         known = KnownFile(1, rel_path, print_, Verdict.WANTED, None, first.target.model_path)
     else:
         known = KnownFile(1, rel_path, print_, first.verdict, first.reason, first.model_path)
 
     assert stands(first, known)
-    if isinstance(first, Taken) != isinstance(second, Taken):
+    if isinstance(first, Selected) != isinstance(second, Selected):
         assert not stands(second, known)
 
 

@@ -34,10 +34,10 @@ from syncd.core.catalog.drift import Drift
 from syncd.core.files.search_paths import Folder, Tree
 from syncd.core.files.settling import Windows
 from syncd.errors import LeaseLost
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.dry_run import make_plan
-from syncd.ingest.ingester import Intake
+from syncd.ingest.ingester import Ingester
 from syncd.monitoring.progress import Meter
 from syncd.sandbox.server import Sandbox
 from syncd.store.store import Store
@@ -198,7 +198,7 @@ class Safe(RuleBasedStateMachine):
         super().__init__()
         set_override(False)  # nothing is unreadable to root
         self.machine = Machine()
-        self.clock, self.lanes = TurnedClock(), Lanes(files=1, slots=1)
+        self.clock, self.lanes = TurnedClock(), Executors(files=1, slots=1)
         self.registered: dict[str, tuple[int, ...] | None] = {}
         self.open_store()
 
@@ -225,7 +225,7 @@ class Safe(RuleBasedStateMachine):
                 machine.loaded.settings, root.path, type_key=root.type_key
             ),
         )
-        self.intake = Intake(
+        self.intake = Ingester(
             self.roots,
             comparer=self.comparer,
             store=self.store,

@@ -111,7 +111,7 @@ def done(job: Job, step: Step) -> Job:
     st.booleans(),
 )
 def test_from_any_facts_a_server_that_answers_brings_a_job_to_its_end(
-    job: Job, route: Route, granted: bool, missing: int, unheard_of: bool
+    job: Job, route: Route, granted: bool, missing: int, not_in_catalog: bool
 ) -> None:
     taken = []
     for _ in range(8):
@@ -122,7 +122,7 @@ def test_from_any_facts_a_server_that_answers_brings_a_job_to_its_end(
             missing=missing,
             known=False,
             movable=False,
-            unheard_of=unheard_of,
+            not_in_catalog=not_in_catalog,
         )
         taken.append(step)
         if step is Step.FINISH:
@@ -151,7 +151,7 @@ def test_no_step_forgets_what_was_sent_or_runs_ahead_of_what_is_known(
     missing: int,
     known: bool,
     movable: bool,
-    unheard_of: bool,
+    not_in_catalog: bool,
 ) -> None:
     # Before its hash is known nothing of a file was completed or registered.
     assume(job.sha256 is not None or job.stored_at is job.register_sent_at is None)
@@ -163,12 +163,12 @@ def test_no_step_forgets_what_was_sent_or_runs_ahead_of_what_is_known(
         missing=missing,
         known=known,
         movable=movable,
-        unheard_of=unheard_of,
+        not_in_catalog=not_in_catalog,
     )
 
     assert (step is Step.FINISH) == (job.record_id is not None)
     if step is not Step.FINISH and job.sha256 is None:
-        beside = unheard_of and route is Route.MULTIPART
+        beside = not_in_catalog and route is Route.MULTIPART
         assert step is Step.PLAN or (beside and step in _BESIDE)
     if step is Step.PLAN:
         assert job.sha256 is None

@@ -210,7 +210,7 @@ class Uploader(RuleBasedStateMachine):
             missing=len(missing_parts(PARTS, etags)) if job.upload_id else 0,
             known=False,
             movable=False,
-            unheard_of=self.beside,
+            not_in_catalog=self.beside,
         )
         key, sha256 = job.storage_key or "", job.sha256 or ""
         content = hashlib.sha256(b"%d" % job.fingerprint.mtime_ns).hexdigest()

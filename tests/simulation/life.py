@@ -13,9 +13,9 @@ from syncd.cloud.client import Client as ApiClient
 from syncd.cloud.object_store import Client as StoreClient
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
-from syncd.daemon.components import Doors
+from syncd.daemon.components import Factories
 from syncd.daemon.service import Service
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.fs.watcher import Watcher
 from syncd.monitoring.progress import Meter
 from syncd.types import Hint
@@ -76,7 +76,7 @@ class Life:
             meter=_Scales(self, disturb),
             clock=clock,
             jitter=jitter or draw.random,
-            doors=Doors(
+            doors=Factories(
                 lanes=lambda _: _Inline(self, wire.took_s),
                 api=lambda _: ApiClient(transport=ApiWire(far, weather, self, lost)),
                 objects=lambda _: StoreClient(transport=wire),
@@ -132,7 +132,7 @@ class Life:
         return None if self.dead else self._main.result()
 
 
-class _Inline(Lanes):
+class _Inline(Executors):
     """
     Threads that do everything at once and then take their time.
 

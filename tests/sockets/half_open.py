@@ -30,7 +30,7 @@ from syncd.cloud import client as api
 from syncd.cloud import http, object_store
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
-from syncd.daemon.components import Doors
+from syncd.daemon.components import Factories
 from syncd.daemon.service import Service
 from syncd.monitoring import log
 from syncd.monitoring.progress import Meter
@@ -254,7 +254,7 @@ def run(case: str, folder: Path) -> dict[str, Any]:
         clock=AheadClock(),
         latest_s=LATEST_S,
         jitter=lambda: 0.0,
-        doors=Doors(api=lambda _: _api(accident), objects=lambda _: _store(accident)),
+        doors=Factories(api=lambda _: _api(accident), objects=lambda _: _store(accident)),
     )
     started_s = time.monotonic()
     code = asyncio.run(service.run(once=True))

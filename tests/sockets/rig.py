@@ -31,9 +31,9 @@ from syncd.cloud import client as api
 from syncd.cloud import object_store
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
-from syncd.daemon.components import Doors
+from syncd.daemon.components import Factories
 from syncd.daemon.service import Service
-from syncd.executors import Lanes
+from syncd.executors import Executors
 from syncd.monitoring import log
 from syncd.monitoring.progress import Meter
 from syncd.sandbox.history import Entry
@@ -168,7 +168,7 @@ def _by_seq(entry: Entry) -> int:
     return entry.seq
 
 
-class _Counted(Lanes):
+class _Counted(Executors):
     """The real threads; while one works the clock does not jump."""
 
     def __init__(self, clock: SkippingClock) -> None:
@@ -347,7 +347,7 @@ class Rig:
             meter=self.meter(),
             clock=self.clock,
             jitter=self.jitter,
-            doors=Doors(
+            doors=Factories(
                 lanes=lambda _: _Counted(self.clock),
                 api=lambda _: _api_client(self.clock, self.cloud),
                 objects=lambda _: _store_client(self.cloud),

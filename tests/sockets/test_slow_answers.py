@@ -19,7 +19,7 @@ import pytest
 
 from syncd.cloud import client as api
 from syncd.cloud import object_store
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.object_store import Exchange, ObjectStore
 from syncd.cloud.validation import HostPolicy
@@ -234,7 +234,7 @@ CALLS: list[Any] = [
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("call", CALLS)
 async def test_I30_F51_answer_of_the_api_is_given_up_as_a_whole(
-    call: Callable[[CloudApi], Any],
+    call: Callable[[CloudClient], Any],
     answer: Callable[[], Iterator[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -243,7 +243,7 @@ async def test_I30_F51_answer_of_the_api_is_given_up_as_a_whole(
     with SlowServer(answer) as server:
         url = f"http://127.0.0.1:{server.port}/api/v1"
         async with api.build_client() as client:
-            cloud = CloudApi(
+            cloud = CloudClient(
                 base_url=url,
                 client=client,
                 credentials=Credentials(lambda: "dk-0123456789"),

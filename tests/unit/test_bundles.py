@@ -3,7 +3,7 @@
 import pytest
 
 from syncd.core.files.bundles import bundle_of, missing
-from syncd.core.files.selection import Passed, Rules, Taken, judge
+from syncd.core.files.selection import Rules, Selected, Skipped, judge
 
 TYPES = frozenset({"diffusers", "LLM"})
 
@@ -48,18 +48,18 @@ def test_every_file_of_a_bundle_is_taken_whatever_its_ending() -> None:
     rules = Rules(bundles=TYPES)
 
     taken = judge(rules, "diffusers/sdxl/tokenizer/merges.txt", 1)
-    assert isinstance(taken, Taken)
+    assert isinstance(taken, Selected)
     assert taken.target.bundle == "diffusers/sdxl"
     assert taken.rule == "bundle diffusers/sdxl"
 
 
 @pytest.mark.parametrize("name", [".gitattributes", "a.bin.part", "x~", ".cache/a.json"])
 def test_what_is_hidden_or_unfinished_is_no_part_of_a_bundle(name: str) -> None:
-    assert isinstance(judge(Rules(bundles=TYPES), f"diffusers/sdxl/{name}", 1), Passed)
+    assert isinstance(judge(Rules(bundles=TYPES), f"diffusers/sdxl/{name}", 1), Skipped)
 
 
 def test_without_the_setting_the_reason_names_it() -> None:
     passed = judge(Rules(), "diffusers/sdxl/model_index.json", 1)
 
-    assert isinstance(passed, Passed)
+    assert isinstance(passed, Skipped)
     assert "select.bundles" in passed.reason

@@ -4,14 +4,14 @@ import asyncio
 import threading
 
 from syncd.clock import SystemClock
-from syncd.ingest.change_queue import Hints
+from syncd.ingest.change_queue import ChangeQueue
 from syncd.types import Hint, HintKind
 
 HEARD = [Hint(1, f"loras/{number}", HintKind.CLOSED) for number in range(20_000)]
 
 
 def test_each_is_taken_once_in_the_order_of_arrival() -> None:
-    hints = Hints(SystemClock())
+    hints = ChangeQueue(SystemClock())
     first = [hints.add(hint) for hint in (HEARD[1], HEARD[0], HEARD[1])]
 
     assert first == [True, False, False]
@@ -21,7 +21,7 @@ def test_each_is_taken_once_in_the_order_of_arrival() -> None:
 
 
 async def test_nothing_that_another_thread_says_is_lost_or_slept_over() -> None:
-    hints, loop = Hints(SystemClock()), asyncio.get_running_loop()
+    hints, loop = ChangeQueue(SystemClock()), asyncio.get_running_loop()
 
     def speak() -> None:
         for hint in HEARD:
@@ -40,7 +40,7 @@ async def test_nothing_that_another_thread_says_is_lost_or_slept_over() -> None:
 
 
 async def test_a_wake_without_a_hint_ends_the_next_nap() -> None:
-    hints = Hints(SystemClock())
+    hints = ChangeQueue(SystemClock())
     hints.wake()
     async with asyncio.timeout(60):
         await hints.nap(None)

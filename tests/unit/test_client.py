@@ -13,7 +13,7 @@ import pytest
 
 from syncd import __version__
 from syncd.cloud import client as api
-from syncd.cloud.client import LISTINGS_MAX, CloudApi
+from syncd.cloud.client import LISTINGS_MAX, CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.validation import HostPolicy
 from syncd.errors import ConfigError, JobError, NeedsOperator, Offline, Throttled
@@ -50,12 +50,12 @@ async def cloud(
     transport: httpx.AsyncBaseTransport | None = None,
     base_url: str | None = None,
     **more: Any,
-) -> AsyncIterator[CloudApi]:
+) -> AsyncIterator[CloudClient]:
     """The API's client, pointed at *server*."""
     url = base_url or (f"{server.url}/api/v1" if server else "https://cloud.example.com/api/v1")
     client = api.build_client() if transport is None else httpx.AsyncClient(transport=transport)
     async with client:
-        yield CloudApi(
+        yield CloudClient(
             base_url=url,
             client=client,
             credentials=Credentials(source or (lambda: token)),
@@ -398,7 +398,7 @@ UNCLEAR = [
 @pytest.mark.parametrize(("name", "call"), [REGISTER, COMPLETE, INITIATE])
 @pytest.mark.parametrize(("step", "kind"), UNCLEAR)
 async def test_a_call_of_unclear_outcome_is_raised_and_not_repeated(
-    name: str, call: Callable[[CloudApi], Any], step: Reply, kind: Kind
+    name: str, call: Callable[[CloudClient], Any], step: Reply, kind: Kind
 ) -> None:
     clock = FakeClock()
     with ScriptedServer([step]) as server:
@@ -925,7 +925,7 @@ async def test_this_machine_is_reached_without_the_environments_proxy(
 async def test_a_proxy_that_refuses_is_a_portal() -> None:
     with ScriptedServer([reply(407, close=True)]) as proxy:
         async with api.build_client(proxy=proxy.url) as client:
-            it = CloudApi(
+            it = CloudClient(
                 base_url="https://cloud.example.com/api/v1",
                 client=client,
                 credentials=Credentials(lambda: DEVICE),

@@ -14,7 +14,7 @@ from syncd.core.transfer.concurrency import (
     SETTLE_S,
     SINGLE_S,
     UNASKED_S,
-    Width,
+    AdaptiveConcurrency,
 )
 
 MIB = 1024 * 1024
@@ -45,7 +45,7 @@ class Link:
     all; ``seen`` has the limit at each look, ``rates`` the bytes of each step.
     """
 
-    width: Width
+    width: AdaptiveConcurrency
     line: float = math.inf
     stream: float = math.inf
     pause_s: float = 0.0
@@ -104,14 +104,14 @@ class Link:
 
 
 def test_where_each_stream_brings_its_own_all_that_are_allowed_are_used_soon() -> None:
-    link = Link(Width(4, 16), stream=29 * MIB)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(2 * TRY_S)
 
     assert list(dict.fromkeys(link.seen)) == [4, 8, 16]
 
 
 def test_streams_so_slow_that_no_body_ends_get_company_all_the_same() -> None:
-    link = Link(Width(4, 16), line=GIGABIT, stream=0.6 * MIB)  # 0.1 % lost, 100 ms
+    link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT, stream=0.6 * MIB)  # 0.1 % lost, 100 ms
     link.send(2 * TRY_S)
 
     assert link.width.limit == 16
@@ -122,7 +122,7 @@ def test_streams_so_slow_that_no_body_ends_get_company_all_the_same() -> None:
 def test_a_gigabit_over_a_long_way_is_full_within_fifteen_seconds(
     delay_s: float, stream: float
 ) -> None:
-    link = Link(Width(4, 16), line=GIGABIT, stream=stream, pause_s=2.5 * delay_s)
+    link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT, stream=stream, pause_s=2.5 * delay_s)
     link.send(15)
 
     assert link.share(5) > 0.93
@@ -130,14 +130,16 @@ def test_a_gigabit_over_a_long_way_is_full_within_fifteen_seconds(
 
 def test_pauses_between_bodies_are_part_of_what_a_try_is_compared_with() -> None:
     # Four streams just fill the line, but for the pauses in which all of them wait.
-    link = Link(Width(4, 16), line=GIGABIT, stream=GIGABIT / 4, pause_s=0.4, body=125 * MIB)
+    link = Link(
+        AdaptiveConcurrency(4, 16), line=GIGABIT, stream=GIGABIT / 4, pause_s=0.4, body=125 * MIB
+    )
     link.send(2 * TRY_S)
 
     assert link.width.limit > 4
 
 
 def test_a_full_line_is_left_at_the_start_and_tried_with_one_more_once_a_minute() -> None:
-    link = Link(Width(4, 16), line=GIGABIT)
+    link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT)
     link.send(10 * REST_S)
 
     assert set(link.seen) == {4, 5, 8}
@@ -146,7 +148,7 @@ def test_a_full_line_is_left_at_the_start_and_tried_with_one_more_once_a_minute(
 
 
 def test_growth_ends_where_the_line_is_full() -> None:
-    link = Link(Width(4, 32), line=290 * MIB, stream=29 * MIB)
+    link = Link(AdaptiveConcurrency(4, 32), line=290 * MIB, stream=29 * MIB)
     link.send(5 * TRY_S)
 
     assert max(link.seen) == 32
@@ -154,7 +156,7 @@ def test_growth_ends_where_the_line_is_full() -> None:
 
 
 def test_after_a_try_that_did_not_pay_one_more_is_tried_at_a_time() -> None:
-    link = Link(Width(4, 32), line=GIGABIT)
+    link = Link(AdaptiveConcurrency(4, 32), line=GIGABIT)
     link.send(REST_S)
     link.line, link.stream = math.inf, 29 * MIB
     link.seen.clear()
@@ -165,7 +167,7 @@ def test_after_a_try_that_did_not_pay_one_more_is_tried_at_a_time() -> None:
 
 
 def test_an_hour_after_a_doubling_that_did_not_pay_the_next_one_is_tried() -> None:
-    link = Link(Width(4, 32), line=GIGABIT)
+    link = Link(AdaptiveConcurrency(4, 32), line=GIGABIT)
     link.send(REST_S)
     link.pass_by(SINGLE_S - REST_S)
     link.send(2 * TRY_S)  # one more, which does not pay, puts it off no further
@@ -182,7 +184,7 @@ def test_an_hour_after_a_doubling_that_did_not_pay_the_next_one_is_tried() -> No
 
 @pytest.mark.parametrize("held_to", [MIB // 16, 10 * MIB, 100 * MIB])
 def test_while_bytes_are_held_to_a_rate_that_they_reach_no_more_is_tried(held_to: int) -> None:
-    link = Link(Width(4, 16), stream=29 * MIB, held_to=held_to)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, held_to=held_to)
     link.send(2 * REST_S)
     assert set(link.seen) == {4}
     link.held_to = None
@@ -194,7 +196,7 @@ def test_while_bytes_are_held_to_a_rate_that_they_reach_no_more_is_tried(held_to
 
 @pytest.mark.parametrize(("held_to_mib", "kept"), [(200, 8), (135, 8), (118, 4)])
 def test_below_the_rate_that_bytes_are_held_to_more_is_tried(held_to_mib: int, kept: int) -> None:
-    link = Link(Width(4, 16), stream=29 * MIB, held_to=held_to_mib * MIB)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, held_to=held_to_mib * MIB)
     link.send(2 * REST_S)
 
     assert link.width.limit == kept
@@ -206,7 +208,7 @@ def test_below_the_rate_that_bytes_are_held_to_more_is_tried(held_to_mib: int, k
 def test_a_rate_that_is_lifted_and_set_again_is_no_gain_of_more_at_once(
     held_to: int, period_s: float
 ) -> None:
-    link = Link(Width(4, 16), line=GIGABIT)
+    link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT)
     for number in range(round(2 * REST_S / period_s)):
         link.held_to = held_to if number % 2 == 0 else None
         link.send(period_s)
@@ -218,7 +220,7 @@ def test_a_rate_that_is_lifted_and_set_again_is_no_gain_of_more_at_once(
 
 @pytest.mark.parametrize("begins_s", [2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7])
 def test_a_rate_that_is_set_during_a_try_does_not_speak_against_it(begins_s: float) -> None:
-    link = Link(Width(4, 16), stream=29 * MIB)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(begins_s)
     link.held_to = 10 * MIB
     link.send(TRY_S)
@@ -230,7 +232,10 @@ def test_a_rate_that_is_set_during_a_try_does_not_speak_against_it(begins_s: flo
 
 @pytest.mark.parametrize("begins_s", [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6])
 def test_a_pause_in_which_nothing_is_under_way_counts_for_nothing(begins_s: float) -> None:
-    full, long = Link(Width(4, 16), line=GIGABIT), Link(Width(4, 16), stream=29 * MIB)
+    full, long = (
+        Link(AdaptiveConcurrency(4, 16), line=GIGABIT),
+        Link(AdaptiveConcurrency(4, 16), stream=29 * MIB),
+    )
     for link in (full, long):
         link.send(begins_s)
         link.pass_by(600)
@@ -244,21 +249,21 @@ def test_a_pause_in_which_nothing_is_under_way_counts_for_nothing(begins_s: floa
 
 @pytest.mark.parametrize("asked", [3, 4])
 def test_nothing_is_tried_while_nobody_waits(asked: int) -> None:
-    link = Link(Width(4, 16), stream=29 * MIB, asked=asked)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, asked=asked)
     link.send(10 * REST_S)
 
     assert set(link.seen) == {4}
 
 
 def test_no_more_is_tried_than_is_asked_for_and_that_is_kept_if_it_paid() -> None:
-    link = Link(Width(4, 16), stream=29 * MIB, asked=6)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, asked=6)
     link.send(10 * REST_S)
 
     assert link.seen[-1] == max(link.seen) == 6
 
 
 def test_a_try_that_nobody_waited_for_is_taken_back() -> None:
-    link = Link(Width(4, 16), stream=29 * MIB)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(TRY_S)
     assert link.width.limit == 8
     link.asked = 7
@@ -270,7 +275,7 @@ def test_a_try_that_nobody_waited_for_is_taken_back() -> None:
 
 
 def test_lanes_that_pause_between_two_parts_give_nothing_back() -> None:
-    link = Link(Width(4, 16), stream=29 * MIB, asked=16)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, asked=16)
     for number in range(120):
         link.asked = 9 if number % 3 == 0 else 16
         link.send(LOOK_S)
@@ -287,7 +292,7 @@ def test_lanes_that_pause_between_two_parts_give_nothing_back() -> None:
 def test_what_fills_the_buffers_of_new_streams_is_no_gain(
     line: float, buffer: float, fill: float
 ) -> None:
-    link = Link(Width(4, 16), line=line, buffer=buffer, fill=fill)
+    link = Link(AdaptiveConcurrency(4, 16), line=line, buffer=buffer, fill=fill)
     link.send(REST_S)
 
     assert max(link.seen) == 8
@@ -295,7 +300,7 @@ def test_what_fills_the_buffers_of_new_streams_is_no_gain(
 
 
 def test_a_slow_line_is_watched_until_pieces_are_small_beside_what_passed() -> None:
-    link = Link(Width(4, 16), line=1 * MIB, piece=2 * MIB)
+    link = Link(AdaptiveConcurrency(4, 16), line=1 * MIB, piece=2 * MIB)
     link.send(REST_S)
 
     assert max(link.seen) == 8
@@ -303,7 +308,7 @@ def test_a_slow_line_is_watched_until_pieces_are_small_beside_what_passed() -> N
 
 
 def test_a_store_that_asks_for_less_gets_half_and_its_peace_for_a_minute() -> None:
-    link = Link(Width(4, 16), stream=29 * MIB)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(3 * TRY_S)
     link.width.halve(link.now_s)
 
@@ -314,7 +319,7 @@ def test_a_store_that_asks_for_less_gets_half_and_its_peace_for_a_minute() -> No
 
 
 def test_what_was_lost_below_the_start_comes_back_after_fifty_bodies() -> None:
-    width = Width(4, 16)
+    width = AdaptiveConcurrency(4, 16)
     width.halve(0)
     width.lose_one(COMPLAINT_S)
     for _ in range(REGAIN_AFTER - 1):
@@ -326,7 +331,7 @@ def test_what_was_lost_below_the_start_comes_back_after_fifty_bodies() -> None:
 
 
 def test_bodies_that_are_told_the_same_at_once_are_one_complaint() -> None:
-    width = Width(16, 16)
+    width = AdaptiveConcurrency(16, 16)
     for moment_s in (0, 0.1, COMPLAINT_S - 0.1):
         width.halve(moment_s)
     assert width.limit == 8
@@ -345,9 +350,9 @@ def test_bodies_that_are_told_the_same_at_once_are_one_complaint() -> None:
     ids=["asked for less", "stall", "reload"],
 )
 def test_what_is_being_tried_goes_when_its_trial_is_broken_off(
-    ends: Callable[[Width, float], None], left: int
+    ends: Callable[[AdaptiveConcurrency, float], None], left: int
 ) -> None:
-    link = Link(Width(4, 16), stream=29 * MIB)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(TRY_S)
     assert link.width.limit == 8
     ends(link.width, link.now_s)
@@ -356,7 +361,7 @@ def test_what_is_being_tried_goes_when_its_trial_is_broken_off(
 
 
 def test_there_is_always_one() -> None:
-    width = Width(1, 16)
+    width = AdaptiveConcurrency(1, 16)
     width.halve(0)
     width.lose_one(COMPLAINT_S)
 
@@ -364,14 +369,14 @@ def test_there_is_always_one() -> None:
 
 
 def test_never_more_than_the_setting_allows() -> None:
-    link = Link(Width(4, 6), stream=29 * MIB)
+    link = Link(AdaptiveConcurrency(4, 6), stream=29 * MIB)
     link.send(10 * TRY_S)
 
     assert max(link.seen) == 6
 
 
 def test_other_bounds_hold_at_once_and_what_was_found_between_them_stays() -> None:
-    link = Link(Width(4, 16), stream=29 * MIB)
+    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(3 * TRY_S)
     found = link.width.limit
     link.width.resize(4, 12)

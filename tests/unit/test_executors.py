@@ -10,22 +10,22 @@ import pytest
 from structlog.testing import capture_logs
 
 from syncd.clock import Clock
-from syncd.core.transfer.concurrency import Width
-from syncd.disk_full import Patience
+from syncd.core.transfer.concurrency import AdaptiveConcurrency
+from syncd.disk_full import DiskFullRetry
 from syncd.errors import StateError, StateFull
-from syncd.executors import Lanes
-from syncd.upload.limits import Slots
+from syncd.executors import Executors
+from syncd.upload.limits import ConcurrencyLimiter
 from tests.fakes import FakeClock
 
 
 class Sender:
     """Takes a slot and keeps it until told."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: ConcurrencyLimiter) -> None:
         self.has_slot, self._done = asyncio.Event(), asyncio.Event()
         self.task = asyncio.create_task(self._run(slots))
 
-    async def _run(self, slots: Slots) -> None:
+    async def _run(self, slots: ConcurrencyLimiter) -> None:
         async with slots.one():
             self.has_slot.set()
             await self._done.wait()
@@ -42,7 +42,7 @@ async def turns() -> None:
 
 
 async def test_a_slot_goes_to_who_waited_longest() -> None:
-    slots = Slots(Width(1, 1))
+    slots = ConcurrencyLimiter(AdaptiveConcurrency(1, 1))
     first, second, third = senders = [Sender(slots) for _ in range(3)]
     await turns()
     assert [sender.has_slot.is_set() for sender in senders] == [True, False, False]
@@ -55,7 +55,7 @@ async def test_a_slot_goes_to_who_waited_longest() -> None:
 
 
 async def test_who_waits_goes_on_when_more_may_send_though_no_body_ended() -> None:
-    slots = Slots(Width(1, 2))
+    slots = ConcurrencyLimiter(AdaptiveConcurrency(1, 2))
     senders = [Sender(slots) for _ in range(3)]
     await turns()
     for second in range(10):
@@ -68,7 +68,7 @@ async def test_who_waits_goes_on_when_more_may_send_though_no_body_ended() -> No
 
 
 async def test_who_gave_up_waiting_leaves_no_trace() -> None:
-    slots = Slots(Width(1, 2))
+    slots = ConcurrencyLimiter(AdaptiveConcurrency(1, 2))
     first, second = Sender(slots), Sender(slots)
     await turns()
     second.task.cancel()
@@ -100,9 +100,9 @@ class Disk:
 
 
 @contextmanager
-def waiting_for(disk: Disk, clock: Clock, *, limit_s: float | None) -> Iterator[Lanes]:
-    lanes = Lanes(files=1, slots=1)
-    lanes.patience = Patience(clock, limit_s=limit_s)
+def waiting_for(disk: Disk, clock: Clock, *, limit_s: float | None) -> Iterator[Executors]:
+    lanes = Executors(files=1, slots=1)
+    lanes.patience = DiskFullRetry(clock, limit_s=limit_s)
     try:
         yield lanes
     finally:
@@ -173,7 +173,7 @@ async def test_who_would_wait_for_room_while_the_program_stops_fails_at_once() -
 
 
 async def test_error_of_store_call_whose_caller_was_cancelled_is_not_logged_by_asyncio() -> None:
-    lanes, reported = Lanes(files=1, slots=1), []
+    lanes, reported = Executors(files=1, slots=1), []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     may_end = threading.Event()
 

@@ -6,15 +6,15 @@ import pytest
 
 from syncd.core.jobs.parts import plan_parts
 from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE
-from syncd.upload.hash_window import PARTS_AHEAD, Lead
+from syncd.upload.hash_window import PARTS_AHEAD, HashWindow
 
 PART_SIZE = 2 * LEAF_SIZE
 PARTS = plan_parts(40 * PART_SIZE, PART_SIZE)
 TURNS = 20
 
 
-def lead(width: int = 2) -> Lead:
-    return Lead(b"", PARTS, width=lambda: width)
+def lead(width: int = 2) -> HashWindow:
+    return HashWindow(b"", PARTS, width=lambda: width)
 
 
 def leaves(parts: int) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from syncd.cloud import client as api
-from syncd.cloud.client import CloudApi
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.listing import Catalog
 from syncd.cloud.validation import HostPolicy
@@ -32,7 +32,7 @@ async def catalog(server: ScriptedServer) -> AsyncIterator[Catalog]:
     """A catalog that asks *server*."""
     url, clock = f"{server.url}/api/v1", FakeClock()
     async with api.build_client() as client:
-        cloud = CloudApi(
+        cloud = CloudClient(
             base_url=url,
             client=client,
             credentials=Credentials(lambda: "dk-x"),

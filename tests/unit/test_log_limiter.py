@@ -16,7 +16,7 @@ from syncd.monitoring.log_limiter import (
     SAME_MOST,
     SAME_S,
     TOLD_EVERY_S,
-    Flood,
+    LogLimiter,
 )
 
 
@@ -54,7 +54,7 @@ def events(stream: io.StringIO, name: str) -> list[dict[str, object]]:
 
 
 def test_I17_a_burst_passes_whole_and_what_goes_on_is_cut_to_the_rate() -> None:
-    flood, passed, seconds = Flood(0.0), 0, 1000
+    flood, passed, seconds = LogLimiter(0.0), 0, 1000
     for tick in range(seconds * 100):
         passed += flood.admit("part.uploaded", tick / 100)
         passed += bool(flood.left_out(tick / 100))
@@ -64,7 +64,7 @@ def test_I17_a_burst_passes_whole_and_what_goes_on_is_cut_to_the_rate() -> None:
 
 
 def test_errors_are_heard_when_others_are_not() -> None:
-    flood = Flood(0.0)
+    flood = LogLimiter(0.0)
     while flood.admit("part.uploaded", 0.0):
         pass
 
@@ -74,7 +74,7 @@ def test_errors_are_heard_when_others_are_not() -> None:
 
 
 def test_one_trouble_said_over_and_over_is_counted_and_another_is_heard() -> None:
-    flood = Flood(0.0)
+    flood = LogLimiter(0.0)
 
     heard = sum(flood.admit("job.retry_scheduled", 1.0, trouble="no route") for _ in range(50))
 

@@ -16,7 +16,7 @@ from syncd.core.notifications import (
     TEXT_MOST,
     Failure,
     Item,
-    News,
+    NotificationBatch,
     Topic,
     Waiting,
     message,
@@ -50,7 +50,7 @@ def document(item: Item) -> dict[str, object]:
 
 
 def test_nothing_is_due_when_nothing_happened() -> None:
-    news = News()
+    news = NotificationBatch()
     news.came("registered")
 
     assert not news.is_due(1e9)
@@ -58,7 +58,7 @@ def test_nothing_is_due_when_nothing_happened() -> None:
 
 
 def test_a_thousand_failures_are_one_message_that_names_the_first() -> None:
-    news = News()
+    news = NotificationBatch()
     for number in range(1000):
         news.failed(number, failure(number), now_s=100 + number / 1000)
 
@@ -76,7 +76,7 @@ def test_a_thousand_failures_are_one_message_that_names_the_first() -> None:
 
 
 def test_rounds_are_a_minute_apart() -> None:
-    news = News()
+    news = NotificationBatch()
     news.failed(1, failure(), 100)
     news.take(105)
     news.failed(2, failure(), 106)
@@ -86,7 +86,7 @@ def test_rounds_are_a_minute_apart() -> None:
 
 
 def test_what_is_given_back_did_not_fail() -> None:
-    news = News()
+    news = NotificationBatch()
     for number in range(5):
         news.failed(number, failure(number), 100)
     news.given_back(range(5))
@@ -96,7 +96,7 @@ def test_what_is_given_back_did_not_fail() -> None:
 
 
 def test_a_hold_is_told_when_it_began_and_when_it_ended() -> None:
-    news = News()
+    news = NotificationBatch()
     news.hold_began(OFFLINE, 100)
 
     (began,) = news.take(110)
@@ -118,7 +118,7 @@ def test_a_hold_is_told_when_it_began_and_when_it_ended() -> None:
 
 
 def test_a_hold_that_was_over_before_anybody_was_told_is_no_news() -> None:
-    news = News()
+    news = NotificationBatch()
     news.hold_began(OFFLINE, 100)
     news.hold_ended(OVER, 102)
 
@@ -126,7 +126,7 @@ def test_a_hold_that_was_over_before_anybody_was_told_is_no_news() -> None:
 
 
 def test_a_hold_that_came_back_before_its_end_was_told_never_ended() -> None:
-    news = News()
+    news = NotificationBatch()
     news.hold_began(OFFLINE, 100)
     news.take(110)
     news.hold_ended(OVER, 120)
@@ -140,14 +140,14 @@ def test_a_hold_that_came_back_before_its_end_was_told_never_ended() -> None:
 
 
 def test_the_end_of_a_hold_from_before_the_start_is_told() -> None:
-    news = News()
+    news = NotificationBatch()
     news.hold_ended(OVER, 100)
 
     assert topics(news.take(110)) == ["hold.ended"]
 
 
 def test_a_batch_is_done_when_the_queue_is_empty_after_work_and_once() -> None:
-    news = News()
+    news = NotificationBatch()
     news.queue_empty(100)
     news.came("registered")
     news.came("registered")
@@ -169,7 +169,7 @@ def test_a_batch_is_done_when_the_queue_is_empty_after_work_and_once() -> None:
 
 
 def test_a_message_stays_small_and_calls_nobody_in_a_chat() -> None:
-    news = News()
+    news = NotificationBatch()
     for number in range(FILES_MOST):
         long = Failure("p" * 9999, "failed", "<!channel>" + "w" * 9999, "a" * 9999)
         news.failed(number, long, 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from syncd.daemon.notify import STATUS_MAX, Notifier
+from syncd.daemon.notify import STATUS_MAX, SystemdNotifier
 from syncd.daemon.systemd import Moment, status_line
 from syncd.store.outline import HoldRow
 
@@ -34,7 +34,7 @@ def listening(
 
 def test_each_state_is_one_datagram(listening: tuple[str, socket.socket]) -> None:
     name, sock = listening
-    notifier = Notifier.taken_from({"NOTIFY_SOCKET": name})
+    notifier = SystemdNotifier.taken_from({"NOTIFY_SOCKET": name})
     before_us = time.monotonic_ns() // 1000
     notifier.ready()
     notifier.status("3 files queued\nand\x1b[31m more")
@@ -56,7 +56,7 @@ def test_each_state_is_one_datagram(listening: tuple[str, socket.socket]) -> Non
 
 def test_a_line_that_was_said_is_not_said_again(listening: tuple[str, socket.socket]) -> None:
     name, sock = listening
-    notifier = Notifier(name)
+    notifier = SystemdNotifier(name)
     for text in ("one", "one", "two", "one", "x" * 4096):
         notifier.status(text)
 
@@ -66,7 +66,7 @@ def test_a_line_that_was_said_is_not_said_again(listening: tuple[str, socket.soc
 
 def test_the_manager_is_taken_out_of_the_environment() -> None:
     environ = {"NOTIFY_SOCKET": "/s", "WATCHDOG_USEC": "90000000", "WATCHDOG_PID": str(os.getpid())}
-    notifier = Notifier.taken_from(environ)
+    notifier = SystemdNotifier.taken_from(environ)
 
     assert environ == {}
     assert notifier.is_heard
@@ -84,13 +84,13 @@ def test_the_manager_is_taken_out_of_the_environment() -> None:
     ],
 )
 def test_no_pings_where_they_are_not_asked_of_this_process(environ: dict[str, str]) -> None:
-    assert Notifier.taken_from(environ).watchdog_s is None
+    assert SystemdNotifier.taken_from(environ).watchdog_s is None
 
 
 def test_a_manager_that_is_not_there_is_no_error(tmp_path: Path) -> None:
-    Notifier().ready()
-    Notifier(str(tmp_path / "gone")).ready()
-    Notifier("vsock:2:1234").ready()
+    SystemdNotifier().ready()
+    SystemdNotifier(str(tmp_path / "gone")).ready()
+    SystemdNotifier("vsock:2:1234").ready()
 
 
 def test_a_manager_that_does_not_read_holds_nothing_up_for_long(
@@ -98,7 +98,7 @@ def test_a_manager_that_does_not_read_holds_nothing_up_for_long(
 ) -> None:
     monkeypatch.setattr("syncd.daemon.notify.SEND_S", 0.05)
     name, _ = listening
-    notifier, began_s = Notifier(name), time.monotonic()
+    notifier, began_s = SystemdNotifier(name), time.monotonic()
     backlog = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 2
     for _ in range(min(backlog, 600)):
         notifier.ping()

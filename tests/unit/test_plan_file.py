@@ -7,7 +7,16 @@ import pytest
 
 from syncd.core.catalog.drift import Finding, Kind, Local
 from syncd.core.catalog.plan import Action, Step
-from syncd.core.catalog.plan_file import Act, Line, Owned, Unusable, agenda, read, retiring, written
+from syncd.core.catalog.plan_file import (
+    Line,
+    Owned,
+    PlanAction,
+    Unusable,
+    agenda,
+    read,
+    retiring,
+    written,
+)
 from syncd.core.transfer.throughput import bytes_per_s
 from syncd.types import Fingerprint, Record
 
@@ -42,8 +51,8 @@ def lines(
 
 def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> None:
     plan = [
-        Line(Act.UPLOAD, "new", "/models", ODD, 7, PRINT, "models/loras/a.pt"),
-        Line(Act.SKIP, "why", "/models", "b"),
+        Line(PlanAction.UPLOAD, "new", "/models", ODD, 7, PRINT, "models/loras/a.pt"),
+        Line(PlanAction.SKIP, "why", "/models", "b"),
     ]
 
     texts = list(written(plan, base_url=URL))
@@ -74,7 +83,7 @@ def test_a_line_that_is_none_is_named(members: dict[str, Any], said: str) -> Non
 
 
 def test_a_file_that_stands_in_a_plan_twice_is_refused() -> None:
-    twice = [Line(Act.UPLOAD, "", "/models", "a", 7, PRINT, "models/a")] * 2
+    twice = [Line(PlanAction.UPLOAD, "", "/models", "a", 7, PRINT, "models/a")] * 2
 
     with pytest.raises(Unusable, match="twice"):
         read(written(twice, base_url=URL), base_url=URL)
@@ -83,45 +92,47 @@ def test_a_file_that_stands_in_a_plan_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("action", "found", "act"),
     [
-        (Action.UPLOAD, finding(Kind.LOCAL_ONLY, None), Act.UPLOAD),
-        (Action.UPLOAD, finding(Kind.OTHER_BYTES), Act.UPLOAD),
-        (Action.UPLOAD, finding(Kind.EQUAL), Act.ADOPT),
-        (Action.UPLOAD, finding(Kind.DISABLED), Act.SKIP),
-        (Action.UPLOAD, finding(Kind.OTHER_PATH), Act.RENAME),
-        (Action.UPLOAD, finding(Kind.OTHER_PATH, "somebody's"), Act.UPLOAD),
-        (Action.NEEDS_SIGN_IN, finding(Kind.EQUAL), Act.ADOPT),
-        (Action.NEEDS_SIGN_IN, finding(Kind.LOCAL_ONLY, None), Act.SKIP),
-        (Action.REGISTERED, finding(Kind.EQUAL), Act.SKIP),
-        (Action.REGISTERED, finding(Kind.LOCAL_ONLY, None), Act.UPLOAD),
-        (Action.DRIFT, finding(Kind.LOCAL_ONLY, None), Act.UPLOAD),
-        (Action.REFUSED, finding(Kind.LOCAL_ONLY, None), Act.SKIP),
+        (Action.UPLOAD, finding(Kind.LOCAL_ONLY, None), PlanAction.UPLOAD),
+        (Action.UPLOAD, finding(Kind.OTHER_BYTES), PlanAction.UPLOAD),
+        (Action.UPLOAD, finding(Kind.EQUAL), PlanAction.ADOPT),
+        (Action.UPLOAD, finding(Kind.DISABLED), PlanAction.SKIP),
+        (Action.UPLOAD, finding(Kind.OTHER_PATH), PlanAction.RENAME),
+        (Action.UPLOAD, finding(Kind.OTHER_PATH, "somebody's"), PlanAction.UPLOAD),
+        (Action.NEEDS_SIGN_IN, finding(Kind.EQUAL), PlanAction.ADOPT),
+        (Action.NEEDS_SIGN_IN, finding(Kind.LOCAL_ONLY, None), PlanAction.SKIP),
+        (Action.REGISTERED, finding(Kind.EQUAL), PlanAction.SKIP),
+        (Action.REGISTERED, finding(Kind.LOCAL_ONLY, None), PlanAction.UPLOAD),
+        (Action.DRIFT, finding(Kind.LOCAL_ONLY, None), PlanAction.UPLOAD),
+        (Action.REFUSED, finding(Kind.LOCAL_ONLY, None), PlanAction.SKIP),
     ],
 )
 def test_a_file_gets_the_line_that_its_place_in_the_catalog_asks_for(
-    action: Action, found: Finding, act: Act
+    action: Action, found: Finding, act: PlanAction
 ) -> None:
     first, *others = lines([step(action)], [found], [owned()])
 
     assert first.action is act
-    assert (others == []) == (act is Act.RENAME)  # else the record without a file has its own line
+    assert (others == []) == (
+        act is PlanAction.RENAME
+    )  # else the record without a file has its own line
 
 
 def test_what_is_registered_is_not_sent_again_on_the_word_of_a_memory() -> None:
     (line,) = lines([step(Action.REGISTERED)], [finding(Kind.LOCAL_ONLY, None)], listed=False)
 
-    assert line.action is Act.SKIP
+    assert line.action is PlanAction.SKIP
 
 
 @pytest.mark.parametrize(
     ("on_delete", "acts"),
     [
-        ("keep", [Act.SKIP]),
-        ("disable", [Act.DISABLE]),
-        ("delete", [Act.DISABLE, Act.DELETE]),
+        ("keep", [PlanAction.SKIP]),
+        ("disable", [PlanAction.DISABLE]),
+        ("delete", [PlanAction.DISABLE, PlanAction.DELETE]),
     ],
 )
 def test_records_without_a_file_go_as_far_as_the_operator_wants(
-    on_delete: str, acts: list[Act]
+    on_delete: str, acts: list[PlanAction]
 ) -> None:
     records = [owned(), owned("r2", "loras/older.pt", retired_at=0)]
 
@@ -131,16 +142,16 @@ def test_records_without_a_file_go_as_far_as_the_operator_wants(
 @pytest.mark.parametrize(
     ("facts", "act"),
     [
-        ({"since": 7 * HOUR_MS}, Act.DISABLE),
-        ({"since": 8 * HOUR_MS + 1}, Act.SKIP),
-        ({"since": None}, Act.SKIP),
-        ({"retired_at": 7 * HOUR_MS}, Act.DELETE),
-        ({"retired_at": 9 * HOUR_MS}, Act.SKIP),
-        ({"replaced": True, "path": "loras/here.pt", "retired_at": 0}, Act.DELETE),
+        ({"since": 7 * HOUR_MS}, PlanAction.DISABLE),
+        ({"since": 8 * HOUR_MS + 1}, PlanAction.SKIP),
+        ({"since": None}, PlanAction.SKIP),
+        ({"retired_at": 7 * HOUR_MS}, PlanAction.DELETE),
+        ({"retired_at": 9 * HOUR_MS}, PlanAction.SKIP),
+        ({"replaced": True, "path": "loras/here.pt", "retired_at": 0}, PlanAction.DELETE),
     ],
 )
 def test_a_record_is_disabled_and_then_deleted_a_grace_apart(
-    facts: dict[str, Any], act: Act
+    facts: dict[str, Any], act: PlanAction
 ) -> None:
     here = {("/models", "loras/here.pt")}
     (line,) = retiring([owned(**facts)], here, now_ms=9 * HOUR_MS, grace_ms=HOUR_MS)

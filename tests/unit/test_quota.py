@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncd.core.transfer.quota import DAY_MS, HOUR_MS, hour_of, left_within_a_day, room_at_ms
+from syncd.core.transfer.quota import DAY_MS, HOUR_MS, hour_of, left_within_a_day, next_allowed_ms
 
 NOW = 1_000 * HOUR_MS + 1_234
 THIS_HOUR = hour_of(NOW)
@@ -23,7 +23,7 @@ THIS_HOUR = hour_of(NOW)
 def test_the_next_body_leaves_when_less_than_the_limit_left_in_any_day(
     sent: dict[int, int], room_at: int
 ) -> None:
-    assert room_at_ms(sent, 100, NOW) == room_at
+    assert next_allowed_ms(sent, 100, NOW) == room_at
 
 
 def test_an_hour_counts_until_all_of_it_is_a_day_ago() -> None:

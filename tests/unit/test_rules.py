@@ -6,7 +6,7 @@ import pytest
 
 from syncd.config.rules import IGNORE_FILE, rules_for
 from syncd.config.settings import Settings
-from syncd.core.files.selection import Rules, Taken, judge
+from syncd.core.files.selection import Rules, Selected, judge
 from syncd.errors import RulesUnusable
 
 
@@ -17,7 +17,7 @@ def rules(root: Path, *, type_key: str | None = None, tree: str = "", **sections
 
 def fate(of: Rules, rel_path: str) -> str:
     judged = judge(of, rel_path, 10)
-    return judged.rule if isinstance(judged, Taken) else judged.reason
+    return judged.rule if isinstance(judged, Selected) else judged.reason
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from syncd.core.files.selection import Passed, Patterns, Rules, Taken, judge, stands
+from syncd.core.files.selection import Patterns, Rules, Selected, Skipped, judge, stands
 from syncd.types import Fingerprint, KnownFile, Verdict
 
 
@@ -13,7 +13,7 @@ def only(path: str, source: str) -> Patterns:
 
 def reason(rules: Rules, rel_path: str, size: int = 10) -> str:
     judged = judge(rules, rel_path, size)
-    assert isinstance(judged, Passed)
+    assert isinstance(judged, Skipped)
     assert judged.verdict is Verdict.IGNORED
     return judged.reason
 
@@ -25,7 +25,7 @@ def known(verdict: Verdict, why: str | None = None, model_path: str | None = Non
 def test_a_wanted_file_comes_with_its_target_and_the_ending_that_took_it() -> None:
     judged = judge(Rules(), "loras/sub/A.PT", 10)
 
-    assert isinstance(judged, Taken)
+    assert isinstance(judged, Selected)
     assert judged.target.model_path == "models/loras/sub/A.PT"
     assert judged.rule == "ending .pt"
 
@@ -34,7 +34,7 @@ def test_the_line_that_included_a_file_is_named() -> None:
     rules = Rules(include=only("loras/a.pt", "select.include"))
     judged = judge(rules, "loras/a.pt", 10)
 
-    assert isinstance(judged, Taken)
+    assert isinstance(judged, Selected)
     assert judged.rule == "included by loras/a.pt (select.include)"
 
 
@@ -57,7 +57,7 @@ def test_each_rule_that_leaves_a_file_out_is_named(rules: Rules, why: str) -> No
 
 
 def test_a_file_of_exactly_the_largest_size_is_taken() -> None:
-    assert isinstance(judge(Rules(max_file_size=10), "loras/a.pt", 10), Taken)
+    assert isinstance(judge(Rules(max_file_size=10), "loras/a.pt", 10), Selected)
 
 
 def test_no_rule_brings_in_a_name_that_is_never_taken() -> None:
@@ -76,7 +76,7 @@ def test_in_a_root_of_one_type_patterns_see_the_type_and_ignore_lines_do_not() -
 def test_a_shadowed_file_names_the_one_that_comfyui_loads() -> None:
     judged = judge(Rules(), "loras/a.pt", 10, instead=lambda rel_path: f"/extra/\x1b{rel_path}")
 
-    assert judged == Passed(
+    assert judged == Skipped(
         Verdict.SHADOWED, "ComfyUI loads /extra/\\x1bloras/a.pt under this name"
     )
 
@@ -84,7 +84,7 @@ def test_a_shadowed_file_names_the_one_that_comfyui_loads() -> None:
 def test_a_refused_file_keeps_its_reason_and_can_be_shown() -> None:
     judged = judge(Rules(), "loras/caf\udce9.pt", 10)
 
-    assert isinstance(judged, Passed)
+    assert isinstance(judged, Skipped)
     assert judged.verdict is Verdict.REFUSED
     assert judged.model_path == "models/loras/caf\\udce9.pt"
     assert judged.reason.isprintable()
@@ -107,7 +107,7 @@ def test_a_file_that_was_passed_over_and_is_wanted_now_is_judged_afresh(verdict:
 
 
 def test_a_file_that_is_passed_over_for_the_same_reason_stays_so() -> None:
-    passed = Passed(Verdict.IGNORED, "why")
+    passed = Skipped(Verdict.IGNORED, "why")
 
     assert stands(passed, known(Verdict.IGNORED, "why"))
     assert not stands(passed, known(Verdict.IGNORED, "another"))
@@ -116,4 +116,4 @@ def test_a_file_that_is_passed_over_for_the_same_reason_stays_so() -> None:
 
 def test_with_nothing_set_all_types_and_sizes_are_taken() -> None:
     for rel_path in ("ultralytics/bbox/x.pt", "any thing/x.gguf"):
-        assert isinstance(judge(replace(Rules(), digest="x"), rel_path, 10**12), Taken)
+        assert isinstance(judge(replace(Rules(), digest="x"), rel_path, 10**12), Selected)

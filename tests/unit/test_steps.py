@@ -56,7 +56,7 @@ def test_a_file_of_one_request_goes_on_where_its_facts_end(
             missing=0,
             known=False,
             movable=False,
-            unheard_of=False,
+            not_in_catalog=False,
         )
         is step
     )
@@ -89,7 +89,7 @@ def test_a_file_in_parts_goes_on_where_its_facts_end(job: Job, missing: int, ste
             missing=missing,
             known=False,
             movable=False,
-            unheard_of=False,
+            not_in_catalog=False,
         )
         is step
     )
@@ -102,7 +102,13 @@ def test_bytes_known_in_the_catalog_are_adopted_before_anything_is_sent(
 ) -> None:
     assert (
         next_step(
-            job, route=route, granted=True, missing=2, known=True, movable=False, unheard_of=False
+            job,
+            route=route,
+            granted=True,
+            missing=2,
+            known=True,
+            movable=False,
+            not_in_catalog=False,
         )
         is Step.ADOPT
     )
@@ -124,7 +130,13 @@ def test_what_is_stored_or_sent_is_settled_whatever_the_route_or_the_catalog_say
 ) -> None:
     assert (
         next_step(
-            job, route=route, granted=True, missing=1, known=known, movable=False, unheard_of=False
+            job,
+            route=route,
+            granted=True,
+            missing=1,
+            known=known,
+            movable=False,
+            not_in_catalog=False,
         )
         is step
     )
@@ -140,7 +152,7 @@ def test_a_file_too_large_for_the_credential_waits_for_a_person(job: Job) -> Non
             missing=1,
             known=False,
             movable=False,
-            unheard_of=False,
+            not_in_catalog=False,
         )
         is Step.SIGN_IN
     )
@@ -157,7 +169,7 @@ def test_a_register_whose_answer_never_came_is_looked_up_before_anything_else() 
             missing=0,
             known=True,
             movable=False,
-            unheard_of=False,
+            not_in_catalog=False,
         )
         is Step.LOOK_UP
     )
@@ -172,7 +184,7 @@ def test_a_renamed_file_takes_its_record_with_it_before_anything_is_asked_for() 
             missing=0,
             known=False,
             movable=True,
-            unheard_of=False,
+            not_in_catalog=False,
         )
         assert step is Step.MOVE
 
@@ -185,7 +197,7 @@ def test_a_record_that_is_there_already_is_adopted_rather_than_another_moved() -
         missing=0,
         known=True,
         movable=True,
-        unheard_of=False,
+        not_in_catalog=False,
     )
     assert step is Step.ADOPT
 
@@ -216,7 +228,7 @@ def test_parts_of_a_file_that_nobody_has_leave_before_its_hash_is_known(
             missing=missing,
             known=False,
             movable=False,
-            unheard_of=True,
+            not_in_catalog=True,
         )
         is step
     )
@@ -232,7 +244,7 @@ def test_a_file_that_does_not_go_in_parts_is_read_first(route: Route) -> None:
             missing=0,
             known=False,
             movable=False,
-            unheard_of=True,
+            not_in_catalog=True,
         )
         is Step.PLAN
     )

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from syncd.core.files import naming
 from syncd.core.files.search_paths import PathKey
-from syncd.core.files.selection import Passed, Taken
+from syncd.core.files.selection import Selected, Skipped
 from syncd.core.jobs.parts import Route, choose_route
 from syncd.types import Fingerprint, FoundFile
 
@@ -84,7 +84,7 @@ def preview(
     found: Iterable[FoundFile],
     known: Mapping[PathKey, Known],
     way: Way,
-    judge: Callable[[FoundFile], Taken | Passed],
+    judge: Callable[[FoundFile], Selected | Skipped],
 ) -> list[Step]:
     """
     The plan for all roots, in the order of *found*.
@@ -98,24 +98,24 @@ def preview(
     judged = [(file, judge(file)) for file in found]
     clashes: defaultdict[str, list[FoundFile]] = defaultdict(list)
     for file, verdict in judged:
-        if isinstance(verdict, Taken):
+        if isinstance(verdict, Selected):
             clashes[naming.clash_key(verdict.target.model_path)].append(file)
     return [
         _passed(file, verdict)
-        if isinstance(verdict, Passed)
+        if isinstance(verdict, Skipped)
         else _taken(file, verdict, known.get((file.root_id, file.rel_path)), clashes, way)
         for file, verdict in judged
     ]
 
 
-def _passed(file: FoundFile, passed: Passed) -> Step:
+def _passed(file: FoundFile, passed: Skipped) -> Step:
     action, why = Action(passed.verdict), passed.reason
     return Step(file.root_id, file.rel_path, file.fingerprint, action, why, why, passed.model_path)
 
 
 def _taken(
     file: FoundFile,
-    taken: Taken,
+    taken: Selected,
     known: Known | None,
     clashes: Mapping[str, list[FoundFile]],
     way: Way,

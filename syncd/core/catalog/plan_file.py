@@ -22,7 +22,7 @@ SCHEMA = 1
 LINE_MAX = 64 * 1024
 
 
-class Act(StrEnum):
+class PlanAction(StrEnum):
     """What a line asks for."""
 
     UPLOAD = (
@@ -35,9 +35,9 @@ class Act(StrEnum):
     SKIP = "skip"  # nothing, and why
 
 
-OF_FILES = frozenset({Act.UPLOAD, Act.ADOPT, Act.RENAME})
-OF_RECORDS = frozenset({Act.DISABLE, Act.DELETE})
-SENDING_NOTHING = frozenset({Act.ADOPT, Act.RENAME})
+OF_FILES = frozenset({PlanAction.UPLOAD, PlanAction.ADOPT, PlanAction.RENAME})
+OF_RECORDS = frozenset({PlanAction.DISABLE, PlanAction.DELETE})
+SENDING_NOTHING = frozenset({PlanAction.ADOPT, PlanAction.RENAME})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Line:
         was: The path below the same root that a renamed file had.
     """
 
-    action: Act
+    action: PlanAction
     why: str
     root: str
     path: str
@@ -113,7 +113,7 @@ def read(texts: Iterable[str], *, base_url: str) -> list[Line]:
 
 
 def _require_once(lines: Sequence[Line]) -> None:
-    met: dict[tuple[str, str], Act] = {}
+    met: dict[tuple[str, str], PlanAction] = {}
     for line in lines:
         if line.action in OF_FILES:
             if (line.root, line.path) in met:
@@ -135,13 +135,13 @@ _TEXTS = ("why", "root", "path")
 _OPTIONAL = ("model_path", "sha256", "record_id", "was")
 _NAMES = ("root", "path", "was")
 _IDS = ("sha256", "record_id")
-_NEEDED: Mapping[Act, tuple[str, ...]] = {
-    Act.UPLOAD: ("fingerprint", "model_path"),
-    Act.ADOPT: ("fingerprint", "model_path", "sha256", "record_id"),
-    Act.RENAME: ("fingerprint", "model_path", "sha256", "record_id", "was"),
-    Act.DISABLE: ("record_id",),
-    Act.DELETE: ("record_id",),
-    Act.SKIP: (),
+_NEEDED: Mapping[PlanAction, tuple[str, ...]] = {
+    PlanAction.UPLOAD: ("fingerprint", "model_path"),
+    PlanAction.ADOPT: ("fingerprint", "model_path", "sha256", "record_id"),
+    PlanAction.RENAME: ("fingerprint", "model_path", "sha256", "record_id", "was"),
+    PlanAction.DISABLE: ("record_id",),
+    PlanAction.DELETE: ("record_id",),
+    PlanAction.SKIP: (),
 }
 
 
@@ -150,10 +150,10 @@ def _line(number: int, members: Mapping[str, Any]) -> Line:
     if unknown:
         raise Unusable(f"line {number}: {min(unknown)!r} is no member of a plan's line")
     try:
-        action = Act(members.get("action", ""))
+        action = PlanAction(members.get("action", ""))
     except ValueError:
         raise Unusable(
-            f"line {number}: action is none of {', '.join(Act)}: {members.get('action')!r}"
+            f"line {number}: action is none of {', '.join(PlanAction)}: {members.get('action')!r}"
         ) from None
     for name in (*_TEXTS, *(n for n in _OPTIONAL if n in members)):
         if not isinstance(members.get(name), str):
@@ -230,17 +230,17 @@ def retiring(
     for record in owned:
         if not record.replaced and (record.root, record.path) in here:
             continue
-        action, since, what = Act.DISABLE, record.since, "its file is gone"
+        action, since, what = PlanAction.DISABLE, record.since, "its file is gone"
         if record.retired_at is not None:
-            action, since, what = Act.DELETE, record.retired_at, "it was disabled here"
+            action, since, what = PlanAction.DELETE, record.retired_at, "it was disabled here"
         elif record.replaced:
             what = "its path holds other bytes now"
         why = what
         if since is None and grace_ms:
-            action, why = Act.SKIP, f"{what}, which syncd has not taken note of yet"
+            action, why = PlanAction.SKIP, f"{what}, which syncd has not taken note of yet"
         elif since is not None and since > now_ms - grace_ms:
             left_s = (since + grace_ms - now_ms) // 1000
-            action, why = Act.SKIP, f"{what}; {left_s} s of catalog.delete_grace_s are left"
+            action, why = PlanAction.SKIP, f"{what}; {left_s} s of catalog.delete_grace_s are left"
         yield Line(
             action,
             why,
@@ -285,14 +285,18 @@ def agenda(
     renamed = set()
     for step in steps:
         line = _of_file(step, by_file.get((step.root_id, step.rel_path)), lost, roots, listed)
-        if line.action is Act.RENAME:
+        if line.action is PlanAction.RENAME:
             renamed.add(line.record_id)
         yield line
     for line in retiring(owned, here, now_ms=now_ms, grace_ms=grace_ms):
-        if line.record_id in renamed or (line.action is Act.DELETE and on_delete != "delete"):
+        if line.record_id in renamed or (
+            line.action is PlanAction.DELETE and on_delete != "delete"
+        ):
             continue
-        if on_delete == "keep" and line.action is not Act.SKIP:
-            line = replace(line, action=Act.SKIP, why=f"{line.why}; catalog.on_delete is keep")
+        if on_delete == "keep" and line.action is not PlanAction.SKIP:
+            line = replace(
+                line, action=PlanAction.SKIP, why=f"{line.why}; catalog.on_delete is keep"
+            )
         yield line
 
 
@@ -304,7 +308,7 @@ def _of_file(
     listed: bool,
 ) -> Line:
     line = Line(
-        Act.SKIP,
+        PlanAction.SKIP,
         step.why if step.action is Action.REGISTERED else f"{step.action}: {step.why}",
         roots[step.root_id],
         step.rel_path,
@@ -316,22 +320,26 @@ def _of_file(
     if step.action is Action.DRIFT or (
         step.action is Action.REGISTERED and listed and kind in _LOST
     ):
-        return replace(line, action=Act.UPLOAD, why=f"{_why_lost(step, kind)}; it is sent again")
+        return replace(
+            line, action=PlanAction.UPLOAD, why=f"{_why_lost(step, kind)}; it is sent again"
+        )
     if step.action not in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
         return line
     record = None if finding is None else finding.record
     if finding is not None and finding.file is not None and record is not None:
         known = replace(line, sha256=finding.file.sha256, record_id=record.id)
         if kind is Kind.EQUAL:
-            return replace(known, action=Act.ADOPT, why="the catalog holds its bytes at its path")
+            return replace(
+                known, action=PlanAction.ADOPT, why="the catalog holds its bytes at its path"
+            )
         if kind is Kind.DISABLED:
             return replace(known, why="the catalog holds its bytes at its path, disabled")
         owned = lost.get(record.id)
         if kind is Kind.OTHER_PATH and owned is not None and owned.root == line.root:
             why = f"its bytes were {owned.path}, which is gone"
-            return replace(known, action=Act.RENAME, why=why, was=owned.path)
+            return replace(known, action=PlanAction.RENAME, why=why, was=owned.path)
     if step.action is Action.UPLOAD:
-        return replace(line, action=Act.UPLOAD, why=step.why)
+        return replace(line, action=PlanAction.UPLOAD, why=step.why)
     return line
 
 

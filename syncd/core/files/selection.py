@@ -15,7 +15,7 @@ from syncd.types import KnownFile, Target, Verdict, printable
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Selected:
     """A file that is wanted: where it goes in the catalog, and the rule that took it."""
 
     target: Target
@@ -23,7 +23,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class Skipped:
     """A file that gets no job: why, and where it would have gone; both printable."""
 
     verdict: Verdict
@@ -80,7 +80,7 @@ def judge(
     size: int,
     *,
     instead: Callable[[str], str | None] = lambda rel_path: None,
-) -> Taken | Passed:
+) -> Selected | Skipped:
     """
     Decide about the file *rel_path* of *size* bytes.
 
@@ -97,16 +97,16 @@ def judge(
     )
     left = unwanted or _left(rules, rel_path, size)
     if left is not None:
-        return Passed(Verdict.IGNORED, left)
+        return Skipped(Verdict.IGNORED, left)
     if (other := instead(rel_path)) is not None:
-        return Passed(Verdict.SHADOWED, f"ComfyUI loads {printable(other)} under this name")
+        return Skipped(Verdict.SHADOWED, f"ComfyUI loads {printable(other)} under this name")
     target = naming.target_of(
         rel_path, prefix=rules.prefix, type_key=rules.type_key, names=rules.names
     )
     if isinstance(target, Refusal):
-        return Passed(Verdict.REFUSED, target.reason, printable(target.model_path))
+        return Skipped(Verdict.REFUSED, target.reason, printable(target.model_path))
     target = replace(target, bundle=bundle)
-    return Taken(target, _taking(rules, rel_path, bundle))
+    return Selected(target, _taking(rules, rel_path, bundle))
 
 
 def is_excluded(rules: Rules, rel_path: str) -> bool:
@@ -118,9 +118,9 @@ def is_excluded(rules: Rules, rel_path: str) -> bool:
     )
 
 
-def stands(judged: Taken | Passed, known: KnownFile) -> bool:
+def stands(judged: Selected | Skipped, known: KnownFile) -> bool:
     """Does what is known of an unchanged file agree with what it is *judged* to be now?"""
-    if isinstance(judged, Passed):
+    if isinstance(judged, Skipped):
         return (known.verdict, known.reason) == (judged.verdict, judged.reason)
     passed_by_name = known.verdict in (Verdict.IGNORED, Verdict.REFUSED, Verdict.SHADOWED)
     return not passed_by_name and known.model_path == judged.target.model_path

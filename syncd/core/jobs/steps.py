@@ -36,7 +36,7 @@ def next_step(
     missing: int,
     known: bool,
     movable: bool,
-    unheard_of: bool,
+    not_in_catalog: bool,
 ) -> Step:
     """
     The next step of *job*.
@@ -53,7 +53,7 @@ def next_step(
     if job.record_id is not None:
         return Step.FINISH
     if job.sha256 is None:
-        beside = unheard_of and route is Route.MULTIPART and (missing or job.upload_id is None)
+        beside = not_in_catalog and route is Route.MULTIPART and (missing or job.upload_id is None)
         return _multipart_step(job, missing) if beside else Step.PLAN
     if job.register_sent_at is not None:
         return Step.LOOK_UP

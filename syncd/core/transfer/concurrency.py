@@ -50,7 +50,7 @@ REGAIN_AFTER = 50
 
 
 @dataclass(slots=True)
-class Width:
+class AdaptiveConcurrency:
     """
     The number of requests at once, between 1 and *most*.
 

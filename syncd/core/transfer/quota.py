@@ -26,7 +26,7 @@ def left_within_a_day(sent: Mapping[int, int], now_ms: int) -> int:
     return sum(size for hour, size in sent.items() if hour >= oldest_hour(now_ms))
 
 
-def room_at_ms(sent: Mapping[int, int], limit: int, now_ms: int) -> int:
+def next_allowed_ms(sent: Mapping[int, int], limit: int, now_ms: int) -> int:
     """When (Unix ms) the next body may leave: *now_ms* if there is room under *limit* bytes now."""
     left = left_within_a_day(sent, now_ms)
     at_ms = now_ms
