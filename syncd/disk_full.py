@@ -28,7 +28,7 @@ class DiskFullRetry:
     Args:
         limit_s: Seconds after which waiting is given up; None never.
 
-    While it is ``waiting``, ``since_ms`` (Unix) and ``why`` tell since when and what for.
+    While it is ``waiting``, ``since_ms`` (Unix) and ``reason`` tell since when and what for.
     """
 
     def __init__(self, clock: Clock, *, limit_s: float | None) -> None:
@@ -36,7 +36,7 @@ class DiskFullRetry:
         self._limit_s = limit_s
         self._since_s: float | None = None
         self.since_ms = 0
-        self.why: str | None = None
+        self.reason: str | None = None
         self._waiters = 0
         self._stopped = asyncio.Event()
         self._log = structlog.get_logger("syncd.disk_full")
@@ -75,8 +75,8 @@ class DiskFullRetry:
             raise error
         now_s = self._clock.boottime_s()
         if self._since_s is None:
-            self._since_s, self.since_ms, self.why = now_s, self._clock.now_ms(), str(error)
-            self._log.error("hold.began", kind="state", why=str(error))
+            self._since_s, self.since_ms, self.reason = now_s, self._clock.now_ms(), str(error)
+            self._log.error("hold.started", kind="state", reason=str(error))
         waited_s = now_s - self._since_s
         if self._limit_s is not None and waited_s >= self._limit_s:
             self.give_up()

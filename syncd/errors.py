@@ -151,7 +151,7 @@ class FileChanged(Stale):
     def __init__(self, message: str, *, unseen: bool = False) -> None:
         from syncd.types import Kind
 
-        super().__init__(message, kind=Kind.LOCAL_READ)
+        super().__init__(message, kind=Kind.LOCAL_READ_ERROR)
         self.unseen = unseen
 
 
@@ -161,4 +161,4 @@ class LeaseLost(Stale):
     def __init__(self, message: str) -> None:
         from syncd.types import Kind
 
-        super().__init__(message, kind=Kind.STATE_STORE)
+        super().__init__(message, kind=Kind.STATE_ERROR)

@@ -36,7 +36,7 @@ _TASKS: Mapping[Call, str] = MappingProxyType(
 
 _CHECK_NETWORK = "Check the network, api.base_url and network.proxy, then run the command again."
 _LATER = "Run the command again later."
-_OVERLOADED = frozenset({Kind.SERVER_TRANSIENT, Kind.SERVER_FAULT, Kind.API_THROTTLE})
+_OVERLOADED = frozenset({Kind.SERVER_TRANSIENT, Kind.SERVER_FAULT, Kind.API_THROTTLED})
 
 
 class Refused(SyncdError):

@@ -124,9 +124,9 @@ def _tell(applied: Applied) -> None:
     from syncd.formatting import size_text
 
     for what, told in (("refused", applied.refused), ("not done", applied.left)):
-        for line, why in told:
+        for line, reason in told:
             name = printable(line.path or line.model_path or "")
-            click.echo(f"{what}: {line.action} {name}: {printable(why)}")
+            click.echo(f"{what}: {line.action} {name}: {printable(reason)}")
     click.echo(
         f"{len(applied.done)} done ({size_text(applied.sent)} uploaded), {len(applied.refused)} refused, "
         f"{len(applied.left)} not done"

@@ -54,7 +54,7 @@ class Check:
     name: str
     result: Result
     found: str
-    what_to_do: str | None = None
+    advice: str | None = None
     code: int = 0
 
 

@@ -280,8 +280,8 @@ def _tell(done: Mapping[str, Any], what: str, as_json: bool) -> int:
             click.echo(f"{said}: {path}")
         if len(paths) > LISTED:
             click.echo(f"… and {len(paths) - LISTED} more")
-    for path, why in left.items():
-        click.echo(f"left alone: {printable(path)}: {why}", err=True)
+    for path, reason in left.items():
+        click.echo(f"left alone: {printable(path)}: {reason}", err=True)
     if not files and not examined and not left:
         click.echo("no file is in such a state; nothing was changed")
     return SOME_LEFT if left else 0

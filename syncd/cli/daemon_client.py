@@ -67,7 +67,7 @@ def _answer(state_dir: str, method: str, path: str, content: str) -> dict[str, A
 
 
 def _refused(document: Mapping[str, Any]) -> Refused:
-    texts = [str(document.get(name, "")).rstrip(".") for name in ("error", "what_to_do")]
+    texts = [str(document.get(name, "")).rstrip(".") for name in ("error", "advice")]
     return Refused(printable(". ".join(filter(None, texts))))
 
 
@@ -118,10 +118,10 @@ def _asked(state_dir: str, method: str, path: str, content: str) -> Iterator[tup
     except PermissionError:
         raise denied(place) from None
     except (OSError, ValueError, IndexError) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NotAnswered(
             f"A syncd is at work on {printable(state_dir)}, and its socket {printable(place)} does "
-            f"not answer: {printable(why)}. If it has just begun or is about to end, repeat this. If "
+            f"not answer: {printable(reason)}. If it has just begun or is about to end, repeat this. If "
             "not, its log says more."
         ) from None
 

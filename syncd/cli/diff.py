@@ -120,8 +120,8 @@ def _show(planned: Planned, inquiry: Inquiry) -> None:
                 Text("" if each.record is None else each.record.id),
             )
         screen.print(table)
-    for path, why in inquiry.unread.items():
-        screen.print(Text(f"{path} could not be compared: {why}", style="red"))
+    for path, reason in inquiry.unread.items():
+        screen.print(Text(f"{path} could not be compared: {reason}", style="red"))
     counts = inquiry.counts
     text = ", ".join(f"{counts[kind]} {WORDS[kind]}" for kind in Kind if counts[kind])
     screen.print(Text(text or "nothing here, and nothing in the catalog", style="bold"))

@@ -60,6 +60,6 @@ def _show(checks: Sequence[Check]) -> None:
 
     listed = blank_table(None, "check", "result", "found, and what to do")
     for check in checks:
-        text = ". ".join(part.rstrip(".") for part in (check.found, check.what_to_do) if part)
+        text = ". ".join(part.rstrip(".") for part in (check.found, check.advice) if part)
         listed.add_row(check.name, Text(check.result, style=_STYLES[check.result]), Text(text))
     console().print(listed)

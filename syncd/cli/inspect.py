@@ -309,8 +309,8 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
         return
     file, job = detail.file, detail.job
     yield "state", file.state
-    if file.why:
-        yield "why", file.why
+    if file.reason:
+        yield "reason", file.reason
     if file.advice:
         yield "what to do", file.advice
     judged = {"as judged": "unchanged since it was judged"}
@@ -345,7 +345,7 @@ def _still(found: Everything) -> str | None:
         return None
     left = time_left(found.settling)
     if left is None:
-        return f"still changing: {found.settling['why']}"
+        return f"still changing: {found.settling['reason']}"
     return f"still changing; it is examined when it has not changed for another {left}"
 
 
@@ -362,7 +362,7 @@ def _show_queue(
     if not files and not settling:
         screen.print("Nothing is on its way, and nothing waits.")
         return
-    now_ms, listed = _now_ms(), blank_table(None, "state", "size", "file", "when", "why")
+    now_ms, listed = _now_ms(), blank_table(None, "state", "size", "file", "when", "reason")
     for file in files[:most]:
         later = file.run_after is not None and file.run_after > now_ms
         parts = "" if file.parts is None else f"part {file.parts_done} of {file.parts}"
@@ -371,7 +371,7 @@ def _show_queue(
             size_text(file.size),
             Text(file.shown),
             time_text(file.run_after) if later and file.run_after is not None else parts,
-            Text(file.why or ""),
+            Text(file.reason or ""),
         )
     for each in settling:
         left = time_left(each)
@@ -380,7 +380,7 @@ def _show_queue(
             size_text(each["size"]),
             Text(each["path"]),
             "" if left is None else f"{left} left",
-            Text(each["why"] or ""),
+            Text(each["reason"] or ""),
         )
     screen.print(listed)
     if len(files) > most:
@@ -398,13 +398,13 @@ def _show_events(events: list[EventReport], *, named: bool) -> None:
     if not events:
         screen.print("Nothing happened in that time.")
         return
-    listed = blank_table(None, "when", *(["file"] if named else []), "became", "by", "why")
+    listed = blank_table(None, "when", *(["file"] if named else []), "became", "by", "reason")
     for event in events:
         listed.add_row(
             time_text(event.at),
             *([Text(event.shown)] if named else []),
             event.to_state,
             event.event or "",
-            Text(printable(event.why or "")),
+            Text(printable(event.reason or "")),
         )
     screen.print(listed)

@@ -53,9 +53,9 @@ def _holds(holds: Sequence[Document], now_ms: int) -> Iterator[Text]:
     for hold in holds:
         since = duration_text((now_ms - hold["since"]) / 1000)
         style = "bold red" if hold["needs_person"] else "bold yellow"
-        yield Text(f"{hold['kind']} for {since}: {hold['why']}", style=style)
-        if hold["what_to_do"]:
-            yield Text(f"  {hold['what_to_do']}", style="yellow")
+        yield Text(f"{hold['kind']} for {since}: {hold['reason']}", style=style)
+        if hold["advice"]:
+            yield Text(f"  {hold['advice']}", style="yellow")
 
 
 def _overall(document: Document) -> RenderableType:
@@ -187,8 +187,8 @@ def _next_tries(tries: Sequence[Document], now_ms: int) -> Iterator[RenderableTy
     for each in tries[:TRIES_SHOWN]:
         wait_s = (each["run_after"] - now_ms) / 1000
         when = f"in {duration_text(wait_s)}" if wait_s > 0 else "soon"
-        why = f"{each['why'] or ''} (after {each['attempt']})"
-        table.add_row(f"  {when}", Text(each["path"]), Text(why, style="yellow"))
+        reason = f"{each['reason'] or ''} (after {each['attempt']})"
+        table.add_row(f"  {when}", Text(each["path"]), Text(reason, style="yellow"))
     yield table
 
 

@@ -35,8 +35,8 @@ def plan(invocation: Invocation, as_json: bool, out: str | None) -> int:
     """Tell what would happen to each file, and why. Nothing is sent."""
     loaded = invocation.load()
     planned = make_plan(loaded)
-    for path, why in planned.problems.items():
-        click.echo(f"syncd: {printable(path)} cannot be read: {why}", err=True)
+    for path, reason in planned.problems.items():
+        click.echo(f"syncd: {printable(path)} cannot be read: {reason}", err=True)
     if out is not None:
         from syncd.cli.apply import write_agenda
 
@@ -81,7 +81,7 @@ def as_document(planned: Planned, agents: int | None) -> dict[str, object]:
                 "path": printable(step.rel_path),
                 "size": step.size,
                 "action": str(step.action),
-                "why": printable(step.why),
+                "reason": printable(step.reason),
                 "rule": printable(step.rule),
                 "model_path": None if step.model_path is None else printable(step.model_path),
                 "link_target": target_of(step),
@@ -125,7 +125,7 @@ def _show(planned: Planned, agents: int | None) -> None:
     from syncd.formatting import size_text
 
     screen, steps, target_of = console(), planned.steps, _link_targets(planned.roots)
-    listed = blank_table(None, "action", "size", "file", "why")
+    listed = blank_table(None, "action", "size", "file", "reason")
     for step in sorted(steps, key=lambda step: (list(Action).index(step.action), step.rel_path)):
         listed.add_row(
             Text(str(step.action), style=STYLES.get(str(step.action), "")),
@@ -134,7 +134,11 @@ def _show(planned: Planned, agents: int | None) -> None:
                 printable(planned.roots[step.root_id].shown(step.rel_path))
                 + _arrow(target_of(step))
             ),
-            Text(printable(step.why if step.rule == step.why else f"{step.why} ({step.rule})")),
+            Text(
+                printable(
+                    step.reason if step.rule == step.reason else f"{step.reason} ({step.rule})"
+                )
+            ),
         )
     screen.print(listed)
     counts = Counter(str(step.action) for step in steps)

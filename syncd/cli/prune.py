@@ -28,8 +28,8 @@ def prune(invocation: Invocation, yes: bool) -> int:
     """
     loaded = invocation.load()
     planned = make_plan(loaded)
-    for path, why in planned.problems.items():
-        click.echo(f"{printable(path)} cannot be read ({why}): nothing is concluded from that.")
+    for path, reason in planned.problems.items():
+        click.echo(f"{printable(path)} cannot be read ({reason}): nothing is concluded from that.")
     if planned.problems:
         return 1
     lines = prunable(loaded, planned)
@@ -81,13 +81,13 @@ def _show(lines: Sequence[Line]) -> None:
     if not lines:
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("action", "size", "record", "why"):
+    for column in ("action", "size", "record", "reason"):
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for line in lines:
         table.add_row(
             Text(str(line.action)),
             size_text(line.size),
             Text(printable(line.model_path or "")),
-            Text(printable(line.why)),
+            Text(printable(line.reason)),
         )
     console().print(table)

@@ -168,7 +168,7 @@ def _now(
 def _holds_told(live: Mapping[str, Any]) -> list[HoldRow]:
     return [
         HoldRow(
-            each["kind"], each["since"], each["why"], each["what_to_do"], each["probe_at"], probes=0
+            each["kind"], each["since"], each["reason"], each["advice"], each["probe_at"], probes=0
         )
         for each in live["holds"]
     ]
@@ -201,8 +201,8 @@ def _summary_told(
     state_dir: str, live: Mapping[str, Any], registered: int | None, on_the_way: int | None
 ) -> Summary:
     files = list(_files_told(state_dir))
-    ignored = {file.why or "": file for file in files if file.state == "ignored"}
-    counts = Counter(file.why or "" for file in files if file.state == "ignored")
+    ignored = {file.reason or "": file for file in files if file.state == "ignored"}
+    counts = Counter(file.reason or "" for file in files if file.state == "ignored")
     others = [file for file in files if file.state not in ("registered", "ignored")]
     return Summary(
         True,
@@ -210,6 +210,6 @@ def _summary_told(
         [file for file in files if file.state == "registered"][:registered],
         [file for file in others if file.state not in status.TO_DO]
         + [file for file in others if file.state in status.TO_DO][:on_the_way],
-        [PassedOver(n, why, ignored[why].shown) for why, n in counts.most_common()],
+        [PassedOver(n, reason, ignored[reason].shown) for reason, n in counts.most_common()],
         live["progress"],
     )

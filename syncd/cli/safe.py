@@ -48,7 +48,7 @@ class AtRisk:
 
     path: str
     size: int
-    why: str
+    reason: str
     to_send: bool
 
 
@@ -148,7 +148,7 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
     answer = Answer(
         files_wanted=len(wanted),
         bytes_wanted=_size_of(wanted),
-        unexamined={printable(path): why for path, why in planned.problems.items()},
+        unexamined={printable(path): reason for path, reason in planned.problems.items()},
         passed_over=len(models),
         passed_over_size=_size_of(models),
         absent=[printable(path) for path in planned.absent],
@@ -177,7 +177,9 @@ def _is_model(step: Step) -> bool:
 
 
 def _hold_text(hold: HoldRow) -> str:
-    return printable(hold.why if hold.advice is None else f"{hold.why.rstrip('.')}. {hold.advice}")
+    return printable(
+        hold.reason if hold.advice is None else f"{hold.reason.rstrip('.')}. {hold.advice}"
+    )
 
 
 def _shown(planned: Planned, step: Step) -> str:
@@ -186,8 +188,8 @@ def _shown(planned: Planned, step: Step) -> str:
 
 def _unregistered(planned: Planned, step: Step) -> AtRisk:
     to_send = step.action is Action.UPLOAD
-    why = f"not in the catalog: {step.why}" if to_send else f"{step.action}: {step.why}"
-    return AtRisk(_shown(planned, step), step.size, printable(why), to_send)
+    reason = f"not in the catalog: {step.reason}" if to_send else f"{step.action}: {step.reason}"
+    return AtRisk(_shown(planned, step), step.size, printable(reason), to_send)
 
 
 def _expected(planned: Planned, step: Step, *, deep: bool) -> Expected | AtRisk:
@@ -201,8 +203,8 @@ def _expected(planned: Planned, step: Step, *, deep: bool) -> Expected | AtRisk:
         # Hashed, it may turn out to be in the catalog although nothing here remembers it.
         return at_risk if sha256 is None else Expected(step, sha256, otherwise=at_risk)
     known = planned.known[step.root_id, step.rel_path]
-    if deep and (why := _changed(planned, step, known.sha256)) is not None:
-        return AtRisk(_shown(planned, step), step.size, why, to_send=False)
+    if deep and (reason := _changed(planned, step, known.sha256)) is not None:
+        return AtRisk(_shown(planned, step), step.size, reason, to_send=False)
     unnamed = known.record_id is None or known.record_id.startswith("unknown:")
     return Expected(step, known.sha256, None if unnamed else known.record_id)
 
@@ -244,8 +246,8 @@ async def _ask(
         for each in expected:
             if listed is None and each.record_id is None and each.otherwise is None:
                 answer.not_asked += 1
-            elif (why := await _missing(loaded, api, listed or [], each)) is not None:
-                lost = AtRisk(_shown(planned, each.step), each.step.size, why, to_send=False)
+            elif (reason := await _missing(loaded, api, listed or [], each)) is not None:
+                lost = AtRisk(_shown(planned, each.step), each.step.size, reason, to_send=False)
                 at_risk.append(each.otherwise or lost)
         return at_risk
 
@@ -271,21 +273,21 @@ async def _missing(
     loaded: Loaded, api: CloudClient, listed: Sequence[Record], each: Expected
 ) -> str | None:
     """Why no record holds the bytes of a file at its path, or None if one does."""
-    why = "the cloud did not name its record, and lists none with its bytes at its path"
+    reason = "the cloud did not name its record, and lists none with its bytes at its path"
     if each.record_id is not None:
         own = next((record for record in listed if record.id == each.record_id), None)
         # A listing that is read page by page may skip a record, or show it in part.
         drift = _drift(await _whole(api, each.record_id, own), each.step, each.sha256, loaded)
         if drift is None:
             return None
-        why = drift
+        reason = drift
     for record in listed:
         if record.model_path == each.step.model_path and record.id != each.record_id:
             whole = await _whole(api, record.id, record)
             holds = whole is not None and sha256_of(whole) == each.sha256
             if holds and _drift(whole, each.step, each.sha256, loaded) is None:
                 return None
-    return why
+    return reason
 
 
 async def _whole(api: CloudClient, id_: str, listed: Record | None) -> Record | None:
@@ -340,7 +342,9 @@ def as_document(answer: Answer, *, deep: bool) -> dict[str, Any]:
         else round(to_send / answer.rate),
         "hold": answer.hold,
         "at_risk": [asdict(each) for each in answer.at_risk],
-        "unexamined": [{"path": path, "why": why} for path, why in answer.unexamined.items()],
+        "unexamined": [
+            {"path": path, "reason": reason} for path, reason in answer.unexamined.items()
+        ],
     }
 
 
@@ -350,9 +354,9 @@ def _say(answer: Answer, *, deep: bool) -> None:
     if answer.exit_code == 1:
         click.echo(f"NOT safe: {'; '.join(_dangers(answer))}")
         for each in answer.at_risk:
-            click.echo(f"  {each.path}  {size_text(each.size)}  {each.why}")
-        for path, why in answer.unexamined.items():
-            click.echo(f"  {path}  cannot be examined: {why}")
+            click.echo(f"  {each.path}  {size_text(each.size)}  {each.reason}")
+        for path, reason in answer.unexamined.items():
+            click.echo(f"  {path}  cannot be examined: {reason}")
     elif answer.unknown is not None:
         click.echo(f"NOT known to be safe: {answer.unknown}")
     else:

@@ -163,14 +163,14 @@ def _status(loaded: Loaded, hide: Hide, with_names: bool) -> object:
     hidden = {file["path"]: hide(file["path"], file["root_type"]) for file in files}
     for file in files:
         # The digest of a public model is its name in other words.
-        file.update(dict.fromkeys(("model_path", "sha256", "why", "advice")))
+        file.update(dict.fromkeys(("model_path", "sha256", "reason", "advice")))
         file["path"] = hidden[file["path"]]
     tries: Any = document["next_tries"]
     for each in tries:
-        each.update(path=hidden.get(each["path"], ""), why=None)
+        each.update(path=hidden.get(each["path"], ""), reason=None)
     holds: Any = document["holds"]
     for hold in holds:
-        hold["why"] = _without(hold["why"], hidden)
+        hold["reason"] = _without(hold["reason"], hidden)
     return document
 
 
@@ -190,7 +190,7 @@ def _history(loaded: Loaded, hide: Hide, with_names: bool) -> object:
     for event in told:
         event["path"] = hide(event["path"], event["root_type"])
         if not with_names:
-            event["why"] = None
+            event["reason"] = None
     return told
 
 

@@ -92,7 +92,7 @@ def summary(
         yield Line(f"… and {on_the_way - listed} more on their way: syncd queue", "dim")
     yield from _passed_over(said.passed_over)
     for hold in said.standing.holds:
-        yield Line(f"hold ({hold.kind}): {printable(hold.why)}", "bold red")
+        yield Line(f"hold ({hold.kind}): {printable(hold.reason)}", "bold red")
         if hold.advice:
             yield Line(f"  {hold.advice}", "yellow")
     yield _last_line(counts, unsettled, snapshot)
@@ -137,7 +137,7 @@ def _settling(total: int, files: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
         yield Line(f"waiting for {total} {'file' if total == 1 else 'files'} to stop changing")
     for each in files:
         left = time_left(each)
-        until = each["why"] if left is None else f"{left} left"
+        until = each["reason"] if left is None else f"{left} left"
         yield Line(f"  {each['path']}  {size_text(each['size'])}  {until}", "")
     yield from more_settling(total, len(files))
 
@@ -166,13 +166,13 @@ def _left(
         return
     rows: list[tuple[str | Styled, ...]] = []
     for file in files:
-        why = ". ".join(text.rstrip(".") for text in (file.why, file.advice) if text)
+        reason = ". ".join(text.rstrip(".") for text in (file.reason, file.advice) if text)
         state = Styled(file.state, STYLES.get(file.state, ""))
-        rows.append((file.shown, size_text(file.size), state, f"{why}." if why else ""))
-    for path, why in problems.items():
-        rows.append((printable(path), "", Styled("unreadable", "red"), f"{why}."))
-    for path, why in unsettled.items():
-        rows.append((printable(path), "", Styled("settling", STYLES["settling"]), why))
+        rows.append((file.shown, size_text(file.size), state, f"{reason}." if reason else ""))
+    for path, reason in problems.items():
+        rows.append((printable(path), "", Styled("unreadable", "red"), f"{reason}."))
+    for path, reason in unsettled.items():
+        rows.append((printable(path), "", Styled("settling", STYLES["settling"]), reason))
     yield Sheet("Not in the catalog", ("file", "size", "state", "why, and what to do"), rows)
 
 
@@ -180,9 +180,9 @@ def _passed_over(rules: Sequence["PassedOver"]) -> Iterator[Sheet]:
     if not rules:
         return
     rows: list[tuple[str | Styled, ...]] = [
-        (str(rule.files), rule.why, rule.example) for rule in rules
+        (str(rule.files), rule.reason, rule.example) for rule in rules
     ]
-    yield Sheet("Passed over", ("files", "why", "for example"), rows)
+    yield Sheet("Passed over", ("files", "reason", "for example"), rows)
 
 
 def _last_line(

@@ -32,7 +32,7 @@ class Verified:
 
     file: Registered
     state: Literal["same", "differs", "unreadable", "gone"]
-    why: str | None
+    reason: str | None
     sha256: str | None
 
 
@@ -79,18 +79,18 @@ def _verified(file: Registered, on_bytes: Callable[[int], None]) -> Verified:
             return Verified(file, "gone", None, None)
         return Verified(file, "unreadable", f"{error}. Try again when it stands still.", None)
     except JobError as error:
-        why = " ".join(filter(None, [f"{str(error).rstrip('.')}.", error.advice]))
-        return Verified(file, "unreadable", why, None)
+        reason = " ".join(filter(None, [f"{str(error).rstrip('.')}.", error.advice]))
+        return Verified(file, "unreadable", reason, None)
     if plan.sha256 == file.sha256:
         return Verified(file, "same", None, plan.sha256)
     if file.fingerprint.same_file_as(now) or file.fingerprint.only_ctime_moved(now):
-        why = (
+        reason = (
             "its bytes changed, its size and date did not: the disk, or a program that put it back. "
             "If the catalog's copy is the good one, put it back; else touch the file."
         )
     else:
-        why = "it was changed since; a running syncd registers it anew, and so does syncd --once"
-    return Verified(file, "differs", why, plan.sha256)
+        reason = "it was changed since; a running syncd registers it anew, and so does syncd --once"
+    return Verified(file, "differs", reason, plan.sha256)
 
 
 def _require_trees(verified: Sequence[Verified], *, whole: bool) -> None:
@@ -131,7 +131,7 @@ def _document(verified: Sequence[Verified]) -> dict[str, object]:
                 "record_id": each.file.record_id,
                 "size": each.file.fingerprint.size,
                 "state": each.state,
-                "why": each.why,
+                "reason": each.reason,
                 "sha256": each.file.sha256,
                 "sha256_now": each.sha256,
             }
@@ -160,7 +160,7 @@ def _show(verified: Sequence[Verified]) -> None:
             file = each.file
             path = file.rel_path if file.root_type is None else f"{file.root}/{file.rel_path}"
             listed.add_row(
-                each.state, Text(printable(path)), Text(file.record_id), Text(each.why or "")
+                each.state, Text(printable(path)), Text(file.record_id), Text(each.reason or "")
             )
         screen.print(listed)
     counts = Counter(each.state for each in verified)

@@ -30,7 +30,7 @@ class Credential:
         kind: ``session`` (kept by syncd login), ``token`` (a session token that somebody put
             there) or ``device``.
         accepted: By the cloud, just now; None: it could not be asked.
-        why: What the cloud said where it did not accept it, or was not there.
+        reason: What the cloud said where it did not accept it, or was not there.
         expires_at: Unix ms; None where nobody tells.
         renews: It is renewed before it ends.
     """
@@ -39,7 +39,7 @@ class Credential:
     origin: str
     in_force: bool
     accepted: bool | None
-    why: str | None
+    reason: str | None
     expires_at: int | None
     renews: bool = False
 
@@ -86,19 +86,19 @@ def look(loaded: Loaded) -> Account:
     current, (_, origin) = loaded.credential.current(), loaded.credential.read()
     if current is None:
         raise NoCredential
-    code, who, why, accepted = _ask(loaded, None)
+    code, who, reason, accepted = _ask(loaded, None)
     # Asked first: what was renewed by that lies there now.
     current = loaded.credential.current()
     renews = isinstance(current, Session) and current.refresh is not None
     ends = _expires_at(current)
-    found = [Credential(_kind(current), origin, True, accepted, why, ends, renews)]
+    found = [Credential(_kind(current), origin, True, accepted, reason, ends, renews)]
     team_id = current.team_id if isinstance(current, Session) else None
     if found[0].kind == "token":
         team_id = loaded.settings.api.team_id
     key, key_origin = loaded.credential.device_key()
     if key is not None and found[0].kind != "device":
-        _, _, why, accepted = _ask(loaded, Credentials(lambda: key))
-        found.append(Credential("device", key_origin, False, accepted, why, None))
+        _, _, reason, accepted = _ask(loaded, Credentials(lambda: key))
+        found.append(Credential("device", key_origin, False, accepted, reason, None))
     return Account(found, who, team_id, code)
 
 
@@ -170,10 +170,10 @@ def _team_text(account: Account) -> str:
 
 def _state(each: Credential) -> str:
     if each.accepted is False:
-        return f"not accepted: {each.why}"
+        return f"not accepted: {each.reason}"
     known = "in force" if each.in_force else "not used: the session counts for everything"
     known = f"{known}; {_life(each)}"
-    return known if each.accepted else f"{known}; the cloud could not be asked: {each.why}"
+    return known if each.accepted else f"{known}; the cloud could not be asked: {each.reason}"
 
 
 def _life(each: Credential) -> str:

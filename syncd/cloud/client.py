@@ -52,10 +52,12 @@ DISABLED = {"model_status": "disabled"}
 ACTIVE = {"model_status": "active"}
 """The one that puts it in force again."""
 
-NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.NOT_ALLOWED})
+NO_SUCH_CALL = frozenset({Kind.ROUTE_UNKNOWN, Kind.REQUEST_REFUSED, Kind.NOT_ALLOWED})
 """What says that this server does not let us change or delete a record."""
 
-UNLISTED = frozenset({Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.OTHER_CLIENT_ERROR})
+UNLISTED = frozenset(
+    {Kind.ROUTE_UNKNOWN, Kind.NOT_ALLOWED, Kind.REQUEST_REFUSED, Kind.OTHER_CLIENT_ERROR}
+)
 """What says that this server does not list its models."""
 
 _NEEDED_FOR_MULTIPART = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE})
@@ -202,7 +204,7 @@ class CloudClient:
         answered: Collection[Call] = (),
         on_answered: Callable[[Call], None] = lambda call: None,
         switched_off: Mapping[Call, str] | None = None,
-        on_switched_off: Callable[[Call, str], None] = lambda call, why: None,
+        on_switched_off: Callable[[Call, str], None] = lambda call, reason: None,
         on_request: Callable[[Call, int | None], None] = lambda call, status: None,
         on_repeat: Callable[[Call], None] = lambda call: None,
     ) -> None:
@@ -352,7 +354,7 @@ class CloudClient:
                 return
         if totals != sorted(totals):
             message = f"list_models: the list of {self._host} changed while it was read"
-            raise to_error(Kind.BAD_ANSWER, message)
+            raise to_error(Kind.INVALID_ANSWER, message)
 
     async def find(
         self, *, storage_key: str | None = None, model_path: str | None = None
@@ -494,7 +496,7 @@ class CloudClient:
                 return
             if len(seen) == known:
                 break
-        raise to_error(Kind.BAD_ANSWER, f"list_models: {self._host} ended its list too early")
+        raise to_error(Kind.INVALID_ANSWER, f"list_models: {self._host} ended its list too early")
 
     async def _page(self, number: int) -> validation.Page:
         path = f"/models?current_page={number}&per_page={PER_PAGE}"
@@ -584,13 +586,13 @@ class CloudClient:
         if wait_s is None or not self._budget.spend(timeout=failure.timed_out):
             raise failure
         self._on_repeat(call)
-        if failure.kind is Kind.API_THROTTLE:
+        if failure.kind is Kind.API_THROTTLED:
             self._pace.keep_quiet(wait_s)
         await self._clock.sleep(wait_s)
 
     def _learn(self, call: Call, method: str, failure: JobError) -> None:
         row = retry_policy.row_of(failure.kind, call)
-        if failure.kind is Kind.API_THROTTLE:
+        if failure.kind is Kind.API_THROTTLED:
             self._pace.slow_down()
         # PUT is the first guess for an update; only the second one settles it.
         if row.then is retry_policy.Next.SWITCH_OFF and method != "PUT" and call not in self._off:
@@ -679,7 +681,9 @@ class CloudClient:
             raise refusal
         try:
             if content is None:
-                raise to_error(Kind.BAD_ANSWER, "an answer that is compressed or larger than 1 MiB")
+                raise to_error(
+                    Kind.INVALID_ANSWER, "an answer that is compressed or larger than 1 MiB"
+                )
             return read(content)
         except JobError as error:
             message = f"{call}: HTTP {response.status_code} from {self._host}: {error}"
@@ -761,4 +765,4 @@ def _reads_nothing(body: bytes) -> None:
 def _reads_no_error(body: bytes) -> None:
     """Empty or an object; S3, and what stands before it, may say 200 first and fail afterwards."""
     if body.strip() and "error_message" in parse_json(body):
-        raise to_error(Kind.BAD_ANSWER, "a success with an error inside")
+        raise to_error(Kind.INVALID_ANSWER, "a success with an error inside")

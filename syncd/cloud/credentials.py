@@ -162,7 +162,7 @@ class Credentials:
             if now_s >= self._ends_at_s:
                 raise
             self._renew_at_s = min(self._ends_at_s, now_s + RENEW_AGAIN_S)
-            self._log.warning("session.not_renewed", error=str(error), advice=error.advice)
+            self._log.warning("session.renewal_failed", error=str(error), advice=error.advice)
 
     async def reread(self, refused: str | None) -> bool:
         """
@@ -279,7 +279,7 @@ class Credentials:
             except StateFull as error:
                 if self._leaving:
                     raise
-                self._log.warning("session.waits_for_room", error=str(error))
+                self._log.warning("session.renewal_postponed", error=str(error))
                 await self._clock.sleep(ROOM_LOOK_S)
             else:
                 return
@@ -336,14 +336,14 @@ def _not_renewed(error: JobError) -> JobError:
 def _ended(session: Session) -> JobError:
     """Why *session*, whose refresh token is of no more use, cannot be renewed."""
     if session.refresh_sent_at is None:
-        why = "the session has ended: the server renews it no more"
+        reason = "the session has ended: the server renews it no more"
     else:
         at = datetime.fromtimestamp(session.refresh_sent_at / 1000).astimezone()
-        why = (
+        reason = (
             f"the session has ended: the answer to its renewal of {at:%Y-%m-%d %H:%M} was lost, and "
             "with it the token that would renew it now"
         )
-    return to_error(Kind.SESSION_REFUSED, why, advice=f"{SIGN_IN}. Nothing else is lost.")
+    return to_error(Kind.SESSION_REFUSED, reason, advice=f"{SIGN_IN}. Nothing else is lost.")
 
 
 def _noticed(task: "asyncio.Task[None]") -> None:
@@ -439,7 +439,7 @@ async def _confirmed(
             tell(_why_void(lost=lost))
             return False
         except JobError as error:
-            if error.kind is Kind.API_THROTTLE:
+            if error.kind is Kind.API_THROTTLED:
                 wait_s = min(POLL_MOST_S, wait_s * 2)
             elif isinstance(error, NeedsOperator):
                 raise
@@ -457,8 +457,8 @@ _LOST = (
 
 
 def _why_void(*, lost: bool) -> str:
-    why = "The server does not know the code any more: it has expired, or its key was collected."
-    return f"{why} {_LOST} Here is a new code." if lost else f"{why} Here is a new one."
+    reason = "The server does not know the code any more: it has expired, or its key was collected."
+    return f"{reason} {_LOST} Here is a new code." if lost else f"{reason} Here is a new one."
 
 
 async def _collected(calls: PairingCalls, device_code: str, keep: Callable[[str], None]) -> bool:

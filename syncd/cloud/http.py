@@ -96,7 +96,9 @@ def url_of(text: str) -> httpx.URL:
         url = httpx.URL(text)
         assert url.host is not None  # decodes the name
     except (httpx.InvalidURL, UnicodeError):
-        raise to_error(Kind.BAD_ANSWER, "upload_url has a host that cannot be decoded") from None
+        raise to_error(
+            Kind.INVALID_ANSWER, "upload_url has a host that cannot be decoded"
+        ) from None
     return url
 
 
@@ -131,7 +133,7 @@ def failure(
     """
     kind = _kind(error, reused=error_mapping.died_reused(events))
     message = f"{call}: {_what_failed(error, host)}"
-    if kind is Kind.TLS:
+    if kind is Kind.TLS_ERROR:
         today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
         message = f"{message} (this machine's clock says {today})"
     return to_error(
@@ -171,11 +173,11 @@ def _system_reason(error: BaseException | None) -> str | None:
 
 def _kind(error: httpx.HTTPError, *, reused: bool) -> Kind:
     if error_mapping.caused_by(error, ssl.SSLCertVerificationError):
-        return Kind.TLS
+        return Kind.TLS_ERROR
     if isinstance(error, httpx.ProxyError):
-        return Kind.PORTAL
+        return Kind.CAPTIVE_PORTAL
     if isinstance(error, httpx.LocalProtocolError):
-        return Kind.OUR_BUG
+        return Kind.INTERNAL_ERROR
     if reused and not isinstance(error, httpx.TimeoutException):
         return Kind.DEAD_CONNECTION
     return Kind.NETWORK

@@ -19,7 +19,13 @@ from syncd.types import Kind, Record
 FRESH_S = 600.0
 
 _EVERYTHINGS = frozenset(
-    {Kind.SESSION_REFUSED, Kind.DEVICE_KEY_REFUSED, Kind.API_THROTTLE, Kind.TLS, Kind.PORTAL}
+    {
+        Kind.SESSION_REFUSED,
+        Kind.DEVICE_KEY_REFUSED,
+        Kind.API_THROTTLED,
+        Kind.TLS_ERROR,
+        Kind.CAPTIVE_PORTAL,
+    }
     | {Kind.NETWORK, Kind.DEAD_CONNECTION}
 )
 """What no other call would be spared either."""

@@ -86,10 +86,10 @@ class Exchange:
 
     # -- in any thread ---------------------------------------------------------------------------
 
-    def cut(self, why: str) -> None:
+    def cut(self, reason: str) -> None:
         """Break the connection: whatever the sending thread waits for on it ends at once."""
         with self._lock:
-            self.cut_because = self.cut_because or why
+            self.cut_because = self.cut_because or reason
             if self._stream is not None:
                 sock = self._stream.get_extra_info("socket")
                 with suppress(OSError):
@@ -174,7 +174,7 @@ class _Body(httpx.SyncByteStream):
             yield piece  # type: ignore[misc]  # h11 takes any buffer: a copy less
             self._exchange.gives(piece=False)
         if self._left != 0:
-            raise to_error(Kind.OUR_BUG, "a body is not as long as it was announced")
+            raise to_error(Kind.INTERNAL_ERROR, "a body is not as long as it was announced")
         self.taken = True
 
 
@@ -207,12 +207,12 @@ class _Trace:
 
     def _check_peer(self, stream: Any) -> None:
         address = stream.get_extra_info("server_addr")[0]
-        why = self._hosts.peer_refusal(self._host, self._port, address) if self._direct else None
-        if why is not None:
+        reason = self._hosts.peer_refusal(self._host, self._port, address) if self._direct else None
+        if reason is not None:
             stream.close()
             raise NeedsOperator(
-                f"{self._call}: nothing was sent: {why}",
-                kind=Kind.BAD_ANSWER,
+                f"{self._call}: nothing was sent: {reason}",
+                kind=Kind.INVALID_ANSWER,
                 call=self._call,
                 advice=f"If that is your store, set network.storage_hosts to {self._host}.",
             )
@@ -303,8 +303,8 @@ class ObjectStore:
             exchange.ends()
 
 
-def _cut(call: Call, why: str) -> JobError:
-    return to_error(Kind.NETWORK, f"{call}: {why}", call=call, unclear=True, timed_out=True)
+def _cut(call: Call, reason: str) -> JobError:
+    return to_error(Kind.NETWORK, f"{call}: {reason}", call=call, unclear=True, timed_out=True)
 
 
 def _request(grant: Grant, url: httpx.URL, body: _Body, size: int, trace: _Trace) -> httpx.Request:
@@ -375,4 +375,4 @@ def _etag(call: Call, response: httpx.Response, *, whole: bool) -> str | None:
 
 
 def _bad(call: Call, message: str) -> JobError:
-    return to_error(Kind.BAD_ANSWER, f"{call}: {message}", call=call, unclear=True)
+    return to_error(Kind.INVALID_ANSWER, f"{call}: {message}", call=call, unclear=True)

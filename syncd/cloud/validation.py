@@ -70,7 +70,7 @@ _IDENTIFIER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 
 
 def _bad(what: str) -> JobError:
-    return to_error(Kind.BAD_ANSWER, f"the server's answer cannot be used: {what}")
+    return to_error(Kind.INVALID_ANSWER, f"the server's answer cannot be used: {what}")
 
 
 # --- JSON
@@ -497,8 +497,8 @@ def grant_of(
     url = answer.get("upload_url")
     if not isinstance(url, str):
         raise _bad("upload_url is missing or not text")
-    if (why := policy.refusal(url)) is not None:
-        raise _bad(f"upload_url is {why}")
+    if (reason := policy.refusal(url)) is not None:
+        raise _bad(f"upload_url is {reason}")
     headers = answer.get("upload_headers")
     return Grant(
         url=url,

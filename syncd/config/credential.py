@@ -168,21 +168,21 @@ def _check_token(token: str, origin: str, team_id: str | None) -> None:
     """Refuse what the API would refuse, with the reason (never with the token)."""
     instead = "use a device key (dk-...), which syncd login gets for this machine"
     if token.startswith("sk-"):
-        why = f"an sk- key runs workflows and MCP tools and may not touch models; {instead}"
+        reason = f"an sk- key runs workflows and MCP tools and may not touch models; {instead}"
     elif token.startswith("ak-"):
-        why = f"an ak- key belongs to an agent and the API refuses it; {instead}"
+        reason = f"an ak- key belongs to an agent and the API refuses it; {instead}"
     elif DEVICE_KEY.fullmatch(token):
         return
     elif not SESSION_TOKEN.fullmatch(token):
-        why = f"this is neither a device key nor a session token; {instead}"
+        reason = f"this is neither a device key nor a session token; {instead}"
     elif team_id is None:
-        why = (
+        reason = (
             "a session token needs api.team_id (SYNCD_API__TEAM_ID): the id of your team, "
             "from team_list in the answer to GET /users/me"
         )
     else:
         return
-    raise ConfigError(f"{origin}: api.token: {why}")
+    raise ConfigError(f"{origin}: api.token: {reason}")
 
 
 def credential_source(

@@ -48,7 +48,7 @@ def _route(endpoint: Callable[[Request], Awaitable[Response]], method: str) -> R
 
 
 def _error(status: int, error: str, advice: str) -> JSONResponse:
-    return JSONResponse({"error": error, "what_to_do": advice}, status)
+    return JSONResponse({"error": error, "advice": advice}, status)
 
 
 async def _on_refusal(request: Request, refusal: Exception) -> Response:

@@ -88,7 +88,7 @@ class Commands:
             await self._carry_out("accept", actions.accept)
         for root_id, rel_path in keys:
             desk.hint(Hint(root_id, rel_path, HintKind.RESCAN, folder=rel_path == ""))
-        self._log.info("control.order", order="scan", path=path)
+        self._log.info("control.command", order="scan", path=path)
         return JSONResponse({"looking_at": printable(path)}, HTTPStatus.ACCEPTED)
 
     async def limit(self, request: Request) -> Response:
@@ -99,7 +99,7 @@ class Commands:
         except ValueError as error:
             raise bad(f"rate: {error}") from None
         self._desk.bandwidth.follow(timetable)
-        self._log.info("control.order", order="limit", rate=rate)
+        self._log.info("control.command", order="limit", rate=rate)
         return JSONResponse({"bytes_per_second": self._desk.bandwidth.rate})
 
     async def _carry_out(
@@ -123,7 +123,7 @@ class Commands:
         await desk.dispatcher.look_at_holds()
         for root_id, rel_path in done.look_at:
             desk.hint(Hint(root_id, rel_path, HintKind.RESCAN))
-        self._log.info("control.order", order=name, files=len(done.files), left=len(done.left))
+        self._log.info("control.command", order=name, files=len(done.files), left=len(done.left))
         return done
 
 

@@ -101,7 +101,7 @@ class Queries:
         """Can it do its work, or does something stand in the way that a person has to mend?"""
         reasons = self._desk.unready()
         standing = await self._overlook.standing()
-        reasons += [f"{hold.kind}: {hold.why}" for hold in standing.holds if hold.kind in PERSON]
+        reasons += [f"{hold.kind}: {hold.reason}" for hold in standing.holds if hold.kind in PERSON]
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status)
 

@@ -51,15 +51,15 @@ async def serve(desk: ControlContext, listen: tuple[str, int] | None) -> AsyncIt
             await _served(stack, app, sock, _checked(path))
             log.info("control.listening", socket=path)
         except OSError as error:
-            log.error("control.unavailable", why=f"its socket: {error.strerror or error}")
+            log.error("control.unavailable", reason=f"its socket: {error.strerror or error}")
         if listen is not None:
             try:
                 sock = listen_on_port(*listen)
                 await _served(stack, ReadOnly(app, *listen), sock, H11Protocol)
                 log.info("control.listening", host=listen[0], port=listen[1])
             except OSError as error:
-                why = f"http.listen {listen[0]}:{listen[1]}: {error.strerror or error}"
-                log.error("control.unavailable", why=why)
+                reason = f"http.listen {listen[0]}:{listen[1]}: {error.strerror or error}"
+                log.error("control.unavailable", reason=reason)
         yield
 
 
@@ -146,7 +146,7 @@ def _checked(path: str) -> type[asyncio.Protocol]:
     answer = (
         b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
         b'{"error": "this socket is for the account that runs syncd, its group and root",'
-        b' "what_to_do": "Use that account, or ask to be added to the group."}'
+        b' "advice": "Use that account, or ask to be added to the group."}'
     )
 
     class Checked(H11Protocol):

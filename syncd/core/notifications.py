@@ -42,7 +42,7 @@ class Topic(StrEnum):
     """What a message is about."""
 
     FILES_FAILED = "files.failed"
-    HOLD_BEGAN = "hold.began"
+    HOLD_BEGAN = "hold.started"
     HOLD_ENDED = "hold.ended"
     BATCH_DONE = "batch.done"
 
@@ -53,7 +53,7 @@ class Failure:
 
     path: str
     state: str
-    why: str
+    reason: str
     advice: str | None
 
 
@@ -63,7 +63,7 @@ class Waiting:
 
     kind: str
     since: int
-    why: str
+    reason: str
     advice: str | None
     until: int | None = None
 
@@ -160,8 +160,8 @@ class NotificationBatch:
                 {
                     "path": _short(failure.path),
                     "state": failure.state,
-                    "why": _short(failure.why),
-                    "what_to_do": _short(failure.advice),
+                    "reason": _short(failure.reason),
+                    "advice": _short(failure.advice),
                 }
                 for failure in self._failed.values()
             ]
@@ -185,11 +185,11 @@ def _hold_item(hold: Waiting) -> Item:
         "kind": hold.kind,
         "since": hold.since,
         "until": hold.until,
-        "why": _short(hold.why),
-        "what_to_do": _short(hold.advice),
+        "reason": _short(hold.reason),
+        "advice": _short(hold.advice),
     }
     topic = Topic.HOLD_ENDED if over else Topic.HOLD_BEGAN
-    return Item(topic, f"{text}{_short(hold.why)}{advice}", {"hold": details})
+    return Item(topic, f"{text}{_short(hold.reason)}{advice}", {"hold": details})
 
 
 def message(item: Item, *, machine: str, now_ms: int, files_by_state: Mapping[str, int]) -> bytes:

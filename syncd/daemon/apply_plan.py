@@ -148,7 +148,7 @@ class Applier:
 
     async def _still_so(self, line: Line) -> tuple[Root, FoundFile, Target]:
         """The line's file as it is now; its whole way from the name to the bytes is judged anew."""
-        why = f"{printable(line.root)} is no models directory of this configuration"
+        reason = f"{printable(line.root)} is no models directory of this configuration"
         for root in self._roots.values():
             if root.path != line.root:
                 continue
@@ -162,18 +162,18 @@ class Applier:
                 raise _Refused("the file changed since the plan was made")
             judged = await self._lanes.scan(self._comparer.judge, found)
             if not isinstance(judged, Selected):
-                why = judged.reason
+                reason = judged.reason
             elif judged.target.model_path != line.model_path:
-                why = f"it would go to {judged.target.model_path} now"
+                reason = f"it would go to {judged.target.model_path} now"
             else:
                 await self._require_sound(found)
                 return root, found, judged.target
-        raise _Refused(why)
+        raise _Refused(reason)
 
     async def _require_sound(self, found: FoundFile) -> None:
         judgement = await self._lanes.scan(self._comparer.judge_content, found, lease=False)
         if judgement.verdict is not Verdict.WANTED:
-            raise _Refused(judgement.why or "it still changes")
+            raise _Refused(judgement.reason or "it still changes")
 
     async def _require_adoptable(self, line: Line) -> None:
         assert line.model_path is not None, "read so"
@@ -271,11 +271,11 @@ class Applier:
                 raise _Refused(f"record {line.record_id} does not hold what it held")
             if line.action is PlanAction.DELETE and not is_disabled(record):
                 raise _Refused(f"record {line.record_id} is in force: it is disabled first")
-        why = await self._retirement.carry_out(
+        reason = await self._retirement.carry_out(
             own, "delete" if line.action is PlanAction.DELETE else "disable"
         )
-        if why is not None:
-            self.applied.left.append((line, why))
+        if reason is not None:
+            self.applied.left.append((line, reason))
         else:
             self.applied.done.append(line)
 
@@ -295,8 +295,8 @@ class Applier:
                 raise _Refused(f"{printable(root.path)} is not the tree that it was") from None
             problem = await self._lanes.scan(cut_off, root, line.path)
             if problem is not None:
-                where, why = problem
-                raise _Refused(f"{printable(where)}: {why.strerror}") from None
+                where, reason = problem
+                raise _Refused(f"{printable(where)}: {reason.strerror}") from None
             return
         except OSError as error:
             raise _Refused(f"its place cannot be looked at: {error.strerror}") from None

@@ -245,7 +245,7 @@ class Service:
             await self._until_stopped(parts, {walking, *self._besides(parts)}, enough={walking})
         except RootUnavailable as error:
             self.ending.root_error = str(error)
-            self._log.error("root.unavailable", why=str(error))
+            self._log.error("root.unavailable", reason=str(error))
             return error.exit_code
         if self._stop.is_set():
             return self._signal_code()
@@ -430,7 +430,7 @@ class Service:
     async def _start_watching(self, watcher: Watcher) -> None:
         await self._lanes.scan(watcher.start)
         if watcher.degraded:
-            self._log.warning("watch.degraded", why=watcher.degraded)
+            self._log.warning("watch.degraded", reason=watcher.degraded)
 
     def _hint(self, hint: Hint) -> None:
         self._hints.add(hint)
@@ -474,7 +474,7 @@ class Service:
             elif parts.membership.credentials.is_session:
                 self._log.error("session.ended", **told)
             else:
-                self._log.error("credential.unproved", **told)
+                self._log.error("credential.unverified", **told)
             self._trouble = str(error)
         else:
             self._trouble = None
@@ -509,7 +509,7 @@ class Service:
             try:
                 loaded = await asyncio.to_thread(self._reread)
             except SyncdError as error:  # all of it, or nothing
-                self._log.error("config.reload_refused", why=str(error))
+                self._log.error("config.reload_refused", reason=str(error))
             else:
                 await self._take_over(parts, loaded)
             self._notifier.ready()
@@ -673,9 +673,9 @@ class Service:
         patience = self._lanes.patience
         if patience is None or not patience.waiting:
             return None
-        why = patience.why or "there is no room on the disk of the state directory"
+        reason = patience.reason or "there is no room on the disk of the state directory"
         advice = "Free space on that disk; syncd then continues by itself."
-        return HoldRow("state", patience.since_ms, why, advice, self._clock.now_ms(), probes=0)
+        return HoldRow("state", patience.since_ms, reason, advice, self._clock.now_ms(), probes=0)
 
     def _watch_mode(self) -> str:
         if self._watcher is None or not self._watcher.alive():

@@ -123,7 +123,7 @@ class SystemdReporter:
                 self._notifier.ping()
             else:
                 self._log.warning(
-                    "watchdog.withheld", why="the watcher of the tree does not answer"
+                    "watchdog.withheld", reason="the watcher of the tree does not answer"
                 )
             await self._clock.sleep(period_s)
 
@@ -132,7 +132,7 @@ def status_line(moment: Moment) -> str:
     """One line for ``systemctl status``: what holds everything up, else what is going on."""
     if moment.holds:
         hold = moment.holds[0]
-        return f"waiting: {hold.why}" + (f" ({hold.advice})" if hold.advice else "")
+        return f"waiting: {hold.reason}" + (f" ({hold.advice})" if hold.advice else "")
     said = []
     if moment.walked is not None:
         said.append(f"first look at the models, {_files(moment.walked)} so far")

@@ -347,7 +347,7 @@ def _read_errors(path: str) -> Iterator[None]:
         raise _unreadable(path, error) from error
     except OSError as error:
         raise to_error(
-            Kind.LOCAL_READ,
+            Kind.LOCAL_READ_ERROR,
             f"{printable(path)} cannot be read: {error.strerror}",
             advice="Check the disk or the network file system that holds it.",
         ) from error
@@ -356,6 +356,6 @@ def _read_errors(path: str) -> Iterator[None]:
 def _unreadable(path: str, error: OSError) -> Permanent:
     return Permanent(
         f"{printable(path)} cannot be read: {error.strerror}",
-        kind=Kind.LOCAL_READ,
+        kind=Kind.LOCAL_READ_ERROR,
         advice=f"Let the account that runs syncd read it, for example: chmod a+r '{printable(path)}'",
     )

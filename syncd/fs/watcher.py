@@ -234,8 +234,8 @@ class Watcher:
         # watchdog says nothing when the limit is reached below a root.
         missing = len(folders) - watches_in_use()
         if missing > 0 and not self._troubles:
-            why = _LIMITS[errno.ENOSPC]
-            self._troubles.append(f"{missing} folders are not watched, {why}{_UNTIL_THEN}")
+            reason = _LIMITS[errno.ENOSPC]
+            self._troubles.append(f"{missing} folders are not watched, {reason}{_UNTIL_THEN}")
 
     # -- events (in watchdog's threads) ----------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Watcher:
         try:
             act()
         except Exception:  # it would end the thread, and with it all hints
-            self._log.exception("watch.hint_lost")
+            self._log.exception("watch.event_lost")
 
     def _on_event(self, place: _Place, event: FileSystemEvent) -> None:
         gone, come = _ends(event)

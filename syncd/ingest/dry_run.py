@@ -109,14 +109,14 @@ def _looked_into(
     for file, step in zip(found, steps, strict=True):
         if step.action in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
             root, (folder, name) = roots[file.root_id].path, os.path.split(file.rel_path)
-            why = settling.blocked_by(file, companions(root, folder).get(name))
-            if why is not None:
-                yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
+            reason = settling.blocked_by(file, companions(root, folder).get(name))
+            if reason is not None:
+                yield replace(step, action=Action.INCOMPLETE, reason=reason, rule=reason)
                 continue
             judgement = comparer.judge_content(file, lease=False)
             if judgement.verdict not in (None, Verdict.WANTED):
-                why = judgement.why or ""
-                yield replace(step, action=Action(judgement.verdict), why=why, rule=why)
+                reason = judgement.reason or ""
+                yield replace(step, action=Action(judgement.verdict), reason=reason, rule=reason)
                 continue
         yield step
 
@@ -135,14 +135,14 @@ def _as_bundles(
         )
 
     for step in steps:
-        why = None
+        reason = None
         if step.action is Action.UPLOAD and step.bundle is not None:
-            why = waits_for(step.root_id, step.bundle)
-        if why is None:
+            reason = waits_for(step.root_id, step.bundle)
+        if reason is None:
             yield step
         else:
-            why = f"the bundle {printable(step.bundle or '')} waits for {why}"
-            yield replace(step, action=Action.INCOMPLETE, why=why, rule=why)
+            reason = f"the bundle {printable(step.bundle or '')} waits for {reason}"
+            yield replace(step, action=Action.INCOMPLETE, reason=reason, rule=reason)
 
 
 def _require_same_tree(

@@ -84,7 +84,7 @@ class _Moving:
     lacks: str | None = None
 
     @property
-    def why(self) -> str | None:
+    def reason(self) -> str | None:
         """What other than time keeps it from being queued."""
         if self.postponed:
             return "it waits for a file that would get the same place in the catalog"
@@ -140,7 +140,7 @@ class Ingester:
     def unsettled(self) -> dict[PathKey, settle.Watching]:
         """Paths that do not stand still yet, or are not finished, and why."""
         return {
-            key: replace(moving.watching, blocked_by=moving.why)
+            key: replace(moving.watching, blocked_by=moving.reason)
             for key, moving in self._moving.items()
         }
 
@@ -152,14 +152,14 @@ class Ingester:
             yield Settling(
                 path=printable(self._roots[root_id].shown(rel_path)),
                 size=moving.watching.fingerprint.size,
-                seconds_left=round(left_s, 1) if moving.why is None else None,
-                why=moving.why,
+                seconds_left=round(left_s, 1) if moving.reason is None else None,
+                reason=moving.reason,
             )
 
     @property
     def problems(self) -> dict[str, str]:
         """What the last walks could not look at (folders and files), and why."""
-        return {path: why for found in self._problems.values() for path, why in found.items()}
+        return {path: reason for found in self._problems.values() for path, reason in found.items()}
 
     @property
     def seen(self) -> int:
@@ -207,7 +207,7 @@ class Ingester:
                 await self._observe_all(walked.fresh, None, backfill=not row.scanned)
                 walked.fresh.clear()
         if _is_absent(root, row, walked):
-            self._log.debug("root.absent", root=root.path)
+            self._log.debug("root.missing", root=root.path)
             return
         _require_present(root, row, walked)
         # Once more: a disk that was unmounted during the walk left an empty folder.
@@ -427,10 +427,10 @@ class Ingester:
         assert watching is not None, "there is a file to watch"
         return watching
 
-    def _block(self, key: PathKey, why: str) -> None:
+    def _block(self, key: PathKey, reason: str) -> None:
         """Something is in the way that no event may tell of: look again after a while."""
         moving = self._moving[key]
-        moving.watching = replace(moving.watching, blocked_by=why)
+        moving.watching = replace(moving.watching, blocked_by=reason)
         moving.looked_at_s = self._clock.boottime_s()
 
     # -- how old it is, for a backfill -----------------------------------------------------------
@@ -483,14 +483,14 @@ class Ingester:
         busy: set[str] = set()
         judgements = await self._each(self._soundness, [item.found for item in candidates])
         for item, judgement in zip(candidates, judgements, strict=True):
-            why = judgement.why or "it still changes"
+            reason = judgement.reason or "it still changes"
             if judgement.verdict is Verdict.WANTED:
                 sound.append(item)
             elif judgement.verdict is None:
-                self._block(item.key, why)
+                self._block(item.key, reason)
                 busy.add(item.clash_key)
             else:
-                unsound = Skipped(judgement.verdict, why, item.target.model_path)
+                unsound = Skipped(judgement.verdict, reason, item.target.model_path)
                 passed.append((item.found, unsound))
         await self._pass_over(passed)
         for item in sound:
@@ -517,12 +517,12 @@ class Ingester:
         whole = []
         for item in sound:
             bundle = item.target.bundle
-            why = None if bundle is None else lacks[item.found.root_id, bundle]
-            if why is None:
+            reason = None if bundle is None else lacks[item.found.root_id, bundle]
+            if reason is None:
                 whole.append(item)
             else:
-                why = f"the bundle {printable(bundle or '')} waits for {why}"
-                self._moving[item.key].lacks = why
+                reason = f"the bundle {printable(bundle or '')} waits for {reason}"
+                self._moving[item.key].lacks = reason
         return whole
 
     def _bundle_of(self, key: PathKey) -> tuple[int, str] | None:
@@ -566,7 +566,7 @@ class Ingester:
         doubtful: list[PathKey] = []
         for walked, hint in looks:  # of a path that was looked at twice the later look counts
             for rel_path, error in walked.problems:
-                self._log.warning("scan.problem", path=rel_path, why=error.strerror)
+                self._log.warning("scan.problem", path=rel_path, reason=error.strerror)
             found |= {_key(fresh.found): (fresh, hint) for fresh in walked.fresh}
             found |= {_key(passed[0]): (passed, hint) for passed in walked.passed}
             found |= {_key(known): (known, hint) for known in walked.gone}
@@ -593,7 +593,9 @@ class Ingester:
             self._look_again_at(freed)
         for found, judged in passed:
             if judged.verdict in _TOLD:
-                self._log.warning(f"file.{judged.verdict}", path=found.rel_path, why=judged.reason)
+                self._log.warning(
+                    f"file.{judged.verdict}", path=found.rel_path, reason=judged.reason
+                )
 
     async def _let_go(self, gone: list[KnownFile]) -> None:
         """Forget files that are no longer there."""

@@ -40,7 +40,7 @@ class Judgement:
     """
 
     verdict: Verdict | None
-    why: str | None = None
+    reason: str | None = None
 
 
 VALID = Judgement(Verdict.WANTED)
@@ -121,19 +121,19 @@ def _judge(fd: int, path: str, found: FoundFile, *, boundary: Boundary, lease: b
     real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115, names are bytes
     outside = boundary.is_outside(real)
     if outside and (place := boundary.forbidden(real)) is not None:
-        why = f"a link to {printable(real)}: nothing below {printable(place)} is published"
-        return Judgement(Verdict.REFUSED, why)
+        reason = f"a link to {printable(real)}: nothing below {printable(place)} is published"
+        return Judgement(Verdict.REFUSED, reason)
     if lease and has_writer(fd):
         return Judgement(None, "a program has it open for writing")
     size = found.fingerprint.size
     structure = formats.check(fd, found.rel_path, size)
     if structure.foreign or (outside and structure.format is None):
-        return Judgement(Verdict.REFUSED, _not_a_model(real) if outside else structure.why)
+        return Judgement(Verdict.REFUSED, _not_a_model(real) if outside else structure.reason)
     if not structure.complete:
-        return Judgement(Verdict.INCOMPLETE, _not_whole(real) if outside else structure.why)
+        return Judgement(Verdict.INCOMPLETE, _not_whole(real) if outside else structure.reason)
     if outside and not formats.is_model(fd, size, structure):
         return Judgement(Verdict.REFUSED, _not_a_model(real))
-    if structure.why is None and _has_holes(fd, path, size):
+    if structure.reason is None and _has_holes(fd, path, size):
         return Judgement(Verdict.INCOMPLETE, _HOLES)
     return VALID
 

@@ -39,7 +39,7 @@ class UploadAborter:
             except JobError as error:
                 end = _ENDS.get(error.kind)
                 if end is None:
-                    self._log.warning("upload.abort_postponed", why=str(error))
+                    self._log.warning("upload.abort_postponed", reason=str(error))
                     await self._lanes.db(jobs.postpone_abort, upload, now_ms() + RETRY_MS, now_ms())
                     continue
             else:

@@ -84,7 +84,7 @@ class Reconciler:
             for each in standing:
                 drifts[each.record_id] = await self._judge(each) if listed else each.drift
         except JobError as error:
-            self._log.info("catalog.unread", why=str(error))
+            self._log.info("catalog.list_failed", reason=str(error))
         self._tell(standing, drifts)
         await self._lanes.db(self._store.records.note_checked, drifts, self._clock.now_ms())
 
@@ -153,11 +153,14 @@ class Reconciler:
             if own_id not in self._kept:
                 self._kept.add(own_id)
                 self._log.warning(
-                    "record.twin_kept", **told, why=str(error), advice="Remove one in the cloud."
+                    "record.duplicate_kept",
+                    **told,
+                    reason=str(error),
+                    advice="Remove one in the cloud.",
                 )
             return False
         await self._lanes.db(records.yield_to_duplicate, own_id, twin_id)
-        self._log.info("record.made_way", **told)
+        self._log.info("record.deduplicated", **told)
         return True
 
     def _tell(self, standing: list[Standing], drifts: dict[str, Drift | None]) -> None:
@@ -165,9 +168,9 @@ class Reconciler:
             drift = drifts.get(each.record_id, each.drift)
             told = {"model_path": each.model_path, "record_id": each.record_id}
             if drift is not None and drift is not each.drift:
-                self._log.warning("record.drifted", **told, why=WHY[drift])
+                self._log.warning("record.drifted", **told, reason=WHY[drift])
             elif drift is None and each.drift is not None:
-                self._log.info("record.back", **told)
+                self._log.info("record.restored", **told)
 
 
 def _is_in_force(record: Record | None, standing: Standing) -> bool:

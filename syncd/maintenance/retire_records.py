@@ -98,7 +98,7 @@ class RecordCleanup:
         )
         if held_back not in (0, self._held_back):
             self._log.warning(
-                "record.deletions_held_back",
+                "record.deletions_blocked",
                 records=held_back,
                 most=policy.most,
                 advice="If the files were removed on purpose, raise catalog.delete_most.",
@@ -114,13 +114,13 @@ class RecordCleanup:
             await self._call(retiring, action)
         except JobError as error:
             if error.kind not in NO_SUCH_CALL:
-                self._log.warning("record.retire_postponed", **told, why=str(error))
+                self._log.warning("record.retire_postponed", **told, reason=str(error))
                 await self._lanes.db(records.postpone, retiring, now_ms() + RETRY_MS)
                 return
             self._log.warning(
-                "record.kept",
+                "record.not_retired",
                 **told,
-                why=str(error),
+                reason=str(error),
                 advice="Two records now stand at one path: give new bytes a new file name."
                 if retiring.replaced
                 else "Remove the record in the cloud.",
@@ -128,6 +128,6 @@ class RecordCleanup:
         else:
             self._log.info("record.retired", **told, action=action)
             remark = Remark.DISABLED if action == "disable" else Remark.DELETED
-            why = "its path has new bytes" if retiring.replaced else "its file is gone"
-            await self._lanes.db(records.remark, retiring.record_id, remark, why, now_ms())
+            reason = "its path has new bytes" if retiring.replaced else "its file is gone"
+            await self._lanes.db(records.remark, retiring.record_id, remark, reason, now_ms())
         await self._lanes.db(records.note_retired, retiring, now_ms())

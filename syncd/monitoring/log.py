@@ -217,7 +217,7 @@ def _subject(record: logging.LogRecord) -> tuple[str, str]:
     if not isinstance(record.msg, Mapping):
         return record.name, f"{record.name}: {record.msg}"
     event = str(record.msg.get("event"))
-    reason = record.msg.get("why", record.msg.get("error"))
+    reason = record.msg.get("reason", record.msg.get("error"))
     return event, f"{event}: {reason}"
 
 

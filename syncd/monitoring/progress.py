@@ -37,7 +37,7 @@ class Phase(StrEnum):
 
 class Settling(NamedTuple):
     """
-    A file that still changes, as commands show it; ``path`` and ``why`` are printable.
+    A file that still changes, as commands show it; ``path`` and ``reason`` are printable.
 
     ``seconds_left`` until it is queued if nothing changes any more; None while *why* keeps it.
     """
@@ -45,7 +45,7 @@ class Settling(NamedTuple):
     path: str
     size: int
     seconds_left: float | None
-    why: str | None
+    reason: str | None
 
 
 class Tally(StrEnum):

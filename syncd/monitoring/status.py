@@ -84,8 +84,8 @@ def document(
             {
                 "kind": hold.kind,
                 "since": hold.since,
-                "why": hold.why,
-                "what_to_do": hold.advice,
+                "reason": hold.reason,
+                "advice": hold.advice,
                 "needs_person": hold.needs_person,
                 "probe_at": hold.probe_at,
             }

@@ -190,7 +190,7 @@ class WebhookNotifier:
             async with asyncio.timeout(within_s):
                 await asyncio.gather(*telling)
         except TimeoutError:
-            _log.warning("announce.cut_short", unsent=len(self._outbox), seconds=within_s)
+            _log.warning("webhook.cut_short", unsent=len(self._outbox), seconds=within_s)
 
     async def _tell(self) -> None:
         while True:
@@ -252,8 +252,8 @@ class WebhookNotifier:
         """A few tries, or one where the last message was dropped; then this one is, too."""
         tries = 1 if to.setting in self._dropped else TRIES
         for attempt in range(1, tries + 1):
-            why, again = await self._try(to.url, request)
-            if why is None:
+            reason, again = await self._try(to.url, request)
+            if reason is None:
                 self._delivered(to)
                 return
             if not again or attempt == tries:
@@ -264,14 +264,14 @@ class WebhookNotifier:
             )
         if to.setting not in self._dropped:
             _log.warning(
-                "announce.dropped", setting=to.setting, to=to.shown, why=why, tries=attempt
+                "webhook.dropped", setting=to.setting, to=to.shown, reason=reason, tries=attempt
             )
         self._dropped[to.setting] = self._dropped.get(to.setting, 0) + 1
 
     def _delivered(self, to: Receiver) -> None:
         dropped = self._dropped.pop(to.setting, 0)
         if dropped:
-            _log.info("announce.went_on", setting=to.setting, to=to.shown, dropped=dropped)
+            _log.info("webhook.recovered", setting=to.setting, to=to.shown, dropped=dropped)
 
     async def _try(self, url: str, request: _Request) -> tuple[str | None, bool]:
         """Why it was not taken (None: it was), and whether another try may do better."""
@@ -297,7 +297,7 @@ class WebhookNotifier:
 
 def _waiting(hold: HoldRow, until: int | None = None) -> Waiting:
     advice = _clean(hold.advice) if hold.advice else None
-    return Waiting(hold.kind, hold.since, _clean(hold.why), advice, until)
+    return Waiting(hold.kind, hold.since, _clean(hold.reason), advice, until)
 
 
 def _clean(text: str) -> str:

@@ -288,7 +288,7 @@ class Files:
                     row["root_id"],
                     os.fsdecode(row["rel_path"]),
                     now_ms,
-                    why="its models directory is not watched any more",
+                    reason="its models directory is not watched any more",
                 )
             self._db.run(f"DELETE FROM file WHERE root_id IN ({others})", list(configured))
             self._db.run(
@@ -323,7 +323,7 @@ class Files:
             entangled = self._is_entangled(rows)
             for (found, _, reason, _), row in zip(judged, rows, strict=True):
                 if entangled and self._is_entangled([row]):
-                    self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
+                    self._jobs.replace_live(found.root_id, found.rel_path, now_ms, reason=reason)
                     freed += self._leave_conflict(found.root_id, found.rel_path, None)
             self._db.run_many(_UPSERT, rows)
         return freed
@@ -372,7 +372,7 @@ class Files:
         with self._db.transaction():
             for known in gone:
                 self._jobs.replace_live(
-                    known.root_id, known.rel_path, now_ms, why="the file is gone"
+                    known.root_id, known.rel_path, now_ms, reason="the file is gone"
                 )
                 self._jobs.records.note_gone(known, now_ms)
                 freed += self._leave_conflict(known.root_id, known.rel_path, None)
@@ -407,7 +407,7 @@ class Files:
                 (job.id, job.lease_owner),
             )
             if ours is not None:
-                self._jobs.replace_live(job.root_id, job.rel_path, now_ms, why=reason)
+                self._jobs.replace_live(job.root_id, job.rel_path, now_ms, reason=reason)
                 self._mark(job.root_id, job.rel_path, Verdict.INCOMPLETE, reason, now_ms)
 
     # -- inside ----------------------------------------------------------------------------------
@@ -472,14 +472,14 @@ class Files:
     ) -> None:
         for other in others:
             reason = _conflict_reason(self._seen_from(other.root_id, found))
-            self._jobs.replace_live(other.root_id, other.rel_path, now_ms, why=reason)
+            self._jobs.replace_live(other.root_id, other.rel_path, now_ms, reason=reason)
             self._db.run(
                 "UPDATE file SET verdict = 'conflict', reason = ?, judged_at = ?"
                 " WHERE root_id = ? AND rel_path = ?",
                 (reason, now_ms, other.root_id, os.fsencode(other.rel_path)),
             )
         reason = _conflict_reason(self._seen_from(found.root_id, others[0]))
-        self._jobs.replace_live(found.root_id, found.rel_path, now_ms, why=reason)
+        self._jobs.replace_live(found.root_id, found.rel_path, now_ms, reason=reason)
         self._remember(found, Verdict.CONFLICT, reason, target.model_path, clash_key, now_ms)
 
     def _seen_from(self, root_id: int, file: FoundFile | KnownFile) -> str:

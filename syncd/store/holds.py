@@ -21,15 +21,15 @@ class Holds:
         self._db = db
 
     def put(
-        self, kind: str, *, why: str, advice: str | None, probe_at: int, now_ms: int
+        self, kind: str, *, reason: str, advice: str | None, probe_at: int, now_ms: int
     ) -> HoldRow:
         """Begin a hold, or note that its probe failed; ``since`` stays the first time."""
         with self._db.transaction():
             row = self._db.one(
-                "INSERT INTO hold (kind, since, why, advice, probe_at) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (kind) DO UPDATE SET why = excluded.why, advice = excluded.advice,"
+                "INSERT INTO hold (kind, since, reason, advice, probe_at) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (kind) DO UPDATE SET reason = excluded.reason, advice = excluded.advice,"
                 " probe_at = excluded.probe_at, probes = probes + 1 RETURNING *",
-                (kind, now_ms, why, advice, probe_at),
+                (kind, now_ms, reason, advice, probe_at),
             )
         assert row is not None
         return HoldRow(**dict(row))
@@ -38,7 +38,7 @@ class Holds:
         """A person wants nothing to be sent until they say so; a second time changes nothing."""
         with self._db.transaction():
             self._db.run(
-                "INSERT OR IGNORE INTO hold (kind, since, why, advice, probe_at) VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO hold (kind, since, reason, advice, probe_at) VALUES (?, ?, ?, ?, ?)",
                 (PAUSED, now_ms, "paused by syncd pause", PAUSE_ADVICE, now_ms),
             )
 

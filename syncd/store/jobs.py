@@ -74,7 +74,7 @@ class Jobs:
 
     def enqueue(self, found: FoundFile, target: Target, now_ms: int, priority: Priority) -> int:
         """Add a job inside the caller's transaction; a live job of that path is superseded first."""
-        self.replace_live(found.root_id, found.rel_path, now_ms, why="the file changed")
+        self.replace_live(found.root_id, found.rel_path, now_ms, reason="the file changed")
         job_id = self._db.insert(
             f"INSERT INTO job (root_id, rel_path, {', '.join(FINGERPRINT_COLUMNS)}, model_path,"
             " model_type, file_name, display_name, bundle, state, priority, run_after, created_at,"
@@ -216,7 +216,7 @@ class Jobs:
 
         Attempts are counted from here on.
         """
-        self.requeue_failed(now_ms, why="syncd was started")
+        self.requeue_failed(now_ms, reason="syncd was started")
         with self._db.transaction():
             self._db.run(
                 "DELETE FROM job_attempt WHERE job_id IN (SELECT id FROM job WHERE state = 'queued')"
@@ -411,7 +411,7 @@ class Jobs:
                 job,
                 Event.FINISH,
                 now_ms,
-                why="adopted" if adopted else "registered",
+                reason="adopted" if adopted else "registered",
                 record_id=record_id,
                 adopted=adopted,
                 last_error=None,
@@ -432,7 +432,7 @@ class Jobs:
         *,
         run_after: int,
         kind: Kind,
-        why: str,
+        reason: str,
         advice: str | None,
         free: bool,
     ) -> None:
@@ -442,10 +442,10 @@ class Jobs:
                 job,
                 Event.RETRY,
                 now_ms,
-                why=why,
+                reason=reason,
                 run_after=run_after,
                 attempt=max(job.attempt - 1, 0) if free else job.attempt,
-                last_error=why,
+                last_error=reason,
                 last_advice=advice,
                 last_kind=kind,
             )
@@ -455,7 +455,7 @@ class Jobs:
         job: Job,
         now_ms: int,
         *,
-        why: str,
+        reason: str,
         held_class: str | None = None,
         advice: str | None = None,
         wait_ms: int = 0,
@@ -466,11 +466,11 @@ class Jobs:
                 job,
                 Event.RELEASE,
                 now_ms,
-                why=why,
+                reason=reason,
                 run_after=now_ms + wait_ms,
                 attempt=max(job.attempt - 1, 0),
                 held_class=held_class,
-                last_error=why,
+                last_error=reason,
                 last_advice=advice,
             )
 
@@ -489,13 +489,13 @@ class Jobs:
                     job,
                     Event.RELEASE,
                     now_ms,
-                    why="syncd was stopped",
+                    reason="syncd was stopped",
                     run_after=now_ms,
                     attempt=max(job.attempt - 1, 0),
                 )
             return len(rows)
 
-    def reject(self, job: Job, now_ms: int, *, kind: Kind, why: str, advice: str | None) -> None:
+    def reject(self, job: Job, now_ms: int, *, kind: Kind, reason: str, advice: str | None) -> None:
         """The job has failed; its upload, if any, is not wanted any more."""
         with self._db.transaction():
             self._end_upload(job, "unwanted", now_ms)
@@ -503,13 +503,13 @@ class Jobs:
                 job,
                 Event.REJECT,
                 now_ms,
-                why=why,
-                last_error=why,
+                reason=reason,
+                last_error=reason,
                 last_advice=advice,
                 last_kind=kind,
             )
 
-    def supersede(self, job: Job, now_ms: int, *, why: str, unseen: bool = False) -> None:
+    def supersede(self, job: Job, now_ms: int, *, reason: str, unseen: bool = False) -> None:
         """
         The worker itself found that the file moved.
 
@@ -523,7 +523,7 @@ class Jobs:
                 "DELETE FROM file WHERE root_id = ? AND rel_path = ?",
                 (job.root_id, os.fsencode(job.rel_path)),
             )
-            self._move(job, Event.REPLACE, now_ms, why=why)
+            self._move(job, Event.REPLACE, now_ms, reason=reason)
             if unseen:
                 self._db.run(
                     "INSERT INTO reread (root_id, rel_path, due_at) VALUES (?, ?, ?)"
@@ -584,7 +584,7 @@ class Jobs:
             self.records.let_go(row["record_id"], now_ms)
             return self._once_more(root_id, os.fsencode(rel_path), now_ms)
 
-    def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, why: str) -> bool:
+    def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, reason: str) -> bool:
         """Inside the caller's transaction: supersede the path's job, if one is not done with."""
         rows = self._db.all(
             f"{_SELECT} WHERE root_id = ? AND rel_path = ?"
@@ -599,19 +599,21 @@ class Jobs:
                 " updated_at = ? WHERE id = ?",
                 (state, now_ms, job.id),
             )
-            self._log(job.id, job.state, state, Event.REPLACE, now_ms, why)
+            self._log(job.id, job.state, state, Event.REPLACE, now_ms, reason)
         return bool(rows)
 
-    def requeue_failed(self, now_ms: int, *, why: str, only: Collection[int] | None = None) -> int:
+    def requeue_failed(
+        self, now_ms: int, *, reason: str, only: Collection[int] | None = None
+    ) -> int:
         """Give failed jobs (*only* these) another chance, with their counters reset; how many."""
         with self._db.transaction():
             failed = map(job_of, self._db.all(f"{_SELECT} WHERE state = 'failed'"))
             jobs = [job for job in failed if only is None or job.id in only]
             for job in jobs:
-                self._requeue(job, now_ms, why)
+                self._requeue(job, now_ms, reason)
             return len(jobs)
 
-    def _requeue(self, job: Job, now_ms: int, why: str) -> None:
+    def _requeue(self, job: Job, now_ms: int, reason: str) -> None:
         if job.upload_id is not None and job.stored_at is None:
             self._void_upload(job.id)  # given up when the job ended: it is being aborted
         state = advance(job.state, Event.REQUEUE)
@@ -620,7 +622,7 @@ class Jobs:
             (state, now_ms, now_ms, job.id),
         )
         self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
-        self._log(job.id, job.state, state, Event.REQUEUE, now_ms, why)
+        self._log(job.id, job.state, state, Event.REQUEUE, now_ms, reason)
 
     # -- what a person says ----------------------------------------------------------------------
 
@@ -768,7 +770,7 @@ class Jobs:
         if not changed:
             raise LeaseLost(f"job {job.id} of {printable(job.rel_path)} is no longer ours")
 
-    def _move(self, job: Job, event: Event, now_ms: int, *, why: str, **values: object) -> None:
+    def _move(self, job: Job, event: Event, now_ms: int, *, reason: str, **values: object) -> None:
         state = advance(State.LEASED, event)
         self._write(
             job,
@@ -780,7 +782,7 @@ class Jobs:
                 "updated_at": now_ms,
             },
         )
-        self._log(job.id, State.LEASED, state, event, now_ms, why)
+        self._log(job.id, State.LEASED, state, event, now_ms, reason)
 
     def _end_upload(
         self, job: Job, state: str, now_ms: int, *, of: Collection[str] = ("open",)
@@ -804,10 +806,10 @@ class Jobs:
         after: State,
         event: Event | None,
         now_ms: int,
-        why: str | None,
+        reason: str | None,
     ) -> None:
         self._db.run(
-            "INSERT INTO job_event (job_id, at, from_state, to_state, event, why)"
+            "INSERT INTO job_event (job_id, at, from_state, to_state, event, reason)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            (job_id, now_ms, before, after, event, why),
+            (job_id, now_ms, before, after, event, reason),
         )

@@ -43,7 +43,7 @@ class FileReport(NamedTuple):
     path: str
     size: int
     state: str
-    why: str | None
+    reason: str | None
     advice: str | None
     model_path: str | None
     sha256: str | None
@@ -79,7 +79,7 @@ class PassedOver(NamedTuple):
     """So many files get no job by one rule, one of them for example (as ``FileReport.shown``)."""
 
     files: int
-    why: str
+    reason: str
     example: str
 
 
@@ -89,7 +89,7 @@ class NextTry(NamedTuple):
     path: str
     run_after: int
     attempt: int
-    why: str | None
+    reason: str | None
 
 
 class HoldRow(NamedTuple):
@@ -97,7 +97,7 @@ class HoldRow(NamedTuple):
 
     kind: str
     since: int
-    why: str
+    reason: str
     advice: str | None
     probe_at: int
     probes: int
@@ -268,18 +268,18 @@ def file_state(row: Any) -> str:
 def file_report(row: Any) -> FileReport:
     wanted = row["verdict"] == WANTED
     state = file_state(row)
-    why, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
+    reason, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
     if state == DRIFT:
         from syncd.core.catalog import drift  # rare
 
-        why, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
+        reason, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
         root_type=row["type_key"],
         path=printable(os.fsdecode(row["rel_path"])),
         size=row["size"],
         state=state,
-        why=why,
+        reason=reason,
         advice=advice if wanted or state == "unreadable" else None,
         model_path=row["model_path"],
         sha256=row["sha256"] if wanted else None,

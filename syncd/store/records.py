@@ -136,12 +136,12 @@ class Records:
             is not None
         )
 
-    def remark(self, record_id: str, remark: Remark, why: str, now_ms: int) -> None:
+    def remark(self, record_id: str, remark: Remark, reason: str, now_ms: int) -> None:
         """Add an event to the history of the file that a record stands for."""
         with self._db.transaction():
             self._db.run(
                 f"{_REMARK} WHERE record_id = :record AND state = 'done' ORDER BY id DESC LIMIT 1",
-                {"now": now_ms, "event": remark, "why": why, "record": record_id},
+                {"now": now_ms, "event": remark, "reason": reason, "record": record_id},
             )
 
     def note_gone(self, file: KnownFile, now_ms: int) -> None:
@@ -150,7 +150,12 @@ class Records:
         self._db.run(
             f"{_REMARK} WHERE state = 'done' AND id = (SELECT max(id) FROM job"
             " WHERE root_id = :root AND rel_path = :path)",
-            {"now": now_ms, "event": Remark.GONE, "why": "the file is no longer on disk", **place},
+            {
+                "now": now_ms,
+                "event": Remark.GONE,
+                "reason": "the file is no longer on disk",
+                **place,
+            },
         )
         self._db.run(
             "UPDATE record SET gone_at = ? WHERE root_id = ? AND rel_path = ? AND gone_at IS NULL",
@@ -384,8 +389,8 @@ class Records:
 
 
 _REMARK = (
-    "INSERT INTO job_event (job_id, at, from_state, to_state, event, why)"
-    " SELECT id, :now, state, state, :event, :why FROM job"
+    "INSERT INTO job_event (job_id, at, from_state, to_state, event, reason)"
+    " SELECT id, :now, state, state, :event, :reason FROM job"
 )
 
 

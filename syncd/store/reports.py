@@ -52,7 +52,7 @@ class EventReport(NamedTuple):
     event: str | None
     from_state: str | None
     to_state: str
-    why: str | None
+    reason: str | None
 
     @property
     def shown(self) -> str:
@@ -181,7 +181,7 @@ class Report(Outline):
             os.fsdecode(row["rel_path"]): Known(
                 fingerprint_of(row),
                 report.state,
-                report.why,
+                report.reason,
                 report.model_path,
                 report.sha256,
                 report.record_id,
@@ -393,5 +393,5 @@ def _event_report(row: Any) -> EventReport:
         row["event"],
         row["from_state"],
         row["to_state"],
-        row["why"],
+        row["reason"],
     )

@@ -115,8 +115,8 @@ class ComfyUIThrottle:
             queued = await _queued(http, f"{manner.url}/prompt")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             if not self._silent:
-                why = str(error) or type(error).__name__
-                _log.warning("comfyui.unreachable", url=manner.url, why=why)
+                reason = str(error) or type(error).__name__
+                _log.warning("comfyui.unreachable", url=manner.url, reason=reason)
             queued, self._silent = 0, True
         else:
             self._silent = False
@@ -132,9 +132,9 @@ class ComfyUIThrottle:
         self._sending.at_most(sending if busy else None)
         self._reading.at_most(reading if busy else None)
         if busy and not self._was_busy:
-            _log.info("guest.made_room", queued=queued, sending=sending, hashing=reading)
+            _log.info("throttle.started", queued=queued, sending=sending, hashing=reading)
         elif self._was_busy and not busy:
-            _log.info("guest.went_on")
+            _log.info("throttle.ended")
         self._was_busy = busy
 
 
@@ -173,8 +173,8 @@ def lower_priority(*, nice: int, idle_io: bool) -> None:
     """
     if nice:
         os.nice(nice)
-    if idle_io and (why := _ask_for_idle_io()) is not None:
-        _log.warning("guest.io_class_kept", why=why)
+    if idle_io and (reason := _ask_for_idle_io()) is not None:
+        _log.warning("process.io_class_refused", reason=reason)
 
 
 def _ask_for_idle_io() -> str | None:

@@ -33,8 +33,8 @@ class Released(Exception):
         wait_s: Seconds before it may be claimed again.
     """
 
-    def __init__(self, why: str, wait_s: float = 0.0) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
+        super().__init__(reason)
         self.wait_s = wait_s
 
 
@@ -43,11 +43,11 @@ class DrainFlag:
 
     def __init__(self) -> None:
         self._flag = threading.Event()
-        self.why = STOPPED
+        self.reason = STOPPED
 
-    def begin(self, why: str) -> None:
+    def begin(self, reason: str) -> None:
         """From now on what is on the wire ends, and the rest is given back."""
-        self.why = why
+        self.reason = reason
         self._flag.set()
 
     def end(self) -> None:

@@ -205,8 +205,8 @@ class Dispatcher:
             return 0.0
         if not held:
             size = await self._allowance.left()
-            why = f"{size} bytes left within a day; limits.max_bytes_per_day is {self._allowance.limit}"
-            await self._put("limit", why, LIMIT_ADVICE, wait_s, side=None)
+            reason = f"{size} bytes left within a day; limits.max_bytes_per_day is {self._allowance.limit}"
+            await self._put("limit", reason, LIMIT_ADVICE, wait_s, side=None)
         return wait_s
 
     async def _hold_wait_s(self) -> float:
@@ -347,30 +347,30 @@ class Dispatcher:
 
     async def _count_fuse(self, job: Job, error: JobError, end: End) -> None:
         """
-        Hold once enough files in a row failed for one reason of the server.
+        Hold once enough files in a row failed for the same reason.
 
         Jobs that failed for good are queued again, and an operator has to look. Jobs that are
         retried anyway wait for the server to recover.
         """
-        reason = (error.kind, error.call)
-        if reason != self._blown_for:
+        cause = (error.kind, error.call)
+        if cause != self._blown_for:
             self._blown.clear()
-        self._blown_for = reason
+        self._blown_for = cause
         self._blown[job.id] = None
         if len(self._blown) < FUSE_FILES:
             return
-        why = f"{FUSE_FILES} files in a row failed for one reason: {error}"
+        reason = f"{FUSE_FILES} files in a row failed for the same reason: {error}"
         advice, side = error.advice or FUSE_ADVICE, Side.of(error)
         if end is not End.FAILED:
             self._blown.clear()
-            await self._put("offline", why, advice, OFFLINE_MOST_S, side=side)
+            await self._put("offline", reason, advice, OFFLINE_MOST_S, side=side)
             return
         await self._lanes.db(
-            self._store.jobs.requeue_failed, self._clock.now_ms(), why=why, only=self._blown
+            self._store.jobs.requeue_failed, self._clock.now_ms(), reason=reason, only=self._blown
         )
         self._announcer.given_back(self._blown)
         self._blown.clear()
-        await self._put("operator", why, advice, FUSE_PROBE_S, side=side)
+        await self._put("operator", reason, advice, FUSE_PROBE_S, side=side)
 
     async def _count_failure(self, job: Job, error: JobError, side: Side) -> None:
         failing = self._failing[side]
@@ -387,18 +387,23 @@ class Dispatcher:
             await self._lanes.db(self._store.jobs.make_due, job, self._clock.now_ms())
 
     async def _put(
-        self, kind: str, why: str, advice: str | None, wait_s: float, *, side: Side | None
+        self, kind: str, reason: str, advice: str | None, wait_s: float, *, side: Side | None
     ) -> None:
         if side is not None:
             self._sides[kind] = side
         now_ms = self._clock.now_ms()
         probe_at = now_ms + int(wait_s * 1000)
         row = await self._lanes.db(
-            self._store.holds.put, kind, why=why, advice=advice, probe_at=probe_at, now_ms=now_ms
+            self._store.holds.put,
+            kind,
+            reason=reason,
+            advice=advice,
+            probe_at=probe_at,
+            now_ms=now_ms,
         )
         self._holds = await self._lanes.db(self._store.holds.all)
         if row.probes == 0:
-            self._log.error("hold.began", kind=kind, why=why, advice=advice)
+            self._log.error("hold.started", kind=kind, reason=reason, advice=advice)
             self._announcer.hold_began(row)
 
 

@@ -83,31 +83,31 @@ async def _decision(run: JobContext, error: JobError) -> retry_policy.Decision:
 async def _carried_out(
     run: JobContext, error: JobError, decision: retry_policy.Decision
 ) -> Outcome:
-    means, jobs, job, why = run.means, run.means.store.jobs, run.job, str(error)
-    if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ:
+    means, jobs, job, reason = run.means, run.means.store.jobs, run.job, str(error)
+    if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ_ERROR:
         await means.lanes.db(
             means.store.files.mark_unreadable,
-            job.root_id, job.rel_path, why, means.clock.now_ms(),
+            job.root_id, job.rel_path, reason, means.clock.now_ms(),
         )  # fmt: skip
     fields: dict[str, Any] = {
-        "kind": str(error.kind), "error": why, "wait_s": decision.wait_s
+        "kind": str(error.kind), "error": reason, "wait_s": decision.wait_s
     }  # fmt: skip
     match decision.next:
         case retry_policy.Next.HOLD:
             with suppress(LeaseLost):  # what the server asked for holds for the others, too
-                await run.write(jobs.release, why=why, advice=error.advice)
+                await run.write(jobs.release, reason=reason, advice=error.advice)
             _log.error("job.held", **fields)
             return Outcome(End.HELD, error, decision.wait_s)
         case retry_policy.Next.HOLD_LARGE:
-            await run.write(jobs.release, why=why, advice=error.advice, held_class="large")
+            await run.write(jobs.release, reason=reason, advice=error.advice, held_class="large")
             _log.warning("job.needs_sign_in", **fields)
             return Outcome(End.NEEDS_SIGN_IN, error)
         case retry_policy.Next.FAIL:
-            await run.write(jobs.reject, kind=error.kind, why=why, advice=error.advice)
+            await run.write(jobs.reject, kind=error.kind, reason=reason, advice=error.advice)
             _log.error("job.failed", **fields, advice=error.advice)
             return Outcome(End.FAILED, error, fuse=decision.fuse)
         case retry_policy.Next.STOP:
-            raise StateError(why)
+            raise StateError(reason)
         case retry_policy.Next.RESEND:
             await run.write(jobs.drop_parts)
         case retry_policy.Next.FRESH_UPLOAD:
@@ -116,7 +116,7 @@ async def _carried_out(
         jobs.retry,
         run_after=means.clock.now_ms() + int(decision.wait_s * 1000),
         kind=error.kind,
-        why=why,
+        reason=reason,
         advice=error.advice,
         free=decision.free,
     )
@@ -130,10 +130,10 @@ async def moved(run: JobContext, error: JobError) -> Outcome:
     """The file is not what the job was made for: it is looked at again."""
     unseen = isinstance(error, FileChanged) and error.unseen
     try:
-        await run.write(run.means.store.jobs.supersede, why=str(error), unseen=unseen)
+        await run.write(run.means.store.jobs.supersede, reason=str(error), unseen=unseen)
     except LeaseLost:
         return superseded(run)
-    _log.info("job.superseded", why=str(error))
+    _log.info("job.superseded", reason=str(error))
     run.means.on_moved(run.job)
     return superseded(run)
 
@@ -145,10 +145,10 @@ def superseded(run: JobContext) -> Outcome:
     return run.ended
 
 
-async def released(run: JobContext, why: str, wait_s: float = 0.0) -> Outcome:
+async def released(run: JobContext, reason: str, wait_s: float = 0.0) -> Outcome:
     """The job is given back untried, for *wait_s* seconds at least."""
     try:
-        await run.write(run.means.store.jobs.release, why=why, wait_ms=int(wait_s * 1000))
+        await run.write(run.means.store.jobs.release, reason=reason, wait_ms=int(wait_s * 1000))
     except LeaseLost:
         return Outcome(End.LOST)
     _log.info("job.released")

@@ -81,9 +81,9 @@ async def _note_plan(run: JobContext, found: Plan) -> None:
     if expected in (None, found.sha256):
         run.job = await run.write(means.store.jobs.note_plan, found)
         return
-    why = mismatch(expected)
-    await run.write(means.store.files.mark_incomplete, why)
-    _log.warning("file.incomplete", path=run.job.rel_path, why=why)
+    reason = mismatch(expected)
+    await run.write(means.store.files.mark_incomplete, reason)
+    _log.warning("file.incomplete", path=run.job.rel_path, reason=reason)
     failures.superseded(run)
 
 

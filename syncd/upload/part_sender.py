@@ -89,7 +89,7 @@ class _Sending:
             raise min(self._errors, key=_urgency)
         if self._queue:
             leaving = self._run.leaving
-            raise Released(leaving.why if leaving.is_set() else DAY_IS_FULL)
+            raise Released(leaving.reason if leaving.is_set() else DAY_IS_FULL)
 
     async def _sender(self) -> None:
         while await self._may_go_on() and self._queue and not self._errors:

@@ -18,7 +18,7 @@ from syncd.types import Call, Job, Kind, Remark, printable
 from syncd.upload import file_steps
 from syncd.upload.context import JobContext
 
-_NO_CHANGE = frozenset({Kind.ROUTE_UNKNOWN, Kind.OUR_DATA, Kind.CONFLICT})
+_NO_CHANGE = frozenset({Kind.ROUTE_UNKNOWN, Kind.REQUEST_REFUSED, Kind.CONFLICT})
 """What says that this server does not change this record so."""
 
 _log = structlog.get_logger("syncd.worker")
@@ -139,9 +139,9 @@ async def move(run: JobContext) -> None:
         return
     means.catalog.forget()
     _log.info("record.moved", record_id=record_id, model_path=target.model_path)
-    why = f"the file is {target.model_path} now"
+    reason = f"the file is {target.model_path} now"
     await means.lanes.db(
-        means.store.records.remark, record_id, Remark.RENAMED, why, means.clock.now_ms()
+        means.store.records.remark, record_id, Remark.RENAMED, reason, means.clock.now_ms()
     )
     await means.lanes.db(means.store.records.note_moved, record_id, target)
     await run.note(record_id=record_id, adopted=False)
@@ -175,8 +175,8 @@ async def taken(run: JobContext) -> None:
 async def register(run: JobContext) -> None:
     """Make a record of the stored object, unless its bundle is not whole yet."""
     if (mate := await _blocking_bundle_member(run)) is not None:
-        why = f"stored; its bundle waits for {mate}"
-        await run.write(run.means.store.jobs.release, why=why, held_class="bundle")
+        reason = f"stored; its bundle waits for {mate}"
+        await run.write(run.means.store.jobs.release, reason=reason, held_class="bundle")
         run.ended = Outcome(End.RELEASED)
         return
     await file_steps.fence(run)
@@ -258,7 +258,7 @@ async def _not_registered(run: JobContext, error: JobError, *, repeated: bool) -
     if error.unclear and error.retry_after_s is None:
         run.unclear = error  # its record may be there already
         return
-    if error.unclear or error.kind is Kind.EXISTS:
+    if error.unclear or error.kind is Kind.OBJECT_EXISTS:
         raise error  # the intent stays: the next claim looks before anything is repeated
     if error.kind is Kind.CONFLICT and repeated:
         # The first one took effect; a server without a listing does not tell its id.
@@ -293,8 +293,8 @@ async def _make_room(run: JobContext) -> bool:
     if not await _changed(run, former.record_id, DISABLED, unless=_NO_CHANGE):
         await means.lanes.db(records.reinstate, former)
         return False
-    why, now_ms = "its path has new bytes", means.clock.now_ms()
-    await means.lanes.db(records.remark, former.record_id, Remark.DISABLED, why, now_ms)
+    reason, now_ms = "its path has new bytes", means.clock.now_ms()
+    await means.lanes.db(records.remark, former.record_id, Remark.DISABLED, reason, now_ms)
     await means.lanes.db(records.note_retired, former, now_ms)
     run.made_room = former
     return True
@@ -335,7 +335,7 @@ async def finish(run: JobContext) -> None:
 async def _hide(run: JobContext, record_id: str) -> None:
     """Disable the record just made; where the server cannot do that, agents get it."""
     if not await _changed(run, record_id, DISABLED, unless=NO_SUCH_CALL):
-        _log.warning("record.not_hidden", record_id=record_id)
+        _log.warning("record.not_disabled", record_id=record_id)
 
 
 async def _changed(

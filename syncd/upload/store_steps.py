@@ -68,7 +68,7 @@ async def _take_key(run: JobContext, storage_key: str) -> None:
         return
     raise Permanent(
         f"the server gave the storage key of other bytes for {run.job.target.model_path}",
-        kind=Kind.EXISTS,
+        kind=Kind.OBJECT_EXISTS,
         advice="Nothing was sent. Give the changed file a new name, or ask the "
         "operator of the cloud why storage keys repeat.",
     )
@@ -99,7 +99,7 @@ async def put(run: JobContext) -> None:
     except JobError as error:
         if not (sent_before or error.unclear):  # so nothing of ours is under that key
             await run.note(body_sent_at=None)
-        if error.kind is Kind.EXISTS:
+        if error.kind is Kind.OBJECT_EXISTS:
             await _exists(run, error, ours=sent_before)
         elif await means.transfer.again(run.tries, error, Call.PUT_BODY):
             run.grant = None
@@ -128,7 +128,7 @@ async def _exists(run: JobContext, error: JobError, *, ours: bool) -> None:
         raise Permanent(
             "the object store already holds something under the key that the server gives for "
             f"{run.job.target.model_path}",
-            kind=Kind.EXISTS,
+            kind=Kind.OBJECT_EXISTS,
             advice="Nothing was registered. Remove the old object, or give the file a new name.",
         )
     if run.foreign_key is not None:

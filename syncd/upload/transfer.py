@@ -191,7 +191,7 @@ class Transfer:
             self._slots.width.halve(self._clock.boottime_s())
         tries.requests += 1
         if row.event is not None and tries.requests == row.tries:
-            self._log.error(row.event, why=str(error), times=tries.requests)
+            self._log.error(row.event, reason=str(error), times=tries.requests)
         wait_s = retry_policy.request_wait_s(
             error.kind,
             tries.requests,
@@ -202,7 +202,7 @@ class Transfer:
         if wait_s is not None and self._budget.spend(timeout=error.timed_out):
             self._meter.count(Tally.RETRY, "request")
             self._log.warning(
-                "request.repeated", call=str(call), wait_s=round(wait_s, 1), why=str(error)
+                "request.retried", call=str(call), wait_s=round(wait_s, 1), reason=str(error)
             )
             await self._clock.sleep(wait_s)
             return False
@@ -212,7 +212,7 @@ class Transfer:
         if decision.next is not retry_policy.Next.FRESH_URL:
             raise error
         self._meter.count(Tally.URL_AGAIN)
-        self._log.info("url.renewed", call=str(call), why=str(error))
+        self._log.info("url.renewed", call=str(call), reason=str(error))
         tries.urls, tries.requests = tries.urls + 1, 0
         return True
 
@@ -235,7 +235,7 @@ class Transfer:
         if url.netloc != pinned:
             raise NeedsOperator(
                 f"the server wants the bytes sent to {url.netloc}; so far it was {pinned}",
-                kind=Kind.BAD_ANSWER,
+                kind=Kind.INVALID_ANSWER,
                 advice=f"If that is meant, set network.storage_hosts to both: {pinned}, {url.netloc}",
             )
 

@@ -62,9 +62,9 @@ class Worker:
         self._runs: dict[int, JobContext] = {}
         self._checks: set[asyncio.Task[None]] = set()
 
-    def wind_down(self, why: str = STOPPED) -> None:
+    def wind_down(self, reason: str = STOPPED) -> None:
         """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
-        self._leaving.begin(why)
+        self._leaving.begin(reason)
 
     def carry_on(self) -> None:
         """Work as usual again; no job may be under way."""
@@ -98,7 +98,7 @@ class Worker:
             try:
                 outcome = await self._supervised(run)
             except asyncio.CancelledError:
-                outcome = await failures.released(run, self._leaving.why)
+                outcome = await failures.released(run, self._leaving.reason)
                 meter.count(Tally.ENDED, outcome.end)
                 raise
             finally:
@@ -156,7 +156,7 @@ class Worker:
             if run.stale is not None:
                 return await failures.moved(run, run.stale)
             if self._leaving.is_set() and not run.stop.is_set():
-                return await failures.released(run, self._leaving.why)
+                return await failures.released(run, self._leaving.reason)
             return failures.superseded(run)
         except LeaseLost:
             return failures.superseded(run)
@@ -167,8 +167,8 @@ class Worker:
         except (StateError, asyncio.CancelledError):
             raise
         except Exception as error:
-            _log.exception("job.bug")
-            bug = to_error(Kind.OUR_BUG, f"a bug in syncd: {type(error).__name__}")
+            _log.exception("job.internal_error")
+            bug = to_error(Kind.INTERNAL_ERROR, f"a bug in syncd: {type(error).__name__}")
             return await failures.decided(run, bug)
 
     async def _require_may_begin(self, run: JobContext, step: Step) -> None:
@@ -180,7 +180,7 @@ class Worker:
             Permanent: A plan says that no byte leaves, and the catalog does not spare them any more.
         """
         if self._leaving.is_set() and step not in _LAST_STEPS:
-            raise Released(self._leaving.why)
+            raise Released(self._leaving.reason)
         if step not in _SENDING_STEPS:
             return
         if self.may_send is not None and not self.may_send(run.job):

@@ -65,7 +65,7 @@ def fail(theatre: Theatre, moment: Moment) -> None:
     with theatre.scene(fresh=True) as scene:
         code = scene.run(strace=trace)
         assert code in (0, 74), scene.said()
-        held = "hold.began" in scene.said()
+        held = "hold.started" in scene.said()
         if held or (error == "EINTR" and name in REPEATED):  # what passes by itself is waited for
             assert code == 0, scene.said()
         scene.require_recovered()

@@ -35,9 +35,10 @@ UNSHARED = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT
 BEGUN = """
 import os
 from pathlib import Path
-from syncd import orders
+from syncd.control import actions
 from syncd.errors import StateFull
-from syncd.store import Store, Wanted
+from syncd.store.files import Wanted
+from syncd.store.store import Store
 from tests.integration.test_store import NOW, TTL, admit, claim, found, target
 
 state = Path(os.environ["SYNCD_STATE_DIR"])
@@ -79,11 +80,11 @@ store = Store(str(state))
 fill()
 os.truncate(state / "filler", os.path.getsize(state / "filler") - 32768)
 try:
-    orders.cancel(store, NOW, paths=["loras"])
+    actions.cancel(store, NOW, paths=["loras"])
 except StateFull:
     print(store.report.counts())
 os.unlink(state / "filler")
-done = orders.cancel(store, NOW, paths=["loras"])
+done = actions.cancel(store, NOW, paths=["loras"])
 print(len(done.files), len(done.ended))
 """
 
@@ -155,9 +156,9 @@ def test_F19_a_full_disk_holds_the_daemon_until_there_is_room_again(
 ) -> None:
     home = home_with(tmp_path, cloud, 60)
     with on_a_small_disk(home) as daemon:
-        (began,) = until(lambda: daemon.events("hold.began"), "a hold")
+        (began,) = until(lambda: daemon.events("hold.started"), "a hold")
         assert began["kind"] == "state"
-        assert "is full. Make room" in began["why"]
+        assert "is full. Make room" in began["reason"]
         assert len(cloud.records()) < 60
 
         enlarge_disk(home, daemon)
@@ -176,7 +177,7 @@ def test_F19_what_the_log_takes_of_a_full_disk_is_given_back(
     home = home_with(tmp_path, cloud, 4)
     with on_a_small_disk(home) as daemon:
         until(lambda: len(daemon.events("job.ended")) == 4, "the last commit")
-        assert daemon.events("hold.began")  # it was full, and nobody made room
+        assert daemon.events("hold.started")  # it was full, and nobody made room
         assert daemon.stop() == 143
 
     require_each_once(home, cloud, 4)
@@ -244,7 +245,7 @@ def test_F02_a_daemon_that_waits_for_room_ends_when_it_is_told_to(
 ) -> None:
     home = home_with(tmp_path, cloud, 60)
     with on_a_small_disk(home) as daemon:
-        until(lambda: daemon.events("hold.began"), "a hold")
+        until(lambda: daemon.events("hold.started"), "a hold")
 
         assert daemon.stop() == 143
 
@@ -253,7 +254,7 @@ def test_F02_a_daemon_that_waits_for_room_ends_when_it_is_told_to(
 def test_F19_status_shows_the_hold_of_a_full_disk(tmp_path: Path, cloud: Sandbox) -> None:
     home = home_with(tmp_path, cloud, 60)
     with on_a_small_disk(home) as daemon:
-        until(lambda: daemon.events("hold.began"), "a hold")
+        until(lambda: daemon.events("hold.started"), "a hold")
         told = json.loads(inside(daemon, home, "status", "--json"))
         said = inside(daemon, home, "status")
         enlarge_disk(home, daemon)
@@ -262,7 +263,7 @@ def test_F19_status_shows_the_hold_of_a_full_disk(tmp_path: Path, cloud: Sandbox
 
     (hold,) = told["holds"]
     assert (hold["kind"], hold["needs_person"]) == ("state", False)
-    assert "is full. Make room" in hold["why"]
+    assert "is full. Make room" in hold["reason"]
     assert abs(hold["since"] / 1000 - time.time()) < DEADLINE_S
     assert "hold (state): The disk that holds " in said
     assert after["holds"] == []

@@ -22,7 +22,8 @@ ROUNDS = 10
 COMMITTER = """
 import itertools, json, sys
 from syncd.types import Fingerprint, FoundFile, Multipart, Part, Plan, Target
-from syncd.store import Store, Wanted
+from syncd.store.files import Wanted
+from syncd.store.store import Store
 
 def say(*fact):
     print(json.dumps(fact), flush=True)

@@ -142,7 +142,7 @@ def test_a_failure_is_told_with_its_reason_and_silences_the_heartbeat(
     (file,) = failed["files"]
 
     assert (failed["count"], file["path"], file["state"]) == (1, BAD, "failed")
-    assert "422" in file["why"]
+    assert "422" in file["reason"]
     assert done["work"] == {"registered": 2, "adopted": 0, "failed": 1, "needs_sign_in": 0}
     assert listener.beats == 0
 
@@ -155,7 +155,7 @@ def test_a_file_that_waits_for_a_sign_in_is_told(quiet: Home, listener: Listener
     (file,) = listener.messages[0]["files"]
 
     assert (file["path"], file["state"]) == (ONE, "needs_sign_in")
-    assert "session" in file["what_to_do"]
+    assert "session" in file["advice"]
     assert listener.beats == 0
 
 
@@ -168,16 +168,16 @@ def test_a_hold_is_told_once_and_its_end_by_a_later_run(
 
     (began,) = listener.messages
 
-    assert began["event"] == "hold.began"
+    assert began["event"] == "hold.started"
     assert began["hold"]["kind"] == "operator"
-    assert "403" in began["hold"]["why"]
-    assert began["hold"]["what_to_do"]
+    assert "403" in began["hold"]["reason"]
+    assert began["hold"]["advice"]
     assert listener.beats == 0
 
     cloud.faults.clear()
 
     assert quiet.once().code == 0
-    assert listener.events == ["hold.began", "hold.ended", "batch.done"]
+    assert listener.events == ["hold.started", "hold.ended", "batch.done"]
     assert listener.messages[1]["hold"]["until"] >= began["hold"]["since"]
     assert listener.beats == 1
 
@@ -190,7 +190,7 @@ def test_files_that_were_given_back_are_not_told_as_failed(
     cloud.faults.add(Rule(Fault.ANSWER, call=Call.PRESIGN, status=422, body="{}", count=None))
 
     assert quiet.once().code == 77
-    assert listener.events[0] == "hold.began"
+    assert listener.events[0] == "hold.started"
     # One that was under way when the fifth failed may have failed after it.
     assert sum(each.get("count", 0) for each in listener.messages) <= 1
 
@@ -237,7 +237,7 @@ def test_a_daemon_tells_that_its_tree_is_gone_and_that_it_came_back(
     with quiet.daemon() as daemon:
         daemon.started()
         quiet.models.rename(away)
-        until(lambda: "hold.began" in listener.events, "the hold", within_s=90)
+        until(lambda: "hold.started" in listener.events, "the hold", within_s=90)
         away.rename(quiet.models)
         until(lambda: daemon.events("hold.ended"), "the end of the hold")
         daemon.stop()
@@ -296,13 +296,13 @@ def test_no_receiver_harms_a_run(nursery: Any, tmp_path: Path, cloud: Sandbox, c
     assert done.code == 0, done.err
     assert len(records(cloud)) == 2
     assert says_no_secret(done)
-    warned = {event["event"] for event in done.events() if event["event"].startswith("announce.")}
+    warned = {event["event"] for event in done.events() if event["event"].startswith("webhook.")}
     if case == "answers without end":  # its status was good, and nobody wanted more
         assert warned == set()
     else:
         cut = case == "never answers"
-        assert ("announce.cut_short" if cut else "announce.dropped") in warned
-        assert all(e["to"].endswith("/***") for e in done.events("announce.dropped"))
+        assert ("webhook.cut_short" if cut else "webhook.dropped") in warned
+        assert all(e["to"].endswith("/***") for e in done.events("webhook.dropped"))
     if case == "redirects":
         assert not any(TARGET in each.request_line for each in receiver.seen)
         assert len(receiver.seen) == 2  # another try would end up at the same place
@@ -354,8 +354,8 @@ async def test_what_is_dropped_is_said_once_and_one_try_a_message_is_enough_from
     assert len(listener.posts) == TRIES + 1 + 1 + 1
     told = capsys.readouterr().out
 
-    assert told.count("announce.dropped") == 1
-    assert "announce.went_on" in told
+    assert told.count("webhook.dropped") == 1
+    assert "webhook.recovered" in told
 
 
 async def test_a_message_that_is_refused_is_not_tried_again(tmp_path: Path) -> None:

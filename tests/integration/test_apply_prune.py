@@ -310,8 +310,8 @@ def test_a_path_that_no_file_can_have_makes_no_plan(path: str, home: Home) -> No
         ("", "the file is empty"),
         ("{}", "no plan that this syncd can apply"),
         ('{"syncd_plan": 1, "base_url": "https://other.example/api/v1"}', "the plan is for"),
-        ('HEAD\n{"action": "upload", "why": "", "root": "/", "path": "a"}', "needs fingerprint"),
-        ('HEAD\n{"action": "burn", "why": "", "root": "/", "path": "a"}', "action is none of"),
+        ('HEAD\n{"action": "upload", "reason": "", "root": "/", "path": "a"}', "needs fingerprint"),
+        ('HEAD\n{"action": "burn", "reason": "", "root": "/", "path": "a"}', "action is none of"),
     ],
 )
 def test_a_file_that_is_no_plan_for_this_cloud_is_refused_whole(
@@ -395,4 +395,4 @@ def test_what_is_registered_to_be_disabled_is_so_and_is_adopted_so(
     home.write("vae/new.pt", weights(b"new"))
     home.let_age()
     done = home.once()
-    assert (done.code, len(done.events("record.not_hidden"))) == (0, 1)
+    assert (done.code, len(done.events("record.not_disabled"))) == (0, 1)

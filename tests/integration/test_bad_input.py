@@ -97,7 +97,7 @@ def test_a_name_that_the_server_would_refuse_is_shown_with_what_is_wrong_in_it(
 
     (left,) = [file for file in home.status()["files"] if file["state"] == "refused"]
     assert done.code == 1
-    says(left["why"], characters, "renaming the file or folder helps")
+    says(left["reason"], characters, "renaming the file or folder helps")
     says(done.out, left["path"], "refused", characters)
     assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
 
@@ -308,9 +308,9 @@ def test_a_cloud_that_is_down_is_left_within_a_minute_and_no_progress_is_lost(
 
 ELSEWHERE = """
 import sys
-from syncd import scan
+from syncd.fs import scanner
 from syncd.cli.entry import entry
-scan.network_filesystem.__kwdefaults__["table"] = sys.argv.pop(1)
+scanner.network_filesystem.__kwdefaults__["table"] = sys.argv.pop(1)
 entry()
 """
 
@@ -350,7 +350,7 @@ def test_the_doctor_tells_of_a_state_directory_on_a_network_file_system(home: Ho
     assert done.returncode == 74
     (told,) = [each for each in json.loads(done.stdout)["checks"] if each["result"] == "failed"]
     assert (told["name"], told["found"]) == ("state directory", f"{home.state}: on nfs4")
-    assert "local disk" in told["what_to_do"]
+    assert "local disk" in told["advice"]
 
 
 @pytest.mark.parametrize("host", ["xn--a.example", "a" * 70 + ".example"])

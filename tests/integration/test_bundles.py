@@ -99,11 +99,11 @@ def test_of_a_bundle_that_lacks_something_nothing_is_presigned_and_the_lack_is_n
 
     assert done.code == 1
     told = re.sub(r"\s+", "", done.out)
-    for name, (_, why) in SPOILT.items():
+    for name, (_, reason) in SPOILT.items():
         step = planned[f"diffusers/{name}/model_index.json"]
         assert step["action"] == "incomplete"
-        assert step["why"].startswith(f"the bundle diffusers/{name} waits for {why}")
-        assert re.sub(r"\s+", "", f"the bundle diffusers/{name} waits for {why}") in told
+        assert step["reason"].startswith(f"the bundle diffusers/{name} waits for {reason}")
+        assert re.sub(r"\s+", "", f"the bundle diffusers/{name} waits for {reason}") in told
     assert records(cloud) == in_catalog(home)
     assert calls(cloud).count("presign") == len(ALL)
 
@@ -141,7 +141,7 @@ def test_where_one_file_fails_for_good_no_other_is_registered(home: Home, cloud:
 
     assert done.code == 1
     assert not cloud.records()
-    (waiting,) = {file["why"] for file in home.status()["files"] if file["state"] == "waiting"}
+    (waiting,) = {file["reason"] for file in home.status()["files"] if file["state"] == "waiting"}
     assert waiting == f"stored; its bundle waits for {OTHERS[1]}"
 
 

@@ -212,7 +212,7 @@ def test_others_deed_is_shown_as_drift_and_not_undone(
     told = home.file(TWO)
 
     assert again.code == 1
-    assert (told["state"], told["why"]) == ("drift", "its record was deleted from the catalog")
+    assert (told["state"], told["reason"]) == ("drift", "its record was deleted from the catalog")
     assert "syncd retry" in told["advice"]
     (home.models / TWO).touch()
     home.let_age()
@@ -404,7 +404,7 @@ def test_a_cancelled_file_is_not_sent_by_a_plan_and_not_safe(home: Home, cloud: 
     applied = home.run("apply", str(lines))
 
     assert (plan["action"], told["to_send"]) == ("cancelled", False)
-    assert "syncd retry" in plan["why"]
+    assert "syncd retry" in plan["reason"]
     assert (applied.code, [r["model_path"] for r in cloud.records()]) == (0, [f"models/{ONE}"])
 
 

@@ -124,9 +124,9 @@ def test_a_server_that_changes_no_record_keeps_both_and_is_told_of_once(tmp_path
             f"models/{CHANGED}",
             f"models/{MOVED}",
         ]
-        (kept,) = done.events("record.kept")
+        (kept,) = done.events("record.not_retired")
         assert "new file name" in kept["advice"]
-        assert not home.once().events("record.kept")
+        assert not home.once().events("record.not_retired")
 
 
 def test_where_a_path_has_one_record_the_old_one_makes_room_for_the_new(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_more_deletions_at_once_than_allowed_are_all_held_back_and_said(tmp_path
         done = home.once()
 
         assert standing(cloud) == before
-        (said,) = done.events("record.deletions_held_back")
+        (said,) = done.events("record.deletions_blocked")
         assert (said["records"], said["most"]) == (2, 1)
 
 

@@ -196,7 +196,7 @@ def test_what_cannot_be_done_is_said_with_what_to_do(
 
     assert answer.status_code == status
     assert says in answer.json()["error"]
-    assert answer.json()["what_to_do"]
+    assert answer.json()["advice"]
 
 
 # -- who may ask -----------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def test_a_pause_outlives_a_kill_and_resume_ends_it(home: Home, cloud: Sandbox) 
         assert home.run("resume").code == 0
         until(lambda: len(records(cloud)) == 2, "both files")
 
-    assert (hold["kind"], hold["what_to_do"]) == ("paused", "To go on: syncd resume")
+    assert (hold["kind"], hold["advice"]) == ("paused", "To go on: syncd resume")
     assert (asked_for, claimed) == (0, [])
     assert home.status()["holds"] == []
 
@@ -370,7 +370,7 @@ def test_a_pause_lets_parts_on_the_wire_end_and_sends_none_twice(
         until(lambda: f"models/{BIG}" in records(cloud), "the large file")
 
     parts = [entry.part for entry in cloud.history.entries() if entry.call == "put_part"]
-    assert (paused["parts_done"], paused["why"]) == (1, "paused")
+    assert (paused["parts_done"], paused["reason"]) == (1, "paused")
     assert sorted(parts, key=str) == [1, 2]
 
 

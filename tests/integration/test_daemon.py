@@ -181,7 +181,7 @@ def test_a_root_that_goes_away_is_waited_for_and_nothing_is_forgotten(
         until(lambda: not home.status()["holds"], "the hold's end")
 
         assert hold["kind"] == "root"
-        assert os.fspath(home.models) in hold["why"]
+        assert os.fspath(home.models) in hold["reason"]
         assert gone["files_by_state"] == {"registered": 2}
         assert home.counts() == {"registered": 3}
         assert cloud.history.count("presign") == 3

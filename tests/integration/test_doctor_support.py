@@ -84,7 +84,7 @@ def test_a_team_that_is_not_ours_is_named_with_those_that_are(home: Home, cloud:
     found = checks(home, code=77)
 
     assert failed(found) == {"role"}
-    assert cloud.team_id in found["role"]["what_to_do"]
+    assert cloud.team_id in found["role"]["advice"]
 
 
 @pytest.mark.parametrize(("hours", "result"), [(1, "failed"), (-0.05, "warning")])
@@ -116,7 +116,7 @@ def test_what_is_wrong_on_this_machine_is_told_with_what_helps(home: Home) -> No
     assert "cloud" not in found
     assert "1 would be refused" in found["names"]["found"]
     assert "ink (1)" in found["names"]["found"]
-    assert "syncd plan" in found["names"]["what_to_do"]
+    assert "syncd plan" in found["names"]["advice"]
     assert failed(without_tree) == {"credential", "tree", "names"}
 
 
@@ -183,7 +183,7 @@ def test_comfyui_is_asked_where_it_is_configured(home: Home) -> None:
     assert (busy["result"], busy["found"]) == ("ok", f"{server.url}: 3 in its queue")
     assert server.seen[0].request_line == "GET /prompt HTTP/1.1"
     assert silent["result"] == "warning"
-    assert "Check comfyui.url" in silent["what_to_do"]
+    assert "Check comfyui.url" in silent["advice"]
 
 
 # -- support-bundle --------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_a_bundle_says_enough_to_help_without_names(home: Home, cloud: Sandbox) 
     (path,) = [file["path"] for file in status["files"] if file["path"].startswith("loras/")]
     assert path.endswith(".safetensors")
     assert path in {event["path"] for event in members["history.json"]}
-    assert "role viewer may not manage models" in status["holds"][0]["why"]
+    assert "role viewer may not manage models" in status["holds"][0]["reason"]
     assert config["api.token"] == {"value": "***", "origin": "SYNCD_API__TOKEN"}
     assert config["upload.files"] == {"value": "2", "origin": "default"}
     assert members["versions.json"]["packages"]["httpx"]

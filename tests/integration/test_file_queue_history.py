@@ -56,7 +56,7 @@ def test_a_file_that_is_passed_over_is_told_with_the_line_that_did_it(home: Home
 
     assert (told["file"]["state"], told["job"], told["events"]) == ("ignored", None, [])
     assert told["rule"] == "ignored: excluded by *.pt (.syncdignore)"
-    assert shown["why"] == "excluded by *.pt (.syncdignore)"
+    assert shown["reason"] == "excluded by *.pt (.syncdignore)"
 
 
 def test_a_file_that_syncd_has_not_met_yet_is_told_by_the_rule_that_takes_it(home: Home) -> None:
@@ -114,7 +114,7 @@ def test_history_and_file_answer_for_deleted_and_renamed_files(home: Home, cloud
 
     assert (first.code, second.code) == (0, 0)
     assert [each["event"] for each in renamed][-2:] in (["gone", "renamed"], ["renamed", "gone"])
-    assert "models/loras/new.safetensors" in " ".join(each["why"] or "" for each in renamed)
+    assert "models/loras/new.safetensors" in " ".join(each["reason"] or "" for each in renamed)
     assert [each["event"] for each in gone][-2:] == ["gone", "disabled"]
     assert (told["on_disk"], told["file"]) == ("gone", None)
     assert told["events"] == gone
@@ -171,10 +171,10 @@ def test_settling_files_are_listed_with_the_time_left_or_what_blocks_them(
         daemon.stop()
     after, after_file = home.run("status").out, home.document("file", growing)
 
-    assert (grown[growing]["size"], grown[growing]["why"]) == (3 * MIB, None)
+    assert (grown[growing]["size"], grown[growing]["reason"]) == (3 * MIB, None)
     assert 500 < grown[growing]["seconds_left"] <= 600
     assert grown[loading]["seconds_left"] is None
-    assert grown[loading]["why"] == "a downloader is at work: loading.pt.aria2"
+    assert grown[loading]["reason"] == "a downloader is at work: loading.pt.aria2"
     assert "waiting for 3 files to stop changing" in status
     assert re.search(rf"^  {growing}  3.0 MiB  \d{{3}} s left$", status, re.MULTILINE)
     assert "loading.pt.aria2" in status
@@ -302,7 +302,7 @@ def test_history_tells_each_change_of_owner_and_why(home: Home, cloud: Sandbox) 
 
     assert len(told["events"]) == 6
     assert [event["at"] for event in told["events"]] == sorted(e["at"] for e in told["events"])
-    assert [(event["event"], event["why"]) for event in of_one] == [
+    assert [(event["event"], event["reason"]) for event in of_one] == [
         (None, None),
         ("claim", None),
         ("finish", "registered"),

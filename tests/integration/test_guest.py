@@ -81,7 +81,7 @@ def has_come(cloud: Sandbox, rel_path: str) -> bool:
 
 
 def made_room(daemon: Daemon) -> dict[str, int]:
-    return until(lambda: daemon.events("guest.made_room"), "room for ComfyUI")[-1]
+    return until(lambda: daemon.events("throttle.started"), "room for ComfyUI")[-1]
 
 
 @pytest.mark.parametrize("when_busy", ["slow", "pause"])
@@ -101,7 +101,7 @@ def test_bytes_are_held_back_while_comfyui_has_work(
         time.sleep(3)  # at its own rate it would be there by then
         assert not has_come(cloud, NEW)
         comfyui.queue = 0
-        until(lambda: daemon.events("guest.went_on"), "the end of it")
+        until(lambda: daemon.events("throttle.ended"), "the end of it")
         arrive(cloud, ONE, TWO, NEW)
 
     rates = {"slow": (96 * 1024, 96 * 1024), "pause": (64 * 1024, 0)}
@@ -140,12 +140,12 @@ def test_a_comfyui_that_does_not_answer_is_not_busy_and_that_is_said_once(
 
     (said,) = daemon.events("comfyui.unreachable")
     assert comfyui.asked >= 2
-    assert "HTTP 404" in said["why"]
-    assert daemon.events("guest.made_room") == []
+    assert "HTTP 404" in said["reason"]
+    assert daemon.events("throttle.started") == []
 
 
 STRICT = """
-from syncd.core import pace
+from syncd.core.transfer import pace
 pace.WINDOW_S, pace.SLOWEST_BYTES_PER_S = 0.5, 1_000_000
 from syncd.cli.entry import entry
 entry()
@@ -191,7 +191,7 @@ def test_it_is_as_nice_as_it_is_told_to_be(home: Home, cloud: Sandbox) -> None:
         tasks = [int(task.name) for task in Path(f"/proc/{daemon.process.pid}/task").iterdir()]
         niceness = {os.getpriority(os.PRIO_PROCESS, task) for task in tasks}
         classes = {io_class(task) for task in tasks}
-        kept = daemon.events("guest.io_class_kept")
+        kept = daemon.events("process.io_class_refused")
 
     assert len(tasks) > 3
     assert niceness == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + 3)}

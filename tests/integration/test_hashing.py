@@ -374,13 +374,13 @@ def test_a_link_to_itself_cannot_be_read_and_says_what_to_check(
     with pytest.raises(JobError, match="cannot be read: Too many levels") as caught:
         read(str(tmp_path / "loop"))
 
-    assert caught.value.kind is Kind.LOCAL_READ
+    assert caught.value.kind is Kind.LOCAL_READ_ERROR
     assert caught.value.advice
 
 
 AS_NOBODY = """
 import os, sys
-from syncd import hashing
+from syncd.fs import hashing
 from syncd.errors import Permanent
 if os.geteuid() == 0:  # root may read everything
     os.setgroups([]); os.setegid(65534); os.seteuid(65534)
@@ -397,7 +397,7 @@ def test_F13_a_file_that_may_not_be_read_fails_with_the_command_that_mends_it(mo
         [sys.executable, "-c", AS_NOBODY, model], capture_output=True, text=True, check=True
     ).stdout
 
-    assert said.startswith(f"R30 {model} cannot be read: Permission denied")
+    assert said.startswith(f"local_read_error {model} cannot be read: Permission denied")
     assert f"chmod a+r '{model}'" in said
 
 

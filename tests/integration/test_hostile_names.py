@@ -103,7 +103,7 @@ def require_accounted(home: Home, cloud: Sandbox, paths: list[bytes]) -> None:
     assert states["registered"] == len(taken) > 0
     assert all(SERVER.fullmatch(path) for path in taken)
     for file in files:
-        assert file["state"] == "registered" or file["why"], file["path"]
+        assert file["state"] == "registered" or file["reason"], file["path"]
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

@@ -215,7 +215,7 @@ async def test_settling_file_of_a_bundle_is_told_with_what_the_bundle_waits_for(
 
     (file,) = scene.intake.settling()
     assert (file.path, file.seconds_left) == ("diffusers/sd/unet.safetensors", None)
-    assert (file.why or "").startswith("the bundle diffusers/sd waits for ")
+    assert (file.reason or "").startswith("the bundle diffusers/sd waits for ")
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
@@ -226,7 +226,7 @@ async def test_settling_file_that_waits_for_its_rival_is_told_so(scene: Scene) -
     await scene.intake.walk(scene.root)
     await scene.after(15)
 
-    told = {file.path: (file.seconds_left, file.why) for file in scene.intake.settling()}
+    told = {file.path: (file.seconds_left, file.reason) for file in scene.intake.settling()}
     assert told == {
         NAME: (None, "it waits for a file that would get the same place in the catalog"),
         "loras/X.safetensors": (15.0, None),
@@ -274,7 +274,7 @@ async def test_empty_file_that_stays_empty_is_ignored_after_its_window(scene: Sc
 
     assert await scene.after(30) == 0
     (file,) = scene.store.report.files()
-    assert (file.state, file.why) == ("ignored", "empty file")
+    assert (file.state, file.reason) == ("ignored", "empty file")
     await scene.intake.walk(scene.root)
     assert scene.intake.unsettled() == {}
 

@@ -44,16 +44,16 @@ def assert_kept(home: Home, cloud: Sandbox, rel_path: str, *states: str) -> str:
     ] == []
     for text in (done.out, done.err, planned.out, planned.err, home.run("status").out):
         assert SECRET not in text
-    return str(shown["why"])
+    return str(shown["reason"])
 
 
 @pytest.mark.parametrize("ending", [".bin", ".pt", ".ckpt", ".pth", ".pkl", ".onnx"])
 def test_I34_link_to_private_key_is_refused(home: Home, cloud: Sandbox, ending: str) -> None:
     link(home, f"loras/x{ending}", beside(home, "backup/id_ed25519", KEY.encode()))
 
-    why = assert_kept(home, cloud, f"loras/x{ending}", "refused", "incomplete")
+    reason = assert_kept(home, cloud, f"loras/x{ending}", "refused", "incomplete")
 
-    assert "backup/id_ed25519, outside the models directories" in why
+    assert "backup/id_ed25519, outside the models directories" in reason
 
 
 def test_I34_link_to_database_is_refused(home: Home, cloud: Sandbox) -> None:
@@ -90,9 +90,9 @@ def test_I34_link_to_whole_model_in_private_place_is_refused(
 ) -> None:
     link(home, "loras/x.safetensors", beside(home, f"{folder}/x.safetensors", weights(b"hers")))
 
-    why = assert_kept(home, cloud, "loras/x.safetensors", "refused")
+    reason = assert_kept(home, cloud, "loras/x.safetensors", "refused")
 
-    assert "nothing below" in why
+    assert "nothing below" in reason
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/notes").exists(), reason="sysfs is not mounted")
@@ -114,10 +114,10 @@ def test_I34_reason_quotes_no_number_from_a_file_outside(home: Home, cloud: Sand
     content = number.to_bytes(8, "little") + bytes(100)
     link(home, "loras/x.safetensors", beside(home, "secret.db", content))
 
-    why = assert_kept(home, cloud, "loras/x.safetensors", "incomplete")
+    reason = assert_kept(home, cloud, "loras/x.safetensors", "incomplete")
 
-    assert f"{number:,}" not in why
-    assert "is not a whole model file" in why
+    assert f"{number:,}" not in reason
+    assert "is not a whole model file" in reason
 
 
 def test_linked_folder_on_another_disk_is_published_and_marked_in_plan(

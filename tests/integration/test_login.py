@@ -618,9 +618,9 @@ def test_a_key_of_another_team_than_the_session_before_it_sends_nothing(
 
     assert (done.code, again.code, sent) == (77, 77, 1)
     assert hold["kind"] == "operator"
-    assert f"registered from {box.state}" in hold["why"]
-    assert "in the catalog of another team" in hold["why"]
-    assert "Put a key of that team in its place" in hold["what_to_do"]
+    assert f"registered from {box.state}" in hold["reason"]
+    assert "in the catalog of another team" in hold["reason"]
+    assert "Put a key of that team in its place" in hold["advice"]
     assert "was deleted from the catalog" not in done.out + done.err
     assert (mended.code, teams_written(cloud)) == (0, [other, other])
 
@@ -644,7 +644,7 @@ def test_a_daemon_that_falls_back_to_a_key_of_another_team_sends_nothing(
         (hold,) = until(lambda: box.status()["holds"], "a hold")
         daemon.stop()
 
-    assert "in the catalog of another team" in hold["why"]
+    assert "in the catalog of another team" in hold["reason"]
     assert teams_written(cloud) == [other]
 
 
@@ -749,9 +749,9 @@ def test_a_403_is_explained_by_the_role_with_one_look_at_the_account(
     (hold,) = box.status()["holds"]
 
     assert done.code == 77
-    assert "role viewer may not manage models" in hold["why"]
-    assert "viewer in the team Sandbox: only owners and admins" in hold["what_to_do"]
-    assert "custom_models (global)" in hold["what_to_do"]
+    assert "role viewer may not manage models" in hold["reason"]
+    assert "viewer in the team Sandbox: only owners and admins" in hold["advice"]
+    assert "custom_models (global)" in hold["advice"]
     assert cloud.history.count(Call.ME) == asked + 1
 
 
@@ -763,11 +763,11 @@ CHECK = "Check the network, api.base_url and network.proxy, then run the command
 
 
 @pytest.mark.parametrize(
-    ("url", "why"),
+    ("url", "reason"),
     [("http://127.0.0.1:{port}/api", REFUSED), ("https://no-such-host.invalid/api", UNKNOWN)],
 )
 def test_network_errors_of_login_and_whoami_say_what_failed_and_what_to_do(
-    box: Home, tmp_path: Path, url: str, why: str
+    box: Home, tmp_path: Path, url: str, reason: str
 ) -> None:
     (port,) = free_ports(1)
     box.env["SYNCD_API__BASE_URL"] = url.format(port=port)
@@ -776,8 +776,8 @@ def test_network_errors_of_login_and_whoami_say_what_failed_and_what_to_do(
     who = box.run("whoami")
 
     assert (paired.code, who.code) == (75, 75)
-    assert f"The pairing could not be started: {why}" in paired.err
-    assert f"the cloud could not be asked: {why}" in who.out
+    assert f"The pairing could not be started: {reason}" in paired.err
+    assert f"the cloud could not be asked: {reason}" in who.out
     assert paired.err.rstrip().endswith(CHECK)
     assert CHECK in who.out
     assert "pair_start" not in paired.err

@@ -89,7 +89,7 @@ def test_I20_daemon_holds_while_a_folder_is_unmounted(
     with machine.daemon() as daemon:
         until(lambda: paths(cloud) == BOTH, "both records")
         machine.unmount(home.models / "checkpoints")
-        (began,) = until(lambda: daemon.events("hold.began"), "the hold")
+        (began,) = until(lambda: daemon.events("hold.started"), "the hold")
         (told,) = json.loads(machine.run("status", "--json").out)["holds"]
         machine.bind(disk, home.models / "checkpoints")
         until(lambda: daemon.events("hold.ended"), "the end of the hold")
@@ -97,7 +97,7 @@ def test_I20_daemon_holds_while_a_folder_is_unmounted(
         until(lambda: len(records(cloud)) == 3, "a file that came after the hold")
 
     assert (began["kind"], told["kind"]) == ("root", "root")
-    assert f"{home.models}/checkpoints" in told["why"]
+    assert f"{home.models}/checkpoints" in told["reason"]
     assert daemon.events("file.gone") == []
     assert paths(cloud) >= BOTH
 
@@ -140,12 +140,12 @@ def test_I20_emptied_disk_is_held_until_accepted_by_a_running_daemon(
     for name in left:
         (disk / name).touch()
     with machine.daemon() as daemon:
-        (began,) = until(lambda: daemon.events("hold.began"), "the hold")
+        (began,) = until(lambda: daemon.events("hold.started"), "the hold")
         gone = daemon.events("file.gone")
         accepted = machine.run("scan", "--accept")
         until(lambda: daemon.events("hold.ended"), "the end of the hold")
 
-    assert f"{home.models}/checkpoints holds no model, although it did before" in began["why"]
+    assert f"{home.models}/checkpoints holds no model, although it did before" in began["reason"]
     assert gone == []
     assert accepted.code == 0, accepted.err
     assert [event["path"] for event in daemon.events("file.gone")] == [ONE]

@@ -190,7 +190,7 @@ def test_a_file_above_the_cap_waits_for_a_session_and_the_rest_goes_on(
 
     assert done.code == 77
     assert waiting["state"] == "needs_sign_in"
-    assert f"{LARGE} bytes are above the {CAP}" in waiting["why"]
+    assert f"{LARGE} bytes are above the {CAP}" in waiting["reason"]
     assert "syncd login --large-files" in waiting["advice"]
     assert BIG in done.out
     assert "needs_sign_in" in done.out
@@ -240,7 +240,7 @@ def test_a_server_without_multipart_calls_leaves_large_files_with_a_reason_of_it
     assert done.code == 77
     assert records(cloud) == expected(large_home, ONE, TWO)
     assert (left["state"], cloud.history.count("initiate")) == ("needs_sign_in", 1)
-    assert "this server has no multipart calls" in left["why"]
+    assert "this server has no multipart calls" in left["reason"]
     assert "[api.multipart]" in left["advice"]
 
 
@@ -318,7 +318,7 @@ def test_a_path_that_other_bytes_have_taken_fails_that_file_only(
 
     left = home.file(ONE)
     assert (done.code, left["state"]) == (1, "failed")
-    assert f"models/{ONE}" in left["why"]
+    assert f"models/{ONE}" in left["reason"]
     assert "new name" in left["advice"]
     assert home.file(TWO)["state"] == "registered"
     assert len(cloud.records()) == 2
@@ -337,7 +337,7 @@ def test_a_changed_file_whose_storage_key_repeats_is_not_sent_and_holds_up_nobod
 
     left = home.file(ONE)
     assert (done.code, left["state"]) == (1, "failed")
-    assert "storage key of other bytes" in left["why"]
+    assert "storage key of other bytes" in left["reason"]
     assert records(cloud) == before | expected(home, "vae/three.pt")
 
 
@@ -351,7 +351,7 @@ def test_an_object_that_we_did_not_send_is_never_registered(
 
     left = home.file(ONE)
     assert (done.code, left["state"]) == (1, "failed")
-    assert "already holds something" in left["why"]
+    assert "already holds something" in left["reason"]
     assert records(cloud) == expected(home, TWO)
 
 

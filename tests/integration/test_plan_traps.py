@@ -168,13 +168,13 @@ def test_the_plan_explains_each_of_1000_files_and_each_of_40_traps(
     for trap in TRAPS:
         file = told[str(tmp_path / trap.root), printable(trap.name)]
         assert file["action"] == trap.action, file
-        assert trap.rule in f"{file['why']} ({file['rule']})", file
+        assert trap.rule in f"{file['reason']} ({file['rule']})", file
     for path in plain():
         file = told[str(laid_out.models), path]
         assert file["action"] == "upload"
         assert file["rule"] == "included by /*/ (select.include)"
         assert file["model_path"] == f"models/{path}"
-    assert all(file["why"] and file["rule"] for file in files)
+    assert all(file["reason"] and file["rule"] for file in files)
 
 
 def test_the_plan_for_people_names_each_trap_with_its_rule(laid_out: Home, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_412_for_somebody_elses_object_is_never_registered(home: Home, cloud: Sa
 
     assert done.code == 1, done.out + done.err
     assert home.file(ONE)["state"] == "failed"
-    assert "already holds something" in home.file(ONE)["why"]
+    assert "already holds something" in home.file(ONE)["reason"]
     assert cloud.records() == []
     assert set(cloud.objects()) == {key}
 

@@ -223,17 +223,17 @@ def put_refused(bucket: Bucket, make: Callable[[Bucket], Grant]) -> JobError:
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        (taken_key, Kind.EXISTS),
-        (expired, Kind.URL_DEAD),
-        (other_signature, Kind.SIGNATURE),
-        (other_secret, Kind.SIGNATURE),
-        (unknown_access_key, Kind.SIGNATURE),
-        (other_key, Kind.SIGNATURE),
-        (other_length, Kind.SIGNATURE),
-        (other_header, Kind.SIGNATURE),
-        (header_left_out, Kind.SIGNATURE),
-        (md5_of_other_bytes, Kind.DIGEST),
-        (md5_that_is_none, Kind.DIGEST),
+        (taken_key, Kind.OBJECT_EXISTS),
+        (expired, Kind.URL_EXPIRED),
+        (other_signature, Kind.SIGNATURE_REFUSED),
+        (other_secret, Kind.SIGNATURE_REFUSED),
+        (unknown_access_key, Kind.SIGNATURE_REFUSED),
+        (other_key, Kind.SIGNATURE_REFUSED),
+        (other_length, Kind.SIGNATURE_REFUSED),
+        (other_header, Kind.SIGNATURE_REFUSED),
+        (header_left_out, Kind.SIGNATURE_REFUSED),
+        (md5_of_other_bytes, Kind.DIGEST_MISMATCH),
+        (md5_that_is_none, Kind.DIGEST_MISMATCH),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -345,5 +345,5 @@ def test_F49_parts_that_the_store_cannot_assemble_are_told_from_other_refusals(
         asyncio.run(bucket.objects.complete(key, upload_id, tell(told)))
 
     assert (caught.value.status, caught.value.code) == (400, code)
-    assert classify(Call.COMPLETE, caught.value.status, s3_code=code) is Kind.PARTS
+    assert classify(Call.COMPLETE, caught.value.status, s3_code=code) is Kind.PARTS_REFUSED
     assert bucket.holds(key) is None

@@ -90,7 +90,7 @@ def test_a_higher_allowance_ends_the_hold(home: Home, cloud: Sandbox) -> None:
     configure(home, "[limits]\nmax_bytes_per_day = 1\n")
     home.env["SYNCD_UPLOAD__FILES"] = "1"
     with home.daemon() as daemon:
-        until(lambda: daemon.events("hold.began"), "the hold")
+        until(lambda: daemon.events("hold.started"), "the hold")
         taken = reload(home, daemon, "")
         arrive(home, cloud, ONE, TWO)
 
@@ -108,7 +108,7 @@ def test_a_new_key_ends_the_hold_that_the_old_one_caused(
         file.chmod(0o600)
     configure(home, f"[api]\ntoken_file = '{old}'\n")
     with home.daemon() as daemon:
-        until(lambda: daemon.events("hold.began"), "the hold")
+        until(lambda: daemon.events("hold.started"), "the hold")
         began_s = time.monotonic()
         taken = reload(home, daemon, f"[api]\ntoken_file = '{new}'\n")
         arrive(home, cloud, ONE, TWO)
@@ -132,7 +132,7 @@ def test_what_needs_a_new_start_is_named_and_keeps_its_value(home: Home, cloud: 
 
 
 @pytest.mark.parametrize(
-    ("toml", "why"),
+    ("toml", "reason"),
     [
         ("[select]\nexclude = ['/loras/']\n[upload]\nfils = 3\n", ":4: upload.fils: no such sett"),
         ("[select]\nexclude = ['/loras/']\n[api]\ntoken = 'sk-123456'\n", "an sk- key runs"),
@@ -141,7 +141,7 @@ def test_what_needs_a_new_start_is_named_and_keeps_its_value(home: Home, cloud: 
     ids=["setting", "token", "syntax"],
 )
 def test_a_broken_configuration_is_refused_as_a_whole(
-    home: Home, cloud: Sandbox, toml: str, why: str
+    home: Home, cloud: Sandbox, toml: str, reason: str
 ) -> None:
     key = home.env.pop("SYNCD_API__TOKEN")
     configure(home, f"[api]\ntoken = '{key}'\n")
@@ -151,7 +151,7 @@ def test_a_broken_configuration_is_refused_as_a_whole(
         home.write(NEW, weights(b"taken by the old rules"))
         arrive(home, cloud, NEW)
 
-        assert why in refused["why"]
+        assert reason in refused["reason"]
         assert key not in daemon.log.read_text()
         assert daemon.events("config.reloaded") == []
 

@@ -43,9 +43,9 @@ def test_a_refused_name_is_shown_with_its_characters_and_the_line_that_mends_it(
 
     assert done.code == 1
     assert planned["action"] == told["state"] == "refused"
-    assert planned["why"] == told["why"]
+    assert planned["reason"] == told["reason"]
     for part in ("characters ( )", "[naming.map]", LINE):
-        assert part in told["why"]
+        assert part in told["reason"]
 
 
 def test_the_line_that_was_named_registers_the_file_and_sends_nothing_else_again(
@@ -101,7 +101,7 @@ def test_what_is_left_out_and_taken_in_again_stays_registered_without_a_deed(
     again = home.once()
 
     assert (without.code, again.code) == (0, 0)
-    assert (left["state"], left["why"]) == ("ignored", "excluded by /loras/ (select.exclude)")
+    assert (left["state"], left["reason"]) == ("ignored", "excluded by /loras/ (select.exclude)")
     assert home.counts() == {"registered": 2}
     assert deeds(cloud)[before:] == []
 
@@ -137,7 +137,7 @@ def test_an_ignore_file_that_changes_counts_while_the_daemon_runs(
     home.write(".syncdignore", b"*.pt\n")
     with home.daemon() as daemon:
         until(lambda: home.counts().get("registered") == 1, "the file that is not left out")
-        waiting = home.file(TWO)["why"]
+        waiting = home.file(TWO)["reason"]
         home.write(".syncdignore", b"")
         until(lambda: home.counts().get("registered") == 2, "the one that was")
         daemon.stop()
@@ -216,7 +216,7 @@ def test_a_folder_of_extra_model_paths_is_registered_under_its_type(
         "models/loras/sub/mine.pt",
     }
     assert home.file("sub/mine.pt")["root"] == str(extra)
-    assert '"loras/odd (2).pt" = "loras/odd_2.pt"' in home.file("odd (2).pt")["why"]
+    assert '"loras/odd (2).pt" = "loras/odd_2.pt"' in home.file("odd (2).pt")["reason"]
     assert f"{extra}/odd (2).pt" in done.out
 
 
@@ -271,7 +271,7 @@ def test_of_two_files_with_one_name_the_one_that_comfyui_loads_is_sent(
     assert records(cloud)["models/loras/one.safetensors"] == home.sha256(ONE)
     assert "models/clip/t.pt" not in records(cloud)
     assert (other["state"], clip["state"]) == ("shadowed", "shadowed")
-    assert other["why"] == f"ComfyUI loads {home.models}/{ONE} under this name"
+    assert other["reason"] == f"ComfyUI loads {home.models}/{ONE} under this name"
     assert planned["files_by_action"] == {"upload": 3, "shadowed": 2}
 
 

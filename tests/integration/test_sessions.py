@@ -233,7 +233,7 @@ async def test_what_is_left_of_a_session_is_used_up_when_its_renewal_fails(
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(429, Kind.API_THROTTLE), (403, Kind.NOT_ALLOWED), (400, Kind.NOT_ALLOWED)],
+    [(429, Kind.API_THROTTLED), (403, Kind.NOT_ALLOWED), (400, Kind.NOT_ALLOWED)],
 )
 async def test_a_refusal_that_is_not_about_the_token_leaves_it_alone(
     place: Installation, status: int, kind: Kind

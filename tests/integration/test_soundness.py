@@ -81,7 +81,7 @@ def test_I05_what_is_no_whole_model_is_planned_shown_and_never_presigned(
 
     assert (planned["action"], left["state"], done.code) == (state, state, 1)
     assert planned_next == planned
-    for said in (planned["why"], left["why"], done.out, shown):
+    for said in (planned["reason"], left["reason"], done.out, shown):
         assert words in said
     assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
     assert presigned(cloud, path) == 0
@@ -113,7 +113,7 @@ def test_a_file_that_has_not_the_hash_its_download_noted_is_kept_back(
     corrected = home.once()
 
     assert (done.code, again.code, left["state"]) == (1, 1, "incomplete")
-    assert "ab" * 32 in left["why"]
+    assert "ab" * 32 in left["reason"]
     assert [e["path"] for e in again.events("file.queued")] == [], "it was read again for nothing"
     assert corrected.code == 0
     assert presigned(cloud, HALF) == 1
@@ -178,7 +178,7 @@ def test_a_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path
     judgement = judged(tmp_path, "x.safetensors")
 
     assert judgement.verdict is Verdict.INCOMPLETE
-    assert "holes" in (judgement.why or "")
+    assert "holes" in (judgement.reason or "")
     path.write_bytes(content)
     assert judged(tmp_path, "x.safetensors") == integrity.VALID
 
@@ -236,4 +236,4 @@ def test_a_file_that_may_not_be_read_is_unreadable_with_what_helps(open_to_all: 
         judgement = judged(open_to_all, "x.safetensors")
 
     assert judgement.verdict is Verdict.UNREADABLE
-    assert f"chmod a+r '{open_to_all}/x.safetensors'" in (judgement.why or "")
+    assert f"chmod a+r '{open_to_all}/x.safetensors'" in (judgement.reason or "")

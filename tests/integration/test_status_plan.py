@@ -84,7 +84,7 @@ def test_a_plan_tells_each_file_apart_by_what_is_known_of_it(home: Home, cloud: 
     home.write(ONE, weights(b"changed"))
     home.write("vae/new.pt", weights(b"new"))
 
-    whys = {file["path"]: (file["action"], file["why"]) for file in home.plan()["files"]}
+    whys = {file["path"]: (file["action"], file["reason"]) for file in home.plan()["files"]}
 
     assert whys == {
         ONE: ("upload", "changed or unfinished, in one request"),
@@ -112,7 +112,7 @@ def test_with_a_session_large_files_are_planned_in_parts(large_home: Home, cloud
 
     (big,) = [file for file in large_home.plan()["files"] if file["path"] == BIG]
 
-    assert (big["action"], big["why"]) == ("upload", "new, in parts")
+    assert (big["action"], big["reason"]) == ("upload", "new, in parts")
 
 
 @pytest.mark.parametrize("emptied", [False, True])
@@ -182,9 +182,9 @@ def test_I21_status_shows_a_hold_with_reason_advice_and_who_is_needed(
     shown = home.run("status").out
 
     assert (hold["kind"], hold["needs_person"]) == ("operator", True)
-    assert "role viewer may not manage models" in hold["why"]
-    assert hold["what_to_do"] is not None
-    assert hold["what_to_do"] in shown
+    assert "role viewer may not manage models" in hold["reason"]
+    assert hold["advice"] is not None
+    assert hold["advice"] in shown
 
 
 def test_files_in_the_catalog_are_listed_on_request(home: Home, cloud: Sandbox) -> None:

@@ -138,7 +138,7 @@ def test_asking_for_the_lock_does_not_take_it_or_make_anything(state_dir: str) -
 
 HOLDER = """
 import sys
-from syncd.store import Store
+from syncd.store.store import Store
 Store(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()
@@ -346,7 +346,7 @@ def test_a_file_where_the_state_directory_should_be_is_refused(tmp_path: Path) -
 AS_NOBODY = """
 import os, sys
 from syncd.errors import StateError
-from syncd.store import Store
+from syncd.store.store import Store
 if os.geteuid() == 0:  # root may write everywhere
     os.setgroups([]); os.setegid(65534); os.seteuid(65534)
 try:
@@ -471,7 +471,7 @@ def test_I17_files_on_the_way_are_read_only_as_far_as_asked_for_and_stuck_ones_a
     for number in range(60):
         admit(store, f"loras/{number:02}.safetensors")
     failed, uploading = claim(store), claim(store)
-    store.jobs.reject(failed, NOW, kind=Kind.OUR_DATA, why="no", advice=None)
+    store.jobs.reject(failed, NOW, kind=Kind.REQUEST_REFUSED, reason="no", advice=None)
     store.files.judge([(found("z/refused"), Verdict.REFUSED, "its name", None)], NOW)
     store.files.judge([(found("z/ignored"), Verdict.IGNORED, "a note", None)], NOW)
     read = 0
@@ -570,9 +570,9 @@ def test_known_files_come_in_byte_order_and_only_from_below_the_folder_asked_for
 ) -> None:
     paths = ["a/z", "loras!/x", "loras/a", "loras/sub/b", "loras0/x", "loras", "m"]
     for path in paths:
-        store.files.judge([(found(path), Verdict.IGNORED, "why", None)], NOW)
+        store.files.judge([(found(path), Verdict.IGNORED, "reason", None)], NOW)
     other = store.files.root_id("/other")
-    store.files.judge([(found("loras/a", root_id=other), Verdict.IGNORED, "why", None)], NOW)
+    store.files.judge([(found("loras/a", root_id=other), Verdict.IGNORED, "reason", None)], NOW)
 
     def below(folder: str) -> list[str]:
         return [known.rel_path for known in store.files.known(1, folder)]
@@ -651,7 +651,7 @@ def test_models_below_counts_all_but_ignored_files(store: Store) -> None:
         ("a", Verdict.REFUSED), ("a/1", Verdict.WANTED), ("a/b/2", Verdict.REFUSED),
         ("a/note", Verdict.IGNORED), ("a0/3", Verdict.WANTED), ("b/note", Verdict.IGNORED),
     ):  # fmt: skip
-        store.files.judge([(found(path), verdict, "why", None)], NOW)
+        store.files.judge([(found(path), verdict, "reason", None)], NOW)
 
     assert store.files.models_below(1, ["a", "b", "c"]) == {"a": 2, "b": 0, "c": 0}
 
@@ -789,7 +789,13 @@ def test_I19_start_ends_every_lease(store: Store) -> None:
 def test_I31_wait_written_under_a_later_clock_begins_again_at_start(store: Store) -> None:
     job_id = admit(store)
     store.jobs.retry(
-        claim(store), NOW, run_after=NOW + 1000, kind=Kind.NETWORK, why="w", advice=None, free=False
+        claim(store),
+        NOW,
+        run_after=NOW + 1000,
+        kind=Kind.NETWORK,
+        reason="w",
+        advice=None,
+        free=False,
     )
 
     store.times.bound(NOW - 10**9)
@@ -820,11 +826,11 @@ def writes(store: Store, job: Job) -> None:
         lambda: jobs.drop_parts(job, NOW),
         lambda: jobs.finish(job, "rec", NOW, adopted=False),
         lambda: jobs.retry(
-            job, NOW, run_after=NOW, kind=Kind.NETWORK, why="w", advice=None, free=False
+            job, NOW, run_after=NOW, kind=Kind.NETWORK, reason="w", advice=None, free=False
         ),
-        lambda: jobs.release(job, NOW, why="w"),
-        lambda: jobs.reject(job, NOW, kind=Kind.OUR_DATA, why="w", advice=None),
-        lambda: jobs.supersede(job, NOW, why="w"),
+        lambda: jobs.release(job, NOW, reason="w"),
+        lambda: jobs.reject(job, NOW, kind=Kind.REQUEST_REFUSED, reason="w", advice=None),
+        lambda: jobs.supersede(job, NOW, reason="w"),
     ):
         with pytest.raises(LeaseLost, match="no longer ours"):
             write()
@@ -1002,7 +1008,7 @@ def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
     first = store.jobs.note_plan(claim(store), PLAN, NOW)
     first, usable = store.jobs.note_key(first, "key-1", NOW)
     store.jobs.fresh_upload(first, NOW, gone=True)
-    store.jobs.supersede(store.jobs.get(first.id), NOW, why="changed")
+    store.jobs.supersede(store.jobs.get(first.id), NOW, reason="changed")
 
     assert usable
     admit(store)
@@ -1014,7 +1020,7 @@ def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
 def test_a_storage_key_of_bytes_nobody_has_read_yet_belongs_to_its_job(store: Store) -> None:
     admit(store)
     first, usable = store.jobs.note_key(claim(store), "key-1", NOW)
-    store.jobs.supersede(first, NOW, why="changed")
+    store.jobs.supersede(first, NOW, reason="changed")
     admit(store)
     second = claim(store)
 
@@ -1030,7 +1036,7 @@ def test_a_storage_key_reserved_before_the_file_was_read_belongs_to_what_was_rea
     admit(store)
     first, _ = store.jobs.note_key(claim(store), "key-1", NOW)
     store.jobs.note_plan(first, PLAN, NOW)
-    store.jobs.supersede(store.jobs.get(first.id), NOW, why="touched")
+    store.jobs.supersede(store.jobs.get(first.id), NOW, reason="touched")
     admit(store)
     second = claim(store)
 
@@ -1144,7 +1150,7 @@ def test_a_second_record_of_the_same_bytes_at_a_path_takes_the_firsts_place(stor
 
 def retry(store: Store, job: Job, *, free: bool) -> Job:
     store.jobs.retry(
-        job, NOW, run_after=NOW + 50, kind=Kind.NETWORK, why="reset", advice="wait", free=free
+        job, NOW, run_after=NOW + 50, kind=Kind.NETWORK, reason="reset", advice="wait", free=free
     )
     return store.jobs.get(job.id)
 
@@ -1160,7 +1166,7 @@ def test_a_retry_waits_its_time_and_spends_its_attempt_unless_free(
     assert (job.last_error, job.last_kind) == ("reset", Kind.NETWORK)
     assert store.jobs.claim("me", NOW + 49, TTL) is None
     [shown] = store.report.files()
-    assert (shown.state, shown.why, shown.run_after) == ("waiting", "reset", NOW + 50)
+    assert (shown.state, shown.reason, shown.run_after) == ("waiting", "reset", NOW + 50)
     assert shown.advice == "wait"
 
 
@@ -1186,7 +1192,7 @@ def test_a_waiting_job_can_be_made_due_and_a_running_one_is_left_alone(store: St
 
 def test_a_released_job_is_due_at_once_with_its_attempt_back(store: Store) -> None:
     admit(store)
-    store.jobs.release(claim(store), NOW, why="stopped")
+    store.jobs.release(claim(store), NOW, reason="stopped")
     job = claim(store)
 
     assert job.attempt == 1
@@ -1211,19 +1217,19 @@ def test_a_job_held_for_a_signed_in_user_is_not_claimed_until_its_class_is_freed
     store: Store,
 ) -> None:
     admit(store)
-    store.jobs.release(claim(store), NOW, why="large", held_class="large", advice="sign in")
+    store.jobs.release(claim(store), NOW, reason="large", held_class="large", advice="sign in")
     [held] = store.report.files()
     while_held = store.jobs.claim("me", NOW + 10**9, TTL), store.jobs.next_due_ms()
     freed = store.jobs.free_class("large", NOW + 1)
 
-    assert (held.state, held.why, held.advice) == ("needs_sign_in", "large", "sign in")
+    assert (held.state, held.reason, held.advice) == ("needs_sign_in", "large", "sign in")
     assert while_held == (None, None)
     assert freed == 1
     assert claim(store, now_ms=NOW + 1).held_class is None
 
 
 def reject(store: Store, job: Job) -> None:
-    store.jobs.reject(job, NOW, kind=Kind.OUR_DATA, why="refused", advice="rename")
+    store.jobs.reject(job, NOW, kind=Kind.REQUEST_REFUSED, reason="refused", advice="rename")
 
 
 def test_a_rejected_job_fails_with_its_reason_and_gives_up_its_upload(
@@ -1233,7 +1239,7 @@ def test_a_rejected_job_fails_with_its_reason_and_gives_up_its_upload(
     reject(store, job)
     [shown] = store.report.files()
 
-    assert (shown.state, shown.why, shown.advice) == ("failed", "refused", "rename")
+    assert (shown.state, shown.reason, shown.advice) == ("failed", "refused", "rename")
     assert uploads(state_dir) == [("up-1", "unwanted")]
     assert store.jobs.claim("me", NOW + 10**9, TTL) is None
 
@@ -1241,22 +1247,22 @@ def test_a_rejected_job_fails_with_its_reason_and_gives_up_its_upload(
 def test_a_requeued_job_starts_with_its_counters_at_zero(store: Store) -> None:
     admit(store)
     job = claim(store)
-    assert [store.jobs.count_attempt(job, Kind.DIGEST, NOW) for _ in range(2)] == [1, 2]
+    assert [store.jobs.count_attempt(job, Kind.DIGEST_MISMATCH, NOW) for _ in range(2)] == [1, 2]
     reject(store, job)
-    requeued = store.jobs.requeue_failed(NOW + 5, why="asked to")
+    requeued = store.jobs.requeue_failed(NOW + 5, reason="asked to")
     again = claim(store, now_ms=NOW + 5)
 
     assert requeued == 1
     assert (again.id, again.attempt) == (job.id, 1)
-    assert store.jobs.count_attempt(again, Kind.DIGEST, NOW) == 1
-    assert store.jobs.requeue_failed(NOW, why="asked to") == 0
+    assert store.jobs.count_attempt(again, Kind.DIGEST_MISMATCH, NOW) == 1
+    assert store.jobs.requeue_failed(NOW, reason="asked to") == 0
 
 
 def test_a_requeued_job_does_not_go_on_with_the_upload_that_is_being_aborted(
     store: Store, state_dir: str
 ) -> None:
     reject(store, uploading(store))
-    store.jobs.requeue_failed(NOW, why="asked to")
+    store.jobs.requeue_failed(NOW, reason="asked to")
     job = claim(store)
 
     assert (job.sha256, job.leaves) == (SHA, PLAN.leaves)
@@ -1269,7 +1275,7 @@ def test_a_requeued_job_keeps_an_object_that_is_whole_in_the_store(
     store: Store, state_dir: str
 ) -> None:
     reject(store, store.jobs.note_stored(uploading(store), NOW))
-    store.jobs.requeue_failed(NOW, why="asked to")
+    store.jobs.requeue_failed(NOW, reason="asked to")
     job = claim(store)
 
     assert (job.storage_key, job.stored_at) == ("key-1", NOW)
@@ -1283,7 +1289,7 @@ def test_errors_of_a_kind_are_counted_within_their_window(store: Store) -> None:
     def count(now_ms: int, kind: Kind = Kind.UPLOAD_GONE) -> int:
         return store.jobs.count_attempt(job, kind, now_ms, window_ms=1000)
 
-    assert [count(NOW), count(NOW + 999), count(NOW, Kind.PARTS)] == [1, 2, 1]
+    assert [count(NOW), count(NOW + 999), count(NOW, Kind.PARTS_REFUSED)] == [1, 2, 1]
     assert [count(NOW + 1000), count(NOW + 1999), count(NOW + 2000)] == [1, 2, 1]
 
 
@@ -1293,8 +1299,10 @@ def test_every_change_of_owner_leaves_an_event_with_its_reason(
     admit(store)
     retry(store, claim(store), free=False)
     job = claim(store, now_ms=NOW + 50)
-    store.jobs.supersede(job, NOW + 60, why="moved")
-    events = rows(state_dir, "SELECT from_state, to_state, event, why, at - ? FROM job_event", NOW)
+    store.jobs.supersede(job, NOW + 60, reason="moved")
+    events = rows(
+        state_dir, "SELECT from_state, to_state, event, reason, at - ? FROM job_event", NOW
+    )
 
     assert events == [
         (None, "queued", None, None, 0),
@@ -1319,7 +1327,7 @@ def test_a_superseded_jobs_upload_waits_to_be_aborted(
         case "file gone":
             store.files.forget(list(store.files.known(1)), NOW)
         case _:
-            store.jobs.supersede(job, NOW, why="moved")
+            store.jobs.supersede(job, NOW, reason="moved")
 
     assert store.jobs.unwanted_upload(NOW) == (Multipart("up-1", "key-1", 0, 0), 0)
 
@@ -1330,7 +1338,7 @@ def test_I12_gc_keeps_the_upload_of_a_live_job_whether_it_waits_or_runs(store: S
     assert store.jobs.unwanted_upload(NOW) is None
 
     store.jobs.retry(
-        job, NOW, run_after=NOW + 10**6, kind=Kind.NETWORK, why="w", advice=None, free=False
+        job, NOW, run_after=NOW + 10**6, kind=Kind.NETWORK, reason="w", advice=None, free=False
     )
     store.upkeep.give_up_uploads(NOW)
 
@@ -1341,7 +1349,7 @@ def test_I12_gc_keeps_the_upload_of_a_live_job_whether_it_waits_or_runs(store: S
 def test_an_abort_is_tried_again_later_until_its_account_is_closed(
     store: Store, state_dir: str
 ) -> None:
-    store.jobs.supersede(uploading(store), NOW, why="moved")
+    store.jobs.supersede(uploading(store), NOW, reason="moved")
     due = store.jobs.unwanted_upload(NOW)
     assert due is not None
     upload, _ = due
@@ -1454,7 +1462,7 @@ def test_rivals_in_another_root_are_named_with_their_whole_path(store: Store) ->
     mine = Wanted(found(PATH), target(), "one place")
     theirs = Wanted(found("a.safetensors", root_id=other), target(), "one place")
     store.files.admit([mine, theirs], NOW)
-    reasons = {file.path: file.why or "" for file in store.report.files()}
+    reasons = {file.path: file.reason or "" for file in store.report.files()}
 
     assert "/other/a.safetensors would get" in reasons[PATH]
     assert f"/models/{PATH} would get" in reasons["a.safetensors"]
@@ -1500,7 +1508,7 @@ def test_a_verdict_other_than_wanted_supersedes_the_paths_job(store: Store, stat
 
     assert store.jobs.get(job_id).state is State.SUPERSEDED
     assert verdicts(store) == {PATH: Verdict.REFUSED}
-    assert (shown.state, shown.why) == ("refused", "the name")
+    assert (shown.state, shown.reason) == ("refused", "the name")
 
 
 def test_a_finished_job_is_left_alone_when_its_file_goes(store: Store) -> None:
@@ -1539,14 +1547,14 @@ def test_an_unreadable_file_is_shown_as_such(store: Store) -> None:
     store.files.mark_unreadable(1, PATH, "denied", NOW)
     [shown] = store.report.files()
 
-    assert (shown.state, shown.why) == ("unreadable", "denied")
+    assert (shown.state, shown.reason) == ("unreadable", "denied")
 
 
 def test_a_path_whose_worker_saw_it_move_is_new_to_the_next_look(store: Store) -> None:
     admit(store)
     job = claim(store)
     admit(store, "loras/other.ckpt")
-    store.jobs.supersede(job, NOW, why="moved")
+    store.jobs.supersede(job, NOW, reason="moved")
 
     assert store.jobs.get(job.id).state is State.SUPERSEDED
     assert list(verdicts(store)) == ["loras/other.ckpt"]
@@ -1557,7 +1565,7 @@ def test_a_reader_is_told_what_is_known_of_each_path_of_one_root(store: Store) -
     admit(store, raw)
     reject(store, claim(store))
     other = store.files.root_id("/other")
-    store.files.judge([(found("x", root_id=other), Verdict.IGNORED, "why", None)], NOW)
+    store.files.judge([(found("x", root_id=other), Verdict.IGNORED, "reason", None)], NOW)
 
     assert store.report.known("/models") == {
         raw: Known(found().fingerprint, "failed", "refused", target(raw).model_path)
@@ -1578,17 +1586,19 @@ def test_files_are_counted_by_state(store: Store) -> None:
 
 
 def test_a_hold_keeps_its_first_time_and_counts_its_probes(store: Store) -> None:
-    store.holds.put("offline", why="dns", advice=None, probe_at=NOW + 5, now_ms=NOW)
-    hold = store.holds.put("offline", why="tcp", advice="cable", probe_at=NOW + 9, now_ms=NOW + 5)
+    store.holds.put("offline", reason="dns", advice=None, probe_at=NOW + 5, now_ms=NOW)
+    hold = store.holds.put(
+        "offline", reason="tcp", advice="cable", probe_at=NOW + 9, now_ms=NOW + 5
+    )
 
-    assert (hold.since, hold.why, hold.advice, hold.probes) == (NOW, "tcp", "cable", 1)
+    assert (hold.since, hold.reason, hold.advice, hold.probes) == (NOW, "tcp", "cable", 1)
     assert store.holds.all() == store.report.holds() == [hold]
     assert not hold.needs_person
 
 
 def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
-    store.holds.put("offline", why="dns", advice=None, probe_at=NOW, now_ms=NOW)
-    store.holds.put("operator", why="401", advice="token", probe_at=NOW, now_ms=NOW + 1)
+    store.holds.put("offline", reason="dns", advice=None, probe_at=NOW, now_ms=NOW)
+    store.holds.put("operator", reason="401", advice="token", probe_at=NOW, now_ms=NOW + 1)
     ended = store.holds.clear("offline", "throttled")
 
     assert [hold.kind for hold in ended] == ["offline"]
@@ -1599,7 +1609,7 @@ def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
 def test_a_probe_may_be_called_for_at_once_or_put_off_but_never_moved_nearer(
     store: Store,
 ) -> None:
-    store.holds.put("offline", why="dns", advice=None, probe_at=NOW + 50, now_ms=NOW)
+    store.holds.put("offline", reason="dns", advice=None, probe_at=NOW + 50, now_ms=NOW)
     store.holds.postpone(NOW + 10)
     kept = store.holds.all()[0].probe_at
     store.holds.probe_now(NOW)

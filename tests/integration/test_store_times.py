@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def hold(store: Store, *, since: int, probe_at: int) -> None:
-    store.holds.put("throttled", why="w", advice=None, probe_at=probe_at, now_ms=since)
+    store.holds.put("throttled", reason="w", advice=None, probe_at=probe_at, now_ms=since)
 
 
 def held(store: Store) -> tuple[int, int]:

@@ -100,7 +100,7 @@ def holds(kind: str) -> Letter:
 
         assert hold["kind"] == kind
         assert stage.struck_ms <= hold["since"] <= stage.clock.now_ms()
-        assert hold["why"]
+        assert hold["reason"]
         assert hold["advice"]
         assert 5_000 <= hold["probe_at"] - hold["since"] <= 3_960_000
         assert stage.job(path)["state"] in ("queued", "leased")

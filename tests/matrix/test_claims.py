@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from syncd.types import Call
 from syncd.sandbox.faults import Fault, Rule
+from syncd.types import Call
 from tests.matrix.stage import LARGE, SMALL, Stage, check, play
 from tests.simulation import life
 

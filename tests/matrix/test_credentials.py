@@ -64,7 +64,7 @@ def test_a_broken_chain_is_a_hold_that_names_the_command_and_a_sign_in_ends_it()
         stage.write(SMALL)
         hold = await stage.until(lambda: next(iter(stage.holds()), None), "a hold")
         assert hold["kind"] == "operator"
-        assert "was lost" in hold["why"]
+        assert "was lost" in hold["reason"]
         assert "syncd login --large-files" in hold["advice"]
         await asyncio.sleep(3 * HOUR_S)
         assert renewals(stage) == [200, 401]  # no loop

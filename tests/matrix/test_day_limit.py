@@ -29,7 +29,7 @@ def test_no_day_takes_more_than_the_limit_and_what_was_under_way_and_all_arrives
         await stage.until(lambda: stage.holds(), "a hold")
         (hold,) = stage.holds()
         assert hold["kind"] == "limit"
-        assert f"limits.max_bytes_per_day is {LIMIT}" in hold["why"]
+        assert f"limits.max_bytes_per_day is {LIMIT}" in hold["reason"]
         calls = len(stage.calls())
         await asyncio.sleep(6 * HOUR_S)
         assert len(stage.calls()) == calls  # nobody asks the cloud meanwhile

@@ -254,7 +254,7 @@ async def holds_and_goes_on(stage: Stage, ledger: Ledger, phase: str, code: int)
     assert len(stage.calls()) == calls
     assert not stage.living.done()  # type: ignore[union-attr]
     assert stage.said.getvalue().count('"kind": "state"') == 1
-    assert '"hold.began"' in stage.said.getvalue()
+    assert '"hold.started"' in stage.said.getvalue()
     ledger.code = 0
     await stage.arrives(path)
     assert '"hold.ended"' in stage.said.getvalue()

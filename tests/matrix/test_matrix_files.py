@@ -416,7 +416,7 @@ def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
         await stage.until(lambda: gone, "the moment")
         (hold,) = await stage.until(stage.holds, "H", 2 * 3600)
         assert hold["kind"] == "root"
-        assert str(stage.root) in hold["why"]
+        assert str(stage.root) in hold["reason"]
         assert "reject" not in stage.events(LARGE)
         stage.while_read = lambda path: None
         if how == "emptied":

@@ -80,7 +80,7 @@ def read(reader: Callable[[], T]) -> T | None:
         return reader()
     except JobError as error:
         kind = error.kind
-    assert kind is Kind.BAD_ANSWER
+    assert kind is Kind.INVALID_ANSWER
     return None
 
 

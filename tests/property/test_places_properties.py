@@ -192,7 +192,7 @@ def test_a_plan_has_a_line_a_file_and_no_place_is_promised_twice(
         assert step.action is not Action.CONFLICT or len(alike) > 1
         if step.action is Action.REGISTERED:
             assert (state, (step.root_id, step.rel_path) in known) == ("registered", True)
-        assert step.why
+        assert step.reason
 
 
 # --- what changed on disk

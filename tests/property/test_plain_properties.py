@@ -24,7 +24,7 @@ def lines(words: st.SearchStrategy[str]) -> st.SearchStrategy[Line]:
 @st.composite
 def sheets(draw: st.DrawFn, words: st.SearchStrategy[str]) -> Sheet:
     columns = draw(
-        st.lists(st.sampled_from(["file", "size", "state", "why"]), min_size=1, max_size=4)
+        st.lists(st.sampled_from(["file", "size", "state", "reason"]), min_size=1, max_size=4)
     )
     cell = words | st.builds(Styled, words, STYLES)
     rows = draw(st.lists(st.tuples(*[cell] * len(columns)), max_size=4))

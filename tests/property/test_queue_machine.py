@@ -119,7 +119,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(path=PATHS)
     def judge(self, path: str) -> None:
-        self.store.files.judge([(self.found(path), Verdict.IGNORED, "why", None)], self.now)
+        self.store.files.judge([(self.found(path), Verdict.IGNORED, "reason", None)], self.now)
 
         self.gives_way(path)
         self.files[path] = Verdict.IGNORED
@@ -191,7 +191,7 @@ class Queue(RuleBasedStateMachine):
                 self.now,
                 run_after=self.now + delay,
                 kind=Kind.NETWORK,
-                why="reset",
+                reason="reset",
                 advice=None,
                 free=free,
             )
@@ -201,7 +201,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(job=consumes(leases))
     def release(self, job: Job) -> None:
-        if self.write(job, lambda: self.store.jobs.release(job, self.now, why="stop")):
+        if self.write(job, lambda: self.store.jobs.release(job, self.now, reason="stop")):
             self.end(job, State.QUEUED, spent=False, run_after=self.now)
 
     @rule(job=consumes(leases))
@@ -217,14 +217,16 @@ class Queue(RuleBasedStateMachine):
     @rule(job=consumes(leases))
     def reject(self, job: Job) -> None:
         def write() -> None:
-            self.store.jobs.reject(job, self.now, kind=Kind.OUR_DATA, why="no", advice=None)
+            self.store.jobs.reject(
+                job, self.now, kind=Kind.REQUEST_REFUSED, reason="no", advice=None
+            )
 
         if self.write(job, write):
             self.end(job, State.FAILED)
 
     @rule(job=consumes(leases))
     def supersede(self, job: Job) -> None:
-        if self.write(job, lambda: self.store.jobs.supersede(job, self.now, why="moved")):
+        if self.write(job, lambda: self.store.jobs.supersede(job, self.now, reason="moved")):
             self.end(job, State.SUPERSEDED)
             self.files.pop(job.rel_path, None)
 
@@ -273,7 +275,7 @@ class Queue(RuleBasedStateMachine):
     def requeue_failed(self) -> None:
         failed = [wish for wish in self.jobs.values() if wish.state is State.FAILED]
 
-        assert self.store.jobs.requeue_failed(self.now, why="asked to") == len(failed)
+        assert self.store.jobs.requeue_failed(self.now, reason="asked to") == len(failed)
         for wish in failed:
             wish.state, wish.attempt, wish.run_after = State.QUEUED, 0, self.now
 

@@ -324,10 +324,12 @@ class Safe(RuleBasedStateMachine):
         with suppress(LeaseLost, PermissionError):
             found = self.comparer.find(root, job.rel_path)
             if found is None or not found.fingerprint.same_file_as(job.fingerprint):
-                self.store.jobs.supersede(job, now, why="moved")
+                self.store.jobs.supersede(job, now, reason="moved")
             elif not os.access(path, os.R_OK, effective_ids=True):
                 self.store.files.mark_unreadable(job.root_id, job.rel_path, "no", now)
-                self.store.jobs.reject(job, now, kind=Kind.LOCAL_READ, why="no", advice=None)
+                self.store.jobs.reject(
+                    job, now, kind=Kind.LOCAL_READ_ERROR, reason="no", advice=None
+                )
             else:
                 self.send(job, path)
 
@@ -342,11 +344,11 @@ class Safe(RuleBasedStateMachine):
     @rule(job=consumes(leases), held=st.sampled_from([None, "large"]))
     def release(self, job: Job, held: str | None) -> None:
         with suppress(LeaseLost):
-            self.store.jobs.release(job, self.clock.now_ms(), why="stop", held_class=held)
+            self.store.jobs.release(job, self.clock.now_ms(), reason="stop", held_class=held)
 
     @rule(job=consumes(leases))
     def retry(self, job: Job) -> None:
-        now, row = self.clock.now_ms(), {"kind": Kind.NETWORK, "why": "reset", "advice": None}
+        now, row = self.clock.now_ms(), {"kind": Kind.NETWORK, "reason": "reset", "advice": None}
         with suppress(LeaseLost):
             self.store.jobs.retry(job, now, run_after=now + 50, free=False, **row)  # type: ignore[arg-type]
 
@@ -354,7 +356,7 @@ class Safe(RuleBasedStateMachine):
     def reject(self, job: Job) -> None:
         with suppress(LeaseLost):
             self.store.jobs.reject(
-                job, self.clock.now_ms(), kind=Kind.OUR_DATA, why="no", advice=None
+                job, self.clock.now_ms(), kind=Kind.REQUEST_REFUSED, reason="no", advice=None
             )
 
     @rule(job=consumes(leases))

@@ -88,7 +88,7 @@ def test_what_is_known_below_a_path_is_a_sorted_dictionarys_slice_however_it_is_
             memory.store.files.admit([wanted(found)], version)
             model[name] = found.fingerprint, Verdict.WANTED
         elif deed == "judge":
-            memory.store.files.judge([(found, Verdict.IGNORED, "why", None)], version)
+            memory.store.files.judge([(found, Verdict.IGNORED, "reason", None)], version)
             model[name] = found.fingerprint, Verdict.IGNORED
         else:
             known = KnownFile(root_id, named(name), found.fingerprint, Verdict.WANTED)

@@ -56,7 +56,9 @@ nested = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=2)
         | st.tuples(inner)
-        | st.dictionaries(st.sampled_from(["why", "url", "headers"]) | secrets, inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["reason", "url", "headers"]) | secrets, inner, max_size=2
+        )
     ),
     max_leaves=4,
 )

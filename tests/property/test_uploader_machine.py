@@ -185,7 +185,7 @@ class Uploader(RuleBasedStateMachine):
             self.now,
             run_after=self.now + 1,
             kind=Kind.NETWORK,
-            why="no answer",
+            reason="no answer",
             advice=None,
             free=True,
         )

@@ -121,12 +121,12 @@ def test_a_server_that_cannot_disable_keeps_both_twins() -> None:
         await arrived(stage, SMALL)
         ours = record_of(stage, SMALL)
         put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
-        await stage.until(lambda: "record.twin_kept" in stage.said.getvalue(), "a word of it")
+        await stage.until(lambda: "record.duplicate_kept" in stage.said.getvalue(), "a word of it")
         looks = len(stage.calls(Call.LIST_MODELS))
         await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > looks + 1, "two looks")
         await stage.stop()
 
-        assert stage.said.getvalue().count("record.twin_kept") == 1
+        assert stage.said.getvalue().count("record.duplicate_kept") == 1
         assert stage.job(SMALL)["record_id"] == ours.id
         assert drift(stage, SMALL) is None
 

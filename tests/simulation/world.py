@@ -272,9 +272,9 @@ class World:
         if ears is not None and ears.alive() and self._draw.random() < self._story.heard:
             ears.tell(Hint(ears.root_id, path, kind))
 
-    def _tell_to_stop(self, why: str) -> None:
+    def _tell_to_stop(self, reason: str) -> None:
         if self._life is not None:
-            self._note(f"stop: {why}")
+            self._note(f"stop: {reason}")
             self._life.service.stop()
 
     # -- the daemon's lives ----------------------------------------------------------------------
@@ -313,7 +313,7 @@ class World:
     def _requeue(self) -> None:
         """What an operator does who has read the advice."""
         store = Store(str(self._state))
-        store.jobs.requeue_failed(self._clock.now_ms(), why="an operator asked for it")
+        store.jobs.requeue_failed(self._clock.now_ms(), reason="an operator asked for it")
         store.close()
 
     # -- what is left ----------------------------------------------------------------------------
@@ -349,10 +349,10 @@ class World:
     def _rejected(self) -> list[str]:
         """Why jobs failed, but for those that nobody can help."""
         sql = (
-            "SELECT why FROM job_event JOIN job ON job.id = job_event.job_id"
+            "SELECT reason FROM job_event JOIN job ON job.id = job_event.job_id"
             " WHERE event = 'reject' AND register_repeated_at IS NULL ORDER BY job_event.id"
         )
-        return [why for (why,) in self._asked(sql)]
+        return [reason for (reason,) in self._asked(sql)]
 
     def _note(self, what: str) -> None:
         self._diary.append(f"{self._loop.time():10.3f} {what}")

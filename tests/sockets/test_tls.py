@@ -128,7 +128,7 @@ def test_F29_R27_the_store_gets_no_byte_over_a_connection_that_is_not_verified(
         put(certificates, server)
 
     assert isinstance(caught.value, NeedsOperator)
-    assert caught.value.kind is Kind.TLS
+    assert caught.value.kind is Kind.TLS_ERROR
     assert (server.connections, server.heard) == (1, b"")
 
 

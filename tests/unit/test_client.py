@@ -221,7 +221,7 @@ async def test_a_listing_that_ends_early_is_no_proof_of_absence(second: Reply) -
         async with cloud(server) as it:
             error = await error_of(it.find(model_path="models/zzz"))
 
-    assert error.kind is Kind.BAD_ANSWER
+    assert error.kind is Kind.INVALID_ANSWER
 
 
 async def test_listing_whose_total_changed_is_read_again() -> None:
@@ -239,7 +239,7 @@ async def test_listing_whose_total_changed_is_read_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("totals", "kind"), [((3, 4), None), ((4, 3), Kind.BAD_ANSWER)], ids=["grows", "shrinks"]
+    ("totals", "kind"), [((3, 4), None), ((4, 3), Kind.INVALID_ANSWER)], ids=["grows", "shrinks"]
 )
 async def test_listing_that_changes_each_time_is_accepted_only_if_it_grows(
     totals: tuple[int, int], kind: Kind | None
@@ -358,7 +358,7 @@ async def test_a_retry_after_date_is_read_against_the_answers_own_clock() -> Non
         async with cloud(server) as it:
             error = await error_of(it.presign(TARGET, 7))
 
-    assert (error.kind, error.retry_after_s) == (Kind.API_THROTTLE, 3600)
+    assert (error.kind, error.retry_after_s) == (Kind.API_THROTTLED, 3600)
 
 
 async def test_a_lost_answer_to_presign_is_repeated() -> None:
@@ -387,11 +387,11 @@ UNCLEAR = [
     (LOST, Kind.NETWORK),
     (reply(500), Kind.SERVER_FAULT),
     (reply(502), Kind.SERVER_TRANSIENT),
-    (reply(503, headers={"Retry-After": "1"}), Kind.API_THROTTLE),
+    (reply(503, headers={"Retry-After": "1"}), Kind.API_THROTTLED),
     (reply(408), Kind.SERVER_TRANSIENT),
-    (reply(200, "{"), Kind.BAD_ANSWER),
-    (reply(200, b"x" * 2_000_000), Kind.BAD_ANSWER),
-    (reply(200, "<html>", headers={"Content-Type": "text/html"}), Kind.PORTAL),
+    (reply(200, "{"), Kind.INVALID_ANSWER),
+    (reply(200, b"x" * 2_000_000), Kind.INVALID_ANSWER),
+    (reply(200, "<html>", headers={"Content-Type": "text/html"}), Kind.CAPTIVE_PORTAL),
 ]
 
 
@@ -415,7 +415,7 @@ async def test_a_register_answer_without_one_id_is_unclear(body: str) -> None:
         async with cloud(server) as it:
             error = await error_of(REGISTER[1](it))
 
-    assert (error.kind, error.unclear, len(server.seen)) == (Kind.BAD_ANSWER, True, 1)
+    assert (error.kind, error.unclear, len(server.seen)) == (Kind.INVALID_ANSWER, True, 1)
 
 
 async def test_a_lost_register_on_a_kept_connection_is_unclear_too() -> None:
@@ -467,9 +467,9 @@ async def test_complete_takes_any_success_without_an_error_inside(body: str) -> 
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
-        ('{"error_message": "could not"}', Kind.BAD_ANSWER),
+        ('{"error_message": "could not"}', Kind.INVALID_ANSWER),
         ("<Error><Code>InternalError</Code></Error>", Kind.SERVER_FAULT),
-        ("<Error><Code>InvalidPart</Code></Error>", Kind.PARTS),
+        ("<Error><Code>InvalidPart</Code></Error>", Kind.PARTS_REFUSED),
     ],
 )
 async def test_complete_finds_the_error_inside_a_success(body: str, kind: Kind) -> None:
@@ -670,7 +670,7 @@ async def test_what_was_switched_off_before_stays_off() -> None:
 async def test_an_update_is_switched_off_when_patch_fails_too() -> None:
     told: list[Call] = []
     with ScriptedServer([reply(404), reply(405)]) as server:
-        async with cloud(server, on_switched_off=lambda call, why: told.append(call)) as it:
+        async with cloud(server, on_switched_off=lambda call, reason: told.append(call)) as it:
             error = await error_of(it.update_model("r1", {"display_name": "b"}))
             await error_of(it.update_model("r1", {"display_name": "b"}))
 
@@ -697,7 +697,7 @@ async def test_I23_redirect_is_not_followed_and_the_token_stays(status: int) -> 
             async with cloud(server) as it:
                 error = await error_of(it.presign(TARGET, 7))
 
-    assert error.kind is Kind.REDIRECT
+    assert error.kind is Kind.REDIRECTED
     assert elsewhere.seen == []
     assert len(server.seen) == 1
 
@@ -709,7 +709,7 @@ async def test_a_compressed_answer_is_refused_unread() -> None:
         async with cloud(server) as it:
             error = await error_of(it.me())
 
-    assert error.kind is Kind.BAD_ANSWER
+    assert error.kind is Kind.INVALID_ANSWER
 
 
 async def test_an_endless_answer_is_left() -> None:
@@ -717,7 +717,7 @@ async def test_an_endless_answer_is_left() -> None:
         async with cloud(server) as it:
             error = await error_of(it.me())
 
-    assert error.kind is Kind.BAD_ANSWER
+    assert error.kind is Kind.INVALID_ANSWER
 
 
 @pytest.mark.parametrize(
@@ -735,7 +735,7 @@ async def test_a_bad_presign_answer_gets_a_second_try_and_no_third(body: str) ->
         async with cloud(server) as it:
             error = await error_of(it.presign(TARGET, 7))
 
-    assert (error.kind, len(server.seen)) == (Kind.BAD_ANSWER, 2)
+    assert (error.kind, len(server.seen)) == (Kind.INVALID_ANSWER, 2)
 
 
 async def test_a_compressed_error_page_counts_by_its_status() -> None:
@@ -791,8 +791,8 @@ def raising(error: Exception) -> httpx.MockTransport:
         (httpx.WriteTimeout("w"), Kind.NETWORK, True),
         (httpx.CloseError("c"), Kind.NETWORK, True),
         (httpx.RemoteProtocolError("p"), Kind.NETWORK, True),
-        (httpx.ProxyError("407"), Kind.PORTAL, False),
-        (httpx.LocalProtocolError("l"), Kind.OUR_BUG, False),
+        (httpx.ProxyError("407"), Kind.CAPTIVE_PORTAL, False),
+        (httpx.LocalProtocolError("l"), Kind.INTERNAL_ERROR, False),
     ],
 )
 async def test_transport_errors_are_sorted_by_type(
@@ -812,7 +812,7 @@ async def test_an_unverified_certificate_is_known_by_type_wherever_it_hides() ->
         found = await error_of(it.me())
 
     assert isinstance(found, NeedsOperator)
-    assert found.kind is Kind.TLS
+    assert found.kind is Kind.TLS_ERROR
     assert "clock says 2026-01-01" in str(found)
 
 
@@ -936,7 +936,7 @@ async def test_a_proxy_that_refuses_is_a_portal() -> None:
             )
             error = await error_of(it.me())
 
-    assert error.kind is Kind.PORTAL
+    assert error.kind is Kind.CAPTIVE_PORTAL
     assert proxy.seen[0].request_line == "CONNECT cloud.example.com:443 HTTP/1.1"
     assert proxy.seen[0].header("Authorization") is None
 

@@ -44,29 +44,32 @@ def test_any_2xx_is_a_success(call: Call, status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        *[(s, "R03") for s in (408, 425, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527)],
-        (500, "R04"),
-        (506, "R04"),
-        (599, "R04"),
-        (429, "R06"),
-        (402, "R10"),
-        (507, "R10"),
-        (400, "R12"),
-        (422, "R12"),
-        (405, "R13"),
-        (501, "R13"),
-        (505, "R13"),
-        (412, "R21"),
-        (413, "R16"),
-        *[(s, "R26") for s in (301, 302, 303, 307, 308)],
-        (407, "R28"),
-        (511, "R28"),
-        (300, "R29"),
-        (304, "R29"),
-        (406, "R33"),
-        (418, "R33"),
-        (431, "R33"),
-        (451, "R33"),
+        *[
+            (s, "server_transient")
+            for s in (408, 425, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527)
+        ],
+        (500, "server_fault"),
+        (506, "server_fault"),
+        (599, "server_fault"),
+        (429, "api_throttled"),
+        (402, "not_allowed"),
+        (507, "not_allowed"),
+        (400, "request_refused"),
+        (422, "request_refused"),
+        (405, "route_unknown"),
+        (501, "route_unknown"),
+        (505, "route_unknown"),
+        (412, "object_exists"),
+        (413, "too_large"),
+        *[(s, "redirected") for s in (301, 302, 303, 307, 308)],
+        (407, "captive_portal"),
+        (511, "captive_portal"),
+        (300, "invalid_answer"),
+        (304, "invalid_answer"),
+        (406, "other_client_error"),
+        (418, "other_client_error"),
+        (431, "other_client_error"),
+        (451, "other_client_error"),
     ],
 )
 def test_api_statuses(call: Call, status: int, kind: str) -> None:
@@ -75,7 +78,7 @@ def test_api_statuses(call: Call, status: int, kind: str) -> None:
 
 @pytest.mark.parametrize("call", API)
 def test_api_503_with_retry_after_is_a_throttle(call: Call) -> None:
-    assert classify(call, 503, retry_after_s=0) is Kind.API_THROTTLE
+    assert classify(call, 503, retry_after_s=0) is Kind.API_THROTTLED
 
 
 @pytest.mark.parametrize("call", API)
@@ -116,51 +119,51 @@ def test_a_409_is_a_record_in_the_way_or_an_upload_in_use(call: Call) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
-        (400, "RequestTimeout", "R05"),
-        (400, "IncompleteBody", "R05"),
-        (503, "SlowDown", "R07"),
-        (503, "RequestLimitExceeded", "R07"),
-        (509, "BandwidthLimitExceeded", "R07"),
-        (429, None, "R07"),
-        (509, None, "R07"),
-        (409, "ConditionalRequestConflict", "R15"),
-        (409, "OperationAborted", "R15"),
-        (409, None, "R15"),
-        (400, "EntityTooLarge", "R16"),
-        (413, None, "R16"),
-        (400, "ExpiredToken", "R17"),
-        (400, "InvalidToken", "R17"),
-        (403, "SignatureDoesNotMatch", "R18"),
-        (403, "AccessDenied", "R18"),
-        (403, "InvalidAccessKeyId", "R18"),
-        (403, None, "R18"),
-        (401, None, "R18"),
-        (403, "RequestTimeTooSkewed", "R19"),
-        (403, "AllAccessDisabled", "R20"),
-        (403, "AccountProblem", "R20"),
-        (404, "NoSuchBucket", "R20"),
-        (412, "PreconditionFailed", "R21"),
-        (412, None, "R21"),
-        (404, "NoSuchUpload", "R23"),
-        (400, "BadDigest", "R24"),
-        (400, "InvalidDigest", "R24"),
-        (400, "XAmzContentSHA256Mismatch", "R24"),
-        (400, "XAmzContentChecksumMismatch", "R24"),
-        (400, "InvalidPart", "R25"),
-        (400, "InvalidPartOrder", "R25"),
-        (400, "EntityTooSmall", "R25"),
-        (500, "InternalError", "R04"),
-        (500, None, "R04"),
-        (503, "ServiceUnavailable", "R03"),
-        (503, None, "R03"),
-        (504, None, "R03"),
-        (307, "TemporaryRedirect", "R26"),
-        (301, None, "R26"),
-        (407, None, "R28"),
-        (400, "SomethingNew", "R12"),
-        (411, "MissingContentLength", "R33"),
-        (507, "XMinioStorageFull", "R10"),
-        (501, "NotImplemented", "R13"),
+        (400, "RequestTimeout", "store_idle"),
+        (400, "IncompleteBody", "store_idle"),
+        (503, "SlowDown", "store_throttled"),
+        (503, "RequestLimitExceeded", "store_throttled"),
+        (509, "BandwidthLimitExceeded", "store_throttled"),
+        (429, None, "store_throttled"),
+        (509, None, "store_throttled"),
+        (409, "ConditionalRequestConflict", "store_conflict"),
+        (409, "OperationAborted", "store_conflict"),
+        (409, None, "store_conflict"),
+        (400, "EntityTooLarge", "too_large"),
+        (413, None, "too_large"),
+        (400, "ExpiredToken", "url_expired"),
+        (400, "InvalidToken", "url_expired"),
+        (403, "SignatureDoesNotMatch", "signature_refused"),
+        (403, "AccessDenied", "signature_refused"),
+        (403, "InvalidAccessKeyId", "signature_refused"),
+        (403, None, "signature_refused"),
+        (401, None, "signature_refused"),
+        (403, "RequestTimeTooSkewed", "clock_skew"),
+        (403, "AllAccessDisabled", "store_access_denied"),
+        (403, "AccountProblem", "store_access_denied"),
+        (404, "NoSuchBucket", "store_access_denied"),
+        (412, "PreconditionFailed", "object_exists"),
+        (412, None, "object_exists"),
+        (404, "NoSuchUpload", "upload_gone"),
+        (400, "BadDigest", "digest_mismatch"),
+        (400, "InvalidDigest", "digest_mismatch"),
+        (400, "XAmzContentSHA256Mismatch", "digest_mismatch"),
+        (400, "XAmzContentChecksumMismatch", "digest_mismatch"),
+        (400, "InvalidPart", "parts_refused"),
+        (400, "InvalidPartOrder", "parts_refused"),
+        (400, "EntityTooSmall", "parts_refused"),
+        (500, "InternalError", "server_fault"),
+        (500, None, "server_fault"),
+        (503, "ServiceUnavailable", "server_transient"),
+        (503, None, "server_transient"),
+        (504, None, "server_transient"),
+        (307, "TemporaryRedirect", "redirected"),
+        (301, None, "redirected"),
+        (407, None, "captive_portal"),
+        (400, "SomethingNew", "request_refused"),
+        (411, "MissingContentLength", "other_client_error"),
+        (507, "XMinioStorageFull", "not_allowed"),
+        (501, "NotImplemented", "route_unknown"),
     ],
 )
 def test_store_answers(call: Call, status: int, code: str | None, kind: str) -> None:
@@ -174,12 +177,13 @@ def test_a_part_without_its_upload_is_gone_and_a_body_without_its_place_is_not_o
 
 @pytest.mark.parametrize("code", [None, "AccessDenied", "SignatureDoesNotMatch", "Unheard"])
 def test_a_store_403_past_the_deadline_is_a_dead_url(code: str | None) -> None:
-    assert classify(Call.PUT_PART, 403, s3_code=code, past_deadline=True) is Kind.URL_DEAD
-    assert classify(Call.PUT_PART, 400, s3_code=code, past_deadline=True) is not Kind.URL_DEAD
+    assert classify(Call.PUT_PART, 403, s3_code=code, past_deadline=True) is Kind.URL_EXPIRED
+    assert classify(Call.PUT_PART, 400, s3_code=code, past_deadline=True) is not Kind.URL_EXPIRED
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [("RequestTimeTooSkewed", Kind.SKEW), ("AccountProblem", Kind.STORE_ACCOUNT)]
+    ("code", "kind"),
+    [("RequestTimeTooSkewed", Kind.CLOCK_SKEW), ("AccountProblem", Kind.STORE_ACCESS_DENIED)],
 )
 def test_a_deadline_does_not_explain_away_the_clock_or_the_account(code: str, kind: Kind) -> None:
     assert classify(Call.PUT_BODY, 403, s3_code=code, past_deadline=True) is kind
@@ -187,19 +191,19 @@ def test_a_deadline_does_not_explain_away_the_clock_or_the_account(code: str, ki
 
 def test_an_error_inside_a_success_is_an_error() -> None:
     assert classify(Call.COMPLETE, 200, s3_code="InternalError") is Kind.SERVER_FAULT
-    assert classify(Call.COMPLETE, 200, s3_code="SlowDown") is Kind.STORE_THROTTLE
+    assert classify(Call.COMPLETE, 200, s3_code="SlowDown") is Kind.STORE_THROTTLED
     assert classify(Call.COMPLETE, 200, s3_code="Unheard") is Kind.SERVER_FAULT
 
 
 @pytest.mark.parametrize("call", [Call.PRESIGN, Call.PUT_BODY])
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 422])
 def test_a_web_page_where_data_is_due_is_a_portal(call: Call, status: int) -> None:
-    assert classify(call, status, html=True) is Kind.PORTAL
+    assert classify(call, status, html=True) is Kind.CAPTIVE_PORTAL
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(502, Kind.SERVER_TRANSIENT), (413, Kind.TOO_LARGE), (429, Kind.API_THROTTLE)],
+    [(502, Kind.SERVER_TRANSIENT), (413, Kind.TOO_LARGE), (429, Kind.API_THROTTLED)],
 )
 def test_a_gateways_error_page_counts_by_its_status(status: int, kind: Kind) -> None:
     assert classify(Call.PRESIGN, status, html=True) is kind
@@ -215,10 +219,10 @@ def test_only_a_clear_refusal_leaves_no_doubt() -> None:
     ("kind", "error"),
     [
         (Kind.NETWORK, Retryable),
-        (Kind.API_THROTTLE, Throttled),
-        (Kind.PORTAL, Offline),
+        (Kind.API_THROTTLED, Throttled),
+        (Kind.CAPTIVE_PORTAL, Offline),
         (Kind.DEVICE_KEY_REFUSED, NeedsOperator),
-        (Kind.OUR_DATA, Permanent),
+        (Kind.REQUEST_REFUSED, Permanent),
     ],
 )
 def test_errors_are_of_the_class_their_row_names(kind: Kind, error: type[Exception]) -> None:
@@ -234,16 +238,16 @@ def test_errors_are_of_the_class_their_row_names(kind: Kind, error: type[Excepti
 
 
 def test_the_call_decides_where_a_row_tells_calls_apart() -> None:
-    assert type(to_error(Kind.REDIRECT, "m", call=Call.PRESIGN)) is NeedsOperator
-    assert type(to_error(Kind.REDIRECT, "m", call=Call.PUT_PART)) is Retryable
+    assert type(to_error(Kind.REDIRECTED, "m", call=Call.PRESIGN)) is NeedsOperator
+    assert type(to_error(Kind.REDIRECTED, "m", call=Call.PUT_PART)) is Retryable
 
 
 def test_whatever_needs_a_person_says_what_to_do() -> None:
     for kind in Kind:
         made = to_error(kind, "m")
-        if isinstance(made, NeedsOperator) and kind is not Kind.STATE_STORE:
+        if isinstance(made, NeedsOperator) and kind is not Kind.STATE_ERROR:
             assert made.advice, kind
-    assert to_error(Kind.TLS, "m", advice="mine").advice == "mine"
+    assert to_error(Kind.TLS_ERROR, "m", advice="mine").advice == "mine"
 
 
 XML = '<?xml version="1.0"?>\n<Error><Code>{}</Code><Message>m</Message></Error>'

@@ -123,7 +123,7 @@ async def test_whoever_finds_no_room_is_through_as_soon_as_there_is_some() -> No
 
     assert clock.slept == [1, 1, 2, 4, 8, 16]
     assert [(each["event"], each.get("seconds")) for each in said] == [
-        ("hold.began", None),
+        ("hold.started", None),
         ("hold.ended", 32.0),
     ]
 
@@ -136,7 +136,7 @@ async def test_a_limit_passes_once_for_all_and_nothing_is_said_to_have_ended() -
                 await lanes.db(disk.write)
 
     assert sum(clock.slept) == 64  # 1, 1, 2, 4, ...: the first to find 60 passed gives up
-    assert [each["event"] for each in said] == ["hold.began"]
+    assert [each["event"] for each in said] == ["hold.started"]
 
 
 async def test_nobody_waits_for_room_once_the_last_who_did_was_cancelled() -> None:

@@ -57,7 +57,7 @@ def test_a_whole_file_is_complete_and_its_format_known(
 ) -> None:
     verdict = look(content, name)
 
-    assert verdict == Structure(complete=True, why=None, format=kind)
+    assert verdict == Structure(complete=True, reason=None, format=kind)
     assert verdict.sentence == f"complete: a whole {kind} file"
 
 
@@ -136,11 +136,11 @@ PAGES = {
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("ending", sorted(ENDINGS))
 def test_a_saved_page_is_named_as_such(look: Look, page: str, ending: str) -> None:
-    content, why = PAGES[page]
+    content, reason = PAGES[page]
     verdict = look(content, f"m{ending}")
 
     assert not verdict.complete
-    assert verdict.sentence.startswith(why)
+    assert verdict.sentence.startswith(reason)
 
 
 @pytest.mark.parametrize("first", [b"<", b"{"])
@@ -279,14 +279,14 @@ def test_a_safetensors_file_shorter_than_its_last_offset_is_not(
 ) -> None:
     content = safetensors_text(before + SHORT[case][1:], 11)
 
-    assert look(content).why == "incomplete: header says 12 bytes of tensors, the file has 11"
+    assert look(content).reason == "incomplete: header says 12 bytes of tensors, the file has 11"
     assert look(content + b"\0").complete
 
 
 def test_the_sentence_groups_thousands(look: Look) -> None:
     content = safetensors_text('{"a":{"data_offsets":[0,4123]}}', 2000)
 
-    assert look(content).why == (
+    assert look(content).reason == (
         "incomplete: header says 4,123 bytes of tensors, the file has 2,000"
     )
 
@@ -367,14 +367,14 @@ def test_a_file_shorter_than_its_safetensors_header_says_so(look: Look) -> None:
     content = model_files.safetensors_of(2)[:100]
     header = 8 + int.from_bytes(content[:8], "little")
 
-    assert look(content).why == f"incomplete: the header takes {header} bytes, the file has 100"
+    assert look(content).reason == f"incomplete: the header takes {header} bytes, the file has 100"
 
 
 def test_a_header_length_beyond_the_limit_is_refused(look: Look) -> None:
     for length in (safetensors.MAX_HEADER + 1, 2**63, 2**64 - 1):
         verdict = look(length.to_bytes(8, "little") + bytes(20))
 
-        assert verdict.why == f"damaged: a safetensors header of {length:,} bytes cannot be"
+        assert verdict.reason == f"damaged: a safetensors header of {length:,} bytes cannot be"
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 64])
@@ -417,7 +417,7 @@ def test_a_gguf_tensor_ends_where_its_blocks_and_the_alignment_say(look: Look) -
         content = model_files.gguf([], [("t", (elements, 3), kind, 64)], 64 + end)
 
         assert look(content, "m.gguf").complete
-        assert look(content[:-1], "m.gguf").why == (
+        assert look(content[:-1], "m.gguf").reason == (
             f"incomplete: header says {64 + end:,} bytes of tensors, the file has {63 + end:,}"
         )
 
@@ -501,17 +501,17 @@ BAD_GGUF = {
 
 @pytest.mark.parametrize("case", BAD_GGUF)
 def test_a_gguf_header_that_is_not_as_it_should_be_is_refused(look: Look, case: str) -> None:
-    content, why = BAD_GGUF[case]
+    content, reason = BAD_GGUF[case]
     verdict = look(content, "m.gguf")
 
     assert not verdict.complete
-    assert verdict.sentence.startswith(why)
+    assert verdict.sentence.startswith(reason)
 
 
 def test_a_gguf_header_may_not_go_on_for_ever(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf, "MAX_HEADER", 100)
 
-    assert look(model_files.gguf_model(), "m.gguf").why == (
+    assert look(model_files.gguf_model(), "m.gguf").reason == (
         "damaged: the gguf header is longer than 100 bytes"
     )
 
@@ -527,7 +527,7 @@ def test_an_archive_inside_a_cut_archive_does_not_pass_for_it(look: Look) -> Non
     zipfile.ZipFile(io.BytesIO(cut)).close()  # which takes the inner one for the whole
 
     assert look(outer, "m.pt").complete
-    assert look(cut, "m.pt").why == (
+    assert look(cut, "m.pt").reason == (
         "damaged: the directory of the zip archive is not where the archive says"
     )
 
@@ -564,7 +564,7 @@ def test_a_hole_in_a_zip_archive_shows_at_the_entries_in_it(
     header = content.index(b"PK\x03\x04", 1)
     content[header : header + 30] = bytes(30)
 
-    assert look(bytes(content), "m.pt").why == (
+    assert look(bytes(content), "m.pt").reason == (
         "damaged: an entry of the zip archive is not where its directory says"
     )
 
@@ -617,7 +617,7 @@ def wide_position(value: int) -> bytes:
 def test_an_entry_of_a_zip_archive_cannot_begin_behind_its_directory(
     look: Look, position: int
 ) -> None:
-    assert look(wide_position(position), "m.pt").why == (
+    assert look(wide_position(position), "m.pt").reason == (
         "damaged: an entry of the zip archive begins behind its directory"
     )
 
@@ -634,7 +634,7 @@ def test_an_entry_of_a_zip_archive_ends_before_the_directory_whatever_lies_unuse
     assert look(content[:start] + central + record, "m.pt").complete
 
     struct.pack_into("<I", central, 20, 5)  # one byte more than there is
-    assert look(content[:start] + central + record, "m.pt").why == (
+    assert look(content[:start] + central + record, "m.pt").reason == (
         "damaged: the entries of the zip archive run into each other"
     )
 
@@ -648,7 +648,7 @@ def test_entries_of_a_zip_archive_cannot_share_their_bytes(look: Look) -> None:
     struct.pack_into("<HHI", record, 8, count, count, count * (end - start))
     overlapping = content[:start] + content[start:end] * count + record
 
-    assert look(overlapping, "m.pt").why == (
+    assert look(overlapping, "m.pt").reason == (
         "damaged: the entries of the zip archive run into each other"
     )
 
@@ -658,7 +658,7 @@ def test_a_zip_archive_has_a_largest_number_of_entries(
 ) -> None:
     monkeypatch.setattr(archive, "MAX_ENTRIES", 4)
 
-    assert look(model_files.torch_zip(), "m.pt").why == (
+    assert look(model_files.torch_zip(), "m.pt").reason == (
         "damaged: a zip directory of 5 entries cannot be"
     )
 
@@ -683,7 +683,7 @@ def test_a_full_stop_at_the_cut_does_not_make_a_pickle_whole(look: Look) -> None
     content = pickle.dumps({"text": "one. two. three."}, 4)
     cut = content[: content.index(b"one.") + 4]
 
-    assert look(cut, "m.pkl").why == "incomplete: a pickle runs past the end of the file"
+    assert look(cut, "m.pkl").reason == "incomplete: a pickle runs past the end of the file"
 
 
 def test_several_pickles_in_a_row_are_followed_to_the_last(look: Look) -> None:
@@ -710,7 +710,7 @@ def test_several_pickles_in_a_row_are_followed_to_the_last(look: Look) -> None:
 )
 def test_where_opcodes_cannot_be_followed_the_last_byte_decides(look: Look, content: bytes) -> None:
     assert look(content, "m.pkl").sentence == "complete: a whole pickle file"
-    assert look(content[:-1], "m.pkl").why == (
+    assert look(content[:-1], "m.pkl").reason == (
         "incomplete: a pickle ends with a full stop, this file does not"
     )
 
@@ -735,7 +735,7 @@ def test_a_legacy_file_holds_count_and_elements_of_each_storage(
 
     assert look(content, "m.pt") == Structure(True, None, "torch legacy")
     assert look(content + b"behind", "m.pt").complete
-    assert look(content[:-1], "m.pt").why == (
+    assert look(content[:-1], "m.pt").reason == (
         f"incomplete: {needed:,} bytes of storages are named, the file has {needed - 1:,}"
     )
 
@@ -764,13 +764,15 @@ def test_a_legacy_file_beyond_a_limit_is_not_checked(
 def test_a_legacy_file_that_names_its_storages_in_another_way_is_not_checked(look: Look) -> None:
     content = model_files.torch_legacy(2).replace(b"X\x07\0\0\0storage", b"X\x07\0\0\0storehs")
 
-    assert look(content, "m.pt").why == "not checked: it names storages in an unknown way"
+    assert look(content, "m.pt").reason == "not checked: it names storages in an unknown way"
 
 
 def test_a_legacy_file_cut_within_its_pickles_is_incomplete(look: Look) -> None:
     content = model_files.torch_legacy(2)
 
-    assert look(content[:200], "m.pt").why == "incomplete: a pickle runs past the end of the file"
+    assert (
+        look(content[:200], "m.pt").reason == "incomplete: a pickle runs past the end of the file"
+    )
 
 
 # -- onnx ----------------------------------------------------------------------------------------
@@ -818,11 +820,11 @@ BAD_ONNX = {
 
 @pytest.mark.parametrize("case", BAD_ONNX)
 def test_an_onnx_model_that_is_not_as_it_should_be_is_refused(look: Look, case: str) -> None:
-    content, why = BAD_ONNX[case]
+    content, reason = BAD_ONNX[case]
     verdict = look(content, "m.onnx")
 
     assert not verdict.complete
-    assert verdict.sentence.startswith(why)
+    assert verdict.sentence.startswith(reason)
 
 
 def test_an_onnx_model_has_a_largest_number_of_fields(
@@ -831,7 +833,7 @@ def test_an_onnx_model_has_a_largest_number_of_fields(
     monkeypatch.setattr(onnx, "MAX_FIELDS", 20)
 
     assert look(GRAPH + OPERATORS * 18, "m.onnx").complete
-    assert look(GRAPH + OPERATORS * 21, "m.onnx").why == (
+    assert look(GRAPH + OPERATORS * 21, "m.onnx").reason == (
         "damaged: the onnx model has more than 20 fields"
     )
 

@@ -58,7 +58,7 @@ def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("", "is not a rate such as 10 MiB/s"),
         ("10 /s", "is not a rate such as 10 MiB/s"),
@@ -78,8 +78,8 @@ def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
         ("Sun-08:00,1M Sun-08:00,off", "entry 2 names the time of an earlier one"),
     ],
 )
-def test_what_is_no_rate_and_no_timetable_is_refused_with_the_place(text: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+def test_what_is_no_rate_and_no_timetable_is_refused_with_the_place(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         parse(text)
 
 

@@ -88,8 +88,8 @@ def test_what_waits_for_a_person_comes_first_with_what_to_do() -> None:
     hold = {
         "kind": "operator",
         "since": NOW_MS - 61_000,
-        "why": "HTTP 401 [red]",
-        "what_to_do": "Replace the key.",
+        "reason": "HTTP 401 [red]",
+        "advice": "Replace the key.",
         "needs_person": True,
         "probe_at": NOW_MS,
     }
@@ -110,8 +110,8 @@ def test_a_running_file_shows_its_bar_and_its_parts() -> None:
 
 def test_the_next_tries_say_when_and_why() -> None:
     tries = [
-        {"path": "loras/a", "run_after": NOW_MS + 41_000, "attempt": 2, "why": "HTTP 503"},
-        {"path": "loras/b", "run_after": NOW_MS - 1, "attempt": 1, "why": None},
+        {"path": "loras/a", "run_after": NOW_MS + 41_000, "attempt": 2, "reason": "HTTP 503"},
+        {"path": "loras/b", "run_after": NOW_MS - 1, "attempt": 1, "reason": None},
     ]
     lines = [line.strip() for line in shown(next_tries=tries)]
 

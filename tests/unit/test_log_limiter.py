@@ -87,7 +87,7 @@ def test_one_trouble_said_over_and_over_is_counted_and_another_is_heard() -> Non
 
 def test_I17_the_log_says_what_it_left_out(stream: io.StringIO, clock: Clock) -> None:
     for number in range(40):
-        structlog.get_logger("syncd").warning("job.retry_scheduled", why="no route", job=number)
+        structlog.get_logger("syncd").warning("job.retry_scheduled", reason="no route", job=number)
     clock.now = TOLD_EVERY_S
     structlog.get_logger("syncd").info("scan.finished")
 
@@ -107,7 +107,7 @@ def test_what_is_owed_is_told_when_the_log_ends(stream: io.StringIO) -> None:
 
 def test_what_is_owed_is_told_when_the_log_is_set_up_anew(stream: io.StringIO) -> None:
     for _ in range(SAME_MOST + 3):
-        structlog.get_logger("syncd").error("job.failed", why="the same")
+        structlog.get_logger("syncd").error("job.failed", reason="the same")
     log.configure(format="json", level="error", stream=io.StringIO())
 
     assert lines(stream)[-1]["lines"] == {"job.failed": 3}

@@ -30,8 +30,8 @@ SCHEMA = json.loads(
 )
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
-OFFLINE = Waiting("offline", since=1000, why="no route", advice="Check the network.")
-OVER = Waiting("offline", since=1000, why="no route", advice="Check the network.", until=9000)
+OFFLINE = Waiting("offline", since=1000, reason="no route", advice="Check the network.")
+OVER = Waiting("offline", since=1000, reason="no route", advice="Check the network.", until=9000)
 
 
 def failure(number: int = 1) -> Failure:
@@ -70,7 +70,7 @@ def test_a_thousand_failures_are_one_message_that_names_the_first() -> None:
 
     assert told["count"] == 1000
     assert told["files"] == [
-        {"path": f"loras/{n}.pt", "state": "failed", "why": "refused", "what_to_do": "Rename it."}
+        {"path": f"loras/{n}.pt", "state": "failed", "reason": "refused", "advice": "Rename it."}
         for n in range(FILES_MOST)
     ]
 
@@ -102,10 +102,10 @@ def test_a_hold_is_told_when_it_began_and_when_it_ended() -> None:
     (began,) = news.take(110)
     told = document(began)
 
-    assert told["event"] == "hold.began"
+    assert told["event"] == "hold.started"
     assert told["hold"] == {
-        "kind": "offline", "since": 1000, "until": None, "why": "no route",
-        "what_to_do": "Check the network.",
+        "kind": "offline", "since": 1000, "until": None, "reason": "no route",
+        "advice": "Check the network.",
     }  # fmt: skip
     assert told["text"] == "syncd on box: everything waits: no route (Check the network.)"
 

@@ -126,7 +126,7 @@ def test_I24_peer_of_internationalized_host_is_checked(
 def test_host_that_cannot_be_decoded_is_a_bad_answer(store: ObjectStore) -> None:
     error = error_of(store, Grant("https://xn--a.example/k", {}, DEADLINE_MS))
 
-    assert error.kind is Kind.BAD_ANSWER
+    assert error.kind is Kind.INVALID_ANSWER
 
 
 def test_pieces_of_any_buffer_make_one_body(store: ObjectStore) -> None:
@@ -239,7 +239,7 @@ def test_a_part_without_one_usable_etag_is_not_stored(store: ObjectStore, step: 
     with ScriptedServer([step]) as server:
         error = error_of(store, grant(server), call=Call.PUT_PART)
 
-    assert (error.kind, error.unclear) == (Kind.BAD_ANSWER, True)
+    assert (error.kind, error.unclear) == (Kind.INVALID_ANSWER, True)
 
 
 def test_a_success_that_came_before_the_body_is_none(store: ObjectStore) -> None:
@@ -252,7 +252,7 @@ def test_a_success_that_came_before_the_body_is_none(store: ObjectStore) -> None
     with ScriptedServer([early]) as server:
         error = error_of(store, grant(server), pieces(), 1024 * 65536)
 
-    assert (error.kind, error.unclear) == (Kind.BAD_ANSWER, True)
+    assert (error.kind, error.unclear) == (Kind.INVALID_ANSWER, True)
 
 
 # --- bodies that fail
@@ -284,7 +284,7 @@ def test_a_body_of_another_length_than_announced_is_never_a_whole_request(
         error = error_of(store, grant(server), body, 4)
         arrived = server.next_read()
 
-    assert (error.kind, error.unclear) == (Kind.OUR_BUG, False)
+    assert (error.kind, error.unclear) == (Kind.INTERNAL_ERROR, False)
     assert not arrived.whole
 
 
@@ -303,19 +303,19 @@ def test_after_a_failed_body_the_next_one_takes_a_new_connection(store: ObjectSt
     ("step", "kind"),
     [
         (xml(400, "RequestTimeout"), Kind.STORE_IDLE),
-        (xml(503, "SlowDown"), Kind.STORE_THROTTLE),
+        (xml(503, "SlowDown"), Kind.STORE_THROTTLED),
         (xml(400, "EntityTooLarge"), Kind.TOO_LARGE),
-        (xml(403, "AccessDenied"), Kind.SIGNATURE),
-        (xml(403, "RequestTimeTooSkewed"), Kind.SKEW),
+        (xml(403, "AccessDenied"), Kind.SIGNATURE_REFUSED),
+        (xml(403, "RequestTimeTooSkewed"), Kind.CLOCK_SKEW),
         (xml(404, "NoSuchUpload"), Kind.UPLOAD_GONE),
-        (xml(412, "PreconditionFailed"), Kind.EXISTS),
+        (xml(412, "PreconditionFailed"), Kind.OBJECT_EXISTS),
         (xml(409, "ConditionalRequestConflict"), Kind.STORE_CONFLICT),
-        (xml(400, "BadDigest"), Kind.DIGEST),
+        (xml(400, "BadDigest"), Kind.DIGEST_MISMATCH),
         (xml(200, "InternalError"), Kind.SERVER_FAULT),
-        (reply(412), Kind.EXISTS),
+        (reply(412), Kind.OBJECT_EXISTS),
         (reply(500), Kind.SERVER_FAULT),
         (reply(502, "<html>"), Kind.SERVER_TRANSIENT),
-        (reply(403, "<html>blocked"), Kind.PORTAL),
+        (reply(403, "<html>blocked"), Kind.CAPTIVE_PORTAL),
         (reply(411), Kind.OTHER_CLIENT_ERROR),
     ],
 )
@@ -332,7 +332,7 @@ def test_a_403_after_the_deadline_is_a_dead_url(store: ObjectStore) -> None:
         before = error_of(store, grant(server), now_ms=lambda: DEADLINE_MS)
         after = error_of(store, grant(server), now_ms=lambda: DEADLINE_MS + 1)
 
-    assert (before.kind, after.kind) == (Kind.SIGNATURE, Kind.URL_DEAD)
+    assert (before.kind, after.kind) == (Kind.SIGNATURE_REFUSED, Kind.URL_EXPIRED)
 
 
 def test_a_message_names_call_status_code_and_host(store: ObjectStore) -> None:
@@ -356,7 +356,7 @@ def test_a_redirect_is_not_followed(store: ObjectStore, status: int) -> None:
         with ScriptedServer([step]) as server:
             error = error_of(store, grant(server))
 
-    assert error.kind is Kind.REDIRECT
+    assert error.kind is Kind.REDIRECTED
     assert elsewhere.seen == []
 
 
@@ -366,7 +366,7 @@ def test_an_answer_before_the_end_of_the_body_is_heard(store: ObjectStore) -> No
     with ScriptedServer([xml(403, "AccessDenied", early=True)]) as server:
         error = error_of(store, grant(server), (b"x" * 65536 for _ in range(1024)), size)
 
-    assert error.kind is Kind.SIGNATURE
+    assert error.kind is Kind.SIGNATURE_REFUSED
 
 
 def test_an_endless_answer_is_left(store: ObjectStore) -> None:
@@ -418,12 +418,12 @@ def test_a_refused_connection_leaves_no_doubt(store: ObjectStore) -> None:
         (httpx.WriteTimeout("w"), Kind.NETWORK),
         (httpx.ConnectTimeout("c"), Kind.NETWORK),
         (httpx.RemoteProtocolError("p"), Kind.NETWORK),
-        (httpx.ProxyError("407"), Kind.PORTAL),
-        (httpx.ConnectError("tls"), Kind.TLS),
+        (httpx.ProxyError("407"), Kind.CAPTIVE_PORTAL),
+        (httpx.ConnectError("tls"), Kind.TLS_ERROR),
     ],
 )
 def test_transport_errors_are_sorted_by_type(raised: Exception, kind: Kind) -> None:
-    if kind is Kind.TLS:
+    if kind is Kind.TLS_ERROR:
         raised.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
 
     def handler(request: httpx.Request) -> httpx.Response:

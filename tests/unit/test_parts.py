@@ -93,7 +93,7 @@ def test_ten_thousand_parts_are_planned_and_one_more_is_refused_with_advice() ->
     with pytest.raises(Permanent, match="more than 10000 parts") as caught:
         plan_parts(7 * MAX_PARTS + 1, 7)
 
-    assert caught.value.kind is Kind.BAD_ANSWER
+    assert caught.value.kind is Kind.INVALID_ANSWER
     assert caught.value.advice
 
 

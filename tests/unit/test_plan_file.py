@@ -52,7 +52,7 @@ def lines(
 def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> None:
     plan = [
         Line(PlanAction.UPLOAD, "new", "/models", ODD, 7, PRINT, "models/loras/a.pt"),
-        Line(PlanAction.SKIP, "why", "/models", "b"),
+        Line(PlanAction.SKIP, "reason", "/models", "b"),
     ]
 
     texts = list(written(plan, base_url=URL))
@@ -74,7 +74,7 @@ def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> N
 )
 def test_a_line_that_is_none_is_named(members: dict[str, Any], said: str) -> None:
     head = next(iter(written([], base_url=URL)))
-    line = json.dumps({"why": "", "root": "/models", "path": "a", **members})
+    line = json.dumps({"reason": "", "root": "/models", "path": "a", **members})
 
     with pytest.raises(Unusable, match=said) as caught:
         read([head, line], base_url=URL)

@@ -36,7 +36,7 @@ def test_events_are_read_from_the_calls_with_levels_and_fields() -> None:
 
     assert logged["job.failed"].levels == {"error"}
     assert list(logged["job.failed"].fields) == ["kind", "error", "wait_s", "advice"]
-    assert logged["watch.hint_lost"].levels == {"error"}
+    assert logged["watch.event_lost"].levels == {"error"}
     assert "log.suppressed" in logged
 
 

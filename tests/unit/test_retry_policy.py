@@ -93,23 +93,23 @@ def test_R05_store_idle_takes_four_tries_each_on_a_new_connection() -> None:
 
 def test_R06_api_throttle_obeys_retry_after_else_backs_off_from_30_s_then_holds_free() -> None:
     assert request_wait_s(
-        Kind.API_THROTTLE, 1, call=Call.PRESIGN, retry_after_s=120, jitter=0
+        Kind.API_THROTTLED, 1, call=Call.PRESIGN, retry_after_s=120, jitter=0
     ) == pytest.approx(120)
-    assert waits(Kind.API_THROTTLE, Call.PRESIGN)[0] == 30
-    decision = after(Kind.API_THROTTLE, Call.PRESIGN, retry_after_s=600)
+    assert waits(Kind.API_THROTTLED, Call.PRESIGN)[0] == 30
+    decision = after(Kind.API_THROTTLED, Call.PRESIGN, retry_after_s=600)
     assert decision == Decision(Next.HOLD, 660.0, free=True, fuse=False)
-    assert [w for _, w in steps(Kind.API_THROTTLE, Call.ME, range(1, 7))] == [
+    assert [w for _, w in steps(Kind.API_THROTTLED, Call.ME, range(1, 7))] == [
         30, 60, 120, 240, 300, 300,
     ]  # fmt: skip
-    assert row_of(Kind.API_THROTTLE).error is Throttled
+    assert row_of(Kind.API_THROTTLED).error is Throttled
 
 
 def test_R07_store_throttle_takes_six_tries_halves_the_slots_then_waits_a_minute_free() -> None:
-    assert waits(Kind.STORE_THROTTLE, Call.PUT_PART) == [2, 4, 8, 16, 32]
-    assert row_of(Kind.STORE_THROTTLE).request.cap_s == 60
-    assert row_of(Kind.STORE_THROTTLE).halves_slots
-    assert steps(Kind.STORE_THROTTLE, Call.PUT_PART, range(1, 4)) == [(Next.LATER, 60)] * 3
-    assert after(Kind.STORE_THROTTLE, Call.PUT_PART).free
+    assert waits(Kind.STORE_THROTTLED, Call.PUT_PART) == [2, 4, 8, 16, 32]
+    assert row_of(Kind.STORE_THROTTLED).request.cap_s == 60
+    assert row_of(Kind.STORE_THROTTLED).halves_slots
+    assert steps(Kind.STORE_THROTTLED, Call.PUT_PART, range(1, 4)) == [(Next.LATER, 60)] * 3
+    assert after(Kind.STORE_THROTTLED, Call.PUT_PART).free
 
 
 @pytest.mark.parametrize("kind", [Kind.SESSION_REFUSED, Kind.DEVICE_KEY_REFUSED])
@@ -150,12 +150,12 @@ def test_R11_needs_sign_in_holds_large_files_only_and_free() -> None:
 
 
 def test_R12_our_data_fails_at_once_with_fuse_and_a_refused_complete_begins_anew_once() -> None:
-    assert waits(Kind.OUR_DATA, Call.REGISTER) == []
+    assert waits(Kind.REQUEST_REFUSED, Call.REGISTER) == []
     for call in (Call.PRESIGN, Call.REGISTER):
-        assert after(Kind.OUR_DATA, call) == Decision(Next.FAIL, 0.0, free=False, fuse=True)
-    assert row_of(Kind.OUR_DATA).error is Permanent
-    assert after(Kind.OUR_DATA, Call.COMPLETE).next is Next.FRESH_UPLOAD
-    assert after(Kind.OUR_DATA, Call.COMPLETE, fresh_uploads_spent=1).next is Next.FAIL
+        assert after(Kind.REQUEST_REFUSED, call) == Decision(Next.FAIL, 0.0, free=False, fuse=True)
+    assert row_of(Kind.REQUEST_REFUSED).error is Permanent
+    assert after(Kind.REQUEST_REFUSED, Call.COMPLETE).next is Next.FRESH_UPLOAD
+    assert after(Kind.REQUEST_REFUSED, Call.COMPLETE, fresh_uploads_spent=1).next is Next.FAIL
 
 
 def test_R13_unknown_route_switches_optional_calls_off_and_holds_for_the_others() -> None:
@@ -202,38 +202,38 @@ def test_R16_too_large_holds_large_files_free_but_fails_what_was_stored_already(
 
 
 def test_R17_dead_url_is_replaced_three_times_free_then_the_job_waits_five_minutes() -> None:
-    assert waits(Kind.URL_DEAD, Call.PUT_PART) == []
-    found = [after(Kind.URL_DEAD, Call.PUT_PART, fresh_urls_spent=n) for n in range(5)]
+    assert waits(Kind.URL_EXPIRED, Call.PUT_PART) == []
+    found = [after(Kind.URL_EXPIRED, Call.PUT_PART, fresh_urls_spent=n) for n in range(5)]
     assert [d.next for d in found] == [*[Next.FRESH_URL] * 3, Next.LATER, Next.LATER]
     assert [d.wait_s for d in found] == [0, 0, 0, 300, 300]
     assert all(d.free for d in found)
 
 
 def test_R18_bad_signature_gets_one_fresh_url_then_fails_with_fuse() -> None:
-    assert waits(Kind.SIGNATURE, Call.PUT_BODY) == []
-    assert after(Kind.SIGNATURE, Call.PUT_BODY).next is Next.FRESH_URL
-    last = after(Kind.SIGNATURE, Call.PUT_BODY, fresh_urls_spent=1)
+    assert waits(Kind.SIGNATURE_REFUSED, Call.PUT_BODY) == []
+    assert after(Kind.SIGNATURE_REFUSED, Call.PUT_BODY).next is Next.FRESH_URL
+    last = after(Kind.SIGNATURE_REFUSED, Call.PUT_BODY, fresh_urls_spent=1)
     assert last == Decision(Next.FAIL, 0.0, free=False, fuse=True)
 
 
 def test_R19_skew_gets_one_fresh_url_then_holds_free() -> None:
-    assert after(Kind.SKEW, Call.PUT_BODY).next is Next.FRESH_URL
-    last = after(Kind.SKEW, Call.PUT_BODY, fresh_urls_spent=1)
+    assert after(Kind.CLOCK_SKEW, Call.PUT_BODY).next is Next.FRESH_URL
+    last = after(Kind.CLOCK_SKEW, Call.PUT_BODY, fresh_urls_spent=1)
     assert (last.next, last.free) == (Next.HOLD, True)
-    assert row_of(Kind.SKEW).error is NeedsOperator
+    assert row_of(Kind.CLOCK_SKEW).error is NeedsOperator
 
 
 def test_R20_store_account_gets_one_fresh_url_then_holds_free_probing_hourly() -> None:
-    assert after(Kind.STORE_ACCOUNT, Call.PUT_BODY).next is Next.FRESH_URL
-    last = after(Kind.STORE_ACCOUNT, Call.PUT_BODY, 5, fresh_urls_spent=1)
+    assert after(Kind.STORE_ACCESS_DENIED, Call.PUT_BODY).next is Next.FRESH_URL
+    last = after(Kind.STORE_ACCESS_DENIED, Call.PUT_BODY, 5, fresh_urls_spent=1)
     assert last == Decision(Next.HOLD, 3600.0, free=True, fuse=False)
 
 
 def test_R21_existing_object_is_looked_into_free_and_the_put_not_repeated() -> None:
-    assert waits(Kind.EXISTS, Call.PUT_BODY) == []
-    assert after(Kind.EXISTS, Call.PUT_BODY) == Decision(Next.LATER, 60.0, True, False)
-    assert after(Kind.EXISTS, Call.PUT_BODY, 20).wait_s == 3600
-    assert after(Kind.EXISTS, Call.PUT_BODY, 5, once=True).next is Next.PARK
+    assert waits(Kind.OBJECT_EXISTS, Call.PUT_BODY) == []
+    assert after(Kind.OBJECT_EXISTS, Call.PUT_BODY) == Decision(Next.LATER, 60.0, True, False)
+    assert after(Kind.OBJECT_EXISTS, Call.PUT_BODY, 20).wait_s == 3600
+    assert after(Kind.OBJECT_EXISTS, Call.PUT_BODY, 5, once=True).next is Next.PARK
 
 
 def test_R22_missing_object_is_asked_for_four_times_5_s_apart_then_sent_again_3_a_day() -> None:
@@ -249,66 +249,66 @@ def test_R23_gone_upload_begins_anew_3_a_day_then_fails() -> None:
 
 
 def test_R24_bad_digest_is_read_again_three_tries_then_the_job_and_names_the_link() -> None:
-    assert waits(Kind.DIGEST, Call.PUT_PART) == [0, 0]
-    assert after(Kind.DIGEST, Call.PUT_PART, 10_000).next is Next.LATER
-    assert row_of(Kind.DIGEST).event == "link.corrupts"
+    assert waits(Kind.DIGEST_MISMATCH, Call.PUT_PART) == [0, 0]
+    assert after(Kind.DIGEST_MISMATCH, Call.PUT_PART, 10_000).next is Next.LATER
+    assert row_of(Kind.DIGEST_MISMATCH).event == "link.corrupts"
 
 
 def test_R25_refused_parts_go_again_once_then_a_new_upload_once_then_fails() -> None:
-    assert waits(Kind.PARTS, Call.COMPLETE) == []
+    assert waits(Kind.PARTS_REFUSED, Call.COMPLETE) == []
     spent = [(0, 0), (1, 0), (1, 1)]
     found = [
-        after(Kind.PARTS, Call.COMPLETE, resends_spent=r, fresh_uploads_spent=u).next
+        after(Kind.PARTS_REFUSED, Call.COMPLETE, resends_spent=r, fresh_uploads_spent=u).next
         for r, u in spent
     ]
     assert found == [Next.RESEND, Next.FRESH_UPLOAD, Next.FAIL]
-    assert after(Kind.PARTS, Call.COMPLETE).next is Next.FRESH_UPLOAD
+    assert after(Kind.PARTS_REFUSED, Call.COMPLETE).next is Next.FRESH_UPLOAD
 
 
 def test_R26_redirect_of_the_store_takes_one_url_then_15_minutes_and_of_the_api_holds() -> None:
     for call in STORE:
-        assert waits(Kind.REDIRECT, call) == []
-        assert after(Kind.REDIRECT, call).next is Next.FRESH_URL
-        assert after(Kind.REDIRECT, call, 3, fresh_urls_spent=1) == Decision(
+        assert waits(Kind.REDIRECTED, call) == []
+        assert after(Kind.REDIRECTED, call).next is Next.FRESH_URL
+        assert after(Kind.REDIRECTED, call, 3, fresh_urls_spent=1) == Decision(
             Next.LATER, 900.0, free=False, fuse=False
         )
-    assert waits(Kind.REDIRECT, Call.PRESIGN) == []
-    assert after(Kind.REDIRECT, Call.PRESIGN).next is Next.HOLD
+    assert waits(Kind.REDIRECTED, Call.PRESIGN) == []
+    assert after(Kind.REDIRECTED, Call.PRESIGN).next is Next.HOLD
 
 
 def test_R27_unverified_tls_holds_without_a_repeat() -> None:
-    assert waits(Kind.TLS, Call.PRESIGN) == []
-    assert after(Kind.TLS, Call.PUT_BODY).next is Next.HOLD
-    assert row_of(Kind.TLS).error is NeedsOperator
+    assert waits(Kind.TLS_ERROR, Call.PRESIGN) == []
+    assert after(Kind.TLS_ERROR, Call.PUT_BODY).next is Next.HOLD
+    assert row_of(Kind.TLS_ERROR).error is NeedsOperator
 
 
 def test_R28_portal_holds_offline_probing_each_minute() -> None:
-    assert waits(Kind.PORTAL, Call.PRESIGN) == []
-    assert steps(Kind.PORTAL, Call.PRESIGN, range(1, 4)) == [(Next.HOLD, 60)] * 3
-    assert row_of(Kind.PORTAL).error is Offline
+    assert waits(Kind.CAPTIVE_PORTAL, Call.PRESIGN) == []
+    assert steps(Kind.CAPTIVE_PORTAL, Call.PRESIGN, range(1, 4)) == [(Next.HOLD, 60)] * 3
+    assert row_of(Kind.CAPTIVE_PORTAL).error is Offline
 
 
 def test_R29_bad_answer_takes_two_tries_but_register_and_complete_verify_first() -> None:
-    assert len(waits(Kind.BAD_ANSWER, Call.PRESIGN)) == 1
+    assert len(waits(Kind.INVALID_ANSWER, Call.PRESIGN)) == 1
     for call in (Call.REGISTER, Call.COMPLETE):
-        assert request_wait_s(Kind.BAD_ANSWER, 1, call=call, jitter=1, unclear=True) is None
-    decision = after(Kind.BAD_ANSWER, Call.PRESIGN)
+        assert request_wait_s(Kind.INVALID_ANSWER, 1, call=call, jitter=1, unclear=True) is None
+    decision = after(Kind.INVALID_ANSWER, Call.PRESIGN)
     assert (decision.next, decision.fuse) == (Next.LATER, True)
 
 
 def test_R30_local_read_errors_fail_at_the_fifth_attempt() -> None:
-    found = [after(Kind.LOCAL_READ, attempt=n).next for n in range(1, 7)]
+    found = [after(Kind.LOCAL_READ_ERROR, attempt=n).next for n in range(1, 7)]
     assert found == [*[Next.LATER] * 4, Next.FAIL, Next.FAIL]
-    assert row_of(Kind.LOCAL_READ).tries == 1
+    assert row_of(Kind.LOCAL_READ_ERROR).tries == 1
 
 
 def test_R31_a_state_store_that_cannot_be_written_stops() -> None:
-    assert after(Kind.STATE_STORE).next is Next.STOP
+    assert after(Kind.STATE_ERROR).next is Next.STOP
 
 
 def test_R32_our_bug_gets_three_attempts_and_no_repeat() -> None:
-    assert waits(Kind.OUR_BUG, Call.PRESIGN) == []
-    found = [after(Kind.OUR_BUG, attempt=n).next for n in range(1, 5)]
+    assert waits(Kind.INTERNAL_ERROR, Call.PRESIGN) == []
+    found = [after(Kind.INTERNAL_ERROR, attempt=n).next for n in range(1, 5)]
     assert found == [Next.LATER, Next.LATER, Next.FAIL, Next.FAIL]
 
 
@@ -326,11 +326,13 @@ def test_flags_stand_on_the_rows_the_table_gives_them_and_no_others() -> None:
 
     assert numbers == {
         "free": [
-            "R01", "R06", "R07", "R08", "R09", "R10", "R11", "R16", "R17", "R19", "R20", "R21",
+            "api_throttled", "clock_skew", "dead_connection", "device_key_refused", "needs_sign_in",
+            "not_allowed", "object_exists", "session_refused", "store_access_denied", "store_throttled",
+            "too_large", "url_expired",
         ],
-        "fuse": ["R12", "R18", "R29", "R33"],
-        "breaker": ["R01", "R02", "R03"],
-        "halves_slots": ["R07"],
+        "fuse": ["invalid_answer", "other_client_error", "request_refused", "signature_refused"],
+        "breaker": ["dead_connection", "network", "server_transient"],
+        "halves_slots": ["store_throttled"],
     }  # fmt: skip
 
 
@@ -349,12 +351,12 @@ def test_a_run_of_once_parks_a_job_at_its_fifth_attempt_with_its_ordinary_wait()
 
 
 def test_a_run_of_once_changes_no_other_end() -> None:
-    assert after(Kind.PORTAL, attempt=9, once=True).next is Next.HOLD
+    assert after(Kind.CAPTIVE_PORTAL, attempt=9, once=True).next is Next.HOLD
     assert after(Kind.SERVER_FAULT, attempt=8, once=True).wait_s == 3600
 
 
 def test_probes_of_a_hold_grow_without_jitter() -> None:
-    found = [decide(Kind.TLS, attempt=n, jitter=0.0).wait_s for n in range(1, 7)]
+    found = [decide(Kind.TLS_ERROR, attempt=n, jitter=0.0).wait_s for n in range(1, 7)]
 
     assert found == [5, 10, 20, 40, 60, 60]
 
@@ -374,7 +376,7 @@ def test_retry_after_wins_over_our_own_shorter_or_longer_wait() -> None:
 
 
 def test_a_retry_after_of_nothing_is_no_pause_for_a_job_or_a_hold() -> None:
-    hold = after(Kind.API_THROTTLE, Call.REGISTER, retry_after_s=0)
+    hold = after(Kind.API_THROTTLED, Call.REGISTER, retry_after_s=0)
     job = after(Kind.SERVER_TRANSIENT, Call.PUT_BODY, retry_after_s=1)
 
     assert (hold.next, job.next) == (Next.HOLD, Next.LATER)

@@ -18,8 +18,8 @@ def reason(rules: Rules, rel_path: str, size: int = 10) -> str:
     return judged.reason
 
 
-def known(verdict: Verdict, why: str | None = None, model_path: str | None = None) -> KnownFile:
-    return KnownFile(1, "loras/a.pt", Fingerprint(1, 2, 10, 4, 5), verdict, why, model_path)
+def known(verdict: Verdict, reason: str | None = None, model_path: str | None = None) -> KnownFile:
+    return KnownFile(1, "loras/a.pt", Fingerprint(1, 2, 10, 4, 5), verdict, reason, model_path)
 
 
 def test_a_wanted_file_comes_with_its_target_and_the_ending_that_took_it() -> None:
@@ -39,7 +39,7 @@ def test_the_line_that_included_a_file_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "why"),
+    ("rules", "expected"),
     [
         (
             Rules(exclude=only("loras/a.pt", "select.exclude")),
@@ -52,8 +52,8 @@ def test_the_line_that_included_a_file_is_named() -> None:
         (Rules(endings=frozenset({".ckpt"})), "not a model ending: .pt"),
     ],
 )
-def test_each_rule_that_leaves_a_file_out_is_named(rules: Rules, why: str) -> None:
-    assert reason(rules, "loras/a.pt") == why
+def test_each_rule_that_leaves_a_file_out_is_named(rules: Rules, expected: str) -> None:
+    assert reason(rules, "loras/a.pt") == expected
 
 
 def test_a_file_of_exactly_the_largest_size_is_taken() -> None:
@@ -103,13 +103,13 @@ def test_a_file_that_would_go_where_it_went_is_left_as_it_is(verdict: Verdict) -
 
 @pytest.mark.parametrize("verdict", [Verdict.IGNORED, Verdict.REFUSED, Verdict.SHADOWED])
 def test_a_file_that_was_passed_over_and_is_wanted_now_is_judged_afresh(verdict: Verdict) -> None:
-    assert not stands(TAKEN, known(verdict, "why", "models/loras/a.pt"))
+    assert not stands(TAKEN, known(verdict, "reason", "models/loras/a.pt"))
 
 
 def test_a_file_that_is_passed_over_for_the_same_reason_stays_so() -> None:
-    passed = Skipped(Verdict.IGNORED, "why")
+    passed = Skipped(Verdict.IGNORED, "reason")
 
-    assert stands(passed, known(Verdict.IGNORED, "why"))
+    assert stands(passed, known(Verdict.IGNORED, "reason"))
     assert not stands(passed, known(Verdict.IGNORED, "another"))
     assert not stands(passed, known(Verdict.WANTED, None, "models/loras/a.pt"))
 

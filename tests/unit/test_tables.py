@@ -39,7 +39,7 @@ def test_I30_status_says_since_when_nothing_got_further(
 
 
 @pytest.mark.parametrize(
-    ("files", "seconds_left", "why", "told"),
+    ("files", "seconds_left", "reason", "told"),
     [
         (1, 17.2, None, ["waiting for 1 file to stop changing", "  a.pt  12.0 MiB  18 s left"]),
         (1, None, "a program has it open for writing",
@@ -51,9 +51,9 @@ def test_I30_status_says_since_when_nothing_got_further(
     ],
 )  # fmt: skip
 def test_status_lists_settling_files_and_counts_the_others(
-    files: int, seconds_left: float | None, why: str | None, told: list[str]
+    files: int, seconds_left: float | None, reason: str | None, told: list[str]
 ) -> None:
-    settling = {"path": "a.pt", "size": 12 * 2**20, "seconds_left": seconds_left, "why": why}
+    settling = {"path": "a.pt", "size": 12 * 2**20, "seconds_left": seconds_left, "reason": reason}
     still = progress(running=[], settling_files=files, settling=[settling])
 
     assert [line.text for line in tables.activity(still, NOW_MS)][1:] == told

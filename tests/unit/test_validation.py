@@ -37,7 +37,7 @@ def refused(call: Callable[[], object]) -> str:
     """The message with which *call* refuses an answer."""
     with pytest.raises(JobError) as caught:
         call()
-    assert caught.value.kind is Kind.BAD_ANSWER
+    assert caught.value.kind is Kind.INVALID_ANSWER
     return str(caught.value)
 
 

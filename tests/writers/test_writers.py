@@ -248,7 +248,7 @@ class Said:
     """What syncd made of a file, why, and when (Unix s, None if it never came to an end)."""
 
     state: str
-    why: str
+    reason: str
     at_s: float | None
 
 
@@ -266,7 +266,7 @@ def told(home: Home, daemon: Daemon) -> dict[str, Said]:
         for event in daemon.events("file.incomplete") + daemon.events("file.refused")
     }
     return {
-        file["path"]: Said(file["state"], file["why"], at_s.get(file["path"]))
+        file["path"]: Said(file["state"], file["reason"], at_s.get(file["path"]))
         for file in home.status()["files"]
         if file["state"] in ("incomplete", "refused")
     }
@@ -287,7 +287,9 @@ def table(written: Mapping[JobContext, Written], said: Mapping[JobContext, Said]
         ending = "killed" if run.killed else "finished"
         after = "" if verdict.at_s is None else f"{verdict.at_s - result.ended_s:.1f}"
         stood = f"{result.stood_s:.1f}"
-        yield line(run.writer.name, run.kind, ending, stood, verdict.state, after, verdict.why[:70])
+        yield line(
+            run.writer.name, run.kind, ending, stood, verdict.state, after, verdict.reason[:70]
+        )
 
 
 @pytest.mark.needs(*PROGRAMS)
@@ -330,7 +332,7 @@ def test_I05_half_a_model_of_a_real_program_is_never_presigned_and_a_finished_on
     for run in killed:
         state, words = run.writer.left or (said[run].state, "")
         assert said[run].state == state, run.folder
-        assert words in said[run].why, run.folder
+        assert words in said[run].reason, run.folder
     assert again.code == 1
 
 

@@ -43,7 +43,7 @@ class Known:
 
     fingerprint: Fingerprint
     state: str
-    why: str | None
+    reason: str | None
     model_path: str | None = None
     sha256: str | None = None
     record_id: str | None = None
@@ -61,7 +61,7 @@ class Step:
     rel_path: str
     fingerprint: Fingerprint
     action: Action
-    why: str
+    reason: str
     rule: str
     model_path: str | None = None
     bundle: str | None = None
@@ -109,8 +109,10 @@ def preview(
 
 
 def _passed(file: FoundFile, passed: Skipped) -> Step:
-    action, why = Action(passed.verdict), passed.reason
-    return Step(file.root_id, file.rel_path, file.fingerprint, action, why, why, passed.model_path)
+    action, reason = Action(passed.verdict), passed.reason
+    return Step(
+        file.root_id, file.rel_path, file.fingerprint, action, reason, reason, passed.model_path
+    )
 
 
 def _taken(
@@ -123,16 +125,16 @@ def _taken(
     model_path = taken.target.model_path
     rivals = [rival for rival in clashes[naming.clash_key(model_path)] if rival is not file]
     if rivals:
-        action, why = (
+        action, reason = (
             Action.CONFLICT,
             f"{rivals[0].rel_path} would get the same place in the catalog",
         )
     else:
-        action, why = _wanted(file, model_path, known, way)
-    rule = why if action in BY_CONTENT else taken.rule
+        action, reason = _wanted(file, model_path, known, way)
+    rule = reason if action in BY_CONTENT else taken.rule
     bundle = taken.target.bundle
     return Step(
-        file.root_id, file.rel_path, file.fingerprint, action, why, rule, model_path, bundle
+        file.root_id, file.rel_path, file.fingerprint, action, reason, rule, model_path, bundle
     )
 
 
@@ -144,10 +146,10 @@ def _wanted(file: FoundFile, model_path: str, known: Known | None, way: Way) -> 
         if known.state == Action.CANCELLED:
             return (
                 Action.CANCELLED,
-                f"{known.why}; to send it after all: syncd retry, with its path",
+                f"{known.reason}; to send it after all: syncd retry, with its path",
             )
         if known.state in ("failed", "drift", "unreadable", "incomplete", "refused"):
-            return Action(known.state), known.why or f"{known.state} before, unchanged since"
+            return Action(known.state), known.reason or f"{known.state} before, unchanged since"
     return _journey(file.fingerprint.size, known, way)
 
 

@@ -46,7 +46,7 @@ class Line:
     One line.
 
     Args:
-        why: For a person.
+        reason: For a person.
         root, path: The file, as the operating system spells it; of a record of ours its last one.
         size: Bytes.
         fingerprint: What the file was when the plan was made; None where there is none.
@@ -57,7 +57,7 @@ class Line:
     """
 
     action: PlanAction
-    why: str
+    reason: str
     root: str
     path: str
     size: int = 0
@@ -131,7 +131,7 @@ def _object(number: int, text: str) -> Mapping[str, Any]:
     return value
 
 
-_TEXTS = ("why", "root", "path")
+_TEXTS = ("reason", "root", "path")
 _OPTIONAL = ("model_path", "sha256", "record_id", "was")
 _NAMES = ("root", "path", "was")
 _IDS = ("sha256", "record_id")
@@ -235,15 +235,18 @@ def retiring(
             action, since, what = PlanAction.DELETE, record.retired_at, "it was disabled here"
         elif record.replaced:
             what = "its path holds other bytes now"
-        why = what
+        reason = what
         if since is None and grace_ms:
-            action, why = PlanAction.SKIP, f"{what}, which syncd has not taken note of yet"
+            action, reason = PlanAction.SKIP, f"{what}, which syncd has not taken note of yet"
         elif since is not None and since > now_ms - grace_ms:
             left_s = (since + grace_ms - now_ms) // 1000
-            action, why = PlanAction.SKIP, f"{what}; {left_s} s of catalog.delete_grace_s are left"
+            action, reason = (
+                PlanAction.SKIP,
+                f"{what}; {left_s} s of catalog.delete_grace_s are left",
+            )
         yield Line(
             action,
-            why,
+            reason,
             record.root,
             record.path,
             size=record.size,
@@ -295,7 +298,7 @@ def agenda(
             continue
         if on_delete == "keep" and line.action is not PlanAction.SKIP:
             line = replace(
-                line, action=PlanAction.SKIP, why=f"{line.why}; catalog.on_delete is keep"
+                line, action=PlanAction.SKIP, reason=f"{line.reason}; catalog.on_delete is keep"
             )
         yield line
 
@@ -309,7 +312,7 @@ def _of_file(
 ) -> Line:
     line = Line(
         PlanAction.SKIP,
-        step.why if step.action is Action.REGISTERED else f"{step.action}: {step.why}",
+        step.reason if step.action is Action.REGISTERED else f"{step.action}: {step.reason}",
         roots[step.root_id],
         step.rel_path,
         step.size,
@@ -321,7 +324,7 @@ def _of_file(
         step.action is Action.REGISTERED and listed and kind in _LOST
     ):
         return replace(
-            line, action=PlanAction.UPLOAD, why=f"{_why_lost(step, kind)}; it is sent again"
+            line, action=PlanAction.UPLOAD, reason=f"{_why_lost(step, kind)}; it is sent again"
         )
     if step.action not in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
         return line
@@ -330,16 +333,16 @@ def _of_file(
         known = replace(line, sha256=finding.file.sha256, record_id=record.id)
         if kind is Kind.EQUAL:
             return replace(
-                known, action=PlanAction.ADOPT, why="the catalog holds its bytes at its path"
+                known, action=PlanAction.ADOPT, reason="the catalog holds its bytes at its path"
             )
         if kind is Kind.DISABLED:
-            return replace(known, why="the catalog holds its bytes at its path, disabled")
+            return replace(known, reason="the catalog holds its bytes at its path, disabled")
         owned = lost.get(record.id)
         if kind is Kind.OTHER_PATH and owned is not None and owned.root == line.root:
-            why = f"its bytes were {owned.path}, which is gone"
-            return replace(known, action=PlanAction.RENAME, why=why, was=owned.path)
+            reason = f"its bytes were {owned.path}, which is gone"
+            return replace(known, action=PlanAction.RENAME, reason=reason, was=owned.path)
     if step.action is Action.UPLOAD:
-        return replace(line, action=PlanAction.UPLOAD, why=step.why)
+        return replace(line, action=PlanAction.UPLOAD, reason=step.reason)
     return line
 
 
@@ -348,5 +351,5 @@ _LOST = frozenset({Kind.LOCAL_ONLY, Kind.OTHER_PATH, Kind.DISABLED})
 
 def _why_lost(step: Step, kind: Kind) -> str:
     if step.action is Action.DRIFT:
-        return step.why
+        return step.reason
     return "its record is disabled" if kind is Kind.DISABLED else "its record is not at its path"

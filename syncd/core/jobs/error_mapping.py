@@ -31,19 +31,19 @@ S3_SCAN_MAX = 4096
 """Bytes of an error document that are looked at, from its ``<Error>`` on."""
 
 BY_STATUS: Mapping[int, Kind] = {
-    **dict.fromkeys((301, 302, 303, 307, 308), Kind.REDIRECT),
-    400: Kind.OUR_DATA,
+    **dict.fromkeys((301, 302, 303, 307, 308), Kind.REDIRECTED),
+    400: Kind.REQUEST_REFUSED,
     402: Kind.NOT_ALLOWED,
     403: Kind.NOT_ALLOWED,
     405: Kind.ROUTE_UNKNOWN,
-    407: Kind.PORTAL,
+    407: Kind.CAPTIVE_PORTAL,
     408: Kind.SERVER_TRANSIENT,
     409: Kind.CONFLICT,
-    412: Kind.EXISTS,
+    412: Kind.OBJECT_EXISTS,
     413: Kind.TOO_LARGE,
-    422: Kind.OUR_DATA,
+    422: Kind.REQUEST_REFUSED,
     425: Kind.SERVER_TRANSIENT,
-    429: Kind.API_THROTTLE,
+    429: Kind.API_THROTTLED,
     500: Kind.SERVER_FAULT,
     501: Kind.ROUTE_UNKNOWN,
     502: Kind.SERVER_TRANSIENT,
@@ -51,16 +51,16 @@ BY_STATUS: Mapping[int, Kind] = {
     504: Kind.SERVER_TRANSIENT,
     505: Kind.ROUTE_UNKNOWN,
     507: Kind.NOT_ALLOWED,
-    511: Kind.PORTAL,
+    511: Kind.CAPTIVE_PORTAL,
     **dict.fromkeys(range(520, 528), Kind.SERVER_TRANSIENT),
 }
 
 BY_STORE_STATUS: Mapping[int, Kind] = {
-    401: Kind.SIGNATURE,
-    403: Kind.SIGNATURE,
+    401: Kind.SIGNATURE_REFUSED,
+    403: Kind.SIGNATURE_REFUSED,
     409: Kind.STORE_CONFLICT,
-    429: Kind.STORE_THROTTLE,
-    509: Kind.STORE_THROTTLE,
+    429: Kind.STORE_THROTTLED,
+    509: Kind.STORE_THROTTLED,
 }
 
 BY_CALL: Mapping[tuple[Call, int], Kind] = {
@@ -72,35 +72,35 @@ BY_CALL: Mapping[tuple[Call, int], Kind] = {
 BY_CODE: Mapping[str, Kind] = {
     "RequestTimeout": Kind.STORE_IDLE,
     "IncompleteBody": Kind.STORE_IDLE,
-    "SlowDown": Kind.STORE_THROTTLE,
-    "RequestLimitExceeded": Kind.STORE_THROTTLE,
-    "BandwidthLimitExceeded": Kind.STORE_THROTTLE,
+    "SlowDown": Kind.STORE_THROTTLED,
+    "RequestLimitExceeded": Kind.STORE_THROTTLED,
+    "BandwidthLimitExceeded": Kind.STORE_THROTTLED,
     "ConditionalRequestConflict": Kind.STORE_CONFLICT,
     "OperationAborted": Kind.STORE_CONFLICT,
     "EntityTooLarge": Kind.TOO_LARGE,
-    "ExpiredToken": Kind.URL_DEAD,
-    "InvalidToken": Kind.URL_DEAD,
-    "RequestTimeTooSkewed": Kind.SKEW,
-    "AllAccessDisabled": Kind.STORE_ACCOUNT,
-    "AccountProblem": Kind.STORE_ACCOUNT,
-    "NoSuchBucket": Kind.STORE_ACCOUNT,
-    "PreconditionFailed": Kind.EXISTS,
+    "ExpiredToken": Kind.URL_EXPIRED,
+    "InvalidToken": Kind.URL_EXPIRED,
+    "RequestTimeTooSkewed": Kind.CLOCK_SKEW,
+    "AllAccessDisabled": Kind.STORE_ACCESS_DENIED,
+    "AccountProblem": Kind.STORE_ACCESS_DENIED,
+    "NoSuchBucket": Kind.STORE_ACCESS_DENIED,
+    "PreconditionFailed": Kind.OBJECT_EXISTS,
     "NoSuchUpload": Kind.UPLOAD_GONE,
-    "BadDigest": Kind.DIGEST,
-    "InvalidDigest": Kind.DIGEST,
-    "XAmzContentSHA256Mismatch": Kind.DIGEST,
-    "XAmzContentChecksumMismatch": Kind.DIGEST,
-    "InvalidPart": Kind.PARTS,
-    "InvalidPartOrder": Kind.PARTS,
-    "EntityTooSmall": Kind.PARTS,
+    "BadDigest": Kind.DIGEST_MISMATCH,
+    "InvalidDigest": Kind.DIGEST_MISMATCH,
+    "XAmzContentSHA256Mismatch": Kind.DIGEST_MISMATCH,
+    "XAmzContentChecksumMismatch": Kind.DIGEST_MISMATCH,
+    "InvalidPart": Kind.PARTS_REFUSED,
+    "InvalidPartOrder": Kind.PARTS_REFUSED,
+    "EntityTooSmall": Kind.PARTS_REFUSED,
     "InternalError": Kind.SERVER_FAULT,
     "ServiceUnavailable": Kind.SERVER_TRANSIENT,
 }
 
 BY_CODE_IN_TIME: Mapping[str, Kind] = {
-    "SignatureDoesNotMatch": Kind.SIGNATURE,
-    "InvalidAccessKeyId": Kind.SIGNATURE,
-    "AccessDenied": Kind.SIGNATURE,
+    "SignatureDoesNotMatch": Kind.SIGNATURE_REFUSED,
+    "InvalidAccessKeyId": Kind.SIGNATURE_REFUSED,
+    "AccessDenied": Kind.SIGNATURE_REFUSED,
 }
 """What a store also says of a URL that is merely past its deadline."""
 
@@ -111,27 +111,27 @@ NOT_A_ROUTE_404 = frozenset({Call.REGISTER, Call.GET_MODEL, Call.PAIR_POLL})
 """Documented calls whose 404 speaks of what they were asked for, whatever they answered before."""
 
 ADVICE: Mapping[Kind, str] = {
-    Kind.API_THROTTLE: "Nothing to do: syncd slows down and goes on by itself.",
+    Kind.API_THROTTLED: "Nothing to do: syncd slows down and goes on by itself.",
     Kind.SESSION_REFUSED: "Sign in again: syncd login --large-files (or replace the session token "
     "that api.token or api.token_file gives).",
     Kind.DEVICE_KEY_REFUSED: "Pair this device again: syncd logout, then syncd login (or replace the "
     "device key that api.token or api.token_file gives).",
     Kind.NOT_ALLOWED: "Ask the team's owner: role, licence feature or quota stands in the way.",
     Kind.NEEDS_SIGN_IN: "A device key may not send large files: syncd login --large-files.",
-    Kind.OUR_DATA: "Rename or replace the file, or check api.team_id if every file is refused.",
+    Kind.REQUEST_REFUSED: "Rename or replace the file, or check api.team_id if every file is refused.",
     Kind.ROUTE_UNKNOWN: "Check api.base_url; the server does not know this call.",
     Kind.TOO_LARGE: "Files of this size need a user's session: syncd login --large-files.",
-    Kind.SIGNATURE: "Check for a proxy that changes requests, and this machine's clock.",
-    Kind.SKEW: "Set this machine's clock; the object store refuses its time.",
-    Kind.STORE_ACCOUNT: "Tell whoever runs the object store: its account or bucket is not usable.",
-    Kind.EXISTS: "Tell the operator of the cloud: it says of something new that it is there already.",
+    Kind.SIGNATURE_REFUSED: "Check for a proxy that changes requests, and this machine's clock.",
+    Kind.CLOCK_SKEW: "Set this machine's clock; the object store refuses its time.",
+    Kind.STORE_ACCESS_DENIED: "Tell whoever runs the object store: its account or bucket is not usable.",
+    Kind.OBJECT_EXISTS: "Tell the operator of the cloud: it says of something new that it is there already.",
     Kind.UPLOAD_GONE: "Tell whoever runs the object store: it drops uploads before they are complete.",
     Kind.OTHER_CLIENT_ERROR: "Ask the operator of the cloud what this answer means.",
-    Kind.OUR_BUG: "Please report it, with the log around it.",
-    Kind.PARTS: "Nothing to do: the upload begins again.",
-    Kind.REDIRECT: "Check api.base_url; redirects are never followed.",
-    Kind.TLS: "Check the host name, network.ca_bundle, and this machine's clock.",
-    Kind.PORTAL: "Check the network: a proxy or sign-in page answers instead of the server.",
+    Kind.INTERNAL_ERROR: "Please report it, with the log around it.",
+    Kind.PARTS_REFUSED: "Nothing to do: the upload begins again.",
+    Kind.REDIRECTED: "Check api.base_url; redirects are never followed.",
+    Kind.TLS_ERROR: "Check the host name, network.ca_bundle, and this machine's clock.",
+    Kind.CAPTIVE_PORTAL: "Check the network: a proxy or sign-in page answers instead of the server.",
 }
 
 LISTING_ADVICE = "Ask the operator of the cloud why it refuses to list models; syncd tries again."
@@ -160,7 +160,7 @@ def classify(
         html: The body is a web page.
     """
     if html and status in PORTAL_STATUSES:
-        return Kind.PORTAL
+        return Kind.CAPTIVE_PORTAL
     if s3_code is not None and s3_code in BY_CODE:
         return BY_CODE[s3_code]
     if 200 <= status < 300:
@@ -170,13 +170,13 @@ def classify(
     if status == 404 and not route_answered and call not in NOT_A_ROUTE_404:
         return Kind.ROUTE_UNKNOWN
     if status == 503 and retry_after_s is not None:
-        return Kind.API_THROTTLE
+        return Kind.API_THROTTLED
     return _credential_kind(call, status, credential) or _status_kind(call, status)
 
 
 def _store_kind(call: Call, status: int, code: str | None, *, past_deadline: bool) -> Kind:
     if status == 403 and past_deadline:
-        return Kind.URL_DEAD
+        return Kind.URL_EXPIRED
     if code is not None and code in BY_CODE_IN_TIME:
         return BY_CODE_IN_TIME[code]
     return BY_STORE_STATUS.get(status) or _status_kind(call, status)
@@ -196,7 +196,7 @@ def _status_kind(call: Call, status: int) -> Kind:
         return kind
     if status >= 500:
         return Kind.SERVER_FAULT
-    return Kind.OTHER_CLIENT_ERROR if status >= 400 else Kind.BAD_ANSWER
+    return Kind.OTHER_CLIENT_ERROR if status >= 400 else Kind.INVALID_ANSWER
 
 
 def leaves_doubt(status: int) -> bool:
@@ -248,7 +248,7 @@ def to_error(
 
 
 def _advice(kind: Kind, call: Call | None) -> str | None:
-    if call is Call.LIST_MODELS and kind in retry.LISTING_REFUSED:
+    if call is Call.LIST_MODELS and kind in retry_policy.LISTING_REFUSED:
         return LISTING_ADVICE
     return ADVICE.get(kind)
 

@@ -50,7 +50,7 @@ def plan_parts(file_size: int, part_size: int) -> list[Part]:
     if file_size > part_size * MAX_PARTS:
         raise Permanent(
             f"{file_size} bytes in parts of {part_size} are more than {MAX_PARTS} parts",
-            kind=Kind.BAD_ANSWER,
+            kind=Kind.INVALID_ANSWER,
             advice="The server has to offer larger parts for a file of this size.",
         )
     return [

@@ -127,57 +127,57 @@ class Row:
 
 # fmt: off
 ROWS: Mapping[Kind, Row] = {
-    Kind.DEAD_CONNECTION: Row(  # R01
+    Kind.DEAD_CONNECTION: Row(
         Next.LATER, Retryable, tries=2, fresh_connection=True, breaker=True, free=True,
     ),
-    Kind.NETWORK: Row(  # R02
+    Kind.NETWORK: Row(
         Next.LATER, Retryable, tries=4, request=NETWORK_WAIT, breaker=True,
     ),
-    Kind.SERVER_TRANSIENT: Row(  # R03
+    Kind.SERVER_TRANSIENT: Row(
         Next.LATER, Retryable, tries=4, request=NETWORK_WAIT, breaker=True,
     ),
-    Kind.SERVER_FAULT: Row(  # R04
+    Kind.SERVER_FAULT: Row(
         Next.LATER, Retryable, tries=4, request=NETWORK_WAIT,
         job_limit=8, at_limit=Next.PARK, parked_s=3600,
     ),
-    Kind.STORE_IDLE: Row(  # R05: the table names no wait; the network's is used
+    Kind.STORE_IDLE: Row(  # the table names no wait; the network's is used
         Next.LATER, Retryable, tries=4, request=NETWORK_WAIT, fresh_connection=True,
     ),
-    Kind.API_THROTTLE: Row(  # R06
+    Kind.API_THROTTLED: Row(
         Next.HOLD, Throttled, tries=2, request=Wait(30, 300), probe=Wait(30, 300), free=True,
     ),
-    Kind.STORE_THROTTLE: Row(  # R07
+    Kind.STORE_THROTTLED: Row(
         Next.LATER, Retryable, tries=6, request=Wait(2, 60), job=always(60),
         free=True, halves_slots=True,
     ),
-    Kind.SESSION_REFUSED: Row(Next.HOLD, NeedsOperator, renews=True, free=True),  # R08
-    Kind.DEVICE_KEY_REFUSED: Row(Next.HOLD, NeedsOperator, renews=True, free=True),  # R09
-    Kind.NOT_ALLOWED: Row(Next.HOLD, NeedsOperator, probe=HOURLY, free=True),  # R10
-    Kind.NEEDS_SIGN_IN: Row(Next.HOLD_LARGE, Retryable, free=True),  # R11
-    Kind.OUR_DATA: Row(Next.FAIL, Permanent, fuse=True),  # R12
-    Kind.ROUTE_UNKNOWN: Row(Next.HOLD, NeedsOperator),  # R13
-    Kind.CONFLICT: Row(Next.LATER, Retryable, job=TAKEN_WAIT),  # R14
-    Kind.STORE_CONFLICT: Row(Next.LATER, Retryable, tries=4, request=NETWORK_WAIT),  # R15
-    Kind.TOO_LARGE: Row(Next.HOLD_LARGE, Retryable, free=True),  # R16
-    Kind.URL_DEAD: Row(Next.LATER, Retryable, fresh_urls=3, job=always(300), free=True),  # R17
-    Kind.SIGNATURE: Row(Next.FAIL, Retryable, fresh_urls=1, fuse=True),  # R18
-    Kind.SKEW: Row(Next.HOLD, NeedsOperator, fresh_urls=1, free=True),  # R19
-    Kind.STORE_ACCOUNT: Row(Next.HOLD, NeedsOperator, fresh_urls=1, probe=HOURLY, free=True),  # R20
-    Kind.EXISTS: Row(Next.LATER, Retryable, job=TAKEN_WAIT, free=True),  # R21
-    Kind.OBJECT_MISSING: Row(  # R22: after three uploads a day the table is silent; the job waits
+    Kind.SESSION_REFUSED: Row(Next.HOLD, NeedsOperator, renews=True, free=True),
+    Kind.DEVICE_KEY_REFUSED: Row(Next.HOLD, NeedsOperator, renews=True, free=True),
+    Kind.NOT_ALLOWED: Row(Next.HOLD, NeedsOperator, probe=HOURLY, free=True),
+    Kind.NEEDS_SIGN_IN: Row(Next.HOLD_LARGE, Retryable, free=True),
+    Kind.REQUEST_REFUSED: Row(Next.FAIL, Permanent, fuse=True),
+    Kind.ROUTE_UNKNOWN: Row(Next.HOLD, NeedsOperator),
+    Kind.CONFLICT: Row(Next.LATER, Retryable, job=TAKEN_WAIT),
+    Kind.STORE_CONFLICT: Row(Next.LATER, Retryable, tries=4, request=NETWORK_WAIT),
+    Kind.TOO_LARGE: Row(Next.HOLD_LARGE, Retryable, free=True),
+    Kind.URL_EXPIRED: Row(Next.LATER, Retryable, fresh_urls=3, job=always(300), free=True),
+    Kind.SIGNATURE_REFUSED: Row(Next.FAIL, Retryable, fresh_urls=1, fuse=True),
+    Kind.CLOCK_SKEW: Row(Next.HOLD, NeedsOperator, fresh_urls=1, free=True),
+    Kind.STORE_ACCESS_DENIED: Row(Next.HOLD, NeedsOperator, fresh_urls=1, probe=HOURLY, free=True),
+    Kind.OBJECT_EXISTS: Row(Next.LATER, Retryable, job=TAKEN_WAIT, free=True),
+    Kind.OBJECT_MISSING: Row(  # after three uploads a day the table is silent; the job waits
         Next.LATER, Retryable, tries=4, request=always(5), fresh_uploads=3,
     ),
-    Kind.UPLOAD_GONE: Row(Next.FAIL, Retryable, fresh_uploads=3),  # R23
-    Kind.DIGEST: Row(Next.LATER, Retryable, tries=3, event="link.corrupts"),  # R24
-    Kind.PARTS: Row(Next.FAIL, Retryable, resends=1, fresh_uploads=1),  # R25
-    Kind.REDIRECT: Row(Next.HOLD, NeedsOperator),  # R26
-    Kind.TLS: Row(Next.HOLD, NeedsOperator),  # R27
-    Kind.PORTAL: Row(Next.HOLD, Offline, probe=always(60)),  # R28
-    Kind.BAD_ANSWER: Row(Next.LATER, Retryable, tries=2, request=NETWORK_WAIT, fuse=True),  # R29
-    Kind.LOCAL_READ: Row(Next.LATER, Retryable, job_limit=5),  # R30
-    Kind.STATE_STORE: Row(Next.STOP, NeedsOperator),  # R31
-    Kind.OUR_BUG: Row(Next.LATER, Retryable, job_limit=3),  # R32
-    Kind.OTHER_CLIENT_ERROR: Row(Next.FAIL, Permanent, fuse=True),  # R33
+    Kind.UPLOAD_GONE: Row(Next.FAIL, Retryable, fresh_uploads=3),
+    Kind.DIGEST_MISMATCH: Row(Next.LATER, Retryable, tries=3, event="link.corrupts"),
+    Kind.PARTS_REFUSED: Row(Next.FAIL, Retryable, resends=1, fresh_uploads=1),
+    Kind.REDIRECTED: Row(Next.HOLD, NeedsOperator),
+    Kind.TLS_ERROR: Row(Next.HOLD, NeedsOperator),
+    Kind.CAPTIVE_PORTAL: Row(Next.HOLD, Offline, probe=always(60)),
+    Kind.INVALID_ANSWER: Row(Next.LATER, Retryable, tries=2, request=NETWORK_WAIT, fuse=True),
+    Kind.LOCAL_READ_ERROR: Row(Next.LATER, Retryable, job_limit=5),
+    Kind.STATE_ERROR: Row(Next.STOP, NeedsOperator),
+    Kind.INTERNAL_ERROR: Row(Next.LATER, Retryable, job_limit=3),
+    Kind.OTHER_CLIENT_ERROR: Row(Next.FAIL, Permanent, fuse=True),
 }
 # fmt: on
 
@@ -187,7 +187,7 @@ _STORE_REDIRECT = Row(Next.LATER, Retryable, fresh_urls=1, job=always(900))
 _REFUSED_WHOLE = Row(Next.FAIL, Permanent)
 
 LISTING_REFUSED = frozenset(
-    {Kind.NOT_ALLOWED, Kind.OUR_DATA, Kind.TOO_LARGE, Kind.OTHER_CLIENT_ERROR}
+    {Kind.NOT_ALLOWED, Kind.REQUEST_REFUSED, Kind.TOO_LARGE, Kind.OTHER_CLIENT_ERROR}
 )
 """Refusals of the listing. They say nothing about the file, nor that the server has no listing."""
 
@@ -206,14 +206,14 @@ VARIANTS: Mapping[tuple[Kind, Call], Row] = {
         if call not in (*SIGN_IN, Call.ME, Call.PRESIGN, Call.REGISTER, Call.PUT_BODY)
     },
     # A person waits: how long is not decided behind their back.
-    **{(Kind.API_THROTTLE, call): replace(ROWS[Kind.API_THROTTLE], tries=1) for call in SIGN_IN},
-    (Kind.OUR_DATA, Call.COMPLETE): Row(Next.FAIL, Retryable, fresh_uploads=1, fuse=True),
+    **{(Kind.API_THROTTLED, call): replace(ROWS[Kind.API_THROTTLED], tries=1) for call in SIGN_IN},
+    (Kind.REQUEST_REFUSED, Call.COMPLETE): Row(Next.FAIL, Retryable, fresh_uploads=1, fuse=True),
     (Kind.STORE_CONFLICT, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
-    (Kind.DIGEST, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
+    (Kind.DIGEST_MISMATCH, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
     (Kind.TOO_LARGE, Call.REGISTER): _REFUSED_WHOLE,
     (Kind.TOO_LARGE, Call.COMPLETE): _REFUSED_WHOLE,
-    (Kind.REDIRECT, Call.PUT_BODY): _STORE_REDIRECT,
-    (Kind.REDIRECT, Call.PUT_PART): _STORE_REDIRECT,
+    (Kind.REDIRECTED, Call.PUT_BODY): _STORE_REDIRECT,
+    (Kind.REDIRECTED, Call.PUT_PART): _STORE_REDIRECT,
 }
 
 

@@ -29,21 +29,21 @@ class Structure:
     """
     What the structure of a file says.
 
-    ``complete`` is False where the file must not be taken. ``why`` is a sentence for a person:
+    ``complete`` is False where the file must not be taken. ``reason`` is a sentence for a person:
     what is wrong, or why nothing was checked; None for a file that was checked and is whole.
     ``format`` is what the content turned out to be, or None. ``foreign``: something else lies
     under the model's name, so waiting for the rest of it is of no use.
     """
 
     complete: bool
-    why: str | None
+    reason: str | None
     format: str | None
     foreign: bool = False
 
     @property
     def sentence(self) -> str:
         """The verdict as one sentence."""
-        return self.why or f"complete: a whole {self.format} file"
+        return self.reason or f"complete: a whole {self.format} file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ def check(fd: int, name: str, size: int) -> Structure:
         return Structure(True, "not checked: not the name of a weights file", None)
     start = read_at(fd, 0, min(size, _START))
     if start.startswith(_LFS_POINTER):
-        why = "this is a git-LFS pointer, not the model: run git lfs pull"
-        return Structure(False, why, None, foreign=True)
+        reason = "this is a git-LFS pointer, not the model: run git lfs pull"
+        return Structure(False, reason, None, foreign=True)
     if size < SMALLEST:
         return Structure(False, f"incomplete: {size:,} bytes are too few for a model", None)
     claimed = _BY_ENDING[ending] or _by_content(start)
@@ -152,11 +152,11 @@ def _page(start: bytes) -> Structure | None:
     if _BINARY.search(text):
         return None
     if text.startswith(b"<"):
-        why = "this is a saved web page, not the model: download it again"
-        return Structure(False, why, None, foreign=True)
+        reason = "this is a saved web page, not the model: download it again"
+        return Structure(False, reason, None, foreign=True)
     if text.startswith(b"{"):
-        why = "this is a saved error message (JSON), not the model: download it again"
-        return Structure(False, why, None, foreign=True)
+        reason = "this is a saved error message (JSON), not the model: download it again"
+        return Structure(False, reason, None, foreign=True)
     return None
 
 

@@ -140,7 +140,7 @@ CREATE TABLE job_event (
     at         INTEGER NOT NULL,
     from_state TEXT, to_state TEXT NOT NULL,
     event      TEXT,                                                 -- NULL where the job was born
-    why        TEXT
+    reason     TEXT
 ) STRICT;
 CREATE INDEX job_event_by_job ON job_event (job_id, id);
 
@@ -185,7 +185,7 @@ CREATE INDEX record_replaced ON record (retire_after) WHERE replaced_at IS NOT N
 CREATE TABLE hold (
     kind     TEXT    PRIMARY KEY CHECK (kind IN ('offline', 'throttled', 'operator', 'limit', 'root', 'paused')),
     since    INTEGER NOT NULL,
-    why      TEXT    NOT NULL,
+    reason   TEXT    NOT NULL,
     advice   TEXT,
     probe_at INTEGER NOT NULL,                                       -- Unix ms
     probes   INTEGER NOT NULL DEFAULT 0
