@@ -129,7 +129,7 @@ class Pace:
 
     async def turn(self) -> None:
         """Wait for this call's turn; turns are booked before the wait, so callers queue up."""
-        while (quiet_s := self._quiet_until_s - self._clock.boottime_s()) > 0:
+        while (quiet_s := self.quiet_s()) > 0:
             await self._clock.sleep(quiet_s)
         if self._calls_per_s is None:
             return
@@ -148,6 +148,10 @@ class Pace:
         """The server asked for a pause: no call at all meanwhile, whatever it is for."""
         until_s = self._clock.boottime_s() + seconds
         self._quiet_until_s = max(self._quiet_until_s, until_s)
+
+    def quiet_s(self) -> float:
+        """Seconds left of the pause that the server asked for; 0 or less: none."""
+        return self._quiet_until_s - self._clock.boottime_s()
 
 
 _RECORD_CALLS = frozenset({Call.GET_MODEL, Call.UPDATE_MODEL, Call.DELETE_MODEL})
@@ -552,6 +556,7 @@ class CloudClient:
             if signed:
                 await self._credentials.ready()
             token = self._credentials.token if signed else None
+            self._require_no_long_pause(call)
             await self._pace.turn()
             if intend is not None:
                 await intend()
@@ -594,6 +599,7 @@ class CloudClient:
         row = retry_policy.row_of(failure.kind, call)
         if failure.kind is Kind.API_THROTTLED:
             self._pace.slow_down()
+            self._pace.keep_quiet(failure.retry_after_s or 0.0)
         # PUT is the first guess for an update; only the second one settles it.
         if row.then is retry_policy.Next.SWITCH_OFF and method != "PUT" and call not in self._off:
             self._off[call] = str(failure)
@@ -607,6 +613,18 @@ class CloudClient:
                 f"{call}: not available on this server: {self._off[each]}",
                 call=call,
             )
+
+    def _require_no_long_pause(self, call: Call) -> None:
+        """
+        Require that no pause is left that is longer than a request waits.
+
+        Raises:
+            Throttled: The server asked an earlier call for such a pause.
+        """
+        left_s = self._pace.quiet_s()
+        if left_s > retry_policy.row_of(Kind.API_THROTTLED, call).request.cap_s:
+            message = f"{call}: {self._host} asked for a pause"
+            raise to_error(Kind.API_THROTTLED, message, call=call, retry_after_s=left_s)
 
     def _note_answered(self, call: Call) -> None:
         if call not in self._answered:

@@ -874,6 +874,43 @@ async def test_R06_a_pause_that_the_server_asks_for_is_kept_by_all_calls() -> No
     assert asked_at_s[1] - asked_at_s[0] >= 60
 
 
+def asks_for_a_pause(clock: FakeClock, asked_s: int, times: int) -> tuple[Any, list[float]]:
+    """What answers 429 so many *times*, and when it was called."""
+    called_at_s: list[float] = []
+    pause = {"Retry-After": str(asked_s)}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        called_at_s.append(clock.boottime_s())
+        if len(called_at_s) > times:
+            return plain()
+        return httpx.Response(429, headers=pause, stream=httpx.ByteStream(b"{}"))
+
+    return httpx.MockTransport(handler), called_at_s
+
+
+async def test_R06_call_after_a_raised_throttle_waits_for_the_end_of_a_short_pause() -> None:
+    clock = FakeClock()
+    transport, called_at_s = asks_for_a_pause(clock, 90, times=2)
+    async with cloud(transport=transport, clock=clock) as it:
+        await error_of(it.abort(UPLOAD))
+        await it.me()
+
+    assert called_at_s[2] - called_at_s[1] >= 90
+
+
+async def test_R06_call_during_a_long_pause_fails_as_throttled_without_a_request() -> None:
+    clock = FakeClock()
+    transport, called_at_s = asks_for_a_pause(clock, 600, times=1)
+    async with cloud(transport=transport, clock=clock) as it:
+        await error_of(it.abort(UPLOAD))
+        clock.advance(200)
+        error = await error_of(it.me())
+        assert (error.kind, error.retry_after_s) == (Kind.API_THROTTLED, 400)
+        assert len(called_at_s) == 1
+        clock.advance(400)
+        await it.me()
+
+
 async def test_a_throttle_slows_all_calls_for_an_hour() -> None:
     clock = FakeClock()
     answers = iter([plain(429)])
