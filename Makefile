@@ -50,7 +50,7 @@ soak: $(READY) ## all tests in larger numbers, with new seeds
 	@$(INSTALL_TOOLS)
 	SYNCD_TEST_SCALE=soak $(PYTEST) $(ARGS)
 
-nightly: planted ## all planted bugs, then all tests in numbers that fill a night
+nightly: planted mutants ## planted bugs, mutants, then all tests in numbers that fill a night
 	SYNCD_TEST_SCALE=nightly $(PYTEST)
 
 bench: .venv/.bench build/aws/.ready ## syncd beside its peers; make bench ARGS='--help' tells what it takes

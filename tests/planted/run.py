@@ -1,9 +1,9 @@
 """
 Plants known bugs, one at a time, and checks that the tests named for each of them fail.
 
-A patch begins with two lines: ``what:`` the mistake is, and ``tests:`` of the layer that must catch
-it, as pytest is told them, with ``NAME=value`` for the environment in front. The same tests must
-pass without the mistake (the control), or their failing tells nothing.
+``bugs.toml`` lists them: the lines that change, and the tests of the layer that must catch the bug,
+as arguments of pytest after ``NAME=value`` pairs for the environment. A bug is found by its lines,
+wherever they are in syncd. The same tests must pass without it (the control).
 """
 
 import os
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -24,7 +25,7 @@ from tempfile import TemporaryDirectory
 from tests.layers import layer_at
 
 PROJECT = Path(__file__).parents[2]
-PATCHES = Path(__file__).parent
+BUGS = Path(__file__).with_name("bugs.toml")
 COPIED = ("syncd", "tests", "docs", "pyproject.toml", "config.example.toml", "README.md")
 AT_ONCE = 2
 DEADLINE_S = 180.0
@@ -40,18 +41,13 @@ PASSED, TESTS_FAILED = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """A patch, and what must catch it."""
+    """One bug: the lines *before*, the lines *after*, and the tests that must catch it."""
 
-    path: Path
+    name: str
     what: str
     tests: str
-
-    @classmethod
-    def read(cls, path: Path) -> "Plant":
-        """The patch at *path*."""
-        lines = path.read_text("utf-8").splitlines()[:2]
-        named = dict(line.split(": ", 1) for line in lines)
-        return cls(path, named["what"], named["tests"])
+    before: str
+    after: str
 
     @property
     def layer(self) -> str | None:
@@ -77,7 +73,8 @@ def command(tests: str) -> tuple[dict[str, str], list[str]]:
 
 def plants() -> list[Plant]:
     """All of them, by name."""
-    return [Plant.read(path) for path in sorted(PATCHES.glob("*.patch"))]
+    listed = tomllib.loads(BUGS.read_text("utf-8"))
+    return [Plant(name, **bug) for name, bug in sorted(listed.items())]
 
 
 def copied(folder: Path) -> Path:
@@ -94,15 +91,37 @@ def copied(folder: Path) -> Path:
 
 def apply(plant: Plant, copy: Path) -> None:
     """
-    Make the mistake in *copy*.
+    Plant the bug in *copy*.
 
     Raises:
-        subprocess.CalledProcessError: The code has changed, and the patch does not fit any more.
+        ValueError: The lines before it are not in exactly one place of syncd.
     """
-    # Not a repository: else git would take paths from its top.
-    env = {**os.environ, "GIT_CEILING_DIRECTORIES": os.fspath(copy.parent)}
-    patch = ["git", "apply", "--recount", os.fspath(plant.path)]
-    subprocess.run(patch, cwd=copy, env=env, check=True, capture_output=True, text=True)
+    found = list(places(plant, copy))
+    if len(found) != 1:
+        raise ValueError(f"{plant.name}: its lines are in {len(found)} places: edit bugs.toml")
+    path, start, indent = found[0]
+    lines = path.read_text("utf-8").splitlines()
+    end = start + len(plant.before.splitlines())
+    lines[start:end] = [indent + line for line in plant.after.splitlines()]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def places(plant: Plant, folder: Path) -> Iterator[tuple[Path, int, str]]:
+    """Yield where the lines *before* are: a module, the index of the first, their indentation."""
+    wanted = plant.before.splitlines()
+    for path in folder.glob("syncd/**/*.py"):
+        lines = path.read_text("utf-8").splitlines()
+        for start, indent in _starts(lines, wanted):
+            yield path, start, indent
+
+
+def _starts(lines: list[str], wanted: list[str]) -> Iterator[tuple[int, str]]:
+    for start, line in enumerate(lines):
+        indent = line.removesuffix(wanted[0])
+        if line.endswith(wanted[0]) and not indent.strip():
+            found = lines[start : start + len(wanted)]
+            if found == [indent + line if line else "" for line in wanted]:
+                yield start, indent
 
 
 def tried(tests: str, plant: Plant | None = None) -> Tried:
@@ -116,8 +135,10 @@ def tried(tests: str, plant: Plant | None = None) -> Tried:
             if plant is not None:
                 apply(plant, copy)
             failed = first_failed(tests, copy, Path(folder, "tmp"))
+        except ValueError as error:
+            trouble = str(error)
         except subprocess.CalledProcessError as error:
-            trouble = "the patch does not fit" if error.cmd[0] == "git" else said_last(error)
+            trouble = said_last(error)
         except subprocess.TimeoutExpired:
             trouble = f"no end within {DEADLINE_S:.0f} s"
     return Tried(failed, time.monotonic() - started_s, trouble)
@@ -193,7 +214,7 @@ def rows(chosen: list[Plant]) -> Iterator[bool]:
             for plant, future in zip(chosen, planted, strict=True):
                 result, control = future.result(), controls[plant.tests].result()
                 shown = verdict(result, control)
-                print(f"{plant.path.stem:<24}{result.seconds:6.1f} s  {shown}", flush=True)
+                print(f"{plant.name:<24}{result.seconds:6.1f} s  {shown}", flush=True)
                 yield is_caught(result, control)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -201,7 +222,7 @@ def rows(chosen: list[Plant]) -> Iterator[bool]:
 
 def main(names: list[str]) -> int:
     """Plant those whose names begin so, or all; the exit code: 0 if every one was caught."""
-    chosen = [p for p in plants() if not names or p.path.name.startswith(tuple(names))]
+    chosen = [p for p in plants() if not names or p.name.startswith(tuple(names))]
     print(f"{'planted bug':<24}{'took':>8}  caught by", flush=True)
     results = list(rows(chosen))
     print(f"{sum(results)} of {len(results)} planted bugs caught")
