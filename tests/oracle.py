@@ -150,11 +150,11 @@ def o4_nothing_is_registered_twice(evidence: Evidence) -> None:
 
     Another one may follow where the first was refused, or where its answer is unknown and the
     catalog was looked at in between, if it can be. (Where it cannot, a second record is a risk that
-    somebody had to take.)
+    somebody had to take.) A program that was killed before it committed an answer does not know it.
     """
     for (path, _), calls in _grouped(evidence, REGISTER, lambda c: (c.model_path, c.file_hash)):
         good = [call for call in calls if call.ok]
-        if any(evidence.listing or _was_told(call) for call in good[:-1]):
+        if any(evidence.listing or _was_kept(evidence, call) for call in good[:-1]):
             raise _violation("O4", f"{path} was registered twice", calls)
         if evidence.listing and any(_repeats_blindly(evidence, *pair) for pair in pairwise(calls)):
             raise _violation("O4", f"{path} was registered again without a look", calls)

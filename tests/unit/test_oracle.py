@@ -10,7 +10,15 @@ from syncd.sandbox.history import Entry
 from syncd.store.files import Wanted
 from syncd.store.store import Store
 from syncd.types import Fingerprint, FoundFile, Multipart, Part, Plan, Target
-from tests.oracle import RULES, Content, Evidence, Violation, check, o10_one_seed_one_history
+from tests.oracle import (
+    COMMIT_MS,
+    RULES,
+    Content,
+    Evidence,
+    Violation,
+    check,
+    o10_one_seed_one_history,
+)
 
 PATH, KEY, SHA = "models/loras/a.safetensors", "models/team/key", "a" * 64
 HASH = f"sha256:{SHA}"
@@ -156,6 +164,20 @@ def test_O4_without_a_listing_one_may_not_look(good: Evidence) -> None:
     assert broken(replace(good, history=unseen, listing=False)) == []
     assert broken(replace(good, history=told)) == []
     assert broken(replace(good, history=told, started=[START, START + 7500])) == ["O4"]
+
+
+@pytest.mark.parametrize(
+    ("killed", "found"),
+    [([], ["O4"]), ([START + 7000 + COMMIT_MS], ["O4"]), ([START + 7050], [])],
+    ids=["never", "after the commit", "before the commit"],
+)
+def test_O4_without_a_listing_an_answer_that_was_not_committed_is_unknown(
+    good: Evidence, killed: list[int], found: list[str]
+) -> None:
+    twice = [*GOOD, call(8, "list_models", 405, model_path=None), register(9)]
+
+    assert broken(replace(good, history=twice, listing=False, killed=killed)) == found
+    assert broken(replace(good, history=twice, killed=killed)) == ["O4"]
 
 
 @pytest.mark.parametrize("name", ["authorization", "cookie", "x-team-id", "proxy-authorization"])
