@@ -1,9 +1,9 @@
 """
-Waiting for room on a full disk.
+Retries while the disk of the state directory is full.
 
-A statement that found no room did nothing, so the same one is made again, for ever in a daemon and
-for a while in a backfill. The hold is told to the log and over the socket only: a row of it would need
-the room that is not there.
+A statement that fails for lack of space changes nothing, so it can be repeated: without end in the
+daemon, for a limited time in a backfill. The hold appears in the log and on the control socket only.
+It has no row in the database, because writing that row would need the missing space.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from syncd.errors import StateFull
 T = TypeVar("T")
 
 FIRST_S, MOST_S = 1.0, 60.0
-"""Between two probes: as long as was waited already, within these bounds."""
+"""Bounds of the wait between two attempts, which equals the time waited so far."""
 
 
 class DiskFullRetry:
     """
-    One hold for all that wait for the state disk.
+    Repeats store calls until the disk has space; all callers share one hold.
 
     Args:
-        limit_s: Seconds after which waiting is given up; None never.
+        limit_s: Seconds after which to give up. None: never.
 
-    While it is ``waiting``, ``since_ms`` (Unix) and ``reason`` tell since when and what for.
+    While ``waiting``, ``since_ms`` (Unix) is the time of the first failure and ``reason`` its message.
     """
 
     def __init__(self, clock: Clock, *, limit_s: float | None) -> None:
@@ -43,15 +43,15 @@ class DiskFullRetry:
 
     @property
     def waiting(self) -> bool:
-        """Is there no room on the state disk now?"""
+        """Whether the disk is full now."""
         return self._since_s is not None
 
-    async def outlast(self, error: StateFull, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, attempt: Callable[[], Awaitable[T]], error: StateFull) -> T:
         """
-        Make an *attempt* that ended with *error* again and again until it gets through; its result.
+        Repeat *attempt*, which failed with *error*, until it succeeds, and return its result.
 
         Raises:
-            StateFull: The limit has passed, now or once before, or the program stops.
+            StateFull: The limit has passed, for this call or an earlier one, or the program stops.
         """
         self._waiters += 1
         try:
@@ -66,11 +66,10 @@ class DiskFullRetry:
                     return result
         finally:
             self._waiters -= 1
-            if not self._waiters:  # the last was cancelled, perhaps: nobody waits any more
+            if not self._waiters:  # the last caller may have been cancelled
                 self._since_s = None
 
     async def _wait(self, error: StateFull) -> None:
-        """Let some time pass before the next probe."""
         if self._stopped.is_set():
             raise error
         now_s = self._clock.boottime_s()
@@ -81,7 +80,7 @@ class DiskFullRetry:
         if self._limit_s is not None and waited_s >= self._limit_s:
             self.give_up()
             raise error
-        await self._nap(min(MOST_S, max(FIRST_S, waited_s)))
+        await self._sleep(min(MOST_S, max(FIRST_S, waited_s)))
         if self._stopped.is_set():
             raise error
 
@@ -92,10 +91,11 @@ class DiskFullRetry:
             self._since_s = None
 
     def give_up(self) -> None:
-        """The program stops: whoever waits or would have to, fails."""
+        """Fail all waiting calls, and from now on every call that finds the disk full."""
         self._stopped.set()
 
-    async def _nap(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep for *seconds*, or until ``give_up``."""
         waiters = {
             asyncio.ensure_future(self._clock.sleep(seconds)),
             asyncio.ensure_future(self._stopped.wait()),

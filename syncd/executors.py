@@ -1,8 +1,8 @@
 """
-Which thread does what.
+The thread pools.
 
-The asyncio loop decides; bytes and blocking calls move in threads: one for the store (SQLite likes
-one writer), one a running file for hashing, one a PUT slot for sending, one for walking the tree.
+The asyncio loop makes all decisions. Blocking calls run in threads: one thread for the store (SQLite
+allows one writer), one per file for hashing, one per request for sending, and one for walking the tree.
 """
 
 import asyncio
@@ -20,18 +20,16 @@ T = TypeVar("T")
 
 class Executors:
     """
-    The threads of the program.
+    The thread pools of the program.
 
     Args:
-        files: Files hashed at once.
-        slots: PUT requests under way at once, at most.
-
-    ``patience`` may be set to what waits while the store's disk is full.
+        files: The largest number of files hashed at the same time.
+        slots: The largest number of PUT requests at the same time.
+        disk_full: Repeats a store call that failed because the disk is full. None: the call fails.
     """
 
-    patience: DiskFullRetry | None = None
-
-    def __init__(self, *, files: int, slots: int) -> None:
+    def __init__(self, *, files: int, slots: int, disk_full: DiskFullRetry | None = None) -> None:
+        self._disk_full = disk_full
         self._db = ThreadPoolExecutor(1, "store")
         self._hash = ThreadPoolExecutor(files, "hash")
         self._send = ThreadPoolExecutor(slots, "send")
@@ -41,27 +39,28 @@ class Executors:
         """
         Run a call of the store.
 
-        It runs to its end even when the caller is cancelled: a commit is not taken back. One that
-        found the disk full is made again; every call of the store is one transaction or none.
+        The call runs to its end even if the caller is cancelled, because a commit cannot be undone.
+        A call that fails because the disk is full is repeated. That is safe: every call of the store
+        is one transaction.
 
         Raises:
-            StateFull: Nobody waits for room, or not any longer.
+            StateFull: The disk is full and the call is not, or no longer, repeated.
         """
         call = partial(function, *args, **kwargs)
         try:
-            return await self._committed(call)
+            return await self._commit(call)
         except StateFull as error:
-            if self.patience is None:
+            if self._disk_full is None:
                 raise
-            return await self.patience.outlast(error, lambda: self._committed(call))
+            return await self._disk_full.run(lambda: self._commit(call), error)
 
-    async def _committed(self, call: "partial[T]") -> T:
+    async def _commit(self, call: "partial[T]") -> T:
         future = self._run(self._db, call)
         future.add_done_callback(_retrieve_error)  # a cancelled caller no longer retrieves it
         return await asyncio.shield(future)
 
     async def hash(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run something that reads a whole file."""
+        """Run a function that reads a whole file."""
         return await self._run(self._hash, partial(function, *args, **kwargs))
 
     async def send(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -69,11 +68,11 @@ class Executors:
         return await self._run(self._send, partial(function, *args, **kwargs))
 
     async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run something that looks at the tree."""
+        """Run a function that reads the directory tree."""
         return await self._run(self._scan, partial(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Wait for the store; sending and hashing threads were told to stop and end by themselves."""
+        """Wait for the store. The other threads have been asked to stop and end on their own."""
         for pool in (self._scan, self._hash, self._send):
             pool.shutdown(wait=False, cancel_futures=True)
         self._db.shutdown(wait=True)

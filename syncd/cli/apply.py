@@ -47,7 +47,7 @@ def carry_out(loaded: Loaded, lines: Sequence[Line]) -> int:
     from syncd.daemon.service import Service
     from syncd.monitoring.progress import Meter
 
-    service = Service(loaded.settings, loaded.credential, meter=Meter())
+    service = Service(loaded.settings, loaded.credential, meter=Meter(), once=True)
     applied = asyncio.run(service.apply(lines))
     _tell(applied)
     return applied.exit_code

@@ -77,15 +77,16 @@ async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) 
         loaded.settings,
         loaded.credential,
         meter=meter,
+        once=once,
         notifier=notifier,
         reread=reread and (lambda: require_credential(reread())),
     )
     if not once:
-        return await service.run(once=False)
+        return await service.run()
     if sys.stderr.isatty():
         code = await _with_bars(service, loaded, meter)
     else:
-        code = await service.run(once=True)
+        code = await service.run()
     _summary(service, loaded, meter)
     return code
 
@@ -100,7 +101,7 @@ async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
     if loaded.origins["log.level"] == DEFAULT:
         log.configure(format=loaded.settings.log.format, level="error", stream=sys.stderr)
     with render.drawn(meter, Console(stderr=True)):
-        return await service.run(once=True)
+        return await service.run()
 
 
 def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:

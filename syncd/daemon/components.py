@@ -34,6 +34,7 @@ from syncd.core.notifications import signing_key
 from syncd.core.transfer import rates
 from syncd.core.transfer.concurrency import AdaptiveConcurrency
 from syncd.daemon.team_guard import TeamGuard
+from syncd.disk_full import DiskFullRetry
 from syncd.errors import JobError, StateError
 from syncd.executors import Executors
 from syncd.fs import scanner
@@ -70,8 +71,8 @@ FILES_MOST = 16
 class Factories:
     """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
 
-    lanes: Callable[[Settings], Executors] = lambda settings: Executors(
-        files=FILES_MOST, slots=object_store.CONNECTIONS
+    lanes: Callable[[Settings, DiskFullRetry], Executors] = lambda settings, disk_full: Executors(
+        files=FILES_MOST, slots=object_store.CONNECTIONS, disk_full=disk_full
     )
     api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
         **network(settings)

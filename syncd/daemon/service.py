@@ -107,6 +107,7 @@ class Service:
         settings: Checked settings.
         source: Where the credential comes from; read again when the credential is refused.
         meter: Counts what happens, for whoever draws it.
+        once: Stop as soon as everything that can be done is done.
         jitter: Draws from [0, 1).
         latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
         doors: Other ways out, for a world that is not this machine.
@@ -120,6 +121,7 @@ class Service:
         source: CredentialSource,
         *,
         meter: Meter,
+        once: bool = False,
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
         latest_s: float = LATEST_S,
@@ -136,7 +138,9 @@ class Service:
         self._jitter = jitter
         self._latest_s = latest_s
         self._log = structlog.get_logger("syncd.service")
-        self._lanes = self._doors.lanes(settings)
+        self._is_once = once
+        self._disk_full = DiskFullRetry(self._clock, limit_s=ONCE_FULL_S if once else None)
+        self._lanes = self._doors.lanes(settings, self._disk_full)
         self._notifier = notifier or SystemdNotifier()
         self._hints = ChangeQueue(self._clock)
         self._wake_janitor = asyncio.Event()
@@ -154,9 +158,9 @@ class Service:
         self._scheduler: AsyncIOScheduler | None = None
         self.ending = Ending()
 
-    async def run(self, *, once: bool) -> int:
+    async def run(self) -> int:
         """
-        Run until stopped, or with *once* until everything that can be done is done.
+        Run until stopped, or with ``once`` until everything that can be done is done.
 
         Returns:
             The exit code: 0, 1, 66, 75, 77, 130 or 143.
@@ -166,11 +170,11 @@ class Service:
         """
 
         async def way(parts: Components) -> int:
-            code = await (self._once(parts) if once else self._forever(parts))
-            await self._last_words(parts, well=once and code == 0)
+            code = await (self._once(parts) if self._is_once else self._forever(parts))
+            await self._last_words(parts, well=self._is_once and code == 0)
             return code
 
-        return await self._run(way, once=once)
+        return await self._run(way)
 
     async def apply(self, lines: "Sequence[Line]") -> "Applied":
         """
@@ -190,17 +194,16 @@ class Service:
             await self._last_words(parts, well=False)  # it says nothing of the other files
             return applied.exit_code
 
-        await self._run(way, once=True)
+        await self._run(way)
         applied.signal_code = self._signal_code()
         applied.sent = self._meter.sent
         return applied
 
-    async def _run(self, way: Callable[[Components], Awaitable[int]], *, once: bool) -> int:
+    async def _run(self, way: Callable[[Components], Awaitable[int]]) -> int:
         store = open_store(self._settings)
-        self._lanes.patience = DiskFullRetry(self._clock, limit_s=ONCE_FULL_S if once else None)
         try:
-            with self._signals(once=once):
-                return await self._with_store(store, way, once=once)
+            with self._signals():
+                return await self._with_store(store, way)
         except StateFull:
             if not self._signal:
                 raise
@@ -231,8 +234,7 @@ class Service:
             self._hurry.set()
         self._notifier.stopping()
         self._stop.set()
-        if self._lanes.patience is not None:
-            self._lanes.patience.give_up()
+        self._disk_full.give_up()
 
     # -- the two ways to run ---------------------------------------------------------------------
 
@@ -617,9 +619,7 @@ class Service:
 
     # -- start and state -------------------------------------------------------------------------
 
-    async def _with_store(
-        self, store: Store, way: Callable[[Components], Awaitable[int]], *, once: bool
-    ) -> int:
+    async def _with_store(self, store: Store, way: Callable[[Components], Awaitable[int]]) -> int:
         tools = Resources(
             self._settings,
             store,
@@ -640,19 +640,19 @@ class Service:
         )
         membership = TeamGuard(self._settings, self._source, **tools.shared)
         await membership.claim()
-        await self._free(store, once=once)
+        await self._free(store)
         async with (
-            assembled(tools, ties, membership, doors=self._doors, once=once) as parts,
+            assembled(tools, ties, membership, doors=self._doors, once=self._is_once) as parts,
             self._doors.control(self._settings, parts.desk),
         ):
             return await way(parts)
 
-    async def _free(self, store: Store, *, once: bool) -> None:
+    async def _free(self, store: Store) -> None:
         """What the run before left claimed or waiting may be taken up."""
         now_ms = self._clock.now_ms()
         await self._lanes.db(store.times.bound, now_ms)
         await self._lanes.db(store.jobs.expire_all, now_ms)
-        if once:  # a backfill does not wait for the back-off of its jobs
+        if self._is_once:  # a backfill does not wait for the back-off of its jobs
             await self._lanes.db(store.jobs.make_all_due, now_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
@@ -664,18 +664,18 @@ class Service:
         reasons = [] if self._ready else ["it is starting"]
         if self._stop.is_set():
             reasons.append("it is stopping")
-        if self._lanes.patience is not None and self._lanes.patience.waiting:
+        if self._disk_full.waiting:
             reasons.append("there is no room on the disk of the state directory")
         return reasons
 
     def _state_hold(self) -> HoldRow | None:
         """The hold for room on the disk of the state directory, of which no row can be made."""
-        patience = self._lanes.patience
-        if patience is None or not patience.waiting:
+        disk_full = self._disk_full
+        if not disk_full.waiting:
             return None
-        reason = patience.reason or "there is no room on the disk of the state directory"
+        reason = disk_full.reason or "there is no room on the disk of the state directory"
         advice = "Free space on that disk; syncd then continues by itself."
-        return HoldRow("state", patience.since_ms, reason, advice, self._clock.now_ms(), probes=0)
+        return HoldRow("state", disk_full.since_ms, reason, advice, self._clock.now_ms(), probes=0)
 
     def _watch_mode(self) -> str:
         if self._watcher is None or not self._watcher.alive():
@@ -711,7 +711,7 @@ class Service:
         return 128 + self._signal if self._signal else 0
 
     @contextmanager
-    def _signals(self, *, once: bool) -> Iterator[None]:
+    def _signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT stop, a second one skips the grace; SIGHUP reloads a daemon."""
         loop = asyncio.get_running_loop()
 
@@ -723,7 +723,7 @@ class Service:
         handlers: dict[int, Callable[[], None]] = {
             number: partial(handle, number) for number in (signal.SIGTERM, signal.SIGINT)
         }
-        if self._reread is not None and not once:
+        if self._reread is not None and not self._is_once:
             handlers[signal.SIGHUP] = self._reload.set
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)

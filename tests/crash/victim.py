@@ -72,10 +72,10 @@ def run(order: Order) -> int:
         log.configure(format="json", level="info", stream=stream)
         loaded = loader.load(None, {}, order.env)
         service = Service(
-            loaded.settings, loaded.credential, meter=Meter(), latest_s=order.latest_s
+            loaded.settings, loaded.credential, meter=Meter(), once=True, latest_s=order.latest_s
         )
         try:
-            return asyncio.run(service.run(once=True))
+            return asyncio.run(service.run())
         except SyncdError as error:
             stream.write(f"{error}\n")
             return error.exit_code

@@ -60,9 +60,9 @@ async def test_the_store_is_not_closed_while_the_scan_thread_reads_it(
         service.stop()
         yield
 
-    doors = Factories(lanes=lambda _: lanes, control=stopped_while_it_reads)
-    service = Service(settings, SOURCE, meter=Meter(), doors=doors)
-    await service.run(once=True)
+    doors = Factories(lanes=lambda *_: lanes, control=stopped_while_it_reads)
+    service = Service(settings, SOURCE, meter=Meter(), once=True, doors=doors)
+    await service.run()
     ended.set()
 
     assert not (await reads[0]).scanned
@@ -110,11 +110,11 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
         watchers.append(Factories().watcher(*what))
         return watchers[0]
 
-    doors = Factories(lanes=lambda _: lanes, watcher=watching, control=hanging_soon)
+    doors = Factories(lanes=lambda *_: lanes, watcher=watching, control=hanging_soon)
     service = Service(settings, SOURCE, meter=Meter(), doors=doors)
     try:
         async with asyncio.timeout(60):
-            await service.run(once=False)
+            await service.run()
     finally:
         answers.set()
 

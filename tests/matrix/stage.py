@@ -326,9 +326,10 @@ class Stage:
             lost=self.lost,
             disturb=lambda path: self.while_read(path),
             jitter=self.jitter,
+            once=once,
         )
         self.started.append(int(self.clock.now_s() * 1000))
-        self.living = asyncio.create_task(self.life.live(once=once))
+        self.living = asyncio.create_task(self.life.live())
 
     async def ended(self) -> int | None:
         """Wait for its end; the exit code, None after a kill."""

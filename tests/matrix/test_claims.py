@@ -18,8 +18,8 @@ SLOW_S = 30.0
 class _SlowRetry(life._Inline):
     """Commits at once, but tells of a retry late."""
 
-    async def _committed(self, call: "partial[Any]") -> Any:
-        done = await super()._committed(call)
+    async def _commit(self, call: "partial[Any]") -> Any:
+        done = await super()._commit(call)
         if call.func.__name__ == "retry":
             await asyncio.sleep(SLOW_S)
         return done

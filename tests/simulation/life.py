@@ -15,6 +15,7 @@ from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
 from syncd.daemon.components import Factories
 from syncd.daemon.service import Service
+from syncd.disk_full import DiskFullRetry
 from syncd.executors import Executors
 from syncd.fs.watcher import Watcher
 from syncd.monitoring.progress import Meter
@@ -53,6 +54,7 @@ class Life:
         die_at: int | None,
         lost: set[int],
         disturb: Callable[[str], None],
+        once: bool = False,
         jitter: Callable[[], float] | None = None,
     ) -> None:
         self.dead = False
@@ -74,10 +76,11 @@ class Life:
             settings,
             source,
             meter=_Scales(self, disturb),
+            once=once,
             clock=clock,
             jitter=jitter or draw.random,
             doors=Factories(
-                lanes=lambda _: _Inline(self, wire.took_s),
+                lanes=lambda _, disk_full: _Inline(self, wire.took_s, disk_full),
                 api=lambda _: ApiClient(transport=ApiWire(far, weather, self, lost)),
                 objects=lambda _: StoreClient(transport=wire),
                 watcher=listen,
@@ -85,10 +88,10 @@ class Life:
             ),
         )
 
-    async def live(self, *, once: bool) -> int | None:
+    async def live(self) -> int | None:
         """Run to the end; the exit code, or None after a death."""
         LIFE.set(self._tasks)
-        self._main = asyncio.create_task(self.service.run(once=once))
+        self._main = asyncio.create_task(self.service.run())
         LIFE.set(None)
         try:
             await asyncio.wait({self._main})
@@ -140,11 +143,12 @@ class _Inline(Executors):
         took_s: Seconds that went by on the wire since the last question.
     """
 
-    def __init__(self, life: Life, took_s: Callable[[], float]) -> None:
+    def __init__(self, life: Life, took_s: Callable[[], float], disk_full: DiskFullRetry) -> None:
+        self._disk_full = disk_full
         self._life = life
         self._took_s = took_s
 
-    async def _committed(self, call: "partial[T]") -> T:
+    async def _commit(self, call: "partial[T]") -> T:
         if call.func.__name__ == "close":  # the kernel does it, too, for the dead
             return call()
         self._life.step()

@@ -106,7 +106,7 @@ class Month:
             lost=set(),
             disturb=lambda path: None,
         )
-        living = asyncio.create_task(self.life.live(once=False))
+        living = asyncio.create_task(self.life.live())
         days = []
         for number in range(SCALE.soak_days):
             changes = CHANGES_A_DAY if 0 < number < SCALE.soak_days * 2 // 3 else 0

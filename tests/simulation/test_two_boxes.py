@@ -149,7 +149,7 @@ class Team:
             lost=set(),
             disturb=lambda path: None,
         )
-        await box.life.live(once=False)
+        await box.life.live()
 
     def _is_done(self) -> bool:
         held = Counter(record.model_path for record in self.far.cloud.records())

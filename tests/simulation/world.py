@@ -300,10 +300,11 @@ class World:
             die_at=die_at,
             lost=self._lost,
             disturb=self._disturb,
+            once=self._story.once,
         )
         self._started.append(self._clock.now_ms())
         self._note(f"life {len(self._started)} begins, dies at {die_at}")
-        code = await life.live(once=self._story.once)
+        code = await life.live()
         if life.dead:
             self._deaths -= 1
             self._killed.append(self._clock.now_ms())

@@ -251,13 +251,14 @@ def run(case: str, folder: Path) -> dict[str, Any]:
         _settings(folder, cloud, FAR),
         CredentialSource(SecretStr(cloud.session_token), "the test", (), cloud.team_id),
         meter=meter,
+        once=True,
         clock=AheadClock(),
         latest_s=LATEST_S,
         jitter=lambda: 0.0,
         doors=Factories(api=lambda _: _api(accident), objects=lambda _: _store(accident)),
     )
     started_s = time.monotonic()
-    code = asyncio.run(service.run(once=True))
+    code = asyncio.run(service.run())
     seconds = time.monotonic() - started_s
     local = {f"models/{path}": sha256_of(folder / "models" / path) for path in SIZES}
     try:

@@ -33,6 +33,7 @@ from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
 from syncd.daemon.components import Factories
 from syncd.daemon.service import Service
+from syncd.disk_full import DiskFullRetry
 from syncd.executors import Executors
 from syncd.monitoring import log
 from syncd.monitoring.progress import Meter
@@ -171,8 +172,8 @@ def _by_seq(entry: Entry) -> int:
 class _Counted(Executors):
     """The real threads; while one works the clock does not jump."""
 
-    def __init__(self, clock: SkippingClock) -> None:
-        super().__init__(files=2, slots=3)
+    def __init__(self, clock: SkippingClock, disk_full: DiskFullRetry) -> None:
+        super().__init__(files=2, slots=3, disk_full=disk_full)
         self._clock = clock
 
     async def db(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -345,17 +346,18 @@ class Rig:
                 self.cloud.team_id if self.session else None,
             ),
             meter=self.meter(),
+            once=True,
             clock=self.clock,
             jitter=self.jitter,
             doors=Factories(
-                lanes=lambda _: _Counted(self.clock),
+                lanes=lambda _, disk_full: _Counted(self.clock, disk_full),
                 api=lambda _: _api_client(self.clock, self.cloud),
                 objects=lambda _: _store_client(self.cloud),
             ),
         )
         self.started.append(self.clock.now_ms())
         try:
-            return await asyncio.wait_for(service.run(once=True), HUNG_S)
+            return await asyncio.wait_for(service.run(), HUNG_S)
         finally:
             self.clock.stop()
 

@@ -1,4 +1,4 @@
-"""Permission to send: who waits goes on as soon as more may send. And waiting for room on the disk."""
+"""Slots for sending, and store calls on a full disk."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ from tests.fakes import FakeClock
 
 
 class Sender:
-    """Takes a slot and keeps it until told."""
+    """A task that takes a slot and keeps it until ``end``."""
 
     def __init__(self, slots: ConcurrencyLimiter) -> None:
         self.has_slot, self._done = asyncio.Event(), asyncio.Event()
@@ -36,12 +36,12 @@ class Sender:
 
 
 async def turns() -> None:
-    """Whatever is ready runs."""
+    """Let all ready tasks run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def test_a_slot_goes_to_who_waited_longest() -> None:
+async def test_slot_goes_to_longest_waiter() -> None:
     slots = ConcurrencyLimiter(AdaptiveConcurrency(1, 1))
     first, second, third = senders = [Sender(slots) for _ in range(3)]
     await turns()
@@ -54,7 +54,7 @@ async def test_a_slot_goes_to_who_waited_longest() -> None:
     await third.end()
 
 
-async def test_who_waits_goes_on_when_more_may_send_though_no_body_ended() -> None:
+async def test_raised_limit_admits_waiter_before_any_body_ends() -> None:
     slots = ConcurrencyLimiter(AdaptiveConcurrency(1, 2))
     senders = [Sender(slots) for _ in range(3)]
     await turns()
@@ -67,14 +67,14 @@ async def test_who_waits_goes_on_when_more_may_send_though_no_body_ended() -> No
         await sender.end()
 
 
-async def test_who_gave_up_waiting_leaves_no_trace() -> None:
+async def test_cancelled_waiter_is_not_counted_as_demand() -> None:
     slots = ConcurrencyLimiter(AdaptiveConcurrency(1, 2))
     first, second = Sender(slots), Sender(slots)
     await turns()
     second.task.cancel()
     with suppress(asyncio.CancelledError):
         await second.task
-    for at_s in range(10):  # one that waits would make it worth a try
+    for at_s in range(10):  # with a waiter the limit would rise
         slots.look(at_s * 100_000_000, float(at_s), held_to=None)
     await first.end()
 
@@ -86,30 +86,36 @@ async def test_who_gave_up_waiting_leaves_no_trace() -> None:
 
 
 class Disk:
-    """A store's call on a disk that has no room until it is told so."""
+    """A store call that fails while the disk is full."""
 
     def __init__(self) -> None:
         self.full = True
-        self.tries = 0
 
     def write(self) -> str:
-        self.tries += 1
         if self.full:
             raise StateFull("the disk is full")
         return "written"
 
 
+class FrozenClock(FakeClock):
+    """A clock whose sleeps never end."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.Event().wait()
+
+
 @contextmanager
-def waiting_for(disk: Disk, clock: Clock, *, limit_s: float | None) -> Iterator[Executors]:
-    lanes = Executors(files=1, slots=1)
-    lanes.patience = DiskFullRetry(clock, limit_s=limit_s)
+def retrying(clock: Clock, *, limit_s: float | None) -> Iterator[tuple[Executors, DiskFullRetry]]:
+    disk_full = DiskFullRetry(clock, limit_s=limit_s)
+    executors = Executors(files=1, slots=1, disk_full=disk_full)
     try:
-        yield lanes
+        yield executors, disk_full
     finally:
-        lanes.close()
+        executors.close()
 
 
-async def test_whoever_finds_no_room_is_through_as_soon_as_there_is_some() -> None:
+async def test_store_call_on_full_disk_succeeds_once_there_is_space() -> None:
     disk = Disk()
 
     class Emptied(FakeClock):
@@ -118,62 +124,55 @@ async def test_whoever_finds_no_room_is_through_as_soon_as_there_is_some() -> No
             disk.full = len(self.slept) < 6
 
     clock = Emptied()
-    with waiting_for(disk, clock, limit_s=None) as lanes, capture_logs() as said:
-        assert await lanes.db(disk.write) == "written"
+    with retrying(clock, limit_s=None) as (executors, _), capture_logs() as logged:
+        assert await executors.db(disk.write) == "written"
 
     assert clock.slept == [1, 1, 2, 4, 8, 16]
-    assert [(each["event"], each.get("seconds")) for each in said] == [
+    assert [(event["event"], event.get("seconds")) for event in logged] == [
         ("hold.started", None),
         ("hold.ended", 32.0),
     ]
 
 
-async def test_a_limit_passes_once_for_all_and_nothing_is_said_to_have_ended() -> None:
+async def test_time_limit_on_full_disk_applies_once_to_all_calls() -> None:
     disk, clock = Disk(), FakeClock()
-    with waiting_for(disk, clock, limit_s=60) as lanes, capture_logs() as said:
+    with retrying(clock, limit_s=60) as (executors, _), capture_logs() as logged:
         for _ in range(3):
             with pytest.raises(StateFull):
-                await lanes.db(disk.write)
+                await executors.db(disk.write)
 
-    assert sum(clock.slept) == 64  # 1, 1, 2, 4, ...: the first to find 60 passed gives up
-    assert [each["event"] for each in said] == ["hold.started"]
+    assert sum(clock.slept) == 64  # 1, 1, 2, 4, ...: the first wait that ends after 60 s gives up
+    assert [event["event"] for event in logged] == ["hold.started"]
 
 
-async def test_nobody_waits_for_room_once_the_last_who_did_was_cancelled() -> None:
-    class Standing(FakeClock):
-        async def sleep(self, seconds: float) -> None:
-            self.slept.append(seconds)
-            await asyncio.Event().wait()
-
-    disk, clock = Disk(), Standing()
-    with waiting_for(disk, clock, limit_s=None) as lanes:
-        assert lanes.patience is not None
-        tasks = [asyncio.create_task(lanes.db(disk.write)) for _ in range(2)]
+async def test_disk_full_hold_ends_when_last_waiting_call_is_cancelled() -> None:
+    disk, clock = Disk(), FrozenClock()
+    with retrying(clock, limit_s=None) as (executors, disk_full):
+        tasks = [asyncio.create_task(executors.db(disk.write)) for _ in range(2)]
         while len(clock.slept) < len(tasks):
             await asyncio.sleep(0)
         for task in tasks:
-            assert lanes.patience.waiting
+            assert disk_full.waiting
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
 
-        assert not lanes.patience.waiting
+        assert not disk_full.waiting
 
 
-async def test_who_would_wait_for_room_while_the_program_stops_fails_at_once() -> None:
+async def test_store_call_on_full_disk_fails_at_once_while_program_stops() -> None:
     disk, clock = Disk(), FakeClock()
-    with waiting_for(disk, clock, limit_s=None) as lanes, capture_logs() as said:
-        assert lanes.patience is not None
-        lanes.patience.give_up()
+    with retrying(clock, limit_s=None) as (executors, disk_full), capture_logs() as logged:
+        disk_full.give_up()
         with pytest.raises(StateFull):
-            await lanes.db(disk.write)
+            await executors.db(disk.write)
 
     assert not clock.slept
-    assert not said
+    assert not logged
 
 
 async def test_error_of_store_call_whose_caller_was_cancelled_is_not_logged_by_asyncio() -> None:
-    lanes, reported = Executors(files=1, slots=1), []
+    executors, reported = Executors(files=1, slots=1), []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     may_end = threading.Event()
 
@@ -181,13 +180,13 @@ async def test_error_of_store_call_whose_caller_was_cancelled_is_not_logged_by_a
         may_end.wait()
         raise StateError("removed")
 
-    caller = asyncio.create_task(lanes.db(fail))
+    caller = asyncio.create_task(executors.db(fail))
     await asyncio.sleep(0)
     caller.cancel()
     await asyncio.gather(caller, return_exceptions=True)
     may_end.set()
-    await lanes.db(int)
+    await executors.db(int)
     gc.collect()
-    lanes.close()
+    executors.close()
 
     assert not reported
