@@ -27,13 +27,15 @@ WRITE_S = 10.0
 """How long an order waits for the store, whose disk may be full."""
 
 
+_log = structlog.get_logger(__name__)
+
+
 class Commands:
     """The endpoints that change something; on the Unix socket only."""
 
     def __init__(self, desk: ControlContext, overlook: StatusCache) -> None:
         self._desk = desk
         self._overlook = overlook
-        self._log = structlog.get_logger("syncd.control")
 
     async def pause(self, request: Request) -> Response:
         """Let what is on the wire end and begin nothing more."""
@@ -88,7 +90,7 @@ class Commands:
             await self._carry_out("accept", actions.accept)
         for root_id, rel_path in keys:
             desk.hint(Hint(root_id, rel_path, HintKind.RESCAN, folder=rel_path == ""))
-        self._log.info("control.command", order="scan", path=path)
+        _log.info("control.command", order="scan", path=path)
         return JSONResponse({"looking_at": printable(path)}, HTTPStatus.ACCEPTED)
 
     async def limit(self, request: Request) -> Response:
@@ -99,7 +101,7 @@ class Commands:
         except ValueError as error:
             raise bad(f"rate: {error}") from None
         self._desk.bandwidth.follow(timetable)
-        self._log.info("control.command", order="limit", rate=rate)
+        _log.info("control.command", order="limit", rate=rate)
         return JSONResponse({"bytes_per_second": self._desk.bandwidth.rate})
 
     async def _carry_out(
@@ -123,7 +125,7 @@ class Commands:
         await desk.dispatcher.look_at_holds()
         for root_id, rel_path in done.look_at:
             desk.hint(Hint(root_id, rel_path, HintKind.RESCAN))
-        self._log.info("control.command", order=name, files=len(done.files), left=len(done.left))
+        _log.info("control.command", order=name, files=len(done.files), left=len(done.left))
         return done
 
 

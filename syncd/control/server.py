@@ -31,6 +31,9 @@ SO_PEERGROUPS = 59
 """Linux 4.13; not in Python's socket module. See socket(7) and unix(7)."""
 
 
+_log = structlog.get_logger(__name__)
+
+
 @asynccontextmanager
 async def serve(desk: ControlContext, listen: tuple[str, int] | None) -> AsyncIterator[None]:
     """
@@ -41,7 +44,6 @@ async def serve(desk: ControlContext, listen: tuple[str, int] | None) -> AsyncIt
     Args:
         listen: Loopback address and port for the read-only application, if any.
     """
-    log = structlog.get_logger("syncd.control")
     app = application(desk)
     async with AsyncExitStack() as stack:
         try:
@@ -49,17 +51,17 @@ async def serve(desk: ControlContext, listen: tuple[str, int] | None) -> AsyncIt
             names = {path, os.path.join(desk.state_dir, SOCKET)}
             stack.callback(_remove, {name: os.lstat(name).st_ino for name in names})
             await _served(stack, app, sock, _checked(path))
-            log.info("control.listening", socket=path)
+            _log.info("control.listening", socket=path)
         except OSError as error:
-            log.error("control.unavailable", reason=f"its socket: {error.strerror or error}")
+            _log.error("control.unavailable", reason=f"its socket: {error.strerror or error}")
         if listen is not None:
             try:
                 sock = listen_on_port(*listen)
                 await _served(stack, ReadOnly(app, *listen), sock, H11Protocol)
-                log.info("control.listening", host=listen[0], port=listen[1])
+                _log.info("control.listening", host=listen[0], port=listen[1])
             except OSError as error:
                 reason = f"http.listen {listen[0]}:{listen[1]}: {error.strerror or error}"
-                log.error("control.unavailable", reason=reason)
+                _log.error("control.unavailable", reason=reason)
         yield
 
 

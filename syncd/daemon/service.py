@@ -75,6 +75,9 @@ SLEEP_NOTICED_S = 1.0
 """A shorter sleep of the machine hides in the difference of two clocks."""
 
 
+_log = structlog.get_logger(__name__)
+
+
 @dataclass(slots=True)
 class Ending:
     """What a run left behind beside the store, for its last words."""
@@ -137,7 +140,6 @@ class Service:
         self._clock = clock or SystemClock()
         self._jitter = jitter
         self._latest_s = latest_s
-        self._log = structlog.get_logger("syncd.service")
         self._is_once = once
         self._disk_full = DiskFullRetry(self._clock, limit_s=ONCE_FULL_S if once else None)
         self._lanes = self._doors.lanes(settings, self._disk_full)
@@ -247,7 +249,7 @@ class Service:
             await self._until_stopped(parts, {walking, *self._besides(parts)}, enough={walking})
         except RootUnavailable as error:
             self.ending.root_error = str(error)
-            self._log.error("root.unavailable", reason=str(error))
+            _log.error("root.unavailable", reason=str(error))
             return error.exit_code
         if self._stop.is_set():
             return self._signal_code()
@@ -313,7 +315,7 @@ class Service:
             await self._start_watching(watcher)
             scheduler.start()
             self._ready = True
-            self._log.info("service.started", roots=[root.path for root in parts.roots.values()])
+            _log.info("service.started", roots=[root.path for root in parts.roots.values()])
             self._notifier.ready()
             tasks = {
                 asyncio.create_task(self._take_in(parts, watcher)),
@@ -327,7 +329,7 @@ class Service:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
             await self._scan_thread_did(watcher.stop)
-        self._log.info("service.stopped")
+        _log.info("service.stopped")
         return self._signal_code()
 
     async def _run_until_stopped(
@@ -403,7 +405,7 @@ class Service:
         slept_s = self._asleep_s - before_s
         if slept_s < SLEEP_NOTICED_S:
             return False
-        self._log.info("service.resumed", asleep_s=round(slept_s))
+        _log.info("service.resumed", asleep_s=round(slept_s))
         return True
 
     async def _settle(self, parts: Components, until_s: float) -> None:
@@ -424,7 +426,7 @@ class Service:
 
     async def _watch_again(self, watcher: Watcher) -> None:
         """The observer ended, or a root is another folder than before."""
-        self._log.warning("watch.restarted")
+        _log.warning("watch.restarted")
         await self._lanes.scan(watcher.stop)
         await self._start_watching(watcher)
         self._restart, self._rescan = False, True
@@ -432,7 +434,7 @@ class Service:
     async def _start_watching(self, watcher: Watcher) -> None:
         await self._lanes.scan(watcher.start)
         if watcher.degraded:
-            self._log.warning("watch.degraded", reason=watcher.degraded)
+            _log.warning("watch.degraded", reason=watcher.degraded)
 
     def _hint(self, hint: Hint) -> None:
         self._hints.add(hint)
@@ -474,9 +476,9 @@ class Service:
             if str(error) == self._trouble:
                 pass
             elif parts.membership.credentials.is_session:
-                self._log.error("session.ended", **told)
+                _log.error("session.ended", **told)
             else:
-                self._log.error("credential.unverified", **told)
+                _log.error("credential.unverified", **told)
             self._trouble = str(error)
         else:
             self._trouble = None
@@ -486,7 +488,7 @@ class Service:
         credentials = parts.membership.credentials
         if not await credentials.look():
             return
-        self._log.info("credential.replaced", kind=credentials.kind)
+        _log.info("credential.replaced", kind=credentials.kind)
         await parts.membership.claim()
         if credentials.is_session:
             await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
@@ -511,7 +513,7 @@ class Service:
             try:
                 loaded = await asyncio.to_thread(self._reread)
             except SyncdError as error:  # all of it, or nothing
-                self._log.error("config.reload_refused", reason=str(error))
+                _log.error("config.reload_refused", reason=str(error))
             else:
                 await self._take_over(parts, loaded)
             self._notifier.ready()
@@ -527,9 +529,9 @@ class Service:
         self._hints.wake()
         parts.membership.source = replace(loaded.credential, team_id=settings.api.team_id)
         await self._look_at_credential(parts)
-        self._log.info("config.reloaded", changed=result.changed)
+        _log.info("config.reloaded", changed=result.changed)
         if result.left:
-            self._log.warning("config.reload_needs_restart", keys=result.left)
+            _log.warning("config.reload_needs_restart", keys=result.left)
 
     def _schedule(self, parts: Components, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
@@ -717,7 +719,7 @@ class Service:
 
         def handle(number: int) -> None:
             self._signal = number
-            self._log.info("service.stopping", signal=signal.Signals(number).name)
+            _log.info("service.stopping", signal=signal.Signals(number).name)
             self.stop()
 
         handlers: dict[int, Callable[[], None]] = {

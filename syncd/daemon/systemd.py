@@ -25,6 +25,9 @@ STATUS_S = 5.0
 PINGS_A_PERIOD = 3
 
 
+_log = structlog.get_logger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """
@@ -72,7 +75,6 @@ class SystemdReporter:
         self._bandwidth = bandwidth
         self._walked = walked
         self._is_watched = is_watched
-        self._log = structlog.get_logger("syncd.daemon.systemd")
 
     async def run(self) -> None:
         """
@@ -122,9 +124,7 @@ class SystemdReporter:
             if self._is_watched():
                 self._notifier.ping()
             else:
-                self._log.warning(
-                    "watchdog.withheld", reason="the watcher of the tree does not answer"
-                )
+                _log.warning("watchdog.withheld", reason="the watcher of the tree does not answer")
             await self._clock.sleep(period_s)
 
 

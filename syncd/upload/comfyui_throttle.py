@@ -35,7 +35,7 @@ TRICKLE = 64 * 1024
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _WHO_PROCESS, _CLASS_IDLE = 1, 3 << 13
 
-_log = structlog.get_logger("syncd.upload.comfyui_throttle")
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ class JobContext:
     """
 
     job: Job
-    means: WorkerDeps
+    deps: WorkerDeps
     leaving: DrainFlag
     contact: Callable[[Side], Awaitable[None]]
     stop: threading.Event = field(default_factory=threading.Event)
@@ -132,14 +132,14 @@ class JobContext:
     unclear: JobError | None = None
     may_move: bool = True
     hash_first: bool = False
-    made_room: RecordToRetire | None = None
+    predecessor: RecordToRetire | None = None
     foreign_key: str | None = None
     ended: Outcome | None = None
 
     @property
     def path(self) -> str:
         """The absolute path of the file."""
-        return self.means.path_of(self.job)
+        return self.deps.path_of(self.job)
 
     @property
     def upload(self) -> Multipart:
@@ -156,8 +156,8 @@ class JobContext:
         Raises:
             GiveBack: It still can; the job waits until then.
         """
-        now_ms = self.means.clock.now_ms()
-        wait_s = late.wait_s(sent_at, now_ms, self.means.latest_s)
+        now_ms = self.deps.clock.now_ms()
+        wait_s = late.wait_s(sent_at, now_ms, self.deps.latest_s)
         if wait_s > 0:
             raise Released(f"a {call} call was not answered and may still take effect", wait_s)
 
@@ -168,10 +168,8 @@ class JobContext:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        means = self.means
-        self.job = await means.lanes.db(
-            means.store.jobs.note, self.job, means.clock.now_ms(), **facts
-        )
+        deps = self.deps
+        self.job = await deps.lanes.db(deps.store.jobs.note, self.job, deps.clock.now_ms(), **facts)
 
     async def intend(self, intent: str) -> None:
         """
@@ -180,7 +178,7 @@ class JobContext:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        await self.note(**{intent: self.means.clock.now_ms()})
+        await self.note(**{intent: self.deps.clock.now_ms()})
 
     async def write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """
@@ -189,5 +187,5 @@ class JobContext:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        now_ms = self.means.clock.now_ms()
-        return await self.means.lanes.db(call, self.job, *args, now_ms=now_ms, **kwargs)
+        now_ms = self.deps.clock.now_ms()
+        return await self.deps.lanes.db(call, self.job, *args, now_ms=now_ms, **kwargs)

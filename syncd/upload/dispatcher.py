@@ -64,6 +64,9 @@ ONCE_PATIENCE_S = 330.0
 """The longest a backfill waits for a job's next attempt."""
 
 
+_log = structlog.get_logger(__name__)
+
+
 class Dispatcher:
     """
     Keeps as many workers busy as the settings allow.
@@ -113,7 +116,6 @@ class Dispatcher:
         self._blown_for: tuple[Kind, Call | None] | None = None
         self._until_credentials_change = False
         self._winding_down = False
-        self._log = structlog.get_logger("syncd.upload.dispatcher")
 
     def use(self, hands: int) -> None:
         """From now on so many jobs at once; with fewer than before those under way still end."""
@@ -296,7 +298,7 @@ class Dispatcher:
             self._sides.pop(kind, None)
         for hold in await self._lanes.db(self._store.holds.clear, *kinds):
             seconds = (self._clock.now_ms() - hold.since) / 1000
-            self._log.info("hold.ended", kind=hold.kind, seconds=seconds, probes=hold.probes)
+            _log.info("hold.ended", kind=hold.kind, seconds=seconds, probes=hold.probes)
             self._announcer.hold_ended(hold)
         self._holds = await self._lanes.db(self._store.holds.all)
         self._wake.set()
@@ -403,7 +405,7 @@ class Dispatcher:
         )
         self._holds = await self._lanes.db(self._store.holds.all)
         if row.probes == 0:
-            self._log.error("hold.started", kind=kind, reason=reason, advice=advice)
+            _log.error("hold.started", kind=kind, reason=reason, advice=advice)
             self._announcer.hold_began(row)
 
 

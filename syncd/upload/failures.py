@@ -27,10 +27,10 @@ ONCE_PARKED_S = 3600.0
 
 DAY_MS = 24 * 3600 * 1000
 
-_log = structlog.get_logger("syncd.worker")
+_log = structlog.get_logger(__name__)
 
 
-async def decided(run: JobContext, error: JobError) -> Outcome:
+async def handle_error(context: JobContext, error: JobError) -> Outcome:
     """
     What the retry table makes of *error*.
 
@@ -38,56 +38,54 @@ async def decided(run: JobContext, error: JobError) -> Outcome:
         StateError: Nothing can go on.
     """
     try:
-        decision = await _decision(run, error)
-        run.ended = await _carried_out(run, error, decision)
+        decision = await _decide(context, error)
+        context.ended = await _apply(context, error, decision)
     except LeaseLost:
-        return superseded(run)
-    return run.ended
+        return abandon(context)
+    return context.ended
 
 
-async def _decision(run: JobContext, error: JobError) -> retry_policy.Decision:
-    means, size, row = (
-        run.means,
-        run.job.fingerprint.size,
-        retry_policy.row_of(error.kind, run.call),
+async def _decide(context: JobContext, error: JobError) -> retry_policy.Decision:
+    deps, size, row = (
+        context.deps,
+        context.job.fingerprint.size,
+        retry_policy.row_of(error.kind, context.call),
     )
-    spent = await run.write(
-        means.store.jobs.count_attempt,
+    spent = await context.write(
+        deps.store.jobs.count_attempt,
         error.kind,
         window_ms=DAY_MS if row.fresh_uploads else None,
     )
     resends = min(spent - 1, row.resends)
     decision = retry_policy.decide(
         error.kind,
-        call=run.call,
+        call=context.call,
         attempt=spent,
         resends_spent=resends,
         fresh_urls_spent=row.fresh_urls,
         fresh_uploads_spent=spent - 1 - resends,
         retry_after_s=error.retry_after_s,
-        jitter=means.jitter(),
-        once=means.once,
+        jitter=deps.jitter(),
+        once=deps.once,
     )
-    one_request = run.route is Route.PUT and run.call in (Call.PRESIGN, Call.PUT_BODY)
-    if error.kind is Kind.TOO_LARGE and one_request and means.routes.turned_down(size):
+    one_request = context.route is Route.PUT and context.call in (Call.PRESIGN, Call.PUT_BODY)
+    if error.kind is Kind.TOO_LARGE and one_request and deps.routes.turned_down(size):
         return replace(decision, next=retry_policy.Next.FRESH_UPLOAD, wait_s=0.0, free=True)
     if isinstance(error, Permanent):
         return replace(decision, next=retry_policy.Next.FAIL)
     if isinstance(error, NeedsOperator) and decision.next is not retry_policy.Next.HOLD:
         return replace(decision, next=retry_policy.Next.HOLD, wait_s=PERSON_PROBE_S)
-    if decision.next is retry_policy.Next.PARK and means.once:
+    if decision.next is retry_policy.Next.PARK and deps.once:
         return replace(decision, wait_s=ONCE_PARKED_S)
     return decision
 
 
-async def _carried_out(
-    run: JobContext, error: JobError, decision: retry_policy.Decision
-) -> Outcome:
-    means, jobs, job, reason = run.means, run.means.store.jobs, run.job, str(error)
+async def _apply(context: JobContext, error: JobError, decision: retry_policy.Decision) -> Outcome:
+    deps, jobs, job, reason = context.deps, context.deps.store.jobs, context.job, str(error)
     if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ_ERROR:
-        await means.lanes.db(
-            means.store.files.mark_unreadable,
-            job.root_id, job.rel_path, reason, means.clock.now_ms(),
+        await deps.lanes.db(
+            deps.store.files.mark_unreadable,
+            job.root_id, job.rel_path, reason, deps.clock.now_ms(),
         )  # fmt: skip
     fields: dict[str, Any] = {
         "kind": str(error.kind), "error": reason, "wait_s": decision.wait_s
@@ -95,60 +93,66 @@ async def _carried_out(
     match decision.next:
         case retry_policy.Next.HOLD:
             with suppress(LeaseLost):  # what the server asked for holds for the others, too
-                await run.write(jobs.release, reason=reason, advice=error.advice)
+                await context.write(jobs.release, reason=reason, advice=error.advice)
             _log.error("job.held", **fields)
             return Outcome(End.HELD, error, decision.wait_s)
         case retry_policy.Next.HOLD_LARGE:
-            await run.write(jobs.release, reason=reason, advice=error.advice, held_class="large")
+            await context.write(
+                jobs.release, reason=reason, advice=error.advice, held_class="large"
+            )
             _log.warning("job.needs_sign_in", **fields)
             return Outcome(End.NEEDS_SIGN_IN, error)
         case retry_policy.Next.FAIL:
-            await run.write(jobs.reject, kind=error.kind, reason=reason, advice=error.advice)
+            await context.write(jobs.reject, kind=error.kind, reason=reason, advice=error.advice)
             _log.error("job.failed", **fields, advice=error.advice)
             return Outcome(End.FAILED, error, fuse=decision.fuse)
         case retry_policy.Next.STOP:
             raise StateError(reason)
         case retry_policy.Next.RESEND:
-            await run.write(jobs.drop_parts)
+            await context.write(jobs.drop_parts)
         case retry_policy.Next.FRESH_UPLOAD:
-            run.job = await run.write(jobs.fresh_upload, gone=error.kind is Kind.UPLOAD_GONE)
-    await run.write(
+            context.job = await context.write(
+                jobs.fresh_upload, gone=error.kind is Kind.UPLOAD_GONE
+            )
+    await context.write(
         jobs.retry,
-        run_after=means.clock.now_ms() + int(decision.wait_s * 1000),
+        run_after=deps.clock.now_ms() + int(decision.wait_s * 1000),
         kind=error.kind,
         reason=reason,
         advice=error.advice,
         free=decision.free,
     )
-    means.meter.count(Tally.RETRY, "job")
+    deps.meter.count(Tally.RETRY, "job")
     _log.warning("job.retry_scheduled", **fields)
     fuse = decision.fuse and decision.next is not retry_policy.Next.FRESH_UPLOAD
     return Outcome(End.LATER, error, decision.wait_s, fuse)
 
 
-async def moved(run: JobContext, error: JobError) -> Outcome:
+async def supersede(context: JobContext, error: JobError) -> Outcome:
     """The file is not what the job was made for: it is looked at again."""
     unseen = isinstance(error, FileChanged) and error.unseen
     try:
-        await run.write(run.means.store.jobs.supersede, reason=str(error), unseen=unseen)
+        await context.write(context.deps.store.jobs.supersede, reason=str(error), unseen=unseen)
     except LeaseLost:
-        return superseded(run)
+        return abandon(context)
     _log.info("job.superseded", reason=str(error))
-    run.means.on_moved(run.job)
-    return superseded(run)
+    context.deps.on_moved(context.job)
+    return abandon(context)
 
 
-def superseded(run: JobContext) -> Outcome:
+def abandon(context: JobContext) -> Outcome:
     """The job is not wanted any more, or not ours."""
-    run.means.meter.drop(run.job.id)
-    run.ended = Outcome(End.SUPERSEDED)
-    return run.ended
+    context.deps.meter.drop(context.job.id)
+    context.ended = Outcome(End.SUPERSEDED)
+    return context.ended
 
 
-async def released(run: JobContext, reason: str, wait_s: float = 0.0) -> Outcome:
+async def release(context: JobContext, reason: str, wait_s: float = 0.0) -> Outcome:
     """The job is given back untried, for *wait_s* seconds at least."""
     try:
-        await run.write(run.means.store.jobs.release, reason=reason, wait_ms=int(wait_s * 1000))
+        await context.write(
+            context.deps.store.jobs.release, reason=reason, wait_ms=int(wait_s * 1000)
+        )
     except LeaseLost:
         return Outcome(End.LOST)
     _log.info("job.released")

@@ -24,133 +24,137 @@ YOUNGEST_S = 2.0
 STRETCH = 8 * LEAF_SIZE
 """Bytes hashed between two looks at whether the hashing may go on."""
 
-_log = structlog.get_logger("syncd.worker")
+_log = structlog.get_logger(__name__)
 
 
 # -- reading it ------------------------------------------------------------------------------------
 
 
-async def plan(run: JobContext) -> None:
+async def plan(context: JobContext) -> None:
     """Read the file, and commit what it is."""
-    run.means.meter.phase(run.job.id, Phase.HASHING)
-    await look_first(run)
-    await _note_plan(run, await _read(run))
+    context.deps.meter.phase(context.job.id, Phase.HASHING)
+    await look_first(context)
+    await _note_plan(context, await _read(context))
 
 
-async def look_first(run: JobContext) -> None:
+async def look_first(context: JobContext) -> None:
     """Before the first byte is read: is it the file that was queued, and of some age?"""
-    clock = run.means.clock
-    run.job = await _as_it_is_now(run)
-    age_s = (clock.now_ms() - run.job.fingerprint.ctime_ns // 1_000_000) / 1000
+    clock = context.deps.clock
+    context.job = await _as_it_is_now(context)
+    age_s = (clock.now_ms() - context.job.fingerprint.ctime_ns // 1_000_000) / 1000
     if 0 <= age_s < YOUNGEST_S:
         await clock.sleep(YOUNGEST_S - age_s)
 
 
-async def hash_ahead(run: JobContext, lead: HashWindow) -> None:
+async def hash_ahead(context: JobContext, lead: HashWindow) -> None:
     """
     Read the file beside its sending, as far ahead as *lead* allows, and commit what it is.
 
     Raises:
         Stopped: The job was told to stop, or the file is not what its download was to bring.
     """
-    reins = _Reins(run)
-    hasher = hashing.Hasher(run.path, run.job.fingerprint, read_again=True)
+    reins = _Reins(context)
+    hasher = hashing.Hasher(context.path, context.job.fingerprint, read_again=True)
     while not hasher.is_through:
         await lead.room()
-        await run.means.lanes.hash(
+        await context.deps.lanes.hash(
             hasher.read_to, hasher.offset + STRETCH, stop=reins, on_bytes=reins.on_bytes
         )
         lead.grow(bytes(hasher.leaves))
-    await _note_plan(run, hasher.plan())
-    if run.ended is not None:
-        run.stop.set()
+    await _note_plan(context, hasher.plan())
+    if context.ended is not None:
+        context.stop.set()
         raise hashing.Stopped
 
 
-async def _read(run: JobContext) -> Plan:
-    reins = _Reins(run)
-    return await run.means.lanes.hash(
-        hashing.make_plan, run.path, run.job.fingerprint, stop=reins, on_bytes=reins.on_bytes
+async def _read(context: JobContext) -> Plan:
+    reins = _Reins(context)
+    return await context.deps.lanes.hash(
+        hashing.make_plan,
+        context.path,
+        context.job.fingerprint,
+        stop=reins,
+        on_bytes=reins.on_bytes,
     )
 
 
-async def _note_plan(run: JobContext, found: Plan) -> None:
+async def _note_plan(context: JobContext, found: Plan) -> None:
     """Commit what the whole file is; announced as something else, it is not worked on any more."""
-    means = run.means
-    expected = await means.lanes.hash(means.expected_of, run.job)
+    deps = context.deps
+    expected = await deps.lanes.hash(deps.expected_of, context.job)
     if expected in (None, found.sha256):
-        run.job = await run.write(means.store.jobs.note_plan, found)
+        context.job = await context.write(deps.store.jobs.note_plan, found)
         return
     reason = mismatch(expected)
-    await run.write(means.store.files.mark_incomplete, reason)
-    _log.warning("file.incomplete", path=run.job.rel_path, reason=reason)
-    failures.superseded(run)
+    await context.write(deps.store.files.mark_incomplete, reason)
+    _log.warning("file.incomplete", path=context.job.rel_path, reason=reason)
+    failures.abandon(context)
 
 
 @dataclass(frozen=True, slots=True)
 class _Reins:
     """Holds a hashing thread to its rate, counts what it reads, and stops it."""
 
-    run: JobContext
+    context: JobContext
 
     def is_set(self) -> bool:
-        return self.run.stop.is_set() or self.run.leaving.is_set()
+        return self.context.stop.is_set() or self.context.leaving.is_set()
 
     def on_bytes(self, count: int) -> None:
-        self.run.means.meter.add_hashed(self.run.job.id, count)
-        self.run.means.reading.spend(count, stop=self)
+        self.context.deps.meter.add_hashed(self.context.job.id, count)
+        self.context.deps.reading.spend(count, stop=self)
 
 
 # -- is it still the same? -------------------------------------------------------------------------
 
 
-async def fence(run: JobContext) -> None:
+async def fence(context: JobContext) -> None:
     """
     The file must still be the one that was planned.
 
     Where only ctime moved (a chmod, or a rewrite that put mtime back) the file is read again and
     must hold the same bytes.
     """
-    before, now = run.job, await _as_it_is_now(run)
+    before, now = context.job, await _as_it_is_now(context)
     if now.fingerprint.same_file_as(before.fingerprint):
         return
-    run.job = now
-    found = await _read(run)
+    context.job = now
+    found = await _read(context)
     if found.sha256 != before.sha256:
-        raise FileChanged(f"{printable(run.path)} holds other bytes than were sent")
-    run.job = await run.write(run.means.store.jobs.note_plan, found)
+        raise FileChanged(f"{printable(context.path)} holds other bytes than were sent")
+    context.job = await context.write(context.deps.store.jobs.note_plan, found)
 
 
-async def stop_if_moved(run: JobContext) -> None:
+async def stop_if_moved(context: JobContext) -> None:
     """Stop sending the file if it changed since it was planned; other steps are not affected."""
-    if run.call not in (Call.PUT_BODY, Call.PUT_PART):
+    if context.call not in (Call.PUT_BODY, Call.PUT_PART):
         return
     try:
-        await _as_it_is_now(run)
+        await _as_it_is_now(context)
     except FileChanged as error:
-        run.stale = error
-        run.stop.set()
+        context.stale = error
+        context.stop.set()
     except JobError:
         pass  # the next read reports it
 
 
-async def compare_leaves(run: JobContext) -> None:
+async def compare_leaves(context: JobContext) -> None:
     """Every part must have gone out with the leaves that the file's own digest was made from."""
-    job, means = run.job, run.means
+    job, deps = context.job, context.deps
     assert job.leaves is not None, "planned before"
-    sent = await means.lanes.db(means.store.jobs.sent_leaves, job)
-    for part in plan_parts(job.fingerprint.size, run.upload.part_size):
+    sent = await deps.lanes.db(deps.store.jobs.sent_leaves, job)
+    for part in plan_parts(job.fingerprint.size, context.upload.part_size):
         if sent.get(part.number) != job.leaves[leaves_of(part)]:
             raise FileChanged(
-                f"{printable(run.path)} holds other bytes than were sent of it", unseen=True
+                f"{printable(context.path)} holds other bytes than were sent of it", unseen=True
             )
 
 
-async def _as_it_is_now(run: JobContext) -> Job:
+async def _as_it_is_now(context: JobContext) -> Job:
     """The job with the ctime of this moment; anything else that moved makes it stale."""
-    seen = await run.means.lanes.hash(hashing.look, run.path)
-    if seen == run.job.fingerprint:
-        return run.job
-    if not seen.only_ctime_moved(run.job.fingerprint):
-        raise FileChanged(f"{printable(run.path)} changed before it could be read")
-    return replace(run.job, fingerprint=seen)
+    seen = await context.deps.lanes.hash(hashing.look, context.path)
+    if seen == context.job.fingerprint:
+        return context.job
+    if not seen.only_ctime_moved(context.job.fingerprint):
+        raise FileChanged(f"{printable(context.path)} changed before it could be read")
+    return replace(context.job, fingerprint=seen)

@@ -16,38 +16,38 @@ from syncd.upload import file_steps
 from syncd.upload.context import DAY_IS_FULL, JobContext, Released
 from syncd.upload.hash_window import HashWindow
 
-_log = structlog.get_logger("syncd.worker")
+_log = structlog.get_logger(__name__)
 
 
-async def missing(run: JobContext) -> list[Part]:
+async def missing(context: JobContext) -> list[Part]:
     """The parts without a committed etag, in order."""
-    job, means = run.job, run.means
-    etags = await means.lanes.db(means.store.jobs.etags, job)
-    return missing_parts(plan_parts(job.fingerprint.size, run.upload.part_size), etags)
+    job, deps = context.job, context.deps
+    etags = await deps.lanes.db(deps.store.jobs.etags, job)
+    return missing_parts(plan_parts(job.fingerprint.size, context.upload.part_size), etags)
 
 
-async def send(run: JobContext) -> None:
+async def send(context: JobContext) -> None:
     """
     Send the missing ones; after a first error, let the parts under way finish.
 
     Where the file was not read yet, it is read ahead of that, and to its end whatever happens to
     the parts: the next attempt then knows what it is.
     """
-    run.call = Call.PUT_PART
-    if run.job.sha256 is None:
-        await file_steps.look_first(run)
-    left = await missing(run)
-    run.means.meter.phase(run.job.id, Phase.SENDING)
-    _tell(run, left)
-    found = await run.means.lanes.hash(hashing.footprint, run.path)
-    await _Sending(run, left, found).through()
+    context.call = Call.PUT_PART
+    if context.job.sha256 is None:
+        await file_steps.look_first(context)
+    left = await missing(context)
+    context.deps.meter.phase(context.job.id, Phase.SENDING)
+    _tell(context, left)
+    found = await context.deps.lanes.hash(hashing.footprint, context.path)
+    await _Sending(context, left, found).through()
 
 
-def _tell(run: JobContext, left: list[Part]) -> None:
+def _tell(context: JobContext, left: list[Part]) -> None:
     """Let whoever draws know what the store holds already."""
-    sent = run.job.fingerprint.size - sum(part.size for part in left)
+    sent = context.job.fingerprint.size - sum(part.size for part in left)
     numbers = [part.number for part in left]
-    run.means.meter.parts(run.job.id, run.upload.part_count, numbers, sent)
+    context.deps.meter.parts(context.job.id, context.upload.part_count, numbers, sent)
 
 
 class _Sending:
@@ -59,13 +59,15 @@ class _Sending:
         found: What of the file was in the page cache before it was read.
     """
 
-    def __init__(self, run: JobContext, left: list[Part], found: Footprint) -> None:
-        self._run = run
-        self._means = run.means
-        self._upload = run.upload
+    def __init__(self, context: JobContext, left: list[Part], found: Footprint) -> None:
+        self._context = context
+        self._deps = context.deps
+        self._upload = context.upload
         self._queue = list(left)
         self._found = found
-        self._lead = HashWindow(run.job.leaves or b"", left, width=lambda: run.means.transfer.width)
+        self._lead = HashWindow(
+            context.job.leaves or b"", left, width=lambda: context.deps.transfer.width
+        )
         self._errors: list[BaseException] = []
 
     async def through(self) -> None:
@@ -77,18 +79,18 @@ class _Sending:
             JobError, hashing.Stopped, StateError: The weightiest of what failed.
         """
         async with asyncio.TaskGroup() as group:
-            if self._run.job.sha256 is None:
+            if self._context.job.sha256 is None:
                 group.create_task(self._hash())
             senders = [
                 group.create_task(self._sender())
-                for _ in range(min(self._means.transfer.widest, len(self._queue)))
+                for _ in range(min(self._deps.transfer.widest, len(self._queue)))
             ]
             await asyncio.wait(senders)
             self._lead.end()
         if self._errors:
             raise min(self._errors, key=_urgency)
         if self._queue:
-            leaving = self._run.leaving
+            leaving = self._context.leaving
             raise Released(leaving.reason if leaving.is_set() else DAY_IS_FULL)
 
     async def _sender(self) -> None:
@@ -102,33 +104,33 @@ class _Sending:
             except (JobError, hashing.Stopped, StateError) as error:
                 self._failed(error)
                 if isinstance(error, JobError):
-                    self._means.meter.count(Tally.PART, "failed")
+                    self._deps.meter.count(Tally.PART, "failed")
             else:
                 await self._acknowledged(part)
 
     async def _may_go_on(self) -> bool:
         """Is there time for another part, and may it leave?"""
-        return not self._run.leaving.is_set() and await self._means.transfer.may_send()
+        return not self._context.leaving.is_set() and await self._deps.transfer.may_send()
 
     async def _send(self, part: Part, leaves: bytes) -> None:
-        run, means = self._run, self._means
-        etag = await means.transfer.part(
-            run.job, self._upload, part, leaves,
-            found=self._found, stop=run.stop, on_signed=partial(run.contact, Side.API),
+        context, deps = self._context, self._deps
+        etag = await deps.transfer.part(
+            context.job, self._upload, part, leaves,
+            found=self._found, stop=context.stop, on_signed=partial(context.contact, Side.API),
         )  # fmt: skip
         sent = leaves[leaves_of(part)]
-        await run.write(means.store.jobs.note_part, part, etag, sent)
+        await context.write(deps.store.jobs.note_part, part, etag, sent)
 
     async def _acknowledged(self, part: Part) -> None:
         self._lead.acknowledged(part)
-        await self._run.contact(Side.STORE)
-        self._means.meter.count(Tally.PART, "stored")
-        self._means.meter.part_done(self._run.job.id, part.number)
+        await self._context.contact(Side.STORE)
+        self._deps.meter.count(Tally.PART, "stored")
+        self._deps.meter.part_done(self._context.job.id, part.number)
         _log.debug("part.uploaded", part=part.number, size=part.size)
 
     async def _hash(self) -> None:
         try:
-            await file_steps.hash_ahead(self._run, self._lead)
+            await file_steps.hash_ahead(self._context, self._lead)
         except (JobError, hashing.Stopped, StateError) as error:
             self._failed(error)
 

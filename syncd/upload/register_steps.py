@@ -21,49 +21,49 @@ from syncd.upload.context import JobContext
 _NO_CHANGE = frozenset({Kind.ROUTE_UNKNOWN, Kind.REQUEST_REFUSED, Kind.CONFLICT})
 """What says that this server does not change this record so."""
 
-_log = structlog.get_logger("syncd.worker")
+_log = structlog.get_logger(__name__)
 
 
 # -- what the catalog knows ------------------------------------------------------------------------
 
 
-async def known(run: JobContext) -> str | None:
+async def known(context: JobContext) -> str | None:
     """The record that holds these bytes at this path: our own memory first, then the cloud's."""
-    job, means = run.job, run.means
+    job, deps = context.job, context.deps
     assert job.sha256 is not None, "planned before"
-    path, records = job.target.model_path, means.store.records
-    await _settle_doubts(run)
-    await _settle_changes(run)
-    own = await means.lanes.db(records.claim, path, job.sha256)
+    path, records = job.target.model_path, deps.store.records
+    await _settle_doubts(context)
+    await _settle_changes(context)
+    own = await deps.lanes.db(records.claim, path, job.sha256)
     if own is not None:
         return own
-    run.call = Call.LIST_MODELS
-    found = await means.catalog.holding(path, job.sha256)
-    if found is None or await means.lanes.db(records.is_leaving, found.id):
+    context.call = Call.LIST_MODELS
+    found = await deps.catalog.holding(path, job.sha256)
+    if found is None or await deps.lanes.db(records.is_leaving, found.id):
         return None
     return found.id
 
 
-async def _settle_doubts(run: JobContext) -> None:
+async def _settle_doubts(context: JobContext) -> None:
     """
     Find the records that superseded jobs of this path may have made; they are ours.
 
     Raises:
         GiveBack: One of them may still appear.
     """
-    means, path, now_ms = run.means, run.job.target.model_path, run.means.clock.now_ms()
-    for earlier in await means.lanes.db(means.store.jobs.in_doubt, path):
+    deps, path, now_ms = context.deps, context.job.target.model_path, context.deps.clock.now_ms()
+    for earlier in await deps.lanes.db(deps.store.jobs.in_doubt, path):
         assert earlier.storage_key is not None, "nothing is registered without one"
-        run.call = Call.LIST_MODELS
-        found, _ = await means.catalog.stored_under(earlier.storage_key)
+        context.call = Call.LIST_MODELS
+        found, _ = await deps.catalog.stored_under(earlier.storage_key)
         if found is None:
-            run.require_past(_register_sent_at(earlier), Call.REGISTER)
+            context.require_past(_register_sent_at(earlier), Call.REGISTER)
         record_id = None if found is None else found.id
-        await means.lanes.db(means.store.jobs.settle_doubt, earlier, record_id, now_ms)
-        means.catalog.forget()
+        await deps.lanes.db(deps.store.jobs.settle_doubt, earlier, record_id, now_ms)
+        deps.catalog.forget()
 
 
-async def _settle_changes(run: JobContext) -> None:
+async def _settle_changes(context: JobContext) -> None:
     """
     Find out what became of updates and deletes of the records that hold these bytes.
 
@@ -72,89 +72,89 @@ async def _settle_changes(run: JobContext) -> None:
     Raises:
         GiveBack: One of them may still take effect.
     """
-    means, sha256, now_ms = run.means, run.job.sha256, run.means.clock.now_ms()
+    deps, sha256, now_ms = context.deps, context.job.sha256, context.deps.clock.now_ms()
     assert sha256 is not None, "planned before"
-    for changing in await means.lanes.db(means.store.records.changing, sha256):
-        run.call = Call.GET_MODEL
-        found = await means.api.get_model(changing.record_id)
+    for changing in await deps.lanes.db(deps.store.records.changing, sha256):
+        context.call = Call.GET_MODEL
+        found = await deps.api.get_model(changing.record_id)
         if not changing.took_effect(found):
-            run.require_past(changing.sent_at, Call.UPDATE_MODEL)
-        await means.lanes.db(means.store.records.settle_change, changing, found, now_ms)
-        means.catalog.forget()
+            context.require_past(changing.sent_at, Call.UPDATE_MODEL)
+        await deps.lanes.db(deps.store.records.settle_change, changing, found, now_ms)
+        deps.catalog.forget()
 
 
-async def movable(run: JobContext) -> str | None:
+async def movable(context: JobContext) -> str | None:
     """The record of ours that holds these bytes at a path whose file is gone, if it can be moved."""
-    job, means = run.job, run.means
+    job, deps = context.job, context.deps
     assert job.sha256 is not None, "planned before"
-    if not run.may_move:
+    if not context.may_move:
         return None
-    return await means.lanes.db(means.store.records.movable, job.sha256)
+    return await deps.lanes.db(deps.store.records.movable, job.sha256)
 
 
-async def not_in_catalog(run: JobContext) -> bool:
+async def not_in_catalog(context: JobContext) -> bool:
     """
     Does nothing suggest that the catalog holds these bytes, not even their number?
 
     Then they may leave while they are hashed, which reads the disk once. An upload that began so
     goes on so.
     """
-    job, means = run.job, run.means
-    if run.hash_first or run.route is not Route.MULTIPART:
+    job, deps = context.job, context.deps
+    if context.hash_first or context.route is not Route.MULTIPART:
         return False
     if job.storage_key is not None:
         return True
     path = job.target.model_path
-    if await means.lanes.db(means.store.jobs.in_doubt, path):
+    if await deps.lanes.db(deps.store.jobs.in_doubt, path):
         return False
-    run.call = Call.LIST_MODELS
+    context.call = Call.LIST_MODELS
     size = job.fingerprint.size
     return not (
-        await means.lanes.db(means.store.records.has_size, size)
-        or await means.catalog.may_hold(path, size)
+        await deps.lanes.db(deps.store.records.has_size, size)
+        or await deps.catalog.may_hold(path, size)
     )
 
 
 # -- a record that is there ------------------------------------------------------------------------
 
 
-async def adopt(run: JobContext) -> None:
+async def adopt(context: JobContext) -> None:
     """The same bytes stand at that path in the catalog: their record becomes the job's."""
-    record_id = await known(run)
+    record_id = await known(context)
     assert record_id is not None, "the step is taken only when the record is known"
-    await run.note(record_id=record_id, adopted=True)
+    await context.note(record_id=record_id, adopted=True)
 
 
-async def move(run: JobContext) -> None:
+async def move(context: JobContext) -> None:
     """The file was renamed: its record goes with it, where the server can do that."""
-    record_id, target, means = await movable(run), run.job.target, run.means
+    record_id, target, deps = await movable(context), context.job.target, context.deps
     assert record_id is not None, "the step is taken only where there is one"
     place = {
         "model_path": target.model_path,
         "model_type": target.model_type,
         "display_name": target.display_name,
     }
-    run.may_move = await _changed(run, record_id, place, unless=_NO_CHANGE)
-    if not run.may_move:
+    context.may_move = await _update_record(context, record_id, place, unless=_NO_CHANGE)
+    if not context.may_move:
         return
-    means.catalog.forget()
+    deps.catalog.forget()
     _log.info("record.moved", record_id=record_id, model_path=target.model_path)
     reason = f"the file is {target.model_path} now"
-    await means.lanes.db(
-        means.store.records.remark, record_id, Remark.RENAMED, reason, means.clock.now_ms()
+    await deps.lanes.db(
+        deps.store.records.remark, record_id, Remark.RENAMED, reason, deps.clock.now_ms()
     )
-    await means.lanes.db(means.store.records.note_moved, record_id, target)
-    await run.note(record_id=record_id, adopted=False)
+    await deps.lanes.db(deps.store.records.note_moved, record_id, target)
+    await context.note(record_id=record_id, adopted=False)
 
 
-async def taken(run: JobContext) -> None:
+async def resolve_path_conflict(context: JobContext) -> None:
     """
     The server says that the path is taken. By these very bytes: adopted; by others: refused.
 
     Raises:
         Permanent: The catalog holds something else there, or will not tell what.
     """
-    job, catalog = run.job, run.means.catalog
+    job, catalog = context.job, context.deps.catalog
     assert job.sha256 is not None, "planned before"
     catalog.forget()
     found = await catalog.holding(job.target.model_path, job.sha256)
@@ -166,24 +166,24 @@ async def taken(run: JobContext) -> None:
             advice="A record's bytes never change. Give the changed file a new name, or "
             "remove the old record from the catalog.",
         )
-    await run.note(record_id=found.id, adopted=job.stored_at is None)
+    await context.note(record_id=found.id, adopted=job.stored_at is None)
 
 
 # -- a new one -------------------------------------------------------------------------------------
 
 
-async def register(run: JobContext) -> None:
+async def register(context: JobContext) -> None:
     """Make a record of the stored object, unless its bundle is not whole yet."""
-    if (mate := await _blocking_bundle_member(run)) is not None:
+    if (mate := await _blocking_bundle_member(context)) is not None:
         reason = f"stored; its bundle waits for {mate}"
-        await run.write(run.means.store.jobs.release, reason=reason, held_class="bundle")
-        run.ended = Outcome(End.RELEASED)
+        await context.write(context.deps.store.jobs.release, reason=reason, held_class="bundle")
+        context.ended = Outcome(End.RELEASED)
         return
-    await file_steps.fence(run)
-    await _send_register(run, repeated=False)
+    await file_steps.fence(context)
+    await _send_register(context, repeated=False)
 
 
-async def look_up(run: JobContext) -> None:
+async def look_up(context: JobContext) -> None:
     """
     A register was sent and its outcome is unknown: find out before anything is repeated.
 
@@ -195,21 +195,21 @@ async def look_up(run: JobContext) -> None:
         JobError: It still can, and this run sent it; how it failed.
         Permanent: The server has no listing, and neither the register nor its repeat was answered.
     """
-    run.call = Call.LIST_MODELS
-    job, means = run.job, run.means
+    context.call = Call.LIST_MODELS
+    job, deps = context.job, context.deps
     assert job.storage_key is not None, "nothing is registered without one"
-    found, listed = await means.catalog.stored_under(job.storage_key)
+    found, listed = await deps.catalog.stored_under(job.storage_key)
     if found is not None:
-        await run.note(record_id=found.id)
+        await context.note(record_id=found.id)
         return
-    if run.unclear is not None:
-        run.call = Call.REGISTER
-        raise run.unclear
-    run.require_past(_register_sent_at(job), Call.REGISTER)
+    if context.unclear is not None:
+        context.call = Call.REGISTER
+        raise context.unclear
+    context.require_past(_register_sent_at(job), Call.REGISTER)
     if listed:
-        await run.note(register_sent_at=None, register_repeated_at=None)
+        await context.note(register_sent_at=None, register_repeated_at=None)
     elif job.register_repeated_at is None:
-        await _send_register(run, repeated=True)
+        await _send_register(context, repeated=True)
     else:
         raise Permanent(
             "two registrations were sent and neither was answered, and this server does not "
@@ -227,28 +227,28 @@ def _register_sent_at(job: Job) -> int:
     return sent_at
 
 
-async def _send_register(run: JobContext, *, repeated: bool) -> None:
-    run.call = Call.REGISTER
+async def _send_register(context: JobContext, *, repeated: bool) -> None:
+    context.call = Call.REGISTER
     intent = "register_repeated_at" if repeated else "register_sent_at"
-    job, means = run.job, run.means
+    job, deps = context.job, context.deps
     assert job.storage_key is not None, "stored before"
     assert job.sha256 is not None, "planned before"
     try:
-        record_id = await means.api.register(
+        record_id = await deps.api.register(
             job.target,
             storage_key=job.storage_key,
             size=job.fingerprint.size,
             sha256=job.sha256,
-            intend=partial(run.intend, intent),
+            intend=partial(context.intend, intent),
         )
     except JobError as error:
-        await _not_registered(run, error, repeated=repeated)
+        await _not_registered(context, error, repeated=repeated)
         return
-    await run.contact(Side.API)
-    await run.note(record_id=record_id)
+    await context.contact(Side.API)
+    await context.note(record_id=record_id)
 
 
-async def _not_registered(run: JobContext, error: JobError, *, repeated: bool) -> None:
+async def _not_registered(context: JobContext, error: JobError, *, repeated: bool) -> None:
     """
     Do what can be done at once about a register that failed.
 
@@ -256,90 +256,90 @@ async def _not_registered(run: JobContext, error: JobError, *, repeated: bool) -
         JobError: *error*, if nothing can.
     """
     if error.unclear and error.retry_after_s is None:
-        run.unclear = error  # its record may be there already
+        context.unclear = error  # its record may be there already
         return
     if error.unclear or error.kind is Kind.OBJECT_EXISTS:
         raise error  # the intent stays: the next claim looks before anything is repeated
     if error.kind is Kind.CONFLICT and repeated:
         # The first one took effect; a server without a listing does not tell its id.
-        await run.note(record_id=f"unknown:{run.job.storage_key}")
+        await context.note(record_id=f"unknown:{context.job.storage_key}")
     elif error.kind is Kind.CONFLICT:
-        await run.note(register_sent_at=None)
-        if not await _make_room(run):
-            await taken(run)
+        await context.note(register_sent_at=None)
+        if not await _disable_predecessor(context):
+            await resolve_path_conflict(context)
     else:
         # Of a refused repeat nothing is in doubt; of the first one all that was before.
         intent = "register_repeated_at" if repeated else "register_sent_at"
-        await run.note(**{intent: None})
+        await context.note(**{intent: None})
         raise error
 
 
-async def _make_room(run: JobContext) -> bool:
+async def _disable_predecessor(context: JobContext) -> bool:
     """
     Disable our own record of the path's former bytes, once; True if it is worth another try.
 
     If the server turns the new one down all the same, the former is put in force again.
     """
-    job, means, records = run.job, run.means, run.means.store.records
+    job, deps, records = context.job, context.deps, context.deps.store.records
     assert job.sha256 is not None, "planned before"
-    if run.made_room is not None:
-        await _changed(run, run.made_room.record_id, ACTIVE, unless=())
-        await means.lanes.db(records.reinstate, run.made_room)
+    if context.predecessor is not None:
+        await _update_record(context, context.predecessor.record_id, ACTIVE, unless=())
+        await deps.lanes.db(records.reinstate, context.predecessor)
         return False
-    former = await means.lanes.db(records.predecessor, job.target.model_path, job.sha256)
+    former = await deps.lanes.db(records.predecessor, job.target.model_path, job.sha256)
     if former is None:
         return False
-    await means.lanes.db(records.note_retiring, former, means.clock.now_ms())
-    if not await _changed(run, former.record_id, DISABLED, unless=_NO_CHANGE):
-        await means.lanes.db(records.reinstate, former)
+    await deps.lanes.db(records.note_retiring, former, deps.clock.now_ms())
+    if not await _update_record(context, former.record_id, DISABLED, unless=_NO_CHANGE):
+        await deps.lanes.db(records.reinstate, former)
         return False
-    reason, now_ms = "its path has new bytes", means.clock.now_ms()
-    await means.lanes.db(records.remark, former.record_id, Remark.DISABLED, reason, now_ms)
-    await means.lanes.db(records.note_retired, former, now_ms)
-    run.made_room = former
+    reason, now_ms = "its path has new bytes", deps.clock.now_ms()
+    await deps.lanes.db(records.remark, former.record_id, Remark.DISABLED, reason, now_ms)
+    await deps.lanes.db(records.note_retired, former, now_ms)
+    context.predecessor = former
     return True
 
 
-async def _blocking_bundle_member(run: JobContext) -> str | None:
+async def _blocking_bundle_member(context: JobContext) -> str | None:
     """
     What the job's bundle waits for, if it has one: none of it is registered before all is stored.
 
     Whoever is stored last lets the others run; but first all of it must still be there.
     """
-    job, means, jobs = run.job, run.means, run.means.store.jobs
+    job, deps, jobs = context.job, context.deps, context.deps.store.jobs
     if job.target.bundle is None:
         return None
-    mate = await means.lanes.db(jobs.not_stored, job)
+    mate = await deps.lanes.db(jobs.not_stored, job)
     if mate is not None:
         return printable(mate)
-    lacking = await means.lanes.scan(means.lacking, job)
+    lacking = await deps.lanes.scan(deps.lacking, job)
     if lacking is None:
-        await means.lanes.db(jobs.free_bundles, means.clock.now_ms())
+        await deps.lanes.db(jobs.free_bundles, deps.clock.now_ms())
     return lacking
 
 
 # -- done ------------------------------------------------------------------------------------------
 
 
-async def finish(run: JobContext) -> None:
+async def finish(context: JobContext) -> None:
     """End the job: the catalog has its file."""
-    job, means = run.job, run.means
+    job, deps = context.job, context.deps
     assert job.record_id is not None, "the step is taken only with a record"
-    if means.hidden and job.register_sent_at is not None:
-        await _hide(run, job.record_id)
-    if not await run.write(means.store.jobs.finish, job.record_id, adopted=job.adopted):
-        means.on_moved(job)
-    run.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
+    if deps.hidden and job.register_sent_at is not None:
+        await _hide(context, job.record_id)
+    if not await context.write(deps.store.jobs.finish, job.record_id, adopted=job.adopted):
+        deps.on_moved(job)
+    context.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
 
 
-async def _hide(run: JobContext, record_id: str) -> None:
+async def _hide(context: JobContext, record_id: str) -> None:
     """Disable the record just made; where the server cannot do that, agents get it."""
-    if not await _changed(run, record_id, DISABLED, unless=NO_SUCH_CALL):
+    if not await _update_record(context, record_id, DISABLED, unless=NO_SUCH_CALL):
         _log.warning("record.not_disabled", record_id=record_id)
 
 
-async def _changed(
-    run: JobContext, record_id: str, changes: Mapping[str, str], *, unless: Collection[Kind]
+async def _update_record(
+    context: JobContext, record_id: str, changes: Mapping[str, str], *, unless: Collection[Kind]
 ) -> bool:
     """
     Change a record; False if it does not exist, or the error is one of *unless*.
@@ -347,22 +347,22 @@ async def _changed(
     Raises:
         GiveBack: An earlier change of it may still take effect.
     """
-    run.call = Call.UPDATE_MODEL
-    means, records = run.means, run.means.store.records
-    sent_at = await means.lanes.db(records.change_sent_at, record_id)
+    context.call = Call.UPDATE_MODEL
+    deps, records = context.deps, context.deps.store.records
+    sent_at = await deps.lanes.db(records.change_sent_at, record_id)
     if sent_at is not None:
-        run.require_past(sent_at, run.call)
+        context.require_past(sent_at, context.call)
 
     async def intend() -> None:
-        await means.lanes.db(records.intend_change, record_id, means.clock.now_ms())
+        await deps.lanes.db(records.intend_change, record_id, deps.clock.now_ms())
 
     try:
-        there = await means.api.update_model(record_id, changes, intend=intend)
+        there = await deps.api.update_model(record_id, changes, intend=intend)
     except JobError as error:
         if not error.unclear or error.kind in unless:
-            await means.lanes.db(records.note_answered, record_id)
+            await deps.lanes.db(records.note_answered, record_id)
         if error.kind not in unless:
             raise
         return False
-    await means.lanes.db(records.note_answered, record_id)
+    await deps.lanes.db(records.note_answered, record_id)
     return there

@@ -41,6 +41,9 @@ Pieces = Callable[[], Iterator[bytes]]
 """Makes a fresh body each time it is called."""
 
 
+_log = structlog.get_logger(__name__)
+
+
 @dataclass(slots=True)
 class Tries:
     """What has been spent on one request, and on URLs for it."""
@@ -99,7 +102,6 @@ class Transfer:
         self._bandwidth = bandwidth
         self._path_of = path_of
         self._budget = Budget()
-        self._log = structlog.get_logger("syncd.upload.transfer")
 
     @property
     def width(self) -> int:
@@ -191,7 +193,7 @@ class Transfer:
             self._slots.width.halve(self._clock.boottime_s())
         tries.requests += 1
         if row.event is not None and tries.requests == row.tries:
-            self._log.error(row.event, reason=str(error), times=tries.requests)
+            _log.error(row.event, reason=str(error), times=tries.requests)
         wait_s = retry_policy.request_wait_s(
             error.kind,
             tries.requests,
@@ -201,7 +203,7 @@ class Transfer:
         )
         if wait_s is not None and self._budget.spend(timeout=error.timed_out):
             self._meter.count(Tally.RETRY, "request")
-            self._log.warning(
+            _log.warning(
                 "request.retried", call=str(call), wait_s=round(wait_s, 1), reason=str(error)
             )
             await self._clock.sleep(wait_s)
@@ -212,7 +214,7 @@ class Transfer:
         if decision.next is not retry_policy.Next.FRESH_URL:
             raise error
         self._meter.count(Tally.URL_AGAIN)
-        self._log.info("url.renewed", call=str(call), reason=str(error))
+        _log.info("url.renewed", call=str(call), reason=str(error))
         tries.urls, tries.requests = tries.urls + 1, 0
         return True
 

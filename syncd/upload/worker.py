@@ -42,7 +42,7 @@ _LAST_STEPS = frozenset({Step.COMPLETE, Step.LOOK_UP, Step.REGISTER, Step.FINISH
 _SENDING_STEPS = frozenset({Step.PRESIGN, Step.INITIATE, Step.PUT, Step.PARTS})
 """What is only done, or only makes sense, where bytes may leave."""
 
-_log = structlog.get_logger("syncd.worker")
+_log = structlog.get_logger(__name__)
 
 
 class Worker:
@@ -56,8 +56,8 @@ class Worker:
     on_contact: Callable[[Side], Awaitable[None]] | None = None
     may_send: Callable[[Job], bool] | None = None
 
-    def __init__(self, means: WorkerDeps) -> None:
-        self._means = means
+    def __init__(self, deps: WorkerDeps) -> None:
+        self._deps = deps
         self._leaving = DrainFlag()
         self._runs: dict[int, JobContext] = {}
         self._checks: set[asyncio.Task[None]] = set()
@@ -72,8 +72,8 @@ class Worker:
 
     def check_file(self, job_id: int) -> None:
         """Stop sending the file of a job if it changed; called after each event at its path."""
-        if (run := self._runs.get(job_id)) is not None:
-            check = asyncio.create_task(file_steps.stop_if_moved(run))
+        if (context := self._runs.get(job_id)) is not None:
+            check = asyncio.create_task(file_steps.stop_if_moved(context))
             self._checks.add(check)
             check.add_done_callback(self._checks.discard)
 
@@ -86,9 +86,9 @@ class Worker:
         Raises:
             StateError: The store cannot be written: nothing can go on.
         """
-        run = JobContext(job, self._means, self._leaving, self._contact)
-        meter, clock = self._means.meter, self._means.clock
-        self._runs[job.id] = run
+        context = JobContext(job, self._deps, self._leaving, self._contact)
+        meter, clock = self._deps.meter, self._deps.clock
+        self._runs[job.id] = context
         meter.begin(job)
         with structlog.contextvars.bound_contextvars(
             job_id=job.id, rel_path=job.rel_path, attempt=job.attempt
@@ -96,23 +96,23 @@ class Worker:
             _log.info("job.claimed", size=job.fingerprint.size)
             started_s = clock.boottime_s()
             try:
-                outcome = await self._supervised(run)
+                outcome = await self._supervised(context)
             except asyncio.CancelledError:
-                outcome = await failures.released(run, self._leaving.reason)
+                outcome = await failures.release(context, self._leaving.reason)
                 meter.count(Tally.ENDED, outcome.end)
                 raise
             finally:
-                run.stop.set()
+                context.stop.set()
                 # Once it is given back the job may be claimed again before this run is over.
-                if self._runs.get(job.id) is run:
+                if self._runs.get(job.id) is context:
                     del self._runs[job.id]
-                    _tell_ended(run)
+                    _tell_ended(context)
             meter.count(Tally.ENDED, outcome.end)
             _log.info(
                 "job.ended",
                 end=str(outcome.end),
                 seconds=round(clock.boottime_s() - started_s, 3),
-                record_id=run.job.record_id,
+                record_id=context.job.record_id,
             )
             return outcome
 
@@ -122,56 +122,56 @@ class Worker:
 
     # -- supervision -----------------------------------------------------------------------------
 
-    async def _supervised(self, run: JobContext) -> Outcome:
+    async def _supervised(self, context: JobContext) -> Outcome:
         """Work and keep the lease; losing the lease stops the work."""
-        work = asyncio.create_task(self._work(run))
-        lease = asyncio.create_task(_keep_lease(run))
+        work = asyncio.create_task(self._work(context))
+        lease = asyncio.create_task(_keep_lease(context))
         try:
             await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                run.stop.set()
+                context.stop.set()
                 work.cancel()
             await asyncio.wait({work})
             if lease.done() and not lease.cancelled() and lease.exception() is not None:
                 lease.result()
             if work.cancelled():
-                return failures.superseded(run)
+                return failures.abandon(context)
             return work.result()
         finally:
-            run.stop.set()
+            context.stop.set()
             for task in (work, lease):
                 task.cancel()
             await asyncio.gather(work, lease, return_exceptions=True)
 
-    async def _work(self, run: JobContext) -> Outcome:
+    async def _work(self, context: JobContext) -> Outcome:
         try:
-            while run.ended is None:
-                step = await _next(run)
-                await self._require_may_begin(run, step)
-                await STEPS[step](run)
-            return run.ended
+            while context.ended is None:
+                step = await _next(context)
+                await self._require_may_begin(context, step)
+                await STEPS[step](context)
+            return context.ended
         except Released as reason:
-            return await failures.released(run, str(reason), reason.wait_s)
+            return await failures.release(context, str(reason), reason.wait_s)
         except hashing.Stopped:
-            if run.stale is not None:
-                return await failures.moved(run, run.stale)
-            if self._leaving.is_set() and not run.stop.is_set():
-                return await failures.released(run, self._leaving.reason)
-            return failures.superseded(run)
+            if context.stale is not None:
+                return await failures.supersede(context, context.stale)
+            if self._leaving.is_set() and not context.stop.is_set():
+                return await failures.release(context, self._leaving.reason)
+            return failures.abandon(context)
         except LeaseLost:
-            return failures.superseded(run)
+            return failures.abandon(context)
         except FileChanged as error:
-            return await failures.moved(run, error)
+            return await failures.supersede(context, error)
         except JobError as error:
-            return await failures.decided(run, error)
+            return await failures.handle_error(context, error)
         except (StateError, asyncio.CancelledError):
             raise
         except Exception as error:
             _log.exception("job.internal_error")
             bug = to_error(Kind.INTERNAL_ERROR, f"a bug in syncd: {type(error).__name__}")
-            return await failures.decided(run, bug)
+            return await failures.handle_error(context, bug)
 
-    async def _require_may_begin(self, run: JobContext, step: Step) -> None:
+    async def _require_may_begin(self, context: JobContext, step: Step) -> None:
         """
         Go on only with what may begin now, and where bytes may leave if it sends any.
 
@@ -183,29 +183,29 @@ class Worker:
             raise Released(self._leaving.reason)
         if step not in _SENDING_STEPS:
             return
-        if self.may_send is not None and not self.may_send(run.job):
+        if self.may_send is not None and not self.may_send(context.job):
             raise Permanent(
                 "the plan sends none of its bytes, and the catalog does not hold them there any more",
                 kind=Kind.CONFLICT,
                 advice="Make a new plan.",
             )
-        if not await self._means.transfer.may_send():
+        if not await self._deps.transfer.may_send():
             raise Released(DAY_IS_FULL)
 
 
-async def _next(run: JobContext) -> Step:
+async def _next(context: JobContext) -> Step:
     """What the job needs next, by its facts and by what the catalog tells."""
-    job = run.job
+    job = context.job
     fresh = job.sha256 is not None and job.storage_key is None
-    known = fresh and await register_steps.known(run) is not None
-    movable = fresh and not known and await register_steps.movable(run) is not None
-    missing = len(await part_sender.missing(run)) if job.upload_id is not None else 0
-    run.route = run.means.routes.of(job.fingerprint.size)
-    not_in_catalog = job.sha256 is None and await register_steps.not_in_catalog(run)
+    known = fresh and await register_steps.known(context) is not None
+    movable = fresh and not known and await register_steps.movable(context) is not None
+    missing = len(await part_sender.missing(context)) if job.upload_id is not None else 0
+    context.route = context.deps.routes.of(job.fingerprint.size)
+    not_in_catalog = job.sha256 is None and await register_steps.not_in_catalog(context)
     return next_step(
         job,
-        route=run.route,
-        granted=store_steps.has_url(run),
+        route=context.route,
+        granted=store_steps.has_url(context),
         missing=missing,
         known=known,
         movable=movable,
@@ -213,24 +213,24 @@ async def _next(run: JobContext) -> Step:
     )
 
 
-async def _keep_lease(run: JobContext) -> None:
+async def _keep_lease(context: JobContext) -> None:
     """Until the job is taken away: its file changed, or it was cancelled."""
-    means = run.means
+    deps = context.deps
     while True:
-        await means.clock.sleep(LEASE_TTL_MS / 3000)
+        await deps.clock.sleep(LEASE_TTL_MS / 3000)
         try:
-            await means.lanes.db(
-                means.store.jobs.renew, run.job, means.clock.now_ms(), LEASE_TTL_MS
+            await deps.lanes.db(
+                deps.store.jobs.renew, context.job, deps.clock.now_ms(), LEASE_TTL_MS
             )
         except LeaseLost:
             return
 
 
-def _tell_ended(run: JobContext) -> None:
+def _tell_ended(context: JobContext) -> None:
     """Let whoever draws know how it ended, if it came to an end."""
-    end = None if run.ended is None else run.ended.end
-    run.means.meter.end(
-        run.job.id,
+    end = None if context.ended is None else context.ended.end
+    context.deps.meter.end(
+        context.job.id,
         registered=end is End.REGISTERED,
         adopted=end is End.ADOPTED,
         failed=end is End.FAILED,
