@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from syncd.cli import daemon_client
+from syncd.cli.daemon_client import is_running
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cli.running import is_running
 from syncd.control import actions
 from syncd.core.transfer import rates
 from syncd.errors import AccessDenied, SyncdError
@@ -160,7 +160,7 @@ def scan(invocation: Invocation, path: str | None, accept: bool) -> int:
         return 0
     state_dir = _running(invocation, "its next start looks at every file first: syncd")
     named = None if path is None else _meant(invocation, [path])[0]
-    daemon_client.order(state_dir, "scan", path=named, accept=accept)
+    daemon_client.post(state_dir, "scan", path=named, accept=accept)
     click.echo(f"looking at {'everything' if path is None else printable(path)}; see: syncd status")
     return 0
 
@@ -182,14 +182,14 @@ def limit(invocation: Invocation, rate: str | None) -> int:
     except ValueError as error:
         raise click.UsageError(f"RATE {error}") from None
     state_dir = _running(invocation, "set upload.bandwidth, which its next start goes by")
-    click.echo(_limited(daemon_client.order(state_dir, "limit", rate=rate)["bytes_per_second"]))
+    click.echo(_limited(daemon_client.post(state_dir, "limit", rate=rate)["bytes_per_second"]))
     return 0
 
 
 def _show_limit(invocation: Invocation) -> int:
     state_dir = invocation.state_dir()
     if is_running(state_dir):
-        click.echo(_limited(daemon_client.ask(state_dir, "/status")["progress"]["bandwidth"]))
+        click.echo(_limited(daemon_client.get(state_dir, "/status")["progress"]["bandwidth"]))
     else:
         configured = invocation.load().settings.upload.bandwidth
         click.echo(f"syncd is not running. upload.bandwidth is {configured}.")
@@ -223,7 +223,7 @@ def _carry_out(
     """By the daemon if one runs; else with the lock in hand, for the next start to find."""
     state_dir = invocation.state_dir()
     if is_running(state_dir):
-        return daemon_client.order(state_dir, order.__name__, **what)
+        return daemon_client.post(state_dir, order.__name__, **what)
     with reading(state_dir, Report) as report:
         if report is None:
             raise NothingRuns(

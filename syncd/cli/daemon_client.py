@@ -1,4 +1,4 @@
-"""The daemon of a state directory, asked over its socket."""
+"""Client of the HTTP API on a daemon's Unix socket."""
 
 import json
 import os
@@ -8,49 +8,65 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from syncd.config.locations import SOCKET, address_of, denied, runtime_sockets
-from syncd.errors import SyncdError
+from syncd.errors import AccessDenied, SyncdError
 from syncd.formatting import printable
+from syncd.store.lock import is_locked
 
 ANSWER_S = 15.0
-"""How long an answer may take: a little longer than the daemon itself waits for its disk."""
+"""Timeout of a request: a little longer than the daemon itself waits for its disk."""
 
 
 class NotAnswered(SyncdError):
-    """A daemon is at work, and its socket could not be used; the text says why."""
+    """A daemon runs, but its socket gave no answer; the text says why."""
 
     exit_code = 75
 
 
 class Refused(SyncdError):
-    """The daemon did not do it; the text says why, and what to do."""
+    """The daemon refused the request; the text says why and what to do."""
 
     exit_code = 1
 
 
-def ask(state_dir: str, path: str) -> dict[str, Any]:
+def is_running(state_dir: str) -> bool:
     """
-    What the daemon of *state_dir* answers to ``GET path``.
+    Return whether a daemon owns *state_dir*.
+
+    An account that may not read the directory checks the socket in the runtime directory.
+
+    Raises:
+        AccessDenied: This account may read neither.
+    """
+    try:
+        return is_locked(state_dir)
+    except AccessDenied:
+        return socket_of(state_dir) is not None
+
+
+def get(state_dir: str, path: str) -> dict[str, Any]:
+    """
+    Send ``GET path`` to the daemon of *state_dir* and return the answer.
 
     Raises:
         AccessDenied: This account may not use the socket.
         NotAnswered: There is no socket, or it gave no answer.
-        Refused: It answered that it does not do that.
+        Refused: The daemon answered with an error.
     """
-    return _answer(state_dir, "GET", path, "")
+    return _request(state_dir, "GET", path, "")
 
 
-def order(state_dir: str, name: str, **what: object) -> dict[str, Any]:
-    """Tell the daemon to do something (``POST /name``). Raises what ``ask`` raises."""
-    return _answer(state_dir, "POST", f"/{name}", json.dumps(what))
+def post(state_dir: str, name: str, **members: object) -> dict[str, Any]:
+    """Send ``POST /name`` with a JSON object. Raises what ``get`` raises."""
+    return _request(state_dir, "POST", f"/{name}", json.dumps(members))
 
 
 def events(state_dir: str) -> Iterator[dict[str, Any]]:
     """
-    What the daemon tells about itself, once a second, until it ends.
+    Yield the daemon's status document once a second, until the daemon stops.
 
-    Raises what ``ask`` raises.
+    Raises what ``get`` raises.
     """
-    with _asked(state_dir, "GET", "/events", "") as (status, answer):
+    with _connected(state_dir, "GET", "/events", "") as (status, answer):
         if status != 200:
             raise _refused(json.loads(answer.read()))
         for line in answer:
@@ -58,8 +74,8 @@ def events(state_dir: str) -> Iterator[dict[str, Any]]:
                 yield json.loads(line.removeprefix(b"data: "))
 
 
-def _answer(state_dir: str, method: str, path: str, content: str) -> dict[str, Any]:
-    with _asked(state_dir, method, path, content) as (status, answer):
+def _request(state_dir: str, method: str, path: str, content: str) -> dict[str, Any]:
+    with _connected(state_dir, method, path, content) as (status, answer):
         document: dict[str, Any] = json.loads(answer.read())
     if status >= 400 and "error" in document:
         raise _refused(document)
@@ -73,10 +89,10 @@ def _refused(document: Mapping[str, Any]) -> Refused:
 
 def socket_of(state_dir: str) -> str | None:
     """
-    Where the daemon of *state_dir* listens; None if it offers no socket.
+    Return the path of the socket of the daemon of *state_dir*, or None if it has none.
 
-    The state directory holds the socket or a link to it. For an account that may not read it, the
-    socket of the service is the one, if the daemon behind it owns *state_dir*.
+    The state directory holds the socket or a link to it. An account that may not read the directory
+    uses the socket of the system service, if that daemon owns *state_dir*.
 
     Raises:
         AccessDenied: This account may use neither.
@@ -95,7 +111,7 @@ def socket_of(state_dir: str) -> str | None:
 
 
 def _owned_by(path: str) -> str | None:
-    """The state directory of the daemon behind a socket; None if none answers this account."""
+    """Return the state directory of the daemon behind a socket, or None if it does not answer."""
     try:
         with _exchange(path, "GET", "/live", "") as (_, answer):
             state_dir: str | None = json.loads(answer.read()).get("state_dir")
@@ -105,12 +121,10 @@ def _owned_by(path: str) -> str | None:
 
 
 @contextmanager
-def _asked(state_dir: str, method: str, path: str, content: str) -> Iterator[tuple[int, IO[bytes]]]:
-    """
-    Status and body of one answer.
-
-    Raises what ``ask`` raises.
-    """
+def _connected(
+    state_dir: str, method: str, path: str, content: str
+) -> Iterator[tuple[int, IO[bytes]]]:
+    """Status and body of one answer. Raises what ``get`` raises."""
     place = socket_of(state_dir) or os.path.join(state_dir, SOCKET)
     try:
         with _exchange(place, method, path, content) as answer:
@@ -120,19 +134,19 @@ def _asked(state_dir: str, method: str, path: str, content: str) -> Iterator[tup
     except (OSError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NotAnswered(
-            f"A syncd is at work on {printable(state_dir)}, and its socket {printable(place)} does "
-            f"not answer: {printable(reason)}. If it has just begun or is about to end, repeat this. If "
-            "not, its log says more."
+            f"syncd is running on {printable(state_dir)}, but its socket {printable(place)} does not "
+            f"answer: {printable(reason)}. If syncd is just starting or stopping, try again; "
+            "otherwise see its log."
         ) from None
 
 
 @contextmanager
 def _exchange(place: str, method: str, path: str, content: str) -> Iterator[tuple[int, IO[bytes]]]:
     """
-    One request to the socket at *place*; its status and body.
+    Send one request to the socket at *place*; status and body of the answer.
 
-    HTTP/1.0 on purpose: the body then ends with the connection, and is never sent in chunks, so
-    that no HTTP library has to be imported for it, which would take longer than the answer.
+    HTTP/1.0: the body ends with the connection and is never chunked, so no HTTP library has to be
+    imported, which would take longer than the request.
     """
     body = content.encode()
     head = f"{method} {path} HTTP/1.0\r\nHost: syncd\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -1,58 +1,73 @@
 """
-The answers that are asked for most, found without putting the command line together for them.
+The ``syncd`` command: answers the most frequent calls without importing the command line.
 
-Only the bare words are answered here, as a health check or a script says them. With an option, or
-when anything is amiss, the command itself answers; so nothing here has to say what went wrong.
+Only the bare commands that a health check or a script runs are answered here. For everything else,
+and whenever an error occurs, the regular command runs, so no error is reported here.
 """
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from syncd.config.locations import state_dir_of
+from syncd.core.exit_codes import INTERRUPTED
 from syncd.errors import AccessDenied, SyncdError
 from syncd.formatting import printable, time_text
 
 if TYPE_CHECKING:
     from syncd.cli.tables import Told
 
-WELL, UNWELL = 0, 1
+HEALTHY, UNHEALTHY = 0, 1
 
 STUCK_S = 900.0
-"""Files under way that got no further for so long are stuck: the slowest answer is waited for eleven
-minutes."""
+"""Seconds without progress after which syncd counts as stuck: the slowest request takes 11 minutes."""
 
-RICH_VARIABLES = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
-"""With one of these rich may draw for a terminal where there is none."""
+COLOR_VARIABLES = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
 
 HELP = "help.txt"
 HELP_COLUMNS = 80
-"""The help page is as it is on a screen of so many columns and more."""
+"""The help page is formatted for a terminal of at least this width."""
+
+
+def entry() -> NoReturn:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the token
+    arguments = sys.argv[1:]
+    try:
+        code = answer(arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nsyncd: interrupted; progress is kept\n")
+        code = INTERRUPTED
+    if code is not None:
+        sys.exit(code)
+    from syncd.cli.main import leave, status_of
+
+    leave(status_of(arguments))
 
 
 def answer(arguments: Sequence[str]) -> int | None:
-    """The exit code, once the answer is told; None: the command itself has to answer."""
+    """Print the output of a bare command and return its exit code; None if it is not handled here."""
     try:
-        told = _told(arguments)
-        if told is None:
+        output = _output(arguments)
+        if output is None:
             return None
-        code, text = told
+        code, text = output
         sys.stdout.write(text)
         sys.stdout.flush()
-    except Exception:  # met again on the long way, and told there as it should be
+    except Exception:  # the regular command meets the same error and reports it
         return None
     return code
 
 
-def _told(arguments: Sequence[str]) -> tuple[int, str] | None:
+def _output(arguments: Sequence[str]) -> tuple[int, str] | None:
     match arguments:
         case ["--help" | "-h"] if _is_wide():
             return 0, help_page()
         case ["health"]:
             return health(_state_dir)
-        case ["status"] if not (sys.stdout.isatty() or RICH_VARIABLES & os.environ.keys()):
+        case ["status"] if not (sys.stdout.isatty() or COLOR_VARIABLES & os.environ.keys()):
             from syncd.cli import plain
 
             return 0, plain.text(status(_state_dir()))
@@ -67,13 +82,13 @@ def _state_dir() -> str:
 
 
 def help_page() -> str:
-    """What ``syncd --help`` shows; ``make docs`` writes it."""
+    """Return the output of ``syncd --help``, which ``make docs`` writes to a file."""
     with open(os.path.join(os.path.dirname(__file__), HELP), encoding="utf-8") as file:
         return file.read()
 
 
 def _is_wide() -> bool:
-    """Has stdout the columns that the help page was made for, as far as it has any?"""
+    """Return whether stdout has the width of the help page, or is not a terminal."""
     if "COLUMNS" in os.environ:
         return False
     try:
@@ -82,44 +97,39 @@ def _is_wide() -> bool:
         return True
 
 
-def health(find: Callable[[], str]) -> tuple[int, str]:
+def health(find_state_dir: Callable[[], str]) -> tuple[int, str]:
     """
-    Exit code and text of ``syncd health``.
-
-    Args:
-        find: Tells the state directory, or raises ``SyncdError``.
+    Return exit code and text of ``syncd health``.
 
     Raises:
         AccessDenied: This account may neither read the state directory nor use the socket.
     """
     try:
-        code, said = _asked(find())
+        code, text = _check_health(find_state_dir())
     except AccessDenied:
         raise
     except SyncdError as error:
-        code, said = UNWELL, str(error)
-    return code, f"{'well' if code == WELL else 'unwell'}: {said}\n"
+        code, text = UNHEALTHY, str(error)
+    return code, f"{'healthy' if code == HEALTHY else 'unhealthy'}: {text}\n"
 
 
-def _asked(state_dir: str) -> tuple[int, str]:
-    from syncd.cli.running import is_running
-
-    shown = printable(state_dir)
-    if not is_running(state_dir):
-        return UNWELL, f"no syncd is running on {shown}"
+def _check_health(state_dir: str) -> tuple[int, str]:
     from syncd.cli import daemon_client
 
+    shown = printable(state_dir)
+    if not daemon_client.is_running(state_dir):
+        return UNHEALTHY, f"syncd is not running on {shown}"
     if daemon_client.socket_of(state_dir) is None:
-        # It has only just begun, or is a backfill: the lock is all there is to go by.
-        return WELL, f"a syncd is at work on {shown}, and offers no socket to ask it more"
-    live = daemon_client.ask(state_dir, "/live")
+        # It is just starting, or runs with --once: only the lock shows that it runs.
+        return HEALTHY, f"syncd is running on {shown}, without a socket"
+    live = daemon_client.get(state_dir, "/live")
     if live["running"] and live["idle_s"] > STUCK_S:
         since = time_text(int((time.time() - live["idle_s"]) * 1000))
         return (
-            UNWELL,
-            f"no progress since {since}, files in progress: {live['running']}; see syncd status",
+            UNHEALTHY,
+            f"no progress since {since}, files in progress: {live['running']}; see: syncd status",
         )
-    return WELL, f"a syncd is running on {shown}; files under way: {live['running']}"
+    return HEALTHY, f"syncd is running on {shown}, files in progress: {live['running']}"
 
 
 def status(state_dir: str, everything: bool = False) -> "Iterator[Told]":

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
+from syncd.cli.daemon_client import is_running
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.path_lookup import NoSuchFile, Place, resolve
 from syncd.cli.reading import as_it_is, ask_daemon, ask_settling
-from syncd.cli.running import is_running
 from syncd.cli.tables import more_settling, time_left
 from syncd.config.settings import Settings
 from syncd.core.files.search_paths import Tree

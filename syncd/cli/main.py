@@ -1,8 +1,8 @@
 """
-The command line: what ``syncd`` is called with, and how it ends.
+The ``syncd`` command line: its commands, global options and exit codes.
 
-Nothing heavy is imported before a command needs it: the table below names each command's home and
-carries its help line.
+A command's module is imported only when the command is called, so ``COMMANDS`` repeats the help line
+of each command.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -28,75 +29,106 @@ if TYPE_CHECKING:
 
     from syncd.config.loader import Loaded
 
-OUR_BUG = 70
+INTERNAL_ERROR = 70
 
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
-    """A command that is imported (``target`` is ``module:attribute``) only when it is called."""
+    """A command that is imported from ``target`` (``module:attribute``) when it is called."""
 
     target: str
     help: str
+    group: str = "Other"
 
     def load(self) -> click.Command:
-        """Import the command."""
         module, _, attribute = self.target.partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 
 
+_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Run": {
+        "run": ("main:run_command", "Watch and upload until stopped (the default command)."),
+        "config": ("config:config", "Check and show the configuration."),
+        "completion": ("completion:completion", "Print the completion script of a shell."),
+    },
+    "Look": {
+        "status": ("status:status", "Show the status of every file."),
+        "file": ("inspect:file", "Show everything known about one file."),
+        "queue": ("inspect:queue", "Show running uploads and what comes next."),
+        "history": ("inspect:history", "Show what happened to files, and why."),
+        "safe": ("safe:safe", "Check whether every model here is in the catalog."),
+    },
+    "Control": {
+        "pause": ("control:pause", "Stop uploading until `syncd resume`."),
+        "resume": ("control:resume", "Resume uploading after a pause."),
+        "retry": ("control:retry", "Retry files now."),
+        "bump": ("control:bump", "Move files to the front of the queue."),
+        "cancel": ("control:cancel", "Stop uploading files until they change."),
+        "limit": ("control:limit", "Show or change the upload bandwidth limit."),
+        "scan": ("control:scan", "Scan the models directories now."),
+    },
+    "Account": {
+        "login": ("login:login", "Get a device key, or sign in to upload large files."),
+        "logout": ("login:logout", "Revoke and remove the credentials from login."),
+        "whoami": ("whoami:whoami", "Show the account, its credentials and what they allow."),
+    },
+    "Catalog": {
+        "plan": ("plan:plan", "Show what would be uploaded, without uploading it."),
+        "apply": ("apply:apply", "Apply a plan written by `syncd plan --out`."),
+        "diff": ("diff:diff", "Compare the models directories with the catalog."),
+        "verify": ("verify:verify", "Read registered files again and compare their hashes."),
+        "prune": ("prune:prune", "Remove catalog records whose files are gone."),
+    },
+    "Troubleshoot": {
+        "doctor": ("doctor:doctor", "Check everything that syncd needs."),
+        "health": ("health:health", "Exit with 0 if a running syncd is healthy."),
+        "gc": ("gc:gc", "Abort unneeded uploads and delete old history."),
+        "support-bundle": ("support:support_bundle", "Collect data for a bug report, without secrets."),
+    },
+    "Try it out": {
+        "demo": ("demo:demo", "Upload sample models to a simulated cloud."),
+        "sandbox": ("sandbox:sandbox", "Run a simulated cloud on this machine."),
+    },
+}  # fmt: skip
+
 COMMANDS: Mapping[str, Lazy] = MappingProxyType(
     {
-        "run": Lazy(
-            "syncd.cli.main:run_command", "Keep the catalog in step (what no command means)."
-        ),
-        "status": Lazy("syncd.cli.status:status", "Tell where each file stands."),
-        "retry": Lazy("syncd.cli.control:retry", "Try files again now."),
-        "pause": Lazy("syncd.cli.control:pause", "Send nothing more until resume."),
-        "resume": Lazy("syncd.cli.control:resume", "End a pause."),
-        "limit": Lazy("syncd.cli.control:limit", "Limit upload bandwidth, or show the limit."),
-        "scan": Lazy("syncd.cli.control:scan", "Look at the models directories now."),
-        "bump": Lazy("syncd.cli.control:bump", "Let queued files go first."),
-        "cancel": Lazy("syncd.cli.control:cancel", "Give up on files until they change."),
-        "file": Lazy("syncd.cli.inspect:file", "Tell everything about one file."),
-        "queue": Lazy("syncd.cli.inspect:queue", "Tell what is on its way and what comes next."),
-        "history": Lazy("syncd.cli.inspect:history", "Tell what happened, and why."),
-        "plan": Lazy("syncd.cli.plan:plan", "Tell what would be sent, and send nothing."),
-        "verify": Lazy("syncd.cli.verify:verify", "Read the registered files again and compare."),
-        "gc": Lazy("syncd.cli.gc:gc", "Abort unwanted uploads, forget what is long past."),
-        "doctor": Lazy("syncd.cli.doctor:doctor", "Check everything that syncd needs."),
-        "health": Lazy("syncd.cli.health:health", "Exit with 0 while a running syncd is well."),
-        "support-bundle": Lazy(
-            "syncd.cli.support:support_bundle", "Pack what a bug report needs, without secrets."
-        ),
-        "completion": Lazy("syncd.cli.completion:completion", "Print completion for a shell."),
-        "login": Lazy("syncd.cli.login:login", "Get a device key; for large files, a session."),
-        "logout": Lazy("syncd.cli.login:logout", "Revoke and remove what login got."),
-        "whoami": Lazy("syncd.cli.whoami:whoami", "Tell who syncd is, and what it may upload."),
-        "diff": Lazy("syncd.cli.diff:diff", "Compare the tree with the catalog."),
-        "safe": Lazy("syncd.cli.safe:safe", "Tell whether this machine may be destroyed."),
-        "apply": Lazy("syncd.cli.apply:apply", "Let a plan happen that syncd plan --out wrote."),
-        "prune": Lazy("syncd.cli.prune:prune", "Take back records whose files are gone."),
-        "config": Lazy("syncd.cli.config:config", "Check and show the configuration."),
-        "demo": Lazy("syncd.cli.demo:demo", "Show it all against a stand-in cloud."),
-        "sandbox": Lazy("syncd.cli.sandbox:sandbox", "Serve the stand-in cloud on this machine."),
+        name: Lazy(f"syncd.cli.{target}", line, group)
+        for group, commands in _GROUPS.items()
+        for name, (target, line) in commands.items()
     }
 )
 
 
-class LazyGroup(click.Group):
-    """A group that lists ``COMMANDS`` without importing them."""
+class SuggestingGroup(click.Group):
+    """A group of commands that suggests the nearest name for an unknown one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], names, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(SuggestingGroup):
+    """A group that lists ``COMMANDS`` without importing them; each accepts the global options too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = COMMANDS.get(cmd_name)
-        return entry.load() if entry else None
+        return _with_global_options(entry.load()) if entry else None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-        """The commands that begin so, from the table; options as ever."""
         from click.shell_completion import CompletionItem
 
         items = [
@@ -107,24 +139,65 @@ class LazyGroup(click.Group):
         return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        for group, commands in groupby(COMMANDS.items(), key=lambda item: item[1].group):
+            with formatter.section(group):
+                formatter.write_dl([(name.ljust(14), entry.help) for name, entry in commands])
+
+
+def global_options(*, hidden: bool = False) -> list[click.Option]:
+    """The options that are accepted before and after the command; ``Invocation`` holds their values."""
+    levels, formats = click.Choice(LEVELS), click.Choice(FORMATS)
+    return [
+        click.Option(
+            [flag], metavar=metavar, type=type_, help=text, hidden=hidden,
+            expose_value=False, callback=_remember,
+        )
+        for flag, metavar, type_, text in (
+            ("--config", "FILE", None, "Read this configuration file (TOML)."),
+            ("--models-dir", "DIR", None, "Watch this ComfyUI models directory."),
+            ("--state-dir", "DIR", None, "Keep syncd's database in this directory."),
+            ("--log-level", "LEVEL", levels, f"Log level: {', '.join(LEVELS)}."),
+            ("--log-format", "FORMAT", formats, f"Log format: {', '.join(FORMATS)}."),
+        )
+    ]  # fmt: skip
+
+
+LEVELS, FORMATS = ("debug", "info", "warning", "error"), ("auto", "console", "json")
+_OPTIONS = "syncd.options"
+_EPILOG = "Global options such as --config and --state-dir work here too; see: syncd --help"
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Keep the value of a global option; one after the command overrides one before it."""
+    if value is not None:
+        ctx.meta.setdefault(_OPTIONS, {})[parameter.name] = value
+    if parameter.name == "log_level" and value == "debug":
+        # Set before the configuration is read, so that an internal error there has a traceback.
+        logging.getLogger().setLevel(logging.DEBUG)
+
+
+def _with_global_options(command: click.Command) -> click.Command:
+    if not any(parameter.name == "state_dir" for parameter in command.params):
+        command.params += global_options(hidden=True)
+        command.epilog = command.epilog or _EPILOG
+        for each in command.commands.values() if isinstance(command, click.Group) else ():
+            _with_global_options(each)
+    return command
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What was given before the command: every command gets it with ``@pass_invocation``."""
+    """The global options of one call; a command receives it with ``@pass_invocation``."""
 
-    config_file: str | None
     once: bool
-    overrides: Mapping[str, str | None]
+    options: Mapping[str, str]
 
     def load(self) -> "Loaded":
         """
-        Read the configuration and set up the log as it says.
+        Read the configuration and set up logging.
 
         Raises:
-            ConfigError: As ``syncd.config.load``.
+            ConfigError: See ``syncd.config.loader.load``.
         """
         from syncd.monitoring import log
 
@@ -134,79 +207,67 @@ class Invocation:
 
     def state_dir(self) -> str:
         """
-        The state directory, found without reading the rest of the configuration.
+        Find the state directory without reading the other settings.
 
         Raises:
-            ConfigError: As ``syncd.config.locations.state_dir_of``.
+            ConfigError: See ``syncd.config.locations.state_dir_of``.
         """
         from syncd.config.locations import state_dir_of
 
-        return state_dir_of(self.overrides["state_dir"], self.config_file, os.environ)
+        return state_dir_of(self.options.get("state_dir"), self.options.get("config"), os.environ)
 
     def read(self) -> "Loaded":
-        """Read the configuration, and leave the log as it is. Raises what ``load`` raises."""
+        """Read the configuration without setting up logging. Raises what ``load`` raises."""
         from syncd.config import loader
 
-        return loader.load(self.config_file, self.overrides, os.environ)
+        flags = {
+            "models_dir": self.options.get("models_dir"),
+            "state_dir": self.options.get("state_dir"),
+            "log.level": self.options.get("log_level"),
+            "log.format": self.options.get("log_format"),
+        }
+        return loader.load(self.options.get("config"), flags, os.environ)
 
 
 pass_invocation = click.make_pass_decorator(Invocation)
+
+
+ONCE_HELP = "Upload everything that is missing from the catalog, then exit."
 
 
 @click.command(
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
+    params=global_options(),
 )
-@click.option("--config", "config_file", metavar="FILE", help="The TOML file to read.")
-@click.option("--once", is_flag=True, help="Bring the catalog up to date, then end.")
-@click.option("--models-dir", metavar="DIR", help="The ComfyUI models directory.")
-@click.option("--state-dir", metavar="DIR", help="Directory of syncd's own database.")
-@click.option(
-    "--log-level",
-    metavar="LEVEL",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="debug, info, warning or error.",
-)
-@click.option(
-    "--log-format", metavar="FORMAT", type=click.Choice(["auto", "console", "json"]),
-    help="auto, console or json.",
-)  # fmt: skip
+@click.option("--once", is_flag=True, help=ONCE_HELP)
 @click.version_option(__version__, message="syncd %(version)s")
 @click.pass_context
-def main(
-    ctx: click.Context,
-    config_file: str | None,
-    once: bool,
-    models_dir: str | None,
-    state_dir: str | None,
-    log_level: str | None,
-    log_format: str | None,
-) -> int | None:
+def main(ctx: click.Context, once: bool) -> int | None:
     """
-    Keep a ComfyUI models directory and a team's model catalog in step.
+    Upload the models of a ComfyUI installation to a team's Cyberun catalog.
+
+    Cyberun is a cloud service for teams that use ComfyUI. Its catalog lists the team's models, and
+    the team's agents (the machines that run workflows) download every model in it.
+
+    syncd watches the models directory, uploads new and changed files and registers them in the
+    catalog. The sync is one way: syncd never changes a model file, and by default deleting a local
+    file changes nothing in the catalog.
 
     Without a command, syncd runs in the foreground until it is stopped.
     """
-    if log_level == "debug":  # so that a bug on the way to the configuration shows where it is
-        logging.getLogger().setLevel(logging.DEBUG)
     if once and ctx.invoked_subcommand not in (None, "run"):
-        raise click.UsageError(f"--once has no meaning for {ctx.invoked_subcommand}")
-    flags = {
-        "models_dir": models_dir,
-        "state_dir": state_dir,
-        "log.level": log_level,
-        "log.format": log_format,
-    }
-    ctx.obj = Invocation(config_file, once, MappingProxyType(flags))
+        raise click.UsageError(f"--once cannot be used with {ctx.invoked_subcommand}")
+    ctx.obj = Invocation(once, ctx.meta.setdefault(_OPTIONS, {}))
     return _run(ctx.obj, once) if ctx.invoked_subcommand is None else None
 
 
 @click.command("run")
-@click.option("--once", is_flag=True, help="Bring the catalog up to date, then end.")
+@click.option("--once", is_flag=True, help=ONCE_HELP)
 @pass_invocation
 def run_command(invocation: Invocation, once: bool) -> int:
-    """Keep the catalog in step, in the foreground, until stopped."""
+    """Watch the models directories and upload new and changed files, until stopped."""
     return _run(invocation, once or invocation.once)
 
 
@@ -221,51 +282,51 @@ def _run(invocation: Invocation, once: bool) -> int:
 
 
 def status_of(args: Sequence[str]) -> int:
-    """Run the command line *args* and return its exit code; whatever went wrong is on stderr."""
+    """Run the command line *args* and return its exit code; errors are printed to stderr."""
     try:
         return main.main(list(args), prog_name="syncd", standalone_mode=False) or 0
     except click.Abort:
-        _say("interrupted; progress is kept")
+        _print_error("interrupted; progress is kept")
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except SyncdError as error:
-        _say(str(error))
+        _print_error(str(error))
         return error.exit_code
     except Exception as error:
-        _say_bug(error)
-        return OUR_BUG
+        _print_internal_error(error)
+        return INTERNAL_ERROR
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     from syncd.monitoring.log import scrub
 
     click.echo(f"syncd: {scrub(text)}", err=True)
 
 
-def _say_bug(error: Exception) -> None:
-    """What a report needs; the traceback (never with local variables) only at level debug."""
+def _print_internal_error(error: Exception) -> None:
+    """Print what a bug report needs; at level debug the traceback, without local variables."""
     from syncd.monitoring.log import digest
     from syncd.types import printable
 
     debug = logging.getLogger().isEnabledFor(logging.DEBUG)
     if debug:
         lines = "".join(traceback.format_exception(error)).splitlines()
-        _say("traceback\n" + "\n".join(map(printable, lines)))
-    _say(
-        f"a bug of its own: {type(error).__name__}: {printable(str(error))[:300]} "
+        _print_error("traceback\n" + "\n".join(map(printable, lines)))
+    _print_error(
+        f"internal error: {type(error).__name__}: {printable(str(error))[:300]} "
         f"(syncd {__version__}, digest {digest(error)}). Progress is kept. "
-        f"{'Please report it.' if debug else 'Please report it, with what --log-level debug says.'}"
+        f"{'Please report it.' if debug else 'Please report it with the output of --log-level debug.'}"
     )
 
 
 def leave(code: int) -> NoReturn:
-    """End now: all is committed, and threads that still wait for a server would be waited for."""
+    """Exit without waiting for threads that still wait for a server: everything is committed."""
     if threading.active_count() == 1:
         sys.exit(code)
-    logging.shutdown()  # it may owe a line
-    with contextlib.suppress(OSError):  # whoever read our output may have gone
+    logging.shutdown()  # flush buffered log lines
+    with contextlib.suppress(OSError):  # the reader of our output may be gone
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from syncd.cli.running import is_running
+from syncd.cli.daemon_client import is_running
 from syncd.errors import AccessDenied
 from syncd.monitoring import status
 from syncd.store.db import reading
@@ -125,7 +125,7 @@ def ask_daemon(state_dir: str) -> dict[str, Any] | None:
     from syncd.cli import daemon_client
 
     try:
-        return daemon_client.ask(state_dir, "/status")
+        return daemon_client.get(state_dir, "/status")
     except (daemon_client.NotAnswered, daemon_client.Refused):
         return None
 
@@ -137,7 +137,7 @@ def ask_settling(state_dir: str, shown: str) -> Mapping[str, Any] | None:
     from syncd.cli import daemon_client
 
     try:
-        answer = daemon_client.ask(state_dir, f"/settling?path={quote(shown)}")
+        answer = daemon_client.get(state_dir, f"/settling?path={quote(shown)}")
     except (daemon_client.NotAnswered, daemon_client.Refused):
         return None
     settling: Mapping[str, Any] | None = answer["settling"]
@@ -192,7 +192,7 @@ def _files_told(state_dir: str) -> Iterator[FileReport]:
 
     offset, more = 0, True
     while more:
-        page = daemon_client.ask(state_dir, f"/files?offset={offset}")
+        page = daemon_client.get(state_dir, f"/files?offset={offset}")
         yield from (FileReport(**file) for file in page["files"])
         offset, more = offset + len(page["files"]), page["more"]
 

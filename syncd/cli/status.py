@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from syncd.cli import daemon_client, fast_path
+from syncd.cli.daemon_client import is_running
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cli.running import is_running
 from syncd.errors import SyncdError
 from syncd.types import printable
 

@@ -195,7 +195,7 @@ def pod(tmp_path: Path, cloud: Sandbox) -> Home:
     (volume / "config.toml").write_text(f'models_dir = "{home.models}"\n')
     program = here / "venv/bin/syncd"
     program.parent.mkdir(parents=True)
-    starts = f'exec "{sys.executable}" -c "from syncd.cli.entry import entry; entry()" "$@"'
+    starts = f'exec "{sys.executable}" -c "from syncd.cli.fast_path import entry; entry()" "$@"'
     program.write_text(f'#!/bin/sh\necho $$ >>"{here}/pids"\ncd "{PROJECT}" && {starts}\n')
     program.chmod(0o755)
     home.env |= {"VOLUME": os.fspath(volume), "HERE": os.fspath(here)}

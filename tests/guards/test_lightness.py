@@ -16,7 +16,7 @@ from tests.integration.harness import PROJECT, Home, until
 
 CALL = (
     "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
-    "from syncd.cli.entry import entry; entry()"
+    "from syncd.cli.fast_path import entry; entry()"
 )
 
 HEAVY = frozenset(

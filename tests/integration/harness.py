@@ -36,7 +36,7 @@ LATEST_S = 2.0
 """Seconds that a lost register or complete may arrive late here, where nothing takes longer."""
 
 IN_A_HURRY = f"from syncd.core.jobs import late; late.LATEST_S = {LATEST_S}; "
-COMMAND = (sys.executable, "-c", f"{IN_A_HURRY}from syncd.cli.entry import entry; entry()")
+COMMAND = (sys.executable, "-c", f"{IN_A_HURRY}from syncd.cli.fast_path import entry; entry()")
 STANDBY = (
     sys.executable,
     "-c",

@@ -34,7 +34,7 @@ import syncd.cli.support
 import syncd.cli.verify
 import syncd.cli.whoami
 import syncd.daemon.service
-from syncd.cli.entry import entry
+from syncd.cli.fast_path import entry
 
 
 def main() -> None:

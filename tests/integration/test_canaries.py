@@ -59,7 +59,8 @@ def buggy():
 home = sys.modules["buggy"] = types.ModuleType("buggy")
 home.buggy = buggy
 cli.COMMANDS = {**cli.COMMANDS, "buggy": cli.Lazy("buggy:buggy", "")}
-syncd.cli.entry()
+from syncd.cli.fast_path import entry
+entry()
 """
 
 LEAKY = """
@@ -69,7 +70,7 @@ def require_credential(loaded, really=run.require_credential):
     structlog.get_logger("syncd").debug("planted", ends=token.rpartition(".")[2])
     return really(loaded)
 run.require_credential = require_credential
-from syncd.cli.entry import entry
+from syncd.cli.fast_path import entry
 entry()
 """
 

@@ -290,7 +290,7 @@ def test_completion_is_printed_for_each_shell(home: Home, shell: str) -> None:
 
 
 def test_bash_completes_commands_without_importing_them(home: Home) -> None:
-    command = f"'{COMMAND[0]}' -X importtime -c 'from syncd.cli.entry import entry; entry()'"
+    command = f"'{COMMAND[0]}' -X importtime -c 'from syncd.cli.fast_path import entry; entry()'"
     asked = {"_SYNCD_COMPLETE": "bash_complete", "COMP_WORDS": "syncd h", "COMP_CWORD": "1"}
 
     done = subprocess.run(

@@ -15,12 +15,12 @@ from syncd.store.store import Store
 from tests.integration.harness import Home
 
 MODULES = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
-CALL = "from syncd.cli.entry import entry; entry()"
+CALL = "from syncd.cli.fast_path import entry; entry()"
 
 
 @contextmanager
 def answering(home: Home, *answers: bytes) -> Iterator[None]:
-    """Somebody who holds the lock and gives these answers on the socket."""
+    """A process that holds the lock and sends *answers* on the socket."""
     store = Store(os.fspath(home.state))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.fspath(home.state / "syncd.sock"))
@@ -43,7 +43,7 @@ def _serve(listener: socket.socket, answers: tuple[bytes, ...]) -> None:
             connection.sendall(answer)
 
 
-def test_a_running_syncd_is_well_and_none_is_not(home: Home) -> None:
+def test_health_running_exits_0_and_stopped_exits_1(home: Home) -> None:
     before = home.run("health")
     with home.daemon() as daemon:
         daemon.started()
@@ -52,11 +52,11 @@ def test_a_running_syncd_is_well_and_none_is_not(home: Home) -> None:
     after = home.run("health")
 
     assert (before.code, running.code, after.code) == (1, 0, 1)
-    assert running.out == f"well: a syncd is running on {home.state}; files under way: 0\n"
-    assert f"unwell: no syncd is running on {home.state}" in after.out
+    assert running.out == f"healthy: syncd is running on {home.state}, files in progress: 0\n"
+    assert f"unhealthy: syncd is not running on {home.state}" in after.out
 
 
-def test_one_whose_loop_stands_still_is_not_well(home: Home) -> None:
+def test_health_blocked_event_loop_exits_1(home: Home) -> None:
     with home.daemon() as daemon:
         daemon.started()
         daemon.process.send_signal(signal.SIGSTOP)
@@ -69,12 +69,12 @@ def test_one_whose_loop_stands_still_is_not_well(home: Home) -> None:
         daemon.stop()
 
     assert done.returncode == 1
-    assert done.stdout.startswith("unwell: A syncd is at work")
+    assert done.stdout.startswith("unhealthy: syncd is running on")
     assert "does not answer: timed out" in done.stdout
 
 
 @pytest.mark.parametrize(("running", "idle_s", "code"), [(1, 901, 1), (1, 899, 0), (0, 10**6, 0)])
-def test_I30_files_that_get_no_further_make_it_unwell(
+def test_I30_files_without_progress_make_syncd_unhealthy(
     home: Home, running: int, idle_s: float, code: int
 ) -> None:
     answer = f'{{"live": true, "running": {running}, "idle_s": {idle_s}}}'
@@ -85,16 +85,16 @@ def test_I30_files_that_get_no_further_make_it_unwell(
     assert ("no progress since 20" in done.out) == bool(code)
 
 
-def test_without_a_socket_the_lock_has_to_do_and_it_says_so(home: Home) -> None:
+def test_health_without_socket_relies_on_lock(home: Home) -> None:
     store = Store(os.fspath(home.state))
     done = home.run("health")
     store.close()
 
     assert done.code == 0
-    assert "offers no socket to ask it more" in done.out
+    assert "without a socket" in done.out
 
 
-def test_the_state_directory_is_found_as_the_daemon_finds_it(home: Home) -> None:
+def test_health_finds_state_dir_by_file_flag_and_default(home: Home) -> None:
     config = home.state.parent / "syncd.toml"
     config.write_text(f'state_dir = "{home.state}"\n')
     store = Store(os.fspath(home.state))
@@ -110,7 +110,7 @@ def test_the_state_directory_is_found_as_the_daemon_finds_it(home: Home) -> None
     assert "cannot be understood" in by_broken.out
 
 
-def test_it_is_light(home: Home) -> None:
+def test_health_imports_no_heavy_library(home: Home) -> None:
     with answering(home, b'{"live": true, "running": 0, "idle_s": 0}'):
         done = subprocess.run(
             (sys.executable, "-c", MODULES + CALL, "health"),

@@ -115,7 +115,7 @@ def test_member_of_the_socket_group_sees_the_same_status(home: Home, daemon: Dae
     for name in ("files", "files_by_state", "bytes_by_state", "roots", "holds"):
         assert document[name] == json.loads(ours.out)[name]
     assert "2 registered" in home.run("status", "--all", account=MEMBER).out
-    assert home.run("health", account=MEMBER).out.startswith("well: ")
+    assert home.run("health", account=MEMBER).out.startswith("healthy: ")
 
 
 def test_member_of_the_socket_group_may_steer(home: Home, daemon: Daemon) -> None:

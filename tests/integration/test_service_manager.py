@@ -43,7 +43,7 @@ def end_the_observer(*_):
 signal.signal(signal.SIGUSR1, hang_the_loop)
 signal.signal(signal.SIGUSR2, hang_the_store)
 signal.signal(signal.SIGRTMIN, end_the_observer)
-from syncd.cli.entry import entry
+from syncd.cli.fast_path import entry
 entry()
 """
 

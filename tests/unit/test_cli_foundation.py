@@ -17,7 +17,7 @@ DEVICE_KEY = "dk-CANARY0123456789"
 MODULES_AT_EXIT = (
     "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
 )
-CALL = "from syncd.cli.entry import entry; entry()"
+CALL = "from syncd.cli.fast_path import entry; entry()"
 
 # Commands that behave as a broken one could, put into the table of the child process only.
 MISBEHAVE = """
@@ -104,6 +104,38 @@ def test_help_lines_of_the_table_belong_to_commands_of_that_name() -> None:
         assert command.name == name
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (["satus"], " Did you mean 'status'?"),
+        (["config", "chek"], " Did you mean 'check'?"),
+        (["zzz"], ""),
+    ],
+)
+def test_unknown_command_suggests_nearest_name(tmp_path: Path, typed: list[str], hint: str) -> None:
+    done = syncd(tmp_path, *typed)
+
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"Error: No such command {typed[-1]!r}.{hint}\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--models-dir", "/m", "config", "show", "--json"],
+        ["config", "--models-dir", "/m", "show", "--json"],
+        ["config", "show", "--json", "--models-dir", "/m"],
+        ["--models-dir", "/other", "config", "show", "--json", "--models-dir", "/m"],
+    ],
+)
+def test_global_option_is_accepted_before_and_after_command(
+    tmp_path: Path, args: list[str]
+) -> None:
+    settings = json.loads(syncd(tmp_path, *args).stdout)["settings"]
+
+    assert settings["models_dir"] == {"value": "/m", "origin": "flag"}
+
+
 # Exit codes
 
 
@@ -147,7 +179,7 @@ def test_bug_shows_its_traceback_at_level_debug_only_and_never_a_secret(tmp_path
     loud = syncd(tmp_path, "--log-level", "debug", "buggy", before=MISBEHAVE)
 
     digest = re.search(r"digest ([0-9a-f]{8})\)", quiet.stderr)
-    assert quiet.stderr.startswith("syncd: a bug of its own: ZeroDivisionError: over https://h/p?")
+    assert quiet.stderr.startswith("syncd: internal error: ZeroDivisionError: over https://h/p?")
     assert len(quiet.stderr.splitlines()) == 1
     assert digest is not None
     assert digest[1] in loud.stderr
