@@ -23,8 +23,6 @@ class Scale:
     """T4: seeds beside those that once failed."""
     two_boxes: int
     """T4: seeds of two machines with one team."""
-    kill_points: int
-    """T5: in all."""
     renewals: int
     """T5: kills while a session is renewed, in all."""
     beginnings: tuple[bool, ...]
@@ -59,7 +57,6 @@ SCALES = {
         machine_runs=60,
         simulations=50,
         two_boxes=20,
-        kill_points=200,
         renewals=100,
         beginnings=(True,),
         call_stride=1,
@@ -78,7 +75,6 @@ SCALES = {
         machine_runs=200,
         simulations=400,
         two_boxes=60,
-        kill_points=250,
         renewals=80,
         beginnings=(True,),
         call_stride=3,
@@ -97,7 +93,6 @@ SCALES = {
         machine_runs=1_000,
         simulations=5_000,
         two_boxes=2_000,
-        kill_points=3_000,
         renewals=2_000,
         beginnings=(True, False),
         call_stride=1,
@@ -116,7 +111,6 @@ SCALES = {
         machine_runs=4_000,
         simulations=30_000,
         two_boxes=10_000,
-        kill_points=20_000,
         renewals=10_000,
         beginnings=(True, False),
         call_stride=1,

@@ -5,17 +5,26 @@ Orders come as JSON lines on stdin, the exit codes go to stdout; see ``tests.cra
 """
 
 import gc
+import itertools
 import json
 import os
+import signal
 import sys
+import threading
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-import syncd.cli.whoami  # noqa: F401
+import syncd
+import syncd.cli.whoami
 from syncd.cli.main import status_of
-from tests.crash.victim import FELL_OVER, Killer, LineCounter
+from tests.crash.victim import FELL_OVER
+
+PROGRAM = os.path.dirname(syncd.__file__) + os.sep
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,47 @@ class Order:
     twin: bool = False
     count: bool = False
     fork: bool = True
+
+
+class LineCounter:
+    """Counts the executions of each line of the program, in all threads."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, int]] = Counter()
+
+    def start(self) -> None:
+        """Count from here on, in this thread and in those begun later."""
+        threading.settrace(self._on_call)
+        sys.settrace(self._on_call)
+
+    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._on_line if frame.f_code.co_filename.startswith(PROGRAM) else None
+
+    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line":
+            self.counts[frame.f_code.co_filename.removeprefix(PROGRAM), frame.f_lineno] += 1
+        return self._on_line
+
+
+class Killer:
+    """Kills the process when a line is about to be executed for the n-th time."""
+
+    def __init__(self, file: str, line: int, n: int) -> None:
+        self._file, self._line, self._n = PROGRAM + file, line, n
+        self._met = itertools.count(1)  # counts whole even with threads
+
+    def start(self) -> None:
+        """Wait for the moment, in this thread and in those begun later."""
+        threading.settrace(self._on_call)
+        sys.settrace(self._on_call)
+
+    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._on_line if frame.f_code.co_filename == self._file else None
+
+    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line" and frame.f_lineno == self._line and next(self._met) == self._n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._on_line
 
 
 def _see(env: Mapping[str, str]) -> None:

@@ -7,23 +7,17 @@ own with threads of its own; forking only saves the second that importing takes.
 
 import asyncio
 import gc
-import itertools
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import syncd
 from syncd.cloud import validation
 from syncd.config import loader
 from syncd.daemon.service import Service
@@ -31,7 +25,6 @@ from syncd.errors import SyncdError
 from syncd.monitoring import log
 from syncd.monitoring.progress import Meter
 
-PROGRAM = os.path.dirname(syncd.__file__) + os.sep
 ATTACHED_S = 60.0
 LATEST_S = 0.2
 """Seconds that a lost register or complete may arrive late: the cloud here is done at once."""
@@ -47,8 +40,6 @@ class Order:
         env: The ``SYNCD_`` variables.
         out: What the run says goes to files whose names begin so; its process id, too.
         fork: False runs in this very process, so that what is imported late is there for all.
-        count: Write how often each line of the program was executed.
-        kill_at: SIGKILL when this line (file below the program, number) is executed so often.
         strace: Options: the run is watched from its first instruction; ``-f``: in all threads.
         acknowledge: Say each commit on a file of its own, once it has returned.
         latest_s: Seconds that a lost register or complete may arrive late.
@@ -57,8 +48,6 @@ class Order:
     env: Mapping[str, str]
     out: str
     fork: bool = True
-    count: bool = False
-    kill_at: tuple[str, int, int] | None = None
     strace: Sequence[str] | None = None
     acknowledge: bool = False
     latest_s: float = LATEST_S
@@ -79,47 +68,6 @@ def run(order: Order) -> int:
         except SyncdError as error:
             stream.write(f"{error}\n")
             return error.exit_code
-
-
-class LineCounter:
-    """Counts the executions of each line of the program, in all threads."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, int]] = Counter()
-
-    def start(self) -> None:
-        """Count from here on, in this thread and in those begun later."""
-        threading.settrace(self._on_call)
-        sys.settrace(self._on_call)
-
-    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._on_line if frame.f_code.co_filename.startswith(PROGRAM) else None
-
-    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
-            self.counts[frame.f_code.co_filename.removeprefix(PROGRAM), frame.f_lineno] += 1
-        return self._on_line
-
-
-class Killer:
-    """Kills the process when a line is about to be executed for the n-th time."""
-
-    def __init__(self, file: str, line: int, n: int) -> None:
-        self._file, self._line, self._n = PROGRAM + file, line, n
-        self._met = itertools.count(1)  # counts whole even with threads
-
-    def start(self) -> None:
-        """Wait for the moment, in this thread and in those begun later."""
-        threading.settrace(self._on_call)
-        sys.settrace(self._on_call)
-
-    def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._on_line if frame.f_code.co_filename == self._file else None
-
-    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line" and frame.f_lineno == self._line and next(self._met) == self._n:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self._on_line
 
 
 def acknowledging(out: str) -> None:
@@ -150,17 +98,7 @@ def acknowledging(out: str) -> None:
 def _child(order: Order) -> int:
     if order.acknowledge:
         acknowledging(order.out)
-    if order.kill_at is not None:
-        Killer(*order.kill_at).start()
-    if not order.count:
-        return run(order)
-    counter = LineCounter()
-    counter.start()
-    code = run(order)
-    sys.settrace(None)
-    counts = [(file, line, n) for (file, line), n in counter.counts.items()]
-    Path(order.out + ".lines").write_text(json.dumps(counts))
-    return code
+    return run(order)
 
 
 def _forked(order: Order) -> int:
