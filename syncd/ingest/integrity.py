@@ -15,7 +15,7 @@ from syncd.fs import scanner
 from syncd.fs.download_notes import expected_sha256, mismatch
 from syncd.ingest.formats import structure as formats
 from syncd.ingest.formats.shards import shards
-from syncd.ingest.formats.window import Fault
+from syncd.ingest.formats.window import Fault, Undecided
 from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict, printable
 
 COMPRESSING = frozenset(
@@ -25,10 +25,6 @@ COMPRESSING = frozenset(
 
 # Breaking a lease signals its holder, and the default signal would end the process.
 _HARMLESS = signal.SIGURG
-
-
-MAX_INDEX = 16 * 1024 * 1024
-"""Bytes of an index of shards; one for a trillion weights has nine million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +72,16 @@ def shards_in(path: str) -> list[str]:
     The files that an index of shards names (``weight_map``), as they are spelled there.
 
     Raises:
-        ValueError: It is no such index, or larger than ``MAX_INDEX`` bytes.
+        ValueError: It is not such an index, or too large to be parsed.
         OSError: It cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        size = os.fstat(fd).st_size
-        if size > MAX_INDEX:
-            raise ValueError(f"larger than {MAX_INDEX} bytes")
-        return sorted(shards(fd, size))
+        return sorted(shards(fd, os.fstat(fd).st_size))
     except Fault:
         raise ValueError("it is not an index of shards") from None
+    except Undecided as undecided:
+        raise ValueError(str(undecided)) from None
     finally:
         os.close(fd)
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import structlog
@@ -18,10 +17,6 @@ from syncd.config.extra_paths import extra_folders
 from syncd.config.loader import load
 from syncd.config.settings import Settings
 from syncd.errors import ConfigError
-from syncd.ingest.formats import jsontext
-from syncd.ingest.formats.jsontext import JsonText
-from syncd.ingest.formats.shards import shards
-from syncd.ingest.formats.window import Fault
 from syncd.monitoring import log
 from syncd.types import printable
 from tests.memory import folder
@@ -90,93 +85,6 @@ def test_no_secret_survives_any_nesting_and_no_line_is_forged(
     assert written[:-1].isprintable()
     if form == "json":
         json.loads(written)
-
-
-# --- the reader of windows
-
-MEMBERS = st.text(st.sampled_from('ab"\\\x01é😀 {}[],:'), max_size=6)
-documents = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | MEMBERS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(MEMBERS, inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[int]:
-    fd = os.memfd_create("json")
-    yield fd
-    os.close(fd)
-
-
-@given(documents, st.booleans(), st.sampled_from([None, 1]), st.integers(1, 20), st.data())
-def test_a_reader_of_small_windows_takes_and_refuses_what_pythons_own_does(
-    scratch: int, value: Any, ascii_only: bool, indent: int | None, window: int, data: st.DataObject
-) -> None:
-    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    assert accepted(scratch, text, window)
-
-    at = data.draw(st.integers(0, len(text)))
-    cut = (
-        text[:at]
-        + data.draw(st.sampled_from(["", ",", "]", "}", '"', "0", "\\", ":", " "]))
-        + text[at + 1 :]
-    )
-    try:
-        json.loads(cut, parse_constant=no)
-    except (ValueError, RecursionError):
-        assert not accepted(scratch, cut, window)
-    else:
-        assert accepted(scratch, cut, window)
-
-
-def no(_: str) -> None:
-    raise ValueError("no number")
-
-
-def accepted(fd: int, text: str, window: int) -> bool:
-    content = text.encode()
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, content, 0)
-    with mock.patch.object(jsontext, "WINDOW", window):
-        cursor = JsonText(fd, 0, len(content))
-        try:
-            cursor.skip_value()
-            cursor.finish()
-        except Fault:
-            return False
-    return True
-
-
-names = anything | st.sampled_from(["model-00001-of-00002.bin", "../a", 'a"b', "\\", "\ud800"])
-indexes = st.dictionaries(
-    st.sampled_from(["metadata", "weight_map", "other"]) | anything, documents
-) | (
-    st.dictionaries(anything, names, max_size=6).map(lambda shards: {"a": 1, "weight_map": shards})
-)
-
-
-@given(indexes, st.booleans(), st.sampled_from([None, 1]), st.integers(1, 20))
-def test_shards_of_an_index_are_the_names_that_json_finds(
-    scratch: int, index: Any, ascii_only: bool, indent: int | None, window: int
-) -> None:
-    text = json.dumps(index, ensure_ascii=ascii_only, indent=indent)
-    content = text.encode("utf-8", "replace")
-    shard_map = json.loads(content).get("weight_map")
-    is_index = isinstance(shard_map, dict) and all(isinstance(n, str) for n in shard_map.values())
-    os.ftruncate(scratch, 0)
-    os.pwrite(scratch, content, 0)
-    with mock.patch.object(jsontext, "WINDOW", window):
-        try:
-            found: set[str] | None = shards(scratch, len(content))
-        except Fault:
-            found = None
-
-    assert found == (set(shard_map.values()) if is_index else None)
 
 
 # --- extra_model_paths.yaml

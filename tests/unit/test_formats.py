@@ -1,10 +1,8 @@
 """What is whole, what is not, and what cannot be told: format by format, on real descriptors."""
 
 import io
-import json
 import os
 import pickle
-import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 
 from syncd.core.files.naming import ENDINGS
-from syncd.ingest.formats import archive, gguf, jsontext, onnx, pickles, safetensors, structure
+from syncd.ingest.formats import archive, bounded_json, gguf, onnx, pickles, safetensors, structure
 from syncd.ingest.formats.structure import Structure
 from syncd.ingest.formats.window import WINDOW
 from tests import model_files
@@ -309,13 +307,13 @@ MALFORMED: dict[str, str | bytes] = {
     "tensor without offsets": '{"a":{"dtype":"F32","shape":[]}}',
     "one offset": '{"a":{"data_offsets":[4]}}',
     "three offsets": '{"a":{"data_offsets":[0,4,4]}}',
+    "boolean offset": '{"a":{"data_offsets":[false,4]}}',
     "offsets as text": '{"a":{"data_offsets":["0","4"]}}',
     "negative offset": '{"a":{"data_offsets":[-1,4]}}',
     "fractional offset": '{"a":{"data_offsets":[0,4.0]}}',
     "exponent in offset": '{"a":{"data_offsets":[0,4e0]}}',
     "leading zero": '{"a":{"data_offsets":[00,4]}}',
     "other digits": '{"a":{"data_offsets":[0,٤]}}',
-    "offset beyond 64 bits": '{"a":{"data_offsets":[0,99999999999999999999]}}',
     "end before begin": '{"a":{"data_offsets":[4,0]}}',
     "end before begin behind others": '{"b":{"data_offsets":[0,4]},"a":{"data_offsets":[4,0]}}',
     "not JSON's numbers": '{"__metadata__":NaN}',
@@ -342,20 +340,33 @@ def test_a_header_that_is_not_as_it_should_be_is_damage(look: Look, case: str) -
     assert verdict.sentence.startswith("damaged: ")
 
 
-def test_a_header_may_nest_to_its_limit_and_no_deeper(look: Look) -> None:
-    def nested(depth: int) -> bytes:
-        return safetensors_text('{"__metadata__":' + "[" * depth + "0" + "]" * depth + "}")
+def test_header_that_nests_too_deeply_is_damaged(look: Look) -> None:
+    depth = 200_000
+    nested = '{"__metadata__":' + "[" * depth + "0" + "]" * depth + "}"
 
-    assert look(nested(jsontext.MAX_DEPTH)).complete
-    assert "nests deeper than 128" in look(nested(jsontext.MAX_DEPTH + 1)).sentence
+    assert look(safetensors_text(nested)).reason == "damaged: the header is not valid JSON"
 
 
-def test_a_header_may_hold_values_to_its_limit(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsontext, "MAX_VALUES", 6)
-    few, many = (f'{{"a":{{"x":[{",".join(["[]"] * n)}],"data_offsets":[0,0]}}}}' for n in (2, 3))
+@pytest.mark.parametrize(("limit", "value"), [("MAX_SIZE", 60), ("MAX_COMMAS", 5)])
+def test_header_too_large_to_parse_is_not_checked(
+    look: Look, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(bounded_json, limit, value)
+    small, large = ('{"a":{"shape":[' + "0," * n + '0],"data_offsets":[0,0]}}' for n in (2, 20))
 
-    assert look(safetensors_text(few)).complete
-    assert "more than 6 values" in look(safetensors_text(many)).sentence
+    assert look(safetensors_text(small)) == Structure(True, None, "safetensors")
+    verdict = look(safetensors_text(large))
+    assert verdict.complete
+    assert verdict.format == "safetensors"
+    assert verdict.sentence.startswith("not checked: ")
+
+
+def test_header_too_large_to_parse_and_no_json_is_damaged(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_json, "MAX_SIZE", 10)
+
+    assert look(safetensors_text(b"\x00" * 40)).sentence.startswith("damaged: ")
 
 
 @pytest.mark.parametrize("text", ['{"__metadata__":%s}', '{"a":{"x":%s,"data_offsets":[0,0]}}'])
@@ -374,38 +385,9 @@ def test_a_header_length_beyond_the_limit_is_refused(look: Look) -> None:
     for length in (safetensors.MAX_HEADER + 1, 2**63, 2**64 - 1):
         verdict = look(length.to_bytes(8, "little") + bytes(20))
 
-        assert verdict.reason == f"damaged: a safetensors header of {length:,} bytes cannot be"
-
-
-@pytest.mark.parametrize("window", [1, 2, 3, 7, 64])
-@pytest.mark.parametrize("case", [*FITS, *MALFORMED])
-def test_the_verdict_does_not_depend_on_where_windows_end(
-    look: Look, monkeypatch: pytest.MonkeyPatch, window: int, case: str
-) -> None:
-    content = safetensors_text((FITS | MALFORMED)[case], 64)
-    whole = look(content)
-    monkeypatch.setattr(jsontext, "WINDOW", window)
-    monkeypatch.setattr(jsontext, "MAX_TOKEN", 64)
-
-    assert look(content) == whole
-
-
-@pytest.mark.parametrize("window", [5, 64, 301])
-def test_a_scanner_with_small_windows_agrees_with_json_on_a_large_header(
-    look: Look, monkeypatch: pytest.MonkeyPatch, window: int
-) -> None:
-    tensors: dict[str, Any] = {"__metadata__": {"k": '\\"x\u00e4\n' * 200, "n": "v" * 500}}
-    for i in range(200):
-        offsets = [i, i + 5 * (i % 37)]
-        tensors[f"t{i}" + "x" * (i % 70)] = {"dtype": "F8", "shape": [i], "data_offsets": offsets}
-    last = max(t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__")
-    monkeypatch.setattr(jsontext, "WINDOW", window)
-    monkeypatch.setattr(jsontext, "MAX_TOKEN", 64)
-    for written in ({}, {"indent": 2}, {"separators": (",", ":"), "ensure_ascii": False}):
-        header = json.dumps(tensors, **written).encode()
-
-        assert look(model_files.safetensors(header, bytes(last))).complete
-        assert not look(model_files.safetensors(header, bytes(last - 1))).complete
+        assert (
+            verdict.reason == f"damaged: a safetensors header of {length:,} bytes is not possible"
+        )
 
 
 # -- gguf ----------------------------------------------------------------------------------------
@@ -679,50 +661,12 @@ def test_no_pickle_is_executed(look: Look, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_full_stop_at_the_cut_does_not_make_a_pickle_whole(look: Look) -> None:
-    content = pickle.dumps({"text": "one. two. three."}, 4)
-    cut = content[: content.index(b"one.") + 4]
-
-    assert look(cut, "m.pkl").reason == "incomplete: a pickle runs past the end of the file"
-
-
-def test_several_pickles_in_a_row_are_followed_to_the_last(look: Look) -> None:
-    several = pickle.dumps([1], 4) + pickle.dumps("one. two.", 2)
-
-    assert look(several, "m.pkl").complete
-    assert not look(several[: several.index(b"one.") + 4], "m.pkl").complete
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(pickle.dumps([1], 4) + bytes(100) + b".", id="raw bytes behind"),
-        pytest.param(b"\x80\x04" + b"\xff" * 20 + b".", id="no opcode"),
-        pytest.param(b"\x80\x04" + b"0" * 20 + b".", id="more taken than there is"),
-        pytest.param(b"\x80\x04" + b"t" * 20 + b".", id="no mark"),
-        pytest.param(b"\x80\x02c" + b"x" * 2000 + b"\nX\xff\xff\xff\x7f.", id="an endless line"),
-        pytest.param(
-            b"\x80\x02cjoblib.numpy_pickle\nNumpyArrayWrapper\n" + b"B\xff\xff\xff\x7f.",
-            id="joblib",
-        ),
-        pytest.param(b"\x80\x02" + b"N" * 5001 + b"X\xff\xff\xff\x7f.", id="a high stack"),
-    ],
-)
-def test_where_opcodes_cannot_be_followed_the_last_byte_decides(look: Look, content: bytes) -> None:
+@pytest.mark.parametrize("content", [pickle.dumps([1] * 20, 4), b"\x80\x04" + b"\xff" * 20 + b"."])
+def test_pickle_is_complete_if_it_ends_with_the_stop_opcode(look: Look, content: bytes) -> None:
     assert look(content, "m.pkl").sentence == "complete: a whole pickle file"
     assert look(content[:-1], "m.pkl").reason == (
         "incomplete: a pickle ends with a full stop, this file does not"
     )
-
-
-def test_following_ends_after_a_largest_number_of_opcodes(
-    look: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cut = b"\x80\x02" + b"N0" * 20 + b"X\xff\0\0\0."
-    assert not look(cut, "m.pkl").complete
-
-    monkeypatch.setattr(pickles, "MAX_OPCODES", 10)
-    assert look(cut, "m.pkl").complete
 
 
 @pytest.mark.parametrize(("kind", "size"), sorted(pickles._STORAGES.items()))
@@ -748,9 +692,7 @@ def test_a_legacy_file_with_an_unknown_storage_is_not_checked(look: Look) -> Non
     )
 
 
-@pytest.mark.parametrize(
-    "limit", ["MAX_OPCODES", "MAX_STACK", "MAX_STORAGES", "MAX_MEMO", "MAX_LINE"]
-)
+@pytest.mark.parametrize("limit", ["MAX_OPCODES", "MAX_STORAGES", "MAX_MEMO", "MAX_ARGUMENT"])
 def test_a_legacy_file_beyond_a_limit_is_not_checked(
     look: Look, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -836,18 +778,3 @@ def test_an_onnx_model_has_a_largest_number_of_fields(
     assert look(GRAPH + OPERATORS * 21, "m.onnx").reason == (
         "damaged: the onnx model has more than 20 fields"
     )
-
-
-# -- the Pythons it runs on ------------------------------------------------------------------------
-
-
-def test_no_group_is_repeated_in_the_way_that_early_pythons_get_wrong() -> None:
-    possessive_group = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+")
-    found = [
-        f"{path.name}:{number}"
-        for path in sorted(Path(structure.__file__).parent.glob("*.py"))
-        for number, line in enumerate(path.read_text().splitlines(), start=1)
-        if possessive_group.search(line) and "``" not in line
-    ]
-
-    assert found == []

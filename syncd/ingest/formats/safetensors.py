@@ -1,81 +1,82 @@
 """
-safetensors: does the file reach as far as the largest ``data_offsets``?
+safetensors: does the file contain everything up to the largest ``data_offsets``?
 
-Eight bytes of header length, a JSON object, the tensors. Files longer than needed load in ComfyUI,
-so they are whole here although the official reader refuses them; of a name given twice the larger
-end counts.
+Eight bytes of header length, a JSON object, the tensors. ComfyUI loads files that are longer than
+needed, so they are complete here although the official reader refuses them. If a name occurs twice,
+the larger end counts.
 """
 
-import re
+from typing import Any, NamedTuple
 
-from syncd.ingest.formats.jsontext import INTEGER, PLAIN, REPEATED, SIMPLE, SPACE, JsonText
+from syncd.ingest.formats.bounded_json import load_json
 from syncd.ingest.formats.window import Fault, read_at
 
 MAX_HEADER = 100_000_000
 """Bytes; the official reader's limit."""
 
-_MEMBER = (
-    rf'(?!"data_offsets"){PLAIN}{SPACE}:{SPACE}'
-    rf"(?:{SIMPLE}|\[{SPACE}(?:{INTEGER}{SPACE}(?>(?:,{SPACE}{INTEGER}{SPACE}){REPEATED}))?\])"
-)
-_USUAL = re.compile(
-    rf'{SPACE},{SPACE}(?!"__metadata__"){PLAIN}{SPACE}:{SPACE}\{{{SPACE}'
-    rf"(?>(?:{_MEMBER}{SPACE},{SPACE}){REPEATED})"
-    rf'"data_offsets"{SPACE}:{SPACE}'
-    rf"\[{SPACE}({INTEGER}){SPACE},{SPACE}({INTEGER}){SPACE}\]{SPACE}"
-    rf"(?>(?:,{SPACE}{_MEMBER}{SPACE}){REPEATED})\}}"
-)
-"""A tensor as all known writers put it, with the comma before it: one match, not 26 tokens."""
+_NOT_TENSORS = "damaged: the header is not a JSON object of tensors"
+
+
+class _Object(NamedTuple):
+    """
+    What a JSON object says about tensors; -1 where it says nothing.
+
+    ``end`` is its own ``data_offsets`` end if it describes one tensor. ``last_end`` is the largest
+    end of its members if all of them, except ``__metadata__``, describe tensors.
+    """
+
+    end: int
+    last_end: int
 
 
 def check(fd: int, size: int) -> None:
     """
-    Is the header a JSON object of tensors, and does the last one end within the file?
+    Check that the header is a JSON object of tensors and that the file contains all of them.
 
     Raises:
-        Fault: It is not, or does not, or is longer than ``MAX_HEADER``.
+        Fault: It does not, or the header is longer than ``MAX_HEADER``.
+        Undecided: The header is too large to be parsed.
         OSError: The file cannot be read.
     """
     length = int.from_bytes(read_at(fd, 0, 8), "little")
     if length > MAX_HEADER:
-        raise Fault(f"damaged: a safetensors header of {length:,} bytes cannot be")
+        raise Fault(f"damaged: a safetensors header of {length:,} bytes is not possible")
     data = 8 + length
     if data > size:
         raise Fault(f"incomplete: the header takes {data:,} bytes, the file has {size:,}")
-    end = _last_end(JsonText(fd, 8, data))
+    end = _last_end(fd, length)
     if data + end > size:
         raise Fault(
             f"incomplete: header says {end:,} bytes of tensors, the file has {size - data:,}"
         )
 
 
-def _last_end(header: JsonText) -> int:
-    """The largest end of a tensor, in bytes after the header."""
-    last = 0
-    for name in header.members():
-        if name == "__metadata__":
-            header.skip_value()
-        else:
-            last = max(last, _tensor_end(header))
-        for usual in header.run(_USUAL):
-            last = max(last, _end_of(int(usual[1]), int(usual[2])))
-    header.finish()
-    return last
+def _last_end(fd: int, length: int) -> int:
+    """Return the largest end of a tensor, in bytes after the header."""
+    if not read_at(fd, 8, min(length, 64)).lstrip(b" \t\n\r").startswith(b"{"):
+        raise Fault(_NOT_TENSORS)  # also where the rest is too large to be parsed
+    header = load_json(fd, 8, length, object_pairs_hook=_reduce)
+    if not isinstance(header, _Object) or header.last_end < 0:
+        raise Fault(_NOT_TENSORS)
+    return header.last_end
 
 
-def _tensor_end(header: JsonText) -> int:
-    ends = []
-    for key in header.members():
-        if key == "data_offsets":
-            ends.append(_end_of(*header.integers()))
-        else:
-            header.skip_value()
-    if not ends:
-        raise Fault("damaged: the header has a tensor without data_offsets")
-    return max(ends)
+def _reduce(members: list[tuple[str, Any]]) -> _Object:
+    """Replace an object, as soon as it is parsed, by the few bytes that matter."""
+    end, last_end = -1, 0
+    for name, value in members:
+        if name == "data_offsets":
+            end = max(end, _end(value))
+        if name != "__metadata__" and last_end >= 0:
+            is_tensor = type(value) is _Object and value.end >= 0
+            last_end = max(last_end, value.end) if is_tensor else -1
+    return _Object(end, last_end)
 
 
-def _end_of(begin: int, end: int) -> int:
-    if begin > end:
-        raise Fault(f"damaged: the header has a tensor from {begin:,} to {end:,}")
-    return end
+def _end(offsets: object) -> int:
+    """Return the end of a pair of offsets, or -1 if it is not one."""
+    if isinstance(offsets, list) and [type(offset) for offset in offsets] == [int, int]:
+        begin, end = offsets
+        if 0 <= begin <= end:
+            return int(end)
+    return -1
