@@ -14,6 +14,7 @@ import structlog
 
 from syncd.clock import Clock
 from syncd.errors import StateFull
+from syncd.states import HoldKind
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class DiskFullRetry:
         now_s = self._clock.boottime_s()
         if self._since_s is None:
             self._since_s, self.since_ms, self.reason = now_s, self._clock.now_ms(), str(error)
-            self._log.error("hold.started", kind="state", reason=str(error))
+            self._log.error("hold.started", kind=HoldKind.STATE, reason=str(error))
         waited_s = now_s - self._since_s
         if self._limit_s is not None and waited_s >= self._limit_s:
             self.give_up()
@@ -87,7 +88,7 @@ class DiskFullRetry:
     def _end(self) -> None:
         if self._since_s is not None:
             seconds = round(self._clock.boottime_s() - self._since_s, 3)
-            self._log.info("hold.ended", kind="state", seconds=seconds)
+            self._log.info("hold.ended", kind=HoldKind.STATE, seconds=seconds)
             self._since_s = None
 
     def give_up(self) -> None:

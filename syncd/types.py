@@ -13,23 +13,18 @@ from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from syncd.formatting import printable as printable
+from syncd.states import FileState as FileState
+from syncd.states import HeldClass as HeldClass
+from syncd.states import HoldKind as HoldKind
+from syncd.states import State as State
+from syncd.states import UploadState as UploadState
+from syncd.states import Verdict as Verdict
 
 LEAF_SIZE = 4 * 1024 * 1024
 """Bytes covered by one leaf digest of a plan."""
 
 LEAF_DIGEST_SIZE = 16
 """Bytes of one leaf digest (XXH3-128)."""
-
-
-class State(StrEnum):
-    """Who owns a job now. How far its work got is read from its facts."""
-
-    QUEUED = "queued"
-    LEASED = "leased"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    SUPERSEDED = "superseded"
 
 
 class Event(StrEnum):
@@ -54,18 +49,6 @@ class Remark(StrEnum):
     DISABLED = "disabled"
     DELETED = "deleted"
     PRUNED = "pruned"  # disabled or deleted by ``syncd prune`` or a plan
-
-
-class Verdict(StrEnum):
-    """What was decided about a path on disk."""
-
-    WANTED = "wanted"
-    REFUSED = "refused"  # the server would not accept the name
-    CONFLICT = "conflict"  # two local files would get one path in the catalog
-    SHADOWED = "shadowed"  # ComfyUI loads another file under this name
-    UNREADABLE = "unreadable"
-    INCOMPLETE = "incomplete"
-    IGNORED = "ignored"
 
 
 class Priority(IntEnum):
@@ -405,7 +388,7 @@ class Job:
     run_after: int
     lease_owner: str | None = None
     lease_expires_at: int | None = None
-    held_class: str | None = None
+    held_class: HeldClass | None = None
     sha256: str | None = None
     leaves: bytes | None = field(default=None, repr=False)
     storage_key: str | None = None

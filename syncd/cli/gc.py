@@ -16,6 +16,7 @@ from syncd.executors import Executors
 from syncd.store.db import reading
 from syncd.store.reports import Report
 from syncd.store.store import Store
+from syncd.types import UploadState
 
 SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/gc.schema.json."""
@@ -94,7 +95,7 @@ async def _end_uploads(loaded: Loaded, store: Store, lanes: Executors, swept: Sw
     from syncd.maintenance.abort_uploads import UploadAborter
 
     before = await lanes.db(store.report.uploads)
-    if not before["unwanted"]:
+    if not before[UploadState.UNWANTED]:
         return
     await lanes.db(require_same_cloud, store, loaded.settings)
     answered = await lanes.db(store.servers.answered, loaded.settings.api.base_url)
@@ -106,8 +107,8 @@ async def _end_uploads(loaded: Loaded, store: Store, lanes: Executors, swept: Sw
         else:
             await UploadAborter(store=store, lanes=lanes, api=api, clock=SystemClock()).clean_up()
     after = await lanes.db(store.report.uploads)
-    ended = {state: after[state] - before[state] for state in ("aborted", "gone", "abandoned")}
-    swept.uploads = Counter({**ended, "left": after["unwanted"]})
+    ended: dict[str, int] = {state: after[state] - before[state] for state in UploadState}
+    swept.uploads = Counter({**ended, "left": after[UploadState.UNWANTED]})
     if swept.uploads["left"] and swept.why_left is None:
         from syncd.core.exit_codes import Exit
 

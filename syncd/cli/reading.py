@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from syncd.cli.daemon_client import is_running
 from syncd.errors import AccessDenied
 from syncd.monitoring import status
+from syncd.states import FileState, HoldKind
 from syncd.store.db import reading
 from syncd.store.outline import (
     Amount,
@@ -18,8 +19,6 @@ from syncd.store.outline import (
     PassedOver,
     RootReport,
 )
-
-LEASED, QUEUED = "uploading", "queued"
 
 
 class Reading(NamedTuple):
@@ -115,9 +114,9 @@ def read_summary(state_dir: str, *, registered: int | None, on_the_way: int | No
 
 def as_it_is(file: FileReport, running: bool) -> FileReport:
     """A file as it is now: nothing is uploading where no daemon runs, whatever it left behind."""
-    if running or file.state != LEASED:
+    if running or file.state != FileState.UPLOADING:
         return file
-    return file._replace(state=QUEUED)
+    return file._replace(state=FileState.QUEUED)
 
 
 def ask_daemon(state_dir: str) -> dict[str, Any] | None:
@@ -154,11 +153,11 @@ def _now(
     """*standing* with the holds that only the daemon knows, and without leases of a dead one."""
     if live is not None:
         return standing._replace(holds=_holds_told(live))
-    if running or LEASED not in standing.amounts:
+    if running or FileState.UPLOADING not in standing.amounts:
         return standing
     amounts = dict(standing.amounts)
-    leased, queued = amounts.pop(LEASED), amounts.get(QUEUED, Amount(0, 0))
-    amounts[QUEUED] = Amount(leased.files + queued.files, leased.bytes + queued.bytes)
+    leased, queued = amounts.pop(FileState.UPLOADING), amounts.get(FileState.QUEUED, Amount(0, 0))
+    amounts[FileState.QUEUED] = Amount(leased.files + queued.files, leased.bytes + queued.bytes)
     return standing._replace(amounts=amounts)
 
 
@@ -168,7 +167,12 @@ def _now(
 def _holds_told(live: Mapping[str, Any]) -> list[HoldRow]:
     return [
         HoldRow(
-            each["kind"], each["since"], each["reason"], each["advice"], each["probe_at"], probes=0
+            HoldKind(each["kind"]),
+            each["since"],
+            each["reason"],
+            each["advice"],
+            each["probe_at"],
+            probes=0,
         )
         for each in live["holds"]
     ]
@@ -179,7 +183,9 @@ def _standing_told(live: Mapping[str, Any]) -> status.Standing:
     return status.Standing(
         roots=[RootReport(**root) for root in live["roots"]],
         holds=_holds_told(live),
-        amounts={s: Amount(files, sizes[s]) for s, files in live["files_by_state"].items()},
+        amounts={
+            FileState(s): Amount(files, sizes[s]) for s, files in live["files_by_state"].items()
+        },
         next_tries=[NextTry(**each) for each in live["next_tries"]],
         oldest_waiting_at=live["oldest_waiting_at"],
         last_success_at=live["last_success_at"],
@@ -193,7 +199,9 @@ def _files_told(state_dir: str) -> Iterator[FileReport]:
     offset, more = 0, True
     while more:
         page = daemon_client.get(state_dir, f"/files?offset={offset}")
-        yield from (FileReport(**file) for file in page["files"])
+        yield from (
+            FileReport(**{**file, "state": FileState(file["state"])}) for file in page["files"]
+        )
         offset, more = offset + len(page["files"]), page["more"]
 
 
@@ -201,13 +209,13 @@ def _summary_told(
     state_dir: str, live: Mapping[str, Any], registered: int | None, on_the_way: int | None
 ) -> Summary:
     files = list(_files_told(state_dir))
-    ignored = {file.reason or "": file for file in files if file.state == "ignored"}
-    counts = Counter(file.reason or "" for file in files if file.state == "ignored")
-    others = [file for file in files if file.state not in ("registered", "ignored")]
+    ignored = {file.reason or "": file for file in files if file.state is FileState.IGNORED}
+    counts = Counter(file.reason or "" for file in files if file.state is FileState.IGNORED)
+    others = [file for file in files if file.state not in (FileState.REGISTERED, FileState.IGNORED)]
     return Summary(
         True,
         _standing_told(live),
-        [file for file in files if file.state == "registered"][:registered],
+        [file for file in files if file.state is FileState.REGISTERED][:registered],
         [file for file in others if file.state not in status.TO_DO]
         + [file for file in others if file.state in status.TO_DO][:on_the_way],
         [PassedOver(n, reason, ignored[reason].shown) for reason, n in counts.most_common()],

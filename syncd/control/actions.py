@@ -11,37 +11,38 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from syncd.core.files.search_paths import PathKey
-from syncd.store.holds import PAUSED
 from syncd.store.reports import Named
 from syncd.store.store import Store
+from syncd.types import FileState, HoldKind
 
-AGAIN = frozenset({"failed", "cancelled", "waiting", "needs_sign_in"})
+AGAIN = frozenset(
+    {FileState.FAILED, FileState.CANCELLED, FileState.WAITING, FileState.NEEDS_SIGN_IN}
+)
 """States whose job can be tried again."""
 
-AFRESH = frozenset({"refused", "conflict", "unreadable", "incomplete"})
+AFRESH = frozenset(
+    {FileState.REFUSED, FileState.CONFLICT, FileState.UNREADABLE, FileState.INCOMPLETE}
+)
 """States of files without a job: they can be looked at again."""
 
-DRIFT = "drift"
-"""State of a file whose record others took away: sent again only where somebody asks for that."""
-
-RETRIABLE = (*sorted(AGAIN), *sorted(AFRESH), DRIFT)
-ALL = frozenset(RETRIABLE) - {DRIFT}
+RETRIABLE = (*sorted(AGAIN), *sorted(AFRESH), FileState.DRIFT)
+ALL = frozenset(RETRIABLE) - {FileState.DRIFT}
 """What ``retry --all`` means: somebody's decision about a record is not undone along with the rest."""
 
-BUMPABLE = frozenset({"queued", "waiting"})
-CANCELLABLE = frozenset({"queued", "waiting", "uploading", "needs_sign_in", "failed"})
+BUMPABLE = frozenset({FileState.QUEUED, FileState.WAITING})
+CANCELLABLE = BUMPABLE | {FileState.UPLOADING, FileState.NEEDS_SIGN_IN, FileState.FAILED}
 
 WHY_NOT: Mapping[str, str] = MappingProxyType(
     {
-        "registered": "it is in the catalog",
-        "uploading": "it is being worked at",
-        "queued": "it is queued; to have it first: syncd bump",
-        "waiting": "it waits for its next try; to try it now: syncd retry",
-        "failed": "it failed; to try it again: syncd retry",
-        "cancelled": "it was cancelled; to send it after all: syncd retry",
-        "needs_sign_in": "it needs a user session; syncd status says more",
-        "ignored": "it is passed over by the rules",
-        "shadowed": "ComfyUI loads another file under its name",
+        FileState.REGISTERED: "it is in the catalog",
+        FileState.UPLOADING: "it is being worked at",
+        FileState.QUEUED: "it is queued; to have it first: syncd bump",
+        FileState.WAITING: "it waits for its next try; to try it now: syncd retry",
+        FileState.FAILED: "it failed; to try it again: syncd retry",
+        FileState.CANCELLED: "it was cancelled; to send it after all: syncd retry",
+        FileState.NEEDS_SIGN_IN: "it needs a user session; syncd status says more",
+        FileState.IGNORED: "it is passed over by the rules",
+        FileState.SHADOWED: "ComfyUI loads another file under its name",
     }
 )
 """Why an order leaves a file alone, by its state."""
@@ -79,7 +80,7 @@ def pause(store: Store, now_ms: int) -> ActionResult:
 
 def resume(store: Store, now_ms: int) -> ActionResult:
     """End a pause."""
-    store.holds.clear(PAUSED)
+    store.holds.clear(HoldKind.PAUSED)
     return ActionResult()
 
 
@@ -104,7 +105,7 @@ def retry(
             done.look_at.append(place.key)
             done.examined.append(place.shown)
             return True
-        if place.state == DRIFT:
+        if place.state is FileState.DRIFT:
             store.jobs.send_again(*place.key, now_ms)
         else:
             assert place.job_id is not None, "a wanted file has a job"

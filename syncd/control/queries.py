@@ -14,6 +14,7 @@ from syncd.control.context import ControlContext, Refusal, bad
 from syncd.monitoring import status as overview
 from syncd.store.db import reading
 from syncd.store.reports import Report
+from syncd.types import HoldKind
 
 EVENT_S = 1.0
 """Seconds between two events of a stream."""
@@ -25,7 +26,7 @@ FRESH_S = 0.5
 COST = 20
 """What the store says is read again after ``FRESH_S``, or ``COST`` times as long as it took."""
 
-PERSON = frozenset({"root", "operator"})
+PERSON = frozenset({HoldKind.ROOT, HoldKind.OPERATOR})
 """Holds that somebody has to end before syncd is ready to do its work."""
 
 

@@ -3,13 +3,23 @@
 from collections.abc import Collection, Mapping
 from enum import IntEnum
 
-NEEDS_PERSON = frozenset({"needs_sign_in"})
+from syncd.states import FileState, HoldKind
+
+NEEDS_PERSON = frozenset({FileState.NEEDS_SIGN_IN})
 NOT_UPLOADED = frozenset(
-    {"failed", "cancelled", "drift", "refused", "conflict", "unreadable", "incomplete"}
+    {
+        FileState.FAILED,
+        FileState.CANCELLED,
+        FileState.DRIFT,
+        FileState.REFUSED,
+        FileState.CONFLICT,
+        FileState.UNREADABLE,
+        FileState.INCOMPLETE,
+    }
 )
-UNFINISHED = frozenset({"queued", "waiting", "uploading"})
+UNFINISHED = frozenset({FileState.QUEUED, FileState.WAITING, FileState.UPLOADING})
 """
-States of a file (``syncd.store.FILE_STATES``) by what they ask for.
+States of a file (``FileState``) by what they ask for.
 
 ``--once`` leaves an unfinished file only because of the cloud, a hold, a pause or a limit. The one
 exception is a file that waits for another file of its bundle: that other file decides.
@@ -56,7 +66,7 @@ def exit_code(
     if root_missing:
         return Exit.ROOT
     left = {state for state, count in files.items() if count}
-    if "operator" in holds or left & NEEDS_PERSON:
+    if HoldKind.OPERATOR in holds or left & NEEDS_PERSON:
         return Exit.PERSON
     if sum(files.get(state, 0) for state in UNFINISHED) > bundled:
         return Exit.LATER

@@ -23,7 +23,7 @@ from syncd.ingest.comparer import Comparer, Root, changed_mounts, cut_off
 from syncd.maintenance.retire_records import RecordCleanup
 from syncd.store.files import Wanted
 from syncd.store.store import Store
-from syncd.types import FoundFile, Job, State, Target, Verdict, printable
+from syncd.types import FoundFile, HeldClass, Job, State, Target, Verdict, printable
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class Applier:
                     self.applied.refused.append((line, "the file changed meanwhile"))
                 case _:
                     self.applied.left.append((line, job.last_error or "there was no time for it"))
-                    self.applied.needs_person |= job.held_class == "large"
+                    self.applied.needs_person |= job.held_class is HeldClass.LARGE
         holds = await self._lanes.db(self._store.holds.all)
         self.applied.needs_person |= any(hold.needs_person for hold in holds)
         return self.applied

@@ -47,7 +47,7 @@ from syncd.monitoring import log
 from syncd.monitoring.progress import Meter
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
-from syncd.types import Hint, HintKind
+from syncd.types import HeldClass, Hint, HintKind, HoldKind
 
 if TYPE_CHECKING:
     from syncd.core.catalog.plan_file import Line
@@ -253,7 +253,7 @@ class Service:
             return error.exit_code
         if self._stop.is_set():
             return self._signal_code()
-        await parts.dispatcher.end_hold("root")
+        await parts.dispatcher.end_hold(HoldKind.ROOT)
         until_s = self._clock.boottime_s() + self._once_wait_s(parts.roots)
 
         def more_comes() -> bool:
@@ -391,7 +391,7 @@ class Service:
                 self._walked = True
                 await parts.intake.settle_due()
                 if hints:
-                    await parts.dispatcher.end_hold("root")
+                    await parts.dispatcher.end_hold(HoldKind.ROOT)
             except RootUnavailable as error:
                 await parts.dispatcher.begin_hold(error, ROOT_LOOK_S)
                 self._rescan = True
@@ -491,8 +491,8 @@ class Service:
         _log.info("credential.replaced", kind=credentials.kind)
         await parts.membership.claim()
         if credentials.is_session:
-            await self._lanes.db(parts.store.jobs.free_class, "large", self._clock.now_ms())
-        await parts.dispatcher.end_hold("operator")
+            await self._lanes.db(parts.store.jobs.free_class, HeldClass.LARGE, self._clock.now_ms())
+        await parts.dispatcher.end_hold(HoldKind.OPERATOR)
 
     async def _reconcile(self, parts: Components) -> None:
         """Look at the whole listing where that is due, else for the sake of new records only."""
@@ -659,7 +659,7 @@ class Service:
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
         # A session, a higher limit, other multipart paths: whatever changed, it is asked again.
-        await self._lanes.db(store.jobs.free_class, "large", now_ms)
+        await self._lanes.db(store.jobs.free_class, HeldClass.LARGE, now_ms)
 
     def _unready(self) -> list[str]:
         """Why the work cannot be done yet, or not any more."""
@@ -677,7 +677,9 @@ class Service:
             return None
         reason = disk_full.reason or "there is no room on the disk of the state directory"
         advice = "Free space on that disk; syncd then continues by itself."
-        return HoldRow("state", disk_full.since_ms, reason, advice, self._clock.now_ms(), probes=0)
+        return HoldRow(
+            HoldKind.STATE, disk_full.since_ms, reason, advice, self._clock.now_ms(), probes=0
+        )
 
     def _watch_mode(self) -> str:
         if self._watcher is None or not self._watcher.alive():

@@ -7,12 +7,12 @@ from syncd.cloud.client import CloudClient
 from syncd.errors import JobError
 from syncd.executors import Executors
 from syncd.store.store import Store
-from syncd.types import Kind
+from syncd.types import Kind, UploadState
 
 RETRY_MS = 300_000
 """Before an abort that did not get through is tried again."""
 
-_ENDS = {Kind.UPLOAD_GONE: "gone", Kind.ROUTE_UNKNOWN: "abandoned"}
+_ENDS = {Kind.UPLOAD_GONE: UploadState.GONE, Kind.ROUTE_UNKNOWN: UploadState.ABANDONED}
 
 
 class UploadAborter:
@@ -43,6 +43,6 @@ class UploadAborter:
                     await self._lanes.db(jobs.postpone_abort, upload, now_ms() + RETRY_MS, now_ms())
                     continue
             else:
-                end = "aborted"
+                end = UploadState.ABORTED
             self._log.info("upload.ended", end=end)
             await self._lanes.db(jobs.end_upload, upload, end, now_ms())

@@ -15,8 +15,7 @@ from prometheus_client.registry import Collector
 
 from syncd.monitoring.progress import Phase, Snapshot, Tally
 from syncd.monitoring.status import Standing
-from syncd.store.holds import HOLD_KINDS
-from syncd.store.outline import FILE_STATES
+from syncd.types import FileState, HoldKind
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -101,8 +100,8 @@ def _gauges(facts: Facts) -> Iterator[GaugeMetricFamily]:
     yield _one("start_time_seconds", "Unix time of the start.", facts.started_at / 1000)
     files = {state: amount.files for state, amount in standing.amounts.items()}
     sizes = {state: amount.bytes for state, amount in standing.amounts.items()}
-    yield _by("files", "Files on disk in each state.", "state", FILE_STATES, files)
-    yield _by("file_bytes", "Bytes of the files in each state.", "state", FILE_STATES, sizes)
+    yield _by("files", "Files on disk in each state.", "state", tuple(FileState), files)
+    yield _by("file_bytes", "Bytes of the files in each state.", "state", tuple(FileState), sizes)
     yield _one("settling_files", "Files that do not stand still yet.", now.settling_files)
     phases = [running.phase for running in now.running]
     at_work = {phase.value: phases.count(phase) for phase in Phase}
@@ -122,8 +121,8 @@ def _gauges(facts: Facts) -> Iterator[GaugeMetricFamily]:
     ends = [((r.path,), r.scanned_at / 1000) for r in standing.roots if r.scanned_at is not None]
     yield _family("last_scan_timestamp_seconds", "When the last walk ended.", ("root",), ends)
     yield _by("watch_mode", "1: in force.", "mode", WATCH_MODES, {facts.watch_mode: 1})
-    held = {hold.kind: 1 for hold in standing.holds}
-    yield _by("hold", "1: everything waits for that.", "kind", HOLD_KINDS, held)
+    held: dict[str, float] = {hold.kind: 1 for hold in standing.holds}
+    yield _by("hold", "1: everything waits for that.", "kind", tuple(HoldKind), held)
     ages = [((hold.kind,), (facts.now_ms - hold.since) / 1000) for hold in standing.holds]
     yield _family("hold_age_seconds", "Seconds since the hold began.", ("kind",), ages)
     yield _one("token_remaining_seconds", "Life left in the session token.", facts.token_s)

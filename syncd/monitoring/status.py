@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncd.formatting import printable
+from syncd.states import FileState
 from syncd.store.outline import Amount, HoldRow, NextTry, Outline, RootReport
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ NEXT_TRIES = 10
 SETTLING_LISTED = 20
 """Files that still change, listed one by one: a first walk may meet 50,000 of them."""
 
-TO_DO = frozenset({"queued", "waiting", "uploading"})
+TO_DO = frozenset({FileState.QUEUED, FileState.WAITING, FileState.UPLOADING})
 """States of files that syncd brings into the catalog by itself."""
 
 

@@ -4,24 +4,20 @@ import hashlib
 
 from syncd.core.transfer.quota import hour_of, oldest_hour
 from syncd.store.db import Database
-from syncd.store.outline import HoldRow, holds_in
-from syncd.types import Call
+from syncd.store.outline import HoldRow, hold_of, holds_in
+from syncd.types import Call, HoldKind
 
-HOLD_KINDS = ("offline", "throttled", "operator", "limit", "root", "paused")
-"""What everything can wait for; ``paused`` is what a person asked for."""
-
-PAUSED = "paused"
 PAUSE_ADVICE = "To go on: syncd resume"
 
 
 class Holds:
-    """The hold table: one row for each of ``HOLD_KINDS`` that is in force."""
+    """The hold table: one row for each active hold."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def put(
-        self, kind: str, *, reason: str, advice: str | None, probe_at: int, now_ms: int
+        self, kind: HoldKind, *, reason: str, advice: str | None, probe_at: int, now_ms: int
     ) -> HoldRow:
         """Begin a hold, or note that its probe failed; ``since`` stays the first time."""
         with self._db.transaction():
@@ -32,14 +28,14 @@ class Holds:
                 (kind, now_ms, reason, advice, probe_at),
             )
         assert row is not None
-        return HoldRow(**dict(row))
+        return hold_of(row)
 
     def pause(self, now_ms: int) -> None:
         """A person wants nothing to be sent until they say so; a second time changes nothing."""
         with self._db.transaction():
             self._db.run(
                 "INSERT OR IGNORE INTO hold (kind, since, reason, advice, probe_at) VALUES (?, ?, ?, ?, ?)",
-                (PAUSED, now_ms, "paused by syncd pause", PAUSE_ADVICE, now_ms),
+                (HoldKind.PAUSED, now_ms, "paused by syncd pause", PAUSE_ADVICE, now_ms),
             )
 
     def all(self) -> list[HoldRow]:
@@ -56,7 +52,7 @@ class Holds:
         with self._db.transaction():
             self._db.run("UPDATE hold SET probe_at = max(probe_at, ?)", (probe_at,))
 
-    def clear(self, *kinds: str) -> list[HoldRow]:
+    def clear(self, *kinds: HoldKind) -> list[HoldRow]:
         """End these holds; the ones that were in force."""
         ended = [hold for hold in self.all() if hold.kind in kinds]
         if ended:

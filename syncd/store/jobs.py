@@ -20,6 +20,7 @@ from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
 from syncd.types import (
     Event,
     FoundFile,
+    HeldClass,
     Job,
     Kind,
     Multipart,
@@ -28,6 +29,7 @@ from syncd.types import (
     Priority,
     State,
     Target,
+    UploadState,
     printable,
 )
 
@@ -311,14 +313,14 @@ class Jobs:
         try:
             with self._db.transaction():
                 self._write(job, {**facts, "updated_at": now_ms})
-                self._add_upload(job, upload, "open", now_ms)
+                self._add_upload(job, upload, UploadState.OPEN, now_ms)
         except LeaseLost:
             with self._db.transaction():
-                self._add_upload(job, upload, "unwanted", now_ms)
+                self._add_upload(job, upload, UploadState.UNWANTED, now_ms)
             raise
         return replace(job, **facts)  # type: ignore[arg-type]
 
-    def _add_upload(self, job: Job, upload: Multipart, state: str, now_ms: int) -> None:
+    def _add_upload(self, job: Job, upload: Multipart, state: UploadState, now_ms: int) -> None:
         self._db.run(
             "INSERT INTO upload (upload_id, storage_key, job_id, state, opened_at, updated_at)"
             " VALUES (?, ?, ?, ?, ?, ?)",
@@ -352,7 +354,7 @@ class Jobs:
         """The object is whole in the store; its multipart upload, if any, has ended."""
         with self._db.transaction():
             self._write(job, {"stored_at": now_ms, "updated_at": now_ms})
-            self._end_upload(job, "completed", now_ms)
+            self._end_upload(job, UploadState.COMPLETED, now_ms)
         return replace(job, stored_at=now_ms)
 
     def fresh_upload(self, job: Job, now_ms: int, *, gone: bool) -> Job:
@@ -361,7 +363,12 @@ class Jobs:
         with self._db.transaction():
             self._write(job, {"updated_at": now_ms})
             # A 404 to a repeated complete was taken for its success; the upload may still be open.
-            self._end_upload(job, "gone" if gone else "unwanted", now_ms, of=("open", "completed"))
+            self._end_upload(
+                job,
+                UploadState.GONE if gone else UploadState.UNWANTED,
+                now_ms,
+                of=(UploadState.OPEN, UploadState.COMPLETED),
+            )
             self._void_upload(job.id)
         return replace(job, **nothing)
 
@@ -392,7 +399,7 @@ class Jobs:
                 return job, True
             facts: dict[str, Any] = {**dict.fromkeys(_UPLOAD_FACTS), "storage_key": storage_key}
             self._write(job, {**facts, "updated_at": now_ms})
-            self._end_upload(job, "unwanted", now_ms)
+            self._end_upload(job, UploadState.UNWANTED, now_ms)
             self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
         return replace(job, **facts), True
 
@@ -406,7 +413,9 @@ class Jobs:
         is then forgotten, and the caller has to look again.
         """
         with self._db.transaction():
-            self._end_upload(job, "unwanted", now_ms)  # still open only where bytes were adopted
+            self._end_upload(
+                job, UploadState.UNWANTED, now_ms
+            )  # still open only where bytes were adopted
             self._move(
                 job,
                 Event.FINISH,
@@ -456,7 +465,7 @@ class Jobs:
         now_ms: int,
         *,
         reason: str,
-        held_class: str | None = None,
+        held_class: HeldClass | None = None,
         advice: str | None = None,
         wait_ms: int = 0,
     ) -> None:
@@ -498,7 +507,7 @@ class Jobs:
     def reject(self, job: Job, now_ms: int, *, kind: Kind, reason: str, advice: str | None) -> None:
         """The job has failed; its upload, if any, is not wanted any more."""
         with self._db.transaction():
-            self._end_upload(job, "unwanted", now_ms)
+            self._end_upload(job, UploadState.UNWANTED, now_ms)
             self._move(
                 job,
                 Event.REJECT,
@@ -518,7 +527,7 @@ class Jobs:
         bytes are read again now and then.
         """
         with self._db.transaction():
-            self._end_upload(job, "unwanted", now_ms)
+            self._end_upload(job, UploadState.UNWANTED, now_ms)
             self._db.run(
                 "DELETE FROM file WHERE root_id = ? AND rel_path = ?",
                 (job.root_id, os.fsencode(job.rel_path)),
@@ -592,7 +601,7 @@ class Jobs:
             (root_id, os.fsencode(rel_path)),
         )
         for job in map(job_of, rows):
-            self._end_upload(job, "unwanted", now_ms)
+            self._end_upload(job, UploadState.UNWANTED, now_ms)
             state = advance(job.state, Event.REPLACE)
             self._db.run(
                 "UPDATE job SET state = ?, lease_owner = NULL, lease_expires_at = NULL,"
@@ -635,7 +644,7 @@ class Jobs:
         """
         with self._db.transaction():
             job = self.get(job_id)
-            if job.state is State.QUEUED and job.held_class == "bundle":
+            if job.state is State.QUEUED and job.held_class is HeldClass.BUNDLE:
                 return False
             if job.state in (State.FAILED, State.CANCELLED):
                 self._requeue(job, now_ms, "syncd retry")
@@ -666,7 +675,7 @@ class Jobs:
         with self._db.transaction():
             job = self.get(job_id)
             state = advance(job.state, Event.CANCEL)
-            self._end_upload(job, "unwanted", now_ms)
+            self._end_upload(job, UploadState.UNWANTED, now_ms)
             self._db.run(
                 "UPDATE job SET state = ?, lease_owner = NULL, lease_expires_at = NULL,"
                 " held_class = NULL, last_error = ?, last_advice = ?, last_kind = NULL,"
@@ -703,7 +712,7 @@ class Jobs:
                 (now_ms, now_ms),
             )
 
-    def free_class(self, held_class: str, now_ms: int) -> int:
+    def free_class(self, held_class: HeldClass, now_ms: int) -> int:
         """Let the jobs of a held class run; how many there were."""
         with self._db.transaction():
             return self._db.run(
@@ -741,7 +750,7 @@ class Jobs:
             return None
         return Multipart(row["upload_id"], row["storage_key"], 0, 0), row["attempt"]
 
-    def end_upload(self, upload: Multipart, state: str, now_ms: int) -> None:
+    def end_upload(self, upload: Multipart, state: UploadState, now_ms: int) -> None:
         """Close the account of an upload: ``aborted``, ``gone`` or ``abandoned``."""
         with self._db.transaction():
             self._db.run(
@@ -785,7 +794,12 @@ class Jobs:
         self._log(job.id, State.LEASED, state, event, now_ms, reason)
 
     def _end_upload(
-        self, job: Job, state: str, now_ms: int, *, of: Collection[str] = ("open",)
+        self,
+        job: Job,
+        state: UploadState,
+        now_ms: int,
+        *,
+        of: Collection[UploadState] = (UploadState.OPEN,),
     ) -> None:
         if job.upload_id is not None:
             self._db.run(

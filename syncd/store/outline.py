@@ -11,24 +11,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from syncd.formatting import printable
+from syncd.states import FileState, HeldClass, HoldKind, State, UploadState, Verdict
 from syncd.store.db import Database
-
-WANTED = "wanted"  # model.Verdict: its room takes longer to import than a status to be told
-
-REGISTERED = "registered"
-QUEUED = "queued"
-WAITING = "waiting"
-UPLOADING = "uploading"
-NEEDS_SIGN_IN = "needs_sign_in"
-FAILED = "failed"
-CANCELLED = "cancelled"
-DRIFT = "drift"  # it was registered, and others did something to its record
-
-FILE_STATES = (
-    REGISTERED, UPLOADING, QUEUED, WAITING, NEEDS_SIGN_IN, FAILED, CANCELLED, DRIFT,
-    "refused", "conflict", "unreadable", "incomplete", "ignored", "shadowed",
-)  # fmt: skip
-"""Every file on disk is in exactly one of these."""
 
 
 class FileReport(NamedTuple):
@@ -42,7 +26,7 @@ class FileReport(NamedTuple):
     root_type: str | None
     path: str
     size: int
-    state: str
+    state: FileState
     reason: str | None
     advice: str | None
     model_path: str | None
@@ -95,7 +79,7 @@ class NextTry(NamedTuple):
 class HoldRow(NamedTuple):
     """One reason to wait: since when, why, what a person can do, and when it is probed next."""
 
-    kind: str
+    kind: HoldKind
     since: int
     reason: str
     advice: str | None
@@ -105,7 +89,7 @@ class HoldRow(NamedTuple):
     @property
     def needs_person(self) -> bool:
         """Waiting alone will not end it."""
-        return self.kind == "operator"
+        return self.kind is HoldKind.OPERATOR
 
 
 LATEST = """
@@ -238,19 +222,23 @@ class Outline:
         row = self._db.one(sql)
         return None if row is None else row["at"]
 
-    def uploads(self) -> Counter[str]:
+    def uploads(self) -> Counter[UploadState]:
         """How many multipart uploads were left in each state."""
         rows = self._db.all("SELECT state, count(*) AS n FROM upload GROUP BY state")
-        return Counter({row["state"]: row["n"] for row in rows})
+        return Counter({UploadState(row["state"]): row["n"] for row in rows})
 
     def abandoned_uploads(self) -> int:
         """Multipart uploads that the server gave no way to abort."""
-        return self.uploads()["abandoned"]
+        return self.uploads()[UploadState.ABANDONED]
 
 
 def holds_in(db: Database) -> list[HoldRow]:
     """The holds in force, oldest first."""
-    return [HoldRow(**dict(row)) for row in db.all("SELECT * FROM hold ORDER BY since")]
+    return [hold_of(row) for row in db.all("SELECT * FROM hold ORDER BY since")]
+
+
+def hold_of(row: Any) -> HoldRow:
+    return HoldRow(**{**dict(row), "kind": HoldKind(row["kind"])})
 
 
 def shown(root: Any, file: Any) -> str:
@@ -261,15 +249,15 @@ def shown(root: Any, file: Any) -> str:
     return printable(rel_path)
 
 
-def file_state(row: Any) -> str:
-    return state_of(row) if row["verdict"] == WANTED else str(row["verdict"])
+def file_state(row: Any) -> FileState:
+    return state_of(row) if row["verdict"] == Verdict.WANTED else FileState(row["verdict"])
 
 
 def file_report(row: Any) -> FileReport:
-    wanted = row["verdict"] == WANTED
+    wanted = row["verdict"] == Verdict.WANTED
     state = file_state(row)
     reason, advice = (row["last_error"] if wanted else row["reason"]), row["last_advice"]
-    if state == DRIFT:
+    if state is FileState.DRIFT:
         from syncd.core.catalog import drift  # rare
 
         reason, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
@@ -280,7 +268,7 @@ def file_report(row: Any) -> FileReport:
         size=row["size"],
         state=state,
         reason=reason,
-        advice=advice if wanted or state == "unreadable" else None,
+        advice=advice if wanted or state is FileState.UNREADABLE else None,
         model_path=row["model_path"],
         sha256=row["sha256"] if wanted else None,
         record_id=row["record_id"] if wanted else None,
@@ -288,25 +276,24 @@ def file_report(row: Any) -> FileReport:
         parts_done=row["parts_done"] or 0,
         parts=row["part_count"],
         attempt=row["attempt"] or 0,
-        run_after=row["run_after"] if state in (QUEUED, WAITING) else None,
+        run_after=row["run_after"] if state in (FileState.QUEUED, FileState.WAITING) else None,
     )
 
 
-def state_of(row: Any) -> str:
+def state_of(row: Any) -> FileState:
+    """The state of a wanted file, by its latest job."""
     match row["state"]:
-        case "done":
-            return DRIFT if row["drift"] else REGISTERED
-        case "leased":
-            return UPLOADING
-        case "failed":
-            return FAILED
-        case "cancelled":
-            return CANCELLED
-        case "queued" if row["held_class"] == "large":
-            return NEEDS_SIGN_IN
-        case "queued" if row["held_class"]:
-            return WAITING
-        case "queued" if row["last_kind"]:
-            return WAITING
+        case State.DONE:
+            return FileState.DRIFT if row["drift"] else FileState.REGISTERED
+        case State.LEASED:
+            return FileState.UPLOADING
+        case State.FAILED:
+            return FileState.FAILED
+        case State.CANCELLED:
+            return FileState.CANCELLED
+        case State.QUEUED if row["held_class"] == HeldClass.LARGE:
+            return FileState.NEEDS_SIGN_IN
+        case State.QUEUED if row["held_class"] or row["last_kind"]:
+            return FileState.WAITING
         case _:
-            return QUEUED
+            return FileState.QUEUED

@@ -11,7 +11,6 @@ from syncd.store.files import RootRow, find_root, root_row_of
 from syncd.store.outline import (
     FILES,
     LATEST,
-    REGISTERED,
     SELECT,
     FileReport,
     Outline,
@@ -21,7 +20,7 @@ from syncd.store.outline import (
     state_of,
 )
 from syncd.store.rows import fingerprint_of
-from syncd.types import Fingerprint, Record, Verdict, printable
+from syncd.types import FileState, Fingerprint, Record, Verdict, printable
 
 if TYPE_CHECKING:
     from syncd.core.catalog.plan import Known
@@ -34,7 +33,7 @@ class Named:
 
     key: PathKey
     shown: str
-    state: str
+    state: FileState
     job_id: int | None
 
 
@@ -262,7 +261,7 @@ class Report(Outline):
     def registered(self) -> Iterator[Registered]:
         """The files on disk that are in the catalog, by path."""
         for row in self._db.all(FILES):
-            if row["verdict"] == Verdict.WANTED and state_of(row) == REGISTERED:
+            if row["verdict"] == Verdict.WANTED and state_of(row) is FileState.REGISTERED:
                 yield Registered(
                     os.fsdecode(row["root"]),
                     row["type_key"],

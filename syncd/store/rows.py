@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from syncd.types import Fingerprint, Job, Kind, KnownFile, State, Target, Verdict
+from syncd.types import Fingerprint, HeldClass, Job, Kind, KnownFile, State, Target, Verdict
 
 FINGERPRINT_COLUMNS = ("size", "mtime_ns", "ctime_ns", "dev", "inode")
 _TARGET = ("model_path", "model_type", "file_name", "display_name", "bundle")
@@ -55,7 +55,7 @@ def job_of(row: Any) -> Job:
         run_after=row["run_after"],
         lease_owner=row["lease_owner"],
         lease_expires_at=row["lease_expires_at"],
-        held_class=row["held_class"],
+        held_class=HeldClass(row["held_class"]) if row["held_class"] else None,
         sha256=row["sha256"],
         leaves=row["leaves"],
         storage_key=row["storage_key"],

@@ -22,11 +22,10 @@ from syncd.errors import JobError, NeedsOperator, Offline, RootUnavailable, Stat
 from syncd.executors import Executors
 from syncd.monitoring.webhook import WebhookNotifier
 from syncd.store.clock_steps import ClockSteps
-from syncd.store.holds import PAUSED
 from syncd.store.jobs import LEASE_TTL_MS
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
-from syncd.types import Call, Hint, Job, Kind
+from syncd.types import Call, Hint, HoldKind, Job, Kind
 from syncd.upload.quota import TransferQuota
 from syncd.upload.worker import Worker
 
@@ -44,6 +43,9 @@ OFFLINE_FIRST_S, OFFLINE_MOST_S = 5.0, 60.0
 OFFLINE_ADVICE = (
     "Check the network, api.base_url and network.proxy. Work goes on by itself once it answers."
 )
+CLOUD_HOLDS = (HoldKind.OFFLINE, HoldKind.THROTTLED, HoldKind.OPERATOR)
+"""Holds that an answer of the cloud can end."""
+
 LIMIT_ADVICE = (
     "It goes on by itself as the day moves on. To go on at once raise limits.max_bytes_per_day "
     "and reload syncd."
@@ -187,7 +189,7 @@ class Dispatcher:
                 if due_s is None and not self._running:
                     self._announcer.queue_empty()
                     if self._holds:
-                        await self.end_hold("offline", "throttled", "operator")  # nobody waits
+                        await self.end_hold(*CLOUD_HOLDS)  # no job waits for the cloud
                 return due_s
             task = asyncio.create_task(self._worker.run(job))
             self._running[task] = job
@@ -200,15 +202,15 @@ class Dispatcher:
     async def _full_s(self) -> float:
         """Seconds until another body may leave under ``limits.max_bytes_per_day``."""
         wait_s = await self._allowance.wait_s()
-        held = any(hold.kind == "limit" for hold in self._holds)
+        held = any(hold.kind is HoldKind.LIMIT for hold in self._holds)
         if wait_s == 0 or await self._next_due_s() is None:  # or nobody waits for it
             if held:
-                await self.end_hold("limit")
+                await self.end_hold(HoldKind.LIMIT)
             return 0.0
         if not held:
             size = await self._allowance.left()
             reason = f"{size} bytes left within a day; limits.max_bytes_per_day is {self._allowance.limit}"
-            await self._put("limit", reason, LIMIT_ADVICE, wait_s, side=None)
+            await self._put(HoldKind.LIMIT, reason, LIMIT_ADVICE, wait_s, side=None)
         return wait_s
 
     async def _hold_wait_s(self) -> float:
@@ -217,7 +219,7 @@ class Dispatcher:
             return 0.0
         if self._paused:
             return PAUSE_LOOK_S
-        if any(hold.kind == "root" for hold in self._holds):
+        if any(hold.kind is HoldKind.ROOT for hold in self._holds):
             return ROOT_WAIT_S
         if self._until_credentials_change and not await self._credentials.changed():
             return CREDENTIAL_LOOK_S
@@ -254,7 +256,7 @@ class Dispatcher:
 
     @property
     def _paused(self) -> bool:
-        return any(hold.kind == PAUSED for hold in self._holds)
+        return any(hold.kind is HoldKind.PAUSED for hold in self._holds)
 
     async def drop(self, jobs: Collection[int]) -> None:
         """These jobs are not ours any more: whoever works at them stops."""
@@ -290,9 +292,9 @@ class Dispatcher:
 
     async def begin_hold(self, error: RootUnavailable, probe_s: float) -> None:
         """Hold for the sake of the root: nothing is read from a tree that is not there."""
-        await self._put("root", str(error), None, probe_s, side=None)
+        await self._put(HoldKind.ROOT, str(error), None, probe_s, side=None)
 
-    async def end_hold(self, *kinds: str) -> None:
+    async def end_hold(self, *kinds: HoldKind) -> None:
         """What everything waited for is over."""
         for kind in kinds:
             self._sides.pop(kind, None)
@@ -318,9 +320,12 @@ class Dispatcher:
 
     def _ends(self, hold: HoldRow, side: Side, now_ms: int) -> bool:
         # Of a hold from before this start it is not known which side it waits for.
-        if hold.kind in ("root", "limit", PAUSED) or self._sides.get(hold.kind, side) is not side:
+        if (
+            hold.kind in (HoldKind.ROOT, HoldKind.LIMIT, HoldKind.PAUSED)
+            or self._sides.get(hold.kind, side) is not side
+        ):
             return False
-        return hold.kind == "offline" or hold.probe_at <= now_ms
+        return hold.kind is HoldKind.OFFLINE or hold.probe_at <= now_ms
 
     async def _learn(self, job: Job, outcome: Outcome) -> None:
         error = outcome.error
@@ -343,7 +348,9 @@ class Dispatcher:
         """What to do; of a write that is not allowed also who may, asked once in a hold."""
         if error.kind is not Kind.NOT_ALLOWED or Side.of(error) is not Side.API:
             return error.advice
-        if self._explained is None or not any(hold.kind == "operator" for hold in self._holds):
+        if self._explained is None or not any(
+            hold.kind is HoldKind.OPERATOR for hold in self._holds
+        ):
             self._explained = await self._standing() or ""
         return " ".join(filter(None, (self._explained, error.advice)))
 
@@ -365,31 +372,31 @@ class Dispatcher:
         advice, side = error.advice or FUSE_ADVICE, Side.of(error)
         if end is not End.FAILED:
             self._blown.clear()
-            await self._put("offline", reason, advice, OFFLINE_MOST_S, side=side)
+            await self._put(HoldKind.OFFLINE, reason, advice, OFFLINE_MOST_S, side=side)
             return
         await self._lanes.db(
             self._store.jobs.requeue_failed, self._clock.now_ms(), reason=reason, only=self._blown
         )
         self._announcer.given_back(self._blown)
         self._blown.clear()
-        await self._put("operator", reason, advice, FUSE_PROBE_S, side=side)
+        await self._put(HoldKind.OPERATOR, reason, advice, FUSE_PROBE_S, side=side)
 
     async def _count_failure(self, job: Job, error: JobError, side: Side) -> None:
         failing = self._failing[side]
         failing += [job.id] * retry_policy.row_of(error.kind).tries
         jobs, failures = len(set(failing)), len(failing)
-        held = any(hold.kind == "offline" for hold in self._holds)
+        held = any(hold.kind is HoldKind.OFFLINE for hold in self._holds)
         if held or failures >= (BREAKER_FAILURES_TWO_JOBS if jobs > 1 else BREAKER_FAILURES):
             probes = max((hold.probes + 1 for hold in self._holds), default=0)
             wait_s = min(OFFLINE_MOST_S, OFFLINE_FIRST_S * 2.0 ** min(probes, 10))
             await self._put(
-                "offline", str(error), error.advice or OFFLINE_ADVICE, wait_s, side=side
+                HoldKind.OFFLINE, str(error), error.advice or OFFLINE_ADVICE, wait_s, side=side
             )
             # The hold's probe decides when to try again, not the back-off of a single job.
             await self._lanes.db(self._store.jobs.make_due, job, self._clock.now_ms())
 
     async def _put(
-        self, kind: str, reason: str, advice: str | None, wait_s: float, *, side: Side | None
+        self, kind: HoldKind, reason: str, advice: str | None, wait_s: float, *, side: Side | None
     ) -> None:
         if side is not None:
             self._sides[kind] = side
@@ -409,13 +416,13 @@ class Dispatcher:
             self._announcer.hold_began(row)
 
 
-def _kind_of(error: JobError) -> str:
+def _kind_of(error: JobError) -> HoldKind:
     match error:
         case Offline():
-            return "offline"
+            return HoldKind.OFFLINE
         case Throttled():
-            return "throttled"
+            return HoldKind.THROTTLED
         case NeedsOperator():
-            return "operator"
+            return HoldKind.OPERATOR
         case _:
-            return "offline"
+            return HoldKind.OFFLINE

@@ -16,7 +16,7 @@ from syncd.core.jobs.outcome import End, Outcome
 from syncd.core.jobs.parts import Route
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
 from syncd.monitoring.progress import Tally
-from syncd.types import Call, Kind
+from syncd.types import Call, HeldClass, Kind
 from syncd.upload.context import JobContext
 
 PERSON_PROBE_S = 3600.0
@@ -98,7 +98,7 @@ async def _apply(context: JobContext, error: JobError, decision: retry_policy.De
             return Outcome(End.HELD, error, decision.wait_s)
         case retry_policy.Next.HOLD_LARGE:
             await context.write(
-                jobs.release, reason=reason, advice=error.advice, held_class="large"
+                jobs.release, reason=reason, advice=error.advice, held_class=HeldClass.LARGE
             )
             _log.warning("job.needs_sign_in", **fields)
             return Outcome(End.NEEDS_SIGN_IN, error)

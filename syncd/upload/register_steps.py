@@ -14,7 +14,7 @@ from syncd.cloud.client import ACTIVE, DISABLED, NO_SUCH_CALL
 from syncd.core.jobs.outcome import End, Outcome, Side
 from syncd.core.jobs.parts import Route
 from syncd.errors import JobError, Permanent
-from syncd.types import Call, Job, Kind, Remark, printable
+from syncd.types import Call, HeldClass, Job, Kind, Remark, printable
 from syncd.upload import file_steps
 from syncd.upload.context import JobContext
 
@@ -176,7 +176,9 @@ async def register(context: JobContext) -> None:
     """Make a record of the stored object, unless its bundle is not whole yet."""
     if (mate := await _blocking_bundle_member(context)) is not None:
         reason = f"stored; its bundle waits for {mate}"
-        await context.write(context.deps.store.jobs.release, reason=reason, held_class="bundle")
+        await context.write(
+            context.deps.store.jobs.release, reason=reason, held_class=HeldClass.BUNDLE
+        )
         context.ended = Outcome(End.RELEASED)
         return
     await file_steps.fence(context)

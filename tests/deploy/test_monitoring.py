@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from syncd.store.outline import FILE_STATES
+from syncd.types import FileState
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"
 ALERTS = MONITORING / "alerts.yaml"
@@ -69,7 +69,7 @@ def expressions() -> Iterator[str]:
 
 def values_of(metric: Metric, label: str) -> frozenset[str]:
     """What *label* may be; empty where that is open."""
-    return frozenset(FILE_STATES) if label == "state" else metric.words
+    return frozenset(FileState) if label == "state" else metric.words
 
 
 def faults_of(expression: str) -> Iterator[str]:

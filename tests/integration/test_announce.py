@@ -20,7 +20,7 @@ from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
-from syncd.types import Call
+from syncd.types import Call, HoldKind
 from tests.fakes import LOST, FakeClock, Reply, ScriptedServer, Seen, endless, reply
 from tests.integration.harness import PROJECT, Finished, Home, records, until
 from tests.weights import weights
@@ -326,7 +326,7 @@ async def tell(tmp_path: Path, listener: ScriptedServer, clock: FakeClock, *, ro
         proxy=None,
     )
     for number in range(rounds):
-        announcer.hold_began(HoldRow(f"kind {number}", 0, "no route", None, 0, 0))
+        announcer.hold_began(HoldRow(HoldKind.OFFLINE, 0, f"no route {number}", None, 0, 0))
         await announcer.last_words(well=True, within_s=20)
     await lanes.db(store.close)
     lanes.close()

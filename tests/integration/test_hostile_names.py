@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from syncd.store.outline import FILE_STATES
-from syncd.types import printable
+from syncd.types import FileState, printable
 from tests.integration.harness import Home, records, until
 from tests.weights import write_safetensors
 
@@ -98,7 +97,7 @@ def require_accounted(home: Home, cloud: Sandbox, paths: list[bytes]) -> None:
     assert sorted(stored(home)) == paths
     assert shown == Counter(printable(os.fsdecode(path)) for path in paths)
     assert states == home.counts()
-    assert states.keys() <= set(FILE_STATES)
+    assert states.keys() <= set(FileState)
     assert set(held) == taken
     assert states["registered"] == len(taken) > 0
     assert all(SERVER.fullmatch(path) for path in taken)

@@ -24,13 +24,16 @@ from syncd.store.db import Database, migrations, reading
 from syncd.store.files import Files, RootRow, Wanted
 from syncd.store.jobs import Jobs
 from syncd.store.lock import is_locked
-from syncd.store.outline import FILE_STATES, Amount, Outline
+from syncd.store.outline import Amount, Outline
 from syncd.store.reports import EventReport, Report
 from syncd.store.store import Store
 from syncd.types import (
     Call,
+    FileState,
     Fingerprint,
     FoundFile,
+    HeldClass,
+    HoldKind,
     Job,
     Kind,
     KnownFile,
@@ -42,6 +45,7 @@ from syncd.types import (
     State,
     StatKey,
     Target,
+    UploadState,
     Verdict,
 )
 
@@ -499,7 +503,7 @@ def test_I17_files_on_the_way_are_read_only_as_far_as_asked_for_and_stuck_ones_a
     assert [file.path for file in everything[:2]] == stuck
     assert len(everything) == 61
     assert {file.state for file in everything[2:]} == {"uploading", "queued"} <= status.TO_DO
-    assert read <= 5 + len(FILE_STATES)
+    assert read <= 5 + len(FileState)
     assert amounts["queued"].files == 58
 
 
@@ -1217,10 +1221,12 @@ def test_a_job_held_for_a_signed_in_user_is_not_claimed_until_its_class_is_freed
     store: Store,
 ) -> None:
     admit(store)
-    store.jobs.release(claim(store), NOW, reason="large", held_class="large", advice="sign in")
+    store.jobs.release(
+        claim(store), NOW, reason="large", held_class=HeldClass.LARGE, advice="sign in"
+    )
     [held] = store.report.files()
     while_held = store.jobs.claim("me", NOW + 10**9, TTL), store.jobs.next_due_ms()
-    freed = store.jobs.free_class("large", NOW + 1)
+    freed = store.jobs.free_class(HeldClass.LARGE, NOW + 1)
 
     assert (held.state, held.reason, held.advice) == ("needs_sign_in", "large", "sign in")
     assert while_held == (None, None)
@@ -1357,7 +1363,7 @@ def test_an_abort_is_tried_again_later_until_its_account_is_closed(
 
     assert store.jobs.unwanted_upload(NOW + 99) is None
     assert store.jobs.unwanted_upload(NOW + 100) == (upload, 1)
-    store.jobs.end_upload(upload, "abandoned", NOW)
+    store.jobs.end_upload(upload, UploadState.ABANDONED, NOW)
     assert store.jobs.unwanted_upload(NOW + 100) is None
     assert uploads(state_dir) == [("up-1", "abandoned")]
     assert store.report.abandoned_uploads() == 1
@@ -1586,9 +1592,9 @@ def test_files_are_counted_by_state(store: Store) -> None:
 
 
 def test_a_hold_keeps_its_first_time_and_counts_its_probes(store: Store) -> None:
-    store.holds.put("offline", reason="dns", advice=None, probe_at=NOW + 5, now_ms=NOW)
+    store.holds.put(HoldKind.OFFLINE, reason="dns", advice=None, probe_at=NOW + 5, now_ms=NOW)
     hold = store.holds.put(
-        "offline", reason="tcp", advice="cable", probe_at=NOW + 9, now_ms=NOW + 5
+        HoldKind.OFFLINE, reason="tcp", advice="cable", probe_at=NOW + 9, now_ms=NOW + 5
     )
 
     assert (hold.since, hold.reason, hold.advice, hold.probes) == (NOW, "tcp", "cable", 1)
@@ -1597,19 +1603,19 @@ def test_a_hold_keeps_its_first_time_and_counts_its_probes(store: Store) -> None
 
 
 def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
-    store.holds.put("offline", reason="dns", advice=None, probe_at=NOW, now_ms=NOW)
-    store.holds.put("operator", reason="401", advice="token", probe_at=NOW, now_ms=NOW + 1)
-    ended = store.holds.clear("offline", "throttled")
+    store.holds.put(HoldKind.OFFLINE, reason="dns", advice=None, probe_at=NOW, now_ms=NOW)
+    store.holds.put(HoldKind.OPERATOR, reason="401", advice="token", probe_at=NOW, now_ms=NOW + 1)
+    ended = store.holds.clear(HoldKind.OFFLINE, HoldKind.THROTTLED)
 
     assert [hold.kind for hold in ended] == ["offline"]
-    assert store.holds.clear("offline") == []
+    assert store.holds.clear(HoldKind.OFFLINE) == []
     assert [hold.needs_person for hold in store.holds.all()] == [True]
 
 
 def test_a_probe_may_be_called_for_at_once_or_put_off_but_never_moved_nearer(
     store: Store,
 ) -> None:
-    store.holds.put("offline", reason="dns", advice=None, probe_at=NOW + 50, now_ms=NOW)
+    store.holds.put(HoldKind.OFFLINE, reason="dns", advice=None, probe_at=NOW + 50, now_ms=NOW)
     store.holds.postpone(NOW + 10)
     kept = store.holds.all()[0].probe_at
     store.holds.probe_now(NOW)

@@ -9,6 +9,7 @@ import pytest
 
 from syncd.core.transfer.quota import HOUR_MS, hour_of
 from syncd.store.store import Store
+from syncd.types import HoldKind
 
 NOW = 1_800_000_000_000
 DAY_MS = 24 * HOUR_MS
@@ -22,7 +23,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def hold(store: Store, *, since: int, probe_at: int) -> None:
-    store.holds.put("throttled", reason="w", advice=None, probe_at=probe_at, now_ms=since)
+    store.holds.put(HoldKind.THROTTLED, reason="w", advice=None, probe_at=probe_at, now_ms=since)
 
 
 def held(store: Store) -> tuple[int, int]:

@@ -18,9 +18,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from syncd.daemon.service import _Every
 from syncd.sandbox.faults import Fault, Rule
-from syncd.store.holds import PAUSED
 from syncd.store.store import Store
-from syncd.types import Call, HintKind
+from syncd.types import Call, HintKind, HoldKind
 from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, play
 from tests.oracle import RULES, o3_committed_parts_stay_sent
 
@@ -174,7 +173,7 @@ def test_I31_F04_pause_ends_when_it_is_lifted(step_s: float) -> None:
         assert not stage.calls()
         await stage.stop()
         with at_rest(stage) as store:
-            store.holds.clear(PAUSED)
+            store.holds.clear(HoldKind.PAUSED)
         stage.start()
         await comes(stage, lambda: stage.registered(SMALL), stage.loop.time(), SLACK_S)
         await ends_well(stage, SMALL)

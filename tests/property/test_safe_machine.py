@@ -41,7 +41,7 @@ from syncd.ingest.ingester import Ingester
 from syncd.monitoring.progress import Meter
 from syncd.sandbox.server import Sandbox
 from syncd.store.store import Store
-from syncd.types import Job, Kind, Plan
+from syncd.types import HeldClass, Job, Kind, Plan
 from tests.scale import MACHINE_STEPS, SCALE
 from tests.somebody import set_override
 from tests.visitor import Visitor, good
@@ -341,8 +341,8 @@ class Safe(RuleBasedStateMachine):
         self.store.jobs.finish(job, record_id, now, adopted=False)
         self.registered[os.fspath(path)] = identity(path)
 
-    @rule(job=consumes(leases), held=st.sampled_from([None, "large"]))
-    def release(self, job: Job, held: str | None) -> None:
+    @rule(job=consumes(leases), held=st.sampled_from([None, HeldClass.LARGE]))
+    def release(self, job: Job, held: HeldClass | None) -> None:
         with suppress(LeaseLost):
             self.store.jobs.release(job, self.clock.now_ms(), reason="stop", held_class=held)
 
@@ -373,7 +373,7 @@ class Safe(RuleBasedStateMachine):
         self.open_store()
         self.store.jobs.expire_all(self.clock.now_ms())
         self.store.jobs.start_over(self.clock.now_ms())
-        self.store.jobs.free_class("large", self.clock.now_ms())
+        self.store.jobs.free_class(HeldClass.LARGE, self.clock.now_ms())
 
     @rule()
     def reconcile(self) -> None:

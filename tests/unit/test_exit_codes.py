@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from syncd.core.exit_codes import exit_code
-from syncd.store.outline import FILE_STATES
+from syncd.types import FileState
 
 LEFT = {
     "queued": 75, "waiting": 75, "uploading": 75, "needs_sign_in": 77,
@@ -47,7 +47,7 @@ def test_exit_code_every_combination_equals_the_table() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("state", FILE_STATES)
+@pytest.mark.parametrize("state", FileState)
 def test_exit_code_one_file_in_each_state(state: str) -> None:
     files = {"registered": 3, state: 1}
 

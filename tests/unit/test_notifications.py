@@ -23,7 +23,7 @@ from syncd.core.notifications import (
     signed,
     signing_key,
 )
-from syncd.store.outline import FILE_STATES
+from syncd.types import FileState
 
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "docs/schemas/webhook.schema.json").read_text("utf-8")
@@ -186,7 +186,7 @@ def test_a_message_stays_small_and_calls_nobody_in_a_chat() -> None:
 def test_the_schema_knows_every_state_of_a_file() -> None:
     known = SCHEMA["properties"]["files_by_state"]["propertyNames"]["enum"]
 
-    assert sorted(known) == sorted(FILE_STATES)
+    assert sorted(known) == sorted(FileState)
 
 
 def test_a_message_is_signed_as_standard_webhooks_says() -> None:

@@ -13,6 +13,7 @@ import pytest
 from syncd.daemon.notify import STATUS_MAX, SystemdNotifier
 from syncd.daemon.systemd import Moment, status_line
 from syncd.store.outline import HoldRow
+from syncd.types import HoldKind
 
 MIB = 1024 * 1024
 _names = count(1)
@@ -119,7 +120,7 @@ def moment(**values: Any) -> Moment:
     return Moment(**(quiet | values))
 
 
-HOLD = HoldRow("offline", 0, "no answer from the cloud", "Check the network.", 0, 1)
+HOLD = HoldRow(HoldKind.OFFLINE, 0, "no answer from the cloud", "Check the network.", 0, 1)
 
 
 @pytest.mark.parametrize(

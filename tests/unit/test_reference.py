@@ -10,8 +10,7 @@ import pytest
 from docs import reference
 from syncd.cli.main import COMMANDS
 from syncd.config.settings import KEYS, VARIABLES
-from syncd.store.outline import FILE_STATES
-from syncd.types import Event, Remark, State
+from syncd.types import Event, FileState, Remark, State
 
 
 def test_the_pages_are_as_the_sources_make_them() -> None:
@@ -111,7 +110,7 @@ def test_the_operators_page_knows_every_state_hold_and_exit_code() -> None:
     (kinds,) = re.findall(r"kind +TEXT +PRIMARY KEY CHECK \(kind IN \(([^)]*)\)", schema)
     holds = [*re.findall(r"'(\w+)'", kinds), "state"]
 
-    assert [state for state in (*FILE_STATES, *holds) if f"| `{state}` |" not in text] == []
+    assert [state for state in (*FileState, *holds) if f"| `{state}` |" not in text] == []
     assert ", ".join(code for code, _ in reference.exit_codes()).split(", ") == CODES
     assert [name for name in COMMANDS if f"syncd {name}" not in text] == []
 
@@ -122,7 +121,7 @@ def test_a_schema_knows_every_state_and_event(name: str) -> None:
     defined = json.loads(text)["$defs"]
     state, event = defined.get("state"), defined.get("event")
 
-    assert state is None or set(state["enum"]) == set(FILE_STATES)
+    assert state is None or set(state["enum"]) == set(FileState)
     if event is not None:
         members = event["properties"]
         assert set(members["event"]["enum"]) == {*Event, *Remark, None}
