@@ -17,10 +17,9 @@ from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
 from syncd.clock import SystemClock
-from syncd.cloud import client as api
-from syncd.cloud.credentials import Credentials
-from syncd.cloud.validation import HostPolicy
+from syncd.cloud.transport import build_client
 from syncd.core.catalog.drift import Comparison, Local
+from tests.cloud import cloud_client
 
 
 def digest(number: int) -> str:
@@ -67,16 +66,8 @@ async def compare(url: str, files: int) -> int:
         Local((1, str(n)), f"models/loras/{n}.safetensors", 1000 + n, digest(n))
         for n in range(files)
     )
-    async with api.build_client() as client:
-        cloud = api.CloudClient(
-            base_url=url,
-            client=client,
-            credentials=Credentials(lambda: "dk-bench"),
-            team_id=None,
-            clock=SystemClock(),
-            jitter=lambda: 0.0,
-            hosts=HostPolicy.of(url, (), allow_http=False),
-        )
+    async with build_client() as client:
+        cloud = cloud_client(url, client, clock=SystemClock())
         equal = 0
         async for record in cloud.models():
             finding = comparison.add(record)

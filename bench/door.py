@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from syncd.cloud.host_policy import HostPolicy
 from syncd.cloud.object_store import ObjectStore, build_client
-from syncd.cloud.validation import HostPolicy
 from syncd.core.jobs.parts import plan_parts
 from syncd.fs.hashing import PIECE_SIZE
 from syncd.types import Call, Grant, Part

@@ -84,9 +84,9 @@ async def cloud_checks(loaded: Loaded) -> list[Check]:
         except JobError as error:
             found = f"{host}: {error}"
             failed = Check("cloud", Result.FAILED, found, error.advice, exit_of(error))
-            return [failed, *_clock(api.skew_s)]
+            return [failed, *_clock(api.clock_skew_s)]
         answered = Check("cloud", Result.OK, f"{host} answers, and takes the credential")
-        return [answered, _team(loaded, me), *_clock(api.skew_s)]
+        return [answered, _team(loaded, me), *_clock(api.clock_skew_s)]
 
 
 # -- who we are ------------------------------------------------------------------------------------

@@ -5,13 +5,39 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from syncd.clock import SystemClock
-from syncd.cloud.client import CloudClient, build_client
+from syncd.cloud.capabilities import ServerCapabilities
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
-from syncd.cloud.factory import connect, network
+from syncd.cloud.factory import build_cloud_client, build_credentials, build_transport, network
+from syncd.cloud.transport import Transport, build_client
 from syncd.config.loader import Loaded
 from syncd.core.exit_codes import Exit
 from syncd.errors import JobError, NeedsOperator
 from syncd.types import Call
+
+
+@asynccontextmanager
+async def open_transport(
+    loaded: Loaded, *, answered: Collection[Call] = ()
+) -> AsyncIterator[Transport]:
+    """
+    Open a transport to the configured cloud.
+
+    Args:
+        answered: Calls that have answered on this server in the past.
+
+    Raises:
+        ConfigError: The CA bundle or the proxy cannot be used.
+    """
+    settings = loaded.settings
+    async with build_client(**network(settings)) as http:
+        yield build_transport(
+            settings,
+            http,
+            clock=SystemClock(),
+            jitter=random.random,
+            capabilities=ServerCapabilities(answered),
+        )
 
 
 @asynccontextmanager
@@ -22,32 +48,24 @@ async def reaching(
     answered: Collection[Call] = (),
 ) -> AsyncIterator[CloudClient]:
     """
-    The configured cloud, with the configured credential.
+    Open a client of the configured cloud.
 
     Args:
-        credentials: Others than those that count now.
-        answered: Calls that have answered on this server in the past.
+        credentials: Used instead of the configured credential.
+        answered: As for ``open_transport``.
 
     Raises:
-        ConfigError: The credential, the bundle or the proxy cannot be used.
+        ConfigError: The credential, the CA bundle or the proxy cannot be used.
     """
-    settings = loaded.settings
-    if credentials is None:
-        credentials = Credentials(loaded.credential.current, keeper=loaded.credential.stored)
-    async with build_client(**network(settings)) as http:
-        api = connect(
-            settings,
-            http,
-            credentials,
-            clock=SystemClock(),
-            jitter=random.random,
-            answered=answered,
+    settings, clock, source = loaded.settings, SystemClock(), loaded.credential
+    async with open_transport(loaded, answered=answered) as transport:
+        used = credentials or build_credentials(
+            transport, source.current, source.stored, clock=clock
         )
-        credentials.renew = api.refresh
         try:
-            yield api
+            yield build_cloud_client(settings, transport, used, clock=clock)
         finally:
-            await credentials.settled()
+            await used.close()
 
 
 def exit_of(error: JobError) -> Exit:

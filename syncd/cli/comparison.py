@@ -5,7 +5,8 @@ import threading
 from collections import Counter
 
 from syncd.cli.cloud_session import reaching
-from syncd.cloud.client import UNLISTED, CloudClient
+from syncd.cloud.capabilities import NO_LISTING
+from syncd.cloud.client import CloudClient
 from syncd.config.loader import Loaded
 from syncd.core.catalog.drift import Comparison, Finding, Kind, Local
 from syncd.core.catalog.plan import Action
@@ -35,7 +36,7 @@ class NotAnswered(SyncdError):
 
 def says_no(error: JobError) -> bool:
     """Does it say that this server has no such call, rather than that it cannot be asked now?"""
-    return error.kind in UNLISTED
+    return error.kind in NO_LISTING
 
 
 def own_records(loaded: Loaded) -> list[Record]:

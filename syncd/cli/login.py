@@ -17,10 +17,11 @@ from syncd.cli.account import (
     profile,
     stored_of,
 )
-from syncd.cli.cloud_session import reaching
+from syncd.cli.cloud_session import open_transport, reaching
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.clock import SystemClock
-from syncd.cloud.credentials import Credentials, pair
+from syncd.cloud import sign_in
+from syncd.cloud.credentials import Credentials
 from syncd.cloud.listing import shows
 from syncd.config.loader import Loaded
 from syncd.core.catalog.permissions import team_of
@@ -186,8 +187,8 @@ def _vouch(loaded: Loaded, key: str, team_id: str) -> None:
 
 
 async def _paired(loaded: Loaded, keep: Callable[[str], None]) -> None:
-    async with reaching(loaded, credentials=Credentials(lambda: None)) as api:
-        await pair(api, keep=keep, show=_show, tell=click.echo, clock=SystemClock())
+    async with open_transport(loaded) as transport:
+        await sign_in.pair(transport, keep=keep, show=_show, report=click.echo, clock=SystemClock())
 
 
 def _show(pairing: Pairing) -> None:
@@ -331,9 +332,9 @@ def _account(email: str | None, password_stdin: bool) -> tuple[str, str]:
 
 async def _signed_in(loaded: Loaded, email: str, password: str) -> tuple[Session, Profile]:
     """A session, of no team yet, and who it belongs to."""
-    async with reaching(loaded, credentials=Credentials(lambda: None)) as api:
+    async with open_transport(loaded) as transport:
         try:
-            tokens = await api.login(email, password)
+            tokens = await sign_in.login(transport, email, password)
         except NeedsOperator as error:
             if error.kind is not Kind.SESSION_REFUSED:
                 raise

@@ -1,19 +1,23 @@
-"""The cloud's API as the settings describe it: for the service, and for commands that only ask."""
+"""Builds the cloud's parts from the settings: transport, then credentials, then client."""
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from syncd.clock import Clock
-from syncd.cloud import client as cloud_api
-from syncd.cloud.credentials import Credentials
-from syncd.cloud.validation import HostPolicy
+from syncd.cloud.client import CloudClient, MultipartPaths
+from syncd.cloud.credentials import Credentials, Verify
+from syncd.cloud.host_policy import HostPolicy
+from syncd.cloud.session_renewal import SessionFile, SessionRenewal
+from syncd.cloud.sign_in import refresh
+from syncd.cloud.transport import HttpClient, Transport
 from syncd.config.settings import Settings
-from syncd.types import Call
+from syncd.types import Session
 
 
 def network(settings: Settings) -> dict[str, str | None]:
-    """What both HTTP clients are built with."""
+    """Return the arguments of both HTTP clients."""
     bundle, proxy = settings.network.ca_bundle, settings.network.proxy
     return {
         "ca_bundle": None if bundle is None else os.fspath(bundle),
@@ -22,7 +26,6 @@ def network(settings: Settings) -> dict[str, str | None]:
 
 
 def host_policy(settings: Settings) -> HostPolicy:
-    """Which hosts may receive model bytes."""
     return HostPolicy.of(
         settings.api.base_url,
         settings.network.storage_hosts,
@@ -30,31 +33,40 @@ def host_policy(settings: Settings) -> HostPolicy:
     )
 
 
-def connect(
-    settings: Settings,
-    client: cloud_api.Client,
-    credentials: Credentials,
+def build_transport(settings: Settings, client: HttpClient, **more: Any) -> Transport:
+    """Build the transport that sends through *client*; *more* are further arguments of ``Transport``."""
+    return Transport(
+        settings.api.base_url,
+        client,
+        team_id=settings.api.team_id,
+        calls_per_s=settings.api.calls_per_s,
+        **more,
+    )
+
+
+def build_credentials(
+    transport: Transport,
+    source: Callable[[], str | Session | None],
+    file: SessionFile | None,
     *,
     clock: Clock,
-    jitter: Callable[[], float],
-    answered: Collection[Call] = (),
-    **watched: Any,
-) -> cloud_api.CloudClient:
-    """The API behind *client*; see ``CloudClient`` for the other arguments."""
-    return cloud_api.CloudClient(
-        base_url=settings.api.base_url,
-        client=client,
-        credentials=credentials,
-        team_id=settings.api.team_id,
-        clock=clock,
-        jitter=jitter,
+    verify: Verify | None = None,
+) -> Credentials:
+    """Build the credentials from *source*; *file* holds the session that is renewed."""
+    renewal = None if file is None else SessionRenewal(file, partial(refresh, transport), clock)
+    return Credentials(source, renewal=renewal, verify=verify, clock=clock)
+
+
+def build_cloud_client(
+    settings: Settings, transport: Transport, credentials: Credentials, *, clock: Clock
+) -> CloudClient:
+    paths = settings.api.multipart
+    return CloudClient(
+        transport,
+        credentials,
         hosts=host_policy(settings),
-        multipart=cloud_api.MultipartPaths(
-            sign_part=settings.api.multipart.sign_part_path,
-            complete=settings.api.multipart.complete_path,
-            abort=settings.api.multipart.abort_path,
+        clock=clock,
+        multipart=MultipartPaths(
+            sign_part=paths.sign_part_path, complete=paths.complete_path, abort=paths.abort_path
         ),
-        calls_per_s=settings.api.calls_per_s,
-        answered=answered,
-        **watched,
     )

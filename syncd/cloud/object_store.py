@@ -19,7 +19,7 @@ import httpcore
 import httpx
 
 from syncd.cloud import http
-from syncd.cloud.validation import HostPolicy
+from syncd.cloud.host_policy import HostPolicy
 from syncd.core.jobs import error_mapping, retry_policy
 from syncd.core.jobs.error_mapping import STORE_CALLS, to_error
 from syncd.errors import JobError, NeedsOperator
@@ -40,8 +40,7 @@ CONNECTIONS = 32
 _ETAG = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 
 
-Client = httpx.Client
-"""For whoever has to name what ``build_client`` makes."""
+HttpClient = httpx.Client
 
 
 def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> httpx.Client:

@@ -6,25 +6,26 @@ sense before it leaves this module. A violation is a ``BAD_ANSWER``, and an answ
 nothing is trimmed, mended or guessed.
 """
 
-import ipaddress
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
+from syncd.cloud.host_policy import HostPolicy
 from syncd.core.jobs.error_mapping import to_error
 from syncd.core.jobs.parts import MAX_PARTS
 from syncd.errors import JobError
 from syncd.types import Grant, Kind, Multipart, Pairing, Profile, Record, Team, Tokens, printable
 
+T = TypeVar("T")
+
 BODY_MAX = 1024 * 1024
 DEPTH_MAX = 32
 INTEGER_MAX = 2**53
-URL_MAX = 8 * 1024
 HEADER_VALUE_MAX = 8 * 1024
 STORAGE_KEY_MAX = 1024
 UPLOAD_ID_MAX = 2048
@@ -50,14 +51,6 @@ HEADERS_ALLOWED = frozenset(
 )
 """And ``x-amz-*``. Anything else could carry a credential or change how the body is framed."""
 
-PRIVATE_SUFFIXES = (
-    ".local", ".localdomain", ".internal", ".lan", ".home", ".home.arpa", ".corp", ".intranet",
-)  # fmt: skip
-
-# RFC 3986 characters only, percent signs only before two hex digits, no fragment. Within these
-# httpx sends a URL byte for byte; outside them it would re-encode, and a signature would break.
-_URL = re.compile(r"https?://(?:[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
-_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,128}")
 _HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _SECRET = re.compile(r"[!-~]{1,16384}")
@@ -136,6 +129,15 @@ def _children(value: object) -> Collection[object]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def from_json(read: Callable[[dict[str, Any]], T]) -> Callable[[bytes], T]:
+    """Return a reader of a body that parses it and gives the object to *read*."""
+    return lambda body: read(parse_json(body))
+
+
+def ignore_body(body: bytes) -> None:
+    """Accept any body."""
 
 
 # --- single members
@@ -357,127 +359,6 @@ def multipart_of(answer: Mapping[str, Any], *, size: int, storage_key: str) -> M
 
 
 # --- presigned URLs
-
-
-@dataclass(frozen=True, slots=True)
-class HostPolicy:
-    """
-    Which hosts may receive model bytes.
-
-    Attributes:
-        api_host: Host of the API's base URL.
-        storage_hosts: ``host`` or ``host:port`` of stores that need not look public.
-        allow_http: Those may be reached by plain http.
-        loopback: The API itself is on this machine: its stores may be here or near, without TLS.
-    """
-
-    api_host: str
-    storage_hosts: frozenset[str]
-    allow_http: bool
-    loopback: bool
-
-    @classmethod
-    def of(cls, base_url: str, storage_hosts: Collection[str], *, allow_http: bool) -> "HostPolicy":
-        """The policy that follows from the configuration."""
-        host = (urlsplit(base_url).hostname or "").lower()
-        listed = frozenset(each.lower() for each in storage_hosts)
-        return cls(host, listed, allow_http, _reach(host) == "loopback")
-
-    def refusal(self, url: str) -> str | None:
-        """Why nothing may be sent to *url* (any string at all), or None if it may."""
-        if len(url) > URL_MAX:
-            return f"longer than {URL_MAX} bytes"
-        if not _URL.fullmatch(url):
-            return "not an http(s) URL of plain ASCII without a fragment"
-        try:
-            split = urlsplit(url)
-            port = {"http": 80, "https": 443}[split.scheme] if split.port is None else split.port
-        except ValueError:
-            return "no valid host and port"
-        if port == 0:
-            return "no valid host and port"
-        return _shape_refusal(split) or self._host_refusal(split, port)
-
-    def peer_refusal(self, host: str, port: int, address: str) -> str | None:
-        """
-        Why nothing may be sent to the machine that the name *host* led to, or None if it may.
-
-        A name that looks public may resolve to anything, the metadata service of a rented box
-        among it.
-        """
-        reach = _address_reach(address)
-        near = reach in ("loopback", "private") and self.loopback
-        if reach == "public" or near or self._lists(host, port):
-            return None
-        return f"{host} leads to {address}, a {reach} address"
-
-    def _lists(self, host: str, port: int) -> bool:
-        spelt = f"[{host}]" if ":" in host else host
-        return not {spelt, f"{spelt}:{port}"}.isdisjoint(self.storage_hosts)
-
-    def _host_refusal(self, split: SplitResult, port: int) -> str | None:
-        reach = _reach(split.hostname or "")
-        if reach is None:
-            return "a host that is no name and no plain address"
-        listed = self._lists(split.hostname or "", port)
-        if split.scheme == "http" and not (self.loopback or (listed and self.allow_http)):
-            return "plain http, which network.allow_http and network.storage_hosts do not allow"
-        near = reach in ("loopback", "private") and self.loopback
-        if reach != "public" and not (listed or near):
-            return f"a {reach} host, which network.storage_hosts does not list"
-        return None
-
-
-def _spelt(split: SplitResult) -> str:
-    host = split.hostname or ""
-    return f"[{host}]" if ":" in host else host
-
-
-def _shape_refusal(split: SplitResult) -> str | None:
-    if not re.fullmatch(re.escape(_spelt(split)) + "(:[0-9]{1,5})?", split.netloc.lower()):
-        return "more or less than a host and a port"
-    if not split.path.startswith("/") or {".", ".."} & set(split.path.split("/")):
-        return "no plain path"
-    return None
-
-
-def _reach(host: str) -> str | None:
-    """``public``, ``private``, ``loopback`` or ``special``; None if no honest host is spelt so."""
-    if ":" in host:
-        return _address_reach(host)
-    if not _HOST.fullmatch(host) or len(host) > 253:
-        return None
-    # A host whose last label begins like a number is read as an IPv4 address by some resolvers, in
-    # decimal, octal or hex, with missing dots: only the plain spelling is accepted.
-    if re.match(r"[0-9]", host.rsplit(".", 1)[-1]):
-        return _address_reach(host)
-    if host == "localhost" or host.endswith((".localhost", "localhost.localdomain")):
-        return "loopback"
-    return "private" if "." not in host or host.endswith(PRIVATE_SUFFIXES) else "public"
-
-
-# A metadata service is among them; is_global knows of them only in newer versions of Python.
-_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
-
-
-def _address_reach(host: str) -> str | None:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    if address.is_loopback:
-        return "loopback"
-    if address.is_link_local or address.is_multicast or address.is_unspecified:
-        return "special"  # cloud metadata services live here
-    if address.is_reserved or address in _PROTOCOLS or _carries_ipv4(address):
-        return "special"
-    return "public" if address.is_global else "private"
-
-
-def _carries_ipv4(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Mapped, 6to4, Teredo, NAT64: an IPv4 address in disguise."""
-    prefixes = ("::ffff:0:0/96", "2002::/16", "2001::/32", "64:ff9b::/96", "64:ff9b:1::/48")
-    return any(address in ipaddress.ip_network(prefix) for prefix in prefixes)
 
 
 def grant_of(

@@ -15,10 +15,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from syncd.clock import Clock
-from syncd.cloud import client as cloud_api
-from syncd.cloud import object_store
+from syncd.cloud import object_store, transport
+from syncd.cloud.capabilities import ServerCapabilities
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
-from syncd.cloud.factory import connect, host_policy, network
+from syncd.cloud.factory import build_cloud_client, build_transport, host_policy, network
 from syncd.cloud.listing import Catalog
 from syncd.config.extra_paths import extra_folders
 from syncd.config.rules import rules_for
@@ -74,11 +75,11 @@ class Factories:
     lanes: Callable[[Settings, DiskFullRetry], Executors] = lambda settings, disk_full: Executors(
         files=FILES_MOST, slots=object_store.CONNECTIONS, disk_full=disk_full
     )
-    api: Callable[[Settings], cloud_api.Client] = lambda settings: cloud_api.build_client(
+    api: Callable[[Settings], transport.HttpClient] = lambda settings: transport.build_client(
         **network(settings)
     )
-    objects: Callable[[Settings], object_store.Client] = lambda settings: object_store.build_client(
-        **network(settings)
+    objects: Callable[[Settings], object_store.HttpClient] = lambda settings: (
+        object_store.build_client(**network(settings))
     )
     watcher: Callable[[Settings, Mapping[int, str], Callable[[Hint], None]], Watcher] = (
         lambda settings, roots, on_hint: Watcher(
@@ -153,6 +154,7 @@ class Components:
     roots: Mapping[int, Root]
     store: Store
     membership: TeamGuard
+    credentials: Credentials
     sending: Bandwidth
     reading: Bandwidth
     courtesy: ComfyUIThrottle
@@ -202,32 +204,31 @@ async def assembled(
     tools: Resources, ties: Callbacks, membership: TeamGuard, *, doors: Factories, once: bool
 ) -> AsyncIterator[Components]:
     """All parts for one run, with *once* of a backfill; their HTTP clients are closed at its end."""
-    settings, credentials = tools.settings, membership.credentials
+    settings = tools.settings
     async with doors.api(settings) as http:
         with doors.objects(settings) as bare:
-            reach = partial(_reach, tools, http)
-            api = await reach(credentials)
-            credentials.renew = api.refresh
-            credentials.prove = partial(membership.prove, reach)
+            sender = await _transport(tools, http)
+            credentials = membership.credentials(sender)
+            api = build_cloud_client(settings, sender, credentials, clock=tools.clock)
             on_request = partial(_count_request, tools.meter)
             objects = object_store.ObjectStore(bare, host_policy(settings), on_request=on_request)
             roots, tree = await _roots(tools)
-            builder = _Builder(tools, ties, membership, api, objects, roots, tree, once)
+            builder = _Builder(
+                tools, ties, membership, credentials, api, objects, roots, tree, once
+            )
             parts = builder.parts()
             try:
                 yield parts
             finally:
                 parts.intake.stop()
-                await credentials.settled()
+                await credentials.close()
 
 
 # -- what is there before the parts ----------------------------------------------------------------
 
 
-async def _reach(
-    tools: Resources, http: cloud_api.Client, credentials: Credentials
-) -> cloud_api.CloudClient:
-    """The cloud, for whoever has *credentials*; what it answered is remembered over restarts."""
+async def _transport(tools: Resources, http: transport.HttpClient) -> transport.Transport:
+    """The transport; which calls have answered is remembered across restarts."""
     base_url, servers = tools.settings.api.base_url, tools.store.servers
     notes: set[asyncio.Task[None]] = set()
 
@@ -238,14 +239,13 @@ async def _reach(
         notes.add(note)
         note.add_done_callback(notes.discard)
 
-    return connect(
+    answered = await tools.lanes.db(servers.answered, base_url)
+    return build_transport(
         tools.settings,
         http,
-        credentials,
         clock=tools.clock,
         jitter=tools.jitter,
-        answered=await tools.lanes.db(servers.answered, base_url),
-        on_answered=on_answered,
+        capabilities=ServerCapabilities(answered, on_answered=on_answered),
         on_request=partial(_count_request, tools.meter),
         on_repeat=lambda call: tools.meter.count(Tally.RETRY, "request"),
     )
@@ -289,7 +289,8 @@ class _Builder:
     tools: Resources
     ties: Callbacks
     membership: TeamGuard
-    api: cloud_api.CloudClient
+    credentials: Credentials
+    api: CloudClient
     objects: object_store.ObjectStore
     roots: Mapping[int, Root]
     tree: Tree
@@ -320,6 +321,7 @@ class _Builder:
             roots=self.roots,
             store=self.tools.store,
             membership=self.membership,
+            credentials=self.credentials,
             sending=sending,
             reading=reading,
             courtesy=self._courtesy(sending, reading),
@@ -413,7 +415,7 @@ class _Builder:
             transfer=transfer,
             routes=Routes(
                 settings.api.single_put_limit,
-                credentials=self.membership.credentials,
+                credentials=self.credentials,
                 api=self.api,
             ),
             reading=reading,
@@ -438,7 +440,7 @@ class _Builder:
         settings = self.tools.settings
         return Dispatcher(
             worker,
-            credentials=self.membership.credentials,
+            credentials=self.credentials,
             allowance=allowance,
             announcer=announcer,
             clock_steps=clock_steps,
@@ -450,7 +452,7 @@ class _Builder:
         )
 
     async def _standing(self) -> str | None:
-        credentials = self.membership.credentials
+        credentials = self.credentials
         team_id = credentials.team_id or self.tools.settings.api.team_id
         try:
             return standing(await self.api.me(), team_id if credentials.is_session else None)
@@ -504,7 +506,7 @@ class _Builder:
             state_dir=os.fspath(self.tools.settings.state_dir),
             started_at=self.tools.clock.now_ms(),
             meter=self.tools.meter,
-            credentials=self.membership.credentials,
+            credentials=self.credentials,
             dispatcher=dispatcher,
             transfer=transfer,
             bandwidth=sending,

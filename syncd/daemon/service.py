@@ -470,12 +470,12 @@ class Service:
         """Take up and prove what was put in place meanwhile; keep a session alive that nobody uses."""
         await self._look_at_credential(parts)
         try:
-            await parts.membership.credentials.ready()
+            await parts.credentials.ready()
         except JobError as error:
             told = {"error": str(error), "advice": error.advice}
             if str(error) == self._trouble:
                 pass
-            elif parts.membership.credentials.is_session:
+            elif parts.credentials.is_session:
                 _log.error("session.ended", **told)
             else:
                 _log.error("credential.unverified", **told)
@@ -485,11 +485,11 @@ class Service:
 
     async def _look_at_credential(self, parts: Components) -> None:
         """Another one may lie there by now; then what waited for one goes on."""
-        credentials = parts.membership.credentials
-        if not await credentials.look():
+        credentials = parts.credentials
+        if not await credentials.reload():
             return
         _log.info("credential.replaced", kind=credentials.kind)
-        await parts.membership.claim()
+        await parts.membership.bind_state_dir(credentials.team_id)
         if credentials.is_session:
             await self._lanes.db(parts.store.jobs.free_class, HeldClass.LARGE, self._clock.now_ms())
         await parts.dispatcher.end_hold(HoldKind.OPERATOR)
@@ -527,7 +527,7 @@ class Service:
         self._rescan |= not JUDGING.isdisjoint(result.changed)
         self._start_over |= any(key.startswith("settle.") for key in result.changed)
         self._hints.wake()
-        parts.membership.source = replace(loaded.credential, team_id=settings.api.team_id)
+        parts.membership.use_source(replace(loaded.credential, team_id=settings.api.team_id))
         await self._look_at_credential(parts)
         _log.info("config.reloaded", changed=result.changed)
         if result.left:
@@ -641,7 +641,7 @@ class Service:
             watch_mode=self._watch_mode,
         )
         membership = TeamGuard(self._settings, self._source, **tools.shared)
-        await membership.claim()
+        await membership.bind_state_dir(membership.session_team())
         await self._free(store)
         async with (
             assembled(tools, ties, membership, doors=self._doors, once=self._is_once) as parts,

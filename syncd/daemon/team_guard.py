@@ -6,12 +6,13 @@ later: else what goes by the one and what goes by the other would end up in two 
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from functools import partial
 
 from syncd.clock import Clock
-from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
+from syncd.cloud.factory import build_cloud_client, build_credentials
 from syncd.cloud.listing import PROOFS, shows
+from syncd.cloud.transport import Transport
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings, require_claimed
 from syncd.core.jobs.error_mapping import to_error
@@ -23,11 +24,10 @@ from syncd.types import Kind, Session, printable
 
 class TeamGuard:
     """
-    The credential in force, which is of the team whose records are kept here.
+    Keeps the state directory to one cloud and one team.
 
-    Attributes:
-        source: Where the credential comes from; read again when the credential is refused.
-        credentials: What is in force.
+    Args:
+        source: Where the credential comes from.
     """
 
     def __init__(
@@ -39,46 +39,62 @@ class TeamGuard:
         lanes: Executors,
         clock: Clock,
     ) -> None:
-        self.source = source
+        self._source = source
         self._settings = settings
         self._store = store
         self._lanes = lanes
         self._clock = clock
         self._team_id: str | None = None
         self._foreign_key: str | None = None
-        self.credentials = Credentials(self._current, keeper=source.stored, clock=clock)
 
-    async def claim(self) -> None:
-        """Claim the state directory for the credential in force. Raises as ``require_same_cloud``."""
+    def use_source(self, source: CredentialSource) -> None:
+        """Read the credential from *source* from now on."""
+        self._source = source
+
+    async def bind_state_dir(self, session_team: str | None) -> None:
+        """Bind the state directory to the cloud and team. Raises as ``require_same_cloud``."""
         self._team_id = await self._lanes.db(
-            require_same_cloud, self._store, self._settings, self.credentials.team_id
+            require_same_cloud, self._store, self._settings, session_team
         )
 
-    async def prove(
-        self, reach: Callable[[Credentials], Awaitable[CloudClient]], key: str | None
-    ) -> None:
+    def session_team(self) -> str | None:
+        """The team of the configured session; None for other credentials."""
+        found = self._source.current()
+        return found.team_id if isinstance(found, Session) else None
+
+    def credentials(self, transport: Transport) -> Credentials:
+        """The credentials for *transport*; each device key is verified before its first use."""
+        return build_credentials(
+            transport,
+            self._current,
+            self._source.stored,
+            clock=self._clock,
+            verify=partial(self.verify, transport),
+        )
+
+    async def verify(self, transport: Transport, key: str | None) -> None:
         """
-        See that a device key is of the team whose catalog the records here are in.
+        Check that a device key belongs to the team whose catalog the records here are in.
 
         Args:
-            reach: The cloud, for whoever has these credentials.
-            key: None: a session is in force, whose team is known.
+            key: None for a session, whose team is known.
 
         Raises:
-            JobError: It shows none of them, or could not be asked.
+            JobError: The key shows none of the records, or the cloud could not be asked.
         """
         servers = self._store.servers
         if key is not None and not await self._lanes.db(servers.trusts_key, key):
             records = await self._lanes.db(self._store.report.newest_records, PROOFS)
-            api = await reach(Credentials(lambda: key, clock=self._clock))
+            credentials = Credentials(lambda: key, clock=self._clock)
+            api = build_cloud_client(self._settings, transport, credentials, clock=self._clock)
             if key == self._foreign_key or not await shows(api, records):
                 self._foreign_key = key  # not asked again and again
                 raise self._foreign()
         await self._lanes.db(servers.trust_key, key)
 
     def _current(self) -> str | Session | None:
-        """The credential as it lies there now; not a session of another team than before."""
-        found = self.source.current()
+        """The configured credential, unless it is a session of another team than before."""
+        found = self._source.current()
         if isinstance(found, Session) and self._team_id not in (None, found.team_id):
             raise ConfigError(f"the session is for the team {found.team_id}, not {self._team_id}")
         return found

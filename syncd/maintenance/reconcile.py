@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import structlog
 
 from syncd.clock import Clock
-from syncd.cloud.client import DISABLED, NO_SUCH_CALL, CloudClient
+from syncd.cloud.capabilities import NO_SUCH_CALL
+from syncd.cloud.client import DISABLED, CloudClient
 from syncd.cloud.listing import Catalog
 from syncd.core.catalog.drift import WHY, Drift, is_disabled, sha256_of, winner
 from syncd.core.jobs import late

@@ -12,7 +12,8 @@ from typing import Literal
 import structlog
 
 from syncd.clock import Clock
-from syncd.cloud.client import DISABLED, NO_SUCH_CALL, CloudClient
+from syncd.cloud.capabilities import NO_SUCH_CALL
+from syncd.cloud.client import DISABLED, CloudClient
 from syncd.errors import JobError
 from syncd.executors import Executors
 from syncd.store.records import RecordToRetire

@@ -221,7 +221,7 @@ class Dispatcher:
             return PAUSE_LOOK_S
         if any(hold.kind is HoldKind.ROOT for hold in self._holds):
             return ROOT_WAIT_S
-        if self._until_credentials_change and not await self._credentials.changed():
+        if self._until_credentials_change and not await self._credentials.has_changed():
             return CREDENTIAL_LOOK_S
         self._until_credentials_change = False
         self._holds = await self._lanes.db(self._store.holds.all)  # the clock may have been set

@@ -10,7 +10,8 @@ from functools import partial
 
 import structlog
 
-from syncd.cloud.client import ACTIVE, DISABLED, NO_SUCH_CALL
+from syncd.cloud.capabilities import NO_SUCH_CALL
+from syncd.cloud.client import ACTIVE, DISABLED
 from syncd.core.jobs.outcome import End, Outcome, Side
 from syncd.core.jobs.parts import Route
 from syncd.errors import JobError, Permanent

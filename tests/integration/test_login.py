@@ -242,7 +242,7 @@ def test_a_void_code_is_explained_and_followed_by_a_new_one(box: Home, cloud: Sa
     with terminal(box, "login") as screen:
         screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")
         cloud.skip(301)
-        screen.wait_for("does not know the code any more")
+        screen.wait_for("The code is void")
         approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0])
 
         assert screen.end() == 0, screen.seen
@@ -254,7 +254,7 @@ def test_a_lost_answer_to_the_approving_poll_is_told(box: Home, cloud: Sandbox) 
         address = screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0]
         cloud.faults.add(Rule(Fault.LOST_ANSWER, call=Call.PAIR_POLL))
         approve(address)
-        screen.wait_for("an unused device is left on the account, which the Access page")
+        screen.wait_for("the account has an unused device: remove it on the Access page")
         approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0])
 
         assert screen.end() == 0, screen.seen
@@ -266,7 +266,7 @@ def test_a_code_that_nobody_confirms_ends_with_77(box: Home, cloud: Sandbox) -> 
     done = box.run("login")
 
     assert done.code == 77
-    assert "Nobody confirmed the code" in done.said
+    assert "The code was not confirmed" in done.said
     assert not (box.state / "credentials/api_token").exists()
 
 

@@ -12,8 +12,8 @@ from itertools import count
 import pytest
 
 from syncd.cloud import object_store
+from syncd.cloud.host_policy import HostPolicy
 from syncd.cloud.object_store import ObjectStore
-from syncd.cloud.validation import HostPolicy
 from syncd.core.jobs.error_mapping import classify
 from syncd.errors import JobError
 from syncd.sandbox.answers import StoreRefusal

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from syncd.cloud import client as cloud_api
 from syncd.cloud.client import CloudClient
-from syncd.cloud.credentials import Credentials
-from syncd.cloud.validation import HostPolicy
+from syncd.cloud.factory import build_credentials
+from syncd.cloud.host_policy import HostPolicy
+from syncd.cloud.transport import Transport, build_client
 from syncd.config.credential_files import Stored
 from syncd.errors import ConfigError, JobError, NeedsOperator
 from syncd.sandbox.faults import Fault, Rule
@@ -61,22 +61,17 @@ class Installation:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[CloudClient]:
         """A syncd that uses the session."""
-        credentials = Credentials(self.stored.session, keeper=self.stored, clock=self.clock)
-        async with cloud_api.build_client() as http:
-            api = CloudClient(
-                base_url=self.cloud.base_url,
-                client=http,
-                credentials=credentials,
-                team_id=None,
-                clock=self.clock,
-                jitter=lambda: 1.0,
-                hosts=HostPolicy.of(self.cloud.base_url, (), allow_http=False),
+        url, clock = self.cloud.base_url, self.clock
+        async with build_client() as http:
+            transport = Transport(url, http, clock=clock, jitter=lambda: 1.0)
+            credentials = build_credentials(
+                transport, self.stored.session, self.stored, clock=clock
             )
-            credentials.renew = api.refresh
+            hosts = HostPolicy.of(url, (), allow_http=False)
             try:
-                yield api
+                yield CloudClient(transport, credentials, hosts=hosts, clock=clock)
             finally:
-                await credentials.settled()
+                await credentials.close()
 
     def kept(self) -> Session:
         session = self.stored.session()
@@ -274,7 +269,7 @@ async def test_a_new_sign_in_is_taken_up_and_a_sign_out_noticed(place: Installat
         place.clock.advance(2 * HOUR_S)
         gone = await failure(api.me())
 
-    assert "the server renews it no more" in str(ended)
+    assert "the server does not renew it" in str(ended)
     assert "signed out" in str(gone)
     assert place.refreshes() == []
 

@@ -13,10 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
+from syncd.cloud import sign_in
+from syncd.cloud.capabilities import ServerCapabilities
 from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
+from syncd.cloud.host_policy import HostPolicy
 from syncd.cloud.object_store import ANSWER_MAX, ObjectStore
-from syncd.cloud.validation import BODY_MAX, HostPolicy, page_of, parse_json, record_of
+from syncd.cloud.transport import Transport
+from syncd.cloud.validation import BODY_MAX, page_of, parse_json, record_of
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.retry_policy import RETRY_AFTER_MAX_S
 from syncd.errors import JobError
@@ -59,12 +63,12 @@ async def every(api: CloudClient) -> list[Any]:
 
 
 ASK: dict[Call, tuple[dict[str, Any], Callable[[CloudClient], Awaitable[Any]]]] = {
-    Call.LOGIN: (SIGNED_IN, lambda api: api.login("ada@example.org", TOKEN)),
-    Call.REFRESH: (SIGNED_IN, lambda api: api.refresh(TOKEN)),
-    Call.PAIR_START: (PAIRING, lambda api: api.start_pairing()),
+    Call.LOGIN: (SIGNED_IN, lambda api: sign_in.login(api._transport, "ada@example.org", TOKEN)),
+    Call.REFRESH: (SIGNED_IN, lambda api: sign_in.refresh(api._transport, TOKEN)),
+    Call.PAIR_START: (PAIRING, lambda api: sign_in.start_pairing(api._transport)),
     Call.PAIR_POLL: (
         {"status": "approved", "raw_key": "dk-1", "agent_key": "ak-1"},
-        lambda api: api.poll_pairing(TOKEN),
+        lambda api: sign_in.poll_pairing(api._transport, TOKEN),
     ),
     Call.REVOKE: ({}, lambda api: api.revoke()),
     Call.ME: (PROFILE, lambda api: api.me()),
@@ -217,16 +221,14 @@ async def test_T12_I27_a_call_with_a_mutated_answer_ends_with_a_value_or_an_erro
     async with httpx.AsyncClient(transport=server, follow_redirects=False) as client:
         while answers < SCALE.mutations // 32:
             clock = FakeClock()
-            api = CloudClient(
-                base_url=BASE_URL,
-                client=client,
-                credentials=Credentials(lambda: TOKEN),
-                team_id=None,
+            transport = Transport(
+                BASE_URL,
+                client,
                 clock=clock,
                 jitter=server.chance.random,
-                hosts=HOSTS,
-                answered=[*Call] if server.chance.random() < 0.5 else (),
+                capabilities=ServerCapabilities([*Call] if server.chance.random() < 0.5 else ()),
             )
+            api = CloudClient(transport, Credentials(lambda: TOKEN), hosts=HOSTS, clock=clock)
             server.requests = 0
             failure = None
             try:

@@ -10,14 +10,13 @@ import httpx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncd.cloud.host_policy import URL_MAX, HostPolicy
 from syncd.cloud.validation import (
     BODY_MAX,
     DEPTH_MAX,
     HEADERS_ALLOWED,
     INTEGER_MAX,
     URL_LIFETIME_MAX_S,
-    URL_MAX,
-    HostPolicy,
     grant_of,
     multipart_of,
     page_of,

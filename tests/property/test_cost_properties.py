@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncd.cloud.validation import HostPolicy, parse_json
+from syncd.cloud.host_policy import HostPolicy
+from syncd.cloud.validation import parse_json
 from syncd.core.files import naming
 from syncd.core.jobs import error_mapping, retry_policy
 from syncd.errors import JobError

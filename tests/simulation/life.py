@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import SecretStr
 
-from syncd.cloud.client import Client as ApiClient
-from syncd.cloud.object_store import Client as StoreClient
+from syncd.cloud.object_store import HttpClient as StoreClient
+from syncd.cloud.transport import HttpClient as ApiClient
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
 from syncd.daemon.components import Factories

@@ -26,8 +26,8 @@ import httpx
 from pydantic import SecretStr
 
 from syncd.clock import SystemClock
-from syncd.cloud import client as api
 from syncd.cloud import http, object_store
+from syncd.cloud import transport as api
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
 from syncd.daemon.components import Factories
@@ -181,7 +181,7 @@ CALLS = {"presign": Call.PRESIGN, "complete": Call.COMPLETE, "register": Call.RE
 EVENTS = {"connect": "file.queued", "idle": "job.ended"}
 
 
-def _api(accident: Accident) -> api.Client:
+def _api(accident: Accident) -> api.HttpClient:
     client = api.build_client()
     plain = client.send
 
@@ -196,7 +196,7 @@ def _api(accident: Accident) -> api.Client:
     return client
 
 
-def _store(accident: Accident) -> object_store.Client:
+def _store(accident: Accident) -> object_store.HttpClient:
     client = object_store.build_client()
     plain = client.send
 

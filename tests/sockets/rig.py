@@ -27,8 +27,8 @@ from pydantic import SecretStr
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from syncd.cloud import client as api
 from syncd.cloud import object_store
+from syncd.cloud import transport as api
 from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
 from syncd.daemon.components import Factories
@@ -199,7 +199,7 @@ class _Counted(Executors):
             pool.shutdown(wait=True)
 
 
-def _api_client(clock: SkippingClock, cloud: Watched) -> api.Client:
+def _api_client(clock: SkippingClock, cloud: Watched) -> api.HttpClient:
     """The API's real client; while a request is under way the clock does not jump."""
     client = api.build_client()
     plain = client.send
@@ -236,7 +236,7 @@ def _api_client(clock: SkippingClock, cloud: Watched) -> api.Client:
     return client
 
 
-def _store_client(cloud: Watched) -> object_store.Client:
+def _store_client(cloud: Watched) -> object_store.HttpClient:
     """The store's real client; it tells which answers it did not wait for."""
     client = object_store.build_client()
     plain = client.send

@@ -17,14 +17,14 @@ from typing import Any, Self
 
 import pytest
 
-from syncd.cloud import client as api
 from syncd.cloud import object_store
+from syncd.cloud import transport as api
 from syncd.cloud.client import CloudClient
-from syncd.cloud.credentials import Credentials
+from syncd.cloud.host_policy import HostPolicy
 from syncd.cloud.object_store import Exchange, ObjectStore
-from syncd.cloud.validation import HostPolicy
 from syncd.errors import JobError
 from syncd.types import Call, Grant, Kind, Multipart, Target
+from tests.cloud import cloud_client
 from tests.fakes import FakeClock
 from tests.oracle import check
 from tests.sockets.rig import rigged
@@ -243,17 +243,9 @@ async def test_I30_F51_answer_of_the_api_is_given_up_as_a_whole(
     with SlowServer(answer) as server:
         url = f"http://127.0.0.1:{server.port}/api/v1"
         async with api.build_client() as client:
-            cloud = CloudClient(
-                base_url=url,
-                client=client,
-                credentials=Credentials(lambda: "dk-0123456789"),
-                clock=FakeClock(),
-                jitter=lambda: 0.0,
-                hosts=HostPolicy.of(url, (), allow_http=False),
-                team_id=None,
-            )
+            cloud = cloud_client(url, client, clock=FakeClock())
             async with asyncio.timeout(6 * PATIENCE_S):
-                with pytest.raises(JobError, match=r"no (whole )?answer from") as caught:
+                with pytest.raises(JobError, match=r"no (complete )?answer from") as caught:
                     await call(cloud)
 
         assert caught.value.unclear

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from syncd.cloud import client as api
 from syncd.cloud import object_store
-from syncd.cloud.validation import HostPolicy
+from syncd.cloud import transport as api
+from syncd.cloud.host_policy import HostPolicy
 from syncd.errors import JobError, NeedsOperator
 from syncd.types import Call, Grant, Kind
 

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from syncd.cloud import client as api
-from syncd.cloud.client import CloudClient
-from syncd.cloud.credentials import Credentials
 from syncd.cloud.listing import Catalog
-from syncd.cloud.validation import HostPolicy
+from syncd.cloud.transport import build_client
 from syncd.errors import JobError
+from tests.cloud import cloud_client
 from tests.fakes import LOST, FakeClock, Reply, ScriptedServer, reply
 
 PATH, OTHER = "models/loras/a.pt", "models/loras/b.pt"
@@ -31,17 +29,8 @@ def record(number: int = 1, path: str = PATH, **members: Any) -> dict[str, Any]:
 async def catalog(server: ScriptedServer) -> AsyncIterator[Catalog]:
     """A catalog that asks *server*."""
     url, clock = f"{server.url}/api/v1", FakeClock()
-    async with api.build_client() as client:
-        cloud = CloudClient(
-            base_url=url,
-            client=client,
-            credentials=Credentials(lambda: "dk-x"),
-            clock=clock,
-            jitter=lambda: 0.0,
-            hosts=HostPolicy.of(url, (), allow_http=False),
-            team_id=None,
-        )
-        yield Catalog(cloud, clock)
+    async with build_client() as client:
+        yield Catalog(cloud_client(url, client, clock=clock), clock)
 
 
 @pytest.mark.parametrize(

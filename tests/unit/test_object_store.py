@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from syncd.cloud import object_store
+from syncd.cloud.host_policy import HostPolicy
 from syncd.cloud.object_store import ObjectStore
-from syncd.cloud.validation import HostPolicy
 from syncd.errors import ConfigError, FileChanged, JobError, NeedsOperator
 from syncd.types import Call, Grant, Kind
 from tests.fakes import LOST, Reply, ScriptedServer, endless, reply

@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
+from syncd.cloud.host_policy import HostPolicy
 from syncd.cloud.validation import (
-    HostPolicy,
     grant_of,
     id_of,
     multipart_of,

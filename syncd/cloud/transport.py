@@ -1,0 +1,411 @@
+"""
+Sends single requests to the cloud API: rate limit, credential, timeouts, retries.
+
+``core.jobs.error_mapping`` classifies each answer, and ``core.jobs.retry_policy`` decides whether the
+same request is repeated. A register, complete or initiate call is not repeated while an earlier one
+may have taken effect: it raises an ``unclear`` error at once, and the worker checks first.
+
+No error message contains the token or the query of a URL. Redirects are never followed, so the token
+never reaches another host.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from syncd import __version__
+from syncd.clock import Clock
+from syncd.cloud import http
+from syncd.cloud.capabilities import ServerCapabilities
+from syncd.cloud.host_policy import is_loopback
+from syncd.cloud.validation import BODY_MAX, parse_json
+from syncd.core.jobs import error_mapping, retry_policy
+from syncd.core.jobs.error_mapping import CredentialKind, to_error
+from syncd.core.jobs.retry_budget import Budget
+from syncd.errors import JobError, Permanent
+from syncd.types import Call, Kind
+
+T = TypeVar("T")
+
+CONNECT_S = 10.0
+ANSWER_S = 30.0
+COMPLETE_S = 600.0
+"""Assembling a large object may take minutes before the first byte of an answer."""
+
+BURST_S = 1.0
+"""An idle rate limiter accumulates at most the calls of this many seconds."""
+
+SLOW_CALLS_PER_S = 2.0
+SLOW_FOR_S = 3600.0
+
+_RECORD_CALLS = frozenset({Call.GET_MODEL, Call.UPDATE_MODEL, Call.DELETE_MODEL})
+
+BeforeSending = Callable[[], Awaitable[None]]
+"""Commits the intent of a call; awaited immediately before each try is sent."""
+
+HttpClient = httpx.AsyncClient
+
+
+class Credential(Protocol):
+    """The part of ``syncd.cloud.credentials.Credentials`` that a request needs."""
+
+    @property
+    def token(self) -> str: ...
+    @property
+    def kind(self) -> CredentialKind: ...
+    @property
+    def is_session(self) -> bool: ...
+    @property
+    def team_id(self) -> str | None: ...
+    async def ready(self) -> None: ...
+    async def reread(self, refused: str | None) -> bool: ...
+
+
+def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> HttpClient:
+    """
+    Build the HTTP client for the API; for the arguments and errors see ``http.client_arguments``.
+    """
+    return httpx.AsyncClient(
+        **http.client_arguments(ca_bundle=ca_bundle, proxy=proxy),
+        limits=httpx.Limits(keepalive_expiry=http.KEEPALIVE_S),
+    )
+
+
+class NoRecord(Permanent):
+    """A 404 that is about the record, not about the route."""
+
+
+class RateLimiter:
+    """
+    Limits the calls per second, and reduces the limit for an hour after a throttled call.
+
+    Args:
+        calls_per_s: None for no limit.
+    """
+
+    def __init__(self, calls_per_s: float | None, clock: Clock) -> None:
+        self._calls_per_s = calls_per_s
+        self._clock = clock
+        self._booked_until_s = 0.0
+        self._slow_until_s = 0.0
+        self._paused_until_s = 0.0
+
+    async def wait(self) -> None:
+        """Wait until one more call may be sent; a turn is booked before the wait, so callers queue."""
+        while (pause_s := self.pause_left_s()) > 0:
+            await self._clock.sleep(pause_s)
+        if self._calls_per_s is None:
+            return
+        now_s = self._clock.boottime_s()
+        slow = now_s < self._slow_until_s
+        rate = min(self._calls_per_s, SLOW_CALLS_PER_S) if slow else self._calls_per_s
+        self._booked_until_s = max(self._booked_until_s, now_s - BURST_S) + 1 / rate
+        if self._booked_until_s > now_s:
+            await self._clock.sleep(self._booked_until_s - now_s)
+
+    def slow_down(self) -> None:
+        """Reduce the limit, because the server throttled a call."""
+        self._slow_until_s = self._clock.boottime_s() + SLOW_FOR_S
+
+    def pause(self, seconds: float) -> None:
+        """Send no call at all for some time, because the server asked for that."""
+        until_s = self._clock.boottime_s() + seconds
+        self._paused_until_s = max(self._paused_until_s, until_s)
+
+    def pause_left_s(self) -> float:
+        """Seconds left of the pause; 0 or less if there is none."""
+        return self._paused_until_s - self._clock.boottime_s()
+
+
+class _Trace:
+    """The httpcore trace events of one request; sets the socket options of a new connection."""
+
+    def __init__(self) -> None:
+        self.events: set[str] = set()
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        self.events.add(event)
+        if event == "connection.connect_tcp.complete":
+            http.enable_tcp_keepalive(info["return_value"])
+
+
+class Transport:
+    """
+    Sends requests and repeats them as the retry policy says.
+
+    Args:
+        base_url: Ends in ``/api/v1``.
+        team_id: Sent with a session that names no team; a device key belongs to one team.
+        jitter: Draws from [0, 1].
+        calls_per_s: The rate limit; a server on this machine has none.
+        on_request: Called after each request with the status of its answer, None if none arrived.
+        on_repeat: Called before a request is sent again.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        client: HttpClient,
+        *,
+        team_id: str | None = None,
+        clock: Clock,
+        jitter: Callable[[], float],
+        calls_per_s: float = 10.0,
+        capabilities: ServerCapabilities | None = None,
+        on_request: Callable[[Call, int | None], None] = lambda call, status: None,
+        on_repeat: Callable[[Call], None] = lambda call: None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self.host = urlsplit(base_url).hostname or ""
+        self._client = client
+        self._team_id = team_id
+        self._clock = clock
+        self._jitter = jitter
+        self._budget = Budget()
+        self._rate = RateLimiter(None if is_loopback(self.host) else calls_per_s, clock)
+        self.capabilities = capabilities or ServerCapabilities()
+        self._on_request = on_request
+        self._on_repeat = on_repeat
+        self.clock_skew_s: float | None = None
+        """Seconds that this machine's clock is ahead of the server's, by the latest ``Date`` header."""
+
+    async def send(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        read: Callable[[bytes], T],
+        credential: Credential | None,
+        intend: BeforeSending | None = None,
+    ) -> T:
+        """
+        Send until *read* accepts the answer, or until repeating does not help.
+
+        Args:
+            credential: None: *body* itself identifies the user or device.
+            intend: Commits the intent of the call. It runs after every wait and before every try,
+                because nothing may take effect at the server before its intent is committed.
+
+        Raises:
+            JobError: Its ``kind`` is the row of the retry table.
+        """
+        self.capabilities.require(call)
+        tries, renewed = 0, credential is None
+        while True:
+            if credential is not None:
+                await credential.ready()
+            token = None if credential is None else credential.token
+            self._require_no_long_pause(call)
+            await self._rate.wait()
+            if intend is not None:
+                await intend()
+            request = self._request(call, method, path, body, token, credential)
+            try:
+                answer = await self._once(call, request, read, credential)
+            except JobError as error:
+                failure = error
+            else:
+                self.capabilities.note_answered(call)
+                if tries == 0:
+                    self._budget.worked()
+                return answer
+            tries += 1
+            self._learn(call, method, failure)
+            if credential is not None and not renewed and _renews(failure, call):
+                renewed = await credential.reread(token)
+                if renewed:
+                    continue
+            await self._pause_or_raise(call, tries, failure)
+
+    async def _pause_or_raise(self, call: Call, tries: int, failure: JobError) -> None:
+        wait_s = retry_policy.request_wait_s(
+            failure.kind,
+            tries,
+            call=call,
+            jitter=self._jitter(),
+            retry_after_s=failure.retry_after_s,
+            unclear=failure.unclear,
+        )
+        if wait_s is None or not self._budget.spend(timeout=failure.timed_out):
+            raise failure
+        self._on_repeat(call)
+        if failure.kind is Kind.API_THROTTLED:
+            self._rate.pause(wait_s)
+        await self._clock.sleep(wait_s)
+
+    def _learn(self, call: Call, method: str, failure: JobError) -> None:
+        if failure.kind is Kind.API_THROTTLED:
+            self._rate.slow_down()
+            self._rate.pause(failure.retry_after_s or 0.0)
+        # PUT is the first guess for an update; only the second guess settles it.
+        then = retry_policy.row_of(failure.kind, call).then
+        if then is retry_policy.Next.SWITCH_OFF and method != "PUT":
+            self.capabilities.note_missing(call, str(failure))
+
+    def _require_no_long_pause(self, call: Call) -> None:
+        """
+        Check that the pause that is left, if any, is short enough for a request to wait.
+
+        Raises:
+            Throttled: The server asked for a longer pause after an earlier call.
+        """
+        left_s = self._rate.pause_left_s()
+        if left_s > retry_policy.row_of(Kind.API_THROTTLED, call).request.cap_s:
+            message = f"{call}: {self.host} asked for a pause"
+            raise to_error(Kind.API_THROTTLED, message, call=call, retry_after_s=left_s)
+
+    # -- one request, once -----------------------------------------------------------------------
+
+    def _request(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        token: str | None,
+        credential: Credential | None,
+    ) -> httpx.Request:
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"syncd/{__version__}",
+        }
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if credential is not None:
+            headers["Authorization"] = f"Bearer {token}"
+            team_id = credential.team_id or self._team_id
+            if team_id is not None and credential.is_session:
+                headers["X-Team-ID"] = team_id
+        timeout = httpx.Timeout(_answer_s(call), connect=CONNECT_S, write=ANSWER_S)
+        return httpx.Request(
+            method,
+            self._base_url + path,
+            headers=headers,
+            content=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
+            extensions={
+                "timeout": timeout.as_dict(),
+                "trace": _Trace(),
+                "secrets": [token] if token is not None else [*(body or {}).values()],
+            },
+        )
+
+    async def _once(
+        self,
+        call: Call,
+        request: httpx.Request,
+        read: Callable[[bytes], T],
+        credential: Credential | None,
+    ) -> T:
+        # httpx bounds each wait for bytes, not their sum: an answer must not trickle in forever.
+        total_s = CONNECT_S + ANSWER_S + _answer_s(call)
+        try:
+            async with asyncio.timeout(total_s):
+                response = await self._client.send(request, stream=True)
+                try:
+                    content = await _content(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            self._on_request(call, None)
+            message = f"{call}: no complete answer from {self.host} within {total_s:.0f} s"
+            raise to_error(Kind.NETWORK, message, call=call, unclear=True) from None
+        except httpx.HTTPError as error:
+            self._on_request(call, None)
+            events = request.extensions["trace"].events
+            raise http.failure(
+                call, error, host=self.host, events=events, now_ms=self._clock.now_ms()
+            ) from None
+        self._on_request(call, response.status_code)
+        if (date := retry_policy.date_of(response.headers.get("Date"))) is not None:
+            self.clock_skew_s = self._clock.now_ms() / 1000 - date.timestamp()
+        refusal = self._refusal(call, response, content, credential)
+        if refusal is not None:
+            raise refusal
+        return self._read(call, response, content, read)
+
+    def _read(
+        self,
+        call: Call,
+        response: httpx.Response,
+        content: bytes | None,
+        read: Callable[[bytes], T],
+    ) -> T:
+        try:
+            if content is None:
+                raise to_error(
+                    Kind.INVALID_ANSWER, "an answer that is compressed or larger than 1 MiB"
+                )
+            return read(content)
+        except JobError as error:
+            message = f"{call}: HTTP {response.status_code} from {self.host}: {error}"
+            raise to_error(error.kind, message, call=call, unclear=True) from None
+
+    def _refusal(
+        self,
+        call: Call,
+        response: httpx.Response,
+        content: bytes | None,
+        credential: Credential | None,
+    ) -> JobError | None:
+        status, headers, body = response.status_code, response.headers, content or b""
+        retry_after_s = retry_policy.retry_after(headers.get("Retry-After"), headers.get("Date"))
+        kind = error_mapping.classify(
+            call,
+            status,
+            s3_code=error_mapping.s3_code(body) if call is Call.COMPLETE else None,
+            credential="session" if credential is None else credential.kind,
+            route_answered=self.capabilities.has_answered(call),
+            retry_after_s=retry_after_s,
+            html=error_mapping.looks_like_html(headers.get("Content-Type"), body),
+        )
+        if kind is None:
+            return None
+        text = _error_text(body, response.request.extensions["secrets"])
+        message = f"{call}: HTTP {status} from {self.host}: {text}"
+        if status == 404 and kind is Kind.OTHER_CLIENT_ERROR and call in _RECORD_CALLS:
+            return NoRecord(message, kind=kind)
+        return to_error(
+            kind,
+            message,
+            call=call,
+            retry_after_s=retry_after_s,
+            unclear=error_mapping.leaves_doubt(status),
+        )
+
+
+def _renews(failure: JobError, call: Call) -> bool:
+    return retry_policy.row_of(failure.kind, call).renews
+
+
+def _answer_s(call: Call) -> float:
+    return COMPLETE_S if call is Call.COMPLETE else ANSWER_S
+
+
+def _error_text(body: bytes, secrets: Sequence[str]) -> str:
+    """The server's ``error_message``, or else the beginning of its answer, without *secrets*."""
+    try:
+        text = parse_json(body).get("error_message")
+    except JobError:
+        text = None
+    # Secrets are removed before the text is shortened: the cut could split one.
+    whole = text if isinstance(text, str) else body.decode("utf-8", "replace")
+    return error_mapping.said(whole, secrets=secrets)
+
+
+async def _content(response: httpx.Response) -> bytes | None:
+    """The body as it was sent; None if it is compressed or larger than 1 MiB."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        return None
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > BODY_MAX:
+            return None
+    return bytes(content)
