@@ -222,7 +222,7 @@ def _state(state_dir: str) -> Iterator[Check]:
         advice = "Set state_dir to a directory on a local disk: databases break on network ones."
         yield Check("state directory", Result.FAILED, f"{shown}: on {kind}", advice, 74)
     elif there == state_dir and (writers := writers_of(os.stat(there))) is not None:
-        found = f"{shown}: may be written by {writers}"
+        found = f"{shown}: is writable by {writers}"
         yield Check("state directory", Result.FAILED, found, closing(state_dir), 74)
     elif not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
         advice = f"Let the account of syncd (uid {os.geteuid()}) write there, or set state_dir."

@@ -1,4 +1,4 @@
-"""The token: where it is looked for, and what is no token for this use."""
+"""Finds the token and refuses tokens that the API does not accept."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,13 +23,11 @@ SECRETS_DIR = Path("/run/secrets")
 @dataclass(frozen=True, slots=True)
 class TokenFile:
     """
-    A file that may hold a secret, the token unless *setting* is another one.
+    A file that may hold a secret: the token, unless *setting* names another one.
 
     Args:
-        path: Where it is.
-        required: The operator named it, so its absence is an error.
-        managed: Made by systemd or a container engine, which answer for its mode.
-        setting: The setting that names such files.
+        required: The configuration names it, so it must exist.
+        managed: Created by systemd or a container engine, so its mode is not checked.
     """
 
     path: Path
@@ -39,7 +37,7 @@ class TokenFile:
 
     def read(self) -> str | None:
         """
-        The text without surrounding whitespace; None if an optional file is not there.
+        Return the text without surrounding whitespace; None if an optional file does not exist.
 
         Raises:
             AccessDenied: This account may not read it.
@@ -61,17 +59,17 @@ class TokenFile:
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
     """
-    Where the credential comes from. Each call looks again, so what was replaced is noticed.
+    Finds the credential. Each call reads it again, so a replaced credential takes effect.
 
-    A user's session wins over a device key, wherever either lies: what goes by the one and what
-    goes by the other could end up in the catalogs of two teams.
+    A user's session always takes precedence over a device key: using both could spread the files
+    over the catalogs of two teams.
 
     Args:
-        given: ``api.token``; *given_origin* says where it was set.
-        files: Looked at in this order when nothing was given.
-        team_id: ``api.team_id``, without which a session token is of no use.
-        stored: What ``syncd login`` keeps.
-        keyring: The last place of a device key, where the system has one.
+        given: ``api.token``, which was set at *given_origin*.
+        files: Candidates in order, if *given* is None.
+        team_id: ``api.team_id``, which a session token needs.
+        stored: The credentials that ``syncd login`` stores.
+        keyring: The last candidate for a device key.
     """
 
     given: SecretStr | None
@@ -83,33 +81,33 @@ class CredentialSource:
 
     def read(self) -> tuple[SecretStr | None, str]:
         """
-        The token now in force and its origin; ``(None, "default")`` when there is none.
+        Return the current token and its origin, or ``(None, "default")``.
 
         Raises:
-            ConfigError: A token file cannot be used, or what it holds is no token for this use.
+            ConfigError: A token file cannot be used, or the API does not accept its kind of token.
         """
         found, origin = self._find()
         token = found.access if isinstance(found, Session) else found
         return None if token is None else SecretStr(token), origin
 
     def current(self) -> str | Session | None:
-        """What is in force, bare, for whoever sends it. Raises what ``read`` raises."""
+        """Return the current token or session. Raises what ``read`` raises."""
         return self._find()[0]
 
     @property
     def is_session(self) -> bool:
-        """Does a signed-in user stand behind it? Raises what ``read`` raises."""
+        """Whether the credential belongs to a signed-in user. Raises what ``read`` raises."""
         token, _ = self.read()
         return token is not None and not DEVICE_KEY.fullmatch(token.get_secret_value())
 
     def device_key(self) -> tuple[str | None, str]:
-        """The device key that counts where there is no session, and its origin."""
+        """Return the device key that is used without a session, and its origin."""
         token, origin = self.configured()
         return (token, origin) if token and DEVICE_KEY.fullmatch(token) else (None, DEFAULT)
 
     def configured(self) -> tuple[str | None, str]:
         """
-        The first token of all places but the stored session, and its origin.
+        Return the first token of all candidates except the stored session, and its origin.
 
         Raises what ``read`` raises.
         """
@@ -121,12 +119,12 @@ class CredentialSource:
 
     @property
     def own_keyring(self) -> Keyring | None:
-        """Where ``syncd login`` may have kept a key, even if a named file keeps it from counting."""
+        """The keyring that ``syncd login`` uses, even if another source takes precedence."""
         return Keyring(self.stored.base_url, self.stored.state_dir) if self.stored else None
 
     def kept_keys(self) -> list[tuple[str, str]]:
         """
-        The device keys that ``syncd login`` put where they are, and where, whatever counts before.
+        Return the device keys that ``syncd login`` stored, and where they are.
 
         Raises:
             ConfigError: The file cannot be read, or others may read it.
@@ -140,7 +138,7 @@ class CredentialSource:
         return [(key, place) for key, place in found if key and DEVICE_KEY.fullmatch(key)]
 
     def places(self) -> list[str]:
-        """Where it is looked for, in words, in this order."""
+        """Describe the candidates in order of precedence."""
         sessions = [str(self.stored.session_file)] if self.stored else []
         files = [str(file.path) for file in self.files]
         rings = [self.keyring.name] if self.keyring else []
@@ -165,10 +163,10 @@ class CredentialSource:
 
 
 def _check_token(token: str, origin: str, team_id: str | None) -> None:
-    """Refuse what the API would refuse, with the reason (never with the token)."""
-    instead = "use a device key (dk-...), which syncd login gets for this machine"
+    """Refuse tokens that the API refuses; the error does not contain the token."""
+    instead = "use a device key (dk-...); to get one, run: syncd login"
     if token.startswith("sk-"):
-        reason = f"an sk- key runs workflows and MCP tools and may not touch models; {instead}"
+        reason = f"an sk- key runs workflows and MCP tools and cannot access models; {instead}"
     elif token.startswith("ak-"):
         reason = f"an ak- key belongs to an agent and the API refuses it; {instead}"
     elif DEVICE_KEY.fullmatch(token):
@@ -193,11 +191,10 @@ def credential_source(
     secrets_dir: Path = SECRETS_DIR,
 ) -> CredentialSource:
     """
-    Where to look for the token: ``api.token``, else ``api.token_file``, else the usual places.
+    Return the source of the token: ``api.token``, else ``api.token_file``, else the defaults.
 
-    These are ``$CREDENTIALS_DIRECTORY/api_token`` (systemd), ``/run/secrets/api_token``
-    (containers), what ``syncd login`` keeps in the state directory, and the system's keyring; the
-    first that exists counts.
+    The defaults are ``$CREDENTIALS_DIRECTORY/api_token`` (systemd), ``/run/secrets/api_token``
+    (containers), the file that ``syncd login`` writes, and the system's keyring, in this order.
     """
     managed = _managed_folders(environ, secrets_dir)
     stored = Stored(settings.state_dir, settings.api.base_url, settings.api.team_id)
@@ -220,10 +217,10 @@ def webhook_secret(
     settings: Settings, environ: Mapping[str, str], *, secrets_dir: Path = SECRETS_DIR
 ) -> SecretStr | None:
     """
-    What ``notify.webhook_secret_file`` holds, unless the secret itself was given.
+    Return ``notify.webhook_secret``, else the content of ``notify.webhook_secret_file``.
 
     Raises:
-        ConfigError: The file cannot be used, or what it holds is no signing key.
+        ConfigError: The file cannot be used or does not contain a signing key.
     """
     named = settings.notify.webhook_secret_file
     if named is None or settings.notify.webhook_secret is not None:
@@ -234,13 +231,13 @@ def webhook_secret(
     try:
         signing_key(text)
     except ValueError as error:
-        raise ConfigError(f"{printable(str(named))}: {setting}: what it holds {error}") from None
+        raise ConfigError(f"{printable(str(named))}: {setting}: the content {error}") from None
     return SecretStr(text)
 
 
 def _managed_folders(environ: Mapping[str, str], secrets_dir: Path) -> list[Path]:
-    handed_over = environ.get("CREDENTIALS_DIRECTORY")
-    return [*([Path(handed_over)] if handed_over else []), secrets_dir]
+    systemd = environ.get("CREDENTIALS_DIRECTORY")
+    return [*([Path(systemd)] if systemd else []), secrets_dir]
 
 
 def _is_inside(path: Path, folders: Iterable[Path]) -> bool:

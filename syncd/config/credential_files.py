@@ -1,9 +1,8 @@
 """
-What ``syncd login`` keeps in the state directory: a user's session, and the device key.
+The credentials that ``syncd login`` stores in the state directory: a session and a device key.
 
-A session that was renewed and lost is lost for good, so a file is written beside the old one,
-synced, renamed over it, and the folder synced: whatever happens, the one or the other is there,
-whole. Who changes a file holds the folder's lock.
+A renewed session that is not stored is lost, so each file is replaced atomically: write a new file,
+sync, rename, sync the folder. A process that changes a file holds the folder's lock.
 """
 
 import errno
@@ -30,10 +29,10 @@ DEVICE_KEY = "api_token"
 SESSION = "session.json"
 _LOCK = "lock"
 _NEW = "new"
-"""The file that is being written; only the holder of the lock has one, so a left one is nobody's."""
+"""Temporary file of the lock holder; one without a lock holder is a leftover."""
 
 _ROOM = 40 * 1024
-"""Bytes: more than the longest session takes."""
+"""Bytes; larger than any session."""
 
 READ_MAX = 64 * 1024
 
@@ -42,14 +41,14 @@ _SESSION = TypeAdapter(Session)
 
 def read_secret(path: Path, *, managed: bool = False) -> str:
     """
-    The text of a file that only its owner may read, without surrounding whitespace.
+    Read a file that only its owner may read; surrounding whitespace is removed.
 
     Args:
-        managed: Made by systemd or a container engine, which answer for its mode.
+        managed: Created by systemd or a container engine, so its mode is not checked.
 
     Raises:
-        OSError: It is not there, or cannot be read.
-        ConfigError: It is no regular file, or others may read it.
+        OSError: It does not exist or cannot be read.
+        ConfigError: It is not a regular file, or others may read it.
     """
     # O_NONBLOCK: a FIFO must not hang the start.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -68,7 +67,7 @@ def read_secret(path: Path, *, managed: bool = False) -> str:
 
 
 class Held:
-    """The lock of a folder, held until it is closed or the process ends."""
+    """A lock on the folder, held until the context or the process ends."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -88,11 +87,10 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Stored:
     """
-    The folder of one installation. Writing wants the lock (``try_lock``).
+    The credentials of one installation. Writing requires the lock (``try_lock``).
 
     Args:
-        state_dir: The folder is in there.
-        base_url, team_id: The cloud and, if one is set, the team that a session must be of.
+        base_url, team_id: The cloud and, if set, the team that a session must belong to.
     """
 
     state_dir: Path
@@ -109,11 +107,11 @@ class Stored:
 
     def session(self) -> Session | None:
         """
-        The session that is kept; None if there is none.
+        Read the stored session; None if there is none.
 
         Raises:
             AccessDenied: This account may not read it.
-            ConfigError: It cannot be used: its mode, its cloud, its team, or what it holds.
+            ConfigError: Its mode, cloud, team or content is wrong.
         """
         name = printable(str(self.session_file))
         try:
@@ -130,22 +128,22 @@ class Stored:
             raise ConfigError(f"{name}: is damaged; {again}")
         if session.base_url != self.base_url:
             raise ConfigError(
-                f"{name}: is a session at {session.base_url}, and api.base_url is "
-                f"{self.base_url}; set that one, or {again}"
+                f"{name}: is a session at {session.base_url}, but api.base_url is "
+                f"{self.base_url}; change api.base_url, or {again}"
             )
         if self.team_id not in (None, session.team_id):
             raise ConfigError(
-                f"{name}: is a session for the team {session.team_id}, and api.team_id is "
-                f"{self.team_id}; set that one, or {again}"
+                f"{name}: is a session for the team {session.team_id}, but api.team_id is "
+                f"{self.team_id}; change api.team_id, or {again}"
             )
         return session
 
     def prepare(self) -> None:
         """
-        Make the folder, and see that it can be written before something depends on it.
+        Create the folder and check that it is writable.
 
         Raises:
-            StateError: It cannot.
+            StateError: It is not.
         """
         with _errors(self.state_dir):
             self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -156,10 +154,10 @@ class Stored:
 
     def try_lock(self) -> Held | None:
         """
-        The lock; None while somebody else has it. The folder must be there.
+        Take the lock, or return None while another process holds it. The folder must exist.
 
         Raises:
-            StateError: It cannot be had, or the folder is another user's: even root leaves that alone.
+            StateError: Locking failed, or the folder belongs to another user (also for root).
         """
         with _errors(self.state_dir):
             _check_owner(self.state_dir / FOLDER)
@@ -177,7 +175,7 @@ class Stored:
         return Held(descriptor)
 
     def make_room(self) -> None:
-        """See that the next write of a session will not fail for want of room."""
+        """Reserve disk space for the next write of a session."""
         with _errors(self.state_dir):
             descriptor = self._open_new()
             try:
@@ -186,17 +184,17 @@ class Stored:
                 os.close(descriptor)
 
     def write_session(self, session: Session) -> None:
-        """Keep *session* in the place of the one before; it is durable when this returns."""
+        """Replace the stored session; it is durable when this returns."""
         self._write(SESSION, json.dumps(asdict(session)))
 
     def write_device_key(self, key: str) -> None:
-        """Keep *key* in the place of the one before; it is durable when this returns."""
+        """Replace the stored device key; it is durable when this returns."""
         self._write(DEVICE_KEY, key)
 
     def remove(self, file: Path) -> bool:
-        """Remove one of the files, for good; False if it is not there."""
+        """Remove one of the files durably; False if it does not exist."""
         with _errors(self.state_dir):
-            (self.state_dir / FOLDER / _NEW).unlink(missing_ok=True)  # it may hold a secret, too
+            (self.state_dir / FOLDER / _NEW).unlink(missing_ok=True)  # it may contain a secret
             try:
                 file.unlink()
             except FileNotFoundError:
@@ -216,7 +214,7 @@ class Stored:
             descriptor = self._open_new()
             try:
                 data = text.encode()
-                # Into the room that was made for it: it is not given back before.
+                # Written into the reserved space, which is truncated only afterwards.
                 if os.pwrite(descriptor, data, 0) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), _NEW)
                 os.ftruncate(descriptor, len(data))
@@ -228,10 +226,10 @@ class Stored:
 
 
 def _session_of(text: str) -> Session | None:
-    """The session that *text* holds; None if it is not one as it was written here."""
+    """Parse a session; None if *text* is not one."""
     try:
         return _SESSION.validate_json(text, strict=True)
-    except ValidationError:  # it carries the text, so nobody gets to see it
+    except ValidationError:  # contains the text, so it is not shown
         return None
 
 
@@ -239,8 +237,8 @@ def _check_owner(folder: Path) -> None:
     owner = folder.stat().st_uid
     if owner != os.geteuid():
         raise StateError(
-            f"{printable(str(folder))} belongs to another user, who could not read "
-            f"what is kept there; run this as that user: sudo -u {_user(owner)} syncd ..."
+            f"{printable(str(folder))} belongs to another user, who could not read the files stored "
+            f"there; run this as that user: sudo -u {_user(owner)} syncd ..."
         )
 
 
@@ -261,12 +259,12 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _errors(state_dir: Path) -> Iterator[None]:
-    """The kernel's errors as ours."""
+    """Convert ``OSError`` to ``StateError``."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         name = printable(str(error.filename or state_dir))
         raise (StateFull if full else StateError)(
-            f"{name}: the credential cannot be kept: {error.strerror}"
+            f"{name}: the credential cannot be stored: {error.strerror}"
         ) from None

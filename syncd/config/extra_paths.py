@@ -1,9 +1,9 @@
 """
 Reads ``extra_model_paths.yaml`` as ComfyUI does.
 
-Sections of any name; in each an optional ``base_path`` (``~`` and ``$VAR`` expanded, relative to the
-file), an optional ``is_default``, and types with one path a line. What ComfyUI would stumble over
-at its start is an error here.
+Each section has an optional ``base_path`` (``~`` and ``$VAR`` are expanded; relative to the file), an
+optional ``is_default``, and types with one path per line. A file that stops ComfyUI from starting is
+an error here.
 """
 
 import os
@@ -18,13 +18,13 @@ from syncd.types import printable
 
 def extra_folders(settings: Settings) -> list[Folder]:
     """
-    The directories that ``comfyui.extra_model_paths`` adds, in its order.
+    Return the directories that ``comfyui.extra_model_paths`` adds, in its order.
 
-    One that is a folder of ``models_dir`` is told as such, and a second mention of a directory
-    under another name of its kind gets the name of the first.
+    A folder of ``models_dir`` is marked as such. A directory that is listed again under another name
+    of its kind gets its first name.
 
     Raises:
-        ConfigError: The file cannot be read or is not what ComfyUI takes.
+        ConfigError: The file cannot be read, or ComfyUI would not accept it.
     """
     if (file := settings.comfyui.extra_model_paths) is None:
         return []
@@ -58,7 +58,7 @@ def _folders(file: str) -> Iterator[Folder]:
 
 
 def _sections(file: str) -> dict[object, object]:
-    import yaml  # most have no such file
+    import yaml  # only needed with such a file
 
     try:
         with open(file, encoding="utf-8") as stream:
@@ -71,10 +71,10 @@ def _sections(file: str) -> dict[object, object]:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{printable(file)}{place}: not valid YAML") from None
-    except (ValueError, RecursionError):  # a day that is none, a million brackets
-        raise ConfigError(f"{printable(file)}: holds what is no path") from None
+    except (ValueError, RecursionError):  # an invalid date, a million brackets
+        raise ConfigError(f"{printable(file)}: contains a value that is not a path") from None
     if document is not None and not isinstance(document, dict):
-        raise ConfigError(f"{printable(file)}: holds no sections; ComfyUI would not start with it")
+        raise ConfigError(f"{printable(file)}: has no sections; ComfyUI would not start with it")
     return document or {}
 
 
@@ -87,7 +87,7 @@ def _base(types: dict[object, object], folder: str, where: str) -> str:
 
 def _paths(type_key: object, lines: object, base: str, where: str) -> Iterator[str]:
     if not isinstance(type_key, str) or not isinstance(lines, str) or "\0" in lines:
-        raise ConfigError(f"{where}: {printable(str(type_key))}: is not a type with its paths")
+        raise ConfigError(f"{where}: {printable(str(type_key))}: is not a type with paths")
     if type_key in ("", ".", "..") or "/" in type_key or not type_key.isprintable():
         raise ConfigError(f"{where}: {printable(type_key)}: a type is one folder name")
     return (os.path.normpath(os.path.join(base, line)) for line in lines.split("\n") if line)

@@ -1,4 +1,4 @@
-"""The system's keyring as a place for the device key, where one is installed and usable."""
+"""Stores the device key in the system's keyring, if one is installed and usable."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,10 +14,9 @@ _UNUSABLE = ("keyring.backends.fail", "keyring.backends.null")
 @dataclass(frozen=True, slots=True)
 class Keyring:
     """
-    One entry of it: the device key of one state directory at one cloud.
+    One keyring entry: the device key of one state directory for one cloud.
 
-    The library and its backends are loaded by the first question only: that takes a while, and
-    most installations never ask.
+    The library is imported on first use, because loading its backends is slow.
     """
 
     base_url: str
@@ -25,12 +24,12 @@ class Keyring:
 
     @property
     def name(self) -> str:
-        """The place, as it is shown."""
+        """The name that is shown to users."""
         return f"keyring ({self.state})"
 
     @property
     def state(self) -> str:
-        """Can it be used, and if not, why? In words."""
+        """Name of the backend, or why there is none."""
         backend = _backend()
         if backend is None:
             return f"not installed: {_EXTRA}"
@@ -40,22 +39,22 @@ class Keyring:
 
     @property
     def usable(self) -> bool:
-        """Is there a backend that keeps what it is given?"""
+        """Whether a backend exists that stores secrets."""
         backend = _backend()
         return backend is not None and type(backend).__module__ not in _UNUSABLE
 
     def key(self) -> str | None:
-        """The device key; None if there is none, or the keyring cannot be asked."""
+        """Return the device key; None if there is none, or the keyring does not answer."""
         with suppress(StateError):
             return self.ask()
         return None
 
     def ask(self) -> str | None:
         """
-        The device key; None if there is none.
+        Return the device key; None if there is none.
 
         Raises:
-            StateError: The keyring does not answer: it is locked, for example.
+            StateError: The keyring does not answer, for example because it is locked.
         """
         if not self.usable:
             return None
@@ -67,18 +66,20 @@ class Keyring:
 
     def keep(self, key: str) -> None:
         """
-        Keep *key* in the place of the one before.
+        Replace the stored key.
 
         Raises:
-            StateError: The keyring does not take it.
+            StateError: The keyring does not store it.
         """
         try:
             _backend().set_password(*self._entry, key)
         except _failures() as error:
-            raise StateError(f"the keyring does not keep the key: {type(error).__name__}") from None
+            raise StateError(
+                f"the keyring does not store the key: {type(error).__name__}"
+            ) from None
 
     def remove(self) -> bool:
-        """Remove the key; False if it is not there. Raises what ``keep`` raises."""
+        """Remove the key; False if there is none. Raises what ``keep`` raises."""
         if self.key() is None:
             return False
         try:
@@ -93,7 +94,7 @@ class Keyring:
 
 
 def _backend() -> Any:
-    """The backend that the library chose; None where the library is not installed."""
+    """Return the backend that the library selects; None if the library is not installed."""
     try:
         import keyring
     except ImportError:
@@ -102,7 +103,7 @@ def _backend() -> Any:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What backends raise: the library's own errors, and those of the bus or file behind them."""
+    """The exceptions that backends raise, including those of D-Bus and files."""
     from keyring.errors import KeyringError
 
     return KeyringError, OSError, RuntimeError

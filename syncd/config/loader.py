@@ -1,9 +1,8 @@
 """
-Settings: their names, their bounds, and where each value came from.
+Reads the configuration from flags, environment variables, the TOML file and defaults, in this order.
 
-A flag wins over an environment variable, that over the TOML file, that over the default. ``load``
-is the way in: it alone knows the origins, and it lists everything that is wrong at once. No message
-made here contains a value, so a secret written under the wrong key stays out of sight.
+``load`` reports all errors at once and keeps the origin of each value. Error messages contain no
+values, so a secret under a wrong key is not shown.
 """
 
 import os
@@ -16,18 +15,14 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from syncd.config.credential import CredentialSource, TokenFile, credential_source, webhook_secret
-from syncd.config.credential_files import Stored
+from syncd.config.credential import CredentialSource, credential_source, webhook_secret
 from syncd.config.extra_paths import extra_folders
 from syncd.config.locations import default_state_dir, find_config_file
-from syncd.config.reload import JUDGING, LIVE, Reloaded, reloaded
-from syncd.config.rules import IGNORE_FILE, rules_for, unknown_types
+from syncd.config.rules import unknown_types
 from syncd.config.settings import (
     KEYS,
     VARIABLES,
-    Multipart,
     Settings,
-    require_claimed,
     shown,
     value_at,
 )
@@ -38,37 +33,11 @@ from syncd.types import Session, printable
 FLAG = "flag"
 """Origin of a value that a flag gave."""
 
-__all__ = [
-    "DEFAULT",
-    "IGNORE_FILE",
-    "JUDGING",
-    "KEYS",
-    "LIVE",
-    "VARIABLES",
-    "CredentialSource",
-    "Loaded",
-    "Multipart",
-    "Reloaded",
-    "Settings",
-    "Stored",
-    "TokenFile",
-    "credential_source",
-    "extra_folders",
-    "find_config_file",
-    "load",
-    "reloaded",
-    "require_claimed",
-    "require_known_types",
-    "rules_for",
-    "shown",
-    "value_at",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """
-    Settings with their story.
+    The settings and the origin of each value.
 
     ``origins`` has every key of ``KEYS``: ``default``, ``flag``, a variable's name, ``file:line``,
     or for ``api.token``, ``api.team_id`` and ``notify.webhook_secret`` the file that holds it.
@@ -81,7 +50,7 @@ class Loaded:
     config_file: Path | None
 
     def value(self, key: str) -> object:
-        """The value in force of a dotted *key*; what a file of its own holds counts like a given one."""
+        """Return the effective value of a dotted *key*, including one that comes from its own file."""
         if key == "api.token" and self.origins[key] != DEFAULT:
             return SecretStr("")
         if key == "api.team_id" and isinstance(session := self.credential.current(), Session):
@@ -95,15 +64,15 @@ def load(
     environ: Mapping[str, str],
 ) -> Loaded:
     """
-    Read all sources and check them, the credential included.
+    Read and check all sources, including the credential.
 
     Args:
-        config_file: The file the operator named; None looks in the usual places.
+        config_file: The value of ``--config``; None searches the default locations.
         overrides: Values of flags by dotted key; None means the flag was not given.
-        environ: Environment variables, ``os.environ`` but for tests.
+        environ: Environment variables.
 
     Raises:
-        ConfigError: One line a problem: origin with line number, key, what is wrong, what to do.
+        ConfigError: One line per problem: origin with line number, key, error and advice.
     """
     path = Path(config_file) if config_file is not None else find_config_file(environ)
     given = {
@@ -129,12 +98,12 @@ def load(
 
 def require_known_types(loaded: Loaded) -> None:
     """
-    Require every type that ``select.types`` and ``select.bundles`` name to be a folder of a root.
+    Require that each type in ``select.types`` and ``select.bundles`` is a folder of a root.
 
-    The folder may come later, so a daemon starts without it.
+    A daemon starts without this check, since the folder may be created later.
 
     Raises:
-        ConfigError: A type is missing; the text names the nearest one.
+        ConfigError: A type does not exist; the text suggests the nearest one.
     """
     problems = [
         f"{loaded.origins[key]}: {key}: {wrong}" for key, wrong in unknown_types(loaded.settings)
@@ -152,7 +121,7 @@ def _unknown(key: str, given: Given) -> str:
     if is_section(key):
         return f"{given.origin}: {key}: is a section, not a value; write [{key}]"
     names, what = (VARIABLES, "variable") if key.startswith("SYNCD_") else (KEYS, "setting")
-    import difflib  # only for somebody who mistyped
+    import difflib  # only for a mistyped key
 
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
     return f"{given.origin}: {printable(key)}: no such {what}; did you mean {nearest}?"
@@ -170,7 +139,7 @@ def _nested(given: Mapping[str, Given]) -> dict[str, Any]:
 
 
 def _validate(given: Mapping[str, Given], problems: list[str], path: Path | None) -> Settings:
-    """Settings of *given*, unless there are *problems* already or more are found."""
+    """Build the settings, or raise all *problems* and those found here."""
     try:
         settings = Settings(**_nested(given))
     except ValidationError as error:
@@ -189,15 +158,15 @@ def _config_error(problems: Sequence[str]) -> ConfigError:
 
 
 def _problem(error: ErrorDetails, given: Mapping[str, Given], path: Path | None) -> str:
-    """One finding of pydantic in our words: origin, key, what is wrong, what the key is for."""
+    """Format one error of pydantic: origin, key, what is wrong, what the key is for."""
     cause = error.get("ctx", {}).get("error")
     keys = getattr(cause, "keys", None) or [_key_of(error["loc"])]
     if error["type"] == "missing":
         return _missing(keys[0], path)
     key = next((key for key in keys if key in given), keys[0])
-    # No message of pydantic's own is shown: it names Python's types, not what to write.
+    # pydantic's own messages name Python types instead of what to write.
     wrong = str(cause) if cause else f"must be {_expected(key)}"
-    return _said(key, wrong, given)
+    return _error_at(key, wrong, given)
 
 
 def _expected(key: str) -> str:
@@ -206,7 +175,7 @@ def _expected(key: str) -> str:
     return expected(key)
 
 
-def _said(key: str, wrong: str, given: Mapping[str, Given]) -> str:
+def _error_at(key: str, wrong: str, given: Mapping[str, Given]) -> str:
     origin = given[key].origin if key in given else DEFAULT
     place = _flag(key) if origin == FLAG else f"{origin}: {key}"
     return f"{place}: {wrong}. {_meaning(key)}"
@@ -218,17 +187,17 @@ def _flag(key: str) -> str:
 
 def _require_state_outside(settings: Settings, given: Mapping[str, Given]) -> None:
     """
-    The state directory does not lie in a tree that is watched.
+    Require that the state directory is not inside a watched directory.
 
     Raises:
-        ConfigError: It does, or ``comfyui.extra_model_paths`` cannot be used.
+        ConfigError: It is, or ``comfyui.extra_model_paths`` cannot be used.
     """
     roots = [("models_dir", os.fspath(settings.models_dir))]
     roots += [("a directory of comfyui.extra_model_paths", f.path) for f in extra_folders(settings)]
     inside = next((what for what, root in roots if _is_inside(settings.state_dir, root)), None)
     if inside is not None:
-        wrong = f"lies inside {inside}: syncd would watch its own database. Choose one outside"
-        raise ConfigError(_said("state_dir", wrong, given))
+        wrong = f"is inside {inside}: syncd would watch its own database. Choose one outside"
+        raise ConfigError(_error_at("state_dir", wrong, given))
 
 
 def _is_inside(path: Path, root: str) -> bool:
@@ -237,7 +206,7 @@ def _is_inside(path: Path, root: str) -> bool:
 
 
 def _key_of(place: tuple[int | str, ...]) -> str:
-    """The setting at *place*, or that *place* lies in: a table or list is one setting."""
+    """Return the setting at *place* or around it: a table or list is one setting."""
     names = [name for name in place if isinstance(name, str)]
     keys = [".".join(names[:end]) for end in range(len(names), 0, -1)]
     return next((key for key in keys if key in KEYS), keys[0])

@@ -1,8 +1,8 @@
 """
-Where things lie: the configuration file, the state directory, the daemon's socket.
+Paths of the configuration file, the state directory and the daemon's socket.
 
-Read by the configuration, and by commands that are too quick to wait for it: what is found here is
-not checked further, and nothing is imported before it is needed.
+Commands that must start fast use this module without reading the whole configuration, so it imports
+little and checks nothing else.
 """
 
 import os
@@ -32,7 +32,7 @@ def find_config_file(environ: Mapping[str, str]) -> "Path | None":
 
 
 def config_files(environ: Mapping[str, str]) -> "Sequence[Path]":
-    """Where a configuration file is looked for, in order."""
+    """The candidates for the configuration file, in order."""
     from pathlib import Path
 
     import platformdirs
@@ -44,7 +44,7 @@ def config_files(environ: Mapping[str, str]) -> "Sequence[Path]":
 
 
 def default_state_dir(environ: Mapping[str, str]) -> "Path":
-    """The first of ``$STATE_DIRECTORY`` (set by systemd), else the platform's state folder."""
+    """Return the first of ``$STATE_DIRECTORY`` (set by systemd), else the user's state folder."""
     from pathlib import Path
 
     first = environ.get("STATE_DIRECTORY", "").split(":")[0]
@@ -59,14 +59,14 @@ def state_dir_of(
     flag: str | None, config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]
 ) -> str:
     """
-    The state directory in force, without a look at any other setting.
+    Find the state directory without checking the other settings.
 
     Args:
-        flag: What ``--state-dir`` says, if it was given.
-        config_file: The file the operator named; None looks in the usual places.
+        flag: The value of ``--state-dir``, if given.
+        config_file: The value of ``--config``; None searches the default locations.
 
     Raises:
-        ConfigError: The file cannot be read, or what it says is no path.
+        ConfigError: The file cannot be read, or its value is not a path.
     """
     named = flag or environ.get("SYNCD_STATE_DIR") or _configured(config_file, environ)
     if named is None:
@@ -78,7 +78,9 @@ def state_dir_of(
     try:
         return os.fspath(Path(named).expanduser().absolute())
     except RuntimeError:
-        raise ConfigError(f"{printable(named)}: names a home directory that is not there") from None
+        raise ConfigError(
+            f"{printable(named)}: names a home directory that does not exist"
+        ) from None
 
 
 def _configured(
@@ -94,9 +96,9 @@ def _configured(
         value = tomllib.loads(path.read_bytes().decode()).get("state_dir")
     except OSError as error:
         raise ConfigError(f"{printable(str(path))}: cannot be read: {error.strerror}") from None
-    except ValueError:  # neither UTF-8 nor TOML: the configuration's own reader says where
+    except ValueError:  # neither UTF-8 nor TOML; ``config.sources`` reports the line
         raise ConfigError(
-            f"{printable(str(path))}: cannot be understood; see: syncd config check"
+            f"{printable(str(path))}: is not valid; for details run: syncd config check"
         ) from None
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"{printable(str(path))}: state_dir: is not a path")
@@ -105,9 +107,9 @@ def _configured(
 
 def socket_path(state_dir: str, environ: Mapping[str, str]) -> str:
     """
-    Where the daemon of *state_dir* listens: systemd's runtime directory, the user's, *state_dir*.
+    Return the daemon's socket: in systemd's runtime directory, the user's, or *state_dir*.
 
-    The user's is shared by all daemons of that user, so the name tells them apart there.
+    All daemons of a user share the user's directory, so the name is a hash of *state_dir* there.
     """
     unit = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if unit:
@@ -123,10 +125,10 @@ def socket_path(state_dir: str, environ: Mapping[str, str]) -> str:
 
 def writers_of(found: os.stat_result) -> str | None:
     """
-    Who else may write in the state directory with the status *found*, in words, or None.
+    Describe who else may write to the state directory with the status *found*, or return None.
 
-    Our own primary group does not count, nor a group that lets us into another user's directory:
-    a volume of Kubernetes with an ``fsGroup`` looks like that.
+    Our own primary group does not count, and neither does a group that gives us access to another
+    user's directory, such as a Kubernetes volume with an ``fsGroup``.
     """
     if found.st_mode & stat.S_IWOTH:
         return "every user of this machine"
@@ -136,34 +138,34 @@ def writers_of(found: os.stat_result) -> str | None:
 
 def require_unshared(state_dir: str, found: os.stat_result) -> None:
     """
-    Require that no other account may write in *state_dir*, whose status is *found*.
+    Require that no other account may write to *state_dir*, whose status is *found*.
 
     Raises:
-        StateError: Others may; the message says how to fix it.
+        StateError: Others may write; the message says how to fix it.
     """
     if (writers := writers_of(found)) is not None:
         raise StateError(
-            f"The state directory {printable(state_dir)} may be written by {writers}, who could "
-            f"replace the database or the credentials in it. To fix it, run: {closing(state_dir)}"
+            f"The state directory {printable(state_dir)} is writable by {writers}, who could replace "
+            f"the database or the credentials in it. To fix this, run: {closing(state_dir)}"
         )
 
 
 def closing(state_dir: str) -> str:
-    """The command that keeps others from writing in *state_dir*."""
+    """The shell command that removes write access for others."""
     return f"chmod go-w '{printable(state_dir)}'"
 
 
 def runtime_sockets(environ: Mapping[str, str]) -> Sequence[str]:
-    """Where the socket of a service lies that another account may use, by its group."""
+    """Paths of the system service's socket, which members of its group may use."""
     unit = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     return [os.path.join(folder, SOCKET) for folder in dict.fromkeys((unit, SERVICE_RUN)) if folder]
 
 
 def denied(path: str) -> AccessDenied:
     """
-    Access to *path* is denied by it, or by a folder above it.
+    Build the error for denied access to *path*.
 
-    The text names the one that denies it: below such a folder, *path* may not even exist.
+    The text names the file or the parent folder that denies access.
     """
     import pwd  # only where access is denied
 
@@ -187,7 +189,7 @@ def denied(path: str) -> AccessDenied:
 
 
 def _is_private(folder: str) -> bool:
-    """May nobody but this user put something there? A folder in /tmp could be anybody's."""
+    """Return whether only this user may write to *folder*: one in /tmp could belong to anyone."""
     try:
         found = os.lstat(folder)
     except OSError:
@@ -198,7 +200,7 @@ def _is_private(folder: str) -> bool:
 
 @contextmanager
 def address_of(path: str) -> Iterator[str]:
-    """*path* as a socket can be bound or connected to, short enough for the kernel."""
+    """Yield an address for *path* that is short enough for ``bind`` and ``connect``."""
     if len(os.fsencode(path)) <= ADDRESS_MAX:
         yield path
         return

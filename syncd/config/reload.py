@@ -1,4 +1,4 @@
-"""Which settings a running syncd takes over when it reads its configuration again."""
+"""Decides which settings take effect on a reload."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ JUDGING = frozenset(
     {"naming.prefix", "naming.map", "limits.max_file_size"}
     | {key for key in KEYS if key.startswith("select.")}
 )
-"""Keys that decide which files are taken and under which names: all files are judged again."""
+"""Keys that decide which files are uploaded and under which names; all files are checked again."""
 
 LIVE = JUDGING | {
     "comfyui.url",
@@ -37,16 +37,16 @@ LIVE = JUDGING | {
     "log.level",
     "limits.max_bytes_per_day",
 }
-"""Keys that a reload takes over; any other one keeps its value until the next start."""
+"""Keys that take effect on a reload; others keep their value until a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
     """
-    What comes of reading the configuration again.
+    The result of a reload.
 
-    ``settings`` are the old ones but for the keys in ``changed``; those in ``left`` differ, too, and
-    need a new start. Both are in the order of ``KEYS``.
+    ``settings`` are the old ones with the keys in ``changed`` updated. The keys in ``left`` differ
+    too but need a restart. Both are in the order of ``KEYS``.
     """
 
     settings: Settings
@@ -55,7 +55,7 @@ class Reloaded:
 
 
 def reloaded(old: Settings, new: Settings) -> Reloaded:
-    """*new* as far as a running syncd can take it over."""
+    """Apply the part of *new* that does not need a restart."""
     differing = [key for key in KEYS if value_at(old, key) != value_at(new, key)]
     changed = [key for key in differing if key in LIVE]
     settings = old

@@ -1,8 +1,7 @@
 """
-Puts together the rules of each root: the operator's settings and the root's ``.syncdignore``.
+Builds the selection rules of each root from the settings and the root's ``.syncdignore``.
 
-There is one such file a root, at its top: one place to look at, and a hint that it changed means
-that the whole root is judged again.
+Each root has one such file at its top, so a change of it means that the whole root is checked again.
 """
 
 import hashlib
@@ -20,25 +19,24 @@ from syncd.types import printable
 
 IGNORE_FILE = ".syncdignore"
 IGNORE_FILE_MAX = 64 * 1024
-"""Bytes of a ``.syncdignore``: they bound what it costs to judge one file."""
+"""Maximum bytes of a ``.syncdignore``; they limit the cost of matching one file."""
 
 REVISION = 1
-"""Counted up when the program itself comes to judge differently, so that files are judged again."""
+"""Increased when the selection logic changes, so that all files are checked again."""
 
 
 def rules_for(
     settings: Settings, root: str, *, type_key: str | None = None, tree: str = ""
 ) -> Rules:
     """
-    The rules of the root at the path *root*, its ``.syncdignore`` read anew.
+    Build the rules of *root*; its ``.syncdignore`` is read again.
 
     Args:
         type_key: The root's own model_type, if it has one.
-        tree: What else decides about this root's files, in words; it goes into the digest.
+        tree: Other facts that decide about this root's files; part of the digest.
 
     Raises:
-        RulesUnusable: There is a ``.syncdignore`` and it cannot be used: what it would leave out
-            is not known.
+        RulesUnusable: The ``.syncdignore`` exists but cannot be read or parsed.
     """
     naming, select, limits = settings.naming, settings.select, settings.limits
     ignored = _ignore_lines(root)
@@ -65,9 +63,9 @@ def rules_for(
 
 def unknown_types(settings: Settings) -> Iterator[tuple[str, str]]:
     """
-    The settings that name a type which no root has, each with what is wrong.
+    Yield each setting that names a type without a folder, and the error text.
 
-    Nothing can be told while ``models_dir`` cannot be listed.
+    Yields nothing while ``models_dir`` cannot be listed.
     """
     try:
         with os.scandir(settings.models_dir) as entries:
@@ -117,11 +115,11 @@ def _ignore_lines(root: str) -> Sequence[str]:
 
 def _content(path: str) -> bytes:
     """
-    The ignore file at *path*. A link is not followed: reasons quote lines of this file.
+    Read the ignore file. A link is not followed, because reasons quote lines of this file.
 
     Raises:
         OSError: It cannot be read.
-        RulesUnusable: It is no regular file, or larger than ``IGNORE_FILE_MAX``.
+        RulesUnusable: It is not a regular file, or larger than ``IGNORE_FILE_MAX``.
     """
     # O_NONBLOCK: a FIFO under this name must not hang the thread.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY

@@ -1,4 +1,4 @@
-"""The settings: names, defaults, bounds, and what each is for (its docstring, shown to people)."""
+"""The settings: names, defaults, bounds, and the descriptions that users see (the docstrings)."""
 
 import functools
 import ipaddress
@@ -38,7 +38,7 @@ from syncd.errors import ConfigError
 from syncd.types import printable
 
 ONCE_MARGIN_S = 10.0
-"""Seconds that ``--once`` waits beyond the longest settle window, whatever its own setting says."""
+"""Minimum seconds that ``--once`` waits beyond twice the longest settle window."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _ROUTE = re.compile(r"(?:/[\w.-]+)+", re.ASCII)
@@ -47,7 +47,7 @@ _PREFIX = re.compile(r"(?:[\w-][\w. -]*/)*", re.ASCII)
 
 
 class Conflict(ValueError):
-    """Values that are fine alone and wrong together."""
+    """Values that are valid alone and invalid together."""
 
     def __init__(self, message: str, *keys: str) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class Conflict(ValueError):
 
 
 class SecretUrl(SecretStr):
-    """A URL whose path lets in whoever knows it; of it scheme and host may be seen."""
+    """A URL whose path is a secret: only scheme and host are shown."""
 
     def _display(self) -> str:
         parts = urlsplit(self.get_secret_value())
@@ -63,7 +63,7 @@ class SecretUrl(SecretStr):
 
 
 def _absolute(value: object) -> object:
-    """Expand ``~`` and make absolute, by name only: links and ``..`` stay as they were written."""
+    """Expand ``~`` and make the path absolute; links and ``..`` are kept as written."""
     if not isinstance(value, str | Path):
         return value
     if not str(value) or "\0" in str(value):
@@ -71,11 +71,11 @@ def _absolute(value: object) -> object:
     try:
         return Path(value).expanduser().absolute()
     except RuntimeError:
-        raise ValueError("names a home directory that is not there") from None
+        raise ValueError("names a home directory that does not exist") from None
 
 
 def _root(value: object) -> object:
-    """As ``_absolute``, but a relative path is refused: each start could mean another directory."""
+    """Like ``_absolute``, but refuse a relative path, which depends on the working directory."""
     path = _absolute(value)
     if isinstance(value, str | Path) and not Path(value).expanduser().is_absolute():
         raise ValueError("must be an absolute path")
@@ -88,30 +88,33 @@ def _size(value: object) -> object:
 
 def _route(value: str) -> str:
     if not _ROUTE.fullmatch(value):
-        raise ValueError("is not a route such as /uploads/part (letters, digits, _ . -)")
+        raise ValueError("is not a path such as /uploads/part (letters, digits, _ . -)")
     return value
 
 
 def _team(value: str) -> str:
     if not _TEAM.fullmatch(value):
-        raise ValueError("is not an id of 1 to 200 visible ASCII characters")
+        raise ValueError("is not an id of 1 to 200 printable ASCII characters")
     return value
 
 
 def _existing_file(path: Path) -> Path:
     if not os.path.isfile(path):
-        raise ValueError("is not a file that can be read")
+        raise ValueError("is not a readable file")
     return path
 
 
-def _url(value: str) -> str:
-    """An http(s) URL without user, query and fragment, and without the slash at its end."""
+def _is_http_url(url: str) -> bool:
     try:
-        parts = urlsplit(value)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        good = False
-    if not good or not re.fullmatch(r"[!-~]+", value) or re.search(r"[@?#]", value):
+        return False
+
+
+def _url(value: str) -> str:
+    """Check an http(s) URL without user, query and fragment; remove a trailing slash."""
+    if not _is_http_url(value) or not re.fullmatch(r"[!-~]+", value) or re.search(r"[@?#]", value):
         raise ValueError("is not http(s)://host/path (no user, query or fragment)")
     return value.rstrip("/")
 
@@ -121,24 +124,14 @@ def _on_this_machine(url: str) -> bool:
 
 
 def _proxy(value: SecretStr) -> SecretStr:
-    try:
-        parts = urlsplit(value.get_secret_value())
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    if not _is_http_url(value.get_secret_value()):
         raise ValueError("is not http://host:port or https://host:port")
     return value
 
 
 def _hook(value: SecretUrl) -> SecretUrl:
     url = value.get_secret_value()
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        good = False
-    if not good or not re.fullmatch(r"[!-~]+", url) or re.search(r"[@#]", url):
+    if not _is_http_url(url) or not re.fullmatch(r"[!-~]+", url) or re.search(r"[@#]", url):
         raise ValueError("is not http(s)://host/path (no user, no fragment)")
     return value
 
@@ -164,7 +157,6 @@ def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_loopback(host: str) -> bool:
-    """Is it a name or an address of this machine itself?"""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -180,8 +172,8 @@ def _loopback(value: str) -> str:
         raise ValueError("is not host:port")
     if not _is_loopback(host.strip("[]")) or (":" in host and not bracketed):
         raise ValueError(
-            "is no loopback address such as 127.0.0.1:9464 (others could read the names of files; "
-            "put a proxy that knows its users before it)"
+            "is not a loopback address such as 127.0.0.1:9464 (other machines could read file names; "
+            "use a proxy that authenticates its users)"
         )
     return value
 
@@ -209,7 +201,7 @@ def _gitignore(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _text(value: object) -> object:
-    """A bare whole number as text: TOML tells ``10`` and ``"10"`` apart, rclone does not."""
+    """Accept a bare integer: TOML distinguishes ``10`` from ``"10"``, rclone does not."""
     return str(value) if type(value) is int else value
 
 
@@ -220,7 +212,7 @@ def _bandwidth(value: str) -> str:
 
 def _rate(value: str) -> str:
     if rates.parse_rate(value) is None:
-        raise ValueError("is no rate such as 1 MiB/s")
+        raise ValueError("is not a rate such as 1 MiB/s")
     return value
 
 
@@ -235,7 +227,7 @@ def _object(value: object) -> object:
 
 
 def _name_map(values: dict[str, str]) -> dict[str, str]:
-    """Local typed path -> the one to use instead; both end in a slash where a folder is meant."""
+    """Check a map of local paths to catalog paths; a folder ends in a slash on both sides."""
     for number, (local, remote) in enumerate(values.items(), start=1):
         folder = local.endswith("/")
         if folder != remote.endswith("/") or (not folder and ending_of(local) != ending_of(remote)):
@@ -244,14 +236,16 @@ def _name_map(values: dict[str, str]) -> dict[str, str]:
             )
         if fault_of(remote + ("x" if folder else ""), "") is not None:
             raise ValueError(
-                f"entry {number} is mapped to a path that the server would refuse, too"
+                f"entry {number} is mapped to a path that the server would also refuse"
             )
     return values
 
 
 def _prefix(value: str) -> str:
     if not _PREFIX.fullmatch(value) or ".." in value or " /" in value:
-        raise ValueError("is not empty or folder names (letters, digits, _ . - space) ending in /")
+        raise ValueError(
+            "must be empty, or folder names (letters, digits, _ . - space) that end in /"
+        )
     return value
 
 
@@ -272,30 +266,30 @@ class _Section(BaseModel):
 
 class Multipart(_Section):
     sign_part_path: RoutePath = "/uploads/multipart/presign"
-    """Route below base_url that signs the URL of one part."""
+    """Path below base_url of the call that signs the URL of one part."""
 
     complete_path: RoutePath = "/uploads/multipart/complete"
-    """Route below base_url that completes a multipart upload."""
+    """Path below base_url of the call that completes a multipart upload."""
 
     abort_path: RoutePath = "/uploads/multipart/abort"
-    """Route below base_url that aborts a multipart upload."""
+    """Path below base_url of the call that aborts a multipart upload."""
 
 
 class ComfyUi(_Section):
     extra_model_paths: Annotated[AbsolutePath, AfterValidator(_existing_file)] | None = None
-    """ComfyUI's extra_model_paths.yaml, if it has one: the folders named there are taken as well."""
+    """ComfyUI's extra_model_paths.yaml; syncd also watches the folders that it names."""
 
     url: Annotated[str, AfterValidator(_url)] | None = None
-    """Address of ComfyUI on this machine, which is asked whether its queue is empty."""
+    """Address of ComfyUI on this machine; syncd asks it whether its queue is empty."""
 
     remote: bool = False
-    """Whether comfyui.url may be on another machine."""
+    """Allow comfyui.url to be on another machine."""
 
     when_busy: Literal["ignore", "slow", "pause"] = "ignore"
-    """What syncd does while ComfyUI's queue is not empty: ignore it, slow down or pause."""
+    """What syncd does while ComfyUI is busy (its queue is not empty): ignore it, slow down or pause."""
 
     busy_bandwidth: Annotated[str, AfterValidator(_rate)] = "1 MiB/s"
-    """Rate of uploads, and of hashing, that slow means."""
+    """Upload and hashing rate while ComfyUI is busy and when_busy is slow."""
 
     @model_validator(mode="after")
     def _asked_where_allowed(self) -> Self:
@@ -308,22 +302,22 @@ class ComfyUi(_Section):
 
 class Api(_Section):
     base_url: Annotated[str, AfterValidator(_url)] = "https://core.cyberun.cloud/api/v1"
-    """Address of the cloud API."""
+    """Base URL of the Cyberun API."""
 
     token: SecretStr | None = None
-    """Device key (dk-...) or session token; prefer token_file, which keeps it out of this file."""
+    """Device key (dk-...) or session token. Prefer token_file, which keeps it out of this file."""
 
     token_file: AbsolutePath | None = None
-    """File that holds the token, readable by its owner only."""
+    """File that holds the token; only its owner may have access."""
 
     team_id: Annotated[str, AfterValidator(_team)] | None = None
-    """Id of the team; needed with a session token, a device key carries its team."""
+    """Team id. Required with a session token; a device key belongs to one team."""
 
     single_put_limit: Size = Field(500_000_000, ge=0, le=5_000_000_000)
-    """Size up to which a file is sent with one PUT, in bytes or as 500MB; larger files need multipart."""
+    """Largest file sent with one PUT, in bytes or as 500MB. Larger files use a multipart upload."""
 
     calls_per_s: float = Field(10, gt=0, le=1000, allow_inf_nan=False)
-    """API calls a second, at most; a base_url on this machine is not paced."""
+    """Maximum API calls per second. Not applied if base_url is on this machine."""
 
     multipart: Multipart = Multipart()
 
@@ -334,25 +328,25 @@ class Api(_Section):
 
     @property
     def loopback(self) -> bool:
-        """Is ``base_url`` an address of this machine itself?"""
+        """Whether ``base_url`` is on this machine."""
         return _is_loopback(self.host)
 
 
 class Settle(_Section):
     quiet_s: Duration = 30
-    """Seconds a file must stand still before it is uploaded."""
+    """Seconds a file must stay unchanged before it is uploaded."""
 
     quiet_closed_s: Duration = 10
-    """Seconds it must stand still after it was seen closed or moved into place."""
+    """Seconds it must stay unchanged after it was closed or moved into place."""
 
     quiet_network_s: Duration = 90
-    """Seconds it must stand still on a network file system."""
+    """Seconds it must stay unchanged on a network file system."""
 
     once_wait_s: Duration = 120
-    """Seconds --once waits for files to stop changing: at least 10 + twice quiet_s or quiet_closed_s."""
+    """Seconds that --once waits for changing files; at least 10 + twice quiet_s or quiet_closed_s."""
 
     read_lease: bool = True
-    """Whether to ask the kernel, where it may be asked, if a program has the file open for writing."""
+    """Ask the kernel whether a program has the file open for writing, if the account may ask."""
 
     @model_validator(mode="after")
     def _waits_longer_than_the_windows(self) -> Self:
@@ -367,36 +361,36 @@ class Settle(_Section):
 
     def once_wait_for(self, window_s: float) -> float:
         """
-        Seconds that ``--once`` waits when *window_s* is the longest settle window configured.
+        Return how many seconds ``--once`` waits if the longest settle window is *window_s*.
 
-        A sparse file's is twice as long.
+        A sparse file has to stay unchanged for twice the window.
         """
         return max(self.once_wait_s, 2 * window_s + ONCE_MARGIN_S)
 
 
 class Scan(_Section):
     interval_s: float = Field(3600, ge=1, le=604_800, allow_inf_nan=False)
-    """Seconds between two walks over the whole tree."""
+    """Seconds between two scans of all models directories."""
 
     symlinks: Literal["follow", "within_roots", "skip"] = "follow"
-    """Symbolic links: follow (as ComfyUI does; outside the roots only to models), within_roots or skip."""
+    """Symbolic links: follow (like ComfyUI; outside the roots only to models), within_roots or skip."""
 
 
 class Upload(_Section):
     files: int = Field(2, ge=1, le=16)
-    """Files worked on at once."""
+    """Files uploaded at the same time."""
 
     parts: int = Field(4, ge=1, le=32)
-    """PUT requests at once, at the start."""
+    """Concurrent PUT requests at the start."""
 
     parts_max: int = Field(16, ge=1, le=32)
-    """PUT requests at once, at most."""
+    """Maximum concurrent PUT requests."""
 
     bandwidth: Annotated[str, BeforeValidator(_text), AfterValidator(_bandwidth)] = "off"
-    """Upload rate: 10 MiB/s, 80 Mbit/s, off, or rclone's timetable: 08:00,512k 19:00,off Sat-08:00,off."""
+    """Upload limit: 10 MiB/s, 80 Mbit/s, off, or a timetable as in rclone: 08:00,512k 19:00,off."""
 
     shutdown_grace_s: float = Field(20, ge=0, le=600, allow_inf_nan=False)
-    """Seconds that running parts are given to finish when syncd is stopped."""
+    """Seconds that running requests get to finish when syncd is stopped."""
 
     @model_validator(mode="after")
     def _start_within_limit(self) -> Self:
@@ -411,43 +405,43 @@ class Upload(_Section):
 
 class Guest(_Section):
     nice: int = Field(0, ge=0, le=19)
-    """Added to the niceness syncd is started with: with 19 it runs when nobody else wants to."""
+    """Raise the niceness of syncd by this; with 19 it runs only when the CPU is idle."""
 
     idle_io: bool = False
-    """Whether to read from disks only when nobody else does, where the I/O scheduler knows that."""
+    """Use the idle I/O class: read only while the disk is idle, if the I/O scheduler supports it."""
 
     hash_bandwidth: Annotated[str, BeforeValidator(_text), AfterValidator(_bandwidth)] = "off"
-    """Rate of reading files for their hash, written as upload.bandwidth is."""
+    """Limit for reading files to hash them, in the format of upload.bandwidth."""
 
 
 class Network(_Section):
     storage_hosts: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_hosts)
     ] = ()
-    """Object store hosts (host or host:port) accepted although they are on a private network."""
+    """Object store hosts (host or host:port) that are allowed on a private network."""
 
     allow_http: bool = False
-    """Whether plain http is accepted for base_url, for storage_hosts and for the URLs in notify."""
+    """Allow plain http for base_url, storage_hosts and the URLs in notify."""
 
     ca_bundle: Annotated[AbsolutePath, AfterValidator(_existing_file)] | None = None
-    """PEM file of certificate authorities trusted beside the system's."""
+    """PEM file of certificate authorities to trust in addition to the system's."""
 
     proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
-    """Proxy URL; unset, the environment's HTTPS_PROXY and NO_PROXY count."""
+    """Proxy URL. Without it, the variables HTTPS_PROXY and NO_PROXY apply."""
 
 
 class Notify(_Section):
     webhook_url: Annotated[SecretUrl, AfterValidator(_hook)] | None = None
-    """Where to POST a message when files fail, a hold begins or ends, or the queue ran empty."""
+    """URL to POST to when files fail, a hold (all uploads wait) starts or ends, or the queue is empty."""
 
     webhook_secret: Annotated[SecretStr, AfterValidator(_signing)] | None = None
-    """Key that signs these messages (whsec_ and base64); better in webhook_secret_file."""
+    """Key that signs these messages (whsec_ and base64). Prefer webhook_secret_file."""
 
     webhook_secret_file: AbsolutePath | None = None
-    """File that holds that key, readable by its owner only."""
+    """File that holds that key; only its owner may have access."""
 
     heartbeat_url: Annotated[SecretUrl, AfterValidator(_hook)] | None = None
-    """What to GET every five minutes while all wanted files are in the catalog, and after --once."""
+    """URL to GET every five minutes while all selected files are in the catalog, and after --once."""
 
 
 class Log(_Section):
@@ -455,16 +449,16 @@ class Log(_Section):
     """Log format: auto (console on a terminal or in the journal, else json), console or json."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe level that is logged: debug, info, warning or error."""
+    """Lowest level that is logged: debug, info, warning or error."""
 
 
 class Http(_Section):
     listen: Annotated[str, AfterValidator(_loopback)] | None = None
-    """Loopback host:port for /status, /metrics and the like, read-only; unset: the Unix socket alone."""
+    """Loopback host:port that serves /status, /metrics and more, read-only. Unset: Unix socket only."""
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """Host (an IPv6 one without brackets) and port of ``listen``."""
+        """Host (IPv6 without brackets) and port of ``listen``."""
         if self.listen is None:
             return None
         host, _, port = self.listen.rpartition(":")
@@ -473,58 +467,58 @@ class Http(_Section):
 
 class Naming(_Section):
     prefix: Annotated[str, AfterValidator(_prefix)] = "models/"
-    """What is put before a file's path to make its path in the catalog."""
+    """Prefix of a file's path in the catalog."""
 
     map: Annotated[
         dict[str, str], NoDecode, BeforeValidator(_object), AfterValidator(_name_map)
     ] = Field(default_factory=dict)
-    """Paths below models/ that get another one in the catalog; a folder ends in a slash."""
+    """Local path below models/ -> its path in the catalog; a folder ends in a slash."""
 
 
 class Select(_Section):
     types: Annotated[Lines, AfterValidator(_names)] = ()
-    """Type folders that are taken; none means all."""
+    """Type folders to upload, such as loras; empty means all."""
 
     bundles: Annotated[Lines, AfterValidator(_names)] = ()
-    """Type folders such as diffusers whose folders are models of many files: all of one go, or none."""
+    """Type folders such as diffusers whose subfolders are one model each: uploaded whole or not at all."""
 
     endings: Annotated[Lines, AfterValidator(_endings)] = tuple(sorted(ENDINGS))
-    """What the name of a model ends in."""
+    """Endings of model files."""
 
     include: Annotated[Lines, AfterValidator(_gitignore)] = ()
-    """Patterns (gitignore syntax, below models/) of what is taken; none means everything."""
+    """Patterns (gitignore syntax, below models/) of files to upload; empty means all."""
 
     exclude: Annotated[Lines, AfterValidator(_gitignore)] = ()
-    """Patterns (gitignore syntax, below models/) of what is left out."""
+    """Patterns (gitignore syntax, below models/) of files to skip."""
 
 
 class Limits(_Section):
     max_file_size: PositiveSize | None = None
-    """Size above which a file is left out, in bytes or as 50GB; unset: no limit."""
+    """Skip files larger than this, in bytes or as 50GB. Unset: no limit."""
 
     max_bytes_per_day: PositiveSize | None = None
-    """Bytes uploaded in any 24 hours, or a size such as 200GB; started uploads finish. Unset: no limit."""
+    """Maximum upload in any 24 hours, in bytes or as 200GB; running uploads finish. Unset: no limit."""
 
 
 class Catalog(_Section):
     reconcile_s: float = Field(3600, ge=0, le=604_800, allow_inf_nan=False)
-    """Seconds between two comparisons with the cloud's listing; 0: only after something was registered."""
+    """Seconds between two comparisons with the catalog; 0: only after a file was registered."""
 
     register_as: Literal["active", "disabled"] = "active"
-    """Whether agents get what is registered: active (at once) or disabled (when somebody enables it)."""
+    """Status of new records: active (agents download them) or disabled (until enabled in Cyberun)."""
 
     on_delete: Literal["keep", "disable", "delete"] = "keep"
-    """What becomes of the record when a file goes that this syncd registered."""
+    """What happens to a record of this syncd when its file is deleted: keep, disable or delete it."""
 
     delete_grace_s: float = Field(86_400, ge=0, le=31_536_000, allow_inf_nan=False)
-    """Seconds that a file has to be gone before its record follows."""
+    """Seconds a file must be gone before its record is disabled or deleted."""
 
     delete_most: int = Field(20, ge=0, le=1_000_000)
-    """With more records than this to follow at once, none does: that looks like an accident."""
+    """Change no record if more than this are due at once: that is probably an accident."""
 
 
 class Settings(BaseSettings):
-    """All settings, checked. ``load`` makes them; direct construction reads no other source."""
+    """All settings. ``loader.load`` reads them; the constructor reads no other source."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -539,7 +533,7 @@ class Settings(BaseSettings):
     """The ComfyUI models directory, as an absolute path."""
 
     state_dir: AbsolutePath = Field(default_factory=lambda: default_state_dir(os.environ))
-    """Directory of the database, on a local disk; default: systemd's, else the user's own."""
+    """Directory of syncd's database, on a local disk. Default: systemd's, else the user's."""
 
     comfyui: ComfyUi = ComfyUi()
     api: Api = Api()
@@ -558,7 +552,7 @@ class Settings(BaseSettings):
 
     @property
     def kept_paths(self) -> tuple[str, ...]:
-        """What belongs to syncd itself: its state directory, and a file with its token."""
+        """Paths that belong to syncd itself: its state directory and its token file."""
         paths = (self.state_dir, self.api.token_file)
         return tuple(os.fspath(path) for path in paths if path is not None)
 
@@ -571,7 +565,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed in: ``load`` reads the other sources, to know each value's origin."""
+        """Use the arguments only: ``load`` reads the other sources to know the origin of each value."""
         return (init_settings,)
 
     @model_validator(mode="after")
@@ -605,7 +599,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
 
 
 KEYS: Mapping[str, FieldInfo] = MappingProxyType(dict(_fields(Settings)))
-"""Every dotted key, in the order in which settings are shown."""
+"""All dotted keys, in display order."""
 
 VARIABLES: Mapping[str, str] = MappingProxyType(
     {f"SYNCD_{key.upper().replace('.', '__')}": key for key in KEYS}
@@ -614,12 +608,12 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
 
 
 def value_at(settings: Settings, key: str) -> object:
-    """The value of a dotted *key*; a secret comes as ``SecretStr``."""
+    """Return the value of a dotted *key*; a secret is a ``SecretStr``."""
     return functools.reduce(getattr, key.split("."), settings)
 
 
 def shown(value: object) -> str:
-    """*value* as a person writes it in the file; a secret as ``***``, nothing as ``-``."""
+    """Format *value* as in the file; a secret is ``***``, an unset value ``-``."""
     match value:
         case None | ():
             return "-"
@@ -643,19 +637,20 @@ def require_claimed(
     settings: Settings, claimed: tuple[str, str | None], wanted: str | None
 ) -> None:
     """
-    The state directory is *claimed* (base URL, team) for the configured cloud.
+    Require that the state directory belongs to the configured cloud and team.
 
     Args:
+        claimed: Base URL and team of the catalog that the state directory describes.
         wanted: The team of a stored session, else ``api.team_id``.
 
     Raises:
-        ConfigError: It remembers the catalog of another one.
+        ConfigError: It describes the catalog of another cloud or team.
     """
     base_url, team_id = claimed
     other_team = None not in (wanted, team_id) and wanted != team_id
     if base_url != settings.api.base_url or other_team:
         raise ConfigError(
-            f"{settings.state_dir} remembers what is in the catalog of {base_url}"
-            f"{f', team {team_id}' if team_id else ''}; the configuration or the session names "
-            "another one. Give each cloud and team a state_dir of its own."
+            f"{settings.state_dir} belongs to the catalog of {base_url}"
+            f"{f', team {team_id}' if team_id else ''}, but the configuration or the session names "
+            "another one. Use a separate state_dir for each cloud and team."
         )

@@ -1,4 +1,4 @@
-"""Where values come from: the TOML file and the environment, each value with its origin."""
+"""Reads values and their origins from the TOML file and the environment."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,19 +13,19 @@ from syncd.errors import ConfigError
 from syncd.types import printable
 
 DEFAULT = "default"
-"""Origin of a value that nobody set."""
+"""Origin of a value that is not set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value that somebody set, and where: ``flag``, a variable's name or ``file:line``."""
+    """A value and its origin: ``flag``, a variable's name or ``file:line``."""
 
     value: object
     origin: str
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
-    """Values of the ``SYNCD_`` variables; an unknown one comes back under its own name."""
+    """Return the values of the ``SYNCD_`` variables; an unknown one keeps its name as key."""
     ours = {name: value for name, value in environ.items() if name.startswith("SYNCD_")}
     source = EnvSettingsSource(Settings)
     source.env_vars = {n.lower(): v for n, v in ours.items() if n in VARIABLES and v}
@@ -36,12 +36,12 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
 
 def from_toml(path: Path) -> dict[str, Given]:
     """
-    Values of the file. The text is read once, since the line numbers must fit the values.
+    Read the values of the file once, so that the line numbers match.
 
     Raises:
         ConfigError: The file cannot be read or is not TOML (with line and column).
     """
-    import tomllib  # not where all is set in the environment
+    import tomllib  # not needed if all settings come from the environment
 
     name = printable(str(path))
     try:
@@ -58,7 +58,7 @@ def from_toml(path: Path) -> dict[str, Given]:
 
 
 def _syntax_error(name: str, text: str, message: str) -> str:
-    """``file:line:column: what``, as editors understand it."""
+    """Format as ``file:line:column: message``, which editors understand."""
     what, _, place = message.rpartition(" (at ")
     found = re.findall(r"\d+", place)
     if len(found) != 2:  # "at end of document"
@@ -73,8 +73,9 @@ _ASSIGNMENT = re.compile(r"""\s*((?:[\w.\s-]|"[^"]*"|'[^']*')+?)\s*=""")
 
 def _lines(text: str) -> dict[str, int]:
     """
-    Line number of each section and key. ``tomllib`` keeps none, so this looks for them itself; a
-    text over several lines could mislead it, which costs a wrong number in a message.
+    Find the line number of each section and key, which ``tomllib`` does not keep.
+
+    A multi-line string can mislead this, which only makes a line number in a message wrong.
     """
     lines: dict[str, int] = {}
     table = ""
@@ -92,14 +93,14 @@ def _bare(key: str) -> str:
 
 
 def _place(name: str, key: str, lines: Mapping[str, int]) -> str:
-    """``file:line`` of *key*, or of the inline table that it stands in."""
+    """Return ``file:line`` of *key* or of the inline table around it."""
     while key and key not in lines:
         key = key.rpartition(".")[0]
     return f"{name}:{lines[key]}" if key else name
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested tables as dotted keys; a known key keeps its value whole, whatever it is."""
+    """Flatten nested tables to dotted keys; the value of a known key is kept as it is."""
     for name, value in values.items():
         key = prefix + name
         if isinstance(value, dict) and key not in KEYS and (value or is_section(key)):
@@ -109,5 +110,4 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
 
 
 def is_section(key: str) -> bool:
-    """Is *key* the name of a group of settings?"""
     return any(known.startswith(f"{key}.") for known in KEYS)

@@ -1,4 +1,4 @@
-"""What each setting accepts, in words, from the schema of the settings."""
+"""Describes the values that each setting accepts, from the JSON schema of the settings."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,7 +8,7 @@ from syncd.config.settings import Settings
 
 
 def expected(key: str) -> str:
-    """What a wrong value of the setting *key* should have been, after "must be"."""
+    """Describe a valid value of *key*, to follow "must be"."""
     found = schema_at(key)
     if "enum" in found:
         *names, last = found["enum"]
@@ -17,7 +17,7 @@ def expected(key: str) -> str:
 
 
 def values_of(key: str) -> str:
-    """Kind and bounds, for a table."""
+    """Describe kind and bounds of *key*, for a table."""
     found = schema_at(key)
     if "enum" in found:
         return ", ".join(map(str, found["enum"]))
@@ -70,7 +70,7 @@ def _schema() -> dict[str, Any]:
 
 
 def schema_at(key: str) -> dict[str, Any]:
-    """The JSON schema of one setting, without the option to leave it unset."""
+    """Return the JSON schema of one setting, without ``null``."""
     found = schema = _schema()
     for name in key.split("."):
         found = found["properties"][name]

@@ -376,8 +376,8 @@ def test_state_directory_that_others_may_write_is_refused_and_doctor_says_so(
     done, doctor, login = home.once(), home.run("doctor"), home.run("login")
 
     assert (done.code, doctor.code, login.code) == (74, 74, 74)
-    says(done.said, "may be written by every user", f"chmod go-w '{home.state}'")
-    says(doctor.out, "may be written by every user", f"chmod go-w '{home.state}'")
+    says(done.said, "is writable by every user", f"chmod go-w '{home.state}'")
+    says(doctor.out, "is writable by every user", f"chmod go-w '{home.state}'")
     assert cloud.history.count() == 1  # doctor's own question
     home.state.chmod(mode & ~0o022)
     assert home.once().code == 0
@@ -392,5 +392,5 @@ def test_state_directory_that_a_foreign_group_may_write_is_refused(home: Home) -
     os.chown(home.state, os.geteuid(), os.getegid())
 
     assert foreign.code == 74
-    says(foreign.said, f"may be written by the group {os.getegid() + 4711}")
+    says(foreign.said, f"is writable by the group {os.getegid() + 4711}")
     assert home.once().code == 0

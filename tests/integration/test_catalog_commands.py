@@ -256,7 +256,7 @@ def test_the_memory_of_another_cloud_says_nothing_of_this_one(home: Home, tmp_pa
         ]
 
     assert [done.code for done in ran] == [78] * 4
-    assert all("remembers what is in the catalog of" in done.said for done in ran)
+    assert all("belongs to the catalog of" in done.said for done in ran)
     assert len({done.said for done in ran}) == 1
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from syncd.config import loader
+from syncd.config import loader, rules
 from syncd.config.settings import Settings
 from syncd.core.files.selection import Rules, Selected
 from syncd.fs import scanner
@@ -54,7 +54,7 @@ def our_reading(base: Path, settings: Settings) -> dict[tuple[str, str], str]:
     roots, tree = roots_of(settings)
 
     def rules_of(root: Root) -> Rules:
-        return loader.rules_for(settings, root.path, type_key=root.type_key)
+        return rules.rules_for(settings, root.path, type_key=root.type_key)
 
     comparer = Comparer(roots, files=None, symlinks="follow", tree=tree, rules_of=rules_of)
     taken = {}

@@ -107,7 +107,7 @@ def test_health_finds_state_dir_by_file_flag_and_default(home: Home) -> None:
     store.close()
 
     assert (by_file, by_flag, by_default, by_broken.code) == (0, 0, 1, 1)
-    assert "cannot be understood" in by_broken.out
+    assert "is not valid" in by_broken.out
 
 
 def test_health_imports_no_heavy_library(home: Home) -> None:

@@ -98,7 +98,7 @@ def test_state_dir_inside_the_models_directory_is_refused_with_78(home: Home) ->
     done = home.run("--state-dir", str(inside), "--once")
 
     assert done.code == 78
-    assert "--state-dir: lies inside models_dir: syncd would watch its own database" in done.err
+    assert "--state-dir: is inside models_dir: syncd would watch its own database" in done.err
     assert not inside.exists()
 
 

@@ -231,7 +231,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ),
         (
             "[comfyui]\nbusy_bandwidth = 'off'\n",
-            ":3: comfyui.busy_bandwidth: is no rate such as 1 MiB/s",
+            ":3: comfyui.busy_bandwidth: is not a rate such as 1 MiB/s",
         ),
         ("[guest]\nnice = -1\n", ":3: guest.nice: must be a whole number 0 to 19"),
         ("[guest]\nhash_bandwidth = '1 KiB'\n", ":3: guest.hash_bandwidth: is below 8 KiB/s"),
@@ -242,8 +242,8 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             ":3: scan.symlinks: must be follow, within_roots or skip",
         ),
         ("state_dir = ''\n", ":2: state_dir: is not a path"),
-        ("state_dir = '/models'\n", ":2: state_dir: lies inside models_dir: syncd would watch"),
-        ("state_dir = '/models/x/..'\n", ":2: state_dir: lies inside models_dir"),
+        ("state_dir = '/models'\n", ":2: state_dir: is inside models_dir: syncd would watch"),
+        ("state_dir = '/models/x/..'\n", ":2: state_dir: is inside models_dir"),
         (
             "[settle]\nonce_wait_s = 69\n",
             ":3: settle.once_wait_s: is too short: files need 70 s to settle with quiet_s = 30",
@@ -267,20 +267,20 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ),
         (
             "[network]\nca_bundle = '/no/such.pem'\n",
-            ":3: network.ca_bundle: is not a file that can be read",
+            ":3: network.ca_bundle: is not a readable file",
         ),
         ("[http]\nlisten = '9464'\n", ":3: http.listen: is not host:port"),
         ("[http]\nlisten = '127.0.0.1:0'\n", ":3: http.listen: is not host:port"),
-        ("[http]\nlisten = '0.0.0.0:9464'\n", ":3: http.listen: is no loopback address"),
-        ("[http]\nlisten = '[::]:9464'\n", ":3: http.listen: is no loopback address"),
-        ("[http]\nlisten = 'box.lan:9464'\n", ":3: http.listen: is no loopback address"),
+        ("[http]\nlisten = '0.0.0.0:9464'\n", ":3: http.listen: is not a loopback address"),
+        ("[http]\nlisten = '[::]:9464'\n", ":3: http.listen: is not a loopback address"),
+        ("[http]\nlisten = 'box.lan:9464'\n", ":3: http.listen: is not a loopback address"),
         ("[network]\nproxy = 'socks5://h'\n", ":3: network.proxy: is not http://host:port"),
-        ("[naming]\nprefix = '../up/'\n", ":3: naming.prefix: is not empty or folder names"),
-        ("[naming]\nprefix = 'a..b/'\n", ":3: naming.prefix: is not empty or folder names"),
-        ("[naming]\nprefix = 'models'\n", ":3: naming.prefix: is not empty or folder names"),
+        ("[naming]\nprefix = '../up/'\n", ":3: naming.prefix: must be empty, or folder names"),
+        ("[naming]\nprefix = 'a..b/'\n", ":3: naming.prefix: must be empty, or folder names"),
+        ("[naming]\nprefix = 'models'\n", ":3: naming.prefix: must be empty, or folder names"),
         (
             "[naming.map]\n'a/b.pt' = 'a/b.pt'\n'a/(1).pt' = 'a/[1].pt'\n",
-            ":2: naming.map: entry 2 is mapped to a path that the server would refuse, too",
+            ":2: naming.map: entry 2 is mapped to a path that the server would also refuse",
         ),
         ("[naming.map]\n'a/b.pt' = 'b.pt'\n", ":2: naming.map: entry 1 is mapped to a path that"),
         ("[naming.map]\n'a/b.pt' = 'a/b.ckpt'\n", ":2: naming.map: entry 1 is not file to file"),
@@ -325,7 +325,7 @@ def test_state_dir_inside_a_linked_or_extra_directory_is_refused(tmp_path: Path)
     refused = {"link": "models_dir", "more/state": "a directory of comfyui.extra_model_paths"}
     for state, what in refused.items():
         flags = {"models_dir": f"{tmp_path}/models", "state_dir": f"{tmp_path}/{state}"}
-        with pytest.raises(ConfigError, match=f"^--state-dir: lies inside {what}: "):
+        with pytest.raises(ConfigError, match=f"^--state-dir: is inside {what}: "):
             read(tmp_path, toml, flags=flags)
 
     beside = {"models_dir": f"{tmp_path}/models", "state_dir": f"{tmp_path}/models-state"}
@@ -350,7 +350,7 @@ def test_message_tells_what_the_key_is_for_and_its_default(tmp_path: Path) -> No
 
     assert said == (
         "SYNCD_UPLOAD__FILES: upload.files: must be a whole number 1 to 16. "
-        "Files worked on at once. Default: 2."
+        "Files uploaded at the same time. Default: 2."
     )
 
 
@@ -531,7 +531,7 @@ def test_a_signing_key_that_cannot_be_used_is_refused_with_its_place(tmp_path: P
     assert "notify.webhook_secret: is not whsec_ and 24 to 64 bytes in base64" in given
     assert missing == f"{place}No such file or directory; notify.webhook_secret_file names it"
     assert wrong == (
-        f"{place}notify.webhook_secret_file: what it holds is not whsec_ and 24 to 64 bytes in base64"
+        f"{place}notify.webhook_secret_file: the content is not whsec_ and 24 to 64 bytes in base64"
     )
     assert open_to_all.startswith(f"{place}others may read the secret")
     assert "CANARY" not in given + wrong

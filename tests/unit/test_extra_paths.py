@@ -21,17 +21,17 @@ def read(tmp_path: Path, text: str | bytes) -> Settings:
         ("a: [", ":1:5: not valid YAML"),
         ("a: !!python/object:os.system x", ":1:4: not valid YAML"),
         (b"a: \xff", ": not UTF-8 at byte 3"),
-        ("a: 2026-02-30", ": holds what is no path"),
-        ("[" * 100_000, ": holds what is no path"),
-        ("- a\n", ": holds no sections"),
+        ("a: 2026-02-30", ": contains a value that is not a path"),
+        ("[" * 100_000, ": contains a value that is not a path"),
+        ("- a\n", ": has no sections"),
         ("a: loras\n", ": a: is not a section"),
         ("a:\n  base_path: 3\n", ": a: base_path is not a path"),
-        ("a:\n  loras: 3\n", ": a: loras: is not a type with its paths"),
-        ("a:\n  loras: [x, y]\n", ": a: loras: is not a type with its paths"),
-        ("a:\n  3: x\n", ": a: 3: is not a type with its paths"),
+        ("a:\n  loras: 3\n", ": a: loras: is not a type with paths"),
+        ("a:\n  loras: [x, y]\n", ": a: loras: is not a type with paths"),
+        ("a:\n  3: x\n", ": a: 3: is not a type with paths"),
         ("a:\n  lo/ras: x\n", ": a: lo/ras: a type is one folder name"),
         ('a:\n  "\\e[2J": x\n', ": a: \\x1b[2J: a type is one folder name"),
-        ('a:\n  loras: "x\\0y"\n', ": a: loras: is not a type with its paths"),
+        ('a:\n  loras: "x\\0y"\n', ": a: loras: is not a type with paths"),
     ],
 )
 def test_what_comfyui_would_stumble_over_is_refused_with_its_place(
@@ -44,9 +44,7 @@ def test_what_comfyui_would_stumble_over_is_refused_with_its_place(
 
 
 def test_a_file_that_is_not_there_is_refused_as_a_setting(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="--comfyui-extra-model-paths: is not a file that can be read"
-    ):
+    with pytest.raises(ConfigError, match="--comfyui-extra-model-paths: is not a readable file"):
         load("/dev/null", {"models_dir": "/m", "comfyui.extra_model_paths": "/none.yaml"}, {})
 
 
