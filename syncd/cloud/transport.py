@@ -225,12 +225,7 @@ class Transport:
 
     async def _pause_or_raise(self, call: Call, tries: int, failure: JobError) -> None:
         wait_s = retry_policy.request_wait_s(
-            failure.kind,
-            tries,
-            call=call,
-            jitter=self._jitter(),
-            retry_after_s=failure.retry_after_s,
-            unclear=failure.unclear,
+            retry_policy.Failure(failure, call, tries), self._jitter()
         )
         if wait_s is None or not self._budget.spend(timeout=failure.timed_out):
             raise failure

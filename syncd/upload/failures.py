@@ -6,7 +6,6 @@ An error comes here once the request and URL scopes did not cure it. The retry t
 """
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -14,16 +13,10 @@ import structlog
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.outcome import End, Outcome
 from syncd.core.jobs.parts import Route
-from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator, Permanent, StateError
+from syncd.errors import FileChanged, JobError, LeaseLost, Permanent, StateError
 from syncd.monitoring.progress import Tally
 from syncd.types import Call, HeldClass, Kind
 from syncd.upload.context import JobContext
-
-PERSON_PROBE_S = 3600.0
-"""Before a hold that a person has to end is probed, where the retry table names no wait."""
-
-ONCE_PARKED_S = 3600.0
-"""A backfill does not come back to a job that it gave up on; the next one starts with it at once."""
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -46,38 +39,20 @@ async def handle_error(context: JobContext, error: JobError) -> Outcome:
 
 
 async def _decide(context: JobContext, error: JobError) -> retry_policy.Decision:
-    deps, size, row = (
-        context.deps,
-        context.job.fingerprint.size,
-        retry_policy.row_of(error.kind, context.call),
-    )
-    spent = await context.write(
+    deps, row = context.deps, retry_policy.row_of(error.kind, context.call)
+    count = await context.write(
         deps.store.jobs.count_attempt,
         error.kind,
         window_ms=DAY_MS if row.fresh_uploads else None,
     )
-    resends = min(spent - 1, row.resends)
-    decision = retry_policy.decide(
-        error.kind,
-        call=context.call,
-        attempt=spent,
-        resends_spent=resends,
-        fresh_urls_spent=row.fresh_urls,
-        fresh_uploads_spent=spent - 1 - resends,
-        retry_after_s=error.retry_after_s,
+    one_request = context.route is Route.PUT and context.call in (Call.PRESIGN, Call.PUT_BODY)
+    too_large = error.kind is Kind.TOO_LARGE and one_request
+    return retry_policy.decide(
+        retry_policy.Failure(error, context.call, count),
         jitter=deps.jitter(),
         once=deps.once,
+        rerouted=too_large and deps.routes.turned_down(context.job.fingerprint.size),
     )
-    one_request = context.route is Route.PUT and context.call in (Call.PRESIGN, Call.PUT_BODY)
-    if error.kind is Kind.TOO_LARGE and one_request and deps.routes.turned_down(size):
-        return replace(decision, next=retry_policy.Next.FRESH_UPLOAD, wait_s=0.0, free=True)
-    if isinstance(error, Permanent):
-        return replace(decision, next=retry_policy.Next.FAIL)
-    if isinstance(error, NeedsOperator) and decision.next is not retry_policy.Next.HOLD:
-        return replace(decision, next=retry_policy.Next.HOLD, wait_s=PERSON_PROBE_S)
-    if decision.next is retry_policy.Next.PARK and deps.once:
-        return replace(decision, wait_s=ONCE_PARKED_S)
-    return decision
 
 
 async def _apply(context: JobContext, error: JobError, decision: retry_policy.Decision) -> Outcome:

@@ -194,13 +194,8 @@ class Transfer:
         tries.requests += 1
         if row.event is not None and tries.requests == row.tries:
             _log.error(row.event, reason=str(error), times=tries.requests)
-        wait_s = retry_policy.request_wait_s(
-            error.kind,
-            tries.requests,
-            retry_after_s=error.retry_after_s,
-            jitter=self._jitter(),
-            call=call,
-        )
+        failure = retry_policy.Failure(error, call, tries.requests)
+        wait_s = retry_policy.request_wait_s(failure, self._jitter())
         if wait_s is not None and self._budget.spend(timeout=error.timed_out):
             self._meter.count(Tally.RETRY, "request")
             _log.warning(
@@ -208,10 +203,7 @@ class Transfer:
             )
             await self._clock.sleep(wait_s)
             return False
-        decision = retry_policy.decide(
-            error.kind, call=call, attempt=1, fresh_urls_spent=tries.urls, jitter=self._jitter()
-        )
-        if decision.next is not retry_policy.Next.FRESH_URL:
+        if not retry_policy.needs_fresh_url(failure, tries.urls):
             raise error
         self._meter.count(Tally.URL_AGAIN)
         _log.info("url.renewed", call=str(call), reason=str(error))

@@ -1,4 +1,4 @@
-"""What the retry table, the budget and the pace promise for every failure, whatever its numbers."""
+"""Properties of the retry table, the retry budget and the stall detection."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.core.jobs import retry_policy
+from syncd.core.jobs.error_mapping import to_error
 from syncd.core.jobs.retry_budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
-from syncd.core.jobs.retry_policy import LOOK_FIRST, RETRY_AFTER_MAX_S, VARIANTS, Next
+from syncd.core.jobs.retry_policy import LOOK_FIRST, RETRY_AFTER_MAX_S, VARIANTS, Failure, Next
 from syncd.core.transfer.pace import SLOWEST_BYTES_PER_S, WINDOW_S, Pace
 from syncd.errors import Retryable
 from syncd.types import Call, Kind
@@ -24,21 +25,26 @@ jitters = st.floats(0, 1)
 attempts = st.integers(1, 10_000)
 asked = st.none() | st.floats(0, RETRY_AFTER_MAX_S)
 LONGEST_S = 21_600
-"""No row waits longer by itself than six hours."""
+"""No row waits longer than six hours, whatever the server asks for."""
+
+
+def failure(
+    case: tuple[Kind, Call | None],
+    count: int,
+    asked_s: float | None = None,
+    *,
+    unclear: bool = False,
+) -> Failure:
+    kind, call = case
+    error = to_error(kind, "failed", call=call, retry_after_s=asked_s, unclear=unclear)
+    return Failure(error, call, count)
 
 
 @given(cases, attempts, jitters, asked, st.booleans())
-def test_no_wait_is_longer_than_its_row_allows_nor_shorter_than_the_server_asked(
+def test_wait_is_within_bounds_of_row_and_at_least_what_server_asked(
     case: tuple[Kind, Call | None], attempt: int, jitter: float, asked_s: float | None, once: bool
 ) -> None:
-    decision = retry_policy.decide(
-        case[0],
-        attempt=attempt,
-        jitter=jitter,
-        call=case[1],
-        retry_after_s=asked_s,
-        once=once,
-    )
+    decision = retry_policy.decide(failure(case, attempt, asked_s), jitter=jitter, once=once)
 
     waits = decision.next in (Next.LATER, Next.PARK, Next.HOLD)
     assert 0 <= decision.wait_s <= (1.1 * LONGEST_S if waits else 0)
@@ -46,22 +52,15 @@ def test_no_wait_is_longer_than_its_row_allows_nor_shorter_than_the_server_asked
         assert decision.wait_s >= max(asked_s, 5)
 
 
-@given(cases, st.integers(1, 20), calls, jitters, asked, st.booleans())
-def test_a_request_is_repeated_as_often_as_its_row_says_and_never_in_doubt(
-    case: tuple[Kind, Call | None],
-    spent: int,
-    call: Call,
-    jitter: float,
-    asked_s: float | None,
-    unclear: bool,
+@given(st.tuples(kinds, calls), st.integers(1, 20), jitters, asked, st.booleans())
+def test_request_is_repeated_as_often_as_row_allows_and_never_in_doubt(
+    case: tuple[Kind, Call], sent: int, jitter: float, asked_s: float | None, unclear: bool
 ) -> None:
-    row = retry_policy.row_of(case[0], call)
+    row = retry_policy.row_of(*case)
 
-    wait_s = retry_policy.request_wait_s(
-        case[0], spent, call=call, jitter=jitter, retry_after_s=asked_s, unclear=unclear
-    )
+    wait_s = retry_policy.request_wait_s(failure(case, sent, asked_s, unclear=unclear), jitter)
 
-    if spent >= row.tries or (unclear and call in LOOK_FIRST):
+    if sent >= row.tries or (unclear and case[1] in LOOK_FIRST):
         assert wait_s is None
     elif asked_s is None:
         assert wait_s is not None
@@ -70,29 +69,18 @@ def test_a_request_is_repeated_as_often_as_its_row_says_and_never_in_doubt(
         assert asked_s <= wait_s <= 1.1 * row.request.cap_s
 
 
-@given(cases, attempts, st.booleans())
-def test_whatever_goes_wrong_again_and_again_the_narrow_scopes_are_used_up_soon(
-    case: tuple[Kind, Call | None], attempt: int, parts_named: bool
+@given(cases)
+def test_narrow_scopes_are_exhausted_after_as_many_failures_as_row_allows(
+    case: tuple[Kind, Call | None],
 ) -> None:
-    spent = {Next.RESEND: 0, Next.FRESH_URL: 0, Next.FRESH_UPLOAD: 0}
     row = retry_policy.row_of(*case)
-    bound = row.resends + row.fresh_urls + row.fresh_uploads
+    narrow = row.resends + row.fresh_uploads
 
-    for _ in range(bound + 1):
-        step = retry_policy.decide(
-            case[0],
-            attempt=attempt,
-            jitter=0,
-            call=case[1],
-            resends_spent=spent[Next.RESEND] if parts_named else None,
-            fresh_urls_spent=spent[Next.FRESH_URL],
-            fresh_uploads_spent=spent[Next.FRESH_UPLOAD],
-        ).next
-        if step not in spent:
-            break
-        spent[step] += 1
+    steps = [retry_policy.decide(failure(case, n + 1), jitter=0, once=False) for n in range(9)]
 
-    assert step not in spent
+    assert [step.next in (Next.RESEND, Next.FRESH_UPLOAD) for step in steps] == [
+        n < narrow for n in range(9)
+    ]
 
 
 @given(attempts, attempts, st.floats(0.001, 3600), st.floats(1, 1000), jitters, jitters)
@@ -117,7 +105,7 @@ moments = st.datetimes(datetime(1900, 1, 1), datetime(9000, 1, 1)).map(
 
 
 @given(headers, headers)
-def test_any_text_asks_for_nothing_or_for_at_most_six_hours(
+def test_retry_after_of_any_text_is_none_or_at_most_six_hours(
     value: str | None, date: str | None
 ) -> None:
     wait_s = retry_policy.retry_after(value, date)
@@ -126,9 +114,7 @@ def test_any_text_asks_for_nothing_or_for_at_most_six_hours(
 
 
 @given(moments, st.integers(-(10**6), 10**6))
-def test_a_date_asks_for_as_long_as_it_lies_behind_the_answers_own(
-    moment: datetime, later_s: int
-) -> None:
+def test_retry_after_date_counts_from_date_of_answer(moment: datetime, later_s: int) -> None:
     until = format_datetime(moment + timedelta(seconds=later_s))
 
     wait_s = retry_policy.retry_after(until, format_datetime(moment))
@@ -138,7 +124,7 @@ def test_a_date_asks_for_as_long_as_it_lies_behind_the_answers_own(
 
 
 @given(st.lists(st.sampled_from(["worked", "failed", "timed out"]), max_size=200))
-def test_a_host_is_never_asked_more_often_again_than_it_earned(story: list[str]) -> None:
+def test_budget_never_pays_for_more_repeats_than_earned(story: list[str]) -> None:
     budget, worked, paid = Budget(), 0, 0
     for event in story:
         if event == "worked":
@@ -158,7 +144,7 @@ moves = st.lists(st.tuples(st.integers(0, 400_000), st.floats(0.01, 400)), max_s
 
 
 @given(moves)
-def test_only_a_body_that_trickled_for_five_minutes_is_broken_off(
+def test_only_body_below_1_kib_per_second_for_five_minutes_stalls(
     story: list[tuple[int, float]],
 ) -> None:
     pace, now_s, moved, since_s = Pace(50.0), 50.0, 0, 50.0

@@ -45,7 +45,6 @@ class Next(StrEnum):
     """What to do once the request itself is given up."""
 
     RESEND = "resend"  # the parts whose etags were refused go again, then complete
-    FRESH_URL = "fresh_url"  # presign or sign the part again, same upload
     FRESH_UPLOAD = "fresh_upload"  # a new storage key from presign on; old parts are void
     LATER = "later"  # the same job after a wait
     PARK = "park"  # the same job after a long wait; `--once` leaves it
@@ -218,12 +217,34 @@ VARIANTS: Mapping[tuple[Kind, Call], Row] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """
+    A failure, as far as the decision about a retry depends on it.
+
+    Args:
+        error: The error. Its class may be stricter than the row of its kind, and then it wins.
+        call: The call that failed; None if it was no call.
+        count: How often it has happened, this time included. Request scope: how often the request was
+            sent. Job scope: failed attempts of this job with this kind of failure, within a day if
+            the row allows fresh uploads.
+    """
+
+    error: JobError
+    call: Call | None
+    count: int
+
+    @property
+    def row(self) -> Row:
+        """The row of the retry table that applies."""
+        return row_of(self.error.kind, self.call)
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """
     What a failure leads to.
 
-    ``wait_s`` is seconds until the job's next attempt or the hold's next probe, 0 for what happens
-    at once or ends the job.
+    ``wait_s`` is seconds until the job's next attempt or the hold's next probe; 0 if there is no wait.
     """
 
     next: Next
@@ -288,103 +309,74 @@ def date_of(text: str | None) -> datetime | None:
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
-def request_wait_s(
-    kind: Kind,
-    tries_spent: int,
-    *,
-    call: Call,
-    jitter: float,
-    retry_after_s: float | None = None,
-    unclear: bool = False,
-) -> float | None:
+def request_wait_s(failure: Failure, jitter: float) -> float | None:
     """
-    Seconds to wait before the same request is sent again; None: it is not.
+    Request scope: the seconds to wait before the same request is sent again; None: do not repeat it.
+
+    A request is not repeated if it may have taken effect, or if the server asks for a longer wait than
+    the request scope allows.
 
     Args:
-        tries_spent: How often it was sent, 1-based.
         jitter: In [0, 1], drawn by the caller.
-        retry_after_s: What the server asked for. Longer than the request scope waits: None.
-        unclear: The request may have taken effect.
     """
-    row = row_of(kind, call)
-    if tries_spent >= row.tries or (unclear and call in LOOK_FIRST):
+    error, row = failure.error, failure.row
+    if failure.count >= row.tries or (error.unclear and failure.call in LOOK_FIRST):
         return None
-    if retry_after_s is None:
-        return _wait_s(row.request, tries_spent, jitter)
-    return add_jitter(retry_after_s, jitter) if retry_after_s <= row.request.cap_s else None
+    if error.retry_after_s is None:
+        return _wait_s(row.request, failure.count, jitter)
+    within = error.retry_after_s <= row.request.cap_s
+    return add_jitter(error.retry_after_s, jitter) if within else None
 
 
-def decide(
-    kind: Kind,
-    *,
-    attempt: int,
-    jitter: float,
-    call: Call | None = None,
-    resends_spent: int | None = None,
-    fresh_urls_spent: int = 0,
-    fresh_uploads_spent: int = 0,
-    retry_after_s: float | None = None,
-    once: bool = False,
-) -> Decision:
+def needs_fresh_url(failure: Failure, urls_spent: int) -> bool:
+    """URL scope: return whether to repeat the request with a new URL, after *urls_spent* new ones."""
+    return urls_spent < failure.row.fresh_urls
+
+
+def decide(failure: Failure, *, jitter: float, once: bool, rerouted: bool = False) -> Decision:
     """
-    What happens after a failure that repeating the request did not cure.
+    Job scope: decide what follows a failure that neither a repeat nor a fresh URL cured.
 
     Args:
-        attempt: Failed attempts of this kind for this job, this one included; for a hold, its
-            failed probes.
         jitter: In [0, 1], drawn by the caller.
-        resends_spent: How often refused parts were sent again; None where nobody said which ones.
-        fresh_urls_spent, fresh_uploads_spent: URLs taken afresh since the last progress, uploads
-            begun afresh within the last day.
-        once: A run of ``--once``: the fifth failed attempt parks the job.
+        once: The run is ``--once``: the fifth failed attempt parks the job until the run has ended.
+        rerouted: The next attempt sends the file in parts, because one request was too large.
     """
-    row = row_of(kind, call)
-    step, wait = _widened(
-        row,
-        resends_spent=resends_spent,
-        fresh_urls_spent=fresh_urls_spent,
-        fresh_uploads_spent=fresh_uploads_spent,
-    ) or _end_of(row, attempt, once=once)
-    wait_s = _asked_or_ours_s(step, wait, attempt, jitter=jitter, retry_after_s=retry_after_s)
+    row = failure.row
+    if rerouted:
+        return Decision(Next.FRESH_UPLOAD, 0.0, free=True, fuse=row.fuse)
+    step, wait = _next_step(failure, once=once)
+    wait_s = _asked_or_ours_s(step, wait, failure, jitter)
     return Decision(step, wait_s, row.free, row.fuse)
 
 
-def _widened(
-    row: Row,
-    *,
-    resends_spent: int | None,
-    fresh_urls_spent: int,
-    fresh_uploads_spent: int,
-) -> tuple[Next, Wait] | None:
-    """The narrowest scope that is not used up, short of the job's own."""
-    if resends_spent is not None and resends_spent < row.resends:
+def _next_step(failure: Failure, *, once: bool) -> tuple[Next, Wait]:
+    row, spent = failure.row, failure.count - 1
+    if isinstance(failure.error, Permanent):
+        return Next.FAIL, AT_ONCE
+    if isinstance(failure.error, NeedsOperator) and row.error is not NeedsOperator:
+        return Next.HOLD, HOURLY
+    if spent < row.resends:
         return Next.RESEND, AT_ONCE
-    if fresh_urls_spent < row.fresh_urls:
-        return Next.FRESH_URL, AT_ONCE
-    if fresh_uploads_spent < row.fresh_uploads:
+    if spent < row.resends + row.fresh_uploads:
         return Next.FRESH_UPLOAD, AT_ONCE
-    return None
-
-
-def _end_of(row: Row, attempt: int, *, once: bool) -> tuple[Next, Wait]:
-    if row.job_limit is not None and _limit_reached(row, attempt, row.job_limit):
+    if row.job_limit is not None and _limit_reached(row, failure.count, row.job_limit):
         return row.at_limit, always(row.parked_s) if row.at_limit is Next.PARK else AT_ONCE
-    if once and row.then is Next.LATER and attempt >= ONCE_ATTEMPTS:
-        return Next.PARK, row.job
+    if once and row.then is Next.LATER and failure.count >= ONCE_ATTEMPTS:
+        return Next.PARK, HOURLY
     return row.then, {Next.LATER: row.job, Next.HOLD: row.probe}.get(row.then, AT_ONCE)
 
 
 def _limit_reached(row: Row, attempt: int, limit: int) -> bool:
-    """A parked job gets its whole number again; a failed one does not."""
+    """A parked job gets its full number of attempts again; a failed one does not."""
     return attempt % limit == 0 if row.at_limit is Next.PARK else attempt >= limit
 
 
-def _asked_or_ours_s(
-    step: Next, wait: Wait, attempt: int, *, jitter: float, retry_after_s: float | None
-) -> float:
-    if retry_after_s is not None and step in (Next.LATER, Next.HOLD):
-        return add_jitter(max(retry_after_s, LEAST_PAUSE_S), jitter)
-    return _wait_s(wait, attempt, 1.0 if step is Next.HOLD else jitter)
+def _asked_or_ours_s(step: Next, wait: Wait, failure: Failure, jitter: float) -> float:
+    asked_s = failure.error.retry_after_s
+    if asked_s is not None and step in (Next.LATER, Next.HOLD):
+        return add_jitter(max(asked_s, LEAST_PAUSE_S), jitter)
+    return _wait_s(wait, failure.count, 1.0 if step is Next.HOLD else jitter)
 
 
 def _wait_s(wait: Wait, n: int, jitter: float) -> float:
