@@ -1,11 +1,10 @@
 """
-What somebody elsewhere is to be told: gathered as it happens, told in few messages.
+The content of webhook messages: events are collected and sent in batches.
 
-A thousand files that fail are one message with the first of them, and there is at most one round of
-messages a minute. What passed before anybody was told of it is not told at all. However much
-happens, what is kept here stays small.
+A thousand failed files become one message that lists the first of them, and there is at most one batch
+a minute. A hold that ends before its start was sent is dropped. Memory use is bounded.
 
-Messages are signed as "Standard Webhooks" (standardwebhooks.com, version 1) has it.
+Messages are signed according to "Standard Webhooks" (standardwebhooks.com, version 1).
 """
 
 import base64
@@ -21,35 +20,35 @@ from enum import StrEnum
 from typing import Any
 
 GATHER_S = 5.0
-"""What happens so soon after something else is told together with it."""
+"""Seconds for which events are collected before a batch is sent."""
 
 PERIOD_S = 60.0
-"""Between two rounds of messages, at least."""
+"""The shortest time between two batches."""
 
 FILES_MOST = 20
-"""Files that a message names."""
+"""The largest number of files that a message lists."""
 
 TEXT_MOST = 500
-"""Characters of a path or a reason that a message quotes."""
+"""The largest number of characters of a path or a reason in a message."""
 
 KEY_LEAST, KEY_MOST = 24, 64
-"""Bytes of a signing key, as Standard Webhooks wants it."""
+"""Bounds for the size of a signing key in bytes, from Standard Webhooks."""
 
 _KEY_PREFIX = "whsec_"
 
 
 class Topic(StrEnum):
-    """What a message is about."""
+    """The event that a message reports."""
 
     FILES_FAILED = "files.failed"
-    HOLD_BEGAN = "hold.started"
+    HOLD_STARTED = "hold.started"
     HOLD_ENDED = "hold.ended"
     BATCH_DONE = "batch.done"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file that will not be in the catalog unless somebody does something."""
+    """A file that is not in the catalog and is not retried without user action."""
 
     path: str
     state: str
@@ -58,8 +57,8 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A hold; ``since`` and ``until`` are Unix milliseconds, ``until`` None while it lasts."""
+class Hold:
+    """A hold; ``since`` and ``until`` are Unix milliseconds, ``until`` is None while it lasts."""
 
     kind: str
     since: int
@@ -70,7 +69,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One message to be: a sentence for people, and what a program wants to know."""
+    """One message: a sentence for people and the details for programs."""
 
     topic: Topic
     text: str
@@ -78,78 +77,80 @@ class Item:
 
 
 class NotificationBatch:
-    """What happened and was not told yet. ``now_s`` is seconds on a clock that never goes back."""
+    """The events that have not been sent yet. ``now_s`` is seconds on a monotonic clock."""
 
     def __init__(self) -> None:
         self._failed: dict[int, Failure] = {}
         self._unnamed = 0
-        self._began: dict[str, Waiting] = {}
-        self._ended: dict[str, Waiting] = {}
+        self._started: dict[str, Hold] = {}
+        self._ended: dict[str, Hold] = {}
         self._work: Counter[str] = Counter()
-        self._done = False
+        self._queue_empty = False
         self._since_s = 0.0
         self._next_s = 0.0
 
-    def came(self, how: str) -> None:
-        """A file is in the catalog now: ``registered`` or ``adopted``."""
+    def add_finished(self, how: str) -> None:
+        """Count a file that is in the catalog now; *how* is ``registered`` or ``adopted``."""
         self._work[how] += 1
 
-    def failed(self, job_id: int, failure: Failure, now_s: float) -> None:
-        """A file failed, or waits for somebody to sign in."""
-        self._note(now_s)
+    def add_failure(self, job_id: int, failure: Failure, now_s: float) -> None:
+        """Add a file that failed, or that waits for a sign-in."""
+        self._start_batch(now_s)
         self._work[failure.state] += 1
         if job_id in self._failed or len(self._failed) < FILES_MOST:
             self._failed[job_id] = failure
         else:
             self._unnamed += 1
 
-    def given_back(self, job_ids: Collection[int]) -> None:
-        """These did not fail after all: they are tried again."""
+    def remove_failures(self, job_ids: Collection[int]) -> None:
+        """Take back failures of jobs that are retried after all."""
         for job_id in job_ids:
             failure = self._failed.pop(job_id, None)
             if failure is not None:
                 self._work[failure.state] -= 1
 
-    def hold_began(self, hold: Waiting, now_s: float) -> None:
-        """From now on everything waits."""
-        if self._ended.pop(hold.kind, None) is None:  # else it never ended as far as anybody knows
-            self._note(now_s)
-            self._began[hold.kind] = hold
+    def add_hold_start(self, hold: Hold, now_s: float) -> None:
+        """Add the start of a hold, or cancel the end of the same kind if that was not sent yet."""
+        if self._ended.pop(hold.kind, None) is None:
+            self._start_batch(now_s)
+            self._started[hold.kind] = hold
 
-    def hold_ended(self, hold: Waiting, now_s: float) -> None:
-        """Work goes on. Of a hold that nobody was told of, nobody is told that it is over."""
-        if self._began.pop(hold.kind, None) is None:
-            self._note(now_s)
+    def add_hold_end(self, hold: Hold, now_s: float) -> None:
+        """Add the end of a hold, or cancel its start if that was not sent yet."""
+        if self._started.pop(hold.kind, None) is None:
+            self._start_batch(now_s)
             self._ended[hold.kind] = hold
 
-    def queue_empty(self, now_s: float) -> None:
-        """Nothing is queued or under way; that is news if there was work."""
-        if not self._done and self._work.total() > 0:
-            self._note(now_s)
-            self._done = True
+    def add_queue_empty(self, now_s: float) -> None:
+        """Add that the queue is empty, if any job ended since the last time."""
+        if not self._queue_empty and self._work.total() > 0:
+            self._start_batch(now_s)
+            self._queue_empty = True
 
     def is_due(self, now_s: float) -> bool:
-        """Is there something to tell, and is it time?"""
+        """Return whether a batch should be sent now."""
         return self.pending and now_s >= max(self._since_s + GATHER_S, self._next_s)
 
     def take(self, now_s: float) -> list[Item]:
-        """All there is to tell, due or not; the next round is due in a minute at the earliest."""
+        """Return all pending messages and start the wait for the next batch."""
         items = [
-            *map(_hold_item, self._began.values()),
+            *map(_hold_item, self._started.values()),
             *self._failures(),
             *map(_hold_item, self._ended.values()),
             *self._batch(),
         ]
-        self._failed, self._unnamed, self._began, self._ended = {}, 0, {}, {}
+        self._failed, self._unnamed, self._started, self._ended = {}, 0, {}, {}
         self._next_s = now_s + PERIOD_S
         return items
 
     @property
     def pending(self) -> bool:
-        """Is there something to tell?"""
-        return bool(self._failed or self._unnamed or self._began or self._ended or self._done)
+        """Whether there is anything to send."""
+        return bool(
+            self._failed or self._unnamed or self._started or self._ended or self._queue_empty
+        )
 
-    def _note(self, now_s: float) -> None:
+    def _start_batch(self, now_s: float) -> None:
         if not self.pending:
             self._since_s = now_s
 
@@ -165,21 +166,21 @@ class NotificationBatch:
                 }
                 for failure in self._failed.values()
             ]
-            text = f"{_files(count)} could not be brought into the catalog"
+            text = f"{_files(count)} failed to upload"
             yield Item(Topic.FILES_FAILED, text, {"count": count, "files": files})
 
     def _batch(self) -> Iterator[Item]:
-        if self._done:
+        if self._queue_empty:
             names = ("registered", "adopted", "failed", "needs_sign_in")
             work = {name: self._work[name] for name in names}
             text = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in work.items() if n)
             yield Item(Topic.BATCH_DONE, f"the queue is empty: {text or 'nothing'}", {"work": work})
-            self._work, self._done = Counter(), False
+            self._work, self._queue_empty = Counter(), False
 
 
-def _hold_item(hold: Waiting) -> Item:
+def _hold_item(hold: Hold) -> Item:
     over = hold.until is not None
-    text = "work goes on after: " if over else "everything waits: "
+    text = "uploads resumed after: " if over else "uploads are on hold: "
     advice = "" if over or hold.advice is None else f" ({_short(hold.advice)})"
     details = {
         "kind": hold.kind,
@@ -188,16 +189,16 @@ def _hold_item(hold: Waiting) -> Item:
         "reason": _short(hold.reason),
         "advice": _short(hold.advice),
     }
-    topic = Topic.HOLD_ENDED if over else Topic.HOLD_BEGAN
+    topic = Topic.HOLD_ENDED if over else Topic.HOLD_STARTED
     return Item(topic, f"{text}{_short(hold.reason)}{advice}", {"hold": details})
 
 
 def message(item: Item, *, machine: str, now_ms: int, files_by_state: Mapping[str, int]) -> bytes:
     """
-    The body of *item*: JSON as docs/schemas/webhook.schema.json describes it.
+    Return the JSON body of *item*, which docs/schemas/webhook.schema.json describes.
 
-    ``text`` is for chat services that show it: ``&``, ``<`` and ``>`` are written as Slack wants
-    them, so that no file name or answer of a server calls anybody there.
+    ``text`` is meant for chat services. ``&``, ``<`` and ``>`` are escaped as Slack requires, so that a
+    file name or a server message cannot mention a user or a channel.
     """
     document = {
         "schema": 1,
@@ -213,10 +214,10 @@ def message(item: Item, *, machine: str, now_ms: int, files_by_state: Mapping[st
 
 def signing_key(text: str) -> bytes:
     """
-    The key that *text* (``whsec_`` and base64) stands for.
+    Decode a signing key, ``whsec_`` followed by base64.
 
     Raises:
-        ValueError: It is none; the message does not quote it.
+        ValueError: *text* is not a signing key. The message does not quote it.
     """
     wrong = ValueError("is not whsec_ and 24 to 64 bytes in base64")
     if not text.startswith(_KEY_PREFIX):
@@ -230,8 +231,8 @@ def signing_key(text: str) -> bytes:
     return key
 
 
-def signed(body: bytes, *, id: str, now_ms: int, key: bytes | None) -> dict[str, str]:
-    """The headers that go with *body*; without a *key* they say which message it is and no more."""
+def headers_for(body: bytes, *, id: str, now_ms: int, key: bytes | None) -> dict[str, str]:
+    """Return the headers that identify and, with a *key*, sign *body*."""
     seconds = str(now_ms // 1000)
     headers = {"webhook-id": id, "webhook-timestamp": seconds}
     if key is not None:

@@ -594,7 +594,7 @@ class Service:
             asyncio.create_task(parts.courtesy.run()),
             asyncio.create_task(self._watch_clock(parts)),
         }
-        if parts.announcer.is_heard:
+        if parts.announcer.is_configured:
             all_is_well = None if watcher is None else partial(self._all_is_well, parts)
             tasks.add(asyncio.create_task(parts.announcer.run(all_is_well=all_is_well)))
         if not self._notifier.is_heard:
@@ -690,7 +690,7 @@ class Service:
 
     async def _last_words(self, parts: Components, *, well: bool) -> None:
         within_s = LAST_WORDS_S if self._stop.is_set() else LAST_WORDS_ONCE_S
-        await parts.announcer.last_words(well=well, within_s=within_s)
+        await parts.announcer.flush(well=well, within_s=within_s)
 
     async def _all_is_well(self, parts: Components) -> bool:
         """Is every wanted file in the catalog, and nothing in the way?"""

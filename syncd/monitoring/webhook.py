@@ -1,10 +1,10 @@
 """
-Tells somebody elsewhere how it goes: messages to a webhook, and a heartbeat while all is well.
+Webhook messages about failures and holds, and a heartbeat while everything is uploaded.
 
-Nothing waits for either. What cannot be delivered in a few tries is dropped, and the log says so
-once. The client is a bare one: no credential of the cloud, no cookies, no redirects, and of an
-answer nothing but its status is read. An address may be a secret (its path is what lets us in), so
-neither it nor a text that may quote it is logged.
+Nothing waits for either. A message that cannot be delivered in a few tries is dropped, and the log
+reports the first one. The HTTP client sends no cloud credential and no cookies, follows no redirects,
+and reads only the status of a response. A webhook address may itself be a secret, so neither the address
+nor an error text that may quote it is logged.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ from syncd.clock import Clock
 from syncd.cloud import http as wire
 from syncd.core.jobs.outcome import End, Outcome
 from syncd.core.jobs.retry_policy import backoff_s
-from syncd.core.notifications import Failure, NotificationBatch, Waiting, message, signed
+from syncd.core.notifications import Failure, Hold, NotificationBatch, headers_for, message
 from syncd.executors import Executors
 from syncd.monitoring.log import scrub
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
 from syncd.types import Job, printable
 
-LOOK_S = 1.0
-"""Between looks whether there is something to tell."""
+POLL_S = 1.0
+"""Seconds between two checks whether a batch is due."""
 
 HEARTBEAT_S = 300.0
-"""Between two heartbeats, at least."""
+"""The shortest time between two heartbeats."""
 
 SEND_S = 5.0
-"""How long a receiver is given for one request."""
+"""The time limit of one request."""
 
 TRIES = 3
 RETRY_FIRST_S, RETRY_MOST_S = 2.0, 10.0
 
-_WORTH_ANOTHER_TRY = frozenset({408, 425, 429})
+_RETRYABLE_STATUS = frozenset({408, 425, 429})
 
 _Request = Callable[[httpx.AsyncClient, str], httpx.Request]
 
@@ -49,12 +49,12 @@ _log = structlog.get_logger("syncd.monitoring.webhook")
 @dataclass(frozen=True, slots=True)
 class Receiver:
     """
-    Somebody who is told.
+    An address that messages or heartbeats go to.
 
     Args:
-        setting: Where the address was set.
+        setting: The name of the setting that contains the address.
         url: The address.
-        shown: What may be seen of it.
+        shown: The part of the address that may appear in the log.
     """
 
     setting: str
@@ -65,12 +65,12 @@ class Receiver:
 @dataclass(frozen=True, slots=True)
 class Receivers:
     """
-    Who is told.
+    The configured receivers.
 
     Args:
-        webhook, heartbeat: None: nobody.
+        webhook, heartbeat: None: not configured.
         key: Signs the messages.
-        machine: What this machine is called in them.
+        machine: The name of this machine in the messages.
     """
 
     webhook: Receiver | None
@@ -80,8 +80,8 @@ class Receivers:
 
 
 @dataclass(frozen=True, slots=True)
-class _Letter:
-    """A message that keeps its id over all tries, by which a receiver knows a repeated one."""
+class _Message:
+    """A message whose id stays the same over all tries, so that a receiver can drop duplicates."""
 
     id: str
     body: bytes
@@ -89,12 +89,12 @@ class _Letter:
 
 class WebhookNotifier:
     """
-    Gathers what happens and tells it.
+    Collects events and sends them.
 
     Args:
         jitter: Draws from [0, 1).
-        shown_of: A job's file as a person is told of it.
-        ca_bundle, proxy: As for ``wire.client_arguments``.
+        shown_of: Returns the path of a job's file as users see it.
+        ca_bundle, proxy: See ``cloud.http.client_arguments``.
     """
 
     def __init__(
@@ -116,24 +116,24 @@ class WebhookNotifier:
         self._jitter = jitter
         self._shown_of = shown_of
         self._client = (
-            wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy) if self.is_heard else {}
+            wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy) if self.is_configured else {}
         )
-        self._news = NotificationBatch()
-        self._outbox: list[_Letter] = []
+        self._batch = NotificationBatch()
+        self._outbox: list[_Message] = []
         self._dropped: dict[str, int] = {}
         self._idle = asyncio.Event()
 
     @property
-    def is_heard(self) -> bool:
-        """Is there anybody to tell?"""
+    def is_configured(self) -> bool:
+        """Whether there is any receiver."""
         return bool(self._receivers.webhook or self._receivers.heartbeat)
 
-    # -- what happens; none of these waits, and none fails -----------------------------------------
+    # -- events; these methods neither wait nor fail ----------------------------------------------
 
     def job_ended(self, job: Job, outcome: Outcome) -> None:
-        """A worker let go of *job*."""
+        """Record how a worker ended *job*."""
         if outcome.end in (End.REGISTERED, End.ADOPTED):
-            self._news.came(outcome.end)
+            self._batch.add_finished(outcome.end)
         elif outcome.end in (End.FAILED, End.NEEDS_SIGN_IN):
             error = outcome.error
             failure = Failure(
@@ -142,78 +142,79 @@ class WebhookNotifier:
                 _clean(str(error)) if error else "",
                 _clean(error.advice) if error and error.advice else None,
             )
-            self._news.failed(job.id, failure, self._clock.boottime_s())
+            self._batch.add_failure(job.id, failure, self._clock.boottime_s())
 
-    def given_back(self, job_ids: Collection[int]) -> None:
-        """These failed for a reason that was not theirs, and are tried again."""
-        self._news.given_back(job_ids)
+    def jobs_requeued(self, job_ids: Collection[int]) -> None:
+        """Take back the failures of jobs that failed through no fault of theirs and are retried."""
+        self._batch.remove_failures(job_ids)
 
-    def hold_began(self, hold: HoldRow) -> None:
-        """Everything waits."""
-        self._news.hold_began(_waiting(hold), self._clock.boottime_s())
+    def hold_started(self, hold: HoldRow) -> None:
+        """Record the start of a hold."""
+        self._batch.add_hold_start(_hold(hold), self._clock.boottime_s())
 
     def hold_ended(self, hold: HoldRow) -> None:
-        """What everything waited for is over."""
-        waiting = _waiting(hold, until=self._clock.now_ms())
-        self._news.hold_ended(waiting, self._clock.boottime_s())
+        """Record the end of a hold."""
+        ended = _hold(hold, until=self._clock.now_ms())
+        self._batch.add_hold_end(ended, self._clock.boottime_s())
 
     def queue_empty(self) -> None:
-        """Nothing is queued or under way."""
-        self._news.queue_empty(self._clock.boottime_s())
+        """Record that no job is queued or running."""
+        self._batch.add_queue_empty(self._clock.boottime_s())
         self._idle.set()
 
-    # -- telling it --------------------------------------------------------------------------------
+    # -- sending ----------------------------------------------------------------------------------
 
     async def run(self, *, all_is_well: Callable[[], Awaitable[bool]] | None) -> None:
         """
-        Tell what happens, and that all is well, until cancelled.
+        Send messages and heartbeats until cancelled.
 
         Args:
-            all_is_well: Is every wanted file in the catalog, and nothing in the way? None: nobody is
-                told that.
+            all_is_well: Returns whether every wanted file is in the catalog and nothing blocks.
+                None: send no heartbeats.
 
         Raises:
             StateError: The store cannot be read.
         """
         async with asyncio.TaskGroup() as both:
             if self._receivers.webhook is not None:
-                both.create_task(self._tell())
+                both.create_task(self._send_batches())
             if all_is_well is not None and self._receivers.heartbeat is not None:
-                both.create_task(self._beat(all_is_well))
+                both.create_task(self._send_heartbeats(all_is_well))
 
-    async def last_words(self, *, well: bool, within_s: float) -> None:
-        """Tell what was not told yet, and if the run ended *well* that it did, within *within_s*."""
-        telling = [self._post_news()] if self._receivers.webhook is not None else []
+    async def flush(self, *, well: bool, within_s: float) -> None:
+        """Send pending messages, and a heartbeat if the run ended *well*, within *within_s*."""
+        sending = [self._send_batch()] if self._receivers.webhook is not None else []
         if well and self._receivers.heartbeat is not None:
-            telling.append(self._send_heartbeat())
+            sending.append(self._send_heartbeat(self._receivers.heartbeat))
         try:
             async with asyncio.timeout(within_s):
-                await asyncio.gather(*telling)
+                await asyncio.gather(*sending)
         except TimeoutError:
             _log.warning("webhook.cut_short", unsent=len(self._outbox), seconds=within_s)
 
-    async def _tell(self) -> None:
+    async def _send_batches(self) -> None:
         while True:
-            if self._news.is_due(self._clock.boottime_s()):
-                await self._post_news()
-            await self._clock.sleep(LOOK_S)
+            if self._batch.is_due(self._clock.boottime_s()):
+                await self._send_batch()
+            await self._clock.sleep(POLL_S)
 
-    async def _beat(self, all_is_well: Callable[[], Awaitable[bool]]) -> None:
-        """The dispatcher says at least twice a minute that the queue is empty, while it is."""
+    async def _send_heartbeats(self, all_is_well: Callable[[], Awaitable[bool]]) -> None:
+        """Send heartbeats while idle; the dispatcher reports an empty queue twice a minute."""
+        assert self._receivers.heartbeat is not None
         while True:
             await self._idle.wait()
             if await all_is_well():
-                await self._send_heartbeat()
+                await self._send_heartbeat(self._receivers.heartbeat)
                 await self._clock.sleep(HEARTBEAT_S)
             self._idle.clear()
 
-    async def _post_news(self) -> None:
-        """What a stop left in the outbox goes first, under the ids it has."""
+    async def _send_batch(self) -> None:
+        """Send first the messages that an interrupted batch left, with the ids they have."""
         await self._empty_outbox()
-        if self._news.pending:
+        if self._batch.pending:
             counts = await self._lanes.db(self._store.report.counts)
-            self._outbox = [  # nothing waits between here and the taking
-                _Letter(
+            self._outbox = [  # nothing awaits between take() and this assignment
+                _Message(
                     f"msg_{secrets.token_hex(12)}",
                     message(
                         item,
@@ -222,7 +223,7 @@ class WebhookNotifier:
                         files_by_state=counts,
                     ),
                 )
-                for item in self._news.take(self._clock.boottime_s())
+                for item in self._batch.take(self._clock.boottime_s())
             ]
         await self._empty_outbox()
 
@@ -231,32 +232,29 @@ class WebhookNotifier:
             await self._post(self._outbox[0])
             del self._outbox[0]
 
-    async def _post(self, letter: _Letter) -> None:
+    async def _post(self, letter: _Message) -> None:
         def request(http: httpx.AsyncClient, url: str) -> httpx.Request:
-            headers = signed(
+            headers = headers_for(
                 letter.body, id=letter.id, now_ms=self._clock.now_ms(), key=self._receivers.key
             )
             headers["Content-Type"] = "application/json"
             return http.build_request("POST", url, content=letter.body, headers=headers)
 
-        assert self._receivers.webhook is not None, "else there is nothing to post"
+        assert self._receivers.webhook is not None
         await self._send(self._receivers.webhook, request)
 
-    async def _send_heartbeat(self) -> None:
-        assert self._receivers.heartbeat is not None, "else there is nobody to hear it"
-        await self._send(
-            self._receivers.heartbeat, lambda http, url: http.build_request("GET", url)
-        )
+    async def _send_heartbeat(self, to: Receiver) -> None:
+        await self._send(to, lambda http, url: http.build_request("GET", url))
 
     async def _send(self, to: Receiver, request: _Request) -> None:
-        """A few tries, or one where the last message was dropped; then this one is, too."""
+        """Try a few times, or once if the previous message was dropped; then drop the message."""
         tries = 1 if to.setting in self._dropped else TRIES
         for attempt in range(1, tries + 1):
-            reason, again = await self._try(to.url, request)
+            reason, retryable = await self._try(to.url, request)
             if reason is None:
                 self._delivered(to)
                 return
-            if not again or attempt == tries:
+            if not retryable or attempt == tries:
                 break
             jitter = self._jitter()
             await self._clock.sleep(
@@ -274,7 +272,7 @@ class WebhookNotifier:
             _log.info("webhook.recovered", setting=to.setting, to=to.shown, dropped=dropped)
 
     async def _try(self, url: str, request: _Request) -> tuple[str | None, bool]:
-        """Why it was not taken (None: it was), and whether another try may do better."""
+        """Return why the request failed (None: it did not), and whether a retry may help."""
         agent = {"User-Agent": f"syncd/{__version__}"}
         try:
             async with (
@@ -286,18 +284,18 @@ class WebhookNotifier:
         except httpx.ConnectError as error:
             return f"ConnectError: {error}", True
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
-            return type(error).__name__, True  # its text may quote the address, or the receiver
+            return type(error).__name__, True  # the text may quote the address or the receiver
         if response.is_success:
             return None, False
-        said = f"HTTP {response.status_code}"
+        reason = f"HTTP {response.status_code}"
         if response.is_redirect:
-            said += ", a redirect, and those are not followed"
-        return said, response.is_server_error or response.status_code in _WORTH_ANOTHER_TRY
+            reason += " (redirects are not followed)"
+        return reason, response.is_server_error or response.status_code in _RETRYABLE_STATUS
 
 
-def _waiting(hold: HoldRow, until: int | None = None) -> Waiting:
-    advice = _clean(hold.advice) if hold.advice else None
-    return Waiting(hold.kind, hold.since, _clean(hold.reason), advice, until)
+def _hold(row: HoldRow, until: int | None = None) -> Hold:
+    advice = _clean(row.advice) if row.advice else None
+    return Hold(row.kind, row.since, _clean(row.reason), advice, until)
 
 
 def _clean(text: str) -> str:

@@ -377,7 +377,7 @@ class Dispatcher:
         await self._lanes.db(
             self._store.jobs.requeue_failed, self._clock.now_ms(), reason=reason, only=self._blown
         )
-        self._announcer.given_back(self._blown)
+        self._announcer.jobs_requeued(self._blown)
         self._blown.clear()
         await self._put(HoldKind.OPERATOR, reason, advice, FUSE_PROBE_S, side=side)
 
@@ -413,7 +413,7 @@ class Dispatcher:
         self._holds = await self._lanes.db(self._store.holds.all)
         if row.probes == 0:
             _log.error("hold.started", kind=kind, reason=reason, advice=advice)
-            self._announcer.hold_began(row)
+            self._announcer.hold_started(row)
 
 
 def _kind_of(error: JobError) -> HoldKind:

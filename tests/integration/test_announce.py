@@ -326,8 +326,8 @@ async def tell(tmp_path: Path, listener: ScriptedServer, clock: FakeClock, *, ro
         proxy=None,
     )
     for number in range(rounds):
-        announcer.hold_began(HoldRow(HoldKind.OFFLINE, 0, f"no route {number}", None, 0, 0))
-        await announcer.last_words(well=True, within_s=20)
+        announcer.hold_started(HoldRow(HoldKind.OFFLINE, 0, f"no route {number}", None, 0, 0))
+        await announcer.flush(well=True, within_s=20)
     await lanes.db(store.close)
     lanes.close()
 

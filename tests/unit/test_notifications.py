@@ -1,4 +1,4 @@
-"""What is told of what happened, how often, and how it is signed."""
+"""Batches of webhook messages, their text, and their signature."""
 
 import base64
 import hashlib
@@ -15,12 +15,12 @@ from syncd.core.notifications import (
     PERIOD_S,
     TEXT_MOST,
     Failure,
+    Hold,
     Item,
     NotificationBatch,
     Topic,
-    Waiting,
+    headers_for,
     message,
-    signed,
     signing_key,
 )
 from syncd.types import FileState
@@ -30,8 +30,8 @@ SCHEMA = json.loads(
 )
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
-OFFLINE = Waiting("offline", since=1000, reason="no route", advice="Check the network.")
-OVER = Waiting("offline", since=1000, reason="no route", advice="Check the network.", until=9000)
+OFFLINE = Hold("offline", since=1000, reason="no route", advice="Check the network.")
+OVER = Hold("offline", since=1000, reason="no route", advice="Check the network.", until=9000)
 
 
 def failure(number: int = 1) -> Failure:
@@ -44,153 +44,155 @@ def topics(items: list[Item]) -> list[str]:
 
 def document(item: Item) -> dict[str, object]:
     body = message(item, machine="box", now_ms=5, files_by_state={"failed": 1})
-    told: dict[str, object] = json.loads(body)
-    jsonschema.validate(told, SCHEMA)
-    return told
+    parsed: dict[str, object] = json.loads(body)
+    jsonschema.validate(parsed, SCHEMA)
+    return parsed
 
 
-def test_nothing_is_due_when_nothing_happened() -> None:
-    news = NotificationBatch()
-    news.came("registered")
+def test_batch_of_finished_files_only_is_not_due() -> None:
+    batch = NotificationBatch()
+    batch.add_finished("registered")
 
-    assert not news.is_due(1e9)
-    assert news.take(1e9) == []
+    assert not batch.is_due(1e9)
+    assert batch.take(1e9) == []
 
 
-def test_a_thousand_failures_are_one_message_that_names_the_first() -> None:
-    news = NotificationBatch()
+def test_thousand_failures_become_one_message_that_lists_first_files() -> None:
+    batch = NotificationBatch()
     for number in range(1000):
-        news.failed(number, failure(number), now_s=100 + number / 1000)
+        batch.add_failure(number, failure(number), now_s=100 + number / 1000)
 
-    assert not news.is_due(100 + GATHER_S - 0.1)
-    assert news.is_due(100 + GATHER_S)
+    assert not batch.is_due(100 + GATHER_S - 0.1)
+    assert batch.is_due(100 + GATHER_S)
 
-    (item,) = news.take(100 + GATHER_S)
-    told = document(item)
+    (item,) = batch.take(100 + GATHER_S)
+    sent = document(item)
 
-    assert told["count"] == 1000
-    assert told["files"] == [
+    assert sent["count"] == 1000
+    assert sent["files"] == [
         {"path": f"loras/{n}.pt", "state": "failed", "reason": "refused", "advice": "Rename it."}
         for n in range(FILES_MOST)
     ]
 
 
-def test_rounds_are_a_minute_apart() -> None:
-    news = NotificationBatch()
-    news.failed(1, failure(), 100)
-    news.take(105)
-    news.failed(2, failure(), 106)
+def test_batches_are_a_minute_apart() -> None:
+    batch = NotificationBatch()
+    batch.add_failure(1, failure(), 100)
+    batch.take(105)
+    batch.add_failure(2, failure(), 106)
 
-    assert not news.is_due(105 + PERIOD_S - 0.1)
-    assert news.is_due(105 + PERIOD_S)
+    assert not batch.is_due(105 + PERIOD_S - 0.1)
+    assert batch.is_due(105 + PERIOD_S)
 
 
-def test_what_is_given_back_did_not_fail() -> None:
-    news = NotificationBatch()
+def test_removed_failures_are_not_sent() -> None:
+    batch = NotificationBatch()
     for number in range(5):
-        news.failed(number, failure(number), 100)
-    news.given_back(range(5))
-    news.queue_empty(100)
+        batch.add_failure(number, failure(number), 100)
+    batch.remove_failures(range(5))
+    batch.add_queue_empty(100)
 
-    assert not news.is_due(1e9)
+    assert not batch.is_due(1e9)
 
 
-def test_a_hold_is_told_when_it_began_and_when_it_ended() -> None:
-    news = NotificationBatch()
-    news.hold_began(OFFLINE, 100)
+def test_hold_sends_a_start_and_an_end_message() -> None:
+    batch = NotificationBatch()
+    batch.add_hold_start(OFFLINE, 100)
 
-    (began,) = news.take(110)
-    told = document(began)
+    (began,) = batch.take(110)
+    sent = document(began)
 
-    assert told["event"] == "hold.started"
-    assert told["hold"] == {
+    assert sent["event"] == "hold.started"
+    assert sent["hold"] == {
         "kind": "offline", "since": 1000, "until": None, "reason": "no route",
         "advice": "Check the network.",
     }  # fmt: skip
-    assert told["text"] == "syncd on box: everything waits: no route (Check the network.)"
+    assert sent["text"] == "syncd on box: uploads are on hold: no route (Check the network.)"
 
-    news.hold_ended(OVER, 200)
-    (ended,) = news.take(210)
-    told = document(ended)
+    batch.add_hold_end(OVER, 200)
+    (ended,) = batch.take(210)
+    sent = document(ended)
 
-    assert told["event"] == "hold.ended"
-    assert told["text"] == "syncd on box: work goes on after: no route"
-
-
-def test_a_hold_that_was_over_before_anybody_was_told_is_no_news() -> None:
-    news = NotificationBatch()
-    news.hold_began(OFFLINE, 100)
-    news.hold_ended(OVER, 102)
-
-    assert not news.is_due(1e9)
+    assert sent["event"] == "hold.ended"
+    assert sent["text"] == "syncd on box: uploads resumed after: no route"
 
 
-def test_a_hold_that_came_back_before_its_end_was_told_never_ended() -> None:
-    news = NotificationBatch()
-    news.hold_began(OFFLINE, 100)
-    news.take(110)
-    news.hold_ended(OVER, 120)
-    news.hold_began(OFFLINE, 130)
+def test_hold_that_ends_before_its_start_was_sent_is_dropped() -> None:
+    batch = NotificationBatch()
+    batch.add_hold_start(OFFLINE, 100)
+    batch.add_hold_end(OVER, 102)
 
-    assert not news.is_due(1e9)
-
-    news.hold_ended(OVER, 200)
-
-    assert topics(news.take(210)) == ["hold.ended"]
+    assert not batch.is_due(1e9)
 
 
-def test_the_end_of_a_hold_from_before_the_start_is_told() -> None:
-    news = NotificationBatch()
-    news.hold_ended(OVER, 100)
+def test_hold_that_returns_before_its_end_was_sent_is_one_hold() -> None:
+    batch = NotificationBatch()
+    batch.add_hold_start(OFFLINE, 100)
+    batch.take(110)
+    batch.add_hold_end(OVER, 120)
+    batch.add_hold_start(OFFLINE, 130)
 
-    assert topics(news.take(110)) == ["hold.ended"]
+    assert not batch.is_due(1e9)
+
+    batch.add_hold_end(OVER, 200)
+
+    assert topics(batch.take(210)) == ["hold.ended"]
 
 
-def test_a_batch_is_done_when_the_queue_is_empty_after_work_and_once() -> None:
-    news = NotificationBatch()
-    news.queue_empty(100)
-    news.came("registered")
-    news.came("registered")
-    news.came("adopted")
-    news.failed(1, failure(), 101)
-    news.queue_empty(102)
-    news.queue_empty(103)
+def test_end_of_hold_from_earlier_run_is_sent() -> None:
+    batch = NotificationBatch()
+    batch.add_hold_end(OVER, 100)
 
-    failed, done = news.take(110)
-    told = document(done)
+    assert topics(batch.take(110)) == ["hold.ended"]
+
+
+def test_empty_queue_is_reported_once_after_work() -> None:
+    batch = NotificationBatch()
+    batch.add_queue_empty(100)
+    batch.add_finished("registered")
+    batch.add_finished("registered")
+    batch.add_finished("adopted")
+    batch.add_failure(1, failure(), 101)
+    batch.add_queue_empty(102)
+    batch.add_queue_empty(103)
+
+    failed, done = batch.take(110)
+    sent = document(done)
 
     assert failed.topic is Topic.FILES_FAILED
-    assert told["work"] == {"registered": 2, "adopted": 1, "failed": 1, "needs_sign_in": 0}
-    assert told["text"] == "syncd on box: the queue is empty: 2 registered, 1 adopted, 1 failed"
+    assert sent["work"] == {"registered": 2, "adopted": 1, "failed": 1, "needs_sign_in": 0}
+    assert sent["text"] == "syncd on box: the queue is empty: 2 registered, 1 adopted, 1 failed"
 
-    news.queue_empty(200)
+    batch.add_queue_empty(200)
 
-    assert not news.is_due(1e9)
+    assert not batch.is_due(1e9)
 
 
-def test_a_message_stays_small_and_calls_nobody_in_a_chat() -> None:
-    news = NotificationBatch()
+def test_message_is_bounded_and_escapes_mentions() -> None:
+    batch = NotificationBatch()
     for number in range(FILES_MOST):
         long = Failure("p" * 9999, "failed", "<!channel>" + "w" * 9999, "a" * 9999)
-        news.failed(number, long, 0)
-    news.hold_began(Waiting("operator", 0, "<!channel> & co", None), 0)
-    hold, failed = news.take(1)
+        batch.add_failure(number, long, 0)
+    batch.add_hold_start(Hold("operator", 0, "<!channel> & co", None), 0)
+    hold, failed = batch.take(1)
 
-    assert document(hold)["text"] == ("syncd on box: everything waits: &lt;!channel&gt; &amp; co")
+    assert document(hold)["text"] == (
+        "syncd on box: uploads are on hold: &lt;!channel&gt; &amp; co"
+    )
     assert document(failed)["count"] == FILES_MOST
     assert len(message(failed, machine="b", now_ms=0, files_by_state={})) < (
         FILES_MOST * (3 * TEXT_MOST + 200) + 1000
     )
 
 
-def test_the_schema_knows_every_state_of_a_file() -> None:
+def test_schema_lists_every_file_state() -> None:
     known = SCHEMA["properties"]["files_by_state"]["propertyNames"]["enum"]
 
     assert sorted(known) == sorted(FileState)
 
 
-def test_a_message_is_signed_as_standard_webhooks_says() -> None:
-    headers = signed(b'{"a":1}', id="msg_1", now_ms=1_614_265_330_999, key=KEY)
+def test_signature_follows_standard_webhooks() -> None:
+    headers = headers_for(b'{"a":1}', id="msg_1", now_ms=1_614_265_330_999, key=KEY)
     expected = hmac.digest(KEY, b'msg_1.1614265330.{"a":1}', hashlib.sha256)
 
     assert headers == {
@@ -200,8 +202,8 @@ def test_a_message_is_signed_as_standard_webhooks_says() -> None:
     }
 
 
-def test_the_test_vector_of_the_public_libraries_comes_out() -> None:
-    headers = signed(
+def test_signature_matches_test_vector_of_public_libraries() -> None:
+    headers = headers_for(
         b'{"test": 2432232314}',
         id="msg_p5jXN8AQM9LWM0D4loKWxJek",
         now_ms=1_614_265_330_000,
@@ -211,14 +213,10 @@ def test_the_test_vector_of_the_public_libraries_comes_out() -> None:
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_without_a_key_nothing_is_signed() -> None:
-    assert signed(b"{}", id="msg_1", now_ms=0, key=None).keys() == {
+def test_message_without_key_has_no_signature() -> None:
+    assert headers_for(b"{}", id="msg_1", now_ms=0, key=None).keys() == {
         "webhook-id", "webhook-timestamp",
     }  # fmt: skip
-
-
-def test_a_signing_key_is_read_as_it_is_written() -> None:
-    assert signing_key(SECRET) == KEY
 
 
 @pytest.mark.parametrize(
@@ -233,8 +231,9 @@ def test_a_signing_key_is_read_as_it_is_written() -> None:
         f"whsec_{base64.b64encode(bytes(65)).decode()}",
     ],
 )
-def test_what_is_no_signing_key_is_refused_and_not_quoted(text: str) -> None:
+def test_signing_key_of_wrong_form_is_refused_and_not_quoted(text: str) -> None:
     with pytest.raises(ValueError, match="is not whsec_") as raised:
         signing_key(text)
 
+    assert signing_key(SECRET) == KEY
     assert str(raised.value) == "is not whsec_ and 24 to 64 bytes in base64"
