@@ -1,4 +1,4 @@
-"""The files of docs/deploy/ and the Dockerfile: what their linters say, and where they must agree."""
+"""The files in docs/deploy/ and the Dockerfile pass their linters and agree with each other."""
 
 import os
 import shutil
@@ -24,18 +24,17 @@ KUBERNETES = ("kubernetes-sidecar.yaml", "kubernetes-once.yaml")
 LOGIN = "kubernetes-login.yaml"
 HOOK = DEPLOY / "start-hook.sh"
 
-SAME_AGAIN = {2, 77, 78}
-"""Exit codes after which the same start would end the same way: usage, a person, configuration."""
+PERMANENT_CODES = {2, 77, 78}
+"""Exit codes after which another start would fail in the same way."""
 
 GRACE_S = 20
-"""``upload.shutdown_grace_s`` unless set."""
+"""The default of ``upload.shutdown_grace_s``."""
 
 
-def linted(tool: str, *arguments: str) -> None:
-    """Run a tool of the test packages; it finds nothing."""
+def require_no_findings(tool: str, *arguments: str) -> None:
     command = os.fspath(Path(sys.executable).with_name(tool))
-    done = subprocess.run([command, *arguments], text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run([command, *arguments], text=True, capture_output=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def compose() -> dict[str, Any]:
@@ -50,26 +49,26 @@ def pod_of(name: str) -> dict[str, Any]:
 
 
 def syncd_of(name: str) -> dict[str, Any]:
-    """The container of syncd in a Kubernetes file."""
+    """Return the syncd container of a Kubernetes file."""
     pod = pod_of(name)
     every = [*pod.get("initContainers", []), *pod["containers"]]
     (found,) = [container for container in every if container["name"] == "syncd"]
     return dict(found)
 
 
-def test_hadolint_finds_no_fault_in_the_dockerfile() -> None:
-    linted("hadolint", os.fspath(PROJECT / "Dockerfile"))
+def test_dockerfile_passes_hadolint() -> None:
+    require_no_findings("hadolint", os.fspath(PROJECT / "Dockerfile"))
 
 
-def test_compose_file_fits_its_schema() -> None:
-    linted(
+def test_compose_file_matches_its_schema() -> None:
+    require_no_findings(
         "check-jsonschema", "--builtin-schema", "vendor.compose-spec",
         os.fspath(DEPLOY / "compose.yaml"),
     )  # fmt: skip
 
 
-def test_kubernetes_files_fit_their_schemas() -> None:
-    linted(
+def test_kubernetes_files_match_their_schemas() -> None:
+    require_no_findings(
         "kubernetes-validate",
         "--strict",
         *(os.fspath(DEPLOY / name) for name in (*KUBERNETES, LOGIN)),
@@ -77,13 +76,13 @@ def test_kubernetes_files_fit_their_schemas() -> None:
 
 
 @pytest.mark.needs("shellcheck")
-def test_shellcheck_finds_no_fault_in_the_hook() -> None:
-    done = subprocess.run(["shellcheck", HOOK], text=True, capture_output=True, check=False)
+def test_start_hook_passes_shellcheck() -> None:
+    result = subprocess.run(["shellcheck", HOOK], text=True, capture_output=True, check=False)
 
-    assert done.returncode == 0, done.stdout
+    assert result.returncode == 0, result.stdout
 
 
-def test_comfyui_never_waits_for_syncd() -> None:
+def test_comfyui_does_not_depend_on_syncd() -> None:
     services = compose()["services"]
     sidecar = syncd_of("kubernetes-sidecar.yaml")
 
@@ -92,7 +91,7 @@ def test_comfyui_never_waits_for_syncd() -> None:
     assert sidecar.keys() & {"startupProbe", "readinessProbe", "lifecycle"} == set()
 
 
-def test_models_and_root_are_read_only_in_every_container() -> None:
+def test_every_container_mounts_models_and_root_read_only() -> None:
     service = compose()["services"]["syncd"]
     models = [volume for volume in service["volumes"] if ":/models" in volume]
 
@@ -108,7 +107,7 @@ def test_models_and_root_are_read_only_in_every_container() -> None:
         assert mounts["/var/lib/syncd"] is False
 
 
-def test_both_kubernetes_files_run_the_same_container() -> None:
+def test_sidecar_and_job_run_the_same_container() -> None:
     sidecar, job = (syncd_of(name) for name in KUBERNETES)
     alike = sidecar.keys() & job.keys()
 
@@ -117,18 +116,18 @@ def test_both_kubernetes_files_run_the_same_container() -> None:
     assert sidecar.keys() - alike == {"restartPolicy", "livenessProbe"}
 
 
-def test_sign_in_pod_is_the_job_but_for_its_command_and_its_end() -> None:
+def test_sign_in_pod_equals_the_job_except_its_command() -> None:
     job, login = pod_of("kubernetes-once.yaml"), pod_of(LOGIN)
-    ran, waits = syncd_of("kubernetes-once.yaml"), syncd_of(LOGIN)
+    job_container, login_container = syncd_of("kubernetes-once.yaml"), syncd_of(LOGIN)
 
     assert login["volumes"] == job["volumes"]
     assert login["securityContext"] == job["securityContext"]
-    assert ran.pop("args") == ["--once"]
-    assert waits.pop("command") == ["sleep", "infinity"]
-    assert ran == waits
+    assert job_container.pop("args") == ["--once"]
+    assert login_container.pop("command") == ["sleep", "infinity"]
+    assert job_container == login_container
 
 
-def test_the_token_is_a_file_where_syncd_looks_for_it_and_never_a_variable() -> None:
+def test_token_is_a_mounted_file_and_never_a_variable() -> None:
     text = "".join(path.read_text() for path in DEPLOY.iterdir())
 
     assert compose()["services"]["syncd"]["secrets"] == ["api_token"]
@@ -138,7 +137,7 @@ def test_the_token_is_a_file_where_syncd_looks_for_it_and_never_a_variable() -> 
     assert "SYNCD_API__TOKEN" not in text
 
 
-def test_running_parts_have_their_grace_before_they_are_killed() -> None:
+def test_every_stop_timeout_is_longer_than_the_grace_period() -> None:
     assert int(compose()["services"]["syncd"]["stop_grace_period"].removesuffix("s")) > GRACE_S
     for name in KUBERNETES:
         assert pod_of(name)["terminationGracePeriodSeconds"] > GRACE_S
@@ -153,7 +152,7 @@ def supervised() -> dict[str, str]:
     return dict(parser["program:syncd"])
 
 
-def test_what_would_end_the_same_way_is_not_started_again() -> None:
+def test_permanent_failures_are_not_restarted() -> None:
     (rule,) = yaml.safe_load((DEPLOY / "kubernetes-once.yaml").read_text())["spec"][
         "podFailurePolicy"
     ]["rules"]
@@ -163,7 +162,7 @@ def test_what_would_end_the_same_way_is_not_started_again() -> None:
     assert rule["onExitCodes"]["containerName"] == "syncd"
     assert set(rule["onExitCodes"]["values"]) >= ours - {75}
     assert 75 not in rule["onExitCodes"]["values"]
-    assert codes == SAME_AGAIN | {0, 143}
+    assert codes == PERMANENT_CODES | {0, 143}
 
 
 def subclasses(kind: type[SyncdError]) -> Iterator[type[SyncdError]]:
@@ -183,7 +182,7 @@ def cloud(tmp_path: Path) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def pod(tmp_path: Path, cloud: Sandbox) -> Home:
-    """A pod's volume with the token and the configuration; the program is on its disk already."""
+    """A pod whose volume has the token and the configuration; the program is installed."""
     home = Home.at(tmp_path, cloud)
     home.env = {
         name: value for name, value in home.env.items() if "TOKEN" not in name and "DIR" not in name
@@ -203,7 +202,7 @@ def pod(tmp_path: Path, cloud: Sandbox) -> Home:
 
 
 def call_hook(pod: Home) -> "subprocess.CompletedProcess[str]":
-    """As a pod's start does: it waits for the hook and for whoever holds its output."""
+    """Run the hook as a pod does, which waits until the hook and its output are closed."""
     return subprocess.run(
         ["sh", HOOK], env=pod.environment(), text=True, capture_output=True, check=False, timeout=30
     )
@@ -218,45 +217,43 @@ def log(pod: Home) -> str:
     return (Path(pod.env["HERE"]) / "syncd.log").read_text()
 
 
-def test_the_start_hook_comes_back_while_syncd_runs_until_it_is_stopped(
-    pod: Home, cloud: Sandbox
-) -> None:
+def test_start_hook_returns_while_syncd_runs_until_sigterm(pod: Home, cloud: Sandbox) -> None:
     pod.write("loras/one.safetensors", weights(b"one"))
 
-    called = call_hook(pod)
+    hook = call_hook(pod)
     until(lambda: records(cloud), "the record")
     (pid,) = pids(pod)
     os.kill(pid, 15)
-    until(lambda: "exit code 143, not started again" in log(pod), "the end")
+    until(lambda: "exit code 143, not restarting" in log(pod), "the end")
 
-    assert called.returncode == 0, called.stderr
+    assert hook.returncode == 0, hook.stderr
     assert pids(pod) == [pid]
     token = Path(pod.env["HERE"]) / "credentials/api_token"
     assert token.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_start_hook_does_not_fail_with_syncd(pod: Home) -> None:
+def test_start_hook_with_invalid_configuration_exits_with_0(pod: Home) -> None:
     (Path(pod.env["VOLUME"]) / "config.toml").write_text("nonsense = 1\n")
 
-    called = call_hook(pod)
+    hook = call_hook(pod)
 
-    until(lambda: "exit code 78, not started again" in log(pod), "the end")
-    assert called.returncode == 0
+    until(lambda: "exit code 78, not restarting" in log(pod), "the end")
+    assert hook.returncode == 0
     assert "nonsense" in log(pod)
 
 
-def test_the_start_hook_does_not_fail_without_a_token(pod: Home) -> None:
+def test_start_hook_without_token_exits_with_0(pod: Home) -> None:
     (Path(pod.env["VOLUME"]) / "api_token").unlink()
 
-    called = call_hook(pod)
+    hook = call_hook(pod)
 
     until(lambda: "api_token" in log(pod), "the reason")
-    assert called.returncode == 0
+    assert hook.returncode == 0
     assert pids(pod) == []
 
 
 def wheel(pod: Home, version: str, *, broken: bool = False) -> None:
-    """A wheel on the volume whose ``syncd`` writes its version and ends."""
+    """Write a wheel to the volume whose ``syncd`` prints its version and exits."""
     info = f"syncd-{version}.dist-info"
     started = Path(pod.env["HERE"]) / "started"
     files = {
@@ -280,7 +277,10 @@ def started(pod: Home) -> list[str]:
 
 
 def ends(pod: Home) -> int:
-    return log(pod).count("not started") if (Path(pod.env["HERE"]) / "syncd.log").exists() else 0
+    """Return how many runs of the hook are over."""
+    if not (Path(pod.env["HERE"]) / "syncd.log").exists():
+        return 0
+    return log(pod).count("not started") + log(pod).count("not restarting")
 
 
 def test_start_hook_starts_the_newest_of_several_wheels(pod: Home) -> None:
@@ -302,16 +302,16 @@ def test_start_hook_starts_the_newest_of_several_wheels(pod: Home) -> None:
     assert log(pod).count("syncd-0.11.0-py3-none-any.whl is installed") == 1
 
 
-def test_start_hook_without_a_usable_wheel_says_so(pod: Home) -> None:
+def test_start_hook_without_usable_wheel_logs_the_reason(pod: Home) -> None:
     shutil.rmtree(Path(pod.env["HERE"]) / "venv")
     wheel(pod, "0.9.0", broken=True)
     (Path(pod.env["VOLUME"]) / "syncd-latest.whl").write_bytes(b"")
 
-    called = call_hook(pod)
+    hook = call_hook(pod)
     until(lambda: ends(pod), "the end")
 
-    assert called.returncode == 0
-    assert "syncd-latest.whl is left out" in log(pod)
+    assert hook.returncode == 0
+    assert "syncd-latest.whl is ignored" in log(pod)
     assert "syncd-0.9.0-py3-none-any.whl could not be installed" in log(pod)
     assert "there is no wheel in" in log(pod)
     assert log(pod).rstrip().endswith("syncd: not started")

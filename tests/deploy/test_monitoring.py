@@ -19,15 +19,15 @@ ALERTS = MONITORING / "alerts.yaml"
 
 SELECTOR = re.compile(r"\b(syncd_\w+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')
-OF_PROMETHEUS = frozenset({"job", "instance"})
-"""Labels that each scrape adds."""
+SCRAPE_LABELS = frozenset({"job", "instance"})
+"""Labels that Prometheus adds to each scrape."""
 
-SEVERITIES = frozenset({"person", "warning", "info"})
+SEVERITIES = frozenset({"operator", "warning", "info"})
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A row of the table: its labels, and all words that it shows as code."""
+    """A row of the table: its labels, and all words in code style in its meaning."""
 
     labels: frozenset[str]
     words: frozenset[str]
@@ -58,7 +58,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def expressions() -> Iterator[str]:
-    """Every query of both files."""
+    """Yield every query of both files."""
     yield from (rule["expr"] for rule in rules())
     board = dashboard()
     yield from (target["expr"] for panel in board["panels"] for target in panel["targets"])
@@ -68,20 +68,20 @@ def expressions() -> Iterator[str]:
 
 
 def values_of(metric: Metric, label: str) -> frozenset[str]:
-    """What *label* may be; empty where that is open."""
+    """Return the allowed values of *label*; empty if any value is allowed."""
     return frozenset(FileState) if label == "state" else metric.words
 
 
-def faults_of(expression: str) -> Iterator[str]:
-    """What *expression* asks for that no scrape has."""
+def errors_in(expression: str) -> Iterator[str]:
+    """Yield what *expression* queries and no scrape contains."""
     for name, matchers in SELECTOR.findall(expression):
         if name.startswith("syncd_process_"):
             continue
         if name not in METRICS:
-            yield f"{name} is no metric"
+            yield f"{name} is not a metric"
             continue
         for label, value in MATCHER.findall(matchers):
-            if label in OF_PROMETHEUS:
+            if label in SCRAPE_LABELS:
                 continue
             if label not in METRICS[name].labels:
                 yield f"{name} has no label {label}"
@@ -90,34 +90,34 @@ def faults_of(expression: str) -> Iterator[str]:
             yield from (f"{name}: {label} is never {x}" for x in plain if x not in known)
 
 
-def test_the_table_of_metrics_is_read() -> None:
+def test_metrics_table_is_parsed() -> None:
     assert METRICS["syncd_hold"].labels == {"kind"}
     assert "operator" in METRICS["syncd_hold"].words
     assert len(METRICS) > 20
 
 
 @pytest.mark.parametrize(
-    ("expression", "fault"),
+    ("expression", "error"),
     [
-        ("rate(syncd_sent_total[5m])", "syncd_sent_total is no metric"),
+        ("rate(syncd_sent_total[5m])", "syncd_sent_total is not a metric"),
         ('syncd_hold{why="root"}', "syncd_hold has no label why"),
         ('syncd_hold{kind=~"root|asleep"}', "syncd_hold: kind is never asleep"),
         ('syncd_files{job="x", state="lost"}', "syncd_files: state is never lost"),
     ],
 )
-def test_what_no_scrape_has_is_noticed(expression: str, fault: str) -> None:
-    assert next(faults_of(expression)) == fault
+def test_unknown_metric_label_or_value_is_an_error(expression: str, error: str) -> None:
+    assert next(errors_in(expression)) == error
 
 
-def test_every_query_asks_for_what_syncd_offers() -> None:
-    asked = list(expressions())
+def test_every_query_uses_documented_metrics() -> None:
+    queries = list(expressions())
 
-    assert len(asked) > 30
-    assert [fault for expression in asked for fault in faults_of(expression)] == []
+    assert len(queries) > 30
+    assert [error for query in queries for error in errors_in(query)] == []
 
 
-def test_labels_that_a_legend_or_an_annotation_shows_are_there() -> None:
-    labels = OF_PROMETHEUS.union(*(metric.labels for metric in METRICS.values()))
+def test_legends_and_annotations_use_documented_labels() -> None:
+    labels = SCRAPE_LABELS.union(*(metric.labels for metric in METRICS.values()))
     shown = re.findall(r"\{\{\s*\$labels\.(\w+)", ALERTS.read_text())
     legends = [t["legendFormat"] for panel in dashboard()["panels"] for t in panel["targets"]]
     shown += re.findall(r"\{\{(\w+)\}\}", " ".join(legends))
@@ -125,7 +125,7 @@ def test_labels_that_a_legend_or_an_annotation_shows_are_there() -> None:
     assert set(shown) <= labels
 
 
-def test_every_alert_says_how_urgent_it_is_and_what_to_do() -> None:
+def test_every_alert_has_severity_summary_and_description() -> None:
     for rule in rules():
         assert rule["labels"]["severity"] in SEVERITIES, rule["alert"]
         assert rule["annotations"].keys() == {"summary", "description"}, rule["alert"]
@@ -133,7 +133,7 @@ def test_every_alert_says_how_urgent_it_is_and_what_to_do() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
+def test_panels_have_unique_ids_and_do_not_overlap() -> None:
     panels = dashboard()["panels"]
     cells = [
         (x, y)
@@ -149,7 +149,7 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
 
 
 @pytest.mark.needs("promtool")
-def test_promtool_takes_every_query_and_alerts_ring_when_they_should(tmp_path: Path) -> None:
+def test_promtool_accepts_every_query_and_alert_tests_pass(tmp_path: Path) -> None:
     shutil.copy(ALERTS, tmp_path)
     shutil.copy(Path(__file__).with_name("alerts_test.yaml"), tmp_path)
     drawn = [t["expr"] for panel in dashboard()["panels"] for t in panel["targets"]]
