@@ -1,8 +1,8 @@
 """
-The image: built from the Dockerfile with buildah, and run. ``make image-test``; it takes root.
+Build the image with buildah and run it: ``make image-test``, which needs root.
 
-No engine is needed. The base comes from Debian's archive instead of a registry of images, once: it
-stays in ``build/image``, as do the layers, apart from those of the machine's own engine.
+No container engine is needed. The base is built once from Debian's archive instead of a registry; it
+stays in ``build/image``, as do the layers.
 """
 
 import json
@@ -49,34 +49,36 @@ mount --bind "$state" "$root/var/lib/syncd"
 mount --bind "$token" "$root/run/secrets/api_token"
 exec setpriv --no-new-privs chroot --userspec=10001:10001 --groups= "$root" "$@"
 """
-"""What an engine does with ``--read-only --tmpfs /tmp`` and three volumes; the program is PID 1."""
+"""Equivalent to an engine's ``--read-only --tmpfs /tmp`` with three volumes; the program is PID 1."""
 
 
 def buildah(*arguments: str) -> str:
-    """What buildah prints; it has to succeed."""
+    """Run buildah, require success, and return its output."""
     storage = ["--root", f"{BUILD}/storage", "--runroot", f"{BUILD}/run", "--storage-driver", "vfs"]
-    done = subprocess.run(
+    result = subprocess.run(
         ["buildah", *storage, *arguments], text=True, capture_output=True, check=False
     )
-    assert done.returncode == 0, f"buildah {arguments}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-    return done.stdout.strip()
+    assert result.returncode == 0, (
+        f"buildah {arguments}\n{result.stdout[-4000:]}{result.stderr[-4000:]}"
+    )
+    return result.stdout.strip()
 
 
 def archive() -> tuple[str, str]:
-    """Suite and URI of the Debian archive that this machine's own package sources name."""
-    told = subprocess.run(
+    """Return suite and URI of the Debian archive in this machine's package sources."""
+    listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)",
          "Created-By: Packages", "Origin: Debian", "Component: main"],
         text=True, capture_output=True, check=True,
     ).stdout  # fmt: skip
-    found = [(suite, uri) for suite, uri in map(str.split, told.splitlines())]
-    releases = [(suite, uri) for suite, uri in found if "-" not in suite]  # no updates, no security
-    assert releases, "the package sources of this machine name no archive of Debian"
+    found = [(suite, uri) for suite, uri in map(str.split, listed.splitlines())]
+    releases = [(suite, uri) for suite, uri in found if "-" not in suite]  # not updates or security
+    assert releases, "the package sources of this machine have no Debian archive"
     return releases[0]
 
 
 def make_base() -> None:
-    """Debian with Python and pip, and the certificates this machine trusts."""
+    """Build a Debian base with Python, pip, and the certificates that this machine trusts."""
     if BASE in buildah("images", "--format", "{{.Name}}").splitlines():
         return
     root = BUILD / "base"
@@ -87,10 +89,10 @@ def make_base() -> None:
         ["debootstrap", "--variant=minbase", packages, suite, root, uri],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    shutil.copy(f"/{CERTIFICATES}", root / CERTIFICATES)  # a proxy of this network may have its own
+    shutil.copy(f"/{CERTIFICATES}", root / CERTIFICATES)  # a proxy of this network may need its own
     container = buildah("from", "scratch")
     buildah("add", container, os.fspath(root), "/")
-    # As in a base image for Python: its pip may install beside what the distribution packed.
+    # As in a Python base image, pip may install next to the packages of the distribution.
     for setting in ("PIP_BREAK_SYSTEM_PACKAGES=1", f"PATH={PATH}"):
         buildah("config", "--env", setting, container)
     buildah("commit", "--rm", container, BASE)
@@ -99,7 +101,7 @@ def make_base() -> None:
 
 @pytest.fixture(scope="session")
 def image() -> dict[str, Any]:
-    """The image's configuration, once it is built."""
+    """Build the image and return its configuration."""
     require(NEEDED)
     BUILD.mkdir(parents=True, exist_ok=True)
     make_base()
@@ -107,15 +109,15 @@ def image() -> dict[str, Any]:
         "build", "--isolation", "chroot", "--format", "docker", "--pull=never",
         "--build-arg", f"BASE={BASE}", "--tag", IMAGE, os.fspath(PROJECT),
     )  # fmt: skip
-    told: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", IMAGE))
-    return dict(told["Docker"]["config"])
+    inspected: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", IMAGE))
+    return dict(inspected["Docker"]["config"])
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What a container is given: a tree, a state volume, a token; and where it lies itself."""
+class Container:
+    """A container with its volumes."""
 
-    container: str
+    name: str
     config: dict[str, Any]
     models: Path
     state: Path
@@ -124,24 +126,24 @@ class Place:
 
     @property
     def environment(self) -> list[str]:
-        """The image's variables, and those of this place."""
+        """The image's variables, and those of this container."""
         return [
             *self.config["Env"], f"SYNCD_API__BASE_URL={self.base_url}",
             "SYNCD_SETTLE__QUIET_S=0.2", "SYNCD_SETTLE__QUIET_CLOSED_S=0.2",
         ]  # fmt: skip
 
     def buildah_run(self, *command: str) -> list[str]:
-        """*command* in the container, as its configured user."""
+        """Return the command line that runs *command* in the container, as its configured user."""
         given = [f"--env={setting}" for setting in self.environment]
         return [
             "buildah", "--root", f"{BUILD}/storage", "--runroot", f"{BUILD}/run",
             "--storage-driver", "vfs", "run", "--isolation", "chroot", *given,
             f"--volume={self.models}:/models:ro", f"--volume={self.state}:/var/lib/syncd",
-            f"--volume={self.token}:/run/secrets/api_token:ro", self.container, "--", *command,
+            f"--volume={self.token}:/run/secrets/api_token:ro", self.name, "--", *command,
         ]  # fmt: skip
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        """*command* in the container, to its end."""
+        """Run *command* in the container and wait for its end."""
         return subprocess.run(
             self.buildah_run(*command), text=True, capture_output=True, check=False,
             timeout=DEADLINE_S,
@@ -149,11 +151,11 @@ class Place:
 
     def health(self, pid: int | None = None) -> "subprocess.CompletedProcess[str]":
         """
-        The image's own health check, done: its exit code and what it says.
+        Run the image's health check.
 
         Args:
-            pid: A process of the container, which is entered as an engine does. At the end of a
-                second ``buildah run`` in one container, buildah kills what else runs there.
+            pid: A process of the container whose namespaces to enter, as an engine does. A second
+                ``buildah run`` in the container would kill the first one when it ends.
         """
         kind, *check = self.config["Healthcheck"]["Test"]
         assert kind == "CMD"
@@ -173,15 +175,17 @@ def cloud(tmp_path: Path) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def container(image: dict[str, Any]) -> Iterator[str]:
-    """The name of a container: one for all tests, since it is a copy of the whole image."""
+def container_name(image: dict[str, Any]) -> Iterator[str]:
+    """One container for all tests, because it is a copy of the whole image."""
     name = buildah("from", "--pull-never", IMAGE)
     yield name
     buildah("rm", name)
 
 
 @pytest.fixture
-def place(tmp_path: Path, container: str, image: dict[str, Any], cloud: Sandbox) -> Place:
+def container(
+    tmp_path: Path, container_name: str, image: dict[str, Any], cloud: Sandbox
+) -> Container:
     models, state, token = tmp_path / "models", tmp_path / "state", tmp_path / "api_token"
     (models / "loras").mkdir(parents=True)
     (models / "loras/one.safetensors").write_bytes(weights(b"one"))
@@ -190,12 +194,12 @@ def place(tmp_path: Path, container: str, image: dict[str, Any], cloud: Sandbox)
     token.write_text(cloud.device_key)
     token.chmod(0o400)
     os.chown(token, UID, UID)
-    return Place(container, image, models, state, token, cloud.base_url)
+    return Container(container_name, image, models, state, token, cloud.base_url)
 
 
 @contextmanager
 def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """*command* in the background, killed if the block did not end it."""
+    """Run *command* in the background; kill it at the end of the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
@@ -209,7 +213,7 @@ def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[byt
 
 
 def descendants(pid: int) -> list[int]:
-    """*pid* and all processes below it."""
+    """Return *pid* and all processes below it."""
     found = [pid]
     for parent in found:
         with suppress(OSError):
@@ -219,20 +223,19 @@ def descendants(pid: int) -> list[int]:
 
 
 def image_size(name: str) -> str:
-    """As buildah tells it."""
     return buildah("images", "--format", "{{.Size}}", name)
 
 
-def said(check: "subprocess.CompletedProcess[str]") -> str:
-    """A health check's exit code and words; buildah's own are none of them."""
+def summary(check: "subprocess.CompletedProcess[str]") -> str:
+    """Return exit code and output of a health check."""
     return f"{check.returncode}: {check.stdout.strip()}"
 
 
 def program_below(pid: int) -> int:
     """
-    The process below *pid* that is syncd itself; 0 if there is none yet.
+    Return the process below *pid* that is syncd itself; 0 if there is none yet.
 
-    buildah has one above it with the same arguments, which kills where it should hand a signal on.
+    Its parent, buildah, has the same arguments and would kill it instead of forwarding a signal.
     """
     for child in descendants(pid):
         with suppress(OSError):
@@ -242,7 +245,7 @@ def program_below(pid: int) -> int:
     return 0
 
 
-def test_image_says_how_it_is_run(image: dict[str, Any]) -> None:
+def test_image_has_user_entry_point_and_health_check(image: dict[str, Any]) -> None:
     assert image["User"] == str(UID)
     assert image["Entrypoint"] == ["syncd"]
     assert image["StopSignal"] == "SIGTERM"
@@ -250,60 +253,68 @@ def test_image_says_how_it_is_run(image: dict[str, Any]) -> None:
     assert list(image["Volumes"]) == ["/var/lib/syncd"]
 
 
-def test_image_holds_the_program_and_no_way_to_change_it(place: Place) -> None:
-    version = place.run("syncd", "--version")
-    identity = place.run("id", "-u")
-    written = place.run("sh", "-c", "touch /opt/syncd/x || touch /models/x || touch /x")
+def test_container_cannot_change_program_or_models(container: Container) -> None:
+    version = container.run("syncd", "--version")
+    identity = container.run("id", "-u")
+    written = container.run("sh", "-c", "touch /opt/syncd/x || touch /models/x || touch /x")
 
     assert version.stdout.startswith("syncd ")
     assert identity.stdout.split() == [str(UID)]
     assert written.returncode != 0
 
 
-def test_container_is_healthy_while_it_runs_and_ends_in_order_on_sigterm(
-    place: Place, cloud: Sandbox, tmp_path: Path, record_property: Callable[[str, object], None]
+def test_container_is_healthy_until_sigterm_ends_it_cleanly(
+    container: Container,
+    cloud: Sandbox,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     log = tmp_path / "log"
-    before = place.health()
+    before = container.health()
     assert before.returncode == 1, before
 
-    with running(place.buildah_run(*place.config["Entrypoint"]), log) as process:
+    with running(container.buildah_run(*container.config["Entrypoint"]), log) as process:
         until(lambda: records(cloud), f"a record; {log}", within_s=DEADLINE_S)
         pid = until(lambda: program_below(process.pid), "the program")
         status = dict(
             x.split(":\t", 1) for x in Path(f"/proc/{pid}/status").read_text().splitlines()
         )
-        until(lambda: place.health(pid).returncode == 0, "health", within_s=DEADLINE_S)
-        healthy = place.health(pid)
-        asked_s = time.monotonic()
+        until(lambda: container.health(pid).returncode == 0, "health", within_s=DEADLINE_S)
+        healthy = container.health(pid)
+        signalled_s = time.monotonic()
         os.kill(pid, signal.SIGTERM)
         code = process.wait(DEADLINE_S)
-        took_s = time.monotonic() - asked_s
+        stopped_after_s = time.monotonic() - signalled_s
 
     assert status["Uid"].split() == [str(UID)] * 4
     assert status["CapEff"].strip("0") == ""
     assert code == 143, log.read_text()
-    assert took_s < 20
+    assert stopped_after_s < 20
     assert "service.stopped" in log.read_text()
-    after = place.health()
+    after = container.health()
     assert after.returncode == 1, after
     rows = {
         "image": image_size(IMAGE),
-        "of that the base": image_size(BASE),
+        "base": image_size(BASE),
         "user, capabilities": f"{status['Uid'].split()[0]}, {status['CapEff']}",
-        "health check before the start": said(before),
-        "while it runs": said(healthy),
-        "after SIGTERM": said(after),
-        "SIGTERM": f"exit code {code} after {took_s:.1f} s",
+        "health check before start": summary(before),
+        "while it runs": summary(healthy),
+        "after SIGTERM": summary(after),
+        "SIGTERM": f"exit code {code} after {stopped_after_s:.1f} s",
     }
     record_property("table", "\n".join(f"| {what} | {value} |" for what, value in rows.items()))
 
 
-def test_container_runs_on_a_read_only_root_as_first_process(
-    place: Place, cloud: Sandbox, tmp_path: Path
+def test_container_runs_as_process_1_on_read_only_root(
+    container: Container, cloud: Sandbox, tmp_path: Path
 ) -> None:
-    log, root = tmp_path / "log", buildah("mount", place.container)
-    given = [root, os.fspath(place.models), os.fspath(place.state), os.fspath(place.token)]
+    log, root = tmp_path / "log", buildah("mount", container.name)
+    given = [
+        root,
+        os.fspath(container.models),
+        os.fspath(container.state),
+        os.fspath(container.token),
+    ]
     confined = [
         "unshare",
         "--mount",
@@ -315,7 +326,13 @@ def test_container_runs_on_a_read_only_root_as_first_process(
         CONFINED,
         "-",
     ]
-    program = ["env", "-i", *place.environment, "HOME=/var/lib/syncd", *place.config["Entrypoint"]]
+    program = [
+        "env",
+        "-i",
+        *container.environment,
+        "HOME=/var/lib/syncd",
+        *container.config["Entrypoint"],
+    ]
 
     with running([*confined, *given, *program], log) as process:
         until(lambda: records(cloud), f"a record; {log}", within_s=DEADLINE_S)

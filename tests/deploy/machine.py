@@ -1,9 +1,9 @@
 """
-This machine once more, booted by systemd in namespaces of its own.
+A copy of this machine, booted by systemd in its own namespaces.
 
-Its root is an overlay of this one's: all that is here is there, and what is written there is gone
-with it. The network is this machine's. This checkout is at ``CHECKOUT`` there: its own path may lie
-below ``/tmp``, which a unit does not see, or below a folder that only root may enter.
+Its root is an overlay of this machine's root, so changes are lost when it stops. It shares the
+network. The checkout is mounted at ``CHECKOUT``, because its real path may be below ``/tmp``, which
+units do not see, or below a folder that only root can enter.
 """
 
 import os
@@ -34,37 +34,39 @@ exec systemd-nspawn --quiet --keep-unit --register=no --link-journal=no --consol
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One that runs; *leader* is its first process as this machine numbers it."""
+    """A running copy; *leader* is the process id of its init on this machine."""
 
     leader: int
 
     def run(self, *command: str, text: str = "") -> "subprocess.CompletedProcess[str]":
-        """*command* on it, as root, with *text* on its standard input."""
+        """Run *command* in it as root, with *text* on standard input."""
         entered = ["nsenter", f"--target={self.leader}", "--all", "--", *command]
         return subprocess.run(
             entered, input=text, text=True, capture_output=True, check=False, timeout=COMMAND_S,
-            env={"PATH": PATH, "LANG": "C.UTF-8"},  # nothing of the tests' own
+            env={"PATH": PATH, "LANG": "C.UTF-8"},  # not the environment of the tests
         )  # fmt: skip
 
     def do(self, *command: str, text: str = "") -> str:
-        """What *command* prints; it has to succeed."""
-        done = self.run(*command, text=text)
-        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        """Run *command*, require success, and return its output."""
+        result = self.run(*command, text=text)
+        assert result.returncode == 0, (
+            f"{command}: {result.returncode}\n{result.stdout}{result.stderr}"
+        )
+        return result.stdout
 
     def write(self, path: str, text: str, mode: str = "0644") -> None:
-        """A file on it."""
+        """Write a file in it."""
         self.do("install", "-D", "-m", mode, "/dev/stdin", path, text=text)
 
     def properties(self, unit: str, *names: str) -> dict[str, str]:
-        """What systemd says of *unit*."""
+        """Return properties of *unit* as systemd reports them."""
         shown = self.do("systemctl", "show", unit, f"--property={','.join(names)}")
         return dict(line.split("=", 1) for line in shown.splitlines())
 
 
 @contextmanager
 def booted(folder: Path) -> Iterator[Machine]:
-    """A machine until the block ends; *folder* is where its root is mounted."""
+    """Boot a machine for the block; its root is mounted in *folder*."""
     log = folder / "boot.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -100,14 +102,14 @@ def _leader(process: "subprocess.Popen[bytes]", log: Path) -> int:
 
 def _wait_until_up(machine: Machine, log: Path) -> None:
     deadline_s = time.monotonic() + BOOT_S
-    up: Sequence[str] = ("running\n", "degraded\n")  # a unit of this machine may fail there
+    up: Sequence[str] = ("running\n", "degraded\n")  # an unrelated unit may fail in the copy
     while machine.run("systemctl", "is-system-running").stdout not in up:
         assert time.monotonic() < deadline_s, f"it did not come up:\n{log.read_text()}"
         time.sleep(0.1)
 
 
 def _remove_cgroups() -> None:
-    """systemd-nspawn leaves these empty groups behind where nothing else cares for them."""
+    """Remove the empty cgroups that systemd-nspawn leaves behind."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controller, path = line.split(":", 2)
         hierarchy = controller.removeprefix("name=") or "unified"

@@ -1,8 +1,7 @@
 """
-The units under a real systemd, on a copy of this machine. ``make service-test``; it takes root.
+The units under a real systemd, on a copy of this machine: ``make service-test``, which needs root.
 
-What docs/install.md says under "systemd" is done as it stands there, but for the program, which is
-this checkout's.
+The tests run the commands of docs/install.md, "systemd", with the program of this checkout.
 """
 
 import re
@@ -27,7 +26,7 @@ PYTHON = f"{CHECKOUT}/.venv/bin/python"
 PROGRAM = f"""#!/bin/sh
 PYTHONPATH={CHECKOUT} exec {PYTHON} {CHECKOUT}/.venv/bin/syncd "$@"
 """
-"""The virtual environment names the paths at which it was made; these do not exist there."""
+"""The scripts in the virtual environment contain absolute paths that do not exist in the copy."""
 
 MODELS = "/srv/models"
 DROP_IN = "/etc/systemd/system/syncd.service.d"
@@ -54,7 +53,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory, cloud: Sandbox) -> Iterator[Machine]:
-    """A machine with syncd as docs/install.md puts it there, not started yet."""
+    """A machine with syncd installed as docs/install.md describes, not started."""
     require(NEEDED)
     with booted(tmp_path_factory.mktemp("machine")) as machine:
         install_program(machine)
@@ -69,7 +68,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, cloud: Sandbox) -> Iterato
 
 @pytest.fixture(autouse=True)
 def stopped(machine: Machine) -> Iterator[None]:
-    """Each test begins and ends with nothing at work, and no drop-in."""
+    """Stop the services and remove drop-ins after each test."""
     yield
     machine.do("systemctl", "stop", "syncd", "syncd-once")
     machine.run("systemctl", "reset-failed", "syncd", "syncd-once")
@@ -78,14 +77,14 @@ def stopped(machine: Machine) -> Iterator[None]:
 
 
 def install_program(machine: Machine) -> None:
-    """The checkout's program; its Python may lie where only root may go."""
+    """Install the program of the checkout; its Python may be in a folder of root."""
     for folder in Path(sys.base_prefix).parents:
         machine.do("chmod", "o+x", str(folder))
     machine.write("/usr/local/bin/syncd", PROGRAM, "0755")
 
 
 def steps_of_the_guide() -> list[str]:
-    """The commands that put account, directories and units in place."""
+    """Return the commands that create account, directories and units."""
     guide = (PROJECT / "docs/install.md").read_text().partition("\n## systemd\n")[2]
     blocks = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
     (block,) = [block for block in blocks if "systemd-sysusers" in block]
@@ -98,7 +97,7 @@ def drop_in(machine: Machine, text: str) -> None:
 
 
 def model(machine: Machine, rel_path: str, owner: str = "root", mode: str = "0644") -> str:
-    """A new model; its path in the catalog."""
+    """Write a new model and return its path in the catalog."""
     machine.do("install", "-d", f"{MODELS}/{rel_path.rpartition('/')[0]}")
     written = weights(rel_path.encode()).hex()
     python = "import sys; sys.stdout.buffer.write(bytes.fromhex(sys.stdin.read()))"
@@ -125,22 +124,22 @@ def soon(look: Callable[[], T], what: str) -> T:
     return until(look, what, within_s=WITHIN_S)
 
 
-def test_the_service_starts_says_what_it_is_at_and_takes_what_comes(
+def test_service_uploads_existing_and_new_files_and_shows_its_status(
     machine: Machine, cloud: Sandbox
 ) -> None:
     before = model(machine, "loras/before.safetensors")
 
     machine.do("systemctl", "start", "syncd")
     assert machine.properties("syncd", "ActiveState")["ActiveState"] == "active"
-    soon(lambda: in_catalog(cloud, before), "the file of before")
-    came = model(machine, "loras/came.safetensors")
-    soon(lambda: in_catalog(cloud, came), "the file that came")
+    soon(lambda: in_catalog(cloud, before), "the existing file")
+    new = model(machine, "loras/new.safetensors")
+    soon(lambda: in_catalog(cloud, new), "the new file")
     soon(
         lambda: "watching" in machine.properties("syncd", "StatusText")["StatusText"], "its status"
     )
 
 
-def test_the_commands_of_the_guide_work_by_hand(machine: Machine, cloud: Sandbox) -> None:
+def test_commands_of_the_guide_work(machine: Machine, cloud: Sandbox) -> None:
     new = model(machine, "loras/by_hand.safetensors")
 
     assert "is valid" in machine.do("syncd", "config", "check")
@@ -150,14 +149,14 @@ def test_the_commands_of_the_guide_work_by_hand(machine: Machine, cloud: Sandbox
     assert "syncd is running" in machine.do("syncd", "status")
     machine.do("systemctl", "stop", "syncd")
     assert "syncd is not running" in machine.do("syncd", "status")
-    machine.do("systemctl", "start", "syncd")  # what root left behind is in nobody's way
+    machine.do("systemctl", "start", "syncd")  # files that root created do not prevent the start
 
 
-def test_the_service_is_confined_and_a_guest(machine: Machine) -> None:
+def test_service_is_confined_with_low_priority(machine: Machine) -> None:
     machine.do("systemctl", "start", "syncd")
     pid = main_process(machine)
-    told = machine.do("cat", f"/proc/{pid}/status")
-    status = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
+    text = machine.do("cat", f"/proc/{pid}/status")
+    status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
     assert status["Uid"].split()[0] == machine.do("id", "-u", "syncd").strip()
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
@@ -172,14 +171,12 @@ def test_the_service_is_confined_and_a_guest(machine: Machine) -> None:
     assert "Overall exposure level" in judged
 
 
-def test_no_system_call_is_made_that_the_filter_would_refuse(
-    machine: Machine, cloud: Sandbox
-) -> None:
+def test_service_makes_no_call_that_the_filter_refuses(machine: Machine, cloud: Sandbox) -> None:
     drop_in(machine, "SystemCallErrorNumber=kill\nRestart=no\n")
-    came = model(machine, "loras/filtered.safetensors")
+    new = model(machine, "loras/filtered.safetensors")
 
     machine.do("systemctl", "start", "syncd")
-    soon(lambda: in_catalog(cloud, came), "the file")
+    soon(lambda: in_catalog(cloud, new), "the file")
     machine.do("systemctl", "reload", "syncd")
     machine.do("systemctl", "stop", "syncd")
 
@@ -199,12 +196,12 @@ def test_reload_keeps_the_process(machine: Machine) -> None:
     assert main_process(machine) == pid
 
 
-def test_a_daemon_that_hangs_is_killed_and_started_again(machine: Machine) -> None:
+def test_hanging_daemon_is_killed_and_restarted(machine: Machine) -> None:
     drop_in(machine, "WatchdogSec=5\nRestartSec=0\n")
     machine.do("systemctl", "start", "syncd")
     pid = main_process(machine)
     time.sleep(12)  # twice the watchdog's time
-    assert main_process(machine) == pid, "it was killed although it was well"
+    assert main_process(machine) == pid, "a healthy daemon was killed"
 
     machine.do("kill", "-STOP", pid)
     soon(lambda: main_process(machine) not in (pid, "0"), "another process")
@@ -212,36 +209,36 @@ def test_a_daemon_that_hangs_is_killed_and_started_again(machine: Machine) -> No
     assert machine.properties("syncd", "NRestarts")["NRestarts"] == "1"
 
 
-def test_a_stop_is_no_failure(machine: Machine) -> None:
+def test_stop_is_a_success(machine: Machine) -> None:
     machine.do("systemctl", "start", "syncd")
     machine.do("systemctl", "stop", "syncd")
 
-    told = machine.properties("syncd", "Result", "ActiveState")
-    assert told == {"Result": "success", "ActiveState": "inactive"}
+    properties = machine.properties("syncd", "Result", "ActiveState")
+    assert properties == {"Result": "success", "ActiveState": "inactive"}
     assert "service.stopped" in journal(machine)
 
 
-def test_a_wrong_configuration_is_not_tried_again(machine: Machine) -> None:
+def test_invalid_configuration_is_not_restarted(machine: Machine) -> None:
     drop_in(machine, "RestartSec=0\nEnvironment=SYNCD_UPLOAD__FILES=none\n")
 
     started = machine.run("systemctl", "start", "syncd")
 
     assert started.returncode != 0
-    told = machine.properties("syncd", "ExecMainStatus", "NRestarts", "ActiveState")
-    assert told == {"ExecMainStatus": "78", "NRestarts": "0", "ActiveState": "failed"}
+    properties = machine.properties("syncd", "ExecMainStatus", "NRestarts", "ActiveState")
+    assert properties == {"ExecMainStatus": "78", "NRestarts": "0", "ActiveState": "failed"}
 
 
-def test_a_backfill_ends_with_its_result(machine: Machine, cloud: Sandbox) -> None:
-    came = model(machine, "loras/night.safetensors")
+def test_backfill_unit_succeeds_after_upload(machine: Machine, cloud: Sandbox) -> None:
+    new = model(machine, "loras/night.safetensors")
 
     machine.do("systemctl", "start", "syncd-once")
 
-    assert in_catalog(cloud, came)
-    told = machine.properties("syncd-once", "Result", "ExecMainStatus")
-    assert told == {"Result": "success", "ExecMainStatus": "0"}
+    assert in_catalog(cloud, new)
+    properties = machine.properties("syncd-once", "Result", "ExecMainStatus")
+    assert properties == {"Result": "success", "ExecMainStatus": "0"}
 
 
-def test_a_backfill_beside_the_daemon_says_so_and_leaves_it_alone(machine: Machine) -> None:
+def test_backfill_beside_the_daemon_exits_with_75(machine: Machine) -> None:
     machine.do("systemctl", "start", "syncd")
     pid = main_process(machine)
 
@@ -251,9 +248,9 @@ def test_a_backfill_beside_the_daemon_says_so_and_leaves_it_alone(machine: Machi
     machine.do("test", "-d", "/run/syncd")
 
 
-def test_the_timer_has_a_next_time(machine: Machine) -> None:
+def test_timer_schedules_the_backfill(machine: Machine) -> None:
     machine.do("systemctl", "start", "syncd-once.timer")
-    machine.do("systemctl", "stop", "syncd-once")  # its first time may have been missed
+    machine.do("systemctl", "stop", "syncd-once")  # a missed run may have started it
 
     listed = machine.do("systemctl", "list-timers", "--no-legend", "syncd-once.timer")
     assert "syncd-once.service" in listed
@@ -261,13 +258,13 @@ def test_the_timer_has_a_next_time(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("example", ["as-comfyui", "read-all"])
-def test_an_example_lets_it_read_what_only_the_owner_may(
+def test_example_lets_syncd_read_files_of_mode_0600(
     machine: Machine, cloud: Sandbox, example: str
 ) -> None:
     machine.run("useradd", "--system", "comfyui")
     private = model(machine, f"vae/{example}.safetensors", owner="comfyui", mode="0600")
     machine.do("systemctl", "start", "syncd")
-    soon(lambda: "unreadable" in journal(machine), "a note that it may not be read")
+    soon(lambda: "unreadable" in journal(machine), "unreadable in the log")
     assert not in_catalog(cloud, private)
 
     machine.do("systemctl", "stop", "syncd")
@@ -280,7 +277,7 @@ def test_an_example_lets_it_read_what_only_the_owner_may(
     machine.do("systemd-analyze", "security", "--threshold=20", "syncd")
 
 
-def test_an_example_does_without_the_key_in_etc(machine: Machine, cloud: Sandbox) -> None:
+def test_signed_in_example_starts_without_key_in_etc(machine: Machine, cloud: Sandbox) -> None:
     new = model(machine, "loras/signed_in.safetensors")
     example = f"{CHECKOUT}/systemd/examples/signed-in.conf"
     machine.do("mv", "/etc/syncd/api_token", "/etc/syncd/elsewhere")
@@ -303,7 +300,9 @@ def test_an_example_does_without_the_key_in_etc(machine: Machine, cloud: Sandbox
         machine.do("rm", "-rf", "/var/lib/syncd/credentials")
 
 
-def test_members_of_the_group_may_look_and_steer(machine: Machine, cloud: Sandbox) -> None:
+def test_group_members_may_use_the_socket_and_others_may_not(
+    machine: Machine, cloud: Sandbox
+) -> None:
     path = model(machine, "loras/group.safetensors")
     machine.do("systemctl", "start", "syncd")
     soon(lambda: in_catalog(cloud, path), "the record")

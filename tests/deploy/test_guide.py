@@ -1,4 +1,4 @@
-"""docs/install.md names files, commands and settings that are there."""
+"""Files, commands and settings in docs/install.md exist."""
 
 import re
 import tomllib
@@ -14,35 +14,35 @@ TEXT = GUIDE.read_text()
 
 
 def shell() -> list[str]:
-    """The lines that are typed."""
+    """Return the lines of all shell blocks."""
     blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
 def heredocs() -> Iterator[tuple[str, str]]:
-    """File and text of what the guide lets a shell write."""
+    """Yield path and text of each file that a shell block writes."""
     yield from re.findall(r"cat > (\S+) <<'END'\n(.*?)END\n", TEXT, re.DOTALL)
 
 
-def test_every_file_of_the_checkout_that_is_typed_is_there() -> None:
-    typed = re.findall(r"(?<![\w/.])((?:systemd|docs)/[\w./-]+)", "\n".join(shell()))
+def test_every_file_in_a_shell_block_exists() -> None:
+    found = re.findall(r"(?<![\w/.])((?:systemd|docs)/[\w./-]+)", "\n".join(shell()))
 
-    assert len(typed) > 5
-    assert [name for name in typed if not (PROJECT / name).exists()] == []
+    assert len(found) > 5
+    assert [name for name in found if not (PROJECT / name).exists()] == []
 
 
-def test_every_command_that_is_typed_is_one() -> None:
-    typed = re.findall(
+def test_every_syncd_command_in_a_shell_block_exists() -> None:
+    found = re.findall(
         r"(?:^|bin/|-- |exec |--rm )syncd(?: syncd)? (?:--\S+ \S+ )?([a-z]+)",
         "\n".join(shell()),
         re.M,
     )
 
-    assert {"config", "plan", "status"} <= set(typed)
-    assert [name for name in typed if name not in COMMANDS] == []
+    assert {"config", "plan", "status"} <= set(found)
+    assert [name for name in found if name not in COMMANDS] == []
 
 
-def test_the_configuration_that_is_typed_holds_settings() -> None:
+def test_written_configuration_contains_known_settings() -> None:
     written = dict(heredocs())
     config = tomllib.loads(written["/etc/syncd/config.toml"])
 
@@ -50,9 +50,9 @@ def test_the_configuration_that_is_typed_holds_settings() -> None:
     assert "models_dir" in config
 
 
-def test_the_variables_of_the_compose_file_are_those_that_are_typed() -> None:
+def test_written_env_file_sets_every_variable_of_the_compose_file() -> None:
     compose = (PROJECT / "docs/deploy/compose.yaml").read_text()
     written = dict(heredocs())[".env"]
-    asked = set(re.findall(r"\$\{(\w+)", compose))
+    needed = set(re.findall(r"\$\{(\w+)", compose))
 
-    assert asked == {line.partition("=")[0] for line in written.splitlines()}
+    assert needed == {line.partition("=")[0] for line in written.splitlines()}

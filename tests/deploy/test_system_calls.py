@@ -1,4 +1,4 @@
-"""What syncd asks the kernel for lies within what its unit allows."""
+"""syncd makes only system calls that its units allow."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ from tests.integration.harness import (
 from tests.weights import weights
 
 ONLY_AS_ROOT = frozenset({"fchown"} if os.geteuid() == 0 else ())
-"""SQLite as root gives its files to the database's owner; the units run as an ordinary user."""
+"""Run as root, SQLite changes the owner of its files; the units run as an ordinary user."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def cloud(tmp_path: Path) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def home(tmp_path: Path, cloud: Sandbox) -> Home:
-    """A small file, and one that travels in parts."""
+    """A small file, and one that is sent in parts."""
     home = Home.at(tmp_path, cloud)
     home.write("loras/one.safetensors", weights(b"one"))
     home.write("checkpoints/large.ckpt", weights(os.urandom(LARGE)))
@@ -47,7 +47,7 @@ def home(tmp_path: Path, cloud: Sandbox) -> Home:
 
 @cache
 def members(group: str) -> frozenset[str]:
-    """The system calls of *group*, those of the groups in it included."""
+    """Return the system calls of *group* and of the groups in it."""
     shown = run("systemd-analyze", "syscall-filter", group)
     assert shown.returncode == 0, shown.stderr
     lines = [line.strip() for line in shown.stdout.splitlines()[1:]]
@@ -57,7 +57,7 @@ def members(group: str) -> frozenset[str]:
 
 
 def allowed(unit: str) -> frozenset[str]:
-    """What the filters of *unit* leave, as systemd adds and takes away in order."""
+    """Apply the filters of *unit* in order, as systemd does."""
     calls = members("@default")
     for value in directives(unit)["systemcallfilter"]:
         words = value.removeprefix("~").split()
@@ -68,7 +68,7 @@ def allowed(unit: str) -> frozenset[str]:
 
 
 class Traced:
-    """``syncd`` under strace, which counts its calls; the process is the program's own."""
+    """``syncd`` under strace; the process is that of the program itself."""
 
     def __init__(self, home: Home, *args: str) -> None:
         self._summary = home.state.parent / "calls"
@@ -80,7 +80,7 @@ class Traced:
             )  # fmt: skip
 
     def calls(self) -> set[str]:
-        """All it made; it has to have ended."""
+        """Return all calls; the process must have ended."""
         text = until(self._read, "the summary of strace")
         rows = text.splitlines()[2:-2]  # without its head and its sum
         return {row.split()[-1] for row in rows}
@@ -91,7 +91,7 @@ class Traced:
 
 
 @pytest.mark.needs("strace", "systemd-analyze")
-def test_a_backfill_makes_only_calls_that_its_unit_allows(home: Home, cloud: Sandbox) -> None:
+def test_backfill_makes_only_calls_that_its_unit_allows(home: Home, cloud: Sandbox) -> None:
     home.let_age()
     traced = Traced(home, "--once")
 
@@ -103,11 +103,11 @@ def test_a_backfill_makes_only_calls_that_its_unit_allows(home: Home, cloud: San
 
 
 @pytest.mark.needs("strace", "systemd-analyze")
-def test_a_daemon_makes_only_calls_that_its_unit_allows(home: Home, cloud: Sandbox) -> None:
+def test_daemon_makes_only_calls_that_its_unit_allows(home: Home, cloud: Sandbox) -> None:
     traced = Traced(home)
-    until(lambda: len(records(cloud)) == 2, "the files of before")
+    until(lambda: len(records(cloud)) == 2, "the first files")
     home.write("loras/new.safetensors", weights(b"new"))
-    until(lambda: len(records(cloud)) == 3, "a file that comes")
+    until(lambda: len(records(cloud)) == 3, "the new file")
     traced.process.send_signal(signal.SIGTERM)
 
     assert traced.process.wait(DEADLINE_S) == 143
@@ -118,5 +118,5 @@ def test_a_daemon_makes_only_calls_that_its_unit_allows(home: Home, cloud: Sandb
 
 @pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", SERVICES)
-def test_the_filter_keeps_out_what_no_backfill_needs(unit: str) -> None:
+def test_unit_filter_refuses_privileged_calls(unit: str) -> None:
     assert {"mount", "ptrace", "setuid", "chown", "bpf", "reboot"} & allowed(unit) == set()

@@ -1,4 +1,4 @@
-"""What systemd itself says of the units and of what belongs to them."""
+"""The systemd units and their snippets pass systemd's own checks."""
 
 import subprocess
 from configparser import ConfigParser
@@ -12,15 +12,15 @@ SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICES = ("syncd.service", "syncd-once.service")
 EXAMPLES = tuple(path.name for path in sorted((SYSTEMD / "examples").iterdir()))
 EXPOSURE = 20
-"""In tenths: systemd calls 0 safe and 100 exposed."""
+"""The highest accepted exposure level, in tenths."""
 
-OF_THE_DAEMON = frozenset(
+DAEMON_DIRECTIVES = frozenset(
     {
         "type", "execstart", "execreload", "runtimedirectory", "runtimedirectorymode", "restart",
         "restartsec", "restartpreventexitstatus", "timeoutstartsec", "watchdogsec",
     }
 )  # fmt: skip
-"""Where a daemon and a backfill differ, in small letters; in all else they are confined alike."""
+"""Directives in which the two services may differ, in lower case."""
 
 
 def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -28,13 +28,13 @@ def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def as_root(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Root of a user namespace at least: what is made belongs to root."""
+    """Run as root of a user namespace, so that new files belong to root."""
     return run("unshare", "--map-root-user", name, *arguments)
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder with the units; the program is not installed here: another one stands in."""
+    """A folder with the units, with /bin/true in place of the program."""
     for name in (*SERVICES, "syncd-once.timer"):
         text = (SYSTEMD / name).read_text()
         (tmp_path / name).write_text(text.replace("/usr/local/bin/syncd", "/bin/true"))
@@ -42,13 +42,13 @@ def installed(tmp_path: Path) -> Path:
 
 
 def with_example(installed: Path, unit: str, example: str) -> None:
-    """Appended instead of dropped in: systemd-analyze security reads no drop-ins of such a folder."""
+    """Append the example: systemd-analyze security ignores drop-ins in this folder."""
     with (installed / unit).open("a") as file:
         file.write((SYSTEMD / "examples" / example).read_text())
 
 
 def directives(unit: str) -> dict[str, list[str]]:
-    """The [Service] section, each directive with the values of its lines."""
+    """Return the directives of the [Service] section with the values of their lines."""
     lines = (SYSTEMD / unit).read_text().partition("\n[Service]\n")[2].partition("\n[")[0]
     found: dict[str, list[str]] = {}
     for line in lines.splitlines():
@@ -60,7 +60,7 @@ def directives(unit: str) -> dict[str, list[str]]:
 
 @pytest.mark.needs("systemd-analyze", "kill")  # the unit's ExecReload
 @pytest.mark.parametrize("unit", [*SERVICES, "syncd-once.timer"])
-def test_T18_systemd_finds_no_fault_in_the_unit(installed: Path, unit: str) -> None:
+def test_T18_unit_passes_systemd_verify(installed: Path, unit: str) -> None:
     checked = run("systemd-analyze", "verify", "--man=no", str(installed / unit))
 
     assert (checked.returncode, checked.stderr) == (0, "")
@@ -68,7 +68,7 @@ def test_T18_systemd_finds_no_fault_in_the_unit(installed: Path, unit: str) -> N
 
 @pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", SERVICES)
-def test_T18_the_service_is_confined(installed: Path, unit: str) -> None:
+def test_T18_service_exposure_is_below_the_limit(installed: Path, unit: str) -> None:
     judged = run(
         "systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE}",
         str(installed / unit),
@@ -80,7 +80,9 @@ def test_T18_the_service_is_confined(installed: Path, unit: str) -> None:
 @pytest.mark.needs("systemd-analyze", "kill")
 @pytest.mark.parametrize("example", EXAMPLES)
 @pytest.mark.parametrize("unit", SERVICES)
-def test_T18_systemd_finds_no_fault_in_an_example(installed: Path, unit: str, example: str) -> None:
+def test_T18_unit_with_example_passes_verify_and_exposure_limit(
+    installed: Path, unit: str, example: str
+) -> None:
     with_example(installed, unit, example)
 
     checked = run("systemd-analyze", "verify", "--man=no", str(installed / unit))
@@ -93,29 +95,29 @@ def test_T18_systemd_finds_no_fault_in_an_example(installed: Path, unit: str, ex
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
-def test_a_backfill_is_confined_like_the_daemon() -> None:
+def test_backfill_unit_has_the_confinement_of_the_daemon() -> None:
     daemon, backfill = directives("syncd.service"), directives("syncd-once.service")
-    shared = daemon.keys() - OF_THE_DAEMON
+    shared = daemon.keys() - DAEMON_DIRECTIVES
 
     assert {name: backfill.get(name) for name in shared} == {n: daemon[n] for n in shared}
     assert backfill.keys() - shared == {"type", "notifyaccess", "execstart", "timeoutstartsec"}
 
 
 @pytest.mark.needs("systemd-sysusers", NAMESPACES)
-def test_the_account_of_the_units_is_made_by_its_snippet(tmp_path: Path) -> None:
+def test_sysusers_snippet_creates_the_account(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     snippet = SYSTEMD / "sysusers.d" / "syncd.conf"
 
-    made = as_root("systemd-sysusers", f"--root={tmp_path}", str(snippet))
+    result = as_root("systemd-sysusers", f"--root={tmp_path}", str(snippet))
 
-    assert made.returncode == 0, made.stderr
+    assert result.returncode == 0, result.stderr
     (account,) = (tmp_path / "etc/passwd").read_text().splitlines()
     assert account.startswith("syncd:x:")
     assert account.endswith(":/var/lib/syncd:/usr/sbin/nologin")
 
 
 @pytest.mark.needs("systemd-tmpfiles", NAMESPACES)
-def test_the_token_is_taken_from_the_eyes_of_others_by_its_snippet(tmp_path: Path) -> None:
+def test_tmpfiles_snippet_sets_the_token_to_mode_0600(tmp_path: Path) -> None:
     folder = tmp_path / "etc/syncd"
     folder.mkdir(parents=True)
     token = folder / "api_token"
@@ -123,16 +125,16 @@ def test_the_token_is_taken_from_the_eyes_of_others_by_its_snippet(tmp_path: Pat
     token.chmod(0o644)
     snippet = SYSTEMD / "tmpfiles.d" / "syncd.conf"
 
-    set_right = as_root("systemd-tmpfiles", "--create", f"--root={tmp_path}", str(snippet))
+    result = as_root("systemd-tmpfiles", "--create", f"--root={tmp_path}", str(snippet))
 
-    assert set_right.returncode == 0, set_right.stderr
+    assert result.returncode == 0, result.stderr
     assert token.stat().st_mode & 0o777 == 0o600
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
-def test_the_timer_starts_the_backfill_and_makes_up_for_a_night_off() -> None:
+def test_timer_starts_the_backfill_and_catches_up() -> None:
     timer = ConfigParser(interpolation=None)
     timer.read(SYSTEMD / "syncd-once.timer")
 
-    assert "Unit" not in timer["Timer"]  # so it is the service of its own name
+    assert "Unit" not in timer["Timer"]  # the default is the service of the same name
     assert timer["Timer"]["Persistent"] == "yes"

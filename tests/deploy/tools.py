@@ -1,4 +1,4 @@
-"""What the runs that need root check before they begin."""
+"""Checks before the test runs that need root."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from tests.tools import ROOT, available, packages_of
 
 
 def require(programs: Iterable[str]) -> None:
-    """End the run unless it is root's and each of *programs* is installed."""
+    """Exit unless *programs* are installed and the tests run as root."""
     missing = packages_of(program for program in programs if not available(program))
     if missing:
         pytest.exit(f"Missing. Debian, Ubuntu: sudo apt-get install {' '.join(missing)}", 1)
     if not available(ROOT):
-        pytest.exit("This needs root: it mounts, and makes files of other users.", 1)
+        pytest.exit("This needs root, to mount and to create files of other users.", 1)
