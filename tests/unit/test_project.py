@@ -1,4 +1,4 @@
-"""What stands around the code agrees with the code and with itself."""
+"""Build files, units and documents are consistent with the code and with each other."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def pyproject() -> dict[str, Any]:
 
 
 def entries(lock: str) -> list[str]:
-    """The requirements of a lock file, each with its hashes, as pip reads them."""
+    """Return the requirements of a lock file with their hashes."""
     joined = (TOP / lock).read_text().replace("\\\n", " ")
     return [line for line in joined.splitlines() if line and not line.lstrip().startswith("#")]
 
@@ -42,7 +42,7 @@ def locked(lock: str) -> dict[str, Version]:
 
 
 def instructions(name: str) -> list[str]:
-    """The values of one Dockerfile instruction, in order."""
+    """Return the values of one Dockerfile instruction, in order."""
     joined = (TOP / "Dockerfile").read_text().replace("\\\n", " ")
     return re.findall(rf"^{name} (.+)$", joined, flags=re.MULTILINE)
 
@@ -62,7 +62,7 @@ def make(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def python_where(change: str, tmp_path: Path) -> str:
-    """A machine's python3 that differs from this one by a statement run before what it is given."""
+    """Write a python3 that runs the statement *change* before its script."""
     script = tmp_path / "python3"
     script.write_text(
         "#!/bin/sh\n"
@@ -84,22 +84,30 @@ def fresh_clone(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CHANGELOG.md", "LICENSE", "Makefile", "Dockerfile", "systemd/syncd.service"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "Makefile",
+        "Dockerfile",
+        "systemd/syncd.service",
+    ],
 )
-def test_file_a_reader_looks_for_is_there(name: str) -> None:
+def test_expected_file_exists_and_is_not_empty(name: str) -> None:
     assert (TOP / name).stat().st_size > 0
 
 
 PUBLIC = re.compile(r"https?://([a-z0-9.-]+\.(?:org|com|net|io|dev|cloud|sh))(?![a-z0-9.-])", re.I)
-OURS = {"core.cyberun.cloud"}
+DEFAULT_HOSTS = {"core.cyberun.cloud"}
 FORMATS = {"json-schema.org", "git-lfs.github.com"}
-"""Hosts in the names of formats, which nothing connects to."""
+"""Hosts in names of formats; syncd does not connect to them."""
 CITED = {"sqlite.org", "examplebucket.s3.amazonaws.com"}
 """Hosts in comments and in examples of a published standard."""
 
 
 def named_hosts() -> dict[str, str]:
-    """Each public host that code, a test or a build file names, and one of the files."""
+    """Return each public host in code, tests and build files, with one of the files."""
     files = [TOP / name for name in ("Makefile", "Dockerfile", "pyproject.toml")]
     for folder in ("syncd", "tests", "bench", "systemd", "docs/deploy"):
         files += [path for path in (TOP / folder).rglob("*") if path.is_file()]
@@ -112,20 +120,20 @@ def named_hosts() -> dict[str, str]:
     }
 
 
-def test_no_code_or_test_names_a_registry_or_a_mirror() -> None:
-    unknown = {h: p for h, p in named_hosts().items() if h not in OURS | FORMATS | CITED}
+def test_code_and_tests_name_no_unknown_host() -> None:
+    unknown = {h: p for h, p in named_hosts().items() if h not in DEFAULT_HOSTS | FORMATS | CITED}
 
     assert unknown == {}
 
 
 def slug(heading: str) -> str:
-    """The anchor that a heading gets."""
+    """Return the anchor of a heading."""
     text = re.sub(r"[`*\[\]]|\(.*?\)", "", heading.strip().lower())
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
 
 def dead_links(page: Path) -> list[str]:
-    """Links of *page* to a file or a heading that is not there."""
+    """Return the links of *page* to files or headings that do not exist."""
     text = re.sub(r"(?ms)^```.*?^```", "", page.read_text("utf-8"))
     dead = []
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -141,18 +149,18 @@ def dead_links(page: Path) -> list[str]:
     return dead
 
 
-def test_every_link_in_the_documentation_leads_somewhere() -> None:
+def test_every_link_in_the_documentation_has_a_target() -> None:
     pages = [*TOP.glob("*.md"), *(TOP / "docs").rglob("*.md"), *(TOP / "tests").rglob("*.md")]
     dead = {str(page.relative_to(TOP)): dead_links(page) for page in pages}
 
     assert {page: links for page, links in dead.items() if links} == {}
 
 
-def test_package_and_project_name_the_same_version() -> None:
+def test_package_and_project_have_the_same_version() -> None:
     assert pyproject()["project"]["version"] == syncd.__version__
 
 
-def test_licence_is_apache_2_in_text_and_in_metadata() -> None:
+def test_licence_is_apache_2_in_text_and_metadata() -> None:
     text = " ".join((TOP / "LICENSE").read_text().split())
 
     assert text.startswith("Apache License Version 2.0, January 2004")
@@ -172,7 +180,7 @@ def wanted(lock: str) -> list[str]:
 
 
 @pytest.mark.parametrize("lock", EVERY_LOCK)
-def test_lock_holds_every_dependency_within_its_bounds(lock: str) -> None:
+def test_lock_contains_every_dependency_within_its_bounds(lock: str) -> None:
     versions = locked(lock)
     needs = [Requirement(text) for text in wanted(lock)]
     missing = [need for need in needs if canonicalize_name(need.name) not in versions]
@@ -182,39 +190,39 @@ def test_lock_holds_every_dependency_within_its_bounds(lock: str) -> None:
 
 
 @pytest.mark.parametrize("lock", EVERY_LOCK)
-def test_every_line_of_a_lock_pins_one_version_with_hashes(lock: str) -> None:
+def test_every_lock_line_pins_one_version_with_hashes(lock: str) -> None:
     pinned = re.compile(r"[\w.-]+==[\w.]+( ; [^#]+?)?( +--hash=sha256:[0-9a-f]{64})+")
 
     assert [entry for entry in entries(lock) if not pinned.fullmatch(entry)] == []
 
 
 @pytest.mark.parametrize("lock", EVERY_LOCK)
-def test_lock_names_no_host_and_no_local_path(lock: str) -> None:
+def test_lock_contains_no_host_and_no_local_path(lock: str) -> None:
     text = (TOP / lock).read_text()
 
     assert re.findall(r"://|--(?:extra-)?index-url|--find-links|--trusted-host| @ ", text) == []
 
 
-def test_no_two_locks_disagree_on_a_version() -> None:
+def test_locks_agree_on_versions() -> None:
     pins = {(name, version) for lock in LOCKS for name, version in locked(lock).items()}
 
     assert len(pins) == len({name for name, _ in pins})
 
 
-def test_image_runs_the_program_itself_as_an_ordinary_user() -> None:
+def test_image_runs_syncd_as_an_ordinary_user() -> None:
     assert json.loads(instructions("ENTRYPOINT")[-1]) == ["syncd"]
     assert instructions("USER")[-1] == "10001"
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_image_keeps_its_state_on_its_one_volume() -> None:
+def test_image_stores_its_state_on_its_volume() -> None:
     environment = dict(re.findall(r"(SYNCD_\w+)=(\S+)", instructions("ENV")[-1]))
 
     assert instructions("VOLUME") == [environment["SYNCD_STATE_DIR"]]
     assert environment["SYNCD_MODELS_DIR"] == "/models"
 
 
-def test_image_installs_nothing_that_is_not_locked() -> None:
+def test_image_installs_only_locked_packages() -> None:
     commands = [part for run in instructions("RUN") for part in run.split("&&")]
     installs = [part for part in commands if re.search(r"\bpip\b.*\binstall\b", part)]
 
@@ -222,7 +230,7 @@ def test_image_installs_nothing_that_is_not_locked() -> None:
     assert all("--require-hashes" in part or "--no-index" in part for part in installs)
 
 
-def test_image_is_built_from_files_that_docker_is_shown() -> None:
+def test_image_copies_only_files_in_the_build_context() -> None:
     shown = set((TOP / ".dockerignore").read_text().splitlines())
     copied = [
         source
@@ -236,7 +244,7 @@ def test_image_is_built_from_files_that_docker_is_shown() -> None:
     assert [name for name in copied if not (TOP / name).exists()] == []
 
 
-def test_unit_does_not_restart_what_would_fail_the_same_way() -> None:
+def test_unit_does_not_restart_after_permanent_failures() -> None:
     service = unit()["Service"]
 
     assert service["Restart"] == "on-failure"
@@ -244,11 +252,11 @@ def test_unit_does_not_restart_what_would_fail_the_same_way() -> None:
     assert service["SuccessExitStatus"] == "143"
 
 
-def test_unit_gives_running_parts_their_grace_before_it_kills() -> None:
+def test_unit_stop_timeout_is_longer_than_the_grace_period() -> None:
     assert int(unit()["Service"]["TimeoutStopSec"]) > 60
 
 
-def test_unit_keeps_the_token_out_of_environment_and_command_line() -> None:
+def test_unit_passes_the_token_as_credential_only() -> None:
     service = unit()["Service"]
 
     assert service["LoadCredential"] == "api_token:/etc/syncd/api_token"
@@ -270,11 +278,11 @@ def test_unit_keeps_the_token_out_of_environment_and_command_line() -> None:
         ("PrivateTmp", "yes"),
     ],
 )
-def test_unit_confines_the_service_but_shows_it_the_models(key: str, value: str) -> None:
+def test_unit_confines_the_service(key: str, value: str) -> None:
     assert unit()["Service"][key] == value
 
 
-def test_make_alone_lists_the_two_commands() -> None:
+def test_make_without_target_lists_demo_and_test() -> None:
     shown = make(cwd=TOP)
 
     assert shown.returncode == 0
@@ -290,7 +298,7 @@ def test_make_test_runs_every_check_in_order(fresh_clone: Path) -> None:
     assert all(check in planned for check in checks)
 
 
-def test_ci_runs_the_command_of_the_developers() -> None:
+def test_ci_runs_make_audit_and_make_test() -> None:
     script = TOP / ".ci" / "run"
 
     assert os.access(script, os.X_OK)
@@ -301,30 +309,30 @@ def test_ci_runs_the_command_of_the_developers() -> None:
     assert "apt-get" not in script.read_text()
 
 
-def test_missing_python_is_named_with_what_to_install(fresh_clone: Path) -> None:
-    refused = make("demo", "PYTHON=no-such-python", cwd=fresh_clone)
+def test_missing_python_error_names_the_packages_to_install(fresh_clone: Path) -> None:
+    result = make("demo", "PYTHON=no-such-python", cwd=fresh_clone)
 
-    assert refused.returncode != 0
-    assert "there is no no-such-python" in refused.stderr
-    assert "apt-get install python3 python3-venv" in refused.stderr
+    assert result.returncode != 0
+    assert "there is no no-such-python" in result.stderr
+    assert "apt-get install python3 python3-venv" in result.stderr
 
 
-def test_old_python_is_named_with_its_version(fresh_clone: Path, tmp_path: Path) -> None:
+def test_old_python_error_names_its_version(fresh_clone: Path, tmp_path: Path) -> None:
     old = python_where("sys.version_info = (3, 10, 13)", tmp_path)
 
-    refused = make("demo", f"PYTHON={old}", cwd=fresh_clone)
+    result = make("demo", f"PYTHON={old}", cwd=fresh_clone)
 
-    assert refused.returncode != 0
-    assert "Python 3.11 or newer" in refused.stderr
-    assert "(3, 10, 13)" in refused.stderr
+    assert result.returncode != 0
+    assert "Python 3.11 or newer" in result.stderr
+    assert "(3, 10, 13)" in result.stderr
 
 
-def test_missing_venv_module_is_named_with_its_package(fresh_clone: Path, tmp_path: Path) -> None:
+def test_missing_venv_error_names_the_package_to_install(fresh_clone: Path, tmp_path: Path) -> None:
     bare = python_where('sys.modules["ensurepip"] = None', tmp_path)
 
-    refused = make("test", f"PYTHON={bare}", cwd=fresh_clone)
+    result = make("test", f"PYTHON={bare}", cwd=fresh_clone)
 
-    assert refused.returncode != 0
-    assert "lacks its venv module" in refused.stderr
-    assert "apt-get install python3-venv" in refused.stderr
+    assert result.returncode != 0
+    assert "lacks its venv module" in result.stderr
+    assert "apt-get install python3-venv" in result.stderr
     assert not (fresh_clone / ".venv").exists()

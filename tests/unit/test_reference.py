@@ -1,4 +1,4 @@
-"""The pages that are made from the sources are current, complete and well-formed."""
+"""The generated pages are current, complete and well-formed."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from syncd.config.settings import KEYS, VARIABLES
 from syncd.types import Event, FileState, Remark, State
 
 
-def test_the_pages_are_as_the_sources_make_them() -> None:
+def test_generated_pages_are_current() -> None:
     stale = [
         name
         for name, text in reference.pages().items()
@@ -23,14 +23,14 @@ def test_the_pages_are_as_the_sources_make_them() -> None:
     assert stale == [], "run: make docs"
 
 
-def test_every_event_says_what_it_means() -> None:
+def test_every_event_has_a_meaning() -> None:
     meanings = reference.meanings_in((reference.TOP / reference.EVENTS).read_text("utf-8"))
 
     assert meanings.keys() == reference.logged().keys()
     assert [event for event, meaning in meanings.items() if not meaning] == []
 
 
-def test_events_are_read_from_the_calls_with_levels_and_fields() -> None:
+def test_events_are_collected_with_levels_and_fields() -> None:
     logged = reference.logged()
 
     assert logged["job.failed"].levels == {"error"}
@@ -39,11 +39,11 @@ def test_events_are_read_from_the_calls_with_levels_and_fields() -> None:
     assert "log.suppressed" in logged
 
 
-def test_every_setting_is_told_with_its_variable_and_what_it_is_for() -> None:
-    told = reference.settings()
+def test_every_setting_has_a_variable_and_a_description() -> None:
+    settings = reference.settings()
 
-    assert [each.key for each in told] == list(KEYS)
-    assert [each for each in told if not each.meaning] == []
+    assert [setting.key for setting in settings] == list(KEYS)
+    assert [setting for setting in settings if not setting.meaning] == []
     text = reference.configuration()
     assert [name for name in VARIABLES if f"`{name}`" not in text] == []
 
@@ -62,14 +62,14 @@ def test_every_setting_is_told_with_its_variable_and_what_it_is_for() -> None:
         ("network.proxy", "text", ""),
     ],
 )
-def test_values_and_defaults_are_told_in_words(key: str, values: str, default: str) -> None:
-    (each,) = [each for each in reference.settings() if each.key == key]
+def test_setting_shows_values_and_default(key: str, values: str, default: str) -> None:
+    (setting,) = [setting for setting in reference.settings() if setting.key == key]
 
-    assert (each.values, each.default) == (values, default)
+    assert (setting.values, setting.default) == (values, default)
 
 
 @pytest.mark.needs("groff")
-def test_the_manual_page_is_one_that_troff_takes() -> None:
+def test_man_page_has_no_troff_warnings() -> None:
     checked = subprocess.run(
         ["groff", "-man", "-ww", "-z", "-Tutf8", reference.TOP / reference.MAN],
         capture_output=True, text=True, check=True,
@@ -82,7 +82,7 @@ CODES = ["0", "1", "2", "66", "70", "74", "75", "77", "78", "130", "143"]
 
 
 @pytest.mark.needs("groff")
-def test_the_manual_page_knows_every_command_option_setting_and_exit_code() -> None:
+def test_man_page_lists_every_command_option_setting_and_exit_code() -> None:
     shown = subprocess.run(
         ["groff", "-man", "-Tascii", "-P-cbou", reference.TOP / reference.MAN],
         capture_output=True, text=True, check=True,
@@ -104,7 +104,7 @@ def test_the_manual_page_knows_every_command_option_setting_and_exit_code() -> N
     assert set(CODES) <= words
 
 
-def test_the_operators_page_knows_every_state_hold_and_exit_code() -> None:
+def test_operate_page_lists_every_state_hold_exit_code_and_command() -> None:
     text = (reference.TOP / "docs/operate.md").read_text("utf-8")
     schema = (reference.TOP / "syncd/store/migrations/0001_initial.sql").read_text("utf-8")
     (kinds,) = re.findall(r"kind +TEXT +PRIMARY KEY CHECK \(kind IN \(([^)]*)\)", schema)
@@ -116,7 +116,7 @@ def test_the_operators_page_knows_every_state_hold_and_exit_code() -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "history", "queue", "status"])
-def test_a_schema_knows_every_state_and_event(name: str) -> None:
+def test_schema_lists_every_state_and_event(name: str) -> None:
     text = (reference.TOP / f"docs/schemas/{name}.schema.json").read_text("utf-8")
     defined = json.loads(text)["$defs"]
     state, event = defined.get("state"), defined.get("event")
