@@ -174,7 +174,7 @@ def test_settling_files_are_listed_with_the_time_left_or_what_blocks_them(
     assert (grown[growing]["size"], grown[growing]["reason"]) == (3 * MIB, None)
     assert 500 < grown[growing]["seconds_left"] <= 600
     assert grown[loading]["seconds_left"] is None
-    assert grown[loading]["reason"] == "a downloader is at work: loading.pt.aria2"
+    assert grown[loading]["reason"] == "a download is in progress: loading.pt.aria2"
     assert "waiting for 3 files to stop changing" in status
     assert re.search(rf"^  {growing}  3.0 MiB  \d{{3}} s left$", status, re.MULTILINE)
     assert "loading.pt.aria2" in status
@@ -187,7 +187,7 @@ def test_settling_files_are_listed_with_the_time_left_or_what_blocks_them(
     assert (told_file["file"], told_file["settling"]["size"]) == (None, 3 * MIB)
     assert changed["state"] == "registered"
     assert re.fullmatch(still, changed["on disk"])
-    assert blocked["state"] == "still changing: a downloader is at work: loading.pt.aria2"
+    assert blocked["state"] == "still changing: a download is in progress: loading.pt.aria2"
     assert settled is None
     assert "stop changing" not in after
     assert after_file["settling"] is None

@@ -60,16 +60,16 @@ def ignored(path: str, words: str, size: int = SIZE) -> Trap:
     return Trap(path, "ignored", words, size)
 
 
-HOLDS_NONE = "which holds no models"
+NO_MODELS = "which contains no models"
 UNFINISHED = "name of an unfinished download"
 IN_TWO_CASES = "would get the same place in the catalog"
 
 TRAPS = [
     # Names that are never taken.
     ignored("stray.safetensors", "not in a type folder"),
-    ignored("configs/v1.safetensors", "configs/ holds ComfyUI's own settings"),
-    ignored("diffusers/sd/unet.safetensors", "diffusers/ holds models of many files"),
-    ignored("LLM/q/model-00001-of-00002.safetensors", "LLM/ holds models of many files"),
+    ignored("configs/v1.safetensors", "configs/ contains ComfyUI's own settings"),
+    ignored("diffusers/sd/unet.safetensors", "diffusers/ contains models of several files"),
+    ignored("LLM/q/model-00001-of-00002.safetensors", "LLM/ contains models of several files"),
     ignored("loras/.hidden.safetensors", "hidden or temporary name"),
     ignored("loras/~syncthing~a.safetensors", "hidden or temporary name"),
     ignored("loras/Unconfirmed 1.safetensors", "hidden or temporary name"),
@@ -92,7 +92,7 @@ TRAPS = [
     Trap("loras/mapped (1).pt", "upload", "named by loras/mapped (1).pt ([naming.map])"),
     Trap("loras/[Pony]/a.pt", "upload", "named by loras/[Pony]/ ([naming.map])"),
     # What a download in progress leaves.
-    Trap("loras/loading.pt", "incomplete", "a downloader is at work: loading.pt.aria2"),
+    Trap("loras/loading.pt", "incomplete", "a download is in progress: loading.pt.aria2"),
     ignored("loras/loading.pt.aria2", UNFINISHED),
     # Names that the server refuses.
     refused("loras/a (1).pt", "its characters ( );"),

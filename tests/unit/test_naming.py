@@ -84,7 +84,7 @@ def test_an_ordinary_folder_is_entered() -> None:
     ("rel_path", "size", "reason"),
     [
         ("x.safetensors", 100, "not in a type folder"),
-        ("configs/v1.ckpt", 100, "configs/ holds ComfyUI's own settings"),
+        ("configs/v1.ckpt", 100, "configs/ contains ComfyUI's own settings"),
         ("loras/put_loras_here", 100, "placeholder"),
         ("loras/x.yaml", 100, "not a model ending: .yaml"),
         ("loras/README", 100, "not a model ending: none"),
@@ -237,7 +237,7 @@ def test_within_means_at_or_below(rel_path: str, tops: set[str], within: bool) -
 
 @pytest.mark.parametrize("rel_path", ["diffusers/flux/unet/model.safetensors", "LLM/qwen/a.bin"])
 def test_models_of_many_files_are_not_taken_one_by_one(rel_path: str) -> None:
-    assert "models of many files" in (naming.unwanted(rel_path, 100) or "")
+    assert "models of several files" in (naming.unwanted(rel_path, 100) or "")
     assert naming.unwanted("loras/" + rel_path, 100) is None
 
 

@@ -93,7 +93,7 @@ def test_a_companion_keeps_a_file_from_settling_and_is_named() -> None:
 
     assert settling.settles_at_s(watching) == math.inf
     assert not settling.is_settled(watching, 1e12)
-    assert watching.blocked_by == "a downloader is at work: x.pt.aria2\\n"
+    assert watching.blocked_by == "a download is in progress: x.pt.aria2\\n"
 
 
 def test_a_companion_that_went_away_unheard_restarts_the_window() -> None:

@@ -1,8 +1,8 @@
 """
-The boundary of the models directories: what a link may publish that leads outside of them.
+The boundary of the models directories: which files outside them a symbolic link may publish.
 
-One unpacked archive can hold a link to any file that the account of syncd may read. So a file
-outside is taken only where models may lie, and only if its content is that of a model.
+An unpacked archive can contain a link to any file that syncd's account can read. A file outside the
+models directories is therefore accepted only where models may be, and only if its content is a model.
 """
 
 from collections.abc import Collection
@@ -13,10 +13,10 @@ from syncd.core.files.naming import is_within
 SYSTEM = frozenset(
     ("/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/log", "/var/mail", "/var/spool")
 )
-"""Directories that never hold models."""
+"""Directories that never contain models."""
 
 MOUNTED = frozenset(("/run/media", "/run/mount"))
-"""Below one of them, but where desktops mount disks."""
+"""Exceptions to ``SYSTEM``: desktops mount disks here."""
 
 PRIVATE = frozenset(
     (
@@ -24,28 +24,28 @@ PRIVATE = frozenset(
         ".config", ".mozilla", ".thunderbird", ".var", "google-chrome", "chromium", "keyrings",
     )
 )  # fmt: skip
-"""Names of directories that hold keys, settings or a browser's profile, in whose home ever."""
+"""Names of directories with keys, settings or browser profiles, in any home directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
     """
-    Where models lie. All paths are absolute, links resolved.
+    The places where models may be. All paths are absolute, with links resolved.
 
-    Attributes:
+    Args:
         roots: The models directories.
-        kept: Files and directories of syncd itself, such as the state directory.
+        kept: syncd's own files and directories, such as the state directory.
     """
 
     roots: frozenset[str]
     kept: frozenset[str]
 
     def is_outside(self, path: str) -> bool:
-        """Does the file at *path* lie in no models directory?"""
+        """Return whether *path* is in no models directory."""
         return not is_within(path, self.roots)
 
     def forbidden(self, path: str) -> str | None:
-        """The place that keeps the file at *path*, which is outside, from being read, or None."""
+        """Return the directory that makes reading the outside file *path* forbidden, or None."""
         folders = path.split("/")[:-1]
         private = next((at for at, name in enumerate(folders) if name in PRIVATE), None)
         if private is not None:

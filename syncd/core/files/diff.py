@@ -1,9 +1,9 @@
 """
-Found files against known files: what has changed on disk.
+Compare the files on disk with the files in the store.
 
-Both sides arrive in path order (``order``) and are merged like two sorted lists, so a tree of a
-million files is compared without holding it in memory. The scanner yields in that order, and so
-does ``ORDER BY rel_path`` over names stored as bytes.
+Both sides arrive in path order (``order``) and are merged like two sorted lists, so a tree of a million
+files does not have to fit in memory. The scanner yields in that order, and so does ``ORDER BY rel_path``
+over names stored as bytes.
 """
 
 import os
@@ -19,28 +19,28 @@ _File = TypeVar("_File", FoundFile, KnownFile)
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """A file that was not known."""
+    """A file that the store does not know."""
 
     found: FoundFile
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A known path with another fingerprint, or one about which something else is decided now."""
+    """A known path with a different fingerprint, or one that the rules now treat differently."""
 
     found: FoundFile
     known: KnownFile
 
     @property
     def only_ctime(self) -> bool:
-        """A chmod, a new link, or a rewrite that set the time back: look again, not a new file."""
+        """Whether only ctime differs: a chmod, a new link, or a rewrite that restored mtime."""
         before = self.known.fingerprint._replace(dev=self.found.fingerprint.dev)
         return before.only_ctime_moved(self.found.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A known file that is no longer there."""
+    """A known file that no longer exists."""
 
     known: KnownFile
 
@@ -49,7 +49,7 @@ Change = New | Moved | Gone
 
 
 def order(file: FoundFile | KnownFile) -> bytes:
-    """What both sides of ``diff`` are sorted by: the bytes of the path."""
+    """Return the sort key of both sides of ``diff``: the bytes of the path."""
     return os.fsencode(file.rel_path)
 
 
@@ -61,17 +61,17 @@ def diff(
     stands: Callable[[KnownFile], bool] = lambda known: True,
 ) -> Iterator[Change]:
     """
-    What changed in one root, lazily and in path order; an unchanged file yields nothing.
+    Yield the changes in one root, lazily and in path order.
 
     Args:
         found, known: In path order, each path once.
-        unjudged: Paths that could not be read; nothing at or below them is called gone. It is read
-            as late as possible, so the walk may still be adding to it.
-        stands: Does what was decided about a file that did not change still hold? If not, it counts
-            as moved.
+        unjudged: Paths that could not be read. Nothing at or below them is reported as gone. The
+            collection is read as late as possible, so the walk may still add to it.
+        stands: Returns whether the rules still treat an unchanged file as before. If not, the
+            file counts as changed.
 
     Raises:
-        ValueError: A side is out of order, where a merge would report files as gone that are not.
+        ValueError: A side is out of order; a merge would report existing files as gone.
     """
     ours, theirs = _in_order(found), _in_order(known)
     mine, old = next(ours, None), next(theirs, None)

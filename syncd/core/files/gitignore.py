@@ -1,9 +1,9 @@
 """
-Patterns in gitignore syntax, matched at a cost that no pattern and no path can drive up.
+Patterns in gitignore syntax, matched in bounded time.
 
-A pattern becomes a regular expression in which each wildcard stops at the first place where what
-follows it matches, and never tries another one: for wildcards the first place is as good as any. So
-the work is bounded by the length of the pattern times that of the path.
+A pattern becomes a regular expression in which each wildcard stops at the first place where the rest
+matches and does not backtrack. For wildcards the first place is as good as any other. The cost of a match
+is therefore bounded by the length of the pattern times the length of the path.
 
 See "gitignore(5)", PATTERN FORMAT.
 """
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 PATTERN_MAX = 1000
-"""Characters of a pattern."""
+"""The largest number of characters of a pattern."""
 
 PATTERNS_MAX = 1000
-"""Patterns of one list; comments and blank lines do not count."""
+"""The largest number of patterns in a list, without comments and blank lines."""
 
 _NONE = "is not a pattern in gitignore syntax"
 
@@ -29,7 +29,7 @@ _SET_ITEM = re.compile("(.)-(.)|(.)", re.DOTALL)
 
 
 class BadLine(ValueError):
-    """Line *number*, from 1 on, is no pattern; *fault* is a predicate."""
+    """Line *number*, counted from 1, is not a pattern; *fault* is a predicate."""
 
     def __init__(self, number: int, fault: str) -> None:
         super().__init__(number, fault)
@@ -37,12 +37,12 @@ class BadLine(ValueError):
 
 
 class _Unclosed(Exception):
-    """A bracket is opened and not closed: git passes over such a line."""
+    """A bracket is not closed; git ignores such a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One line; ``negated`` if it takes back what lines before it matched."""
+    """One line; ``negated`` if it re-includes what earlier lines matched."""
 
     line: str
     negated: bool
@@ -51,10 +51,10 @@ class Pattern:
 
 def parse(line: str) -> Pattern | None:
     """
-    The pattern in *line*, or None for a blank line, a comment, and what git passes over.
+    Return the pattern in *line*, or None for a blank line, a comment, or a line that git ignores.
 
     Raises:
-        ValueError: It is no pattern, or longer than ``PATTERN_MAX``; the message is a predicate.
+        ValueError: Not a pattern, or longer than ``PATTERN_MAX``; the message is a predicate.
     """
     text = line if line.endswith("\\ ") else line.rstrip()
     if not text or text.startswith("#") or text == "/":
@@ -70,10 +70,10 @@ def parse(line: str) -> Pattern | None:
 
 def parse_all(lines: Iterable[str]) -> tuple[Pattern, ...]:
     """
-    The patterns in *lines*, at most ``PATTERNS_MAX`` of them.
+    Return the patterns in *lines*.
 
     Raises:
-        BadLine: A line is no pattern, or one too many.
+        BadLine: A line is not a pattern, or there are more than ``PATTERNS_MAX``.
     """
     patterns: list[Pattern] = []
     for number, line in enumerate(lines, start=1):
@@ -90,9 +90,9 @@ def parse_all(lines: Iterable[str]) -> tuple[Pattern, ...]:
 
 def deciding(patterns: Sequence[Pattern], path: str) -> Pattern | None:
     """
-    The pattern that decides about the file at *path*, or None if none matches.
+    Return the pattern that applies to the file at *path*, or None if none matches.
 
-    It is the last one that matches the path itself, else the last one that matches a folder above.
+    It is the last one that matches the path itself, or else the last one that matches a parent folder.
     """
     above = None
     for pattern in reversed(patterns):
@@ -104,7 +104,7 @@ def deciding(patterns: Sequence[Pattern], path: str) -> Pattern | None:
 
 
 def _regex(text: str) -> str:
-    """Matches a path; the group ``folder`` only if what matches is a folder above it."""
+    """Return the expression for a path; the group ``folder`` matches if a parent folder does."""
     segments = _segments(text)
     chunks = [
         "/".join(map(_segment, chunk)) for wild, chunk in groupby(segments, "**".__eq__) if not wild
@@ -124,7 +124,7 @@ def _regex(text: str) -> str:
 
 
 def _segments(text: str) -> list[str]:
-    """Between slashes; a pattern that may match at any depth begins with ``**``."""
+    """Split at slashes; a pattern that matches at any depth gets a leading ``**``."""
     segments = text.split("/")
     if not segments[0]:
         del segments[0]
@@ -138,7 +138,6 @@ def _segments(text: str) -> list[str]:
 
 
 def _segment(glob: str) -> str:
-    """One name."""
     if glob == "*":
         return "[^/]+"
     first, *pieces = _pieces(glob)
@@ -150,7 +149,7 @@ def _segment(glob: str) -> str:
 
 
 def _pieces(glob: str) -> list[str]:
-    """What stands between the stars, each character as an expression for one character."""
+    """Return the texts between the stars, as expressions."""
     pieces, at = [""], 0
     while at < len(glob):
         token = _TOKEN.match(glob, at)

@@ -1,13 +1,13 @@
 """
-Which paths are models, and what the cloud calls them.
+Which paths are models, and which names they get in the catalog.
 
-A path here is POSIX and relative to its root, as ``os.fsdecode`` made it. Three questions, in the
-order in which they are asked: is the name one we take at all (``unwanted``), what is it called in
-the catalog or why would the server refuse it (``target_of``), and who else would get that name
-(``clash_key``).
+Paths are POSIX, relative to their root, and decoded with ``os.fsdecode``. Three functions are used in
+this order: ``unwanted`` tells whether a name is that of a model, ``target_of`` computes its name in the
+catalog or the reason why the server would refuse it, and ``clash_key`` finds files that would get the
+same name.
 
-With its type folder in front a path is *typed*: ``loras/x.pt``, whichever root it lies in. That is
-what patterns are compared with and what ``[naming.map]`` has as its keys.
+A *typed* path starts with the type folder, such as ``loras/x.pt``, whichever root it is in. Patterns and
+the keys of ``[naming.map]`` are typed paths.
 """
 
 import fnmatch
@@ -23,22 +23,22 @@ from syncd.types import Target, printable
 ENDINGS = frozenset(
     (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
 )
-"""What a model's name ends in, lower case. ``.engine`` and ``.trt`` fit one machine only."""
+"""File name endings of models, lower case. ``.engine`` and ``.trt`` work on one machine only."""
 
-MANY_FILES = frozenset(("diffusers", "LLM"))
-"""Types whose models are folders: one file of them alone is of no use to anybody."""
+BUNDLE_TYPES = frozenset(("diffusers", "LLM"))
+"""Types whose models are folders; a single file of such a model is useless."""
 
 UNFINISHED = "name of an unfinished download"
 EMPTY = "empty file"
 
 SEGMENT_MAX = 255
-"""Bytes of one folder or file name."""
+"""The largest size of a folder or file name in bytes."""
 
 MODEL_PATH_MAX = 1000
-"""Bytes of a whole model_path. The server states no limit; this one is ours."""
+"""The largest size of a model_path in bytes. The server documents no limit; this one is ours."""
 
 MODEL_TYPE_MAX = 50
-"""Characters of a model_type."""
+"""The largest number of characters of a model_type."""
 
 _PATTERN = re.compile(r"^(?!/)(?!.*\.\.)(?!.*\\)[\w./ -]+$", re.ASCII)
 _FOREIGN = re.compile(r"[^\w./ -]", re.ASCII)
@@ -51,14 +51,14 @@ _PARTIAL = (
 )  # fmt: skip
 _TEMPORARY_STARTS = (".", "~syncthing~", "Unconfirmed ")
 _WEIGHTS = "|".join(re.escape(e) for e in sorted(ENDINGS, key=len, reverse=True))
-# aws appends a dot and eight letters or digits while it downloads, s5cmd a number.
+# While downloading, aws appends a dot and eight letters or digits, and s5cmd a number.
 _TEMPORARY = re.compile(rf".*(?:{_WEIGHTS})(?:\.[0-9a-z]{{8}}|[0-9]+)", re.ASCII | re.IGNORECASE)
 _FOLDERS = frozenset(("__pycache__", "lost+found", "@eaDir", "#recycle", "$RECYCLE.BIN"))
 
 COMPANIONS = (
     ".aria2", ".aria2__temp", ".st", ".lftp-pget-status", ".runpoddirect.part", ".part",
 )  # fmt: skip
-"""What follows a name beside a file that is not finished; of two that end alike the longer first."""
+"""Endings that downloaders append to an unfinished file's name; longer ones first."""
 
 _PARTS_FOLDER = re.compile(r"\.(.+)\.parts_.*", re.DOTALL)
 
@@ -69,10 +69,10 @@ NO_NAMES: Mapping[str, str] = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """
-    A path that the server would not accept; it is shown, never renamed and never retried.
+    A path that the server would refuse. The file is shown, not renamed and not retried.
 
-    ``offending`` is what is wrong in it, ``reason`` one sentence for a person, ``remedy`` the line
-    under ``[naming.map]`` that would help, where one can be written; all printable.
+    ``offending`` is the wrong part, ``reason`` a sentence for the user, and ``remedy`` the line under
+    ``[naming.map]`` that would help, if one can be written. All are printable.
     """
 
     reason: str
@@ -82,17 +82,17 @@ class Refusal:
 
 
 def never_enter(folder: str) -> bool:
-    """Is *folder*, one name, of a kind that holds no models: hidden, a cache, a recycle bin?"""
+    """Return whether the folder name is that of a hidden folder, a cache or a recycle bin."""
     return folder.startswith((".", "models--")) or folder in _FOLDERS
 
 
 def typed(rel_path: str, type_key: str | None) -> str:
-    """*rel_path* with its type folder in front: the root's own where it has one."""
+    """Return *rel_path* with its type folder in front, which is the root's own if it has one."""
     return rel_path if type_key is None else f"{type_key}/{rel_path}"
 
 
 def ending_of(rel_path: str) -> str:
-    """The ending that tells what a file is, lower case, its dot included; empty for none."""
+    """Return the file name extension, lower case, with its dot; empty if there is none."""
     return posixpath.splitext(rel_path.lower())[1]
 
 
@@ -105,25 +105,25 @@ def unwanted(
     bundled: bool = False,
 ) -> str | None:
     """
-    Why this file is not taken, or None if it is.
+    Return why a file is not a model to upload, or None if it is one.
 
     Args:
         size: Bytes.
         type_key: The root's own model_type; without it the first folder is the type.
-        endings: What a model's name ends in, lower case.
-        bundled: It is one of the files of a bundle, whatever its ending.
+        endings: File name endings of models, lower case.
+        bundled: The file belongs to a bundle, so that any ending is accepted.
     """
     *folders, name = rel_path.split("/")
     if type_key is None and not folders:
         return "not in a type folder"
     model_type = folders[0] if type_key is None else type_key
     if model_type == "configs":
-        return "configs/ holds ComfyUI's own settings"
-    if model_type in MANY_FILES and not bundled:
-        return f"{model_type}/ holds models of many files: select.bundles takes them as a whole"
+        return "configs/ contains ComfyUI's own settings"
+    if model_type in BUNDLE_TYPES and not bundled:
+        return f"{model_type}/ contains models of several files; use select.bundles for them"
     for folder in folders:
         if never_enter(folder):
-            return f"inside {printable(folder)}/, which holds no models"
+            return f"inside {printable(folder)}/, which contains no models"
     return _unwanted_name(name, None if bundled else endings) or (EMPTY if size == 0 else None)
 
 
@@ -149,15 +149,15 @@ def target_of(
     names: Mapping[str, str] = NO_NAMES,
 ) -> Target | Refusal:
     """
-    Where a file goes in the catalog, or why the server would refuse it.
+    Return the place of a file in the catalog, or the reason why the server would refuse it.
 
-    Stricter than the documented pattern where that lets through what other systems stumble over:
-    spaces at the edges of a name, empty and ``.`` segments, names above ``SEGMENT_MAX`` bytes.
+    The check is stricter than the documented pattern where other systems have problems: spaces at the
+    edges of a name, empty and ``.`` segments, and names above ``SEGMENT_MAX`` bytes.
 
     Args:
-        prefix: What every model_path starts with, its final slash included.
+        prefix: The start of every model_path, with its final slash.
         type_key: The root's own model_type; without it the first folder is the type.
-        names: Typed path -> typed path to use instead (``mapped``).
+        names: See ``mapped``.
 
     See the request "presign" of the cloud API for the pattern and the bounds.
     """
@@ -166,24 +166,24 @@ def target_of(
     if (fault := fault_of(remote, prefix)) is not None:
         return _refusal(local, remote, prefix, *fault)
     file_name = posixpath.basename(remote)
-    # A stem is never too long for a display_name: a segment is not.
+    # A segment, and so the stem, is never too long for a display_name.
     stem = posixpath.splitext(file_name)[0]
     return Target(prefix + remote, remote.split("/")[0], file_name, stem)
 
 
 def mapped(local: str, names: Mapping[str, str]) -> str:
     """
-    The typed path to use instead of *local*: what *names* has for it or for a folder above it.
+    Return the typed path to use instead of *local*, according to *names*.
 
-    A key that ends in a slash is a folder; the file's own line wins over those of its folders, and
-    an inner folder's over an outer one's.
+    A key that ends in a slash is a folder. The line of the file itself wins over the lines of its
+    folders, and an inner folder wins over an outer one.
     """
     key = naming_line(local, names)
     return local if key is None else names[key] + local[len(key) :]
 
 
 def naming_line(local: str, names: Mapping[str, str]) -> str | None:
-    """The key in *names* that decides what ``mapped`` makes of *local*, or None."""
+    """Return the key in *names* that ``mapped`` uses for *local*, or None."""
     if local in names:
         return local
     folders = (local[:cut] for cut in range(len(local), 0, -1) if local[cut - 1] == "/")
@@ -191,7 +191,7 @@ def naming_line(local: str, names: Mapping[str, str]) -> str | None:
 
 
 def fault_of(remote: str, prefix: str) -> tuple[str, str] | None:
-    """What the server would mind in a typed path, in words, and the part at fault; printable."""
+    """Return why the server would refuse a typed path and the offending part, both printable."""
     return _fault(prefix + remote) or _type_fault(remote)
 
 
@@ -204,9 +204,9 @@ def _refusal(local: str, remote: str, prefix: str, what: str, offending: str) ->
 
 
 def _remedy(local: str, remote: str, prefix: str) -> str | None:
-    """The line that gives an acceptable name to the file, or to the folder if only that is at fault."""
+    """Return the [naming.map] line for the file, or for its folder if only that has a bad name."""
     if any("\ud800" <= c <= "\udfff" for c in local):
-        return None  # TOML is UTF-8: such a name cannot be written there
+        return None  # TOML is UTF-8 and cannot contain this name
     parts, local_parts = remote.split("/"), local.split("/")
     at_fault = [depth for depth, part in enumerate(parts, start=1) if _is_faulty(part)]
     depth = max(at_fault, default=len(parts))
@@ -224,10 +224,10 @@ def _is_faulty(segment: str) -> bool:
 
 
 def _acceptable(segment: str) -> str:
-    """A name that the server takes and a person recognises, where *segment* is none."""
+    """Return *segment*, changed so that the server accepts it and users recognise it."""
     if not _is_faulty(segment):
         return segment
-    apart = unicodedata.normalize("NFKD", segment)  # an accent becomes a character of its own
+    apart = unicodedata.normalize("NFKD", segment)  # separates accents from letters
     bare = "".join(c for c in apart if not unicodedata.combining(c))
     clean = _FOREIGN_RUN.sub("_", re.sub(r"\.{2,}", ".", bare)).strip()
     stem, ending = posixpath.splitext(clean)
@@ -235,7 +235,7 @@ def _acceptable(segment: str) -> str:
 
 
 def _toml(text: str) -> str:
-    """*text* as a TOML basic string on one printable line."""
+    """Return *text* as a printable TOML basic string on one line."""
     escaped = (
         f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08X}" for c in text
     )
@@ -243,7 +243,6 @@ def _toml(text: str) -> str:
 
 
 def _fault(path: str) -> tuple[str, str] | None:
-    """What the server would mind in *path*, in words, and the part at fault."""
     if not _PATTERN.fullmatch(path):
         return _pattern_fault(path)
     if len(path) > MODEL_PATH_MAX:
@@ -282,22 +281,22 @@ def _type_fault(remote: str) -> tuple[str, str] | None:
 
 
 def owner_of(name: str) -> str | None:
-    """The file whose companion *name* is (a file ``X.aria2`` or folder ``.X.parts_*``), or None."""
+    """Return the file that the download companion *name* (``X.aria2``, ``.X.parts_*``) belongs to."""
     if name.startswith(".") and (parts := _PARTS_FOLDER.fullmatch(name)):
         return parts[1]
-    if not name.endswith(COMPANIONS):  # asked of every name in a folder: hardly one is
+    if not name.endswith(COMPANIONS):  # fast path: this is called for every name in a folder
         return None
-    ending = next(each for each in COMPANIONS if name.endswith(each))
+    ending = next(end for end in COMPANIONS if name.endswith(end))
     return name.removesuffix(ending) or None
 
 
 def clash_key(model_path: str) -> str:
-    """Two paths with the same key cannot both be in the catalog."""
+    """Return a key; of two paths with the same key only one can be in the catalog."""
     return model_path.casefold()
 
 
 def is_within(rel_path: str, tops: Collection[str]) -> bool:
-    """Is *rel_path* one of *tops* or below one of them? The empty top is the root itself."""
+    """Return whether *rel_path* is in *tops* or below one of them. The empty top is the root."""
     if not tops:
         return False
     if "" in tops or rel_path in tops:

@@ -1,12 +1,12 @@
 """
-Where ComfyUI looks for models, and which file it loads where several have the same name.
+Where ComfyUI searches for models, and which file it loads if several have the same name.
 
-ComfyUI knows a model by its kind and its path below a directory of that kind. A kind has several
-directories: those below ``models/``, and those of ``extra_model_paths.yaml``, behind them or, marked
-``is_default``, in front. They are tried in order, and the first file there is the model; the others
-of that name are shadowed.
+ComfyUI identifies a model by its kind and its path below a directory of that kind. A kind has several
+directories: those below ``models/``, followed (or, with ``is_default``, preceded) by those of
+``extra_model_paths.yaml``. ComfyUI tries them in order and loads the first match. The other files of that
+name are shadowed.
 
-Told by ``folder_paths.py`` and ``utils/extra_config.py`` of ComfyUI.
+See ``folder_paths.py`` and ``utils/extra_config.py`` of ComfyUI.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 PathKey = tuple[int, str]
-"""A root's id and a path below it."""
+"""The id of a root and a path below it."""
 
 _TOPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -33,13 +33,13 @@ _TOPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         },
     }
 )  # fmt: skip
-"""The kinds that ComfyUI itself has, each with its folders below ``models/`` in their order."""
+"""ComfyUI's built-in kinds with their folders below ``models/``, in search order."""
 
 _KINDS = {top: kind for kind, tops in _TOPS.items() for top in tops}
 _OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 
 NOT_MODELS = frozenset(("custom_nodes", "configs", "datasets", "fonts"))
-"""Types of extra_model_paths.yaml that name no models."""
+"""Types of extra_model_paths.yaml that do not contain models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class Folder:
     A directory that ``extra_model_paths.yaml`` adds to a kind.
 
     Args:
-        type_key: The type as it is written there; ``model_type`` of all files in it.
-        path: As ComfyUI spells it, absolute.
-        real: The same without links.
-        is_default: It comes before those that the kind has already.
-        top: The folder of ``models/`` that it is, if it is one of this kind's.
+        type_key: The type as written there; the ``model_type`` of all files in the directory.
+        path: The absolute path as ComfyUI spells it.
+        real: The path with links resolved.
+        is_default: Search this directory before the existing ones.
+        top: The folder below ``models/``, if the directory is one of the kind's own.
     """
 
     type_key: str
@@ -63,18 +63,18 @@ class Folder:
 
     @property
     def kind(self) -> str:
-        """What ComfyUI calls the type today."""
+        """ComfyUI's current name of the type."""
         return _OLD_NAMES.get(self.type_key, self.type_key)
 
 
 def tops_of(kind: str) -> tuple[str, ...]:
-    """The folders of ``models/`` that belong to *kind*; a kind of a custom node has one."""
+    """Return the folders of ``models/`` that belong to *kind*; a custom node's kind has one."""
     return _TOPS.get(kind, (kind,) if _KINDS.get(kind, kind) == kind else ())
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A directory of a kind: a whole root, or the folder *top* of one."""
+    """A directory of a kind: a whole root, or its folder *top*."""
 
     root_id: int
     top: str = ""
@@ -85,12 +85,12 @@ class _Place:
 
 class Tree:
     """
-    The directories of each kind, in the order in which ComfyUI tries them.
+    The directories of each kind in search order.
 
     Args:
-        models_id: The root that is ``models/`` itself.
-        folders: What ``extra_model_paths.yaml`` adds, in its order, each with the id of its root
-            (of no meaning where the folder is one of ``models/``).
+        models_id: The id of the root ``models/``.
+        folders: The directories of ``extra_model_paths.yaml`` in order, each with the id of its root
+            (unused if the folder is below ``models/``).
     """
 
     def __init__(self, models_id: int, folders: Sequence[tuple[int, Folder]] = ()) -> None:
@@ -102,7 +102,7 @@ class Tree:
         for root_id, folder in folders:
             self._add(_Place(models_id, folder.top) if folder.top else _Place(root_id), folder)
         for kind, places in self._places.items():
-            # Custom nodes add theirs below models/ when they are loaded, after the YAML was read.
+            # Custom nodes add their folders below models/ after ComfyUI has read the YAML file.
             known = {place.top for place in places if place.root_id == models_id}
             places += [_Place(models_id, top) for top in tops_of(kind) if top not in known]
 
@@ -117,24 +117,24 @@ class Tree:
         return f"Tree({self._places})"
 
     def kind_and_name(self, root_id: int, rel_path: str) -> tuple[str, str]:
-        """How ComfyUI calls the model at a path."""
+        """Return ComfyUI's kind and name of the model at a path."""
         if root_id != self._models_id:
             return self._kind_of[root_id], rel_path
         top, _, name = rel_path.partition("/")
         return _KINDS.get(top, top), name
 
     def before(self, root_id: int, rel_path: str) -> list[PathKey]:
-        """Where a file would be loaded instead of the one at this path, the first of all first."""
-        alike = self._alike(root_id, rel_path)
-        return alike[: alike.index((root_id, rel_path))]
+        """Return the paths that shadow this path if a file exists there, in search order."""
+        candidates = self._candidates(root_id, rel_path)
+        return candidates[: candidates.index((root_id, rel_path))]
 
     def after(self, root_id: int, rel_path: str) -> list[PathKey]:
-        """What is not loaded while there is a file at this path."""
-        alike = self._alike(root_id, rel_path)
-        return alike[alike.index((root_id, rel_path)) + 1 :]
+        """Return the paths that a file at this path shadows."""
+        candidates = self._candidates(root_id, rel_path)
+        return candidates[candidates.index((root_id, rel_path)) + 1 :]
 
-    def _alike(self, root_id: int, rel_path: str) -> list[PathKey]:
-        """All paths that ComfyUI would look at for the model of this one, this one among them."""
+    def _candidates(self, root_id: int, rel_path: str) -> list[PathKey]:
+        """Return all paths that ComfyUI searches for the model at this path, in order."""
         kind, name = self.kind_and_name(root_id, rel_path)
         paths = [place.path_of(name) for place in self._places.get(kind, ())]
         return paths if (root_id, rel_path) in paths else [(root_id, rel_path)]

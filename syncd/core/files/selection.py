@@ -1,8 +1,8 @@
 """
-What becomes of a file, by its name and size alone: taken, or passed over with a reason.
+Decide by name and size whether a file is selected, or skipped with a reason.
 
-The rules of one root in one value, so that the daemon and ``syncd plan`` cannot disagree, and a
-digest of them, so that a file is judged again only when they change.
+One value contains all rules of a root, so that the daemon and ``syncd plan`` cannot disagree. The digest
+of the rules shows when known files must be judged again.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from syncd.types import KnownFile, Target, Verdict, printable
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A file that is wanted: where it goes in the catalog, and the rule that took it."""
+    """A wanted file: its place in the catalog, and the rule that selected it."""
 
     target: Target
     rule: str
@@ -24,7 +24,7 @@ class Selected:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that gets no job: why, and where it would have gone; both printable."""
+    """A file that gets no job: the reason, and where it would have gone; both printable."""
 
     verdict: Verdict
     reason: str
@@ -34,9 +34,9 @@ class Skipped:
 @dataclass(frozen=True, slots=True)
 class Patterns:
     """
-    Lines in gitignore syntax, and where they stand (``select.exclude``).
+    Lines in gitignore syntax and their source, such as ``select.exclude``.
 
-    ``deciding`` returns the line by which a path is one of them, or None if it is not.
+    ``deciding`` returns the line that matches a path, or None.
     """
 
     source: str
@@ -46,19 +46,19 @@ class Patterns:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """
-    What the operator set for one root.
+    The configured rules of one root.
 
-    Patterns of ``include`` and ``exclude`` are compared with the typed path, those of ``ignore``
-    with the path below the root.
+    The patterns of ``include`` and ``exclude`` apply to the typed path, those of ``ignore`` to the path
+    below the root.
 
     Args:
-        prefix: What every model_path starts with.
+        prefix: The start of every model_path.
         names: ``[naming.map]``.
         type_key: The root's own model_type; without it the first folder is the type.
-        types: The only types taken; empty means all.
-        bundles: Types whose folders go as a whole.
+        types: The only types selected; empty means all.
+        bundles: Types whose folders are bundles.
         max_file_size: Bytes; None means any.
-        digest: Changes whenever anything that decides does.
+        digest: Changes whenever any rule changes.
     """
 
     prefix: str = "models/"
@@ -85,7 +85,7 @@ def judge(
     Decide about the file *rel_path* of *size* bytes.
 
     Args:
-        instead: Tells which file ComfyUI loads instead of the one at a path, or None.
+        instead: Returns the file that ComfyUI loads instead of the one at a path, or None.
     """
     bundle = bundle_of(naming.typed(rel_path, rules.type_key), rules.bundles)
     unwanted = naming.unwanted(
@@ -95,9 +95,9 @@ def judge(
         endings=rules.endings,
         bundled=bundle is not None,
     )
-    left = unwanted or _left(rules, rel_path, size)
-    if left is not None:
-        return Skipped(Verdict.IGNORED, left)
+    reason = unwanted or _excluded(rules, rel_path, size)
+    if reason is not None:
+        return Skipped(Verdict.IGNORED, reason)
     if (other := instead(rel_path)) is not None:
         return Skipped(Verdict.SHADOWED, f"ComfyUI loads {printable(other)} under this name")
     target = naming.target_of(
@@ -106,11 +106,11 @@ def judge(
     if isinstance(target, Refusal):
         return Skipped(Verdict.REFUSED, target.reason, printable(target.model_path))
     target = replace(target, bundle=bundle)
-    return Selected(target, _taking(rules, rel_path, bundle))
+    return Selected(target, _selecting_rule(rules, rel_path, bundle))
 
 
 def is_excluded(rules: Rules, rel_path: str) -> bool:
-    """Do the operator's patterns leave out what lies at *rel_path*, be it a file or a folder?"""
+    """Return whether a pattern excludes *rel_path*, as a file or as a folder."""
     typed = naming.typed(rel_path, rules.type_key)
     return any(
         _line(rules.ignore, f"{rel_path}{end}") or _line(rules.exclude, f"{typed}{end}")
@@ -119,15 +119,15 @@ def is_excluded(rules: Rules, rel_path: str) -> bool:
 
 
 def stands(judged: Selected | Skipped, known: KnownFile) -> bool:
-    """Does what is known of an unchanged file agree with what it is *judged* to be now?"""
+    """Return whether the store already has the result *judged* for an unchanged file."""
     if isinstance(judged, Skipped):
         return (known.verdict, known.reason) == (judged.verdict, judged.reason)
-    passed_by_name = known.verdict in (Verdict.IGNORED, Verdict.REFUSED, Verdict.SHADOWED)
-    return not passed_by_name and known.model_path == judged.target.model_path
+    skipped_by_name = known.verdict in (Verdict.IGNORED, Verdict.REFUSED, Verdict.SHADOWED)
+    return not skipped_by_name and known.model_path == judged.target.model_path
 
 
-def _left(rules: Rules, rel_path: str, size: int) -> str | None:
-    """Why the operator's own rules leave a model out, or None."""
+def _excluded(rules: Rules, rel_path: str, size: int) -> str | None:
+    """Return why a configured rule excludes a model, or None."""
     typed = naming.typed(rel_path, rules.type_key)
     model_type = typed.partition("/")[0]
     if (line := _line(rules.ignore, rel_path) or _line(rules.exclude, typed)) is not None:
@@ -141,7 +141,7 @@ def _left(rules: Rules, rel_path: str, size: int) -> str | None:
     return None
 
 
-def _taking(rules: Rules, rel_path: str, bundle: str | None) -> str:
+def _selecting_rule(rules: Rules, rel_path: str, bundle: str | None) -> str:
     typed = naming.typed(rel_path, rules.type_key)
     if (line := _line(rules.include, typed)) is not None:
         rule = f"included by {line}"

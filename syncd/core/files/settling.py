@@ -1,10 +1,9 @@
 """
-Has this file stopped changing?
+Decide when a file has stopped changing.
 
-No event, no size and no header proves that a file is finished. So a path is looked at again and
-again, and it settles once its fingerprint has stood still for a window. Looks are compared with
-each other, never with the wall clock: many programs set the modification time to the past at the
-end.
+No event, size or header proves that a file is complete. A path is therefore examined repeatedly, and it
+settles once its fingerprint has not changed for a window. Fingerprints are compared with each other, never
+with the wall clock, because many programs set the modification time to the past when they finish.
 """
 
 import math
@@ -16,10 +15,10 @@ from syncd.types import Fingerprint, FoundFile, HintKind, printable
 @dataclass(frozen=True, slots=True)
 class Windows:
     """
-    Seconds a fingerprint must stand still.
+    Seconds for which a fingerprint must not change.
 
-    ``closed_s`` after a close or a rename, ``quiet_s`` otherwise, ``network_s`` on file systems
-    where other hosts write without our kernel knowing.
+    ``closed_s`` applies after a close or a rename, ``network_s`` on file systems where other hosts
+    write without events, and ``quiet_s`` otherwise.
     """
 
     quiet_s: float
@@ -30,19 +29,19 @@ class Windows:
 SECOND_NS = 1_000_000_000
 
 OLD_S = 600.0
-"""A file that its own kernel saw change last so long ago has stood still all that time..."""
+"""A file whose ctime is this old, on a reliable clock, has not changed in that time..."""
 
 OLD_WINDOW_S = 2.0
-"""...so that two looks so far apart are enough."""
+"""...so a shorter window is enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watching:
     """
-    A path under observation: what was last seen, since when, and how long it must last.
+    The last fingerprint of a path, the time since when it has not changed, and its window.
 
-    ``since_s`` is on the caller's monotonic clock. ``blocked_by`` says why standing still is not
-    enough, or is None.
+    ``since_s`` is on the caller's monotonic clock. ``blocked_by`` is the reason why the file cannot
+    settle even if it does not change, or None.
     """
 
     fingerprint: Fingerprint
@@ -63,41 +62,41 @@ def look(
     old: bool = False,
 ) -> Watching | None:
     """
-    What is known of a path after one more look at it; None once it is gone.
+    Return the observation of a path after it was examined again; None if the file is gone.
 
-    Any hint, a moved fingerprint, and the coming or going of an obstacle restart the window.
+    A hint, a changed fingerprint, and the appearance or removal of a blocker restart the window.
 
     Args:
-        before: The result of the previous look; None at the first.
-        found: What is on disk now; None if nothing is.
-        now_s: Monotonic seconds, never less than at the previous look.
-        hint: What the kernel said since the previous look; None if nothing.
-        network: The file lies on a network file system.
-        companion: A name beside it that a downloader keeps while it writes; None if there is none.
-        old: By its ctime it has stood still for ``OLD_S``, and that clock can be relied upon.
+        before: The previous observation; None the first time.
+        found: The file on disk; None if there is none.
+        now_s: Monotonic seconds, never less than before.
+        hint: The last file system event since then; None if there was none.
+        network: The file is on a network file system.
+        companion: The name of a file that a downloader keeps next to it while it writes, or None.
+        old: Its ctime, on a reliable clock, is at least ``OLD_S`` old.
     """
     if found is None:
         return None
-    obstacle = blocked_by(found, companion)
+    blocker = blocked_by(found, companion)
     if (
         before is not None
         and hint is None
         and before.fingerprint == found.fingerprint
-        and before.blocked_by == obstacle
+        and before.blocked_by == blocker
     ):
         return before
     window_s = _window_s(found, hint, windows, network)
     if old and not network:
         window_s = min(window_s, OLD_WINDOW_S)
-    return Watching(found.fingerprint, now_s, window_s, obstacle)
+    return Watching(found.fingerprint, now_s, window_s, blocker)
 
 
 def blocked_by(found: FoundFile, companion: str | None) -> str | None:
-    """What keeps a file from settling however long it stands still."""
+    """Return why a file cannot settle even if it does not change, or None."""
     if companion is not None:
-        return f"a downloader is at work: {printable(companion)}"
-    if found.fingerprint.mtime_ns // SECOND_NS == 0:  # some leave the original's part of a second
-        return "modification time 0: an interrupted rsync leaves that"
+        return f"a download is in progress: {printable(companion)}"
+    if found.fingerprint.mtime_ns // SECOND_NS == 0:  # the fraction may be that of the source
+        return "modification time 0, which an interrupted rsync leaves"
     return None
 
 
@@ -108,15 +107,15 @@ def _window_s(found: FoundFile, hint: HintKind | None, windows: Windows, network
         window_s = windows.closed_s
     else:
         window_s = windows.quiet_s
-    # Sparse: somebody may be filling it out of order.
+    # A sparse file may be written out of order.
     return window_s * 2 if found.allocated < found.fingerprint.size else window_s
 
 
-def settles_at_s(watching: Watching) -> float:
-    """When the file settles if nothing moves until then, monotonic seconds; infinite if blocked."""
-    return math.inf if watching.blocked_by else watching.since_s + watching.window_s
+def settles_at_s(observation: Watching) -> float:
+    """Return the monotonic time at which the file settles if nothing changes; infinite if blocked."""
+    return math.inf if observation.blocked_by else observation.since_s + observation.window_s
 
 
-def is_settled(watching: Watching, now_s: float) -> bool:
-    """Has it stood still long enough? Meaningful right after a look at *now_s*."""
-    return now_s >= settles_at_s(watching)
+def is_settled(observation: Watching, now_s: float) -> bool:
+    """Return whether the window has passed. *now_s* is the time of the observation."""
+    return now_s >= settles_at_s(observation)
