@@ -15,7 +15,7 @@ from syncd.cloud.credentials import ends_at_s
 from syncd.config.loader import Loaded, require_known_types
 from syncd.config.locations import closing, writers_of
 from syncd.config.settings import Settings
-from syncd.core.catalog.permissions import WRITERS, standing, team_of
+from syncd.core.catalog.permissions import WRITERS, describe_permissions, team_of
 from syncd.core.catalog.plan import Action
 from syncd.errors import ConfigError, JobError, RootUnavailable, StateError
 from syncd.fs import scanner, watcher
@@ -138,7 +138,8 @@ def _team(loaded: Loaded, me: Profile) -> Check:
         ids = ", ".join(printable(each.id) for each in me.teams) or "none"
         advice = f"Set api.team_id to one of your teams: {ids}."
         return Check("role", Result.FAILED, f"{who} is not in the team {team_id}", advice, 77)
-    told = f"{who}, team {printable(team.name) if team else 'unknown'}: {printable(standing(me, team_id))}"
+    permissions = printable(describe_permissions(me, team_id))
+    told = f"{who}, team {printable(team.name) if team else 'unknown'}: {permissions}"
     if team is not None and team.role is not None and team.role.lower() not in WRITERS:
         advice = "Ask an owner of the team for the role admin; until then every upload is refused."
         return Check("role", Result.WARNING, told, advice)

@@ -14,7 +14,7 @@ from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.run import NoCredential
 from syncd.cloud.credentials import Credentials, ends_at_s
 from syncd.config.loader import Loaded
-from syncd.core.catalog.permissions import WRITERS, standing, team_of
+from syncd.core.catalog.permissions import WRITERS, describe_permissions, team_of
 from syncd.types import Profile, Session, Team
 
 SCHEMA = 1
@@ -198,5 +198,7 @@ def _uploads(loaded: Loaded, account: Account) -> str:
         return what
     barred = team is not None and team.role is not None and team.role.lower() not in WRITERS
     if barred or account.profile.switched_off:
-        return f"probably nothing. {standing(account.profile, team.id if team else None)}"
+        return (
+            f"probably nothing. {describe_permissions(account.profile, team.id if team else None)}"
+        )
     return what

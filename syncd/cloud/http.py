@@ -131,7 +131,7 @@ def failure(
         events: The names of httpcore's trace events of this request.
         now_ms: What this machine's clock says; a wrong one is a common reason to trust nobody.
     """
-    kind = _kind(error, reused=error_mapping.died_reused(events))
+    kind = _kind(error, reused=error_mapping.died_on_reused_connection(events))
     message = f"{call}: {_what_failed(error, host)}"
     if kind is Kind.TLS_ERROR:
         today = datetime.fromtimestamp(now_ms / 1000, UTC).date()
@@ -151,7 +151,7 @@ def _what_failed(error: httpx.HTTPError, host: str) -> str:
         return f"no connection to {host} within the time limit"
     if isinstance(error, httpx.TimeoutException):
         return f"no answer from {host} within the time limit ({type(error).__name__})"
-    reason = _system_reason(error) or error_mapping.said(str(error))
+    reason = _system_reason(error) or error_mapping.server_message(str(error))
     if isinstance(error, httpx.ConnectError):
         return f"cannot connect to {host}: {reason}"
     return f"{type(error).__name__} at {host}: {reason}"

@@ -391,7 +391,7 @@ def _error_text(body: bytes, secrets: Sequence[str]) -> str:
         text = None
     # Secrets are removed before the text is shortened: the cut could split one.
     whole = text if isinstance(text, str) else body.decode("utf-8", "replace")
-    return error_mapping.said(whole, secrets=secrets)
+    return error_mapping.server_message(whole, secrets=secrets)
 
 
 async def _content(response: httpx.Response) -> bytes | None:

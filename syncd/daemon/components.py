@@ -26,7 +26,7 @@ from syncd.config.rules import rules_for
 from syncd.config.settings import Settings, shown, value_at
 from syncd.control.context import ControlContext
 from syncd.control.server import serve
-from syncd.core.catalog.permissions import standing
+from syncd.core.catalog.permissions import describe_permissions
 from syncd.core.files import settling
 from syncd.core.files.search_paths import Folder, Tree
 from syncd.core.files.selection import Rules
@@ -455,7 +455,9 @@ class _Builder:
         credentials = self.credentials
         team_id = credentials.team_id or self.tools.settings.api.team_id
         try:
-            return standing(await self.api.me(), team_id if credentials.is_session else None)
+            return describe_permissions(
+                await self.api.me(), team_id if credentials.is_session else None
+            )
         except JobError:
             return None
 

@@ -178,7 +178,7 @@ class ConcurrencyLimiter:
             sent: Bytes that went to the wire in all by *now_s*.
             held_to: Bytes a second that may; None: any number.
         """
-        self.width.look(sent, now_s, asked=self._busy + self._waiting, held_to=held_to)
+        self.width.sample(sent, now_s, asked=self._busy + self._waiting, held_to=held_to)
         self._tell()
 
     def _tell(self) -> None:

@@ -6,7 +6,7 @@ a metered line charges.
 """
 
 from syncd.clock import Clock
-from syncd.core.transfer.quota import left_within_a_day, next_allowed_ms
+from syncd.core.transfer.quota import next_allowed_ms, sent_within_a_day
 from syncd.executors import Executors
 from syncd.store.store import Store
 
@@ -34,7 +34,7 @@ class TransferQuota:
 
     async def left(self) -> int:
         """The bytes that left within the last day."""
-        return left_within_a_day(await self._counted(), self._clock.now_ms())
+        return sent_within_a_day(await self._counted(), self._clock.now_ms())
 
     async def spend(self, size: int) -> None:
         """*size* bytes left."""

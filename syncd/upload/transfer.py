@@ -20,7 +20,7 @@ from syncd.cloud.client import CloudClient
 from syncd.cloud.object_store import Exchange, ObjectStore
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.retry_budget import Budget
-from syncd.core.transfer.pace import Pace
+from syncd.core.transfer.stall import StallDetector
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
 from syncd.executors import Executors
 from syncd.fs import hashing
@@ -266,15 +266,15 @@ class Transfer:
         """
         call = Call.PUT_BODY if number is None else Call.PUT_PART
         counted = 0
-        pace = Pace(self._clock.boottime_s())
+        stall = StallDetector(self._clock.boottime_s())
 
         def count(sent: int) -> None:  # in the sending thread
             nonlocal counted
             counted += sent
             self._meter.add_sent(job.id, sent, number)
-            pace.moved(sent, self._clock.boottime_s())
+            stall.add(sent, self._clock.boottime_s())
 
-        paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=pace.waited, on_bytes=count)
+        paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=stall.exclude, on_bytes=count)
         exchange = Exchange()
         request = asyncio.create_task(
             self._lanes.send(
@@ -293,12 +293,12 @@ class Transfer:
             exchange.cut("it was given up")
             request.cancel()
             self._meter.add_sent(job.id, -counted, number)
-            if pace.stalled:
+            if stall.stalled:
                 self._slots.width.lose_one(self._clock.boottime_s())
             raise
         finally:
             await self._allowance.spend(counted)
-        self._slots.width.went_well()
+        self._slots.width.body_succeeded()
         self._budget.worked()
         return etag
 

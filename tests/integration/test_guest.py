@@ -145,8 +145,8 @@ def test_a_comfyui_that_does_not_answer_is_not_busy_and_that_is_said_once(
 
 
 STRICT = """
-from syncd.core.transfer import pace
-pace.WINDOW_S, pace.SLOWEST_BYTES_PER_S = 0.5, 1_000_000
+from syncd.core.transfer import stall
+stall.WINDOW_S, stall.SLOWEST_BYTES_PER_S = 0.5, 1_000_000
 from syncd.cli.fast_path import entry
 entry()
 """

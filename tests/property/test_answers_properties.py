@@ -213,7 +213,7 @@ def test_a_record_is_refused_or_can_be_shown(
 
 
 codes = st.none() | st.sampled_from(
-    [*error_mapping.BY_CODE, *error_mapping.BY_CODE_IN_TIME, "Other"]
+    [*error_mapping.BY_CODE, *error_mapping.BY_CODE_BEFORE_DEADLINE, "Other"]
 )
 
 
@@ -248,7 +248,7 @@ words = st.sampled_from(
 
 @given(st.lists(words | st.text(max_size=10), max_size=60))
 def test_a_servers_own_words_are_one_short_line_without_our_token(text: list[str]) -> None:
-    shown = error_mapping.said(" ".join(text), secrets=[SECRET])
+    shown = error_mapping.server_message(" ".join(text), secrets=[SECRET])
 
     assert shown.isprintable()
     assert len(shown) <= 300

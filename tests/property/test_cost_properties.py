@@ -62,7 +62,7 @@ def assert_linear(call: Callable[[str], object], unit: str, before: str, after: 
 
 
 def said(text: str) -> str:
-    return error_mapping.said(text, secrets=["dk-secret"])
+    return error_mapping.server_message(text, secrets=["dk-secret"])
 
 
 def shown(text: str) -> str:

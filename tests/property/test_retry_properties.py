@@ -11,7 +11,7 @@ from syncd.core.jobs import retry_policy
 from syncd.core.jobs.error_mapping import to_error
 from syncd.core.jobs.retry_budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
 from syncd.core.jobs.retry_policy import LOOK_FIRST, RETRY_AFTER_MAX_S, VARIANTS, Failure, Next
-from syncd.core.transfer.pace import SLOWEST_BYTES_PER_S, WINDOW_S, Pace
+from syncd.core.transfer.stall import SLOWEST_BYTES_PER_S, WINDOW_S, StallDetector
 from syncd.errors import Retryable
 from syncd.types import Call, Kind
 
@@ -147,16 +147,16 @@ moves = st.lists(st.tuples(st.integers(0, 400_000), st.floats(0.01, 400)), max_s
 def test_only_body_below_1_kib_per_second_for_five_minutes_stalls(
     story: list[tuple[int, float]],
 ) -> None:
-    pace, now_s, moved, since_s = Pace(50.0), 50.0, 0, 50.0
+    stall, now_s, moved, since_s = StallDetector(50.0), 50.0, 0, 50.0
     for count, took_s in story:
         now_s, moved = now_s + took_s, moved + count
         slow = moved < SLOWEST_BYTES_PER_S * (now_s - since_s)
         if now_s - since_s >= WINDOW_S and slow:
             with pytest.raises(Retryable) as caught:
-                pace.moved(count, now_s)
+                stall.add(count, now_s)
             assert (caught.value.kind, caught.value.unclear) == (Kind.NETWORK, True)
             return
-        pace.moved(count, now_s)
+        stall.add(count, now_s)
         if now_s - since_s >= WINDOW_S:
             since_s, moved = now_s, 0
-    assert not pace.stalled
+    assert not stall.stalled

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from syncd.core.transfer.concurrency import (
-    COMPLAINT_S,
     PATIENCE_S,
     REGAIN_AFTER,
     REST_S,
     SETTLE_S,
     SINGLE_S,
+    THROTTLE_S,
     UNASKED_S,
     AdaptiveConcurrency,
 )
@@ -68,7 +68,7 @@ class Link:
             for _ in range(round(LOOK_S / STEP_S)):
                 self._step()
             counted = (self.sent + self.buffered) // self.piece * self.piece
-            self.width.look(int(counted), self.now_s, asked=self.asked, held_to=self.held_to)
+            self.width.sample(int(counted), self.now_s, asked=self.asked, held_to=self.held_to)
             self.seen.append(self.width.limit)
 
     def pass_by(self, seconds: float) -> None:
@@ -80,7 +80,7 @@ class Link:
         self.now_s += STEP_S
         for body in [body for body in self.bodies if body.done_s <= self.now_s]:
             self.bodies.remove(body)
-            self.width.went_well()
+            self.width.body_succeeded()
         while len(self.bodies) < min(self.width.limit, self.asked):
             self.bodies.append(Body(self.body))
         sending = [body for body in self.bodies if body.left > 0]
@@ -321,21 +321,21 @@ def test_a_store_that_asks_for_less_gets_half_and_its_peace_for_a_minute() -> No
 def test_what_was_lost_below_the_start_comes_back_after_fifty_bodies() -> None:
     width = AdaptiveConcurrency(4, 16)
     width.halve(0)
-    width.lose_one(COMPLAINT_S)
+    width.lose_one(THROTTLE_S)
     for _ in range(REGAIN_AFTER - 1):
-        width.went_well()
+        width.body_succeeded()
     assert width.limit == 1
-    width.went_well()
+    width.body_succeeded()
 
     assert width.limit == 2
 
 
 def test_bodies_that_are_told_the_same_at_once_are_one_complaint() -> None:
     width = AdaptiveConcurrency(16, 16)
-    for moment_s in (0, 0.1, COMPLAINT_S - 0.1):
+    for moment_s in (0, 0.1, THROTTLE_S - 0.1):
         width.halve(moment_s)
     assert width.limit == 8
-    width.lose_one(COMPLAINT_S)
+    width.lose_one(THROTTLE_S)
 
     assert width.limit == 7
 
@@ -363,7 +363,7 @@ def test_what_is_being_tried_goes_when_its_trial_is_broken_off(
 def test_there_is_always_one() -> None:
     width = AdaptiveConcurrency(1, 16)
     width.halve(0)
-    width.lose_one(COMPLAINT_S)
+    width.lose_one(THROTTLE_S)
 
     assert width.limit == 1
 

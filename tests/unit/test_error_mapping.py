@@ -7,11 +7,11 @@ import pytest
 from syncd.core.jobs.error_mapping import (
     caused_by,
     classify,
-    died_reused,
+    died_on_reused_connection,
     leaves_doubt,
     looks_like_html,
     s3_code,
-    said,
+    server_message,
     to_error,
 )
 from syncd.errors import NeedsOperator, Offline, Permanent, Retryable, Throttled
@@ -308,23 +308,23 @@ def test_a_servers_words_are_shown_on_one_short_line_without_secrets() -> None:
         "no\x1b[2J\n dk-canary at https://h/p?X-Amz-Signature=canary&b=1 and 'http://g/?q=canary'"
     )
 
-    shown = said(text, secrets=["dk-canary"])
+    shown = server_message(text, secrets=["dk-canary"])
 
     assert "canary" not in shown
     assert "https://h/p?..." in shown
     assert shown.isprintable()
     assert shown.startswith("no\\x1b[2J\\n")
-    assert len(said("x" * 1000)) == 300
+    assert len(server_message("x" * 1000)) == 300
 
 
 def test_a_request_died_on_a_reused_connection_only_if_no_byte_came_back() -> None:
     sent, opened = "http11.send_request_headers.started", "connection.connect_tcp.started"
     answered = "http11.receive_response_headers.complete"
 
-    assert died_reused({sent})
-    assert not died_reused({sent, opened})
-    assert not died_reused({sent, answered})
-    assert not died_reused(())
+    assert died_on_reused_connection({sent})
+    assert not died_on_reused_connection({sent, opened})
+    assert not died_on_reused_connection({sent, answered})
+    assert not died_on_reused_connection(())
 
 
 def test_a_cause_is_found_through_the_chain() -> None:

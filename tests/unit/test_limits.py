@@ -10,7 +10,6 @@ from datetime import datetime
 import pytest
 
 from syncd.clock import SystemClock
-from syncd.core.transfer.pace import WINDOW_S, Pace
 from syncd.core.transfer.rates import (
     CREDIT_S,
     DAY_MINUTES,
@@ -20,6 +19,7 @@ from syncd.core.transfer.rates import (
     parse,
     parse_rate,
 )
+from syncd.core.transfer.stall import WINDOW_S, StallDetector
 from syncd.fs.hashing import Stopped
 from syncd.upload.limits import Bandwidth
 
@@ -66,7 +66,7 @@ def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
         ("-1 MiB/s", "is not a rate such as 10 MiB/s"),
         ("10 Mb/s", "is not a rate such as 10 MiB/s"),  # megabit or megabyte?
         ("fast", "is not a rate such as 10 MiB/s"),
-        ("0 MiB/s", "is below 8 KiB/s, .*pause syncd"),
+        ("0 MiB/s", "is below 8 KiB/s, .*pause or stop syncd"),
         ("8191 B/s", "is below 8 KiB/s"),
         ("08:00,1M 24:00,off", "entry 2 is not TIME,RATE"),
         ("08:00,1M, 19:00,off", "the rate of entry 1 is not a rate"),
@@ -74,8 +74,8 @@ def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
         ("Moon-08:00,1M", "entry 1 is not TIME,RATE"),
         ("08:00,1M 09:00,1", "the rate of entry 2 is below 8 KiB/s"),
         ("08:00,1M 09:00,1x", "the rate of entry 2 is not a rate"),
-        ("08:00,1M 09:00,off 08:00,off", "entry 3 names the time of an earlier one"),
-        ("Sun-08:00,1M Sun-08:00,off", "entry 2 names the time of an earlier one"),
+        ("08:00,1M 09:00,off 08:00,off", "entry 3 has the same time as an earlier one"),
+        ("Sun-08:00,1M Sun-08:00,off", "entry 2 has the same time as an earlier one"),
     ],
 )
 def test_what_is_no_rate_and_no_timetable_is_refused_with_the_place(text: str, reason: str) -> None:
@@ -180,11 +180,11 @@ def test_at_the_slowest_rate_32_bodies_each_get_a_turn_in_four_seconds() -> None
 
 
 def test_a_body_that_was_held_back_does_not_count_as_stalled() -> None:
-    pace = Pace(0.0)
-    pace.waited(2 * WINDOW_S)
-    pace.moved(1, 2 * WINDOW_S + 1)
+    stall = StallDetector(0.0)
+    stall.exclude(2 * WINDOW_S)
+    stall.add(1, 2 * WINDOW_S + 1)
 
-    assert not pace.stalled
+    assert not stall.stalled
 
 
 # -- threads ---------------------------------------------------------------------------------------

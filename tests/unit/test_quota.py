@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncd.core.transfer.quota import DAY_MS, HOUR_MS, hour_of, left_within_a_day, next_allowed_ms
+from syncd.core.transfer.quota import DAY_MS, HOUR_MS, hour_of, next_allowed_ms, sent_within_a_day
 
 NOW = 1_000 * HOUR_MS + 1_234
 THIS_HOUR = hour_of(NOW)
@@ -29,5 +29,5 @@ def test_the_next_body_leaves_when_less_than_the_limit_left_in_any_day(
 def test_an_hour_counts_until_all_of_it_is_a_day_ago() -> None:
     sent = {THIS_HOUR: 5}
 
-    assert left_within_a_day(sent, THIS_HOUR + HOUR_MS + DAY_MS - 1) == 5
-    assert left_within_a_day(sent, THIS_HOUR + HOUR_MS + DAY_MS) == 0
+    assert sent_within_a_day(sent, THIS_HOUR + HOUR_MS + DAY_MS - 1) == 5
+    assert sent_within_a_day(sent, THIS_HOUR + HOUR_MS + DAY_MS) == 0

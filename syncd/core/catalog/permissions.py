@@ -1,24 +1,24 @@
-"""What a profile tells of a write that was turned away: for messages, never as a gate."""
+"""Explain a refused write from the user profile. Used for messages only, never to refuse a call."""
 
 from syncd.types import Profile, Team
 
 WRITERS = ("owner", "admin")
-"""Roles that manage resources; the others run workflows and view."""
+"""Roles that can change models; the others can only view and run workflows."""
 
 
 def team_of(profile: Profile, team_id: str | None) -> Team | None:
-    """The team that is spoken of: the one named, or the only one there is."""
+    """Return the team with *team_id*, or the only team if there is no id."""
     if team_id is None:
         return profile.teams[0] if len(profile.teams) == 1 else None
     return next((team for team in profile.teams if team.id == team_id), None)
 
 
-def standing(profile: Profile, team_id: str | None) -> str:
+def describe_permissions(profile: Profile, team_id: str | None) -> str:
     """
-    Role and licence, in sentences.
+    Describe role and licence in sentences.
 
     Args:
-        team_id: The session's team; None for a device key, whose team nobody tells.
+        team_id: The session's team; None for a device key, whose team is unknown.
     """
     return " ".join((_role(profile, team_id), *_licence(profile)))
 
@@ -28,9 +28,11 @@ def _role(profile: Profile, team_id: str | None) -> str:
     if team_id is not None and team is None:
         return f"{who}, who is not in the team {team_id}."
     if team is None or team.role is None:
-        return f"{who}; the server does not tell the role in the team, owners and admins may write."
+        return (
+            f"{who}; the server does not report the role in the team. Owners and admins may write."
+        )
     if team.role.lower() in WRITERS:
-        return f"{who}, {team.role} of the team {team.name}, so the role is not the reason."
+        return f"{who}, {team.role} of the team {team.name}, so the role allows it."
     return f"{who}, {team.role} in the team {team.name}: only owners and admins may write models."
 
 

@@ -1,9 +1,9 @@
 """
-What an answer means: (call, status, S3 code) to a row of the retry table.
+Map a response to a kind of failure: (call, status, S3 code) to a row of the retry table.
 
-Sorted by status, S3 ``<Code>`` and which call it was, never by message text. The API answers with
-one sentence and no code, so there only the status counts; an object store's code says more than its
-status, so there it comes first.
+The mapping uses the status, the S3 ``<Code>`` and the call, never the message text. The API sends a
+message but no code, so only its status counts. The code of an object store is more specific than its
+status, so it takes precedence.
 """
 
 import re
@@ -21,14 +21,14 @@ SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 STORE_CALLS = frozenset({Call.PUT_BODY, Call.PUT_PART})
 MULTIPART_CALLS = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.ABORT})
 
-SAID_MAX = 300
-"""Characters of a server's own words that are shown."""
+SHOWN_MAX = 300
+"""The largest number of characters of a server message that is shown."""
 
-SAID_SCAN_MAX = 4096
-"""Characters of them that are searched for URLs, whose queries are cut out."""
+SCAN_MAX = 4096
+"""The largest number of characters of a server message that is searched for URLs."""
 
 S3_SCAN_MAX = 4096
-"""Bytes of an error document that are looked at, from its ``<Error>`` on."""
+"""The number of bytes of an error document that are scanned, from ``<Error>`` on."""
 
 BY_STATUS: Mapping[int, Kind] = {
     **dict.fromkeys((301, 302, 303, 307, 308), Kind.REDIRECTED),
@@ -97,38 +97,38 @@ BY_CODE: Mapping[str, Kind] = {
     "ServiceUnavailable": Kind.SERVER_TRANSIENT,
 }
 
-BY_CODE_IN_TIME: Mapping[str, Kind] = {
+BY_CODE_BEFORE_DEADLINE: Mapping[str, Kind] = {
     "SignatureDoesNotMatch": Kind.SIGNATURE_REFUSED,
     "InvalidAccessKeyId": Kind.SIGNATURE_REFUSED,
     "AccessDenied": Kind.SIGNATURE_REFUSED,
 }
-"""What a store also says of a URL that is merely past its deadline."""
+"""Codes that a store also sends for a URL that has merely expired."""
 
 PORTAL_STATUSES = frozenset({*range(200, 300), 400, 401, 403, 422})
-"""Where a web page is somebody between us and the server; elsewhere gateways answer in HTML too."""
+"""Statuses with which an HTML page means a captive portal. Gateways use HTML with the others."""
 
 NOT_A_ROUTE_404 = frozenset({Call.REGISTER, Call.GET_MODEL, Call.PAIR_POLL})
-"""Documented calls whose 404 speaks of what they were asked for, whatever they answered before."""
+"""Documented calls whose 404 always refers to the requested object, never to the route."""
 
 ADVICE: Mapping[Kind, str] = {
-    Kind.API_THROTTLED: "Nothing to do: syncd slows down and goes on by itself.",
+    Kind.API_THROTTLED: "Nothing to do: syncd slows down and continues by itself.",
     Kind.SESSION_REFUSED: "Sign in again: syncd login --large-files (or replace the session token "
     "that api.token or api.token_file gives).",
     Kind.DEVICE_KEY_REFUSED: "Pair this device again: syncd logout, then syncd login (or replace the "
     "device key that api.token or api.token_file gives).",
-    Kind.NOT_ALLOWED: "Ask the team's owner: role, licence feature or quota stands in the way.",
-    Kind.NEEDS_SIGN_IN: "A device key may not send large files: syncd login --large-files.",
+    Kind.NOT_ALLOWED: "Ask the owner of the team: the role, the licence or the quota does not allow it.",
+    Kind.NEEDS_SIGN_IN: "Large files need a user session: syncd login --large-files.",
     Kind.REQUEST_REFUSED: "Rename or replace the file, or check api.team_id if every file is refused.",
-    Kind.ROUTE_UNKNOWN: "Check api.base_url; the server does not know this call.",
-    Kind.TOO_LARGE: "Files of this size need a user's session: syncd login --large-files.",
+    Kind.ROUTE_UNKNOWN: "Check api.base_url; the server does not have this call.",
+    Kind.TOO_LARGE: "Files of this size need a user session: syncd login --large-files.",
     Kind.SIGNATURE_REFUSED: "Check for a proxy that changes requests, and this machine's clock.",
-    Kind.CLOCK_SKEW: "Set this machine's clock; the object store refuses its time.",
-    Kind.STORE_ACCESS_DENIED: "Tell whoever runs the object store: its account or bucket is not usable.",
-    Kind.OBJECT_EXISTS: "Tell the operator of the cloud: it says of something new that it is there already.",
-    Kind.UPLOAD_GONE: "Tell whoever runs the object store: it drops uploads before they are complete.",
+    Kind.CLOCK_SKEW: "Set the clock of this machine; the object store refuses its time.",
+    Kind.STORE_ACCESS_DENIED: "Contact the operator of the object store: the account or bucket is unusable.",
+    Kind.OBJECT_EXISTS: "Contact the operator of the cloud: it reports a new object as existing.",
+    Kind.UPLOAD_GONE: "Contact the operator of the object store: it discards incomplete uploads.",
     Kind.OTHER_CLIENT_ERROR: "Ask the operator of the cloud what this answer means.",
-    Kind.INTERNAL_ERROR: "Please report it, with the log around it.",
-    Kind.PARTS_REFUSED: "Nothing to do: the upload begins again.",
+    Kind.INTERNAL_ERROR: "Please report it with the relevant part of the log.",
+    Kind.PARTS_REFUSED: "Nothing to do: the upload starts again.",
     Kind.REDIRECTED: "Check api.base_url; redirects are never followed.",
     Kind.TLS_ERROR: "Check the host name, network.ca_bundle, and this machine's clock.",
     Kind.CAPTIVE_PORTAL: "Check the network: a proxy or sign-in page answers instead of the server.",
@@ -149,14 +149,14 @@ def classify(
     html: bool = False,
 ) -> Kind | None:
     """
-    The row of the retry table for an answer; None if it is a success.
+    Return the kind of failure of a response; None for a success.
 
     Args:
-        s3_code: ``<Code>`` of an object store's error document, which may stand inside a 200.
-        credential: What the request carried; of interest to API calls only.
-        past_deadline: The presigned URL's deadline has passed.
-        route_answered: This route has answered 2xx on this server before.
-        retry_after_s: What ``Retry-After`` said, if anything.
+        s3_code: ``<Code>`` of an object store's error document, which may come with status 200.
+        credential: The credential of the request; relevant for API calls only.
+        past_deadline: The presigned URL has expired.
+        route_answered: The server has answered this call with 2xx before.
+        retry_after_s: The value of ``Retry-After``, if any.
         html: The body is a web page.
     """
     if html and status in PORTAL_STATUSES:
@@ -177,8 +177,8 @@ def classify(
 def _store_kind(call: Call, status: int, code: str | None, *, past_deadline: bool) -> Kind:
     if status == 403 and past_deadline:
         return Kind.URL_EXPIRED
-    if code is not None and code in BY_CODE_IN_TIME:
-        return BY_CODE_IN_TIME[code]
+    if code is not None and code in BY_CODE_BEFORE_DEADLINE:
+        return BY_CODE_BEFORE_DEADLINE[code]
     return BY_STORE_STATUS.get(status) or _status_kind(call, status)
 
 
@@ -200,13 +200,13 @@ def _status_kind(call: Call, status: int) -> Kind:
 
 
 def leaves_doubt(status: int) -> bool:
-    """May a request have taken effect that was answered so? (2xx: an answer we could not use.)"""
+    """Return whether a request may have taken effect. 2xx: the response was not usable."""
     return status >= 500 or status == 408 or 200 <= status < 300
 
 
-def died_reused(events: Collection[str]) -> bool:
+def died_on_reused_connection(events: Collection[str]) -> bool:
     """
-    Was a request sent on a connection opened for an earlier one, and not a byte came back?
+    Return whether a request got no response byte on a connection that an earlier request opened.
 
     Args:
         events: The trace events of the request ("HTTPX, request extensions: trace").
@@ -219,7 +219,7 @@ def died_reused(events: Collection[str]) -> bool:
 
 
 def caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    """Is *error*, or anything it was raised from, a *kind*?"""
+    """Return whether *error*, or an error that caused it, is a *kind*."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -235,7 +235,7 @@ def to_error(
     unclear: bool = False,
     timed_out: bool = False,
 ) -> JobError:
-    """An error of the class that *kind*'s row names, with advice where a person is needed."""
+    """Return an error of the class in the row of *kind*, with advice if the user must act."""
     return retry_policy.row_of(kind, call).error(
         message,
         kind=kind,
@@ -254,7 +254,7 @@ def _advice(kind: Kind, call: Call | None) -> str | None:
 
 
 def s3_code(body: bytes) -> str | None:
-    """The first ``<Code>`` after the first ``<Error`` of *body*, or None; no XML is parsed."""
+    """Return the first ``<Code>`` after the first ``<Error`` in *body*, or None. Does not parse XML."""
     start = body.find(b"<Error")
     if start < 0:
         return None
@@ -264,26 +264,26 @@ def s3_code(body: bytes) -> str | None:
 
 
 def looks_like_html(content_type: str | None, body: bytes) -> bool:
-    """Is this a web page, by its type or its first bytes?"""
+    """Return whether the content type or the first bytes are those of a web page."""
     if content_type is not None and content_type.lstrip().lower().startswith("text/html"):
         return True
     return re.match(rb"\s{0,64}<(!doctype html|html)\b", body, re.IGNORECASE) is not None
 
 
-def said(text: str, *, secrets: Iterable[str] = ()) -> str:
+def server_message(text: str, *, secrets: Iterable[str] = ()) -> str:
     """
-    A server's own words, safe to show: one line, at most 300 characters.
+    Make a server's message safe to show: one line, at most 300 characters.
 
-    Queries of URLs in it are cut, and *secrets* (what we sent) are blotted out should they be echoed.
+    URL queries are removed, and *secrets* (what was sent) are masked in case the server echoes them.
     """
-    for secret in secrets:  # before the cut, which could fall into one
+    for secret in secrets:  # first, because the cut could split a secret
         text = text.replace(secret, "***")
-    start = text.strip()[:SAID_SCAN_MAX]
-    return printable(_URL.sub(_without_query, start))[:SAID_MAX]
+    start = text.strip()[:SCAN_MAX]
+    return printable(_URL.sub(_without_query, start))[:SHOWN_MAX]
 
 
-# The query is optional: a pattern that fails behind a long URL starts again inside it, and the cost
-# becomes quadratic.
+# The query is optional because a pattern that fails after a long URL would restart inside it, at
+# quadratic cost.
 _URL = re.compile(r"(https?://[^\s?\"'<>]*+)(\?[^\s\"'<>]*+)?")
 
 

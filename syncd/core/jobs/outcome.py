@@ -1,4 +1,4 @@
-"""How a worker let go of a job, and what others learn from it."""
+"""How a worker ended its run of a job."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,19 +8,19 @@ from syncd.errors import JobError
 
 
 class Side(StrEnum):
-    """The two hosts that a job talks to."""
+    """The two servers that a job uses."""
 
     API = "api"
     STORE = "store"
 
     @classmethod
     def of(cls, error: JobError) -> "Side":
-        """Whom the request that met *error* went to."""
+        """Return the server whose request failed with *error*."""
         return cls.STORE if error.call in STORE_CALLS else cls.API
 
 
 class End(StrEnum):
-    """How a worker let go of a job."""
+    """How a worker ended its run of a job."""
 
     REGISTERED = "registered"
     ADOPTED = "adopted"
@@ -36,9 +36,9 @@ class End(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
-    How it ended, and for a hold or a failure the error and the seconds until a probe.
+    How a run ended; for a hold or a failure also the error and the seconds until the next probe.
 
-    ``fuse``: when several files in a row fail for this reason, the server is at fault.
+    ``fuse``: if several files in a row end like this, the server is considered faulty.
     """
 
     end: End

@@ -1,4 +1,4 @@
-"""How a file travels: in one request or in parts, and which parts are still missing."""
+"""How a file is sent, in one request or in parts, and which parts are missing."""
 
 from collections.abc import Collection
 from enum import StrEnum
@@ -8,7 +8,7 @@ from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE, Kind, Part
 
 MAX_PARTS = 10_000
 STORE_PUT_CEILING = 5 * 1024**3
-"""Bytes an S3 object store takes in a single PUT ("Amazon S3 multipart upload limits")."""
+"""The largest body of one PUT to S3, in bytes ("Amazon S3 multipart upload limits")."""
 
 
 class Route(StrEnum):
@@ -21,12 +21,12 @@ class Route(StrEnum):
 
 def choose_route(size: int, *, single_put_limit: int, session: bool, multipart: bool) -> Route:
     """
-    Pick the route for a file of *size* bytes.
+    Return the route for a file of *size* bytes.
 
     Args:
-        single_put_limit: Bytes; a file of exactly this size still goes in one request.
-        session: The credential is a user session; a device key may not call multipart.
-        multipart: The server's multipart calls are not known to be missing.
+        single_put_limit: Bytes; a file of exactly this size is sent in one request.
+        session: The credential is a user session. A device key must not use multipart calls.
+        multipart: The server is not known to lack multipart calls.
     """
     if size <= min(single_put_limit, STORE_PUT_CEILING):
         return Route.PUT
@@ -46,12 +46,12 @@ def plan_parts(file_size: int, part_size: int) -> list[Part]:
     See "Amazon S3 multipart upload limits" (5 MiB - 5 GiB a part, 10,000 parts).
     """
     assert file_size > 0, "empty files are not uploaded"
-    assert part_size > 0, "checked where the server's answer came in"
+    assert part_size > 0, "checked when the response was read"
     if file_size > part_size * MAX_PARTS:
         raise Permanent(
             f"{file_size} bytes in parts of {part_size} are more than {MAX_PARTS} parts",
             kind=Kind.INVALID_ANSWER,
-            advice="The server has to offer larger parts for a file of this size.",
+            advice="The server must offer larger parts for a file of this size.",
         )
     return [
         Part(number, offset, min(part_size, file_size - offset))
@@ -60,12 +60,12 @@ def plan_parts(file_size: int, part_size: int) -> list[Part]:
 
 
 def missing_parts(parts: Collection[Part], done: Collection[int]) -> list[Part]:
-    """The *parts* whose number is not in *done*, in order."""
+    """Return the *parts* whose number is not in *done*, in order."""
     finished = frozenset(done)
     return [part for part in parts if part.number not in finished]
 
 
 def leaves_of(part: Part) -> slice:
-    """Where the digests of the leaves that *part* touches stand among those of its file."""
+    """Return the slice of a file's leaf digests that *part* overlaps."""
     first, last = part.offset // LEAF_SIZE, (part.offset + part.size - 1) // LEAF_SIZE
     return slice(first * LEAF_DIGEST_SIZE, (last + 1) * LEAF_DIGEST_SIZE)

@@ -1,8 +1,8 @@
 """
-How many repeats a host gets: a brown-out must not be answered with a storm of retries.
+A retry budget for each host, so that an overloaded server does not get a storm of retries.
 
-A repeat costs tokens, a request that works at the first try earns one back. Who has no tokens left
-does not repeat; the job waits in the queue instead.
+A retry costs tokens, and a request that succeeds at the first try earns one. Without tokens a request is
+not retried, and the job waits in the queue instead.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 FULL = 100
 REPEAT_COSTS = 5
 TIMEOUT_COSTS = 10
-"""A repeat after a timeout costs more: that request held a connection all the while."""
+"""A retry after a timeout costs more, because the request occupied a connection."""
 
 
 @dataclass(slots=True)
@@ -20,11 +20,11 @@ class Budget:
     tokens: int = FULL
 
     def worked(self) -> None:
-        """A request was answered as it should be at its first try."""
+        """Earn a token for a request that succeeded at the first try."""
         self.tokens = min(FULL, self.tokens + 1)
 
     def spend(self, *, timeout: bool) -> bool:
-        """Pay for one repeat; False, and nothing is taken, if the tokens do not suffice."""
+        """Pay for one retry. Return False and take nothing if there are not enough tokens."""
         price = TIMEOUT_COSTS if timeout else REPEAT_COSTS
         if self.tokens < price:
             return False

@@ -1,15 +1,14 @@
 """
-What happens after a failure: the retry table, row by row, and the functions that read it.
+The retry table and the decision about a failure.
 
-A retry widens step by step. The *request* is repeated as it is; then its parts or its URL are made
-afresh; then the whole upload; then the *job* waits in the database. A row says how far each scope
-reaches and what stands at the end. ``ROWS`` holds the rows, ``VARIANTS`` the few calls for which a
-row says something else. What the rows do not carry, the functions below do not know: they hold no
-case of their own.
+The scope of a retry widens step by step. First the *request* is repeated (``request_wait_s``), then it gets
+a fresh URL (``needs_fresh_url``). After that ``decide`` chooses for the *job*: resend parts, upload again,
+wait in the database, hold everything, or fail. ``ROWS`` contains a row for each kind of failure, and
+``VARIANTS`` the exceptions for some calls.
 
-Delays are full jitter, ``U(0, min(cap, base * 2^n))``, unless a row fixes them; what a server asked
-for wins over either. A pause longer than the request scope allows is taken by the job instead, so
-no job sits on its lease while it waits.
+Delays have full jitter, ``U(0, min(cap, base * 2^n))``, unless a row fixes them. A delay that the server
+asks for takes precedence. If it is longer than the request scope allows, the job waits instead of the
+request, so that no job keeps its lease while it waits.
 """
 
 import re
@@ -23,41 +22,41 @@ from syncd.errors import JobError, NeedsOperator, Offline, Permanent, Retryable,
 from syncd.types import Call, Kind
 
 RETRY_AFTER_MAX_S = 6 * 3600.0
-"""The longest wait a server can ask for; beyond it we look for ourselves."""
+"""The longest delay that a server can ask for."""
 
 LEAST_PAUSE_S = 5.0
-"""No job and no hold comes back sooner because a server said so: ``Retry-After: 0`` is no pause."""
+"""The shortest delay of a job or a hold if the server asks for one, such as ``Retry-After: 0``."""
 
 ONCE_ATTEMPTS = 5
-"""Attempts of one job within a run of ``--once``."""
+"""The number of attempts of one job in a ``--once`` run."""
 
 LOOK_FIRST = frozenset(
     {Call.REGISTER, Call.COMPLETE, Call.INITIATE, Call.REFRESH, Call.PAIR_POLL}
     | {Call.UPDATE_MODEL, Call.DELETE_MODEL}
 )
-"""Calls that are not sent again while an earlier one may have taken effect."""
+"""Calls that are not repeated if the previous one may have taken effect."""
 
 SIGN_IN = frozenset({Call.LOGIN, Call.REFRESH, Call.REVOKE, Call.PAIR_START, Call.PAIR_POLL})
 """Calls that get, renew or end a credential."""
 
 
 class Next(StrEnum):
-    """What to do once the request itself is given up."""
+    """What to do when the request scope is exhausted."""
 
-    RESEND = "resend"  # the parts whose etags were refused go again, then complete
-    FRESH_UPLOAD = "fresh_upload"  # a new storage key from presign on; old parts are void
-    LATER = "later"  # the same job after a wait
-    PARK = "park"  # the same job after a long wait; `--once` leaves it
+    RESEND = "resend"  # send the refused parts again, then complete
+    FRESH_UPLOAD = "fresh_upload"  # start again with a new storage key; old parts are void
+    LATER = "later"  # the job waits
+    PARK = "park"  # the job waits for a long time; `--once` ends without it
     HOLD = "hold"  # all jobs wait
-    HOLD_LARGE = "hold_large"  # files too large for one PUT wait for a signed-in user
-    FAIL = "fail"  # not before the file or the configuration changes
-    SWITCH_OFF = "switch_off"  # the server has no such call: do without it
-    STOP = "stop"  # the process ends, progress kept
+    HOLD_LARGE = "hold_large"  # files too large for one PUT wait for a user session
+    FAIL = "fail"  # until the file or the configuration changes
+    SWITCH_OFF = "switch_off"  # the server lacks an optional call
+    STOP = "stop"  # end the process and keep the progress
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """``base_s`` doubling up to ``cap_s``, jittered; or ``base_s`` each time if ``fixed``."""
+    """A delay that doubles from ``base_s`` to ``cap_s``, with jitter; constant if ``fixed``."""
 
     base_s: float
     cap_s: float
@@ -65,7 +64,7 @@ class Wait:
 
 
 def always(seconds: float) -> Wait:
-    """The same wait each time."""
+    """Return a constant delay without jitter."""
     return Wait(seconds, seconds, fixed=True)
 
 
@@ -74,7 +73,7 @@ NETWORK_WAIT = Wait(1, 20)
 JOB_WAIT = Wait(15, 300)
 HOURLY = always(3600)
 TAKEN_WAIT = Wait(60, 3600)
-"""Where looking helps the step itself has looked; what is taken then is free again by time alone."""
+"""Back off exponentially while a path or key is taken; only time can help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +82,23 @@ class Row:
     One row of the retry table.
 
     Attributes:
-        then: What happens when the narrower scopes are used up.
-        error: The class that carries this kind through the program.
-        tries: How often one request is sent, the first time included.
-        request: Waits between those tries.
-        fresh_connection: The connection that carried the failure is not used again.
-        renews: The credential is refreshed or read again once; if that changed it, the request is
-            repeated once.
-        resends, fresh_urls, fresh_uploads: How often the job may widen to each scope: re-sends once
-            a job, URLs since its last progress, uploads within a day.
-        job: Waits before the job's next attempt.
-        job_limit: Failed attempts of this kind until `at_limit`; None for no limit.
-        at_limit: ``FAIL``, or ``PARK`` for ``parked_s`` and then the same number again.
-        probe: Waits between probes of a hold.
-        free: The attempt is given back.
-        fuse: Five files in a row that end so are the server's fault, not theirs.
-        halves_slots: Fewer PUTs at once.
-        breaker: Counts against the host.
-        event: Logged when the request scope is used up.
+        then: What happens when the narrower scopes are exhausted.
+        error: The exception class of this kind.
+        tries: How often one request is sent, including the first time.
+        request: Delays between those tries.
+        fresh_connection: Close the connection of the failed request.
+        renews: Refresh the credential or read it again once. If it changed, repeat the request once.
+        resends, fresh_urls, fresh_uploads: The limits of the wider scopes: resends for each job, URLs
+            since the last progress, uploads within a day.
+        job: Delays before the next attempt of the job.
+        job_limit: Failed attempts of this kind until ``at_limit``; None: no limit.
+        at_limit: ``FAIL``, or ``PARK`` for ``parked_s`` and then the same number of attempts again.
+        probe: Delays between the probes of a hold.
+        free: The attempt does not count.
+        fuse: If five files in a row end like this, the server is considered faulty.
+        halves_slots: Halve the number of concurrent PUTs.
+        breaker: Counts against the host's circuit breaker.
+        event: Logged when the request scope is exhausted.
     """
 
     then: Next
@@ -139,7 +137,7 @@ ROWS: Mapping[Kind, Row] = {
         Next.LATER, Retryable, tries=4, request=NETWORK_WAIT,
         job_limit=8, at_limit=Next.PARK, parked_s=3600,
     ),
-    Kind.STORE_IDLE: Row(  # the table names no wait; the network's is used
+    Kind.STORE_IDLE: Row(
         Next.LATER, Retryable, tries=4, request=NETWORK_WAIT, fresh_connection=True,
     ),
     Kind.API_THROTTLED: Row(
@@ -163,7 +161,7 @@ ROWS: Mapping[Kind, Row] = {
     Kind.CLOCK_SKEW: Row(Next.HOLD, NeedsOperator, fresh_urls=1, free=True),
     Kind.STORE_ACCESS_DENIED: Row(Next.HOLD, NeedsOperator, fresh_urls=1, probe=HOURLY, free=True),
     Kind.OBJECT_EXISTS: Row(Next.LATER, Retryable, job=TAKEN_WAIT, free=True),
-    Kind.OBJECT_MISSING: Row(  # after three uploads a day the table is silent; the job waits
+    Kind.OBJECT_MISSING: Row(
         Next.LATER, Retryable, tries=4, request=always(5), fresh_uploads=3,
     ),
     Kind.UPLOAD_GONE: Row(Next.FAIL, Retryable, fresh_uploads=3),
@@ -188,23 +186,23 @@ _REFUSED_WHOLE = Row(Next.FAIL, Permanent)
 LISTING_REFUSED = frozenset(
     {Kind.NOT_ALLOWED, Kind.REQUEST_REFUSED, Kind.TOO_LARGE, Kind.OTHER_CLIENT_ERROR}
 )
-"""Refusals of the listing. They say nothing about the file, nor that the server has no listing."""
+"""Refusals of the listing. They mean neither that the file is bad nor that the call is missing."""
 
 VARIANTS: Mapping[tuple[Kind, Call], Row] = {
-    # Only the job that has to look something up waits; the others need no listing.
+    # Only the job that needs the listing waits.
     **{
         (kind, Call.LIST_MODELS): Row(Next.LATER, Retryable, job=TAKEN_WAIT, free=True)
         for kind in LISTING_REFUSED
     },
-    # Only what repeats harmlessly goes at once on a new connection.
+    # Only calls that are safe to repeat are repeated at once on a new connection.
     **{(Kind.DEAD_CONNECTION, call): _NOT_AT_ONCE for call in (*LOOK_FIRST, Call.ABORT)},
-    # What the server may lack and syncd can do without.
+    # Calls that syncd can do without.
     **{
         (Kind.ROUTE_UNKNOWN, call): _OPTIONAL
         for call in Call
         if call not in (*SIGN_IN, Call.ME, Call.PRESIGN, Call.REGISTER, Call.PUT_BODY)
     },
-    # A person waits: how long is not decided behind their back.
+    # The user waits at the terminal.
     **{(Kind.API_THROTTLED, call): replace(ROWS[Kind.API_THROTTLED], tries=1) for call in SIGN_IN},
     (Kind.REQUEST_REFUSED, Call.COMPLETE): Row(Next.FAIL, Retryable, fresh_uploads=1, fuse=True),
     (Kind.STORE_CONFLICT, Call.COMPLETE): Row(Next.LATER, Retryable, fresh_uploads=1),
@@ -254,13 +252,13 @@ class Decision:
 
 
 def row_of(kind: Kind, call: Call | None = None) -> Row:
-    """The row of *kind*, or its variant for *call*."""
+    """Return the row of *kind*, or its variant for *call*."""
     return ROWS[kind] if call is None else VARIANTS.get((kind, call), ROWS[kind])
 
 
 def backoff_s(attempt: int, *, base_s: float, cap_s: float, jitter: float) -> float:
     """
-    Seconds to wait before the attempt after *attempt*.
+    Return the seconds to wait before the attempt after *attempt*.
 
     Args:
         attempt: Attempts spent so far, 1-based.
@@ -272,17 +270,18 @@ def backoff_s(attempt: int, *, base_s: float, cap_s: float, jitter: float) -> fl
 
 
 def add_jitter(asked_s: float, jitter: float) -> float:
-    """*asked_s* and up to a tenth more, so that many clients do not come back together."""
+    """Return *asked_s* plus up to 10 %, so that clients do not all come back at once."""
     return asked_s * (1 + 0.1 * jitter)
 
 
 def retry_after(value: str | None, date: str | None) -> float | None:
     """
-    The seconds a ``Retry-After`` header asks for, at most six hours; None if it says nothing.
+    Return the delay of a ``Retry-After`` header, at most six hours; None if it is missing or invalid.
 
     Args:
-        value: The header: whole seconds, or a date.
-        date: The same answer's ``Date``, against which a date is read: our clock may be wrong.
+        value: The header: whole seconds or a date.
+        date: The ``Date`` of the same response. A date is relative to it, as the local clock may be
+            wrong.
 
     See RFC 9110, section 10.2.3.
     """
@@ -301,7 +300,7 @@ def _seconds_between(earlier: str | None, later: str) -> float | None:
 
 
 def date_of(text: str | None) -> datetime | None:
-    """The moment that an HTTP date names; None if it names none. See RFC 9110, section 5.6.7."""
+    """Parse an HTTP date; None if it is invalid. See RFC 9110, section 5.6.7."""
     try:
         date = parsedate_to_datetime(text or "")
     except (ValueError, TypeError, OverflowError):

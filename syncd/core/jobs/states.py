@@ -1,8 +1,8 @@
 """
-Who owns a job, and what may happen to it next.
+The states of a job and the transitions between them.
 
-Only ownership is a state. How far the work got is read from the job's facts (``syncd.core.jobs.steps``),
-so a job that is claimed after a crash goes on where the facts say, by the same code as a new one.
+The state tells only who owns the job. The progress is read from the job's facts (``syncd.core.jobs.steps``),
+so a job that is claimed after a crash resumes with the same code that starts a new one.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
         Event.RELEASE: State.QUEUED,  # shutdown or hold: the attempt is given back
         Event.EXPIRE: State.QUEUED,  # the owner died: the attempt stays spent
         Event.REJECT: State.FAILED,
-        Event.REPLACE: State.SUPERSEDED,  # the owner learns it at its next write
-        Event.CANCEL: State.CANCELLED,  # and this, too
+        Event.REPLACE: State.SUPERSEDED,  # the owner notices at its next write
+        Event.CANCEL: State.CANCELLED,  # as for REPLACE
     },
     State.FAILED: {
         Event.REQUEUE: State.QUEUED,  # an operator, or a changed configuration
         Event.REPLACE: State.SUPERSEDED,
         Event.CANCEL: State.CANCELLED,
     },
-    State.CANCELLED: {  # a person does not want it: no start and no changed setting brings it back
+    State.CANCELLED: {  # by the user: neither a restart nor a changed setting requeues it
         Event.REQUEUE: State.QUEUED,
         Event.REPLACE: State.SUPERSEDED,
     },
@@ -38,19 +38,19 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
 }
 
 LIVE = frozenset({State.QUEUED, State.LEASED})
-"""States of which a path has at most one job."""
+"""A path has at most one job in these states."""
 
 
 class IllegalTransition(AssertionError):
-    """A bug of ours: the event cannot happen to a job in that state."""
+    """A bug: the event is not possible in that state."""
 
 
 def advance(state: State, event: Event) -> State:
     """
-    The state after *event*.
+    Return the state after *event*.
 
     Raises:
-        IllegalTransition: The table has no such arrow; nothing may be changed.
+        IllegalTransition: The table has no such transition.
     """
     try:
         return TRANSITIONS[state][event]

@@ -1,8 +1,8 @@
 """
-What a job needs next, read from the facts known of it.
+The next step of a job, computed from its facts.
 
-Start and resume are the same question. The order matters: the cheapest way to be finished is asked
-first, and nothing is sent before the answer to what was sent before it is known.
+Start and resume use the same function. The order of the checks matters: the cheapest way to finish comes
+first, and nothing is sent before the result of the previous call is known.
 """
 
 from enum import StrEnum
@@ -12,18 +12,18 @@ from syncd.types import Job
 
 
 class Step(StrEnum):
-    """One thing a worker does before it asks again."""
+    """What a worker does next."""
 
     PLAN = "plan"  # read the file: SHA-256 and leaf digests
-    ADOPT = "adopt"  # the same bytes stand at that path in the catalog: no byte is sent
+    ADOPT = "adopt"  # the catalog has the same content at this path: send nothing
     PRESIGN = "presign"  # reserve a storage key, get a URL
-    MOVE = "move"  # a record of ours holds these bytes for a path that is gone: it was renamed
+    MOVE = "move"  # the file was renamed: change the path of its record
     PUT = "put"  # send the body in one request
-    SIGN_IN = "sign_in"  # too large for this credential: wait for a person
+    SIGN_IN = "sign_in"  # too large for this credential
     INITIATE = "initiate"  # open a multipart upload
-    PARTS = "parts"  # send the parts that have no etag, and read the file beside it if nobody has
+    PARTS = "parts"  # send the parts without an etag, and hash the file at the same time if needed
     COMPLETE = "complete"
-    LOOK_UP = "look_up"  # a register was sent and its answer never came
+    LOOK_UP = "look_up"  # find out whether a register call without a response took effect
     REGISTER = "register"
     FINISH = "finish"
 
@@ -39,16 +39,16 @@ def next_step(
     not_in_catalog: bool,
 ) -> Step:
     """
-    The next step of *job*.
+    Return the next step of *job*.
 
     Args:
-        route: How a file of this size travels with the credential in force.
-        granted: A live upload URL for ``job.storage_key`` is in memory (it is never stored).
-        missing: Parts without a committed etag; ignored while there is no upload.
-        known: The catalog is known to hold these bytes at this path.
-        movable: It holds them at a path whose file is gone, and a record can be moved there.
-        unheard_of: Nothing suggests that the catalog holds these bytes, so parts may leave while
-            the file is still being hashed. Asked only while its hash is not known.
+        route: The route for the file's size with the current credential.
+        granted: A valid upload URL for ``job.storage_key`` is in memory. URLs are never stored.
+        missing: The number of parts without a committed etag; ignored if there is no upload.
+        known: The catalog has this content at this path.
+        movable: The catalog has this content at a path whose file is gone, and the record can be moved.
+        not_in_catalog: Nothing suggests that the catalog has this content, so parts may be sent while
+            the file is hashed. Used only while the hash is unknown.
     """
     if job.record_id is not None:
         return Step.FINISH

@@ -1,62 +1,62 @@
 """
-How many requests send at once: more while that brings more bytes through, fewer when asked.
+Adaptive concurrency: the number of requests that send at the same time.
 
-More streams help on a long link and cost on a short one, and nothing tells which it is but trying.
-So more are tried, for a few seconds: they stay if they paid, else they go again. At first each try
-doubles the number, so that a long line is filled within seconds; after one that did not pay, or once
-the store asked for less, one more is tried now and then, and doubling again after an hour.
+More streams help on a link with a high latency and hurt on a short one, and only a trial can tell. A trial
+runs with more requests for a few seconds and keeps them if the rate rose. At first each trial doubles the
+number, so that a long link is filled within seconds. After a failed trial, or after the object store
+throttled, a trial adds one request now and then, and doubling starts again after an hour.
 
-A rate is taken from bytes on their way, so that slow streams, whose bodies take minutes, get company
-within seconds; but where bodies end soon it holds their ends too, with the pauses before the next
-ones, which others at once would fill. Nothing is learnt of the link while bytes are held to a rate
-that they reach, nor from a span in which that rate changed or nothing was under way.
+The rate is measured from bytes on the wire, so that slow streams whose bodies take minutes get more
+company within seconds. If bodies end quickly, the measurement also includes their ends and the pauses
+before the next ones, which more requests would fill. A span is not used while the bandwidth limit is
+reached, if the limit changed, or if nothing was sent.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 SETTLE_S, COUNT_S = 1.0, 2.0
-"""A try lasts so long at least; what moves before it has settled does not count."""
+"""The shortest durations of a trial: bytes sent while it settles do not count."""
 
 SETTLE_BYTES, COUNT_BYTES = 512 * 1024, 1024 * 1024
-"""And so many bytes a request: what first fills the sockets' buffers has reached nobody."""
+"""The least bytes per request for each phase, because the first bytes only fill socket buffers."""
 
 PATIENCE_S = 3.5
-"""It waits no longer than that for as many bodies to end as are under way."""
+"""The longest wait of a trial for as many bodies to end as are being sent."""
 
 GAIN = 1.05
-"""What a try has to bring, as a factor, to be kept."""
+"""The factor by which the rate must rise for a trial to succeed."""
 
 REST_S = 60.0
-"""After a try that did not pay, or a store that asked for less, before the next."""
+"""The pause after a failed trial or a throttle."""
 
 SINGLE_S = 3600.0
-"""So long one more is tried at a time then, before a doubling is."""
+"""The time after which trials double the number again."""
 
 REACHED = 0.95
-"""Of a rate that bytes are held to: where so much of it moves, more at once bring nothing."""
+"""The share of the bandwidth limit from which on more requests cannot help."""
 
 GAP_S = 3.0
-"""Looks come only while something is under way: after none for so long it is begun anew."""
+"""The gap between two samples after which the measurement starts again."""
 
 UNASKED_S = 1.0
-"""Between two parts a lane asks for no slot; what is not asked for so long is not needed."""
+"""Slots that are not requested for this long are not needed."""
 
-COMPLAINT_S = 5.0
-"""Several complaints within that are one: of many bodies at once, all get the same answer."""
+THROTTLE_S = 5.0
+"""Throttles within this time count as one, because all running requests get the same response."""
 
 REGAIN_AFTER = 50
-"""Bodies in a row that must get through before one that was lost comes back."""
+"""The number of successful bodies before a lost slot is regained."""
 
 
 @dataclass(slots=True)
 class AdaptiveConcurrency:
     """
-    The number of requests at once, between 1 and *most*.
+    The number of concurrent requests, between 1 and *most*.
 
     Args:
-        start: At the beginning, and what is regained after a loss.
-        most: Never more than this.
+        start: The initial number, and the number that is regained after a loss.
+        most: The largest number.
     """
 
     start: int
@@ -66,49 +66,49 @@ class AdaptiveConcurrency:
     _rest_until_s: float = 0.0
     _single_until_s: float = 0.0
     _held_to: int | None = None
-    _looked_s: float = -GAP_S
+    _sampled_s: float = -GAP_S
     _before: tuple[int, float] | None = None
     _since: tuple[float, int] | None = None
     _counts: bool = False
     _ended: int = 0
     _asked: int = 0
     _unasked_s: float | None = None
-    _complained_s: float = -COMPLAINT_S
+    _throttled_s: float = -THROTTLE_S
 
     def __post_init__(self) -> None:
         self.limit = self.start
 
     def resize(self, start: int, most: int) -> None:
-        """Other bounds, from now on; what was found by trying is kept where it lies between them."""
-        self._give_back()
+        """Change the bounds; keep the current number if it is between them."""
+        self._revert()
         if start != self.start:
             self.limit = start
         self.start, self.most = start, most
         self.limit = min(self.limit, most)
 
-    def went_well(self) -> None:
-        """A body got through."""
+    def body_succeeded(self) -> None:
+        """Count a body that was sent successfully."""
         self._ended += 1
         self._good += 1
         if self.limit < self.start and self._good >= REGAIN_AFTER:
             self._good = 0
             self.limit += 1
 
-    def look(self, sent: int, now_s: float, *, asked: int, held_to: int | None) -> None:
+    def sample(self, sent: int, now_s: float, *, asked: int, held_to: int | None) -> None:
         """
-        Keep what is tried, or not, and try more where it is time.
+        Take a sample, and end or start a trial if it is time.
 
         Args:
-            sent: Bytes that went to the wire so far, of all bodies.
-            now_s: On any clock that does not go back.
-            asked: Requests that run or wait for their turn.
-            held_to: Bytes a second that all of them together may send; None: any number.
+            sent: Bytes sent so far by all requests.
+            now_s: On any monotonic clock.
+            asked: Requests that run or wait for a slot.
+            held_to: The bandwidth limit in bytes per second; None: no limit.
         """
         self._asked = max(self._asked, asked)
         if self._is_another_span(held_to, now_s):
-            self._give_back()
+            self._revert()
         if self._is_unasked(asked, now_s):
-            self._give_back()
+            self._revert()
         elif self.limit < self.start:
             self._since = None
         elif self._since is None:
@@ -124,21 +124,21 @@ class AdaptiveConcurrency:
             self._open(sent, now_s, counts=False)
 
     def lose_one(self, now_s: float) -> None:
-        """A body stalled: fewer of them may fare better."""
+        """Reduce the number by one after a body stalled."""
         self._shrink(lambda limit: limit - 1, now_s)
 
     def halve(self, now_s: float) -> None:
-        """The store asked for less."""
+        """Halve the number after the object store throttled."""
         self._shrink(lambda limit: limit // 2, now_s)
 
     def _is_another_span(self, held_to: int | None, now_s: float) -> bool:
-        """Are bytes held to another rate than at the look before, or was that long ago?"""
-        before, looked_s = self._held_to, self._looked_s
-        self._held_to, self._looked_s = held_to, now_s
-        return held_to != before or now_s - looked_s > GAP_S
+        """Return whether the limit changed or the last sample is too old."""
+        before, sampled_s = self._held_to, self._sampled_s
+        self._held_to, self._sampled_s = held_to, now_s
+        return held_to != before or now_s - sampled_s > GAP_S
 
     def _is_unasked(self, asked: int, now_s: float) -> bool:
-        """Has there been more than anybody asked for, and for long?"""
+        """Return whether fewer slots than the limit were requested for some time."""
         if asked >= self.limit:
             self._unasked_s = None
         elif self._unasked_s is None:
@@ -146,13 +146,13 @@ class AdaptiveConcurrency:
         return self._unasked_s is not None and now_s - self._unasked_s >= UNASKED_S
 
     def _passed(self, sent: int, now_s: float, seconds: float, bytes_each: int) -> bool:
-        """Since the beginning: so many seconds, and so many bytes a request?"""
-        assert self._since is not None, "begun before"
+        """Return whether enough time and bytes per request have passed since the start of the phase."""
+        assert self._since is not None
         since_s, before = self._since
         return now_s - since_s >= seconds and sent - before >= bytes_each * self.limit
 
     def _judge(self, rate: float, now_s: float) -> None:
-        """A span is over: keep what was tried, or not, and try more where it is time."""
+        """End a measurement: keep or revert the trial, and start the next one if it is time."""
         if self._before is not None:
             limit, rate_before = self._before
             if rate < rate_before * GAIN:
@@ -170,8 +170,8 @@ class AdaptiveConcurrency:
         self._since, self._counts = (now_s, sent), counts
         self._ended = self._asked = 0
 
-    def _give_back(self) -> None:
-        """What is being tried was not needed, or its trial was broken off."""
+    def _revert(self) -> None:
+        """Revert an unfinished trial."""
         if self._before is not None:
             self.limit, _ = self._before
         self._since = self._before = None
@@ -182,9 +182,9 @@ class AdaptiveConcurrency:
             self._single_until_s = now_s + SINGLE_S
 
     def _shrink(self, less: Callable[[int], int], now_s: float) -> None:
-        self._give_back()
+        self._revert()
         self._good = 0
         self._rest(now_s, single=True)
-        if now_s - self._complained_s >= COMPLAINT_S:
-            self._complained_s = now_s
+        if now_s - self._throttled_s >= THROTTLE_S:
+            self._throttled_s = now_s
             self.limit = max(1, less(self.limit))

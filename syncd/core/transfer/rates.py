@@ -1,9 +1,8 @@
 """
-How fast bytes may go: rates as people write them, weekly timetables, and the bucket that keeps to one.
+Bandwidth limits: parsing of rates, weekly timetables, and a token bucket.
 
-A rate is bytes a second, None where nothing is limited. A timetable has the syntax of rclone's
-``--bwlimit`` ("Bandwidth limit" in its documentation), so ``K``, ``M`` and ``G`` alone are powers of
-1024 here, too.
+A rate is bytes per second, or None for no limit. A timetable has the syntax of rclone's ``--bwlimit``
+("Bandwidth limit" in its documentation), so ``K``, ``M`` and ``G`` alone are powers of 1024.
 """
 
 import bisect
@@ -14,13 +13,13 @@ from syncd.core.units import BYTES
 
 OFF = "off"
 SLOWEST = 8 * 1024
-"""Bytes a second: with less for all bodies under way, the store would give up waiting for some."""
+"""The lowest rate in bytes per second; below it, requests would time out at the object store."""
 
 DAYS = 7
 DAY_MINUTES = 24 * 60
 
 CREDIT_S = 0.5
-"""What was not used within this time is lost: a pause is not made up for by a flood."""
+"""Unused capacity expires after this time, so that a burst does not follow a pause."""
 
 SHARES_A_SECOND = 8
 SMALLEST_SHARE = 1024
@@ -30,7 +29,7 @@ _UNITS = {
     **{f"{letter}bit": 1000**power // 8 for power, letter in enumerate("kMG", start=1)},
 }
 _PLAIN = "KiB"
-"""The unit of a number without one, as in rclone."""
+"""The default unit, as in rclone."""
 
 _RATE = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,6})?)(?: ?(?P<unit>[A-Za-z]+)(?:/s)?)?")
 _WITHIN_RATE = re.compile(rf"(?<=\d) (?=(?:{'|'.join(_UNITS)})(?:/s)?(?:[\s;]|$))")
@@ -52,28 +51,28 @@ class Timetable:
     """
     The rate at any minute of the week.
 
-    ``turns`` are (minutes since Monday 00:00, rate from then on), rising; the last one of the week
-    is in force until the first.
+    ``turns`` are pairs of (minutes since Monday 00:00, rate from then on) in ascending order. The last
+    rate of the week applies until the first one.
     """
 
     turns: tuple[tuple[int, int | None], ...]
 
     @property
     def is_off(self) -> bool:
-        """Is nothing limited at any time?"""
+        """Whether there is no limit at any time."""
         return all(rate is None for _, rate in self.turns)
 
     def at(self, minute: int) -> int | None:
-        """The rate at *minute*, counted from Monday 00:00."""
+        """Return the rate at *minute*, counted from Monday 00:00."""
         return self.turns[bisect.bisect_right(self.turns, minute, key=lambda turn: turn[0]) - 1][1]
 
 
 def parse_rate(text: str) -> int | None:
     """
-    ``10 MiB/s``, ``80 Mbit/s``, ``512K`` or ``off``; a plain number is KiB/s.
+    Parse ``10 MiB/s``, ``80 Mbit/s``, ``512K`` or ``off``; a plain number is in KiB/s.
 
     Raises:
-        ValueError: It is no rate, or one below ``SLOWEST``.
+        ValueError: Not a rate, or below ``SLOWEST``.
     """
     if text.lower() == OFF:
         return None
@@ -84,21 +83,21 @@ def parse_rate(text: str) -> int | None:
     rate = int(float(match["number"]) * _UNITS[unit])
     if rate < SLOWEST:
         raise ValueError(
-            f"is below {SLOWEST // 1024} KiB/s, with which connections would time out; "
-            "to send nothing, stop or pause syncd"
+            f"is below {SLOWEST // 1024} KiB/s, where connections time out; "
+            "to send nothing, pause or stop syncd"
         )
     return rate
 
 
 def parse(text: str) -> Timetable:
     """
-    A rate, or a timetable such as ``08:00,512KiB 19:00,off Sat-00:00,off``.
+    Parse a rate, or a timetable such as ``08:00,512KiB 19:00,off Sat-00:00,off``.
 
-    An entry without a day counts on every day; an entry that names the day and the same minute
-    wins. Entries are separated by spaces or semicolons.
+    An entry without a day applies to every day, unless another entry has that day and the same minute.
+    Entries are separated by spaces or semicolons.
 
     Raises:
-        ValueError: It is neither, with the number of the first entry at fault.
+        ValueError: Neither; the message names the first invalid entry.
     """
     if "," not in text:
         return Timetable(((0, parse_rate(text)),))
@@ -119,7 +118,7 @@ def parse(text: str) -> Timetable:
         minute = _DAY_NUMBERS[named] * DAY_MINUTES + int(match["hour"]) * 60 + int(match["minute"])
         turns = daily if match["day"] is None else own
         if minute in turns:
-            raise ValueError(f"entry {number} names the time of an earlier one")
+            raise ValueError(f"entry {number} has the same time as an earlier one")
         turns[minute] = rate
     week = {
         day * DAY_MINUTES + minute: rate for day in range(DAYS) for minute, rate in daily.items()
@@ -130,11 +129,11 @@ def parse(text: str) -> Timetable:
 @dataclass(slots=True)
 class Bucket:
     """
-    What keeps all takers together to one rate, first come, first served.
+    A token bucket that limits all senders together to one rate, first come, first served.
 
     Args:
-        rate: Bytes a second; 0: nothing goes.
-        free_at_s: When the next bytes may go, on any clock that does not go back.
+        rate: Bytes per second; 0: send nothing.
+        free_at_s: When the next bytes may be sent, on any monotonic clock.
     """
 
     rate: int
@@ -143,15 +142,15 @@ class Bucket:
     @property
     def share(self) -> int:
         """
-        Bytes that one taker should ask for at once, at most.
+        The largest number of bytes that a sender should request at once.
 
-        So few that 32 takers get their turn every four seconds: a body that rests longer than its
-        store's patience is broken off.
+        It is small enough for 32 senders to take turns within four seconds, because an object store
+        aborts a body that pauses for too long.
         """
         return max(SMALLEST_SHARE, self.rate // SHARES_A_SECOND)
 
     def take(self, size: int, now_s: float) -> float:
-        """When *size* bytes may go, *now_s* or later."""
+        """Reserve *size* bytes and return when they may be sent, *now_s* or later."""
         if self.rate == 0:
             return float("inf")
         at_s = max(self.free_at_s, now_s - CREDIT_S)

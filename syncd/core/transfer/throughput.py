@@ -1,14 +1,14 @@
-"""How fast things went lately: bytes over the time in which any of them was under way."""
+"""The throughput of past uploads: bytes divided by the time in which any upload was running."""
 
 from collections.abc import Iterable
 
 
 def bytes_per_s(uploads: Iterable[tuple[int, int, int]]) -> float | None:
     """
-    The rate of some uploads that may have overlapped; None where there were none.
+    Return the rate of uploads that may overlap; None if there are none.
 
     Args:
-        uploads: (began, ended, bytes) of each, in Unix milliseconds.
+        uploads: (start, end, bytes) of each, times in Unix milliseconds.
     """
     busy_ms = total = 0
     until_ms = None

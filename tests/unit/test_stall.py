@@ -2,32 +2,32 @@
 
 import pytest
 
-from syncd.core.transfer.pace import Pace
+from syncd.core.transfer.stall import StallDetector
 from syncd.errors import Retryable
 from syncd.types import Kind
 
 
 def test_F28_a_body_below_1_KiB_a_second_over_five_minutes_is_broken_off() -> None:
-    pace = Pace(100.0)
-    pace.moved(300 * 1024 - 1, 399.9)
+    stall = StallDetector(100.0)
+    stall.add(300 * 1024 - 1, 399.9)
     with pytest.raises(Retryable) as caught:
-        pace.moved(0, 400.0)
+        stall.add(0, 400.0)
     assert caught.value.kind is Kind.NETWORK
     assert caught.value.timed_out
     assert caught.value.unclear
-    assert pace.stalled
+    assert stall.stalled
 
 
 def test_F28_each_five_minutes_are_judged_by_themselves() -> None:
-    pace = Pace(0.0)
-    pace.moved(10 * 1024 * 1024, 300.0)
-    pace.moved(1024, 599.0)
-    assert not pace.stalled
+    stall = StallDetector(0.0)
+    stall.add(10 * 1024 * 1024, 300.0)
+    stall.add(1024, 599.0)
+    assert not stall.stalled
     with pytest.raises(Retryable):
-        pace.moved(1024, 600.0)
+        stall.add(1024, 600.0)
 
 
 def test_F28_exactly_1_KiB_a_second_goes_on() -> None:
-    pace = Pace(0.0)
-    pace.moved(300 * 1024, 300.0)
-    assert not pace.stalled
+    stall = StallDetector(0.0)
+    stall.add(300 * 1024, 300.0)
+    assert not stall.stalled
