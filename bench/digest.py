@@ -70,7 +70,9 @@ def digest(path: str) -> None:
     from syncd.fs import hashing
 
     started_s, cpu_s = time.monotonic(), time.process_time()
-    hashing.make_plan(path, hashing.look(path), stop=threading.Event(), on_bytes=lambda count: None)
+    hashing.hash_file(
+        path, hashing.read_fingerprint(path), stop=threading.Event(), on_bytes=lambda count: None
+    )
     print(time.monotonic() - started_s, time.process_time() - cpu_s)
 
 

@@ -46,6 +46,6 @@ def _first(path: str) -> str:
 
 
 def _file_system() -> str:
-    from syncd.fs.scanner import mount_of
+    from syncd.fs.mounts import mount_of
 
     return mount_of("/tmp").fs_type  # noqa: S108

@@ -18,7 +18,7 @@ from syncd.config.settings import Settings
 from syncd.core.catalog.permissions import WRITERS, describe_permissions, team_of
 from syncd.core.catalog.plan import Action
 from syncd.errors import ConfigError, JobError, RootUnavailable, StateError
-from syncd.fs import scanner, watcher
+from syncd.fs import mounts, watcher
 from syncd.ingest.dry_run import Planned, make_plan, roots_of
 from syncd.types import Profile, Session, printable
 
@@ -203,8 +203,8 @@ def _trees(settings: Settings) -> Iterator[Check]:
             else:
                 yield Check("tree", Result.WARNING, f"{shown}: not there, as ComfyUI puts up with")
             continue
-        kind = scanner.mount_of(root.path).fs_type
-        if scanner.network_filesystem(root.path) is None:
+        kind = mounts.mount_of(root.path).fs_type
+        if mounts.network_filesystem(root.path) is None:
             yield Check("tree", Result.OK, f"{shown}: {kind}")
         else:
             seconds = f"{settings.scan.interval_s:.0f}"
@@ -218,7 +218,7 @@ def _trees(settings: Settings) -> Iterator[Check]:
 
 def _state(state_dir: str) -> Iterator[Check]:
     shown, there = printable(state_dir), _nearest(state_dir)
-    kind = scanner.network_filesystem(state_dir)
+    kind = mounts.network_filesystem(state_dir)
     if kind is not None:
         advice = "Set state_dir to a directory on a local disk: databases break on network ones."
         yield Check("state directory", Result.FAILED, f"{shown}: on {kind}", advice, 74)
@@ -229,7 +229,7 @@ def _state(state_dir: str) -> Iterator[Check]:
         advice = f"Let the account of syncd (uid {os.geteuid()}) write there, or set state_dir."
         yield Check("state directory", Result.FAILED, f"{shown}: not writable", advice, 74)
     else:
-        kind = scanner.mount_of(state_dir).fs_type
+        kind = mounts.mount_of(state_dir).fs_type
         made = "" if there == state_dir else ", made at the first start"
         yield Check("state directory", Result.OK, f"{shown}: {kind}{made}")
     disk = os.statvfs(there)

@@ -146,5 +146,5 @@ def sha256_of_file(path: str, fingerprint: Fingerprint) -> str:
     Raises:
         JobError: It cannot be read, or it is not the file of that fingerprint.
     """
-    plan = hashing.make_plan(path, fingerprint, stop=threading.Event(), on_bytes=lambda count: None)
+    plan = hashing.hash_file(path, fingerprint, stop=threading.Event(), on_bytes=lambda count: None)
     return plan.sha256

@@ -29,7 +29,7 @@ from syncd.cli.reading import read_files
 from syncd.config.loader import Loaded
 from syncd.config.settings import KEYS, shown
 from syncd.errors import SyncdError
-from syncd.fs import scanner
+from syncd.fs import mounts
 from syncd.monitoring import log
 from syncd.store.db import reading
 from syncd.store.reports import Report
@@ -241,10 +241,10 @@ def _filesystems(loaded: Loaded) -> object:
 
 
 def _filesystem(path: str) -> dict[str, object]:
-    mount = scanner.mount_of(path)
+    mount = mounts.mount_of(path)
     told: dict[str, object] = {
         "type": mount.fs_type,
-        "network": scanner.network_filesystem(path) is not None,
+        "network": mounts.network_filesystem(path) is not None,
         "exists": os.path.exists(path),
     }
     if os.path.exists(path):

@@ -72,8 +72,8 @@ def _registered(settings: Settings, path: str | None) -> list[Registered]:
 def _verified(file: Registered, on_bytes: Callable[[int], None]) -> Verified:
     path = os.path.join(file.root, file.rel_path)
     try:
-        now = hashing.look(path)
-        plan = hashing.make_plan(path, now, stop=threading.Event(), on_bytes=on_bytes)
+        now = hashing.read_fingerprint(path)
+        plan = hashing.hash_file(path, now, stop=threading.Event(), on_bytes=on_bytes)
     except FileChanged as error:
         if not os.path.lexists(path):
             return Verified(file, "gone", None, None)

@@ -18,7 +18,7 @@ from syncd.core.files import naming
 from syncd.core.files.selection import Selected
 from syncd.errors import JobError
 from syncd.executors import Executors
-from syncd.fs import scanner
+from syncd.fs.mounts import mounts_in
 from syncd.ingest.comparer import Comparer, Root, changed_mounts, cut_off
 from syncd.maintenance.retire_records import RecordCleanup
 from syncd.store.files import Wanted
@@ -286,7 +286,7 @@ class Applier:
             raise _Refused(f"{printable(line.root)} is no models directory of this configuration")
         row, same = await self._lanes.db(self._store.files.root, root.id), False
         try:
-            mounts = await self._lanes.scan(scanner.mounts_in, root.path, row.mounts)
+            mounts = await self._lanes.scan(mounts_in, root.path, row.mounts)
             same = not naming.is_within(line.path, changed_mounts(row.mounts, mounts))
             await self._lanes.scan(os.lstat, root.path)
             await self._lanes.scan(os.lstat, os.path.join(line.root, line.path))

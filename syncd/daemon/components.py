@@ -38,7 +38,7 @@ from syncd.daemon.team_guard import TeamGuard
 from syncd.disk_full import DiskFullRetry
 from syncd.errors import JobError, StateError
 from syncd.executors import Executors
-from syncd.fs import scanner
+from syncd.fs import mounts
 from syncd.fs.download_notes import expected_sha256
 from syncd.fs.watcher import Watcher
 from syncd.ingest.comparer import Comparer, Root
@@ -190,7 +190,7 @@ def open_store(settings: Settings) -> Store:
         AlreadyRunning, StateError: It cannot be used.
     """
     state_dir = os.fspath(settings.state_dir)
-    kind = scanner.network_filesystem(state_dir)
+    kind = mounts.network_filesystem(state_dir)
     if kind is not None:  # neither SQLite's log nor the lock can be relied on there
         raise StateError(
             f"The state directory {printable(state_dir)} is on a network file system ({kind}), "
@@ -275,7 +275,7 @@ async def _root(tools: Resources, path: str, type_key: str | None = None) -> Roo
     lanes, files = tools.lanes, tools.store.files
     real = await lanes.scan(os.path.realpath, path)
     root_id = await lanes.db(files.root_id, path, real_path=real, type_key=type_key)
-    network = await lanes.scan(scanner.network_filesystem, path)
+    network = await lanes.scan(mounts.network_filesystem, path)
     return Root(root_id, path, network is not None, type_key)
 
 

@@ -1,11 +1,10 @@
 """
-The SHA-256 that a download was expected to have, where the program that fetched it left a note.
+Reads the SHA-256 that the download program expected, from the note that it left beside a file.
 
-The hub client (``huggingface_hub`` with ``local_dir``) writes one beside what it downloads: under the
-directory it was given, ``.cache/huggingface/download/<path in the repository>.metadata`` holds the
-commit, the etag (for large files their SHA-256) and the Unix time of the note, a line each. The
-directory may be any folder above the file, so all are tried. The note is anybody's text: it is
-never used instead of hashing.
+``huggingface_hub`` with ``local_dir`` writes such notes: below that directory,
+``.cache/huggingface/download/<path in the repository>.metadata`` contains the commit, the etag (the
+SHA-256 of a large file) and the Unix time of the note, one per line. The directory may be any folder
+above the file, so all of them are tried. Anyone can write a note, so it never replaces hashing.
 """
 
 import os
@@ -17,14 +16,14 @@ _LARGEST = 4096
 
 _NOTE = re.compile(rb"[^\n]*\n([0-9a-fA-F]{64})\r?\n([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*")
 _SLACK_S = 1.0
-"""As much younger than its note a file may be, as in the hub client: clocks of file systems are coarse."""
+"""How much newer than its note a file may be, as in the hub client: file system clocks are coarse."""
 
 
 def expected_sha256(root: str, rel_path: str) -> str | None:
     """
-    The SHA-256 (64 lower-case hex digits) noted for a file, unless the file was written since.
+    Return the SHA-256 (64 lower-case hex digits) noted for a file that was not written since.
 
-    Unreadable, malformed and outdated notes are as good as none; so is a *rel_path* that leaves
+    Unreadable, malformed and outdated notes are ignored; None as well for a *rel_path* that leaves
     *root*. The layout is that of ``huggingface_hub/_local_folder.py``.
     """
     parts = rel_path.split("/")
@@ -42,14 +41,14 @@ def expected_sha256(root: str, rel_path: str) -> str | None:
 
 
 def _note_paths(root: str, parts: list[str]) -> Iterator[str]:
-    """Where a note may be, from the file's own folder up to the root."""
+    """Yield the possible paths of the note, from the file's own folder up to the root."""
     for depth in reversed(range(len(parts))):
         folder, below = parts[:depth], parts[depth:]
         yield os.path.join(root, *folder, _NOTES, *below) + ".metadata"
 
 
 def _content(path: str) -> bytes:
-    """The note at *path*; nothing where there is none, or something that cannot be one."""
+    """Read the note at *path*; empty if it cannot be read."""
     try:
         # O_NONBLOCK: a FIFO under this name must not hang the thread.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -64,8 +63,8 @@ def _content(path: str) -> bytes:
 
 
 def mismatch(expected: str) -> str:
-    """Why a file is not taken that should have another SHA-256, as its download's note says."""
+    """The reason to refuse a file whose SHA-256 differs from its download note."""
     return (
-        f"incomplete or damaged: its download was to have the SHA-256 {expected}, and it has "
-        "another. Download it again, or if it was edited on purpose, touch it"
+        f"incomplete or damaged: its SHA-256 is not {expected}, which its download note names. "
+        "Download it again, or, if you edited it on purpose, run touch on it"
     )

@@ -1,10 +1,10 @@
 """
-Reading a model file: what it is (fingerprint), what it holds (plan), and its bytes for the wire.
+Reads model files: fingerprints, digests, and the bytes to send.
 
-Files are opened read-only and never interpreted. The ``Hasher`` takes the first look at every byte;
-the pieces handed out by ``checked_pieces`` are the second, compared with the first leaf by leaf
-before the last piece of a leaf is handed on. What is guarded against is a file that moves, not a forger,
-so the second look is XXH3-128 (about 10 GB/s) and not another SHA-256.
+Files are opened read-only and never interpreted. A ``Hasher`` reads every byte first. When the bytes
+are read again to be sent, ``checked_pieces`` compares each leaf with the first reading before it yields
+the last piece of that leaf. This protects against a file that changes, not against a forger, so the
+second digest is XXH3-128 (about 10 GB/s) and not another SHA-256.
 """
 
 import errno
@@ -25,112 +25,102 @@ from syncd.fs.page_cache import RWF_DONTCACHE, Footprint
 from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE, Fingerprint, Kind, Part, Plan, printable
 
 PIECE_SIZE = 512 * 1024
-"""Bytes handed to the wire at a time: large enough for speed, small enough for 32 senders."""
+"""Bytes sent at a time: large enough for speed, small enough for 32 sending threads."""
 
-
-# O_NONBLOCK: a FIFO put in the file's place must not hang the thread.
+# O_NONBLOCK: a FIFO in the place of the file must not block the thread.
 FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 _NO_SUCH_FLAG = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-"""What a kernel or file system says that does not know ``RWF_DONTCACHE``."""
+"""Errors of a kernel or file system that does not know ``RWF_DONTCACHE``."""
 
 T = TypeVar("T")
 
 
 class Flag(Protocol):
-    """Something that another thread may raise, such as a ``threading.Event``."""
+    """A flag that another thread sets, such as a ``threading.Event``."""
 
-    def is_set(self) -> bool:
-        """Is it raised?"""
-        ...
+    def is_set(self) -> bool: ...
 
 
 class Stopped(Exception):
-    """The job was told to stop while its bytes were moving."""
+    """The job was stopped while its file was read or sent."""
 
 
 @contextmanager
-def opened(path: str) -> Iterator[int]:
+def open_file(path: str) -> Iterator[int]:
     """
-    A read-only descriptor of the regular file at *path*.
+    Open the regular file at *path* read-only and yield its descriptor.
 
     Raises:
-        FileChanged: Nothing is there any more, or it is not a regular file.
-        JobError: The file cannot be opened (retry table row 30), with the remedy.
+        FileChanged: The file does not exist, or is not a regular file.
+        JobError: ``LOCAL_READ_ERROR``: the file cannot be opened.
     """
     with _read_errors(path):
-        fd = _afresh(path, partial(os.open, path, FLAGS), None)
+        fd = _retry_if_stale(path, partial(os.open, path, FLAGS), None)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise FileChanged(f"{printable(path)} is not a regular file any more")
+            raise FileChanged(f"{printable(path)} is no longer a regular file")
         yield fd
     finally:
         os.close(fd)
 
 
 def fingerprint_of(fd: int) -> Fingerprint:
-    """The fingerprint of an open file."""
     st = os.fstat(fd)
     return Fingerprint(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
-def look(path: str) -> Fingerprint:
-    """
-    The fingerprint of the file at *path* as it is now.
-
-    Raises:
-        FileChanged: It is gone, or not a regular file any more.
-        JobError: It cannot be opened.
-    """
-    with opened(path) as fd:
+def read_fingerprint(path: str) -> Fingerprint:
+    """Return the fingerprint of the file at *path*. Raises as ``open_file``."""
+    with open_file(path) as fd:
         return fingerprint_of(fd)
 
 
 class Hasher:
     """
-    Reads a file from its first byte on: its SHA-256 and an XXH3-128 for each ``LEAF_SIZE`` bytes.
+    Computes the SHA-256 of a file and an XXH3-128 of each ``LEAF_SIZE`` bytes, from start to end.
 
-    It is asked for the file in stretches and keeps no descriptor between them, so that it may wait
-    for whoever sends what was hashed.
+    The caller advances it step by step with ``read_to``. It keeps no descriptor open in between, so
+    hashing can pause until the bytes hashed so far are sent.
 
     Args:
-        expected: What the file must be before the first and after the last byte of each stretch.
-        read_again: Its bytes are about to be read once more and stay in the page cache for that;
-            else they leave no trace there (``RWF_DONTCACHE``, where the file system has it).
+        expected: The fingerprint that the file must have before and after each step.
+        read_again: The bytes will be read again soon and stay in the page cache until then.
+            Otherwise they leave the cache at once (``RWF_DONTCACHE``, if the file system has it).
     """
 
     def __init__(self, path: str, expected: Fingerprint, *, read_again: bool) -> None:
         self._path = path
         self._expected = expected
         self._sha256 = hashlib.sha256()
-        # A read that leaves no trace does not read ahead either, so it asks for more at once.
-        self._flags, self._reach = (0, PIECE_SIZE) if read_again else (RWF_DONTCACHE, LEAF_SIZE)
-        self._buffer = _page_aligned(min(self._reach, max(expected.size, 1)))
+        # RWF_DONTCACHE disables read-ahead as well, so larger reads are needed.
+        self._flags, self._read_size = (0, PIECE_SIZE) if read_again else (RWF_DONTCACHE, LEAF_SIZE)
+        self._buffer = _page_aligned(min(self._read_size, max(expected.size, 1)))
         self.leaves = bytearray()
         self.offset = 0
 
     @property
-    def is_through(self) -> bool:
-        """Was the last byte read?"""
+    def is_finished(self) -> bool:
+        """Return whether the last byte has been read."""
         return self.offset >= self._expected.size
 
     def read_to(self, end: int, *, stop: Flag, on_bytes: Callable[[int], None]) -> None:
         """
         Read on to *end*, a multiple of ``LEAF_SIZE``, or to the end of the file.
 
-        Args:
-            stop: Looked at between leaves.
-            on_bytes: Called with the bytes read since the last call.
+        A fingerprint that differs only in its ctime is accepted, as in ``checked_pieces``.
 
-        A ctime that moved alone is let pass here, as it is in ``checked_pieces``.
+        Args:
+            stop: Checked between leaves.
+            on_bytes: Called with the number of bytes read since the last call.
 
         Raises:
-            FileChanged: The fingerprint differs but for ctime, before or after reading.
+            FileChanged: The fingerprint differs, before or after reading.
             Stopped: *stop* was set.
             JobError: The file cannot be read.
         """
         end = min(end, self._expected.size)
-        with opened(self._path) as fd, _read_errors(self._path):
+        with open_file(self._path) as fd, _read_errors(self._path):
             require_same(fd, self._expected, self._path, ctime=False)
             while self.offset < end:
                 if stop.is_set():
@@ -139,18 +129,18 @@ class Hasher:
                 on_bytes(count)
             require_same(fd, self._expected, self._path, ctime=False)
 
-    def plan(self) -> Plan:
-        """What the whole file is, once it was read."""
-        assert self.is_through, "asked for at the end"
+    def digests(self) -> Plan:
+        """Return the digests of the whole file, after it has been read to its end."""
+        assert self.is_finished, "called before the end of the file"
         return Plan(self._expected.size, self._sha256.hexdigest(), bytes(self.leaves))
 
     def _leaf(self, fd: int, size: int) -> int:
-        """Read and digest one leaf of *size* bytes; its size."""
+        """Read and digest one leaf of *size* bytes; return *size*."""
         digest = xxhash.xxh3_128()
         left = size
         while left:
             wanted = self._buffer[:left]
-            count = _afresh(self._path, partial(self._read, fd, wanted), fd)
+            count = _retry_if_stale(self._path, partial(self._read, fd, wanted), fd)
             if count == 0:
                 raise FileChanged(f"{printable(self._path)} became shorter while it was read")
             self._sha256.update(wanted[:count])
@@ -172,44 +162,38 @@ class Hasher:
 
 def _page_aligned(size: int) -> memoryview:
     """
-    *size* bytes to read into, from the first byte of a page on.
+    Return a buffer of *size* bytes that begins at a page boundary.
 
-    Where malloc puts so many bytes, 16 into a page, copying a page of the cache there takes up to
-    six times as long: each load has to wait for a store that has the same low bits of its address.
+    malloc places a buffer of this size 16 bytes into a page. Copying a page of the cache to such an
+    address takes up to six times as long, because loads wait for stores with the same low address bits.
     """
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE))
 
 
-def make_plan(
+def hash_file(
     path: str, expected: Fingerprint, *, stop: Flag, on_bytes: Callable[[int], None]
 ) -> Plan:
     """
-    Read the whole file once, and leave no trace of that in the page cache.
+    Return the digests of a whole file and keep its bytes out of the page cache.
 
     Args:
-        expected: What the file must be before the first and after the last byte, ctime included.
+        expected: The fingerprint that the file must have before and after, ctime included.
         stop, on_bytes: As for ``Hasher.read_to``.
 
     Raises:
         FileChanged, Stopped, JobError: As ``Hasher.read_to``.
     """
     hasher = Hasher(path, expected, read_again=False)
-    with opened(path) as fd:
+    with open_file(path) as fd:
         require_same(fd, expected, path)
         hasher.read_to(expected.size, stop=stop, on_bytes=on_bytes)
         require_same(fd, expected, path)
-    return hasher.plan()
+    return hasher.digests()
 
 
 def footprint(path: str) -> Footprint:
-    """
-    What of the file is in the page cache before it is read.
-
-    Raises:
-        FileChanged: It is gone, or not a regular file any more.
-        JobError: It cannot be opened.
-    """
-    with opened(path) as fd:
+    """Record which leaves of the file are in the page cache. Raises as ``open_file``."""
+    with open_file(path) as fd:
         return Footprint(fd)
 
 
@@ -224,32 +208,31 @@ def checked_pieces(
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Iterator[bytes]:
     """
-    The bytes of *part* in pieces, each leaf compared with *leaves* before its last piece leaves.
+    Yield the bytes of *part* in pieces; compare each leaf with *leaves* before its last piece.
 
-    A leaf that the part's edges cut is read and digested whole; only the part's share is handed
-    out, and of that too the last piece only when the whole leaf agrees. When the generator raises,
-    the request that it feeds is cut off, so nothing is stored. A ctime that moved alone is let pass
-    here, since the bytes themselves are compared; the worker reads the file again before it
-    registers anything.
+    A leaf that the part covers only partly is read and compared as a whole. If the generator raises,
+    the request that it feeds is aborted, so nothing is stored. A fingerprint that differs only in its
+    ctime is accepted because the bytes are compared; the worker reads the file again before it
+    registers the model.
 
     Args:
-        leaves: The file's leaf digests, as far as the part's own at least.
-        found: What was in the page cache before anything of the file was read; None: what is now.
-            The rest goes again once the part was handed out.
+        leaves: The leaf digests of the file, at least up to the end of the part.
+        found: The footprint from before the file was first read; None for the current one. Pages that
+            were not in the cache then leave it after the part is sent.
 
     Raises:
-        FileChanged: The fingerprint moved but for ctime, or a leaf differs from the plan.
+        FileChanged: The fingerprint or a leaf differs.
         Stopped: *stop* was set.
         JobError: The file cannot be read.
     """
     first, last = part.offset // LEAF_SIZE, (part.offset + part.size - 1) // LEAF_SIZE
-    with opened(path) as fd, _read_errors(path):
+    with open_file(path) as fd, _read_errors(path):
         require_same(fd, expected, path, ctime=False)
         found = found or Footprint(fd)
         for leaf in range(first, last + 1):
             planned = leaves[leaf * LEAF_DIGEST_SIZE : (leaf + 1) * LEAF_DIGEST_SIZE]
             pieces = _leaf_pieces(fd, leaf, expected.size, planned, path)
-            for share in _last_held_back(_share(piece, part) for piece in pieces):
+            for share in _hold_back_last(_share(piece, part) for piece in pieces):
                 if stop.is_set():
                     raise Stopped
                 on_bytes(len(share))
@@ -260,12 +243,12 @@ def checked_pieces(
 
 def require_same(fd: int, expected: Fingerprint, path: str, *, ctime: bool = True) -> None:
     """
-    Compare an open file with the fingerprint it must have, with or without *ctime*.
+    Check that an open file has the *expected* fingerprint, with or without its *ctime*.
 
     Raises:
-        FileChanged: They differ.
+        FileChanged: It does not.
     """
-    seen = _afresh(path, partial(fingerprint_of, fd), fd)
+    seen = _retry_if_stale(path, partial(fingerprint_of, fd), fd)
     if seen != expected and (ctime or not seen.only_ctime_moved(expected)):
         raise FileChanged(f"{printable(path)} changed: {_difference(expected, seen)}")
 
@@ -273,13 +256,13 @@ def require_same(fd: int, expected: Fingerprint, path: str, *, ctime: bool = Tru
 def _leaf_pieces(
     fd: int, leaf: int, file_size: int, planned: bytes, path: str
 ) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of one leaf; raises at its end where the digest does not agree."""
+    """Yield (offset, bytes) of one leaf; raise at its end if the digest differs."""
     offset = leaf * LEAF_SIZE
     end = min(offset + LEAF_SIZE, file_size)
     digest = xxhash.xxh3_128()
     while offset < end:
         length = min(PIECE_SIZE, end - offset)
-        piece = _afresh(path, partial(os.pread, fd, length, offset), fd)
+        piece = _retry_if_stale(path, partial(os.pread, fd, length, offset), fd)
         if not piece:
             raise FileChanged(f"{printable(path)} became shorter while it was sent")
         digest.update(piece)
@@ -291,8 +274,8 @@ def _leaf_pieces(
         )
 
 
-def _last_held_back(shares: Iterable[bytes]) -> Iterator[bytes]:
-    """The *shares* that are not empty, the last one only once there are no more."""
+def _hold_back_last(shares: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the non-empty *shares*, the last one only after *shares* ended without an error."""
     held = b""
     for share in filter(None, shares):
         if held:
@@ -303,17 +286,17 @@ def _last_held_back(shares: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _share(piece: tuple[int, bytes], part: Part) -> bytes:
-    """What of *piece* lies within *part*."""
+    """Return the bytes of *piece* that lie within *part*."""
     offset, data = piece
     start, end = max(part.offset - offset, 0), part.offset + part.size - offset
     return data if start == 0 and end >= len(data) else data[start : max(end, 0)]
 
 
-def _afresh(path: str, read: Callable[[], T], fd: int | None) -> T:
+def _retry_if_stale(path: str, read: Callable[[], T], fd: int | None) -> T:
     """
-    What *read* gives; where the server of a network file system forgot the file, it is opened again.
+    Call *read*; if a network file system reports a stale handle, reopen the file and call it again.
 
-    The new descriptor takes the place of *fd*. Whether it is the same file is the fence's business.
+    The new descriptor replaces *fd*. Comparing fingerprints shows whether it is the same file.
     """
     try:
         return read()
@@ -321,9 +304,9 @@ def _afresh(path: str, read: Callable[[], T], fd: int | None) -> T:
         if error.errno != errno.ESTALE:
             raise
     if fd is not None:
-        fresh = os.open(path, FLAGS)
-        os.dup2(fresh, fd, inheritable=False)
-        os.close(fresh)
+        reopened = os.open(path, FLAGS)
+        os.dup2(reopened, fd, inheritable=False)
+        os.close(reopened)
     return read()
 
 
@@ -342,7 +325,7 @@ def _read_errors(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise FileChanged(f"{printable(path)} is gone") from None
     except NotADirectoryError:
-        raise FileChanged(f"{printable(path)} is gone: a folder above it is a file now") from None
+        raise FileChanged(f"{printable(path)} is gone: a folder above it is now a file") from None
     except PermissionError as error:
         raise _unreadable(path, error) from error
     except OSError as error:

@@ -1,10 +1,10 @@
 """
-The page cache, left as it was found.
+Leaves the page cache as it was before syncd read a file.
 
-A guest that reads 40 GB pushes out what its host has loaded. Where the kernel tells which pages are
-there (``cachestat(2)``, Linux 6.5), what was read only for our sake is given back once it was sent,
-and what was there before stays. Where it does not tell, nothing is given back: dropping pages blindly
-would push out the models themselves.
+Reading 40 GB would evict what other programs have loaded. If the kernel reports which pages are cached
+(``cachestat(2)``, Linux 6.5), syncd drops the pages that only it has read after they are sent, and
+keeps those that were cached before. On older kernels it drops nothing, because dropping pages blindly
+would evict the models themselves.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from contextlib import suppress
 from syncd.types import LEAF_SIZE, Part
 
 RWF_DONTCACHE = 0x80
-"""Flag of ``preadv2(2)``, Linux 6.14: pages that this read brings in go again with it."""
+"""Flag of ``preadv2(2)``, Linux 6.14: pages that this read brings in are dropped afterwards."""
 
 _CACHESTAT = 451  # the same number on every architecture
 
@@ -34,15 +34,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def cached_pages(fd: int, offset: int, length: int) -> int | None:
-    """How many pages of ``[offset, offset + length)`` are in the cache; None: the kernel does not tell."""
-    asked, told = _Range(offset, length), _Stat()
-    failed = _libc.syscall(_CACHESTAT, fd, ctypes.byref(asked), ctypes.byref(told), 0)
-    return None if failed else int(told.cached)
+    """Count the cached pages of ``[offset, offset + length)``; None if the kernel cannot report them."""
+    requested, stat = _Range(offset, length), _Stat()
+    failed = _libc.syscall(_CACHESTAT, fd, ctypes.byref(requested), ctypes.byref(stat), 0)
+    return None if failed else int(stat.cached)
 
 
 class Footprint:
     """
-    Which leaves of a file had no page in the cache when this was made.
+    The leaves of a file that had no page in the cache when this object was created.
 
     Args:
         fd: The file, open for reading; not kept.
@@ -53,8 +53,8 @@ class Footprint:
         self._absent = {start for start in starts if cached_pages(fd, start, LEAF_SIZE) == 0}
 
     def erase(self, fd: int, part: Part) -> None:
-        """Give back what reading *part* brought in. A page that is mapped or dirty stays anyway."""
+        """Drop the pages that reading *part* brought in; mapped and dirty pages stay."""
         first = part.offset - part.offset % LEAF_SIZE
         for start in self._absent.intersection(range(first, part.offset + part.size, LEAF_SIZE)):
-            with suppress(OSError):  # advice, and the file may be on anything
+            with suppress(OSError):  # only advice, and some file systems refuse it
                 os.posix_fadvise(fd, start, LEAF_SIZE, os.POSIX_FADV_DONTNEED)

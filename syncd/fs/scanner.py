@@ -1,80 +1,64 @@
 """
-Walks a models tree and says what is there.
+Walks a models tree and finds the files in it.
 
-Folders are opened relative to their parent's descriptor and one ``stat`` is made a file, so a walk
-costs little more than the system calls. Names are never decoded strictly: whatever bytes the disk
-holds come through as ``os.fsdecode`` makes them.
+Folders are opened relative to their parent's descriptor, and each file costs one ``stat``, so a walk
+costs little more than its system calls. Names may be any bytes: ``os.fsdecode`` decodes them.
 """
 
 import errno
 import os
-import re
 import stat
 import sys
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Generator, Iterator
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
 from syncd.core.files.naming import ENDINGS, ending_of, is_within, never_enter, owner_of
-from syncd.types import Fingerprint, FoundFile, Mount, StatKey
+from syncd.types import Fingerprint, FoundFile, StatKey
 
 Symlinks = Literal["follow", "within_roots", "skip"]
 """Which links are followed: all, as ComfyUI does; those that stay inside a root; none."""
 
 Problem = Callable[[str, OSError], None]
-"""Told a rel_path at and below which nothing could be judged, and why."""
-
+"""Called with a rel_path that could not be read, so nothing at or below it is known, and the error."""
 
 DEPTH_MAX = 64
-"""Folders below each other; each holds a descriptor. Deeper ones are reported as a problem."""
+"""Nested folders; each holds a descriptor. Deeper folders are reported as a problem."""
 
 BLOCK = 512
-"""Bytes that ``st_blocks`` counts in, on every file system."""
+"""The unit of ``st_blocks`` in bytes, on every file system."""
 
-STRETCH_MAX = 1000
-"""Files of one stretch."""
+BATCH_MAX = 1000
+"""Files of one ``FileBatch``."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# Without O_NONBLOCK, opening a FIFO waits for its writer.
+# Without O_NONBLOCK, opening a FIFO waits for a writer.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
-# Nothing is there (any more), or nothing that could be a model: a link to nowhere, a socket.
+# The file does not exist, or cannot be a model: a dangling link, a socket.
 _ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO))
 
-# What os.fsencode goes by, which is called for every file.
+# What os.fsencode uses: a call per file would cost too much.
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
-_NETWORK = frozenset(
-    (
-        "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "fuse", "ceph", "lustre",
-        "beegfs", "gpfs", "glusterfs", "afs", "ocfs2", "gfs2", "orangefs", "pvfs2", "wekafs", "vboxsf",
-    )
-)  # fmt: skip
-
-MOUNTS = "/proc/self/mountinfo"
-
-UNKNOWN = Mount("unknown", "none", "/")
-"""Where the table has no entry: it need not name what a chroot stands on."""
-
-_CONTAINER = "fuse.fuse-overlayfs"
-"""The root of a container that was started without privileges: a local disk."""
-
 _Named = tuple[bytes, os.DirEntry[str]]
-"""What it is sorted by, and what it is."""
+"""The sort key of an entry, and the entry."""
 
 
 class DanglingLink(FileNotFoundError):
-    """A link to a folder that is not there; patterns that exclude it silence it."""
+    """A link to a folder that does not exist; not reported if a pattern excludes it."""
 
     def __init__(self) -> None:
-        super().__init__(errno.ENOENT, "a link to a folder that is not there; is its disk mounted?")
+        super().__init__(
+            errno.ENOENT, "a link to a folder that does not exist; is its disk mounted?"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """An open folder. ``path`` ends in a slash; the root's is empty. ``key`` is it in bytes."""
+    """An open folder. ``path`` ends with a slash, or is empty for the root; ``key`` is its bytes."""
 
     fd: int
     path: str
@@ -85,29 +69,28 @@ class _Folder:
 @dataclass(slots=True)
 class FileBatch:
     """
-    Files of one folder that follow each other in path order: at least one, ``STRETCH_MAX`` at most.
+    1 to ``BATCH_MAX`` files of one folder, consecutive in path order.
 
-    ``traces`` tell whether they are as they were. A whole tree is compared by them, so that more is
-    made only of files that changed.
+    ``keys`` show whether the files changed since the last walk. A whole tree is compared by them, so
+    that a ``FoundFile`` is built only for files that changed.
     """
 
     root_id: int
-    traces: list[StatKey] = field(default_factory=list)
+    keys: list[StatKey] = field(default_factory=list)
     devices: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
 
     def add(self, path: bytes, found: os.stat_result) -> None:
-        """One more file, behind the others."""
-        self.traces.append(
+        """Append a file."""
+        self.keys.append(
             (path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, str(found.st_ino))
         )
         self.devices.append(found.st_dev)
         self.blocks.append(found.st_blocks)
 
     def files(self) -> Iterator[FoundFile]:
-        """All of them, in path order."""
-        for trace, dev, blocks in zip(self.traces, self.devices, self.blocks, strict=True):
-            path, size, mtime_ns, ctime_ns, inode = trace
+        for key, dev, blocks in zip(self.keys, self.devices, self.blocks, strict=True):
+            path, size, mtime_ns, ctime_ns, inode = key
             fingerprint = Fingerprint(dev, int(inode), size, mtime_ns, ctime_ns)
             yield FoundFile(self.root_id, os.fsdecode(path), fingerprint, blocks * BLOCK)
 
@@ -122,8 +105,8 @@ def walk(
     problem: Problem,
     on_link: Callable[[str], None] = lambda rel_path: None,
 ) -> Iterator[FoundFile]:
-    """Every regular file at or below ``root/below``, as ``stretches`` meets them."""
-    met = stretches(
+    """Yield every regular file at or below ``root/below``; for the arguments see ``walk_batches``."""
+    batches = walk_batches(
         root,
         root_id,
         below=below,
@@ -132,11 +115,11 @@ def walk(
         problem=problem,
         on_link=on_link,
     )
-    for stretch in met:
-        yield from stretch.files()
+    for batch in batches:
+        yield from batch.files()
 
 
-def stretches(
+def walk_batches(
     root: str,
     root_id: int,
     *,
@@ -147,24 +130,25 @@ def stretches(
     on_link: Callable[[str], None] = lambda rel_path: None,
 ) -> Iterator[FileBatch]:
     """
-    Every regular file at or below ``root/below``, in the byte order of the whole path.
+    Yield every regular file at or below ``root/below``, in the byte order of the whole path.
 
-    A folder that is its own ancestor is not entered again; one that two links lead to is two
-    folders, as ComfyUI sees it. Folders of ``core.paths.never_enter`` are passed over. What cannot
-    be read goes to *problem*, before any path that sorts after it is yielded: nothing may be
-    concluded about files there. So does a link to nowhere, unless its name is that of a model. A
-    missing root is a problem of the empty path.
+    A cycle of links is entered once. A folder that two links lead to counts as two folders, as in
+    ComfyUI. Folders for which ``naming.never_enter`` is true are skipped.
+
+    *problem* is called for what cannot be read, before any path that sorts after it is yielded, because
+    the files there are unknown and not absent. It is also called for a dangling link, unless the
+    link is named like a model, and with the empty path for a missing root.
 
     Args:
-        below: Path of a folder below *root*; one that does not exist holds nothing.
+        below: A folder below *root*; if it does not exist, nothing is yielded.
         roots: Further directories that links may lead into under ``within_roots``.
-        on_link: Called with the rel_path of each folder that was entered through a link.
+        on_link: Called with the rel_path of each folder that is entered through a link.
     """
     tree = _Tree(symlinks, _resolved(root, roots), problem, on_link)
     try:
         pending = [tree.listing()] if tree.descend(root, below) else []
         while pending:
-            entered = yield from _stretches_here(tree, root_id, pending[-1])
+            entered = yield from _folder_batches(tree, root_id, pending[-1])
             if entered:
                 pending.append(tree.listing())
             else:
@@ -174,28 +158,28 @@ def stretches(
         tree.close()
 
 
-def _stretches_here(
+def _folder_batches(
     tree: "_Tree", root_id: int, listing: list[_Named]
 ) -> Generator[FileBatch, None, bool]:
-    """The files of *listing* up to a folder that was entered; it is used up, False at its end."""
-    here, stretch = tree.chain[-1].key, FileBatch(root_id)
+    """Consume *listing* up to the next folder and enter it; return False at the end of the listing."""
+    here, batch = tree.chain[-1].key, FileBatch(root_id)
     entered = False
-    while listing and not entered:  # popped, so that no more than a stretch is held of its stats
+    while listing and not entered:  # popped, so that only one batch of stats is in memory
         name, entry = listing.pop()
         if name.endswith(b"/"):
             entered = tree.enter(entry.name, linked=entry.is_symlink())
         elif (found := tree.stat(entry)) is not None:
-            stretch.add(here + name, found)
-            if len(stretch.traces) == STRETCH_MAX:
-                yield stretch
-                stretch = FileBatch(root_id)
-    if stretch.traces:
-        yield stretch
+            batch.add(here + name, found)
+            if len(batch.keys) == BATCH_MAX:
+                yield batch
+                batch = FileBatch(root_id)
+    if batch.keys:
+        yield batch
     return entered
 
 
 class _Tree:
-    """The folders open between the root and where a walk is, and the rules for entering more."""
+    """The open folders from the root to the current one, and the rules for entering others."""
 
     def __init__(
         self,
@@ -211,7 +195,7 @@ class _Tree:
         self._on_link = on_link
 
     def descend(self, root: str, below: str) -> bool:
-        """Open *root* and go down to *below*; False if there is no such folder to look into."""
+        """Open *root* and go down to *below*; return False if that cannot be entered."""
         try:
             fd = os.open(root, _FOLDER)
         except OSError as error:
@@ -221,7 +205,7 @@ class _Tree:
         return all(self.enter(name) for name in below.split("/") if name)
 
     def enter(self, name: str, *, linked: bool = False) -> bool:
-        """Go into the folder *name* of the innermost one; False if it is not to be looked into."""
+        """Enter the subfolder *name* of the current folder; return False if that is not possible."""
         if never_enter(name):
             return False
         path = self.chain[-1].path + name
@@ -247,7 +231,7 @@ class _Tree:
         return True
 
     def listing(self) -> list[_Named]:
-        """What is in the innermost folder, sorted, the first at the end; folders end in a slash."""
+        """The entries of the current folder in reverse order; the key of a folder ends with a slash."""
         folder = self.chain[-1]
         try:
             with os.scandir(folder.fd) as entries:
@@ -259,7 +243,7 @@ class _Tree:
         return named
 
     def stat(self, entry: os.DirEntry[str]) -> os.stat_result | None:
-        """The regular file behind *entry*, or None if there is none that may be taken."""
+        """The status of the regular file behind *entry*; None if there is none, or it is off limits."""
         try:
             linked = entry.is_symlink()
             found = self._behind(entry) if linked else entry.stat(follow_symlinks=False)
@@ -272,7 +256,7 @@ class _Tree:
         return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
     def _behind(self, entry: os.DirEntry[str]) -> os.stat_result | None:
-        """What the link *entry* leads to, if it may be followed; asked of one descriptor."""
+        """The status of the target of the link *entry*; None if the link must not be followed."""
         if self._symlinks == "follow":
             return entry.stat()
         fd = os.open(entry.name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.chain[-1].fd)
@@ -283,7 +267,7 @@ class _Tree:
             os.close(fd)
 
     def _report_link(self, name: str) -> None:
-        """A link to nowhere: by its name it may stand for a folder whose disk is off."""
+        """Report a dangling link that may stand for a folder whose disk is not mounted."""
         if self._symlinks == "skip" or never_enter(name) or ending_of(name) in ENDINGS:
             return
         path = self.chain[-1].path + name
@@ -296,16 +280,14 @@ class _Tree:
             self._problem(path, error)
 
     def leave(self) -> None:
-        """Go back to the parent folder."""
         os.close(self.chain.pop().fd)
 
     def close(self) -> None:
-        """Close every folder that is still open."""
         while self.chain:
             self.leave()
 
 
-def look(
+def find_file(
     root: str,
     root_id: int,
     rel_path: str,
@@ -314,13 +296,13 @@ def look(
     roots: Collection[str] = (),
 ) -> FoundFile | None:
     """
-    The regular file at one path, or None if there is none that may be taken.
+    Return the regular file at one path; None if there is none, or links to it must not be followed.
 
-    The file is opened, which makes NFS ask its server instead of the cache. One that we may not
-    read is found all the same: saying so is left to whoever reads it.
+    The file is opened, so that NFS asks its server instead of its cache. A file without read
+    permission is found as well: reading it later reports the error.
 
     Raises:
-        OSError: It cannot be told what is there (a folder above it closed to us, an I/O error).
+        OSError: The path cannot be examined (an unreadable folder above it, an I/O error).
     """
     try:
         fd = _opened(os.path.join(root, rel_path))
@@ -330,7 +312,7 @@ def look(
         raise
     try:
         found = os.fstat(fd)
-        # Resolving the roots costs more than the look, and only some have to know.
+        # Resolving the roots costs more than the rest, so it is done only if it is needed.
         known = [] if symlinks == "follow" else _resolved(root, roots)
         allowed = _allowed(fd, rel_path, symlinks, known)
         return _found(root_id, rel_path, found) if allowed and stat.S_ISREG(found.st_mode) else None
@@ -345,14 +327,14 @@ def _opened(path: str) -> int:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
-def link_to_nowhere(root: str, rel_path: str) -> str | None:
+def dangling_folder_link(root: str, rel_path: str) -> str | None:
     """
-    The folder above *rel_path* that is a link without a target, if there is one.
+    Return the folder above *rel_path* that is a dangling link, if there is one.
 
-    Its files are not gone: their disk is.
+    The files behind it are not deleted: their disk is not mounted.
 
     Raises:
-        OSError: It cannot be told what is there.
+        OSError: The path cannot be examined.
     """
     for cut in (i for i, c in enumerate(rel_path) if c == "/"):
         folder = os.path.join(root, rel_path[:cut])
@@ -365,14 +347,15 @@ def link_to_nowhere(root: str, rel_path: str) -> str | None:
     return None
 
 
-def companions(root: str, folder: str) -> dict[str, str]:
+def unfinished_downloads(root: str, folder: str) -> dict[str, str]:
     """
-    Names in *folder*, below *root*, that a downloader still works at, each with the trace it keeps.
+    Return the names in *folder*, below *root*, that are still downloading.
 
-    One listing serves all files of a folder. A folder that does not exist has none.
+    Returns:
+        The marker file of the downloader by the name of the file; empty for a missing folder.
 
     Raises:
-        OSError: The folder cannot be listed, so nothing is known.
+        OSError: The folder cannot be listed.
     """
     try:
         names = os.listdir(os.path.join(root, folder))
@@ -384,99 +367,15 @@ def companions(root: str, folder: str) -> dict[str, str]:
     return {owner: name for owner, name in owners if owner is not None}
 
 
-def mount_of(path: str, *, table: str = MOUNTS) -> Mount:
-    """
-    The mount that *path* lies on, links resolved; of a missing path, the one it would lie on.
-
-    Raises:
-        OSError: The table cannot be read.
-    """
-    return _mount_over(os.path.realpath(path), _mounts(table))[1]
-
-
-def mounts_in(root: str, folders: Iterable[str] = (), *, table: str = MOUNTS) -> dict[str, Mount]:
-    """
-    The file systems that a root consists of, by the rel_path of the folder where each begins.
-
-    These are the root itself (``""``), the mounts below it, and those of *folders* that lead to
-    another file system than the root's.
-
-    Args:
-        folders: Folders below *root* that are links, or were mounts; they need not exist.
-
-    Raises:
-        OSError: The table cannot be read.
-    """
-    # The slash asks for what is inside the folder, so an automounter mounts it before the table is read.
-    exist = [folder for folder in folders if os.path.isdir(os.path.join(root, folder, ""))]
-    mounts, real = _mounts(table), os.path.realpath(root)
-    _, base = _mount_over(real, mounts)
-    found = {"": base}
-    for folder in exist:
-        _, mount = _mount_over(os.path.realpath(os.path.join(root, folder)), mounts)
-        if mount != base:
-            found[folder] = mount
-    inside = real.rstrip("/") + "/"
-    found |= {at[len(inside) :]: mount for at, mount in mounts.items() if at.startswith(inside)}
-    return found
-
-
-def network_filesystem(path: str, *, table: str = MOUNTS) -> str | None:
-    """The type of *path*'s file system if other hosts may write to it unseen, else None."""
-    fs_type = mount_of(path, table=table).fs_type
-    foreign = fs_type.startswith("fuse.") and fs_type != _CONTAINER
-    return fs_type if fs_type in _NETWORK or foreign else None
-
-
-def _mounts(table: str) -> dict[str, Mount]:
-    """
-    What is mounted, by mount point; of two mounts at one point, the later one hides the other.
-
-    A bind mount that shows what would be there without it is left out. A service manager makes such
-    mounts to protect folders, and only the processes of the service see them.
-
-    See "proc_pid_mountinfo(5)" for the format.
-    """
-    mounts: dict[str, Mount] = {}
-    with open(table, "rb") as file:
-        for at, mount in map(_mount, file):
-            mounts.pop(at, None)
-            point, over = _mount_over(at, mounts)
-            if mount != replace(over, root=os.path.join(over.root, os.path.relpath(at, point))):
-                mounts[at] = mount
-    return mounts
-
-
-def _mount_over(path: str, mounts: Mapping[str, Mount]) -> tuple[str, Mount]:
-    """The mount that *path*, without links, lies on, and its mount point."""
-    point = path
-    while point not in mounts and point != "/":
-        point = os.path.dirname(point)
-    return point, mounts.get(point, UNKNOWN)
-
-
-def _mount(line: bytes) -> tuple[str, Mount]:
-    """One line of mountinfo: where it is mounted, and what."""
-    place, _, what = line.rstrip(b"\n").partition(b" - ")
-    root, point = (_unescaped(field) for field in place.split(b" ")[3:5])
-    fs_type, source = (_unescaped(field) for field in what.split(b" ")[:2])
-    return point, Mount(fs_type, source, root)
-
-
-def _unescaped(field: bytes) -> str:
-    """Space, tab, newline and backslash are written as three octal digits."""
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda m: bytes((int(m[1], 8),)), field))
-
-
 def _resolved(root: str, roots: Collection[str]) -> list[str]:
     return [os.path.realpath(directory) for directory in (root, *roots)]
 
 
 def _allowed(fd: int, rel_path: str, symlinks: Symlinks, roots: list[str]) -> bool:
     """
-    May what was opened as *rel_path* of the first root be read?
+    Return whether the rules for links allow the file that was opened as *rel_path* of the first root.
 
-    Asked of the descriptor, not of the path: a folder may be swapped for a link in between.
+    The descriptor decides, not the path: a folder may be replaced by a link in between.
     """
     if symlinks == "follow":
         return True
@@ -501,7 +400,7 @@ def _identity(fd: int) -> tuple[int, int]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link into a place we may not look at: stat() will say so
+    except OSError:  # a link into an unreadable folder: stat() reports it
         return False
 
 

@@ -212,7 +212,7 @@ class Comparer:
             if not self.is_silenced(root, rel_path, error):
                 walked.problems.append((rel_path, error))
 
-        stretches = scanner.stretches(
+        stretches = scanner.walk_batches(
             root.path,
             root.id,
             below=folder,
@@ -234,8 +234,8 @@ class Comparer:
         for stretch in stretches:
             if self._stopped.is_set():
                 raise BrokenOff
-            walked.files += len(stretch.traces)
-            self.seen += len(stretch.traces)
+            walked.files += len(stretch.keys)
+            self.seen += len(stretch.keys)
             walked.models = walked.models or _has_model(root, stretch)
             yield stretch
 
@@ -250,8 +250,8 @@ class Comparer:
         """``diff`` of what a walk meets; of a stretch in which nothing changed no value is made."""
         stands = self._stands(afresh)
         for stretch in stretches:
-            if afresh or not known.pass_over(stretch.traces):
-                before = known.through(stretch.traces[-1][0])
+            if afresh or not known.pass_over(stretch.keys):
+                before = known.through(stretch.keys[-1][0])
                 yield from diff(stretch.files(), before, unjudged=unjudged, stands=stands)
         yield from diff((), known, unjudged=unjudged, stands=stands)
 
@@ -283,7 +283,7 @@ class Comparer:
 
     def find(self, root: Root, rel_path: str) -> FoundFile | None:
         """The file as it is now, if there is one; raises OSError where it cannot be told."""
-        return scanner.look(
+        return scanner.find_file(
             root.path, root.id, rel_path, symlinks=self._symlinks, roots=self._paths
         )
 
@@ -461,7 +461,7 @@ def is_model(root: Root, file: FoundFile) -> bool:
 
 def _has_model(root: Root, stretch: scanner.FileBatch) -> bool:
     """``is_model`` of any file; asked of most trees once, of those without a model for all files."""
-    candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in stretch.traces)
+    candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in stretch.keys)
     return candidates and any(is_model(root, file) for file in stretch.files())
 
 
@@ -472,7 +472,7 @@ def cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
     It is a folder above it that is a link to nowhere, or that cannot be looked at.
     """
     try:
-        link = scanner.link_to_nowhere(root.path, rel_path)
+        link = scanner.dangling_folder_link(root.path, rel_path)
     except OSError as error:
         return os.path.dirname(rel_path), error
     return None if link is None else (link, scanner.DanglingLink())
@@ -532,6 +532,6 @@ def _mount_text(mount: Mount | None) -> str:
 def companions_in(root: str, folder: str) -> dict[str, str]:
     """The names in a folder that a downloader still works at, each with what it keeps beside it."""
     try:
-        return scanner.companions(root, folder)
+        return scanner.unfinished_downloads(root, folder)
     except OSError:
         return {}  # a folder that cannot be listed has nothing to settle either

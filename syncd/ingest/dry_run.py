@@ -153,7 +153,7 @@ def _require_same_tree(
     links: Collection[str],
 ) -> None:
     """The root, and each file system below it, must be there as the daemon requires it."""
-    from syncd.fs import scanner
+    from syncd.fs.mounts import mounts_in
 
     if not row.held_model:
         return
@@ -166,7 +166,7 @@ def _require_same_tree(
     def held_models(folder: str) -> bool:
         return not folder or any(naming.is_within(rel_path, {folder}) for rel_path in before)
 
-    mounts = scanner.mounts_in(root.path, {*row.mounts, *links})
+    mounts = mounts_in(root.path, {*row.mounts, *links})
     require_same_mounts(root, row.mounts, mounts, held_models)
     models = [f.rel_path for f in found if f.root_id == root.id and is_model(root, f)]
     for folder in sorted({"", *row.mounts}):

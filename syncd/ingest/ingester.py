@@ -24,7 +24,7 @@ from syncd.core.files.search_paths import PathKey
 from syncd.core.files.selection import Selected, Skipped
 from syncd.errors import RootUnavailable
 from syncd.executors import Executors
-from syncd.fs import scanner
+from syncd.fs.mounts import mounts_in
 from syncd.ingest import integrity
 from syncd.ingest.comparer import (
     PASSED_MAX,
@@ -666,7 +666,7 @@ def _missing(root: Root) -> str:
 def _mounts_of(path: str, folders: Collection[str]) -> dict[str, Mount] | None:
     """The mounts of a root; None if it is not there."""
     try:
-        return scanner.mounts_in(path, folders) if os.path.isdir(path) else None
+        return mounts_in(path, folders) if os.path.isdir(path) else None
     except OSError:
         return None
 

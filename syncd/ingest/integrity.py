@@ -11,7 +11,7 @@ import signal
 from dataclasses import dataclass
 
 from syncd.core.files.boundary import Boundary
-from syncd.fs import scanner
+from syncd.fs import mounts
 from syncd.fs.download_notes import expected_sha256, mismatch
 from syncd.ingest.formats import structure as formats
 from syncd.ingest.formats.shards import shards
@@ -159,7 +159,7 @@ def _has_holes(fd: int, path: str, size: int) -> bool:
     """Blocks are missing, by both ways to ask, and not because the file system saves them."""
     if os.fstat(fd).st_blocks * 512 >= size or os.lseek(fd, 0, os.SEEK_HOLE) >= size:
         return False
-    return scanner.mount_of(path).fs_type not in COMPRESSING
+    return mounts.mount_of(path).fs_type not in COMPRESSING
 
 
 def _permissions(path: str) -> str:

@@ -55,13 +55,13 @@ async def hash_ahead(context: JobContext, lead: HashWindow) -> None:
     """
     reins = _Reins(context)
     hasher = hashing.Hasher(context.path, context.job.fingerprint, read_again=True)
-    while not hasher.is_through:
+    while not hasher.is_finished:
         await lead.room()
         await context.deps.lanes.hash(
             hasher.read_to, hasher.offset + STRETCH, stop=reins, on_bytes=reins.on_bytes
         )
         lead.grow(bytes(hasher.leaves))
-    await _note_plan(context, hasher.plan())
+    await _note_plan(context, hasher.digests())
     if context.ended is not None:
         context.stop.set()
         raise hashing.Stopped
@@ -70,7 +70,7 @@ async def hash_ahead(context: JobContext, lead: HashWindow) -> None:
 async def _read(context: JobContext) -> Plan:
     reins = _Reins(context)
     return await context.deps.lanes.hash(
-        hashing.make_plan,
+        hashing.hash_file,
         context.path,
         context.job.fingerprint,
         stop=reins,
@@ -152,7 +152,7 @@ async def compare_leaves(context: JobContext) -> None:
 
 async def _as_it_is_now(context: JobContext) -> Job:
     """The job with the ctime of this moment; anything else that moved makes it stale."""
-    seen = await context.deps.lanes.hash(hashing.look, context.path)
+    seen = await context.deps.lanes.hash(hashing.read_fingerprint, context.path)
     if seen == context.job.fingerprint:
         return context.job
     if not seen.only_ctime_moved(context.job.fingerprint):

@@ -308,9 +308,9 @@ def test_a_cloud_that_is_down_is_left_within_a_minute_and_no_progress_is_lost(
 
 ELSEWHERE = """
 import sys
-from syncd.fs import scanner
+from syncd.fs import mounts
 from syncd.cli.fast_path import entry
-scanner.network_filesystem.__kwdefaults__["table"] = sys.argv.pop(1)
+mounts.network_filesystem.__kwdefaults__["table"] = sys.argv.pop(1)
 entry()
 """
 

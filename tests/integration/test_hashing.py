@@ -47,13 +47,13 @@ def ignore(count: int) -> None:
 
 
 def plan(path: str, *, on_bytes: Callable[[int], None] = ignore) -> Plan:
-    return hashing.make_plan(path, hashing.look(path), stop=GO, on_bytes=on_bytes)
+    return hashing.hash_file(path, hashing.read_fingerprint(path), stop=GO, on_bytes=on_bytes)
 
 
 def pieces(path: str, part: Part, expected: Fingerprint | None = None) -> Iterator[bytes]:
     return hashing.checked_pieces(
         path,
-        expected or hashing.look(path),
+        expected or hashing.read_fingerprint(path),
         part,
         leaves_of(DATA, LEAF),
         stop=GO,
@@ -100,7 +100,7 @@ def test_what_is_looked_at_is_the_file_and_not_the_link_to_it(model: str, tmp_pa
     link.symlink_to(model)
     st_ = os.stat(model)
 
-    assert hashing.look(str(link)) == Fingerprint(
+    assert hashing.read_fingerprint(str(link)) == Fingerprint(
         st_.st_dev, st_.st_ino, st_.st_size, st_.st_mtime_ns, st_.st_ctime_ns
     )
     assert plan(str(link)) == plan(model)
@@ -117,7 +117,9 @@ def moved(fingerprint: Fingerprint, field: str) -> Fingerprint:
 def test_a_file_that_moved_before_the_first_byte_is_not_read(model: str, field: str) -> None:
     counts: list[int] = []
     with pytest.raises(FileChanged, match=rf"changed: {field} \d+ -> \d+$"):
-        hashing.make_plan(model, moved(hashing.look(model), field), stop=GO, on_bytes=counts.append)
+        hashing.hash_file(
+            model, moved(hashing.read_fingerprint(model), field), stop=GO, on_bytes=counts.append
+        )
 
     assert counts == []
 
@@ -182,7 +184,12 @@ def test_parts_that_cut_leaves_anywhere_yield_exactly_their_bytes(
             counts: list[int] = []
             sent = list(
                 hashing.checked_pieces(
-                    path, hashing.look(path), part, made.leaves, stop=GO, on_bytes=counts.append
+                    path,
+                    hashing.read_fingerprint(path),
+                    part,
+                    made.leaves,
+                    stop=GO,
+                    on_bytes=counts.append,
                 )
             )
             assert b"".join(sent) == data[part.offset : part.offset + part.size]
@@ -195,7 +202,7 @@ def test_parts_that_cut_leaves_anywhere_yield_exactly_their_bytes(
 def test_F06_a_changed_byte_under_the_same_stat_stops_its_leaf_before_the_last_piece(
     model: str, at: int
 ) -> None:
-    expected = hashing.look(model)
+    expected = hashing.read_fingerprint(model)
     change_byte(model, at)
     sent = sent_before_error(pieces(model, WHOLE, expected), "holds other bytes")
 
@@ -209,7 +216,7 @@ def test_F06_a_changed_byte_under_the_same_stat_stops_its_leaf_before_the_last_p
 def test_I01_a_part_is_not_whole_on_the_wire_before_the_leaves_its_edges_cut_agree(
     model: str, part: Part, at: int
 ) -> None:
-    expected = hashing.look(model)
+    expected = hashing.read_fingerprint(model)
     change_byte(model, at)  # in the same leaf, outside the part
     sent = sent_before_error(pieces(model, part, expected), "holds other bytes")
 
@@ -228,14 +235,14 @@ def test_a_byte_changed_between_two_pieces_is_seen(model: str) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("field", ["inode", "size", "mtime_ns"])
 def test_a_file_that_moved_before_the_first_piece_is_not_sent(model: str, field: str) -> None:
-    source = pieces(model, WHOLE, moved(hashing.look(model), field))
+    source = pieces(model, WHOLE, moved(hashing.read_fingerprint(model), field))
 
     assert sent_before_error(source, f"changed: {field}") == b""
 
 
 @pytest.mark.usefixtures("small")
 def test_I34_file_of_another_device_that_agrees_but_for_ctime_is_not_hashed(model: str) -> None:
-    judged, counts = moved(moved(hashing.look(model), "dev"), "ctime_ns"), list[int]()
+    judged, counts = moved(moved(hashing.read_fingerprint(model), "dev"), "ctime_ns"), list[int]()
     hasher = hashing.Hasher(model, judged, read_again=True)
 
     with pytest.raises(FileChanged, match=r"dev .* ctime_ns"):
@@ -245,14 +252,14 @@ def test_I34_file_of_another_device_that_agrees_but_for_ctime_is_not_hashed(mode
 
 @pytest.mark.usefixtures("small")
 def test_I34_file_of_another_device_that_agrees_but_for_ctime_is_not_sent(model: str) -> None:
-    judged = moved(moved(hashing.look(model), "dev"), "ctime_ns")
+    judged = moved(moved(hashing.read_fingerprint(model), "dev"), "ctime_ns")
 
     assert sent_before_error(pieces(model, WHOLE, judged), "changed: dev") == b""
 
 
 @pytest.mark.usefixtures("small")
 def test_a_ctime_that_moved_alone_lets_the_same_bytes_pass(model: str) -> None:
-    expected = moved(hashing.look(model), "ctime_ns")
+    expected = moved(hashing.read_fingerprint(model), "ctime_ns")
 
     assert b"".join(pieces(model, WHOLE, expected)) == DATA
 
@@ -279,7 +286,12 @@ def test_F08_a_file_cut_short_while_it_is_sent_is_noticed(model: str) -> None:
 @pytest.mark.usefixtures("small")
 def test_bytes_without_a_planned_digest_never_leave_whole(model: str) -> None:
     source = hashing.checked_pieces(
-        model, hashing.look(model), WHOLE, leaves_of(DATA, LEAF)[:-16], stop=GO, on_bytes=ignore
+        model,
+        hashing.read_fingerprint(model),
+        WHOLE,
+        leaves_of(DATA, LEAF)[:-16],
+        stop=GO,
+        on_bytes=ignore,
     )
 
     assert len(sent_before_error(source, "holds other bytes")) == 96
@@ -297,7 +309,7 @@ def test_hashing_stops_at_the_next_leaf_when_told_to(model: str) -> None:
         stop.set()
 
     with pytest.raises(hashing.Stopped):
-        hashing.make_plan(model, hashing.look(model), stop=stop, on_bytes=count)
+        hashing.hash_file(model, hashing.read_fingerprint(model), stop=stop, on_bytes=count)
 
     assert counts == [LEAF]
 
@@ -306,7 +318,12 @@ def test_hashing_stops_at_the_next_leaf_when_told_to(model: str) -> None:
 def test_sending_stops_at_the_next_piece_when_told_to(model: str) -> None:
     stop = threading.Event()
     source = hashing.checked_pieces(
-        model, hashing.look(model), WHOLE, leaves_of(DATA, LEAF), stop=stop, on_bytes=ignore
+        model,
+        hashing.read_fingerprint(model),
+        WHOLE,
+        leaves_of(DATA, LEAF),
+        stop=stop,
+        on_bytes=ignore,
     )
     first = next(source)
     stop.set()
@@ -323,7 +340,7 @@ ABSENT = Fingerprint(0, 0, len(DATA), 0, 0)
 
 
 def read_all(path: str) -> None:
-    hashing.make_plan(path, ABSENT, stop=GO, on_bytes=ignore)
+    hashing.hash_file(path, ABSENT, stop=GO, on_bytes=ignore)
 
 
 def send_all(path: str) -> None:
@@ -331,7 +348,7 @@ def send_all(path: str) -> None:
         raise AssertionError("nothing can be sent")
 
 
-DOORS = pytest.mark.parametrize("read", [hashing.look, read_all, send_all])
+DOORS = pytest.mark.parametrize("read", [hashing.read_fingerprint, read_all, send_all])
 
 
 @DOORS
@@ -344,7 +361,7 @@ def test_F09_a_vanished_file_is_gone(tmp_path: Path, read: Callable[[str], objec
 def test_a_file_whose_folder_became_a_file_is_gone(
     model: str, read: Callable[[str], object]
 ) -> None:
-    with pytest.raises(FileChanged, match="is gone: a folder above it is a file now"):
+    with pytest.raises(FileChanged, match="is gone: a folder above it is now a file"):
         read(f"{model}/below")
 
 
@@ -354,7 +371,7 @@ def test_F17_a_pipe_in_the_files_place_is_refused_without_waiting_for_a_writer(
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(FileChanged, match="not a regular file any more"):
+    with pytest.raises(FileChanged, match="no longer a regular file"):
         read(str(tmp_path / "pipe"))
 
 
@@ -362,7 +379,7 @@ def test_F17_a_pipe_in_the_files_place_is_refused_without_waiting_for_a_writer(
 def test_F17_a_folder_in_the_files_place_is_refused(
     tmp_path: Path, read: Callable[[str], object]
 ) -> None:
-    with pytest.raises(FileChanged, match="not a regular file any more"):
+    with pytest.raises(FileChanged, match="no longer a regular file"):
         read(str(tmp_path))
 
 
@@ -385,7 +402,7 @@ from syncd.errors import Permanent
 if os.geteuid() == 0:  # root may read everything
     os.setgroups([]); os.setegid(65534); os.seteuid(65534)
 try:
-    hashing.look(sys.argv[1])
+    hashing.read_fingerprint(sys.argv[1])
 except Permanent as error:
     print(error.kind, error, "/", error.advice)
 """
@@ -403,7 +420,7 @@ def test_F13_a_file_that_may_not_be_read_fails_with_the_command_that_mends_it(mo
 
 def test_names_are_shown_harmlessly(tmp_path: Path) -> None:
     with pytest.raises(FileChanged) as caught:
-        hashing.look(str(tmp_path / os.fsdecode(b"\x1b[2J\n\xe9")))
+        hashing.read_fingerprint(str(tmp_path / os.fsdecode(b"\x1b[2J\n\xe9")))
 
     assert str(caught.value).isprintable()
 
@@ -419,7 +436,9 @@ def test_no_descriptor_stays_open_whatever_happens(model: str, tmp_path: Path) -
     next(source)
     during = descriptors()
     del source
-    sent_before_error(pieces(model, WHOLE, moved(hashing.look(model), "inode")), "changed")
+    sent_before_error(
+        pieces(model, WHOLE, moved(hashing.read_fingerprint(model), "inode")), "changed"
+    )
     with pytest.raises(FileChanged):
         plan(str(tmp_path))
 

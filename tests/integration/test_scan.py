@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncd.fs import scanner
+from syncd.fs import mounts, scanner
 from syncd.types import Fingerprint, FoundFile, Mount
 from tests.scale import SCALE
 
@@ -122,7 +122,7 @@ def test_I25_only_regular_files_are_found_and_nothing_waits_for_a_fifo(root: Pat
 
         assert walked(root) == ["x.pt"]
         for name in ("fifo.pt", "socket.pt", "null.pt"):
-            assert scanner.look(str(root), 7, name) is None
+            assert scanner.find_file(str(root), 7, name) is None
 
 
 def test_links_to_files_and_folders_are_followed_under_their_own_names(
@@ -165,8 +165,8 @@ def test_links_that_lead_nowhere_are_ignored(root: Path) -> None:
     (root / "self.pt").symlink_to(root / "self.pt")
 
     assert walked(root) == []
-    assert scanner.look(str(root), 7, "gone.pt") is None
-    assert scanner.look(str(root), 7, "self.pt") is None
+    assert scanner.find_file(str(root), 7, "gone.pt") is None
+    assert scanner.find_file(str(root), 7, "self.pt") is None
 
 
 def test_I20_a_link_to_nowhere_that_may_stand_for_a_folder_is_a_problem(root: Path) -> None:
@@ -220,13 +220,13 @@ def test_F17_links_that_leave_all_roots_are_skipped_where_the_rule_says_so(
 @pytest.mark.cell("F17-settle")
 def test_F17_a_look_follows_the_same_rule(linked: Path, link: str) -> None:
     def sees(where: str, rule: scanner.Symlinks) -> bool:
-        return scanner.look(str(linked), 7, link.format(where), symlinks=rule) is not None
+        return scanner.find_file(str(linked), 7, link.format(where), symlinks=rule) is not None
 
     assert sees("outside", "follow")
     assert not sees("outside", "within_roots")
     assert sees("inside", "within_roots")
     assert not sees("inside", "skip")
-    assert scanner.look(str(linked), 7, "inside/x.pt", symlinks="skip") is not None
+    assert scanner.find_file(str(linked), 7, "inside/x.pt", symlinks="skip") is not None
 
 
 def test_I20_a_missing_root_is_a_problem_of_everything(root: Path) -> None:
@@ -296,7 +296,7 @@ def test_I20_an_unreadable_folder_on_the_way_down_is_a_problem(locked: Path) -> 
 
 def test_an_unreadable_file_is_found_and_left_to_its_reader(locked: Path) -> None:
     with as_somebody_else():
-        found = scanner.look(str(locked), 7, "private.pt")
+        found = scanner.find_file(str(locked), 7, "private.pt")
 
     assert found is not None
     assert found.fingerprint.size == 5
@@ -305,9 +305,9 @@ def test_an_unreadable_file_is_found_and_left_to_its_reader(locked: Path) -> Non
 def test_a_look_into_a_closed_folder_is_no_answer(locked: Path) -> None:
     with as_somebody_else():
         with pytest.raises(PermissionError):
-            scanner.look(str(locked), 7, "closed/x.pt")
+            scanner.find_file(str(locked), 7, "closed/x.pt")
         with pytest.raises(PermissionError):
-            scanner.companions(str(locked), "closed")
+            scanner.unfinished_downloads(str(locked), "closed")
 
 
 def test_I20_running_out_of_descriptors_is_a_problem_and_not_an_empty_folder(root: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_look_sees_what_a_walk_sees(root: Path) -> None:
 
     (found,) = files(root)
 
-    assert scanner.look(str(root), 7, "loras/caf\udce9.pt") == found
+    assert scanner.find_file(str(root), 7, "loras/caf\udce9.pt") == found
 
 
 @pytest.mark.parametrize("rel_path", ["nothing.pt", "x.pt/below.pt", "folder"])
@@ -351,7 +351,7 @@ def test_a_look_at_no_file_finds_nothing(root: Path, rel_path: str) -> None:
     put(root / "x.pt")
     (root / "folder").mkdir()
 
-    assert scanner.look(str(root), 7, rel_path) is None
+    assert scanner.find_file(str(root), 7, rel_path) is None
 
 
 def test_companions_are_told_with_their_owners(root: Path) -> None:
@@ -359,16 +359,16 @@ def test_companions_are_told_with_their_owners(root: Path) -> None:
         put(root / "loras" / name)
     (root / "loras" / ".y.pt.parts_17").mkdir()
 
-    assert scanner.companions(str(root), "loras") == {
+    assert scanner.unfinished_downloads(str(root), "loras") == {
         "x.pt": "x.pt.aria2",
         "y.pt": ".y.pt.parts_17",
     }
-    assert scanner.companions(str(root), "missing") == {}
+    assert scanner.unfinished_downloads(str(root), "missing") == {}
 
 
 def test_the_mount_of_a_path_is_the_deepest_one_over_it() -> None:
-    assert scanner.mount_of("/proc/self/status").fs_type == "proc"
-    assert scanner.network_filesystem("/proc") is None
+    assert mounts.mount_of("/proc/self/status").fs_type == "proc"
+    assert mounts.network_filesystem("/proc") is None
 
 
 TABLE = rb"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -398,8 +398,8 @@ def test_mounts_are_read_as_the_kernel_writes_them(
 ) -> None:
     table = put(tmp_path / "mountinfo", TABLE)
 
-    assert scanner.mount_of(path, table=str(table)) == mount
-    assert scanner.network_filesystem(path, table=str(table)) == network
+    assert mounts.mount_of(path, table=str(table)) == mount
+    assert mounts.network_filesystem(path, table=str(table)) == network
 
 
 def test_mounts_in_a_root_are_those_below_it_and_those_behind_links(tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_mounts_in_a_root_are_those_below_it_and_those_behind_links(tmp_path: Pa
     table = put(tmp_path / "mountinfo", b"\n".join(lines))
     links = ["linked", "inside", "gone", "vae"]
 
-    assert scanner.mounts_in(str(root), links, table=str(table)) == {
+    assert mounts.mounts_in(str(root), links, table=str(table)) == {
         "": Mount("ext4", "/dev/vda", "/"),
         "vae": Mount("xfs", "/dev/sda1", "/"),
         "deep/er": Mount("xfs", "/dev/sdb1", "/sub"),
@@ -439,12 +439,12 @@ def test_bind_mount_of_a_folder_onto_itself_changes_no_mount(tmp_path: Path) -> 
     )
     table = str(put(tmp_path / "mountinfo", b"\n".join(lines)))
 
-    assert scanner.mount_of("/home/user/models", table=table) == Mount("ext4", "/dev/vda", "/")
-    assert scanner.mounts_in("/srv", table=table) == {"": Mount("nfs4", "nas:/srv", "/")}
-    assert scanner.mount_of("/mnt", table=table) == Mount("ext4", "/dev/vda", "/home")
+    assert mounts.mount_of("/home/user/models", table=table) == Mount("ext4", "/dev/vda", "/")
+    assert mounts.mounts_in("/srv", table=table) == {"": Mount("nfs4", "nas:/srv", "/")}
+    assert mounts.mount_of("/mnt", table=table) == Mount("ext4", "/dev/vda", "/home")
 
 
 def test_a_path_that_no_mount_covers_has_an_unknown_one(tmp_path: Path) -> None:
     table = put(tmp_path / "mountinfo", TABLE.split(b"\n", 1)[1])
 
-    assert scanner.mount_of("/srv", table=str(table)).fs_type == "unknown"
+    assert mounts.mount_of("/srv", table=str(table)).fs_type == "unknown"

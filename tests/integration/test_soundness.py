@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncd.core.files.boundary import Boundary
-from syncd.fs import scanner
+from syncd.fs import mounts, scanner
 from syncd.ingest import integrity
 from syncd.sandbox.server import Sandbox
 from syncd.types import FoundFile, Verdict
@@ -42,7 +42,7 @@ def presigned(cloud: Sandbox, rel_path: str) -> int:
 
 
 def found(root: Path, rel_path: str) -> FoundFile:
-    file = scanner.look(os.fspath(root), 1, rel_path)
+    file = scanner.find_file(os.fspath(root), 1, rel_path)
     assert file is not None
     return file
 
@@ -172,7 +172,7 @@ def test_a_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path
         file.write(content[:MIB])
         file.seek(3 * MIB)
         file.write(content[3 * MIB :])
-    mount = scanner.mount_of(os.fspath(tmp_path))
+    mount = mounts.mount_of(os.fspath(tmp_path))
     assert mount.fs_type not in integrity.COMPRESSING, "this test needs another file system"
 
     judgement = judged(tmp_path, "x.safetensors")

@@ -73,7 +73,7 @@ def found_by(models: Path, rule: scanner.Symlinks) -> Iterator[FoundFile]:
             str(models), 1, below=below, symlinks=rule, problem=lambda path, error: None
         )
     for rel_path in ("loras/x.pt", "vae/x.pt"):
-        found = scanner.look(str(models), 1, rel_path, symlinks=rule)
+        found = scanner.find_file(str(models), 1, rel_path, symlinks=rule)
         if found is not None:
             yield found
 
@@ -86,7 +86,7 @@ def bytes_of(models: Path, found: FoundFile) -> str | None:
         if judged.verdict is None:
             return None
         path = str(models / found.rel_path)
-        plan = hashing.make_plan(path, found.fingerprint, stop=Event(), on_bytes=lambda n: None)
+        plan = hashing.hash_file(path, found.fingerprint, stop=Event(), on_bytes=lambda n: None)
     except (FileChanged, JobError):
         return None
     return plan.sha256

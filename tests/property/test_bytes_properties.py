@@ -42,7 +42,7 @@ def path() -> Iterator[Path]:
 
 def write(path: Path, content: bytes) -> Fingerprint:
     path.write_bytes(content)
-    return hashing.look(str(path))
+    return hashing.read_fingerprint(str(path))
 
 
 def parts_of(size: int, cuts: set[int]) -> list[Part]:
@@ -63,7 +63,7 @@ def test_any_parts_of_a_file_are_its_bytes_once_and_every_byte_is_counted(
     path: Path, content: bytes, cuts: set[int]
 ) -> None:
     seen, counts = write(path, content), list[int]()
-    plan = hashing.make_plan(str(path), seen, stop=FLAG, on_bytes=counts.append)
+    plan = hashing.hash_file(str(path), seen, stop=FLAG, on_bytes=counts.append)
 
     assert plan.sha256 == hashlib.sha256(content).hexdigest()
     assert plan.leaves == b"".join(
@@ -85,7 +85,7 @@ def test_a_part_never_leaves_whole_once_a_byte_of_its_leaves_is_another(
 ) -> None:
     at %= len(content)
     seen = write(path, content)
-    plan = hashing.make_plan(str(path), seen, stop=FLAG, on_bytes=lambda count: None)
+    plan = hashing.hash_file(str(path), seen, stop=FLAG, on_bytes=lambda count: None)
     with path.open("r+b") as file:
         file.seek(at)
         file.write(bytes([content[at] ^ flipped]))
@@ -107,7 +107,7 @@ def test_a_file_of_another_length_is_noticed_before_its_first_byte(
     path: Path, content: bytes, size: int
 ) -> None:
     seen = write(path, content)
-    plan = hashing.make_plan(str(path), seen, stop=FLAG, on_bytes=lambda count: None)
+    plan = hashing.hash_file(str(path), seen, stop=FLAG, on_bytes=lambda count: None)
     os.truncate(path, size)
     os.utime(path, ns=(seen.mtime_ns, seen.mtime_ns))
     counts, whole = list[int](), Part(1, 0, len(content))
