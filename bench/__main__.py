@@ -1,4 +1,4 @@
-"""``make bench``: what syncd costs, measured beside its peers and against its goals."""
+"""``make bench``: measure syncd against similar tools and against its performance goals."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import big, claims, digest, flight, idle, latency, line, rescan, startup, swarm
 from bench.machine import description
 from bench.report import Document, markdown
-from bench.scenario import Options, Scenario, tell
+from bench.scenario import Options, Scenario, report_progress
 
 SCENARIOS = (
     big.WARM,
@@ -41,7 +41,7 @@ QUICK = {
     "folders": 200,
     "slots": (1, 4),
 }
-"""Everything small: what comes out means nothing, but that it comes out does."""
+"""Small sizes, to check that the benchmarks run; the results mean nothing."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def _floats(text: str) -> tuple[float, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options; lists are written with commas."""
+    """Return the parser; lists are separated by commas."""
     made = argparse.ArgumentParser(
         prog="make bench",
         description=__doc__,
@@ -65,41 +65,55 @@ def parser() -> argparse.ArgumentParser:
     )
     option = made.add_argument
     names = ",".join(scenario.name for scenario in SCENARIOS)
-    option("--only", type=_words, default=_words(names), help="scenarios")
-    option("--quick", action="store_true", help="all sizes small, to see that it runs")
-    option("--json", type=Path, help="keep every run in this file; other scenarios in it stay")
-    option("--write", type=Path, help="write the report here, and its pictures to img/ beside it")
-    option("--report", action="store_true", help="measure nothing, tell what --json holds")
-    option("--dir", type=Path, help="where files are made; the temporary folder by default")
+    option("--only", type=_words, default=_words(names), help="scenarios to run")
+    option("--quick", action="store_true", help="use small sizes, to check that everything runs")
+    option(
+        "--json",
+        type=Path,
+        help="save results in this file; results of other scenarios in it are kept",
+    )
+    option(
+        "--write", type=Path, help="write the report to this file, and its plots to img/ next to it"
+    )
+    option(
+        "--report",
+        action="store_true",
+        help="do not measure; report the results in the --json file",
+    )
+    option("--dir", type=Path, help="folder for test files; default: the temporary folder")
     option(
         "--profile",
         action="store_true",
-        help="one more run of most scenarios under py-spy: where the time goes",
+        help="run most scenarios once more under py-spy",
     )
-    option("--rounds", type=int, default=5, help="how often each sender runs, in turns")
+    option("--rounds", type=int, default=5, help="number of runs of each sender, interleaved")
     peers = _words("curl,rclone,s5cmd,aws,httpx")
-    option("--peers", type=_words, default=peers, help="beside syncd")
-    option("--gib", type=float, default=8.0, help="warm, cold, digest, flight: size of the file")
-    option("--slots", type=_ints, default=(1, 2, 4, 8, 16), help="flight: parts at once")
-    option("--swarm-files", type=int, default=1000, help="swarm: files of 1 MiB")
-    option("--line-mbit", type=int, default=1000, help="line: its speed, Mbit/s")
-    option("--line-s", type=float, default=15.0, help="line: seconds that each sender is watched")
-    option("--delays", type=_ints, default=(50, 100), help="line: round trips, ms")
-    option("--losses", type=_floats, default=(0.0, 0.1), help="line: lost segments, per cent")
-    option("--files", type=_ints, default=(100_000, 1_000_000), help="rescan: sizes of the trees")
-    option("--burst", type=int, default=20_000, help="latency: files at once")
-    option("--rows", type=int, default=1_000_000, help="claims: jobs in the queue")
-    option("--idle-s", type=float, default=600.0, help="idle: seconds")
-    option("--folders", type=int, default=6000, help="idle: directories")
+    option("--peers", type=_words, default=peers, help="tools to compare with")
+    option(
+        "--gib", type=float, default=8.0, help="warm, cold, digest, flight: size of the file in GiB"
+    )
+    option(
+        "--slots", type=_ints, default=(1, 2, 4, 8, 16), help="flight: numbers of parallel parts"
+    )
+    option("--swarm-files", type=int, default=1000, help="swarm: number of files of 1 MiB")
+    option("--line-mbit", type=int, default=1000, help="line: bandwidth in Mbit/s")
+    option("--line-s", type=float, default=15.0, help="line: seconds to measure each sender")
+    option("--delays", type=_ints, default=(50, 100), help="line: round-trip times in ms")
+    option("--losses", type=_floats, default=(0.0, 0.1), help="line: lost segments in per cent")
+    option("--files", type=_ints, default=(100_000, 1_000_000), help="rescan: numbers of files")
+    option("--burst", type=int, default=20_000, help="latency: number of files in the burst")
+    option("--rows", type=int, default=1_000_000, help="claims: number of jobs in the queue")
+    option("--idle-s", type=float, default=600.0, help="idle: duration in seconds")
+    option("--folders", type=int, default=6000, help="idle: number of directories")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Measure what is asked for, and tell.
+    Run the selected scenarios and report.
 
     Raises:
-        SystemExit: Nonsense was asked for, or something that was measured failed.
+        SystemExit: The arguments are invalid, or a measured program failed.
     """
     made = parser()
     if "--quick" in (sys.argv[1:] if arguments is None else arguments):
@@ -123,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _kept(path: Path | None) -> Document:
-    """What earlier runs left; each scenario is kept as it was measured last."""
+    """Return the results of earlier runs; each scenario keeps its latest result."""
     if path is not None and path.exists():
         document: Document = json.loads(path.read_text("utf-8"))
         return document
@@ -135,9 +149,9 @@ def _measure(
 ) -> None:
     document["machine"] = description()
     for scenario in scenarios:
-        tell(f"== {scenario.title}")
+        report_progress(f"== {scenario.title}")
         document["scenarios"][scenario.name] = scenario.run(options)
-        if path is not None:  # after each: the next may be ended half way
+        if path is not None:  # after each, in case the next one is interrupted
             path.write_text(json.dumps(document), "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""One big file over TLS to a sink that discards: syncd beside its peers, on the same bytes, in turns."""
+"""Upload one big file over TLS to a server that discards it, with syncd and with other tools."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,11 +17,11 @@ from bench.scenario import (
     Scenario,
     median,
     paired,
+    report_progress,
     spread,
     table,
-    tell,
 )
-from bench.senders import Sender, chosen
+from bench.senders import UPLOAD_ONLY, Sender, chosen
 
 
 def _run(options: Options, *, cold: bool) -> Result:
@@ -29,21 +29,23 @@ def _run(options: Options, *, cold: bool) -> Result:
     senders = chosen(options.peers)
     runs: Result = {sender.name: [] for sender in senders}
     with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as folder:
-        tell(f"making a file of {size} bytes ...")
+        report_progress(f"creating a file of {size} bytes ...")
         with with_file(Path(folder), size) as place:
             for number in range(options.rounds):
                 for sender in senders:
                     run = _once(sender, place, cold=cold)
                     runs[sender.name].append(run)
                     wall_s = run["wall_s"]
-                    tell(f"round {number + 1}/{options.rounds}  {sender.name:14}{wall_s:8.2f} s")
+                    report_progress(
+                        f"round {number + 1}/{options.rounds}  {sender.name:14}{wall_s:8.2f} s"
+                    )
             with senders[0].ready(place) as command:
                 profile = profiled("syncd", command) if options.profile else []
     return {"bytes": size, "rounds": options.rounds, "runs": runs, "profile": profile}
 
 
 def _once(sender: Sender, place: Place, *, cold: bool) -> Result:
-    """One run from a fresh beginning; *cold*: without a page of the file in the cache."""
+    """Run once from a clean state; with *cold*, without the file in the page cache."""
     if cold:
         drop_cached(place.file)
     before = place.received()
@@ -61,11 +63,11 @@ def _ratio(result: Result, one: str, other: str, what: str = "wall_s") -> float:
 
 
 def _goals(result: Result, *, cold: bool) -> Iterator[Goal]:
-    """The ratios that count; peers only send, syncd hashes and registers, too."""
+    """Compare with tools that only upload, while syncd also hashes and registers."""
     if cold:
         yield Goal(
-            "cold, whole path: wall against upload only of the same engine",
-            _ratio(result, "syncd", "syncd's door"),
+            "cold, complete job: time relative to upload only",
+            _ratio(result, "syncd", UPLOAD_ONLY),
             1.15,
         )
         return
@@ -76,34 +78,34 @@ def _goals(result: Result, *, cold: bool) -> Iterator[Goal]:
         ("s5cmd", "cpu_s", 0.55),
     ):
         if peer in result["runs"]:
-            measure = "wall" if what == "wall_s" else "CPU"
-            name = f"warm, whole path: {measure} against {peer}"
+            measure = "time" if what == "wall_s" else "CPU"
+            name = f"warm, complete job: {measure} relative to {peer}"
             yield Goal(name, _ratio(result, "syncd", peer, what), bound)
     if "curl" in result["runs"]:
         yield Goal(
-            "warm, without the hash, 4 slots: wall against curl",
-            _ratio(result, "syncd's door", "curl"),
+            "warm, upload only, 4 slots: time relative to curl",
+            _ratio(result, UPLOAD_ONLY, "curl"),
             1.0,
         )
 
 
 def _lines(result: Result, *, cold: bool) -> Iterator[str]:
     size = result["bytes"]
-    cache = "nothing of it in the page cache" if cold else "all of it in the page cache"
+    cache = "not in the page cache" if cold else "in the page cache"
     yield (
-        f"{size / GIB:g} GiB, {cache}, {PARTS} parts of {PART_MIB} MiB at once, medians of"
-        f" {result['rounds']} rounds in turns (least - most)."
+        f"{size / GIB:g} GiB, {cache}, {PARTS} parallel parts of {PART_MIB} MiB, medians of"
+        f" {result['rounds']} rounds (minimum - maximum)."
     )
     yield ""
     base = "curl" if "curl" in result["runs"] else "syncd"
-    heads = ("Sender", "wall s", "CPU s a GiB", "RSS MiB", f"wall against {base}")
+    heads = ("Tool", "Time s", "CPU s per GiB", "RSS MiB", f"Time relative to {base}")
     yield from table(heads, (_row(result, name, base) for name in result["runs"]))
     yield ""
-    yield "Counted, in sizes of the file, beside the least that the work needs:"
+    yield "Bytes processed, as multiples of the file size, and the minimum that the task needs:"
     yield ""
     yield from table(
-        ("Sender", "read from disk", "read by calls", "hashed", "sent and encrypted"),
-        [("floor", 1 if cold else 0, 1, "1 (syncd)", 1), *_counts(result)],
+        ("Tool", "Read from disk", "Read by system calls", "Hashed", "Encrypted and sent"),
+        [("minimum", 1 if cold else 0, 1, "1 (syncd)", 1), *_counts(result)],
     )
     yield ""
     yield from _floor(result)
@@ -118,7 +120,7 @@ def _row(result: Result, name: str, base: str) -> tuple[str, ...]:
 
 
 def _counts(result: Result) -> Iterator[tuple[str, ...]]:
-    """syncd hashes what it reads and does not send; its peers hash nothing that is asked of them."""
+    """syncd hashes what it reads but does not send; the other tools do not need to hash."""
     for name in result["runs"]:
         disk, read, sent = (
             median(_of(result, name, what)) / result["bytes"]
@@ -129,14 +131,13 @@ def _counts(result: Result) -> Iterator[tuple[str, ...]]:
 
 
 def _floor(result: Result) -> Iterator[str]:
-    if not {"syncd", "syncd's door"} <= result["runs"].keys():
+    if not {"syncd", UPLOAD_ONLY} <= result["runs"].keys():
         return
     per_gib = GIB / result["bytes"]
-    whole, door = (median(_of(result, who, "cpu_s")) * per_gib for who in ("syncd", "syncd's door"))
+    whole, upload = (median(_of(result, who, "cpu_s")) * per_gib for who in ("syncd", UPLOAD_ONLY))
     yield (
-        f"Of the {whole:.2f} CPU seconds a GiB of the whole path, {door:.2f} are what reading,"
-        f" encrypting and sending alone take with the same door; {whole - door:.2f} are the hash,"
-        " the comparison of leaves, the start and the database."
+        f"The complete job needs {whole:.2f} CPU seconds per GiB. Reading, encrypting and sending need"
+        f" {upload:.2f} of them; hashing, comparing leaves, starting and the database {whole - upload:.2f}."
     )
     yield ""
 

@@ -1,17 +1,16 @@
 """
-A long line between two network namespaces: rate, delay and loss, in user space.
+An emulated link between two network namespaces, with limited rate, delay and loss, in user space.
 
-Each end is a TUN device with segmentation offload, so the kernel hands over up to 64 KiB of a TCP
-stream at once, and the line is charged for the segments and headers that it stands for. Packets
-leave in order, each after the rate and the delay allow it; a queue that would hold more than
-``QUEUE_S`` drops what comes. Loss takes single segments: one that is lost is cut out of its packet,
-and what was around it goes on as two. TCP itself is the kernel's on both ends, with its real
-sequence numbers, acknowledgements and congestion control.
+Each end is a TUN device with segmentation offload, so the kernel passes up to 64 KiB of a TCP stream
+at once; the link accounts for the segments and headers that these represent. Packets leave in order
+when rate and delay allow it. A queue of more than ``QUEUE_S`` drops new packets. Loss affects single
+segments: a lost segment is cut out of its packet, and the remainder is delivered as two packets. Both
+ends use the kernel's TCP with its real congestion control.
 
-Run as ``python -m bench.cable MBIT RTT_MS LOSS_PERCENT SECONDS`` (as root): it prints the paths of the
-two namespaces and relays. So many seconds after a stream began to flow towards the far end it prints
-what it delivered meanwhile, and what that took, and ends; so it does when its stdin ends. See
-"tuntap.rst" and "virtio_net.h" of Linux.
+Run as root: ``python -m bench.cable MBIT RTT_MS LOSS_PERCENT SECONDS``. It prints the paths of the two
+namespaces and relays packets. SECONDS after data starts to flow to the far end, it prints what was
+delivered and what that cost, and exits; it also exits when stdin ends. See "tuntap.rst" and
+"virtio_net.h" in Linux.
 """
 
 import ctypes
@@ -38,14 +37,14 @@ LINE_HEADER = 38
 QUEUE_S = 0.1
 BIN_S = 0.1
 FLOWS = 20_000
-"""Payload bytes within ``BIN_S`` that no handshake has: a body is on its way."""
+"""Payload bytes within ``BIN_S`` that show that a body flows; a handshake has fewer."""
 
 NAP_S = 0.0005
-"""Between looks: a bunch of packets costs less than as many wake-ups, and a round trip is long."""
+"""Pause between polls, to handle several packets per wake-up."""
 
 LARGEST = 65_536 + 64
 PRIORITY = 1
-"""Before everything that has none: a real line does not wait for a core that its ends keep busy."""
+"""Real-time priority, because a real link does not wait for a busy CPU."""
 
 _NEWNET = 0x40000000
 _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
@@ -58,12 +57,11 @@ _FIN_PSH = 0x09
 
 
 @dataclass(slots=True)
-class Way:
+class Direction:
     """
-    One direction: what is under way, and when the line is free again.
+    One direction: the packets in transit, and when the link is free again.
 
-    ``delivered`` has payload bytes by the bin, ``late`` packets by the whole milliseconds that they
-    came out after their time.
+    ``delivered`` counts payload bytes per bin, ``late`` packets by their delay in whole milliseconds.
     """
 
     out: int
@@ -80,15 +78,15 @@ class Way:
     def __post_init__(self) -> None:
         self.until_lost = self._next_loss()
 
-    def take(self, packet: bytes, now_s: float) -> None:
-        """A packet was handed to this end."""
+    def accept(self, packet: bytes, now_s: float) -> None:
+        """Accept a packet at this end."""
         start_s = max(now_s, self.free_s)
         if start_s - now_s > QUEUE_S:
             return  # the queue is full
         headers, payload, segments = shape(packet)
         self.free_s = start_s + (payload + (headers + LINE_HEADER) * segments) / self.bytes_a_s
         due_s = self.free_s + self.delay_s
-        if self.until_lost >= segments:  # most are handed on as they are
+        if self.until_lost >= segments:  # most are passed on unchanged
             self.until_lost -= segments
             self.waiting.append((due_s, packet, payload))
             return
@@ -96,7 +94,7 @@ class Way:
             self.waiting.append((due_s, piece.packet(), piece.payload))
 
     def _survivors(self, frame: "Frame") -> Iterator["Frame"]:
-        """What is left of *frame* when each of its segments may be lost."""
+        """Yield the rest of *frame* after losses."""
         done = 0
         while self.until_lost < frame.segments - done:
             lost = done + self.until_lost
@@ -109,18 +107,18 @@ class Way:
             yield frame.cut(done, frame.segments)
 
     def _next_loss(self) -> int:
-        """Segments that get through before the next one that does not."""
+        """Return the number of segments until the next lost one."""
         if self.loss <= 0:
             return sys.maxsize
         return int(math.log(1 - self.draw.random()) / math.log(1 - self.loss))
 
     def deliver(self, now_s: float) -> None:
-        """Hand out what has arrived."""
+        """Deliver the packets that are due."""
         while self.waiting and self.waiting[0][0] <= now_s:
             due_s, packet, payload = self.waiting.popleft()
             try:
                 os.write(self.out, packet)
-            except OSError:  # the far kernel does not want it
+            except OSError:  # the far kernel rejects it
                 continue
             self.delivered[int(now_s / BIN_S)] += payload
             self.late[int((now_s - due_s) * 1000)] += 1
@@ -128,9 +126,9 @@ class Way:
 
 def shape(packet: bytes) -> tuple[int, int, int]:
     """
-    Of a packet as TUN gives it: bytes of its headers, of its payload, and packets on a real line.
+    Return the header bytes, payload bytes and number of segments of a packet from TUN.
 
-    What is no TCP over IPv4 is one packet without payload.
+    Anything other than TCP over IPv4 counts as one segment without payload.
     """
     size = len(packet) - _IP
     if packet[_IP] >> 4 != 4 or packet[_IP + 9] != 6:
@@ -144,7 +142,7 @@ def shape(packet: bytes) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A packet as TUN gives it: virtio header, IPv4 and TCP headers, and segments of *size* bytes."""
+    """A packet from TUN: virtio header, IPv4 and TCP headers, and segments of *size* bytes."""
 
     vnet: tuple[int, int, int, int, int, int]
     headers: bytes
@@ -153,7 +151,7 @@ class Frame:
 
     @classmethod
     def of(cls, packet: bytes) -> "Frame":
-        """Take it apart."""
+        """Parse a packet."""
         headers, payload, _ = shape(packet)
         vnet, split = _VNET.unpack_from(packet), _IP + headers
         size = vnet[3] or max(payload, 1)
@@ -161,16 +159,16 @@ class Frame:
 
     @property
     def payload(self) -> int:
-        """Bytes of the stream."""
+        """Number of payload bytes."""
         return len(self.data)
 
     @property
     def segments(self) -> int:
-        """Packets on a real line."""
+        """Number of packets on a real link."""
         return max(1, -(-len(self.data) // self.size))
 
     def cut(self, first: int, end: int) -> "Frame":
-        """Segments from *first* up to *end*, as a frame of its own."""
+        """Return segments *first* to *end* (exclusive) as a separate frame."""
         data = self.data[first * self.size : end * self.size]
         header = bytearray(self.headers)
         tcp = (header[0] & 15) * 4
@@ -181,7 +179,7 @@ class Frame:
         struct.pack_into("!I", header, tcp + 4, (sequence + first * self.size) & 0xFFFFFFFF)
         if end < self.segments:
             header[tcp + 13] &= ~_FIN_PSH & 0xFF
-        # The sum of the pseudo header is what the kernel expects where it is to sum up the rest.
+        # The kernel completes the checksum; it expects the sum of the pseudo header here.
         pseudo = bytes(header[12:20]) + struct.pack("!HH", 6, len(header) - tcp + len(data))
         struct.pack_into("!H", header, tcp + 16, _sum(pseudo))
         gso = self.vnet[1] if len(data) > self.size else _GSO_NONE
@@ -189,12 +187,12 @@ class Frame:
         return Frame(vnet, bytes(header), data, self.size)
 
     def packet(self) -> bytes:
-        """As TUN takes it."""
+        """Serialize for TUN."""
         return b"".join((_VNET.pack(*self.vnet), self.headers, self.data))
 
 
 def _sum(data: bytes) -> int:
-    """Ones' complement sum of 16-bit words."""
+    """Return the ones' complement sum of 16-bit words."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -202,9 +200,9 @@ def _sum(data: bytes) -> int:
 
 
 def _end(name: str, address: str) -> tuple[int, int]:
-    """A new namespace with its end of the line: descriptors of the device and of the namespace."""
+    """Create a namespace with its end of the link; return the descriptors of device and namespace."""
     if ctypes.CDLL(None, use_errno=True).unshare(_NEWNET):
-        raise OSError(ctypes.get_errno(), "a network namespace cannot be made")
+        raise OSError(ctypes.get_errno(), "cannot create a network namespace")
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TUN | _NO_PI | _VNET_HDR))
     fcntl.ioctl(fd, _TUNSETOFFLOAD, _CSUM | _TSO4)
@@ -220,10 +218,10 @@ def _end(name: str, address: str) -> tuple[int, int]:
 @dataclass(frozen=True, slots=True)
 class Carried:
     """
-    What came out at the far end in a window of time, and what that took.
+    What was delivered in a time window, and what that cost.
 
-    ``bins`` has payload bytes by ``BIN_S``. ``cpu`` is the relay's own share of one core, ``busy`` the
-    share of all cores that were not idle; of a hundred packets 99 were at most ``late_ms`` late.
+    ``bins`` has payload bytes per ``BIN_S``. ``cpu`` is the relay's share of one core, ``busy`` the
+    non-idle share of all cores. 99 % of the packets were at most ``late_ms`` late.
     """
 
     bins: list[int]
@@ -233,16 +231,16 @@ class Carried:
 
 
 class Window:
-    """Begins when a body flows, and lasts *seconds*."""
+    """A measurement that starts when a body flows and lasts *seconds*."""
 
-    def __init__(self, way: Way, seconds: float) -> None:
-        self._way = way
+    def __init__(self, direction: Direction, seconds: float) -> None:
+        self._way = direction
         self._bins = round(seconds / BIN_S)
         self._first: int | None = None
         self._cpu_s = self._idle = self._ticks = 0.0
 
     def over(self, now_s: float) -> Carried | None:
-        """What was carried, once the window is over."""
+        """Return the result once the window is over, else None."""
         now = int(now_s / BIN_S)
         if self._first is None:
             if self._way.delivered[now] > FLOWS:
@@ -262,7 +260,7 @@ class Window:
 
 
 def _idle() -> tuple[float, float]:
-    """Ticks that cores were idle, and all ticks ("proc_stat(5)")."""
+    """Return idle ticks and all ticks of the CPUs ("proc_stat(5)")."""
     with open("/proc/stat", encoding="ascii") as file:
         ticks = list(map(int, file.readline().split()[1:9]))
     return ticks[3] + ticks[4], sum(ticks)
@@ -277,22 +275,25 @@ def _percentile(counts: Counter[int], share: float) -> int:
     return 0
 
 
-def relay(near: int, far: int, there: Way, back: Way, seconds: float) -> Carried | None:
-    """Until *seconds* after a body began to flow, or until stdin ends: None."""
+def relay(near: int, far: int, there: Direction, back: Direction, seconds: float) -> Carried | None:
+    """Relay until *seconds* after a body starts to flow; return None if stdin ends before."""
     ends, window = {near: there, far: back}, Window(there, seconds)
     while True:
         now_s = time.monotonic()
         if (carried := window.over(now_s)) is not None:
             return carried
-        due_s = min((way.waiting[0][0] for way in ends.values() if way.waiting), default=now_s + 1)
+        due_s = min(
+            (direction.waiting[0][0] for direction in ends.values() if direction.waiting),
+            default=now_s + 1,
+        )
         ready, _, _ = select.select([near, far, 0], [], [], max(0.0, due_s - now_s))
         if 0 in ready:
             return None
         for fd in ready:
             for packet in _packets(fd):
-                ends[fd].take(packet, time.monotonic())
-        for way in ends.values():
-            way.deliver(time.monotonic())
+                ends[fd].accept(packet, time.monotonic())
+        for direction in ends.values():
+            direction.deliver(time.monotonic())
         time.sleep(NAP_S)
 
 
@@ -311,13 +312,13 @@ def main() -> None:
         far, far_ns = _end("far", FAR)
     except OSError as error:
         sys.exit(
-            f"no line can be laid: {error}; it takes root, network namespaces and /dev/net/tun"
+            f"cannot create the link: {error}; it needs root, network namespaces and /dev/net/tun"
         )
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(PRIORITY))
     rate, delay_s = mbit * 1e6 / 8, rtt_ms / 2000
-    there = Way(far, rate, delay_s, loss_percent / 100, random.Random(1))  # noqa: S311
-    back = Way(near, rate, delay_s, 0.0, random.Random(2))  # noqa: S311
+    there = Direction(far, rate, delay_s, loss_percent / 100, random.Random(1))  # noqa: S311
+    back = Direction(near, rate, delay_s, 0.0, random.Random(2))  # noqa: S311
     spaces = [f"/proc/{os.getpid()}/fd/{fd}" for fd in (near_ns, far_ns)]
     print(json.dumps(spaces), flush=True)
     carried = relay(near, far, there, back, seconds)

@@ -1,9 +1,8 @@
 """
-How long a comparison with the catalog takes, and how much memory: ``python -m bench.catalog``.
+Time and memory of a comparison with the catalog: ``python -m bench.catalog``.
 
-A stand-in cloud lists the records over HTTP, as ``syncd diff`` reads them; the files are names and
-hashes as the store remembers them. Twice the records should take about twice the time, and no more
-memory than one page and the differences.
+A stand-in cloud lists the records over HTTP, as for ``syncd diff``. Twice the number of records
+should need about twice the time, and memory only for one page and the differences.
 """
 
 import argparse
@@ -27,7 +26,7 @@ def digest(number: int) -> str:
 
 
 def serve(records: int) -> ThreadingHTTPServer:
-    """A catalog of so many records."""
+    """Serve a catalog with *records* records."""
 
     class Listing(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -53,7 +52,7 @@ def serve(records: int) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Do not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Listing)
     Thread(target=server.serve_forever, daemon=True).start()
@@ -61,7 +60,7 @@ def serve(records: int) -> ThreadingHTTPServer:
 
 
 async def compare(url: str, files: int) -> int:
-    """Compare so many files with the catalog at *url*; how many are equal."""
+    """Compare *files* files with the catalog at *url*; return how many are equal."""
     comparison = Comparison(
         Local((1, str(n)), f"models/loras/{n}.safetensors", 1000 + n, digest(n))
         for n in range(files)
@@ -76,7 +75,7 @@ async def compare(url: str, files: int) -> int:
 
 
 def measured(records: int, files: int) -> tuple[float, float, int]:
-    """Seconds, those of the processor (the server's too), the most bytes held in a second run."""
+    """Return time, CPU time including the server, and the peak memory of a second run."""
     server = serve(records)
     url = f"http://127.0.0.1:{server.server_address[1]}/api/v1"
     began, busy = time.perf_counter(), time.process_time()
@@ -91,19 +90,22 @@ def measured(records: int, files: int) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Measure, then a fifth of the records with the same files: time follows, memory does not."""
+    """Measure with all and with a fifth of the records."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().partition(":")[0])
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--files", type=int, default=5_000)
-    asked = parser.parse_args()
-    few = measured(asked.records // 5, asked.files)
-    whole = measured(asked.records, asked.files)
-    for records, (seconds, busy, most) in ((asked.records // 5, few), (asked.records, whole)):
+    arguments = parser.parse_args()
+    few = measured(arguments.records // 5, arguments.files)
+    whole = measured(arguments.records, arguments.files)
+    for records, (seconds, busy, most) in (
+        (arguments.records // 5, few),
+        (arguments.records, whole),
+    ):
         print(
-            f"{records} records, {asked.files} files: {seconds:.2f} s ({busy:.2f} s of processor), "
+            f"{records} records, {arguments.files} files: {seconds:.2f} s ({busy:.2f} s CPU), "
             f"{most / 2**20:.1f} MiB"
         )
-    print(f"ratio: processor {whole[1] / few[1]:.1f}, memory {whole[2] / few[2]:.1f}")
+    print(f"ratio: CPU {whole[1] / few[1]:.1f}, memory {whole[2] / few[2]:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The queue with many rows: how often a second a job is claimed and finished."""
+"""Claim and finish jobs in a queue with many rows."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.measure import Profile, profile_lines, spied
-from bench.scenario import MIB, Goal, Options, Result, Scenario, table, tell
+from bench.scenario import MIB, Goal, Options, Result, Scenario, report_progress, table
 from syncd.store.files import Wanted
 from syncd.store.store import Store
 from syncd.types import Fingerprint, FoundFile, Job, Target
@@ -23,7 +23,7 @@ def _run(options: Options) -> Result:
     with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name:
         store = Store(name)
         try:
-            tell(f"making {options.rows} rows ...")
+            report_progress(f"creating {options.rows} rows ...")
             started_s = time.monotonic()
             _fill(store, options.rows)
             filling_s = time.monotonic() - started_s
@@ -48,7 +48,7 @@ def _run(options: Options) -> Result:
 
 
 def _syncs_a_s(path: Path) -> float:
-    """How often a second this disk makes a page last: no commit is cheaper."""
+    """Return how many synchronous page writes per second this disk does; a commit needs at least one."""
     page, syncs, started_s = bytes(4096), 0, time.monotonic()
     with path.open("wb", buffering=0) as file:
         while time.monotonic() - started_s < LASTING_S / 5:
@@ -74,7 +74,7 @@ def _wanted(root: int, number: int) -> Wanted:
 
 
 def _work(store: Store) -> tuple[int, float]:
-    """Claim and finish, one after the other, each a commit that a loss of power does not undo."""
+    """Claim and finish jobs one after the other, each in a durable commit."""
     pairs, started_s = 0, time.monotonic()
     while time.monotonic() - started_s < LASTING_S:
         job = store.jobs.claim("bench", NOW_MS, TTL_MS)
@@ -92,23 +92,23 @@ def _finish(store: Store, job: Job, number: int) -> None:
 
 def _goals(result: Result) -> Iterator[Goal]:
     rate = result["pairs"] / result["seconds"]
-    name = f"claim and finish on {result['rows']:,} rows"
-    yield Goal(name, rate, 1500, "pairs a second", at_least=True)
+    name = f"claim and finish with {result['rows']:,} rows"
+    yield Goal(name, rate, 1500, "pairs per second", at_least=True)
 
 
 def _lines(result: Result) -> Iterator[str]:
     rows, pairs, seconds = result["rows"], result["pairs"], result["seconds"]
     yield from table(
-        ("What", "measured"),
+        ("Measure", "Value"),
         [
-            (f"queueing {rows:,} files, {BATCH:,} a commit", f"{result['filling_s']:.1f} s"),
-            ("the database then", f"{result['bytes'] / MIB:.0f} MiB"),
-            ("claimed and finished", f"{pairs / seconds:.0f} pairs a second, two commits each"),
-            ("floor: half of what the disk syncs", f"{result['syncs_a_s'] / 2:.0f} a second"),
+            (f"queueing {rows:,} files, {BATCH:,} per commit", f"{result['filling_s']:.1f} s"),
+            ("database size", f"{result['bytes'] / MIB:.0f} MiB"),
+            ("claimed and finished", f"{pairs / seconds:.0f} pairs per second, two commits each"),
+            ("upper limit: half of the disk's syncs", f"{result['syncs_a_s'] / 2:.0f} per second"),
         ],
     )
     yield ""
     yield from profile_lines(result["profile"])
 
 
-SCENARIO = Scenario("claims", "The queue with many rows", _run, _lines, _goals)
+SCENARIO = Scenario("claims", "Queue with many rows", _run, _lines, _goals)

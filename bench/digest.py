@@ -1,8 +1,8 @@
 """
-SHA-256 alone: syncd's reader against ``openssl dgst -sha256`` on the same file.
+SHA-256: syncd's hasher against ``openssl dgst -sha256`` on the same file.
 
-Run as ``python -m bench.digest FILE`` it is what is measured: one read of the file as syncd hashes it.
-It prints the seconds of that, without those of its imports.
+``python -m bench.digest FILE`` is the measured program: it hashes the file as syncd does and prints
+the seconds that takes, without the time for imports.
 """
 
 import sys
@@ -15,7 +15,18 @@ from tempfile import TemporaryDirectory
 
 from bench.measure import Command, timed
 from bench.place import write_model
-from bench.scenario import GIB, Goal, Options, Result, Scenario, median, paired, spread, table, tell
+from bench.scenario import (
+    GIB,
+    Goal,
+    Options,
+    Result,
+    Scenario,
+    median,
+    paired,
+    report_progress,
+    spread,
+    table,
+)
 
 
 def _run(options: Options) -> Result:
@@ -30,12 +41,12 @@ def _run(options: Options) -> Result:
         runs: Result = {name: [] for name in commands}
         for number in range(options.rounds):
             for name, command in commands.items():
-                said = Path(folder) / "said"
-                run = asdict(timed(name, command, said))
+                output = Path(folder) / "output"
+                run = asdict(timed(name, command, output))
                 if name == "syncd":
-                    run["wall_s"], run["cpu_s"] = map(float, said.read_text().split())
+                    run["wall_s"], run["cpu_s"] = map(float, output.read_text().split())
                 runs[name].append(run)
-            tell(f"round {number + 1}/{options.rounds}")
+            report_progress(f"round {number + 1}/{options.rounds}")
     return {"bytes": size, "rounds": options.rounds, "runs": runs}
 
 
@@ -45,15 +56,15 @@ def _walls(result: Result, name: str) -> list[float]:
 
 def _goals(result: Result) -> Iterator[Goal]:
     speed = paired(_walls(result, "openssl"), _walls(result, "syncd"))
-    yield Goal("SHA-256 alone: speed against openssl dgst", speed, 1.0, at_least=True)
+    yield Goal("SHA-256: speed relative to openssl dgst", speed, 1.0, at_least=True)
 
 
 def _lines(result: Result) -> Iterator[str]:
     gib = result["bytes"] / GIB
-    yield f"{gib:g} GiB in the page cache, {result['rounds']} rounds; syncd also digests its leaves."
+    yield f"{gib:g} GiB in the page cache, {result['rounds']} rounds; syncd also hashes the leaves."
     yield ""
     yield from table(
-        ("Program", "wall s", "CPU s a GiB"),
+        ("Program", "Time s", "CPU s per GiB"),
         (
             (name, spread(_walls(result, name)), f"{median(r['cpu_s'] for r in runs) / gib:.2f}")
             for name, runs in result["runs"].items()
@@ -62,11 +73,11 @@ def _lines(result: Result) -> Iterator[str]:
     yield ""
 
 
-SCENARIO = Scenario("digest", "SHA-256 alone", _run, _lines, _goals)
+SCENARIO = Scenario("digest", "SHA-256", _run, _lines, _goals)
 
 
 def digest(path: str) -> None:
-    """Hash it as syncd does."""
+    """Hash the file as syncd does and print the seconds."""
     from syncd.fs import hashing
 
     started_s, cpu_s = time.monotonic(), time.process_time()

@@ -1,8 +1,7 @@
 """
-The far end of a long line: the cloud and its store, in a namespace of their own, and a port that
-takes anything.
+The far end of the emulated link: a cloud, its object store, and a port that discards everything.
 
-Run as ``python -m bench.far FOLDER``: prints how to reach them as JSON, serves until stdin ends.
+Run as ``python -m bench.far FOLDER``: it prints the addresses as JSON and serves until stdin ends.
 """
 
 import json
@@ -16,7 +15,7 @@ from syncd.sandbox.server import Sandbox
 
 
 class FarCloud(Sandbox):
-    """A cloud on the far end."""
+    """A cloud that listens on the far end."""
 
     HOST = FAR
 
@@ -28,7 +27,7 @@ def main() -> None:
         FarCloud(switches=switches(), s3=endpoint_of(url, certificate)) as cloud,
         discarding(FAR) as plain,
     ):
-        found = {
+        addresses = {
             "endpoint": url,
             "plain": plain,
             "ca": str(certificate),
@@ -36,7 +35,7 @@ def main() -> None:
             "token": cloud.session_token,
             "team_id": cloud.team_id,
         }
-        print(json.dumps(found), flush=True)
+        print(json.dumps(addresses), flush=True)
         sys.stdin.read()
 
 

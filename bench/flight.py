@@ -1,4 +1,4 @@
-"""Parts in flight: memory over time, throughput and the page cache, by the number of PUT slots."""
+"""Memory, throughput and page cache by the number of parallel parts."""
 
 import time
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import plots
-from bench.measure import cached, drop_cached, running, taken
+from bench.measure import cached, drop_cached, running, usage
 from bench.place import PART_MIB, Place, syncd, with_file
-from bench.scenario import GIB, MIB, Goal, Options, Result, Scenario, table, tell
+from bench.scenario import GIB, MIB, Goal, Options, Result, Scenario, report_progress, table
 
 EVERY_S = 0.2
 BOUNDS = {4: 80, 16: 100}
-"""MiB of RSS by slots."""
+"""Maximum RSS in MiB, by slots."""
 
 
 def _run(options: Options) -> Result:
@@ -40,15 +40,15 @@ def _flight(place: Place, folder: Path, slots: int) -> Result:
     )
     series: list[tuple[float, int]] = []
     started_s = time.monotonic()
-    with running(command, folder / "said") as process:
+    with running(command, folder / "output") as process:
         while process.poll() is None:
             series.append((time.monotonic() - started_s, _resident(process.pid)))
             time.sleep(EVERY_S)
     if process.returncode:
-        text = (folder / "said").read_text("utf-8", "replace")
+        text = (folder / "output").read_text("utf-8", "replace")
         raise SystemExit(f"syncd failed:\n{text[-4000:]}")
     wall_s = time.monotonic() - started_s
-    tell(f"{slots} slots: {wall_s:.1f} s")
+    report_progress(f"{slots} slots: {wall_s:.1f} s")
     return {
         "slots": slots,
         "wall_s": wall_s,
@@ -59,8 +59,8 @@ def _flight(place: Place, folder: Path, slots: int) -> Result:
 
 def _resident(pid: int) -> int:
     try:
-        return taken(pid).resident
-    except OSError:  # it ended between the two looks
+        return usage(pid).resident
+    except OSError:  # it ended in the meantime
         return 0
 
 
@@ -71,18 +71,18 @@ def _most(run: Result) -> float:
 def _goals(result: Result) -> Iterator[Goal]:
     for run in result["runs"]:
         if run["slots"] in BOUNDS:
-            name = f"RSS, {run['slots']} parts of {PART_MIB} MiB in flight"
+            name = f"RSS, {run['slots']} parallel parts of {PART_MIB} MiB"
             yield Goal(name, _most(run), BOUNDS[run["slots"]], "MiB")
     grown = max(run["cache_grown"] for run in result["runs"]) / MIB
-    yield Goal("page cache grown by a cold file, whole path", grown, 64, "MiB")
+    yield Goal("page cache growth after a cold file", grown, 64, "MiB")
 
 
 def _lines(result: Result) -> Iterator[str]:
     gib = result["bytes"] / GIB
-    yield f"One file of {gib:g} GiB, none of it in the page cache, whole path."
+    yield f"One file of {gib:g} GiB, not in the page cache, complete job."
     yield ""
     yield from table(
-        ("ConcurrencyLimiter", "GiB/s", "largest RSS MiB", "page cache grown MiB"),
+        ("Slots", "GiB/s", "Maximum RSS MiB", "Page cache growth MiB"),
         (
             (
                 run["slots"],
@@ -101,10 +101,10 @@ def _plots(result: Result, folder: Path) -> Iterator[Path]:
     slots = [run["slots"] for run in runs]
     speed = [gib / run["wall_s"] for run in runs]
     yield plots.draw(
-        folder / "throughput.png", {"syncd": (slots, speed)}, x="parts in flight", y="GiB/s"
+        folder / "throughput.png", {"syncd": (slots, speed)}, x="parallel parts", y="GiB/s"
     )
     curves = {
-        f"{run['slots']} parts in flight": (
+        f"{run['slots']} parallel parts": (
             [at_s for at_s, _ in run["resident"]],
             [resident / MIB for _, resident in run["resident"]],
         )
@@ -114,4 +114,4 @@ def _plots(result: Result, folder: Path) -> Iterator[Path]:
     yield plots.draw(folder / "memory.png", curves, x="seconds", y="RSS MiB", marks=False)
 
 
-SCENARIO = Scenario("flight", "Parts in flight", _run, _lines, _goals, _plots)
+SCENARIO = Scenario("flight", "Parallel parts", _run, _lines, _goals, _plots)

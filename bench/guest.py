@@ -1,8 +1,8 @@
 """
-``python -m bench.guest``: does syncd keep to its rate, and how soon does it follow a change?
+``python -m bench.guest``: measure how precisely syncd follows its bandwidth limit, and how fast.
 
-The real command against the stand-in cloud, both processes of their own. What is counted are the
-bytes in the store's own files, looked at from outside.
+It runs the real command against the stand-in cloud and counts the bytes in the files of the object
+store.
 """
 
 import json
@@ -20,15 +20,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 MIB = 1024 * 1024
-SYNCD = (sys.executable, "-c", "from syncd.cli.entry import entry; entry()")
+SYNCD = (sys.executable, "-c", "from syncd.cli.fast_path import entry; entry()")
 SIZE = 2200 * MIB
 MINUTE_S = 60.0
 NEAR, NEAR_MIB = 0.15, 0.2
-"""How near to a new rate a second has to run to count as following it: a share, or MiB/s."""
+"""Tolerance for a second to count as being at the new rate: a share, or MiB/s."""
 
 
 class Queue:
-    """A ComfyUI that says what it is told to say."""
+    """A stand-in for ComfyUI with a queue of any length."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -43,19 +43,18 @@ class Queue:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """The screen is for results."""
+                """Do not log requests."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{server.server_port}"
 
-    def holds(self, length: int) -> None:
-        """From now on it says so."""
+    def set_length(self, length: int) -> None:
         self.length = length
 
 
-class JobContext:
-    """A daemon at work, its configuration, and the bytes that have arrived."""
+class Daemon:
+    """A daemon, its configuration, and the bytes that arrived at the object store."""
 
     def __init__(self, folder: Path, comfyui: Queue, environment: dict[str, str]) -> None:
         self._folder = folder
@@ -65,18 +64,18 @@ class JobContext:
         self.daemon: subprocess.Popen[bytes] | None = None
 
     def syncd(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """The real command with this configuration, begun."""
+        """Start the real command with this configuration."""
         command = [*SYNCD, "--config", os.fspath(self._config), *arguments]
         return subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL)
 
     def limit(self, rate: str) -> None:
-        """``syncd limit``, from its start to its end."""
+        """Run ``syncd limit``."""
         with self.syncd("limit", rate) as command:
             pass
         assert command.returncode == 0
 
     def configure(self, rate: str) -> None:
-        """Write the configuration; a daemon that runs reloads it."""
+        """Write the configuration, and reload a running daemon."""
         self._config.write_text(
             f"models_dir = '{self._folder}/models'\nstate_dir = '{self._folder}/state'\n"
             f"[comfyui]\nurl = '{self._comfyui.url}'\nwhen_busy = 'pause'\n"
@@ -86,14 +85,14 @@ class JobContext:
             self.daemon.send_signal(signal.SIGHUP)
 
     def stored(self) -> int:
-        """Bytes in the store."""
+        """Return the number of bytes in the object store."""
         files = [
             Path(top, name) for top, _, names in os.walk(self._folder / "store") for name in names
         ]
         return sum(file.stat().st_size for file in files if file.exists())
 
     def rate_over(self, seconds: float) -> float:
-        """MiB a second that arrive from now on."""
+        """Measure the rate for *seconds*, in MiB/s."""
         before, began_s = self.stored(), time.monotonic()
         time.sleep(seconds)
         return (self.stored() - before) / MIB / (time.monotonic() - began_s)
@@ -101,38 +100,38 @@ class JobContext:
     def seconds_until(
         self, rate: float, change: Callable[[], None], *, within_s: float = 10.0
     ) -> str:
-        """How long from *change* to the end of the first second at *rate* MiB/s or near."""
+        """Measure the time from *change* to the end of the first second near *rate* MiB/s."""
         began_s = time.monotonic()
         marks = [(began_s, self.stored())]
         change()
-        asked_s = time.monotonic() - began_s
+        command_s = time.monotonic() - began_s
         while marks[-1][0] - began_s < within_s:
             time.sleep(0.1)
             marks.append((time.monotonic(), self.stored()))
             at_s, stored = next(mark for mark in marks if marks[-1][0] - mark[0] <= 1.05)
             seconds = marks[-1][0] - at_s
-            if seconds > 0.9:  # shorter after a look that took long
+            if seconds > 0.9:  # shorter if counting took long
                 off = abs((marks[-1][1] - stored) / MIB / seconds - rate)
                 if off < max(NEAR * rate, NEAR_MIB):
-                    return f"{marks[-1][0] - began_s:.1f} s, {asked_s:.1f} of them to ask"
+                    return f"{marks[-1][0] - began_s:.1f} s, of which {command_s:.1f} s for the command"
         return f"more than {within_s:.0f} s"
 
 
 @contextmanager
-def running(folder: Path, comfyui: Queue) -> Iterator[JobContext]:
-    """Stand-in cloud and daemon, the first bytes on their way."""
+def running(folder: Path, comfyui: Queue) -> Iterator[Daemon]:
+    """Start the stand-in cloud and the daemon, and wait for the first bytes."""
     make_file(folder / "models/checkpoints/large.safetensors", SIZE)
     command = [*SYNCD, "sandbox", "--json", "--dir", f"{folder}/store"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as cloud:
         assert cloud.stdout is not None
-        told = json.loads(cloud.stdout.readline())
+        cloud_info = json.loads(cloud.stdout.readline())
         environment = {
             "PATH": os.environ["PATH"],
-            "SYNCD_API__BASE_URL": told["base_url"],
-            "SYNCD_API__TOKEN": told["session_token"],
-            "SYNCD_API__TEAM_ID": told["team_id"],
+            "SYNCD_API__BASE_URL": cloud_info["base_url"],
+            "SYNCD_API__TOKEN": cloud_info["session_token"],
+            "SYNCD_API__TEAM_ID": cloud_info["team_id"],
         }
-        run = JobContext(folder, comfyui, environment)
+        run = Daemon(folder, comfyui, environment)
         run.configure("20M")
         with run.syncd("--log-level", "error") as run.daemon:
             try:
@@ -144,7 +143,7 @@ def running(folder: Path, comfyui: Queue) -> Iterator[JobContext]:
 
 
 def make_file(path: Path, size: int) -> None:
-    """A whole safetensors file."""
+    """Write a complete safetensors file."""
     header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     path.parent.mkdir(parents=True)
     noise = os.urandom(MIB)
@@ -157,12 +156,12 @@ def make_file(path: Path, size: int) -> None:
 def wait_for(look: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not look():
-        assert time.monotonic() < deadline, "nothing arrives"
+        assert time.monotonic() < deadline, "no data arrived"
         time.sleep(0.05)
 
 
 def measure() -> Iterator[tuple[str, str]]:
-    """The table's rows."""
+    """Yield the rows of the table."""
     comfyui = Queue()
     with TemporaryDirectory() as folder, running(Path(folder), comfyui) as run:
         for what, change in (("`syncd limit`", run.limit), ("a reload", run.configure)):
@@ -172,12 +171,15 @@ def measure() -> Iterator[tuple[str, str]]:
                 if wanted == 10:
                     rate = run.rate_over(MINUTE_S)
                     yield f"10 MiB/s by {what}, over {MINUTE_S:.0f} s", f"{rate:.3f} MiB/s"
-        # What trickles on during a pause is told by no second alone.
+        # The rate during a pause is too low to measure within a second.
         yield (
             "pause once ComfyUI's queue is not empty",
-            run.seconds_until(0, partial(comfyui.holds, 1)),
+            run.seconds_until(0, partial(comfyui.set_length, 1)),
         )
-        yield "16 MiB/s again once it is empty", run.seconds_until(16, partial(comfyui.holds, 0))
+        yield (
+            "16 MiB/s again once it is empty",
+            run.seconds_until(16, partial(comfyui.set_length, 0)),
+        )
 
 
 if __name__ == "__main__":

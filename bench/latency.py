@@ -1,4 +1,4 @@
-"""From a closed file to its committed row in the queue: one file at a time, and a burst of them."""
+"""Time from closing a file to its committed job: one file at a time, and a burst of files."""
 
 import sqlite3
 import time
@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from bench.measure import Profile, events, profile_lines, running, spied, wait_for
 from bench.place import syncd, write_model
-from bench.scenario import Goal, Options, Result, Scenario, percentile, table, tell
+from bench.scenario import Goal, Options, Result, Scenario, percentile, report_progress, table
 
 ONE_BY_ONE = 300
 PAUSE_S = 0.02
@@ -22,13 +22,13 @@ PATIENCE_S = 300.0
 
 def _run(options: Options) -> Result:
     with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name:
-        folder, said = Path(name), Path(name) / "said"
+        folder, output = Path(name), Path(name) / "output"
         models = folder / "models"
         for number in range(FOLDERS):
             (models / "loras" / f"{number:02}").mkdir(parents=True)
         state = folder / "state"
-        with running(syncd(models, state), said) as process:
-            wait_for(said, "scan.finished", process)
+        with running(syncd(models, state), output) as process:
+            wait_for(output, "scan.finished", process)
             closed = {}
             for number in range(ONE_BY_ONE):
                 path = f"loras/00/one-{number:05}.safetensors"
@@ -36,7 +36,7 @@ def _run(options: Options) -> Result:
                 closed[path] = time.time()
                 time.sleep(PAUSE_S)
             _wait(state, len(closed))
-            tell(f"{options.burst} files at once ...")
+            report_progress(f"{options.burst} files in a burst ...")
             began_s = time.time()
             _burst(models, "burst", options.burst)
             ended_s = time.time()
@@ -47,7 +47,7 @@ def _run(options: Options) -> Result:
                 with spied("a burst", process.pid) as profile:
                     _burst(models, "spied", options.burst)
                     _wait(state, ONE_BY_ONE + 2 * options.burst)
-            queued = {str(event["path"]): _at_s(event) for event in events(said, "file.queued")}
+            queued = {str(event["path"]): _at_s(event) for event in events(output, "file.queued")}
     latency_s = [queued[path] - closed_s for path, closed_s in closed.items() if path in queued]
     return {
         "latency_ms": [1000 * seconds for seconds in latency_s],
@@ -65,14 +65,14 @@ def _burst(models: Path, name: str, files: int) -> None:
 
 
 def _at_s(event: dict[str, object]) -> float:
-    """When it was logged, which is right after the commit."""
+    """Return when the event was logged, which is right after the commit."""
     return datetime.fromisoformat(str(event["timestamp"])).timestamp()
 
 
 def _wait(state: Path, count: int) -> int:
-    """Until there are so many jobs, or nothing more comes for long; how many there are."""
+    """Wait until there are *count* jobs, or for ``PATIENCE_S``; return the number of jobs."""
     until_s, jobs = time.monotonic() + PATIENCE_S, 0
-    # The log is no measure: it leaves out lines when many come at once.
+    # Count rows instead of log lines, which may be dropped.
     with closing(sqlite3.connect(f"file:{state / 'syncd.db'}?mode=ro", uri=True)) as db:
         while jobs < count and time.monotonic() < until_s:
             time.sleep(LOOK_S)
@@ -83,27 +83,29 @@ def _wait(state: Path, count: int) -> int:
 def _goals(result: Result) -> Iterator[Goal]:
     for share, bound in ((0.5, 3), (0.99, 15)):
         value = percentile(result["latency_ms"], share)
-        yield Goal(f"close to committed row, p{100 * share:.0f}", value, bound, "ms")
+        yield Goal(f"file closed to job committed, p{100 * share:.0f}", value, bound, "ms")
     burst = result["burst"]
-    yield Goal(f"a burst of {burst:,} files: queued after the last", result["after_s"], 1, "s")
     yield Goal(
-        f"a burst of {burst:,} files: share queued", result["queued"] / burst, 1, at_least=True
+        f"burst of {burst:,} files: all queued after the last close", result["after_s"], 1, "s"
+    )
+    yield Goal(
+        f"burst of {burst:,} files: share queued", result["queued"] / burst, 1, at_least=True
     )
 
 
 def _lines(result: Result) -> Iterator[str]:
     latency = result["latency_ms"]
-    yield "The settle window is zero here, so what is left is the way from the kernel to the commit."
+    yield "The settle window is zero, so this is the time from the kernel event to the commit."
     yield ""
     yield from table(
-        ("What", "measured"),
+        ("Measure", "Value"),
         [
-            (f"{len(latency)} files, one by one, p50", f"{percentile(latency, 0.5):.2f} ms"),
+            (f"{len(latency)} single files, p50", f"{percentile(latency, 0.5):.2f} ms"),
             ("p99", f"{percentile(latency, 0.99):.2f} ms"),
-            ("most", f"{max(latency):.2f} ms"),
-            (f"burst of {result['burst']:,}: writing it took", f"{result['writing_s']:.2f} s"),
+            ("maximum", f"{max(latency):.2f} ms"),
+            (f"burst of {result['burst']:,}: time to write it", f"{result['writing_s']:.2f} s"),
             ("queued", f"{result['queued']:,}"),
-            ("the last row after the last close", f"{result['after_s']:.2f} s"),
+            ("last job after the last close", f"{result['after_s']:.2f} s"),
         ],
     )
     yield ""

@@ -1,4 +1,4 @@
-"""A long, fat line: what share of it one big file fills, by round trip, loss and congestion control."""
+"""Utilization of a long, fast link by one upload, by round-trip time, loss and congestion control."""
 
 import json
 import select
@@ -16,31 +16,31 @@ from typing import Any
 from bench.cable import BIN_S, FAR, NEAR
 from bench.measure import Command, Profile, profile_lines, running, spied, wait_for
 from bench.place import BUCKET, SYNCD, write_model
-from bench.scenario import Goal, Options, Result, Scenario, median, table, tell
+from bench.scenario import Goal, Options, Result, Scenario, median, report_progress, table
 from bench.senders import path_of
 
 LAST = 3
-"""The seconds of the last third of the time count."""
+"""The last third of the time is measured."""
 
 ROOM = 2
-"""The file is so many times as large as the line could carry in that time."""
+"""File size as a multiple of what the link can carry in that time."""
 
 READY_S = 60.0
-"""Within so many seconds everything has to be up, and then the body has to flow."""
+"""Timeout for starting everything, and again for the first bytes."""
 
 STREAMS = 16
-"""Plain ones: as many as syncd goes up to."""
+"""Number of plain streams: the maximum of syncd."""
 
 PLAIN, ONE, OURS = f"{STREAMS} plain streams", "one stream", "syncd"
 SENDERS = (PLAIN, ONE, OURS)
 
 CONTROLS = ("bbr", "cubic", "reno")
-"""Of those that the kernel has, bbr and the first other one are run."""
+"""bbr and the first other available one are measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One sender on one line. *usual* is what the kernel gives a stream that asks for nothing."""
+    """One sender on one link. *usual* is the kernel's default congestion control."""
 
     mbit: int
     delay_ms: int
@@ -50,16 +50,16 @@ class Case:
     sender: str
 
     def __str__(self) -> str:
-        line = f"{self.mbit} Mbit/s, {self.delay_ms} ms, {self.loss:g} % lost"
+        line = f"{self.mbit} Mbit/s, {self.delay_ms} ms, {self.loss:g} % loss"
         return f"{line}, {self.control}, {self.sender}"
 
     @property
     def route(self) -> list[str]:
         """
-        What chooses the congestion control of every stream to the far end.
+        Return the route that sets the congestion control of all streams to the far end.
 
-        A locked one stays whatever a program asks for. Where syncd is to go by BBR it has to ask
-        for it, as it has to on most machines.
+        A program cannot change a locked one. To measure syncd with BBR, the route allows syncd to
+        request it, as on most machines.
         """
         asks = self.sender == OURS and self.control == "bbr"
         choice = [self.usual] if asks else ["lock", self.control]
@@ -82,7 +82,9 @@ def _run(options: Options) -> Result:
         runs = []
         for number, case in enumerate(cases, 1):
             runs.append(_on_line(case, folder, options.line_s))
-            tell(f"{number} of {len(cases)}: {case}: {100 * runs[-1]['share']:.1f} % of the line")
+            report_progress(
+                f"{number} of {len(cases)}: {case}: {100 * runs[-1]['share']:.1f} % of the link"
+            )
         profiles = {}
         if options.profile:
             longest = [case for case in cases if case.sender == OURS and case.loss == 0][-1:]
@@ -97,39 +99,41 @@ def _run(options: Options) -> Result:
 
 
 def _controls() -> tuple[str, list[str]]:
-    """The usual one, and those to run."""
+    """Return the default congestion control, and those to measure."""
     known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text("ascii").split()
     usual = next(control for control in CONTROLS[1:] if control in known)  # Linux always has reno
     return usual, [control for control in ("bbr", usual) if control in known]
 
 
 def _on_line(case: Case, folder: Path, seconds: float, *, spy: bool = False) -> Result:
-    """One sender on a fresh line, for as long as it is watched; *spy*: under py-spy."""
+    """Measure one sender on a new link; with *spy*, under py-spy."""
     words = map(str, (case.mbit, case.delay_ms, case.loss, seconds))
     with (
         TemporaryDirectory(dir=folder) as home,
-        _talking(sys.executable, "-m", "bench.cable", *words) as cable,
+        _json_process(sys.executable, "-m", "bench.cable", *words) as cable,
     ):
-        near, far = _said(cable)
+        near, far = _read_line(cable)
         _within(near, "ip", *case.route)
-        with _talking("nsenter", f"--net={far}", sys.executable, "-m", "bench.far", home) as cloud:
-            command, port = _sending(case.sender, _said(cloud), folder, Path(home))
+        with _json_process(
+            "nsenter", f"--net={far}", sys.executable, "-m", "bench.far", home
+        ) as cloud:
+            command, port = _sending(case.sender, _read_line(cloud), folder, Path(home))
             log = Path(home) / "log"
             with running(command.within("nsenter", f"--net={near}"), log) as sender:
-                seen = [_streams(near, port)]
+                samples = [_streams(near, port)]
 
-                def look() -> None:
+                def sample() -> None:
                     if sender.poll() is not None:
                         text = log.read_text("utf-8", "replace")
                         raise SystemExit(f"{case}: the sender ended:\n{text[-4000:]}")
-                    seen.append(_streams(near, port))
+                    samples.append(_streams(near, port))
 
                 watch: AbstractContextManager[Profile] = nullcontext([])
                 if spy:
                     wait_for(log, "job.claimed", sender)
                     watch = spied(str(case), sender.pid)
                 with watch as profile:
-                    carried = _said(cable, READY_S + seconds, look)
+                    carried = _read_line(cable, READY_S + seconds, sample)
                 sender.kill()
     shares = _shares(carried["bins"], case.mbit)
     return {
@@ -139,15 +143,15 @@ def _on_line(case: Case, folder: Path, seconds: float, *, spy: bool = False) -> 
         "sender": case.sender,
         "share": median(shares),
         "mean": statistics.fmean(shares),
-        "streams": [len(controls) for controls in seen],
-        "last": "+".join(sorted(set(seen[-1]))),
+        "streams": [len(controls) for controls in samples],
+        "last": "+".join(sorted(set(samples[-1]))),
         "profile": profile,
         **carried,
     }
 
 
 def _sending(sender: str, there: dict[str, Any], folder: Path, home: Path) -> tuple[Command, int]:
-    """What is run, and the port that its bytes go to."""
+    """Return the command of the sender, and its destination port."""
     port = int(there["endpoint"].rpartition(":")[2])
     if sender == PLAIN:
         words = [FAR, str(there["plain"]), str(STREAMS)]
@@ -171,25 +175,25 @@ def _sending(sender: str, there: dict[str, Any], folder: Path, home: Path) -> tu
 
 
 def _within(namespace: str, *words: str) -> str:
-    """What a command says there."""
+    """Run a command in the namespace and return its output."""
     done = subprocess.run(
         ["nsenter", f"--net={namespace}", *words], capture_output=True, text=True, timeout=READY_S
     )
     if done.returncode:
-        raise SystemExit(f"{' '.join(words)} failed on the line:\n{done.stderr}")
+        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr}")
     return done.stdout
 
 
 def _streams(near: str, port: int) -> list[str]:
-    """The congestion control of each stream to *port* that has bytes to send, by "ss(8)"."""
-    said = _within(near, "ss", "-tinHO", "dst", FAR, "dport", "=", f":{port}")
-    rows = [line.split() for line in said.splitlines()]
+    """Return the congestion control of each stream to *port* that has bytes to send, from "ss(8)"."""
+    output = _within(near, "ss", "-tinHO", "dst", FAR, "dport", "=", f":{port}")
+    rows = [line.split() for line in output.splitlines()]
     return [word for row in rows if int(row[2]) for word in row if word in CONTROLS]
 
 
 @contextmanager
-def _talking(*command: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that says lines of JSON, and ends when we no longer listen."""
+def _json_process(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that prints lines of JSON."""
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         try:
@@ -198,23 +202,23 @@ def _talking(*command: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def _said(
+def _read_line(
     process: subprocess.Popen[str],
     within_s: float = READY_S,
-    meanwhile: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Any:
     """
-    Its next line; once a second *meanwhile* is called.
+    Read the next line of *process*; call *poll* once a second while waiting.
 
     Raises:
-        SystemExit: It said nothing within so many seconds, or ended.
+        SystemExit: There was no line within *within_s*, or the process ended.
     """
     assert process.stdout is not None
     until_s = time.monotonic() + within_s
     while not select.select([process.stdout], [], [], 1)[0]:
-        meanwhile()
+        poll()
         if time.monotonic() > until_s:
-            raise SystemExit(f"{process.args!r} said nothing for {within_s:.0f} s")
+            raise SystemExit(f"{process.args!r} printed nothing for {within_s:.0f} s")
     line = process.stdout.readline()
     if not line:
         raise SystemExit(f"{process.args!r} ended")
@@ -222,7 +226,7 @@ def _said(
 
 
 def _shares(bins: list[int], mbit: int) -> list[float]:
-    """Of the line, by payload, in each second of the last part of the time."""
+    """Return the share of the link's rate that was payload, for each second of the last part."""
     judged = bins[-max(1, len(bins) // LAST) :]
     a_second = round(1 / BIN_S)
     seconds = [judged[at : at + a_second] for at in range(0, len(judged), a_second)]
@@ -230,7 +234,7 @@ def _shares(bins: list[int], mbit: int) -> list[float]:
 
 
 def _run_of(result: Result, run: Result, sender: str) -> Result:
-    """The run of *sender* on the same line."""
+    """Return the run of *sender* on the same link."""
     same = ("delay_ms", "loss", "control")
     return next(
         other
@@ -243,8 +247,8 @@ def _goals(result: Result) -> Iterator[Goal]:
     for run in result["runs"]:
         if run["sender"] != OURS:
             continue
-        line = f"{result['mbit']} Mbit/s, {run['delay_ms']} ms, {run['loss']:g} % lost"
-        name = f"{line}, {run['control']}: share within {result['seconds']:g} s"
+        line = f"{result['mbit']} Mbit/s, {run['delay_ms']} ms, {run['loss']:g} % loss"
+        name = f"{line}, {run['control']}: utilization within {result['seconds']:g} s"
         share = 100 * run["share"]
         if run["loss"] == 0:
             yield Goal(name, share, 90, "%", at_least=True)
@@ -252,25 +256,27 @@ def _goals(result: Result) -> Iterator[Goal]:
             yield Goal(name, share, 85, "%", at_least=True)
         else:
             ratio = run["share"] / max(_run_of(result, run, ONE)["share"], 1e-9)
-            yield Goal(f"{line}, {run['control']}: against one stream", ratio, 10, at_least=True)
+            yield Goal(
+                f"{line}, {run['control']}: relative to one stream", ratio, 10, at_least=True
+            )
 
 
 def _lines(result: Result) -> Iterator[str]:
     seconds = result["seconds"]
     yield (
-        f"A line of {result['mbit']} Mbit/s in user space between two network namespaces: TCP is the"
-        " kernel's on both ends, single segments are lost on the way there, the queue holds 100 ms."
-        f" Each sender is watched for {seconds:g} s from the moment its body flows. Of the last"
-        f" {seconds / LAST:g} the middle second is its share of the line, which also carries headers"
-        " (94 % is full); their mean stands beside it. BBR all but stops for a fifth of a second every"
-        " ten seconds to measure the round trip, and all streams do so at once. *Streams*: those with"
-        " bytes to send at the end, by ss(8). The route decides on the congestion control, but where"
-        " syncd goes by BBR, which the kernel would not choose: it asks for it."
+        f"An emulated link of {result['mbit']} Mbit/s between two network namespaces. Both ends use the"
+        " kernel's TCP; single segments are lost on the way to the server; the queue holds 100 ms."
+        f" Each sender is measured for {seconds:g} s from the first bytes of its body. *Share* is the"
+        f" median second of the last {seconds / LAST:g} s as a share of the link's rate, *mean* their"
+        " mean. Headers count as well, so a full link shows 94 %. Every ten seconds BBR nearly stops for"
+        " 0.2 s to measure the round-trip time, in all streams at once. *Streams* is the number of"
+        " streams with bytes to send at the end, from ss(8). The route sets the congestion control,"
+        " except for syncd with BBR, which syncd requests itself."
     )
     yield ""
-    heads = ("Round trip ms", "lost %", "control", "sender", "streams", "share %", "mean %")
+    heads = ("RTT ms", "Loss %", "Control", "Sender", "Streams", "Share %", "Mean %")
     yield from table(
-        (*heads, "line's own CPU %", "late by ms", "all cores busy %"),
+        (*heads, "Emulator CPU %", "Late ms", "All cores busy %"),
         (
             (
                 run["delay_ms"],
@@ -289,9 +295,9 @@ def _lines(result: Result) -> Iterator[str]:
     )
     yield ""
     yield (
-        "Plain streams send nothing but bytes: what they reach is what this line carries. It is one"
-        " process, whose own share of a core stands beside each figure; of a hundred packets 99 came"
-        " out no later after their time than it says."
+        "Plain streams carry no TLS, HTTP or files; they show the capacity of the link. The emulator is"
+        " one process; its share of a core is shown for each run. 99 % of the packets were at most"
+        " *late* behind schedule."
     )
     yield ""
     yield from _bounded(result)
@@ -302,16 +308,16 @@ def _lines(result: Result) -> Iterator[str]:
 
 
 def _bounded(result: Result) -> Iterator[str]:
-    """Where not syncd but the line or the machine is what was measured."""
+    """Yield warnings for runs that the emulator or the machine limited."""
     for run in result["runs"]:
         full = 0.9 * (run["loss"] == 0)
         if run["sender"] == PLAIN and run["share"] < full:
             yield (
                 f"At {run['delay_ms']} ms without loss ({run['control']}) even plain streams reached only"
-                f" {100 * run['share']:.0f} %: there the emulator ({100 * run['cpu']:.0f} % of a core)"
-                f" or the machine ({100 * run['busy']:.0f} % busy) bounds every figure."
+                f" {100 * run['share']:.0f} %: the emulator ({100 * run['cpu']:.0f} % of a core)"
+                f" or the machine ({100 * run['busy']:.0f} % busy) limits all results."
             )
             yield ""
 
 
-SCENARIO = Scenario("line", "A long line", _run, _lines, _goals)
+SCENARIO = Scenario("line", "Long, fast link", _run, _lines, _goals)

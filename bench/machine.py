@@ -1,4 +1,4 @@
-"""The machine that was measured, without its name."""
+"""Description of the machine, without its name."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from bench.scenario import GIB
 
 
 def description() -> dict[str, str]:
-    """What figures depend on."""
+    """Return the properties that influence the results."""
     return {
         "processor": f"{os.cpu_count()} x {_processor()}",
         "SHA instructions": "yes" if "sha_ni" in _cpuinfo("flags").split() else "no",
@@ -23,7 +23,7 @@ def description() -> dict[str, str]:
 
 
 def sentence(machine: dict[str, str]) -> str:
-    """The description on one line."""
+    """Return the description on one line."""
     return ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 

@@ -1,4 +1,4 @@
-"""Processes under measurement: what a run of one took, and what one that goes on takes."""
+"""Measure processes: a command from start to end, or a process that keeps running."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from bench.scenario import tell
+from bench.scenario import report_progress
 
 TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 PROFILE_HZ = 200
@@ -28,28 +28,28 @@ WAITING = (
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A process to be measured."""
+    """A command to measure."""
 
     arguments: list[str]
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Ours and what it is given."""
+        """Return this process's environment with the command's additions."""
         return {**os.environ, **self.env}
 
     def within(self, *words: str) -> "Command":
-        """The same, started by another command."""
+        """Return the same command, started through another one."""
         return Command([*words, *self.arguments], self.env)
 
 
 @dataclass(frozen=True, slots=True)
-class JobContext:
+class Measurement:
     """
-    One run of a command: seconds of wall and processor, and bytes.
+    One run of a command: time and CPU seconds, and bytes.
 
-    ``resident`` is the largest resident size; ``read`` came out of read calls, of files for the
-    most part, ``read_from_disk`` past the page cache.
+    ``resident`` is the maximum resident size. ``read`` counts bytes from read calls, mostly of
+    files; ``read_from_disk`` counts those that were not in the page cache.
     """
 
     wall_s: float
@@ -59,71 +59,71 @@ class JobContext:
     read_from_disk: int
 
 
-def timed(name: str, command: Command, said: Path | None = None) -> JobContext:
+def timed(name: str, command: Command, output: Path | None = None) -> Measurement:
     """
-    Run it once, to its end; what it says goes to the file *said*, if that is wanted.
+    Run the command once and measure it; write its output to *output* if that is given.
 
     Raises:
-        SystemExit: It failed; with what it said.
+        SystemExit: It failed; the message contains its output.
     """
-    with TemporaryFile("w+") as taken:
-        done = subprocess.run(
+    with TemporaryFile("w+") as measured:
+        result = subprocess.run(
             ["sh", "-c", 'exec "$@" 3>&0 <&-', "sh", sys.executable, "-m", "bench.meter",
              *command.arguments],
             env=command.environment,
-            stdin=taken,
+            stdin=measured,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
-        if done.returncode:
-            text = done.stdout.decode(errors="replace")
+        if result.returncode:
+            text = result.stdout.decode(errors="replace")
             raise SystemExit(f"{name} failed:\n{text[-4000:]}")
-        if said is not None:
-            said.write_bytes(done.stdout)
-        taken.seek(0)
-        return JobContext(**json.load(taken))
+        if output is not None:
+            output.write_bytes(result.stdout)
+        measured.seek(0)
+        return Measurement(**json.load(measured))
 
 
 def drop_cached(path: Path) -> None:
-    """Take the pages of this one file out of the page cache."""
+    """Remove the file from the page cache."""
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
 
 
 def cached(path: Path) -> int:
-    """Bytes of the file that lie in the page cache."""
-    said = subprocess.run(
+    """Return how many bytes of the file are in the page cache."""
+    result = subprocess.run(
         ["fincore", "--bytes", "--noheadings", "--output", "RES", str(path)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    return int(said.stdout)
+    return int(result.stdout)
 
 
-# -- one that goes on --------------------------------------------------------------------------------
+# -- running processes --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Selected:
-    """What a process has taken so far: processor seconds, wake-ups, and resident bytes now."""
+class Usage:
+    """CPU seconds and wake-ups of a process so far, and its resident bytes now."""
 
     cpu_s: float
     wakeups: int
     resident: int
 
 
-def taken(pid: int) -> Selected:
-    """See "proc_pid_stat(5)" and "proc_pid_status(5)"; wake-ups are voluntary switches of all threads."""
+def usage(pid: int) -> Usage:
+    """Read the usage of a process; wake-ups are voluntary context switches of all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     wakeups = sum(
         _status(task, "voluntary_ctxt_switches") for task in Path(f"/proc/{pid}/task").iterdir()
     )
     cpu_s = (int(fields[11]) + int(fields[12])) * TICKS_S
-    return Selected(cpu_s, wakeups, _status(Path(f"/proc/{pid}"), "VmRSS") * 1024)
+    return Usage(cpu_s, wakeups, _status(Path(f"/proc/{pid}"), "VmRSS") * 1024)
 
 
 def most_resident(pid: int) -> int:
-    """Bytes: the largest resident size so far."""
+    """Return the maximum resident size so far, in bytes."""
     return _status(Path(f"/proc/{pid}"), "VmHWM") * 1024
 
 
@@ -135,11 +135,11 @@ def _status(process: Path, name: str) -> int:
 
 
 @contextmanager
-def running(command: Command, said: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it beside us, ended by SIGTERM; what it says goes to a file."""
-    with said.open("wb") as output:
+def running(command: Command, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command in the background with its output in a file; end it with SIGTERM."""
+    with output.open("wb") as file:
         process = subprocess.Popen(
-            command.arguments, env=command.environment, stdout=output, stderr=output
+            command.arguments, env=command.environment, stdout=file, stderr=file
         )
     try:
         yield process
@@ -152,39 +152,39 @@ def running(command: Command, said: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def events(said: Path, name: str) -> list[dict[str, object]]:
-    """The log lines of one event so far."""
+def events(output: Path, name: str) -> list[dict[str, object]]:
+    """Return the log lines of one event so far."""
     mark = f'"event": "{name}"'
-    with said.open(encoding="utf-8") as lines:
+    with output.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if mark in line and line.endswith("}\n")]
 
 
 def wait_for(
-    said: Path, name: str, process: subprocess.Popen[bytes], within_s: float = 600
+    output: Path, name: str, process: subprocess.Popen[bytes], within_s: float = 600
 ) -> None:
     """
-    Until the event was logged.
+    Wait until the event is logged.
 
     Raises:
-        SystemExit: The process ended, or it took longer than *within_s*.
+        SystemExit: The process ended, or the wait took longer than *within_s*.
     """
     until_s = time.monotonic() + within_s
-    while not events(said, name):
+    while not events(output, name):
         if process.poll() is not None or time.monotonic() > until_s:
-            text = said.read_text("utf-8", "replace")
-            raise SystemExit(f"{name} did not come:\n{text[-4000:]}")
+            text = output.read_text("utf-8", "replace")
+            raise SystemExit(f"{name} was not logged:\n{text[-4000:]}")
         time.sleep(0.1)
 
 
 # -- profiles ----------------------------------------------------------------------------------------
 
 Profile = list[tuple[str, float]]
-"""Functions and their share of all samples, largest first."""
+"""Functions with their share of all samples, largest first."""
 
 
 def profiled(name: str, command: Command) -> Profile:
-    """One more run of it, under py-spy: the functions it was in, most often first."""
-    tell(f"profile of {name} ...")
+    """Run the command once more under py-spy and return its profile."""
+    report_progress(f"profile of {name} ...")
     with TemporaryDirectory(prefix="syncd-bench-") as folder:
         stacks = Path(folder) / "stacks"
         spy = command.within(*_spy(stacks), "--")
@@ -194,8 +194,8 @@ def profiled(name: str, command: Command) -> Profile:
 
 @contextmanager
 def spied(name: str, pid: int) -> Iterator[Profile]:
-    """A profile of a process that runs already, for as long as the block lasts; filled at its end."""
-    tell(f"profile of {name} ...")
+    """Profile a running process during the block; the list is filled at the end of the block."""
+    report_progress(f"profile of {name} ...")
     profile: Profile = []
     with TemporaryDirectory(prefix="syncd-bench-") as folder:
         stacks = Path(folder) / "stacks"
@@ -207,7 +207,7 @@ def spied(name: str, pid: int) -> Iterator[Profile]:
         try:
             yield profile
         finally:
-            spy.send_signal(signal.SIGINT)  # on which it writes down what it saw
+            spy.send_signal(signal.SIGINT)  # py-spy then writes its samples
             spy.wait(60)
             profile += _read(stacks)
 
@@ -223,7 +223,7 @@ def _read(stacks: Path) -> Profile:
 
 
 def flat(stacks: str) -> Profile:
-    """The innermost functions of collapsed stacks; threads that only wait are left out."""
+    """Count the innermost functions of collapsed stacks, without waiting threads."""
     counts: Counter[str] = Counter()
     for line in stacks.splitlines():
         frames, _, count = line.rpartition(" ")
@@ -235,9 +235,9 @@ def flat(stacks: str) -> Profile:
 
 
 def profile_lines(profile: Profile) -> Iterator[str]:
-    """It as Markdown; nothing where there is none."""
+    """Format the profile as Markdown; yield nothing if it is empty."""
     if profile:
-        yield "Where its time goes (py-spy, innermost functions, waiting left out):"
+        yield "Profile (py-spy, innermost functions, without waiting):"
         yield ""
         yield "```text"
         yield from (f"{share:6.1%}  {function}" for function, share in profile)

@@ -1,9 +1,9 @@
 """
-Runs a command and says what it took, as JSON on file descriptor 3.
+Run a command and write its resource usage as JSON to file descriptor 3.
 
-A process of its own, and a small one: the largest resident size that the kernel reports for a
-command begins with that of the process it was forked from. What was read is asked for between the
-command's end and its burial ("proc_pid_io(5)").
+This is a separate small process, because the maximum resident size that the kernel reports for a
+command includes that of the process it was forked from. The I/O counters are read after the command
+ends and before it is reaped ("proc_pid_io(5)").
 """
 
 import json
@@ -22,7 +22,7 @@ def main() -> None:
         count = {name: int(value) for name, _, value in (line.partition(":") for line in file)}
     _, status = os.waitpid(process, 0)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    taken = {
+    usage_of_command = {
         "wall_s": wall_s,
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "resident": usage.ru_maxrss * 1024,
@@ -30,7 +30,7 @@ def main() -> None:
         "read_from_disk": count["read_bytes"],
     }
     with open(3, "w", encoding="ascii") as file:
-        json.dump(taken, file)
+        json.dump(usage_of_command, file)
     sys.exit(os.waitstatus_to_exitcode(status) and 1)
 
 

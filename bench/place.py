@@ -1,4 +1,4 @@
-"""Where a run takes place: files, certificates, the sink, the cloud, and how syncd is told of them."""
+"""The environment of a run: files, certificates, the discarding server, the cloud, and syncd's settings."""
 
 import os
 import random
@@ -22,14 +22,14 @@ BUCKET = "bench"
 KEYS = Keys("bench", "bench", "us-east-1")
 PARTS = 4
 PART_MIB = 100
-SYNCD = [sys.executable, "-c", "from syncd.cli.entry import entry; entry()"]
+SYNCD = [sys.executable, "-c", "from syncd.cli.fast_path import entry; entry()"]
 HEADER = 128
 SYNCED = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The file, the endpoint, who vouches for it, and the cloud for syncd."""
+    """The file, the endpoint with its certificate, and the cloud for syncd."""
 
     file: Path
     endpoint: str
@@ -37,14 +37,14 @@ class Place:
     cloud: Sandbox
 
     def received(self) -> int:
-        """Bytes of bodies that the sink has got so far."""
+        """Return how many body bytes the endpoint has received."""
         trust = ssl.create_default_context(cafile=str(self.ca))
         with httpx.Client(verify=trust, trust_env=False) as client:
             return int(client.get(f"{self.endpoint}/-/received").headers["x-received"])
 
 
 def write_model(path: Path, size: int) -> None:
-    """A whole safetensors file that no compression helps with, all of it on the disk."""
+    """Write a complete safetensors file of random bytes, without holes."""
     data = size - HEADER
     header = f'{{"w":{{"dtype":"U8","shape":[{data}],"data_offsets":[0,{data}]}}}}'.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,12 +54,12 @@ def write_model(path: Path, size: int) -> None:
         while (left := size - file.tell()) > 0:
             file.write(noise[: min(left, len(noise))])
         file.flush()
-        if size > SYNCED:  # its pages could not be dropped before they are written
+        if size > SYNCED:  # dirty pages cannot be dropped from the cache
             os.fsync(file.fileno())
 
 
 def make_certificate(folder: Path, address: str = "127.0.0.1") -> tuple[Path, Path]:
-    """A certificate for *address* that vouches for itself, and its key."""
+    """Create a self-signed certificate for *address*, and its key."""
     certificate, key = folder / "ca.pem", folder / "ca.key"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
@@ -73,7 +73,7 @@ def make_certificate(folder: Path, address: str = "127.0.0.1") -> tuple[Path, Pa
 
 @contextmanager
 def sink(certificate: Path, key: Path, address: str = "127.0.0.1") -> Iterator[str]:
-    """The endpoint that discards, in a process of its own."""
+    """Run the discarding endpoint in its own process."""
     command = [sys.executable, "-m", "bench.sink", address, str(certificate), str(key)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
@@ -85,18 +85,18 @@ def sink(certificate: Path, key: Path, address: str = "127.0.0.1") -> Iterator[s
 
 
 def endpoint_of(url: str, ca: Path) -> S3Endpoint:
-    """The sink as the cloud's object store."""
+    """Return the endpoint as the cloud's object store."""
     return S3Endpoint(url, BUCKET, KEYS, str(ca))
 
 
 def switches() -> Switches:
-    """Parts of ``PART_MIB``, sessions that outlive a run, nothing listed: every run begins afresh."""
+    """Parts of ``PART_MIB``, long sessions, and no listing, so that no run adopts records."""
     return Switches(part_size=PART_MIB * MIB, access_token_lifetime_s=86_400, listing_off=404)
 
 
 @contextmanager
 def with_file(folder: Path, size: int) -> Iterator[Place]:
-    """One file, a sink over TLS, and a cloud in front of it."""
+    """Create a file, a discarding endpoint over TLS, and a cloud in front of it."""
     file = folder / "models" / "checkpoints" / "bench.safetensors"
     write_model(file, size)
     certificate, key = make_certificate(folder)
@@ -111,9 +111,9 @@ def syncd(
     models: Path, state: Path, *arguments: str, cloud: Sandbox | None = None, **settings: object
 ) -> Command:
     """
-    ``syncd`` with *arguments* on a tree, with the session of *cloud*'s user.
+    Return ``syncd`` with *arguments* for a tree, with a session of *cloud*.
 
-    Without a cloud it has one that nothing listens at: it watches, walks and queues. *Settings* are
+    Without a cloud, the API is unreachable, so syncd only watches, scans and queues. *settings* are
     named as in the environment (``UPLOAD__PARTS``).
     """
     base_url = "http://127.0.0.1:9/api/v1" if cloud is None else cloud.base_url
@@ -121,7 +121,7 @@ def syncd(
         "SYNCD_MODELS_DIR": str(models),
         "SYNCD_STATE_DIR": str(state),
         "SYNCD_API__BASE_URL": base_url,
-        "SYNCD_API__TOKEN": "dk-nobody" if cloud is None else cloud.session_token,
+        "SYNCD_API__TOKEN": "dk-none" if cloud is None else cloud.session_token,
         "SYNCD_SETTLE__QUIET_S": "0",
         "SYNCD_SETTLE__QUIET_CLOSED_S": "0",
         "SYNCD_LOG__FORMAT": "json",

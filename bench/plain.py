@@ -1,7 +1,8 @@
 """
-A plain uploader: what somebody writes who has httpx and an afternoon.
+A minimal uploader with httpx, for comparison.
 
-Threads, one synchronous client, a part at a time each, in pieces of 256 KiB. No digest, no resume.
+Threads share one synchronous client; each sends one part at a time in pieces of 256 KiB. It has no
+digests and cannot resume.
 
 Run as ``python -m bench.plain FILE URL CA THREADS PART_MIB``.
 """
@@ -19,7 +20,6 @@ PIECE = 256 * 1024
 
 
 def pieces(fd: int, offset: int, size: int) -> Iterator[bytes]:
-    """Bytes of the file."""
     end = offset + size
     while offset < end:
         piece = os.pread(fd, min(PIECE, end - offset), offset)

@@ -1,4 +1,4 @@
-"""Small pictures of curves; the one place that knows matplotlib."""
+"""Line plots; the only module that uses matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def draw(path: Path, curves: Mapping[str, Curve], *, x: str, y: str, marks: bool = True) -> Path:
-    """Write *curves*, each by its name, to a PNG at *path*, both axes from zero."""
+    """Draw *curves*, by name, to a PNG at *path*; both axes start at zero."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: goals first, then each scenario."""
+"""The report as Markdown: goals first, then each scenario."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,40 +8,40 @@ from bench.machine import sentence
 from bench.scenario import Scenario, table
 
 Document = dict[str, Any]
-"""``machine`` and ``scenarios``: what ``--json`` keeps."""
+"""``machine`` and ``scenarios``: the contents of the ``--json`` file."""
 
 INTRODUCTION = """\
-# How fast, and at what cost
+# Performance
 
-`make bench` measures syncd beside its peers, on the same bytes and in turns; this page is written by it:
+`make bench` compares syncd with similar tools on the same files. It runs them in turns and writes this page:
 
 ```sh
-make bench                                                    # everything, on a quiet machine
+make bench                                                    # everything, on an idle machine
 make bench ARGS='--only startup,latency'                      # some scenarios
-make bench ARGS='--quick'                                     # everything, too small to mean anything
-make bench ARGS='--json runs.json --write docs/performance.md'   # keep every run, write this page
-make bench ARGS='--only warm --profile'                       # where the time goes
+make bench ARGS='--quick'                                     # small sizes, to check that it runs
+make bench ARGS='--json runs.json --write docs/performance.md'   # save all runs and write this page
+make bench ARGS='--only warm --profile'                       # profile
 ```
 
-Seconds belong to one machine; ratios of one run are what is compared, and each is the median of the ratios
-of its rounds. *syncd* is the whole path: start, walk, structure check, hash, presign, send, compare,
-complete, register, database, exit. *syncd's door* is what it sends through, without anything around it:
-upload only. The peers only send."""
+Times depend on the machine; ratios within one run are comparable. Each ratio is the median of the ratios
+of all rounds. *syncd* is the complete job: start, scan, structure check, hash, presign, upload, comparison,
+complete, register, database, exit. *syncd, upload only* sends the file with the same code and does nothing
+else. The other tools only upload. Profiles show the function names of the measured version."""
 
 
 def markdown(
     document: Document, scenarios: Sequence[Scenario], pictures: Path | None = None
 ) -> Iterator[str]:
     """
-    The whole report.
+    Yield the lines of the report.
 
     Args:
-        pictures: Draw the curves into this folder, which is ``img`` beside the report.
+        pictures: Draw the plots into this folder, ``img`` next to the report.
     """
     known = [scenario for scenario in scenarios if scenario.name in document["scenarios"]]
     yield INTRODUCTION
     yield ""
-    yield "## Goals of the last run"
+    yield "## Goals and results"
     yield ""
     yield sentence(document["machine"])
     yield ""
@@ -52,7 +52,7 @@ def markdown(
 
 
 def _goals(document: Document, scenarios: Sequence[Scenario]) -> Iterator[str]:
-    heads = ("Measure", "goal", "measured", "measured / goal", "", "see")
+    heads = ("Measure", "Goal", "Measured", "Measured / goal", "", "Details")
     yield from table(
         heads,
         (
@@ -75,6 +75,6 @@ def _section(document: Document, scenario: Scenario, pictures: Path | None) -> I
 
 
 def _anchor(scenario: Scenario) -> str:
-    """As GitHub makes it of a heading."""
+    """Return the anchor that GitHub generates for the heading."""
     kept = (c for c in scenario.title.lower() if c.isalnum() or c in " -")
     return "".join(kept).replace(" ", "-")

@@ -1,8 +1,8 @@
 """
-Walks over large trees: the first, and one that finds nothing changed, against a bare walk.
+Scan large trees, the first time and again without changes, compared with a plain directory walk.
 
-The files are none that syncd takes, so that a walk is compared, judged and remembered, and
-nothing is sent. Run as ``python -m bench.rescan FOLDER`` it is the bare walk, and prints its seconds.
+syncd skips all of these files, so a scan compares and stores them, and nothing is sent.
+``python -m bench.rescan FOLDER`` is the plain walk; it prints its seconds.
 """
 
 import os
@@ -24,11 +24,22 @@ from bench.measure import (
     wait_for,
 )
 from bench.place import syncd
-from bench.scenario import MIB, Goal, Options, Result, Scenario, median, paired, spread, table, tell
+from bench.scenario import (
+    MIB,
+    Goal,
+    Options,
+    Result,
+    Scenario,
+    median,
+    paired,
+    report_progress,
+    spread,
+    table,
+)
 
 A_FOLDER = 1000
 ROUNDS = 3
-"""Of each tree at most: a round of a million files takes its time."""
+"""Maximum number of rounds per tree, because a million files take long."""
 
 
 def _run(options: Options) -> Result:
@@ -40,26 +51,26 @@ def _tree(files: int, rounds: int, options: Options) -> Result:
     with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name:
         folder = Path(name)
         models = folder / "models"
-        tell(f"making {files} files ...")
+        report_progress(f"creating {files} files ...")
         _make(models, files)
         result: Result = {"files": files, "walk_s": [], "first": [], "again": [], "profiles": {}}
-        _walked(models)  # the kernel knows all names by now
+        _walked(models)  # fill the kernel's cache
         for number in range(rounds):
             state = folder / f"state-{number}"
             result["walk_s"].append(_walked(models))
             for which in ("first", "again"):
-                scan = _scan(syncd(models, state), folder / "said")
+                scan = _scan(syncd(models, state), folder / "output")
                 result[which].append(scan)
-                tell(f"{files} files, {which}: {scan['wall_s']:.2f} s")
+                report_progress(f"{files} files, {which}: {scan['wall_s']:.2f} s")
         if options.profile:
             command = syncd(models, folder / "profiled", "--once")
             for which in ("first", "again"):
-                result["profiles"][which] = profiled(f"the {which} walk", command)
+                result["profiles"][which] = profiled(f"the {which} scan", command)
         return result
 
 
 def _make(models: Path, files: int) -> None:
-    """Texts: what is not taken."""
+    """Create text files, which syncd skips."""
     for number in range(files):
         folder = f"{models}/loras/{number // A_FOLDER:05}"
         if number % A_FOLDER == 0:
@@ -68,22 +79,22 @@ def _make(models: Path, files: int) -> None:
 
 
 def _walked(models: Path) -> float:
-    said = models.parent / "walked"
-    timed("walk", Command([sys.executable, "-m", "bench.rescan", str(models)]), said)
-    return float(said.read_text())
+    output = models.parent / "walked"
+    timed("walk", Command([sys.executable, "-m", "bench.rescan", str(models)]), output)
+    return float(output.read_text())
 
 
-def _scan(command: Command, said: Path) -> Result:
-    """A daemon's walk at its start; the largest resident size until then."""
-    with running(command, said) as process:
-        wait_for(said, "scan.finished", process, within_s=1800)
+def _scan(command: Command, output: Path) -> Result:
+    """Measure the daemon's first scan and its maximum resident size until then."""
+    with running(command, output) as process:
+        wait_for(output, "scan.finished", process, within_s=1800)
         resident = most_resident(process.pid)
-    (event,) = events(said, "scan.finished")
+    (event,) = events(output, "scan.finished")
     return {"wall_s": event["seconds"], "resident": resident, "changed": event["changed"]}
 
 
 def walk(folder: str) -> int:
-    """A stat of every file below *folder*; how many there are."""
+    """Stat every file below *folder*; return their number."""
     pending, files = [folder], 0
     while pending:
         with os.scandir(pending.pop()) as entries:
@@ -104,20 +115,20 @@ def _goals(result: Result) -> Iterator[Goal]:
     for tree in result["trees"]:
         files = f"{tree['files']:,} files"
         for which, name, bound in (
-            ("first", "first walk", 2.5),
-            ("again", "walk of an unchanged tree", 1.6),
+            ("first", "first scan", 2.5),
+            ("again", "scan of an unchanged tree", 1.6),
         ):
             ratio = paired(_walls(tree, which), tree["walk_s"])
-            yield Goal(f"{files}: {name} against a bare walk", ratio, bound)
+            yield Goal(f"{files}: {name} relative to a plain walk", ratio, bound)
             resident = max(scan["resident"] for scan in tree[which]) / MIB
             yield Goal(f"{files}: RSS of the {name}", resident, 100, "MiB")
 
 
 def _lines(result: Result) -> Iterator[str]:
-    yield "Seconds, median (least - most); names in the kernel's cache."
+    yield "Seconds, median (minimum - maximum); names are in the kernel's cache."
     yield ""
     yield from table(
-        ("Files", "bare walk", "first walk", "unchanged", "RSS MiB first / unchanged"),
+        ("Files", "Plain walk", "First scan", "Unchanged", "RSS MiB first / unchanged"),
         (
             (
                 f"{tree['files']:,}",
@@ -142,9 +153,9 @@ def _lines(result: Result) -> Iterator[str]:
 
 def _plots(result: Result, folder: Path) -> Iterator[Path]:
     files = [tree["files"] for tree in result["trees"]]
-    lines = {"bare walk": [median(tree["walk_s"]) for tree in result["trees"]]} | {
+    lines = {"plain walk": [median(tree["walk_s"]) for tree in result["trees"]]} | {
         name: [median(_walls(tree, which)) for tree in result["trees"]]
-        for which, name in (("first", "first walk"), ("again", "unchanged tree"))
+        for which, name in (("first", "first scan"), ("again", "unchanged tree"))
     }
     yield plots.draw(
         folder / "rescan.png",
@@ -154,7 +165,7 @@ def _plots(result: Result, folder: Path) -> Iterator[Path]:
     )
 
 
-SCENARIO = Scenario("rescan", "Walks over large trees", _run, _lines, _goals, _plots)
+SCENARIO = Scenario("rescan", "Scanning large trees", _run, _lines, _goals, _plots)
 
 
 if __name__ == "__main__":

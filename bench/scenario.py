@@ -1,4 +1,4 @@
-"""What a scenario is: something that is measured, the goals it is held to, and how it is told."""
+"""Base types: a scenario with its measurement, goals and report."""
 
 import statistics
 import sys
@@ -10,12 +10,12 @@ from typing import Any
 MIB, GIB = 1024 * 1024, 1024**3
 
 Result = dict[str, Any]
-"""What a run has shown, as it stands in the JSON document."""
+"""The result of a run, as stored in the JSON document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What ``make bench ARGS='...'`` was given; each scenario takes what concerns it."""
+    """The options of ``make bench ARGS='...'``."""
 
     dir: Path | None
     rounds: int
@@ -38,9 +38,9 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Goal:
     """
-    What was measured against what it should be.
+    A measured value and its goal.
 
-    *bound* is the most it may be, or with ``at_least`` the least. ``unit`` is empty for a ratio.
+    ``bound`` is the maximum, or with ``at_least`` the minimum. ``unit`` is empty for a ratio.
     """
 
     name: str
@@ -51,11 +51,10 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Is it as it should be?"""
         return self.measured >= self.bound if self.at_least else self.measured <= self.bound
 
     def cells(self) -> str:
-        """Goal, measured, their ratio, and what is to be said of it, as cells of a table."""
+        """Return goal, measured value, their ratio and whether it was missed, as table cells."""
         sign, unit = ("\u2265" if self.at_least else "\u2264"), f" {self.unit}" if self.unit else ""
         return (
             f"{self.name} | {sign} {self.bound:g}{unit} | {self.measured:.4g}{unit} |"
@@ -74,13 +73,13 @@ def _no_plots(result: Result, folder: Path) -> Iterator[Path]:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """
-    One thing that is measured.
+    One benchmark.
 
     Args:
-        run: Measures; what it returns becomes JSON.
-        lines: The result as Markdown.
-        goals: What it is held to.
-        plots: Draws into a folder; the files it made.
+        run: Measures and returns a result that can be stored as JSON.
+        lines: Formats the result as Markdown.
+        goals: Compares the result with its goals.
+        plots: Draws into a folder and yields the files.
     """
 
     name: str
@@ -91,29 +90,28 @@ class Scenario:
     plots: Callable[[Result, Path], Iterable[Path]] = _no_plots
 
 
-def tell(line: str) -> None:
-    """Say how far it is, on stderr."""
+def report_progress(line: str) -> None:
+    """Print progress to stderr."""
     sys.stderr.write(f"{line}\n")
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle one."""
     return float(statistics.median(values))
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios of each round: what the machine did meanwhile hit both alike."""
+    """Return the median of the ratios of each round, in which both had the same conditions."""
     return median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Median (least - most)."""
+    """Format the values as median (minimum - maximum)."""
     each = sorted(values)
     return f"{median(each):.{digits}f} ({each[0]:.{digits}f} - {each[-1]:.{digits}f})"
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The value that *share* of all are not above."""
+    """Return the value that *share* of all values do not exceed."""
     each = sorted(values)
     return each[min(len(each) - 1, int(share * len(each)))]
 

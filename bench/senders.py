@@ -1,4 +1,4 @@
-"""Who sends the file: syncd, its door without anything around it, and its peers."""
+"""The upload tools: syncd, its upload code alone, and other tools."""
 
 import os
 import shutil
@@ -11,34 +11,35 @@ from tempfile import TemporaryDirectory
 
 from bench.measure import Command
 from bench.place import BUCKET, KEYS, PART_MIB, PARTS, Place, syncd
-from bench.scenario import tell
+from bench.scenario import report_progress
 from syncd.sandbox.sigv4 import Keys
 
 AWS = Path("build/aws/bin/aws")
-"""Its pins do not agree with those of syncd, so it has a virtual environment of its own."""
+"""It has its own virtual environment, because its dependencies conflict with syncd's."""
+
+UPLOAD_ONLY = "syncd, upload only"
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """A program that sends the file. ``tool`` is what has to be installed."""
+    """A program that uploads the file. ``tool`` is the program that must be installed."""
 
     name: str
     tool: str | None = None
 
     @property
-    def there(self) -> bool:
-        """Can it be run?"""
+    def is_installed(self) -> bool:
         return self.tool is None or find(self.tool) is not None
 
     @contextmanager
     def ready(self, place: Place) -> Iterator[Command]:
-        """A fresh beginning: nothing of an earlier run is known to it."""
+        """Return its command with a clean state."""
         with TemporaryDirectory(prefix="syncd-bench-") as folder:
             yield _COMMANDS[self.name](place, Path(folder))
 
 
 def find(tool: str) -> str | None:
-    """The tool beside this Python, in its own environment, else on the path."""
+    """Find the tool next to this Python, in the AWS environment, or on the path."""
     for path in (Path(sys.executable).with_name(tool), AWS.with_name(tool)):
         if path.exists():
             return str(path)
@@ -46,18 +47,18 @@ def find(tool: str) -> str | None:
 
 
 def path_of(tool: str) -> str:
-    """The same, where it is known to be there."""
+    """Return the path of a tool that is known to be installed."""
     path = find(tool)
-    assert path is not None, "asked before"
+    assert path is not None, "checked before"
     return path
 
 
 def chosen(peers: tuple[str, ...]) -> list[Sender]:
-    """syncd, its door, and those of *peers* that are installed."""
-    wanted = {"syncd", "syncd's door", *peers}
-    senders = [sender for sender in SENDERS if sender.name in wanted and sender.there]
+    """Return syncd, its upload code alone, and the installed tools in *peers*."""
+    wanted = {"syncd", UPLOAD_ONLY, *peers}
+    senders = [sender for sender in SENDERS if sender.name in wanted and sender.is_installed]
     for name in sorted(wanted - {sender.name for sender in senders}):
-        tell(f"{name} is not installed, and left out")
+        report_progress(f"{name} is not installed and is skipped")
     return senders
 
 
@@ -78,8 +79,8 @@ def _script(module: str, place: Place) -> Command:
     return Command([sys.executable, "-m", module, *ends, str(PARTS), str(PART_MIB)])
 
 
-def _door(place: Place, folder: Path) -> Command:
-    return _script("bench.door", place)
+def _upload_only(place: Place, folder: Path) -> Command:
+    return _script("bench.upload_only", place)
 
 
 def _plain(place: Place, folder: Path) -> Command:
@@ -93,7 +94,7 @@ def _curl(place: Place, folder: Path) -> Command:
 
 
 def rclone(endpoint: str, ca: Path | None, *arguments: str, keys: Keys = KEYS) -> Command:
-    """``rclone`` for an S3 server that is none of the known ones."""
+    """Return an ``rclone`` command for a generic S3 server."""
     trust = [] if ca is None else ["--ca-cert", str(ca)]
     options = [
         "--config", os.devnull, *trust, "--s3-provider=Other", "--s3-env-auth",
@@ -133,7 +134,7 @@ def _aws(place: Place, folder: Path) -> Command:
         **_env(),
         "AWS_CA_BUNDLE": str(place.ca),
         "AWS_CONFIG_FILE": str(folder / "config"),
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # the others send none either
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # the other tools send none either
     }
     options = ["--endpoint-url", place.endpoint, "--only-show-errors"]
     command = [path_of("aws"), "s3", "cp", *options, str(place.file), f"s3://{BUCKET}/aws"]
@@ -142,7 +143,7 @@ def _aws(place: Place, folder: Path) -> Command:
 
 _COMMANDS = {
     "syncd": _syncd,
-    "syncd's door": _door,
+    UPLOAD_ONLY: _upload_only,
     "curl": _curl,
     "rclone": _rclone,
     "s5cmd": _s5cmd,
@@ -152,7 +153,7 @@ _COMMANDS = {
 
 SENDERS = (
     Sender("syncd"),
-    Sender("syncd's door"),
+    Sender(UPLOAD_ONLY),
     Sender("curl", "curl"),
     Sender("rclone", "rclone"),
     Sender("s5cmd", "s5cmd"),

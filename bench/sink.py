@@ -1,11 +1,11 @@
 """
-An S3 endpoint over TLS that throws every byte away: the ceiling that a sender can reach.
+An S3 endpoint over TLS that discards all data.
 
-It answers what uploaders ask, checks no signature and computes no digest, so that the time and the
-processor of a run are the sender's. Objects are remembered by their sizes only. ``GET /-/received``
-tells in the header ``x-received`` how many bytes of bodies came so far.
+It answers the requests of uploaders and checks no signatures and no digests, so a run measures the
+sender only. It stores the sizes of objects. The header ``x-received`` of ``GET /-/received`` contains
+the number of body bytes received.
 
-Run as ``python -m bench.sink ADDRESS CERTIFICATE KEY``: it prints its port and serves until its stdin
+Run as ``python -m bench.sink ADDRESS CERTIFICATE KEY``: it prints its port and serves until stdin
 ends.
 """
 
@@ -36,7 +36,7 @@ _EMPTY = (
 
 @dataclass(slots=True)
 class Objects:
-    """Sizes by path, the parts of unfinished uploads, and the bytes of all bodies so far."""
+    """Sizes by path, parts of unfinished uploads, and the number of body bytes received."""
 
     sizes: dict[str, int] = field(default_factory=dict)
     uploads: dict[str, dict[int, int]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request whose body has not been read."""
+    """A request whose body has not been read yet."""
 
     method: str
     path: str
@@ -59,7 +59,7 @@ class Request:
 
     @property
     def stored(self) -> int:
-        """Bytes of the object that the body is, without the chunk signatures around them."""
+        """Size of the object in the body, without chunk signatures."""
         return int(self.headers.get("x-amz-decoded-content-length", self.length))
 
     def one(self, name: str) -> str:
@@ -67,7 +67,7 @@ class Request:
 
 
 class Connection:
-    """One client, served until it leaves."""
+    """Serves one client until it disconnects."""
 
     def __init__(self, stream: ssl.SSLSocket, objects: Objects) -> None:
         self._stream = stream
@@ -102,7 +102,7 @@ class Connection:
 
     def _discard(self, request: Request) -> None:
         if "chunked" in request.headers.get("transfer-encoding", ""):
-            raise ConnectionError("bodies need a length here")
+            raise ConnectionError("a body needs a Content-Length")
         left = request.length - len(self._ahead)
         if left < 0:
             self._ahead = self._ahead[request.length :]
@@ -112,7 +112,7 @@ class Connection:
         while left:
             count = self._stream.recv_into(view[: min(left, PIECE)])
             if not count:
-                raise ConnectionError("the client left in a body")
+                raise ConnectionError("the client disconnected in a body")
             left -= count
 
     def _answer(self, request: Request) -> bytes:

@@ -1,8 +1,7 @@
 """
-Start-up: what the quick commands take against an interpreter that does nothing.
+Start-up time of short commands, compared with an empty Python program.
 
-With their bytecode at hand, as pip leaves it behind: a checkout whose interpreter may not write any
-(PYTHONDONTWRITEBYTECODE) would be measured compiling.
+The bytecode is compiled beforehand, as in an installation by pip.
 """
 
 import sys
@@ -21,7 +20,7 @@ NOTHING = "python -c pass"
 ASKING = ("status", "health")
 BESIDE = ", daemon running"
 TIMES = 4
-"""Runs a round: each is short."""
+"""Runs per round, because each is short."""
 
 
 def _run(options: Options) -> Result:
@@ -39,19 +38,19 @@ def _run(options: Options) -> Result:
         alone = {f"syncd {word}": _never_failing(quick(word)) for word in words}
         beside = {f"syncd {word}{BESIDE}": _never_failing(quick(word)) for word in ASKING}
         runs = _timed_in_turns({NOTHING: nothing} | alone, options.rounds)
-        with running(syncd(models, state, cloud=cloud), folder / "said") as daemon:
-            wait_for(folder / "said", "scan.finished", daemon)
-            told = _timed_in_turns({f"{NOTHING}{BESIDE}": nothing} | beside, options.rounds)
+        with running(syncd(models, state, cloud=cloud), folder / "output") as daemon:
+            wait_for(folder / "output", "scan.finished", daemon)
+            with_daemon = _timed_in_turns({f"{NOTHING}{BESIDE}": nothing} | beside, options.rounds)
         profiles = {
             f"syncd {word}": profiled(word, quick(word)) for word in words if options.profile
         }
-    return {"runs": runs, "beside": told, "profiles": profiles}
+    return {"runs": runs, "beside": with_daemon, "profiles": profiles}
 
 
 def _timed_in_turns(
     commands: Mapping[str, Command], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each once that does not count, to leave its bytecode, then in turns."""
+    """Run each once to compile its bytecode, then measure them in turns."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for number in range(rounds * TIMES + 1):
         for name, command in commands.items():
@@ -62,19 +61,19 @@ def _timed_in_turns(
 
 
 def _installed(command: Command, folder: Path) -> Command:
-    """*command* with its bytecode, wherever the sources may not have theirs beside them."""
+    """Return *command* with a bytecode cache in *folder*."""
     bytecode = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
     return Command(command.arguments, {**command.env, **bytecode})
 
 
 def _never_failing(command: Command) -> Command:
-    """``health`` tells by its exit code that no daemon runs, which is no failure here."""
+    """Ignore the exit code: ``health`` fails without a daemon."""
     return command.within("sh", "-c", '"$@" || true', "sh")
 
 
 def _ratios(runs: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, float]]:
-    """Of each but the first, which is what they are held against."""
-    nothing, *others = ([run["wall_s"] for run in each] for each in runs.values())
+    """Yield the ratio of each command to the first one."""
+    nothing, *others = ([run["wall_s"] for run in command] for command in runs.values())
     for name, walls in zip([*runs][1:], others, strict=True):
         yield name, paired(walls, nothing)
 
@@ -82,13 +81,13 @@ def _ratios(runs: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, flo
 def _goals(result: Result) -> Iterator[Goal]:
     for runs in (result["runs"], result["beside"]):
         for name, ratio in _ratios(runs):
-            yield Goal(f"{name}: against {NOTHING}", ratio, 4)
+            yield Goal(f"{name}: relative to {NOTHING}", ratio, 4)
 
 
 def _lines(result: Result) -> Iterator[str]:
     rows = [*result["runs"].items(), *result["beside"].items()]
     yield from table(
-        ("Command", "wall s", "RSS MiB"),
+        ("Command", "Time s", "RSS MiB"),
         (
             (
                 name,
@@ -105,4 +104,4 @@ def _lines(result: Result) -> Iterator[str]:
         yield from profile_lines(profile)
 
 
-SCENARIO = Scenario("startup", "Start-up of the quick commands", _run, _lines, _goals)
+SCENARIO = Scenario("startup", "Start-up of short commands", _run, _lines, _goals)

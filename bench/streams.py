@@ -1,7 +1,7 @@
 """
-Plain streams: what a line carries by itself, without TLS, HTTP and files.
+Plain TCP streams, to measure the capacity of the link without TLS, HTTP and files.
 
-Run as ``python -m bench.streams ADDRESS PORT COUNT``: sends over so many connections until it is
+Run as ``python -m bench.streams ADDRESS PORT COUNT``: it sends over COUNT connections until it is
 killed.
 """
 
@@ -16,7 +16,7 @@ PIECE = 256 * 1024
 
 @contextmanager
 def discarding(address: str) -> Iterator[int]:
-    """Take whatever comes at *address*, beside what this process does; the port."""
+    """Accept and discard data at *address* in the background; yield the port."""
     with socket.create_server((address, 0), backlog=256) as listener:
         threading.Thread(target=_accept, args=(listener,), daemon=True).start()
         yield listener.getsockname()[1]

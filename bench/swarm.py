@@ -1,4 +1,4 @@
-"""Many small files through a real S3 server: syncd's whole path against rclone, in turns."""
+"""Upload many small files to a real S3 server, with syncd and rclone in turns."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -7,14 +7,25 @@ from tempfile import TemporaryDirectory
 
 from bench.measure import profile_lines, profiled, timed
 from bench.place import BUCKET, syncd, write_model
-from bench.scenario import MIB, Goal, Options, Result, Scenario, median, paired, spread, table, tell
+from bench.scenario import (
+    MIB,
+    Goal,
+    Options,
+    Result,
+    Scenario,
+    median,
+    paired,
+    report_progress,
+    spread,
+    table,
+)
 from bench.senders import find, rclone
 from syncd.sandbox.server import S3Endpoint, Sandbox
 from syncd.sandbox.switches import Switches
 from tests.weed import Weed, weeding
 
 TRANSFERS = 4
-"""Files that rclone sends at once: as many as syncd has PUT slots at its start."""
+"""Parallel transfers of rclone: as many as syncd has PUT slots at its start."""
 
 
 def _run(options: Options) -> Result:
@@ -23,7 +34,7 @@ def _run(options: Options) -> Result:
     with TemporaryDirectory(prefix="syncd-bench-", dir=options.dir) as name:
         folder = Path(name)
         for number in range(options.swarm_files):
-            # A byte more each: files with the same bytes would not be sent.
+            # Each file is one byte longer: equal files would not be sent.
             path = folder / "models" / "loras" / f"{number:04}.safetensors"
             write_model(path, MIB + number)
         runs: Result = {"syncd": [], "rclone": []}
@@ -31,7 +42,7 @@ def _run(options: Options) -> Result:
         with weeding(folder / "weed") as server:
             for number in range(options.rounds):
                 _round(runs, folder, server, f"{BUCKET}-{number}")
-                tell(f"round {number + 1}/{options.rounds}")
+                report_progress(f"round {number + 1}/{options.rounds}")
             profile = _profile(folder, server) if options.profile else []
     return {"files": options.swarm_files, "runs": runs, "profile": profile}
 
@@ -61,18 +72,20 @@ def _walls(result: Result, name: str) -> list[float]:
 
 def _goals(result: Result) -> Iterator[Goal]:
     ratio = paired(_walls(result, "syncd"), _walls(result, "rclone"))
-    yield Goal(f"{result['files']:,} files of 1 MiB, whole path: wall against rclone", ratio, 0.6)
+    yield Goal(
+        f"{result['files']:,} files of 1 MiB, complete job: time relative to rclone", ratio, 0.6
+    )
 
 
 def _lines(result: Result) -> Iterator[str]:
     files = result["files"]
     yield (
-        f"{files:,} files of 1 MiB into SeaweedFS on this machine, which checks every signature; rclone"
-        f" with {TRANSFERS} transfers. syncd makes two API calls a file beside the PUT."
+        f"{files:,} files of 1 MiB to SeaweedFS on this machine, which checks every signature; rclone"
+        f" with {TRANSFERS} transfers. syncd makes two API calls per file in addition to the PUT."
     )
     yield ""
     yield from table(
-        ("Program", "wall s", "files a second", "CPU ms a file", "RSS MiB"),
+        ("Program", "Time s", "Files per second", "CPU ms per file", "RSS MiB"),
         (
             (
                 name,
@@ -88,4 +101,4 @@ def _lines(result: Result) -> Iterator[str]:
     yield from profile_lines(result["profile"])
 
 
-SCENARIO = Scenario("swarm", "A swarm of small files", _run, _lines, _goals)
+SCENARIO = Scenario("swarm", "Many small files", _run, _lines, _goals)

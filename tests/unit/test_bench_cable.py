@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from bench.cable import BIN_S, FLOWS, Frame, Way, Window, _sum, shape
+from bench.cable import BIN_S, FLOWS, Direction, Frame, Window, _sum, shape
 
 SEGMENT = 100
 SEQUENCE = 0xFFFFFF00
@@ -23,16 +23,16 @@ def packet(segments: int) -> bytes:
     return struct.pack("<BBHHHH", 1, 1, 40, SEGMENT, 20, 16) + ip + tcp + data
 
 
-def way(loss: float, seed: int) -> Way:
-    return Way(0, 1e9, 0.0, loss, random.Random(seed))
+def direction(loss: float, seed: int) -> Direction:
+    return Direction(0, 1e9, 0.0, loss, random.Random(seed))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_survives_are_whole_segments_at_their_place_in_the_stream(seed: int) -> None:
     whole = Frame.of(packet(12))
-    line = way(0.2, seed)
+    line = direction(0.2, seed)
 
-    line.take(packet(12), 0.0)
+    line.accept(packet(12), 0.0)
 
     for _, raw, _ in line.waiting:
         piece = Frame.of(raw)
@@ -48,19 +48,19 @@ def test_what_survives_are_whole_segments_at_their_place_in_the_stream(seed: int
 
 
 def test_segments_are_lost_as_often_as_asked_for() -> None:
-    line, sent = way(0.1, 1), 2000 * 12
+    line, sent = direction(0.1, 1), 2000 * 12
 
     for _ in range(2000):
-        line.take(packet(12), 1e9)
+        line.accept(packet(12), 1e9)
 
     arrived = sum(Frame.of(raw).segments for _, raw, _ in line.waiting)
     assert 0.08 < 1 - arrived / sent < 0.12
 
 
 def test_a_line_without_loss_hands_on_every_packet_as_it_is_after_its_time() -> None:
-    line = Way(0, 1e6, 0.5, 0.0, random.Random(1))
+    line = Direction(0, 1e6, 0.5, 0.0, random.Random(1))
 
-    line.take(packet(12), 10.0)
+    line.accept(packet(12), 10.0)
 
     ((due_s, raw, payload),) = line.waiting
     assert raw == packet(12)
@@ -69,10 +69,10 @@ def test_a_line_without_loss_hands_on_every_packet_as_it_is_after_its_time() -> 
 
 
 def test_a_full_queue_drops_what_comes() -> None:
-    line = Way(0, 1000.0, 0.0, 0.0, random.Random(1))
+    line = Direction(0, 1000.0, 0.0, 0.0, random.Random(1))
 
     for _ in range(5):
-        line.take(packet(12), 0.0)
+        line.accept(packet(12), 0.0)
 
     assert len(line.waiting) == 1
 
@@ -86,7 +86,7 @@ def test_what_is_no_tcp_is_one_packet_without_payload() -> None:
 
 
 def test_a_window_begins_when_a_body_flows_and_ends_after_its_time() -> None:
-    line = way(0.0, 1)
+    line = direction(0.0, 1)
     window = Window(line, 3 * BIN_S)
     line.delivered.update({10: FLOWS, 11: FLOWS + 1, 13: 7, 14: 9})  # handshakes, then a body
 
@@ -100,7 +100,7 @@ def test_a_window_begins_when_a_body_flows_and_ends_after_its_time() -> None:
 
 
 def test_ninety_nine_of_a_hundred_packets_are_no_later_than_is_told() -> None:
-    line = way(0.0, 1)
+    line = direction(0.0, 1)
     window = Window(line, BIN_S)
     line.delivered[1] = FLOWS + 1
     window.over(1.5 * BIN_S)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bench.cable import BIN_S
-from bench.line import ONE, OURS, Case, _said, _shares, _talking
+from bench.line import ONE, OURS, Case, _json_process, _read_line, _shares
 
 
 def route(control: str, sender: str) -> list[str]:
@@ -29,15 +29,18 @@ def test_each_second_of_the_last_third_is_a_share_of_the_line() -> None:
 
 def test_a_process_that_says_nothing_or_ends_is_an_error_with_its_name() -> None:
     silent, gone = (sys.executable, "-c", "input()"), (sys.executable, "-c", "")
-    with _talking(*silent) as process, pytest.raises(SystemExit, match=r"input.*nothing for 0 s"):
-        _said(process, 0)
-    with _talking(*gone) as process, pytest.raises(SystemExit, match="ended"):
-        _said(process)
+    with (
+        _json_process(*silent) as process,
+        pytest.raises(SystemExit, match=r"input.*nothing for 0 s"),
+    ):
+        _read_line(process, 0)
+    with _json_process(*gone) as process, pytest.raises(SystemExit, match="ended"):
+        _read_line(process)
 
 
 def test_who_waits_looks_meanwhile() -> None:
     looks = 0
-    with _talking(sys.executable, "-c", "input(); print('[7]')") as process:
+    with _json_process(sys.executable, "-c", "input(); print('[7]')") as process:
 
         def look() -> None:
             nonlocal looks
@@ -47,5 +50,5 @@ def test_who_waits_looks_meanwhile() -> None:
                 process.stdin.write("\n")
                 process.stdin.flush()
 
-        assert _said(process, 30, look) == [7]
+        assert _read_line(process, 30, look) == [7]
     assert looks >= 1

@@ -1,9 +1,9 @@
 """
-syncd's door to the object store without anything around it: threads that read pieces and send parts.
+Upload a file with syncd's object store client and nothing else: no digests, database or API.
 
-No digest, no database, no cloud: what ``syncd`` takes more than this is what those cost.
+The difference to ``syncd`` is the cost of these.
 
-Run as ``python -m bench.door FILE URL CA SLOTS PART_MIB``.
+Run as ``python -m bench.upload_only FILE URL CA SLOTS PART_MIB``.
 """
 
 import os
@@ -23,7 +23,6 @@ MIB = 1024 * 1024
 
 
 def pieces(fd: int, part: Part) -> Iterator[bytes]:
-    """The part's bytes as they lie on disk."""
     offset, end = part.offset, part.offset + part.size
     while offset < end:
         piece = os.pread(fd, min(PIECE_SIZE, end - offset), offset)
