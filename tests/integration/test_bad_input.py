@@ -175,7 +175,7 @@ def test_a_session_for_another_team_needs_a_person(home: Home, cloud: Sandbox) -
     done = home.once()
 
     assert done.code == 77
-    says(done.out, "presign: HTTP 403", "not a member of this team", "Ask the team's owner")
+    says(done.out, "presign: HTTP 403", "not a member of this team", "Ask the owner of the team")
     assert home.status()["holds"][0]["needs_person"]
     assert home.counts() == {"waiting": 2} or home.counts() == {"queued": 2}
 
