@@ -1,4 +1,4 @@
-"""What an answer means, stated independently of the tables that decide it."""
+"""The kind of failure of a response."""
 
 import time
 
@@ -36,7 +36,7 @@ STORE = (Call.PUT_BODY, Call.PUT_PART)
 
 @pytest.mark.parametrize("call", Call)
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206])
-def test_any_2xx_is_a_success(call: Call, status: int) -> None:
+def test_2xx_is_success(call: Call, status: int) -> None:
     assert classify(call, status) is None
 
 
@@ -82,35 +82,35 @@ def test_api_503_with_retry_after_is_a_throttle(call: Call) -> None:
 
 
 @pytest.mark.parametrize("call", API)
-def test_api_401_is_the_credentials_fault(call: Call) -> None:
+def test_api_401_is_refused_credential(call: Call) -> None:
     assert classify(call, 401, credential="session") is Kind.SESSION_REFUSED
     expected = Kind.NEEDS_SIGN_IN if call in MULTIPART else Kind.DEVICE_KEY_REFUSED
     assert classify(call, 401, credential="device") is expected
 
 
 @pytest.mark.parametrize("call", API)
-def test_api_403_is_not_allowed_but_multipart_with_a_device_key_needs_sign_in(call: Call) -> None:
+def test_api_403_is_not_allowed_or_needs_sign_in(call: Call) -> None:
     assert classify(call, 403, credential="session") is Kind.NOT_ALLOWED
     expected = Kind.NEEDS_SIGN_IN if call in MULTIPART else Kind.NOT_ALLOWED
     assert classify(call, 403, credential="device") is expected
 
 
 @pytest.mark.parametrize("call", API)
-def test_a_404_from_a_route_that_never_answered_is_an_unknown_route(call: Call) -> None:
-    speaks_of_data = {Call.REGISTER: Kind.OBJECT_MISSING, Call.GET_MODEL: Kind.OTHER_CLIENT_ERROR}
-    expected = speaks_of_data.get(call, Kind.ROUTE_UNKNOWN)
+def test_404_of_route_that_never_answered_is_unknown_route(call: Call) -> None:
+    about_data = {Call.REGISTER: Kind.OBJECT_MISSING, Call.GET_MODEL: Kind.OTHER_CLIENT_ERROR}
+    expected = about_data.get(call, Kind.ROUTE_UNKNOWN)
     assert classify(call, 404, route_answered=False) is expected
 
 
 @pytest.mark.parametrize("call", API)
-def test_a_404_from_a_route_that_has_answered_speaks_of_the_thing(call: Call) -> None:
+def test_404_of_route_that_answered_is_missing_object(call: Call) -> None:
     gone = {Call.REGISTER: Kind.OBJECT_MISSING, **dict.fromkeys(MULTIPART, Kind.UPLOAD_GONE)}
     expected = gone.get(call, Kind.OTHER_CLIENT_ERROR)
     assert classify(call, 404, route_answered=True) is expected
 
 
 @pytest.mark.parametrize("call", API)
-def test_a_409_is_a_record_in_the_way_or_an_upload_in_use(call: Call) -> None:
+def test_api_409_is_conflict_of_record_or_upload(call: Call) -> None:
     expected = Kind.STORE_CONFLICT if call in MULTIPART else Kind.CONFLICT
     assert classify(call, 409) is expected
 
@@ -166,17 +166,19 @@ def test_a_409_is_a_record_in_the_way_or_an_upload_in_use(call: Call) -> None:
         (501, "NotImplemented", "route_unknown"),
     ],
 )
-def test_store_answers(call: Call, status: int, code: str | None, kind: str) -> None:
+def test_store_response_maps_by_code_first(
+    call: Call, status: int, code: str | None, kind: str
+) -> None:
     assert classify(call, status, s3_code=code) == kind
 
 
-def test_a_part_without_its_upload_is_gone_and_a_body_without_its_place_is_not_our_case() -> None:
+def test_store_404_of_part_is_gone_upload() -> None:
     assert classify(Call.PUT_PART, 404) is Kind.UPLOAD_GONE
     assert classify(Call.PUT_BODY, 404) is Kind.OTHER_CLIENT_ERROR
 
 
 @pytest.mark.parametrize("code", [None, "AccessDenied", "SignatureDoesNotMatch", "Unheard"])
-def test_a_store_403_past_the_deadline_is_a_dead_url(code: str | None) -> None:
+def test_store_403_past_deadline_is_expired_url(code: str | None) -> None:
     assert classify(Call.PUT_PART, 403, s3_code=code, past_deadline=True) is Kind.URL_EXPIRED
     assert classify(Call.PUT_PART, 400, s3_code=code, past_deadline=True) is not Kind.URL_EXPIRED
 
@@ -185,11 +187,11 @@ def test_a_store_403_past_the_deadline_is_a_dead_url(code: str | None) -> None:
     ("code", "kind"),
     [("RequestTimeTooSkewed", Kind.CLOCK_SKEW), ("AccountProblem", Kind.STORE_ACCESS_DENIED)],
 )
-def test_a_deadline_does_not_explain_away_the_clock_or_the_account(code: str, kind: Kind) -> None:
+def test_store_403_of_clock_or_account_stays_so_past_deadline(code: str, kind: Kind) -> None:
     assert classify(Call.PUT_BODY, 403, s3_code=code, past_deadline=True) is kind
 
 
-def test_an_error_inside_a_success_is_an_error() -> None:
+def test_error_document_in_200_is_failure() -> None:
     assert classify(Call.COMPLETE, 200, s3_code="InternalError") is Kind.SERVER_FAULT
     assert classify(Call.COMPLETE, 200, s3_code="SlowDown") is Kind.STORE_THROTTLED
     assert classify(Call.COMPLETE, 200, s3_code="Unheard") is Kind.SERVER_FAULT
@@ -197,7 +199,7 @@ def test_an_error_inside_a_success_is_an_error() -> None:
 
 @pytest.mark.parametrize("call", [Call.PRESIGN, Call.PUT_BODY])
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 422])
-def test_a_web_page_where_data_is_due_is_a_portal(call: Call, status: int) -> None:
+def test_html_instead_of_data_is_captive_portal(call: Call, status: int) -> None:
     assert classify(call, status, html=True) is Kind.CAPTIVE_PORTAL
 
 
@@ -205,11 +207,11 @@ def test_a_web_page_where_data_is_due_is_a_portal(call: Call, status: int) -> No
     ("status", "kind"),
     [(502, Kind.SERVER_TRANSIENT), (413, Kind.TOO_LARGE), (429, Kind.API_THROTTLED)],
 )
-def test_a_gateways_error_page_counts_by_its_status(status: int, kind: Kind) -> None:
+def test_html_error_page_of_gateway_maps_by_status(status: int, kind: Kind) -> None:
     assert classify(Call.PRESIGN, status, html=True) is kind
 
 
-def test_only_a_clear_refusal_leaves_no_doubt() -> None:
+def test_request_may_have_taken_effect_after_2xx_408_and_5xx() -> None:
     doubtful = [status for status in range(200, 600) if leaves_doubt(status)]
 
     assert doubtful == [*range(200, 300), 408, *range(500, 600)]
@@ -225,7 +227,7 @@ def test_only_a_clear_refusal_leaves_no_doubt() -> None:
         (Kind.REQUEST_REFUSED, Permanent),
     ],
 )
-def test_errors_are_of_the_class_their_row_names(kind: Kind, error: type[Exception]) -> None:
+def test_error_has_class_of_its_row(kind: Kind, error: type[Exception]) -> None:
     made = to_error(kind, "what happened", retry_after_s=3, unclear=True)
 
     assert type(made) is error
@@ -237,12 +239,12 @@ def test_errors_are_of_the_class_their_row_names(kind: Kind, error: type[Excepti
     )
 
 
-def test_the_call_decides_where_a_row_tells_calls_apart() -> None:
+def test_error_class_may_depend_on_call() -> None:
     assert type(to_error(Kind.REDIRECTED, "m", call=Call.PRESIGN)) is NeedsOperator
     assert type(to_error(Kind.REDIRECTED, "m", call=Call.PUT_PART)) is Retryable
 
 
-def test_whatever_needs_a_person_says_what_to_do() -> None:
+def test_operator_error_has_advice() -> None:
     for kind in Kind:
         made = to_error(kind, "m")
         if isinstance(made, NeedsOperator) and kind is not Kind.STATE_ERROR:
@@ -253,7 +255,7 @@ def test_whatever_needs_a_person_says_what_to_do() -> None:
 XML = '<?xml version="1.0"?>\n<Error><Code>{}</Code><Message>m</Message></Error>'
 
 
-def test_the_code_is_found_in_an_error_document() -> None:
+def test_s3_code_is_read_from_error_document() -> None:
     assert s3_code(XML.format("SlowDown").encode()) == "SlowDown"
     assert s3_code(XML.format(" Slow.Down2\n").encode()) == "Slow.Down2"
     assert s3_code(b'<Error xmlns="urn:x">\n  <Code>A</Code><Code>B</Code></Error>') == "A"
@@ -273,16 +275,16 @@ def test_the_code_is_found_in_an_error_document() -> None:
         b"\xff\xfe<\x00E\x00",
     ],
 )
-def test_nothing_else_is_taken_for_a_code(body: bytes) -> None:
+def test_other_text_is_not_s3_code(body: bytes) -> None:
     assert s3_code(body) is None
 
 
-def test_a_hostile_error_document_costs_no_time() -> None:
+def test_I33_hostile_error_document_is_scanned_in_linear_time() -> None:
     started = time.perf_counter()
 
     assert s3_code(b"<Error" * 170_000) is None
     assert s3_code(b"<Error>" + b"<Code>" * 170_000) is None
-    assert time.perf_counter() - started < 10  # by looking back from each it would take hours
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize(
@@ -297,13 +299,13 @@ def test_a_hostile_error_document_costs_no_time() -> None:
         (None, b"", False),
     ],
 )
-def test_a_web_page_is_known_by_type_or_beginning(
+def test_html_is_recognised_by_type_or_first_bytes(
     content_type: str | None, body: bytes, expected: bool
 ) -> None:
     assert looks_like_html(content_type, body) is expected
 
 
-def test_a_servers_words_are_shown_on_one_short_line_without_secrets() -> None:
+def test_I22_server_message_is_one_short_line_without_secrets() -> None:
     text = (
         "no\x1b[2J\n dk-canary at https://h/p?X-Amz-Signature=canary&b=1 and 'http://g/?q=canary'"
     )
@@ -317,7 +319,7 @@ def test_a_servers_words_are_shown_on_one_short_line_without_secrets() -> None:
     assert len(server_message("x" * 1000)) == 300
 
 
-def test_a_request_died_on_a_reused_connection_only_if_no_byte_came_back() -> None:
+def test_dead_reused_connection_is_recognised_by_trace_events() -> None:
     sent, opened = "http11.send_request_headers.started", "connection.connect_tcp.started"
     answered = "http11.receive_response_headers.complete"
 
@@ -327,7 +329,7 @@ def test_a_request_died_on_a_reused_connection_only_if_no_byte_came_back() -> No
     assert not died_on_reused_connection(())
 
 
-def test_a_cause_is_found_through_the_chain() -> None:
+def test_cause_is_found_through_chain() -> None:
     inner = KeyError("inner")
     outer = ValueError("outer")
     outer.__cause__ = OSError("between")
