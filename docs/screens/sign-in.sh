@@ -1,12 +1,12 @@
 #!/bin/sh
-# What docs/sign-in.md shows of `syncd login`, of a box that has only a device key and meets a file
-# of 6 GB, and of `syncd whoami` before and after the sign-in that lets it go. A tmux session and a
-# stand-in cloud; what a browser would do is done by curl.
+# Produces the output in docs/sign-in.md: `syncd login`, a machine with only a device key and a file of
+# 6 GB, and `syncd whoami` before and after `syncd login --large-files`. It uses tmux and a stand-in
+# cloud; curl confirms the code instead of a browser.
 #
 #     docs/screens/sign-in.sh [PORT]
 #
-# Needs tmux, curl, and for some seconds 6 GB of room, which are allocated and never written;
-# everything happens in a temporary directory, which is shown as /demo.
+# Needs tmux, curl, and for some seconds 6 GB of disk space, which is allocated and not written. Uses a
+# temporary directory, shown as /demo.
 set -eu
 port=${1:-8787}
 syncd=${SYNCD:-syncd}
@@ -47,15 +47,15 @@ shown() { sed -e "s#$home#/demo#g" -e 's/ *$//'; }
 run() {
     printf '\n$ syncd %s\n' "$*"
     code=0
-    "$syncd" "$@" 2>>"$home/syncd.log" >"$home/said" || code=$?
-    shown <"$home/said"
+    "$syncd" "$@" 2>>"$home/syncd.log" >"$home/output" || code=$?
+    shown <"$home/output"
     [ "$code" = 0 ] || printf '$ echo $?\n%s\n' "$code"
 }
 
 printf '$ syncd login\n'
 tmux -L "sign-in-$$" -f /dev/null new-session -d -x 110 -y 45 "$syncd login; sleep 60"
 shot() { tmux -L "sign-in-$$" capture-pane -p -J; }
-until shot | grep -q 'Waiting for that'; do sleep 0.2; done
+until shot | grep -q 'user_code=.*'; do sleep 0.2; done
 curl -sf "$(shot | grep -o 'http://[^ ]*user_code=[A-Z0-9-]*')" >/dev/null
 until shot | grep -q 'login --large-files'; do sleep 0.2; done
 shot | sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' | shown

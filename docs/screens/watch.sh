@@ -1,11 +1,11 @@
 #!/bin/sh
-# What `syncd status --watch` looks like during an upload on which much goes wrong: a tmux session
-# beside a stand-in cloud that fails on purpose. Prints the screen after so many seconds, what
-# `syncd file` says of two files then, and the screen once more after `syncd pause`.
+# Produces the output in docs/screens/watch.md: `syncd status --watch` in a tmux session during an upload
+# to a stand-in cloud with injected faults. Prints the screen after SECONDS, the output of `syncd file`
+# for two files, and the screen after `syncd pause`.
 #
 #     docs/screens/watch.sh [SECONDS]
 #
-# Needs tmux and curl; everything happens in a temporary directory.
+# Needs tmux and curl. Uses a temporary directory.
 set -eu
 seconds=${1:-25}
 syncd=${SYNCD:-syncd}
