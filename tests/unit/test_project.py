@@ -264,24 +264,6 @@ def test_unit_passes_the_token_as_credential_only() -> None:
     assert service["ExecStart"] == "/usr/local/bin/syncd"
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("Type", "notify"),
-        ("User", "syncd"),
-        ("StateDirectory", "syncd"),
-        ("RuntimeDirectory", "syncd"),
-        ("ConfigurationDirectory", "syncd"),
-        ("NoNewPrivileges", "yes"),
-        ("ProtectSystem", "strict"),
-        ("ProtectHome", "read-only"),
-        ("PrivateTmp", "yes"),
-    ],
-)
-def test_unit_confines_the_service(key: str, value: str) -> None:
-    assert unit()["Service"][key] == value
-
-
 def test_make_without_target_lists_demo_and_test() -> None:
     shown = make(cwd=TOP)
 
