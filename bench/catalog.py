@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from syncd.clock import SystemClock
 from syncd.cloud.transport import build_client
-from syncd.core.catalog.drift import Comparison, Local
+from syncd.core.catalog.drift import Comparison, LocalFile
 from tests.cloud import cloud_client
 
 
@@ -62,7 +62,7 @@ def serve(records: int) -> ThreadingHTTPServer:
 async def compare(url: str, files: int) -> int:
     """Compare *files* files with the catalog at *url*; return how many are equal."""
     comparison = Comparison(
-        Local((1, str(n)), f"models/loras/{n}.safetensors", 1000 + n, digest(n))
+        LocalFile((1, str(n)), f"models/loras/{n}.safetensors", 1000 + n, digest(n))
         for n in range(files)
     )
     async with build_client() as client:

@@ -12,7 +12,14 @@ from syncd.cli.comparison import Inquiry
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.run import require_credential
 from syncd.config.loader import Loaded
-from syncd.core.catalog.plan_file import Line, PlanAction, Unusable, agenda, read, written
+from syncd.core.catalog.plan_file import (
+    InvalidPlan,
+    Line,
+    PlanAction,
+    format_plan,
+    parse_plan,
+    plan_lines,
+)
 from syncd.daemon.apply_plan import Applied
 from syncd.errors import SyncdError
 from syncd.ingest.dry_run import Planned
@@ -58,14 +65,14 @@ def read_agenda(loaded: Loaded, file: str) -> list[Line]:
     The lines of the plan in *file*.
 
     Raises:
-        PlanUnusable: It cannot be read, or is no plan for this cloud.
+        PlanUnusable: It cannot be read, or is not a plan for this cloud.
     """
     try:
         with open(file, encoding="utf-8") as stream:
-            return read(stream, base_url=loaded.settings.api.base_url)
+            return parse_plan(stream, base_url=loaded.settings.api.base_url)
     except OSError as error:
         raise PlanUnusable(f"{printable(file)} cannot be read: {error.strerror}") from None
-    except (Unusable, UnicodeDecodeError) as error:
+    except (InvalidPlan, UnicodeDecodeError) as error:
         raise PlanUnusable(
             f"{printable(file)} cannot be applied: {printable(str(error))}. Make a new one with: "
             "syncd plan --out FILE"
@@ -87,7 +94,7 @@ def write_agenda(loaded: Loaded, planned: Planned, file: str) -> None:
         # What could not be looked at may hold a record's file: nothing is concluded from that.
         owned = [] if report is None or planned.problems else report.owned()
     lines = list(
-        agenda(
+        plan_lines(
             planned.steps,
             inquiry.kept,
             owned,
@@ -101,7 +108,7 @@ def write_agenda(loaded: Loaded, planned: Planned, file: str) -> None:
     try:
         with open(file, "w", encoding="utf-8") as stream:
             stream.writelines(
-                f"{text}\n" for text in written(lines, base_url=settings.api.base_url)
+                f"{text}\n" for text in format_plan(lines, base_url=settings.api.base_url)
             )
     except OSError as error:
         raise PlanUnusable(f"{printable(file)} cannot be written: {error.strerror}") from None

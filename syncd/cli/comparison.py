@@ -8,7 +8,7 @@ from syncd.cli.cloud_session import reaching
 from syncd.cloud.capabilities import NO_LISTING
 from syncd.cloud.client import CloudClient
 from syncd.config.loader import Loaded
-from syncd.core.catalog.drift import Comparison, Finding, Kind, Local
+from syncd.core.catalog.drift import Comparison, Finding, FindingKind, LocalFile
 from syncd.core.catalog.plan import Action
 from syncd.errors import JobError, NeedsOperator, SyncdError
 from syncd.fs import hashing
@@ -45,7 +45,7 @@ def own_records(loaded: Loaded) -> list[Record]:
         return [] if report is None else report.own_records()
 
 
-def locals_of(planned: Planned) -> list[Local]:
+def locals_of(planned: Planned) -> list[LocalFile]:
     """The files that should be in the catalog, with the hashes that are still true."""
     files = []
     for step in planned.steps:
@@ -54,7 +54,7 @@ def locals_of(planned: Planned) -> list[Local]:
             known = planned.known.get(key)
             unchanged = known is not None and known.fingerprint.same_file_as(step.fingerprint)
             sha256 = known.sha256 if known is not None and unchanged else None
-            files.append(Local(key, step.model_path, step.size, sha256))
+            files.append(LocalFile(key, step.model_path, step.size, sha256))
     return files
 
 
@@ -78,7 +78,7 @@ class Inquiry:
         self._equal = equal
         self.listed = True
         self.kept: list[Finding] = []
-        self.counts: Counter[Kind] = Counter()
+        self.counts: Counter[FindingKind] = Counter()
         self.unread: dict[str, str] = {}
 
     async def ask_cloud(self, loaded: Loaded) -> None:
@@ -102,7 +102,7 @@ class Inquiry:
             self.listed = False
             for record in own_records(self._loaded):
                 self._add(record)
-        for finding in self._comparison.rest():
+        for finding in self._comparison.finish():
             self._keep(finding)
 
     @property
@@ -111,7 +111,7 @@ class Inquiry:
         return any(each.is_drift for each in self.kept)
 
     def _add(self, record: Record) -> None:
-        for file in self._comparison.unread(record):
+        for file in self._comparison.unhashed(record):
             self._read(file)
         finding = self._comparison.add(record)
         if finding is not None:
@@ -124,11 +124,11 @@ class Inquiry:
 
     async def _whole(self, api: CloudClient, record: Record) -> Record:
         """The record, read by itself where the listing leaves out what a file's place asks for."""
-        if record.file_hash is None and self._comparison.at(record.model_path) is not None:
+        if record.file_hash is None and self._comparison.file_at(record.model_path) is not None:
             return await api.get_model(record.id) or record
         return record
 
-    def _read(self, file: Local) -> None:
+    def _read(self, file: LocalFile) -> None:
         """Learn its hash; a file that cannot be read has none, and equals nothing."""
         path = os.path.join(self._roots[file.key[0]].path, file.key[1])
         try:
@@ -136,7 +136,7 @@ class Inquiry:
         except JobError as error:
             self.unread[printable(path)] = str(error)
             sha256 = ""
-        self._comparison.learn(file, sha256)
+        self._comparison.set_hash(file, sha256)
 
 
 def sha256_of_file(path: str, fingerprint: Fingerprint) -> str:

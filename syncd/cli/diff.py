@@ -8,7 +8,7 @@ import click
 
 from syncd.cli.comparison import Inquiry
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.core.catalog.drift import Finding, Kind, sha256_of
+from syncd.core.catalog.drift import Finding, FindingKind, sha256_of
 from syncd.ingest.dry_run import Planned, make_plan
 from syncd.types import printable
 
@@ -16,13 +16,13 @@ SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/diff.schema.json."""
 
 WORDS = {
-    Kind.EQUAL: "in both, and equal",
-    Kind.LOCAL_ONLY: "only here",
-    Kind.CLOUD_ONLY: "only in the catalog",
-    Kind.OTHER_BYTES: "other bytes in the catalog",
-    Kind.OTHER_PATH: "at another path in the catalog",
-    Kind.NO_KNOWLEDGE: "the catalog does not tell what it holds",
-    Kind.DISABLED: "disabled in the catalog",
+    FindingKind.EQUAL: "in both, and equal",
+    FindingKind.LOCAL_ONLY: "only here",
+    FindingKind.CLOUD_ONLY: "only in the catalog",
+    FindingKind.OTHER_BYTES: "other bytes in the catalog",
+    FindingKind.OTHER_PATH: "at another path in the catalog",
+    FindingKind.NO_KNOWLEDGE: "the catalog does not tell what it holds",
+    FindingKind.DISABLED: "disabled in the catalog",
 }
 UNLISTED = (
     "This server does not list its models: the tree was compared with what this machine registered "
@@ -53,7 +53,7 @@ def _document(planned: Planned, inquiry: Inquiry) -> dict[str, Any]:
         "schema": SCHEMA,
         "source": "catalog" if inquiry.listed else "memory",
         "drift": inquiry.drifts,
-        "by_kind": {str(kind): inquiry.counts[kind] for kind in Kind},
+        "by_kind": {str(kind): inquiry.counts[kind] for kind in FindingKind},
         "unread": inquiry.unread,
         "findings": [_item(planned, each) for each in inquiry.kept],
     }
@@ -108,12 +108,14 @@ def _show(planned: Planned, inquiry: Inquiry) -> None:
                 column, justify="right" if column == "size" else "left", overflow="fold"
             )
         for each in sorted(
-            inquiry.kept, key=lambda each: (list(Kind).index(each.kind), each.model_path)
+            inquiry.kept, key=lambda each: (list(FindingKind).index(each.kind), each.model_path)
         ):
             size = each.record.file_size if each.file is None and each.record else None
             size = each.file.size if each.file is not None else size
             table.add_row(
-                Text(WORDS[each.kind], style="green" if each.kind is Kind.EQUAL else "yellow"),
+                Text(
+                    WORDS[each.kind], style="green" if each.kind is FindingKind.EQUAL else "yellow"
+                ),
                 "" if size is None else size_text(size),
                 Text(printable(each.model_path)),
                 Text(_path(planned, each)),
@@ -123,5 +125,5 @@ def _show(planned: Planned, inquiry: Inquiry) -> None:
     for path, reason in inquiry.unread.items():
         screen.print(Text(f"{path} could not be compared: {reason}", style="red"))
     counts = inquiry.counts
-    text = ", ".join(f"{counts[kind]} {WORDS[kind]}" for kind in Kind if counts[kind])
+    text = ", ".join(f"{counts[kind]} {WORDS[kind]}" for kind in FindingKind if counts[kind])
     screen.print(Text(text or "nothing here, and nothing in the catalog", style="bold"))

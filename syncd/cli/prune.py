@@ -9,7 +9,7 @@ import click
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.run import require_credential
 from syncd.config.loader import Loaded
-from syncd.core.catalog.plan_file import Line, PlanAction, retiring
+from syncd.core.catalog.plan_file import Line, PlanAction, records_to_retire
 from syncd.ingest.dry_run import Planned, make_plan
 from syncd.store.db import reading
 from syncd.store.reports import Report
@@ -62,7 +62,7 @@ def prunable(loaded: Loaded, planned: Planned) -> list[Line]:
         owned = [] if report is None else report.owned()
     owned = [each for each in owned if each.root in roots.values()]
     return list(
-        retiring(
+        records_to_retire(
             owned,
             here,
             now_ms=time.time_ns() // 1_000_000,

@@ -14,7 +14,7 @@ from syncd.cli.comparison import NotAnswered, says_no, sha256_of_file
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cloud.client import CloudClient
 from syncd.config.loader import Loaded
-from syncd.core.catalog.drift import WHY, Drift, is_disabled, sha256_of
+from syncd.core.catalog.drift import REASONS, Drift, is_disabled, sha256_of
 from syncd.core.catalog.plan import Action, Step
 from syncd.core.files import naming
 from syncd.core.transfer.throughput import bytes_per_s
@@ -308,11 +308,11 @@ async def _whole(api: CloudClient, id_: str, listed: Record | None) -> Record | 
 def _drift(record: Record | None, step: Step, sha256: str | None, loaded: Loaded) -> str | None:
     hidden = loaded.settings.catalog.register_as == "disabled"
     if record is None:
-        return WHY[Drift.MISSING]
+        return REASONS[Drift.MISSING]
     if is_disabled(record) and not hidden:
-        return WHY[Drift.DISABLED]
+        return REASONS[Drift.DISABLED]
     if record.model_path not in (None, step.model_path):
-        return WHY[Drift.MOVED]
+        return REASONS[Drift.MOVED]
     if sha256_of(record) not in (None, sha256):
         return "its record in the catalog tells of other bytes"
     return None

@@ -9,7 +9,7 @@ from syncd.config.extra_paths import extra_folders
 from syncd.config.loader import Loaded
 from syncd.config.rules import rules_for
 from syncd.config.settings import Settings, require_claimed
-from syncd.core.catalog.plan import Action, Known, Step, Way, preview
+from syncd.core.catalog.plan import Action, Known, RouteLimits, Step, plan_files
 from syncd.core.files import naming, settling
 from syncd.core.files.search_paths import PathKey, Tree
 from syncd.core.files.selection import Rules
@@ -57,7 +57,7 @@ def make_plan(loaded: Loaded) -> Planned:
         StateError: There is a store, and it cannot be read.
     """
     settings = loaded.settings
-    way = Way(settings.api.single_put_limit, session=loaded.credential.is_session)
+    limits = RouteLimits(settings.api.single_put_limit, session=loaded.credential.is_session)
     roots, tree = roots_of(settings)
     comparer = comparer_of(settings, roots, tree)
     known, rows = _remembered(loaded, roots)
@@ -77,7 +77,7 @@ def make_plan(loaded: Loaded) -> Planned:
         problem = cut_off(roots[root_id], rel_path)
         if problem is not None and not comparer.is_silenced(roots[root_id], *problem):
             problems[roots[root_id].shown(problem[0])] = problem[1].strerror or str(problem[1])
-    steps = preview(found, known, way, comparer.judge)
+    steps = plan_files(found, known, limits, comparer.judge)
     steps = list(_looked_into(comparer, roots, found, steps))
     return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems, absent)
 

@@ -16,7 +16,7 @@ from syncd.clock import Clock
 from syncd.cloud.capabilities import NO_SUCH_CALL
 from syncd.cloud.client import DISABLED, CloudClient
 from syncd.cloud.listing import Catalog
-from syncd.core.catalog.drift import WHY, Drift, is_disabled, sha256_of, winner
+from syncd.core.catalog.drift import REASONS, Drift, is_disabled, oldest, sha256_of
 from syncd.core.jobs import late
 from syncd.errors import JobError
 from syncd.executors import Executors
@@ -128,7 +128,7 @@ class Reconciler:
         if twin_id is None:
             if seen.own is None or is_disabled(seen.own) or not seen.others:
                 return False
-            twin_id = winner([seen.own, *seen.others]).id
+            twin_id = oldest([seen.own, *seen.others]).id
             if twin_id == standing.record_id:
                 return False
         records, own_id = self._store.records, standing.record_id
@@ -169,7 +169,7 @@ class Reconciler:
             drift = drifts.get(each.record_id, each.drift)
             told = {"model_path": each.model_path, "record_id": each.record_id}
             if drift is not None and drift is not each.drift:
-                self._log.warning("record.drifted", **told, reason=WHY[drift])
+                self._log.warning("record.drifted", **told, reason=REASONS[drift])
             elif drift is None and each.drift is not None:
                 self._log.info("record.restored", **told)
 

@@ -260,7 +260,7 @@ def file_report(row: Any) -> FileReport:
     if state is FileState.DRIFT:
         from syncd.core.catalog import drift  # rare
 
-        reason, advice = drift.WHY[row["drift"]], drift.ADVICE[row["drift"]]
+        reason, advice = drift.REASONS[row["drift"]], drift.ADVICE[row["drift"]]
     return FileReport(
         root=printable(os.fsdecode(row["root"])),
         root_type=row["type_key"],

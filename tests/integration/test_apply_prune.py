@@ -301,17 +301,20 @@ def test_a_path_that_no_file_can_have_makes_no_plan(path: str, home: Home) -> No
     done = home.run("apply", str(plan_of(home)))
 
     assert done.code == 2
-    assert "line 2: path is no name that a file can have" in done.said
+    assert "line 2: path is not a valid file name" in done.said
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "the file is empty"),
-        ("{}", "no plan that this syncd can apply"),
+        ("{}", "not a plan that this version of syncd can apply"),
         ('{"syncd_plan": 1, "base_url": "https://other.example/api/v1"}', "the plan is for"),
         ('HEAD\n{"action": "upload", "reason": "", "root": "/", "path": "a"}', "needs fingerprint"),
-        ('HEAD\n{"action": "burn", "reason": "", "root": "/", "path": "a"}', "action is none of"),
+        (
+            'HEAD\n{"action": "burn", "reason": "", "root": "/", "path": "a"}',
+            "action must be one of",
+        ),
     ],
 )
 def test_a_file_that_is_no_plan_for_this_cloud_is_refused_whole(
@@ -360,7 +363,7 @@ def test_prune_waits_for_the_grace_and_stops_at_the_cap(home: Home, cloud: Sandb
     capped = home.run("prune", "--yes")
 
     assert (waiting.code, capped.code) == (0, 1)
-    assert "of catalog.delete_grace_s are left" in waiting.out
+    assert "of catalog.delete_grace_s remain" in waiting.out
     assert "raise catalog.delete_most" in capped.out
     assert len(records(cloud)) == 2
 

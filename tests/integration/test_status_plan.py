@@ -88,7 +88,7 @@ def test_a_plan_tells_each_file_apart_by_what_is_known_of_it(home: Home, cloud: 
 
     assert whys == {
         ONE: ("upload", "changed or unfinished, in one request"),
-        TWO: ("registered", "in the catalog, unchanged since"),
+        TWO: ("registered", "in the catalog and unchanged"),
         "vae/new.pt": ("upload", "new, in one request"),
     }
 

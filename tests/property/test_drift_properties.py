@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core.catalog.drift import Comparison, Finding, Kind, Local
+from syncd.core.catalog.drift import Comparison, Finding, FindingKind, LocalFile
 from syncd.types import Record
 
 PATHS = ("models/a", "models/b", "models/c", "models/d")
@@ -56,37 +56,39 @@ def as_record(number: int, told: Told) -> Record:
 def compared(tree: dict[str, str], listing: list[Told], read: set[str]) -> list[Finding]:
     """What the comparison says of it, where the files of *read* were read before."""
     files = [
-        Local((1, path), path, len(content), digits(content) if path in read else None)
+        LocalFile((1, path), path, len(content), digits(content) if path in read else None)
         for path, content in tree.items()
     ]
     comparison, found = Comparison(files), []
     for number, told in enumerate(listing):
         record = as_record(number, told)
-        for file in comparison.unread(record):
-            comparison.learn(file, digits(tree[file.model_path]))
+        for file in comparison.unhashed(record):
+            comparison.set_hash(file, digits(tree[file.model_path]))
         if (finding := comparison.add(record)) is not None:
             found.append(finding)
-    return [*found, *comparison.rest()]
+    return [*found, *comparison.finish()]
 
 
-def plainly(tree: dict[str, str], listing: list[Told]) -> Counter[tuple[Kind, str, str, bool]]:
+def plainly(
+    tree: dict[str, str], listing: list[Told]
+) -> Counter[tuple[FindingKind, str, str, bool]]:
     """The same by looking at everything for each: (kind, record, path of the file, is it drift)."""
-    found: list[tuple[Kind, str, str, bool]] = []
+    found: list[tuple[FindingKind, str, str, bool]] = []
     met = set()
     equal = {t.path for t in listing if not t.disabled and is_equal(tree, t)}
     for number, told in enumerate(listing):
         kind, file = one(tree, told)
-        if kind is Kind.DISABLED:
+        if kind is FindingKind.DISABLED:
             met |= {file} if file else set()
             file = "" if file in equal else file
         else:
             met |= {file} if file else set()
-        if kind is Kind.OTHER_PATH:
+        if kind is FindingKind.OTHER_PATH:
             met |= {path for path, content in tree.items() if content == told.content}
             file = "somewhere"
-        drift = bool(file) if kind is Kind.DISABLED else kind is not Kind.EQUAL
+        drift = bool(file) if kind is FindingKind.DISABLED else kind is not FindingKind.EQUAL
         found.append((kind, str(number), file, drift))
-    found += [(Kind.LOCAL_ONLY, "", path, True) for path in tree if path not in met]
+    found += [(FindingKind.LOCAL_ONLY, "", path, True) for path in tree if path not in met]
     return Counter(found)
 
 
@@ -101,24 +103,26 @@ def differs(content: str, told: Told) -> bool:
     )
 
 
-def one(tree: dict[str, str], told: Told) -> tuple[Kind, str]:
+def one(tree: dict[str, str], told: Told) -> tuple[FindingKind, str]:
     path = told.path if told.path in tree else None
     if told.disabled:
-        return Kind.DISABLED, path if path and not differs(tree[path], told) else ""
+        return FindingKind.DISABLED, path if path and not differs(tree[path], told) else ""
     if path is not None:
         if differs(tree[path], told):
-            return Kind.OTHER_BYTES, path
-        return (Kind.EQUAL if told.hashed else Kind.NO_KNOWLEDGE), path
+            return FindingKind.OTHER_BYTES, path
+        return (FindingKind.EQUAL if told.hashed else FindingKind.NO_KNOWLEDGE), path
     if not told.hashed:
-        return Kind.NO_KNOWLEDGE, ""
-    return (Kind.OTHER_PATH if told.content in tree.values() else Kind.CLOUD_ONLY), ""
+        return FindingKind.NO_KNOWLEDGE, ""
+    return (FindingKind.OTHER_PATH if told.content in tree.values() else FindingKind.CLOUD_ONLY), ""
 
 
-def counted(tree: dict[str, str], found: list[Finding]) -> Counter[tuple[Kind, str, str, bool]]:
+def counted(
+    tree: dict[str, str], found: list[Finding]
+) -> Counter[tuple[FindingKind, str, str, bool]]:
     rows = []
     for each in found:
         file = "" if each.file is None else each.file.model_path
-        if each.kind is Kind.OTHER_PATH:
+        if each.kind is FindingKind.OTHER_PATH:
             assert each.file is not None
             assert each.record is not None
             assert f"sha256:{digits(tree[file])}" == each.record.file_hash
@@ -146,19 +150,19 @@ def test_every_kind_is_met() -> None:
         Told("models/what", "", disabled=False, hashed=False, sized=False),
     ]
 
-    assert Counter(each.kind for each in compared(tree, listing, set())) == Counter(Kind)
+    assert Counter(each.kind for each in compared(tree, listing, set())) == Counter(FindingKind)
 
 
 @given(trees, st.lists(tellings, max_size=8))
 def test_only_files_that_a_record_could_be_are_read(
     tree: dict[str, str], listing: list[Told]
 ) -> None:
-    comparison = Comparison(Local((1, p), p, len(content), None) for p, content in tree.items())
+    comparison = Comparison(LocalFile((1, p), p, len(content), None) for p, content in tree.items())
 
     wanted = {
         file.model_path
         for number, told in enumerate(listing)
-        for file in comparison.unread(as_record(number, told))
+        for file in comparison.unhashed(as_record(number, told))
     }
 
     sizes = {len(told.content) for told in listing if told.hashed and told.sized}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core.catalog.plan import Action, Known, Way, preview
+from syncd.core.catalog.plan import Action, Known, RouteLimits, plan_files
 from syncd.core.files import naming
 from syncd.core.files.diff import Gone, Moved, New, diff, order
 from syncd.core.files.naming import ENDINGS, clash_key, is_within, mapped, owner_of, unwanted
@@ -172,10 +172,10 @@ def test_a_plan_has_a_line_a_file_and_no_place_is_promised_twice(
         for at, each in enumerate(found)
         if at in known_at
     }
-    steps = preview(
+    steps = plan_files(
         found,
         known,
-        Way(20, session=False),
+        RouteLimits(20, session=False),
         lambda each: judge(Rules(), each.rel_path, each.fingerprint.size),
     )
 

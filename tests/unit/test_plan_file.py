@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from syncd.core.catalog.drift import Finding, Kind, Local
+from syncd.core.catalog.drift import Finding, FindingKind, LocalFile
 from syncd.core.catalog.plan import Action, Step
 from syncd.core.catalog.plan_file import (
+    InvalidPlan,
     Line,
     Owned,
     PlanAction,
-    Unusable,
-    agenda,
-    read,
-    retiring,
-    written,
+    format_plan,
+    parse_plan,
+    plan_lines,
+    records_to_retire,
 )
 from syncd.core.transfer.throughput import bytes_per_s
 from syncd.types import Fingerprint, Record
@@ -30,9 +30,9 @@ def step(action: Action = Action.UPLOAD, path: str = "loras/a.pt") -> Step:
     return Step(1, path, PRINT, action, "because", "a rule", f"models/{path}")
 
 
-def finding(kind: Kind, record_id: str | None = "r1", path: str = "loras/a.pt") -> Finding:
+def finding(kind: FindingKind, record_id: str | None = "r1", path: str = "loras/a.pt") -> Finding:
     record = None if record_id is None else Record(record_id, *[None] * 7)
-    return Finding(kind, record, Local((1, path), f"models/{path}", 7, "ab" * 32))
+    return Finding(kind, record, LocalFile((1, path), f"models/{path}", 7, "ab" * 32))
 
 
 def owned(record_id: str = "r1", path: str = "loras/old.pt", **facts: Any) -> Owned:
@@ -46,7 +46,9 @@ def lines(
     steps: list[Step], findings: list[Finding], records: list[Owned] | None = None, **how: Any
 ) -> list[Line]:
     defaults = {"listed": True, "on_delete": "keep", "now_ms": 9 * HOUR_MS, "grace_ms": HOUR_MS}
-    return list(agenda(steps, findings, records or [], roots={1: "/models"}, **{**defaults, **how}))
+    return list(
+        plan_lines(steps, findings, records or [], roots={1: "/models"}, **{**defaults, **how})
+    )
 
 
 def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> None:
@@ -55,9 +57,9 @@ def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> N
         Line(PlanAction.SKIP, "reason", "/models", "b"),
     ]
 
-    texts = list(written(plan, base_url=URL))
+    texts = list(format_plan(plan, base_url=URL))
 
-    assert read(texts, base_url=URL) == plan
+    assert parse_plan(texts, base_url=URL) == plan
     assert all(text.isascii() for text in texts)
 
 
@@ -73,11 +75,11 @@ def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> N
     ],
 )
 def test_a_line_that_is_none_is_named(members: dict[str, Any], said: str) -> None:
-    head = next(iter(written([], base_url=URL)))
+    head = next(iter(format_plan([], base_url=URL)))
     line = json.dumps({"reason": "", "root": "/models", "path": "a", **members})
 
-    with pytest.raises(Unusable, match=said) as caught:
-        read([head, line], base_url=URL)
+    with pytest.raises(InvalidPlan, match=said) as caught:
+        parse_plan([head, line], base_url=URL)
 
     assert str(caught.value).startswith("line 2: ")
 
@@ -85,25 +87,25 @@ def test_a_line_that_is_none_is_named(members: dict[str, Any], said: str) -> Non
 def test_a_file_that_stands_in_a_plan_twice_is_refused() -> None:
     twice = [Line(PlanAction.UPLOAD, "", "/models", "a", 7, PRINT, "models/a")] * 2
 
-    with pytest.raises(Unusable, match="twice"):
-        read(written(twice, base_url=URL), base_url=URL)
+    with pytest.raises(InvalidPlan, match="twice"):
+        parse_plan(format_plan(twice, base_url=URL), base_url=URL)
 
 
 @pytest.mark.parametrize(
     ("action", "found", "act"),
     [
-        (Action.UPLOAD, finding(Kind.LOCAL_ONLY, None), PlanAction.UPLOAD),
-        (Action.UPLOAD, finding(Kind.OTHER_BYTES), PlanAction.UPLOAD),
-        (Action.UPLOAD, finding(Kind.EQUAL), PlanAction.ADOPT),
-        (Action.UPLOAD, finding(Kind.DISABLED), PlanAction.SKIP),
-        (Action.UPLOAD, finding(Kind.OTHER_PATH), PlanAction.RENAME),
-        (Action.UPLOAD, finding(Kind.OTHER_PATH, "somebody's"), PlanAction.UPLOAD),
-        (Action.NEEDS_SIGN_IN, finding(Kind.EQUAL), PlanAction.ADOPT),
-        (Action.NEEDS_SIGN_IN, finding(Kind.LOCAL_ONLY, None), PlanAction.SKIP),
-        (Action.REGISTERED, finding(Kind.EQUAL), PlanAction.SKIP),
-        (Action.REGISTERED, finding(Kind.LOCAL_ONLY, None), PlanAction.UPLOAD),
-        (Action.DRIFT, finding(Kind.LOCAL_ONLY, None), PlanAction.UPLOAD),
-        (Action.REFUSED, finding(Kind.LOCAL_ONLY, None), PlanAction.SKIP),
+        (Action.UPLOAD, finding(FindingKind.LOCAL_ONLY, None), PlanAction.UPLOAD),
+        (Action.UPLOAD, finding(FindingKind.OTHER_BYTES), PlanAction.UPLOAD),
+        (Action.UPLOAD, finding(FindingKind.EQUAL), PlanAction.ADOPT),
+        (Action.UPLOAD, finding(FindingKind.DISABLED), PlanAction.SKIP),
+        (Action.UPLOAD, finding(FindingKind.OTHER_PATH), PlanAction.RENAME),
+        (Action.UPLOAD, finding(FindingKind.OTHER_PATH, "somebody's"), PlanAction.UPLOAD),
+        (Action.NEEDS_SIGN_IN, finding(FindingKind.EQUAL), PlanAction.ADOPT),
+        (Action.NEEDS_SIGN_IN, finding(FindingKind.LOCAL_ONLY, None), PlanAction.SKIP),
+        (Action.REGISTERED, finding(FindingKind.EQUAL), PlanAction.SKIP),
+        (Action.REGISTERED, finding(FindingKind.LOCAL_ONLY, None), PlanAction.UPLOAD),
+        (Action.DRIFT, finding(FindingKind.LOCAL_ONLY, None), PlanAction.UPLOAD),
+        (Action.REFUSED, finding(FindingKind.LOCAL_ONLY, None), PlanAction.SKIP),
     ],
 )
 def test_a_file_gets_the_line_that_its_place_in_the_catalog_asks_for(
@@ -118,7 +120,9 @@ def test_a_file_gets_the_line_that_its_place_in_the_catalog_asks_for(
 
 
 def test_what_is_registered_is_not_sent_again_on_the_word_of_a_memory() -> None:
-    (line,) = lines([step(Action.REGISTERED)], [finding(Kind.LOCAL_ONLY, None)], listed=False)
+    (line,) = lines(
+        [step(Action.REGISTERED)], [finding(FindingKind.LOCAL_ONLY, None)], listed=False
+    )
 
     assert line.action is PlanAction.SKIP
 
@@ -154,7 +158,7 @@ def test_a_record_is_disabled_and_then_deleted_a_grace_apart(
     facts: dict[str, Any], act: PlanAction
 ) -> None:
     here = {("/models", "loras/here.pt")}
-    (line,) = retiring([owned(**facts)], here, now_ms=9 * HOUR_MS, grace_ms=HOUR_MS)
+    (line,) = records_to_retire([owned(**facts)], here, now_ms=9 * HOUR_MS, grace_ms=HOUR_MS)
 
     assert line.action is act
 
@@ -162,7 +166,7 @@ def test_a_record_is_disabled_and_then_deleted_a_grace_apart(
 def test_a_record_whose_file_is_here_has_no_line() -> None:
     here = {("/models", "loras/old.pt")}
 
-    assert list(retiring([owned()], here, now_ms=9 * HOUR_MS, grace_ms=0)) == []
+    assert list(records_to_retire([owned()], here, now_ms=9 * HOUR_MS, grace_ms=0)) == []
 
 
 def test_the_rate_is_told_over_the_time_in_which_anything_was_under_way() -> None:

@@ -1,4 +1,4 @@
-"""What syncd would do with each file of a tree, and why, without doing it."""
+"""The dry run: what syncd would do with each file, and why."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -18,9 +18,9 @@ class Action(StrEnum):
     UPLOAD = "upload"
     NEEDS_SIGN_IN = "needs_sign_in"
     REGISTERED = "registered"  # nothing to do
-    FAILED = "failed"  # failed as it is; not tried again before it changes
-    CANCELLED = "cancelled"  # somebody gave up on it; not sent before it changes
-    DRIFT = "drift"  # others deleted, disabled or moved its record; sent again only if asked for
+    FAILED = "failed"  # failed before and unchanged; not retried
+    CANCELLED = "cancelled"  # cancelled by the user and unchanged
+    DRIFT = "drift"  # others changed its record; uploaded again only on request
     REFUSED = "refused"
     CONFLICT = "conflict"
     UNREADABLE = "unreadable"
@@ -30,13 +30,13 @@ class Action(StrEnum):
 
 
 BY_CONTENT = frozenset((Action.REFUSED, Action.UNREADABLE, Action.INCOMPLETE))
-"""What may become of a file that is wanted by its name."""
+"""Actions that depend on the content of a file, not only on its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """
-    What the store says of a path: the fingerprint it was judged under and where it stands.
+    The state of a path in the store, with the fingerprint at that time.
 
     ``sha256`` and ``record_id`` are those of its last job.
     """
@@ -52,9 +52,9 @@ class Known:
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    One file of the plan. ``rel_path`` is raw.
+    A file in the plan. ``rel_path`` is raw.
 
-    ``rule`` is what took or left the file: an ending, a line of the configuration, a reason.
+    ``rule`` is what selected or excluded the file: an ending, a configuration line or a reason.
     """
 
     root_id: int
@@ -73,27 +73,26 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """What decides how a file travels. Bytes."""
+class RouteLimits:
+    """What decides whether a file is sent in one request or in parts. Sizes are bytes."""
 
     single_put_limit: int
     session: bool
 
 
-def preview(
+def plan_files(
     found: Iterable[FoundFile],
     known: Mapping[PathKey, Known],
-    way: Way,
+    limits: RouteLimits,
     judge: Callable[[FoundFile], Selected | Skipped],
 ) -> list[Step]:
     """
-    The plan for all roots, in the order of *found*.
+    Return the plan for all roots, in the order of *found*.
 
-    Whether the catalog already holds a file's bytes is known only after hashing it, so an upload
-    may turn out to need no byte at all.
+    Files are not hashed, so an upload in the plan may turn out to be in the catalog already.
 
     Args:
-        judge: What becomes of a file by its name and size alone.
+        judge: Decides by name and size whether a file is selected.
     """
     judged = [(file, judge(file)) for file in found]
     clashes: defaultdict[str, list[FoundFile]] = defaultdict(list)
@@ -101,28 +100,28 @@ def preview(
         if isinstance(verdict, Selected):
             clashes[naming.clash_key(verdict.target.model_path)].append(file)
     return [
-        _passed(file, verdict)
+        _skipped(file, verdict)
         if isinstance(verdict, Skipped)
-        else _taken(file, verdict, known.get((file.root_id, file.rel_path)), clashes, way)
+        else _selected(file, verdict, known.get((file.root_id, file.rel_path)), clashes, limits)
         for file, verdict in judged
     ]
 
 
-def _passed(file: FoundFile, passed: Skipped) -> Step:
-    action, reason = Action(passed.verdict), passed.reason
+def _skipped(file: FoundFile, skipped: Skipped) -> Step:
+    action, reason = Action(skipped.verdict), skipped.reason
     return Step(
-        file.root_id, file.rel_path, file.fingerprint, action, reason, reason, passed.model_path
+        file.root_id, file.rel_path, file.fingerprint, action, reason, reason, skipped.model_path
     )
 
 
-def _taken(
+def _selected(
     file: FoundFile,
-    taken: Selected,
+    selected: Selected,
     known: Known | None,
     clashes: Mapping[str, list[FoundFile]],
-    way: Way,
+    limits: RouteLimits,
 ) -> Step:
-    model_path = taken.target.model_path
+    model_path = selected.target.model_path
     rivals = [rival for rival in clashes[naming.clash_key(model_path)] if rival is not file]
     if rivals:
         action, reason = (
@@ -130,37 +129,39 @@ def _taken(
             f"{rivals[0].rel_path} would get the same place in the catalog",
         )
     else:
-        action, reason = _wanted(file, model_path, known, way)
-    rule = reason if action in BY_CONTENT else taken.rule
-    bundle = taken.target.bundle
+        action, reason = _wanted(file, model_path, known, limits)
+    rule = reason if action in BY_CONTENT else selected.rule
+    bundle = selected.target.bundle
     return Step(
         file.root_id, file.rel_path, file.fingerprint, action, reason, rule, model_path, bundle
     )
 
 
-def _wanted(file: FoundFile, model_path: str, known: Known | None, way: Way) -> tuple[Action, str]:
+def _wanted(
+    file: FoundFile, model_path: str, known: Known | None, limits: RouteLimits
+) -> tuple[Action, str]:
     same = known is not None and known.fingerprint.same_file_as(file.fingerprint)
     if known is not None and same and known.model_path == model_path:
         if known.state == "registered":
-            return Action.REGISTERED, "in the catalog, unchanged since"
+            return Action.REGISTERED, "in the catalog and unchanged"
         if known.state == Action.CANCELLED:
             return (
                 Action.CANCELLED,
-                f"{known.reason}; to send it after all: syncd retry, with its path",
+                f"{known.reason}; to upload it: syncd retry, with its path",
             )
         if known.state in ("failed", "drift", "unreadable", "incomplete", "refused"):
-            return Action(known.state), known.reason or f"{known.state} before, unchanged since"
-    return _journey(file.fingerprint.size, known, way)
+            return Action(known.state), known.reason or f"{known.state} before and unchanged"
+    return _route(file.fingerprint.size, known, limits)
 
 
-def _journey(size: int, known: Known | None, way: Way) -> tuple[Action, str]:
+def _route(size: int, known: Known | None, limits: RouteLimits) -> tuple[Action, str]:
     route = choose_route(
-        size, single_put_limit=way.single_put_limit, session=way.session, multipart=True
+        size, single_put_limit=limits.single_put_limit, session=limits.session, multipart=True
     )
     if route is Route.NEEDS_SIGN_IN:
-        limit = way.single_put_limit
         return Action.NEEDS_SIGN_IN, (
-            f"above the {limit} bytes a device key may send in one request: "
+            f"larger than the {limits.single_put_limit} bytes of one request, and a device key cannot "
+            "send parts: "
             "syncd login --large-files"
         )
     how = "in parts" if route is Route.MULTIPART else "in one request"

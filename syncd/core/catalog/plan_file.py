@@ -1,9 +1,9 @@
 """
-A plan that a person may read, shorten and let happen: one line for each thing to do or to leave.
+The plan file of `syncd plan --out`: users can read it, delete lines, and apply it.
 
-JSON Lines: the first names the cloud that the plan is for, each other one is a line of it. What
-happens is what the lines say, no more; a line whose file or record is not any more what it was is
-refused alone.
+The format is JSON Lines. The first line names the cloud, and every other line is an action. `syncd apply`
+does exactly what the lines say. It refuses a line whose file or record has changed and continues with the
+others.
 """
 
 import json
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from syncd.core.catalog.drift import Finding, Kind
+from syncd.core.catalog.drift import Finding, FindingKind
 from syncd.core.catalog.plan import Action, Step
 from syncd.core.files.search_paths import PathKey
 from syncd.types import Fingerprint
@@ -23,16 +23,14 @@ LINE_MAX = 64 * 1024
 
 
 class PlanAction(StrEnum):
-    """What a line asks for."""
+    """The action of a line."""
 
-    UPLOAD = (
-        "upload"  # send the file and register it; a record of ours that it replaces is disabled
-    )
-    ADOPT = "adopt"  # take note of the record that holds its bytes
-    RENAME = "rename"  # give the record of a renamed file its new path
-    DISABLE = "disable"  # take a record of ours out of force
-    DELETE = "delete"  # delete a record of ours
-    SKIP = "skip"  # nothing, and why
+    UPLOAD = "upload"  # upload and register the file; disable the record that it replaces
+    ADOPT = "adopt"  # use the existing record with the same content
+    RENAME = "rename"  # change the path of a renamed file's record
+    DISABLE = "disable"  # disable an own record
+    DELETE = "delete"  # delete an own record
+    SKIP = "skip"  # nothing
 
 
 OF_FILES = frozenset({PlanAction.UPLOAD, PlanAction.ADOPT, PlanAction.RENAME})
@@ -43,17 +41,17 @@ SENDING_NOTHING = frozenset({PlanAction.ADOPT, PlanAction.RENAME})
 @dataclass(frozen=True, slots=True)
 class Line:
     """
-    One line.
+    A line of the plan.
 
     Args:
-        reason: For a person.
-        root, path: The file, as the operating system spells it; of a record of ours its last one.
+        reason: An explanation for the user.
+        root, path: The file, or the last known file of a record, as the operating system spells it.
         size: Bytes.
-        fingerprint: What the file was when the plan was made; None where there is none.
-        model_path: Where it goes, or where the record stands.
-        sha256: 64 hex digits, where they are known.
-        record_id: The record that the line is about.
-        was: The path below the same root that a renamed file had.
+        fingerprint: The fingerprint of the file when the plan was made; None if there is no file.
+        model_path: The path in the catalog.
+        sha256: 64 hex digits, if known.
+        record_id: The record that the line changes.
+        was: The previous path of a renamed file below the same root.
     """
 
     action: PlanAction
@@ -68,12 +66,12 @@ class Line:
     was: str | None = None
 
 
-class Unusable(ValueError):
-    """The text is no plan for this cloud; the message names the line."""
+class InvalidPlan(ValueError):
+    """The text is not a plan for this cloud; the message names the line."""
 
 
-def written(lines: Iterable[Line], *, base_url: str) -> Iterator[str]:
-    """The plan as lines of text, without their ends."""
+def format_plan(lines: Iterable[Line], *, base_url: str) -> Iterator[str]:
+    """Yield the lines of text, without line ends."""
     yield json.dumps({"syncd_plan": SCHEMA, "base_url": base_url})
     for line in lines:
         members = {name: value for name, value in asdict(line).items() if value is not None}
@@ -82,12 +80,12 @@ def written(lines: Iterable[Line], *, base_url: str) -> Iterator[str]:
         yield json.dumps(members)
 
 
-def read(texts: Iterable[str], *, base_url: str) -> list[Line]:
+def parse_plan(texts: Iterable[str], *, base_url: str) -> list[Line]:
     """
-    The plan back from its text; empty lines are passed over.
+    Parse a plan; empty lines are ignored.
 
     Raises:
-        Unusable: It is for another cloud, or a line is none.
+        InvalidPlan: The plan is for another cloud, or a line is invalid.
     """
     lines: list[Line] = []
     headed = False
@@ -100,14 +98,14 @@ def read(texts: Iterable[str], *, base_url: str) -> list[Line]:
             continue
         headed = True
         if members.get("syncd_plan") != SCHEMA:
-            raise Unusable(f"line {number}: this is no plan that this syncd can apply")
+            raise InvalidPlan(f"line {number}: not a plan that this version of syncd can apply")
         if members.get("base_url") != base_url:
-            raise Unusable(
+            raise InvalidPlan(
                 f"line {number}: the plan is for {members.get('base_url')}, and api.base_url is "
                 f"{base_url}"
             )
     if not headed:
-        raise Unusable("the file is empty")
+        raise InvalidPlan("the file is empty")
     _require_once(lines)
     return lines
 
@@ -117,7 +115,7 @@ def _require_once(lines: Sequence[Line]) -> None:
     for line in lines:
         if line.action in OF_FILES:
             if (line.root, line.path) in met:
-                raise Unusable(f"{line.path!r} stands in the plan twice")
+                raise InvalidPlan(f"{line.path!r} is in the plan twice")
             met[line.root, line.path] = line.action
 
 
@@ -127,7 +125,7 @@ def _object(number: int, text: str) -> Mapping[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise Unusable(f"line {number}: not a JSON object")
+        raise InvalidPlan(f"line {number}: not a JSON object")
     return value
 
 
@@ -146,30 +144,30 @@ _NEEDED: Mapping[PlanAction, tuple[str, ...]] = {
 
 
 def _line(number: int, members: Mapping[str, Any]) -> Line:
-    unknown = members.keys() - {each.name for each in fields(Line)}
+    unknown = members.keys() - {field.name for field in fields(Line)}
     if unknown:
-        raise Unusable(f"line {number}: {min(unknown)!r} is no member of a plan's line")
+        raise InvalidPlan(f"line {number}: {min(unknown)!r} is not a member of a plan line")
     try:
         action = PlanAction(members.get("action", ""))
     except ValueError:
-        raise Unusable(
-            f"line {number}: action is none of {', '.join(PlanAction)}: {members.get('action')!r}"
+        raise InvalidPlan(
+            f"line {number}: action must be one of {', '.join(PlanAction)}, not {members.get('action')!r}"
         ) from None
     for name in (*_TEXTS, *(n for n in _OPTIONAL if n in members)):
         if not isinstance(members.get(name), str):
-            raise Unusable(f"line {number}: {name} is not a text")
+            raise InvalidPlan(f"line {number}: {name} must be a string")
     for name in _NAMES:
         if name in members and not _may_name_a_file(members[name]):
-            raise Unusable(f"line {number}: {name} is no name that a file can have")
+            raise InvalidPlan(f"line {number}: {name} is not a valid file name")
     for name in _IDS:
         if name in members and not _is_unicode(members[name]):
-            raise Unusable(f"line {number}: {name} is not Unicode")
+            raise InvalidPlan(f"line {number}: {name} is not valid Unicode")
     for name in _NEEDED[action]:
         if members.get(name) is None:
-            raise Unusable(f"line {number}: {action} needs {name}")
+            raise InvalidPlan(f"line {number}: {action} needs {name}")
     size = members.get("size", 0)
     if type(size) is not int:
-        raise Unusable(f"line {number}: size is not a whole number")
+        raise InvalidPlan(f"line {number}: size must be an integer")
     fingerprint = _fingerprint(number, members.get("fingerprint"))
     return Line(**{**members, "action": action, "size": size, "fingerprint": fingerprint})
 
@@ -191,7 +189,7 @@ def _fingerprint(number: int, value: object) -> Fingerprint | None:
     named = isinstance(value, dict) and value.keys() == set(Fingerprint._fields)
     if isinstance(value, dict) and named and all(type(n) is int for n in value.values()):
         return Fingerprint(**value)
-    raise Unusable(f"line {number}: fingerprint is not {', '.join(Fingerprint._fields)}")
+    raise InvalidPlan(f"line {number}: fingerprint is not {', '.join(Fingerprint._fields)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +198,10 @@ class Owned:
     A record that this machine registered.
 
     Args:
-        root, path: Its file's place, as the operating system spells it.
-        since: When its file was found missing, or its path got other bytes; None: not yet. Unix ms.
-        replaced: Its path got other bytes.
-        retired_at: When this machine took it out of force; None: it did not. Unix ms.
+        root, path: The path of its file, as the operating system spells it.
+        since: When syncd noticed that the file is gone or replaced (Unix ms); None: not yet.
+        replaced: The path has different content now.
+        retired_at: When this machine disabled the record (Unix ms); None: it did not.
     """
 
     record_id: str
@@ -217,15 +215,16 @@ class Owned:
     retired_at: int | None
 
 
-def retiring(
+def records_to_retire(
     owned: Iterable[Owned], here: Collection[tuple[str, str]], *, now_ms: int, grace_ms: int
 ) -> Iterator[Line]:
     """
-    A line for each record of ours that has no file here: disabled first, deleted a grace later.
+    Yield a line for each own record without a file: disable it first, and delete it later.
 
     Args:
         here: Root and path of every file on disk.
-        grace_ms: So long its file has to be gone, and then the record to be disabled.
+        grace_ms: How long the file must be gone before the record is disabled, and how long the record
+            must be disabled before it is deleted.
     """
     for record in owned:
         if not record.replaced and (record.root, record.path) in here:
@@ -234,15 +233,15 @@ def retiring(
         if record.retired_at is not None:
             action, since, what = PlanAction.DELETE, record.retired_at, "it was disabled here"
         elif record.replaced:
-            what = "its path holds other bytes now"
+            what = "its path has different content now"
         reason = what
         if since is None and grace_ms:
-            action, reason = PlanAction.SKIP, f"{what}, which syncd has not taken note of yet"
+            action, reason = PlanAction.SKIP, f"{what}, but syncd has not noticed it yet"
         elif since is not None and since > now_ms - grace_ms:
             left_s = (since + grace_ms - now_ms) // 1000
             action, reason = (
                 PlanAction.SKIP,
-                f"{what}; {left_s} s of catalog.delete_grace_s are left",
+                f"{what}; {left_s} s of catalog.delete_grace_s remain",
             )
         yield Line(
             action,
@@ -256,7 +255,7 @@ def retiring(
         )
 
 
-def agenda(
+def plan_lines(
     steps: Iterable[Step],
     findings: Iterable[Finding],
     owned: Sequence[Owned],
@@ -268,22 +267,22 @@ def agenda(
     grace_ms: int,
 ) -> Iterator[Line]:
     """
-    A line for each file, and for each record of ours that has none.
+    Yield a line for each file, and for each own record without a file.
 
     Args:
-        findings: The files against the catalog, equal ones included.
-        roots: The directories by their number in *steps*.
-        listed: The catalog was read, and not only what is remembered of it.
-        on_delete: ``keep``, ``disable`` or ``delete``: what the operator wants of a file's end.
+        findings: The comparison with the catalog, including equal files.
+        roots: Directories by root id.
+        listed: The findings come from the live catalog, not from syncd's own records.
+        on_delete: The setting ``catalog.on_delete``: ``keep``, ``disable`` or ``delete``.
     """
     steps = list(steps)
     here = {(roots[step.root_id], step.rel_path) for step in steps}
-    lost = {each.record_id: each for each in owned if (each.root, each.path) not in here}
+    lost = {record.record_id: record for record in owned if (record.root, record.path) not in here}
     by_file: dict[PathKey, Finding] = {}
     for finding in findings:
         if finding.file is not None:
             before = by_file.get(finding.file.key)
-            if before is None or finding.kind is Kind.EQUAL:
+            if before is None or finding.kind is FindingKind.EQUAL:
                 by_file[finding.file.key] = finding
     renamed = set()
     for step in steps:
@@ -291,7 +290,7 @@ def agenda(
         if line.action is PlanAction.RENAME:
             renamed.add(line.record_id)
         yield line
-    for line in retiring(owned, here, now_ms=now_ms, grace_ms=grace_ms):
+    for line in records_to_retire(owned, here, now_ms=now_ms, grace_ms=grace_ms):
         if line.record_id in renamed or (
             line.action is PlanAction.DELETE and on_delete != "delete"
         ):
@@ -319,37 +318,43 @@ def _of_file(
         step.fingerprint,
         step.model_path,
     )
-    kind = Kind.LOCAL_ONLY if finding is None else finding.kind
+    kind = FindingKind.LOCAL_ONLY if finding is None else finding.kind
     if step.action is Action.DRIFT or (
         step.action is Action.REGISTERED and listed and kind in _LOST
     ):
         return replace(
-            line, action=PlanAction.UPLOAD, reason=f"{_why_lost(step, kind)}; it is sent again"
+            line,
+            action=PlanAction.UPLOAD,
+            reason=f"{_loss_reason(step, kind)}; it is uploaded again",
         )
     if step.action not in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
         return line
     record = None if finding is None else finding.record
     if finding is not None and finding.file is not None and record is not None:
         known = replace(line, sha256=finding.file.sha256, record_id=record.id)
-        if kind is Kind.EQUAL:
+        if kind is FindingKind.EQUAL:
             return replace(
-                known, action=PlanAction.ADOPT, reason="the catalog holds its bytes at its path"
+                known, action=PlanAction.ADOPT, reason="the catalog has its content at its path"
             )
-        if kind is Kind.DISABLED:
-            return replace(known, reason="the catalog holds its bytes at its path, disabled")
+        if kind is FindingKind.DISABLED:
+            return replace(known, reason="the catalog has its content at its path, disabled")
         owned = lost.get(record.id)
-        if kind is Kind.OTHER_PATH and owned is not None and owned.root == line.root:
-            reason = f"its bytes were {owned.path}, which is gone"
+        if kind is FindingKind.OTHER_PATH and owned is not None and owned.root == line.root:
+            reason = f"it was {owned.path}, which is gone"
             return replace(known, action=PlanAction.RENAME, reason=reason, was=owned.path)
     if step.action is Action.UPLOAD:
         return replace(line, action=PlanAction.UPLOAD, reason=step.reason)
     return line
 
 
-_LOST = frozenset({Kind.LOCAL_ONLY, Kind.OTHER_PATH, Kind.DISABLED})
+_LOST = frozenset({FindingKind.LOCAL_ONLY, FindingKind.OTHER_PATH, FindingKind.DISABLED})
 
 
-def _why_lost(step: Step, kind: Kind) -> str:
+def _loss_reason(step: Step, kind: FindingKind) -> str:
     if step.action is Action.DRIFT:
         return step.reason
-    return "its record is disabled" if kind is Kind.DISABLED else "its record is not at its path"
+    return (
+        "its record is disabled"
+        if kind is FindingKind.DISABLED
+        else "its record is not at its path"
+    )
