@@ -72,7 +72,8 @@ def resume(invocation: Invocation) -> int:
     help="All files that are not in the catalog, but for those in drift.",
 )
 @click.option(
-    "--class", "states", multiple=True, metavar="STATE", type=click.Choice(actions.RETRIABLE),
+    "--class", "states", multiple=True, metavar="STATE",
+    type=click.Choice([state.value for state in actions.RETRIABLE]),
     help=f"All files in a state that status shows: {', '.join(actions.RETRIABLE)}.",
 )  # fmt: skip
 @json_option

@@ -179,3 +179,9 @@ def test_retry_of_a_file_that_waits_for_its_bundle_leaves_it_and_says_why(
     assert named.code == 1
     assert "it is stored and waits for another file of its bundle" in named.err
     assert everything.out == f"queued again: {bundle}/unet/model.safetensors\n"
+
+
+def test_retry_class_accepts_states_as_status_shows_them(home: Home) -> None:
+    home.run("--once")
+
+    assert home.run("retry", "--class", "failed", "--class", "needs_sign_in").code == 0
