@@ -29,7 +29,7 @@ class Reading(NamedTuple):
     """
 
     running: bool
-    standing: status.Standing
+    standing: status.StatusSummary
     files: list[FileReport]
     progress: Mapping[str, Any] | None = None
 
@@ -51,7 +51,7 @@ class Summary(NamedTuple):
     """
 
     running: bool = False
-    standing: status.Standing = status.NOTHING
+    standing: status.StatusSummary = status.NOTHING
     registered: Sequence[FileReport] = ()
     left: Sequence[FileReport] = ()
     passed_over: Sequence[PassedOver] = ()
@@ -74,7 +74,7 @@ def read_files(state_dir: str) -> Reading:
         with reading(state_dir, Outline) as outline:
             if outline is None:
                 return Reading(running, status.NOTHING, [], _progress(live))
-            standing, files = status.Standing.of(outline), list(outline.files())
+            standing, files = status.StatusSummary.of(outline), list(outline.files())
     except AccessDenied:
         if live is None:
             raise
@@ -95,7 +95,7 @@ def read_summary(state_dir: str, *, registered: int | None, on_the_way: int | No
         with reading(state_dir, Outline) as outline:
             if outline is None:
                 return Summary(running, progress=_progress(live))
-            standing = status.Standing.of(outline)
+            standing = status.StatusSummary.of(outline)
             done, left = outline.in_catalog(registered), outline.not_in_catalog(on_the_way)
             passed_over = outline.passed_over()
     except AccessDenied:
@@ -148,8 +148,8 @@ def _progress(live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def _now(
-    standing: status.Standing, live: Mapping[str, Any] | None, running: bool
-) -> status.Standing:
+    standing: status.StatusSummary, live: Mapping[str, Any] | None, running: bool
+) -> status.StatusSummary:
     """*standing* with the holds that only the daemon knows, and without leases of a dead one."""
     if live is not None:
         return standing._replace(holds=_holds_told(live))
@@ -178,9 +178,9 @@ def _holds_told(live: Mapping[str, Any]) -> list[HoldRow]:
     ]
 
 
-def _standing_told(live: Mapping[str, Any]) -> status.Standing:
+def _standing_told(live: Mapping[str, Any]) -> status.StatusSummary:
     sizes = live["bytes_by_state"]
-    return status.Standing(
+    return status.StatusSummary(
         roots=[RootReport(**root) for root in live["roots"]],
         holds=_holds_told(live),
         amounts={

@@ -43,7 +43,7 @@ class StatusCache:
         """Something was changed just now."""
         self._fresh_until_s = 0.0
 
-    async def standing(self) -> overview.Standing:
+    async def standing(self) -> overview.StatusSummary:
         """As it was a moment ago, at the latest."""
         async with self._reading:
             now_s = self._desk.clock.boottime_s()
@@ -69,9 +69,9 @@ class StatusCache:
         return overview.document(standing, running=True, progress=progress)
 
 
-def _read(state_dir: str) -> overview.Standing:
+def _read(state_dir: str) -> overview.StatusSummary:
     with reading(state_dir, Report) as report:
-        return overview.NOTHING if report is None else overview.Standing.of(report)
+        return overview.NOTHING if report is None else overview.StatusSummary.of(report)
 
 
 def _files(
@@ -138,7 +138,7 @@ class Queries:
             now_ms=now_ms,
             started_at=desk.started_at,
             version=__version__,
-            standing=await self._overlook.standing(),
+            status=await self._overlook.standing(),
             snapshot=desk.meter.snapshot(),
             watch_mode=desk.watch_mode(),
             token_s=None if ends_at_s is None else ends_at_s - now_ms / 1000,

@@ -1,4 +1,4 @@
-"""What the end of a run means: its exit code, from what is left."""
+"""The exit code of a run, computed from what is left to do."""
 
 from collections.abc import Collection, Mapping
 from enum import IntEnum
@@ -30,7 +30,7 @@ INTERRUPTED = 130
 
 
 class Exit(IntEnum):
-    """Exit codes; the others stand with the errors that carry them (``syncd.errors``)."""
+    """Exit codes; the others belong to the exceptions in ``syncd.errors``."""
 
     DONE = 0
     SOME_FAILED = 1
@@ -49,7 +49,7 @@ def exit_code(
     bundled: int = 0,
 ) -> Exit:
     """
-    The exit code for what a run left behind; the first rule that applies wins.
+    Return the exit code for what a run left; the first rule that applies wins.
 
     Work that the next run can finish (75) wins over files that no run can finish (1). Otherwise a
     scheduler would give up on a backfill because of one refused file. Files that are still changing

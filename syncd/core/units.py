@@ -1,5 +1,5 @@
 """
-Units of sizes and rates as people write them.
+Parse sizes such as ``50GB``.
 
 ``kB``, ``MB``, ``GB`` and ``TB`` are powers of 1000. ``KiB``, ``MiB``, ``GiB`` and ``TiB`` are powers of
 1024, and so are the single letters ``K``, ``M``, ``G`` and ``T`` in either case, as in rclone.
@@ -27,10 +27,10 @@ _SIZE = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,6})?)(?: ?(?P<unit>[A-Za-z]+))
 
 def parse_size(text: str) -> int:
     """
-    ``50GB``, ``4 GiB``, ``512M``, or a plain number of bytes.
+    Parse ``50GB``, ``4 GiB``, ``512M``, or a plain number of bytes.
 
     Raises:
-        ValueError: It is not a size.
+        ValueError: Not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     factor = None if match is None else BYTES.get(match["unit"] or "B")

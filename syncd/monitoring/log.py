@@ -1,10 +1,10 @@
 """
-Logs: one line an event, ours and other libraries' alike, without secrets.
+Logging: one line for each event of syncd and of its libraries, without secrets.
 
-Every record, from structlog or the standard library, goes through one formatter. There each value
-and the text of each exception is scrubbed of credentials and its control characters are escaped: a
-file name or a server's answer can neither leak a key nor drive somebody's terminal. The handler bounds
-how much is written, and says what it left out.
+Every record, from structlog or the standard library, goes through one formatter. It removes credentials
+from values and exception texts and escapes control characters, so that a file name or a server response
+can neither leak a key nor control a terminal. The handler limits the number of lines and reports how many
+it suppressed.
 """
 
 import contextlib
@@ -27,12 +27,11 @@ from syncd.types import printable
 
 HIDDEN = "***"
 
-# A key inside a longer word is none ("mask-...", "risk-..."). Too much is hidden rather than too
-# little: a file called ak-something-long loses part of its name in the log, and only there.
-# Each pattern is linear in the text, whatever the text: no match can begin inside of what a failed
-# one has read, or it fails within a few characters.
+# A key must not be part of a longer word ("mask-...", "risk-..."). In doubt text is hidden: a file called
+# ak-something-long loses part of its name in the log, and only there. Each pattern runs in linear time:
+# no match can start inside the text of a failed one, or it fails within a few characters.
 _SECRETS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    # What pydantic quotes of a wrong value: cut in its middle, so that nobody knows a secret by its look.
+    # pydantic quotes a wrong value with its middle cut out, so the secret has no recognisable form.
     (re.compile(r"(?m)^(?>(.*?\binput_value=)).*(?=, input_type=)"), rf"\1{HIDDEN}"),
     (re.compile(r"(?<![A-Za-z0-9])(dk|sk|ak)-[A-Za-z0-9_-]{6,}+"), rf"\1-{HIDDEN}"),
     (re.compile(r"(?a)(?<![\w-])ey[\w-]{8,}+\.[\w-]++\.[\w-]++"), HIDDEN),
@@ -51,23 +50,23 @@ _SECRETS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ..
         r"\1…",
     ),
 )
-# What every one of these has in it, and hardly a line that is written.
+# Matches every text that contains a secret, and few others: a fast path for ordinary lines.
 _SUSPECT = re.compile(
     r"(?i)[dsa]k-[a-z0-9_-]{6}|ey[\w-]{8}|bearer|authorization|://|x-(?:amz|goog)-|input_value="
 )
-# What ends in a letter and is no part of the word behind it: a colour, an escape of repr, %0A.
+# Escapes that end in a letter, such as a colour, a backslash escape of repr, or %0A. They separate words.
 _ESCAPE = re.compile(
     r"((?:\x1b|\\x1b)\[[0-?]*[ -/]*[@-~]|\\(?:[abfnrtv]|x[0-9a-f]{2}|u[0-9a-f]{4})|%[0-9A-Fa-f]{2})"
 )
 _SECRET_NAMES = re.compile(r"(?i)authorization|password|secret|token|cookie|device_code")
 _MANY_LINES = frozenset({"exception", "stack"})
-# The first three log whole URLs, signatures included; the last its own housekeeping.
+# The first three log URLs with their signatures.
 _QUIET = ("httpx", "httpcore", "uvicorn.access", "apscheduler")
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))  # sd-daemon(3)
 
 
 def scrub(text: str) -> str:
-    """*text* without keys, tokens, Authorization values, URL users and URL queries."""
+    """Return *text* without keys, tokens, Authorization values, URL users and URL queries."""
     if not _SUSPECT.search(text):
         return text
     return "".join(map(_without_secrets, _ESCAPE.split(_without_secrets(text))))
@@ -80,15 +79,15 @@ def _without_secrets(text: str) -> str:
 
 
 def digest(error: BaseException) -> str:
-    """Eight hex digits for where and as what *error* arose: equal bugs, equal digits."""
+    """Return eight hex digits that identify the type and the traceback of *error*."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{os.path.basename(f.filename)}:{f.lineno}:{f.name}" for f in frames]
-    story = "\n".join([__version__, type(error).__qualname__, *places])
-    return hashlib.sha256(story.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    identity = "\n".join([__version__, type(error).__qualname__, *places])
+    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Does *stream* go to the journal? See ``$JOURNAL_STREAM`` in systemd.exec(5)."""
+    """Return whether *stream* is the journal. See ``$JOURNAL_STREAM`` in systemd.exec(5)."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -105,14 +104,14 @@ def configure(
     now_s: Callable[[], float] = time.monotonic,
 ) -> None:
     """
-    Send all logs to *stream*, replacing whatever was set up before.
+    Send all logs to *stream* and replace any earlier configuration.
 
     Args:
-        format: ``auto`` is ``console`` on a terminal or in the journal, ``json`` elsewhere.
+        format: ``auto`` is ``console`` on a terminal or in the journal, and ``json`` otherwise.
         level: debug, info, warning or error.
-        stream: stderr unless given.
-        journal: Whether lines get a priority prefix; None finds out.
-        now_s: The clock by which lines are bounded.
+        stream: stderr by default.
+        journal: Whether lines get a priority prefix; None: if *stream* is the journal.
+        now_s: The monotonic clock of the rate limit.
     """
     stream = stream or sys.stderr
     journal = is_journal(stream, os.environ) if journal is None else journal
@@ -131,11 +130,13 @@ def configure(
 
 
 def _configure_stdlib(handler: logging.Handler, level: str) -> None:
-    logging.raiseExceptions = False  # a record that cannot be shown would print its raw arguments
+    logging.raiseExceptions = (
+        False  # else a record that cannot be formatted prints its raw arguments
+    )
     root = logging.getLogger()
-    for before in root.handlers:
-        if isinstance(before, _Handler):
-            before.tell_left_out()
+    for handler_before in root.handlers:
+        if isinstance(handler_before, _Handler):
+            handler_before.report_suppressed()
     root.handlers = [handler]
     root.setLevel(level.upper())
     for name in _QUIET:
@@ -167,53 +168,53 @@ def _json() -> list[Processor]:
 
 
 def _drop_timestamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """The journal stamps each line itself."""
+    """The journal adds timestamps itself."""
     event.pop("timestamp", None)
     return event
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes a bounded number of lines; see ``core.flood``."""
+    """Writes a limited number of lines; see ``LogLimiter``."""
 
     def __init__(self, stream: TextIO, now_s: Callable[[], float]) -> None:
         super().__init__(stream)
         self._now_s = now_s
-        self._flood = LogLimiter(now_s())
-        self._telling = False  # guarded, like the flood, by the handler's own lock
+        self._limiter = LogLimiter(now_s())
+        self._reporting = False  # like the limiter guarded by the handler's lock
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._telling:
+        if self._reporting:
             super().emit(record)
             return
-        event, said = _subject(record)
+        event, trouble = _subject(record)
         now_s = self._now_s()
-        self._tell(self._flood.left_out(now_s))
+        self._report(self._limiter.suppressed(now_s))
         severe = record.levelno >= logging.WARNING
-        if self._flood.admit(event, now_s, trouble=said if severe else None):
+        if self._limiter.admit(event, now_s, trouble=trouble if severe else None):
             super().emit(record)
 
-    def tell_left_out(self) -> None:
-        """Say what was left out and not told yet: nothing comes after this."""
+    def report_suppressed(self) -> None:
+        """Report all lines that were suppressed since the last report."""
         with self.lock or contextlib.nullcontext():
-            self._tell(self._flood.left_out(self._now_s(), at_once=True))
+            self._report(self._limiter.suppressed(self._now_s(), at_once=True))
 
     def close(self) -> None:
-        self.tell_left_out()
+        self.report_suppressed()
         super().close()
 
-    def _tell(self, lines: Mapping[str, int]) -> None:
+    def _report(self, lines: Mapping[str, int]) -> None:
         if not lines:
             return
-        self._telling = True
+        self._reporting = True
         try:
-            # As an error, so that no level hides it.
+            # The level is error, so that no setting hides it.
             structlog.get_logger("syncd.log").error("log.suppressed", lines=dict(lines))
         finally:
-            self._telling = False
+            self._reporting = False
 
 
 def _subject(record: logging.LogRecord) -> tuple[str, str]:
-    """What a line speaks of, and what it says of that but for what differs from case to case."""
+    """Return the event of a line, and the event with its reason but without other fields."""
     if not isinstance(record.msg, Mapping):
         return record.name, f"{record.name}: {record.msg}"
     event = str(record.msg.get("event"))
@@ -222,7 +223,7 @@ def _subject(record: logging.LogRecord) -> tuple[str, str]:
 
 
 class _JournalHandler(_Handler):
-    """Prefixes each line with ``<n>``, or the journal would misfile all but a record's first."""
+    """Adds the priority ``<n>`` to every line, so that the journal keeps records together."""
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = next(f"<{n}>" for level, n in _PRIORITIES if record.levelno >= level)
@@ -234,7 +235,7 @@ def _clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _cleaned(key: str, value: object) -> object:
-    """*value* as plain data that is safe to show."""
+    """Return *value* as plain data that is safe to show."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if _SECRET_NAMES.search(key):

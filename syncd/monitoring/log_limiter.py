@@ -1,87 +1,88 @@
 """
-How much of what is said is written down: a bounded number of lines, and none lost in silence.
+A limit for the number of log lines.
 
-A burst of lines (a first walk that meets a thousand files) passes whole. What goes on for longer is
-cut to a rate, errors last. One and the same trouble, said over and over, is written a few times a
-minute and counted from then on.
+A burst of lines, such as from a first walk that finds a thousand files, is written completely. A longer
+stream is limited to a rate; errors have a reserve. The same warning or error is written a few times a
+minute and then only counted. The number of suppressed lines is reported.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
 LINES_PER_S = 10.0
-"""Sustained, whatever happens."""
+"""The sustained rate."""
 
 BURST = 600
-"""Lines that may come at once: a minute's worth."""
+"""The largest number of lines at once: a minute's worth."""
 
 RESERVED = 100
-"""Of these, for warnings and errors only."""
+"""The part of the burst that is reserved for warnings and errors."""
 
 SAME_MOST, SAME_S = 10, 60.0
-"""A trouble is written so often within so many seconds."""
+"""How often the same trouble is written within this number of seconds."""
 
 TROUBLES_MOST = 1000
-"""Different troubles that are told apart at a time."""
+"""The largest number of different troubles that are counted at a time."""
 
-TOLD_EVERY_S = 10.0
+REPORT_S = 10.0
+"""The shortest time between two reports of suppressed lines."""
 
 
 @dataclass(slots=True)
-class _Said:
+class _Repeated:
     since_s: float
     times: int = 0
 
 
 class LogLimiter:
-    """A meter of lines. Times are seconds of any clock that does not go back."""
+    """A token bucket for log lines. Times are seconds on any monotonic clock."""
 
     def __init__(self, now_s: float) -> None:
         self._tokens = float(BURST)
-        self._at_s = self._told_s = now_s
-        self._said: dict[str, _Said] = {}
-        self._left: Counter[str] = Counter()
+        self._at_s = self._reported_s = now_s
+        self._repeated: dict[str, _Repeated] = {}
+        self._suppressed: Counter[str] = Counter()
 
     def admit(self, event: str, now_s: float, *, trouble: str | None = None) -> bool:
         """
-        May this line be written? If not, it is counted under its *event*.
+        Return whether a line may be written; if not, count it under its *event*.
 
         Args:
-            trouble: What a warning or an error says, without what differs from case to case.
+            trouble: The text of a warning or an error without its variable fields.
         """
         self._refill(now_s)
         repeated = trouble is not None and self._is_repeated(trouble, now_s)
         if repeated or self._tokens < 1 + (RESERVED if trouble is None else 0):
-            self._left[event] += 1
+            self._suppressed[event] += 1
             return False
         self._tokens -= 1
         return True
 
-    def left_out(self, now_s: float, *, at_once: bool = False) -> dict[str, int]:
+    def suppressed(self, now_s: float, *, at_once: bool = False) -> dict[str, int]:
         """
-        Lines left out since this was told last, by event; it is told every few seconds at most.
+        Return the number of suppressed lines by event if a report is due.
 
         Args:
-            at_once: Nothing comes after this.
+            at_once: The log ends now, so that the report is due.
         """
         self._refill(now_s)
-        due = self._tokens >= 1 and now_s - self._told_s >= TOLD_EVERY_S
-        if not self._left or not (due or at_once):
+        due = self._tokens >= 1 and now_s - self._reported_s >= REPORT_S
+        if not self._suppressed or not (due or at_once):
             return {}
-        left, self._left = dict(self._left), Counter()
-        self._told_s = now_s
+        suppressed, self._suppressed = dict(self._suppressed), Counter()
+        self._reported_s = now_s
         self._tokens = max(0.0, self._tokens - 1)
-        return left
+        return suppressed
 
     def _refill(self, now_s: float) -> None:
         self._tokens = min(BURST, self._tokens + (now_s - self._at_s) * LINES_PER_S)
         self._at_s = now_s
 
     def _is_repeated(self, trouble: str, now_s: float) -> bool:
-        said = self._said.get(trouble)
-        if said is None or now_s - said.since_s >= SAME_S:
-            if len(self._said) >= TROUBLES_MOST:
-                self._said.clear()
-            said = self._said[trouble] = _Said(now_s)
-        said.times += 1
-        return said.times > SAME_MOST
+        repeated = self._repeated.get(trouble)
+        if repeated is None or now_s - repeated.since_s >= SAME_S:
+            if len(self._repeated) >= TROUBLES_MOST:
+                self._repeated.clear()
+            repeated = self._repeated[trouble] = _Repeated(now_s)
+        repeated.times += 1
+        return repeated.times > SAME_MOST

@@ -1,8 +1,8 @@
 """
-``/metrics``: what Prometheus reads. Names and meanings are written down in docs/monitoring/metrics.md.
+Prometheus metrics at ``/metrics``; docs/monitoring/metrics.md documents them.
 
-The one room that knows the library. Nothing is counted here: each scrape turns the meter's counters
-and the store's standing into families, in a registry of its own.
+This is the only module that imports the Prometheus library. It counts nothing itself: each scrape converts
+the counters of the meter and the status in the store to metric families in an own registry.
 """
 
 import platform
@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from syncd.monitoring.progress import Phase, Snapshot, Tally
-from syncd.monitoring.status import Standing
+from syncd.monitoring.status import StatusSummary
 from syncd.types import FileState, HoldKind
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -22,30 +22,30 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 WATCH_MODES = ("events", "degraded", "walks")
 
 _TALLIES: Mapping[Tally, tuple[str, str, tuple[str, ...]]] = {
-    Tally.ENDED: ("files_ended", "Files that a worker let go of, by how.", ("end",)),
+    Tally.ENDED: ("files_ended", "Files whose run ended, by result.", ("end",)),
     Tally.PART: ("parts", "Parts of large files, by result.", ("result",)),
     Tally.REQUEST: ("requests", "Requests by endpoint and HTTP status.", ("endpoint", "status")),
-    Tally.RETRY: ("retries", "What was tried again, by scope.", ("scope",)),
-    Tally.URL_AGAIN: ("presigns_again", "Presigned URLs asked for anew.", ()),
+    Tally.RETRY: ("retries", "Retries by scope.", ("scope",)),
+    Tally.URL_AGAIN: ("presigns_again", "Presigned URLs requested again.", ()),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """
-    What a scrape sees. Times are Unix milliseconds.
+    The data of a scrape. Times are Unix milliseconds.
 
     Args:
         watch_mode: One of ``WATCH_MODES``.
-        token_s: Seconds of life left in the session token; None if it has no known end.
-        bandwidth: Bytes a second that sending is held to; None: not at all.
-        slots: PUT requests that may run at once.
+        token_s: The remaining lifetime of the session token in seconds; None if unknown.
+        bandwidth: The bandwidth limit in bytes per second; None: no limit.
+        slots: The current limit of concurrent PUT requests.
     """
 
     now_ms: int
     started_at: int
     version: str
-    standing: Standing
+    status: StatusSummary
     snapshot: Snapshot
     watch_mode: str
     token_s: float | None
@@ -54,7 +54,7 @@ class Facts:
 
 
 class Metrics(Collector):
-    """Renders facts, one scrape after the other."""
+    """Renders the metrics of a scrape."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
@@ -63,7 +63,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def render(self, facts: Facts) -> bytes:
-        """The text format, version 0.0.4."""
+        """Return the metrics in text format, version 0.0.4."""
         self._facts = facts
         return generate_latest(self._registry)
 
@@ -81,7 +81,7 @@ def _counters(now: Snapshot) -> Iterator[Metric]:
     for name, text, value in (
         ("hashed_bytes", "Bytes read and hashed.", now.hashed),
         ("sent_bytes", "Bytes handed to the object store's connections.", now.sent),
-        ("adopted_bytes", "Bytes of files that the catalog held already.", now.adopted),
+        ("adopted_bytes", "Bytes of files that were already in the catalog.", now.adopted),
     ):
         yield CounterMetricFamily(f"syncd_{name}", text, value=value)
     for tally, (name, text, labels) in _TALLIES.items():
@@ -94,57 +94,61 @@ def _counters(now: Snapshot) -> Iterator[Metric]:
 
 
 def _gauges(facts: Facts) -> Iterator[GaugeMetricFamily]:
-    now, standing = facts.snapshot, facts.standing
+    now, status = facts.snapshot, facts.status
     python = platform.python_version()
     yield _family("build_info", "Always 1.", ("version", "python"), [((facts.version, python), 1)])
     yield _one("start_time_seconds", "Unix time of the start.", facts.started_at / 1000)
-    files = {state: amount.files for state, amount in standing.amounts.items()}
-    sizes = {state: amount.bytes for state, amount in standing.amounts.items()}
-    yield _by("files", "Files on disk in each state.", "state", tuple(FileState), files)
-    yield _by("file_bytes", "Bytes of the files in each state.", "state", tuple(FileState), sizes)
-    yield _one("settling_files", "Files that do not stand still yet.", now.settling_files)
+    files = {state: amount.files for state, amount in status.amounts.items()}
+    sizes = {state: amount.bytes for state, amount in status.amounts.items()}
+    yield _by("files", "Files on disk by state.", "state", tuple(FileState), files)
+    yield _by(
+        "file_bytes", "Bytes of the files on disk by state.", "state", tuple(FileState), sizes
+    )
+    yield _one("settling_files", "Files that are still changing.", now.settling_files)
     phases = [running.phase for running in now.running]
     at_work = {phase.value: phases.count(phase) for phase in Phase}
-    yield _by("running_files", "Files at work now.", "phase", list(at_work), at_work)
-    waiting_at = standing.oldest_waiting_at
+    yield _by(
+        "running_files", "Files that a worker processes, by phase.", "phase", list(at_work), at_work
+    )
+    waiting_at = status.oldest_waiting_at
     waiting_s = 0.0 if waiting_at is None else max(0, facts.now_ms - waiting_at) / 1000
     yield _one("oldest_waiting_age_seconds", "Age of the oldest queued file.", waiting_s)
-    yield _one("progress_age_seconds", "Seconds since any file got further.", now.idle_s)
-    success_at = standing.last_success_at
+    yield _one("progress_age_seconds", "Seconds since any file made progress.", now.idle_s)
+    success_at = status.last_success_at
     yield _one(
         "last_success_timestamp_seconds",
-        "Unix time of the last file that came into the catalog.",
+        "Unix time when the last file was registered.",
         None if success_at is None else success_at / 1000,
     )
     walks = [((root,), seconds) for root, seconds in now.walks.items()]
-    yield _family("scan_duration_seconds", "How long the last walk took.", ("root",), walks)
-    ends = [((r.path,), r.scanned_at / 1000) for r in standing.roots if r.scanned_at is not None]
+    yield _family("scan_duration_seconds", "Duration of the last walk.", ("root",), walks)
+    ends = [((r.path,), r.scanned_at / 1000) for r in status.roots if r.scanned_at is not None]
     yield _family("last_scan_timestamp_seconds", "When the last walk ended.", ("root",), ends)
-    yield _by("watch_mode", "1: in force.", "mode", WATCH_MODES, {facts.watch_mode: 1})
-    held: dict[str, float] = {hold.kind: 1 for hold in standing.holds}
-    yield _by("hold", "1: everything waits for that.", "kind", tuple(HoldKind), held)
-    ages = [((hold.kind,), (facts.now_ms - hold.since) / 1000) for hold in standing.holds]
-    yield _family("hold_age_seconds", "Seconds since the hold began.", ("kind",), ages)
-    yield _one("token_remaining_seconds", "Life left in the session token.", facts.token_s)
-    yield _one("bandwidth_limit_bytes_per_second", "Limit in force on sending.", facts.bandwidth)
-    yield _one("put_slots", "PUT requests that may run at once.", facts.slots)
+    yield _by("watch_mode", "1 for the current mode.", "mode", WATCH_MODES, {facts.watch_mode: 1})
+    held: dict[str, float] = {hold.kind: 1 for hold in status.holds}
+    yield _by("hold", "1 while uploads are on hold for this reason.", "kind", tuple(HoldKind), held)
+    ages = [((hold.kind,), (facts.now_ms - hold.since) / 1000) for hold in status.holds]
+    yield _family("hold_age_seconds", "Seconds since the hold started.", ("kind",), ages)
+    yield _one("token_remaining_seconds", "Remaining lifetime of the session token.", facts.token_s)
+    yield _one("bandwidth_limit_bytes_per_second", "The current upload limit.", facts.bandwidth)
+    yield _one("put_slots", "The current limit of concurrent PUT requests.", facts.slots)
     yield _one(
         "abandoned_uploads",
-        "Uploads that the server gave no way to abort.",
-        standing.abandoned_uploads,
+        "Uploads that cannot be aborted.",
+        status.abandoned_uploads,
     )
 
 
 def _one(name: str, text: str, value: float | None) -> GaugeMetricFamily:
-    """Without labels; without a sample where there is no value."""
+    """Return a metric without labels, and without a sample if there is no value."""
     return _family(name, text, (), [] if value is None else [((), value)])
 
 
 def _by(
-    name: str, text: str, label: str, each: Iterable[str], values: Mapping[str, float]
+    name: str, text: str, label: str, keys: Iterable[str], values: Mapping[str, float]
 ) -> GaugeMetricFamily:
-    """A sample for each of the label's values, 0 too: what is absent cannot raise an alert."""
-    return _family(name, text, (label,), [((one,), values.get(one, 0)) for one in each])
+    """Return a sample for every label value, including 0, so that alerts can rely on it."""
+    return _family(name, text, (label,), [((key,), values.get(key, 0)) for key in keys])
 
 
 def _family(

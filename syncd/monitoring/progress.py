@@ -1,9 +1,8 @@
 """
-How far things are, counted while they happen and read by whoever draws.
+Progress counters of a run.
 
-The counters live in memory only; what is finished is in the store. Sending threads count into the
-meter, a screen or the control surface takes snapshots of it. Every number is bytes unless its name
-says otherwise.
+The counters are kept in memory only; results are in the store. Sending threads update the meter, and the
+live view and the control API take snapshots. Every number is in bytes unless its name says otherwise.
 """
 
 import threading
@@ -17,13 +16,13 @@ from typing import NamedTuple
 from syncd.types import Job
 
 BEAT_S = 5.0
-"""Seconds that one figure of a ``Pulse`` covers."""
+"""The duration of an interval (a beat) in seconds."""
 
 BEATS = 60
-"""Figures that a ``Pulse`` remembers: five minutes."""
+"""The number of beats that are kept: five minutes."""
 
 RATE_BEATS = 12
-"""Figures that a rate is averaged over: the last minute, the beat that is not over yet included."""
+"""The number of beats of a rate: the last minute, including the current beat."""
 
 
 class Phase(StrEnum):
@@ -37,9 +36,9 @@ class Phase(StrEnum):
 
 class Settling(NamedTuple):
     """
-    A file that still changes, as commands show it; ``path`` and ``reason`` are printable.
+    A file that is still changing; ``path`` and ``reason`` are printable.
 
-    ``seconds_left`` until it is queued if nothing changes any more; None while *why* keeps it.
+    ``seconds_left`` is the time until it is queued if it does not change; None while ``reason`` blocks it.
     """
 
     path: str
@@ -49,23 +48,23 @@ class Settling(NamedTuple):
 
 
 class Tally(StrEnum):
-    """What is counted by a label beside bytes and files, since the start."""
+    """Events that are counted by label since the start."""
 
-    ENDED = "ended"  # files that a worker let go of, by how
+    ENDED = "ended"  # ended runs of files, by result
     PART = "part"  # parts of large files, by result
     REQUEST = "request"  # requests, by endpoint and status
-    RETRY = "retry"  # what was tried again, by scope
-    URL_AGAIN = "url_again"  # URLs signed anew
+    RETRY = "retry"  # retries, by scope
+    URL_AGAIN = "url_again"  # URLs requested again
 
 
 @dataclass(slots=True)
 class Running:
     """
-    One job at work; in a snapshot, as it was then.
+    A running job.
 
-    ``sent`` counts bytes handed to the wire; a failed try takes them back. ``stored`` has a bit for
-    each part that the store holds (part 1 is bit 0); ``on_wire`` is the bytes sent so far of each
-    part under way, by its number.
+    ``sent`` counts the bytes sent, without those of failed tries. ``stored`` has a bit for each part that
+    the object store has (part 1 is bit 0). ``on_wire`` maps the parts that are being sent to the bytes
+    sent so far.
     """
 
     job_id: int
@@ -80,20 +79,20 @@ class Running:
 
     @property
     def parts_done(self) -> int:
-        """How many parts the store holds."""
+        """The number of parts that the object store has."""
         return self.stored.bit_count()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """
-    Everything at one moment.
+    All counters at one moment.
 
-    ``expected`` and ``finished`` are bytes of files this run has to bring into the catalog and has
-    brought there; ``hashed`` and ``sent`` count the run's work, repeated work included, and
-    ``adopted`` the bytes that were in the catalog already. Rates are bytes a second over the last
-    minute, ``sent_beats`` bytes in each ``BEAT_S`` of the last minutes. ``idle_s``: seconds since
-    any file made progress (see ``_Advance``) or ended. ``walks``: seconds of the last walk of each root.
+    ``expected`` and ``finished`` are the bytes of the files of this run and of those that are finished.
+    ``hashed`` and ``sent`` include repeated work. ``adopted`` counts bytes that were already in the
+    catalog. Rates are bytes per second over the last minute, and ``sent_beats`` the bytes of each beat.
+    ``idle_s`` is the time since any file made progress (see ``_Advance``) or ended, ``walks`` the duration
+    of the last walk of each root.
     """
 
     running: tuple[Running, ...]
@@ -119,11 +118,11 @@ class Snapshot:
 @dataclass(slots=True)
 class _Advance:
     """
-    How far a job got in all its tries, to tell progress from bytes that are sent again.
+    The progress of a job over all its tries, without bytes that are merely sent again.
 
-    After a try that got further than any before it, the bytes of the next one count as progress
-    again: a long body on a slow link is not stuck because it broke off once. After a try that got
-    no further, they do not: a server that breaks off at the same byte each time makes none.
+    After a try that got further than all earlier ones, the bytes of the next try count as progress again:
+    a long body on a slow link is not stuck because it failed once. After a try that got no further, they do
+    not count: a server that always fails at the same byte makes no progress.
     """
 
     sent: int = 0
@@ -134,9 +133,9 @@ class _Advance:
     counts_again: bool = False
 
     def follow(self, sent: int) -> bool:
-        """Whether it is progress that *sent* bytes of the job are on their way or stored by now."""
+        """Update with the bytes sent or stored now, and return whether this is progress."""
         if sent < self.sent:
-            if self.grew:  # several parts may fail one after another: that is one failure
+            if self.grew:  # several failed parts in a row are one failure
                 self.counts_again, self.got_further, self.grew = self.got_further, False, False
             self.counted = sent if self.counts_again else self.furthest
         elif sent > self.sent:
@@ -149,38 +148,36 @@ class _Advance:
         return True
 
 
-class Pulse:
+class RateHistory:
     """
-    Bytes by the beat (``BEAT_S`` seconds), over the last ``BEATS`` beats.
-
-    Nothing has to be woken for it: a beat that nobody added to is filled in when it is looked at.
+    Bytes in each of the last ``BEATS`` beats. Beats without bytes are filled in on access.
     """
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
-        self._began_s = now_s()
+        self._started_s = now_s()
         self._beat = 0
         self._bytes = deque([0], BEATS)
 
     def add(self, count: int) -> None:
-        """*count* bytes moved now."""
-        self._go_on()
+        """Add *count* bytes now."""
+        self._advance()
         self._bytes[-1] += count
 
     def figures(self) -> list[int]:
-        """Bytes of each whole beat so far, the oldest first."""
-        self._go_on()
+        """Return the bytes of each complete beat, oldest first."""
+        self._advance()
         return list(self._bytes)[:-1]
 
     def rate(self) -> float:
-        """Bytes a second, over the last minute or as much of it as there was."""
-        self._go_on()
+        """Return bytes per second over the last minute, or since the start."""
+        self._advance()
         recent = list(self._bytes)[-RATE_BEATS:]
-        into_beat_s = self._now_s() - self._began_s - self._beat * BEAT_S
+        into_beat_s = self._now_s() - self._started_s - self._beat * BEAT_S
         return sum(recent) / max((len(recent) - 1) * BEAT_S + into_beat_s, 1.0)
 
-    def _go_on(self) -> None:
-        beat = int((self._now_s() - self._began_s) / BEAT_S)
+    def _advance(self) -> None:
+        beat = int((self._now_s() - self._started_s) / BEAT_S)
         self._bytes.extend([0] * min(beat - self._beat, BEATS))
         self._beat = beat
 
@@ -190,13 +187,13 @@ class Meter:
     Thread-safe counters of one run.
 
     Args:
-        now_s: A clock that never goes back, for rates and for how long nothing moved.
+        now_s: A monotonic clock.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._moved_s = now_s()
-        self._sending, self._hashing = Pulse(now_s), Pulse(now_s)
+        self._sending, self._hashing = RateHistory(now_s), RateHistory(now_s)
         self._tallies: Counter[tuple[Tally, tuple[str, ...]]] = Counter()
         self._walks: dict[str, float] = {}
         self._adopted_bytes = 0
@@ -210,32 +207,32 @@ class Meter:
         self._hashed = self._sent = 0
 
     def expect(self, job_id: int, size: int) -> None:
-        """A job stands in the queue."""
+        """Count a queued job."""
         with self._lock:
             self._expected[job_id] = size
 
     def settling(self, files: int) -> None:
-        """So many files have not stood still long enough yet."""
+        """Set the number of files that are still changing."""
         with self._lock:
             self._settling = files
 
     def begin(self, job: Job) -> None:
-        """A worker took *job*."""
+        """Start *job*."""
         with self._lock:
             if not self._running and job.id not in self._advances:
-                self._moved_s = self._now_s()  # until now there was nothing to do
+                self._moved_s = self._now_s()  # the meter was idle because there was no work
             self._advances.setdefault(job.id, _Advance()).follow(0)
             self._expected.setdefault(job.id, job.fingerprint.size)
             self._running[job.id] = Running(job.id, job.rel_path, job.fingerprint.size)
 
     def phase(self, job_id: int, phase: Phase) -> None:
-        """The job went on to its next phase."""
+        """Set the phase of a job."""
         with self._lock:
             if (running := self._running.get(job_id)) is not None:
                 running.phase = phase
 
     def parts(self, job_id: int, total: int, missing: Collection[int], sent: int) -> None:
-        """The job travels in parts; all but the *missing* numbers (*sent* bytes) are already there."""
+        """Set the parts of a job; all but the *missing* numbers (*sent* bytes) are stored."""
         stored = (1 << total) - 1
         for number in missing:
             stored &= ~_bit(number)
@@ -245,7 +242,7 @@ class Meter:
                 running.on_wire.clear()
 
     def part_done(self, job_id: int, number: int) -> None:
-        """Part *number* is acknowledged and committed."""
+        """Mark part *number* as stored."""
         with self._lock:
             running = self._running.get(job_id)
             if running is not None:
@@ -253,17 +250,17 @@ class Meter:
                 running.on_wire.pop(number, None)
 
     def count(self, what: Tally, *labels: str) -> None:
-        """One more of *what*."""
+        """Count one event."""
         with self._lock:
             self._tallies[what, labels] += 1
 
     def walked(self, root: str, seconds: float) -> None:
-        """A walk over the whole of *root* ended."""
+        """Set the duration of the last complete walk of *root*."""
         with self._lock:
             self._walks[root] = seconds
 
     def add_hashed(self, job_id: int, count: int) -> None:
-        """*count* bytes were read and hashed."""
+        """Add hashed bytes."""
         with self._lock:
             self._hashed += count
             self._hashing.add(count)
@@ -273,7 +270,7 @@ class Meter:
                 running.hashed += count
 
     def add_sent(self, job_id: int, count: int, part: int | None = None) -> None:
-        """*count* bytes (of *part*) went to the wire; negative: a try failed, they do not count."""
+        """Add sent bytes of a job or a part; negative if a try failed."""
         with self._lock:
             if count > 0:
                 self._sent += count
@@ -291,13 +288,13 @@ class Meter:
 
     @property
     def sent(self) -> int:
-        """Bytes that went to the wire so far, repeated ones included."""
+        """All bytes sent so far, including repeated ones."""
         return self._sent
 
     def end(
         self, job_id: int, *, registered: bool = False, adopted: bool = False, failed: bool = False
     ) -> None:
-        """The worker let go of the job; one flag at most says that it came to an end."""
+        """End the run of a job; at most one flag is set, if the job is finished."""
         with self._lock:
             running = self._running.pop(job_id, None)
             if registered or adopted or failed:
@@ -312,14 +309,14 @@ class Meter:
                 self._moved_s = self._now_s()
 
     def drop(self, job_id: int) -> None:
-        """The job is no longer wanted (its file changed or went)."""
+        """Remove a job that was superseded."""
         with self._lock:
             self._running.pop(job_id, None)
             self._advances.pop(job_id, None)
             self._expected.pop(job_id, None)
 
     def snapshot(self) -> Snapshot:
-        """The counters as they stand."""
+        """Return the current counters."""
         with self._lock:
             return Snapshot(
                 running=tuple(

@@ -1,8 +1,8 @@
 """
-Where things stand: what the store says, and what a running syncd is doing, as one document.
+The status document: the state in the store and the progress of a running syncd.
 
-``syncd status --json``, ``GET /status`` and ``GET /events`` all show this; its written contract is
-docs/schemas/status.schema.json. Times are Unix milliseconds, sizes bytes, names printable.
+``syncd status --json``, ``GET /status`` and ``GET /events`` return it. docs/schemas/status.schema.json
+describes it. Times are Unix milliseconds, sizes are bytes, and names are printable.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from syncd.monitoring.progress import Running, Settling, Snapshot
 
 SCHEMA = 1
-"""Version of the document."""
+"""The version of the document."""
 
 NEXT_TRIES = 10
 
 SETTLING_LISTED = 20
-"""Files that still change, listed one by one: a first walk may meet 50,000 of them."""
+"""The largest number of changing files in the document. A first walk may find 50,000."""
 
 TO_DO = frozenset({FileState.QUEUED, FileState.WAITING, FileState.UPLOADING})
-"""States of files that syncd brings into the catalog by itself."""
+"""States of files that syncd will still upload."""
 
 
-class Standing(NamedTuple):
-    """What the store says of everything, without a line for each file."""
+class StatusSummary(NamedTuple):
+    """The status in the store, without the single files."""
 
     roots: list[RootReport]
     holds: list[HoldRow]
@@ -40,12 +40,12 @@ class Standing(NamedTuple):
     abandoned_uploads: int
 
     @classmethod
-    def of(cls, report: Outline) -> "Standing":
+    def of(cls, report: Outline) -> "StatusSummary":
         """
-        Read it.
+        Read the summary.
 
         Raises:
-            StateError: It cannot be read.
+            StateError: The store cannot be read.
         """
         return cls(
             roots=report.roots(),
@@ -59,28 +59,28 @@ class Standing(NamedTuple):
 
     @property
     def bytes_to_do(self) -> int:
-        """Bytes of the files that are queued or at work."""
+        """Bytes of the files that are queued or being uploaded."""
         return sum(amount.bytes for state, amount in self.amounts.items() if state in TO_DO)
 
 
-NOTHING = Standing([], [], {}, [], None, None, 0)
-"""Of a state directory that holds nothing yet."""
+NOTHING = StatusSummary([], [], {}, [], None, None, 0)
+"""The summary of an empty state directory."""
 
 
 def document(
-    standing: Standing, *, running: bool, progress: Mapping[str, Any] | None
+    summary: StatusSummary, *, running: bool, progress: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """
-    The document.
+    Return the document.
 
     Args:
-        running: A syncd owns the state directory.
-        progress: What it is doing, as ``progress_of`` tells; None if it was not asked.
+        running: Whether a syncd is running on the state directory.
+        progress: The result of ``progress_of``; None if unknown.
     """
     return {
         "schema": SCHEMA,
         "running": running,
-        "roots": [root._asdict() for root in standing.roots],
+        "roots": [root._asdict() for root in summary.roots],
         "holds": [
             {
                 "kind": hold.kind,
@@ -90,21 +90,21 @@ def document(
                 "needs_person": hold.needs_person,
                 "probe_at": hold.probe_at,
             }
-            for hold in standing.holds
+            for hold in summary.holds
         ],
-        "files_by_state": {state: amount.files for state, amount in standing.amounts.items()},
-        "bytes_by_state": {state: amount.bytes for state, amount in standing.amounts.items()},
-        "next_tries": [each._asdict() for each in standing.next_tries],
-        "oldest_waiting_at": standing.oldest_waiting_at,
-        "last_success_at": standing.last_success_at,
-        "abandoned_uploads": standing.abandoned_uploads,
+        "files_by_state": {state: amount.files for state, amount in summary.amounts.items()},
+        "bytes_by_state": {state: amount.bytes for state, amount in summary.amounts.items()},
+        "next_tries": [retry._asdict() for retry in summary.next_tries],
+        "oldest_waiting_at": summary.oldest_waiting_at,
+        "last_success_at": summary.last_success_at,
+        "abandoned_uploads": summary.abandoned_uploads,
         "progress": progress,
     }
 
 
 def progress_of(
     now: "Snapshot",
-    standing: Standing,
+    summary: StatusSummary,
     settling: "Iterable[Settling]",
     *,
     started_at: int,
@@ -112,17 +112,17 @@ def progress_of(
     bandwidth: float | None,
 ) -> dict[str, Any]:
     """
-    What a running syncd does, and how fast.
+    Return the progress of a running syncd.
 
     Args:
-        settling: Files that still change; the first ``SETTLING_LISTED`` are listed.
-        bandwidth: Bytes a second that sending is held to; None: not at all.
+        settling: Files that are still changing; the first ``SETTLING_LISTED`` are listed.
+        bandwidth: The bandwidth limit in bytes per second; None: no limit.
     """
     from syncd.monitoring.progress import BEAT_S
 
-    under_way = sum(min(running.sent, running.size) for running in now.running)
-    left = max(standing.bytes_to_do - under_way, 0)
-    in_sight = left > 0 and now.sent_rate > 0 and not standing.holds
+    in_flight = sum(min(running.sent, running.size) for running in now.running)
+    left = max(summary.bytes_to_do - in_flight, 0)
+    predictable = left > 0 and now.sent_rate > 0 and not summary.holds
     return {
         "version": version,
         "started_at": started_at,
@@ -130,7 +130,7 @@ def progress_of(
         "settling_files": now.settling_files,
         "settling": [file._asdict() for file in islice(settling, SETTLING_LISTED)],
         "bytes_left": left,
-        "seconds_left": round(left / now.sent_rate, 1) if in_sight else None,
+        "seconds_left": round(left / now.sent_rate, 1) if predictable else None,
         "sent_rate": round(now.sent_rate, 1),
         "hashed_rate": round(now.hashed_rate, 1),
         "beat_s": BEAT_S,
@@ -167,7 +167,7 @@ def _bits(number: int) -> list[int]:
 
 
 def _ranges(numbers: Collection[int]) -> list[list[int]]:
-    """Ascending numbers as [first, last] of each unbroken run: 10,000 parts stay short."""
+    """Return ascending numbers as [first, last] ranges, so that 10,000 parts stay short."""
     ranges: list[list[int]] = []
     for number in numbers:
         if ranges and ranges[-1][1] == number - 1:
