@@ -37,7 +37,6 @@ PLACES = {
     "tests/property": "T2",
     "tests/property/test_queue_machine.py": "T3",
     "tests/property/test_safe_machine.py": "T3",
-    "tests/property/test_settle_machine.py": "T3",
     "tests/property/test_uploader_machine.py": "T3",
     "tests/property/test_formats_mutation.py": "T12",
     "tests/property/test_answers_mutation.py": "T12",

@@ -59,9 +59,7 @@ def sent(
 
 
 @given(contents, cuts)
-def test_any_parts_of_a_file_are_its_bytes_once_and_every_byte_is_counted(
-    path: Path, content: bytes, cuts: set[int]
-) -> None:
+def test_parts_yield_every_byte_once(path: Path, content: bytes, cuts: set[int]) -> None:
     seen, counts = write(path, content), list[int]()
     plan = hashing.hash_file(str(path), seen, stop=FLAG, on_bytes=counts.append)
 
@@ -80,7 +78,7 @@ def test_any_parts_of_a_file_are_its_bytes_once_and_every_byte_is_counted(
 
 
 @given(contents, cuts, st.integers(0, 299), st.integers(1, 255))
-def test_a_part_never_leaves_whole_once_a_byte_of_its_leaves_is_another(
+def test_changed_part_is_never_sent_whole(
     path: Path, content: bytes, cuts: set[int], at: int, flipped: int
 ) -> None:
     at %= len(content)
@@ -103,7 +101,7 @@ def test_a_part_never_leaves_whole_once_a_byte_of_its_leaves_is_another(
 
 
 @given(contents, st.integers(0, 320))
-def test_a_file_of_another_length_is_noticed_before_its_first_byte(
+def test_file_of_other_length_is_noticed_before_first_byte(
     path: Path, content: bytes, size: int
 ) -> None:
     seen = write(path, content)

@@ -65,7 +65,7 @@ def foreign(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_no_message_about_a_wrong_value_has_a_phrase_of_pydantic(key: str) -> None:
+def test_error_about_wrong_value_has_no_pydantic_phrase(key: str) -> None:
     said = [message({key: value}) for value in WRONG]
     variable = next(name for name, known in VARIABLES.items() if known == key)
     said += [
@@ -80,12 +80,12 @@ def test_no_message_about_a_wrong_value_has_a_phrase_of_pydantic(key: str) -> No
 
 
 @given(st.sampled_from(sorted(KEYS)), values)
-def test_no_message_about_any_value_has_a_phrase_of_pydantic(key: str, value: Any) -> None:
+def test_error_about_any_value_has_no_pydantic_phrase(key: str, value: Any) -> None:
     assert foreign(message({key: value})) == []
 
 
 @given(st.sampled_from(FLAGS), values)
-def test_a_message_about_a_flag_names_the_flag(key: str, value: Any) -> None:
+def test_error_about_flag_quotes_it(key: str, value: Any) -> None:
     said = message({key: value})
 
     assert not said or said.startswith(f"--{key.replace('_', '-').replace('.', '-')}: ")

@@ -112,7 +112,7 @@ def name(text: str) -> object:
 @example(unit="input_value=", before="", after="")
 @example(unit=" ", before="", after="é")
 @example(unit="[", before="", after="")
-def test_I33_text_from_outside_costs_linear_time(
+def test_I33_untrusted_text_is_processed_in_linear_time(
     call: Callable[[str], object], unit: str, before: str, after: str
 ) -> None:
     assert_linear(call, unit, before, after)

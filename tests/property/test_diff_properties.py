@@ -24,7 +24,7 @@ def identity(print_: Fingerprint) -> tuple[int, ...]:
 
 
 @given(trees, trees, st.sets(st.binary(min_size=1, max_size=2).map(os.fsdecode), max_size=2))
-def test_the_merge_says_what_two_dictionaries_say(
+def test_diff_equals_comparison_of_dictionaries(
     disk: Tree, memory: Tree, unjudged: set[str]
 ) -> None:
     found = {p: FoundFile(1, p, disk[p], 0) for p in in_order(disk)}

@@ -132,13 +132,13 @@ def counted(
 
 
 @given(trees, st.lists(tellings, max_size=8), st.sets(st.sampled_from(PATHS)))
-def test_the_stream_says_what_looking_at_everything_says(
+def test_streamed_comparison_equals_full_comparison(
     tree: dict[str, str], listing: list[Told], read: set[str]
 ) -> None:
     assert counted(tree, compared(tree, listing, read)) == plainly(tree, listing)
 
 
-def test_every_kind_is_met() -> None:
+def test_every_finding_kind_occurs() -> None:
     """In one small world, so that the property above cannot be true of nothing."""
     tree = {"models/a": "x", "models/b": "y", "models/c": "xx", "models/d": ""}
     listing = [
@@ -154,9 +154,7 @@ def test_every_kind_is_met() -> None:
 
 
 @given(trees, st.lists(tellings, max_size=8))
-def test_only_files_that_a_record_could_be_are_read(
-    tree: dict[str, str], listing: list[Told]
-) -> None:
+def test_only_files_of_matching_size_are_hashed(tree: dict[str, str], listing: list[Told]) -> None:
     comparison = Comparison(LocalFile((1, p), p, len(content), None) for p, content in tree.items())
 
     wanted = {

@@ -51,7 +51,7 @@ def fd(tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_any_content_gets_a_verdict_after_few_reads(
+def test_any_content_gets_verdict_after_few_reads(
     fd: int, reads: Reads, kind: str, change: Change
 ) -> None:
     name, samples = SAMPLES[kind]
@@ -70,7 +70,7 @@ def test_any_content_gets_a_verdict_after_few_reads(
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_a_whole_file_that_was_cut_is_never_complete(fd: int, kind: str) -> None:
+def test_truncated_file_is_never_complete(fd: int, kind: str) -> None:
     name, samples = SAMPLES[kind]
     chance = random.Random(kind)
     for _ in range(2_000):

@@ -26,7 +26,7 @@ lines = st.builds(
 @given(lines=st.lists(lines, min_size=1, max_size=4), path=paths)
 @example(lines=["**/*.*/**/a"], path="b/.a/b/a")
 @example(lines=["a/**/a/b", "!b/"], path="a/a/b/b")
-def test_deciding_line_is_the_one_of_pathspec(lines: list[str], path: str) -> None:
+def test_deciding_line_equals_that_of_pathspec(lines: list[str], path: str) -> None:
     try:
         theirs = GitIgnoreSpec.from_lines(lines).check_file(path)
     except ValueError:
@@ -50,9 +50,7 @@ def test_deciding_line_is_the_one_of_pathspec(lines: list[str], path: str) -> No
 @example(pattern="*a" * 500, path="a", end="b")
 @example(pattern="a/" * 20 + "b", path="a/", end="c")
 @pytest.mark.timeout(120)
-def test_I33_pattern_costs_at_most_its_length_times_that_of_the_path(
-    pattern: str, path: str, end: str
-) -> None:
+def test_I33_pattern_match_time_is_bounded(pattern: str, path: str, end: str) -> None:
     try:
         parsed = parse_all([pattern])
     except BadLine:

@@ -51,7 +51,7 @@ rules = st.builds(
 
 
 @given(rules, rel_paths, st.integers(0, 30))
-def test_what_is_taken_obeys_every_rule(rules: Rules, rel_path: str, size: int) -> None:
+def test_selected_file_satisfies_every_rule(rules: Rules, rel_path: str, size: int) -> None:
     verdict = judge(rules, rel_path, size)
     typed = naming.typed(rel_path, rules.type_key)
 
@@ -73,7 +73,7 @@ def test_what_is_taken_obeys_every_rule(rules: Rules, rel_path: str, size: int) 
 
 
 @given(rules, rel_paths, st.integers(0, 30), rules)
-def test_what_was_judged_stands_until_the_rules_judge_otherwise(
+def test_decision_is_current_until_rules_differ(
     before: Rules, rel_path: str, size: int, after: Rules
 ) -> None:
     first, second = judge(before, rel_path, size), judge(after, rel_path, size)
@@ -88,13 +88,13 @@ def test_what_was_judged_stands_until_the_rules_judge_otherwise(
 
 
 @given(rel_paths, st.sampled_from([None, "loras", "configs"]))
-def test_a_companion_is_never_taken_for_a_model(rel_path: str, type_key: str | None) -> None:
+def test_companion_is_never_a_model(rel_path: str, type_key: str | None) -> None:
     for ending in naming.COMPANIONS:
         assert unwanted(rel_path + ending, 10, type_key=type_key) is not None
 
 
 @given(rel_paths, st.sets(rel_paths | st.just(""), max_size=3))
-def test_within_means_at_or_below(rel_path: str, tops: set[str]) -> None:
+def test_path_is_within_tops_at_or_below_them(rel_path: str, tops: set[str]) -> None:
     assert is_within(rel_path, tops) == any(
         top in ("", rel_path) or rel_path.startswith(f"{top}/") for top in tops
     )
@@ -104,7 +104,7 @@ def test_within_means_at_or_below(rel_path: str, tops: set[str]) -> None:
     rel_paths,
     st.dictionaries(rel_paths | rel_paths.map(lambda path: path + "/"), rel_paths, max_size=4),
 )
-def test_the_longest_line_that_fits_names_a_file(local: str, names: dict[str, str]) -> None:
+def test_longest_matching_naming_line_applies(local: str, names: dict[str, str]) -> None:
     names = {key: value + ("/" if key.endswith("/") else "") for key, value in names.items()}
     fitting = [
         key for key in names if local == key or (key.endswith("/") and local.startswith(key))
@@ -138,9 +138,7 @@ def tree_of(added: list[tuple[str, bool, bool]]) -> Tree:
 
 
 @given(folders, rel_paths)
-def test_of_all_places_of_a_name_each_is_before_or_after_each_other(
-    added: list[tuple[str, bool, bool]], rel_path: str
-) -> None:
+def test_search_order_is_total(added: list[tuple[str, bool, bool]], rel_path: str) -> None:
     tree = tree_of(added)
     own = (MODELS, rel_path)
     before, after = tree.before(*own), tree.after(*own)
@@ -162,7 +160,7 @@ found_files = st.lists(
 
 
 @given(found_files, st.sets(st.integers(0, 5)), st.sampled_from(["registered", "failed", "queued"]))
-def test_a_plan_has_a_line_a_file_and_no_place_is_promised_twice(
+def test_plan_has_one_entry_per_file_and_no_target_twice(
     found: list[FoundFile], known_at: set[int], state: str
 ) -> None:
     known = {
@@ -204,7 +202,7 @@ trees = st.dictionaries(
 
 
 @given(trees, trees, st.sets(rel_paths, max_size=1))
-def test_what_a_walk_changed_leaves_nothing_for_the_next(
+def test_second_diff_is_empty(
     disk: dict[str, Fingerprint], memory: dict[str, Fingerprint], unjudged: set[str]
 ) -> None:
     found = sorted((FoundFile(1, p, f, 0) for p, f in disk.items()), key=order)
@@ -223,9 +221,7 @@ def test_what_a_walk_changed_leaves_nothing_for_the_next(
 
 
 @given(st.lists(rel_paths, min_size=2, max_size=6), st.booleans())
-def test_a_side_out_of_order_is_noticed_before_anything_wrong_is_said(
-    names: list[str], ours: bool
-) -> None:
+def test_diff_of_unordered_input_raises_before_wrong_result(names: list[str], ours: bool) -> None:
     in_order = all(a.encode() < b.encode() for a, b in itertools.pairwise(names))
     found = [file(name) for name in names]
     known = [

@@ -43,7 +43,7 @@ def drawn(each: list[Told]) -> str:
 
 
 @given(told(WORDS) | told(ANY))
-def test_text_that_fits_is_what_rich_writes(each: list[Told]) -> None:
+def test_plain_table_equals_rich_output(each: list[Told]) -> None:
     try:
         text = plain.text(each)
     except plain.Unfit:

@@ -60,7 +60,7 @@ def changed(found: FoundFile, *, sparse: bool) -> FoundFile:
 
 
 @given(st.lists(steps, max_size=30))
-def test_a_file_never_settles_within_a_window_of_a_change_a_hint_or_an_obstacle(
+def test_file_never_settles_within_window_of_a_change(
     story: list[Step],
 ) -> None:
     now_s, disturbed_s = 0, 0
@@ -79,9 +79,7 @@ def test_a_file_never_settles_within_a_window_of_a_change_a_hint_or_an_obstacle(
 
 
 @given(st.lists(steps, max_size=30), st.lists(st.integers(0, LONGEST_S), max_size=5))
-def test_whatever_happened_a_file_that_stands_still_settles(
-    story: list[Step], looks: list[int]
-) -> None:
+def test_unchanged_file_always_settles(story: list[Step], looks: list[int]) -> None:
     now_s, watching, found = 0, None, FILE
     for step in story:
         now_s += step.wait_s

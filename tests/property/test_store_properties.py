@@ -52,7 +52,7 @@ def wanted(found: FoundFile, priority: Priority = Priority.BACKFILL) -> Wanted:
 
 
 @given(st.dictionaries(names, prints, min_size=1, max_size=4))
-def test_every_name_and_number_that_a_kernel_has_comes_back_as_it_was(
+def test_names_and_numbers_survive_the_store(
     memory: Memory, files_: dict[bytes, Fingerprint]
 ) -> None:
     root_id = memory.new_root()
@@ -77,7 +77,7 @@ deeds = st.lists(st.tuples(st.sampled_from(KINDS_OF_DEED), st.sampled_from(FEW_N
 
 
 @given(deeds, st.sampled_from(["", "a", "a/b", "b"]), st.integers(1, 3))
-def test_what_is_known_below_a_path_is_a_sorted_dictionarys_slice_however_it_is_paged(
+def test_known_files_are_paged_in_order(
     memory: Memory, story: list[tuple[str, bytes]], below: str, page: int
 ) -> None:
     root_id = memory.new_root()
@@ -113,7 +113,7 @@ waiting = st.lists(
 
 
 @given(waiting, st.integers(0, 4))
-def test_what_is_due_is_claimed_first_things_first_and_nothing_before_its_time(
+def test_due_jobs_are_claimed_in_order(
     memory: Memory, jobs: list[tuple[Priority, int, int]], now: int
 ) -> None:
     root_id, expected = memory.new_root(), []
@@ -138,7 +138,7 @@ def test_what_is_due_is_claimed_first_things_first_and_nothing_before_its_time(
     st.lists(st.tuples(st.integers(0, 30), st.sampled_from(list(Kind)[:2])), max_size=10),
     st.none() | st.integers(1, 40),
 )
-def test_attempts_are_counted_by_kind_within_a_window_that_the_first_one_opens(
+def test_attempts_are_counted_by_kind_within_window(
     memory: Memory, story: list[tuple[int, Kind]], window: int | None
 ) -> None:
     root_id = memory.new_root()

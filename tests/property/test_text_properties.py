@@ -25,7 +25,7 @@ anything = st.text(st.characters(), max_size=20)
 
 
 @given(anything)
-def test_what_is_shown_is_one_harmless_line_and_stays_as_it_is(text: str) -> None:
+def test_printable_text_is_one_line_and_idempotent(text: str) -> None:
     shown = printable(text)
 
     assert shown.isprintable()
@@ -69,7 +69,7 @@ def _logging_as_before() -> Iterator[None]:
 
 
 @given(nested, secrets, st.sampled_from(["json", "console"]), st.booleans())
-def test_no_secret_survives_any_nesting_and_no_line_is_forged(
+def test_I22_log_of_nested_values_contains_no_secret_and_one_line(
     value: Any, text: str, form: Any, foreign: bool
 ) -> None:
     stream = io.StringIO()
@@ -116,7 +116,7 @@ bits = st.sampled_from(
 
 
 @given(st.lists(bits, max_size=14).map("".join))
-def test_any_yaml_is_refused_in_one_sentence_or_names_whole_paths(
+def test_yaml_is_refused_in_one_sentence_or_has_absolute_paths(
     settings: Settings, place: Path, text: str
 ) -> None:
     (place / "extra.yaml").write_text(text, "utf-8")
@@ -139,7 +139,7 @@ sections = st.dictionaries(keys, st.lists(relatives, min_size=1, max_size=3), ma
 
 
 @given(st.lists(st.tuples(sections, st.none() | relatives, st.booleans()), max_size=3))
-def test_every_line_of_every_section_becomes_one_folder_in_its_order(
+def test_yaml_lines_become_folders_in_order(
     settings: Settings, place: Path, written: list[tuple[dict[str, list[str]], str | None, bool]]
 ) -> None:
     document, expected = {}, []

@@ -19,7 +19,7 @@ TYPES = frozenset({"diffusers", "LLM"})
         ("Diffusers/sdxl/a.safetensors", None),
     ],
 )
-def test_a_bundle_is_a_folder_of_its_type(typed: str, bundle: str | None) -> None:
+def test_bundle_is_folder_below_its_type(typed: str, bundle: str | None) -> None:
     assert bundle_of(typed, TYPES) == bundle
 
 
@@ -38,13 +38,13 @@ def test_a_bundle_is_a_folder_of_its_type(typed: str, bundle: str | None) -> Non
         (["m-1-of-2.bin", "m-00001-of-00001.bin"], {}, []),
     ],
 )  # fmt: skip
-def test_what_an_index_or_a_number_speaks_of_has_to_be_there(
+def test_missing_shards_are_found_by_index_and_number(
     names: list[str], indexes: dict[str, list[str]], lacks: list[str]
 ) -> None:
     assert list(missing(names, indexes)) == lacks
 
 
-def test_every_file_of_a_bundle_is_taken_whatever_its_ending() -> None:
+def test_bundle_file_is_selected_with_any_ending() -> None:
     rules = Rules(bundles=TYPES)
 
     taken = judge(rules, "diffusers/sdxl/tokenizer/merges.txt", 1)
@@ -54,11 +54,11 @@ def test_every_file_of_a_bundle_is_taken_whatever_its_ending() -> None:
 
 
 @pytest.mark.parametrize("name", [".gitattributes", "a.bin.part", "x~", ".cache/a.json"])
-def test_what_is_hidden_or_unfinished_is_no_part_of_a_bundle(name: str) -> None:
+def test_hidden_or_unfinished_file_of_bundle_is_skipped(name: str) -> None:
     assert isinstance(judge(Rules(bundles=TYPES), f"diffusers/sdxl/{name}", 1), Skipped)
 
 
-def test_without_the_setting_the_reason_names_it() -> None:
+def test_skipped_bundle_file_quotes_setting() -> None:
     passed = judge(Rules(), "diffusers/sdxl/model_index.json", 1)
 
     assert isinstance(passed, Skipped)

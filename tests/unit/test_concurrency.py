@@ -103,14 +103,14 @@ class Link:
         return sum(lately) / len(lately) / self.line
 
 
-def test_where_each_stream_brings_its_own_all_that_are_allowed_are_used_soon() -> None:
+def test_independent_streams_use_maximum_soon() -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(2 * TRY_S)
 
     assert list(dict.fromkeys(link.seen)) == [4, 8, 16]
 
 
-def test_streams_so_slow_that_no_body_ends_get_company_all_the_same() -> None:
+def test_slow_streams_get_more_before_any_body_ends() -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT, stream=0.6 * MIB)  # 0.1 % lost, 100 ms
     link.send(2 * TRY_S)
 
@@ -119,16 +119,14 @@ def test_streams_so_slow_that_no_body_ends_get_company_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(("delay_s", "stream"), [(0.05, 53 * MIB), (0.1, 29 * MIB)])
-def test_a_gigabit_over_a_long_way_is_full_within_fifteen_seconds(
-    delay_s: float, stream: float
-) -> None:
+def test_long_gigabit_link_is_full_within_fifteen_seconds(delay_s: float, stream: float) -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT, stream=stream, pause_s=2.5 * delay_s)
     link.send(15)
 
     assert link.share(5) > 0.93
 
 
-def test_pauses_between_bodies_are_part_of_what_a_try_is_compared_with() -> None:
+def test_trial_includes_pauses_between_bodies() -> None:
     # Four streams just fill the line, but for the pauses in which all of them wait.
     link = Link(
         AdaptiveConcurrency(4, 16), line=GIGABIT, stream=GIGABIT / 4, pause_s=0.4, body=125 * MIB
@@ -138,7 +136,7 @@ def test_pauses_between_bodies_are_part_of_what_a_try_is_compared_with() -> None
     assert link.width.limit > 4
 
 
-def test_a_full_line_is_left_at_the_start_and_tried_with_one_more_once_a_minute() -> None:
+def test_full_link_keeps_start_and_tries_once_a_minute() -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT)
     link.send(10 * REST_S)
 
@@ -147,7 +145,7 @@ def test_a_full_line_is_left_at_the_start_and_tried_with_one_more_once_a_minute(
     assert 7 < sum(b > a for a, b in zip(link.seen, link.seen[1:], strict=False)) < 12
 
 
-def test_growth_ends_where_the_line_is_full() -> None:
+def test_growth_ends_when_link_is_full() -> None:
     link = Link(AdaptiveConcurrency(4, 32), line=290 * MIB, stream=29 * MIB)
     link.send(5 * TRY_S)
 
@@ -155,7 +153,7 @@ def test_growth_ends_where_the_line_is_full() -> None:
     assert link.width.limit == 16
 
 
-def test_after_a_try_that_did_not_pay_one_more_is_tried_at_a_time() -> None:
+def test_failed_trial_is_followed_by_single_steps() -> None:
     link = Link(AdaptiveConcurrency(4, 32), line=GIGABIT)
     link.send(REST_S)
     link.line, link.stream = math.inf, 29 * MIB
@@ -166,7 +164,7 @@ def test_after_a_try_that_did_not_pay_one_more_is_tried_at_a_time() -> None:
     assert all(b - a in (0, 1) for a, b in zip(link.seen, link.seen[1:], strict=False))
 
 
-def test_an_hour_after_a_doubling_that_did_not_pay_the_next_one_is_tried() -> None:
+def test_doubling_is_tried_again_after_an_hour() -> None:
     link = Link(AdaptiveConcurrency(4, 32), line=GIGABIT)
     link.send(REST_S)
     link.pass_by(SINGLE_S - REST_S)
@@ -183,7 +181,7 @@ def test_an_hour_after_a_doubling_that_did_not_pay_the_next_one_is_tried() -> No
 
 
 @pytest.mark.parametrize("held_to", [MIB // 16, 10 * MIB, 100 * MIB])
-def test_while_bytes_are_held_to_a_rate_that_they_reach_no_more_is_tried(held_to: int) -> None:
+def test_no_trial_while_bandwidth_limit_is_reached(held_to: int) -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, held_to=held_to)
     link.send(2 * REST_S)
     assert set(link.seen) == {4}
@@ -195,7 +193,7 @@ def test_while_bytes_are_held_to_a_rate_that_they_reach_no_more_is_tried(held_to
 
 
 @pytest.mark.parametrize(("held_to_mib", "kept"), [(200, 8), (135, 8), (118, 4)])
-def test_below_the_rate_that_bytes_are_held_to_more_is_tried(held_to_mib: int, kept: int) -> None:
+def test_trials_below_bandwidth_limit(held_to_mib: int, kept: int) -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, held_to=held_to_mib * MIB)
     link.send(2 * REST_S)
 
@@ -205,9 +203,7 @@ def test_below_the_rate_that_bytes_are_held_to_more_is_tried(held_to_mib: int, k
 
 @pytest.mark.parametrize("held_to", [MIB // 16, 60 * MIB])
 @pytest.mark.parametrize("period_s", [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 7, 11, 20])
-def test_a_rate_that_is_lifted_and_set_again_is_no_gain_of_more_at_once(
-    held_to: int, period_s: float
-) -> None:
+def test_changing_bandwidth_limit_is_not_a_gain(held_to: int, period_s: float) -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT)
     for number in range(round(2 * REST_S / period_s)):
         link.held_to = held_to if number % 2 == 0 else None
@@ -219,7 +215,7 @@ def test_a_rate_that_is_lifted_and_set_again_is_no_gain_of_more_at_once(
 
 
 @pytest.mark.parametrize("begins_s", [2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7])
-def test_a_rate_that_is_set_during_a_try_does_not_speak_against_it(begins_s: float) -> None:
+def test_bandwidth_limit_during_trial_does_not_fail_it(begins_s: float) -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(begins_s)
     link.held_to = 10 * MIB
@@ -231,7 +227,7 @@ def test_a_rate_that_is_set_during_a_try_does_not_speak_against_it(begins_s: flo
 
 
 @pytest.mark.parametrize("begins_s", [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6])
-def test_a_pause_in_which_nothing_is_under_way_counts_for_nothing(begins_s: float) -> None:
+def test_pause_without_requests_is_ignored(begins_s: float) -> None:
     full, long = (
         Link(AdaptiveConcurrency(4, 16), line=GIGABIT),
         Link(AdaptiveConcurrency(4, 16), stream=29 * MIB),
@@ -248,21 +244,21 @@ def test_a_pause_in_which_nothing_is_under_way_counts_for_nothing(begins_s: floa
 
 
 @pytest.mark.parametrize("asked", [3, 4])
-def test_nothing_is_tried_while_nobody_waits(asked: int) -> None:
+def test_no_trial_without_waiting_requests(asked: int) -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, asked=asked)
     link.send(10 * REST_S)
 
     assert set(link.seen) == {4}
 
 
-def test_no_more_is_tried_than_is_asked_for_and_that_is_kept_if_it_paid() -> None:
+def test_trial_is_limited_to_waiting_requests() -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, asked=6)
     link.send(10 * REST_S)
 
     assert link.seen[-1] == max(link.seen) == 6
 
 
-def test_a_try_that_nobody_waited_for_is_taken_back() -> None:
+def test_unused_trial_is_reverted() -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(TRY_S)
     assert link.width.limit == 8
@@ -274,7 +270,7 @@ def test_a_try_that_nobody_waited_for_is_taken_back() -> None:
     assert link.width.limit == 4
 
 
-def test_lanes_that_pause_between_two_parts_give_nothing_back() -> None:
+def test_short_pauses_between_parts_keep_slots() -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, asked=16)
     for number in range(120):
         link.asked = 9 if number % 3 == 0 else 16
@@ -289,9 +285,7 @@ def test_lanes_that_pause_between_two_parts_give_nothing_back() -> None:
     [(GIGABIT, 8 * MIB, 27 * MIB), (1 * MIB, MIB / 2, 0.7 * MIB)],
     ids=["fast", "slow"],
 )
-def test_what_fills_the_buffers_of_new_streams_is_no_gain(
-    line: float, buffer: float, fill: float
-) -> None:
+def test_filled_socket_buffers_are_not_a_gain(line: float, buffer: float, fill: float) -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=line, buffer=buffer, fill=fill)
     link.send(REST_S)
 
@@ -299,7 +293,7 @@ def test_what_fills_the_buffers_of_new_streams_is_no_gain(
     assert link.width.limit == 4
 
 
-def test_a_slow_line_is_watched_until_pieces_are_small_beside_what_passed() -> None:
+def test_slow_link_is_measured_over_many_pieces() -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=1 * MIB, piece=2 * MIB)
     link.send(REST_S)
 
@@ -307,7 +301,7 @@ def test_a_slow_line_is_watched_until_pieces_are_small_beside_what_passed() -> N
     assert link.width.limit == 4
 
 
-def test_a_store_that_asks_for_less_gets_half_and_its_peace_for_a_minute() -> None:
+def test_throttle_halves_limit_and_pauses_trials() -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(3 * TRY_S)
     link.width.halve(link.now_s)
@@ -318,7 +312,7 @@ def test_a_store_that_asks_for_less_gets_half_and_its_peace_for_a_minute() -> No
     assert set(link.seen) == {8}
 
 
-def test_what_was_lost_below_the_start_comes_back_after_fifty_bodies() -> None:
+def test_slot_below_start_is_regained_after_fifty_bodies() -> None:
     width = AdaptiveConcurrency(4, 16)
     width.halve(0)
     width.lose_one(THROTTLE_S)
@@ -330,7 +324,7 @@ def test_what_was_lost_below_the_start_comes_back_after_fifty_bodies() -> None:
     assert width.limit == 2
 
 
-def test_bodies_that_are_told_the_same_at_once_are_one_complaint() -> None:
+def test_simultaneous_throttles_count_once() -> None:
     width = AdaptiveConcurrency(16, 16)
     for moment_s in (0, 0.1, THROTTLE_S - 0.1):
         width.halve(moment_s)
@@ -349,7 +343,7 @@ def test_bodies_that_are_told_the_same_at_once_are_one_complaint() -> None:
     ],
     ids=["asked for less", "stall", "reload"],
 )
-def test_what_is_being_tried_goes_when_its_trial_is_broken_off(
+def test_interrupted_trial_is_reverted(
     ends: Callable[[AdaptiveConcurrency, float], None], left: int
 ) -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
@@ -360,7 +354,7 @@ def test_what_is_being_tried_goes_when_its_trial_is_broken_off(
     assert link.width.limit == left
 
 
-def test_there_is_always_one() -> None:
+def test_limit_is_at_least_one() -> None:
     width = AdaptiveConcurrency(1, 16)
     width.halve(0)
     width.lose_one(THROTTLE_S)
@@ -368,14 +362,14 @@ def test_there_is_always_one() -> None:
     assert width.limit == 1
 
 
-def test_never_more_than_the_setting_allows() -> None:
+def test_limit_is_at_most_setting() -> None:
     link = Link(AdaptiveConcurrency(4, 6), stream=29 * MIB)
     link.send(10 * TRY_S)
 
     assert max(link.seen) == 6
 
 
-def test_other_bounds_hold_at_once_and_what_was_found_between_them_stays() -> None:
+def test_resize_applies_at_once_and_keeps_value_in_bounds() -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(3 * TRY_S)
     found = link.width.limit

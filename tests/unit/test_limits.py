@@ -52,7 +52,7 @@ SATURDAY = 5 * DAY_MINUTES
         ("OFF", None),
     ],
 )
-def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
+def test_rate_is_parsed(text: str, rate: int | None) -> None:
     assert parse_rate(text) == rate
     assert parse(text) == Timetable(((0, rate),))
 
@@ -78,7 +78,7 @@ def test_a_rate_is_read_as_it_is_meant(text: str, rate: int | None) -> None:
         ("Sun-08:00,1M Sun-08:00,off", "entry 2 has the same time as an earlier one"),
     ],
 )
-def test_what_is_no_rate_and_no_timetable_is_refused_with_the_place(text: str, reason: str) -> None:
+def test_invalid_timetable_is_refused_with_its_entry(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse(text)
 
@@ -116,9 +116,7 @@ def minute(day: int, hour: int, minutes: int = 0) -> int:
         ("08:00,10 MiB/s 20:00,80 Mbit/s", {minute(1, 9): 10 * MIB, minute(1, 21): 10_000_000}),
     ],
 )  # fmt: skip
-def test_timetable_in_rclones_documented_syntax_is_read_as_rclone_reads_it(
-    text: str, rates: dict[int, int | None]
-) -> None:
+def test_timetable_follows_rclone_syntax(text: str, rates: dict[int, int | None]) -> None:
     timetable = parse(text)
 
     assert {minute: timetable.at(minute) for minute in rates} == rates
@@ -139,7 +137,7 @@ def test_timetable_in_rclones_documented_syntax_is_read_as_rclone_reads_it(
         (SATURDAY + 19 * 60, None),
     ],
 )
-def test_a_timetable_holds_each_rate_until_the_next_entry(minute: int, rate: int | None) -> None:
+def test_timetable_rate_applies_until_next_entry(minute: int, rate: int | None) -> None:
     timetable = parse("08:00,512 KiB/s 19:00,off Sat-08:00,2M")
 
     assert timetable.at(minute) == rate
@@ -148,13 +146,13 @@ def test_a_timetable_holds_each_rate_until_the_next_entry(minute: int, rate: int
 # -- the bucket, on a made-up clock ----------------------------------------------------------------
 
 
-def test_takers_go_one_after_another_at_the_rate_from_the_first_byte() -> None:
+def test_bucket_serves_in_order_at_rate() -> None:
     bucket = Bucket(1000, 100.0)
 
     assert [bucket.take(500, 100.0) for _ in range(4)] == [100.0, 100.5, 101.0, 101.5]
 
 
-def test_lateness_is_made_up_for_so_that_the_rate_holds_over_a_minute() -> None:
+def test_bucket_compensates_late_threads() -> None:
     bucket, now_s, sent = Bucket(10 * MIB, 0.0), 0.0, 0
     while now_s < 60:
         at_s = bucket.take(512 * KIB, now_s)
@@ -164,7 +162,7 @@ def test_lateness_is_made_up_for_so_that_the_rate_holds_over_a_minute() -> None:
     assert sent == pytest.approx(60 * 10 * MIB, rel=0.01)
 
 
-def test_a_long_rest_gives_no_flood() -> None:
+def test_bucket_allows_no_burst_after_pause() -> None:
     bucket = Bucket(1000, 0.0)
 
     at_once = sum(bucket.take(10, 1000.0) == 1000.0 for _ in range(200))
@@ -172,14 +170,14 @@ def test_a_long_rest_gives_no_flood() -> None:
     assert at_once == CREDIT_S * 1000 / 10 + 1
 
 
-def test_at_the_slowest_rate_32_bodies_each_get_a_turn_in_four_seconds() -> None:
+def test_slowest_rate_gives_32_senders_a_turn_in_four_seconds() -> None:
     bucket = Bucket(SLOWEST, 0.0)
     turns = [bucket.take(bucket.share, 0.0) for _ in range(33)]
 
     assert turns[32] - turns[0] <= 4
 
 
-def test_a_body_that_was_held_back_does_not_count_as_stalled() -> None:
+def test_body_held_back_by_limit_does_not_stall() -> None:
     stall = StallDetector(0.0)
     stall.exclude(2 * WINDOW_S)
     stall.add(1, 2 * WINDOW_S + 1)
@@ -268,7 +266,7 @@ def require_sent(size: int, senders: Senders) -> None:
         time.sleep(0.01)
 
 
-def test_all_threads_together_keep_to_the_rate_and_follow_its_change() -> None:
+def test_threads_share_rate_and_follow_change() -> None:
     bandwidth = Bandwidth(parse("4 MiB/s"), SystemClock())
     with sending(bandwidth) as senders:
         require_rate(4 * MIB, senders)
@@ -278,7 +276,7 @@ def test_all_threads_together_keep_to_the_rate_and_follow_its_change() -> None:
     assert senders.waited_s > 4
 
 
-def test_threads_that_wait_for_ever_go_on_once_they_may() -> None:
+def test_blocked_threads_continue_when_limit_is_lifted() -> None:
     bandwidth = Bandwidth(parse("off"), SystemClock())
     bandwidth.at_most(0)
     with sending(bandwidth, threads=8) as senders:
@@ -288,7 +286,7 @@ def test_threads_that_wait_for_ever_go_on_once_they_may() -> None:
         require_sent(50 * MIB, senders)
 
 
-def test_a_slow_rate_hands_out_small_pieces() -> None:
+def test_slow_rate_sends_small_pieces() -> None:
     bandwidth = Bandwidth(parse("64 KiB/s"), SystemClock())
     with sending(bandwidth, threads=1) as senders:
         require_sent(20 * KIB, senders)
@@ -296,7 +294,7 @@ def test_a_slow_rate_hands_out_small_pieces() -> None:
     assert senders.largest == 8 * KIB
 
 
-def test_a_thread_that_waits_ends_after_it_is_told_to_stop() -> None:
+def test_waiting_thread_ends_on_stop() -> None:
     bandwidth = Bandwidth(parse("1 MiB/s"), SystemClock())
     bandwidth.at_most(0)
     senders = Senders(bandwidth)
@@ -309,7 +307,7 @@ def test_a_thread_that_waits_ends_after_it_is_told_to_stop() -> None:
     assert senders.sent == 0
 
 
-def test_the_lower_of_limit_and_ceiling_counts() -> None:
+def test_lower_of_limit_and_ceiling_applies() -> None:
     bandwidth = Bandwidth(parse("off"), SystemClock())
     seen = [bandwidth.rate]
     bandwidth.at_most(100)
@@ -324,7 +322,7 @@ def test_the_lower_of_limit_and_ceiling_counts() -> None:
     assert seen == [None, 100, 50, 100, None]
 
 
-def test_the_timetable_is_read_by_the_clock_on_the_wall() -> None:
+def test_timetable_uses_wall_clock() -> None:
     clock = Calendar()
     bandwidth = Bandwidth(parse("08:00,1M 19:00,off Tue-06:00,2M"), clock)
     seen = []
@@ -335,7 +333,7 @@ def test_the_timetable_is_read_by_the_clock_on_the_wall() -> None:
     assert seen == [None, MIB, None, 2 * MIB]
 
 
-def test_what_is_spent_for_hashing_is_waited_for() -> None:
+def test_spent_bytes_delay_next_ones() -> None:
     bandwidth = Bandwidth(parse("8 MiB/s"), SystemClock())
     began_s = time.monotonic()
     for _ in range(2):

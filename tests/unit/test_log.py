@@ -140,7 +140,7 @@ def test_control_characters_are_escaped(way: Callable[[str], None], format: Form
 
 
 @pytest.mark.parametrize("format", ["console", "json"])
-def test_values_under_telling_names_are_hidden(format: Format) -> None:
+def test_I22_values_of_secret_names_are_hidden(format: Format) -> None:
     text = written(
         format,
         lambda: structlog.get_logger().info(
@@ -155,7 +155,7 @@ def test_values_under_telling_names_are_hidden(format: Format) -> None:
     assert "CANARY" not in text
 
 
-def test_what_is_no_secret_stays_readable() -> None:
+def test_ordinary_text_is_not_hidden() -> None:
     said = [
         "loras/mask-detection_v2.safetensors",
         "realisticVision.v60B1_inpainting.safetensors",
@@ -191,9 +191,7 @@ def test_traceback_keeps_its_lines_on_the_console() -> None:
 
 
 @pytest.mark.parametrize("name", ["httpx", "httpcore", "httpcore.http11", "uvicorn.access"])
-def test_loggers_that_write_whole_urls_are_heard_from_warning_on(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loggers_of_urls_write_warnings_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A server that ran in this process may have cut its access log off from the others.
     monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
@@ -206,7 +204,7 @@ def test_loggers_that_write_whole_urls_are_heard_from_warning_on(
     assert [json.loads(line)["event"] for line in text.splitlines()] == ["heard"]
 
 
-def test_level_holds_for_both_kinds_of_logger() -> None:
+def test_level_applies_to_structlog_and_stdlib() -> None:
     stream = io.StringIO()
     log.configure(format="json", level="warning", stream=stream)
 
@@ -256,7 +254,7 @@ def test_journal_is_known_by_device_and_inode() -> None:
     assert not log.is_journal(io.StringIO(), {"JOURNAL_STREAM": ours})
 
 
-def test_auto_is_console_on_a_terminal_or_in_the_journal_and_json_elsewhere() -> None:
+def test_auto_format_depends_on_terminal_and_journal() -> None:
     def first_line(stream: io.TextIOBase, journal: bool) -> str:
         log.configure(stream=stream, journal=journal)  # type: ignore[arg-type]
         structlog.get_logger().info("ready")
@@ -275,7 +273,7 @@ def test_auto_is_console_on_a_terminal_or_in_the_journal_and_json_elsewhere() ->
     assert json.loads(first_line(io.StringIO(), journal=False))["event"] == "ready"
 
 
-def test_digest_is_equal_for_equal_bugs_only() -> None:
+def test_digest_identifies_equal_errors() -> None:
     def digest_of(text: str, error: type[Exception]) -> str:
         try:
             raise error(text)
@@ -290,7 +288,5 @@ def test_digest_is_equal_for_equal_bugs_only() -> None:
     "pattern", [each for each, _ in log._SECRETS], ids=lambda each: each.pattern[:20]
 )
 @given(st.data())
-def test_no_text_with_a_secret_is_passed_over_as_harmless(
-    pattern: re.Pattern[str], data: st.DataObject
-) -> None:
+def test_I22_fast_path_matches_every_secret(pattern: re.Pattern[str], data: st.DataObject) -> None:
     assert log._SUSPECT.search(data.draw(st.from_regex(pattern)))

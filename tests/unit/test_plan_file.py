@@ -51,7 +51,7 @@ def lines(
     )
 
 
-def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> None:
+def test_plan_survives_formatting_and_parsing() -> None:
     plan = [
         Line(PlanAction.UPLOAD, "new", "/models", ODD, 7, PRINT, "models/loras/a.pt"),
         Line(PlanAction.SKIP, "reason", "/models", "b"),
@@ -74,7 +74,7 @@ def test_a_plan_comes_back_from_its_text_as_it_was_bytes_of_names_and_all() -> N
         ({"action": "upload", "model_path": "m", "fingerprint": {"dev": 1}}, "fingerprint is not"),
     ],
 )
-def test_a_line_that_is_none_is_named(members: dict[str, Any], said: str) -> None:
+def test_invalid_line_is_refused_with_its_number(members: dict[str, Any], said: str) -> None:
     head = next(iter(format_plan([], base_url=URL)))
     line = json.dumps({"reason": "", "root": "/models", "path": "a", **members})
 
@@ -84,7 +84,7 @@ def test_a_line_that_is_none_is_named(members: dict[str, Any], said: str) -> Non
     assert str(caught.value).startswith("line 2: ")
 
 
-def test_a_file_that_stands_in_a_plan_twice_is_refused() -> None:
+def test_file_listed_twice_is_refused() -> None:
     twice = [Line(PlanAction.UPLOAD, "", "/models", "a", 7, PRINT, "models/a")] * 2
 
     with pytest.raises(InvalidPlan, match="twice"):
@@ -108,7 +108,7 @@ def test_a_file_that_stands_in_a_plan_twice_is_refused() -> None:
         (Action.REFUSED, finding(FindingKind.LOCAL_ONLY, None), PlanAction.SKIP),
     ],
 )
-def test_a_file_gets_the_line_that_its_place_in_the_catalog_asks_for(
+def test_action_follows_from_step_and_finding(
     action: Action, found: Finding, act: PlanAction
 ) -> None:
     first, *others = lines([step(action)], [found], [owned()])
@@ -119,7 +119,7 @@ def test_a_file_gets_the_line_that_its_place_in_the_catalog_asks_for(
     )  # else the record without a file has its own line
 
 
-def test_what_is_registered_is_not_sent_again_on_the_word_of_a_memory() -> None:
+def test_registered_file_is_skipped_without_live_catalog() -> None:
     (line,) = lines(
         [step(Action.REGISTERED)], [finding(FindingKind.LOCAL_ONLY, None)], listed=False
     )
@@ -135,9 +135,7 @@ def test_what_is_registered_is_not_sent_again_on_the_word_of_a_memory() -> None:
         ("delete", [PlanAction.DISABLE, PlanAction.DELETE]),
     ],
 )
-def test_records_without_a_file_go_as_far_as_the_operator_wants(
-    on_delete: str, acts: list[PlanAction]
-) -> None:
+def test_on_delete_limits_actions_on_records(on_delete: str, acts: list[PlanAction]) -> None:
     records = [owned(), owned("r2", "loras/older.pt", retired_at=0)]
 
     assert [line.action for line in lines([], [], records, on_delete=on_delete)] == acts
@@ -154,7 +152,7 @@ def test_records_without_a_file_go_as_far_as_the_operator_wants(
         ({"replaced": True, "path": "loras/here.pt", "retired_at": 0}, PlanAction.DELETE),
     ],
 )
-def test_a_record_is_disabled_and_then_deleted_a_grace_apart(
+def test_record_is_disabled_then_deleted_after_grace(
     facts: dict[str, Any], act: PlanAction
 ) -> None:
     here = {("/models", "loras/here.pt")}
@@ -163,13 +161,13 @@ def test_a_record_is_disabled_and_then_deleted_a_grace_apart(
     assert line.action is act
 
 
-def test_a_record_whose_file_is_here_has_no_line() -> None:
+def test_record_with_file_has_no_line() -> None:
     here = {("/models", "loras/old.pt")}
 
     assert list(records_to_retire([owned()], here, now_ms=9 * HOUR_MS, grace_ms=0)) == []
 
 
-def test_the_rate_is_told_over_the_time_in_which_anything_was_under_way() -> None:
+def test_throughput_counts_busy_time_only() -> None:
     assert bytes_per_s([]) is None
     assert bytes_per_s([(0, 1000, 500), (500, 1500, 500), (9000, 9500, 1000)]) == 1000.0
     assert bytes_per_s([(0, 2000, 1000), (500, 1000, 1000)]) == 1000.0

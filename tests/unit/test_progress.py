@@ -22,7 +22,7 @@ def job(number: int, size: int = 100) -> Job:
     )
 
 
-def test_a_job_is_expected_then_runs_then_counts_as_finished() -> None:
+def test_job_is_expected_then_running_then_finished() -> None:
     meter = Meter()
     meter.expect(1, 100)
     meter.begin(job(1))
@@ -39,14 +39,14 @@ def test_a_job_is_expected_then_runs_then_counts_as_finished() -> None:
     assert (after.expected_files, after.expected) == (1, 100)
 
 
-def test_a_job_that_begins_unannounced_is_expected_from_then_on() -> None:
+def test_unannounced_job_is_expected_from_its_start() -> None:
     meter = Meter()
     meter.begin(job(7, size=30))
 
     assert (meter.snapshot().expected_files, meter.snapshot().expected) == (1, 30)
 
 
-def test_each_end_is_counted_under_its_own_name() -> None:
+def test_each_end_has_its_own_counter() -> None:
     meter = Meter()
     for number in (1, 2, 3, 4):
         meter.begin(job(number))
@@ -60,7 +60,7 @@ def test_each_end_is_counted_under_its_own_name() -> None:
     assert (seen.finished_files, seen.finished, seen.expected_files) == (3, 300, 4)
 
 
-def test_bytes_of_a_failed_try_leave_the_file_but_stay_in_the_work_done() -> None:
+def test_failed_try_is_subtracted_from_file_not_from_total() -> None:
     meter = Meter()
     meter.begin(job(1))
     meter.add_sent(1, 60)
@@ -71,7 +71,7 @@ def test_bytes_of_a_failed_try_leave_the_file_but_stay_in_the_work_done() -> Non
     assert meter.snapshot().sent == 160
 
 
-def test_a_resumed_upload_shows_the_parts_that_are_already_there() -> None:
+def test_resumed_upload_has_stored_parts() -> None:
     meter = Meter()
     meter.begin(job(1))
     meter.parts(1, total=5, missing=[2, 4, 5], sent=40)
@@ -83,7 +83,7 @@ def test_a_resumed_upload_shows_the_parts_that_are_already_there() -> None:
     assert meter.snapshot().sent == 0  # not this run's work
 
 
-def test_a_part_is_on_the_wire_until_it_is_stored_or_its_try_failed() -> None:
+def test_part_is_on_wire_until_stored_or_failed() -> None:
     meter = Meter()
     meter.begin(job(1))
     meter.parts(1, total=3, missing=[1, 2, 3], sent=0)
@@ -109,7 +109,7 @@ class Watch:
         return self.at_s
 
 
-def test_the_rate_is_that_of_the_last_minute_and_the_beats_that_of_the_last_five() -> None:
+def test_rate_covers_last_minute_and_beats_last_five() -> None:
     watch = Watch()
     meter = Meter(watch)
     meter.begin(job(1))
@@ -137,7 +137,7 @@ def sent_and_lost(meter: Meter, watch: Watch, count: int) -> None:
     meter.end(1)
 
 
-def test_I30_bytes_that_break_off_at_the_same_place_each_time_are_no_progress() -> None:
+def test_I30_bytes_sent_again_to_the_same_place_are_no_progress() -> None:
     watch = Watch()
     meter = Meter(watch)
     watch.at_s += 8 * 3600
@@ -151,7 +151,7 @@ def test_I30_bytes_that_break_off_at_the_same_place_each_time_are_no_progress() 
     assert meter.snapshot().idle_s == 0
 
 
-def test_I30_bytes_sent_again_after_a_try_that_got_further_are_progress() -> None:
+def test_I30_bytes_sent_after_a_try_that_got_further_are_progress() -> None:
     watch = Watch()
     meter = Meter(watch)
     sent_and_lost(meter, watch, 400)
@@ -163,7 +163,7 @@ def test_I30_bytes_sent_again_after_a_try_that_got_further_are_progress() -> Non
         assert meter.snapshot().idle_s == 0
 
 
-def test_a_rate_does_not_wait_for_a_whole_beat() -> None:
+def test_rate_includes_incomplete_beat() -> None:
     watch = Watch()
     meter = Meter(watch)
     watch.at_s += 2
@@ -173,7 +173,7 @@ def test_a_rate_does_not_wait_for_a_whole_beat() -> None:
     assert meter.snapshot().sent_beats == ()
 
 
-def test_what_is_counted_by_labels_adds_up_by_labels() -> None:
+def test_tallies_are_counted_by_label() -> None:
     meter = Meter()
     meter.count(Tally.REQUEST, "presign", "200")
     meter.count(Tally.REQUEST, "presign", "200")
@@ -185,7 +185,7 @@ def test_what_is_counted_by_labels_adds_up_by_labels() -> None:
     }
 
 
-def test_a_dropped_job_is_expected_no_longer() -> None:
+def test_dropped_job_is_not_expected() -> None:
     meter = Meter()
     meter.expect(1, 100)
     meter.begin(job(2))
@@ -196,7 +196,7 @@ def test_a_dropped_job_is_expected_no_longer() -> None:
     assert meter.snapshot().expected_files == 0
 
 
-def test_late_counts_of_a_job_that_is_gone_disturb_nobody() -> None:
+def test_late_counts_of_ended_job_are_ignored() -> None:
     meter = Meter()
     meter.phase(9, Phase.SENDING)
     meter.part_done(9, 1)
@@ -207,7 +207,7 @@ def test_late_counts_of_a_job_that_is_gone_disturb_nobody() -> None:
     assert (meter.snapshot().sent, meter.snapshot().hashed) == (5, 5)
 
 
-def test_settling_files_are_a_level_not_a_sum() -> None:
+def test_settling_files_are_set_not_added() -> None:
     meter = Meter()
     meter.settling(4)
     meter.settling(1)
@@ -215,7 +215,7 @@ def test_settling_files_are_a_level_not_a_sum() -> None:
     assert meter.snapshot().settling_files == 1
 
 
-def test_threads_that_count_at_once_lose_nothing() -> None:
+def test_counters_are_thread_safe() -> None:
     meter = Meter()
     meter.begin(job(1, size=10**9))
     numbers = count(1)

@@ -20,13 +20,13 @@ THIS_HOUR = hour_of(NOW)
         ({THIS_HOUR - 2 * HOUR_MS: 60, THIS_HOUR: 60}, THIS_HOUR - HOUR_MS + DAY_MS),
     ],
 )
-def test_the_next_body_leaves_when_less_than_the_limit_left_in_any_day(
+def test_next_body_is_allowed_when_day_total_is_below_limit(
     sent: dict[int, int], room_at: int
 ) -> None:
     assert next_allowed_ms(sent, 100, NOW) == room_at
 
 
-def test_an_hour_counts_until_all_of_it_is_a_day_ago() -> None:
+def test_hour_counts_until_all_of_it_is_a_day_ago() -> None:
     sent = {THIS_HOUR: 5}
 
     assert sent_within_a_day(sent, THIS_HOUR + HOUR_MS + DAY_MS - 1) == 5

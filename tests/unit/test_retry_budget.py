@@ -3,7 +3,7 @@
 from syncd.core.jobs.retry_budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
 
 
-def test_I16_repeats_end_when_the_tokens_do() -> None:
+def test_I16_retries_end_without_tokens() -> None:
     budget = Budget()
 
     repeats = 0
@@ -14,7 +14,7 @@ def test_I16_repeats_end_when_the_tokens_do() -> None:
     assert not budget.spend(timeout=False)
 
 
-def test_I16_a_repeat_after_a_timeout_costs_more() -> None:
+def test_I16_retry_after_timeout_costs_more() -> None:
     budget = Budget(tokens=TIMEOUT_COSTS)
 
     assert budget.spend(timeout=True)
@@ -23,7 +23,7 @@ def test_I16_a_repeat_after_a_timeout_costs_more() -> None:
     assert Budget(tokens=TIMEOUT_COSTS - 1).spend(timeout=False)
 
 
-def test_I16_requests_that_work_earn_tokens_back_up_to_the_full_number() -> None:
+def test_I16_successful_requests_earn_tokens_up_to_limit() -> None:
     budget = Budget(tokens=0)
 
     for _ in range(FULL + 5):
@@ -32,7 +32,7 @@ def test_I16_requests_that_work_earn_tokens_back_up_to_the_full_number() -> None
     assert budget.tokens == FULL
 
 
-def test_I16_a_refused_repeat_takes_nothing() -> None:
+def test_I16_refused_retry_costs_nothing() -> None:
     budget = Budget(tokens=REPEAT_COSTS - 1)
 
     assert not budget.spend(timeout=False)

@@ -31,7 +31,7 @@ def fate(of: Rules, rel_path: str) -> str:
         ("loras/caf\udce9.gguf", "excluded by *.gguf (select.exclude)"),
     ],
 )
-def test_patterns_mean_what_they_mean_to_git_and_the_deciding_line_is_named(
+def test_patterns_match_as_in_git_and_deciding_line_is_quoted(
     tmp_path: Path, rel_path: str, what: str
 ) -> None:
     exclude = ["/loras/test*", "!/loras/test_keep.pt", "*.ckpt", "unet/a/", "*.gguf"]
@@ -39,7 +39,7 @@ def test_patterns_mean_what_they_mean_to_git_and_the_deciding_line_is_named(
     assert fate(rules(tmp_path, select={"exclude": exclude}), rel_path) == what
 
 
-def test_included_is_what_matches_a_line_and_no_line_excludes(tmp_path: Path) -> None:
+def test_file_must_match_include_and_no_exclude(tmp_path: Path) -> None:
     chosen = rules(tmp_path, select={"include": ["loras/", "/vae/*.pt"], "exclude": ["*.ckpt"]})
 
     assert fate(chosen, "loras/a/b.pt") == "included by loras/ (select.include)"
@@ -48,7 +48,7 @@ def test_included_is_what_matches_a_line_and_no_line_excludes(tmp_path: Path) ->
     assert fate(chosen, "loras/a.ckpt") == "excluded by *.ckpt (select.exclude)"
 
 
-def test_every_setting_arrives(tmp_path: Path) -> None:
+def test_rules_contain_every_setting(tmp_path: Path) -> None:
     chosen = rules(
         tmp_path,
         type_key="loras",
@@ -67,7 +67,7 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [b"# drafts\n\n/loras/*.pt\n", b"/loras/*.pt\r\n"])
-def test_the_ignore_file_of_a_root_counts_below_it(tmp_path: Path, text: bytes) -> None:
+def test_ignore_file_applies_below_its_root(tmp_path: Path, text: bytes) -> None:
     (tmp_path / IGNORE_FILE).write_bytes(text)
     read = rules(tmp_path)
 
@@ -75,16 +75,14 @@ def test_the_ignore_file_of_a_root_counts_below_it(tmp_path: Path, text: bytes) 
     assert fate(read, "vae/loras/a.pt") == "ending .pt"
 
 
-def test_an_ignore_file_may_hold_names_that_are_not_utf8(tmp_path: Path) -> None:
+def test_ignore_file_may_contain_undecodable_names(tmp_path: Path) -> None:
     (tmp_path / IGNORE_FILE).write_bytes(b"loras/caf\xe9.pt\n")
 
     assert fate(rules(tmp_path), os.fsdecode(b"loras/caf\xe9.pt")).startswith("excluded by")
 
 
 @pytest.mark.parametrize("text", [None, "fine\n!\n", "*.pt\n" * 300_000])
-def test_an_ignore_file_that_cannot_be_used_means_that_nothing_is_judged(
-    tmp_path: Path, text: str | None
-) -> None:
+def test_invalid_ignore_file_raises(tmp_path: Path, text: str | None) -> None:
     if text is None:
         (tmp_path / IGNORE_FILE).mkdir()
     else:
@@ -95,7 +93,7 @@ def test_an_ignore_file_that_cannot_be_used_means_that_nothing_is_judged(
         rules(tmp_path)
 
 
-def test_the_digest_changes_with_everything_that_decides_and_with_nothing_else(
+def test_digest_changes_with_every_rule_and_nothing_else(
     tmp_path: Path,
 ) -> None:
     plain = rules(tmp_path).digest

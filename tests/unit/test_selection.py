@@ -22,7 +22,7 @@ def known(verdict: Verdict, reason: str | None = None, model_path: str | None = 
     return KnownFile(1, "loras/a.pt", Fingerprint(1, 2, 10, 4, 5), verdict, reason, model_path)
 
 
-def test_a_wanted_file_comes_with_its_target_and_the_ending_that_took_it() -> None:
+def test_selected_file_has_target_and_rule() -> None:
     judged = judge(Rules(), "loras/sub/A.PT", 10)
 
     assert isinstance(judged, Selected)
@@ -30,7 +30,7 @@ def test_a_wanted_file_comes_with_its_target_and_the_ending_that_took_it() -> No
     assert judged.rule == "ending .pt"
 
 
-def test_the_line_that_included_a_file_is_named() -> None:
+def test_selected_file_quotes_include_line() -> None:
     rules = Rules(include=only("loras/a.pt", "select.include"))
     judged = judge(rules, "loras/a.pt", 10)
 
@@ -52,28 +52,28 @@ def test_the_line_that_included_a_file_is_named() -> None:
         (Rules(endings=frozenset({".ckpt"})), "not a model ending: .pt"),
     ],
 )
-def test_each_rule_that_leaves_a_file_out_is_named(rules: Rules, expected: str) -> None:
+def test_skipped_file_quotes_rule(rules: Rules, expected: str) -> None:
     assert reason(rules, "loras/a.pt") == expected
 
 
-def test_a_file_of_exactly_the_largest_size_is_taken() -> None:
+def test_file_of_largest_size_is_selected() -> None:
     assert isinstance(judge(Rules(max_file_size=10), "loras/a.pt", 10), Selected)
 
 
-def test_no_rule_brings_in_a_name_that_is_never_taken() -> None:
+def test_include_line_cannot_select_hidden_file() -> None:
     rules = Rules(include=only("loras/.a.pt", "select.include"))
 
     assert reason(rules, "loras/.a.pt") == "hidden or temporary name"
 
 
-def test_in_a_root_of_one_type_patterns_see_the_type_and_ignore_lines_do_not() -> None:
+def test_patterns_see_type_of_typed_root_and_ignore_lines_do_not() -> None:
     rules = Rules(type_key="loras", exclude=only("loras/a.pt", "x"), ignore=only("b.pt", "y"))
 
     assert reason(rules, "a.pt") == "excluded by loras/a.pt (x)"
     assert reason(rules, "b.pt") == "excluded by b.pt (y)"
 
 
-def test_a_shadowed_file_names_the_one_that_comfyui_loads() -> None:
+def test_shadowed_file_quotes_file_that_comfyui_loads() -> None:
     judged = judge(Rules(), "loras/a.pt", 10, instead=lambda rel_path: f"/extra/\x1b{rel_path}")
 
     assert judged == Skipped(
@@ -81,7 +81,7 @@ def test_a_shadowed_file_names_the_one_that_comfyui_loads() -> None:
     )
 
 
-def test_a_refused_file_keeps_its_reason_and_can_be_shown() -> None:
+def test_refused_file_has_printable_reason() -> None:
     judged = judge(Rules(), "loras/caf\udce9.pt", 10)
 
     assert isinstance(judged, Skipped)
@@ -96,17 +96,17 @@ TAKEN = judge(Rules(), "loras/a.pt", 10)
 @pytest.mark.parametrize(
     "verdict", [Verdict.WANTED, Verdict.CONFLICT, Verdict.UNREADABLE, Verdict.INCOMPLETE]
 )
-def test_a_file_that_would_go_where_it_went_is_left_as_it_is(verdict: Verdict) -> None:
+def test_known_file_is_current_while_its_target_is_the_same(verdict: Verdict) -> None:
     assert stands(TAKEN, known(verdict, model_path="models/loras/a.pt"))
     assert not stands(TAKEN, known(verdict, model_path="models/loras/b.pt"))
 
 
 @pytest.mark.parametrize("verdict", [Verdict.IGNORED, Verdict.REFUSED, Verdict.SHADOWED])
-def test_a_file_that_was_passed_over_and_is_wanted_now_is_judged_afresh(verdict: Verdict) -> None:
+def test_known_skipped_file_that_is_selected_now_is_not_current(verdict: Verdict) -> None:
     assert not stands(TAKEN, known(verdict, "reason", "models/loras/a.pt"))
 
 
-def test_a_file_that_is_passed_over_for_the_same_reason_stays_so() -> None:
+def test_known_skipped_file_is_current_for_same_reason() -> None:
     passed = Skipped(Verdict.IGNORED, "reason")
 
     assert stands(passed, known(Verdict.IGNORED, "reason"))
@@ -114,6 +114,6 @@ def test_a_file_that_is_passed_over_for_the_same_reason_stays_so() -> None:
     assert not stands(passed, known(Verdict.WANTED, None, "models/loras/a.pt"))
 
 
-def test_with_nothing_set_all_types_and_sizes_are_taken() -> None:
+def test_default_rules_select_all_types_and_sizes() -> None:
     for rel_path in ("ultralytics/bbox/x.pt", "any thing/x.gguf"):
         assert isinstance(judge(replace(Rules(), digest="x"), rel_path, 10**12), Selected)

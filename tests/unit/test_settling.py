@@ -45,7 +45,7 @@ def look(
         (HintKind.MOVED, 10),
     ],
 )
-def test_the_window_depends_on_what_the_kernel_said(hint: HintKind | None, window_s: float) -> None:
+def test_window_depends_on_hint(hint: HintKind | None, window_s: float) -> None:
     watching = look(None, 100, hint=hint)
 
     assert settling.settles_at_s(watching) == 100 + window_s
@@ -54,32 +54,32 @@ def test_the_window_depends_on_what_the_kernel_said(hint: HintKind | None, windo
 
 
 @pytest.mark.parametrize("hint", [None, HintKind.CLOSED])
-def test_a_network_file_system_has_the_longest_window_whatever_was_said(
+def test_network_file_system_has_longest_window(
     hint: HintKind | None,
 ) -> None:
     assert look(None, 0, hint=hint, network=True).window_s == 90
 
 
 @pytest.mark.parametrize(("network", "window_s"), [(False, 20), (True, 180)])
-def test_a_sparse_file_waits_twice_as_long(network: bool, window_s: float) -> None:
+def test_sparse_file_has_double_window(network: bool, window_s: float) -> None:
     sparse = FILE._replace(allocated=4095)
 
     assert look(None, 0, found=sparse, hint=HintKind.CLOSED, network=network).window_s == window_s
 
 
-def test_an_unchanged_look_keeps_the_beginning_and_the_window() -> None:
+def test_unchanged_file_keeps_its_window() -> None:
     first = look(None, 0, hint=HintKind.CLOSED)
 
     assert look(first, 9) == first
 
 
 @pytest.mark.parametrize("hint", list(HintKind))
-def test_any_hint_restarts_the_window(hint: HintKind) -> None:
+def test_hint_restarts_window(hint: HintKind) -> None:
     assert look(look(None, 0), 29, hint=hint).since_s == 29
 
 
 @pytest.mark.parametrize("field", ["dev", "inode", "size", "mtime_ns", "ctime_ns"])
-def test_any_moved_part_of_the_fingerprint_restarts_the_long_window(field: str) -> None:
+def test_changed_fingerprint_restarts_window(field: str) -> None:
     before = look(None, 0, hint=HintKind.CLOSED)
     moved = FILE._replace(fingerprint=FILE.fingerprint._replace(**{field: 1234}), allocated=1 << 20)
 
@@ -88,7 +88,7 @@ def test_any_moved_part_of_the_fingerprint_restarts_the_long_window(field: str) 
     assert (watching.since_s, watching.window_s) == (9, 30)
 
 
-def test_a_companion_keeps_a_file_from_settling_and_is_named() -> None:
+def test_companion_blocks_settling_and_is_quoted() -> None:
     watching = look(None, 0, companion="x.pt.aria2\n")
 
     assert settling.settles_at_s(watching) == math.inf
@@ -96,17 +96,17 @@ def test_a_companion_keeps_a_file_from_settling_and_is_named() -> None:
     assert watching.blocked_by == "a download is in progress: x.pt.aria2\\n"
 
 
-def test_a_companion_that_went_away_unheard_restarts_the_window() -> None:
+def test_removed_companion_restarts_window() -> None:
     blocked = look(None, 0, companion="x.pt.aria2")
 
     assert settling.settles_at_s(look(blocked, 500)) == 530
 
 
-def test_a_companion_that_appears_late_blocks_what_was_standing_still() -> None:
+def test_late_companion_blocks_settling() -> None:
     assert look(look(None, 0), 29, companion="x.pt.aria2").blocked_by is not None
 
 
-def test_modification_time_zero_never_settles() -> None:
+def test_modification_time_zero_blocks_settling() -> None:
     broken = FILE._replace(fingerprint=FILE.fingerprint._replace(mtime_ns=0))
 
     watching = look(None, 0, found=broken)
@@ -115,7 +115,7 @@ def test_modification_time_zero_never_settles() -> None:
     assert "rsync" in (watching.blocked_by or "")
 
 
-def test_a_vanished_file_is_no_longer_watched() -> None:
+def test_vanished_file_is_not_observed() -> None:
     before = look(None, 0)
 
     gone = settling.look(
@@ -126,7 +126,7 @@ def test_a_vanished_file_is_no_longer_watched() -> None:
 
 
 @pytest.mark.parametrize(("network", "window_s"), [(False, 2), (True, 90)])
-def test_an_old_file_needs_two_looks_on_a_local_disk_only(network: bool, window_s: float) -> None:
+def test_old_file_has_short_window_on_local_disk_only(network: bool, window_s: float) -> None:
     watching = settling.look(
         None, FILE, now_s=0, hint=None, windows=WINDOWS, network=network, companion=None, old=True
     )

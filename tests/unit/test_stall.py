@@ -7,7 +7,7 @@ from syncd.errors import Retryable
 from syncd.types import Kind
 
 
-def test_F28_a_body_below_1_KiB_a_second_over_five_minutes_is_broken_off() -> None:
+def test_F28_body_below_1_kib_per_second_for_five_minutes_stalls() -> None:
     stall = StallDetector(100.0)
     stall.add(300 * 1024 - 1, 399.9)
     with pytest.raises(Retryable) as caught:
@@ -18,7 +18,7 @@ def test_F28_a_body_below_1_KiB_a_second_over_five_minutes_is_broken_off() -> No
     assert stall.stalled
 
 
-def test_F28_each_five_minutes_are_judged_by_themselves() -> None:
+def test_F28_each_window_is_measured_separately() -> None:
     stall = StallDetector(0.0)
     stall.add(10 * 1024 * 1024, 300.0)
     stall.add(1024, 599.0)
@@ -27,7 +27,7 @@ def test_F28_each_five_minutes_are_judged_by_themselves() -> None:
         stall.add(1024, 600.0)
 
 
-def test_F28_exactly_1_KiB_a_second_goes_on() -> None:
+def test_F28_body_of_1_kib_per_second_does_not_stall() -> None:
     stall = StallDetector(0.0)
     stall.add(300 * 1024, 300.0)
     assert not stall.stalled
