@@ -128,7 +128,6 @@ class NotificationBatch:
             self._queue_empty = True
 
     def is_due(self, now_s: float) -> bool:
-        """Return whether a batch should be sent now."""
         return self.pending and now_s >= max(self._since_s + GATHER_S, self._next_s)
 
     def take(self, now_s: float) -> list[Item]:
@@ -145,7 +144,6 @@ class NotificationBatch:
 
     @property
     def pending(self) -> bool:
-        """Whether there is anything to send."""
         return bool(
             self._failed or self._unnamed or self._started or self._ended or self._queue_empty
         )

@@ -54,8 +54,6 @@ class Facts:
 
 
 class Metrics(Collector):
-    """Renders the metrics of a scrape."""
-
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._facts: Facts | None = None

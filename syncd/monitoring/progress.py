@@ -79,7 +79,6 @@ class Running:
 
     @property
     def parts_done(self) -> int:
-        """The number of parts that the object store has."""
         return self.stored.bit_count()
 
 
@@ -160,7 +159,6 @@ class RateHistory:
         self._bytes = deque([0], BEATS)
 
     def add(self, count: int) -> None:
-        """Add *count* bytes now."""
         self._advance()
         self._bytes[-1] += count
 
@@ -207,7 +205,6 @@ class Meter:
         self._hashed = self._sent = 0
 
     def expect(self, job_id: int, size: int) -> None:
-        """Count a queued job."""
         with self._lock:
             self._expected[job_id] = size
 
@@ -217,7 +214,6 @@ class Meter:
             self._settling = files
 
     def begin(self, job: Job) -> None:
-        """Start *job*."""
         with self._lock:
             if not self._running and job.id not in self._advances:
                 self._moved_s = self._now_s()  # the meter was idle because there was no work
@@ -226,7 +222,6 @@ class Meter:
             self._running[job.id] = Running(job.id, job.rel_path, job.fingerprint.size)
 
     def phase(self, job_id: int, phase: Phase) -> None:
-        """Set the phase of a job."""
         with self._lock:
             if (running := self._running.get(job_id)) is not None:
                 running.phase = phase
@@ -242,7 +237,6 @@ class Meter:
                 running.on_wire.clear()
 
     def part_done(self, job_id: int, number: int) -> None:
-        """Mark part *number* as stored."""
         with self._lock:
             running = self._running.get(job_id)
             if running is not None:
@@ -250,17 +244,14 @@ class Meter:
                 running.on_wire.pop(number, None)
 
     def count(self, what: Tally, *labels: str) -> None:
-        """Count one event."""
         with self._lock:
             self._tallies[what, labels] += 1
 
     def walked(self, root: str, seconds: float) -> None:
-        """Set the duration of the last complete walk of *root*."""
         with self._lock:
             self._walks[root] = seconds
 
     def add_hashed(self, job_id: int, count: int) -> None:
-        """Add hashed bytes."""
         with self._lock:
             self._hashed += count
             self._hashing.add(count)
@@ -316,7 +307,6 @@ class Meter:
             self._expected.pop(job_id, None)
 
     def snapshot(self) -> Snapshot:
-        """Return the current counters."""
         with self._lock:
             return Snapshot(
                 running=tuple(

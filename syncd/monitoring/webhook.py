@@ -125,13 +125,11 @@ class WebhookNotifier:
 
     @property
     def is_configured(self) -> bool:
-        """Whether there is any receiver."""
         return bool(self._receivers.webhook or self._receivers.heartbeat)
 
     # -- events; these methods neither wait nor fail ----------------------------------------------
 
     def job_ended(self, job: Job, outcome: Outcome) -> None:
-        """Record how a worker ended *job*."""
         if outcome.end in (End.REGISTERED, End.ADOPTED):
             self._batch.add_finished(outcome.end)
         elif outcome.end in (End.FAILED, End.NEEDS_SIGN_IN):
@@ -149,16 +147,13 @@ class WebhookNotifier:
         self._batch.remove_failures(job_ids)
 
     def hold_started(self, hold: HoldRow) -> None:
-        """Record the start of a hold."""
         self._batch.add_hold_start(_hold(hold), self._clock.boottime_s())
 
     def hold_ended(self, hold: HoldRow) -> None:
-        """Record the end of a hold."""
         ended = _hold(hold, until=self._clock.now_ms())
         self._batch.add_hold_end(ended, self._clock.boottime_s())
 
     def queue_empty(self) -> None:
-        """Record that no job is queued or running."""
         self._batch.add_queue_empty(self._clock.boottime_s())
         self._idle.set()
 

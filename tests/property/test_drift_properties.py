@@ -1,4 +1,4 @@
-"""Drift of every kind is found, whatever a listing holds and in whatever order it comes."""
+"""The comparison of files and records finds every difference, in any order of the listing."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from syncd.types import Record
 
 PATHS = ("models/a", "models/b", "models/c", "models/d")
 CONTENTS = ("", "x", "y", "xx")
-"""Few, so that all of it meets; a content's hash is its letters, its size their number."""
+"""Few contents, so that many match. The hash of a content is its letters, its size their number."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What somebody told of one record: a content, and which members the listing leaves out."""
+class Entry:
+    """A record in the listing: its content, and which members are missing."""
 
     path: str | None
     content: str
@@ -25,8 +25,8 @@ class Told:
     sized: bool
 
 
-tellings = st.builds(
-    Told,
+entries = st.builds(
+    Entry,
     path=st.sampled_from((*PATHS, None)),
     content=st.sampled_from(CONTENTS),
     disabled=st.booleans(),
@@ -40,28 +40,28 @@ def digits(content: str) -> str:
     return content.ljust(64, "0")
 
 
-def as_record(number: int, told: Told) -> Record:
+def as_record(number: int, entry: Entry) -> Record:
     return Record(
         id=str(number),
-        model_path=told.path,
+        model_path=entry.path,
         model_type=None,
         display_name=None,
         storage_key=None,
-        file_size=len(told.content) if told.sized else None,
-        file_hash=f"sha256:{digits(told.content)}" if told.hashed else None,
-        model_status="disabled" if told.disabled else "active",
+        file_size=len(entry.content) if entry.sized else None,
+        file_hash=f"sha256:{digits(entry.content)}" if entry.hashed else None,
+        model_status="disabled" if entry.disabled else "active",
     )
 
 
-def compared(tree: dict[str, str], listing: list[Told], read: set[str]) -> list[Finding]:
-    """What the comparison says of it, where the files of *read* were read before."""
+def compared(tree: dict[str, str], listing: list[Entry], hashed: set[str]) -> list[Finding]:
+    """Return the findings if the files in *hashed* are already hashed."""
     files = [
-        LocalFile((1, path), path, len(content), digits(content) if path in read else None)
+        LocalFile((1, path), path, len(content), digits(content) if path in hashed else None)
         for path, content in tree.items()
     ]
     comparison, found = Comparison(files), []
-    for number, told in enumerate(listing):
-        record = as_record(number, told)
+    for number, entry in enumerate(listing):
+        record = as_record(number, entry)
         for file in comparison.unhashed(record):
             comparison.set_hash(file, digits(tree[file.model_path]))
         if (finding := comparison.add(record)) is not None:
@@ -69,22 +69,22 @@ def compared(tree: dict[str, str], listing: list[Told], read: set[str]) -> list[
     return [*found, *comparison.finish()]
 
 
-def plainly(
-    tree: dict[str, str], listing: list[Told]
+def expected(
+    tree: dict[str, str], listing: list[Entry]
 ) -> Counter[tuple[FindingKind, str, str, bool]]:
-    """The same by looking at everything for each: (kind, record, path of the file, is it drift)."""
+    """Return (kind, record, path, is drift) of each finding, computed by brute force."""
     found: list[tuple[FindingKind, str, str, bool]] = []
     met = set()
     equal = {t.path for t in listing if not t.disabled and is_equal(tree, t)}
-    for number, told in enumerate(listing):
-        kind, file = one(tree, told)
+    for number, entry in enumerate(listing):
+        kind, file = one(tree, entry)
         if kind is FindingKind.DISABLED:
             met |= {file} if file else set()
             file = "" if file in equal else file
         else:
             met |= {file} if file else set()
         if kind is FindingKind.OTHER_PATH:
-            met |= {path for path, content in tree.items() if content == told.content}
+            met |= {path for path, content in tree.items() if content == entry.content}
             file = "somewhere"
         drift = bool(file) if kind is FindingKind.DISABLED else kind is not FindingKind.EQUAL
         found.append((kind, str(number), file, drift))
@@ -92,77 +92,83 @@ def plainly(
     return Counter(found)
 
 
-def is_equal(tree: dict[str, str], told: Told) -> bool:
-    return told.hashed and tree.get(told.path or "") == told.content
+def is_equal(tree: dict[str, str], entry: Entry) -> bool:
+    return entry.hashed and tree.get(entry.path or "") == entry.content
 
 
-def differs(content: str, told: Told) -> bool:
-    """Is it sure that the record holds something else?"""
-    return (told.hashed and told.content != content) or (
-        told.sized and len(told.content) != len(content)
+def differs(content: str, entry: Entry) -> bool:
+    """Return whether the record certainly has different content."""
+    return (entry.hashed and entry.content != content) or (
+        entry.sized and len(entry.content) != len(content)
     )
 
 
-def one(tree: dict[str, str], told: Told) -> tuple[FindingKind, str]:
-    path = told.path if told.path in tree else None
-    if told.disabled:
-        return FindingKind.DISABLED, path if path and not differs(tree[path], told) else ""
+def one(tree: dict[str, str], entry: Entry) -> tuple[FindingKind, str]:
+    path = entry.path if entry.path in tree else None
+    if entry.disabled:
+        return FindingKind.DISABLED, path if path and not differs(tree[path], entry) else ""
     if path is not None:
-        if differs(tree[path], told):
+        if differs(tree[path], entry):
             return FindingKind.OTHER_BYTES, path
-        return (FindingKind.EQUAL if told.hashed else FindingKind.NO_KNOWLEDGE), path
-    if not told.hashed:
+        return (FindingKind.EQUAL if entry.hashed else FindingKind.NO_KNOWLEDGE), path
+    if not entry.hashed:
         return FindingKind.NO_KNOWLEDGE, ""
-    return (FindingKind.OTHER_PATH if told.content in tree.values() else FindingKind.CLOUD_ONLY), ""
+    return (
+        FindingKind.OTHER_PATH if entry.content in tree.values() else FindingKind.CLOUD_ONLY
+    ), ""
 
 
 def counted(
     tree: dict[str, str], found: list[Finding]
 ) -> Counter[tuple[FindingKind, str, str, bool]]:
     rows = []
-    for each in found:
-        file = "" if each.file is None else each.file.model_path
-        if each.kind is FindingKind.OTHER_PATH:
-            assert each.file is not None
-            assert each.record is not None
-            assert f"sha256:{digits(tree[file])}" == each.record.file_hash
+    for finding in found:
+        file = "" if finding.file is None else finding.file.model_path
+        if finding.kind is FindingKind.OTHER_PATH:
+            assert finding.file is not None
+            assert finding.record is not None
+            assert f"sha256:{digits(tree[file])}" == finding.record.file_hash
             file = "somewhere"
-        rows.append((each.kind, each.record.id if each.record else "", file, each.is_drift))
+        rows.append(
+            (finding.kind, finding.record.id if finding.record else "", file, finding.is_drift)
+        )
     return Counter(rows)
 
 
-@given(trees, st.lists(tellings, max_size=8), st.sets(st.sampled_from(PATHS)))
+@given(trees, st.lists(entries, max_size=8), st.sets(st.sampled_from(PATHS)))
 def test_streamed_comparison_equals_full_comparison(
-    tree: dict[str, str], listing: list[Told], read: set[str]
+    tree: dict[str, str], listing: list[Entry], hashed: set[str]
 ) -> None:
-    assert counted(tree, compared(tree, listing, read)) == plainly(tree, listing)
+    assert counted(tree, compared(tree, listing, hashed)) == expected(tree, listing)
 
 
 def test_every_finding_kind_occurs() -> None:
-    """In one small world, so that the property above cannot be true of nothing."""
+    """Guard against properties that hold because nothing happens."""
     tree = {"models/a": "x", "models/b": "y", "models/c": "xx", "models/d": ""}
     listing = [
-        Told("models/a", "x", disabled=False, hashed=True, sized=True),
-        Told("models/b", "x", disabled=False, hashed=True, sized=True),
-        Told("models/c", "xx", disabled=True, hashed=True, sized=True),
-        Told("models/away", "xx", disabled=False, hashed=True, sized=True),
-        Told("models/else", "yy", disabled=False, hashed=True, sized=True),
-        Told("models/what", "", disabled=False, hashed=False, sized=False),
+        Entry("models/a", "x", disabled=False, hashed=True, sized=True),
+        Entry("models/b", "x", disabled=False, hashed=True, sized=True),
+        Entry("models/c", "xx", disabled=True, hashed=True, sized=True),
+        Entry("models/away", "xx", disabled=False, hashed=True, sized=True),
+        Entry("models/else", "yy", disabled=False, hashed=True, sized=True),
+        Entry("models/what", "", disabled=False, hashed=False, sized=False),
     ]
 
-    assert Counter(each.kind for each in compared(tree, listing, set())) == Counter(FindingKind)
+    assert Counter(finding.kind for finding in compared(tree, listing, set())) == Counter(
+        FindingKind
+    )
 
 
-@given(trees, st.lists(tellings, max_size=8))
-def test_only_files_of_matching_size_are_hashed(tree: dict[str, str], listing: list[Told]) -> None:
+@given(trees, st.lists(entries, max_size=8))
+def test_only_files_of_matching_size_are_hashed(tree: dict[str, str], listing: list[Entry]) -> None:
     comparison = Comparison(LocalFile((1, p), p, len(content), None) for p, content in tree.items())
 
     wanted = {
         file.model_path
-        for number, told in enumerate(listing)
-        for file in comparison.unhashed(as_record(number, told))
+        for number, entry in enumerate(listing)
+        for file in comparison.unhashed(as_record(number, entry))
     }
 
-    sizes = {len(told.content) for told in listing if told.hashed and told.sized}
-    any_size = any(told.hashed and not told.sized for told in listing)
+    sizes = {len(entry.content) for entry in listing if entry.hashed and entry.sized}
+    any_size = any(entry.hashed and not entry.sized for entry in listing)
     assert wanted == {p for p, content in tree.items() if any_size or len(content) in sizes}

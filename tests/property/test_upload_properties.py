@@ -1,11 +1,10 @@
-"""Properties of routes, steps and exit codes."""
+"""Properties of routes and steps."""
 
 from dataclasses import replace
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syncd.core.exit_codes import NEEDS_PERSON, NOT_UPLOADED, UNFINISHED, Exit, exit_code
 from syncd.core.jobs.parts import (
     STORE_PUT_CEILING,
     Route,
@@ -52,7 +51,7 @@ jobs = st.builds(
 )
 
 
-_BESIDE = {Step.PRESIGN, Step.INITIATE, Step.PARTS}
+_WHILE_HASHING = {Step.PRESIGN, Step.INITIATE, Step.PARTS}
 
 
 def done(job: Job, step: Step) -> Job:
@@ -81,7 +80,7 @@ def done(job: Job, step: Step) -> Job:
 def test_job_finishes_from_any_facts_without_repeating_a_step(
     job: Job, route: Route, granted: bool, missing: int, not_in_catalog: bool
 ) -> None:
-    taken = []
+    steps = []
     for _ in range(8):
         step = next_step(
             job,
@@ -92,15 +91,15 @@ def test_job_finishes_from_any_facts_without_repeating_a_step(
             movable=False,
             not_in_catalog=not_in_catalog,
         )
-        taken.append(step)
+        steps.append(step)
         if step is Step.FINISH:
             break
         granted = granted or step is Step.PRESIGN
         missing = PARTS if step is Step.INITIATE else 0 if step is Step.PARTS else missing
         job = done(job, step)
 
-    assert taken[-1] is Step.FINISH
-    assert len(set(taken)) == len(taken)
+    assert steps[-1] is Step.FINISH
+    assert len(set(steps)) == len(steps)
 
 
 @given(
@@ -123,7 +122,7 @@ def test_step_respects_what_was_sent_and_what_is_known(
 ) -> None:
     # Before its hash is known nothing of a file was completed or registered.
     assume(job.sha256 is not None or job.stored_at is job.register_sent_at is None)
-    known, movable = (told and job.sha256 is not None for told in (known, movable))
+    known, movable = (flag and job.sha256 is not None for flag in (known, movable))
     step = next_step(
         job,
         route=route,
@@ -136,8 +135,8 @@ def test_step_respects_what_was_sent_and_what_is_known(
 
     assert (step is Step.FINISH) == (job.record_id is not None)
     if step is not Step.FINISH and job.sha256 is None:
-        beside = not_in_catalog and route is Route.MULTIPART
-        assert step is Step.PLAN or (beside and step in _BESIDE)
+        while_hashing = not_in_catalog and route is Route.MULTIPART
+        assert step is Step.PLAN or (while_hashing and step in _WHILE_HASHING)
     if step is Step.PLAN:
         assert job.sha256 is None
     if step is Step.REGISTER:
@@ -151,46 +150,3 @@ def test_step_respects_what_was_sent_and_what_is_known(
         assert missing == 0
     if step in (Step.PUT, Step.INITIATE, Step.PARTS, Step.COMPLETE):
         assert job.storage_key is not None
-
-
-STATES = sorted(NEEDS_PERSON | NOT_UPLOADED | UNFINISHED | {"registered", "ignored", "shadowed"})
-counts = st.dictionaries(st.sampled_from(STATES), st.integers(0, 2))
-hold_kinds = st.sets(st.sampled_from(["offline", "throttled", "operator"]))
-
-
-def pressing(code: Exit, *, unfinished: bool) -> int:
-    """The rank of a code: work that the next run can finish ranks above files that need mending."""
-    ranks = [Exit.DONE, Exit.LATER, Exit.SOME_FAILED, None, Exit.PERSON, Exit.ROOT]
-    return 3 if code is Exit.LATER and unfinished else ranks.index(code)
-
-
-@given(counts, counts, hold_kinds, hold_kinds, st.tuples(*[st.integers(0, 1)] * 4), st.booleans())
-def test_exit_code_never_improves_if_more_is_left(
-    files: dict[str, int],
-    more: dict[str, int],
-    holds: set[str],
-    more_holds: set[str],
-    few: tuple[int, int, int, int],
-    missing: bool,
-) -> None:
-    together = {s: files.get(s, 0) + more.get(s, 0) for s in files.keys() | more.keys()}
-    before = exit_code(files, holds=holds, unsettled=few[0], root_missing=missing, unread=few[1])
-    after = exit_code(
-        together,
-        holds=holds | more_holds,
-        unsettled=few[0] + few[2],
-        root_missing=missing,
-        unread=few[1] + few[3],
-    )
-
-    def unfinished(counted: dict[str, int]) -> bool:
-        return any(counted.get(state) for state in UNFINISHED)
-
-    assert pressing(before, unfinished=unfinished(files)) <= pressing(
-        after, unfinished=unfinished(together)
-    )
-    nothing_left = "operator" not in holds and not any(few[:2]) and not missing
-    assert (before is Exit.DONE) == (
-        nothing_left
-        and not any(n for s, n in files.items() if s in NEEDS_PERSON | NOT_UPLOADED | UNFINISHED)
-    )

@@ -1,4 +1,4 @@
-"""How many bodies at once: a link that pays for more gets more, one that does not is left alone."""
+"""The number of concurrent requests on simulated links."""
 
 import math
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from syncd.core.transfer.concurrency import (
 
 MIB = 1024 * 1024
 GIGABIT = 117.5 * MIB
-"""Bytes a second that a line of 1 Gbit/s carries beside its headers."""
+"""The payload of a 1 Gbit/s link in bytes per second."""
 
 STEP_S, LOOK_S = 0.05, 0.5
 TRY_S = SETTLE_S + PATIENCE_S + 2 * LOOK_S
-"""The longest that a try takes where streams are not too slow for it."""
+"""The longest duration of a trial unless streams are very slow."""
 
 
 @dataclass
 class Body:
-    """One under way; after its last byte its slot waits for the answer."""
+    """A body that is being sent; after its last byte its slot waits for the response."""
 
     left: float
     done_s: float = math.inf
@@ -37,12 +37,12 @@ class Body:
 @dataclass
 class Link:
     """
-    Bodies on a line that carries *line* bytes a second in all and *stream* a body.
+    A simulated link with a capacity of *line* bytes per second, and *stream* per body.
 
-    Between two bodies a slot waits *pause_s* for an answer and the next URL. *buffer* bytes a stream
-    that is new go no further than its socket at first, *fill* a second in all, and bytes are counted
-    in units of *piece*. *asked* bodies want to go at once, and are held to *held_to* bytes a second in
-    all; ``seen`` has the limit at each look, ``rates`` the bytes of each step.
+    Between two bodies a slot waits *pause_s* for the response and the next URL. The first *buffer* bytes of a
+    new stream only fill its socket, at *fill* bytes per second in all. Bytes are counted in units of
+    *piece*. *asked* bodies are waiting, limited to *held_to* bytes per second. ``seen`` contains the limit
+    at each sample, and ``rates`` the rate of each step.
     """
 
     width: AdaptiveConcurrency
@@ -72,7 +72,7 @@ class Link:
             self.seen.append(self.width.limit)
 
     def pass_by(self, seconds: float) -> None:
-        """Nothing is under way; whoever looks at the width does so for the sake of a body."""
+        """Let time pass without requests and samples."""
         self.bodies.clear()
         self.now_s += seconds
 
@@ -98,9 +98,9 @@ class Link:
         self.buffered = min(self.buffered + self.fill * STEP_S, most)
 
     def share(self, seconds: float) -> float:
-        """Of the line, lately."""
-        lately = self.rates[-round(seconds / STEP_S) :]
-        return sum(lately) / len(lately) / self.line
+        """Return the recent utilisation of the link."""
+        recent = self.rates[-round(seconds / STEP_S) :]
+        return sum(recent) / len(recent) / self.line
 
 
 def test_independent_streams_use_maximum_soon() -> None:
@@ -127,7 +127,7 @@ def test_long_gigabit_link_is_full_within_fifteen_seconds(delay_s: float, stream
 
 
 def test_trial_includes_pauses_between_bodies() -> None:
-    # Four streams just fill the line, but for the pauses in which all of them wait.
+    # Four streams fill the line except for the pauses in which all of them wait.
     link = Link(
         AdaptiveConcurrency(4, 16), line=GIGABIT, stream=GIGABIT / 4, pause_s=0.4, body=125 * MIB
     )
@@ -168,7 +168,7 @@ def test_doubling_is_tried_again_after_an_hour() -> None:
     link = Link(AdaptiveConcurrency(4, 32), line=GIGABIT)
     link.send(REST_S)
     link.pass_by(SINGLE_S - REST_S)
-    link.send(2 * TRY_S)  # one more, which does not pay, puts it off no further
+    link.send(2 * TRY_S)  # a failed single step does not delay it further
     link.pass_by(REST_S)
     link.line, link.stream = math.inf, 29 * MIB
     link.seen.clear()
@@ -177,7 +177,7 @@ def test_doubling_is_tried_again_after_an_hour() -> None:
     assert list(dict.fromkeys(link.seen)) == [4, 8, 16, 32]
 
 
-# -- what is not the link's doing ------------------------------------------------------------------
+# -- bandwidth limits and pauses -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("held_to", [MIB // 16, 10 * MIB, 100 * MIB])
@@ -240,7 +240,7 @@ def test_pause_without_requests_is_ignored(begins_s: float) -> None:
     assert (full.width.limit, long.width.limit) == (4, 16)
 
 
-# -- what is asked for -----------------------------------------------------------------------------
+# -- waiting requests -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asked", [3, 4])

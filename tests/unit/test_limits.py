@@ -1,4 +1,4 @@
-"""``upload.bandwidth``: how rates and timetables are read, and how a bucket and its threads keep to them."""
+"""``upload.bandwidth``: parsing of rates and timetables, the token bucket, and its threads."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ KIB, MIB = 1024, 1024 * 1024
 SATURDAY = 5 * DAY_MINUTES
 
 
-# -- what people write -----------------------------------------------------------------------------
+# -- parsing ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_rate_is_parsed(text: str, rate: int | None) -> None:
     [
         ("", "is not a rate such as 10 MiB/s"),
         ("10 /s", "is not a rate such as 10 MiB/s"),
-        ("10M:1M", "is not a rate such as 10 MiB/s"),  # syncd downloads nothing
+        ("10M:1M", "is not a rate such as 10 MiB/s"),
         ("-1 MiB/s", "is not a rate such as 10 MiB/s"),
         ("10 Mb/s", "is not a rate such as 10 MiB/s"),  # megabit or megabyte?
         ("fast", "is not a rate such as 10 MiB/s"),
@@ -122,28 +122,7 @@ def test_timetable_follows_rclone_syntax(text: str, rates: dict[int, int | None]
     assert {minute: timetable.at(minute) for minute in rates} == rates
 
 
-@pytest.mark.parametrize(
-    ("minute", "rate"),
-    [
-        (0, None),  # Sunday's last entry
-        (8 * 60 - 1, None),
-        (8 * 60, 512 * KIB),
-        (12 * 60, 512 * KIB),
-        (19 * 60, None),
-        (DAY_MINUTES + 8 * 60, 512 * KIB),
-        (SATURDAY + 7 * 60, None),
-        (SATURDAY + 8 * 60, 2 * MIB),  # its own entry, not each day's
-        (SATURDAY + 18 * 60, 2 * MIB),
-        (SATURDAY + 19 * 60, None),
-    ],
-)
-def test_timetable_rate_applies_until_next_entry(minute: int, rate: int | None) -> None:
-    timetable = parse("08:00,512 KiB/s 19:00,off Sat-08:00,2M")
-
-    assert timetable.at(minute) == rate
-
-
-# -- the bucket, on a made-up clock ----------------------------------------------------------------
+# -- the token bucket -------------------------------------------------------------------------------
 
 
 def test_bucket_serves_in_order_at_rate() -> None:
@@ -156,7 +135,7 @@ def test_bucket_compensates_late_threads() -> None:
     bucket, now_s, sent = Bucket(10 * MIB, 0.0), 0.0, 0
     while now_s < 60:
         at_s = bucket.take(512 * KIB, now_s)
-        now_s = at_s + 0.003  # a thread wakes up late
+        now_s = at_s + 0.003  # threads wake up late
         sent += 512 * KIB
 
     assert sent == pytest.approx(60 * 10 * MIB, rel=0.01)
@@ -189,16 +168,16 @@ def test_body_held_back_by_limit_does_not_stall() -> None:
 
 
 class Calendar(SystemClock):
-    """A machine's clock whose date is set by hand."""
+    """A clock with a fixed date."""
 
-    now = datetime(2026, 3, 2, 7, 59)  # a Monday, where this machine is
+    now = datetime(2026, 3, 2, 7, 59)  # a Monday in local time
 
     def now_ms(self) -> int:
         return int(self.now.timestamp() * 1000)
 
 
 class Senders:
-    """Bodies that are sent to nowhere, each by a thread of its own."""
+    """Simulated bodies, each sent by its own thread."""
 
     def __init__(self, bandwidth: Bandwidth) -> None:
         self.sent = 0
@@ -209,7 +188,7 @@ class Senders:
         self._lock = threading.Lock()
 
     def send(self) -> bool:
-        """Until told to stop; was it by the bandwidth?"""
+        """Send until stopped; return whether the bandwidth limit noticed the stop."""
         pieces = iter(lambda: bytes(512 * KIB), b"")
         try:
             for piece in self._bandwidth.paced(
@@ -245,21 +224,21 @@ def sending(bandwidth: Bandwidth, threads: int = 4) -> Iterator[Senders]:
 
 
 def sent_over(senders: Senders, seconds: float) -> tuple[int, float]:
-    """Bytes from now on, and in how many seconds: a busy machine takes its time."""
+    """Return the bytes sent from now on and the time that it took."""
     before, began_s = senders.sent, time.monotonic()
     time.sleep(seconds)
     return senders.sent - before, time.monotonic() - began_s
 
 
 def require_rate(rate: int, senders: Senders) -> None:
-    """Never more than that and what threads that came late may make up for; most of it, too."""
-    sent_over(senders, 0.2)  # what was let go before
+    """Require at most the rate plus the credit, and at least a third of it."""
+    sent_over(senders, 0.2)  # bytes of the previous rate
     sent, seconds = sent_over(senders, 1.0)
     assert rate * seconds / 3 < sent <= rate * (seconds + CREDIT_S)
 
 
 def require_sent(size: int, senders: Senders) -> None:
-    """So much comes in the end."""
+    """Wait until *size* bytes are sent."""
     deadline_s = time.monotonic() + 60
     while senders.sent < size:
         assert time.monotonic() < deadline_s, f"{senders.sent} of {size} bytes came"
@@ -303,7 +282,7 @@ def test_waiting_thread_ends_on_stop() -> None:
         time.sleep(0.05)
         senders.stop.set()
 
-        assert ended.result(60)  # without a look now and then it would wait for ever
+        assert ended.result(60)
     assert senders.sent == 0
 
 

@@ -39,13 +39,6 @@ def test_job_is_expected_then_running_then_finished() -> None:
     assert (after.expected_files, after.expected) == (1, 100)
 
 
-def test_unannounced_job_is_expected_from_its_start() -> None:
-    meter = Meter()
-    meter.begin(job(7, size=30))
-
-    assert (meter.snapshot().expected_files, meter.snapshot().expected) == (1, 30)
-
-
 def test_each_end_has_its_own_counter() -> None:
     meter = Meter()
     for number in (1, 2, 3, 4):
@@ -205,14 +198,6 @@ def test_late_counts_of_ended_job_are_ignored() -> None:
 
     assert meter.snapshot().running == ()
     assert (meter.snapshot().sent, meter.snapshot().hashed) == (5, 5)
-
-
-def test_settling_files_are_set_not_added() -> None:
-    meter = Meter()
-    meter.settling(4)
-    meter.settling(1)
-
-    assert meter.snapshot().settling_files == 1
 
 
 def test_counters_are_thread_safe() -> None:

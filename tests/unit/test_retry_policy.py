@@ -97,7 +97,7 @@ NETWORK = [1.0, 2.0, 4.0]
 PROBES = held(5, 10, 20, 40, 60, 60)
 FAILS = {1: (Next.FAIL, 0.0)}
 HOLDS_LARGE = {1: (Next.HOLD_LARGE, 0.0)}
-ANEW = (Next.FRESH_UPLOAD, 0.0)
+UPLOAD_AGAIN = (Next.FRESH_UPLOAD, 0.0)
 
 ROWS_EXPECTED = [
     Expected("R01", Kind.DEAD_CONNECTION, (*READS, Call.PRESIGN, Call.SIGN_PART, *STORE),
@@ -120,7 +120,7 @@ ROWS_EXPECTED = [
     Expected("R11", Kind.NEEDS_SIGN_IN, (Call.INITIATE,), Retryable, HOLDS_LARGE),
     Expected("R12", Kind.REQUEST_REFUSED, (Call.PRESIGN, Call.REGISTER), Permanent, FAILS),
     Expected("R12", Kind.REQUEST_REFUSED, (Call.COMPLETE,), Retryable,
-             {1: ANEW, 2: (Next.FAIL, 0)}),
+             {1: UPLOAD_AGAIN, 2: (Next.FAIL, 0)}),
     Expected("R13", Kind.ROUTE_UNKNOWN,
              (Call.LIST_MODELS, Call.UPDATE_MODEL, Call.DELETE_MODEL, *MULTIPART), Retryable,
              {1: (Next.SWITCH_OFF, 0)}),
@@ -128,7 +128,7 @@ ROWS_EXPECTED = [
     Expected("R14", Kind.CONFLICT, (Call.PRESIGN, Call.REGISTER), Retryable, later(60, 120, 240)),
     Expected("R15", Kind.STORE_CONFLICT, STORE, Retryable, JOB_WAITS, repeats=NETWORK),
     Expected("R15", Kind.STORE_CONFLICT, (Call.COMPLETE,), Retryable,
-             {1: ANEW, 2: (Next.LATER, 30)}),
+             {1: UPLOAD_AGAIN, 2: (Next.LATER, 30)}),
     Expected("R16", Kind.TOO_LARGE, (Call.PRESIGN, Call.PUT_BODY), Retryable, HOLDS_LARGE),
     Expected("R16", Kind.TOO_LARGE, (Call.REGISTER, Call.COMPLETE), Permanent, FAILS),
     Expected("R17", Kind.URL_EXPIRED, STORE, Retryable, later(300, 300), urls=3),
@@ -138,12 +138,12 @@ ROWS_EXPECTED = [
     Expected("R21", Kind.OBJECT_EXISTS, STORE, Retryable,
              {**later(60, 120), 20: (Next.LATER, 3600)}),
     Expected("R22", Kind.OBJECT_MISSING, (Call.REGISTER,), Retryable,
-             {1: ANEW, 2: ANEW, 3: ANEW, 4: (Next.LATER, 120)}, repeats=[5, 5, 5]),
+             {1: UPLOAD_AGAIN, 2: UPLOAD_AGAIN, 3: UPLOAD_AGAIN, 4: (Next.LATER, 120)}, repeats=[5, 5, 5]),
     Expected("R23", Kind.UPLOAD_GONE, (Call.PUT_PART, Call.SIGN_PART), Retryable,
-             {1: ANEW, 2: ANEW, 3: ANEW, 4: (Next.FAIL, 0)}),
+             {1: UPLOAD_AGAIN, 2: UPLOAD_AGAIN, 3: UPLOAD_AGAIN, 4: (Next.FAIL, 0)}),
     Expected("R24", Kind.DIGEST_MISMATCH, STORE, Retryable, JOB_WAITS, repeats=[0, 0]),
     Expected("R25", Kind.PARTS_REFUSED, (Call.COMPLETE,), Retryable,
-             {1: (Next.RESEND, 0), 2: ANEW, 3: (Next.FAIL, 0)}),
+             {1: (Next.RESEND, 0), 2: UPLOAD_AGAIN, 3: (Next.FAIL, 0)}),
     Expected("R26", Kind.REDIRECTED, STORE, Retryable, later(900, 900), urls=1),
     Expected("R26", Kind.REDIRECTED, (Call.PRESIGN,), NeedsOperator, PROBES),
     Expected("R27", Kind.TLS_ERROR, (Call.PRESIGN, *STORE), NeedsOperator, PROBES),

@@ -41,7 +41,6 @@ class Boundary:
     kept: frozenset[str]
 
     def is_outside(self, path: str) -> bool:
-        """Return whether *path* is in no models directory."""
         return not is_within(path, self.roots)
 
     def forbidden(self, path: str) -> str | None:

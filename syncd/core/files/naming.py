@@ -2,7 +2,7 @@
 Which paths are models, and which names they get in the catalog.
 
 Paths are POSIX, relative to their root, and decoded with ``os.fsdecode``. Three functions are used in
-this order: ``unwanted`` tells whether a name is that of a model, ``target_of`` computes its name in the
+this order: ``unwanted`` checks whether a name is that of a model, ``target_of`` computes its name in the
 catalog or the reason why the server would refuse it, and ``clash_key`` finds files that would get the
 same name.
 

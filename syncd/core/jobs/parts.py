@@ -60,7 +60,6 @@ def plan_parts(file_size: int, part_size: int) -> list[Part]:
 
 
 def missing_parts(parts: Collection[Part], done: Collection[int]) -> list[Part]:
-    """Return the *parts* whose number is not in *done*, in order."""
     finished = frozenset(done)
     return [part for part in parts if part.number not in finished]
 

@@ -64,7 +64,6 @@ class Wait:
 
 
 def always(seconds: float) -> Wait:
-    """Return a constant delay without jitter."""
     return Wait(seconds, seconds, fixed=True)
 
 
@@ -233,7 +232,6 @@ class Failure:
 
     @property
     def row(self) -> Row:
-        """The row of the retry table that applies."""
         return row_of(self.error.kind, self.call)
 
 

@@ -1,8 +1,9 @@
 """
 The states of a job and the transitions between them.
 
-The state tells only who owns the job. The progress is read from the job's facts (``syncd.core.jobs.steps``),
-so a job that is claimed after a crash resumes with the same code that starts a new one.
+The state is only about who owns the job. The progress is read from the job's facts
+(``syncd.core.jobs.steps``), so a job that is claimed after a crash resumes with the same code that starts
+a new one.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
 """
 Adaptive concurrency: the number of requests that send at the same time.
 
-More streams help on a link with a high latency and hurt on a short one, and only a trial can tell. A trial
-runs with more requests for a few seconds and keeps them if the rate rose. At first each trial doubles the
-number, so that a long link is filled within seconds. After a failed trial, or after the object store
-throttled, a trial adds one request now and then, and doubling starts again after an hour.
+More streams help on a link with a high latency and hurt on a short one, and only a trial can show which.
+A trial runs with more requests for a few seconds and keeps them if the rate rose. At first each trial
+doubles the number, so that a long link is filled within seconds. After a failed trial, or after the
+object store throttled, a trial adds one request now and then, and doubling starts again after an hour.
 
 The rate is measured from bytes on the wire, so that slow streams whose bodies take minutes get more
 company within seconds. If bodies end quickly, the measurement also includes their ends and the pauses
@@ -87,7 +87,6 @@ class AdaptiveConcurrency:
         self.limit = min(self.limit, most)
 
     def body_succeeded(self) -> None:
-        """Count a body that was sent successfully."""
         self._ended += 1
         self._good += 1
         if self.limit < self.start and self._good >= REGAIN_AFTER:
@@ -132,7 +131,6 @@ class AdaptiveConcurrency:
         self._shrink(lambda limit: limit // 2, now_s)
 
     def _is_another_span(self, held_to: int | None, now_s: float) -> bool:
-        """Return whether the limit changed or the last sample is too old."""
         before, sampled_s = self._held_to, self._sampled_s
         self._held_to, self._sampled_s = held_to, now_s
         return held_to != before or now_s - sampled_s > GAP_S

@@ -17,7 +17,6 @@ def hour_of(now_ms: int) -> int:
 
 
 def oldest_hour(now_ms: int) -> int:
-    """Return the start of the first hour that still counts."""
     return hour_of(now_ms - DAY_MS)
 
 
