@@ -1,4 +1,4 @@
-"""Which hosts may receive model bytes: the guard against presigned URLs that lead elsewhere."""
+"""Decides which hosts may receive model bytes: a presigned URL must not lead anywhere else."""
 
 import ipaddress
 import re
@@ -24,9 +24,10 @@ class HostPolicy:
     Which hosts may receive model bytes.
 
     Attributes:
-        storage_hosts: ``host`` or ``host:port`` of stores that need not look public.
-        allow_http: Those may be reached by plain http.
-        loopback: The API itself is on this machine: its stores may be here or near, without TLS.
+        storage_hosts: ``host`` or ``host:port`` of object stores that need not be public.
+        allow_http: Plain http is allowed for ``storage_hosts``.
+        loopback: The API itself is on this machine, so its stores may be on this machine or in a
+            private network, without TLS.
     """
 
     storage_hosts: frozenset[str]
@@ -35,13 +36,12 @@ class HostPolicy:
 
     @classmethod
     def of(cls, base_url: str, storage_hosts: Collection[str], *, allow_http: bool) -> "HostPolicy":
-        """The policy that follows from the configuration."""
         host = (urlsplit(base_url).hostname or "").lower()
-        listed = frozenset(each.lower() for each in storage_hosts)
+        listed = frozenset(name.lower() for name in storage_hosts)
         return cls(listed, allow_http, is_loopback(host))
 
     def refusal(self, url: str) -> str | None:
-        """Why nothing may be sent to *url* (any string at all), or None if it may."""
+        """Return why nothing may be sent to *url* (any string), or None if it is allowed."""
         if len(url) > URL_MAX:
             return f"longer than {URL_MAX} bytes"
         if not _URL.fullmatch(url):
@@ -50,32 +50,31 @@ class HostPolicy:
             split = urlsplit(url)
             port = {"http": 80, "https": 443}[split.scheme] if split.port is None else split.port
         except ValueError:
-            return "no valid host and port"
+            return "without a valid host and port"
         if port == 0:
-            return "no valid host and port"
+            return "without a valid host and port"
         return _shape_refusal(split) or self._host_refusal(split, port)
 
     def peer_refusal(self, host: str, port: int, address: str) -> str | None:
         """
-        Why nothing may be sent to the machine that the name *host* led to, or None if it may.
+        Return why nothing may be sent to *address*, which *host* resolved to, or None.
 
-        A name that looks public may resolve to anything, the metadata service of a rented box
-        among it.
+        A public name may resolve to any address, such as the metadata service of a cloud machine.
         """
         reach = _address_reach(address)
         near = reach in ("loopback", "private") and self.loopback
         if reach == "public" or near or self._lists(host, port):
             return None
-        return f"{host} leads to {address}, a {reach} address"
+        return f"{host} resolves to {address}, a {reach} address"
 
     def _lists(self, host: str, port: int) -> bool:
-        spelt = f"[{host}]" if ":" in host else host
-        return not {spelt, f"{spelt}:{port}"}.isdisjoint(self.storage_hosts)
+        name = f"[{host}]" if ":" in host else host
+        return not {name, f"{name}:{port}"}.isdisjoint(self.storage_hosts)
 
     def _host_refusal(self, split: SplitResult, port: int) -> str | None:
         reach = _reach(split.hostname or "")
         if reach is None:
-            return "a host that is no name and no plain address"
+            return "a URL whose host is neither a valid name nor a plain address"
         listed = self._lists(split.hostname or "", port)
         if split.scheme == "http" and not (self.loopback or (listed and self.allow_http)):
             return "plain http, which network.allow_http and network.storage_hosts do not allow"
@@ -89,27 +88,27 @@ def is_loopback(host: str) -> bool:
     return _reach(host) == "loopback"
 
 
-def _spelt(split: SplitResult) -> str:
+def _netloc_host(split: SplitResult) -> str:
     host = split.hostname or ""
     return f"[{host}]" if ":" in host else host
 
 
 def _shape_refusal(split: SplitResult) -> str | None:
-    if not re.fullmatch(re.escape(_spelt(split)) + "(:[0-9]{1,5})?", split.netloc.lower()):
-        return "more or less than a host and a port"
+    if not re.fullmatch(re.escape(_netloc_host(split)) + "(:[0-9]{1,5})?", split.netloc.lower()):
+        return "a URL with more than a host and a port before its path"
     if not split.path.startswith("/") or {".", ".."} & set(split.path.split("/")):
-        return "no plain path"
+        return "a URL without a plain path"
     return None
 
 
 def _reach(host: str) -> str | None:
-    """``public``, ``private``, ``loopback`` or ``special``; None if no honest host is spelt so."""
+    """Return ``public``, ``private``, ``loopback`` or ``special``; None for an invalid host."""
     if ":" in host:
         return _address_reach(host)
     if not _HOST.fullmatch(host) or len(host) > 253:
         return None
-    # A host whose last label begins like a number is read as an IPv4 address by some resolvers, in
-    # decimal, octal or hex, with missing dots: only the plain spelling is accepted.
+    # Some resolvers read a host whose last label begins with a digit as an IPv4 address, even in octal
+    # or hex or with fewer dots: only the plain notation is accepted.
     if re.match(r"[0-9]", host.rsplit(".", 1)[-1]):
         return _address_reach(host)
     if host == "localhost" or host.endswith((".localhost", "localhost.localdomain")):
@@ -117,7 +116,7 @@ def _reach(host: str) -> str | None:
     return "private" if "." not in host or host.endswith(PRIVATE_SUFFIXES) else "public"
 
 
-# A metadata service is among them; is_global knows of them only in newer versions of Python.
+# It contains a metadata service; only newer versions of Python exclude it from is_global.
 _PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
 
 
@@ -136,6 +135,6 @@ def _address_reach(host: str) -> str | None:
 
 
 def _carries_ipv4(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Mapped, 6to4, Teredo, NAT64: an IPv4 address in disguise."""
+    """Return whether the address embeds an IPv4 address: mapped, 6to4, Teredo, NAT64."""
     prefixes = ("::ffff:0:0/96", "2002::/16", "2001::/32", "64:ff9b::/96", "64:ff9b:1::/48")
     return any(address in ipaddress.ip_network(prefix) for prefix in prefixes)

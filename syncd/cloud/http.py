@@ -1,8 +1,8 @@
 """
-What the two HTTP doors share: whom they trust, how they get out, and what httpx's failures mean.
+Shared by the two HTTP clients: TLS trust, proxies, socket options, and the meaning of httpx errors.
 
-httpx raises for a connection that was never made and for one that broke under a body alike; what
-matters here is whether anything may have taken effect, and which row of the retry table it is.
+httpx raises similar errors for a connection that was never made and for one that broke during a body.
+``failure`` decides whether the request may have taken effect, and which row of the retry table applies.
 """
 
 import os
@@ -22,10 +22,10 @@ from syncd.errors import ConfigError, JobError
 from syncd.types import Call, Kind
 
 KEEPALIVE_S = 5.0
-"""Seconds that an idle connection is kept: servers close theirs without a word."""
+"""Seconds that an idle connection is kept, because servers close theirs without notice."""
 
 SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
-    # A peer that vanished is noticed in half a minute, whether or not bytes are under way.
+    # A dead peer is detected within half a minute, during a transfer as well as while idle.
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),  # milliseconds
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
@@ -34,7 +34,7 @@ SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
 )
 
 CAUSES_MOST = 20
-"""Exceptions of one chain that are looked into."""
+"""Exceptions of one chain that are examined."""
 
 _DIRECT = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
 
@@ -50,13 +50,13 @@ _NOT_SENT = (
 
 def client_arguments(*, ca_bundle: str | None, proxy: str | None) -> dict[str, Any]:
     """
-    What an httpx client needs for TLS and proxies; redirects are never followed.
+    Return the arguments of an httpx client for TLS and proxies; redirects are never followed.
 
-    This machine itself is never reached through a proxy.
+    Requests to this machine never use a proxy.
 
     Args:
-        ca_bundle: A PEM file trusted beside the system's certificates.
-        proxy: A proxy's URL; None: what the environment's ``HTTPS_PROXY`` and ``NO_PROXY`` say.
+        ca_bundle: A PEM file that is trusted in addition to the system's certificates.
+        proxy: The URL of a proxy; None to use ``HTTPS_PROXY`` and ``NO_PROXY`` of the environment.
 
     Raises:
         ConfigError: The bundle or the proxy cannot be used.
@@ -86,11 +86,11 @@ def _trust(ca_bundle: str | None) -> ssl.SSLContext:
 
 def url_of(text: str) -> httpx.URL:
     """
-    The URL that a server asks us to send to, as httpx understands it.
+    Parse a URL that the server sent.
 
     Raises:
-        JobError: ``BAD_ANSWER``: its host cannot be decoded ("Internationalized Domain Names in
-            Applications", RFC 5891). httpx finds that out in the middle of a request otherwise.
+        JobError: ``INVALID_ANSWER``: its host cannot be decoded ("Internationalized Domain Names in
+            Applications", RFC 5891). Otherwise httpx would raise in the middle of a request.
     """
     try:
         url = httpx.URL(text)
@@ -103,7 +103,7 @@ def url_of(text: str) -> httpx.URL:
 
 
 def enable_tcp_keepalive(stream: Any) -> None:
-    """Set our socket options on httpcore's *stream*, a connection just made."""
+    """Set ``SOCKET_OPTIONS`` on *stream*, a new connection of httpcore."""
     sock = stream.get_extra_info("socket")
     for option in SOCKET_OPTIONS:
         sock.setsockopt(*option)
@@ -111,10 +111,10 @@ def enable_tcp_keepalive(stream: Any) -> None:
 
 def enable_bbr(stream: Any) -> None:
     """
-    Let BBR decide how fast *stream* sends, where the kernel offers it.
+    Use the congestion control BBR for *stream*, if the kernel offers it.
 
-    A long link that loses one packet in a thousand gives a stream of the usual algorithm (CUBIC)
-    some Mbit/s, whatever its capacity; BBR measures the capacity instead of taking loss for its end.
+    On a long link that loses one packet in a thousand, the default (CUBIC) reaches a few Mbit/s whatever
+    the capacity, because it treats loss as congestion. BBR measures the capacity.
     """
     sock = stream.get_extra_info("socket")
     with suppress(OSError):
@@ -125,11 +125,11 @@ def failure(
     call: Call, error: httpx.HTTPError, *, host: str, events: Collection[str], now_ms: int
 ) -> JobError:
     """
-    Our error for a request that got no answer.
+    Return the error for a request that got no answer.
 
     Args:
         events: The names of httpcore's trace events of this request.
-        now_ms: What this machine's clock says; a wrong one is a common reason to trust nobody.
+        now_ms: This machine's clock; a wrong one is a common reason for a rejected certificate.
     """
     kind = _kind(error, reused=error_mapping.died_on_reused_connection(events))
     message = f"{call}: {_what_failed(error, host)}"
@@ -146,7 +146,7 @@ def failure(
 
 
 def _what_failed(error: httpx.HTTPError, host: str) -> str:
-    """What failed, at *host* and why, with the operating system's reason if there is one."""
+    """Describe the failure, with the operating system's reason if there is one."""
     if isinstance(error, httpx.ConnectTimeout):
         return f"no connection to {host} within the time limit"
     if isinstance(error, httpx.TimeoutException):
@@ -158,13 +158,13 @@ def _what_failed(error: httpx.HTTPError, host: str) -> str:
 
 
 def _system_reason(error: BaseException | None) -> str | None:
-    """Why the innermost ``OSError`` behind *error* was raised, in the operating system's words."""
+    """The operating system's message of the innermost ``OSError`` behind *error*."""
     found = None
     for _ in range(CAUSES_MOST):
         if error is None:
             break
         if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-            code = error.errno or 0  # a failed look-up has negative codes of its own
+            code = error.errno or 0  # getaddrinfo has negative codes
             found = os.strerror(code) if code > 0 else error.strerror or found
         inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
         error = inner or error.__cause__ or error.__context__

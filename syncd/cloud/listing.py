@@ -1,9 +1,9 @@
 """
-What the cloud's catalog holds, as its own listing tells it.
+The cloud's catalog, as its listing shows it.
 
-The listing is not a documented call, so everything here may turn out to be missing on a server;
-then only what this machine registered itself is known. A listing is read once and kept for
-``FRESH_S``: adopting a file that the catalog gained meanwhile is a saving, not a duty.
+The listing is not a documented call, so a server may lack it. Then only the records that this machine
+registered are known. A listing is read once and kept for ``FRESH_S``: finding a newer record only saves
+an upload.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from syncd.types import Kind, Record
 
 FRESH_S = 600.0
 
-_EVERYTHINGS = frozenset(
+_NOT_ABOUT_LISTING = frozenset(
     {
         Kind.SESSION_REFUSED,
         Kind.DEVICE_KEY_REFUSED,
@@ -28,22 +28,20 @@ _EVERYTHINGS = frozenset(
     }
     | {Kind.NETWORK, Kind.DEAD_CONNECTION}
 )
-"""What no other call would be spared either."""
-
+"""Errors that any other call would meet as well."""
 
 PROOFS = 5
-"""So many of the newest records are looked for before a credential counts as another team's."""
+"""The number of newest records to look for before a credential counts as another team's."""
 
 
 async def shows(api: CloudClient, record_ids: Collection[str]) -> bool:
     """
-    Is one of these records in the catalog that *api* shows?
+    Return whether one of these records is in the catalog of *api*, or there are no records.
 
-    Nobody tells the team of a device key, so this is how one team's is told from another's. Without
-    any record there is nothing that could be elsewhere.
+    No call names the team of a device key, so the records of a team identify it.
 
     Raises:
-        JobError: The cloud could not be asked.
+        JobError: The cloud could not be reached.
     """
     for record_id in record_ids:
         if await api.get_model(record_id) is not None:
@@ -64,40 +62,39 @@ class Catalog:
 
     async def holding(self, model_path: str, sha256: str) -> Record | None:
         """
-        The record that holds these bytes at that path, if the catalog tells of one.
+        Return the record with these bytes at that path, if there is one; an active one first.
 
-        One that is disabled comes only where no active one does: somebody took it out of force, and
-        another copy would put it back. Of a listing that fails by itself, the records that it named
-        count: adopting is a saving.
+        A disabled record counts too, because a new record would undo that decision. If only the listing
+        fails, the records read so far are used.
 
         Raises:
-            JobError: The cloud as a whole could not be asked just now.
+            JobError: The cloud as a whole is not available.
         """
         await self._refresh()
         try:
             found = await self.same_bytes(model_path, sha256)
             return min(found, key=is_disabled, default=None)
         except JobError as error:
-            if error.kind in _EVERYTHINGS:
+            if error.kind in _NOT_ABOUT_LISTING:
                 raise
         return None
 
     async def may_hold(self, model_path: str, size: int) -> bool:
         """
-        Could the catalog hold a file of *size* bytes at that path? Asked before its hash is known.
+        Return whether the catalog may hold a file of this size at that path, before it is hashed.
 
         Raises:
-            JobError: The cloud as a whole could not be asked just now.
+            JobError: The cloud as a whole is not available.
         """
         await self._refresh()
         return any(record.file_size in (None, size) for record in self.at(model_path))
 
     async def read(self) -> bool:
         """
-        Read the listing now; whether the server has a usable one.
+        Read the listing now; return whether the server has a usable one.
 
         Raises:
-            JobError: The cloud as a whole could not be asked just now.
+            JobError: The cloud as a whole is not available.
         """
         self.forget()
         await self._refresh()
@@ -105,19 +102,19 @@ class Catalog:
 
     @property
     def listed(self) -> bool:
-        """Had the server a usable listing when it was last asked?"""
+        """Return whether the last request for the listing succeeded."""
         return self._listed
 
     def at(self, model_path: str) -> list[Record]:
-        """The records at that path when the listing was read, as it shows them."""
+        """Return the listed records at that path."""
         return self._by_path.get(model_path, [])
 
     async def same_bytes(self, model_path: str, sha256: str) -> list[Record]:
         """
-        Those of them that hold these bytes.
+        Return the records at that path with these bytes.
 
         Raises:
-            JobError: A record that the listing shows without its hash could not be read.
+            JobError: A record that is listed without its hash could not be read.
         """
         found = []
         for listed in self.at(model_path):
@@ -127,17 +124,15 @@ class Catalog:
         return found
 
     def forget(self) -> None:
-        """Ask afresh next time."""
+        """Read the listing again next time."""
         self._read_at_s = None
 
     async def stored_under(self, storage_key: str) -> tuple[Record | None, bool]:
         """
-        The record made from *storage_key*, asked afresh, and whether the server has a listing at all.
-
-        A listing that is refused is not a missing one: the record may be in it.
+        Return the record of *storage_key* from a new listing, and whether the server has a listing.
 
         Raises:
-            JobError: The cloud could not be asked just now, or its answer is of no use.
+            JobError: The listing failed or was refused, so the record may exist.
         """
         try:
             found = await self._api.find(storage_key=storage_key)
@@ -149,10 +144,10 @@ class Catalog:
 
     async def _refresh(self) -> None:
         """
-        Read the listing unless it is fresh; of one that fails by itself, keep what was read.
+        Read the listing unless it is recent; if only the listing fails, keep what was read.
 
         Raises:
-            JobError: The cloud as a whole could not be asked just now.
+            JobError: The cloud as a whole is not available.
         """
         async with self._reading:
             now_s = self._clock.boottime_s()
@@ -162,11 +157,11 @@ class Catalog:
             try:
                 async for record in self._api.models():
                     if record.model_path is not None:
-                        # A team's whole catalog is kept: without what nobody asks for.
+                        # The whole catalog is kept in memory, so unused members are dropped.
                         slim = replace(record, model_type=None, display_name=None, storage_key=None)
                         self._by_path.setdefault(record.model_path, []).append(slim)
                 self._listed = True
             except JobError as error:
-                if error.kind in _EVERYTHINGS:
+                if error.kind in _NOT_ABOUT_LISTING:
                     raise
             self._read_at_s = now_s

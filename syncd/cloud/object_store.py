@@ -1,10 +1,10 @@
 """
-The object store: presigned PUTs of bodies and parts.
+Sends bodies and parts to presigned URLs of the object store.
 
-Synchronous, for the sending threads, and bare: a presigned URL is the only credential, so there is
-no Authorization, no cookie, no header that was not asked for. What the grant says goes out byte for
-byte, with a Content-Length, since a chunked body would be refused. A try is one request; whoever
-holds the file makes a fresh body for the next one.
+The client is synchronous, for the sending threads. The presigned URL is the only credential, so a
+request carries no Authorization, no cookie, and no header except those of the grant, unchanged, and a
+Content-Length, because the store refuses a chunked body. ``put`` sends one request; a retry needs a new
+body from the caller.
 """
 
 import re
@@ -27,13 +27,13 @@ from syncd.types import Call, Grant, Kind
 
 TIMEOUT = httpx.Timeout(connect=10.0, write=30.0, read=120.0, pool=None)
 WHOLE_ANSWER_S = 180.0
-"""Seconds for an answer as a whole, interim ones included, from when it is first waited for."""
+"""Seconds for a complete answer, including interim answers, from the end of the body."""
 
 PIECE_S = 600.0
-"""Seconds in which the store has to take a piece of a body, which is about 1 KiB/s."""
+"""Seconds in which the store must accept one piece of a body: about 1 KiB/s."""
 
 ANSWER_MAX = 64 * 1024
-"""Bytes of an answer that are read; the store says nothing useful beyond."""
+"""Bytes of an answer that are read."""
 
 CONNECTIONS = 32
 
@@ -45,14 +45,9 @@ HttpClient = httpx.Client
 
 def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> httpx.Client:
     """
-    The HTTP client for the store, for at most 32 threads: HTTP/1.1, no redirects.
+    Build the HTTP client for the store, for at most 32 threads.
 
-    Args:
-        ca_bundle: A PEM file trusted beside the system's certificates.
-        proxy: A proxy's URL; None: what the environment's ``HTTPS_PROXY`` and ``NO_PROXY`` say.
-
-    Raises:
-        ConfigError: The bundle or the proxy cannot be used.
+    For the arguments and errors see ``http.client_arguments``.
     """
     return httpx.Client(
         **http.client_arguments(ca_bundle=ca_bundle, proxy=proxy),
@@ -66,19 +61,19 @@ def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> h
 
 class Exchange:
     """
-    One request and its answer, which another thread can watch and cut off.
+    One request and its answer, which another thread can abort.
 
-    httpx bounds each wait for bytes, not their sum: a store that sends a byte now and then, or one
-    interim answer after the other, would hold the sending thread for ever.
+    httpx bounds each wait for bytes, not their sum: a store that trickles bytes, or sends one interim
+    answer after another, would block the sending thread forever.
 
     Args:
-        answer_s: Seconds for the answer as a whole.
+        answer_s: Seconds for the complete answer.
     """
 
     def __init__(self, *, answer_s: float | None = None) -> None:
         self._answer_s = WHOLE_ANSWER_S if answer_s is None else answer_s
         self._answer_by_s = float("inf")
-        self._given_at_s: float | None = None
+        self._sent_at_s: float | None = None
         self._stream: Any = None
         self._lock = threading.Lock()
         self.cut_because: str | None = None
@@ -86,77 +81,77 @@ class Exchange:
     # -- in any thread ---------------------------------------------------------------------------
 
     def cut(self, reason: str) -> None:
-        """Break the connection: whatever the sending thread waits for on it ends at once."""
+        """Break the connection, which ends every wait of the sending thread at once."""
         with self._lock:
             self.cut_because = self.cut_because or reason
             if self._stream is not None:
                 sock = self._stream.get_extra_info("socket")
                 with suppress(OSError):
-                    # Not the method of a TLS socket, which would let go of its encryption first.
+                    # The method of a TLS socket would remove the encryption first.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def cut_if_stuck(self) -> None:
-        """Break the connection if the store has not taken the last piece in time."""
-        given_at_s = self._given_at_s
-        if given_at_s is not None and time.monotonic() - given_at_s > PIECE_S:
-            self.cut(f"the store did not take a piece within {PIECE_S:.0f} s")
+        """Break the connection if the store has not accepted the last piece in time."""
+        sent_at_s = self._sent_at_s
+        if sent_at_s is not None and time.monotonic() - sent_at_s > PIECE_S:
+            self.cut(f"the store did not accept a piece within {PIECE_S:.0f} s")
 
     # -- in the sending thread -------------------------------------------------------------------
 
-    def uses(self, stream: Any) -> None:
-        """The request goes over *stream*, of httpcore."""
+    def attach(self, stream: Any) -> None:
+        """Use *stream*, a connection of httpcore, for the request."""
         with self._lock:
             self._stream = stream
         if self.cut_because is not None:
             self.cut(self.cut_because)
 
-    def ends(self) -> None:
-        """The connection is no longer this request's."""
+    def detach(self) -> None:
+        """Release the connection, which other requests may use from now on."""
         with self._lock:
             self._stream = None
 
-    def gives(self, *, piece: bool) -> None:
-        """A piece is handed over for sending, or the next one is asked for."""
-        self._given_at_s = time.monotonic() if piece else None
+    def sending(self, *, piece: bool) -> None:
+        """Start the time limit of a piece that is sent, or end it."""
+        self._sent_at_s = time.monotonic() if piece else None
 
-    def awaits_answer(self) -> None:
+    def wait_for_answer(self) -> None:
         """Start the time limit of the answer."""
-        self._given_at_s, self._answer_by_s = None, time.monotonic() + self._answer_s
+        self._sent_at_s, self._answer_by_s = None, time.monotonic() + self._answer_s
 
     def left_s(self, silence_s: float | None) -> float:
         """
-        Seconds that the next wait for bytes may take.
+        Return the seconds that the next wait for bytes may take.
 
         Raises:
-            httpcore.ReadTimeout: The time limit of the whole answer is over.
+            httpcore.ReadTimeout: The time limit of the complete answer is over.
         """
         left_s = self._answer_by_s - time.monotonic()
         if left_s <= 0:
-            raise httpcore.ReadTimeout(f"no whole answer within {self._answer_s:g} s")
+            raise httpcore.ReadTimeout(f"no complete answer within {self._answer_s:g} s")
         return left_s if silence_s is None else min(left_s, silence_s)
 
 
-_here = threading.local()
-"""``exchange``: the one of the request that this thread is sending."""
+_thread = threading.local()
+"""``exchange``: that of the request which this thread is sending."""
 
 
 def _follow_exchanges(stream: Any) -> None:
-    """Apply the limits of each exchange that uses *stream*, a new connection."""
+    """Apply the time limits of each exchange that uses *stream*, a new connection."""
     read, write = stream.read, stream.write
 
     def bounded_read(max_bytes: int, timeout: float | None = None) -> bytes:
-        content: bytes = read(max_bytes, _here.exchange.left_s(timeout))
+        content: bytes = read(max_bytes, _thread.exchange.left_s(timeout))
         return content
 
-    def known_write(buffer: bytes, timeout: float | None = None) -> None:
-        _here.exchange.uses(stream)
+    def watched_write(buffer: bytes, timeout: float | None = None) -> None:
+        _thread.exchange.attach(stream)
         write(buffer, timeout)
 
-    stream.read, stream.write = bounded_read, known_write
+    stream.read, stream.write = bounded_read, watched_write
 
 
 class _Body(httpx.SyncByteStream):
-    """The pieces of a body, held to its announced size, and whether all of them were taken."""
+    """The pieces of a body, checked against its announced size; ``taken`` once all are sent."""
 
     def __init__(self, pieces: Iterable[bytes | memoryview], size: int, exchange: Exchange) -> None:
         self._pieces = pieces
@@ -169,22 +164,22 @@ class _Body(httpx.SyncByteStream):
             self._left -= len(piece)
             if self._left < 0:
                 break
-            self._exchange.gives(piece=True)
-            yield piece  # type: ignore[misc]  # h11 takes any buffer: a copy less
-            self._exchange.gives(piece=False)
+            self._exchange.sending(piece=True)
+            yield piece  # type: ignore[misc]  # h11 accepts any buffer, which saves a copy
+            self._exchange.sending(piece=False)
         if self._left != 0:
-            raise to_error(Kind.INTERNAL_ERROR, "a body is not as long as it was announced")
+            raise to_error(Kind.INTERNAL_ERROR, "a body differs in length from its Content-Length")
         self.taken = True
 
 
 class _Trace:
-    """What httpcore did for one request; a new connection gets our socket options on the way."""
+    """The httpcore trace events of one request; checks and configures a new connection."""
 
     def __init__(self, call: Call, url: httpx.URL, hosts: HostPolicy, exchange: Exchange) -> None:
         self._exchange = exchange
         self.events: set[str] = set()
         self._call = call
-        self._host = url.raw_host.decode("ascii")  # as httpcore has it: "xn--..." is not decoded
+        self._host = url.raw_host.decode("ascii")  # as in httpcore, where "xn--..." is not decoded
         self._port = url.port or {"http": 80, "https": 443}[url.scheme]
         self._hosts = hosts
         self._direct = True
@@ -202,7 +197,7 @@ class _Trace:
         elif event.endswith(".start_tls.complete"):
             _follow_exchanges(info["return_value"])
         elif event == "http11.receive_response_headers.started":
-            self._exchange.awaits_answer()
+            self._exchange.wait_for_answer()
 
     def _check_peer(self, stream: Any) -> None:
         address = stream.get_extra_info("server_addr")[0]
@@ -213,7 +208,7 @@ class _Trace:
                 f"{self._call}: nothing was sent: {reason}",
                 kind=Kind.INVALID_ANSWER,
                 call=self._call,
-                advice=f"If that is your store, set network.storage_hosts to {self._host}.",
+                advice=f"If this is your object store, add {self._host} to network.storage_hosts.",
             )
 
 
@@ -223,9 +218,9 @@ class ObjectStore:
 
     Args:
         client: From ``build_client``; shared by all sending threads.
-        hosts: Where bytes may go, by the address that a name led to.
+        hosts: Which addresses may receive bytes.
         on_request: Called after each request, in the sending thread, with the status of its answer,
-            None if none came.
+            None if none arrived.
     """
 
     def __init__(
@@ -250,20 +245,20 @@ class ObjectStore:
         exchange: Exchange | None = None,
     ) -> str | None:
         """
-        Send *body* to the grant's URL, once, and return the ETag exactly as it came.
+        Send *body* to the grant's URL once and return the ETag verbatim.
 
-        What *body* raises comes out unchanged, and the connection is cut so that nothing is stored.
+        If *body* raises, the error is passed on, and the connection is closed so that nothing is stored.
 
         Args:
-            body: Pieces that make *size* bytes.
+            body: Pieces of *size* bytes in total.
             call: ``PUT_BODY`` or ``PUT_PART``; only a part must have an ETag.
-            now_ms: The clock that the grant's deadline is on.
-            exchange: Lets another thread cut the request off.
+            now_ms: The clock of the grant's deadline.
+            exchange: Lets another thread abort the request.
 
         Raises:
-            JobError: Its kind is the row of the retry table; ``unclear`` if the store may hold the
-                body all the same.
-            NeedsOperator: The host's name led to an address that nothing may be sent to.
+            JobError: Its ``kind`` is the row of the retry table; ``unclear`` if the store may have
+                stored the body.
+            NeedsOperator: The host resolved to an address that must not receive bytes.
         """
         assert call in STORE_CALLS
         url = http.url_of(grant.url)
@@ -280,18 +275,17 @@ class ObjectStore:
             raise http.failure(
                 call, error, host=request.url.host, events=trace.events, now_ms=now_ms()
             ) from None
-        if exchange.cut_because is not None:  # an answer without a length ends like this, too
+        if exchange.cut_because is not None:  # an answer without a length ends like this as well
             raise _cut(call, exchange.cut_because)
         self._on_request(call, response.status_code)
         refusal = _refusal(call, response, content, late=now_ms() > grant.deadline_ms)
         if refusal is not None:
-            _cut_if_told(refusal, call, response)
+            _close_if_required(refusal, call, response)
             raise refusal
         return _etag(call, response, whole=pieces.taken)
 
     def _answer(self, request: httpx.Request, exchange: Exchange) -> tuple[httpx.Response, bytes]:
-        """Send *request*, once, and read its answer."""
-        _here.exchange = exchange
+        _thread.exchange = exchange
         try:
             response = self._client.send(request, stream=True)
             try:
@@ -299,7 +293,7 @@ class ObjectStore:
             finally:
                 response.close()
         finally:
-            exchange.ends()
+            exchange.detach()
 
 
 def _cut(call: Call, reason: str) -> JobError:
@@ -307,7 +301,7 @@ def _cut(call: Call, reason: str) -> JobError:
 
 
 def _request(grant: Grant, url: httpx.URL, body: _Body, size: int, trace: _Trace) -> httpx.Request:
-    """Made by hand: httpx then adds nothing, and a stream is not sent chunked."""
+    """Build the request by hand, so that httpx adds no header and does not send chunks."""
     names = {name.lower() for name in grant.headers}
     ours = {"Host": url.netloc.decode("ascii"), "Content-Length": str(size)}
     headers = [(name, value) for name, value in ours.items() if name.lower() not in names]
@@ -354,8 +348,8 @@ def _refusal(
     )
 
 
-def _cut_if_told(refusal: JobError, call: Call, response: httpx.Response) -> None:
-    """Some refusals are about the connection: the pool finds this one closed and drops it."""
+def _close_if_required(refusal: JobError, call: Call, response: httpx.Response) -> None:
+    """Close the connection if the retry table asks for a new one; the pool then drops it."""
     stream = response.extensions.get("network_stream")
     if stream is not None and retry_policy.row_of(refusal.kind, call).fresh_connection:
         stream.close()
@@ -364,12 +358,12 @@ def _cut_if_told(refusal: JobError, call: Call, response: httpx.Response) -> Non
 def _etag(call: Call, response: httpx.Response, *, whole: bool) -> str | None:
     host = response.request.url.host
     if not whole:
-        raise _bad(call, f"{host} said it stored a body that it had not been sent whole")
+        raise _bad(call, f"{host} reported success before the whole body was sent")
     etags = response.headers.get_list("ETag")
     if len(etags) == 1 and _ETAG.fullmatch(etags[0]):
         return etags[0]
     if call is Call.PUT_PART:
-        raise _bad(call, f"{host} stored a part and gave no usable ETag for it")
+        raise _bad(call, f"{host} stored a part without a usable ETag")
     return None
 
 

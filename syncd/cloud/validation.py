@@ -1,9 +1,8 @@
 """
-What a server may say: its answers are hostile until they are checked here.
+Checks the answers of the cloud API, which are untrusted.
 
-Bodies are bounded and parsed strictly; every value that syncd acts on is checked for type, size and
-sense before it leaves this module. A violation is a ``BAD_ANSWER``, and an answer is refused whole:
-nothing is trimmed, mended or guessed.
+Bodies are bounded and parsed strictly. Every value that syncd uses is checked for type, size and
+plausibility. A violation is an ``INVALID_ANSWER`` error; no value is shortened, repaired or guessed.
 """
 
 import json
@@ -57,7 +56,7 @@ _SECRET = re.compile(r"[!-~]{1,16384}")
 _SHOWN_URL = re.compile(r"https?://[!-~]+")
 _USER_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 -]{3,31}")
 TEAM_ID = re.compile(r"[!-~]{1,200}")
-"""It travels in a header."""
+"""A team id is sent in a header."""
 
 _IDENTIFIER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 
@@ -71,10 +70,10 @@ def _bad(what: str) -> JobError:
 
 def parse_json(body: bytes) -> dict[str, Any]:
     """
-    The JSON object in *body*.
+    Parse the JSON object in *body*.
 
     Raises:
-        Retryable: ``BAD_ANSWER``: more than 1 MiB, not UTF-8, not one JSON object, a member named
+        Retryable: ``INVALID_ANSWER``: more than 1 MiB, not UTF-8, not one JSON object, a member named
             twice, deeper than 32, not a finite number, or an integer beyond 2^53.
     """
     if len(body) > BODY_MAX:
@@ -99,7 +98,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _bad("a member stands twice")
+        raise _bad("a member occurs twice")
     return members
 
 
@@ -160,7 +159,7 @@ def _count(answer: Mapping[str, Any], name: str, low: int, high: int) -> int:
 
 
 def id_of(answer: Mapping[str, Any]) -> str:
-    """The record id in *answer*: 1 to 128 of ``A-Z a-z 0-9 . _ -``, so it can stand in a path."""
+    """Return the record id: 1 to 128 of ``A-Z a-z 0-9 . _ -``, so that it fits into a path."""
     value = answer.get("id")
     if not isinstance(value, str) or not _IDENTIFIER.fullmatch(value):
         raise _bad("id is missing or not an identifier")
@@ -171,7 +170,7 @@ def id_of(answer: Mapping[str, Any]) -> str:
 
 
 def tokens_of(answer: Mapping[str, Any]) -> Tokens:
-    """The tokens of a sign-in: plain ASCII, good for a second up to a year."""
+    """Return the tokens of a sign-in: plain ASCII, valid for a second to a year."""
     return Tokens(
         access=_secret(answer, "access_token"),
         refresh=_secret(answer, "refresh_token"),
@@ -180,7 +179,7 @@ def tokens_of(answer: Mapping[str, Any]) -> Tokens:
 
 
 def pairing_of(answer: Mapping[str, Any]) -> Pairing:
-    """The pairing that the server began; its address and code are fit to be shown to a person."""
+    """Return a started pairing; its address and code are safe to print."""
     address, code = (
         _text(answer, "verification_uri", PAIRING_URL_MAX),
         _text(answer, "user_code", 64),
@@ -199,7 +198,7 @@ def pairing_of(answer: Mapping[str, Any]) -> Pairing:
 
 
 def device_key_of(answer: Mapping[str, Any]) -> str | None:
-    """The device key of an approved pairing; None while it is pending. Nothing else is read."""
+    """Return the device key of an approved pairing; None while it is pending."""
     if answer.get("status") == "pending":
         return None
     if answer.get("status") != "approved":
@@ -212,10 +211,10 @@ def device_key_of(answer: Mapping[str, Any]) -> str | None:
 
 def profile_of(answer: Mapping[str, Any]) -> Profile:
     """
-    Who stands behind the credential.
+    Return the owner of the credential; only the id is required.
 
-    Only the id is needed; the names of a team's role and of the features that concern models are
-    not documented, so what looks like one is taken for one.
+    The member names of a team's role and of model features are not documented. A single member that
+    ends with ``role``, and features that contain ``model``, are taken for them.
     """
     first_and_last = (_shown(answer, "first_name"), _shown(answer, "last_name"))
     email = _shown(answer, "email_address")
@@ -274,9 +273,9 @@ class Page:
 
 def record_of(answer: Mapping[str, Any]) -> Record:
     """
-    A catalog record; members other than the id may be missing. Control characters are shown.
+    Return a catalog record; members except the id may be missing. Control characters are escaped.
 
-    ``created_at`` comes in UTC and one spelling, so that two of them compare as texts.
+    ``created_at`` is normalized to UTC, so that two values compare as texts.
     """
     return Record(
         id=id_of(answer),
@@ -303,7 +302,7 @@ def _shown(answer: Mapping[str, Any], name: str) -> str | None:
 
 
 def _stamp(value: object) -> str | None:
-    """A date and time that can be compared with others; anything else says nothing."""
+    """Return a timestamp in UTC; None for anything else."""
     try:
         at = datetime.fromisoformat(value) if isinstance(value, str) else None
         return None if at is None or at.tzinfo is None else at.astimezone(UTC).isoformat()
@@ -312,7 +311,7 @@ def _stamp(value: object) -> str | None:
 
 
 def total_of(answer: Mapping[str, Any]) -> int:
-    """How many items a listing has on all its pages."""
+    """Return how many items a listing has on all its pages."""
     meta = answer.get("page_meta")
     if not isinstance(meta, dict):
         raise _bad("page_meta is missing")
@@ -320,11 +319,11 @@ def total_of(answer: Mapping[str, Any]) -> int:
 
 
 def page_of(answer: Mapping[str, Any]) -> Page:
-    """The records of a listing: the one array that stands beside ``page_meta``."""
+    """Return the records of a listing: the only array beside ``page_meta``."""
     total = total_of(answer)
     arrays = [value for value in answer.values() if isinstance(value, list)]
     if len(arrays) != 1:
-        raise _bad("a listing holds one array")
+        raise _bad("a listing must hold exactly one array")
     return Page(
         records=tuple(record_of(_object(item)) for item in arrays[0]),
         total=total,
@@ -342,11 +341,11 @@ def _object(value: object) -> Mapping[str, Any]:
 
 def multipart_of(answer: Mapping[str, Any], *, size: int, storage_key: str) -> Multipart:
     """
-    The upload that the server opened for *size* bytes under *storage_key*.
+    Return the upload that the server opened for *size* bytes under *storage_key*.
 
     Raises:
-        Retryable: ``BAD_ANSWER``: another key, parts outside 5 MiB to 5 GiB, more than 10,000, or a
-            ``part_count`` that is not ``ceil(size / part_size)``: the contract has changed.
+        Retryable: ``INVALID_ANSWER``: another key, parts outside 5 MiB to 5 GiB, more than 10,000, or
+            a ``part_count`` that is not ``ceil(size / part_size)``.
     """
     if answer.get("storage_key") != storage_key:
         raise _bad("storage_key is not the one asked for")
@@ -365,15 +364,15 @@ def grant_of(
     answer: Mapping[str, Any], *, size: int, policy: HostPolicy, now_ms: int, keyed: bool = True
 ) -> Grant:
     """
-    The presigned URL in *answer* and the headers it wants, unchanged and in their order.
+    Return the presigned URL in *answer* and its headers, unchanged and in order.
 
     Args:
-        size: Bytes that will be sent; a ``content-length`` among the headers must equal it.
-        now_ms: Unix milliseconds at which the answer came.
+        size: Bytes that will be sent; a ``content-length`` header must equal it.
+        now_ms: When the answer arrived, Unix milliseconds.
         keyed: The answer reserves a ``storage_key`` (presign does, signing a part does not).
 
     Raises:
-        Retryable: ``BAD_ANSWER``: the URL, a header or the key is not acceptable.
+        Retryable: ``INVALID_ANSWER``: the URL, a header or the key is not acceptable.
     """
     url = answer.get("upload_url")
     if not isinstance(url, str):
@@ -404,12 +403,12 @@ def _headers(headers: object, *, size: int, url: str) -> Mapping[str, str]:
 
 def _check_names(names: Sequence[str]) -> None:
     if len({name.lower() for name in names}) != len(names):
-        raise _bad("upload_headers: a header stands twice")
+        raise _bad("upload_headers: a header occurs twice")
     for name in names:
         lower = name.lower()
         known = lower in HEADERS_ALLOWED or lower.startswith("x-amz-")
         if not known or not _HEADER_NAME.fullmatch(name):
-            raise _bad(f"upload_headers: {printable(name)[:64]} is not a header we send")
+            raise _bad(f"upload_headers: {printable(name)[:64]} is not an allowed header")
 
 
 def _check_value(name: str, value: str, *, size: int, url: str) -> None:
@@ -421,12 +420,11 @@ def _check_value(name: str, value: str, *, size: int, url: str) -> None:
 
 def url_deadline_ms(url: str, now_ms: int) -> int:
     """
-    Unix milliseconds at which *url* stops being accepted, on our clock.
+    Return when *url* expires, in Unix milliseconds of this machine's clock.
 
-    From ``X-Amz-Date`` and ``X-Amz-Expires`` of its query (Amazon S3, "Authenticating requests:
-    using query parameters"), else 15 minutes. A date that lies ahead of our clock, or so far back
-    that a URL just received were dead already, says that the clocks differ: then the URL is taken
-    to be signed now.
+    It is computed from ``X-Amz-Date`` and ``X-Amz-Expires`` (Amazon S3, "Authenticating requests: using
+    query parameters"), or else 15 minutes. If the date is in the future, or the URL would have expired
+    before it arrived, the clocks differ, and the URL counts as signed now.
     """
     query = parse_qs(urlsplit(url).query)
     expires_s, signed_ms = _expires_s(query), _signed_ms(query)

@@ -1,13 +1,13 @@
 """
-Turns what the kernel says about the roots into hints, and nothing more.
+Turns the kernel's file events in the roots into hints.
 
-Events get lost: when the kernel's queue overflows, when a limit leaves folders unwatched, on network
-file systems always. So a hint only says where to look, and rescans find what no hint spoke of.
+Events can be lost: when the kernel's queue overflows, when a limit leaves folders unwatched, and always
+on network file systems. A hint therefore only names a path to examine, and rescans find the rest.
 
-Linked folders are followed here and not by watchdog, which walks a cycle of links 40 levels deep
-(with two links to the root that is 2^40 folders, and it never comes back) and knows a folder that
-two links lead to by the later name only. Each linked folder gets a watch of its own, on the place it
-leads to, whose events are told under the name of the link.
+This module follows linked folders itself, because watchdog descends a cycle of links 40 levels deep
+(with two links to the root that is 2^40 folders) and reports a folder that two links lead to under one
+name only. Each linked folder gets its own watch on the target, whose events are reported under the
+name of the link.
 """
 
 import contextlib
@@ -38,13 +38,13 @@ from syncd.core.files.naming import is_within
 from syncd.types import Hint, HintKind, printable
 
 LINKS_MAX = 256
-"""Linked folders watched; each costs a thread. What lies behind more is left to rescans."""
+"""Linked folders that are watched; each costs a thread. Rescans cover the others."""
 
 STOP_S = 10.0
-"""Seconds that the observer is given to end."""
+"""Seconds to wait for the end of the observer's thread."""
 
-# Modifications are left out: one event a write would be millions a file, and watchdog's own walk
-# would overflow the queue from some 4,000 folders on.
+# Without modifications: an event per write would be millions per file, and watchdog's own walk would
+# overflow the queue from about 4,000 folders on.
 _EVENTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent, DirDeletedEvent, DirMovedEvent,
     FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent,
@@ -52,22 +52,22 @@ _EVENTS: list[type[FileSystemEvent]] = [
 
 _KINDS = {"created": HintKind.CREATED, "closed": HintKind.CLOSED, "moved": HintKind.MOVED}
 
-# Told apart by number: the system's own words for the first are "No space left on device".
+# The system's own message for the first is "No space left on device".
 _LIMITS = {
     errno.ENOSPC: "the limit of watched folders is reached: raise it with"
     " sysctl -w fs.inotify.max_user_watches=...",
     errno.EMFILE: "a limit is reached: raise fs.inotify.max_user_instances, or that of open files"
     " (ulimit -n)",
 }
-_UNTIL_THEN = "; until then only rescans find what changes there"
+_UNTIL_THEN = "; until then only rescans find changes there"
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
     """
-    A directory under watch: ``real`` without links, and the ``rel_path`` that it is known by.
+    A watched directory: its ``real`` path without links, and its ``rel_path`` in the root.
 
-    ``via`` holds the real folders of the links that lead here, for finding cycles.
+    ``via`` holds the real folders of the links that lead here, to detect cycles.
     """
 
     root_id: int
@@ -75,17 +75,17 @@ class _Place:
     real: str
     via: tuple[str, ...] = ()
 
-    def named(self, path: str) -> str:
-        """The rel_path of *path*, which is at or below this place."""
+    def rel_path_of(self, path: str) -> str:
+        """Return the rel_path of *path*, which is at or below this directory."""
         below = path[len(self.real) :].strip("/")
         return "/".join(part for part in (self.rel_path, below) if part)
 
     def linked(self, link: str) -> "_Place | None":
-        """The place that *link*, a path below this one, leads to; None if that is a cycle."""
+        """Return the target of *link*, a path below this directory; None if that is a cycle."""
         target, via = os.path.realpath(link), (*self.via, os.path.dirname(link))
         if any(is_within(folder, {target.rstrip("/")}) for folder in via):
             return None
-        return _Place(self.root_id, self.named(link), target, via)
+        return _Place(self.root_id, self.rel_path_of(link), target, via)
 
 
 class Watcher:
@@ -93,9 +93,9 @@ class Watcher:
     Watches roots, and the folders that links in them lead to.
 
     Args:
-        roots: Directory by root id, in any spelling. The first has to be there, a further one that
-            is missing is watched from the next start (``moved`` tells when).
-        on_hint: Called with each hint, from threads of the watcher; it must not block.
+        roots: Directory by root id. The first must exist; another one that is missing is watched after
+            the next start, which is due when ``moved`` returns true.
+        on_hint: Called with each hint, in threads of the watcher; must not block.
         follow_links: Watch linked folders too.
     """
 
@@ -113,30 +113,31 @@ class Watcher:
         self._links: dict[tuple[int, str], tuple[_Handler, ObservedWatch]] = {}
         self._unwatched: set[int] = set()
         self._watched: list[list[int]] = []
-        self._troubles: list[str] = []
+        self._problems: list[str] = []
         self._alarm = _Alarm(lambda: self._safely(self._on_alarm))
         self._log = structlog.get_logger("syncd.fs.watcher")
 
     @property
     def degraded(self) -> str | None:
-        """Why some changes come without a hint, and what to do; None if none should."""
-        return "; ".join(dict.fromkeys(self._troubles)) or None
+        """Why hints are missing for some changes, and what to do; None if hints are complete."""
+        return "; ".join(dict.fromkeys(self._problems)) or None
 
     def start(self) -> None:
         """
-        Begin to watch; may be called again after ``stop``.
+        Start watching; may be called again after ``stop``.
 
-        Where a root cannot be watched, ``degraded`` says why and ``alive`` is false: no error.
+        If a root cannot be watched, no error is raised: ``degraded`` names the reason and ``alive``
+        returns false.
         """
         _silence_watchdog()
-        self._troubles, self._unwatched = [], set()
+        self._problems, self._unwatched = [], set()
         self._watched = self._folders()
         self._alarm.attach()
         try:
             self._observer = InotifyObserver(generate_full_events=True)
             self._observer.start()
         except OSError as error:
-            self._troubles.append(_trouble("file events", error))
+            self._problems.append(_problem("file events", error))
             return
         places = [
             _Place(id_, "", os.path.realpath(path))
@@ -146,7 +147,7 @@ class Watcher:
         self._check_limit(self._watch(places))
 
     def stop(self) -> None:
-        """End all watches and wait for the threads; no hint comes afterwards."""
+        """Remove all watches and wait for the threads; no hint follows."""
         self._alarm.detach()
         observer, self._observer = self._observer, None
         if observer is not None:
@@ -156,29 +157,29 @@ class Watcher:
         self._links.clear()
 
     def alive(self) -> bool:
-        """Is every root that was there watched, and does every thread behind that still run?"""
+        """Return whether every root that existed is watched and every thread still runs."""
         threads = self._threads()
         return bool(threads) and not self._unwatched and all(t.is_alive() for t in threads)
 
     def moved(self) -> bool:
-        """Is a root gone, back, or another folder than when ``start`` was called? Asks the disk."""
+        """Return whether a root was removed, restored or replaced since ``start``; reads the disk."""
         return self._watched != self._folders()
 
     def _folders(self) -> list[list[int]]:
-        """Which folder each root leads to; an empty list for none."""
+        """The identity of each root's folder; an empty list for a missing one."""
         return [list(_identity(path)) for path in self._roots.values()]
 
     def _threads(self) -> list[threading.Thread]:
-        """One that dispatches, one that reads from the kernel, and one a watched place."""
+        """The dispatching thread, the reading thread, and one thread per watched directory."""
         if self._observer is None:
             return []
-        # The reader has no public name, but when it dies everything else looks well.
+        # The reading thread has no public name, but its death shows nowhere else.
         return [self._observer, self._observer._inotify_fd, *self._observer.emitters]
 
     # -- watching --------------------------------------------------------------------------------
 
     def _watch(self, places: list[_Place]) -> set[int]:
-        """Watch *places* and what links in them lead to; identities of all folders met."""
+        """Watch *places* and the targets of links in them; return the identities of all folders."""
         folders: set[int] = set()
         while places:
             place = places.pop()
@@ -195,7 +196,7 @@ class Watcher:
         if self._observer is None or (place.root_id, place.rel_path) in self._links:
             return False
         if len(self._links) >= LINKS_MAX:
-            self._troubles.append(f"more than {LINKS_MAX} linked folders; rescans find the rest")
+            self._problems.append(f"more than {LINKS_MAX} linked folders; rescans find the rest")
             return False
         handler = _Handler(lambda event: self._safely(lambda: self._on_event(place, event)))
         try:
@@ -203,7 +204,7 @@ class Watcher:
                 handler, place.real, recursive=True, event_filter=_EVENTS
             )
         except OSError as error:
-            self._troubles.append(_trouble(printable(place.real), error))
+            self._problems.append(_problem(printable(place.real), error))
             if not place.rel_path:
                 self._unwatched.add(place.root_id)
             return False
@@ -217,8 +218,8 @@ class Watcher:
             self._watch([linked])
 
     def _forget(self, root_id: int, rel_path: str) -> bool:
-        """Unwatch the links at and below a path; was the path itself one?"""
-        known = list(self._links)  # a copy: start() may still be adding in its own thread
+        """Unwatch the links at and below a path; return whether the path itself was a link."""
+        known = list(self._links)  # a copy: start() may still add links in its own thread
         gone = [key for key in known if key[0] == root_id and is_within(key[1], {rel_path})]
         for key in gone:
             handler, watch = self._links.pop(key)
@@ -231,42 +232,41 @@ class Watcher:
         return (root_id, rel_path) in gone
 
     def _check_limit(self, folders: set[int]) -> None:
-        # watchdog says nothing when the limit is reached below a root.
+        # watchdog does not report a limit that is reached below a root.
         missing = len(folders) - watches_in_use()
-        if missing > 0 and not self._troubles:
+        if missing > 0 and not self._problems:
             reason = _LIMITS[errno.ENOSPC]
-            self._troubles.append(f"{missing} folders are not watched, {reason}{_UNTIL_THEN}")
+            self._problems.append(f"{missing} folders are not watched, {reason}{_UNTIL_THEN}")
 
     # -- events (in watchdog's threads) ----------------------------------------------------------
 
     def _safely(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception:  # it would end the thread, and with it all hints
+        except Exception:  # it would end the thread and with it all hints
             self._log.exception("watch.event_lost")
 
     def _on_event(self, place: _Place, event: FileSystemEvent) -> None:
-        gone, come = _ends(event)
-        if gone:
-            self._on_gone(place, gone, event)
-        if come:
-            self._on_come(place, come, event)
+        removed, added = _removed_and_added(event)
+        if removed:
+            self._on_removed(place, removed, event)
+        if added:
+            self._on_added(place, added, event)
 
-    def _on_gone(self, place: _Place, path: str, event: FileSystemEvent) -> None:
-        rel_path = place.named(path)
+    def _on_removed(self, place: _Place, path: str, event: FileSystemEvent) -> None:
+        rel_path = place.rel_path_of(path)
         was_link = self._forget(place.root_id, rel_path)
         if not event.is_synthetic:
             folder = event.is_directory or was_link
             self._on_hint(Hint(place.root_id, rel_path, HintKind.DELETED, folder))
 
-    def _on_come(self, place: _Place, path: str, event: FileSystemEvent) -> None:
-        rel_path = place.named(path)
-        # Nobody writes to a link itself and closes it.
-        may_be_link = event.event_type != "closed"
+    def _on_added(self, place: _Place, path: str, event: FileSystemEvent) -> None:
+        rel_path = place.rel_path_of(path)
+        may_be_link = event.event_type != "closed"  # a link itself is never opened
         if may_be_link and os.path.islink(path) and os.path.isdir(path):  # noqa: PTH114, bytes
             self._follow(place, path)
             self._on_hint(Hint(place.root_id, rel_path, HintKind.RESCAN, folder=True))
-        elif not event.is_synthetic:  # those only spell out what is below a folder already told
+        elif not event.is_synthetic:  # synthetic events repeat what is below a reported folder
             kind = _KINDS[event.event_type]
             self._on_hint(Hint(place.root_id, rel_path, kind, event.is_directory))
 
@@ -276,8 +276,6 @@ class Watcher:
 
 
 class _Handler(FileSystemEventHandler):
-    """What watchdog calls."""
-
     def __init__(self, on_event: Callable[[FileSystemEvent], None]) -> None:
         self._on_event = on_event
 
@@ -287,9 +285,7 @@ class _Handler(FileSystemEventHandler):
 
 class _Alarm(logging.Handler):
     """
-    Hears watchdog warn that events were lost, which it tells its log and nobody else.
-
-    Every warning counts: of its observers, none is harmless.
+    Calls *on_alarm* for each warning of watchdog's observers: they mean that events were lost.
     """
 
     _logger = logging.getLogger("watchdog.observers")
@@ -299,7 +295,7 @@ class _Alarm(logging.Handler):
         self._on_alarm = on_alarm
 
     def attach(self) -> None:
-        self._logger.setLevel(logging.WARNING)  # a quieter root logger must not silence it
+        self._logger.setLevel(logging.WARNING)  # even if the root logger's level is higher
         self._logger.addHandler(self)
 
     def detach(self) -> None:
@@ -311,7 +307,7 @@ class _Alarm(logging.Handler):
 
 def watches_in_use() -> int:
     """
-    Folders that this process has under watch, each counted once; 0 where /proc does not tell.
+    Count the folders that this process watches, each once; 0 if /proc does not show them.
 
     See "proc_pid_fdinfo(5)" for the format.
     """
@@ -319,7 +315,7 @@ def watches_in_use() -> int:
 
 
 def watches_max() -> int | None:
-    """Folders that this user's processes may watch together; None where /proc does not tell."""
+    """The number of folders that all processes of this user may watch; None if it is unknown."""
     try:
         with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
             return int(file.read())
@@ -328,7 +324,7 @@ def watches_max() -> int | None:
 
 
 def folders_at(top: str) -> int:
-    """How many folders a watch of *top* covers, those behind links not counted."""
+    """Count the folders that a watch of *top* covers, without those behind links."""
     return sum(not is_link for _, is_link in _folders_below(top))
 
 
@@ -336,12 +332,12 @@ def _watches_of(fd: str) -> int:
     try:
         with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
             return sum(line.startswith(b"inotify wd:") for line in file)
-    except OSError:  # closed meanwhile, such as the one that listed them
+    except OSError:  # closed since the listing
         return 0
 
 
 def _folders_below(top: str) -> Iterator[tuple[str, bool]]:
-    """*top*, the folders below it, and the links to folders (True); nothing behind those."""
+    """Yield *top*, the folders below it, and the links to folders (True) without following them."""
     pending = [top]
     while pending:
         folder = pending.pop()
@@ -358,31 +354,31 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
-    except OSError:  # the scanner says so
+    except OSError:  # the scanner reports it
         return []
 
 
 def _identity(folder: str) -> Iterator[int]:
-    """One, or none if the folder vanished or may not be watched."""
+    """Yield the identity of *folder*, or nothing if it does not exist or cannot be watched."""
     with contextlib.suppress(OSError):
         if os.access(folder, os.R_OK):
             found = os.stat(folder)
-            yield found.st_dev << 64 | found.st_ino  # one number: there may be many thousands
+            yield found.st_dev << 64 | found.st_ino  # one number to save memory
 
 
-def _ends(event: FileSystemEvent) -> tuple[str, str]:
-    """The path that is no longer there and the one that is; empty for none."""
+def _removed_and_added(event: FileSystemEvent) -> tuple[str, str]:
+    """The path that no longer exists and the path that now exists; empty for none."""
     path, to = os.fsdecode(event.src_path), os.fsdecode(event.dest_path)
     if event.event_type == "moved":
         return path, to
     return (path, "") if event.event_type == "deleted" else ("", path)
 
 
-def _trouble(what: str, error: OSError) -> str:
+def _problem(what: str, error: OSError) -> str:
     number = error.errno or 0
     return f"cannot watch {what}: {_LIMITS.get(number, os.strerror(number))}{_UNTIL_THEN}"
 
 
 def _silence_watchdog() -> None:
-    # It warns, at length, when it meets a folder again that is already watched: harmless.
+    # Its warning about a folder that is watched twice is harmless.
     warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)

@@ -207,7 +207,7 @@ def test_I30_store_that_takes_no_more_of_a_body_is_cut_off(
         watcher.start()
         began_s = time.monotonic()
         try:
-            with pytest.raises(JobError, match="did not take a piece"):
+            with pytest.raises(JobError, match="did not accept a piece"):
                 put(store, server, exchange, bytes(64 * 1024 * 1024))
         finally:
             ended.set()

@@ -117,7 +117,7 @@ def test_I24_peer_of_internationalized_host_is_checked(
     policy = HostPolicy.of("https://api.example.com", [], allow_http=False)
     with ScriptedServer([STORED]) as server, object_store.build_client() as client:
         to = Grant(f"http://xn--bcher-kva.example:{server.port}/k", {}, DEADLINE_MS)
-        with pytest.raises(NeedsOperator, match=r"xn--bcher-kva\.example leads to 127\.0\.0\.1"):
+        with pytest.raises(NeedsOperator, match=r"xn--bcher-kva\.example resolves to 127\.0\.0\.1"):
             put(ObjectStore(client, policy), to)
 
     assert server.seen == []
@@ -444,7 +444,7 @@ def test_a_bundle_or_proxy_that_cannot_be_used_is_a_configuration_error(tmp_path
 
 @pytest.fixture
 def misled(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A public name that leads to this machine, as a rebound or poisoned one would."""
+    """A public name that resolves to this machine, as a rebound or poisoned one would."""
     really = socket.getaddrinfo
 
     def lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
@@ -459,7 +459,7 @@ def test_I24_a_public_name_that_leads_to_a_near_address_gets_no_byte(misled: str
     with ScriptedServer([STORED]) as server, object_store.build_client() as client:
         to = Grant(f"http://{misled}:{server.port}/b/k", {}, DEADLINE_MS)
         with pytest.raises(
-            NeedsOperator, match=r"leads to 127\.0\.0\.1, a loopback address"
+            NeedsOperator, match=r"resolves to 127\.0\.0\.1, a loopback address"
         ) as caught:
             put(ObjectStore(client, far), to)
         assert caught.value.advice is not None
