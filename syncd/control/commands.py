@@ -122,7 +122,7 @@ class Commands:
             ) from None
         self._overlook.forget()
         await desk.dispatcher.drop(done.ended)
-        await desk.dispatcher.look_at_holds()
+        await desk.dispatcher.reload_holds()
         for root_id, rel_path in done.look_at:
             desk.hint(Hint(root_id, rel_path, HintKind.RESCAN))
         _log.info("control.command", order=name, files=len(done.files), left=len(done.left))

@@ -90,8 +90,7 @@ class Applier:
         self.applied = Applied()
 
     async def begin(self, lines: Iterable[Line], *, stopped: Callable[[], bool]) -> None:
-        """Carry out the lines of records, queue those of files, and let nothing else be claimed."""
-        self._claim_only_queued()
+        """Carry out the lines of records, and queue those of files."""
         for line in lines:
             try:
                 if stopped() and line.action is not PlanAction.SKIP:
@@ -104,10 +103,14 @@ class Applier:
                 self.applied.refused.append((line, str(reason)))
             except JobError as error:
                 self.applied.left.append((line, str(error)))
-        self._claim_only_queued()
 
-    def may_send(self, job: Job) -> bool:
-        """May bytes of this job's file leave, by its line?"""
+    @property
+    def jobs(self) -> frozenset[int]:
+        """The ids of the jobs that the plan's lines became."""
+        return frozenset(self._queued)
+
+    def send_allowed(self, job: Job) -> bool:
+        """Return whether the job's line lets bytes of its file be sent."""
         line = self._queued.get(job.id)
         return line is None or line.action not in SENDING_NOTHING
 
@@ -128,9 +131,6 @@ class Applier:
         holds = await self._lanes.db(self._store.holds.all)
         self.applied.needs_person |= any(hold.needs_person for hold in holds)
         return self.applied
-
-    def _claim_only_queued(self) -> None:
-        self._store.jobs.only = frozenset(self._queued)
 
     # -- files -----------------------------------------------------------------------------------
 

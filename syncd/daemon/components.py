@@ -55,6 +55,7 @@ from syncd.types import Call, Hint, HintKind, Job, printable
 from syncd.upload.comfyui_throttle import BusyPolicy, ComfyUIThrottle
 from syncd.upload.context import WorkerDeps
 from syncd.upload.dispatcher import Dispatcher
+from syncd.upload.hold_tracker import HoldTracker
 from syncd.upload.limits import Bandwidth, ConcurrencyLimiter
 from syncd.upload.quota import TransferQuota
 from syncd.upload.routes import Routes
@@ -161,6 +162,7 @@ class Components:
     allowance: TransferQuota
     transfer: Transfer
     worker: Worker
+    holds: HoldTracker
     announcer: WebhookNotifier
     clock_steps: ClockSteps
     dispatcher: Dispatcher
@@ -305,16 +307,37 @@ class _Builder:
         catalog = Catalog(self.api, clock)
         comparer = self._comparer()
         transfer = self._transfer(allowance, sending)
-        worker = self._worker(comparer, transfer, catalog, reading)
+        wake = asyncio.Event()
         announcer = self._announcer()
 
         def on_step() -> None:
-            dispatcher.wake()
+            wake.set()
             self.ties.on_clock_step()
 
         clock_steps = ClockSteps(on_step=on_step, **self.tools.shared)
-        dispatcher = self._dispatcher(worker, allowance, announcer, clock_steps)
-        worker.on_contact = dispatcher.contact
+        holds = HoldTracker(
+            credentials=self.credentials,
+            quota=allowance,
+            notifier=announcer,
+            wake=wake,
+            describe_permissions=self._permissions,
+            **self.tools.shared,
+        )
+        worker = Worker(
+            self._worker_deps(comparer, transfer, catalog, reading), on_contact=holds.contact
+        )
+        dispatcher = Dispatcher(
+            worker,
+            holds,
+            clock_steps=clock_steps,
+            notifier=announcer,
+            quota=allowance,
+            wake=wake,
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+            max_jobs=settings.upload.files,
+            on_ended=self.ties.on_ended,
+            **self.tools.shared,
+        )
         retirement = self._retirement()
         intake = self._intake(comparer, dispatcher)
         return Components(
@@ -328,6 +351,7 @@ class _Builder:
             allowance=allowance,
             transfer=transfer,
             worker=worker,
+            holds=holds,
             announcer=announcer,
             clock_steps=clock_steps,
             dispatcher=dispatcher,
@@ -398,16 +422,16 @@ class _Builder:
             **self.tools.shared,
         )
 
-    def _worker(
+    def _worker_deps(
         self, comparer: Comparer, transfer: Transfer, catalog: Catalog, reading: Bandwidth
-    ) -> Worker:
+    ) -> WorkerDeps:
         settings = self.tools.settings
 
         def lacking(job: Job) -> str | None:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.bundle_waits_for(self.roots[job.root_id], job.target.bundle)
 
-        means = WorkerDeps(
+        return WorkerDeps(
             jitter=self.tools.jitter,
             meter=self.tools.meter,
             api=self.api,
@@ -428,30 +452,8 @@ class _Builder:
             on_moved=lambda job: self.ties.hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN)),
             **self.tools.shared,
         )
-        return Worker(means)
 
-    def _dispatcher(
-        self,
-        worker: Worker,
-        allowance: TransferQuota,
-        announcer: WebhookNotifier,
-        clock_steps: ClockSteps,
-    ) -> Dispatcher:
-        settings = self.tools.settings
-        return Dispatcher(
-            worker,
-            credentials=self.credentials,
-            allowance=allowance,
-            announcer=announcer,
-            clock_steps=clock_steps,
-            owner=f"{socket.gethostname()}:{os.getpid()}",
-            hands=settings.upload.files,
-            on_ended=self.ties.on_ended,
-            standing=self._standing,
-            **self.tools.shared,
-        )
-
-    async def _standing(self) -> str | None:
+    async def _permissions(self) -> str | None:
         credentials = self.credentials
         team_id = credentials.team_id or self.tools.settings.api.team_id
         try:

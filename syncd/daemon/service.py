@@ -253,7 +253,7 @@ class Service:
             return error.exit_code
         if self._stop.is_set():
             return self._signal_code()
-        await parts.dispatcher.end_hold(HoldKind.ROOT)
+        await parts.holds.end(HoldKind.ROOT)
         until_s = self._clock.boottime_s() + self._once_wait_s(parts.roots)
 
         def more_comes() -> bool:
@@ -285,8 +285,11 @@ class Service:
         applier = parts.applier()
         await parts.intake.require_roots()
         await applier.begin(lines, stopped=self._stop.is_set)
-        parts.worker.may_send = applier.may_send
-        working = asyncio.create_task(parts.dispatcher.run(more_comes=lambda: False))
+        working = asyncio.create_task(
+            parts.dispatcher.run(
+                more_comes=lambda: False, only=applier.jobs, send_allowed=applier.send_allowed
+            )
+        )
         await self._run_until_stopped(parts, {working}, enough={working})
         if not self._stop.is_set():
             await parts.janitor.clean_up()
@@ -304,7 +307,7 @@ class Service:
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
             if self._hints.add(hint):
                 loop.call_soon_threadsafe(self._hints.wake)
-            loop.call_soon_threadsafe(parts.dispatcher.heard, hint)
+            loop.call_soon_threadsafe(parts.dispatcher.on_hint, hint)
 
         watcher = self._doors.watcher(
             self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
@@ -391,9 +394,9 @@ class Service:
                 self._walked = True
                 await parts.intake.settle_due()
                 if hints:
-                    await parts.dispatcher.end_hold(HoldKind.ROOT)
+                    await parts.holds.end(HoldKind.ROOT)
             except RootUnavailable as error:
-                await parts.dispatcher.begin_hold(error, ROOT_LOOK_S)
+                await parts.holds.begin_root(error, ROOT_LOOK_S)
                 self._rescan = True
                 await self._hints.nap(ROOT_LOOK_S)
                 continue
@@ -492,7 +495,7 @@ class Service:
         await parts.membership.bind_state_dir(credentials.team_id)
         if credentials.is_session:
             await self._lanes.db(parts.store.jobs.free_class, HeldClass.LARGE, self._clock.now_ms())
-        await parts.dispatcher.end_hold(HoldKind.OPERATOR)
+        await parts.holds.end(HoldKind.OPERATOR)
 
     async def _reconcile(self, parts: Components) -> None:
         """Look at the whole listing where that is due, else for the sake of new records only."""

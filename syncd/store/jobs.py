@@ -69,8 +69,6 @@ class Jobs:
     def __init__(self, db: Database) -> None:
         self._db = db
         self.records = Records(db)
-        self.only: frozenset[int] | None = None
-        """The jobs that may be claimed; None: all."""
 
     # -- birth -----------------------------------------------------------------------------------
 
@@ -143,12 +141,17 @@ class Jobs:
 
     # -- ownership -------------------------------------------------------------------------------
 
-    def claim(self, owner: str, now_ms: int, ttl_ms: int) -> Job | None:
+    def claim(
+        self, owner: str, now_ms: int, ttl_ms: int, *, only: Collection[int] | None = None
+    ) -> Job | None:
         """
         Take the smallest due job of the first priority that has one; None when none is due.
 
         Each claim is an owner of its own (*owner* and a number that never comes again), so a worker
         whose lease expired is not mistaken for the one that its process gave the job to next.
+
+        Args:
+            only: The ids of the jobs that may be claimed; None: all.
         """
         with self._db.transaction():
             row = self._db.one(
@@ -161,7 +164,7 @@ class Jobs:
                     "owner": owner,
                     "now": now_ms,
                     "expires": now_ms + ttl_ms,
-                    "only": self._only_as_json(),
+                    "only": _json(only),
                 },
             )
             if row is None:
@@ -200,17 +203,14 @@ class Jobs:
         with self._db.transaction():
             self._write(job, {"lease_expires_at": now_ms + ttl_ms, "updated_at": now_ms})
 
-    def next_due_ms(self) -> int | None:
-        """When the next queued job may start; None when nothing is queued."""
+    def next_due_ms(self, *, only: Collection[int] | None = None) -> int | None:
+        """When the next queued job (of *only*) may start; None when none is queued."""
         row = self._db.one(
             "SELECT min(run_after) AS due FROM job WHERE state = 'queued' AND held_class IS NULL"
             f"{_AMONG}",
-            {"only": self._only_as_json()},
+            {"only": _json(only)},
         )
         return None if row is None else row["due"]
-
-    def _only_as_json(self) -> str | None:
-        return None if self.only is None else json.dumps(sorted(self.only))
 
     def start_over(self, now_ms: int) -> None:
         """
@@ -827,3 +827,7 @@ class Jobs:
             " VALUES (?, ?, ?, ?, ?, ?)",
             (job_id, now_ms, before, after, event, reason),
         )
+
+
+def _json(only: Collection[int] | None) -> str | None:
+    return None if only is None else json.dumps(sorted(only))

@@ -103,7 +103,8 @@ class JobContext:
     Attributes:
         job: With its facts as they were committed last.
         leaving: Raised when the worker winds down.
-        contact: To be told of each sign that a side answers as it should.
+        contact: Called after each good answer of a side.
+        send_allowed: Returns whether bytes of the file may be sent.
         stop: Raised when the job's bytes are to stop at once.
         stale: How the file changed, where that is why they stop.
         call: What was asked last: the retry table tells calls apart.
@@ -122,6 +123,7 @@ class JobContext:
     deps: WorkerDeps
     leaving: DrainFlag
     contact: Callable[[Side], Awaitable[None]]
+    send_allowed: Callable[[Job], bool]
     stop: threading.Event = field(default_factory=threading.Event)
     stale: FileChanged | None = None
     call: Call = Call.PRESIGN

@@ -32,8 +32,7 @@ class TransferQuota:
         now_ms = self._clock.now_ms()
         return (next_allowed_ms(await self._counted(), self.limit, now_ms) - now_ms) / 1000
 
-    async def left(self) -> int:
-        """The bytes that left within the last day."""
+    async def sent_within_a_day(self) -> int:
         return sent_within_a_day(await self._counted(), self._clock.now_ms())
 
     async def spend(self, size: int) -> None:

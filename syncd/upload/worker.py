@@ -47,17 +47,15 @@ _log = structlog.get_logger(__name__)
 
 class Worker:
     """
-    Brings jobs into the catalog, several at once if asked to.
+    Brings claimed jobs into the catalog, any number at once.
 
-    ``on_contact`` may be set to what is called after each sign that a side answers as it should,
-    ``may_send`` to what tells whether any byte of a job's file may leave.
+    Args:
+        on_contact: Called after each good answer of the API or the object store.
     """
 
-    on_contact: Callable[[Side], Awaitable[None]] | None = None
-    may_send: Callable[[Job], bool] | None = None
-
-    def __init__(self, deps: WorkerDeps) -> None:
+    def __init__(self, deps: WorkerDeps, *, on_contact: Callable[[Side], Awaitable[None]]) -> None:
         self._deps = deps
+        self._on_contact = on_contact
         self._leaving = DrainFlag()
         self._runs: dict[int, JobContext] = {}
         self._checks: set[asyncio.Task[None]] = set()
@@ -77,7 +75,9 @@ class Worker:
             self._checks.add(check)
             check.add_done_callback(self._checks.discard)
 
-    async def run(self, job: Job) -> Outcome:
+    async def run(
+        self, job: Job, send_allowed: Callable[[Job], bool] = lambda job: True
+    ) -> Outcome:
         """
         Work on a claimed job until it ends or has to wait.
 
@@ -86,7 +86,7 @@ class Worker:
         Raises:
             StateError: The store cannot be written: nothing can go on.
         """
-        context = JobContext(job, self._deps, self._leaving, self._contact)
+        context = JobContext(job, self._deps, self._leaving, self._on_contact, send_allowed)
         meter, clock = self._deps.meter, self._deps.clock
         self._runs[job.id] = context
         meter.begin(job)
@@ -115,10 +115,6 @@ class Worker:
                 record_id=context.job.record_id,
             )
             return outcome
-
-    async def _contact(self, side: Side) -> None:
-        if self.on_contact is not None:
-            await self.on_contact(side)
 
     # -- supervision -----------------------------------------------------------------------------
 
@@ -183,7 +179,7 @@ class Worker:
             raise Released(self._leaving.reason)
         if step not in _SENDING_STEPS:
             return
-        if self.may_send is not None and not self.may_send(context.job):
+        if not context.send_allowed(context.job):
             raise Permanent(
                 "the plan sends none of its bytes, and the catalog does not hold them there any more",
                 kind=Kind.CONFLICT,
