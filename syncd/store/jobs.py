@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from syncd.core.jobs.states import advance
 from syncd.errors import LeaseLost
@@ -34,10 +34,20 @@ from syncd.types import (
 )
 
 _SELECT = "SELECT job.*, plan.leaves FROM job LEFT JOIN plan ON plan.job_id = job.id"
-_FACTS = frozenset(
-    {"sha256", "stored_at", "record_id", "adopted", "body_sent_at"}
-    | {"complete_sent_at", "register_sent_at", "register_repeated_at"}
-)
+
+
+class Facts(TypedDict, total=False):
+    """What `Jobs.note` commits; times are when a call was sent, None if it had no effect."""
+
+    stored_at: int
+    record_id: str
+    adopted: bool
+    body_sent_at: int | None
+    complete_sent_at: int | None
+    register_sent_at: int | None
+    register_repeated_at: int | None
+
+
 _UPLOAD_FACTS = (
     "storage_key", "upload_id", "part_size", "part_count",
     "body_sent_at", "complete_sent_at", "stored_at", "register_sent_at", "register_repeated_at",
@@ -259,17 +269,16 @@ class Jobs:
         assert row is not None, "jobs are never deleted while somebody knows their id"
         return job_of(row)
 
-    def note(self, job: Job, now_ms: int, **facts: object) -> Job:
+    def note(self, job: Job, now_ms: int, **facts: Unpack[Facts]) -> Job:
         """
         Commit facts or intents of a leased job; the job as it is then.
 
         Raises:
             LeaseLost: The job is no longer ours; nothing was written.
         """
-        assert facts.keys() <= _FACTS, "not a fact of a job"
         with self._db.transaction():
             self._write(job, {**facts, "updated_at": now_ms})
-        return replace(job, **facts)  # type: ignore[arg-type]
+        return replace(job, **facts)
 
     def note_plan(self, job: Job, plan: Plan, now_ms: int) -> Job:
         """

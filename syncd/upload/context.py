@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar, Unpack
 
 from syncd.clock import Clock
 from syncd.cloud.client import CloudClient
@@ -14,12 +14,16 @@ from syncd.core.jobs.parts import Route
 from syncd.errors import FileChanged, JobError
 from syncd.executors import Executors
 from syncd.monitoring.progress import Meter
+from syncd.store.jobs import Facts
 from syncd.store.records import RecordToRetire
 from syncd.store.store import Store
 from syncd.types import Call, Grant, Job, Multipart
 from syncd.upload.limits import Bandwidth
 from syncd.upload.routes import Routes
 from syncd.upload.transfer import Transfer, Tries
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STOPPED = "syncd was stopped"
 DAY_IS_FULL = "limits.max_bytes_per_day is reached"
@@ -158,12 +162,15 @@ class JobContext:
         Raises:
             GiveBack: It still can; the job waits until then.
         """
-        now_ms = self.deps.clock.now_ms()
-        wait_s = late.wait_s(sent_at, now_ms, self.deps.latest_s)
+        wait_s = late.wait_s(sent_at, self.now_ms, self.deps.latest_s)
         if wait_s > 0:
             raise Released(f"a {call} call was not answered and may still take effect", wait_s)
 
-    async def note(self, **facts: object) -> None:
+    @property
+    def now_ms(self) -> int:
+        return self.deps.clock.now_ms()
+
+    async def note(self, **facts: Unpack[Facts]) -> None:
         """
         Commit facts or intents.
 
@@ -173,21 +180,13 @@ class JobContext:
         deps = self.deps
         self.job = await deps.lanes.db(deps.store.jobs.note, self.job, deps.clock.now_ms(), **facts)
 
-    async def intend(self, intent: str) -> None:
+    async def write(
+        self, call: Callable[Concatenate[Job, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """
-        Commit that a call is about to be sent.
+        Run a write of the store whose first argument is the job.
 
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        await self.note(**{intent: self.deps.clock.now_ms()})
-
-    async def write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """
-        A write of the store about the job: (job, …, now).
-
-        Raises:
-            LeaseLost: The job is no longer ours.
-        """
-        now_ms = self.deps.clock.now_ms()
-        return await self.deps.lanes.db(call, self.job, *args, now_ms=now_ms, **kwargs)
+        return await self.deps.lanes.db(call, self.job, *args, **kwargs)

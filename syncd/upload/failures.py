@@ -43,6 +43,7 @@ async def _decide(context: JobContext, error: JobError) -> retry_policy.Decision
     count = await context.write(
         deps.store.jobs.count_attempt,
         error.kind,
+        context.now_ms,
         window_ms=DAY_MS if row.fresh_uploads else None,
     )
     one_request = context.route is Route.PUT and context.call in (Call.PRESIGN, Call.PUT_BODY)
@@ -60,7 +61,7 @@ async def _apply(context: JobContext, error: JobError, decision: retry_policy.De
     if isinstance(error, Permanent) and error.kind is Kind.LOCAL_READ_ERROR:
         await deps.lanes.db(
             deps.store.files.mark_unreadable,
-            job.root_id, job.rel_path, reason, deps.clock.now_ms(),
+            job.root_id, job.rel_path, reason, context.now_ms,
         )  # fmt: skip
     fields: dict[str, Any] = {
         "kind": str(error.kind), "error": reason, "wait_s": decision.wait_s
@@ -68,30 +69,39 @@ async def _apply(context: JobContext, error: JobError, decision: retry_policy.De
     match decision.next:
         case retry_policy.Next.HOLD:
             with suppress(LeaseLost):  # what the server asked for holds for the others, too
-                await context.write(jobs.release, reason=reason, advice=error.advice)
+                await context.write(
+                    jobs.release, context.now_ms, reason=reason, advice=error.advice
+                )
             _log.error("job.held", **fields)
             return Outcome(End.HELD, error, decision.wait_s)
         case retry_policy.Next.HOLD_LARGE:
             await context.write(
-                jobs.release, reason=reason, advice=error.advice, held_class=HeldClass.LARGE
+                jobs.release,
+                context.now_ms,
+                reason=reason,
+                advice=error.advice,
+                held_class=HeldClass.LARGE,
             )
             _log.warning("job.needs_sign_in", **fields)
             return Outcome(End.NEEDS_SIGN_IN, error)
         case retry_policy.Next.FAIL:
-            await context.write(jobs.reject, kind=error.kind, reason=reason, advice=error.advice)
+            await context.write(
+                jobs.reject, context.now_ms, kind=error.kind, reason=reason, advice=error.advice
+            )
             _log.error("job.failed", **fields, advice=error.advice)
             return Outcome(End.FAILED, error, fuse=decision.fuse)
         case retry_policy.Next.STOP:
             raise StateError(reason)
         case retry_policy.Next.RESEND:
-            await context.write(jobs.drop_parts)
+            await context.write(jobs.drop_parts, context.now_ms)
         case retry_policy.Next.FRESH_UPLOAD:
             context.job = await context.write(
-                jobs.fresh_upload, gone=error.kind is Kind.UPLOAD_GONE
+                jobs.fresh_upload, context.now_ms, gone=error.kind is Kind.UPLOAD_GONE
             )
     await context.write(
         jobs.retry,
-        run_after=deps.clock.now_ms() + int(decision.wait_s * 1000),
+        context.now_ms,
+        run_after=context.now_ms + int(decision.wait_s * 1000),
         kind=error.kind,
         reason=reason,
         advice=error.advice,
@@ -107,7 +117,9 @@ async def supersede(context: JobContext, error: JobError) -> Outcome:
     """The file is not what the job was made for: it is looked at again."""
     unseen = isinstance(error, FileChanged) and error.unseen
     try:
-        await context.write(context.deps.store.jobs.supersede, reason=str(error), unseen=unseen)
+        await context.write(
+            context.deps.store.jobs.supersede, context.now_ms, reason=str(error), unseen=unseen
+        )
     except LeaseLost:
         return abandon(context)
     _log.info("job.superseded", reason=str(error))
@@ -126,7 +138,10 @@ async def release(context: JobContext, reason: str, wait_s: float = 0.0) -> Outc
     """The job is given back untried, for *wait_s* seconds at least."""
     try:
         await context.write(
-            context.deps.store.jobs.release, reason=reason, wait_ms=int(wait_s * 1000)
+            context.deps.store.jobs.release,
+            context.now_ms,
+            reason=reason,
+            wait_ms=int(wait_s * 1000),
         )
     except LeaseLost:
         return Outcome(End.LOST)

@@ -83,10 +83,10 @@ async def _note_plan(context: JobContext, found: Plan) -> None:
     deps = context.deps
     expected = await deps.lanes.hash(deps.expected_of, context.job)
     if expected in (None, found.sha256):
-        context.job = await context.write(deps.store.jobs.note_plan, found)
+        context.job = await context.write(deps.store.jobs.note_plan, found, context.now_ms)
         return
     reason = mismatch(expected)
-    await context.write(deps.store.files.mark_incomplete, reason)
+    await context.write(deps.store.files.mark_incomplete, reason, context.now_ms)
     _log.warning("file.incomplete", path=context.job.rel_path, reason=reason)
     failures.abandon(context)
 
@@ -122,7 +122,7 @@ async def fence(context: JobContext) -> None:
     found = await _read(context)
     if found.sha256 != before.sha256:
         raise FileChanged(f"{printable(context.path)} holds other bytes than were sent")
-    context.job = await context.write(context.deps.store.jobs.note_plan, found)
+    context.job = await context.write(context.deps.store.jobs.note_plan, found, context.now_ms)
 
 
 async def stop_if_moved(context: JobContext) -> None:

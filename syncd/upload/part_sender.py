@@ -119,7 +119,7 @@ class _Sending:
             found=self._found, stop=context.stop, on_signed=partial(context.contact, Side.API),
         )  # fmt: skip
         sent = leaves[leaves_of(part)]
-        await context.write(deps.store.jobs.note_part, part, etag, sent)
+        await context.write(deps.store.jobs.note_part, part, etag, sent, context.now_ms)
 
     async def _acknowledged(self, part: Part) -> None:
         self._lead.acknowledged(part)

@@ -6,7 +6,6 @@ before it is repeated, and a path is never given to other bytes than it has.
 """
 
 from collections.abc import Collection, Mapping
-from functools import partial
 
 import structlog
 
@@ -52,7 +51,7 @@ async def _settle_doubts(context: JobContext) -> None:
     Raises:
         GiveBack: One of them may still appear.
     """
-    deps, path, now_ms = context.deps, context.job.target.model_path, context.deps.clock.now_ms()
+    deps, path, now_ms = context.deps, context.job.target.model_path, context.now_ms
     for earlier in await deps.lanes.db(deps.store.jobs.in_doubt, path):
         assert earlier.storage_key is not None, "nothing is registered without one"
         context.call = Call.LIST_MODELS
@@ -73,7 +72,7 @@ async def _settle_changes(context: JobContext) -> None:
     Raises:
         GiveBack: One of them may still take effect.
     """
-    deps, sha256, now_ms = context.deps, context.job.sha256, context.deps.clock.now_ms()
+    deps, sha256, now_ms = context.deps, context.job.sha256, context.now_ms
     assert sha256 is not None, "planned before"
     for changing in await deps.lanes.db(deps.store.records.changing, sha256):
         context.call = Call.GET_MODEL
@@ -142,7 +141,7 @@ async def move(context: JobContext) -> None:
     _log.info("record.moved", record_id=record_id, model_path=target.model_path)
     reason = f"the file is {target.model_path} now"
     await deps.lanes.db(
-        deps.store.records.remark, record_id, Remark.RENAMED, reason, deps.clock.now_ms()
+        deps.store.records.remark, record_id, Remark.RENAMED, reason, context.now_ms
     )
     await deps.lanes.db(deps.store.records.note_moved, record_id, target)
     await context.note(record_id=record_id, adopted=False)
@@ -178,7 +177,10 @@ async def register(context: JobContext) -> None:
     if (mate := await _blocking_bundle_member(context)) is not None:
         reason = f"stored; its bundle waits for {mate}"
         await context.write(
-            context.deps.store.jobs.release, reason=reason, held_class=HeldClass.BUNDLE
+            context.deps.store.jobs.release,
+            context.now_ms,
+            reason=reason,
+            held_class=HeldClass.BUNDLE,
         )
         context.ended = Outcome(End.RELEASED)
         return
@@ -232,7 +234,6 @@ def _register_sent_at(job: Job) -> int:
 
 async def _send_register(context: JobContext, *, repeated: bool) -> None:
     context.call = Call.REGISTER
-    intent = "register_repeated_at" if repeated else "register_sent_at"
     job, deps = context.job, context.deps
     assert job.storage_key is not None, "stored before"
     assert job.sha256 is not None, "planned before"
@@ -242,13 +243,20 @@ async def _send_register(context: JobContext, *, repeated: bool) -> None:
             storage_key=job.storage_key,
             size=job.fingerprint.size,
             sha256=job.sha256,
-            intend=partial(context.intend, intent),
+            intend=lambda: _note_sent(context, context.now_ms, repeated=repeated),
         )
     except JobError as error:
         await _not_registered(context, error, repeated=repeated)
         return
     await context.contact(Side.API)
     await context.note(record_id=record_id)
+
+
+async def _note_sent(context: JobContext, at_ms: int | None, *, repeated: bool) -> None:
+    if repeated:
+        await context.note(register_repeated_at=at_ms)
+    else:
+        await context.note(register_sent_at=at_ms)
 
 
 async def _not_registered(context: JobContext, error: JobError, *, repeated: bool) -> None:
@@ -272,8 +280,7 @@ async def _not_registered(context: JobContext, error: JobError, *, repeated: boo
             await resolve_path_conflict(context)
     else:
         # Of a refused repeat nothing is in doubt; of the first one all that was before.
-        intent = "register_repeated_at" if repeated else "register_sent_at"
-        await context.note(**{intent: None})
+        await _note_sent(context, None, repeated=repeated)
         raise error
 
 
@@ -292,11 +299,11 @@ async def _disable_predecessor(context: JobContext) -> bool:
     former = await deps.lanes.db(records.predecessor, job.target.model_path, job.sha256)
     if former is None:
         return False
-    await deps.lanes.db(records.note_retiring, former, deps.clock.now_ms())
+    await deps.lanes.db(records.note_retiring, former, context.now_ms)
     if not await _update_record(context, former.record_id, DISABLED, unless=_NO_CHANGE):
         await deps.lanes.db(records.reinstate, former)
         return False
-    reason, now_ms = "its path has new bytes", deps.clock.now_ms()
+    reason, now_ms = "its path has new bytes", context.now_ms
     await deps.lanes.db(records.remark, former.record_id, Remark.DISABLED, reason, now_ms)
     await deps.lanes.db(records.note_retired, former, now_ms)
     context.predecessor = former
@@ -317,7 +324,7 @@ async def _blocking_bundle_member(context: JobContext) -> str | None:
         return printable(mate)
     lacking = await deps.lanes.scan(deps.lacking, job)
     if lacking is None:
-        await deps.lanes.db(jobs.free_bundles, deps.clock.now_ms())
+        await deps.lanes.db(jobs.free_bundles, context.now_ms)
     return lacking
 
 
@@ -330,7 +337,9 @@ async def finish(context: JobContext) -> None:
     assert job.record_id is not None, "the step is taken only with a record"
     if deps.hidden and job.register_sent_at is not None:
         await _hide(context, job.record_id)
-    if not await context.write(deps.store.jobs.finish, job.record_id, adopted=job.adopted):
+    if not await context.write(
+        deps.store.jobs.finish, job.record_id, context.now_ms, adopted=job.adopted
+    ):
         deps.on_moved(job)
     context.ended = Outcome(End.ADOPTED if job.adopted else End.REGISTERED)
 
@@ -357,7 +366,7 @@ async def _update_record(
         context.require_past(sent_at, context.call)
 
     async def intend() -> None:
-        await deps.lanes.db(records.intend_change, record_id, deps.clock.now_ms())
+        await deps.lanes.db(records.intend_change, record_id, context.now_ms)
 
     try:
         there = await deps.api.update_model(record_id, changes, intend=intend)

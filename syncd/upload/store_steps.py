@@ -6,7 +6,6 @@ is sent, so an answer that got lost can be told from one that never was.
 """
 
 import asyncio
-from functools import partial
 
 from syncd.core.jobs.outcome import Side
 from syncd.errors import JobError, Permanent
@@ -60,7 +59,9 @@ async def _take_key(context: JobContext, storage_key: str) -> None:
     Raises:
         Permanent: The key stands for other bytes.
     """
-    context.job, usable = await context.write(context.deps.store.jobs.note_key, storage_key)
+    context.job, usable = await context.write(
+        context.deps.store.jobs.note_key, storage_key, context.now_ms
+    )
     if usable:
         return
     if context.job.sha256 is None:
@@ -92,7 +93,7 @@ async def put(context: JobContext) -> None:
     assert context.grant is not None, "the step is taken only with a live URL"
     deps.meter.phase(context.job.id, Phase.SENDING)
     sent_before = context.job.body_sent_at is not None
-    await context.note(body_sent_at=deps.clock.now_ms())
+    await context.note(body_sent_at=context.now_ms)
     context.grant_used = True
     try:
         await deps.transfer.whole(context.job, context.grant, context.stop)
@@ -157,7 +158,7 @@ async def _open(context: JobContext) -> None:
     assert job.storage_key is not None, "presigned before"
     upload = await deps.api.initiate(job.storage_key, job.fingerprint.size)
     await context.contact(Side.API)
-    context.job = await context.write(deps.store.jobs.note_upload, upload)
+    context.job = await context.write(deps.store.jobs.note_upload, upload, context.now_ms)
 
 
 async def complete(context: JobContext) -> None:
@@ -171,12 +172,16 @@ async def complete(context: JobContext) -> None:
     await file_steps.fence(context)
     await file_steps.compare_leaves(context)
     etags = await deps.lanes.db(deps.store.jobs.etags, context.job)
+
+    async def intend() -> None:
+        await context.note(complete_sent_at=context.now_ms)
+
     try:
         await deps.api.complete(
             context.upload,
             list(etags.items()),
             again=sent_at is not None,
-            intend=partial(context.intend, "complete_sent_at"),
+            intend=intend,
         )
     except JobError as error:
         if error.kind is not Kind.UPLOAD_GONE or sent_at is None:
@@ -189,4 +194,4 @@ async def complete(context: JobContext) -> None:
 
 
 async def _stored(context: JobContext) -> None:
-    context.job = await context.write(context.deps.store.jobs.note_stored)
+    context.job = await context.write(context.deps.store.jobs.note_stored, context.now_ms)
