@@ -1,4 +1,4 @@
-"""Time as the program sees it: one clock for the database, one for waits."""
+"""The clocks that syncd uses: wall time for what is stored, time since boot for waits."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where every time in syncd comes from; tests hand in one that they turn by hand."""
+    """The source of all times in syncd; tests use one that they set."""
 
     def now_ms(self) -> int:
         """Unix milliseconds, UTC. May jump; used for what is stored and shown."""
@@ -17,11 +17,11 @@ class Clock(Protocol):
         ...
 
     def suspended_s(self) -> float:
-        """Seconds since boot that this machine spent asleep."""
+        """Seconds since boot during which the machine was suspended."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Let *seconds* pass on this clock."""
+        """Wait until *seconds* have passed on this clock."""
         ...
 
 

@@ -1,17 +1,17 @@
 """
-What can go wrong, sorted by what happens next.
+Errors, grouped by what happens next.
 
 ::
 
-    SyncdError                      has an exit code; the text says what happened and what to do
+    SyncdError                      has an exit code; its text says what happened and what to do
     ├── ConfigError                 78  the configuration cannot be used
     ├── StateError                  74  the state directory cannot be written, or the database is damaged
-    │   └── StateFull                   its disk is full or read-only: nothing was done, it may pass
+    │   └── StateFull                   its disk is full or read-only; nothing was written, retry later
     ├── AccessDenied                77  this account may not read the state directory or the socket
     ├── AlreadyRunning              75  another instance holds the lock
     ├── RootUnavailable             66  a root is missing, empty against its marker, or unreadable
     │   └── RulesUnusable           78  its .syncdignore cannot be used, so nothing in it can be judged
-    └── JobError                    something a job met; carries its row of the retry table
+    └── JobError                    a job's failure; names a row of the retry table
         ├── Retryable               RETRY: the same job, later
         ├── Permanent               REJECT: not before the file or the configuration changes
         ├── Hold                    RELEASE: all jobs wait, one of them probes
@@ -22,8 +22,8 @@ What can go wrong, sorted by what happens next.
             ├── FileChanged         REPLACE: the file is not what the job was made for
             └── LeaseLost           the row is no longer ours
 
-Foreign exceptions become one of these at the door of the room that owns the library. Nothing sorts
-by message text.
+Each package converts the exceptions of the libraries that it uses into these. No code decides by
+message text.
 """
 
 from typing import TYPE_CHECKING
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 
 class SyncdError(Exception):
-    """Root of all errors that syncd raises on purpose."""
+    """Base class of all errors that syncd raises."""
 
     exit_code = 70
 
 
 class ConfigError(SyncdError):
-    """The configuration cannot be used; the text names the key, its origin and the remedy."""
+    """The configuration cannot be used; the text names the key, its origin and what to do."""
 
     exit_code = 78
 
@@ -57,7 +57,7 @@ class AccessDenied(SyncdError):
 
 
 class StateFull(StateError):
-    """The disk of the state directory is full, or read-only; what was tried was undone."""
+    """The disk of the state directory is full, or read-only; the transaction was rolled back."""
 
 
 class AlreadyRunning(SyncdError):
@@ -80,16 +80,16 @@ class RulesUnusable(RootUnavailable):
 
 class JobError(SyncdError):
     """
-    Something a job met.
+    A failure of a job.
 
     Args:
         message: What happened, in one sentence, without secrets.
         kind: The row of the retry table.
         retry_after_s: What the server asked for, in seconds, already clamped; None if it did not.
-        advice: What a person can do; None where nothing is needed.
-        unclear: The request may have taken effect although no good answer came.
-        timed_out: It held a connection until a time limit ran out.
-        call: The request that met it; None where none did.
+        advice: What an operator can do; None if nothing is needed.
+        unclear: The request may have taken effect although it was not answered.
+        timed_out: It occupied a connection until a timeout.
+        call: The request that failed; None if no request did.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class JobError(SyncdError):
 
 
 class Retryable(JobError):
-    """Worth another try; how wide the retry reaches is the row's business."""
+    """The job is retried; the retry table says how."""
 
 
 class Permanent(JobError):
@@ -121,11 +121,11 @@ class Permanent(JobError):
 
 
 class Hold(JobError):
-    """Not this job's fault: everything waits."""
+    """Not caused by this job: all jobs wait."""
 
 
 class Offline(Hold):
-    """The cloud cannot be reached as it should be."""
+    """The cloud cannot be reached."""
 
 
 class Throttled(Hold):
@@ -133,16 +133,16 @@ class Throttled(Hold):
 
 
 class NeedsOperator(Hold):
-    """A person has to act: credentials, role, licence, quota, clock, trust."""
+    """An operator must act: credentials, role, licence, quota, clock, trust."""
 
 
 class Stale(JobError):
-    """The job speaks of something that is no longer so."""
+    """The job is outdated."""
 
 
 class FileChanged(Stale):
     """
-    The file on disk is not, or is no longer, what the job was made for.
+    The file on disk is not the one that the job was created for.
 
     Args:
         unseen: Its bytes are others, and its size and times did not tell.

@@ -1,10 +1,10 @@
 """
-The values all rooms share.
+The values that all packages share: frozen dataclasses and enums.
 
-Nothing here does anything: frozen dataclasses and enums, with the units in the names. ``size`` and
+Units are in the names. ``size`` and
 ``part_size`` are bytes, ``*_at`` and ``run_after`` are Unix milliseconds UTC, ``*_s`` are seconds.
 File names are ``str`` as ``os.fsdecode`` makes them, so undecodable bytes survive as surrogates;
-``text.printable`` is the one way to show such a name to a person.
+use ``printable`` to show such a name.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from syncd.states import UploadState as UploadState
 from syncd.states import Verdict as Verdict
 
 LEAF_SIZE = 4 * 1024 * 1024
-"""Bytes covered by one leaf digest of a plan."""
+"""Bytes that one leaf digest covers."""
 
 LEAF_DIGEST_SIZE = 16
 """Bytes of one leaf digest (XXH3-128)."""
@@ -42,7 +42,7 @@ class Event(StrEnum):
 
 
 class Remark(StrEnum):
-    """What happened to the file or the record of a job that is done; its state stays as it is."""
+    """What happened to the file or the record of a finished job; its state does not change."""
 
     GONE = "gone"  # the file is no longer on disk
     RENAMED = "renamed"  # the record moved to another path with the file
@@ -52,10 +52,10 @@ class Remark(StrEnum):
 
 
 class Priority(IntEnum):
-    """What goes first; within one priority the smallest file does."""
+    """The order of the queue; within a priority the smallest file goes first."""
 
-    BUMPED = -1  # a person said so
-    FRESH = 0  # came after the first whole walk: somebody waits for it
+    BUMPED = -1  # by ``syncd bump``
+    FRESH = 0  # appeared after the first complete scan, so a user probably waits for it
     BACKFILL = 1
 
 
@@ -102,7 +102,7 @@ class Kind(StrEnum):
 
 
 class Call(StrEnum):
-    """A request that syncd makes, by what it is for."""
+    """A request to the cloud, by its purpose."""
 
     LOGIN = "login"
     REFRESH = "refresh"
@@ -125,8 +125,8 @@ class Call(StrEnum):
     AGENTS = "agents"
 
 
-# The next two are tuples and not dataclasses: a walk makes one of each a file, and a frozen
-# dataclass takes more than twice as long to make.
+# The next two are tuples and not dataclasses: a scan creates one of each per file, and creating a
+# frozen dataclass takes more than twice as long.
 
 
 class Fingerprint(NamedTuple):
@@ -140,11 +140,10 @@ class Fingerprint(NamedTuple):
 
     def same_file_as(self, other: "Fingerprint") -> bool:
         """
-        Equal but for the device number.
+        Return whether all but the device number is equal.
 
         NFS, FUSE, overlay and btrfs may change that at every mount, and a reboot must not make a
-        whole tree look new. Another file system under the same path is noticed by the root's marker
-        instead.
+        whole tree look new. The root's marker detects another file system under the same path.
         """
         return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == (
             other.inode, other.size, other.mtime_ns, other.ctime_ns,
@@ -152,11 +151,11 @@ class Fingerprint(NamedTuple):
 
     def only_ctime_moved(self, other: "Fingerprint") -> bool:
         """
-        Is *other* the same but for ctime (a chmod, a link, or a rewrite that set mtime back)?
+        Return whether only ctime differs (a chmod, a link, or a rewrite that set mtime back).
 
-        A device number may change at any mount, so one that did counts no more than ctime. Of the
-        two only one may have moved: a link that was swapped can lead to a file on another file
-        system whose inode number, size and mtime were chosen to agree, and ctime cannot be chosen.
+        The device number may change at any mount, so it may differ instead of ctime, but not with
+        it: a swapped link can lead to a file on another file system whose inode number, size and
+        mtime were chosen to agree, and ctime cannot be chosen.
         """
         same = (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
         moved = (self.dev != other.dev) + (self.ctime_ns != other.ctime_ns)
@@ -164,7 +163,7 @@ class Fingerprint(NamedTuple):
 
 
 class FoundFile(NamedTuple):
-    """A regular file that the scanner met. ``allocated`` is bytes on disk (below size: sparse)."""
+    """A regular file that the scanner found. ``allocated`` is bytes on disk (below size: sparse)."""
 
     root_id: int
     rel_path: str
@@ -173,13 +172,13 @@ class FoundFile(NamedTuple):
 
 
 StatKey = tuple[bytes, int, int, int, str]
-"""A path as its bytes, size, mtime_ns, ctime_ns, inode: of two files alike in these, as
-``Fingerprint.same_file_as`` has it, nothing changed between two walks."""
+"""The path as bytes, size, mtime_ns, ctime_ns, inode: if all are equal, as in
+``Fingerprint.same_file_as``, the file did not change between two scans."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """What the store remembers of a path: the fingerprint last judged, and the verdict."""
+    """What the store remembers about a path: the last judged fingerprint and the verdict."""
 
     root_id: int
     rel_path: str
@@ -190,19 +189,19 @@ class KnownFile:
 
 
 class HintKind(StrEnum):
-    """What the kernel said about a path."""
+    """What the kernel reported about a path."""
 
     CLOSED = "closed"  # a writer closed it
-    MOVED = "moved"  # it got its name by a rename
+    MOVED = "moved"  # renamed to this name
     CREATED = "created"
     DELETED = "deleted"  # or renamed away
-    RESCAN = "rescan"  # events were lost: look at everything below
+    RESCAN = "rescan"  # events were lost: examine everything below
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
     """
-    "Look at this path", never more. ``folder`` means: at everything below it as well.
+    A request to examine a path and, if ``folder``, everything below it.
 
     ``rel_path`` is empty for the root itself.
     """
@@ -231,7 +230,7 @@ class Target:
     """
     Where a file goes in the catalog, in the API's words.
 
-    ``bundle`` is the folder whose files all go or none, if it belongs to one.
+    ``bundle`` is the folder that is registered as a whole, if the file belongs to one.
     """
 
     model_path: str
@@ -244,9 +243,10 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    One sequential read of a file: its SHA-256 (64 lower-case hex digits) and its leaf digests.
+    The digests from one sequential read of a file.
 
-    ``leaves`` holds ``LEAF_DIGEST_SIZE`` bytes for each ``LEAF_SIZE`` bytes of the file, in order.
+    ``sha256`` is 64 lower-case hex digits. ``leaves`` holds ``LEAF_DIGEST_SIZE`` bytes for each
+    ``LEAF_SIZE`` bytes of the file, in order.
     """
 
     size: int
@@ -266,9 +266,9 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Grant:
     """
-    A presigned URL and what must be sent with it: a short-lived credential, memory only.
+    A presigned URL and the headers to send with it: a short-lived credential, kept in memory.
 
-    ``deadline_ms`` is what the URL's own query says, or an assumption. ``repr`` shows no URL.
+    ``deadline_ms`` comes from the URL's query, or is an assumption. ``repr`` does not show the URL.
     """
 
     url: str = field(repr=False)
@@ -289,7 +289,7 @@ class Multipart:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a sign-in or a renewal hands over; ``refresh`` buys the next ones, and only once."""
+    """Tokens from a sign-in or a renewal; ``refresh`` can be exchanged for new ones once."""
 
     access: str = field(repr=False)
     refresh: str = field(repr=False)
@@ -299,13 +299,13 @@ class Tokens:
 @dataclass(frozen=True, slots=True)
 class Session:
     """
-    A user's session as it is kept between two runs; times are Unix ms on this machine's clock.
+    A user's session as stored between two runs; times are Unix ms on this machine's clock.
 
     Args:
-        base_url, team_id: The cloud that gave it, and the team it is used for.
-        refresh: Buys the next tokens, once; None when the server takes it no more.
+        base_url, team_id: The cloud that issued it, and the team it is used for.
+        refresh: Exchanged for new tokens once; None if the server does not accept it any more.
         begun_at, expires_at: Of ``access``.
-        refresh_sent_at: ``refresh`` was sent then, and what came back is not in this session.
+        refresh_sent_at: When ``refresh`` was sent, if the session lacks the answer.
     """
 
     base_url: str
@@ -319,7 +319,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """A device that waits for its user, who opens ``address`` and confirms ``user_code`` there."""
+    """A pairing that waits until the user confirms ``user_code`` at ``address``."""
 
     device_code: str = field(repr=False)
     user_code: str
@@ -330,7 +330,7 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """A team of the user; ``role`` is None where the server does not tell it."""
+    """A team of the user; ``role`` is None if the server does not report it."""
 
     id: str
     name: str
@@ -340,10 +340,10 @@ class Team:
 @dataclass(frozen=True, slots=True)
 class Profile:
     """
-    Who stands behind a credential.
+    The owner of a credential.
 
-    ``switched_off`` names the features that speak of models and are off, each with its block of
-    feature flags: ``global``, ``account`` or a team's id.
+    ``switched_off`` names the model features that are off, each with the scope of its flag:
+    ``global``, ``account`` or a team's id.
     """
 
     user_id: str
@@ -371,9 +371,9 @@ class Record:
 @dataclass(frozen=True, slots=True)
 class Job:
     """
-    The wish to have one fingerprint of one path in the catalog, with the facts known of it.
+    A task to bring one fingerprint of one path into the catalog, with the facts about it.
 
-    A fact is None until it is one. ``*_sent_at`` are intents, committed before the call; ``stored_at``
+    A fact is None until it is known. ``*_sent_at`` are intents, committed before the call; ``stored_at``
     and ``record_id`` are answers. ``held_class`` is ``large`` for a file that waits for a signed-in
     user, ``bundle`` for one that is stored and waits for the others of its bundle.
     """

@@ -1,4 +1,4 @@
-"""What has had its time: uploads that nobody wants, jobs that others followed, old events."""
+"""Deletes what is no longer needed: unused uploads, outdated jobs and old events."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from syncd.store.db import Database
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """How many rows went."""
+    """The number of deleted rows."""
 
     jobs: int
     events: int
 
 
-# The newest job and the one with the newest event stay whatever their age: their numbers must not
-# come again, since a lease is told from others by the number of an event.
+# The newest job and the one with the newest event stay whatever their age: their ids must not
+# be used again, because the id of an event makes a lease unique.
 _OLD_JOBS = """
 SELECT id FROM job
  WHERE state IN ('done', 'superseded') AND updated_at < :before
@@ -31,16 +31,16 @@ SELECT id FROM job
 
 
 class StoreCleanup:
-    """The writer's broom. What the catalog holds and which keys were used is never forgotten."""
+    """Deletes old rows, but never records and used storage keys."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def give_up_uploads(self, now_ms: int) -> None:
         """
-        Make every upload that is of no use to a live job due for an abort.
+        Make every upload that no live job uses due for an abort.
 
-        Those are tried again, too, that the server once gave no way to abort.
+        This includes uploads that the server had no way to abort earlier.
         """
         with self._db.transaction():
             self._db.run(
@@ -53,7 +53,7 @@ class StoreCleanup:
 
     def drop_old(self, before_ms: int) -> Dropped:
         """
-        Forget what ended before *before_ms*: jobs that are not their file's latest, and events.
+        Delete jobs that ended before *before_ms* and are not their file's latest, and old events.
 
         Each job that stays keeps its newest event.
         """
@@ -70,15 +70,15 @@ class StoreCleanup:
 
     def compact(self) -> None:
         """
-        Give the room of dropped rows back to the disk.
+        Return the space of deleted rows to the disk.
 
         Raises:
-            StateFull: It needs as much room again for a moment, and there is none.
+            StateFull: There is no room for the temporary copy that this needs.
         """
         self._db.vacuum()
 
     def size(self) -> int:
-        """Bytes of the database, its log not counted."""
+        """Return the bytes of the database without its log."""
         pages, page = self._db.one("PRAGMA page_count"), self._db.one("PRAGMA page_size")
         assert pages is not None
         assert page is not None

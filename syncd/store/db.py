@@ -1,8 +1,8 @@
 """
-The database file: who may open it, how it is opened, how it grows.
+The database file: opening, migrating, transactions.
 
-One read-write connection on one thread, opened after the lock is held; everybody else reads with
-``mode=ro``. WAL with ``synchronous=EXTRA``: what was committed survives ``kill -9`` and power loss
+One read-write connection on one thread, opened while the lock is held; all others read with
+``mode=ro``. WAL with ``synchronous=EXTRA``: commits survive ``kill -9`` and power loss
 (https://sqlite.org/wal.html, https://sqlite.org/pragma.html#pragma_synchronous).
 """
 
@@ -19,20 +19,20 @@ from syncd.store.lock import unusable
 
 FILE_NAME = "syncd.db"
 WAL_MODE_SUFFIXES = ("", "-wal", "-shm")
-"""Of the three files that a connection in WAL mode has open."""
+"""Suffixes of the three files that a connection in WAL mode has open."""
 
 INDEX_SIZE = 32768
-"""Bytes by which SQLite makes the index of the log larger."""
+"""Bytes by which SQLite extends the index of the WAL."""
 
 Q = TypeVar("Q")
 
 
 class Database:
     """
-    A connection, with foreign exceptions turned into ours.
+    A connection that converts the exceptions of SQLite into ours.
 
-    Use ``Database.open`` for the one writer (the lock must be held) and ``Database.open_reader``
-    for everybody else.
+    Use ``Database.open`` for the one writer (which must hold the lock) and ``Database.open_reader``
+    for all others.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
@@ -58,7 +58,7 @@ class Database:
                 os.chmod(path, 0o600)
                 for pragma in (
                     "busy_timeout = 5000",
-                    # With a log the same as FULL; while a schema is made, its journal is gone for sure.
+                    # The same as FULL with a WAL; durable also for the journal while the schema is created.
                     "synchronous = EXTRA",
                     "foreign_keys = ON",
                     "journal_size_limit = 16777216",
@@ -66,7 +66,7 @@ class Database:
                     connection.execute(f"PRAGMA {pragma}")
                 database._check()
                 migrate(connection, path)
-                # Not before: a log of the whole schema beside the schema takes room twice.
+                # Not earlier: a WAL with the whole schema would take the space twice.
                 connection.execute("PRAGMA journal_mode = WAL").close()
                 database._fold_log()
                 database._opened = database._files()
@@ -94,7 +94,7 @@ class Database:
         if not os.access(path, os.R_OK, effective_ids=True):
             raise denied(path)
         with _errors(path):
-            # Every byte in hex, of an absolute path: any name that the writer takes can be read.
+            # Escape every byte, so that a reader can open any name that the writer can.
             where = "".join(f"%{byte:02x}" for byte in os.fsencode(os.path.abspath(path)))
             connection = sqlite3.connect(
                 f"file:{where}?mode=ro",
@@ -112,18 +112,18 @@ class Database:
         return cls(connection, path)
 
     def close(self) -> None:
-        """Close the connection; the writer folds the log into the file as it goes."""
+        """Close the connection; the writer then moves the WAL into the file."""
         self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """
-        Everything inside is one commit, or nothing is.
+        Run the block as one transaction.
 
-        Within another one it is a part of that, and what it raises has to end the other, too.
+        Inside another transaction it is part of that one; an exception must then end both.
 
         Raises:
-            StateFull: The disk is full. The log was folded into the file, which may have made room.
+            StateFull: The disk is full. The WAL was moved into the file, which may have made room.
             StateError: It cannot be written, or it was removed or replaced.
         """
         if self._committing:
@@ -144,7 +144,7 @@ class Database:
         """
         Require that the path still leads to the files that the writer has open.
 
-        SQLite goes on writing into files that were removed, and all of that would be lost.
+        SQLite continues to write into removed files, and everything written there is lost.
 
         Raises:
             StateError: A file, or the directory, was removed, renamed or replaced.
@@ -178,8 +178,8 @@ class Database:
                 raise
 
     def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> int:
-        """Execute one statement of a transaction; the number of rows it changed."""
-        # Alone it would be a commit that finds the disk full and does not fold the log.
+        """Execute one statement of a transaction and return the number of changed rows."""
+        # Outside a transaction, a full disk would not be handled.
         assert self._connection.in_transaction, sql
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             return cursor.rowcount
@@ -191,40 +191,40 @@ class Database:
             self._connection.executemany(sql, rows).close()
 
     def insert(self, sql: str, parameters: Sequence[Any] | dict[str, Any]) -> int:
-        """Insert one row in a transaction; its id."""
+        """Insert one row in a transaction and return its id."""
         assert self._connection.in_transaction, sql
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 
     def one(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Any | None:
-        """The first row, or None."""
+        """Return the first row, or None."""
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             return cursor.fetchone()
 
     def all(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
-        """All rows."""
+        """Return all rows."""
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             return cursor.fetchall()
 
     def tuples(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """All rows as tuples, which compare with others."""
+        """Return all rows as tuples, which can be compared."""
         with _errors(self._path), closing(self._connection.cursor()) as cursor:
             cursor.row_factory = None
             return cursor.execute(sql, parameters).fetchall()
 
     def vacuum(self) -> None:
-        """Give what deleted rows took back to the disk; the file is written anew beside itself."""
+        """Return the space of deleted rows to the disk; needs room for a temporary copy."""
         with _errors(self._path):
             self._connection.execute("VACUUM").close()
 
     def begin_reading(self) -> None:
-        """All that is asked from now until ``close`` is answered as of the first question."""
+        """Let all queries until ``close`` read the state as of the first one."""
         with _errors(self._path):
             self._connection.execute("BEGIN").close()
 
     def _fold_log(self) -> None:
-        """Write what the log holds into the file and cut the log, as far as there is room."""
+        """Move the WAL into the file and truncate it, as far as there is room."""
         with suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
@@ -237,12 +237,12 @@ class Database:
 @contextmanager
 def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | None]:
     """
-    What a state directory holds at one moment, running daemon or not; None while it holds nothing.
+    Read the store as of one moment, whether or not a daemon runs; None if there is no store.
 
-    Not to be kept open for long: the writer's log grows meanwhile.
+    Do not keep it open for long: the writer's WAL grows until it is closed.
 
     Args:
-        questions: Asks it: ``Outline`` or ``Report``.
+        questions: The class of queries: ``Outline`` or ``Report``.
 
     Raises:
         StateError: It cannot be read, or belongs to another version.
@@ -259,7 +259,7 @@ def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | 
 
 
 def migrations() -> list[str]:
-    """The numbered SQL files, in order; file n brings a database from version n - 1 to n."""
+    """Return the SQL files in order; file n migrates a database from version n - 1 to n."""
     folder = os.path.join(os.path.dirname(__file__), "migrations")
     return [
         _text(os.path.join(folder, name))
@@ -275,7 +275,7 @@ def _text(path: str) -> str:
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
     """
-    Bring the schema to this program's version; each file is one transaction of its own.
+    Migrate the schema to this program's version; each file is one transaction.
 
     Raises:
         StateError: The database was written by a newer syncd.
@@ -295,10 +295,10 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
 
 def require_version(connection: sqlite3.Connection, path: str) -> None:
     """
-    A reader needs exactly this program's schema.
+    Require exactly this program's schema.
 
     Raises:
-        StateError: It is another one.
+        StateError: The schema has another version.
     """
     version, ours = _version(connection), len(migrations())
     if version > ours:
@@ -326,7 +326,7 @@ def _errors(path: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-        raise  # the schema or the library refused what our own code tried: a bug, not a damaged disk
+        raise  # a bug in our code, not a damaged disk
     except sqlite3.DatabaseError as error:
         raise (StateFull if _may_pass(error, path) else StateError)(
             _explain(path, error)
@@ -336,7 +336,7 @@ def _errors(path: str) -> Iterator[None]:
 
 
 def _may_pass(error: sqlite3.DatabaseError, path: str) -> bool:
-    """Is the disk full, or is its file system mounted read-only? Nothing was written then."""
+    """Return whether the disk is full or mounted read-only; nothing was written then."""
     if _found_no_room(error, path):
         return True
     code = getattr(error, "sqlite_errorcode", 0)
@@ -347,9 +347,7 @@ def _may_pass(error: sqlite3.DatabaseError, path: str) -> bool:
 
 def _found_no_room(error: sqlite3.DatabaseError, path: str) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
-    if (
-        code != sqlite3.SQLITE_IOERR_SHMSIZE
-    ):  # what SQLite says of the log's index, whatever the reason
+    if code != sqlite3.SQLITE_IOERR_SHMSIZE:  # any error of the WAL's index
         return bool(code == sqlite3.SQLITE_FULL)
     try:
         disk = os.statvfs(path)

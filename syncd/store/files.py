@@ -1,4 +1,4 @@
-"""What is on disk as last judged, what the catalog holds as far as we know, and the roots."""
+"""Files on disk as last judged, and the models directories."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from syncd.types import (
 )
 
 PAGE = 10_000
-"""Rows read at a time."""
+"""Rows per query."""
 
 _UPSERT = (
     f"INSERT INTO file (root_id, rel_path, {', '.join(FINGERPRINT_COLUMNS)}, verdict, reason,"
@@ -42,7 +42,7 @@ _ENTANGLED = (
 )
 
 _Row = tuple[Any, ...]
-"""What ``_UPSERT`` takes."""
+"""The parameters of ``_UPSERT``."""
 
 _KEY = itemgetter(0, 1)
 """Root and path of a row."""
@@ -51,11 +51,11 @@ _KEY = itemgetter(0, 1)
 @dataclass(frozen=True, slots=True)
 class RootRow:
     """
-    A root as its last whole walk left it.
+    A root after its last complete scan.
 
     Args:
-        mounts: Its file systems, as ``scan.mounts_in``; empty before the first whole walk.
-        rules: Digest of the rules that its files were judged by.
+        mounts: Its file systems, as ``scan.mounts_in``; empty before the first complete scan.
+        rules: The digest of the rules of that scan.
     """
 
     mounts: Mapping[str, Mount]
@@ -66,7 +66,7 @@ class RootRow:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file that stands still, where it goes, and what no other file may have."""
+    """A settled file, its target, and the key that no other file may have."""
 
     found: FoundFile
     target: Target
@@ -82,9 +82,9 @@ class Wanted:
 @dataclass(slots=True)
 class Admission:
     """
-    What became of wanted files: new *jobs*, *conflicts*, or neither, being in the catalog already.
+    The result of admitting files: new *jobs* and *conflicts*; files in the catalog are in neither.
 
-    ``freed`` are files to be looked at afresh, because a conflict with one of these ended.
+    ``freed`` are files to examine again, because their conflict with one of these ended.
     """
 
     jobs: dict[PathKey, int] = field(default_factory=dict)
@@ -96,15 +96,14 @@ class KnownFiles:
     """
     The files of a root at or below a path (all of it by default) as last judged, in path order.
 
-    Each is read once: what was passed over does not come again. Read in pages, so that a million
-    files need no more memory than a thousand.
+    Each file is read once, also if it is skipped. Reading in pages bounds the memory.
     """
 
     def __init__(self, db: Database, root_id: int, below: str = "") -> None:
         self._db = db
         self._root_id = root_id
         path = os.fsencode(below)
-        # Bounds are made here: in SQL, X || Y is text, and text is less than any blob.
+        # Compute bounds here: in SQL, X || Y is text, and text sorts before any blob.
         self._after = path + b"/" if below else b""
         self._end = path + b"0" if below else None
         where = "SELECT * FROM file WHERE root_id = ? AND rel_path = ?"
@@ -116,9 +115,9 @@ class KnownFiles:
 
     def pass_over(self, traces: Sequence[StatKey]) -> bool:
         """
-        Pass over the next files if they are just *traces* and none of them is incomplete.
+        Skip the next files if they are exactly *traces* and none of them is incomplete.
 
-        Otherwise False, and nothing is passed over.
+        Otherwise return False and skip nothing.
         """
         last = self._ordered(traces[-1][0])
         rows = self._db.tuples(
@@ -133,7 +132,7 @@ class KnownFiles:
         return True
 
     def through(self, path: bytes) -> Iterator[KnownFile]:
-        """The next files up to *path*, that one included."""
+        """Return the next files up to and including *path*."""
         yield from self._read(" AND rel_path <= :bound", self._ordered(path))
         self._after = path
 
@@ -158,7 +157,7 @@ class KnownFiles:
 
 
 def find_root(db: Database, path: str, real_path: str, type_key: str | None) -> int | None:
-    """The id of the root at *path*, else of the one that another spelling of it leads to."""
+    """Return the id of the root at *path*, else of one with the same real path."""
     row = db.one(
         "SELECT id FROM root WHERE type_key IS :type AND (path = :path OR real_path = :real)"
         " ORDER BY path <> :path LIMIT 1",
@@ -168,7 +167,7 @@ def find_root(db: Database, path: str, real_path: str, type_key: str | None) -> 
 
 
 def root_row_of(db: Database, row: Any) -> RootRow:
-    """A row of the root table, with the root's mounts."""
+    """Convert a row of the root table and add the root's mounts."""
     mounts = db.all("SELECT * FROM mount WHERE root_id = ?", (row["id"],))
     return RootRow(
         {os.fsdecode(mount["rel_path"]): _mount_of(mount) for mount in mounts},
@@ -183,7 +182,7 @@ def _mount_of(row: Any) -> Mount:
 
 
 class Files:
-    """The file, record and root tables."""
+    """The file and root tables."""
 
     def __init__(self, db: Database, jobs: Jobs) -> None:
         self._db = db
@@ -195,10 +194,10 @@ class Files:
         self, path: str, *, real_path: str | None = None, type_key: str | None = None
     ) -> int:
         """
-        The id of the root at *path*, given to it when it was first seen.
+        Return the id of the root at *path*, creating it if needed.
 
-        Under another spelling that leads to the same *real_path* (*path* itself by default) a root
-        keeps its id; two types in one directory are two roots.
+        A root keeps its id under another path with the same *real_path* (*path* by default). One
+        directory with two types is two roots.
         """
         real_path = real_path or path
         places = (os.fsencode(path), os.fsencode(real_path))
@@ -216,18 +215,18 @@ class Files:
             return root_id
 
     def root(self, root_id: int) -> RootRow:
-        """What is remembered of a root."""
+        """Return what is remembered about a root."""
         row = self._db.one("SELECT * FROM root WHERE id = ?", (root_id,))
         assert row is not None
         return root_row_of(self._db, row)
 
     def models_below(self, root_id: int, folders: Iterable[str]) -> dict[str, int]:
-        """How many known files, those that the rules ignore left out, are below each of *folders*."""
+        """Count the known files below each of *folders*, without those that the rules ignore."""
         sql = (
             "SELECT count(*) AS n FROM file WHERE root_id = ? AND rel_path > ? AND rel_path < ?"
             " AND verdict <> 'ignored'"
         )
-        # "0" is the byte after "/": this is everything below the folder.
+        # "0" is the byte after "/", so the bounds enclose everything below the folder.
         bounds = {
             folder: (os.fsencode(f"{folder}/"), os.fsencode(f"{folder}0")) for folder in folders
         }
@@ -243,7 +242,7 @@ class Files:
         models: bool,
         rules: str = "",
     ) -> None:
-        """A whole walk of the root ended, on these *mounts*, by these *rules*, having met a model or not."""
+        """Commit the end of a complete scan: its *mounts*, *rules* and whether it found a model."""
         with self._db.transaction():
             self._db.run(
                 "UPDATE root SET scanned_at = ?, rules = ?,"
@@ -265,17 +264,17 @@ class Files:
             )
 
     def accept(self) -> None:
-        """Forget the mounts of all roots, and that they held models: the next walk takes them as they are."""
+        """Forget the mounts of all roots and that they held models; the next scan accepts any."""
         with self._db.transaction():
             self._db.run("DELETE FROM mount")
             self._db.run("UPDATE root SET held_model_at = NULL")
 
     def retire(self, configured: Collection[int], now_ms: int) -> None:
         """
-        Forget the files of roots that are not watched any more, and what could not be read.
+        Forget the files of roots that are no longer configured, and unreadable files.
 
-        Records stay, so a tree that only moved is adopted again without sending a byte. Permissions
-        can be mended without a trace on the file itself, so a start looks again.
+        Records stay, so a moved tree is adopted without sending a byte. Unreadable files are
+        examined again at each start, because fixing a folder's permissions leaves no trace on them.
         """
         with self._db.transaction():
             marks = ", ".join("?" * len(configured))
@@ -301,17 +300,17 @@ class Files:
     # -- what is on disk -------------------------------------------------------------------------
 
     def known(self, root_id: int, below: str = "") -> KnownFiles:
-        """The files at or below a path (all of a root's by default) as last judged."""
+        """Return the files at or below a path (the whole root by default) as last judged."""
         return KnownFiles(self._db, root_id, below)
 
     def judge(
         self, judged: Sequence[tuple[FoundFile, Verdict, str, str | None]], now_ms: int
     ) -> list[PathKey]:
         """
-        Remember files that get no job: (file, verdict, reason, model_path where there is one).
+        Remember files that get no job: (file, verdict, reason, model_path if any).
 
-        A live job of such a path is superseded, and a conflict that it was part of ends: the others
-        of it are forgotten and returned, to be looked at afresh.
+        This supersedes live jobs of the paths and ends their conflicts. The other files of these
+        conflicts are forgotten and returned; the caller must examine them again.
         """
         rows = [
             _row(found, verdict, reason, model_path, None, now_ms)
@@ -319,7 +318,7 @@ class Files:
         ]
         freed: list[PathKey] = []
         with self._db.transaction():
-            # Of a million new files none has a job or a conflict: one question for all tells that.
+            # New files have no job or conflict: one query for the whole range usually shows that.
             entangled = self._is_entangled(rows)
             for (found, _, reason, _), row in zip(judged, rows, strict=True):
                 if entangled and self._is_entangled([row]):
@@ -330,10 +329,10 @@ class Files:
 
     def admit(self, wanted: Iterable[Wanted], now_ms: int) -> Admission:
         """
-        Wanted files stand still: remember them and queue their jobs, in one commit.
+        Remember settled files and queue their jobs, in one commit.
 
-        Where another path would get the same place in the catalog, neither is uploaded: both become
-        conflicts, each naming the other. A file that is in the catalog as it is gets no job.
+        If another path has the same place in the catalog, both become conflicts that name each
+        other, and neither is uploaded. A file that is already in the catalog gets no job.
         """
         admission = Admission()
         with self._db.transaction():
@@ -343,9 +342,10 @@ class Files:
 
     def refresh(self, found: FoundFile, now_ms: int) -> bool:
         """
-        Only ctime moved under a live job: remember the new one, the worker compares the bytes.
+        Remember a new ctime of a file with a live job, whose worker compares the bytes.
 
-        False, and nothing changed, where the path has no live job.
+        Returns:
+            False, and nothing changes, if the path has no live job.
         """
         with self._db.transaction():
             live = self._db.one(
@@ -363,10 +363,10 @@ class Files:
 
     def forget(self, gone: Iterable[KnownFile], now_ms: int) -> list[PathKey]:
         """
-        The paths are no longer on disk; their live jobs are superseded.
+        Forget paths that are no longer on disk and supersede their live jobs.
 
-        A file that was in conflict with a forgotten one is forgotten with it and returned, to be
-        looked at afresh.
+        Files in conflict with them are forgotten too and returned; the caller must examine them
+        again.
         """
         freed: list[PathKey] = []
         with self._db.transaction():
@@ -383,7 +383,7 @@ class Files:
         return freed
 
     def judge_afresh(self, keys: Iterable[PathKey]) -> None:
-        """Forget why these paths get no job: the next look at them, or the next start, judges anew."""
+        """Forget why these paths get no job, so that the next scan judges them again."""
         with self._db.transaction():
             self._db.run_many(
                 "DELETE FROM file WHERE root_id = ? AND rel_path = ? AND verdict <> 'wanted'",
@@ -391,15 +391,15 @@ class Files:
             )
 
     def mark_unreadable(self, root_id: int, rel_path: str, reason: str, now_ms: int) -> None:
-        """The worker could not open the file; it is looked at again when its ctime moves."""
+        """Mark a file that the worker could not open until its ctime changes."""
         with self._db.transaction():
             self._mark(root_id, rel_path, Verdict.UNREADABLE, reason, now_ms)
 
     def mark_incomplete(self, job: Job, reason: str, now_ms: int) -> None:
         """
-        The worker found other bytes than there should be: its job is superseded, the file remembered.
+        Supersede the job of a file that has other bytes than expected, and mark the file.
 
-        Nothing happens where the job is not the worker's any more.
+        Nothing happens if the worker's lease is no longer valid.
         """
         with self._db.transaction():
             ours = self._db.one(
@@ -410,7 +410,7 @@ class Files:
                 self._jobs.replace_live(job.root_id, job.rel_path, now_ms, reason=reason)
                 self._mark(job.root_id, job.rel_path, Verdict.INCOMPLETE, reason, now_ms)
 
-    # -- inside ----------------------------------------------------------------------------------
+    # -- internals -------------------------------------------------------------------------------
 
     def _mark(
         self, root_id: int, rel_path: str, verdict: Verdict, reason: str, now_ms: int
@@ -437,7 +437,7 @@ class Files:
             admission.jobs[wanted.key] = job_id
 
     def _is_entangled(self, rows: Sequence[_Row]) -> bool:
-        """Has a path between the first and the last of *rows* a job that may go, or a conflict?"""
+        """Return whether a path from the first to the last of *rows* has a live job or a conflict."""
         if not rows:
             return False
         first, last = min(rows, key=_KEY), max(rows, key=_KEY)
@@ -452,7 +452,7 @@ class Files:
         ]
 
     def _leave_conflict(self, root_id: int, rel_path: str, clash_key: str | None) -> list[PathKey]:
-        """Unless the path keeps its *clash_key*, forget whom it was in conflict with; the others."""
+        """End the path's conflict unless its *clash_key* stays; returns the other files of it."""
         rows = self._db.all(
             "DELETE FROM file WHERE verdict = 'conflict' AND clash_key ="
             " (SELECT clash_key FROM file WHERE root_id = :root AND rel_path = :path"
@@ -483,7 +483,7 @@ class Files:
         self._remember(found, Verdict.CONFLICT, reason, target.model_path, clash_key, now_ms)
 
     def _seen_from(self, root_id: int, file: FoundFile | KnownFile) -> str:
-        """What tells *file* apart for somebody in a root: its path there, else its whole path."""
+        """Return the path of *file* in the root, or its absolute path if it is elsewhere."""
         if file.root_id == root_id:
             return file.rel_path
         row = self._db.one("SELECT path FROM root WHERE id = ?", (file.root_id,))

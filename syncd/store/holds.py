@@ -1,4 +1,4 @@
-"""Why everything waits, what a server has shown of itself, and how much it was sent."""
+"""Holds, what is known about a server, and how many bytes it received."""
 
 import hashlib
 
@@ -19,7 +19,7 @@ class Holds:
     def put(
         self, kind: HoldKind, *, reason: str, advice: str | None, probe_at: int, now_ms: int
     ) -> HoldRow:
-        """Begin a hold, or note that its probe failed; ``since`` stays the first time."""
+        """Begin a hold, or count a failed probe of it; ``since`` does not change."""
         with self._db.transaction():
             row = self._db.one(
                 "INSERT INTO hold (kind, since, reason, advice, probe_at) VALUES (?, ?, ?, ?, ?)"
@@ -31,7 +31,7 @@ class Holds:
         return hold_of(row)
 
     def pause(self, now_ms: int) -> None:
-        """A person wants nothing to be sent until they say so; a second time changes nothing."""
+        """Begin the hold of ``syncd pause``; no effect if it exists."""
         with self._db.transaction():
             self._db.run(
                 "INSERT OR IGNORE INTO hold (kind, since, reason, advice, probe_at) VALUES (?, ?, ?, ?, ?)",
@@ -39,21 +39,21 @@ class Holds:
             )
 
     def all(self) -> list[HoldRow]:
-        """The holds in force, oldest first."""
+        """Return the active holds, oldest first."""
         return holds_in(self._db)
 
     def probe_now(self, now_ms: int) -> None:
-        """Something changed (a restart, a new credential): probe every hold at once."""
+        """Make every hold due for a probe, after a restart or with a new credential."""
         with self._db.transaction():
             self._db.run("UPDATE hold SET probe_at = ?", (now_ms,))
 
     def postpone(self, probe_at: int) -> None:
-        """A probe is under way: nobody else probes before *probe_at*."""
+        """Let no other job probe before *probe_at*."""
         with self._db.transaction():
             self._db.run("UPDATE hold SET probe_at = max(probe_at, ?)", (probe_at,))
 
     def clear(self, *kinds: HoldKind) -> list[HoldRow]:
-        """End these holds; the ones that were in force."""
+        """End these holds; returns those that were active."""
         ended = [hold for hold in self.all() if hold.kind in kinds]
         if ended:
             with self._db.transaction():
@@ -64,7 +64,7 @@ class Holds:
 
 
 class Sent:
-    """Bytes that left for the object store, by the hour (its beginning, Unix ms)."""
+    """Bytes sent to the object store, by hour (its start, Unix ms)."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -73,7 +73,7 @@ class Sent:
         return {row["hour"]: row["bytes"] for row in self._db.all("SELECT * FROM sent")}
 
     def add(self, size: int, now_ms: int) -> None:
-        """Count *size* bytes, and forget the hours that no longer matter."""
+        """Count *size* bytes, and delete hours that no longer matter."""
         with self._db.transaction():
             self._db.run("DELETE FROM sent WHERE hour < ?", (oldest_hour(now_ms),))
             self._db.run(
@@ -84,16 +84,16 @@ class Sent:
 
 
 class Servers:
-    """Routes that ever answered 2xx, and the storage host a server was first seen to use."""
+    """Routes that ever answered 2xx, and the storage host that each server used first."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def claim_state(self, base_url: str, team_id: str | None) -> tuple[str, str | None]:
         """
-        The cloud and team that this store's records belong to: the first ones it was used with.
+        Return the cloud and team that the records belong to: the first ones that syncd used.
 
-        A device key names no team; the first team that is named is kept.
+        A device key names no team, so the first known team is kept.
         """
         with self._db.transaction():
             self._db.run(
@@ -107,12 +107,12 @@ class Servers:
         return row["base_url"], row["team_id"]
 
     def trusts_key(self, key: str) -> bool:
-        """Is it the device key that was last known to show this store's records?"""
+        """Return whether *key* is the last device key that was verified to show the records."""
         row = self._db.one("SELECT key_digest FROM cloud")
         return row is not None and row["key_digest"] == _digest(key)
 
     def trust_key(self, key: str | None) -> None:
-        """From now on the records are those of this device key's team; None: of a session's."""
+        """Remember the device key whose team has the records; None: a session is used."""
         with self._db.transaction():
             self._db.run(
                 "UPDATE cloud SET key_digest = :new WHERE key_digest IS NOT :new",
@@ -131,7 +131,7 @@ class Servers:
             )
 
     def pin_storage_host(self, base_url: str, host: str, now_ms: int) -> str:
-        """The host that takes the bytes: the first one seen stays."""
+        """Remember the storage host of a server; returns the first one that was remembered."""
         with self._db.transaction():
             self._db.run(
                 "INSERT OR IGNORE INTO storage_host (base_url, host, pinned_at) VALUES (?, ?, ?)",

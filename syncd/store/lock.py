@@ -1,7 +1,7 @@
 """
-The right to write in a state directory.
+The lock on a state directory.
 
-A room of its own, since whoever only asks whether a syncd is running needs no database.
+It is separate from the database, so that a command can check for a running syncd without SQLite.
 """
 
 import errno
@@ -19,9 +19,9 @@ FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 class Lock:
     """
-    The right to write in a state directory: an flock on the directory itself.
+    An exclusive flock on the state directory itself.
 
-    A lock file could be removed, and a new one would let a second owner in.
+    A lock file could be removed, and a new one would admit a second owner.
 
     Raises:
         AlreadyRunning: Another process holds it.
@@ -44,20 +44,19 @@ class Lock:
         except BlockingIOError:
             os.close(self._fd)
             raise AlreadyRunning(
-                f"Another syncd is at work on {printable(state_dir)}. "
-                "Ask it with 'syncd status', or stop it first."
+                f"Another syncd is using {printable(state_dir)}. "
+                "Check it with 'syncd status', or stop it first."
             ) from None
         except OSError as error:
             os.close(self._fd)
             raise unusable(state_dir, error) from error
 
     def close(self) -> None:
-        """Give the right back."""
         os.close(self._fd)
 
 
 def _require_writable(state_dir: str) -> None:
-    """An flock needs no right to write, so a database that cannot be made would be the first sign."""
+    """Raise OSError early: an flock needs no write permission, and the database would fail later."""
     if not os.access(state_dir, os.W_OK | os.X_OK, effective_ids=True):
         read_only = os.statvfs(state_dir).f_flag & os.ST_RDONLY
         code = errno.EROFS if read_only else errno.EACCES
@@ -65,7 +64,7 @@ def _require_writable(state_dir: str) -> None:
 
 
 def _flock_patiently(fd: int) -> None:
-    """A reader that asks ``is_locked`` holds the lock for an instant: that is no other owner."""
+    """Retry briefly, because ``is_locked`` in another process holds the lock for an instant."""
     for _ in range(TRIES - 1):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +77,7 @@ def _flock_patiently(fd: int) -> None:
 
 def is_locked(state_dir: str) -> bool:
     """
-    Does a running syncd own *state_dir*?
+    Return whether a running syncd owns *state_dir*.
 
     Raises:
         AccessDenied: This account may not read it.
@@ -99,7 +98,7 @@ def is_locked(state_dir: str) -> bool:
 
 
 def unusable(state_dir: str, error: OSError) -> StateError:
-    """What to tell where *state_dir* cannot be opened or written."""
+    """Return the error for a *state_dir* that cannot be opened or written."""
     return StateError(
         f"The state directory {printable(state_dir)} cannot be used: {error.strerror}. "
         "Give syncd a directory that it may write, on a local disk (state_dir)."

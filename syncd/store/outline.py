@@ -1,8 +1,7 @@
 """
-What ``syncd status`` shows, read without disturbing the writer.
+The queries of ``syncd status``; they run beside the writer.
 
-A room beside ``report``, since that command is over before all that the other questions need is
-imported.
+They are separate from ``reports`` so that ``syncd status`` imports little and starts fast.
 """
 
 import os
@@ -17,9 +16,9 @@ from syncd.store.db import Database
 
 class FileReport(NamedTuple):
     """
-    One file on disk: where it stands and why. Times are Unix milliseconds, sizes bytes.
+    The state of one file on disk. Times are Unix milliseconds, sizes bytes.
 
-    ``root_type`` is the type that the root gives to all its files, None below ``models_dir``.
+    ``root_type`` is the type of all files of the root, None below ``models_dir``.
     """
 
     root: str
@@ -40,7 +39,7 @@ class FileReport(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What a person is told: the path below ``models_dir``, elsewhere all of it."""
+        """The path to display: relative to ``models_dir``, absolute elsewhere."""
         return self.path if self.root_type is None else f"{self.root}/{self.path}"
 
 
@@ -53,14 +52,14 @@ class RootReport(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """So many files, of so many bytes in all."""
+    """A number of files and their total bytes."""
 
     files: int
     bytes: int
 
 
 class PassedOver(NamedTuple):
-    """So many files get no job by one rule, one of them for example (as ``FileReport.shown``)."""
+    """The files that one rule ignores; ``example`` is one of them (as ``FileReport.shown``)."""
 
     files: int
     reason: str
@@ -68,7 +67,7 @@ class PassedOver(NamedTuple):
 
 
 class NextTry(NamedTuple):
-    """A file that is tried again at ``run_after``, after ``attempt`` attempts, and why."""
+    """A file that is retried at ``run_after``, after ``attempt`` attempts."""
 
     path: str
     run_after: int
@@ -77,7 +76,7 @@ class NextTry(NamedTuple):
 
 
 class HoldRow(NamedTuple):
-    """One reason to wait: since when, why, what a person can do, and when it is probed next."""
+    """An active hold."""
 
     kind: HoldKind
     since: int
@@ -88,7 +87,7 @@ class HoldRow(NamedTuple):
 
     @property
     def needs_person(self) -> bool:
-        """Waiting alone will not end it."""
+        """Whether an operator must act to end it."""
         return self.kind is HoldKind.OPERATOR
 
 
@@ -119,11 +118,11 @@ _STUCK = (
     " OR (job.state = 'queued' AND job.held_class = 'large')"
     " OR (job.state = 'done' AND record.drift IS NOT NULL)"
 )
-"""Files that syncd does not bring into the catalog by itself."""
+"""Files that syncd cannot bring into the catalog without help."""
 
 
 class Outline:
-    """Read-only questions about everything at once."""
+    """Read-only queries about the whole store."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -137,16 +136,16 @@ class Outline:
         ]
 
     def holds(self) -> list[HoldRow]:
-        """What everything waits for."""
+        """Return the active holds."""
         return holds_in(self._db)
 
     def files(self) -> Iterator[FileReport]:
-        """Every file on disk as last judged, by path; names are printable."""
+        """Yield every file on disk as last judged, by path; names are printable."""
         for row in self._db.all(FILES):
             yield file_report(row)
 
     def in_catalog(self, most: int | None) -> list[FileReport]:
-        """The files in the catalog, by path; so many *most*, None: all."""
+        """Return at most *most* files in the catalog, by path; None: all."""
         rows = self._db.all(
             f"{SELECT} WHERE {_REGISTERED} ORDER BY root.id, file.rel_path LIMIT ?",
             (-1 if most is None else most,),
@@ -155,12 +154,12 @@ class Outline:
 
     def not_in_catalog(self, on_the_way: int | None) -> list[FileReport]:
         """
-        The files that are neither in the catalog nor ignored by a rule: first those that are stuck,
+        Return the files that are neither in the catalog nor ignored: first those that are stuck,
         then those that are queued, waiting or uploading; each group by path.
 
         Args:
-            on_the_way: How many of the second group at most; None: all. In a backfill they are
-                nearly all files, and a report of each takes most of the time of an answer.
+            on_the_way: At most this many of the second group; None: all. In a backfill these are
+                nearly all files, and reporting each takes most of the time.
         """
         sql = (
             f"{SELECT} WHERE file.verdict <> 'ignored' AND ({_REGISTERED}) IS NOT TRUE"
@@ -170,7 +169,7 @@ class Outline:
         return list(map(file_report, (*self._db.all(sql, (1, -1)), *self._db.all(sql, (0, most)))))
 
     def passed_over(self) -> list[PassedOver]:
-        """What was passed over by which rule, the rule that met most files first."""
+        """Return the files that each rule ignores, most files first."""
         rows = self._db.all(
             "SELECT count(*) AS files, reason, min(rel_path) AS rel_path, root.path,"
             " root.type_key FROM file JOIN root ON root.id = file.root_id"
@@ -179,7 +178,7 @@ class Outline:
         return [PassedOver(row["files"], row["reason"] or "", shown(row, row)) for row in rows]
 
     def amounts(self) -> dict[str, Amount]:
-        """How many files are in each state that any is in, and their bytes."""
+        """Return the number and bytes of the files in each state that occurs."""
         files, size = Counter[str](), Counter[str]()
         for row in self._db.all(
             "SELECT verdict, state, held_class, last_kind, drift, count(*) AS files,"
@@ -192,7 +191,7 @@ class Outline:
         return {state: Amount(files[state], size[state]) for state in files}
 
     def next_tries(self, most: int) -> list[NextTry]:
-        """The files that are tried again soonest; names are printable."""
+        """Return the files that are retried soonest; names are printable."""
         rows = self._db.all(
             "SELECT rel_path, run_after, attempt, last_error FROM job WHERE state = 'queued'"
             " AND held_class IS NULL AND last_kind IS NOT NULL ORDER BY run_after LIMIT ?",
@@ -209,13 +208,13 @@ class Outline:
         ]
 
     def oldest_waiting_at(self) -> int | None:
-        """Since when the oldest job waits that a worker may take."""
+        """Return when the oldest queued job that is not held was created."""
         return self._moment(
             "SELECT min(created_at) AS at FROM job WHERE state = 'queued' AND held_class IS NULL"
         )
 
     def last_success_at(self) -> int | None:
-        """When a file came into the catalog last, or was found there."""
+        """Return when a file was last registered or found in the catalog."""
         return self._moment("SELECT max(registered_at) AS at FROM record")
 
     def _moment(self, sql: str) -> int | None:
@@ -223,17 +222,17 @@ class Outline:
         return None if row is None else row["at"]
 
     def uploads(self) -> Counter[UploadState]:
-        """How many multipart uploads were left in each state."""
+        """Count the multipart uploads in each state."""
         rows = self._db.all("SELECT state, count(*) AS n FROM upload GROUP BY state")
         return Counter({UploadState(row["state"]): row["n"] for row in rows})
 
     def abandoned_uploads(self) -> int:
-        """Multipart uploads that the server gave no way to abort."""
+        """Count the multipart uploads that the server had no way to abort."""
         return self.uploads()[UploadState.ABANDONED]
 
 
 def holds_in(db: Database) -> list[HoldRow]:
-    """The holds in force, oldest first."""
+    """Return the active holds, oldest first."""
     return [hold_of(row) for row in db.all("SELECT * FROM hold ORDER BY since")]
 
 
@@ -242,7 +241,7 @@ def hold_of(row: Any) -> HoldRow:
 
 
 def shown(root: Any, file: Any) -> str:
-    """What a person is told of a file's row, below a root's row: ``FileReport.shown``."""
+    """Return the path to display for a file's row: ``FileReport.shown``."""
     rel_path = os.fsdecode(file["rel_path"])
     if root["type_key"] is not None:
         rel_path = os.path.join(os.fsdecode(root["path"]), rel_path)

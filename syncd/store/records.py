@@ -1,9 +1,9 @@
 """
-What the catalog is known to hold, and which of our records have had their time.
+Catalog records that syncd knows, and their retirement.
 
-A record is ours if this syncd registered it. One whose path got new bytes is *replaced*; one whose
-file went away is *gone*. Either way only a record of ours is ever touched, one call at a time, with
-the intent committed first. Who wants a record back before that call has it.
+A record is ours if this syncd registered it. It is *replaced* if its path has new bytes, and *gone* if
+its file was deleted. syncd retires only its own records, one call at a time, after it committed the
+intent. Until then a job can claim the record back.
 """
 
 import os
@@ -18,7 +18,7 @@ from syncd.types import Job, KnownFile, Record, Remark, Target
 
 @dataclass(frozen=True, slots=True)
 class RecordToRetire:
-    """A record of ours whose time is over; ``replaced`` by new bytes, else its file is gone."""
+    """A record of ours to retire: ``replaced`` by new bytes, otherwise its file is gone."""
 
     record_id: str
     model_path: str
@@ -42,7 +42,7 @@ class Changing:
     leaving: bool
 
     def took_effect(self, record: Record | None) -> bool:
-        """Does the catalog's *record* (None: it is gone) show that the change took effect?"""
+        """Return whether the catalog's *record* (None: deleted) shows the change."""
         if record is None or record.model_path not in (None, self.model_path):
             return True
         return self.leaving and is_disabled(record)
@@ -51,12 +51,12 @@ class Changing:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """
-    A record that should be in force.
+    A record that should be in the catalog.
 
     Args:
         ours: This syncd registered it.
-        drift: What others had done to it when it was last looked at.
-        twin_id: The record that it was about to make way for.
+        drift: What others did to it, as of the last comparison.
+        twin_id: The record that is about to replace it.
     """
 
     record_id: str
@@ -68,13 +68,13 @@ class Standing:
 
 
 class Records:
-    """The record table. Methods that write belong on the store's thread."""
+    """The record table."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def note(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> None:
-        """The record holds the job's bytes at its path; ours with other bytes there are replaced."""
+        """Remember the record of a job; our records with other bytes at its path become replaced."""
         path = job.target.model_path
         self._db.run(
             "INSERT INTO record (record_id, model_path, sha256, size, storage_key, root_id,"
@@ -83,7 +83,7 @@ class Records:
             " storage_key = coalesce(excluded.storage_key, storage_key),"
             " registered_at = excluded.registered_at,"
             " root_id = excluded.root_id, rel_path = excluded.rel_path,"
-            # A record of ours that is met again in the catalog is still ours.
+            # A record of ours that is found again in the catalog stays ours.
             " adopted = CASE WHEN record_id = excluded.record_id THEN min(adopted, excluded.adopted)"
             " ELSE excluded.adopted END,"
             " gone_at = NULL, replaced_at = NULL, retire_sent_at = NULL, retired_at = NULL,"
@@ -109,9 +109,9 @@ class Records:
 
     def claim(self, model_path: str, sha256: str) -> str | None:
         """
-        The id of the record known to hold these bytes at that path; it stays from now on.
+        Return the known record with these bytes at that path, and keep it from being retired.
 
-        None also where it is being retired, or was.
+        None if there is none, or if its retirement has begun.
         """
         with self._db.transaction():
             row = self._db.one(
@@ -123,11 +123,11 @@ class Records:
         return None if row is None else str(row["record_id"])
 
     def has_size(self, size: int) -> bool:
-        """Is any record known whose file has *size* bytes?"""
+        """Return whether a record of a file of *size* bytes is known."""
         return self._db.one("SELECT 1 FROM record WHERE size = ? LIMIT 1", (size,)) is not None
 
     def is_leaving(self, record_id: str) -> bool:
-        """Was the call that retires it sent, or about to be?"""
+        """Return whether its retirement has begun."""
         return (
             self._db.one(
                 "SELECT 1 FROM record WHERE record_id = ? AND retire_sent_at IS NOT NULL",
@@ -137,7 +137,7 @@ class Records:
         )
 
     def remark(self, record_id: str, remark: Remark, reason: str, now_ms: int) -> None:
-        """Add an event to the history of the file that a record stands for."""
+        """Add an event to the history of the record's file."""
         with self._db.transaction():
             self._db.run(
                 f"{_REMARK} WHERE record_id = :record AND state = 'done' ORDER BY id DESC LIMIT 1",
@@ -145,7 +145,7 @@ class Records:
             )
 
     def note_gone(self, file: KnownFile, now_ms: int) -> None:
-        """The file is no longer on disk. Nothing happens to its record for now."""
+        """Mark the records of a deleted file; they are retired later."""
         place = {"root": file.root_id, "path": os.fsencode(file.rel_path)}
         self._db.run(
             f"{_REMARK} WHERE state = 'done' AND id = (SELECT max(id) FROM job"
@@ -162,10 +162,10 @@ class Records:
             (now_ms, file.root_id, os.fsencode(file.rel_path)),
         )
 
-    # -- moving ----------------------------------------------------------------------------------
+    # -- renames ---------------------------------------------------------------------------------
 
     def movable(self, sha256: str) -> str | None:
-        """The id of a record of ours with these bytes whose own file is gone: perhaps it was renamed."""
+        """Return a record of ours with these bytes whose file is gone, perhaps renamed."""
         row = self._db.one(
             "SELECT record_id FROM record WHERE sha256 = ? AND adopted = 0 AND gone_at IS NOT NULL"
             f" AND retire_sent_at IS NULL AND {_KNOWN_ID} AND {_NO_FILE}"
@@ -175,7 +175,7 @@ class Records:
         return None if row is None else str(row["record_id"])
 
     def note_moved(self, record_id: str, target: Target) -> None:
-        """The record stands at another path now."""
+        """Commit that the record has another path now."""
         with self._db.transaction():
             self._db.run(
                 "UPDATE OR REPLACE record SET model_path = ?, gone_at = NULL WHERE record_id = ?",
@@ -185,11 +185,11 @@ class Records:
     # -- changes of unknown outcome --------------------------------------------------------------
 
     def intend_change(self, record_id: str, now_ms: int) -> None:
-        """An update or delete of it is about to be sent."""
+        """Commit the intent to send an update or delete."""
         self._set_change_sent_at(record_id, now_ms)
 
     def note_answered(self, record_id: str) -> None:
-        """The outcome of its last update or delete is known."""
+        """Commit that the last update or delete has a known outcome."""
         self._set_change_sent_at(record_id, None)
 
     def _set_change_sent_at(self, record_id: str, at_ms: int | None) -> None:
@@ -199,12 +199,12 @@ class Records:
             )
 
     def change_sent_at(self, record_id: str) -> int | None:
-        """When a change of unknown outcome was sent, Unix ms; None if there is none."""
+        """Return when a change of unknown outcome was sent (Unix ms), or None."""
         row = self._db.one("SELECT change_sent_at FROM record WHERE record_id = ?", (record_id,))
         return None if row is None else row["change_sent_at"]
 
     def changing(self, sha256: str) -> list[Changing]:
-        """The records of these bytes, at any path, that have a change of unknown outcome."""
+        """Return the records of these bytes that have a change of unknown outcome."""
         rows = self._db.all(
             "SELECT * FROM record WHERE sha256 = ? AND change_sent_at IS NOT NULL", (sha256,)
         )
@@ -219,7 +219,7 @@ class Records:
         ]
 
     def settle_change(self, changing: Changing, record: Record | None, now_ms: int) -> None:
-        """Take over what became of a change: *record* is the catalog's, None if it is gone."""
+        """Apply the outcome of a change; *record* is the catalog's, None if it was deleted."""
         if record is not None and record.model_path not in (None, changing.model_path):
             self._relocate(changing.record_id, record.model_path)
         if changing.leaving:
@@ -235,7 +235,7 @@ class Records:
             )
 
     def _end_retirement(self, record_id: str, retired_at: int | None) -> None:
-        """It is retired, or (None) it stays as it was before."""
+        """Mark it as retired, or (None) as not retired after all."""
         with self._db.transaction():
             self._db.run(
                 "UPDATE record SET retired_at = :at, retire_sent_at ="
@@ -243,21 +243,21 @@ class Records:
                 {"at": retired_at, "id": record_id},
             )
 
-    # -- what others did to them -----------------------------------------------------------------
+    # -- drift -----------------------------------------------------------------------------------
 
     def has_unchecked(self) -> bool:
-        """Is one known that was never compared with the listing?"""
+        """Return whether a record was never compared with the listing."""
         return (
             self._db.one(f"SELECT 1 FROM record WHERE checked_at IS NULL AND {_STANDS}") is not None
         )
 
     def standing(self) -> list[Standing]:
-        """The records that should be in force because their file is here, or was when last seen."""
+        """Return the records that should be in the catalog, because their file exists."""
         rows = self._db.all(f"SELECT * FROM record WHERE {_STANDS} ORDER BY model_path, sha256")
         return [_standing(row) for row in rows]
 
     def standing_for(self, root_id: int, rel_path: str) -> Standing | None:
-        """The record that the path's last job ended with."""
+        """Return the record of the path's last job."""
         row = self._db.one(
             "SELECT record.* FROM job JOIN record USING (record_id) WHERE job.id ="
             " (SELECT max(id) FROM job WHERE root_id = ? AND rel_path = ?) AND job.state = 'done'",
@@ -266,7 +266,7 @@ class Records:
         return None if row is None else _standing(row)
 
     def note_checked(self, drifts: Mapping[str, Drift | None], now_ms: int) -> None:
-        """What a look at the listing made of records, by their ids."""
+        """Commit a comparison with the listing, by record ids."""
         with self._db.transaction():
             self._db.run_many(
                 "UPDATE record SET checked_at = ?, drift = ? WHERE record_id = ?",
@@ -274,12 +274,12 @@ class Records:
             )
 
     def note_twin(self, record_id: str, twin_id: str | None) -> None:
-        """It is about to be disabled in favour of another record; None: it stays after all."""
+        """Commit the intent to disable it in favour of another record; None: it stays."""
         with self._db.transaction():
             self._db.run("UPDATE record SET twin_id = ? WHERE record_id = ?", (twin_id, record_id))
 
     def yield_to_duplicate(self, record_id: str, twin_id: str) -> None:
-        """It is disabled; from now on the other record is what stands for its file."""
+        """Replace it by the other record, after it was disabled."""
         with self._db.transaction():
             self._db.run(
                 "UPDATE record SET record_id = :twin, adopted = 1, storage_key = NULL,"
@@ -293,7 +293,7 @@ class Records:
             )
 
     def let_go(self, record_id: str, now_ms: int) -> None:
-        """Inside the caller's transaction: nothing relies on it any more, and nobody touches it."""
+        """Inside the caller's transaction: stop using the record without changing it in the catalog."""
         self._db.run(
             "UPDATE record SET retire_sent_at = :now, retired_at = :now, drift = NULL"
             " WHERE record_id = :id",
@@ -306,14 +306,14 @@ class Records:
         self, now_ms: int, *, gone_before: int | None, most_gone: int
     ) -> tuple[RecordToRetire | None, int]:
         """
-        A record to retire now, if any, and how many deletions are held back.
+        Choose a record to retire; also returns how many deletions are held back.
 
-        The intent to retire it is committed with the choice. No live job has its bytes: such a job
-        may adopt the record, or move it to the path of a renamed file.
+        The intent to retire it is committed with the choice. No live job has its bytes:
+        such a job may adopt the record or move it to the path of a renamed file.
 
         Args:
-            gone_before: Records whose file went before this (Unix ms) are due too; None: never.
-            most_gone: With more of those at once, none of them is due: that looks like an accident.
+            gone_before: Also retire records whose file was deleted before this (Unix ms); None: never.
+            most_gone: Retire none of these if there are more, because that looks like an accident.
         """
         replaced = self._due("replaced_at IS NOT NULL", now_ms, limit=1)
         gone = []
@@ -340,7 +340,7 @@ class Records:
         return [_retiring(row) for row in rows]
 
     def predecessor(self, model_path: str, sha256: str) -> RecordToRetire | None:
-        """A record of ours that still holds other bytes at that path."""
+        """Return a record of ours that still has other bytes at that path."""
         row = self._db.one(
             "SELECT record_id, model_path, sha256 FROM record WHERE model_path = ? AND sha256 <> ?"
             f" AND adopted = 0 AND retired_at IS NULL AND {_KNOWN_ID}",
@@ -351,19 +351,19 @@ class Records:
         return RecordToRetire(row["record_id"], row["model_path"], row["sha256"], replaced=True)
 
     def note_retiring(self, retiring: RecordToRetire, now_ms: int) -> None:
-        """The call that retires it is about to be sent."""
+        """Commit the intent to retire it."""
         self._write(retiring, "retire_sent_at = ?", now_ms)
 
     def note_retired(self, retiring: RecordToRetire, now_ms: int) -> None:
-        """It is retired, or this server has no way to do it: either way nothing is left to do."""
+        """Commit that it is retired, or that the server cannot do it."""
         self._write(retiring, "change_sent_at = NULL, retired_at = ?", now_ms)
 
     def postpone(self, retiring: RecordToRetire, until_ms: int) -> None:
-        """The call did not get through; it may have taken effect."""
+        """Retry the retirement later; the call may have taken effect."""
         self._write(retiring, "retire_after = ?", until_ms)
 
     def own(self, record_id: str) -> RecordToRetire | None:
-        """The record of that id, if this syncd registered it."""
+        """Return the record with that id if it is ours."""
         row = self._db.one(
             "SELECT record_id, model_path, sha256, replaced_at FROM record"
             " WHERE record_id = ? AND adopted = 0",
@@ -372,12 +372,12 @@ class Records:
         return None if row is None else _retiring(row)
 
     def note_deleted(self, retiring: RecordToRetire) -> None:
-        """It is gone from the catalog: nothing has to be remembered of it."""
+        """Forget a record that was deleted from the catalog."""
         with self._db.transaction():
             self._db.run("DELETE FROM record WHERE record_id = ?", (retiring.record_id,))
 
     def reinstate(self, retiring: RecordToRetire) -> None:
-        """It is in force again."""
+        """Undo its retirement."""
         self._write(retiring, "retire_sent_at = NULL, retired_at = NULL, replaced_at = ?", None)
 
     def _write(self, retiring: RecordToRetire, change: str, value: int | None) -> None:
@@ -418,4 +418,4 @@ _NO_FILE = (
     "NOT EXISTS (SELECT 1 FROM file"
     " WHERE file.root_id = record.root_id AND file.rel_path = record.rel_path)"
 )
-"""Its file did not come back."""
+"""The record's file does not exist."""

@@ -1,4 +1,4 @@
-"""What the other commands show, read without disturbing the writer."""
+"""The queries of the other commands; they run beside the writer."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A file by root and path, how a person is told of it, its state, and its latest job."""
+    """A file: root and path, the path to display, its state and its latest job."""
 
     key: PathKey
     shown: str
@@ -39,7 +39,7 @@ class Named:
 
 class EventReport(NamedTuple):
     """
-    One change of owner of a job; ``from_state`` is None where it was born. Unix milliseconds.
+    One event of a job; ``from_state`` is None for its creation. Times are Unix milliseconds.
 
     ``root``, ``root_type`` and ``path`` are as in ``FileReport``.
     """
@@ -55,13 +55,13 @@ class EventReport(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What a person is told, as ``FileReport.shown``."""
+        """The path to display, as ``FileReport.shown``."""
         return self.path if self.root_type is None else f"{self.root}/{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """What is known of the job that brings a file into the catalog. Times are Unix milliseconds."""
+    """The job that brings a file into the catalog. Times are Unix milliseconds."""
 
     id: int
     created_at: int
@@ -77,8 +77,8 @@ class FileDetail:
     """
     Everything about one file.
 
-    ``job`` is its latest one, None where it never had one; ``registered_at`` is when its record was
-    last made or found.
+    ``job`` is its latest job, if it had one; ``registered_at`` is when its record was last created
+    or found.
     """
 
     file: FileReport
@@ -90,7 +90,7 @@ class FileDetail:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A file whose bytes the catalog holds as far as we know; names as ``os.fsdecode`` makes them."""
+    """A registered file; names as ``os.fsdecode`` returns them."""
 
     root: str
     root_type: str | None
@@ -102,7 +102,7 @@ class Registered:
 
 
 _ONE = f"{SELECT} WHERE file.root_id = ? AND file.rel_path = ?"
-# As ``Jobs.claim`` takes them: what may start now by its priority and size, the rest as it comes due.
+# In the order of ``claim``: due jobs by priority and size, then the others by due time.
 _QUEUE = f"""{SELECT} WHERE file.verdict = 'wanted' AND job.state IN ('leased', 'queued')
  ORDER BY job.state, job.held_class IS NOT NULL, max(job.run_after, :now), job.priority, job.size,
           job.id
@@ -114,15 +114,15 @@ SELECT job_event.*, job.rel_path, root.path AS root, root.type_key
 
 
 class Report(Outline):
-    """Read-only questions about the store, a file, a record."""
+    """Read-only queries about the store, a file or a record."""
 
     def counts(self) -> dict[str, int]:
-        """How many files are in each state that any is in."""
+        """Return the number of files in each state that occurs."""
         return {state: amount.files for state, amount in self.amounts().items()}
 
     def places(self, named: str | None = None) -> list[Named]:
         """
-        Every file, or the one that a person *named*, or all below the folder of that name.
+        Return every file, or the *named* one, or all below the folder of that name.
 
         A name is a path below ``models_dir``, or an absolute one below any watched directory.
         """
@@ -148,13 +148,13 @@ class Report(Outline):
             yield Named(key, shown(root, row), file_state(row), row["job_id"])
 
     def root_paths(self, named: str) -> list[PathKey]:
-        """Where a path that a person *named* would lie, in each watched directory that it may be in."""
+        """Return the *named* path relative to each watched directory that may contain it."""
         roots = self._db.all("SELECT * FROM root WHERE watched = 1 ORDER BY id")
         found = [(root["id"], rel_path_in(root, named)) for root in roots]
         return [(root_id, rel_path) for root_id, rel_path in found if rel_path is not None]
 
     def unfinished(self) -> int:
-        """Jobs that are queued or under way; those that wait for a sign-in or a bundle are neither."""
+        """Count the jobs that are queued or leased, without held ones."""
         row = self._db.one(
             "SELECT count(*) AS n FROM job"
             " WHERE state IN ('queued', 'leased') AND held_class IS NULL"
@@ -162,7 +162,7 @@ class Report(Outline):
         return 0 if row is None else int(row["n"])
 
     def bundled(self) -> int:
-        """Files that are stored and only wait for another file of their bundle."""
+        """Count the stored files that only wait for another file of their bundle."""
         row = self._db.one(
             f"SELECT count(*) AS n FROM file {LATEST}"
             " WHERE verdict = 'wanted' AND state = 'queued' AND held_class = 'bundle'"
@@ -172,8 +172,8 @@ class Report(Outline):
     def known(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
     ) -> "dict[str, Known]":
-        """What the store says of each path of a root, by raw rel_path; see ``Files.root_id``."""
-        from syncd.core.catalog.plan import Known  # a plan's; the daemon makes none
+        """Return what is known about each path of a root, by raw rel_path; see ``Files.root_id``."""
+        from syncd.core.catalog.plan import Known  # only a dry run needs it
 
         root_id = find_root(self._db, root, real_path or root, type_key)
         return {
@@ -193,7 +193,7 @@ class Report(Outline):
     def root(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
     ) -> RootRow | None:
-        """What is remembered of a root, or None where it was never watched; see ``Files.root_id``."""
+        """Return what is known about a root, None if it was never watched; see ``Files.root_id``."""
         root_id = find_root(self._db, root, real_path or root, type_key)
         row = self._db.one("SELECT * FROM root WHERE id = ?", (root_id,))
         return None if row is None else root_row_of(self._db, row)
@@ -201,7 +201,7 @@ class Report(Outline):
     def file(
         self, root: str, rel_path: str, *, real_path: str | None = None, type_key: str | None = None
     ) -> FileDetail | None:
-        """One file of a root by its raw names, or None where no walk has met it yet."""
+        """Return one file of a root by its raw name, None if no scan has found it; see ``Files.root_id``."""
         root_id = find_root(self._db, root, real_path or root, type_key)
         row = self._db.one(_ONE, (root_id, os.fsencode(rel_path)))
         if row is None:
@@ -226,7 +226,7 @@ class Report(Outline):
         real_path: str | None = None,
         type_key: str | None = None,
     ) -> list[EventReport]:
-        """What happened to the jobs of one path, oldest first."""
+        """Return the events of the jobs of one path, oldest first."""
         root_id = find_root(self._db, root, real_path or root, type_key)
         rows = self._db.all(
             f"{_EVENTS} WHERE job.root_id = ? AND job.rel_path = ? ORDER BY job_event.id",
@@ -235,7 +235,7 @@ class Report(Outline):
         return list(map(_event_report, rows))
 
     def history(self, *, since_ms: int, most: int) -> list[EventReport]:
-        """The latest *most* events since *since_ms*, oldest first."""
+        """Return the latest *most* events since *since_ms*, oldest first."""
         rows = self._db.all(
             f"{_EVENTS} WHERE job_event.at >= ? ORDER BY job_event.id DESC LIMIT ?",
             (since_ms, most),
@@ -243,12 +243,12 @@ class Report(Outline):
         return list(map(_event_report, reversed(rows)))
 
     def queue(self, now_ms: int) -> Iterator[FileReport]:
-        """The files that are on their way or wait for their turn, in the order of their turns."""
+        """Yield the files that are queued or uploading, in the order of the queue."""
         for row in self._db.all(_QUEUE, {"now": now_ms}):
             yield file_report(row)
 
     def paths(self, most: int) -> Iterator[tuple[str, str | None, str]]:
-        """(root, its type, rel_path) of at most so many files, by their raw names."""
+        """Yield (root, its type, raw rel_path) of at most *most* files."""
         rows = self._db.all(
             "SELECT root.path, root.type_key, known.rel_path FROM (SELECT root_id, rel_path FROM file"
             " UNION SELECT root_id, rel_path FROM job) AS known"
@@ -259,7 +259,7 @@ class Report(Outline):
             yield os.fsdecode(row["path"]), row["type_key"], os.fsdecode(row["rel_path"])
 
     def registered(self) -> Iterator[Registered]:
-        """The files on disk that are in the catalog, by path."""
+        """Yield the files on disk that are in the catalog, by path."""
         for row in self._db.all(FILES):
             if row["verdict"] == Verdict.WANTED and state_of(row) is FileState.REGISTERED:
                 yield Registered(
@@ -273,20 +273,20 @@ class Report(Outline):
                 )
 
     def team_id(self) -> str | None:
-        """The team whose catalog this is about; None as long as only device keys were used."""
+        """Return the team of the records; None if only device keys were used."""
         row = self._db.one("SELECT team_id FROM cloud")
         return None if row is None else row["team_id"]
 
     def cloud(self) -> tuple[str, str | None] | None:
-        """The base URL and team that the store is claimed for; None as long as it is for none."""
+        """Return the base URL and team of the records; None if there is none yet."""
         row = self._db.one("SELECT base_url, team_id FROM cloud")
         return None if row is None else (row["base_url"], row["team_id"])
 
     def newest_records(self, most: int) -> list[str]:
         """
-        Ids of records that are to stay in the catalog, at most so many, the newest first.
+        Return at most *most* ids of records that should be in the catalog, newest first.
 
-        Those that others were seen to have deleted there are left out.
+        Records that others deleted are left out.
         """
         rows = self._db.all(
             "SELECT record_id FROM record WHERE retired_at IS NULL AND retire_sent_at IS NULL"
@@ -296,7 +296,7 @@ class Report(Outline):
         return [row["record_id"] for row in rows]
 
     def own_records(self) -> list[Record]:
-        """The records that this machine registered or adopted, as a listing would show them."""
+        """Return the records that this machine registered or adopted, as a listing shows them."""
         rows = self._db.all("SELECT * FROM record ORDER BY model_path, sha256")
         return [
             Record(
@@ -313,8 +313,8 @@ class Report(Outline):
         ]
 
     def owned(self) -> "list[Owned]":
-        """The records that this machine registered and did not delete, by path."""
-        from syncd.core.catalog.plan_file import Owned  # as above
+        """Return the records that this machine registered and did not delete, by path."""
+        from syncd.core.catalog.plan_file import Owned  # only prune needs it
 
         rows = self._db.all(
             "SELECT record.*, root.path AS root FROM record JOIN root ON root.id = record.root_id"
@@ -337,9 +337,9 @@ class Report(Outline):
 
     def recent_uploads(self, most: int = 20) -> list[tuple[int, int, int]]:
         """
-        (began, ended, bytes) of the last files that were sent, in Unix milliseconds.
+        Return (began, ended, bytes) of the last sent files, in Unix milliseconds.
 
-        A file whose events were dropped (``syncd gc``) is left out.
+        Files whose events ``syncd gc`` deleted are left out.
         """
         rows = self._db.all(
             "SELECT size, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'claim')"
@@ -356,7 +356,7 @@ class Report(Outline):
 
 
 def rel_path_in(root: Any, named: str) -> str | None:
-    """The path that a person *named*, below a root's row; None if it lies elsewhere."""
+    """Return the *named* path relative to a root's row; None if it lies elsewhere."""
     path = os.path.normpath(named)
     if path == ".." or path.startswith("../"):
         return None

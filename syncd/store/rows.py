@@ -1,4 +1,4 @@
-"""Rows to values and back: the one place that knows column names by heart."""
+"""Conversion between rows and values."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ _TARGET = ("model_path", "model_type", "file_name", "display_name", "bundle")
 
 
 def fingerprint_values(fingerprint: Fingerprint) -> tuple[int, int, int, str, str]:
-    """In the order of ``FINGERPRINT_COLUMNS``; 64 unsigned bits do not fit an INTEGER."""
+    """Return the values of ``FINGERPRINT_COLUMNS``; an INTEGER cannot hold 64 unsigned bits."""
     return (
         fingerprint.size,
         fingerprint.mtime_ns,

@@ -1,4 +1,4 @@
-"""The store as its one writer opens it."""
+"""The store: the database tables as their one writer sees them."""
 
 from contextlib import AbstractContextManager, ExitStack
 
@@ -14,14 +14,14 @@ from syncd.store.times import Times
 
 class Store:
     """
-    The one writer: lock first, then the database. All methods belong on one thread.
+    The one writer of the database; it takes the lock first. Use all methods on one thread.
 
-    ``seen`` reads the file table beside it, from one other thread, which has to ``stop_reading``
-    before the store is closed: SQLite is not to be closed under a query.
+    ``seen`` reads the file table on one other thread. That thread must call ``stop_reading`` before
+    the store is closed: SQLite must not be closed during a query.
 
     Raises:
         AlreadyRunning: Another process owns *state_dir*.
-        StateError: It cannot be written, or what is in it is damaged or too new.
+        StateError: It cannot be written, or the database is damaged or too new.
     """
 
     def __init__(self, state_dir: str) -> None:
@@ -47,7 +47,7 @@ class Store:
 
     def transaction(self) -> AbstractContextManager[None]:
         """
-        Everything inside is one commit, or nothing is.
+        Run the block as one transaction.
 
         Raises:
             StateError: It cannot be written.
@@ -64,11 +64,11 @@ class Store:
         self._db.require_in_place()
 
     def stop_reading(self) -> None:
-        """Close what ``seen`` reads by, in the thread that reads."""
+        """Close the connection of ``seen``, in the thread that reads."""
         self._reader.close()
 
     def close(self) -> None:
-        """Close the database, then give the lock back."""
+        """Close the database, then release the lock."""
         self._reader.close()
         self._db.close()
         self._lock.close()

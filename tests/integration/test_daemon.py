@@ -158,7 +158,7 @@ def test_I08_second_daemon_ends_with_75_and_leaves_the_first_alone(
         second, backfill = home.run(), home.once()
 
         assert (second.code, backfill.code) == (75, 75)
-        assert "Another syncd is at work" in second.said
+        assert "Another syncd is using" in second.said
         assert home.status()["running"] is True
         assert daemon.process.poll() is None
 

@@ -93,7 +93,7 @@ def test_I08_second_daemon_is_kept_out_while_the_first_has_not_noticed(
         first = daemon.process.wait(DEADLINE_S)
 
     assert (second.code, first) == (75, 74)
-    assert "Another syncd is at work" in second.said
+    assert "Another syncd is using" in second.said
     assert not is_locked(home.env["SYNCD_STATE_DIR"])
 
 
