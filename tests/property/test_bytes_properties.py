@@ -1,4 +1,4 @@
-"""The bytes that go out, whatever their parts: those of the file that was planned, or not all of them."""
+"""Properties of the bytes that are sent for a part."""
 
 import hashlib
 import itertools

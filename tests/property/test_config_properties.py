@@ -1,4 +1,4 @@
-"""Messages about wrong settings: our words, whatever the setting and whatever stands there."""
+"""Errors about wrong settings never contain phrases of pydantic."""
 
 import re
 import tempfile
@@ -17,7 +17,7 @@ from syncd.errors import ConfigError
 
 
 def phrases() -> Iterator[str]:
-    """The fixed parts of every message that pydantic has, of two words and more."""
+    """Return the fixed parts of all pydantic messages with two or more words."""
     for error in list_all_errors():
         for template in (error["message_template_python"], error.get("message_template_json", "")):
             for part in re.split(r"\{[^}]*\}", template):
@@ -25,7 +25,7 @@ def phrases() -> Iterator[str]:
 
 
 FOREIGN = sorted({part for part in phrases() if " " in part} | {"pydantic", "input", "undefined"})
-"""What no message of ours contains."""
+"""Phrases that no message may contain."""
 
 FLAGS = ("models_dir", "state_dir", "log.level", "log.format")
 
@@ -34,7 +34,7 @@ WRONG: tuple[Any, ...] = (
     "08:00", "5 GX", "99999999999999999999", -1, 0, 1, 10**30, 0.5, -0.5, float("nan"),
     float("inf"), True, False, [], ["x"], [1], [["x"]], [""], {}, {"a": 1}, {"a": "b"}, {"": ""},
 )  # fmt: skip
-"""A value of each kind that TOML, JSON or a person can produce; most are wrong for most settings."""
+"""Values of every kind; most are wrong for most settings."""
 
 values = st.one_of(
     st.sampled_from(WRONG),
@@ -47,7 +47,7 @@ values = st.one_of(
 
 
 def message(overrides: dict[str, Any], environ: dict[str, str] | None = None) -> str:
-    """What is said of a configuration; empty where it is accepted."""
+    """Return the error for a configuration; empty if it is valid."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.toml"
         file.write_text("models_dir = '/models'\n")
@@ -60,7 +60,7 @@ def message(overrides: dict[str, Any], environ: dict[str, str] | None = None) ->
 
 
 def foreign(text: str) -> list[str]:
-    """The phrases of pydantic in *text*; the words of a setting's own description do not count."""
+    """Return the pydantic phrases in *text*, without the words of a setting's description."""
     return [phrase for phrase in FOREIGN if phrase in text.lower()]
 
 

@@ -1,5 +1,5 @@
 """
-I33: no text that comes from outside can freeze the daemon.
+I33: no untrusted text can freeze the daemon.
 
 A text is built from a unit that is repeated, and the time of one call is compared with the time of a
 call on four times as much. Linear work takes 4 times as long, quadratic work 16 times.
@@ -23,10 +23,10 @@ from syncd.monitoring import log
 from syncd.types import printable
 
 SIZE = 4096
-"""Characters of the shorter text."""
+"""The number of characters of the shorter text."""
 
 FLOOR_S = 0.05
-"""A call that takes less processor time than this is fast enough, and too fast to compare."""
+"""A call that takes less processor time is fast enough and cannot be compared."""
 
 RATIO_MAX = 9.0
 TRIES = 3
@@ -39,7 +39,7 @@ PIECES = (
 
 
 def seconds(call: Callable[[str], object], text: str) -> float:
-    """The fastest of a few calls."""
+    """Return the time of the fastest of a few calls."""
     times = []
     for _ in range(TRIES):
         started = time.thread_time()
@@ -51,7 +51,7 @@ def seconds(call: Callable[[str], object], text: str) -> float:
 
 
 def assert_linear(call: Callable[[str], object], unit: str, before: str, after: str) -> None:
-    """Requires that four times as many characters cost much less than 16 times as much."""
+    """Require that four times as many characters take much less than 16 times as long."""
 
     def text(size: int) -> str:
         return before + unit * (size // len(unit)) + after

@@ -1,8 +1,7 @@
 """
-Broken and hostile model files: 20,000 an input format, the same ones in every run.
+Broken and hostile model files: 20,000 per input format, the same ones in every run.
 
-Whatever stands in a file, a check ends with a verdict, after a number of reads that the size of the
-file bounds; and a whole file that was cut never passes for whole.
+Every check ends with a verdict after a bounded number of reads, and a truncated file is never accepted.
 """
 
 import os
@@ -17,12 +16,12 @@ from syncd.ingest.formats import structure
 from tests.model_files import CHANGES, SAMPLES, Change, cut
 
 MUTANTS = 20_000
-"""An input format, in equal shares for the ways to change a file."""
+"""The input format of a mutation."""
 
 
 @dataclass(slots=True)
 class Reads:
-    """What was read through ``os.pread``."""
+    """Counts the reads through ``os.pread``."""
 
     calls: int = 0
     size: int = 0
@@ -65,7 +64,7 @@ def test_any_content_gets_verdict_after_few_reads(
         verdict = structure.check(fd, name, len(content))
 
         assert verdict.sentence.isprintable()
-        assert reads.calls <= 8 + len(content) // 46  # the least that an entry of a zip file takes
+        assert reads.calls <= 8 + len(content) // 46  # the smallest entry of a zip file
         assert reads.size <= 6 * len(content)
 
 

@@ -1,4 +1,4 @@
-"""Patterns in gitignore syntax, held against ``pathspec``, and what hostile ones cost."""
+"""Patterns in gitignore syntax compared with ``pathspec``, and the cost of hostile ones."""
 
 import time
 

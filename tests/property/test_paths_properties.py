@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from syncd.core.files.naming import Refusal, target_of
 from syncd.types import Target
 
-# The documented pattern, written once more on purpose: this is the far side's rule.
+# The documented pattern of the server, independent of the one under test.
 SERVER = re.compile(r"(?!/)(?!.*\.\.)(?!.*\\)[A-Za-z0-9_./ -]+")
 
 names = st.text(

@@ -1,4 +1,4 @@
-"""What becomes of a file by its name, in every tree and under every rule."""
+"""Properties of naming, selection, search paths, plans and diffs."""
 
 import itertools
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def test_longest_matching_naming_line_applies(local: str, names: dict[str, str])
     assert mapped(local, names) == names.get(best, "") + local[len(best) :]
 
 
-# --- several places of one kind
+# --- search paths
 
 MODELS = 1
 keys = st.sampled_from(
@@ -193,7 +193,7 @@ def test_plan_has_one_entry_per_file_and_no_target_twice(
         assert step.reason
 
 
-# --- what changed on disk
+# --- diff
 
 small = st.integers(0, 1)
 trees = st.dictionaries(

@@ -1,4 +1,4 @@
-"""What is written without rich is what rich writes where nobody looks."""
+"""The plain table renderer writes what rich writes without a terminal."""
 
 import io
 

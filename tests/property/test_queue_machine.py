@@ -1,4 +1,4 @@
-"""The real queue on SQLite against a dict of what it ought to hold, in any order of events."""
+"""The job queue in SQLite against a model in a dict, for any order of events."""
 
 import shutil
 import sqlite3
@@ -45,7 +45,7 @@ PLAN = Plan(10, "0" * 64, b"l" * 16)
 
 @dataclass(slots=True)
 class Wish:
-    """What a job row ought to say."""
+    """The expected content of a job row."""
 
     path: str
     run_after: int
@@ -71,7 +71,7 @@ def clash_key(path: str) -> str:
 
 
 class Queue(RuleBasedStateMachine):
-    """Rules are what the daemon does to the store."""
+    """The rules are the calls of the daemon."""
 
     leases: Bundle[Job] = Bundle("leases")
 
@@ -161,7 +161,7 @@ class Queue(RuleBasedStateMachine):
         wish = self.jobs[job.id]
         wish.state, wish.holder, wish.expires = State.LEASED, job.lease_owner, self.now + TTL
         wish.attempt += 1
-        assert job.lease_owner not in self.holders  # no claim is taken for an earlier one
+        assert job.lease_owner not in self.holders  # every claim has its own owner
         self.holders.add(job.lease_owner)
         return job
 
@@ -172,7 +172,7 @@ class Queue(RuleBasedStateMachine):
 
     def due(self) -> int | None:
         ready = [
-            job_id  # all are of one priority and size
+            job_id  # all have the same priority and size
             for job_id, wish in self.jobs.items()
             if wish.state is State.QUEUED and wish.run_after <= self.now
         ]
@@ -231,7 +231,7 @@ class Queue(RuleBasedStateMachine):
             self.files.pop(job.rel_path, None)
 
     def write(self, job: Job, write: Callable[[], None]) -> bool:
-        """Try it: allowed to the last owner of a lease that still stands, and to nobody else."""
+        """Require that only the current owner of a valid lease may do it."""
         if self.jobs[job.id].holder == job.lease_owner:
             write()
             return True
@@ -247,7 +247,7 @@ class Queue(RuleBasedStateMachine):
         wish.attempt -= not spent
         wish.run_after = wish.run_after if run_after is None else run_after
 
-    # -- the daemon at large ---------------------------------------------------------------------
+    # -- the daemon ------------------------------------------------------------------------------
 
     @rule(ms=DELAYS)
     def time_passes(self, ms: int) -> None:
@@ -255,7 +255,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """After kill -9: the same files, opened again by somebody who owns no lease."""
+        """Open the database again after a kill; the new process owns no lease."""
         self.store.close()
         self.store = Store(self.state_dir)
         leased = self.leased(lambda wish: True)
@@ -279,7 +279,7 @@ class Queue(RuleBasedStateMachine):
         for wish in failed:
             wish.state, wish.attempt, wish.run_after = State.QUEUED, 0, self.now
 
-    # -- what a person says ----------------------------------------------------------------------
+    # -- the user --------------------------------------------------------------------------------
 
     @rule(path=PATHS)
     def cancel(self, path: str) -> None:
@@ -295,7 +295,7 @@ class Queue(RuleBasedStateMachine):
                 self.store.jobs.retry_now(job_id, self.now)
                 wish.state, wish.attempt, wish.run_after = State.QUEUED, 0, self.now
 
-    # -- what must hold --------------------------------------------------------------------------
+    # -- invariants -----------------------------------------------------------------------------
 
     @invariant()
     def every_job_is_there_and_as_it_ought_to_be(self) -> None:
@@ -312,7 +312,7 @@ class Queue(RuleBasedStateMachine):
         assert {file.rel_path: file.verdict for file in known} == self.files
 
     def check_events(self) -> None:
-        """Each job's events are a walk along the table's arrows that ends in its state."""
+        """The events of each job are transitions that end in its state."""
         connection = sqlite3.connect(f"{self.state_dir}/syncd.db")
         rows = connection.execute(
             "SELECT job_id, from_state, event, to_state FROM job_event ORDER BY id"

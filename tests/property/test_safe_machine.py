@@ -1,7 +1,7 @@
 """
-``syncd safe`` against a count of tree and catalog, in every state that the queue reaches.
+``syncd safe`` compared with a count of files and records, in every state that the queue reaches.
 
-The count reads the files and the sandbox's own records. It uses nothing that the program remembers.
+The count reads the files and the records of the sandbox, but nothing from syncd's database.
 """
 
 import asyncio
@@ -61,19 +61,19 @@ BELOW_MODELS = (
     "loras/card.png",
     "loras/e.safetensors.part",
 )
-"""``checkpoints`` is a link to a folder outside, ``linked.safetensors`` one to a file outside."""
+"""``checkpoints`` links to a folder outside, ``linked.safetensors`` to a file outside."""
 ELSEWHERE = "a.safetensors"
-"""Below a folder of extra_model_paths: shadowed by the first of RIVALS, in conflict with the other."""
+"""Below a folder of extra_model_paths: shadowed by the first of RIVALS, and in conflict with the other."""
 
 PLACES = st.sampled_from([*BELOW_MODELS, f"more:{ELSEWHERE}"])
 WHOLE = [weights(b"1" * 40), weights(b"2" * 50), weights(b"3" * 60)]
-# No two are of one size: two writes within a tick of the file system's clock differ all the same.
+# Sizes differ, so that two writes within a tick of the file system's clock differ as well.
 CONTENTS = st.sampled_from([*WHOLE, WHOLE[0][:-10], b""])
 
 
 @dataclass
 class TurnedClock:
-    """A clock that is turned by hand."""
+    """A clock that the test sets."""
 
     now_s: float = 1_000_000.0
 
@@ -92,7 +92,7 @@ class TurnedClock:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What there is to lose, by the name that ``safe`` shows: sizes in bytes."""
+    """What can be lost, by the name that ``safe`` shows; sizes in bytes."""
 
     wanted: Mapping[str, int]
     at_risk: Mapping[str, int]
@@ -110,7 +110,7 @@ class Machine:
         (self.models / "checkpoints").symlink_to(self.folder / "disk")
         (self.models / "loras/linked.safetensors").symlink_to(self.folder / "outside/file")
         for kept in (self.models / "loras/kept.safetensors", self.more / "kept.safetensors"):
-            kept.write_bytes(weights(os.fsencode(kept)))  # an empty tree is judged not at all
+            kept.write_bytes(weights(os.fsencode(kept)))  # an empty tree is not examined
         self._closing = ExitStack()
         self.cloud = self._closing.enter_context(Sandbox(self.folder / "cloud"))
         self.visitor = self._closing.enter_context(Visitor(self.cloud))
@@ -132,7 +132,7 @@ class Machine:
         return loader.load(toml, {}, {"HOME": os.fspath(self.folder)})
 
     def ask(self, *, deep: bool) -> dict[str, Any]:
-        """What ``syncd safe --json`` says."""
+        """Return the output of ``syncd safe --json``."""
         return as_document(examine(self.loaded, make_plan(self.loaded), deep=deep), deep=deep)
 
     def path(self, place: str) -> Path:
@@ -140,7 +140,7 @@ class Machine:
         return (self.more if head else self.models) / name
 
     def count(self) -> Counted:
-        """Which files there are, and which of them no active record holds at its path."""
+        """Return all files, and those without an active record at their path."""
         held = {
             (record["model_path"], record["file_hash"])
             for record in self.cloud.records()
@@ -158,7 +158,7 @@ class Machine:
         return Counted(wanted, at_risk, left_out)
 
     def _files(self) -> Iterator[tuple[str, str | None, Path]]:
-        """Name, path in the catalog (None: ComfyUI loads another file) and path of each model."""
+        """Yield the name, the model_path (None: shadowed) and the path of each model."""
         for name in (*BELOW_MODELS, "loras/kept.safetensors"):
             path = self.models / name
             if name.endswith((".safetensors", ".pt")) and is_model(path):
@@ -190,13 +190,13 @@ def identity(path: Path) -> tuple[int, ...] | None:
 
 
 class Safe(RuleBasedStateMachine):
-    """Rules are what programs, the daemon, the operator and others do."""
+    """The rules are the actions of programs, the daemon, the operator and other machines."""
 
     leases: Bundle[Job] = Bundle("leases")
 
     def __init__(self) -> None:
         super().__init__()
-        set_override(False)  # nothing is unreadable to root
+        set_override(False)  # root can read every file
         self.machine = Machine()
         self.clock, self.lanes = TurnedClock(), Executors(files=1, slots=1)
         self.registered: dict[str, tuple[int, ...] | None] = {}
@@ -241,7 +241,7 @@ class Safe(RuleBasedStateMachine):
 
     @initialize(files=st.dictionaries(PLACES, CONTENTS, min_size=3), sent=st.integers(0, 4))
     def begin(self, files: dict[str, bytes], sent: int) -> None:
-        """Some files, some of them registered."""
+        """Start with some files, some of them registered."""
         for place, content in files.items():
             self.write(place, content)
         self.walk(settled=True)
@@ -252,7 +252,7 @@ class Safe(RuleBasedStateMachine):
     @rule(place=PLACES, content=CONTENTS)
     def write(self, place: str, content: bytes) -> None:
         path = self.machine.path(place)
-        with suppress(OSError):  # its disk is off, or its folder is closed
+        with suppress(OSError):  # the disk is missing or the folder is unreadable
             os.chmod(path, 0o600)
         with suppress(OSError):
             path.write_bytes(content)
@@ -287,7 +287,7 @@ class Safe(RuleBasedStateMachine):
 
     @rule(settled=st.booleans())
     def walk(self, settled: bool) -> None:
-        """Look at everything; unless *settled*, what is new goes on settling."""
+        """Walk the tree; unless *settled*, new files are still settling."""
         for root in self.roots.values():
             asyncio.run(self.intake.walk(root))
         if settled:
@@ -310,7 +310,7 @@ class Safe(RuleBasedStateMachine):
 
     @rule(most=st.integers(1, 4))
     def send_some(self, most: int) -> None:
-        """Look at everything, then let workers take at most so many jobs."""
+        """Walk the tree, then run a number of jobs."""
         self.walk(settled=True)
         for _ in range(most):
             if self.is_due():
@@ -318,7 +318,7 @@ class Safe(RuleBasedStateMachine):
 
     @rule(job=consumes(leases))
     def work(self, job: Job) -> None:
-        """What a worker does, in one go."""
+        """Do the work of a worker at once."""
         root, now = self.roots[job.root_id], self.clock.now_ms()
         path = Path(root.path, job.rel_path)
         with suppress(LeaseLost, PermissionError):
@@ -377,7 +377,7 @@ class Safe(RuleBasedStateMachine):
 
     @rule()
     def reconcile(self) -> None:
-        """Compare what is remembered of the records with the catalog."""
+        """Compare the own records with the catalog."""
         listed = {record["id"]: record for record in self.machine.cloud.records()}
         drifts: dict[str, Drift | None] = {}
         for standing in self.store.records.standing():
@@ -431,7 +431,7 @@ class Safe(RuleBasedStateMachine):
         if is_model(path) and sha256(path) is not None and model_path.isascii():
             self.machine.visitor.upload(path.read_bytes(), model_path)
 
-    # -- what must hold --------------------------------------------------------------------------
+    # -- invariants -----------------------------------------------------------------------------
 
     @invariant()
     def deep_is_the_count(self) -> None:
@@ -454,7 +454,7 @@ class Safe(RuleBasedStateMachine):
         self.check_totals(told, counted)
 
     def is_unchanged(self, name: str) -> bool:
-        """Was it registered as it is, and no other file in the way since?"""
+        """Return whether the current file was registered and has no conflict since."""
         path = self.machine.models / name
         rival = name in RIVALS or name == os.fspath(self.machine.more / ELSEWHERE)
         return not rival and self.registered.get(os.fspath(path)) == identity(path)

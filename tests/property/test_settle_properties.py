@@ -16,7 +16,7 @@ FILE = FoundFile(
 
 @dataclass(frozen=True)
 class Step:
-    """Some time passes; the file may change, and then somebody looks."""
+    """Time passes, the file may change, and then it is examined."""
 
     wait_s: int
     changes: bool
@@ -87,7 +87,7 @@ def test_unchanged_file_always_settles(story: list[Step], looks: list[int]) -> N
         watching = look(watching, found, now_s, step)
 
     still = Step(0, False, False, None, network=False, companion=None)
-    for later_s in [0, *sorted(looks), LONGEST_S]:  # looking more often delays nothing
+    for later_s in [0, *sorted(looks), LONGEST_S]:  # examining more often does not delay settling
         watching = look(watching, found, now_s + later_s, still)
 
     assert watching is not None

@@ -1,4 +1,4 @@
-"""What is read from files and what is shown of it: any text, any nesting."""
+"""Properties of printed and logged text and of extra_model_paths.yaml."""
 
 import io
 import json

@@ -120,7 +120,7 @@ def test_step_respects_what_was_sent_and_what_is_known(
     movable: bool,
     not_in_catalog: bool,
 ) -> None:
-    # Before its hash is known nothing of a file was completed or registered.
+    # A file is completed and registered only after it is hashed.
     assume(job.sha256 is not None or job.stored_at is job.register_sent_at is None)
     known, movable = (flag and job.sha256 is not None for flag in (known, movable))
     step = next_step(

@@ -1,8 +1,8 @@
 """
-What an upload commits, against a cloud that keeps books: any answers, any deaths, in any order (T3).
+The upload steps and the store against a simulated cloud: any responses and kills in any order (T3).
 
-The real steps and the real store; the calls between them are one line each. The cloud refuses to be
-told of bytes it does not hold, and to be told the same twice.
+The steps and the store are real; the calls between them are simulated. The cloud refuses to register content
+that it does not have, and to register the same content twice.
 """
 
 import contextlib
@@ -34,25 +34,25 @@ TARGET = Target(f"models/{PATH}", "loras", "a.pt", "a")
 
 
 class Answer(StrEnum):
-    """What becomes of one request."""
+    """The result of one request."""
 
     GOOD = "good"
-    REFUSED = "refused"  # it has no effect, and the program knows
-    LOST = "lost"  # it takes effect, and the program hears nothing
-    DEADLY = "deadly"  # it takes effect, and the program dies before it commits anything
+    REFUSED = "refused"  # no effect, and the program knows
+    LOST = "lost"  # an effect, but no response
+    DEADLY = "deadly"  # an effect, and the program dies before it commits
 
 
 class Failed(Exception):
-    """No good answer came."""
+    """The request was refused, or its response was lost."""
 
 
 class Died(Exception):
-    """Nothing more is committed."""
+    """The program died; nothing more is committed."""
 
 
 @dataclass
 class Cloud:
-    """Its books."""
+    """The state of the simulated cloud."""
 
     keys: dict[str, str] = field(default_factory=dict)
     objects: dict[str, str] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Cloud:
         return key
 
     def put(self, key: str) -> None:
-        self.objects.setdefault(key, self.keys[key])  # If-None-Match: there already is as good
+        self.objects.setdefault(key, self.keys[key])  # If-None-Match: an existing object counts
 
     def initiate(self, key: str) -> str:
         upload_id = f"{key}.u{len(self.uploads)}"
@@ -91,7 +91,7 @@ class Cloud:
 
 
 class Uploader(RuleBasedStateMachine):
-    """Rules are the program's steps with their answers, and what happens to it and its file."""
+    """The rules are the steps of the program and the events around it."""
 
     @initialize(route=st.sampled_from([Route.PUT, Route.MULTIPART]), beside=st.booleans())
     def begin(self, route: Route, beside: bool) -> None:
@@ -107,7 +107,7 @@ class Uploader(RuleBasedStateMachine):
         self.replace()
 
     def teardown(self) -> None:
-        """However it went on the way, a cloud that answers brings the file as it is into the catalog."""
+        """At the end, a cloud that responds must have the current file in the catalog."""
         if not hasattr(self, "store"):
             return
         for _ in range(20):
@@ -126,11 +126,11 @@ class Uploader(RuleBasedStateMachine):
     def sha256(self) -> str:
         return hashlib.sha256(b"%d" % self.version).hexdigest()
 
-    # -- around the program ----------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------
 
     @rule()
     def replace(self) -> None:
-        """Somebody writes other bytes, and the next look queues them."""
+        """The file changes, and the next walk queues it."""
         self.version += 1
         found = FoundFile(self.root_id, PATH, Fingerprint(1, 2, SIZE, self.version, 3), SIZE)
         admission = self.store.files.admit([Wanted(found, TARGET, PATH)], self.now)
@@ -150,7 +150,7 @@ class Uploader(RuleBasedStateMachine):
     @precondition(lambda self: self.job is not None)
     @rule()
     def upload_is_given_up(self) -> None:
-        """The store dropped the upload: everything is sent anew."""
+        """The object store discards the upload."""
         with self.while_ours():
             assert self.job is not None
             if self.job.stored_at is None and self.job.register_sent_at is None:
@@ -161,7 +161,7 @@ class Uploader(RuleBasedStateMachine):
 
     @rule(well=st.integers(0, 8), answer=st.sampled_from(Answer))
     def work(self, well: int, answer: Answer) -> None:
-        """Some steps that go well, and one that may not: else few jobs would ever come far."""
+        """Run some successful steps and one that may fail, so that jobs get far."""
         for each in (*[Answer.GOOD] * well, answer):
             self.now += 1
             self.step(each)
@@ -253,7 +253,6 @@ class Uploader(RuleBasedStateMachine):
             self.job = None
 
     def ask(self, answer: Answer, request: Callable[[], T]) -> T:
-        """One request."""
         if answer is Answer.REFUSED:
             raise Failed
         said = request()
@@ -263,11 +262,11 @@ class Uploader(RuleBasedStateMachine):
             raise Died
         return said
 
-    # -- what must hold --------------------------------------------------------------------------
+    # -- invariants -----------------------------------------------------------------------------
 
     @invariant()
     def facts_are_true(self) -> None:
-        """Nothing is a fact that the cloud does not bear out."""
+        """Every committed fact agrees with the cloud."""
         if not hasattr(self, "store"):
             return
         job = self.store.jobs.get(self.newest)

@@ -1,4 +1,4 @@
-"""Which places outside the models directories are closed, whatever lies there."""
+"""Forbidden places outside the models directories."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_file_is_outside_unless_below_a_root(path: str, outside: bool) -> None:
         ("/srv/token", "/srv/token"),
     ],
 )
-def test_I34_place_that_never_holds_models_is_forbidden(path: str, place: str) -> None:
+def test_I34_place_that_never_contains_models_is_forbidden(path: str, place: str) -> None:
     assert BOUNDARY.forbidden(path) == place
 
 

@@ -1,4 +1,4 @@
-"""Which files go together, and what a bundle lacks."""
+"""The files of a bundle."""
 
 import pytest
 

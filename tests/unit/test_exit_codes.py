@@ -1,4 +1,4 @@
-"""The exit code of ``--once`` against the table in docs/operate.md, by brute force."""
+"""The exit code of ``--once``, compared with the table in docs/operate.md by brute force."""
 
 from itertools import product
 
@@ -12,14 +12,14 @@ LEFT = {
     "failed": 1, "cancelled": 1, "drift": 1,
     "refused": 1, "conflict": 1, "unreadable": 1, "incomplete": 1,
 }  # fmt: skip
-"""What one file in this state asks for; the states that are missing here ask for nothing."""
+"""The exit code for a file in this state; other states have no influence."""
 
 FLAGS = list(product([False, True], repeat=3))
 HOLDS = [[], ["paused"], ["offline"], ["throttled", "limit"], ["operator"], ["operator", "paused"]]
 
 
 def expected(states: set[str], holds: list[str], missing: bool, unsettled: int, unread: int) -> int:
-    """The rules of the table, in their order: every row is one reason, the first one present wins."""
+    """Apply the rows of the table in order; the first reason that is present wins."""
     asked = {LEFT.get(state, 0) for state in states}
     rows = [
         (66, missing),

@@ -192,7 +192,7 @@ def test_traceback_keeps_its_lines_on_the_console() -> None:
 
 @pytest.mark.parametrize("name", ["httpx", "httpcore", "httpcore.http11", "uvicorn.access"])
 def test_loggers_of_urls_write_warnings_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A server that ran in this process may have cut its access log off from the others.
+    # An earlier server in this process may have disabled propagation.
     monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
     def say() -> None:

@@ -1,4 +1,4 @@
-"""A plan as text, what it says of each file, and when records of ours are taken back."""
+"""The plan file: its text, the action for each file, and the cleanup of records."""
 
 import json
 from typing import Any
@@ -99,7 +99,7 @@ def test_file_listed_twice_is_refused() -> None:
         (Action.UPLOAD, finding(FindingKind.EQUAL), PlanAction.ADOPT),
         (Action.UPLOAD, finding(FindingKind.DISABLED), PlanAction.SKIP),
         (Action.UPLOAD, finding(FindingKind.OTHER_PATH), PlanAction.RENAME),
-        (Action.UPLOAD, finding(FindingKind.OTHER_PATH, "somebody's"), PlanAction.UPLOAD),
+        (Action.UPLOAD, finding(FindingKind.OTHER_PATH, "foreign"), PlanAction.UPLOAD),
         (Action.NEEDS_SIGN_IN, finding(FindingKind.EQUAL), PlanAction.ADOPT),
         (Action.NEEDS_SIGN_IN, finding(FindingKind.LOCAL_ONLY, None), PlanAction.SKIP),
         (Action.REGISTERED, finding(FindingKind.EQUAL), PlanAction.SKIP),
@@ -114,9 +114,7 @@ def test_action_follows_from_step_and_finding(
     first, *others = lines([step(action)], [found], [owned()])
 
     assert first.action is act
-    assert (others == []) == (
-        act is PlanAction.RENAME
-    )  # else the record without a file has its own line
+    assert (others == []) == (act is PlanAction.RENAME)  # otherwise the record has its own line
 
 
 def test_registered_file_is_skipped_without_live_catalog() -> None:

@@ -1,4 +1,4 @@
-"""Counters of a run, as a screen sees them."""
+"""The progress counters of a run."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -46,7 +46,7 @@ def test_each_end_has_its_own_counter() -> None:
     meter.end(1, registered=True)
     meter.end(2, adopted=True)
     meter.end(3, failed=True)
-    meter.end(4)  # given back: no end
+    meter.end(4)  # released, not finished
 
     seen = meter.snapshot()
     assert (seen.registered_files, seen.adopted_files, seen.failed_files) == (1, 1, 1)
@@ -73,7 +73,7 @@ def test_resumed_upload_has_stored_parts() -> None:
     running = meter.snapshot().running[0]
     assert (running.parts_done, running.parts, running.sent) == (3, 5, 40)
     assert running.stored == 0b01101
-    assert meter.snapshot().sent == 0  # not this run's work
+    assert meter.snapshot().sent == 0  # sent by an earlier run
 
 
 def test_part_is_on_wire_until_stored_or_failed() -> None:
@@ -93,7 +93,7 @@ def test_part_is_on_wire_until_stored_or_failed() -> None:
 
 
 class Watch:
-    """A clock that is turned by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.at_s = 1000.0
@@ -122,7 +122,7 @@ def test_rate_covers_last_minute_and_beats_last_five() -> None:
 
 
 def sent_and_lost(meter: Meter, watch: Watch, count: int) -> None:
-    """A try of 180 s that sends *count* bytes and fails."""
+    """Run a try of 180 s that sends *count* bytes and fails."""
     meter.begin(job(1))
     meter.add_sent(1, count)
     watch.at_s += 180

@@ -24,7 +24,7 @@ CALLS = frozenset({"open", "print", "input"})
 
 
 def impure_uses(source: str) -> Iterator[str]:
-    """Each use of a file, the terminal or a clock in *source*."""
+    """Return the uses of files, the terminal or a clock in *source*."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
             dotted = ast.unparse(node).split(".")
@@ -39,7 +39,7 @@ def impure_uses(source: str) -> Iterator[str]:
 
 
 def _is_pure_os(path: list[str]) -> bool:
-    """``os.<path>`` works on names and does not touch a file."""
+    """Return whether an ``os.path`` function works on names only."""
     if path[:1] == ["path"]:
         return path[1:2] == [] or path[1] in PURE_OS_PATH
     return path == [] or path[0] in PURE_OS

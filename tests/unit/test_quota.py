@@ -1,4 +1,4 @@
-"""``limits.max_bytes_per_day``: when the next body may leave."""
+"""``limits.max_bytes_per_day``: when the next body may be sent."""
 
 import pytest
 

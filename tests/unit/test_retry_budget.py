@@ -1,4 +1,4 @@
-"""The tokens that repeats of requests cost."""
+"""The retry budget of a host."""
 
 from syncd.core.jobs.retry_budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
 

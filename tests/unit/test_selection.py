@@ -7,7 +7,7 @@ from syncd.types import Fingerprint, KnownFile, Verdict
 
 
 def only(path: str, source: str) -> Patterns:
-    """A pattern that one path alone matches, under its own name."""
+    """Return patterns that match *path* only."""
     return Patterns(source, lambda asked: asked if asked == path else None)
 
 

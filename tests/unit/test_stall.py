@@ -1,4 +1,4 @@
-"""When a body that still moves counts as stalled."""
+"""Stall detection of a body."""
 
 import pytest
 
