@@ -1,8 +1,9 @@
 """
-Compares the tree with what is known of it, and judges what differs: all of it in the scan thread.
+Compares a tree with what is known of it, and decides about the files that differ.
 
-Each whole walk reads the rules of its root anew. What was decided about a file holds until the file
-changes, its rules do, or a file comes or goes that ComfyUI would load in its place.
+All of it runs in the scan thread. Each whole walk reads the rules of its root again. A decision about
+a file stands until the file or its rules change, or a file appears or goes away that ComfyUI would
+load in its place.
 """
 
 import os
@@ -17,37 +18,33 @@ from syncd.core.files.boundary import Boundary
 from syncd.core.files.diff import Change, Gone, Moved, New, diff
 from syncd.core.files.search_paths import PathKey, Tree
 from syncd.core.files.selection import Rules, Selected, Skipped, is_excluded, judge, stands
-from syncd.errors import RootUnavailable
 from syncd.fs import scanner
 from syncd.ingest import integrity
 from syncd.store.files import Files, KnownFiles
-from syncd.types import FoundFile, KnownFile, Mount, Verdict, printable
+from syncd.types import FoundFile, KnownFile, Verdict, printable
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _ENDINGS = tuple(map(os.fsencode, naming.ENDINGS))
 
-Look = tuple[FoundFile, str | None] | OSError | None
-"""A file and the name beside it that a downloader keeps, if any; None where there is no file."""
+FileState = tuple[FoundFile, str | None] | OSError | None
+"""A file and the companion of a downloader beside it, if any; None where there is no file."""
 
 Companions = Callable[[str, str], dict[str, str]]
-"""``companions_in``, of which a batch remembers what it was told."""
+"""``companions_in``, cached for a batch."""
 
-ACCEPT = "accept the directories as they are now: syncd scan --accept"
+SKIPPED_BATCH = 20_000
+"""Skipped files in memory at a time: most files of a large tree are skipped."""
 
-PASSED_MAX = 20_000
-"""Files that get no job, held in memory at a time: they are most of a large tree."""
-
-
-FRESH_MAX = 5_000
-"""Files that are taken and held in memory at a time, each with all that was decided about it."""
+CANDIDATE_BATCH = 5_000
+"""Candidates in memory at a time, each with all that was decided about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
     """
-    A watched directory as the operator spelled it, its id in the store, and where it lies.
+    A watched directory as the operator spelled it, and its id in the store.
 
     ``type_key`` is the model_type of all its files; None for ``models_dir``, where the first folder
     is the type.
@@ -58,88 +55,88 @@ class Root:
     network: bool
     type_key: str | None = None
 
-    def shown(self, rel_path: str) -> str:
-        """What a person is told: the path below ``models_dir``, elsewhere all of it."""
+    def display_path(self, rel_path: str) -> str:
+        """Return the path below ``models_dir``, or the absolute path in other directories."""
         return rel_path if self.type_key is None else os.path.join(self.path, rel_path)
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class Candidate:
     """
-    A file that is not as known and is taken, and what stands in its way.
+    A file that is not as known and that the rules select.
 
-    ``companion`` is the name beside it that a downloader keeps, if any.
+    ``companion`` is the name of a file beside it that a downloader keeps while it writes.
     """
 
     found: FoundFile
     known: KnownFile | None
-    judged: Selected
+    selected: Selected
     companion: str | None
 
     @property
-    def only_ctime_moved(self) -> bool:
-        """Nothing else did, and it still goes where it went."""
+    def only_ctime_changed(self) -> bool:
+        """Whether nothing else changed, and the file keeps its place in the catalog."""
         return (
             self.known is not None
             and Moved(self.found, self.known).only_ctime
-            and stands(self.judged, self.known)
+            and stands(self.selected, self.known)
         )
 
     @property
     def is_unchanged(self) -> bool:
-        """It is here for new rules, or for other files, not for bytes of its own."""
+        """Whether new rules or other files, not new bytes, make it a candidate."""
         known = self.known
         return known is not None and known.fingerprint.same_file_as(self.found.fingerprint)
 
 
-class BrokenOff(Exception):
-    """The walk was told to stop; nobody waits for what it saw."""
+class ScanStopped(Exception):
+    """The comparer was stopped; what the walk found is not used."""
 
 
 @dataclass(slots=True)
-class Walked:
+class ScanResult:
     """
     What a walk found.
 
-    ``passed`` are files that are not as known and get no job. ``doubtful`` are files elsewhere that
-    a file here is loaded instead of, or was. ``links`` are folders that were entered through a link.
+    ``skipped`` are files that are not as known and get no job. ``reconsider`` are files elsewhere
+    that ComfyUI loads, or loaded, instead of a file here. ``links`` are links to folders.
     """
 
-    fresh: list[Fresh] = field(default_factory=list)
-    passed: list[tuple[FoundFile, Skipped]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    skipped: list[tuple[FoundFile, Skipped]] = field(default_factory=list)
     gone: list[KnownFile] = field(default_factory=list)
-    doubtful: list[PathKey] = field(default_factory=list)
+    reconsider: list[PathKey] = field(default_factory=list)
     problems: list[tuple[str, OSError]] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     files: int = 0
-    models: bool = False
+    has_model: bool = False
 
     def emptied(self, models_below: Mapping[str, int], observed: Sequence[str]) -> Iterator[str]:
         """
-        The folders whose known models are all gone, and in which no other model was found.
+        Yield the folders whose known models are all gone, and in which no other model was found.
 
         Args:
-            models_below: How many models were known in each.
-            observed: Paths of the files that were found and are not known yet.
+            models_below: How many models were known in each folder.
+            observed: Paths of files that were found and are not known yet.
         """
         for folder, known in models_below.items():
             gone = [
-                each
-                for each in self.gone
-                if each.verdict is not Verdict.IGNORED and naming.is_within(each.rel_path, {folder})
+                file
+                for file in self.gone
+                if file.verdict is not Verdict.IGNORED and naming.is_within(file.rel_path, {folder})
             ]
-            fresh = any(naming.is_within(rel_path, {folder}) for rel_path in observed)
-            if known and len(gone) == known and not fresh:
+            has_new = any(naming.is_within(rel_path, {folder}) for rel_path in observed)
+            if known and len(gone) == known and not has_new:
                 yield folder
 
 
 class Comparer:
     """
-    Looks at the roots.
+    Examines the roots.
 
     Args:
-        files: What is known, read beside the writer; judging alone needs none.
-        tree: Which file ComfyUI loads where several have one name.
+        files: Known files, read beside the writer; None if nothing is compared.
+        tree: Which file ComfyUI loads if several have one name.
         rules_of: Reads the rules of a root.
         kept: Files and directories of syncd itself, which no link may publish.
     """
@@ -164,15 +161,15 @@ class Comparer:
         self._boundary = self._resolved_boundary()
         self._rules: dict[int, Rules] = {}
         self._stopped = threading.Event()
-        self.seen = 0  # files that walks have met so far
+        self.files_seen = 0
 
     def stop(self) -> None:
-        """Break off the walk that is under way, from any thread."""
+        """Interrupt the current walk, from any thread."""
         self._stopped.set()
 
     def read_rules(self, root: Root) -> str:
         """
-        Read the rules of *root* anew; their digest.
+        Read the rules of *root* again and return their digest.
 
         Raises:
             RootUnavailable: They cannot be read.
@@ -187,128 +184,127 @@ class Comparer:
         )
         return Boundary(roots, kept)
 
-    def below(self, root: Root, folder: str, *, afresh: bool = False) -> Walked:
-        """The whole of ``walk`` at or below *folder*."""
-        *_, walked = self.walk(root, folder, afresh=afresh)
-        return walked
-
-    def walk(self, root: Root, folder: str = "", *, afresh: bool = False) -> Iterator[Walked]:
+    def walk(self, root: Root, folder: str = "", *, rejudge: bool = False) -> Iterator[ScanResult]:
         """
         Walk at or below *folder* and compare with what is known, streaming both.
 
-        Yields what was found so far whenever ``PASSED_MAX`` more files are skipped or ``FRESH_MAX``
-        more are taken, and at the end. It is always the same object, whose ``passed`` and ``fresh``
-        the caller may clear.
+        Yields the result so far whenever ``SKIPPED_BATCH`` more files are skipped or
+        ``CANDIDATE_BATCH`` more are candidates, and at the end. It is always the same object, whose
+        ``skipped`` and ``candidates`` the caller may clear.
 
-        *Afresh*: what was decided about files that did not change is decided again.
+        Args:
+            rejudge: Decide again about files that did not change.
 
         Raises:
-            BrokenOff: It was told to stop.
+            ScanStopped: ``stop`` was called.
         """
-        walked, unjudged = Walked(), set[str]()
+        result, unjudged = ScanResult(), set[str]()
 
         def problem(rel_path: str, error: OSError) -> None:
             unjudged.add(rel_path)
             if not self.is_silenced(root, rel_path, error):
-                walked.problems.append((rel_path, error))
+                result.problems.append((rel_path, error))
 
-        stretches = scanner.walk_batches(
+        batches = scanner.walk_batches(
             root.path,
             root.id,
             below=folder,
             symlinks=self._symlinks,
             roots=self._paths,
             problem=problem,
-            on_link=walked.links.append,
+            on_link=result.links.append,
         )
-        counted = self._counted(walked, root, stretches)
-        changes = self._changes(counted, self._known(root, folder), unjudged, afresh=afresh)
-        for _ in self._sort_in(walked, root, changes, cache(companions_in)):
-            if len(walked.passed) >= PASSED_MAX or len(walked.fresh) >= FRESH_MAX:
-                yield walked
-        yield walked
+        counted = self._counted(result, root, batches)
+        changes = self._changes(counted, self._known(root, folder), unjudged, rejudge=rejudge)
+        for _ in self._sort_in(result, root, changes, cache(companions_in)):
+            if len(result.skipped) >= SKIPPED_BATCH or len(result.candidates) >= CANDIDATE_BATCH:
+                yield result
+        yield result
 
     def _counted(
-        self, walked: Walked, root: Root, stretches: Iterable[scanner.FileBatch]
+        self, result: ScanResult, root: Root, batches: Iterable[scanner.FileBatch]
     ) -> Iterator[scanner.FileBatch]:
-        for stretch in stretches:
+        for batch in batches:
             if self._stopped.is_set():
-                raise BrokenOff
-            walked.files += len(stretch.keys)
-            self.seen += len(stretch.keys)
-            walked.models = walked.models or _has_model(root, stretch)
-            yield stretch
+                raise ScanStopped
+            result.files += len(batch.keys)
+            self.files_seen += len(batch.keys)
+            result.has_model = result.has_model or _has_model(root, batch)
+            yield batch
 
     def _changes(
         self,
-        stretches: Iterable[scanner.FileBatch],
+        batches: Iterable[scanner.FileBatch],
         known: KnownFiles,
         unjudged: Collection[str],
         *,
-        afresh: bool,
+        rejudge: bool,
     ) -> Iterator[Change]:
-        """``diff`` of what a walk meets; of a stretch in which nothing changed no value is made."""
-        stands = self._stands(afresh)
-        for stretch in stretches:
-            if afresh or not known.pass_over(stretch.keys):
-                before = known.through(stretch.keys[-1][0])
-                yield from diff(stretch.files(), before, unjudged=unjudged, stands=stands)
+        """``diff`` of what a walk finds; a batch in which nothing changed costs no objects."""
+        stands = self._stands(rejudge)
+        for batch in batches:
+            if rejudge or not known.pass_over(batch.keys):
+                before = known.through(batch.keys[-1][0])
+                yield from diff(batch.files(), before, unjudged=unjudged, stands=stands)
         yield from diff((), known, unjudged=unjudged, stands=stands)
 
-    def at(self, root: Root, asked: Mapping[str, bool]) -> list[Walked]:
+    def compare_paths(self, root: Root, paths: Mapping[str, bool]) -> list[ScanResult]:
         """
-        The same for single paths, files or folders; of each, whether it is decided *afresh*.
+        Compare single paths, files or folders; *paths* says which are judged again.
 
         Raises:
-            BrokenOff: It was told to stop.
+            ScanStopped: ``stop`` was called.
         """
         companions = cache(companions_in)
         return [
-            self._at(root, path, companions, afresh=asked[path])
-            for path in self._unless_stopped(asked)
+            self._compare_path(root, path, companions, rejudge=paths[path])
+            for path in self._unless_stopped(paths)
         ]
 
-    def _at(self, root: Root, rel_path: str, companions: Companions, *, afresh: bool) -> Walked:
+    def _compare_path(
+        self, root: Root, rel_path: str, companions: Companions, *, rejudge: bool
+    ) -> ScanResult:
         try:
             found = self.find(root, rel_path)
         except OSError as error:
-            return Walked(problems=[(rel_path, error)])
+            return ScanResult(problems=[(rel_path, error)])
         if found is None:
-            return self.below(root, rel_path, afresh=afresh)
-        walked = Walked(files=1)
-        changes = diff([found], self._known(root, rel_path), stands=self._stands(afresh))
-        for _ in self._sort_in(walked, root, changes, companions):
+            *_, result = self.walk(root, rel_path, rejudge=rejudge)
+            return result
+        result = ScanResult(files=1)
+        changes = diff([found], self._known(root, rel_path), stands=self._stands(rejudge))
+        for _ in self._sort_in(result, root, changes, companions):
             pass
-        return walked
+        return result
 
     def find(self, root: Root, rel_path: str) -> FoundFile | None:
-        """The file as it is now, if there is one; raises OSError where it cannot be told."""
+        """Return the file as it is now, if there is one; raises OSError if that is unknown."""
         return scanner.find_file(
             root.path, root.id, rel_path, symlinks=self._symlinks, roots=self._paths
         )
 
-    def look(self, keys: Iterable[PathKey]) -> list[Look]:
+    def examine(self, keys: Iterable[PathKey]) -> list[FileState]:
         """
-        What is at each path now; one listing a folder tells what downloaders work at.
+        Return what is at each path now, with one listing per folder for companions.
 
         Raises:
-            BrokenOff: It was told to stop.
+            ScanStopped: ``stop`` was called.
         """
         companions = cache(companions_in)
         wanted = self._unless_stopped(keys)
-        return [self._look(self._roots[root_id], path, companions) for root_id, path in wanted]
+        return [self._state(self._roots[root_id], path, companions) for root_id, path in wanted]
 
-    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """*function* of each of *items*; raises BrokenOff once it was told to stop."""
-        return list(map(function, self._unless_stopped(items)))
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Call *function* for each of *items*; raises ScanStopped after ``stop``."""
+        return [function(item) for item in self._unless_stopped(items)]
 
     def _unless_stopped(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:
             if self._stopped.is_set():
-                raise BrokenOff
+                raise ScanStopped
             yield item
 
-    def _look(self, root: Root, rel_path: str, companions: Companions) -> Look:
+    def _state(self, root: Root, rel_path: str, companions: Companions) -> FileState:
         try:
             found = self.find(root, rel_path)
         except OSError as error:
@@ -317,7 +313,7 @@ class Comparer:
         return None if found is None else (found, companions(root.path, folder).get(name))
 
     def is_silenced(self, root: Root, rel_path: str, error: OSError) -> bool:
-        """Is *error* a dangling link that ``.syncdignore`` or ``select.exclude`` leaves out?"""
+        """Return whether *error* is a dangling link that ``.syncdignore`` or ``select.exclude`` excludes."""
         if not isinstance(error, scanner.DanglingLink):
             return False
         if root.id not in self._rules:
@@ -325,7 +321,7 @@ class Comparer:
         return is_excluded(self._rules[root.id], rel_path)
 
     def judge(self, file: FoundFile | KnownFile) -> Selected | Skipped:
-        """What becomes of a file, by its name, its size and the files that come before it."""
+        """Decide about a file by its name, its size and the files that ComfyUI loads first."""
         if file.root_id not in self._rules:
             self.read_rules(self._roots[file.root_id])
 
@@ -337,31 +333,29 @@ class Comparer:
         return judge(rules, file.rel_path, file.fingerprint.size, instead=instead)
 
     def judge_growing(self, file: FoundFile) -> Selected | Skipped:
-        """As ``judge``, but of an empty file, what becomes of it if it grows."""
+        """Decide as ``judge`` does, but treat an empty file as one that will grow."""
         fingerprint = file.fingerprint
         grown = fingerprint._replace(size=max(fingerprint.size, 1))
         return self.judge(file._replace(fingerprint=grown))
 
     def judge_content(self, found: FoundFile, *, lease: bool) -> integrity.Judgement:
-        """What becomes of a file that is taken by its name, by its content and where it lies."""
+        """Decide about a file that the rules select, by its content and its location."""
         root = self._roots[found.root_id].path
         judged = integrity.judge(root, found, boundary=self._boundary, lease=lease)
-        if (
-            judged.verdict is not None and found.fingerprint.size == 0
-        ):  # and no program writes to it
+        if judged.verdict is not None and found.fingerprint.size == 0:  # no program writes to it
             return integrity.Judgement(Verdict.IGNORED, naming.EMPTY)
         return judged
 
-    def bundle_waits_for(
+    def missing_from_bundle(
         self, root: Root, bundle: str, settled: Collection[str] = ()
     ) -> str | None:
         """
-        What keeps the files of a bundle from going, or None.
+        Return what prevents the files of a bundle from being sent, or None.
 
         Args:
-            settled: Those of its paths that stand still and are whole; others may be queued already.
+            settled: Those of its paths that are settled and valid; others may already be queued.
         """
-        known = {each.rel_path: each for each in self._known(root, _folder(root, bundle))}
+        known = {file.rel_path: file for file in self._known(root, _folder(root, bundle))}
 
         def is_ready(file: FoundFile) -> bool:
             before = known.get(file.rel_path)
@@ -371,12 +365,12 @@ class Comparer:
                 and before.fingerprint.same_file_as(file.fingerprint)
             )
 
-        return self.waits_for(root, bundle, is_ready)
+        return self.blocking_bundle_member(root, bundle, is_ready)
 
-    def waits_for(
+    def blocking_bundle_member(
         self, root: Root, bundle: str, is_ready: Callable[[FoundFile], bool]
     ) -> str | None:
-        """The same, where *is_ready* tells which files may go."""
+        """Return the first member that is not ready or not there, with the reason, or None."""
         problems: list[str] = []
         names, ready = list[str](), list[str]()
         for file in scanner.walk(
@@ -394,7 +388,7 @@ class Comparer:
             elif judged.verdict is not Verdict.IGNORED or judged.reason == naming.UNFINISHED:
                 problems.append(f"{file.rel_path}: {judged.reason}")
         indexes = {}
-        for name in ready:  # others may be links to files outside, which an error would quote
+        for name in ready:  # others may be links to outside files, which an error would quote
             if name.endswith(bundles.INDEX_ENDING):
                 try:
                     indexes[name] = integrity.shards_in(os.path.join(root.path, name))
@@ -404,17 +398,17 @@ class Comparer:
         return printable(min(problems)) if problems else None
 
     def _known(self, root: Root, below: str) -> KnownFiles:
-        assert self._files is not None, "whoever compares has them"
+        assert self._files is not None, "a comparer that compares has files"
         return self._files.known(root.id, below)
 
-    def _stands(self, afresh: bool) -> Callable[[KnownFile], bool]:
+    def _stands(self, rejudge: bool) -> Callable[[KnownFile], bool]:
         def stand(known: KnownFile) -> bool:
-            return not self._in_doubt(known) and (not afresh or stands(self.judge(known), known))
+            return not self._in_doubt(known) and (not rejudge or stands(self.judge(known), known))
 
         return stand
 
     def _in_doubt(self, known: KnownFile) -> bool:
-        """What was incomplete is looked at again wherever somebody looks, whether or not it moved."""
+        """Return whether a file was incomplete for a reason that may be over, although it did not change."""
         root = self._roots[known.root_id]
         return known.verdict is Verdict.INCOMPLETE and not integrity.still_broken(root.path, known)
 
@@ -425,51 +419,54 @@ class Comparer:
         return os.path.join(self._roots[key[0]].path, key[1])
 
     def _sort_in(
-        self, walked: Walked, root: Root, changes: Iterable[Change], companions: Companions
+        self, result: ScanResult, root: Root, changes: Iterable[Change], companions: Companions
     ) -> Iterator[Change]:
-        """Collect *changes* as they come."""
+        """Collect *changes* as they arrive."""
         for change in changes:
             file = change.known if isinstance(change, Gone) else change.found
-            if isinstance(change, Gone) and (problem := cut_off(root, file.rel_path)) is not None:
-                known_ones = {rel_path for rel_path, _ in walked.problems}
-                if problem[0] not in known_ones and not self.is_silenced(root, *problem):
-                    walked.problems.append(problem)
+            if (
+                isinstance(change, Gone)
+                and (problem := find_cut_off(root, file.rel_path)) is not None
+            ):
+                reported = {rel_path for rel_path, _ in result.problems}
+                if problem[0] not in reported and not self.is_silenced(root, *problem):
+                    result.problems.append(problem)
                 continue
             if not isinstance(change, Moved):
-                walked.doubtful += self._there(self._tree.after(root.id, file.rel_path))
+                result.reconsider += self._there(self._tree.after(root.id, file.rel_path))
             if isinstance(change, Gone):
-                walked.gone.append(change.known)
+                result.gone.append(change.known)
             elif isinstance(judged := self.judge_growing(change.found), Skipped):
-                walked.passed.append((change.found, judged))
+                result.skipped.append((change.found, judged))
             else:
                 folder, name = os.path.split(file.rel_path)
                 known = None if isinstance(change, New) else change.known
                 companion = companions(root.path, folder).get(name)
-                walked.fresh.append(Fresh(change.found, known, judged, companion))
+                result.candidates.append(Candidate(change.found, known, judged, companion))
             yield change
 
 
 def _folder(root: Root, bundle: str) -> str:
-    """Where a bundle lies below its root."""
+    """Return the path of a bundle below its root."""
     return bundle if root.type_key is None else bundle.partition("/")[2]
 
 
 def is_model(root: Root, file: FoundFile) -> bool:
-    """Does the root hold a model, whatever the operator's rules say of it?"""
+    """Return whether a file is a model, whatever the operator's rules say."""
     return naming.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
 
 
-def _has_model(root: Root, stretch: scanner.FileBatch) -> bool:
-    """``is_model`` of any file; asked of most trees once, of those without a model for all files."""
-    candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in stretch.keys)
-    return candidates and any(is_model(root, file) for file in stretch.files())
+def _has_model(root: Root, batch: scanner.FileBatch) -> bool:
+    """Return whether one of the files is a model."""
+    candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in batch.keys)
+    return candidates and any(is_model(root, file) for file in batch.files())
 
 
-def cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
+def find_cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
     """
-    What forbids to conclude from its absence that a file is gone: where it is, and why.
+    Return why the absence of a file does not prove that it is gone, and where, or None.
 
-    It is a folder above it that is a link to nowhere, or that cannot be looked at.
+    A folder above it may be a dangling link, or unreadable.
     """
     try:
         link = scanner.dangling_folder_link(root.path, rel_path)
@@ -478,60 +475,9 @@ def cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
     return None if link is None else (link, scanner.DanglingLink())
 
 
-def changed_mounts(before: Mapping[str, Mount], now: Mapping[str, Mount]) -> list[str]:
-    """
-    The folders of a root where a file system was mounted, unmounted or replaced, outermost first.
-
-    Args:
-        before: As the last whole walk of the root left them; empty if there was none.
-    """
-    folders = sorted(before.keys() | now.keys()) if before else []
-    return [folder for folder in folders if before.get(folder) != now.get(folder)]
-
-
-def require_same_mounts(
-    root: Root,
-    before: Mapping[str, Mount],
-    now: Mapping[str, Mount],
-    held_models: Callable[[str], object],
-) -> None:
-    """
-    Where a root held models, its file systems must be those of the last whole walk.
-
-    Args:
-        held_models: True of a folder that held models; ``""`` is the root itself.
-
-    Raises:
-        RootUnavailable: A folder that held models lies on another file system.
-    """
-    for folder in changed_mounts(before, now):
-        if held_models(folder):
-            raise RootUnavailable(
-                f"{_absolute(root, folder)} lies on another file system than before "
-                f"({_mount_text(now.get(folder))}, it was {_mount_text(before.get(folder))}). "
-                f"Nothing was judged: mount the old one, or {ACCEPT}."
-            )
-
-
-def emptied(root: Root, folder: str = "") -> RootUnavailable:
-    """What to raise for a root, or a file system below it, that held models and holds none."""
-    return RootUnavailable(
-        f"{_absolute(root, folder)} holds no model, although it did before. Nothing was judged: "
-        f"is its disk mounted? If the models were removed on purpose, {ACCEPT}."
-    )
-
-
-def _absolute(root: Root, folder: str) -> str:
-    return printable(os.path.join(root.path, folder) if folder else root.path)
-
-
-def _mount_text(mount: Mount | None) -> str:
-    return "no mount" if mount is None else f"{mount.fs_type} {printable(mount.source)}"
-
-
 def companions_in(root: str, folder: str) -> dict[str, str]:
-    """The names in a folder that a downloader still works at, each with what it keeps beside it."""
+    """Return the names in a folder that a downloader is writing, each with its companion."""
     try:
         return scanner.unfinished_downloads(root, folder)
     except OSError:
-        return {}  # a folder that cannot be listed has nothing to settle either
+        return {}  # a folder that cannot be listed has no file that settles

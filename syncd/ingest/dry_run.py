@@ -18,11 +18,10 @@ from syncd.ingest.comparer import (
     Comparer,
     Root,
     companions_in,
-    cut_off,
-    emptied,
+    find_cut_off,
     is_model,
-    require_same_mounts,
 )
+from syncd.ingest.root_guard import emptied, require_same_mounts
 from syncd.store.db import reading
 from syncd.store.files import RootRow
 from syncd.store.reports import Report
@@ -74,9 +73,11 @@ def make_plan(loaded: Loaded) -> Planned:
             _require_same_tree(root, rows[root.id], found, known, links[root.id])
     here = {(file.root_id, file.rel_path) for file in found}
     for root_id, rel_path in known.keys() - here:
-        problem = cut_off(roots[root_id], rel_path)
+        problem = find_cut_off(roots[root_id], rel_path)
         if problem is not None and not comparer.is_silenced(roots[root_id], *problem):
-            problems[roots[root_id].shown(problem[0])] = problem[1].strerror or str(problem[1])
+            problems[roots[root_id].display_path(problem[0])] = problem[1].strerror or str(
+                problem[1]
+            )
     steps = plan_files(found, known, limits, comparer.judge)
     steps = list(_looked_into(comparer, roots, found, steps))
     return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems, absent)
@@ -130,7 +131,7 @@ def _as_bundles(
 
     @cache
     def waits_for(root_id: int, bundle: str) -> str | None:
-        return comparer.waits_for(
+        return comparer.blocking_bundle_member(
             roots[root_id], bundle, lambda file: (file.root_id, file.rel_path) in ready
         )
 
@@ -206,7 +207,7 @@ def _walk(
                 "Check models_dir, the mount, and the permissions of your account."
             )
         if not comparer.is_silenced(root, rel_path, error):
-            problems[root.shown(rel_path)] = error.strerror or str(error)
+            problems[root.display_path(rel_path)] = error.strerror or str(error)
 
     return scanner.walk(
         root.path,

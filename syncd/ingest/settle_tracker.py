@@ -1,0 +1,263 @@
+"""
+Which files still change, why, and when to examine each of them again.
+
+This state is in memory only: after a restart, the walk finds these files again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from syncd.clock import Clock
+from syncd.core.files import naming, settling
+from syncd.core.files.search_paths import PathKey
+from syncd.core.files.settling import Watching, Windows
+from syncd.ingest.comparer import Candidate, Root
+from syncd.monitoring.progress import Meter, Settling
+from syncd.types import FoundFile, HintKind, Priority, printable
+
+SETTLED_MAX = 10_000
+"""Files that are examined and queued together, so that a backfill of any size takes bounded memory."""
+
+BLOCKED_RETRY_S = 10.0
+"""Between examinations of a file that something other than time blocks; an event may come first."""
+
+CONFLICT_RETRY_S = 1.0
+"""Between examinations of a file that waits for another file with the same place in the catalog."""
+
+CLOCK_SLACK_S = 1.0
+"""Drift between two clocks of one machine; more means that one of them was set."""
+
+
+@dataclass(slots=True)
+class TrackedFile:
+    """
+    A file that is not known to have stopped changing.
+
+    ``clash_key`` is that of its model_path; ``postponed`` means that it waits for another file with
+    the same key. ``missing_from_bundle`` says what its ``bundle`` still lacks.
+    """
+
+    watching: Watching
+    examined_at_s: float
+    priority: Priority
+    clash_key: str
+    bundle: str | None = None
+    postponed: bool = False
+    missing_from_bundle: str | None = None
+
+    @property
+    def blocked_by(self) -> str | None:
+        """What other than time keeps it from being queued."""
+        if self.postponed:
+            return "it waits for a file that would get the same place in the catalog"
+        return self.missing_from_bundle or self.watching.blocked_by
+
+    @property
+    def due_at_s(self) -> float:
+        """Boottime of the next examination."""
+        if self.postponed:
+            return self.examined_at_s + CONFLICT_RETRY_S
+        if self.blocked_by is None:
+            return settling.settles_at_s(self.watching)
+        return self.examined_at_s + BLOCKED_RETRY_S
+
+
+class SettleTracker:
+    """
+    Tracks files until they stop changing.
+
+    Args:
+        windows: Seconds for which a fingerprint must not change.
+        once: In a backfill, a file that has not changed for long gets a short window.
+    """
+
+    def __init__(
+        self,
+        roots: Mapping[int, Root],
+        *,
+        clock: Clock,
+        meter: Meter,
+        windows: Windows,
+        once: bool,
+    ) -> None:
+        self._roots = roots
+        self._clock = clock
+        self._meter = meter
+        self._windows = windows
+        self._once = once
+        self._clock_offset_s = self._current_clock_offset_s()
+        self._files: dict[PathKey, TrackedFile] = {}
+
+    def __contains__(self, key: PathKey) -> bool:
+        return key in self._files
+
+    def __getitem__(self, key: PathKey) -> TrackedFile:
+        return self._files[key]
+
+    # -- what is tracked -------------------------------------------------------------------------
+
+    def unsettled(self) -> dict[PathKey, Watching]:
+        """Return all tracked paths, each with what blocks it."""
+        return {
+            key: replace(file.watching, blocked_by=file.blocked_by)
+            for key, file in self._files.items()
+        }
+
+    def progress(self) -> Iterator[Settling]:
+        """Yield the same for display, in order of first observation; iterate without an await."""
+        now_s = self._clock.boottime_s()
+        for (root_id, rel_path), file in self._files.items():
+            left_s = max(settling.settles_at_s(file.watching) - now_s, 0.0)
+            yield Settling(
+                path=printable(self._roots[root_id].display_path(rel_path)),
+                size=file.watching.fingerprint.size,
+                seconds_left=round(left_s, 1) if file.blocked_by is None else None,
+                reason=file.blocked_by,
+            )
+
+    def next_due_s(self) -> float | None:
+        """Return the boottime of the next examination, or None if no file is tracked."""
+        return min((file.due_at_s for file in self._files.values()), default=None)
+
+    def due(self) -> set[PathKey]:
+        """
+        Return the files to examine now: about ``SETTLED_MAX``; the others stay due.
+
+        Files that must be decided together come together: those with one clash key, and the
+        members of one bundle.
+        """
+        now_s = self._clock.boottime_s()
+        due = [key for key, file in self._files.items() if file.due_at_s <= now_s]
+        if not due:
+            return set()
+        if len(due) > SETTLED_MAX:
+            due.sort(key=lambda key: self._files[key].clash_key)
+            last = self._files[due[SETTLED_MAX - 1]].clash_key
+            due = [key for key in due if self._files[key].clash_key <= last]
+        together = {*due, *(key for key, file in self._files.items() if file.postponed)}
+        bundles = {self._bundle_of(key) for key in together} - {None}
+        return together | {key for key in self._files if self._bundle_of(key) in bundles}
+
+    def clash_keys_except(self, keys: Iterable[PathKey]) -> set[str]:
+        """Return the clash keys of all tracked files other than *keys*."""
+        return {self._files[key].clash_key for key in self._files.keys() - set(keys)}
+
+    def non_empty_paths(self, root: Root) -> list[str]:
+        """Return the paths below *root* that have content."""
+        return [
+            rel_path
+            for (root_id, rel_path), file in self._files.items()
+            if root_id == root.id and file.watching.fingerprint.size > 0
+        ]
+
+    def _bundle_of(self, key: PathKey) -> tuple[int, str] | None:
+        bundle = self._files[key].bundle
+        return None if bundle is None else (key[0], bundle)
+
+    # -- what changes it -------------------------------------------------------------------------
+
+    def observe(
+        self, candidate: Candidate, hint: HintKind | None, now_s: float, *, backfill: bool
+    ) -> None:
+        """Start tracking a file, or note that it was found again at *now_s*."""
+        found, target = candidate.found, candidate.selected.target
+        before = self._files.get((found.root_id, found.rel_path))
+        # Files of the first walk, and files that only new rules select, can wait.
+        can_wait = backfill or candidate.is_unchanged
+        self._files[found.root_id, found.rel_path] = TrackedFile(
+            self._watch(
+                before.watching if before else None, found, candidate.companion, hint, now_s
+            ),
+            now_s,
+            Priority.BACKFILL if can_wait else Priority.FRESH,
+            naming.clash_key(target.model_path),
+            target.bundle,
+        )
+        self._meter.settling(len(self._files))
+
+    def examined(
+        self,
+        found: FoundFile,
+        companion: str | None,
+        hint: HintKind | None,
+        *,
+        began_s: float,
+        ended_s: float,
+    ) -> bool:
+        """
+        Note that a tracked file was examined; return whether it has settled.
+
+        The examination took place between the two times. So a window begins with the end of one
+        examination and is over if the next one began after it.
+        """
+        file = self._files[found.root_id, found.rel_path]
+        file.watching = self._watch(file.watching, found, companion, hint, ended_s)
+        file.examined_at_s = ended_s
+        settled = settling.is_settled(file.watching, began_s)
+        if not settled:
+            file.missing_from_bundle = None
+        return settled
+
+    def block(self, key: PathKey, reason: str) -> None:
+        """Note an obstacle whose end no event may report: the file is examined again later."""
+        file = self._files[key]
+        file.watching = replace(file.watching, blocked_by=reason)
+        file.examined_at_s = self._clock.boottime_s()
+
+    def forget(self, key: PathKey) -> bool:
+        """Stop tracking a path; return whether it was tracked."""
+        was_tracked = self._files.pop(key, None) is not None
+        if was_tracked:
+            self._meter.settling(len(self._files))
+        return was_tracked
+
+    def clear(self) -> None:
+        """Forget all files, because no window can be trusted any more. A walk must follow."""
+        self._files.clear()
+        self._meter.settling(0)
+
+    def set_windows(self, windows: Windows) -> None:
+        """Use *windows* for every file that is observed from now on."""
+        self._windows = windows
+
+    def _watch(
+        self,
+        before: Watching | None,
+        found: FoundFile,
+        companion: str | None,
+        hint: HintKind | None,
+        now_s: float,
+    ) -> Watching:
+        old = self._is_old(found)
+        watching = settling.look(
+            before if old or not self._once else self._unless_shortened(before),
+            found,
+            now_s=now_s,
+            hint=hint,
+            windows=self._windows,
+            network=self._roots[found.root_id].network,
+            companion=companion,
+            old=old,
+        )
+        assert watching is not None, "there is a file to watch"
+        return watching
+
+    # -- how old a file is, for a backfill -------------------------------------------------------
+
+    def _current_clock_offset_s(self) -> float:
+        """Return by how much the clock that stamps files is ahead of the one that never jumps."""
+        return self._clock.now_ms() / 1000 - self._clock.boottime_s()
+
+    def _is_old(self, found: FoundFile) -> bool:
+        """Return whether, in a backfill, ctime is long past by a clock that has not been set."""
+        if not self._once:
+            return False
+        if abs(self._current_clock_offset_s() - self._clock_offset_s) > CLOCK_SLACK_S:
+            return False
+        age_s = self._clock.now_ms() / 1000 - found.fingerprint.ctime_ns / 1e9
+        return age_s > settling.OLD_S
+
+    def _unless_shortened(self, before: Watching | None) -> Watching | None:
+        """Return *before*, unless its window was shortened for an age that is in doubt now."""
+        shortest_s = min(self._windows.quiet_s, self._windows.closed_s)
+        return None if before is not None and before.window_s < shortest_s else before
