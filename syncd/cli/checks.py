@@ -270,7 +270,7 @@ def _names(loaded: Loaded) -> Check:
     unable = [step for step in planned.steps if step.action in _UNABLE]
     if not unable:
         return Check("names", Result.OK, f"{_models(planned)} models, each name can be registered")
-    first = printable(planned.roots[unable[0].root_id].shown(unable[0].rel_path))
+    first = printable(planned.roots[unable[0].root_id].display_path(unable[0].rel_path))
     return Check(
         "names",
         Result.WARNING,

@@ -88,7 +88,7 @@ def _path(planned: Planned, finding: Finding) -> str:
     if finding.file is None:
         return ""
     root_id, rel_path = finding.file.key
-    return printable(planned.roots[root_id].shown(rel_path))
+    return printable(planned.roots[root_id].display_path(rel_path))
 
 
 def _show(planned: Planned, inquiry: Inquiry) -> None:

@@ -39,7 +39,7 @@ class Place:
     @property
     def shown(self) -> str:
         """What a person is told."""
-        return printable(self.root.shown(self.rel_path) or self.root.path)
+        return printable(self.root.display_path(self.rel_path) or self.root.path)
 
     def holds(self, root: str, type_key: str | None, rel_path: str) -> bool:
         """Is that file this one, or below this folder?"""

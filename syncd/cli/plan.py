@@ -131,7 +131,7 @@ def _show(planned: Planned, agents: int | None) -> None:
             Text(str(step.action), style=STYLES.get(str(step.action), "")),
             size_text(step.size),
             Text(
-                printable(planned.roots[step.root_id].shown(step.rel_path))
+                printable(planned.roots[step.root_id].display_path(step.rel_path))
                 + _arrow(target_of(step))
             ),
             Text(

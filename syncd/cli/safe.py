@@ -183,7 +183,7 @@ def _hold_text(hold: HoldRow) -> str:
 
 
 def _shown(planned: Planned, step: Step) -> str:
-    return printable(planned.roots[step.root_id].shown(step.rel_path))
+    return printable(planned.roots[step.root_id].display_path(step.rel_path))
 
 
 def _unregistered(planned: Planned, step: Step) -> AtRisk:

@@ -19,7 +19,8 @@ from syncd.core.files.selection import Selected
 from syncd.errors import JobError
 from syncd.executors import Executors
 from syncd.fs.mounts import mounts_in
-from syncd.ingest.comparer import Comparer, Root, changed_mounts, cut_off
+from syncd.ingest.comparer import Comparer, Root, find_cut_off
+from syncd.ingest.root_guard import changed_mounts
 from syncd.maintenance.retire_records import RecordCleanup
 from syncd.store.files import Wanted
 from syncd.store.store import Store
@@ -196,7 +197,7 @@ class Applier:
     async def _require_movable(self, root: Root, line: Line) -> None:
         assert line.was is not None, "read so"
         assert line.sha256 is not None, "read so"
-        (walked,) = await self._lanes.scan(self._comparer.at, root, {line.was: False})
+        (walked,) = await self._lanes.scan(self._comparer.compare_paths, root, {line.was: False})
         await self._lanes.db(self._store.files.forget, walked.gone, self._clock.now_ms())
         movable = await self._lanes.db(self._store.records.movable, line.sha256)
         if movable == line.record_id:
@@ -293,7 +294,7 @@ class Applier:
         except FileNotFoundError as error:
             if error.filename == root.path or not same:
                 raise _Refused(f"{printable(root.path)} is not the tree that it was") from None
-            problem = await self._lanes.scan(cut_off, root, line.path)
+            problem = await self._lanes.scan(find_cut_off, root, line.path)
             if problem is not None:
                 where, reason = problem
                 raise _Refused(f"{printable(where)}: {reason.strerror}") from None

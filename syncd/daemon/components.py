@@ -43,6 +43,7 @@ from syncd.fs.download_notes import expected_sha256
 from syncd.fs.watcher import Watcher
 from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.ingester import Ingester
+from syncd.ingest.settle_tracker import SettleTracker
 from syncd.maintenance.abort_uploads import UploadAborter
 from syncd.maintenance.reconcile import Reconciler
 from syncd.maintenance.retire_records import Policy, RecordCleanup
@@ -179,7 +180,8 @@ class Components:
         self.reading.follow(rates.parse(settings.guest.hash_bandwidth))
         self.courtesy.take(_manner(settings))
         self.allowance.limit = settings.limits.max_bytes_per_day
-        self.intake.retune(_windows(settings), read_lease=settings.settle.read_lease)
+        self.intake.tracker.set_windows(_windows(settings))
+        self.intake.set_read_lease(settings.settle.read_lease)
         self.dispatcher.use(settings.upload.files)
         self.transfer.use(settings.upload.parts, settings.upload.parts_max)
 
@@ -390,10 +392,15 @@ class _Builder:
         return Ingester(
             self.roots,
             comparer=comparer,
+            tracker=SettleTracker(
+                self.roots,
+                clock=self.tools.clock,
+                meter=self.tools.meter,
+                windows=_windows(settings),
+                once=self.once,
+            ),
             meter=self.tools.meter,
-            windows=_windows(settings),
             read_lease=settings.settle.read_lease,
-            once=self.once,
             on_queued=dispatcher.wake,
             on_freed=self.ties.hint,
             **self.tools.shared,
@@ -429,7 +436,7 @@ class _Builder:
 
         def lacking(job: Job) -> str | None:
             assert job.target.bundle is not None, "asked of bundles only"
-            return comparer.bundle_waits_for(self.roots[job.root_id], job.target.bundle)
+            return comparer.missing_from_bundle(self.roots[job.root_id], job.target.bundle)
 
         return WorkerDeps(
             jitter=self.tools.jitter,
@@ -498,7 +505,7 @@ class _Builder:
         return WebhookNotifier(
             _receivers(self.tools.settings),
             jitter=self.tools.jitter,
-            shown_of=lambda job: self.roots[job.root_id].shown(job.rel_path),
+            shown_of=lambda job: self.roots[job.root_id].display_path(job.rel_path),
             **self.tools.shared,
             **network(self.tools.settings),
         )
@@ -514,7 +521,7 @@ class _Builder:
             dispatcher=dispatcher,
             transfer=transfer,
             bandwidth=sending,
-            settling=intake.settling,
+            settling=intake.tracker.progress,
             hint=self.ties.hint,
             state_hold=self.ties.state_hold,
             unready=self.ties.unready,

@@ -259,7 +259,7 @@ class Service:
         def more_comes() -> bool:
             in_time = self._clock.boottime_s() < until_s
             waiting = self._looking or bool(self._hints)
-            return waiting or (in_time and bool(parts.intake.unsettled()))
+            return waiting or (in_time and bool(parts.intake.tracker.unsettled()))
 
         settling = asyncio.create_task(self._settle(parts, until_s))
         working = asyncio.create_task(parts.dispatcher.run(more_comes=more_comes))
@@ -271,8 +271,8 @@ class Service:
             await self._reconcile(parts)
         self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
-            parts.roots[root_id].shown(rel_path): watching.blocked_by or "it still changes"
-            for (root_id, rel_path), watching in parts.intake.unsettled().items()
+            parts.roots[root_id].display_path(rel_path): watching.blocked_by or "it still changes"
+            for (root_id, rel_path), watching in parts.intake.tracker.unsettled().items()
         }
         return self._signal_code() or await self._exit_code(
             parts.store,
@@ -382,7 +382,7 @@ class Service:
             hints = self._hints.take()
             if self._slept() or self._start_over:
                 self._rescan, self._start_over = True, False
-                parts.intake.start_over()
+                parts.intake.tracker.clear()
             if self._rescan:
                 self._rescan, hints = False, everything
             try:
@@ -390,9 +390,8 @@ class Service:
                     self._look_around = False
                     await self._lanes.db(parts.store.require_in_place)
                     await parts.intake.require_roots()
-                await parts.intake.look(hints)
+                await parts.intake.process(hints)
                 self._walked = True
-                await parts.intake.settle_due()
                 if hints:
                     await parts.holds.end(HoldKind.ROOT)
             except RootUnavailable as error:
@@ -400,7 +399,7 @@ class Service:
                 self._rescan = True
                 await self._hints.nap(ROOT_LOOK_S)
                 continue
-            await self._hints.nap(self._seconds_until(parts.intake.next_look_s()))
+            await self._hints.nap(self._seconds_until(parts.intake.tracker.next_due_s()))
 
     def _slept(self) -> bool:
         """Has the machine been asleep since this was asked last? Nobody heard what happened then."""
@@ -416,13 +415,12 @@ class Service:
         while True:
             hints = self._hints.take()
             self._looking = True  # a hint that is being looked at is still to come
-            await parts.intake.look(hints)
-            await parts.intake.settle_due()
+            await parts.intake.process(hints)
             self._looking = False
             parts.dispatcher.wake()
             now_s = self._clock.boottime_s()
             waits = [until_s - now_s] if until_s > now_s else []
-            look_at_s = parts.intake.next_look_s()
+            look_at_s = parts.intake.tracker.next_due_s()
             if look_at_s is not None:  # it may be due by now: looking at the others took its time
                 waits.append(max(0.0, look_at_s - now_s))
             await self._hints.nap(min(waits, default=None))
@@ -617,7 +615,7 @@ class Service:
             clock=self._clock,
             meter=self._meter,
             bandwidth=parts.sending,
-            walked=lambda: None if self._walked else parts.intake.seen,
+            walked=lambda: None if self._walked else parts.intake.files_seen,
             is_watched=is_watched,
         )
         return {*tasks, asyncio.create_task(herald.run())}
@@ -699,7 +697,7 @@ class Service:
         """Is every wanted file in the catalog, and nothing in the way?"""
         if not self._walked:
             return False
-        unsettled, unread = len(parts.intake.unsettled()), len(parts.intake.problems)
+        unsettled, unread = len(parts.intake.tracker.unsettled()), len(parts.intake.problems)
         return await self._exit_code(parts.store, unsettled=unsettled, unread=unread) == 0
 
     async def _exit_code(self, store: Store, *, unsettled: int, unread: int) -> int:

@@ -58,7 +58,7 @@ def test_a_root_that_held_models_and_is_empty_is_not_judged_and_all_is_remembere
     back = home.once()
 
     assert done.code == 66
-    says(done.said, os.fspath(home.models), "holds no model, although it did", "mounted?")
+    says(done.said, os.fspath(home.models), "contains no model, although it did", "is mounted")
     assert after == before
     assert back.code == 0
     later = [entry.call for entry in cloud.history.entries()[called:]]

@@ -267,7 +267,7 @@ def test_I20_a_tree_on_another_mount_is_not_judged(home: Home) -> None:
 
     assert (safe.code, once.code) == (66, 66)
     assert safe.said == once.said
-    assert "lies on another file system than before" in safe.said
+    assert "is on another file system than before" in safe.said
 
 
 @pytest.mark.parametrize("name", ["vae", "vae.pt"], ids=["a folder's name", "a model's name"])

@@ -20,7 +20,7 @@ from syncd.daemon.service import Service
 from syncd.daemon.team_guard import TeamGuard
 from syncd.executors import Executors
 from syncd.fs.watcher import Watcher
-from syncd.ingest.comparer import BrokenOff
+from syncd.ingest.comparer import ScanStopped
 from syncd.monitoring.progress import Meter
 from syncd.store.files import RootRow
 from tests.weights import write_safetensors
@@ -147,7 +147,7 @@ async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fa
             if fails:
                 raise NoRoom
 
-    with pytest.raises(BrokenOff):
+    with pytest.raises(ScanStopped):
         await parts.intake.walk(parts.roots[1])
     lanes.close()
     store.close()

@@ -13,9 +13,10 @@ from syncd.core.files import settling
 from syncd.core.files.search_paths import Tree
 from syncd.core.files.selection import Patterns, Rules
 from syncd.executors import Executors
-from syncd.ingest import ingester
-from syncd.ingest.comparer import BrokenOff, Comparer, Root
-from syncd.ingest.ingester import BATCH, BLOCKED_LOOK_S, RIVAL_LOOK_S, Ingester
+from syncd.ingest import settle_tracker
+from syncd.ingest.comparer import Comparer, Root, ScanStopped
+from syncd.ingest.ingester import BATCH, Ingester
+from syncd.ingest.settle_tracker import BLOCKED_RETRY_S, CONFLICT_RETRY_S, SettleTracker
 from syncd.monitoring.progress import Meter, Settling
 from syncd.store.files import Admission, Wanted
 from syncd.store.store import Store
@@ -66,7 +67,7 @@ class Scene:
     async def after(self, seconds: float) -> int:
         """Let time pass and look; how often something was queued so far."""
         self.clock.passed_s += seconds
-        await self.intake.settle_due()
+        await self.intake.process([])
         return len(self.queued)
 
 
@@ -75,7 +76,7 @@ def scene_in(
 ) -> Scene:
     models = folder / "models"
     root = Root(store.files.root_id(os.fspath(models)), os.fspath(models), network=False)
-    queued, freed = list[None](), list[Hint]()
+    queued, freed, meter = list[None](), list[Hint](), Meter()
     meanwhile = dict[str, Callable[[], object]]()
 
     def judged(rel_path: str) -> None:
@@ -95,10 +96,11 @@ def scene_in(
         store=store,
         lanes=lanes,
         clock=clock,
-        meter=Meter(),
-        windows=WINDOWS,
+        tracker=SettleTracker(
+            {root.id: root}, clock=clock, meter=meter, windows=WINDOWS, once=backfill
+        ),
+        meter=meter,
         read_lease=True,
-        once=backfill,
         on_queued=lambda: queued.append(None),
         on_freed=freed.append,
     )
@@ -172,9 +174,9 @@ async def test_a_file_that_cannot_be_looked_at_for_a_moment_is_looked_at_again(
         assert await scene.after(30) == 0
     folder.chmod(0o755)
 
-    (watching,) = scene.intake.unsettled().values()
+    (watching,) = scene.intake.tracker.unsettled().values()
     assert "Permission denied" in (watching.blocked_by or "")
-    assert await scene.after(BLOCKED_LOOK_S) == 0
+    assert await scene.after(BLOCKED_RETRY_S) == 0
     assert await scene.after(30) == 1
 
 
@@ -183,10 +185,10 @@ async def test_a_file_that_is_open_for_writing_is_taken_when_it_is_closed(scene:
     await scene.intake.walk(scene.root)
     with (scene.models / NAME).open("r+b"):
         assert await scene.after(30) == 0
-        (watching,) = scene.intake.unsettled().values()
+        (watching,) = scene.intake.tracker.unsettled().values()
 
     assert watching.blocked_by == "a program has it open for writing"
-    assert await scene.after(BLOCKED_LOOK_S) == 0
+    assert await scene.after(BLOCKED_RETRY_S) == 0
     assert await scene.after(30) == 1
 
 
@@ -199,9 +201,9 @@ async def test_settling_file_is_told_with_its_size_and_the_seconds_left(scene: S
     scene.clock.passed_s += 12
 
     size = (scene.models / NAME).stat().st_size
-    assert list(scene.intake.settling()) == [Settling(NAME, size, 18.0, None)]
+    assert list(scene.intake.tracker.progress()) == [Settling(NAME, size, 18.0, None)]
     scene.clock.passed_s += 20
-    assert [file.seconds_left for file in scene.intake.settling()] == [0.0]
+    assert [file.seconds_left for file in scene.intake.tracker.progress()] == [0.0]
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
@@ -213,7 +215,7 @@ async def test_settling_file_of_a_bundle_is_told_with_what_the_bundle_waits_for(
     await scene.intake.walk(scene.root)
     await scene.after(30)
 
-    (file,) = scene.intake.settling()
+    (file,) = scene.intake.tracker.progress()
     assert (file.path, file.seconds_left) == ("diffusers/sd/unet.safetensors", None)
     assert (file.reason or "").startswith("the bundle diffusers/sd waits for ")
 
@@ -226,7 +228,7 @@ async def test_settling_file_that_waits_for_its_rival_is_told_so(scene: Scene) -
     await scene.intake.walk(scene.root)
     await scene.after(15)
 
-    told = {file.path: (file.seconds_left, file.reason) for file in scene.intake.settling()}
+    told = {file.path: (file.seconds_left, file.reason) for file in scene.intake.tracker.progress()}
     assert told == {
         NAME: (None, "it waits for a file that would get the same place in the catalog"),
         "loras/X.safetensors": (15.0, None),
@@ -244,7 +246,7 @@ async def test_empty_file_that_grows_within_its_window_is_never_recorded_as_empt
     await scene.intake.walk(scene.root)
 
     assert states(scene) == {}
-    assert list(scene.intake.unsettled()) == [(scene.root.id, NAME)]
+    assert list(scene.intake.tracker.unsettled()) == [(scene.root.id, NAME)]
 
     write_safetensors(scene.models / NAME, 5000)
 
@@ -259,11 +261,11 @@ async def test_empty_file_that_is_open_for_writing_settles_when_it_is_closed(sce
     with (scene.models / NAME).open("wb"):
         await scene.intake.walk(scene.root)
         assert await scene.after(30) == 0
-        (file,) = scene.intake.settling()
+        (file,) = scene.intake.tracker.progress()
 
     assert file == Settling(NAME, 0, None, "a program has it open for writing")
     assert states(scene) == {}
-    await scene.after(BLOCKED_LOOK_S)
+    await scene.after(BLOCKED_RETRY_S)
     await scene.after(30)
     assert states(scene) == {NAME: "ignored"}
 
@@ -276,7 +278,7 @@ async def test_empty_file_that_stays_empty_is_ignored_after_its_window(scene: Sc
     (file,) = scene.store.report.files()
     assert (file.state, file.reason) == ("ignored", "empty file")
     await scene.intake.walk(scene.root)
-    assert scene.intake.unsettled() == {}
+    assert scene.intake.tracker.unsettled() == {}
 
 
 # -- what is heard together ------------------------------------------------------------------------
@@ -291,7 +293,7 @@ async def test_more_hints_than_are_looked_at_in_one_go_are_all_looked_at(scene: 
     names = [f"vae/{number:04}.safetensors" for number in range(BATCH + 1)]
     for name in names:
         write_safetensors(scene.models / name, 200)
-    await scene.intake.look(closed(scene, *names))
+    await scene.intake.examine(closed(scene, *names))
 
     assert await scene.after(WINDOWS.closed_s) == 1
     assert len(list(scene.store.seen.known(scene.root.id, "vae"))) == len(names)
@@ -301,7 +303,7 @@ async def test_more_hints_than_are_looked_at_in_one_go_are_all_looked_at(scene: 
 async def test_I17_settled_files_are_queued_some_at_a_time_clashes_and_bundles_as_a_whole(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingester, "SETTLED_MAX", 3)
+    monkeypatch.setattr(settle_tracker, "SETTLED_MAX", 3)
     plain = [f"loras/{name}.safetensors" for name in ("a", "b", "d", "e", "f", "g", "x")]
     clash = ["loras/C.safetensors", "loras/c.safetensors"]
     bundle = [f"diffusers/m/{number}.safetensors" for number in range(5)]
@@ -319,9 +321,9 @@ async def test_I17_settled_files_are_queued_some_at_a_time_clashes_and_bundles_a
     await scene.intake.walk(scene.root)
     await scene.after(WINDOWS.quiet_s)
     for _ in range(10):
-        await scene.after(RIVAL_LOOK_S)
+        await scene.after(CONFLICT_RETRY_S)
 
-    assert scene.intake.unsettled() == {}
+    assert scene.intake.tracker.unsettled() == {}
     assert sorted(path for each in goes for path in each) == sorted((*plain, *clash, *bundle))
     assert [each for each in goes if clash[0] in each] == [
         each for each in goes if clash[1] in each
@@ -334,7 +336,7 @@ async def test_I17_settled_files_are_queued_some_at_a_time_clashes_and_bundles_a
 @pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_of_several_words_about_a_path_the_last_one_counts(scene: Scene) -> None:
     created, closed_ = Hint(scene.root.id, NAME, HintKind.CREATED), closed(scene, NAME)[0]
-    await scene.intake.look([created, closed_])
+    await scene.intake.examine([created, closed_])
 
     assert await scene.after(WINDOWS.closed_s - 0.1) == 0
     assert await scene.after(0.1) == 1
@@ -342,11 +344,11 @@ async def test_of_several_words_about_a_path_the_last_one_counts(scene: Scene) -
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_what_goes_and_what_comes_in_one_go_are_both_noticed(scene: Scene) -> None:
-    await scene.intake.look(closed(scene, NAME))
+    await scene.intake.examine(closed(scene, NAME))
     await scene.after(WINDOWS.closed_s)
     (scene.models / NAME).unlink()
     write_safetensors(scene.models / "loras/y.safetensors", 200)
-    await scene.intake.look(closed(scene, NAME, "loras/y.safetensors"))
+    await scene.intake.examine(closed(scene, NAME, "loras/y.safetensors"))
     await scene.after(WINDOWS.closed_s)
 
     known = scene.store.seen.known(scene.root.id, "loras")
@@ -381,10 +383,10 @@ async def test_of_two_looks_at_one_path_in_one_go_the_later_one_counts(
     write_safetensors(scene.models / between, 200)
     become(sizes[0])
     scene.meanwhile[between] = lambda: become(sizes[1])
-    await scene.intake.look(closed(scene, NAME, between, "loras"))
+    await scene.intake.examine(closed(scene, NAME, between, "loras"))
 
     assert not scene.meanwhile
-    assert ((scene.root.id, NAME) in scene.intake.unsettled()) is is_watched
+    assert ((scene.root.id, NAME) in scene.intake.tracker.unsettled()) is is_watched
     known = scene.store.seen.known(scene.root.id, NAME)
     assert [file.verdict for file in known] == verdicts
 
@@ -393,8 +395,8 @@ async def test_of_two_looks_at_one_path_in_one_go_the_later_one_counts(
 async def test_a_stop_breaks_off_what_is_looked_at_in_one_go(scene: Scene) -> None:
     scene.intake.stop()
 
-    with pytest.raises(BrokenOff):
-        await scene.intake.look(closed(scene, NAME))
+    with pytest.raises(ScanStopped):
+        await scene.intake.examine(closed(scene, NAME))
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
@@ -410,4 +412,4 @@ async def test_a_file_whose_shadow_went_is_judged_anew_though_its_hint_is_lost(
     assert [hint.rel_path for hint in scene.freed][-1:] == [second]
     await scene.intake.walk(scene.root)  # and nobody looks where the hint says
 
-    assert (scene.root.id, second) in scene.intake.unsettled()
+    assert (scene.root.id, second) in scene.intake.tracker.unsettled()

@@ -60,7 +60,7 @@ BOTH = {f"models/{ONE}", f"models/{TWO}"}
 
 def require_held(done: Finished, home: Home) -> None:
     assert done.code == 66, done.err
-    assert f"{home.models}/checkpoints lies on another file system than before" in done.said
+    assert f"{home.models}/checkpoints is on another file system than before" in done.said
     assert "syncd scan --accept" in done.said
 
 
@@ -113,7 +113,7 @@ def test_I20_another_disk_over_a_folder_with_models_is_held_until_accepted(
     after = machine.run("--once")
 
     assert held.code == 66
-    assert f"{home.models}/loras lies on another file system than before" in held.said
+    assert f"{home.models}/loras is on another file system than before" in held.said
     assert "another-disk" in held.said
     assert kept == BOTH
     assert accepted.code == 0, accepted.err
@@ -145,7 +145,7 @@ def test_I20_emptied_disk_is_held_until_accepted_by_a_running_daemon(
         accepted = machine.run("scan", "--accept")
         until(lambda: daemon.events("hold.ended"), "the end of the hold")
 
-    assert f"{home.models}/checkpoints holds no model, although it did before" in began["reason"]
+    assert f"{home.models}/checkpoints contains no model, although it did before" in began["reason"]
     assert gone == []
     assert accepted.code == 0, accepted.err
     assert [event["path"] for event in daemon.events("file.gone")] == [ONE]
@@ -164,4 +164,4 @@ def test_I20_linked_folder_whose_disk_is_unmounted_is_held(
 
     assert first.code == 0, first.err
     assert held.code == 66
-    assert f"{home.models}/vae lies on another file system than before" in held.said
+    assert f"{home.models}/vae is on another file system than before" in held.said

@@ -38,6 +38,7 @@ from syncd.executors import Executors
 from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.dry_run import make_plan
 from syncd.ingest.ingester import Ingester
+from syncd.ingest.settle_tracker import SettleTracker
 from syncd.monitoring.progress import Meter
 from syncd.sandbox.server import Sandbox
 from syncd.store.store import Store
@@ -231,10 +232,15 @@ class Safe(RuleBasedStateMachine):
             store=self.store,
             lanes=self.lanes,
             clock=self.clock,
+            tracker=SettleTracker(
+                self.roots,
+                clock=self.clock,
+                meter=Meter(),
+                windows=Windows(WINDOW_S, WINDOW_S, WINDOW_S),
+                once=False,
+            ),
             meter=Meter(),
-            windows=Windows(WINDOW_S, WINDOW_S, WINDOW_S),
             read_lease=False,
-            once=False,
             on_queued=lambda: None,
             on_freed=lambda hint: None,
         )
@@ -292,7 +298,7 @@ class Safe(RuleBasedStateMachine):
             asyncio.run(self.intake.walk(root))
         if settled:
             self.clock.now_s += 2 * WINDOW_S
-            asyncio.run(self.intake.settle_due())
+            asyncio.run(self.intake.process([]))
 
     @rule(target=leases)
     @precondition(lambda self: self.is_due())
