@@ -27,7 +27,13 @@ from typing import Any
 
 from tests.planted.run import COPIED, MEMORY, PROJECT, first_failed
 
-TARGETS = ("syncd/core", "syncd/store", "syncd/upload", "syncd/ingest/ingester.py")
+TARGETS = (
+    "syncd/core",
+    "syncd/store",
+    "syncd/upload",
+    "syncd/ingest/ingester.py",
+    "syncd/ingest/settle_tracker.py",
+)
 BUILD = PROJECT / "build" / "mutants"
 COSMIC_RAY = BUILD / "bin" / "cosmic-ray"
 LEFT_OUT = re.compile(r"core/(ReplaceBinaryOperator_BitOr_|RemoveDecorator|ExceptionReplacer)")
@@ -52,6 +58,7 @@ NEAREST = {
         " -k 'last_look or I09 or F36 or F41'"
     ),
     "syncd/ingest/ingester.py": "tests/integration/test_intake.py",
+    "syncd/ingest/settle_tracker.py": "tests/integration/test_intake.py",
 }
 """Tests of a module, or of a folder; a module of ``core`` is tested by what imports it."""
 
