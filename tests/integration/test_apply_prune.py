@@ -280,7 +280,7 @@ def test_a_record_below_a_link_to_nowhere_is_not_taken_back(
 
     assert lines[ONE]["action"] == "disable"
     assert done.code == 1
-    assert f"refused: disable {ONE}: loras: a link to a folder that is not there" in done.out
+    assert f"refused: disable {ONE}: loras: a link to a folder that does not exist" in done.out
     assert len(records(cloud)) == 2
 
 
