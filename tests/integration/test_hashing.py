@@ -43,7 +43,7 @@ def leaves_of(data: bytes, leaf: int) -> bytes:
 
 
 def ignore(count: int) -> None:
-    """Nobody is interested in the bytes counted."""
+    """Ignore the count of bytes."""
 
 
 def plan(path: str, *, on_bytes: Callable[[int], None] = ignore) -> Plan:
@@ -70,7 +70,7 @@ def sent_before_error(source: Iterator[bytes], message: str) -> bytes:
 
 
 def change_byte(path: str, offset: int) -> None:
-    """Another byte at *offset*, and mtime put back: only ctime and the content tell."""
+    """Change a byte at *offset* and restore mtime: only ctime and the content differ."""
     before = os.stat(path)
     with open(path, "r+b") as file:
         os.pwrite(file.fileno(), b"\xff", offset)
@@ -84,7 +84,7 @@ WHOLE = Part(1, 0, len(DATA))
 
 
 @pytest.mark.parametrize("size", [1, LEAF_SIZE - 1, LEAF_SIZE, LEAF_SIZE + 1, 2 * LEAF_SIZE + 5])
-def test_a_plan_holds_what_hashlib_and_xxhash_say_of_the_file(tmp_path: Path, size: int) -> None:
+def test_digests_equal_those_of_hashlib_and_xxhash(tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
@@ -95,7 +95,7 @@ def test_a_plan_holds_what_hashlib_and_xxhash_say_of_the_file(tmp_path: Path, si
     assert sum(counts) == size
 
 
-def test_what_is_looked_at_is_the_file_and_not_the_link_to_it(model: str, tmp_path: Path) -> None:
+def test_fingerprint_is_that_of_the_target_of_a_link(model: str, tmp_path: Path) -> None:
     link = tmp_path / "link.safetensors"
     link.symlink_to(model)
     st_ = os.stat(model)
@@ -114,7 +114,7 @@ def moved(fingerprint: Fingerprint, field: str) -> Fingerprint:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_file_that_moved_before_the_first_byte_is_not_read(model: str, field: str) -> None:
+def test_changed_file_is_not_hashed(model: str, field: str) -> None:
     counts: list[int] = []
     with pytest.raises(FileChanged, match=rf"changed: {field} \d+ -> \d+$"):
         hashing.hash_file(
@@ -139,7 +139,7 @@ def append(path: str) -> None:
         pytest.param(lambda path: change_byte(path, 0), id="rewritten with mtime put back"),
     ],
 )
-def test_a_file_that_moves_while_it_is_hashed_gets_no_plan(
+def test_file_that_changes_while_it_is_hashed_gets_no_digests(
     model: str, disturb: Callable[[str], None]
 ) -> None:
     disturbed: list[int] = []
@@ -155,7 +155,7 @@ def test_a_file_that_moves_while_it_is_hashed_gets_no_plan(
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("left", [0, 15, 16, 17, 99])
-def test_F08_a_file_cut_short_while_it_is_hashed_gets_no_plan(model: str, left: int) -> None:
+def test_F08_file_truncated_while_it_is_hashed_gets_no_digests(model: str, left: int) -> None:
     with pytest.raises(FileChanged, match="became shorter while it was read"):
         plan(model, on_bytes=lambda count: os.truncate(model, left))
 
@@ -224,7 +224,7 @@ def test_I01_a_part_is_not_whole_on_the_wire_before_the_leaves_its_edges_cut_agr
 
 
 @pytest.mark.usefixtures("small")
-def test_a_byte_changed_between_two_pieces_is_seen(model: str) -> None:
+def test_byte_changed_between_two_pieces_is_detected(model: str) -> None:
     source = pieces(model, WHOLE)
     next(source)
     change_byte(model, 99)
@@ -234,7 +234,7 @@ def test_a_byte_changed_between_two_pieces_is_seen(model: str) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("field", ["inode", "size", "mtime_ns"])
-def test_a_file_that_moved_before_the_first_piece_is_not_sent(model: str, field: str) -> None:
+def test_changed_file_is_not_sent(model: str, field: str) -> None:
     source = pieces(model, WHOLE, moved(hashing.read_fingerprint(model), field))
 
     assert sent_before_error(source, f"changed: {field}") == b""
@@ -258,14 +258,14 @@ def test_I34_file_of_another_device_that_agrees_but_for_ctime_is_not_sent(model:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_ctime_that_moved_alone_lets_the_same_bytes_pass(model: str) -> None:
+def test_changed_ctime_alone_does_not_stop_sending(model: str) -> None:
     expected = moved(hashing.read_fingerprint(model), "ctime_ns")
 
     assert b"".join(pieces(model, WHOLE, expected)) == DATA
 
 
 @pytest.mark.usefixtures("small")
-def test_a_file_touched_behind_the_last_piece_is_noticed_at_the_end(model: str) -> None:
+def test_file_touched_after_the_last_piece_is_detected_at_the_end(model: str) -> None:
     source = pieces(model, WHOLE)
     sent = b"".join(next(source) for _ in range(len(DATA) // PIECE))
     os.utime(model, ns=(1, 1))
@@ -275,7 +275,7 @@ def test_a_file_touched_behind_the_last_piece_is_noticed_at_the_end(model: str) 
 
 
 @pytest.mark.usefixtures("small")
-def test_F08_a_file_cut_short_while_it_is_sent_is_noticed(model: str) -> None:
+def test_F08_file_truncated_while_it_is_sent_is_detected(model: str) -> None:
     source = pieces(model, WHOLE)
     next(source)
     os.truncate(model, 50)
@@ -301,7 +301,7 @@ def test_bytes_without_a_planned_digest_never_leave_whole(model: str) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_hashing_stops_at_the_next_leaf_when_told_to(model: str) -> None:
+def test_hashing_stops_at_the_next_leaf(model: str) -> None:
     stop, counts = threading.Event(), list[int]()
 
     def count(read: int) -> None:
@@ -315,7 +315,7 @@ def test_hashing_stops_at_the_next_leaf_when_told_to(model: str) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_sending_stops_at_the_next_piece_when_told_to(model: str) -> None:
+def test_sending_stops_at_the_next_piece(model: str) -> None:
     stop = threading.Event()
     source = hashing.checked_pieces(
         model,
@@ -408,7 +408,7 @@ except Permanent as error:
 """
 
 
-def test_F13_a_file_that_may_not_be_read_fails_with_the_command_that_mends_it(model: str) -> None:
+def test_F13_unreadable_file_fails_with_the_command_that_fixes_it(model: str) -> None:
     os.chmod(model, 0)
     said = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, model], capture_output=True, text=True, check=True
@@ -418,7 +418,7 @@ def test_F13_a_file_that_may_not_be_read_fails_with_the_command_that_mends_it(mo
     assert f"chmod a+r '{model}'" in said
 
 
-def test_names_are_shown_harmlessly(tmp_path: Path) -> None:
+def test_error_escapes_the_name_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(FileChanged) as caught:
         hashing.read_fingerprint(str(tmp_path / os.fsdecode(b"\x1b[2J\n\xe9")))
 

@@ -666,7 +666,7 @@ def test_a_key_that_shows_what_was_registered_before_goes_on_and_is_asked_about_
 
 
 def delete_records(cloud: Sandbox) -> None:
-    """What somebody else does in the cloud."""
+    """A visitor who changes the cloud."""
     for record in cloud.records():
         gone = httpx.delete(
             f"{cloud.base_url}/models/{record['id']}",

@@ -50,7 +50,7 @@ def walked_with_problems(root: Path, below: str = "") -> tuple[list[str], dict[s
     return [f.rel_path for f in scanner.walk(str(root), 7, below=below, problem=problem)], problems
 
 
-def test_a_found_file_carries_what_stat_says(root: Path) -> None:
+def test_found_file_has_the_fingerprint_of_stat(root: Path) -> None:
     path = put(root / "loras" / "x.pt", b"12345")
 
     st_ = path.stat()
@@ -74,7 +74,7 @@ def test_a_sparse_file_has_less_allocated_than_its_size(root: Path) -> None:
     assert found.allocated < 1 << 20
 
 
-def test_files_come_in_the_byte_order_of_the_whole_path(root: Path) -> None:
+def test_walk_yields_files_in_byte_order_of_the_path(root: Path) -> None:
     for name in ("a/b", "a.pt", "a0", "a/c/d", "a b", "A", "a-/x", "é", "z"):
         put(root / name)
 
@@ -105,7 +105,7 @@ def test_I26_any_bytes_that_the_disk_holds_come_through_in_order(paths: list[lis
     assert found == sorted(made)
 
 
-def test_folders_that_hold_no_models_are_passed_over(root: Path) -> None:
+def test_folders_without_models_are_skipped(root: Path) -> None:
     for folder in (".cache", "__pycache__", "models--a--b", "loras"):
         put(root / folder / "x.pt")
 
@@ -218,7 +218,7 @@ def test_F17_links_that_leave_all_roots_are_skipped_where_the_rule_says_so(
 
 @pytest.mark.parametrize("link", ["file_{}.pt", "folder_{}/x.pt"])
 @pytest.mark.cell("F17-settle")
-def test_F17_a_look_follows_the_same_rule(linked: Path, link: str) -> None:
+def test_F17_find_file_follows_the_same_rule(linked: Path, link: str) -> None:
     def sees(where: str, rule: scanner.Symlinks) -> bool:
         return scanner.find_file(str(linked), 7, link.format(where), symlinks=rule) is not None
 
@@ -302,7 +302,7 @@ def test_an_unreadable_file_is_found_and_left_to_its_reader(locked: Path) -> Non
     assert found.fingerprint.size == 5
 
 
-def test_a_look_into_a_closed_folder_is_no_answer(locked: Path) -> None:
+def test_find_file_below_unreadable_folder_raises(locked: Path) -> None:
     with as_somebody_else():
         with pytest.raises(PermissionError):
             scanner.find_file(str(locked), 7, "closed/x.pt")
@@ -338,7 +338,7 @@ def test_leaving_a_walk_early_leaves_no_descriptor_open(root: Path) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_a_look_sees_what_a_walk_sees(root: Path) -> None:
+def test_find_file_agrees_with_walk(root: Path) -> None:
     put(root / "loras" / "caf\udce9.pt")
 
     (found,) = files(root)
@@ -347,14 +347,14 @@ def test_a_look_sees_what_a_walk_sees(root: Path) -> None:
 
 
 @pytest.mark.parametrize("rel_path", ["nothing.pt", "x.pt/below.pt", "folder"])
-def test_a_look_at_no_file_finds_nothing(root: Path, rel_path: str) -> None:
+def test_find_file_of_non_file_returns_none(root: Path, rel_path: str) -> None:
     put(root / "x.pt")
     (root / "folder").mkdir()
 
     assert scanner.find_file(str(root), 7, rel_path) is None
 
 
-def test_companions_are_told_with_their_owners(root: Path) -> None:
+def test_unfinished_downloads_are_listed_with_their_markers(root: Path) -> None:
     for name in ("x.pt", "x.pt.aria2", "y.pt", "z.pt"):
         put(root / "loras" / name)
     (root / "loras" / ".y.pt.parts_17").mkdir()
@@ -444,7 +444,7 @@ def test_bind_mount_of_a_folder_onto_itself_changes_no_mount(tmp_path: Path) -> 
     assert mounts.mount_of("/mnt", table=table) == Mount("ext4", "/dev/vda", "/home")
 
 
-def test_a_path_that_no_mount_covers_has_an_unknown_one(tmp_path: Path) -> None:
+def test_path_without_mount_has_an_unknown_mount(tmp_path: Path) -> None:
     table = put(tmp_path / "mountinfo", TABLE.split(b"\n", 1)[1])
 
     assert mounts.mount_of("/srv", table=str(table)).fs_type == "unknown"

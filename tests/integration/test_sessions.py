@@ -1,4 +1,4 @@
-"""A stored session: renewed in time, by one at a time, on disk before it is used, and never twice."""
+"""A stored session is renewed in time, by one process at a time, and is on disk before it is used."""
 
 import asyncio
 import json
@@ -39,9 +39,9 @@ class Installation:
 
     def sign_in(self, *, left_s: float = HOUR_S) -> Session:
         """Keep a fresh session that has *left_s* of an hour left by this machine's clock."""
-        with Visitor(self.cloud) as somebody:
+        with Visitor(self.cloud) as visitor:
             said = {"email_address": self.cloud.email, "user_password": self.cloud.password}
-            pair = good(somebody.post("/auth/login", **said))
+            pair = good(visitor.post("/auth/login", **said))
         now_ms = self.clock.now_ms()
         session = Session(
             base_url=self.cloud.base_url,
@@ -122,7 +122,7 @@ async def test_a_machine_that_slept_renews_before_it_asks_for_anything(place: In
     assert asked == ["login", Call.ME, Call.REFRESH, Call.ME]
 
 
-async def test_a_clock_that_is_set_back_does_not_make_a_session_last(place: Installation) -> None:
+async def test_clock_set_back_does_not_extend_a_session(place: Installation) -> None:
     place.sign_in()
     async with place.running() as api:
         place.clock.advance(HOUR_S - 10)
@@ -173,7 +173,7 @@ async def test_I13_many_requests_and_two_processes_renew_once(place: Installatio
     assert place.refreshes() == [200]
 
 
-async def test_a_request_that_is_cancelled_does_not_take_the_renewal_with_it(
+async def test_cancelled_request_does_not_cancel_the_renewal(
     place: Installation,
 ) -> None:
     before = place.sign_in(left_s=10)
@@ -189,7 +189,7 @@ async def test_a_request_that_is_cancelled_does_not_take_the_renewal_with_it(
     assert place.kept().refresh not in (None, before.refresh)
 
 
-async def test_a_lost_answer_is_told_and_the_spent_token_is_tried_once_only(
+async def test_lost_renewal_answer_is_reported_and_the_spent_token_tried_once(
     place: Installation,
 ) -> None:
     place.sign_in(left_s=-1)
@@ -211,7 +211,7 @@ async def test_a_lost_answer_is_told_and_the_spent_token_is_tried_once_only(
     assert place.kept().refresh is None
 
 
-async def test_what_is_left_of_a_session_is_used_up_when_its_renewal_fails(
+async def test_session_is_used_until_its_end_if_renewal_fails(
     place: Installation,
 ) -> None:
     place.sign_in(left_s=200)
@@ -230,7 +230,7 @@ async def test_what_is_left_of_a_session_is_used_up_when_its_renewal_fails(
     ("status", "kind"),
     [(429, Kind.API_THROTTLED), (403, Kind.NOT_ALLOWED), (400, Kind.NOT_ALLOWED)],
 )
-async def test_a_refusal_that_is_not_about_the_token_leaves_it_alone(
+async def test_refusal_for_another_reason_keeps_the_session(
     place: Installation, status: int, kind: Kind
 ) -> None:
     before = place.sign_in(left_s=-1)
@@ -244,7 +244,7 @@ async def test_a_refusal_that_is_not_about_the_token_leaves_it_alone(
     assert left == before
 
 
-async def test_a_server_error_is_not_taken_for_the_end_of_the_chain(place: Installation) -> None:
+async def test_server_error_does_not_end_the_session(place: Installation) -> None:
     place.sign_in(left_s=-1)
     place.cloud.faults.add(Rule(Fault.ANSWER, call=Call.REFRESH, status=502))
     async with place.running() as api:
@@ -256,7 +256,7 @@ async def test_a_server_error_is_not_taken_for_the_end_of_the_chain(place: Insta
     assert place.kept().refresh_sent_at is None
 
 
-async def test_a_new_sign_in_is_taken_up_and_a_sign_out_noticed(place: Installation) -> None:
+async def test_new_sign_in_is_used_and_sign_out_detected(place: Installation) -> None:
     place.sign_in(left_s=-1)
     dead = replace(place.kept(), refresh=None)
     place.stored.write_session(dead)

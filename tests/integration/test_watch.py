@@ -18,7 +18,7 @@ WAIT_S = 60.0
 
 
 class ChangeQueue:
-    """What a watcher told, in order."""
+    """The hints of a watcher, in order."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[Hint] = queue.Queue()
@@ -28,12 +28,12 @@ class ChangeQueue:
         self._queue.put(hint)
 
     def until(self, *wanted: Hint) -> None:
-        """Wait until all of *wanted* were told."""
+        """Wait until all of *wanted* arrived."""
         while missing := set(wanted) - set(self.seen):
             self._take(missing)
 
     def until_told_of(self, rel_path: str) -> None:
-        """Wait until anything was told of a path."""
+        """Wait for any hint about a path."""
         while not any(hint.rel_path == rel_path for hint in self.seen):
             self._take(rel_path)
 
@@ -41,7 +41,7 @@ class ChangeQueue:
         try:
             self.seen.append(self._queue.get(timeout=WAIT_S))
         except queue.Empty:
-            raise AssertionError(f"never told: {missing}; told: {self.seen}") from None
+            raise AssertionError(f"missing: {missing}; seen: {self.seen}") from None
 
     def forget(self) -> None:
         self.seen.clear()
@@ -92,7 +92,7 @@ Start = Callable[..., Watcher]
 
 @pytest.fixture
 def start(hints: ChangeQueue) -> Iterator[Start]:
-    """Starts a watcher that tells ``hints``, and stops it in the end."""
+    """Starts a watcher that adds to ``hints``, and stops it at the end."""
     watchers: list[Watcher] = []
 
     def started(root: Path, on_hint: Callable[[Hint], None] = hints, **options: Any) -> Watcher:
@@ -106,7 +106,7 @@ def start(hints: ChangeQueue) -> Iterator[Start]:
         watcher.stop()
 
 
-def test_a_written_file_is_told_as_created_and_closed(
+def test_written_file_gives_created_and_closed(
     start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     watcher = start(root)
@@ -128,7 +128,7 @@ def test_a_name_that_is_not_utf8_comes_through(
     hints.until(closed("loras/caf\udce9.pt"))
 
 
-def test_a_file_moved_in_from_outside_is_told_as_moved(
+def test_file_moved_in_gives_moved(
     start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (tmp_path / "x.pt").write_bytes(b"model")
@@ -139,7 +139,7 @@ def test_a_file_moved_in_from_outside_is_told_as_moved(
     hints.until(moved("loras/x.pt"))
 
 
-def test_a_download_renamed_into_place_tells_both_names(
+def test_renamed_download_gives_hints_for_both_names(
     start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     start(root)
@@ -165,7 +165,7 @@ def test_a_folder_moved_in_is_one_hint_and_watched_from_then_on(
     assert not any(hint.rel_path.startswith("loras/new/sub/x") for hint in hints.seen)
 
 
-def test_a_folder_made_and_filled_at_once_is_told(
+def test_folder_created_and_filled_at_once_gives_hints(
     start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     start(root)
@@ -179,7 +179,7 @@ def test_a_folder_made_and_filled_at_once_is_told(
     hints.until(closed("vae/deep/y.pt"))
 
 
-def test_a_renamed_folder_tells_both_names_and_is_watched_under_the_new_one(
+def test_renamed_folder_gives_both_names_and_is_watched_under_the_new_one(
     start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     start(root)
@@ -205,7 +205,7 @@ def test_a_folder_moved_out_and_in_again_is_still_watched(
     assert watcher.alive()
 
 
-def test_deleted_files_and_folders_are_told(
+def test_deleted_files_and_folders_give_hints(
     start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (root / "loras" / "x.pt").write_bytes(b"model")
@@ -219,7 +219,7 @@ def test_deleted_files_and_folders_are_told(
     hints.until(deleted("loras/x.pt"), deleted("loras/y.pt"), deleted("loras", folder=True))
 
 
-def test_a_linked_root_tells_paths_below_it(
+def test_linked_root_gives_paths_below_the_link(
     start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
     (tmp_path / "alias").symlink_to(root)
@@ -239,7 +239,7 @@ def elsewhere(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_folder_that_two_links_lead_to_is_told_under_both(
+def test_folder_behind_two_links_gives_hints_under_both(
     start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     (root / "vae").symlink_to(elsewhere)
@@ -309,7 +309,7 @@ def test_a_removed_link_is_no_longer_watched_and_the_other_one_still_is(
     assert watches_in_use() == 2  # the root and loras
 
 
-def test_a_link_whose_target_is_removed_costs_nobody_his_life(
+def test_link_with_removed_target_does_not_stop_the_watcher(
     start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     (elsewhere / "sub").rmdir()
@@ -325,7 +325,7 @@ def test_a_link_whose_target_is_removed_costs_nobody_his_life(
 
 
 @pytest.mark.cell("F17-watch")
-def test_links_are_left_alone_where_the_rule_says_so(
+def test_links_are_not_followed_if_the_rule_says_so(
     start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
     (root / "vae").symlink_to(elsewhere)
@@ -348,7 +348,9 @@ def test_cycles_of_links_end(start: Start, root: Path, hints: ChangeQueue) -> No
     assert watches_in_use() == 2
 
 
-def test_a_failing_receiver_kills_nothing(start: Start, root: Path, hints: ChangeQueue) -> None:
+def test_failing_receiver_does_not_stop_the_watcher(
+    start: Start, root: Path, hints: ChangeQueue
+) -> None:
     def fails_at_x(hint: Hint) -> None:
         hints(hint)
         if hint.rel_path.endswith("x.pt") or hint.kind is HintKind.RESCAN:
@@ -416,7 +418,7 @@ def test_F15_a_real_overflow_asks_for_a_rescan(
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_the_death_of_any_thread_behind_it_is_noticed(start: Start, root: Path, which: int) -> None:
+def test_alive_is_false_after_the_death_of_any_thread(start: Start, root: Path, which: int) -> None:
     watcher = start(root)
     assert watcher.alive()
 
@@ -445,7 +447,7 @@ def test_a_removed_root_is_noticed_and_watched_again_after_a_restart(
     assert watcher.alive()
 
 
-def test_a_missing_root_is_no_error_but_said(start: Start, root: Path) -> None:
+def test_missing_root_degrades_without_an_error(start: Start, root: Path) -> None:
     watcher = start(root / "missing")
 
     assert not watcher.alive()
@@ -473,7 +475,7 @@ def test_a_further_root_may_be_missing_and_is_watched_from_the_next_start(
 
 
 @pytest.mark.cell("F16-watch")
-def test_F16_a_reached_limit_is_no_error_and_comes_with_advice(
+def test_F16_reached_limit_degrades_with_advice(
     start: Start, root: Path, hints: ChangeQueue
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -503,7 +505,7 @@ def test_F16_folders_that_the_kernel_does_not_watch_are_counted(start: Start, ro
     assert "fs.inotify.max_user_watches" in (watcher.degraded or "")
 
 
-def test_linked_folders_beyond_the_bound_are_left_to_rescans_and_that_is_said(
+def test_linked_folders_beyond_the_limit_degrade_to_rescans(
     start: Start, root: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "LINKS_MAX", 2)

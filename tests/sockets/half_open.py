@@ -3,7 +3,7 @@ One run of the real service with a cable between it and the cloud, which is pull
 
 To be started as a process in a network namespace of its own: ``half_open CASE FOLDER``. The cloud
 listens in a second namespace, and a veth pair is the cable; when its far end goes down, packets
-are lost and nobody is told. Prints what happened as JSON.
+are lost without a notice. Prints what happened as JSON.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ class Cable:
             _must(LIBC.setns(self._here, NEWNET))
 
     def pull(self) -> None:
-        """From now on nothing gets through, and nobody is told."""
+        """Drop all packets from now on without a notice."""
         with self.there():
             ip("link set far down")
 
@@ -151,7 +151,7 @@ class Accident:
 
 
 class PullingMeter(Meter):
-    """Pulls the cable once so many bytes of a body have left."""
+    """Pulls the cable after a number of bytes of a body."""
 
     def __init__(self, accident: Accident, after: int) -> None:
         super().__init__()
@@ -268,7 +268,7 @@ def run(case: str, folder: Path) -> dict[str, Any]:
         raise
     cloud.__exit__(None, None, None)
     assert accident.pulled_s is not None, "the cable was not pulled"
-    assert accident.noticed_s is not None, "nobody noticed"
+    assert accident.noticed_s is not None, "not detected"
     return {
         "code": code,
         "errors": accident.errors,

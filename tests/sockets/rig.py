@@ -137,7 +137,7 @@ class Watched(Sandbox):
         return _Asked(request.url.path, part, said, after)
 
     def hears(self, asked: _Asked) -> None:
-        """The client has an answer: the newest call of this kind was told."""
+        """The client has an answer: the newest call of this kind was answered."""
         mine = [entry.seq for entry in self.history.entries() if asked.is_(entry)]
         if mine:
             self._heard[asked] = max(mine)
@@ -200,7 +200,7 @@ class _Counted(Executors):
 
 
 def _api_client(clock: SkippingClock, cloud: Watched) -> api.HttpClient:
-    """The API's real client; while a request is under way the clock does not jump."""
+    """The API's real client; the clock does not jump during a request."""
     client = api.build_client()
     plain = client.send
 
@@ -237,7 +237,7 @@ def _api_client(clock: SkippingClock, cloud: Watched) -> api.HttpClient:
 
 
 def _store_client(cloud: Watched) -> object_store.HttpClient:
-    """The store's real client; it tells which answers it did not wait for."""
+    """The store's real client; it reports the answers that it did not wait for."""
     client = object_store.build_client()
     plain = client.send
 

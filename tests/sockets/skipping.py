@@ -16,10 +16,10 @@ AHEAD_S = 3600.0
 
 class SkippingClock:
     """
-    When nothing is under way the clock jumps to the end of the next wait.
+    While nothing is running, the clock jumps to the end of the next wait.
 
     Args:
-        on_skip: Told how many seconds are left out.
+        on_skip: Called with the number of skipped seconds.
     """
 
     def __init__(self, on_skip: Callable[[float], None]) -> None:
@@ -49,7 +49,7 @@ class SkippingClock:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Something is under way that takes real time."""
+        """Something is running that takes real time."""
         self._busy += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""T10: the cable between syncd and the cloud is pulled, and no packet tells of it."""
+"""T10: the cable between syncd and the cloud is pulled, and no packet reports it."""
 
 import json
 import subprocess

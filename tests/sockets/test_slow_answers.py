@@ -265,7 +265,7 @@ def models(tmp_path: Path) -> Path:
 
 @contextmanager
 def slow_store(store: Wire, *, times: int, then: Callable[[], None]) -> Iterator[SlowServer]:
-    """The first *times* bodies meet a store that drips; *then* is called once they are under way."""
+    """The first *times* bodies meet a store that drips; *then* is called once they are being sent."""
     real = store.upstream
 
     def watch(server: SlowServer) -> None:

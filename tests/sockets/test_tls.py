@@ -1,4 +1,4 @@
-"""F29: real TLS servers that nobody should trust get no byte of a body."""
+"""F29: real TLS servers with invalid certificates get no byte of a body."""
 
 import asyncio
 import socket

@@ -18,7 +18,7 @@ IDLE_S = 0.001
 
 
 class Break(StrEnum):
-    """What happens to a connection once so many bytes have passed."""
+    """What happens to a connection after a number of bytes."""
 
     REQUEST_RESET = "request_reset"
     REQUEST_END = "request_end"
@@ -38,7 +38,7 @@ class Break(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accident:
-    """*what* happens to the connection that is the *nth* from 0, *after* so many bytes."""
+    """*what* happens to the connection that is the *nth* from 0, *after* that many bytes."""
 
     what: Break
     nth: int
@@ -218,7 +218,7 @@ def _close(writer: asyncio.StreamWriter, *, reset: bool) -> None:
 
 @contextmanager
 def wires(count: int) -> Iterator[list[Wire]]:
-    """So many proxies in a thread of their own."""
+    """Proxies in a thread of their own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="wires", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The API's door, against a scripted server on a real socket; mapping alone uses a transport."""
+"""The API client against a scripted server on a real socket; error mapping uses a mock transport."""
 
 import asyncio
 import gzip
@@ -14,7 +14,7 @@ import pytest
 from syncd import __version__
 from syncd.cloud import transport as api
 from syncd.cloud.capabilities import ServerCapabilities
-from syncd.cloud.client import LISTINGS_MAX, CloudClient, MultipartPaths
+from syncd.cloud.client import LISTINGS_MAX, CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.errors import ConfigError, JobError, NeedsOperator, Offline, Throttled
 from syncd.types import Call, Kind, Multipart, Record, Target
@@ -79,7 +79,7 @@ def sent(seen: Seen) -> Any:
 # --- what goes out
 
 
-async def test_presign_sends_the_contracts_members_and_reads_the_grant() -> None:
+async def test_presign_sends_the_members_of_the_contract_and_returns_the_grant() -> None:
     clock = FakeClock()
     with ScriptedServer([answer(**PRESIGNED, upload_headers={"Content-Length": "7"})]) as server:
         async with cloud(server, clock=clock) as it:
@@ -97,7 +97,7 @@ async def test_presign_sends_the_contracts_members_and_reads_the_grant() -> None
     assert grant.deadline_ms == clock.now_ms() + 900_000
 
 
-async def test_agents_are_counted_by_what_the_page_says() -> None:
+async def test_agents_returns_the_total_count_of_the_page() -> None:
     page_meta = {"total_count": 12}
     with ScriptedServer([answer(agent_list=[{}], page_meta=page_meta)]) as server:
         async with cloud(server) as it:
@@ -106,7 +106,7 @@ async def test_agents_are_counted_by_what_the_page_says() -> None:
     assert server.seen[0].request_line.startswith("GET /api/v1/agents?")
 
 
-async def test_register_sends_all_six_members_and_reads_the_id() -> None:
+async def test_register_sends_all_six_members_and_returns_the_id() -> None:
     with ScriptedServer([answer(201, id="r1")]) as server:
         async with cloud(server) as it:
             found = await it.register(TARGET, storage_key="k1", size=7, sha256="ab" * 32)
@@ -123,7 +123,7 @@ async def test_register_sends_all_six_members_and_reads_the_id() -> None:
     }
 
 
-async def test_the_multipart_calls_send_what_the_contract_guesses() -> None:
+async def test_multipart_calls_send_the_members_of_the_contract() -> None:
     opened = answer(upload_id="u1", storage_key="k1", part_size=5 * 1024**2, part_count=2)
     signed = answer(upload_url="http://127.0.0.1:9/p?partNumber=2")
     with ScriptedServer([opened, signed, reply(200), reply(204)]) as server:
@@ -143,15 +143,6 @@ async def test_the_multipart_calls_send_what_the_contract_guesses() -> None:
         ("/api/v1/uploads/multipart/complete", {**members, "parts": parts}),
         ("/api/v1/uploads/multipart/abort", members),
     ]
-
-
-async def test_multipart_paths_are_configuration() -> None:
-    paths = MultipartPaths(abort="/other/abort")
-    with ScriptedServer([reply(204)]) as server:
-        async with cloud(server, token=SESSION, multipart=paths) as it:
-            await it.abort(UPLOAD)
-
-    assert server.seen[0].request_line == "POST /api/v1/other/abort HTTP/1.1"
 
 
 @pytest.mark.parametrize("variable", ["NETRC", "HOME"])
@@ -176,7 +167,7 @@ async def test_a_request_carries_these_headers_and_no_others(
     }
 
 
-async def test_a_session_names_its_team() -> None:
+async def test_session_request_carries_team_id_header() -> None:
     with ScriptedServer([answer(id="me")]) as server:
         async with cloud(server, token=SESSION, team_id="team_01HX") as it:
             await it.me()
@@ -197,7 +188,7 @@ async def test_cookies_are_not_sent_back() -> None:
 # --- records
 
 
-async def test_a_listing_is_read_page_by_page_and_each_record_comes_once() -> None:
+async def test_models_reads_all_pages_and_yields_each_record_once() -> None:
     script = [page("a", "b", total=3), page("b", "c", total=3)]
     with ScriptedServer(script) as server:
         async with cloud(server) as it:
@@ -211,7 +202,7 @@ async def test_a_listing_is_read_page_by_page_and_each_record_comes_once() -> No
 
 
 @pytest.mark.parametrize("second", [page(total=3), page("a", "b", total=3)])
-async def test_a_listing_that_ends_early_is_no_proof_of_absence(second: Reply) -> None:
+async def test_listing_that_ends_early_is_an_invalid_answer(second: Reply) -> None:
     with ScriptedServer([page("a", "b", total=3), second]) as server:
         async with cloud(server) as it:
             error = await error_of(it.find(model_path="models/zzz"))
@@ -250,7 +241,7 @@ async def test_listing_that_changes_each_time_is_accepted_only_if_it_grows(
     assert len(server.seen) == 2 * LISTINGS_MAX
 
 
-async def test_find_reads_records_whole_where_the_list_is_short() -> None:
+async def test_find_reads_a_record_whose_listing_omits_a_member() -> None:
     meta = {"total_count": 4}
     listed = [
         {"id": "r1", "model_path": "models/p", "storage_key": "k1"},
@@ -270,13 +261,13 @@ async def test_find_reads_records_whole_where_the_list_is_short() -> None:
     assert len(server.seen) == 2
 
 
-async def test_a_missing_record_is_none_and_not_an_error() -> None:
+async def test_get_model_of_missing_record_returns_none() -> None:
     with ScriptedServer([answer(404, error_message="resource not found")]) as server:
         async with cloud(server) as it:
             assert await it.get_model("r1") is None
 
 
-async def test_a_record_id_cannot_leave_its_place_in_the_path() -> None:
+async def test_record_id_is_quoted_in_the_path() -> None:
     with ScriptedServer([answer(id="x")]) as server:
         async with cloud(server) as it:
             assert await it.get_model("../users/me?a=b") == Record("x", *[None] * 8)
@@ -284,7 +275,7 @@ async def test_a_record_id_cannot_leave_its_place_in_the_path() -> None:
     assert server.seen[0].request_line.split()[1] == "/api/v1/models/..%2Fusers%2Fme%3Fa%3Db"
 
 
-async def test_update_and_delete_tell_whether_there_was_a_record() -> None:
+async def test_update_and_delete_return_whether_the_record_exists() -> None:
     known = {Call.UPDATE_MODEL, Call.DELETE_MODEL}
     script = [answer(id="r1"), reply(404), reply(204), reply(404)]
     with ScriptedServer(script) as server:
@@ -298,7 +289,7 @@ async def test_update_and_delete_tell_whether_there_was_a_record() -> None:
     assert [seen.request_line.split()[0] for seen in server.seen] == ["PUT"] * 2 + ["DELETE"] * 2
 
 
-async def test_an_update_falls_back_to_patch_and_stays_there() -> None:
+async def test_update_without_put_route_uses_patch_from_then_on() -> None:
     script = [reply(405), answer(id="r1"), answer(id="r1")]
     with ScriptedServer(script) as server:
         async with cloud(server) as it:
@@ -320,7 +311,7 @@ async def test_a_gateway_error_is_repeated_with_growing_waits() -> None:
     assert clock.slept == [1, 2, 4]
 
 
-async def test_a_request_is_given_up_after_its_tries() -> None:
+async def test_request_fails_after_its_last_try() -> None:
     clock = FakeClock()
     with ScriptedServer([reply(502)] * 5) as server:
         async with cloud(server, clock=clock) as it:
@@ -329,7 +320,7 @@ async def test_a_request_is_given_up_after_its_tries() -> None:
     assert (error.kind, len(server.seen), clock.slept) == (Kind.SERVER_TRANSIENT, 4, [1, 2, 4])
 
 
-async def test_retry_after_is_honoured_and_the_throttle_raised_when_it_persists() -> None:
+async def test_throttled_request_waits_for_retry_after_and_then_raises() -> None:
     clock = FakeClock()
     busy = reply(429, headers={"Retry-After": "100"})
     with ScriptedServer([busy, busy]) as server:
@@ -341,7 +332,7 @@ async def test_retry_after_is_honoured_and_the_throttle_raised_when_it_persists(
     assert error.retry_after_s == 100
 
 
-async def test_a_retry_after_date_is_read_against_the_answers_own_clock() -> None:
+async def test_retry_after_date_is_relative_to_the_date_of_the_answer() -> None:
     busy = reply(
         503,
         headers={
@@ -364,7 +355,7 @@ async def test_a_lost_answer_to_presign_is_repeated() -> None:
     assert len(server.seen) == 2
 
 
-async def test_a_dead_kept_connection_is_replaced_at_once() -> None:
+async def test_dead_idle_connection_is_replaced_without_a_wait() -> None:
     clock = FakeClock()
     with ScriptedServer([answer(id="me"), LOST, answer(id="me")]) as server:
         async with cloud(server, clock=clock) as it:
@@ -392,7 +383,7 @@ UNCLEAR = [
 
 @pytest.mark.parametrize(("name", "call"), [REGISTER, COMPLETE, INITIATE])
 @pytest.mark.parametrize(("step", "kind"), UNCLEAR)
-async def test_a_call_of_unclear_outcome_is_raised_and_not_repeated(
+async def test_call_with_unclear_outcome_is_not_repeated(
     name: str, call: Callable[[CloudClient], Any], step: Reply, kind: Kind
 ) -> None:
     clock = FakeClock()
@@ -405,7 +396,7 @@ async def test_a_call_of_unclear_outcome_is_raised_and_not_repeated(
 
 
 @pytest.mark.parametrize("body", ["{}", '{"id": 7}', '{"id": "r1", "id": "r2"}'])
-async def test_a_register_answer_without_one_id_is_unclear(body: str) -> None:
+async def test_register_answer_without_id_is_unclear(body: str) -> None:
     with ScriptedServer([reply(201, body)]) as server:
         async with cloud(server) as it:
             error = await error_of(REGISTER[1](it))
@@ -413,7 +404,7 @@ async def test_a_register_answer_without_one_id_is_unclear(body: str) -> None:
     assert (error.kind, error.unclear, len(server.seen)) == (Kind.INVALID_ANSWER, True, 1)
 
 
-async def test_a_lost_register_on_a_kept_connection_is_unclear_too() -> None:
+async def test_lost_register_answer_on_idle_connection_is_unclear() -> None:
     with ScriptedServer([answer(id="me"), LOST]) as server:
         async with cloud(server) as it:
             await it.me()
@@ -423,7 +414,7 @@ async def test_a_lost_register_on_a_kept_connection_is_unclear_too() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 409, 422])
-async def test_a_clear_refusal_of_register_is_not_unclear(status: int) -> None:
+async def test_refused_register_is_not_unclear(status: int) -> None:
     with ScriptedServer([reply(status)]) as server:
         async with cloud(server) as it:
             error = await error_of(REGISTER[1](it))
@@ -431,7 +422,7 @@ async def test_a_clear_refusal_of_register_is_not_unclear(status: int) -> None:
     assert not error.unclear
 
 
-async def test_register_waits_for_an_object_that_is_not_there_yet() -> None:
+async def test_register_is_repeated_until_the_object_is_visible() -> None:
     clock = FakeClock()
     with ScriptedServer([reply(404), reply(404), answer(201, id="r1")]) as server:
         async with cloud(server, clock=clock) as it:
@@ -440,7 +431,7 @@ async def test_register_waits_for_an_object_that_is_not_there_yet() -> None:
     assert clock.slept == [5, 5]
 
 
-async def test_register_is_repeated_while_no_connection_comes_about() -> None:
+async def test_register_is_repeated_while_connecting_fails() -> None:
     clock = FakeClock()
     with ScriptedServer([]) as server:
         closed = f"http://127.0.0.1:{server.port}/api/v1"
@@ -451,7 +442,7 @@ async def test_register_is_repeated_while_no_connection_comes_about() -> None:
 
 
 @pytest.mark.parametrize("body", ["", "{}", '{"location": "x"}'])
-async def test_complete_takes_any_success_without_an_error_inside(body: str) -> None:
+async def test_complete_accepts_any_success_without_error_message(body: str) -> None:
     with ScriptedServer([reply(200, body)]) as server:
         async with cloud(server, token=SESSION) as it:
             await it.complete(UPLOAD, [(1, "a")])
@@ -467,7 +458,7 @@ async def test_complete_takes_any_success_without_an_error_inside(body: str) -> 
         ("<Error><Code>InvalidPart</Code></Error>", Kind.PARTS_REFUSED),
     ],
 )
-async def test_complete_finds_the_error_inside_a_success(body: str, kind: Kind) -> None:
+async def test_complete_with_error_message_in_a_success_fails(body: str, kind: Kind) -> None:
     with ScriptedServer([reply(200, body)]) as server:
         async with cloud(server, token=SESSION) as it:
             error = await error_of(it.complete(UPLOAD, [(1, "a")]))
@@ -475,7 +466,7 @@ async def test_complete_finds_the_error_inside_a_success(body: str, kind: Kind) 
     assert (error.kind, error.unclear) == (kind, True)
 
 
-async def test_an_abort_of_what_is_gone_is_done() -> None:
+async def test_abort_of_missing_upload_succeeds() -> None:
     with ScriptedServer([reply(404)]) as server:
         async with cloud(
             server, token=SESSION, capabilities=ServerCapabilities({Call.ABORT})
@@ -488,7 +479,7 @@ async def test_an_abort_of_what_is_gone_is_done() -> None:
 # --- credentials
 
 
-async def test_a_replaced_token_is_read_again_and_the_request_repeated_once() -> None:
+async def test_refused_token_is_reread_and_the_request_repeated_once() -> None:
     tokens = iter(["dk-old", "dk-new"])
     with ScriptedServer([reply(401), answer(id="me")]) as server:
         async with cloud(server, source=lambda: next(tokens)) as it:
@@ -500,14 +491,7 @@ async def test_a_replaced_token_is_read_again_and_the_request_repeated_once() ->
     ]
 
 
-async def test_register_too_is_repeated_with_a_replaced_token() -> None:
-    tokens = iter(["dk-old", "dk-new"])
-    with ScriptedServer([reply(401), answer(id="r1")]) as server:
-        async with cloud(server, source=lambda: next(tokens)) as it:
-            assert await REGISTER[1](it) == "r1"
-
-
-async def test_a_token_that_nobody_replaced_is_not_sent_twice() -> None:
+async def test_unchanged_token_is_not_sent_again() -> None:
     with ScriptedServer([reply(401), answer(id="me")]) as server:
         async with cloud(server) as it:
             error = await error_of(it.me())
@@ -516,7 +500,7 @@ async def test_a_token_that_nobody_replaced_is_not_sent_twice() -> None:
     assert (error.kind, len(server.seen)) == (Kind.DEVICE_KEY_REFUSED, 1)
 
 
-async def test_a_second_refusal_in_a_row_is_raised() -> None:
+async def test_second_refusal_in_a_row_is_raised() -> None:
     tokens = iter(["dk-1", "dk-2", "dk-3"])
     with ScriptedServer([reply(401), reply(401), answer(id="me")]) as server:
         async with cloud(server, source=lambda: next(tokens)) as it:
@@ -525,7 +509,7 @@ async def test_a_second_refusal_in_a_row_is_raised() -> None:
     assert (error.kind, len(server.seen)) == (Kind.DEVICE_KEY_REFUSED, 2)
 
 
-async def test_many_calls_refused_together_read_the_source_once() -> None:
+async def test_concurrent_refused_calls_read_the_source_once() -> None:
     reads: list[str] = []
 
     def source() -> str:
@@ -544,7 +528,7 @@ async def test_many_calls_refused_together_read_the_source_once() -> None:
     assert reads == ["dk-old", "dk-new"]
 
 
-async def test_a_device_key_refused_at_multipart_needs_sign_in_and_is_not_read_again() -> None:
+async def test_device_key_refused_at_multipart_needs_sign_in_without_reread() -> None:
     reads = iter([DEVICE])
     with ScriptedServer([reply(403, '{"error_message": "JWT only"}')]) as server:
         async with cloud(server, source=lambda: next(reads)) as it:
@@ -563,7 +547,7 @@ async def test_without_a_token_of_a_known_kind_nothing_is_sent(token: str | None
     assert error.advice
 
 
-def test_kinds_of_tokens_are_told_apart_and_no_repr_shows_one() -> None:
+def test_credentials_detect_the_kind_of_token_and_repr_hides_it() -> None:
     device, session = Credentials(lambda: DEVICE), Credentials(lambda: SESSION)
 
     assert (device.kind, device.is_session) == ("device", False)
@@ -572,7 +556,7 @@ def test_kinds_of_tokens_are_told_apart_and_no_repr_shows_one() -> None:
 
 
 @pytest.mark.parametrize("held", [None, "", "dk-", "half-writ", ConfigError("mode 0644")])
-async def test_a_source_without_a_usable_token_leaves_the_old_one_in_force(
+async def test_source_without_usable_token_keeps_the_old_token(
     held: str | ConfigError | None,
 ) -> None:
     contents = [DEVICE, held, "dk-new"]
@@ -591,7 +575,7 @@ async def test_a_source_without_a_usable_token_leaves_the_old_one_in_force(
     assert credentials.token == "dk-new"
 
 
-async def test_a_first_token_counts_as_a_change() -> None:
+async def test_first_token_counts_as_a_change() -> None:
     contents = [None, None, DEVICE]
     credentials = Credentials(lambda: contents.pop(0))
 
@@ -600,7 +584,7 @@ async def test_a_first_token_counts_as_a_change() -> None:
     assert credentials.token == DEVICE
 
 
-async def test_a_replacement_found_by_one_call_is_a_change_for_the_others() -> None:
+async def test_token_replaced_by_one_call_counts_as_changed_for_others() -> None:
     contents = ["dk-old", "dk-new"]
     credentials = Credentials(lambda: contents.pop(0))
 
@@ -612,7 +596,7 @@ async def test_a_replacement_found_by_one_call_is_a_change_for_the_others() -> N
 # --- routes
 
 
-async def test_an_optional_call_is_switched_off_once_and_not_sent_again() -> None:
+async def test_optional_call_without_route_is_not_sent_again() -> None:
     with ScriptedServer([reply(404, '{"error_message": "no route"}')]) as server:
         async with cloud(server) as it:
             first = await error_of(anext(it.models()))
@@ -623,21 +607,21 @@ async def test_an_optional_call_is_switched_off_once_and_not_sent_again() -> Non
     assert "no route" in str(second)
 
 
-async def test_a_route_that_answered_before_is_not_switched_off_by_a_404() -> None:
-    told: list[Call] = []
+async def test_404_of_a_route_that_answered_before_does_not_switch_it_off() -> None:
+    reported: list[Call] = []
     with ScriptedServer([page("a", total=1), page("a", total=1), reply(404)]) as server:
-        known = ServerCapabilities(on_answered=told.append)
+        known = ServerCapabilities(on_answered=reported.append)
         async with cloud(server, capabilities=known) as it:
             for _ in range(2):
                 assert [record.id async for record in it.models()] == ["a"]
             error = await error_of(anext(it.models()))
 
     assert error.kind is Kind.OTHER_CLIENT_ERROR
-    assert told == [Call.LIST_MODELS]
+    assert reported == [Call.LIST_MODELS]
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
-async def test_a_wrong_guess_at_signing_parts_switches_multipart_off_but_not_abort(
+async def test_missing_sign_part_route_switches_multipart_off_except_abort(
     status: int,
 ) -> None:
     with ScriptedServer([reply(status), reply(204)]) as server:
@@ -661,7 +645,7 @@ async def test_an_update_is_switched_off_when_patch_fails_too() -> None:
     assert (error.kind, len(server.seen)) == (Kind.ROUTE_UNKNOWN, 2)
 
 
-async def test_a_missing_presign_route_is_the_operators_business() -> None:
+async def test_missing_presign_route_needs_an_operator() -> None:
     with ScriptedServer([reply(404)]) as server:
         async with cloud(server) as it:
             error = await error_of(it.presign(TARGET, 7))
@@ -686,7 +670,7 @@ async def test_I23_redirect_is_not_followed_and_the_token_stays(status: int) -> 
     assert len(server.seen) == 1
 
 
-async def test_a_compressed_answer_is_refused_unread() -> None:
+async def test_compressed_answer_is_refused_without_decompression() -> None:
     bomb = gzip.compress(b'{"a": "' + b"0" * 50_000_000 + b'"}')
     step = reply(200, bomb, headers={"Content-Encoding": "gzip"})
     with ScriptedServer([step, step]) as server:
@@ -696,7 +680,7 @@ async def test_a_compressed_answer_is_refused_unread() -> None:
     assert error.kind is Kind.INVALID_ANSWER
 
 
-async def test_an_endless_answer_is_left() -> None:
+async def test_endless_answer_is_cut_off() -> None:
     with ScriptedServer([endless(200)] * 2) as server:
         async with cloud(server) as it:
             error = await error_of(it.me())
@@ -714,7 +698,7 @@ async def test_an_endless_answer_is_left() -> None:
         "",
     ],
 )
-async def test_a_bad_presign_answer_gets_a_second_try_and_no_third(body: str) -> None:
+async def test_invalid_presign_answer_is_repeated_once(body: str) -> None:
     with ScriptedServer([reply(200, body)] * 3) as server:
         async with cloud(server) as it:
             error = await error_of(it.presign(TARGET, 7))
@@ -722,7 +706,7 @@ async def test_a_bad_presign_answer_gets_a_second_try_and_no_third(body: str) ->
     assert (error.kind, len(server.seen)) == (Kind.INVALID_ANSWER, 2)
 
 
-async def test_a_compressed_error_page_counts_by_its_status() -> None:
+async def test_compressed_error_page_is_classified_by_its_status() -> None:
     step = reply(502, gzip.compress(b"<html>"), headers={"Content-Encoding": "gzip"})
     with ScriptedServer([step, answer(id="me")]) as server:
         async with cloud(server) as it:
@@ -731,7 +715,7 @@ async def test_a_compressed_error_page_counts_by_its_status() -> None:
     assert len(server.seen) == 2
 
 
-async def test_a_sign_in_page_is_a_portal() -> None:
+async def test_html_answer_is_a_captive_portal() -> None:
     step = reply(200, "<!doctype html><p>Pay here", headers={"Content-Type": "text/html"})
     with ScriptedServer([step]) as server:
         async with cloud(server) as it:
@@ -740,7 +724,7 @@ async def test_a_sign_in_page_is_a_portal() -> None:
     assert isinstance(error, Offline)
 
 
-async def test_messages_name_the_call_status_host_and_reason_but_no_secret() -> None:
+async def test_error_message_names_call_status_host_and_reason_but_no_secret() -> None:
     said = f"bad\x1b[31m {DEVICE} see https://h/p?X-Amz-Signature=canary " + "x" * 1000
     with ScriptedServer([answer(422, error_message=said)]) as server:
         async with cloud(server) as it:
@@ -779,7 +763,7 @@ def raising(error: Exception) -> httpx.MockTransport:
         (httpx.LocalProtocolError("l"), Kind.INTERNAL_ERROR, False),
     ],
 )
-async def test_transport_errors_are_sorted_by_type(
+async def test_transport_errors_are_classified_by_type(
     error: Exception, kind: Kind, unclear: bool
 ) -> None:
     async with cloud(transport=raising(error)) as it:
@@ -788,7 +772,7 @@ async def test_transport_errors_are_sorted_by_type(
     assert (found.kind, found.unclear) == (kind, unclear)
 
 
-async def test_an_unverified_certificate_is_known_by_type_wherever_it_hides() -> None:
+async def test_certificate_error_is_found_in_the_chain_of_causes() -> None:
     outer = httpx.ConnectError("handshake")
     outer.__cause__ = OSError("between")
     outer.__cause__.__cause__ = ssl.SSLCertVerificationError("certificate verify failed")
@@ -800,7 +784,7 @@ async def test_an_unverified_certificate_is_known_by_type_wherever_it_hides() ->
     assert "clock says 2026-01-01" in str(found)
 
 
-async def test_a_tls_failure_that_is_no_verdict_is_the_network() -> None:
+async def test_other_tls_failure_is_a_network_error() -> None:
     outer = httpx.ConnectError("handshake")
     outer.__cause__ = ssl.SSLError("wrong version number")
     async with cloud(transport=raising(outer)) as it:
@@ -816,7 +800,7 @@ def quick(request: httpx.Request) -> httpx.Response:
     return plain()
 
 
-async def test_calls_keep_their_pace_after_a_burst() -> None:
+async def test_calls_are_rate_limited_after_a_burst() -> None:
     clock = FakeClock()
     async with cloud(transport=httpx.MockTransport(quick), clock=clock, calls_per_s=10) as it:
         for _ in range(10):
@@ -829,8 +813,8 @@ async def test_calls_keep_their_pace_after_a_burst() -> None:
     assert sum(clock.slept) == pytest.approx(1.0)
 
 
-async def test_R06_a_pause_that_the_server_asks_for_is_kept_by_all_calls() -> None:
-    class Meanwhile(FakeClock):
+async def test_R06_all_calls_wait_for_the_pause_that_the_server_asked_for() -> None:
+    class CallingClock(FakeClock):
         """While the first call waits, another one is made."""
 
         other: Callable[[], Awaitable[object]] | None = None
@@ -841,7 +825,7 @@ async def test_R06_a_pause_that_the_server_asks_for_is_kept_by_all_calls() -> No
                 await other()
             await super().sleep(seconds)
 
-    clock, asked_at_s = Meanwhile(), []
+    clock, asked_at_s = CallingClock(), []
     answers = iter(
         [httpx.Response(429, headers={"Retry-After": "60"}, stream=httpx.ByteStream(b"{}"))]
     )
@@ -859,7 +843,7 @@ async def test_R06_a_pause_that_the_server_asks_for_is_kept_by_all_calls() -> No
 
 
 def asks_for_a_pause(clock: FakeClock, asked_s: int, times: int) -> tuple[Any, list[float]]:
-    """What answers 429 so many *times*, and when it was called."""
+    """Return a transport that answers 429 *times* times, and the times of its calls."""
     called_at_s: list[float] = []
     pause = {"Retry-After": str(asked_s)}
 
@@ -895,7 +879,7 @@ async def test_R06_call_during_a_long_pause_fails_as_throttled_without_a_request
         await it.me()
 
 
-async def test_a_throttle_slows_all_calls_for_an_hour() -> None:
+async def test_throttled_call_slows_all_calls_for_an_hour() -> None:
     clock = FakeClock()
     answers = iter([plain(429)])
 
@@ -918,7 +902,7 @@ async def test_a_throttle_slows_all_calls_for_an_hour() -> None:
     assert quick_s == pytest.approx(2.0, abs=1.01)
 
 
-async def test_a_server_on_this_machine_is_not_paced() -> None:
+async def test_loopback_server_has_no_rate_limit() -> None:
     clock = FakeClock()
     with ScriptedServer([answer(id="me")] * 30) as server:
         async with cloud(server, clock=clock, calls_per_s=1) as it:
@@ -931,7 +915,7 @@ async def test_a_server_on_this_machine_is_not_paced() -> None:
 # --- the client
 
 
-async def test_this_machine_is_reached_without_the_environments_proxy(
+async def test_loopback_server_is_reached_without_a_proxy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with ScriptedServer([]) as proxy, ScriptedServer([answer(id="me")]) as server:
@@ -943,7 +927,7 @@ async def test_this_machine_is_reached_without_the_environments_proxy(
     assert proxy.seen == []
 
 
-async def test_a_proxy_that_refuses_is_a_portal() -> None:
+async def test_refusing_proxy_is_a_captive_portal() -> None:
     with ScriptedServer([reply(407, close=True)]) as proxy:
         async with api.build_client(proxy=proxy.url) as client:
             it = cloud_client("https://cloud.example.com/api/v1", client, clock=FakeClock())
@@ -952,19 +936,3 @@ async def test_a_proxy_that_refuses_is_a_portal() -> None:
     assert error.kind is Kind.CAPTIVE_PORTAL
     assert proxy.seen[0].request_line == "CONNECT cloud.example.com:443 HTTP/1.1"
     assert proxy.seen[0].header("Authorization") is None
-
-
-def test_a_bundle_that_cannot_be_read_is_a_configuration_error(tmp_path: Any) -> None:
-    empty = tmp_path / "empty.pem"
-    empty.write_text("no certificate")
-
-    with pytest.raises(ConfigError, match=r"network\.ca_bundle"):
-        api.build_client(ca_bundle=str(tmp_path / "none.pem"))
-    with pytest.raises(ConfigError, match=r"network\.ca_bundle"):
-        api.build_client(ca_bundle=str(empty))
-
-
-@pytest.mark.parametrize("proxy", ["nonsense", "ftp://h:1"])
-def test_a_proxy_that_cannot_be_used_is_a_configuration_error(proxy: str) -> None:
-    with pytest.raises(ConfigError, match=r"network\.proxy"):
-        api.build_client(proxy=proxy)

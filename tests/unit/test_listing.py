@@ -43,7 +43,7 @@ async def catalog(server: ScriptedServer) -> AsyncIterator[Catalog]:
     ],
     ids=["its size", "another size", "another path", "no size"],
 )
-async def test_a_record_of_that_size_at_that_path_may_hold_the_file(
+async def test_may_hold_compares_path_and_size(
     listed: dict[str, Any], asked: tuple[str, int], may: bool
 ) -> None:
     with ScriptedServer([listing(listed)]) as server:
@@ -51,7 +51,7 @@ async def test_a_record_of_that_size_at_that_path_may_hold_the_file(
             assert await it.may_hold(*asked) is may
 
 
-async def test_whether_a_record_may_hold_it_is_not_guessed_while_the_cloud_is_away() -> None:
+async def test_may_hold_raises_while_the_cloud_is_unreachable() -> None:
     with ScriptedServer([LOST] * 12) as server:
         async with catalog(server) as it:
             with pytest.raises(JobError):

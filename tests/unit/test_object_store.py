@@ -1,13 +1,11 @@
 """The object store's door: what arrives at a real socket, and what each answer becomes."""
 
 import socket
-import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from syncd.cloud import object_store
@@ -68,7 +66,7 @@ def error_of(*args: Any, **kwargs: Any) -> JobError:
 # --- what arrives
 
 
-def test_the_request_arrives_with_these_bytes_and_no_others(store: ObjectStore) -> None:
+def test_put_sends_exactly_the_expected_request(store: ObjectStore) -> None:
     headers = {
         "x-amz-meta-B": "2",
         "Content-Type": "application/octet-stream",
@@ -129,7 +127,7 @@ def test_host_that_cannot_be_decoded_is_a_bad_answer(store: ObjectStore) -> None
     assert error.kind is Kind.INVALID_ANSWER
 
 
-def test_pieces_of_any_buffer_make_one_body(store: ObjectStore) -> None:
+def test_body_accepts_pieces_of_any_buffer_type(store: ObjectStore) -> None:
     whole = bytes(range(256)) * 4096
     view = memoryview(bytearray(whole))
     pieces: list[bytes | memoryview] = [view[:300_000], b"", whole[300_000:300_001], view[300_001:]]
@@ -140,7 +138,7 @@ def test_pieces_of_any_buffer_make_one_body(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("variable", ["NETRC", "HOME"])
-def test_nothing_of_the_environment_or_of_former_answers_is_added(
+def test_put_adds_nothing_from_environment_or_earlier_answers(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     netrc = tmp_path / ".netrc"
@@ -156,18 +154,7 @@ def test_nothing_of_the_environment_or_of_former_answers_is_added(
     assert {name for seen in server.seen for name, _ in seen.headers} == {"Host", "Content-Length"}
 
 
-def test_this_machine_is_reached_without_the_environments_proxy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with ScriptedServer([]) as proxy, ScriptedServer([STORED]) as server:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        with object_store.build_client() as client:
-            put(ObjectStore(client, NEAR), grant(server))
-
-    assert proxy.seen == []
-
-
-def test_bodies_share_a_kept_connection(store: ObjectStore) -> None:
+def test_bodies_reuse_an_idle_connection(store: ObjectStore) -> None:
     with ScriptedServer([STORED] * 3) as server:
         for _ in range(3):
             put(store, grant(server))
@@ -191,7 +178,7 @@ def used_socket(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
         yield seen[0]
 
 
-def test_a_connection_notices_a_vanished_peer_in_half_a_minute(
+def test_connection_detects_a_dead_peer_within_30_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with used_socket(monkeypatch) as used:
@@ -202,7 +189,7 @@ def test_a_connection_notices_a_vanished_peer_in_half_a_minute(
     assert alive == 1
 
 
-def test_a_body_goes_by_bbr_where_the_kernel_offers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_uses_bbr_if_the_kernel_offers_it(monkeypatch: pytest.MonkeyPatch) -> None:
     offered = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
     usual = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     with used_socket(monkeypatch) as used:
@@ -216,7 +203,7 @@ def test_a_body_goes_by_bbr_where_the_kernel_offers_it(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("etag", ['"9bb58f26"', 'W/"x"', "bare-2", '"a-b c"'])
 @pytest.mark.parametrize("call", [Call.PUT_BODY, Call.PUT_PART])
-def test_the_etag_comes_back_verbatim(store: ObjectStore, call: Call, etag: str) -> None:
+def test_put_returns_the_etag_verbatim(store: ObjectStore, call: Call, etag: str) -> None:
     with ScriptedServer([reply(200, headers={"ETag": etag})]) as server:
         assert put(store, grant(server), call=call) == etag
 
@@ -235,14 +222,14 @@ def test_a_body_needs_no_etag(store: ObjectStore) -> None:
         reply(200, headers={"ETag": "a", "etag": "b"}),
     ],
 )
-def test_a_part_without_one_usable_etag_is_not_stored(store: ObjectStore, step: Reply) -> None:
+def test_part_without_usable_etag_fails(store: ObjectStore, step: Reply) -> None:
     with ScriptedServer([step]) as server:
         error = error_of(store, grant(server), call=Call.PUT_PART)
 
     assert (error.kind, error.unclear) == (Kind.INVALID_ANSWER, True)
 
 
-def test_a_success_that_came_before_the_body_is_none(store: ObjectStore) -> None:
+def test_success_before_the_end_of_the_body_fails(store: ObjectStore) -> None:
     early = reply(200, headers={"ETag": '"e"'}, early=True)
 
     def pieces() -> Iterator[bytes]:
@@ -259,7 +246,7 @@ def test_a_success_that_came_before_the_body_is_none(store: ObjectStore) -> None
 
 
 @pytest.mark.parametrize("raised", [FileChanged("moved"), OSError(5, "EIO"), KeyError("bug")])
-def test_what_the_body_raises_comes_out_unchanged_and_the_server_gets_a_short_body(
+def test_error_of_the_body_is_passed_on_and_the_server_gets_a_short_body(
     store: ObjectStore, raised: Exception
 ) -> None:
     def pieces() -> Iterator[bytes]:
@@ -277,7 +264,7 @@ def test_what_the_body_raises_comes_out_unchanged_and_the_server_gets_a_short_bo
 
 
 @pytest.mark.parametrize("body", [[b"abc"], [b"abcde"], []])
-def test_a_body_of_another_length_than_announced_is_never_a_whole_request(
+def test_body_of_wrong_length_is_never_a_complete_request(
     store: ObjectStore, body: list[bytes]
 ) -> None:
     with ScriptedServer([STORED]) as server:
@@ -288,7 +275,7 @@ def test_a_body_of_another_length_than_announced_is_never_a_whole_request(
     assert not arrived.whole
 
 
-def test_after_a_failed_body_the_next_one_takes_a_new_connection(store: ObjectStore) -> None:
+def test_body_after_a_failed_one_uses_a_new_connection(store: ObjectStore) -> None:
     with ScriptedServer([STORED, STORED]) as server:
         error_of(store, grant(server), [b"abc"], 4)
         put(store, grant(server))
@@ -320,14 +307,14 @@ def test_after_a_failed_body_the_next_one_takes_a_new_connection(store: ObjectSt
     ],
 )
 @pytest.mark.parametrize("call", [Call.PUT_BODY, Call.PUT_PART])
-def test_an_answer_becomes_its_row(store: ObjectStore, call: Call, step: Reply, kind: Kind) -> None:
+def test_answer_maps_to_its_kind(store: ObjectStore, call: Call, step: Reply, kind: Kind) -> None:
     with ScriptedServer([step]) as server:
         error = error_of(store, grant(server), call=call)
 
     assert error.kind is kind
 
 
-def test_a_403_after_the_deadline_is_a_dead_url(store: ObjectStore) -> None:
+def test_403_after_the_deadline_is_an_expired_url(store: ObjectStore) -> None:
     with ScriptedServer([xml(403, "AccessDenied")] * 2) as server:
         before = error_of(store, grant(server), now_ms=lambda: DEADLINE_MS)
         after = error_of(store, grant(server), now_ms=lambda: DEADLINE_MS + 1)
@@ -360,7 +347,7 @@ def test_a_redirect_is_not_followed(store: ObjectStore, status: int) -> None:
     assert elsewhere.seen == []
 
 
-def test_an_answer_before_the_end_of_the_body_is_heard(store: ObjectStore) -> None:
+def test_refusal_before_the_end_of_the_body_is_read(store: ObjectStore) -> None:
     """The server answers after the head and goes; the rest of the body meets a reset."""
     size = 64 * 1024 * 1024
     with ScriptedServer([xml(403, "AccessDenied", early=True)]) as server:
@@ -369,14 +356,14 @@ def test_an_answer_before_the_end_of_the_body_is_heard(store: ObjectStore) -> No
     assert error.kind is Kind.SIGNATURE_REFUSED
 
 
-def test_an_endless_answer_is_left(store: ObjectStore) -> None:
+def test_endless_answer_is_cut_off(store: ObjectStore) -> None:
     with ScriptedServer([endless(500)]) as server:
         error = error_of(store, grant(server))
 
     assert error.kind is Kind.SERVER_FAULT
 
 
-def test_an_idle_refusal_is_not_followed_on_the_same_connection(store: ObjectStore) -> None:
+def test_idle_timeout_refusal_closes_the_connection(store: ObjectStore) -> None:
     with ScriptedServer([xml(400, "RequestTimeout"), STORED]) as server:
         error_of(store, grant(server))
         put(store, grant(server))
@@ -394,7 +381,7 @@ def test_a_lost_answer_is_unclear(store: ObjectStore) -> None:
     assert (error.kind, error.unclear) == (Kind.NETWORK, True)
 
 
-def test_a_dead_kept_connection_is_told_from_a_broken_new_one(store: ObjectStore) -> None:
+def test_dead_idle_connection_differs_from_a_broken_new_one(store: ObjectStore) -> None:
     with ScriptedServer([STORED, LOST]) as server:
         put(store, grant(server))
         error = error_of(store, grant(server))
@@ -402,37 +389,13 @@ def test_a_dead_kept_connection_is_told_from_a_broken_new_one(store: ObjectStore
     assert error.kind is Kind.DEAD_CONNECTION
 
 
-def test_a_refused_connection_leaves_no_doubt(store: ObjectStore) -> None:
+def test_refused_connection_is_not_unclear(store: ObjectStore) -> None:
     with ScriptedServer([]) as server:
         pass
 
     error = error_of(store, grant(server))
 
     assert (error.kind, error.unclear) == (Kind.NETWORK, False)
-
-
-@pytest.mark.parametrize(
-    ("raised", "kind"),
-    [
-        (httpx.ReadTimeout("r"), Kind.NETWORK),
-        (httpx.WriteTimeout("w"), Kind.NETWORK),
-        (httpx.ConnectTimeout("c"), Kind.NETWORK),
-        (httpx.RemoteProtocolError("p"), Kind.NETWORK),
-        (httpx.ProxyError("407"), Kind.CAPTIVE_PORTAL),
-        (httpx.ConnectError("tls"), Kind.TLS_ERROR),
-    ],
-)
-def test_transport_errors_are_sorted_by_type(raised: Exception, kind: Kind) -> None:
-    if kind is Kind.TLS_ERROR:
-        raised.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        raise raised
-
-    with httpx.Client(transport=httpx.MockTransport(handler)) as client:
-        error = error_of(ObjectStore(client, NEAR), Grant("https://h.example/k", {}, DEADLINE_MS))
-
-    assert error.kind is kind
 
 
 def test_a_bundle_or_proxy_that_cannot_be_used_is_a_configuration_error(tmp_path: Any) -> None:
@@ -454,7 +417,7 @@ def misled(monkeypatch: pytest.MonkeyPatch) -> str:
     return "store.example.org"
 
 
-def test_I24_a_public_name_that_leads_to_a_near_address_gets_no_byte(misled: str) -> None:
+def test_I24_public_name_with_near_address_gets_no_byte(misled: str) -> None:
     far = HostPolicy.of("https://api.example.org/api/v1", [], allow_http=False)
     with ScriptedServer([STORED]) as server, object_store.build_client() as client:
         to = Grant(f"http://{misled}:{server.port}/b/k", {}, DEADLINE_MS)

@@ -460,10 +460,6 @@ def test_a_url_that_could_lead_elsewhere_is_refused(url: str) -> None:
     assert "upload_url" in refused(lambda: grant_of(answer, size=10, policy=CLOUD, now_ms=NOW_MS))
 
 
-def test_I24_more_than_sixty_shapes_of_such_urls_are_tried() -> None:
-    assert len(set(REFUSED_BY_THE_CLOUD)) > 60
-
-
 NEAR_ADDRESSES = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1",
     "100.100.100.200", "169.254.169.254", "169.254.170.2", "192.0.0.192", "198.18.0.1", "224.0.0.1",
