@@ -241,7 +241,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FileDigests:
     """
     The digests from one sequential read of a file.
 

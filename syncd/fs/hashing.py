@@ -22,7 +22,7 @@ import xxhash
 from syncd.core.jobs.error_mapping import to_error
 from syncd.errors import FileChanged, Permanent
 from syncd.fs.page_cache import RWF_DONTCACHE, Footprint
-from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE, Fingerprint, Kind, Part, Plan, printable
+from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE, FileDigests, Fingerprint, Kind, Part, printable
 
 PIECE_SIZE = 512 * 1024
 """Bytes sent at a time: large enough for speed, small enough for 32 sending threads."""
@@ -129,10 +129,10 @@ class Hasher:
                 on_bytes(count)
             require_same(fd, self._expected, self._path, ctime=False)
 
-    def digests(self) -> Plan:
+    def digests(self) -> FileDigests:
         """Return the digests of the whole file, after it has been read to its end."""
         assert self.is_finished, "called before the end of the file"
-        return Plan(self._expected.size, self._sha256.hexdigest(), bytes(self.leaves))
+        return FileDigests(self._expected.size, self._sha256.hexdigest(), bytes(self.leaves))
 
     def _leaf(self, fd: int, size: int) -> int:
         """Read and digest one leaf of *size* bytes; return *size*."""
@@ -172,7 +172,7 @@ def _page_aligned(size: int) -> memoryview:
 
 def hash_file(
     path: str, expected: Fingerprint, *, stop: Flag, on_bytes: Callable[[int], None]
-) -> Plan:
+) -> FileDigests:
     """
     Return the digests of a whole file and keep its bytes out of the page cache.
 

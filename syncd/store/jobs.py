@@ -19,13 +19,13 @@ from syncd.store.records import Records
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, job_of
 from syncd.types import (
     Event,
+    FileDigests,
     FoundFile,
     HeldClass,
     Job,
     Kind,
     Multipart,
     Part,
-    Plan,
     Priority,
     State,
     Target,
@@ -280,7 +280,7 @@ class Jobs:
             self._write(job, {**facts, "updated_at": now_ms})
         return replace(job, **facts)
 
-    def note_plan(self, job: Job, plan: Plan, now_ms: int) -> Job:
+    def note_digests(self, job: Job, digests: FileDigests, now_ms: int) -> Job:
         """
         Commit what one read of the file found (with the fingerprint it was read under).
 
@@ -290,22 +290,22 @@ class Jobs:
             values = dict(
                 zip(FINGERPRINT_COLUMNS, fingerprint_values(job.fingerprint), strict=True)
             )
-            self._write(job, {**values, "sha256": plan.sha256, "updated_at": now_ms})
+            self._write(job, {**values, "sha256": digests.sha256, "updated_at": now_ms})
             self._db.run(
                 "INSERT INTO plan (job_id, leaves) VALUES (?, ?)"
                 " ON CONFLICT (job_id) DO UPDATE SET leaves = excluded.leaves",
-                (job.id, plan.leaves),
+                (job.id, digests.leaves),
             )
             self._db.run(
                 "UPDATE storage_key SET sha256 = ? WHERE job_id = ? AND sha256 IS NULL",
-                (plan.sha256, job.id),
+                (digests.sha256, job.id),
             )
             self._db.run(
                 "UPDATE file SET ctime_ns = :ctime_ns WHERE root_id = :root AND rel_path = :path"
                 " AND (size, mtime_ns, inode) = (:size, :mtime_ns, :inode)",
                 {**values, "root": job.root_id, "path": os.fsencode(job.rel_path)},
             )
-        return replace(job, sha256=plan.sha256, leaves=plan.leaves)
+        return replace(job, sha256=digests.sha256, leaves=digests.leaves)
 
     def note_upload(self, job: Job, upload: Multipart, now_ms: int) -> Job:
         """

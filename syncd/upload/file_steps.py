@@ -13,7 +13,7 @@ from syncd.errors import FileChanged, JobError
 from syncd.fs import hashing
 from syncd.fs.download_notes import mismatch
 from syncd.monitoring.progress import Phase
-from syncd.types import LEAF_SIZE, Call, Job, Plan, printable
+from syncd.types import LEAF_SIZE, Call, FileDigests, Job, printable
 from syncd.upload import failures
 from syncd.upload.context import JobContext
 from syncd.upload.hash_window import HashWindow
@@ -30,11 +30,11 @@ _log = structlog.get_logger(__name__)
 # -- reading it ------------------------------------------------------------------------------------
 
 
-async def plan(context: JobContext) -> None:
+async def hash_file(context: JobContext) -> None:
     """Read the file, and commit what it is."""
     context.deps.meter.phase(context.job.id, Phase.HASHING)
     await look_first(context)
-    await _note_plan(context, await _read(context))
+    await _note_digests(context, await _read(context))
 
 
 async def look_first(context: JobContext) -> None:
@@ -61,13 +61,13 @@ async def hash_ahead(context: JobContext, lead: HashWindow) -> None:
             hasher.read_to, hasher.offset + STRETCH, stop=reins, on_bytes=reins.on_bytes
         )
         lead.grow(bytes(hasher.leaves))
-    await _note_plan(context, hasher.digests())
+    await _note_digests(context, hasher.digests())
     if context.ended is not None:
         context.stop.set()
         raise hashing.Stopped
 
 
-async def _read(context: JobContext) -> Plan:
+async def _read(context: JobContext) -> FileDigests:
     reins = _Reins(context)
     return await context.deps.lanes.hash(
         hashing.hash_file,
@@ -78,12 +78,12 @@ async def _read(context: JobContext) -> Plan:
     )
 
 
-async def _note_plan(context: JobContext, found: Plan) -> None:
+async def _note_digests(context: JobContext, found: FileDigests) -> None:
     """Commit what the whole file is; announced as something else, it is not worked on any more."""
     deps = context.deps
     expected = await deps.lanes.hash(deps.expected_of, context.job)
     if expected in (None, found.sha256):
-        context.job = await context.write(deps.store.jobs.note_plan, found, context.now_ms)
+        context.job = await context.write(deps.store.jobs.note_digests, found, context.now_ms)
         return
     reason = mismatch(expected)
     await context.write(deps.store.files.mark_incomplete, reason, context.now_ms)
@@ -122,7 +122,7 @@ async def fence(context: JobContext) -> None:
     found = await _read(context)
     if found.sha256 != before.sha256:
         raise FileChanged(f"{printable(context.path)} holds other bytes than were sent")
-    context.job = await context.write(context.deps.store.jobs.note_plan, found, context.now_ms)
+    context.job = await context.write(context.deps.store.jobs.note_digests, found, context.now_ms)
 
 
 async def stop_if_moved(context: JobContext) -> None:

@@ -21,7 +21,7 @@ from syncd.upload import failures, file_steps, part_sender, register_steps, stor
 from syncd.upload.context import DAY_IS_FULL, STOPPED, DrainFlag, JobContext, Released, WorkerDeps
 
 STEPS: Mapping[Step, Callable[[JobContext], Awaitable[None]]] = {
-    Step.PLAN: file_steps.plan,
+    Step.HASH: file_steps.hash_file,
     Step.ADOPT: register_steps.adopt,
     Step.MOVE: register_steps.move,
     Step.SIGN_IN: store_steps.sign_in,

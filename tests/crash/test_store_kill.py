@@ -21,7 +21,7 @@ ROUNDS = 10
 # Works jobs through for ever, as a worker does, and says each fact once its commit has returned.
 COMMITTER = """
 import itertools, json, sys
-from syncd.types import Fingerprint, FoundFile, Multipart, Part, Plan, Target
+from syncd.types import Fingerprint, FoundFile, Multipart, Part, FileDigests, Target
 from syncd.store.files import Wanted
 from syncd.store.store import Store
 
@@ -40,7 +40,7 @@ for number in itertools.count():
     job = store.jobs.claim(run, 1, 1000)
     say("claimed", job.id, job.attempt)
     if job.sha256 is None:
-        job = store.jobs.note_plan(job, Plan(3, f"{job.id:064}", b"l" * 16), 1)
+        job = store.jobs.note_digests(job, FileDigests(3, f"{job.id:064}", b"l" * 16), 1)
         say("sha256", job.id, job.sha256)
     if job.storage_key is None:
         job = store.jobs.note_key(job, f"key-{run}-{number}", 1)[0]

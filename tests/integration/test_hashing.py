@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from syncd.core.jobs.parts import plan_parts
 from syncd.errors import FileChanged, JobError
 from syncd.fs import hashing
-from syncd.types import LEAF_SIZE, Fingerprint, Kind, Part, Plan
+from syncd.types import LEAF_SIZE, FileDigests, Fingerprint, Kind, Part
 
 GO = threading.Event()
 LEAF, PIECE = 16, 4
@@ -46,7 +46,7 @@ def ignore(count: int) -> None:
     """Ignore the count of bytes."""
 
 
-def plan(path: str, *, on_bytes: Callable[[int], None] = ignore) -> Plan:
+def plan(path: str, *, on_bytes: Callable[[int], None] = ignore) -> FileDigests:
     return hashing.hash_file(path, hashing.read_fingerprint(path), stop=GO, on_bytes=on_bytes)
 
 
@@ -91,7 +91,9 @@ def test_digests_equal_those_of_hashlib_and_xxhash(tmp_path: Path, size: int) ->
     counts: list[int] = []
     made = plan(str(path), on_bytes=counts.append)
 
-    assert made == Plan(size, hashlib.sha256(data).hexdigest(), leaves_of(data, 4 * 1024 * 1024))
+    assert made == FileDigests(
+        size, hashlib.sha256(data).hexdigest(), leaves_of(data, 4 * 1024 * 1024)
+    )
     assert sum(counts) == size
 
 

@@ -29,6 +29,7 @@ from syncd.store.reports import EventReport, Report
 from syncd.store.store import Store
 from syncd.types import (
     Call,
+    FileDigests,
     FileState,
     Fingerprint,
     FoundFile,
@@ -40,7 +41,6 @@ from syncd.types import (
     Mount,
     Multipart,
     Part,
-    Plan,
     Priority,
     State,
     StatKey,
@@ -52,7 +52,7 @@ from syncd.types import (
 NOW = 1_700_000_000_000
 TTL = 60_000
 SHA = "5" * 64
-PLAN = Plan(100, SHA, b"l" * 16)
+DIGESTS = FileDigests(100, SHA, b"l" * 16)
 UPLOAD = Multipart("up-1", "key-1", 50, 2)
 LEAVES = b"l" * 16
 PATH = "loras/a.safetensors"
@@ -83,7 +83,7 @@ def claim(store: Store, *, now_ms: int = NOW) -> Job:
 def uploading(store: Store) -> Job:
     """A leased job with a plan, an open upload and its first part."""
     admit(store)
-    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     job, _ = store.jobs.note_key(job, UPLOAD.storage_key, NOW)
     job = store.jobs.note_upload(job, UPLOAD, NOW)
     store.jobs.note_part(job, Part(1, 0, 50), '"etag-1"', LEAVES, NOW)
@@ -819,11 +819,11 @@ def test_make_all_due_ends_every_wait(store: Store) -> None:
 
 def writes(store: Store, job: Job) -> None:
     """Every write an owner can make (but ``note_upload``); each has to refuse one who is not."""
-    jobs, plan = store.jobs, PLAN
+    jobs, plan = store.jobs, DIGESTS
     for write in (
         lambda: jobs.renew(job, NOW, TTL),
         lambda: jobs.note(job, NOW, body_sent_at=NOW),
-        lambda: jobs.note_plan(job, plan, NOW),
+        lambda: jobs.note_digests(job, plan, NOW),
         lambda: jobs.note_part(job, Part(2, 50, 50), "e", LEAVES, NOW),
         lambda: jobs.note_stored(job, NOW),
         lambda: jobs.fresh_upload(job, NOW, gone=True),
@@ -940,7 +940,7 @@ def test_facts_and_intents_survive_a_reopened_store(state_dir: str) -> None:
     assert kept == replace(
         job,
         sha256=SHA,
-        leaves=PLAN.leaves,
+        leaves=DIGESTS.leaves,
         storage_key="key-1",
         upload_id="up-1",
         part_size=50,
@@ -962,9 +962,9 @@ def test_a_plan_read_again_replaces_digests_and_the_fingerprint_it_was_read_unde
     store: Store,
 ) -> None:
     admit(store)
-    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     touched = replace(job, fingerprint=job.fingerprint._replace(ctime_ns=8))
-    again = store.jobs.note_plan(touched, Plan(100, "6" * 64, b"m" * 16), NOW)
+    again = store.jobs.note_digests(touched, FileDigests(100, "6" * 64, b"m" * 16), NOW)
 
     assert store.jobs.get(job.id) == again
     assert (again.sha256, again.leaves, again.fingerprint.ctime_ns) == ("6" * 64, b"m" * 16, 8)
@@ -994,7 +994,7 @@ def test_a_fresh_upload_forgets_the_old_one_but_not_the_plan(
     job = store.jobs.fresh_upload(uploading(store), NOW, gone=gone)
 
     assert store.jobs.get(job.id) == job
-    assert (job.sha256, job.leaves) == (SHA, PLAN.leaves)
+    assert (job.sha256, job.leaves) == (SHA, DIGESTS.leaves)
     assert (job.storage_key, job.upload_id, job.part_size, job.part_count) == (None,) * 4
     assert store.jobs.etags(job) == {}
     assert uploads(state_dir) == [("up-1", state)]
@@ -1009,14 +1009,14 @@ def test_an_object_that_is_whole_ends_its_upload(store: Store, state_dir: str) -
 
 def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
     admit(store)
-    first = store.jobs.note_plan(claim(store), PLAN, NOW)
+    first = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     first, usable = store.jobs.note_key(first, "key-1", NOW)
     store.jobs.fresh_upload(first, NOW, gone=True)
     store.jobs.supersede(store.jobs.get(first.id), NOW, reason="changed")
 
     assert usable
     admit(store)
-    second = store.jobs.note_plan(claim(store), replace(PLAN, sha256="b" * 64), NOW)
+    second = store.jobs.note_digests(claim(store), replace(DIGESTS, sha256="b" * 64), NOW)
     assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
     assert store.jobs.get(second.id).storage_key is None
 
@@ -1030,7 +1030,7 @@ def test_a_storage_key_of_bytes_nobody_has_read_yet_belongs_to_its_job(store: St
 
     assert usable
     assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
-    read = store.jobs.note_plan(second, PLAN, NOW)
+    read = store.jobs.note_digests(second, DIGESTS, NOW)
     assert store.jobs.note_key(read, "key-1", NOW) == (read, False)
 
 
@@ -1039,13 +1039,13 @@ def test_a_storage_key_reserved_before_the_file_was_read_belongs_to_what_was_rea
 ) -> None:
     admit(store)
     first, _ = store.jobs.note_key(claim(store), "key-1", NOW)
-    store.jobs.note_plan(first, PLAN, NOW)
+    store.jobs.note_digests(first, DIGESTS, NOW)
     store.jobs.supersede(store.jobs.get(first.id), NOW, reason="touched")
     admit(store)
     second = claim(store)
 
     assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
-    same = store.jobs.note_plan(second, PLAN, NOW)
+    same = store.jobs.note_digests(second, DIGESTS, NOW)
     assert store.jobs.note_key(same, "key-1", NOW)[1]
 
 
@@ -1059,7 +1059,7 @@ def test_another_key_gives_up_the_upload_under_the_last_one(store: Store, state_
 
 def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_dir: str) -> None:
     admit(store)
-    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     job, _ = store.jobs.note_key(job, UPLOAD.storage_key, NOW)
     admit(store, mtime_ns=2)
     with pytest.raises(LeaseLost):
@@ -1070,7 +1070,7 @@ def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_d
 
 def test_another_key_voids_what_was_sent_to_the_last_one(store: Store) -> None:
     admit(store)
-    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     job, _ = store.jobs.note_key(job, "key-1", NOW)
     job = store.jobs.note(job, NOW, body_sent_at=NOW)
 
@@ -1104,7 +1104,7 @@ def test_a_file_whose_ctime_moved_after_the_last_look_is_forgotten_when_its_job_
     store: Store,
 ) -> None:
     admit(store)
-    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     touched = found()._replace(fingerprint=found().fingerprint._replace(ctime_ns=8))
     store.files.refresh(touched, NOW)
 
@@ -1118,7 +1118,7 @@ def test_a_file_that_the_job_read_again_under_its_new_ctime_is_known_when_the_jo
     admit(store)
     job = claim(store)
     job = replace(job, fingerprint=job.fingerprint._replace(ctime_ns=8))
-    job = store.jobs.note_plan(job, PLAN, NOW)
+    job = store.jobs.note_digests(job, DIGESTS, NOW)
 
     assert store.jobs.finish(job, "rec", NOW, adopted=False)
     assert [known.fingerprint.ctime_ns for known in store.files.known(1)] == [8]
@@ -1146,7 +1146,7 @@ def test_adopting_bytes_found_in_the_catalog_leaves_no_upload_open(
 def test_a_second_record_of_the_same_bytes_at_a_path_takes_the_firsts_place(store: Store) -> None:
     for record_id, mtime_ns in (("rec-1", 1), ("rec-2", 2)):
         admit(store, mtime_ns=mtime_ns)
-        job = store.jobs.note_plan(claim(store), PLAN, NOW)
+        job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
         store.jobs.finish(job, record_id, NOW, adopted=False)
 
     assert store.records.claim(target().model_path, SHA) == "rec-2"
@@ -1271,7 +1271,7 @@ def test_a_requeued_job_does_not_go_on_with_the_upload_that_is_being_aborted(
     store.jobs.requeue_failed(NOW, reason="asked to")
     job = claim(store)
 
-    assert (job.sha256, job.leaves) == (SHA, PLAN.leaves)
+    assert (job.sha256, job.leaves) == (SHA, DIGESTS.leaves)
     assert (job.storage_key, job.upload_id, job.part_size, job.part_count) == (None,) * 4
     assert store.jobs.etags(job) == {}
     assert uploads(state_dir) == [("up-1", "unwanted")]
@@ -1476,7 +1476,7 @@ def test_rivals_in_another_root_are_named_with_their_whole_path(store: Store) ->
 
 def test_a_file_that_is_in_the_catalog_as_it_is_gets_no_second_job(store: Store) -> None:
     admit(store)
-    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     store.jobs.finish(job, "rec", NOW, adopted=False)
     store.files.judge([(found(), Verdict.IGNORED, "left out", None)], NOW)
     remounted = found()._replace(fingerprint=found().fingerprint._replace(dev=7))
@@ -1519,7 +1519,7 @@ def test_a_verdict_other_than_wanted_supersedes_the_paths_job(store: Store, stat
 
 def test_a_finished_job_is_left_alone_when_its_file_goes(store: Store) -> None:
     admit(store)
-    job = store.jobs.note_plan(claim(store), PLAN, NOW)
+    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     store.jobs.finish(job, "rec", NOW, adopted=False)
     store.files.forget(list(store.files.known(1)), NOW)
 

@@ -24,12 +24,12 @@ from syncd.store.files import Wanted
 from syncd.store.store import Store
 from syncd.types import (
     Event,
+    FileDigests,
     Fingerprint,
     FoundFile,
     Job,
     Kind,
     KnownFile,
-    Plan,
     Remark,
     State,
     Target,
@@ -40,7 +40,7 @@ from tests.scale import MACHINE_STEPS, SCALE
 TTL = 100
 PATHS = st.sampled_from(["loras/a", "loras/A", "loras/b", "loras/\udce9\n"])  # a and A clash
 DELAYS = st.integers(0, 150)
-PLAN = Plan(10, "0" * 64, b"l" * 16)
+DIGESTS = FileDigests(10, "0" * 64, b"l" * 16)
 
 
 @dataclass(slots=True)
@@ -207,12 +207,12 @@ class Queue(RuleBasedStateMachine):
     @rule(job=consumes(leases))
     def finish(self, job: Job) -> None:
         def write() -> None:
-            planned = self.store.jobs.note_plan(job, PLAN, self.now)
+            planned = self.store.jobs.note_digests(job, DIGESTS, self.now)
             self.store.jobs.finish(planned, "rec", self.now, adopted=False)
 
         if self.write(job, write):
             self.end(job, State.DONE)
-            assert self.store.records.claim(job.target.model_path, PLAN.sha256) == "rec"
+            assert self.store.records.claim(job.target.model_path, DIGESTS.sha256) == "rec"
 
     @rule(job=consumes(leases))
     def reject(self, job: Job) -> None:

@@ -42,7 +42,7 @@ from syncd.ingest.settle_tracker import SettleTracker
 from syncd.monitoring.progress import Meter
 from syncd.sandbox.server import Sandbox
 from syncd.store.store import Store
-from syncd.types import HeldClass, Job, Kind, Plan
+from syncd.types import FileDigests, HeldClass, Job, Kind
 from tests.scale import MACHINE_STEPS, SCALE
 from tests.somebody import set_override
 from tests.visitor import Visitor, good
@@ -341,8 +341,8 @@ class Safe(RuleBasedStateMachine):
 
     def send(self, job: Job, path: Path) -> None:
         now, body = self.clock.now_ms(), path.read_bytes()
-        plan = Plan(len(body), hashlib.sha256(body).hexdigest(), b"l" * 16)
-        job = self.store.jobs.note_stored(self.store.jobs.note_plan(job, plan, now), now)
+        plan = FileDigests(len(body), hashlib.sha256(body).hexdigest(), b"l" * 16)
+        job = self.store.jobs.note_stored(self.store.jobs.note_digests(job, plan, now), now)
         record_id = self.machine.visitor.upload(body, job.target.model_path)
         self.store.jobs.finish(job, record_id, now, adopted=False)
         self.registered[os.fspath(path)] = identity(path)

@@ -57,7 +57,7 @@ _WHILE_HASHING = {Step.PRESIGN, Step.INITIATE, Step.PARTS}
 def done(job: Job, step: Step) -> Job:
     """Return the facts after a successful step."""
     facts = {
-        Step.PLAN: {"sha256": "0" * 64},
+        Step.HASH: {"sha256": "0" * 64},
         Step.ADOPT: {"record_id": "r"},
         Step.PRESIGN: {"storage_key": "k"},
         Step.PUT: {"body_sent_at": 7, "stored_at": 7},
@@ -136,8 +136,8 @@ def test_step_respects_what_was_sent_and_what_is_known(
     assert (step is Step.FINISH) == (job.record_id is not None)
     if step is not Step.FINISH and job.sha256 is None:
         while_hashing = not_in_catalog and route is Route.MULTIPART
-        assert step is Step.PLAN or (while_hashing and step in _WHILE_HASHING)
-    if step is Step.PLAN:
+        assert step is Step.HASH or (while_hashing and step in _WHILE_HASHING)
+    if step is Step.HASH:
         assert job.sha256 is None
     if step is Step.REGISTER:
         assert job.stored_at is not None

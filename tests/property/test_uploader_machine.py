@@ -21,7 +21,7 @@ from syncd.core.jobs.steps import Step, next_step
 from syncd.errors import LeaseLost
 from syncd.store.files import Wanted
 from syncd.store.store import Store
-from syncd.types import Fingerprint, FoundFile, Job, Kind, Multipart, Plan, State, Target
+from syncd.types import FileDigests, Fingerprint, FoundFile, Job, Kind, Multipart, State, Target
 from tests.memory import folder
 from tests.scale import MACHINE_STEPS, SCALE
 
@@ -214,8 +214,8 @@ class Uploader(RuleBasedStateMachine):
         )
         key, sha256 = job.storage_key or "", job.sha256 or ""
         content = hashlib.sha256(b"%d" % job.fingerprint.mtime_ns).hexdigest()
-        if step is Step.PLAN:
-            self.job = jobs.note_plan(job, Plan(SIZE, content, b"l" * 16), self.now)
+        if step is Step.HASH:
+            self.job = jobs.note_digests(job, FileDigests(SIZE, content, b"l" * 16), self.now)
         elif step is Step.PRESIGN:
             self.key_in_memory = self.ask(answer, lambda: self.cloud.presign(content))
             self.job, usable = jobs.note_key(job, self.key_in_memory, self.now)

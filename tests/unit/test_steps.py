@@ -53,7 +53,7 @@ def step_of(
 @pytest.mark.parametrize(
     ("job", "granted", "step"),
     [
-        pytest.param(NEW, False, Step.PLAN, id="nothing known"),
+        pytest.param(NEW, False, Step.HASH, id="nothing known"),
         pytest.param(HASHED, False, Step.PRESIGN, id="killed after hashing"),
         pytest.param(RESERVED, True, Step.PUT, id="url in memory"),
         pytest.param(RESERVED, False, Step.PRESIGN, id="killed after presign"),
@@ -73,7 +73,7 @@ def test_single_put_resumes_from_its_facts(job: Job, granted: bool, step: Step) 
 @pytest.mark.parametrize(
     ("job", "missing", "step"),
     [
-        pytest.param(NEW, 0, Step.PLAN, id="nothing known"),
+        pytest.param(NEW, 0, Step.HASH, id="nothing known"),
         pytest.param(HASHED, 0, Step.PRESIGN, id="killed after hashing"),
         pytest.param(RESERVED, 0, Step.INITIATE, id="key reserved"),
         pytest.param(OPENED, 3, Step.PARTS, id="killed after initiate"),
@@ -102,7 +102,7 @@ def test_content_in_catalog_is_adopted_before_anything_is_sent(job: Job, route: 
 @pytest.mark.parametrize(
     ("job", "step"),
     [
-        (NEW, Step.PLAN),
+        (NEW, Step.HASH),
         (STORED, Step.REGISTER),
         (REGISTER_SENT, Step.LOOK_UP),
         (replace(HASHED, storage_key="key", register_sent_at=1), Step.LOOK_UP),
@@ -137,7 +137,7 @@ OPENED_BESIDE = replace(BESIDE, upload_id="up", part_size=5 << 20, part_count=3)
         pytest.param(BESIDE, 0, Step.INITIATE, id="key reserved"),
         pytest.param(OPENED_BESIDE, 3, Step.PARTS, id="killed after initiate"),
         pytest.param(OPENED_BESIDE, 1, Step.PARTS, id="killed before the last part"),
-        pytest.param(OPENED_BESIDE, 0, Step.PLAN, id="every etag committed, not hashed"),
+        pytest.param(OPENED_BESIDE, 0, Step.HASH, id="every etag committed, not hashed"),
         pytest.param(OPENED, 0, Step.COMPLETE, id="every etag committed, hashed"),
     ],
 )
@@ -149,4 +149,4 @@ def test_parts_of_new_content_are_sent_before_it_is_hashed(
 
 @pytest.mark.parametrize("route", [Route.PUT, Route.NEEDS_SIGN_IN])
 def test_file_without_parts_is_hashed_first(route: Route) -> None:
-    assert step_of(NEW, route, not_in_catalog=True) is Step.PLAN
+    assert step_of(NEW, route, not_in_catalog=True) is Step.HASH

@@ -14,7 +14,7 @@ from syncd.types import Job
 class Step(StrEnum):
     """What a worker does next."""
 
-    PLAN = "plan"  # read the file: SHA-256 and leaf digests
+    HASH = "hash"  # read the file: SHA-256 and leaf digests
     ADOPT = "adopt"  # the catalog has the same content at this path: send nothing
     PRESIGN = "presign"  # reserve a storage key, get a URL
     MOVE = "move"  # the file was renamed: change the path of its record
@@ -54,7 +54,7 @@ def next_step(
         return Step.FINISH
     if job.sha256 is None:
         beside = not_in_catalog and route is Route.MULTIPART and (missing or job.upload_id is None)
-        return _multipart_step(job, missing) if beside else Step.PLAN
+        return _multipart_step(job, missing) if beside else Step.HASH
     if job.register_sent_at is not None:
         return Step.LOOK_UP
     if job.stored_at is not None:
