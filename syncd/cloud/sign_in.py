@@ -7,12 +7,15 @@ The requests here identify the user or device in their body.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from syncd.clock import Clock
 from syncd.cloud.transport import Transport
 from syncd.cloud.validation import device_key_of, from_json, pairing_of, tokens_of
 from syncd.errors import JobError, NeedsOperator, Permanent, StateError
 from syncd.types import Call, Kind, Pairing, Tokens
+
+T = TypeVar("T")
 
 POLL_MIN_S, POLL_MAX_S = 1.0, 60.0
 PAIRINGS_MAX = 3
@@ -21,36 +24,18 @@ PAIRINGS_MAX = 3
 
 async def login(transport: Transport, email: str, password: str) -> Tokens:
     """Start a session of the user; every refusal is the same ``SESSION_REFUSED``."""
-    return await transport.send(
-        Call.LOGIN,
-        "POST",
-        "/auth/login",
-        {"email_address": email, "user_password": password},
-        read=from_json(tokens_of),
-        credential=None,
-    )
+    body = {"email_address": email, "user_password": password}
+    return await _post(transport, Call.LOGIN, "/auth/login", body, tokens_of)
 
 
 async def refresh(transport: Transport, refresh_token: str) -> Tokens:
     """Exchange *refresh_token*, which is spent by it, for new tokens; not repeated while unclear."""
-    return await transport.send(
-        Call.REFRESH,
-        "POST",
-        "/auth/refresh",
-        {"refresh_token": refresh_token},
-        read=from_json(tokens_of),
-        credential=None,
-    )
+    body = {"refresh_token": refresh_token}
+    return await _post(transport, Call.REFRESH, "/auth/refresh", body, tokens_of)
 
 
 async def start_pairing(transport: Transport) -> Pairing:
-    return await transport.send(
-        Call.PAIR_START,
-        "POST",
-        "/desktop/pair/start",
-        read=from_json(pairing_of),
-        credential=None,
-    )
+    return await _post(transport, Call.PAIR_START, "/desktop/pair/start", None, pairing_of)
 
 
 async def poll_pairing(transport: Transport, device_code: str) -> str | None:
@@ -62,14 +47,18 @@ async def poll_pairing(transport: Transport, device_code: str) -> str | None:
     Raises:
         Permanent: The pairing is over: it has expired, or its key was collected.
     """
-    return await transport.send(
-        Call.PAIR_POLL,
-        "POST",
-        "/desktop/pair/poll",
-        {"device_code": device_code},
-        read=from_json(device_key_of),
-        credential=None,
-    )
+    body = {"device_code": device_code}
+    return await _post(transport, Call.PAIR_POLL, "/desktop/pair/poll", body, device_key_of)
+
+
+async def _post(
+    transport: Transport,
+    call: Call,
+    path: str,
+    body: dict[str, str] | None,
+    read: Callable[[dict[str, Any]], T],
+) -> T:
+    return await transport.send(call, "POST", path, body, read=from_json(read), credential=None)
 
 
 class NotPaired(NeedsOperator):

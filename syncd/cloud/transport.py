@@ -207,7 +207,7 @@ class Transport:
                 await intend()
             request = self._request(call, method, path, body, token, credential)
             try:
-                answer = await self._once(call, request, read, credential)
+                answer = await self._once(call, request, read)
             except JobError as error:
                 failure = error
             else:
@@ -287,17 +287,12 @@ class Transport:
             extensions={
                 "timeout": timeout.as_dict(),
                 "trace": _Trace(),
+                "credential_kind": "session" if credential is None else credential.kind,
                 "secrets": [token] if token is not None else [*(body or {}).values()],
             },
         )
 
-    async def _once(
-        self,
-        call: Call,
-        request: httpx.Request,
-        read: Callable[[bytes], T],
-        credential: Credential | None,
-    ) -> T:
+    async def _once(self, call: Call, request: httpx.Request, read: Callable[[bytes], T]) -> T:
         # httpx bounds each wait for bytes, not their sum: an answer must not trickle in forever.
         total_s = CONNECT_S + ANSWER_S + _answer_s(call)
         try:
@@ -320,7 +315,7 @@ class Transport:
         self._on_request(call, response.status_code)
         if (date := retry_policy.date_of(response.headers.get("Date"))) is not None:
             self.clock_skew_s = self._clock.now_ms() / 1000 - date.timestamp()
-        refusal = self._refusal(call, response, content, credential)
+        refusal = self._refusal(call, response, content)
         if refusal is not None:
             raise refusal
         return self._read(call, response, content, read)
@@ -343,11 +338,7 @@ class Transport:
             raise to_error(error.kind, message, call=call, unclear=True) from None
 
     def _refusal(
-        self,
-        call: Call,
-        response: httpx.Response,
-        content: bytes | None,
-        credential: Credential | None,
+        self, call: Call, response: httpx.Response, content: bytes | None
     ) -> JobError | None:
         status, headers, body = response.status_code, response.headers, content or b""
         retry_after_s = retry_policy.retry_after(headers.get("Retry-After"), headers.get("Date"))
@@ -355,7 +346,7 @@ class Transport:
             call,
             status,
             s3_code=error_mapping.s3_code(body) if call is Call.COMPLETE else None,
-            credential="session" if credential is None else credential.kind,
+            credential=response.request.extensions["credential_kind"],
             route_answered=self.capabilities.has_answered(call),
             retry_after_s=retry_after_s,
             html=error_mapping.looks_like_html(headers.get("Content-Type"), body),
