@@ -271,8 +271,9 @@ class Service:
             await self._reconcile(parts)
         self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
-            parts.roots[root_id].display_path(rel_path): watching.blocked_by or "it still changes"
-            for (root_id, rel_path), watching in parts.intake.tracker.unsettled().items()
+            parts.roots[root_id].display_path(rel_path): observation.blocked_by
+            or "it still changes"
+            for (root_id, rel_path), observation in parts.intake.tracker.unsettled().items()
         }
         return self._signal_code() or await self._exit_code(
             parts.store,

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from syncd.core.files import bundles, naming
 from syncd.core.files.boundary import Boundary
-from syncd.core.files.diff import Change, Gone, Moved, New, diff
+from syncd.core.files.diff import Change, Changed, Gone, New, diff
 from syncd.core.files.search_paths import PathKey, Tree
-from syncd.core.files.selection import Rules, Selected, Skipped, is_excluded, judge, stands
+from syncd.core.files.selection import Rules, Selected, Skipped, is_current, is_excluded, judge
 from syncd.fs import scanner
 from syncd.ingest import integrity
 from syncd.store.files import Files, KnownFiles
@@ -78,8 +78,8 @@ class Candidate:
         """Whether nothing else changed, and the file keeps its place in the catalog."""
         return (
             self.known is not None
-            and Moved(self.found, self.known).only_ctime
-            and stands(self.selected, self.known)
+            and Changed(self.found, self.known).only_ctime
+            and is_current(self.selected, self.known)
         )
 
     @property
@@ -241,12 +241,12 @@ class Comparer:
         rejudge: bool,
     ) -> Iterator[Change]:
         """``diff`` of what a walk finds; a batch in which nothing changed costs no objects."""
-        stands = self._stands(rejudge)
+        is_current = self._is_current(rejudge)
         for batch in batches:
             if rejudge or not known.pass_over(batch.keys):
                 before = known.through(batch.keys[-1][0])
-                yield from diff(batch.files(), before, unjudged=unjudged, stands=stands)
-        yield from diff((), known, unjudged=unjudged, stands=stands)
+                yield from diff(batch.files(), before, unjudged=unjudged, is_current=is_current)
+        yield from diff((), known, unjudged=unjudged, is_current=is_current)
 
     def compare_paths(self, root: Root, paths: Mapping[str, bool]) -> list[ScanResult]:
         """
@@ -272,7 +272,7 @@ class Comparer:
             *_, result = self.walk(root, rel_path, rejudge=rejudge)
             return result
         result = ScanResult(files=1)
-        changes = diff([found], self._known(root, rel_path), stands=self._stands(rejudge))
+        changes = diff([found], self._known(root, rel_path), is_current=self._is_current(rejudge))
         for _ in self._sort_in(result, root, changes, companions):
             pass
         return result
@@ -330,7 +330,7 @@ class Comparer:
             return None if first is None else self._path_of(first)
 
         rules = self._rules[file.root_id]
-        return judge(rules, file.rel_path, file.fingerprint.size, instead=instead)
+        return judge(rules, file.rel_path, file.fingerprint.size, loaded_instead=instead)
 
     def judge_growing(self, file: FoundFile) -> Selected | Skipped:
         """Decide as ``judge`` does, but treat an empty file as one that will grow."""
@@ -394,16 +394,20 @@ class Comparer:
                     indexes[name] = integrity.shards_in(os.path.join(root.path, name))
                 except (ValueError, OSError) as error:
                     problems.append(f"{name}: {error}")
-        problems += [f"{name}, which is not there" for name in bundles.missing(names, indexes)]
+        problems += [
+            f"{name}, which is not there" for name in bundles.missing_files(names, indexes)
+        ]
         return printable(min(problems)) if problems else None
 
     def _known(self, root: Root, below: str) -> KnownFiles:
         assert self._files is not None, "a comparer that compares has files"
         return self._files.known(root.id, below)
 
-    def _stands(self, rejudge: bool) -> Callable[[KnownFile], bool]:
+    def _is_current(self, rejudge: bool) -> Callable[[KnownFile], bool]:
         def stand(known: KnownFile) -> bool:
-            return not self._in_doubt(known) and (not rejudge or stands(self.judge(known), known))
+            return not self._in_doubt(known) and (
+                not rejudge or is_current(self.judge(known), known)
+            )
 
         return stand
 
@@ -432,7 +436,7 @@ class Comparer:
                 if problem[0] not in reported and not self.is_silenced(root, *problem):
                     result.problems.append(problem)
                 continue
-            if not isinstance(change, Moved):
+            if not isinstance(change, Changed):
                 result.reconsider += self._there(self._tree.after(root.id, file.rel_path))
             if isinstance(change, Gone):
                 result.gone.append(change.known)

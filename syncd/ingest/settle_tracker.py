@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from syncd.clock import Clock
 from syncd.core.files import naming, settling
 from syncd.core.files.search_paths import PathKey
-from syncd.core.files.settling import Watching, Windows
+from syncd.core.files.settling import Observation, Windows
 from syncd.ingest.comparer import Candidate, Root
 from syncd.monitoring.progress import Meter, Settling
 from syncd.types import FoundFile, HintKind, Priority, printable
@@ -37,7 +37,7 @@ class TrackedFile:
     the same key. ``missing_from_bundle`` says what its ``bundle`` still lacks.
     """
 
-    watching: Watching
+    observation: Observation
     examined_at_s: float
     priority: Priority
     clash_key: str
@@ -50,7 +50,7 @@ class TrackedFile:
         """What other than time keeps it from being queued."""
         if self.postponed:
             return "it waits for a file that would get the same place in the catalog"
-        return self.missing_from_bundle or self.watching.blocked_by
+        return self.missing_from_bundle or self.observation.blocked_by
 
     @property
     def due_at_s(self) -> float:
@@ -58,7 +58,7 @@ class TrackedFile:
         if self.postponed:
             return self.examined_at_s + CONFLICT_RETRY_S
         if self.blocked_by is None:
-            return settling.settles_at_s(self.watching)
+            return settling.settles_at_s(self.observation)
         return self.examined_at_s + BLOCKED_RETRY_S
 
 
@@ -96,10 +96,10 @@ class SettleTracker:
 
     # -- what is tracked -------------------------------------------------------------------------
 
-    def unsettled(self) -> dict[PathKey, Watching]:
+    def unsettled(self) -> dict[PathKey, Observation]:
         """Return all tracked paths, each with what blocks it."""
         return {
-            key: replace(file.watching, blocked_by=file.blocked_by)
+            key: replace(file.observation, blocked_by=file.blocked_by)
             for key, file in self._files.items()
         }
 
@@ -107,10 +107,10 @@ class SettleTracker:
         """Yield the same for display, in order of first observation; iterate without an await."""
         now_s = self._clock.boottime_s()
         for (root_id, rel_path), file in self._files.items():
-            left_s = max(settling.settles_at_s(file.watching) - now_s, 0.0)
+            left_s = max(settling.settles_at_s(file.observation) - now_s, 0.0)
             yield Settling(
                 path=printable(self._roots[root_id].display_path(rel_path)),
-                size=file.watching.fingerprint.size,
+                size=file.observation.fingerprint.size,
                 seconds_left=round(left_s, 1) if file.blocked_by is None else None,
                 reason=file.blocked_by,
             )
@@ -147,7 +147,7 @@ class SettleTracker:
         return [
             rel_path
             for (root_id, rel_path), file in self._files.items()
-            if root_id == root.id and file.watching.fingerprint.size > 0
+            if root_id == root.id and file.observation.fingerprint.size > 0
         ]
 
     def _bundle_of(self, key: PathKey) -> tuple[int, str] | None:
@@ -165,8 +165,8 @@ class SettleTracker:
         # Files of the first walk, and files that only new rules select, can wait.
         can_wait = backfill or candidate.is_unchanged
         self._files[found.root_id, found.rel_path] = TrackedFile(
-            self._watch(
-                before.watching if before else None, found, candidate.companion, hint, now_s
+            self._observe(
+                before.observation if before else None, found, candidate.companion, hint, now_s
             ),
             now_s,
             Priority.BACKFILL if can_wait else Priority.FRESH,
@@ -191,9 +191,9 @@ class SettleTracker:
         examination and is over if the next one began after it.
         """
         file = self._files[found.root_id, found.rel_path]
-        file.watching = self._watch(file.watching, found, companion, hint, ended_s)
+        file.observation = self._observe(file.observation, found, companion, hint, ended_s)
         file.examined_at_s = ended_s
-        settled = settling.is_settled(file.watching, began_s)
+        settled = settling.is_settled(file.observation, began_s)
         if not settled:
             file.missing_from_bundle = None
         return settled
@@ -201,7 +201,7 @@ class SettleTracker:
     def block(self, key: PathKey, reason: str) -> None:
         """Note an obstacle whose end no event may report: the file is examined again later."""
         file = self._files[key]
-        file.watching = replace(file.watching, blocked_by=reason)
+        file.observation = replace(file.observation, blocked_by=reason)
         file.examined_at_s = self._clock.boottime_s()
 
     def forget(self, key: PathKey) -> bool:
@@ -220,16 +220,16 @@ class SettleTracker:
         """Use *windows* for every file that is observed from now on."""
         self._windows = windows
 
-    def _watch(
+    def _observe(
         self,
-        before: Watching | None,
+        before: Observation | None,
         found: FoundFile,
         companion: str | None,
         hint: HintKind | None,
         now_s: float,
-    ) -> Watching:
+    ) -> Observation:
         old = self._is_old(found)
-        watching = settling.look(
+        observation = settling.observe(
             before if old or not self._once else self._unless_shortened(before),
             found,
             now_s=now_s,
@@ -239,8 +239,8 @@ class SettleTracker:
             companion=companion,
             old=old,
         )
-        assert watching is not None, "there is a file to watch"
-        return watching
+        assert observation is not None, "the file exists"
+        return observation
 
     # -- how old a file is, for a backfill -------------------------------------------------------
 
@@ -257,7 +257,7 @@ class SettleTracker:
         age_s = self._clock.now_ms() / 1000 - found.fingerprint.ctime_ns / 1e9
         return age_s > settling.OLD_S
 
-    def _unless_shortened(self, before: Watching | None) -> Watching | None:
+    def _unless_shortened(self, before: Observation | None) -> Observation | None:
         """Return *before*, unless its window was shortened for an age that is in doubt now."""
         shortest_s = min(self._windows.quiet_s, self._windows.closed_s)
         return None if before is not None and before.window_s < shortest_s else before

@@ -174,8 +174,8 @@ async def test_a_file_that_cannot_be_looked_at_for_a_moment_is_looked_at_again(
         assert await scene.after(30) == 0
     folder.chmod(0o755)
 
-    (watching,) = scene.intake.tracker.unsettled().values()
-    assert "Permission denied" in (watching.blocked_by or "")
+    (observation,) = scene.intake.tracker.unsettled().values()
+    assert "Permission denied" in (observation.blocked_by or "")
     assert await scene.after(BLOCKED_RETRY_S) == 0
     assert await scene.after(30) == 1
 
@@ -185,9 +185,9 @@ async def test_a_file_that_is_open_for_writing_is_taken_when_it_is_closed(scene:
     await scene.intake.walk(scene.root)
     with (scene.models / NAME).open("r+b"):
         assert await scene.after(30) == 0
-        (watching,) = scene.intake.tracker.unsettled().values()
+        (observation,) = scene.intake.tracker.unsettled().values()
 
-    assert watching.blocked_by == "a program has it open for writing"
+    assert observation.blocked_by == "a program has it open for writing"
     assert await scene.after(BLOCKED_RETRY_S) == 0
     assert await scene.after(30) == 1
 

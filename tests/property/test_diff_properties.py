@@ -3,7 +3,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core.files.diff import Gone, Moved, New, diff
+from syncd.core.files.diff import Changed, Gone, New, diff
 from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
 
 Tree = dict[str, Fingerprint]
@@ -35,7 +35,7 @@ def test_diff_equals_comparison_of_dictionaries(
     assert [c.found for c in changes if isinstance(c, New)] == [
         found[p] for p in found if p not in known
     ]
-    assert [(c.found, c.known) for c in changes if isinstance(c, Moved)] == [
+    assert [(c.found, c.known) for c in changes if isinstance(c, Changed)] == [
         (found[p], known[p])
         for p in found
         if p in known and identity(disk[p]) != identity(memory[p])

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from syncd.core.catalog.plan import Action, Known, RouteLimits, plan_files
 from syncd.core.files import naming
-from syncd.core.files.diff import Gone, Moved, New, diff, order
+from syncd.core.files.diff import Changed, Gone, New, diff, order
 from syncd.core.files.naming import ENDINGS, clash_key, is_within, mapped, owner_of, unwanted
 from syncd.core.files.search_paths import Folder, Tree
-from syncd.core.files.selection import Patterns, Rules, Selected, judge, stands
+from syncd.core.files.selection import Patterns, Rules, Selected, is_current, judge
 from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
 
 TOPS = ["loras", "Loras", "vae", "clip", "text_encoders", "unet", "configs", "diffusers", ".git"]
@@ -82,9 +82,9 @@ def test_decision_is_current_until_rules_differ(
     else:
         known = KnownFile(1, rel_path, print_, first.verdict, first.reason, first.model_path)
 
-    assert stands(first, known)
+    assert is_current(first, known)
     if isinstance(first, Selected) != isinstance(second, Selected):
-        assert not stands(second, known)
+        assert not is_current(second, known)
 
 
 @given(rel_paths, st.sampled_from([None, "loras", "configs"]))
@@ -212,7 +212,7 @@ def test_second_diff_is_empty(
         if isinstance(change, Gone):
             del known[change.known.rel_path]
         else:
-            assert isinstance(change, New | Moved)
+            assert isinstance(change, New | Changed)
             path = change.found.rel_path
             known[path] = KnownFile(1, path, change.found.fingerprint, Verdict.WANTED)
 

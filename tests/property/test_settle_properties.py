@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.core.files import settling
-from syncd.core.files.settling import Watching, Windows
+from syncd.core.files.settling import Observation, Windows
 from syncd.types import Fingerprint, FoundFile, HintKind
 
 WINDOWS = Windows(quiet_s=30, closed_s=10, network_s=90)
@@ -37,8 +37,8 @@ steps = st.builds(
 )
 
 
-def look(before: Watching | None, found: FoundFile, now_s: float, step: Step) -> Watching:
-    watching = settling.look(
+def observe(before: Observation | None, found: FoundFile, now_s: float, step: Step) -> Observation:
+    observation = settling.observe(
         before,
         found,
         now_s=now_s,
@@ -47,8 +47,8 @@ def look(before: Watching | None, found: FoundFile, now_s: float, step: Step) ->
         network=step.network,
         companion=step.companion,
     )
-    assert watching is not None
-    return watching
+    assert observation is not None
+    return observation
 
 
 def changed(found: FoundFile, *, sparse: bool) -> FoundFile:
@@ -64,31 +64,31 @@ def test_file_never_settles_within_window_of_a_change(
     story: list[Step],
 ) -> None:
     now_s, disturbed_s = 0, 0
-    watching, found = None, FILE
+    observation, found = None, FILE
     for step in story:
         now_s += step.wait_s
         if step.changes:
             found = changed(found, sparse=step.sparse)
         if step.changes or step.hint or step.companion:
             disturbed_s = now_s
-        watching = look(watching, found, now_s, step)
+        observation = observe(observation, found, now_s, step)
 
-        if settling.is_settled(watching, now_s):
-            assert now_s - disturbed_s >= watching.window_s >= WINDOWS.closed_s
+        if settling.is_settled(observation, now_s):
+            assert now_s - disturbed_s >= observation.window_s >= WINDOWS.closed_s
             assert step.companion is None
 
 
 @given(st.lists(steps, max_size=30), st.lists(st.integers(0, LONGEST_S), max_size=5))
 def test_unchanged_file_always_settles(story: list[Step], looks: list[int]) -> None:
-    now_s, watching, found = 0, None, FILE
+    now_s, observation, found = 0, None, FILE
     for step in story:
         now_s += step.wait_s
         found = changed(found, sparse=step.sparse) if step.changes else found
-        watching = look(watching, found, now_s, step)
+        observation = observe(observation, found, now_s, step)
 
     still = Step(0, False, False, None, network=False, companion=None)
     for later_s in [0, *sorted(looks), LONGEST_S]:  # examining more often does not delay settling
-        watching = look(watching, found, now_s + later_s, still)
+        observation = observe(observation, found, now_s + later_s, still)
 
-    assert watching is not None
-    assert settling.is_settled(watching, now_s + LONGEST_S)
+    assert observation is not None
+    assert settling.is_settled(observation, now_s + LONGEST_S)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncd.core.files.bundles import bundle_of, missing
+from syncd.core.files.bundles import bundle_of, missing_files
 from syncd.core.files.selection import Rules, Selected, Skipped, judge
 
 TYPES = frozenset({"diffusers", "LLM"})
@@ -41,7 +41,7 @@ def test_bundle_is_folder_below_its_type(typed: str, bundle: str | None) -> None
 def test_missing_shards_are_found_by_index_and_number(
     names: list[str], indexes: dict[str, list[str]], lacks: list[str]
 ) -> None:
-    assert list(missing(names, indexes)) == lacks
+    assert list(missing_files(names, indexes)) == lacks
 
 
 def test_bundle_file_is_selected_with_any_ending() -> None:

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncd.core.files.diff import Gone, Moved, New, diff
+from syncd.core.files.diff import Changed, Gone, New, diff
 from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
 
 PRINT = Fingerprint(dev=1, inode=2, size=3, mtime_ns=4, ctime_ns=5)
@@ -25,16 +25,18 @@ def test_changes_come_in_path_order() -> None:
 
     changes = list(diff([found("a"), rewritten, found("d")], [known("b"), known("c"), known("d")]))
 
-    assert changes == [New(found("a")), Moved(rewritten, known("b")), Gone(known("c"))]
+    assert changes == [New(found("a")), Changed(rewritten, known("b")), Gone(known("c"))]
 
 
 def test_unchanged_file_with_outdated_decision_is_a_change() -> None:
     (change,) = diff(
-        [found("a"), found("b")], [known("a"), known("b")], stands=lambda file: file.rel_path == "a"
+        [found("a"), found("b")],
+        [known("a"), known("b")],
+        is_current=lambda file: file.rel_path == "a",
     )
 
-    assert change == Moved(found("b"), known("b"))
-    assert isinstance(change, Moved)
+    assert change == Changed(found("b"), known("b"))
+    assert isinstance(change, Changed)
     assert not change.only_ctime
 
 
@@ -42,7 +44,7 @@ def test_unchanged_file_with_outdated_decision_is_a_change() -> None:
 def test_rewritten_or_replaced_file_is_a_change(field: str) -> None:
     (change,) = diff([found("a", PRINT._replace(**{field: 99}))], [known("a")])
 
-    assert isinstance(change, Moved)
+    assert isinstance(change, Changed)
     assert not change.only_ctime
 
 
@@ -50,7 +52,7 @@ def test_rewritten_or_replaced_file_is_a_change(field: str) -> None:
 def test_chmod_is_a_change_of_ctime_only(dev: int) -> None:
     (change,) = diff([found("a", PRINT._replace(ctime_ns=99, dev=dev))], [known("a")])
 
-    assert isinstance(change, Moved)
+    assert isinstance(change, Changed)
     assert change.only_ctime
 
 

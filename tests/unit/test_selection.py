@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from syncd.core.files.selection import Patterns, Rules, Selected, Skipped, judge, stands
+from syncd.core.files.selection import Patterns, Rules, Selected, Skipped, is_current, judge
 from syncd.types import Fingerprint, KnownFile, Verdict
 
 
@@ -74,7 +74,9 @@ def test_patterns_see_type_of_typed_root_and_ignore_lines_do_not() -> None:
 
 
 def test_shadowed_file_quotes_file_that_comfyui_loads() -> None:
-    judged = judge(Rules(), "loras/a.pt", 10, instead=lambda rel_path: f"/extra/\x1b{rel_path}")
+    judged = judge(
+        Rules(), "loras/a.pt", 10, loaded_instead=lambda rel_path: f"/extra/\x1b{rel_path}"
+    )
 
     assert judged == Skipped(
         Verdict.SHADOWED, "ComfyUI loads /extra/\\x1bloras/a.pt under this name"
@@ -97,21 +99,21 @@ TAKEN = judge(Rules(), "loras/a.pt", 10)
     "verdict", [Verdict.WANTED, Verdict.CONFLICT, Verdict.UNREADABLE, Verdict.INCOMPLETE]
 )
 def test_known_file_is_current_while_its_target_is_the_same(verdict: Verdict) -> None:
-    assert stands(TAKEN, known(verdict, model_path="models/loras/a.pt"))
-    assert not stands(TAKEN, known(verdict, model_path="models/loras/b.pt"))
+    assert is_current(TAKEN, known(verdict, model_path="models/loras/a.pt"))
+    assert not is_current(TAKEN, known(verdict, model_path="models/loras/b.pt"))
 
 
 @pytest.mark.parametrize("verdict", [Verdict.IGNORED, Verdict.REFUSED, Verdict.SHADOWED])
 def test_known_skipped_file_that_is_selected_now_is_not_current(verdict: Verdict) -> None:
-    assert not stands(TAKEN, known(verdict, "reason", "models/loras/a.pt"))
+    assert not is_current(TAKEN, known(verdict, "reason", "models/loras/a.pt"))
 
 
 def test_known_skipped_file_is_current_for_same_reason() -> None:
     passed = Skipped(Verdict.IGNORED, "reason")
 
-    assert stands(passed, known(Verdict.IGNORED, "reason"))
-    assert not stands(passed, known(Verdict.IGNORED, "another"))
-    assert not stands(passed, known(Verdict.WANTED, None, "models/loras/a.pt"))
+    assert is_current(passed, known(Verdict.IGNORED, "reason"))
+    assert not is_current(passed, known(Verdict.IGNORED, "another"))
+    assert not is_current(passed, known(Verdict.WANTED, None, "models/loras/a.pt"))
 
 
 def test_default_rules_select_all_types_and_sizes() -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from syncd.core.files import settling
-from syncd.core.files.settling import Watching, Windows
+from syncd.core.files.settling import Observation, Windows
 from syncd.types import Fingerprint, FoundFile, HintKind
 
 WINDOWS = Windows(quiet_s=30, closed_s=10, network_s=90)
@@ -12,16 +12,16 @@ FILE = FoundFile(
 )
 
 
-def look(
-    before: Watching | None,
+def observe(
+    before: Observation | None,
     now_s: float,
     *,
     found: FoundFile | None = FILE,
     hint: HintKind | None = None,
     network: bool = False,
     companion: str | None = None,
-) -> Watching:
-    watching = settling.look(
+) -> Observation:
+    observation = settling.observe(
         before,
         found,
         now_s=now_s,
@@ -30,8 +30,8 @@ def look(
         network=network,
         companion=companion,
     )
-    assert watching is not None
-    return watching
+    assert observation is not None
+    return observation
 
 
 @pytest.mark.parametrize(
@@ -46,79 +46,81 @@ def look(
     ],
 )
 def test_window_depends_on_hint(hint: HintKind | None, window_s: float) -> None:
-    watching = look(None, 100, hint=hint)
+    observation = observe(None, 100, hint=hint)
 
-    assert settling.settles_at_s(watching) == 100 + window_s
-    assert not settling.is_settled(watching, 99.9 + window_s)
-    assert settling.is_settled(watching, 100 + window_s)
+    assert settling.settles_at_s(observation) == 100 + window_s
+    assert not settling.is_settled(observation, 99.9 + window_s)
+    assert settling.is_settled(observation, 100 + window_s)
 
 
 @pytest.mark.parametrize("hint", [None, HintKind.CLOSED])
 def test_network_file_system_has_longest_window(
     hint: HintKind | None,
 ) -> None:
-    assert look(None, 0, hint=hint, network=True).window_s == 90
+    assert observe(None, 0, hint=hint, network=True).window_s == 90
 
 
 @pytest.mark.parametrize(("network", "window_s"), [(False, 20), (True, 180)])
 def test_sparse_file_has_double_window(network: bool, window_s: float) -> None:
     sparse = FILE._replace(allocated=4095)
 
-    assert look(None, 0, found=sparse, hint=HintKind.CLOSED, network=network).window_s == window_s
+    assert (
+        observe(None, 0, found=sparse, hint=HintKind.CLOSED, network=network).window_s == window_s
+    )
 
 
 def test_unchanged_file_keeps_its_window() -> None:
-    first = look(None, 0, hint=HintKind.CLOSED)
+    first = observe(None, 0, hint=HintKind.CLOSED)
 
-    assert look(first, 9) == first
+    assert observe(first, 9) == first
 
 
 @pytest.mark.parametrize("hint", list(HintKind))
 def test_hint_restarts_window(hint: HintKind) -> None:
-    assert look(look(None, 0), 29, hint=hint).since_s == 29
+    assert observe(observe(None, 0), 29, hint=hint).since_s == 29
 
 
 @pytest.mark.parametrize("field", ["dev", "inode", "size", "mtime_ns", "ctime_ns"])
 def test_changed_fingerprint_restarts_window(field: str) -> None:
-    before = look(None, 0, hint=HintKind.CLOSED)
+    before = observe(None, 0, hint=HintKind.CLOSED)
     moved = FILE._replace(fingerprint=FILE.fingerprint._replace(**{field: 1234}), allocated=1 << 20)
 
-    watching = look(before, 9, found=moved)
+    observation = observe(before, 9, found=moved)
 
-    assert (watching.since_s, watching.window_s) == (9, 30)
+    assert (observation.since_s, observation.window_s) == (9, 30)
 
 
 def test_companion_blocks_settling_and_is_quoted() -> None:
-    watching = look(None, 0, companion="x.pt.aria2\n")
+    observation = observe(None, 0, companion="x.pt.aria2\n")
 
-    assert settling.settles_at_s(watching) == math.inf
-    assert not settling.is_settled(watching, 1e12)
-    assert watching.blocked_by == "a download is in progress: x.pt.aria2\\n"
+    assert settling.settles_at_s(observation) == math.inf
+    assert not settling.is_settled(observation, 1e12)
+    assert observation.blocked_by == "a download is in progress: x.pt.aria2\\n"
 
 
 def test_removed_companion_restarts_window() -> None:
-    blocked = look(None, 0, companion="x.pt.aria2")
+    blocked = observe(None, 0, companion="x.pt.aria2")
 
-    assert settling.settles_at_s(look(blocked, 500)) == 530
+    assert settling.settles_at_s(observe(blocked, 500)) == 530
 
 
 def test_late_companion_blocks_settling() -> None:
-    assert look(look(None, 0), 29, companion="x.pt.aria2").blocked_by is not None
+    assert observe(observe(None, 0), 29, companion="x.pt.aria2").blocked_by is not None
 
 
 def test_modification_time_zero_blocks_settling() -> None:
     broken = FILE._replace(fingerprint=FILE.fingerprint._replace(mtime_ns=0))
 
-    watching = look(None, 0, found=broken)
+    observation = observe(None, 0, found=broken)
 
-    assert settling.settles_at_s(watching) == math.inf
-    assert "rsync" in (watching.blocked_by or "")
+    assert settling.settles_at_s(observation) == math.inf
+    assert "rsync" in (observation.blocked_by or "")
 
 
 def test_vanished_file_is_not_observed() -> None:
-    before = look(None, 0)
+    before = observe(None, 0)
 
-    gone = settling.look(
+    gone = settling.observe(
         before, None, now_s=1, hint=None, windows=WINDOWS, network=False, companion=None
     )
 
@@ -127,9 +129,9 @@ def test_vanished_file_is_not_observed() -> None:
 
 @pytest.mark.parametrize(("network", "window_s"), [(False, 2), (True, 90)])
 def test_old_file_has_short_window_on_local_disk_only(network: bool, window_s: float) -> None:
-    watching = settling.look(
+    observation = settling.observe(
         None, FILE, now_s=0, hint=None, windows=WINDOWS, network=network, companion=None, old=True
     )
 
-    assert watching is not None
-    assert watching.window_s == window_s
+    assert observation is not None
+    assert observation.window_s == window_s

@@ -20,7 +20,7 @@ def bundle_of(typed_path: str, types: Collection[str]) -> str | None:
     return "/".join(parts[:2]) if len(parts) > 2 and parts[0] in types else None
 
 
-def missing(names: Collection[str], indexes: Mapping[str, Collection[str]]) -> Iterator[str]:
+def missing_files(names: Collection[str], indexes: Mapping[str, Collection[str]]) -> Iterator[str]:
     """
     Yield the files that a bundle needs and does not have; of a set of shards only the first.
 

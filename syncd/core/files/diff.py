@@ -25,7 +25,7 @@ class New:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class Changed:
     """A known path with a different fingerprint, or one that the rules now treat differently."""
 
     found: FoundFile
@@ -45,7 +45,7 @@ class Gone:
     known: KnownFile
 
 
-Change = New | Moved | Gone
+Change = New | Changed | Gone
 
 
 def order(file: FoundFile | KnownFile) -> bytes:
@@ -58,7 +58,7 @@ def diff(
     known: Iterable[KnownFile],
     *,
     unjudged: Collection[str] = (),
-    stands: Callable[[KnownFile], bool] = lambda known: True,
+    is_current: Callable[[KnownFile], bool] = lambda known: True,
 ) -> Iterator[Change]:
     """
     Yield the changes in one root, lazily and in path order.
@@ -67,7 +67,7 @@ def diff(
         found, known: In path order, each path once.
         unjudged: Paths that could not be read. Nothing at or below them is reported as gone. The
             collection is read as late as possible, so the walk may still add to it.
-        stands: Returns whether the rules still treat an unchanged file as before. If not, the
+        is_current: Returns whether the rules still treat an unchanged file as before. If not, the
             file counts as changed.
 
     Raises:
@@ -86,8 +86,8 @@ def diff(
             old = next(theirs, None)
         else:
             same = mine[1].fingerprint.same_file_as(old[1].fingerprint)
-            if not same or not stands(old[1]):
-                yield Moved(mine[1], old[1])
+            if not same or not is_current(old[1]):
+                yield Changed(mine[1], old[1])
             mine, old = next(ours, None), next(theirs, None)
 
 

@@ -79,13 +79,13 @@ def judge(
     rel_path: str,
     size: int,
     *,
-    instead: Callable[[str], str | None] = lambda rel_path: None,
+    loaded_instead: Callable[[str], str | None] = lambda rel_path: None,
 ) -> Selected | Skipped:
     """
     Decide about the file *rel_path* of *size* bytes.
 
     Args:
-        instead: Returns the file that ComfyUI loads instead of the one at a path, or None.
+        loaded_instead: Returns the file that ComfyUI loads instead of the one at a path, or None.
     """
     bundle = bundle_of(naming.typed(rel_path, rules.type_key), rules.bundles)
     unwanted = naming.unwanted(
@@ -98,7 +98,7 @@ def judge(
     reason = unwanted or _excluded(rules, rel_path, size)
     if reason is not None:
         return Skipped(Verdict.IGNORED, reason)
-    if (other := instead(rel_path)) is not None:
+    if (other := loaded_instead(rel_path)) is not None:
         return Skipped(Verdict.SHADOWED, f"ComfyUI loads {printable(other)} under this name")
     target = naming.target_of(
         rel_path, prefix=rules.prefix, type_key=rules.type_key, names=rules.names
@@ -118,7 +118,7 @@ def is_excluded(rules: Rules, rel_path: str) -> bool:
     )
 
 
-def stands(judged: Selected | Skipped, known: KnownFile) -> bool:
+def is_current(judged: Selected | Skipped, known: KnownFile) -> bool:
     """Return whether the store already has the result *judged* for an unchanged file."""
     if isinstance(judged, Skipped):
         return (known.verdict, known.reason) == (judged.verdict, judged.reason)

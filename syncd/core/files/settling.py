@@ -36,7 +36,7 @@ OLD_WINDOW_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Watching:
+class Observation:
     """
     The last fingerprint of a path, the time since when it has not changed, and its window.
 
@@ -50,8 +50,8 @@ class Watching:
     blocked_by: str | None = None
 
 
-def look(
-    before: Watching | None,
+def observe(
+    before: Observation | None,
     found: FoundFile | None,
     *,
     now_s: float,
@@ -60,7 +60,7 @@ def look(
     network: bool,
     companion: str | None,
     old: bool = False,
-) -> Watching | None:
+) -> Observation | None:
     """
     Return the observation of a path after it was examined again; None if the file is gone.
 
@@ -88,7 +88,7 @@ def look(
     window_s = _window_s(found, hint, windows, network)
     if old and not network:
         window_s = min(window_s, OLD_WINDOW_S)
-    return Watching(found.fingerprint, now_s, window_s, blocker)
+    return Observation(found.fingerprint, now_s, window_s, blocker)
 
 
 def blocked_by(found: FoundFile, companion: str | None) -> str | None:
@@ -111,11 +111,11 @@ def _window_s(found: FoundFile, hint: HintKind | None, windows: Windows, network
     return window_s * 2 if found.allocated < found.fingerprint.size else window_s
 
 
-def settles_at_s(observation: Watching) -> float:
+def settles_at_s(observation: Observation) -> float:
     """Return the monotonic time at which the file settles if nothing changes; infinite if blocked."""
     return math.inf if observation.blocked_by else observation.since_s + observation.window_s
 
 
-def is_settled(observation: Watching, now_s: float) -> bool:
+def is_settled(observation: Observation, now_s: float) -> bool:
     """Return whether the window has passed. *now_s* is the time of the observation."""
     return now_s >= settles_at_s(observation)
