@@ -105,7 +105,9 @@ async def _end_uploads(loaded: Loaded, store: Store, lanes: Executors, swept: Sw
         except JobError as error:
             swept.why_left, swept.code = str(error), exit_of(error)
         else:
-            await UploadAborter(store=store, lanes=lanes, api=api, clock=SystemClock()).clean_up()
+            await UploadAborter(
+                store=store, lanes=lanes, api=api, clock=SystemClock()
+            ).abort_unwanted()
     after = await lanes.db(store.report.uploads)
     ended: dict[str, int] = {state: after[state] - before[state] for state in UploadState}
     swept.uploads = Counter({**ended, "left": after[UploadState.UNWANTED]})

@@ -272,7 +272,7 @@ class Applier:
                 raise _Refused(f"record {line.record_id} does not hold what it held")
             if line.action is PlanAction.DELETE and not is_disabled(record):
                 raise _Refused(f"record {line.record_id} is in force: it is disabled first")
-        reason = await self._retirement.carry_out(
+        reason = await self._retirement.retire_now(
             own, "delete" if line.action is PlanAction.DELETE else "disable"
         )
         if reason is not None:

@@ -266,7 +266,7 @@ class Service:
         tasks = {settling, working, *self._besides(parts)}
         await self._run_until_stopped(parts, tasks, enough={working})
         if not self._stop.is_set():
-            await parts.janitor.clean_up()
+            await parts.janitor.abort_unwanted()
             await parts.retirement.retire_due()
             await self._reconcile(parts)
         self.ending.problems = parts.intake.problems
@@ -293,8 +293,8 @@ class Service:
         )
         await self._run_until_stopped(parts, {working}, enough={working})
         if not self._stop.is_set():
-            await parts.janitor.clean_up()
-            await parts.reconciler.look_at_new()
+            await parts.janitor.abort_unwanted()
+            await parts.reconciler.reconcile_new()
         return await applier.end()
 
     async def _walk_all(self, parts: Components) -> None:
@@ -398,9 +398,9 @@ class Service:
             except RootUnavailable as error:
                 await parts.holds.begin_root(error, ROOT_LOOK_S)
                 self._rescan = True
-                await self._hints.nap(ROOT_LOOK_S)
+                await self._hints.wait(ROOT_LOOK_S)
                 continue
-            await self._hints.nap(self._seconds_until(parts.intake.tracker.next_due_s()))
+            await self._hints.wait(self._seconds_until(parts.intake.tracker.next_due_s()))
 
     def _slept(self) -> bool:
         """Has the machine been asleep since this was asked last? Nobody heard what happened then."""
@@ -424,7 +424,7 @@ class Service:
             look_at_s = parts.intake.tracker.next_due_s()
             if look_at_s is not None:  # it may be due by now: looking at the others took its time
                 waits.append(max(0.0, look_at_s - now_s))
-            await self._hints.nap(min(waits, default=None))
+            await self._hints.wait(min(waits, default=None))
 
     async def _watch_again(self, watcher: Watcher) -> None:
         """The observer ended, or a root is another folder than before."""
@@ -457,7 +457,7 @@ class Service:
     async def _clean_up(self, parts: Components) -> None:
         while True:
             await parts.clock_steps.follow()
-            await parts.janitor.clean_up()
+            await parts.janitor.abort_unwanted()
             await parts.retirement.retire_due()
             await self._reconcile(parts)
             now_ms, jobs = self._clock.now_ms(), parts.store.jobs
@@ -501,7 +501,7 @@ class Service:
         if await self._lanes.db(parts.store.holds.all):
             return  # the cloud cannot be asked, or not by us; or the tree is not there
         due, self._look_at_catalog = self._look_at_catalog, False
-        await (parts.reconciler.look() if due else parts.reconciler.look_at_new())
+        await (parts.reconciler.reconcile() if due else parts.reconciler.reconcile_new())
 
     # -- reload ----------------------------------------------------------------------------------
 

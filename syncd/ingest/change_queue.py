@@ -1,4 +1,4 @@
-"""What was heard and not looked at yet; a nap ends with the first of it."""
+"""Hints that wait to be processed; the first one ends the wait of the loop."""
 
 import asyncio
 import threading
@@ -10,41 +10,36 @@ from syncd.types import Hint
 
 
 class ChangeQueue:
-    """
-    Collects hints, each once, in order of arrival.
-
-    Args:
-        clock: By which a nap is long.
-    """
+    """Collects hints, each once, in order of arrival."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._heard: dict[Hint, None] = {}  # a set in order of arrival
+        self._hints: dict[Hint, None] = {}  # an ordered set
         self._wake = asyncio.Event()
 
     def __bool__(self) -> bool:
-        return bool(self._heard)
+        return bool(self._hints)
 
     def add(self, hint: Hint) -> bool:
-        """From any thread; is it the first since all were taken, so that somebody must ``wake``?"""
+        """Add a hint, from any thread; return whether the queue was empty, so that ``wake`` must follow."""
         with self._lock:
-            first = not self._heard
-            self._heard[hint] = None
+            first = not self._hints
+            self._hints[hint] = None
         return first
 
     def take(self) -> Collection[Hint]:
-        """All that were heard; none is left."""
+        """Remove and return all hints."""
         with self._lock:
-            heard, self._heard = self._heard, {}
-        return heard.keys()
+            hints, self._hints = self._hints, {}
+        return hints.keys()
 
     def wake(self) -> None:
-        """End the nap, or the next one; in the thread of the event loop."""
+        """End the current wait, or the next one; call it in the thread of the event loop."""
         self._wake.set()
 
-    async def nap(self, seconds: float | None) -> None:
-        """Until woken, or until *seconds* have passed."""
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until woken, or until *seconds* have passed."""
         waiters: set[asyncio.Task[Any]] = {asyncio.create_task(self._wake.wait())}
         if seconds is not None:
             waiters.add(asyncio.create_task(self._clock.sleep(seconds)))

@@ -1,4 +1,4 @@
-"""Ends the multipart uploads that nobody wants any more, so that none is forgotten."""
+"""Aborts the multipart uploads that no job needs any more."""
 
 import structlog
 
@@ -10,7 +10,7 @@ from syncd.store.store import Store
 from syncd.types import Kind, UploadState
 
 RETRY_MS = 300_000
-"""Before an abort that did not get through is tried again."""
+"""Before a failed abort is tried again."""
 
 _ENDS = {Kind.UPLOAD_GONE: UploadState.GONE, Kind.ROUTE_UNKNOWN: UploadState.ABANDONED}
 
@@ -25,8 +25,8 @@ class UploadAborter:
         self._clock = clock
         self._log = structlog.get_logger("syncd.maintenance.abort_uploads")
 
-    async def clean_up(self) -> None:
-        """Abort what is due; what does not get through is tried again later."""
+    async def abort_unwanted(self) -> None:
+        """Abort the uploads that are due; a failed abort is tried again later."""
         while True:
             due = await self._lanes.db(self._store.jobs.unwanted_upload, self._clock.now_ms())
             if due is None:

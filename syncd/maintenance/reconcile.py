@@ -1,11 +1,11 @@
 """
-Looks after the records that stand for files here: are they still there, and is there only one each?
+Compares our records with the catalog: do they still exist, and is there only one for each file?
 
-Others may delete, disable or move a record. That is noticed and shown, and never undone: whoever
-deleted a model does not want to meet it again. Two machines of a team that send one file at the same
-moment make two records; the younger one's maker takes it back and adopts the older one.
+Other people may delete, disable or move a record. syncd reports that and never undoes it. If two
+machines of a team upload one file at the same moment, the catalog gets two records; the machine with
+the younger record disables it and adopts the older one.
 
-Where the server does not list, nothing of this can be told.
+All of this needs a server that lists its models.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from syncd.store.store import Store
 from syncd.types import Record
 
 BETWEEN_S = 60.0
-"""At least, between two listings for the sake of new records."""
+"""The shortest time between two listings on account of new records."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the listing has at a record's path with its bytes: itself, and others in force."""
+class _Listed:
+    """What the catalog lists at a record's path: the record, and enabled ones with the same bytes."""
 
     own: Record | None
     others: list[Record]
@@ -38,12 +38,11 @@ class _Seen:
 
 class Reconciler:
     """
-    Compares what is remembered with what the catalog lists.
+    Compares our records with the catalog.
 
     Args:
-        hidden: Records are registered to be disabled (``catalog.register_as``), so being so is no
-            drift.
-        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
+        hidden: Records are registered as disabled (``catalog.register_as``), so that is no drift.
+        latest_s: Seconds after which a request whose answer was lost can no longer take effect.
     """
 
     def __init__(
@@ -64,41 +63,41 @@ class Reconciler:
         self._clock = clock
         self._hidden = hidden
         self._latest_s = latest_s
-        self._again_s = 0.0
-        self._kept: set[str] = set()
+        self._next_new_s = 0.0
+        self._kept_duplicates: set[str] = set()
         self._log = structlog.get_logger("syncd.maintenance.reconcile")
 
-    async def look_at_new(self) -> None:
-        """Look if there are records that were never compared; not more often than each minute."""
-        if self._clock.boottime_s() < self._again_s:
+    async def reconcile_new(self) -> None:
+        """Reconcile if some records were never compared, at most once a minute."""
+        if self._clock.boottime_s() < self._next_new_s:
             return
         if await self._lanes.db(self._store.records.has_unchecked):
-            await self.look()
+            await self.reconcile()
 
-    async def look(self) -> None:
-        """Read the listing and compare; what cannot be asked now is left for the next time."""
-        self._again_s = self._clock.boottime_s() + BETWEEN_S
+    async def reconcile(self) -> None:
+        """Read the listing and compare; records that cannot be checked now wait for the next time."""
+        self._next_new_s = self._clock.boottime_s() + BETWEEN_S
         standing = await self._lanes.db(self._store.records.standing)
         drifts: dict[str, Drift | None] = {}
         try:
             listed = bool(standing) and await self._catalog.read()
-            for each in standing:
-                drifts[each.record_id] = await self._judge(each) if listed else each.drift
+            for record in standing:
+                drifts[record.record_id] = await self._judge(record) if listed else record.drift
         except JobError as error:
             self._log.info("catalog.list_failed", reason=str(error))
-        self._tell(standing, drifts)
+        self._log_drifts(standing, drifts)
         await self._lanes.db(self._store.records.note_checked, drifts, self._clock.now_ms())
 
     async def _judge(self, standing: Standing) -> Drift | None:
-        """What others did to a record; a twin of it is dealt with on the way."""
-        seen = await self._see(standing)
-        if standing.ours and await self._makes_way(standing, seen):
+        """Return what others did to a record; also yield to an older duplicate of it."""
+        listed = await self._listed(standing)
+        if standing.ours and await self._yield_to_duplicate(standing, listed):
             return None
-        if seen.own is not None:
-            return self._unless_hidden(Drift.DISABLED) if is_disabled(seen.own) else None
+        if listed.own is not None:
+            return self._unless_hidden(Drift.DISABLED) if is_disabled(listed.own) else None
         if standing.drift is Drift.MISSING:
             return Drift.MISSING
-        # A list that is read page by page may pass over one: only its absence itself says so.
+        # A listing that is read page by page may skip a record, so ask for the record itself.
         record = await self._api.get_model(standing.record_id)
         if record is None:
             return Drift.MISSING
@@ -109,26 +108,26 @@ class Reconciler:
     def _unless_hidden(self, drift: Drift) -> Drift | None:
         return None if self._hidden else drift
 
-    async def _see(self, standing: Standing) -> _Seen:
+    async def _listed(self, standing: Standing) -> _Listed:
         own, others = None, []
         for record in self._catalog.at(standing.model_path):
             if record.id == standing.record_id:
                 own = record
             elif not is_disabled(record):
                 others.append(record)
-        if others:  # seldom, and only then may a short listing cost a call for each
+        if others:  # rare; a server with a short listing needs one call for each of them
             same = await self._catalog.same_bytes(standing.model_path, standing.sha256)
             ids = {record.id for record in others}
             others = [record for record in same if record.id in ids]
-        return _Seen(own, others)
+        return _Listed(own, others)
 
-    async def _makes_way(self, standing: Standing, seen: _Seen) -> bool:
-        """Disable our record where an older one has the same bytes at its path; True if that is done."""
+    async def _yield_to_duplicate(self, standing: Standing, listed: _Listed) -> bool:
+        """Disable our record if an older one has the same bytes at its path; return whether it did."""
         twin_id = standing.twin_id
         if twin_id is None:
-            if seen.own is None or is_disabled(seen.own) or not seen.others:
+            if listed.own is None or is_disabled(listed.own) or not listed.others:
                 return False
-            twin_id = oldest([seen.own, *seen.others]).id
+            twin_id = oldest([listed.own, *listed.others]).id
             if twin_id == standing.record_id:
                 return False
         records, own_id = self._store.records, standing.record_id
@@ -139,11 +138,11 @@ class Reconciler:
         async def intend() -> None:
             await self._lanes.db(records.intend_change, own_id, self._clock.now_ms())
 
-        if not _is_in_force(await self._api.get_model(twin_id), standing):
+        if not _replaces(await self._api.get_model(twin_id), standing):
             await self._lanes.db(records.note_twin, own_id, None)
             return False
         await self._lanes.db(records.note_twin, own_id, twin_id)
-        told = {"model_path": standing.model_path, "record_id": own_id, "other_id": twin_id}
+        fields = {"model_path": standing.model_path, "record_id": own_id, "other_id": twin_id}
         try:
             await self._api.update_model(own_id, DISABLED, intend=intend)
         except JobError as error:
@@ -151,31 +150,31 @@ class Reconciler:
                 raise
             await self._lanes.db(records.note_twin, own_id, None)
             await self._lanes.db(records.note_answered, own_id)
-            if own_id not in self._kept:
-                self._kept.add(own_id)
+            if own_id not in self._kept_duplicates:
+                self._kept_duplicates.add(own_id)
                 self._log.warning(
                     "record.duplicate_kept",
-                    **told,
+                    **fields,
                     reason=str(error),
                     advice="Remove one in the cloud.",
                 )
             return False
         await self._lanes.db(records.yield_to_duplicate, own_id, twin_id)
-        self._log.info("record.deduplicated", **told)
+        self._log.info("record.deduplicated", **fields)
         return True
 
-    def _tell(self, standing: list[Standing], drifts: dict[str, Drift | None]) -> None:
-        for each in standing:
-            drift = drifts.get(each.record_id, each.drift)
-            told = {"model_path": each.model_path, "record_id": each.record_id}
-            if drift is not None and drift is not each.drift:
-                self._log.warning("record.drifted", **told, reason=REASONS[drift])
-            elif drift is None and each.drift is not None:
-                self._log.info("record.restored", **told)
+    def _log_drifts(self, standing: list[Standing], drifts: dict[str, Drift | None]) -> None:
+        for record in standing:
+            drift = drifts.get(record.record_id, record.drift)
+            fields = {"model_path": record.model_path, "record_id": record.record_id}
+            if drift is not None and drift is not record.drift:
+                self._log.warning("record.drifted", **fields, reason=REASONS[drift])
+            elif drift is None and record.drift is not None:
+                self._log.info("record.restored", **fields)
 
 
-def _is_in_force(record: Record | None, standing: Standing) -> bool:
-    """Does it hold what ours holds, where ours does, for everybody to get?"""
+def _replaces(record: Record | None, standing: Standing) -> bool:
+    """Return whether *record* is enabled and has the bytes and path of ours."""
     return (
         record is not None
         and not is_disabled(record)

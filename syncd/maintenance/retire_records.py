@@ -1,9 +1,9 @@
 """
-Takes records of ours out of force: those whose path got new bytes, and those whose file is gone.
+Disables or deletes records of ours: those whose path has new bytes, and those whose file is gone.
 
-The order for new bytes is: the new object, the new record, then the old record is disabled, so that
-agents have the model at every moment. What a file's end means for its record is the operator's to
-say; without a word nothing happens.
+With new bytes, the new object and the new record come first and the old record is disabled last, so
+that agents always have the model. The operator decides what happens to the record of a deleted file;
+by default nothing does.
 """
 
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ from syncd.store.store import Store
 from syncd.types import Remark
 
 RETRY_MS = 300_000
-"""Before a call that did not get through is made again."""
+"""Before a failed call is made again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """
-    What becomes of the record of a file that is gone.
+    What happens to the record of a file that is gone.
 
     Args:
-        grace_s: Seconds that it has to be gone.
-        most: With more of them at once none follows.
+        grace_s: Seconds for which the file must be gone.
+        most: If more records than this are due at once, none is retired.
     """
 
     action: Literal["keep", "disable", "delete"]
@@ -40,7 +40,7 @@ class Policy:
 
 
 class RecordCleanup:
-    """Makes the calls that are due, one after the other."""
+    """Retires records, one after the other."""
 
     def __init__(
         self, *, store: Store, lanes: Executors, api: CloudClient, clock: Clock, policy: Policy
@@ -54,22 +54,22 @@ class RecordCleanup:
         self._log = structlog.get_logger("syncd.maintenance.retire_records")
 
     async def retire_due(self) -> None:
-        """Retire what is due; what does not get through is tried again later."""
+        """Retire the records that are due; a failed call is made again later."""
         while (retiring := await self._next()) is not None:
             await self._retire(retiring)
 
-    async def carry_out(
+    async def retire_now(
         self, retiring: RecordToRetire, action: Literal["disable", "delete"]
     ) -> str | None:
-        """Disable or delete a record at an operator's word; why that did not work, or None."""
+        """Disable or delete a record that an operator chose; return why it failed, or None."""
         records, now_ms = self._store.records, self._clock.now_ms
         await self._lanes.db(records.note_retiring, retiring, now_ms())
         try:
             await self._call(retiring, action)
         except JobError as error:
             return str(error)
-        told = {"model_path": retiring.model_path, "record_id": retiring.record_id}
-        self._log.info("record.retired", **told, action=action)
+        fields = {"model_path": retiring.model_path, "record_id": retiring.record_id}
+        self._log.info("record.retired", **fields, action=action)
         await self._lanes.db(
             records.remark, retiring.record_id, Remark.PRUNED, f"{action}d by an operator", now_ms()
         )
@@ -110,24 +110,24 @@ class RecordCleanup:
     async def _retire(self, retiring: RecordToRetire) -> None:
         records, now_ms = self._store.records, self._clock.now_ms
         action = "disable" if retiring.replaced else self._policy.action
-        told = {"model_path": retiring.model_path, "record_id": retiring.record_id}
+        fields = {"model_path": retiring.model_path, "record_id": retiring.record_id}
         try:
             await self._call(retiring, action)
         except JobError as error:
             if error.kind not in NO_SUCH_CALL:
-                self._log.warning("record.retire_postponed", **told, reason=str(error))
+                self._log.warning("record.retire_postponed", **fields, reason=str(error))
                 await self._lanes.db(records.postpone, retiring, now_ms() + RETRY_MS)
                 return
             self._log.warning(
                 "record.not_retired",
-                **told,
+                **fields,
                 reason=str(error),
-                advice="Two records now stand at one path: give new bytes a new file name."
+                advice="The path now has two records. Give the new bytes a new file name."
                 if retiring.replaced
                 else "Remove the record in the cloud.",
             )
         else:
-            self._log.info("record.retired", **told, action=action)
+            self._log.info("record.retired", **fields, action=action)
             remark = Remark.DISABLED if action == "disable" else Remark.DELETED
             reason = "its path has new bytes" if retiring.replaced else "its file is gone"
             await self._lanes.db(records.remark, retiring.record_id, remark, reason, now_ms())

@@ -32,7 +32,7 @@ async def test_nothing_that_another_thread_says_is_lost_or_slept_over() -> None:
     speaker.start()
     async with asyncio.timeout(60):
         while len(taken) < len(HEARD):
-            await hints.nap(None)
+            await hints.wait(None)
             taken += hints.take()
     speaker.join()
 
@@ -43,6 +43,6 @@ async def test_a_wake_without_a_hint_ends_the_next_nap() -> None:
     hints = ChangeQueue(SystemClock())
     hints.wake()
     async with asyncio.timeout(60):
-        await hints.nap(None)
+        await hints.wait(None)
 
     assert not hints.take()
