@@ -1,4 +1,4 @@
-"""The dry run: what would happen to each file, decided as the daemon decides it, and nothing written."""
+"""The dry run: decides about each file as the daemon would, and writes nothing."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,11 +31,10 @@ from syncd.types import FoundFile, Session, Verdict, printable
 @dataclass(frozen=True, slots=True)
 class Planned:
     """
-    The roots by a number of this plan's own, models_dir first, and a step for each file.
+    A step for each file. Roots have numbers that are valid for this plan only; models_dir is 0.
 
-    ``known`` is what the store says of files, on disk or not; ``problems`` what could not be looked
-    at, and why; ``absent`` the directories of extra_model_paths that are not there and never held a
-    model.
+    ``known`` is what the store says of files, on disk or not. ``problems`` says what could not be
+    examined, and why. ``absent`` are directories of extra_model_paths that never existed.
     """
 
     roots: Mapping[int, Root]
@@ -47,19 +46,19 @@ class Planned:
 
 def make_plan(loaded: Loaded) -> Planned:
     """
-    Walk the trees, look into the store, decide.
+    Walk the trees, read the store, and decide about each file.
 
     Raises:
-        RootUnavailable: A root cannot be read, or holds no model although it did, or its
+        RootUnavailable: A root cannot be read, or contains no model although it did, or its
             ``.syncdignore`` cannot be used.
-        ConfigError: What is remembered is the catalog of another cloud or team.
-        StateError: There is a store, and it cannot be read.
+        ConfigError: The store belongs to another cloud or team.
+        StateError: The store cannot be read.
     """
     settings = loaded.settings
     limits = RouteLimits(settings.api.single_put_limit, session=loaded.credential.is_session)
     roots, tree = roots_of(settings)
     comparer = comparer_of(settings, roots, tree)
-    known, rows = _remembered(loaded, roots)
+    known, rows = _known_files(loaded, roots)
     problems: dict[str, str] = {}
     absent: list[str] = []
     links: dict[int, list[str]] = {root_id: [] for root_id in roots}
@@ -79,12 +78,12 @@ def make_plan(loaded: Loaded) -> Planned:
                 problem[1]
             )
     steps = plan_files(found, known, limits, comparer.judge)
-    steps = list(_looked_into(comparer, roots, found, steps))
-    return Planned(roots, list(_as_bundles(comparer, roots, steps)), known, problems, absent)
+    steps = list(_with_integrity(comparer, roots, found, steps))
+    return Planned(roots, list(_with_bundles(comparer, roots, steps)), known, problems, absent)
 
 
 def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Comparer:
-    """What judges the files of *roots* as the daemon would."""
+    """Return a comparer that judges the files of *roots* as the daemon would."""
 
     def rules_of(root: Root) -> Rules:
         return rules_for(settings, root.path, type_key=root.type_key)
@@ -99,13 +98,13 @@ def comparer_of(settings: Settings, roots: Mapping[int, Root], tree: Tree) -> Co
     )
 
 
-def _looked_into(
+def _with_integrity(
     comparer: Comparer,
     roots: Mapping[int, Root],
     found: Iterable[FoundFile],
     steps: Iterable[Step],
 ) -> Iterator[Step]:
-    """The steps, with a look into each file that is wanted: is it a whole model?"""
+    """Yield the steps after the integrity check of each wanted file."""
     companions = cache(companions_in)
     for file, step in zip(found, steps, strict=True):
         if step.action in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
@@ -122,12 +121,12 @@ def _looked_into(
         yield step
 
 
-def _as_bundles(
+def _with_bundles(
     comparer: Comparer, roots: Mapping[int, Root], steps: Sequence[Step]
 ) -> Iterator[Step]:
-    """The steps, those of a bundle that cannot go as a whole put back."""
-    goes = (Action.UPLOAD, Action.NEEDS_SIGN_IN, Action.REGISTERED)
-    ready = {(step.root_id, step.rel_path) for step in steps if step.action in goes}
+    """Yield the steps; those of an incomplete bundle become incomplete."""
+    ready_actions = (Action.UPLOAD, Action.NEEDS_SIGN_IN, Action.REGISTERED)
+    ready = {(step.root_id, step.rel_path) for step in steps if step.action in ready_actions}
 
     @cache
     def waits_for(root_id: int, bundle: str) -> str | None:
@@ -153,7 +152,7 @@ def _require_same_tree(
     known: Mapping[PathKey, Known],
     links: Collection[str],
 ) -> None:
-    """The root, and each file system below it, must be there as the daemon requires it."""
+    """Require the root and the file systems below it, as the daemon does."""
     from syncd.fs.mounts import mounts_in
 
     if not row.held_model:
@@ -171,12 +170,12 @@ def _require_same_tree(
     require_same_mounts(root, row.mounts, mounts, held_models)
     models = [f.rel_path for f in found if f.root_id == root.id and is_model(root, f)]
     for folder in sorted({"", *row.mounts}):
-        if held_models(folder) and not any(naming.is_within(each, {folder}) for each in models):
+        if held_models(folder) and not any(naming.is_within(path, {folder}) for path in models):
             raise emptied(root, folder)
 
 
 def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
-    """models_dir is number 0, the directories of extra_model_paths follow."""
+    """Number the roots: models_dir is 0, the directories of extra_model_paths follow."""
     folders = extra_folders(settings)
     own = dict.fromkeys((f.path, f.type_key) for f in folders if f.top is None)
     numbers = {place: number for number, place in enumerate(own, start=1)}
@@ -199,7 +198,7 @@ def _walk(
 
     def problem(rel_path: str, error: OSError) -> None:
         if rel_path == "" and isinstance(error, FileNotFoundError) and root.type_key is not None:
-            absent.append(root.path)  # as ComfyUI puts up with it
+            absent.append(root.path)  # ComfyUI tolerates that
             return
         if rel_path == "":
             raise RootUnavailable(
@@ -219,10 +218,10 @@ def _walk(
     )
 
 
-def _remembered(
+def _known_files(
     loaded: Loaded, roots: Mapping[int, Root]
 ) -> tuple[dict[PathKey, Known], dict[int, RootRow]]:
-    """What the store says of files, and of the roots that it has met."""
+    """Return what the store says of files, and of the roots that it knows."""
     known: dict[PathKey, Known] = {}
     rows: dict[int, RootRow] = {}
     real_paths = {root.id: os.path.realpath(root.path) for root in roots.values()}

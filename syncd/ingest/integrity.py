@@ -1,8 +1,8 @@
 """
-Is a file that stands still a whole model? Asked of its bytes, once, before it may be queued.
+Checks once, before a settled file is queued, whether it is a whole model.
 
-Standing still proves little: a downloader that was killed leaves a file that will never move again.
-So the file is opened and judged by who else has it open, by its structure, and by its holes.
+That a file does not change proves little: a downloader that was killed leaves a file that never
+changes again. So the file is opened and judged by who else has it open, its structure and its holes.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict, printable
 COMPRESSING = frozenset(
     ("btrfs", "zfs", "f2fs", "bcachefs", "ntfs3", "ntfs", "apfs", "squashfs", "erofs", "ubifs")
 )
-"""File systems on which a whole file may take less room than it has bytes, or a row of zeros none."""
+"""File systems on which a complete file may take less space than it has bytes."""
 
 # Breaking a lease signals its holder, and the default signal would end the process.
 _HARMLESS = signal.SIGURG
@@ -30,9 +30,9 @@ _HARMLESS = signal.SIGURG
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """
-    What is to be done about a file, and why in one sentence (None where it is wanted).
+    The decision about a file, with the reason in one sentence (None if the file is wanted).
 
-    A verdict of None: not now, look again soon.
+    A verdict of None means that the file cannot be judged now and is examined again soon.
     """
 
     verdict: Verdict | None
@@ -44,16 +44,16 @@ VALID = Judgement(Verdict.WANTED)
 
 def judge(root: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Judgement:
     """
-    Judge a file that stands still; bounded reads, nothing of the file is executed.
+    Judge a settled file with bounded reads; nothing in the file is executed.
 
     Args:
         root: The directory that ``found.rel_path`` is below.
-        boundary: A file outside of it, which a link leads to, must be a model and nothing else.
-        lease: Ask the kernel whether somebody has it open for writing, where that is permitted.
+        boundary: A link may lead to a file outside of it only if that file is a model.
+        lease: Ask the kernel whether a program has it open for writing, where that is permitted.
     """
     path = os.path.join(root, found.rel_path)
     try:
-        # Neither a FIFO nor a lease that somebody else holds may keep us here.
+        # Neither a FIFO nor another process's lease may block us here.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except PermissionError:
         return Judgement(Verdict.UNREADABLE, _permissions(path))
@@ -69,7 +69,7 @@ def judge(root: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Ju
 
 def shards_in(path: str) -> list[str]:
     """
-    The files that an index of shards names (``weight_map``), as they are spelled there.
+    Return the files that an index of shards names (``weight_map``), as the index spells them.
 
     Raises:
         ValueError: It is not such an index, or too large to be parsed.
@@ -87,17 +87,17 @@ def shards_in(path: str) -> list[str]:
 
 
 def still_broken(root: str, known: KnownFile) -> bool:
-    """Is a known file incomplete for other reasons than its bytes' structure, which still hold?"""
+    """Return whether a known file still lacks the hash that its downloader noted beside it."""
     expected = expected_sha256(root, known.rel_path)
     return expected is not None and known.reason == mismatch(expected)
 
 
 def has_writer(fd: int) -> bool:
     """
-    Has a process of this machine the file open for writing?
+    Return whether a process of this machine has the file open for writing.
 
-    False also where the kernel will not tell: on file systems without leases, and to those who
-    neither own the file nor have CAP_LEASE. See "fcntl(2)", F_SETLEASE.
+    Also False if the kernel does not say: on file systems without leases, and for an account that
+    neither owns the file nor has CAP_LEASE. See "fcntl(2)", F_SETLEASE.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, _HARMLESS)
@@ -142,7 +142,7 @@ def _not_a_model(real: str) -> str:
 
 
 def _not_whole(real: str) -> str:
-    """Says nothing of what is wrong: a check quotes numbers that it read."""
+    """Leaves out what is wrong, because a check quotes numbers that it read."""
     return (
         f"incomplete or damaged: a link to {printable(real)}, outside the models directories, "
         "which is not a whole model file"
@@ -156,7 +156,7 @@ _HOLES = (
 
 
 def _has_holes(fd: int, path: str, size: int) -> bool:
-    """Blocks are missing, by both ways to ask, and not because the file system saves them."""
+    """Return whether blocks are missing that the file system does not merely save."""
     if os.fstat(fd).st_blocks * 512 >= size or os.lseek(fd, 0, os.SEEK_HOLE) >= size:
         return False
     return mounts.mount_of(path).fs_type not in COMPRESSING

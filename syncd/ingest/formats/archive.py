@@ -1,5 +1,5 @@
 """
-Zip archives (``torch.save`` since 1.6, TorchScript, ``torch.export``): is the end there?
+Checks that a zip archive (``torch.save`` since 1.6, TorchScript, ``torch.export``) is complete.
 
 The layout is that of PKWARE's APPNOTE 6.3: entries, central directory, its end record, with zip64
 where numbers do not fit. Nothing is decompressed. Stricter than ``zipfile`` in two points: the
@@ -37,7 +37,7 @@ class _Directory:
 
 def check(fd: int, size: int) -> None:
     """
-    Is there a central directory, and does every entry end before it?
+    Check that there is a central directory and that every entry ends before it.
 
     Raises:
         Fault: There is not, or one does not, or there are more than ``MAX_ENTRIES``.
@@ -58,7 +58,7 @@ def check(fd: int, size: int) -> None:
 
 def is_torch(fd: int, size: int) -> bool:
     """
-    Does a whole archive hold a record that all archives of torch have?
+    Return whether a complete archive contains an entry that all archives of torch have.
 
     Raises:
         Fault: It is not whole.
@@ -101,7 +101,7 @@ def _end64(fd: int, end: int) -> tuple[int, int, int, int] | None:
 
 
 def _entries(fd: int, directory: _Directory) -> Iterator[tuple[bytes, int, int]]:
-    """Each name, where its local header begins, and the bytes stored behind that."""
+    """Yield the name, the position of the local header and the stored size of each entry."""
     beyond = "damaged: the directory of the zip archive is cut short"
     window = Window(fd, directory.start, directory.end, beyond=beyond)
     for _ in range(directory.entries):
@@ -149,7 +149,7 @@ def _uint64(data: bytes, at: int) -> int:
 
 
 def _content(fd: int, position: int) -> int:
-    """Where the content of the entry begins whose local header is at *position*."""
+    """Return where the content of the entry with the local header at *position* begins."""
     header = read_at(fd, position, _LOCAL.size)
     if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
         raise Fault("damaged: an entry of the zip archive is not where its directory says")

@@ -1,4 +1,4 @@
-"""JSON from a file that nothing vouches for, parsed only if it fits in bounded memory."""
+"""Parses JSON of an untrusted file in bounded memory."""
 
 import json
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 """
-GGUF, versions 2 and 3: where does the last tensor end?
+Checks that a GGUF file (version 2 or 3) contains its last tensor.
 
 The layout is that of ggml's ``docs/gguf.md``: magic, version, counts, key-value pairs, tensor
 descriptions, then the tensors, each aligned. Numbers are little-endian, or big-endian throughout.
@@ -70,11 +70,11 @@ _SCALARS: Mapping[int, int] = {
 
 def check(fd: int, size: int) -> None:
     """
-    Is the aligned end of the last tensor within the file?
+    Check that the aligned end of the last tensor is within the file.
 
     Raises:
         Fault: It is not, or the header contradicts itself or ``MAX_*``.
-        Undecided: A tensor has a type whose size is not known here.
+        Undecided: A tensor has a type of unknown size.
         OSError: The file cannot be read.
     """
     header = _Header(fd, size)
@@ -98,7 +98,7 @@ def check(fd: int, size: int) -> None:
 
 
 def _alignment(header: "_Header", pairs: int) -> int:
-    """Go through the pairs for ``general.alignment``."""
+    """Read the pairs and return ``general.alignment``."""
     alignment = 32
     for _ in range(pairs):
         key, kind = header.string(), header.uint32()

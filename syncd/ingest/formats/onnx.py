@@ -1,5 +1,5 @@
 """
-ONNX: do the fields of the outermost message fill the file exactly?
+Checks that the fields of an ONNX file's outermost message fill the file exactly.
 
 The file is one ``ModelProto`` (``onnx.proto3``) in protobuf's wire format: tags and lengths, without
 an end mark. A graph is one field however large it is, so the walk is short. What is cut between two
@@ -25,7 +25,7 @@ _KNOWN: Mapping[int, int] = {
 
 def check(fd: int, size: int) -> None:
     """
-    Do the fields end where the file ends, with a graph among them?
+    Check that the fields end where the file ends, and that one of them is a graph.
 
     Raises:
         Fault: They do not, or are no model's.

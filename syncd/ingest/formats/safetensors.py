@@ -1,5 +1,5 @@
 """
-safetensors: does the file contain everything up to the largest ``data_offsets``?
+Checks that a safetensors file contains everything up to its largest ``data_offsets``.
 
 Eight bytes of header length, a JSON object, the tensors. ComfyUI loads files that are longer than
 needed, so they are complete here although the official reader refuses them. If a name occurs twice,

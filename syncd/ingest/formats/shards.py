@@ -1,5 +1,5 @@
 """
-An index of shards (``*.index.json``): which files does its ``weight_map`` name?
+Reads an index of shards (``*.index.json``).
 
 The index maps the name of each tensor to the name of the file that contains it.
 """

@@ -1,10 +1,9 @@
 """
-Is this model file structurally whole? Hand-written bounded parsers; nothing is loaded.
+Checks whether a model file is structurally complete, with bounded parsers; nothing is loaded.
 
-The name's ending says which format is claimed, the content confirms it. File content is hostile
-input: no check imports, unpickles, decompresses or executes anything, holds more than a few windows
-of ``WINDOW`` bytes, or raises anything but ``OSError``. What a check cannot see: bytes that are
-there and wrong.
+The extension claims a format and the content confirms it. File content is hostile input: no check
+imports, unpickles, decompresses or executes anything, uses unbounded memory, or raises anything but
+``OSError``. Checks do not detect wrong bytes.
 """
 
 import os
@@ -27,12 +26,12 @@ _LFS_POINTER = b"version https://git-lfs"
 @dataclass(frozen=True, slots=True)
 class Structure:
     """
-    What the structure of a file says.
+    The result of a structure check.
 
-    ``complete`` is False where the file must not be taken. ``reason`` is a sentence for a person:
-    what is wrong, or why nothing was checked; None for a file that was checked and is whole.
-    ``format`` is what the content turned out to be, or None. ``foreign``: something else lies
-    under the model's name, so waiting for the rest of it is of no use.
+    ``complete`` is False if the file must not be uploaded. ``reason`` is a sentence for users: what
+    is wrong, or why nothing was checked; None for a file that was checked and is complete.
+    ``format`` is the format of the content, or None. ``foreign`` means that the file is something
+    else under the name of a model, so waiting for the rest of it does not help.
     """
 
     complete: bool
@@ -48,7 +47,7 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """Its parser is imported with the first file of its kind: few trees have all kinds."""
+    """A format; its parser is imported with the first such file, because few trees have all formats."""
 
     name: str
     home: str
@@ -77,7 +76,7 @@ _BY_ENDING: Mapping[str, _Format | None] = {
 
 def check(fd: int, name: str, size: int) -> Structure:
     """
-    Is the file whole, as far as its structure tells?
+    Check whether the file is complete, as far as its structure shows.
 
     Args:
         fd: The file, open for reading; its offset is neither used nor moved.
@@ -104,9 +103,9 @@ def check(fd: int, name: str, size: int) -> Structure:
 
 def is_model(fd: int, size: int, structure: Structure) -> bool:
     """
-    Is a file that was found whole a model by its content, and not only by its name?
+    Return whether the content of a complete file, not only its name, is that of a model.
 
-    Any program may write a zip archive: a document is one, too. All other formats are of models.
+    Many programs write zip archives, for example as documents. All other formats are of models.
 
     Raises:
         OSError: The file cannot be read.
@@ -115,7 +114,7 @@ def is_model(fd: int, size: int, structure: Structure) -> bool:
         return structure.format is not None
     from syncd.ingest.formats.archive import is_torch
 
-    with suppress(Fault):  # it may have changed since it was found whole
+    with suppress(Fault):  # it may have changed since the check
         return is_torch(fd, size)
     return False
 
@@ -136,7 +135,7 @@ def _unknown(start: bytes) -> Structure:
 
 
 def _by_content(start: bytes) -> _Format | None:
-    """What torch and its like put behind one ending."""
+    """Return the format of a file whose extension stands for several formats."""
     if start.startswith(b"PK"):
         return _ZIP
     if start[0] == 0x80 and 2 <= start[1] <= 5:  # PROTO and a protocol that exists
@@ -147,7 +146,7 @@ def _by_content(start: bytes) -> _Format | None:
 
 
 def _page(start: bytes) -> Structure | None:
-    """The verdict on a page or an error message that was saved under the model's name."""
+    """Return the verdict on a web page or error message that was saved under the name of a model."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _BINARY.search(text):
         return None

@@ -1,7 +1,7 @@
 """
-Bounded reads of a file that nobody vouches for, and how a check ends when it does not pass.
+Bounded reads of an untrusted file, and the exceptions that end a check.
 
-All reads are ``os.pread`` on a descriptor the caller owns; an ``OSError`` goes through to it.
+All reads are ``os.pread`` on a descriptor of the caller, who gets every ``OSError``.
 """
 
 import os
@@ -13,11 +13,11 @@ _FIRST = 4 * 1024
 
 
 class Fault(Exception):
-    """The file is not whole; the text is the sentence a person reads."""
+    """The file is not complete; the text is the reason that users read."""
 
 
 class Undecided(Exception):
-    """The content follows its format as far as it was read, but where it ends cannot be told."""
+    """The content follows its format as far as it was read, but its end is unknown."""
 
 
 def read_at(fd: int, position: int, count: int) -> bytes:
@@ -38,7 +38,7 @@ class Window:
     A jump costs a small read; reads in sequence grow.
 
     Args:
-        beyond: The sentence of the ``Fault`` raised when something would reach past *end*.
+        beyond: The text of the ``Fault`` that is raised for a read past *end*.
     """
 
     __slots__ = ("_ahead", "_base", "_beyond", "_end", "_fd", "buffer", "position")
@@ -54,7 +54,7 @@ class Window:
 
     def at(self, count: int) -> int:
         """
-        The index in ``buffer`` where *count* bytes (at most ``WINDOW``) from the cursor on stand.
+        Load *count* bytes (at most ``WINDOW``) from the cursor on; return their index in ``buffer``.
 
         Raises:
             Fault: They reach past the end.
@@ -72,7 +72,7 @@ class Window:
         return self.buffer[index : index + count]
 
     def skip(self, count: int) -> None:
-        """Move on without reading, however far; raises ``Fault`` past the end."""
+        """Move the cursor without reading; raises ``Fault`` past the end."""
         if count > self._end - self.position:
             raise Fault(self._beyond)
         self.position += count
@@ -83,5 +83,5 @@ class Window:
         self._base = self.position
         ahead = min(max(count, self._ahead), self._end - self.position)
         self.buffer = read_at(self._fd, self.position, ahead)
-        if len(self.buffer) < count:  # beyond the end, or the file shrank meanwhile
+        if len(self.buffer) < count:  # beyond the end, or the file has shrunk
             raise Fault(self._beyond)
