@@ -1,4 +1,4 @@
-"""``syncd diff``: the tree against the catalog."""
+"""``syncd diff``: compares the models directories with the catalog."""
 
 import asyncio
 import json
@@ -6,9 +6,12 @@ from typing import Any
 
 import click
 
+from syncd.cli import tables
 from syncd.cli.comparison import Inquiry
 from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.tables import Cell, Item, Line, Table
 from syncd.core.catalog.drift import Finding, FindingKind, sha256_of
+from syncd.formatting import size_text
 from syncd.ingest.dry_run import Planned, make_plan
 from syncd.types import printable
 
@@ -16,27 +19,27 @@ SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/diff.schema.json."""
 
 WORDS = {
-    FindingKind.EQUAL: "in both, and equal",
+    FindingKind.EQUAL: "equal",
     FindingKind.LOCAL_ONLY: "only here",
     FindingKind.CLOUD_ONLY: "only in the catalog",
-    FindingKind.OTHER_BYTES: "other bytes in the catalog",
-    FindingKind.OTHER_PATH: "at another path in the catalog",
-    FindingKind.NO_KNOWLEDGE: "the catalog does not tell what it holds",
+    FindingKind.OTHER_BYTES: "different content in the catalog",
+    FindingKind.OTHER_PATH: "different path in the catalog",
+    FindingKind.NO_KNOWLEDGE: "no hash in the catalog",
     FindingKind.DISABLED: "disabled in the catalog",
 }
 UNLISTED = (
-    "This server does not list its models: the tree was compared with what this machine registered "
-    "or adopted itself."
+    "This server does not list its models, so the files were compared with the records that this "
+    "machine registered or adopted."
 )
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
-@click.option("--all", "everything", is_flag=True, help="List what is equal as well.")
-@click.option("--exit-code", "exit_code", is_flag=True, help="End with 1 if anything differs.")
+@click.option("--all", "everything", is_flag=True, help="Also list equal files.")
+@click.option("--exit-code", "exit_code", is_flag=True, help="Exit with 1 if anything differs.")
 @pass_invocation
 def diff(invocation: Invocation, as_json: bool, everything: bool, exit_code: bool) -> int:
-    """Compare the tree with the catalog. Nothing is sent; a running syncd is not disturbed."""
+    """Compare the models directories with the catalog. Nothing is changed."""
     loaded = invocation.load()
     planned = make_plan(loaded)
     inquiry = Inquiry(loaded, planned, equal=everything)
@@ -84,7 +87,7 @@ def _item(planned: Planned, finding: Finding) -> dict[str, Any]:
 
 
 def _path(planned: Planned, finding: Finding) -> str:
-    """The file as a person knows it; empty where there is none."""
+    """Return the displayed path of the file; empty if there is none."""
     if finding.file is None:
         return ""
     root_id, rel_path = finding.file.key
@@ -92,38 +95,27 @@ def _path(planned: Planned, finding: Finding) -> str:
 
 
 def _show(planned: Planned, inquiry: Inquiry) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from syncd.cli.render import console
-    from syncd.formatting import size_text
-
-    screen = console()
-    if not inquiry.listed:
-        screen.print(Text(UNLISTED, style="yellow"))
-    if inquiry.kept:
-        table = Table(box=None, pad_edge=False)
-        for column in ("what", "size", "in the catalog", "file", "record"):
-            table.add_column(
-                column, justify="right" if column == "size" else "left", overflow="fold"
-            )
-        for each in sorted(
-            inquiry.kept, key=lambda each: (list(FindingKind).index(each.kind), each.model_path)
-        ):
-            size = each.record.file_size if each.file is None and each.record else None
-            size = each.file.size if each.file is not None else size
-            table.add_row(
-                Text(
-                    WORDS[each.kind], style="green" if each.kind is FindingKind.EQUAL else "yellow"
-                ),
-                "" if size is None else size_text(size),
-                Text(printable(each.model_path)),
-                Text(_path(planned, each)),
-                Text("" if each.record is None else each.record.id),
-            )
-        screen.print(table)
+    items: list[Item] = [] if inquiry.listed else [Line(UNLISTED, "yellow")]
+    order = list(FindingKind)
+    found = sorted(inquiry.kept, key=lambda each: (order.index(each.kind), each.model_path))
+    if found:
+        columns = ("difference", "size", "in the catalog", "file", "record")
+        items.append(Table(None, columns, [_row(planned, each) for each in found]))
     for path, reason in inquiry.unread.items():
-        screen.print(Text(f"{path} could not be compared: {reason}", style="red"))
+        items.append(Line(f"{path} could not be compared: {reason}", "red"))
     counts = inquiry.counts
     text = ", ".join(f"{counts[kind]} {WORDS[kind]}" for kind in FindingKind if counts[kind])
-    screen.print(Text(text or "nothing here, and nothing in the catalog", style="bold"))
+    tables.show([*items, Line(text or "no files here, and no records in the catalog", "bold")])
+
+
+def _row(planned: Planned, finding: Finding) -> tuple[Cell | str, ...]:
+    size = finding.record.file_size if finding.file is None and finding.record else None
+    size = finding.file.size if finding.file is not None else size
+    style = "green" if finding.kind is FindingKind.EQUAL else "yellow"
+    return (
+        Cell(WORDS[finding.kind], style),
+        "" if size is None else size_text(size),
+        printable(finding.model_path),
+        _path(planned, finding),
+        "" if finding.record is None else finding.record.id,
+    )

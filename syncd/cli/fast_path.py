@@ -18,7 +18,7 @@ from syncd.errors import AccessDenied, SyncdError
 from syncd.formatting import printable, time_text
 
 if TYPE_CHECKING:
-    from syncd.cli.tables import Told
+    from syncd.cli.tables import Item
 
 HEALTHY, UNHEALTHY = 0, 1
 
@@ -68,9 +68,9 @@ def _output(arguments: Sequence[str]) -> tuple[int, str] | None:
         case ["health"]:
             return health(_state_dir)
         case ["status"] if not (sys.stdout.isatty() or COLOR_VARIABLES & os.environ.keys()):
-            from syncd.cli import plain
+            from syncd.cli.tables import render
 
-            return 0, plain.text(status(_state_dir()))
+            return 0, render(status(_state_dir()))
         case ["status", "--json"]:
             return 0, status_json(_state_dir())
         case _:
@@ -132,23 +132,25 @@ def _check_health(state_dir: str) -> tuple[int, str]:
     return HEALTHY, f"syncd is running on {shown}, files in progress: {live['running']}"
 
 
-def status(state_dir: str, everything: bool = False) -> "Iterator[Told]":
+def status(state_dir: str, everything: bool = False) -> "Iterator[Item]":
     """
-    What ``syncd status`` tells, with *everything* of the files in the catalog as well.
+    Return the output of ``syncd status``; *everything*: list all files.
 
     Raises:
-        StateError: The store cannot be read.
+        StateError: The database cannot be read.
     """
-    from syncd.cli import tables
-    from syncd.cli.reading import read_summary
+    from syncd.cli.status_data import read_summary
+    from syncd.cli.status_text import LISTED, status_text
 
-    registered, on_the_way = (None, None) if everything else (0, tables.LISTED)
-    summary = read_summary(state_dir, registered=registered, on_the_way=on_the_way)
-    return tables.standing(summary, now_ms=time.time_ns() // 1_000_000)
+    registered, to_do = (None, None) if everything else (0, LISTED)
+    summary = read_summary(state_dir, registered=registered, to_do=to_do)
+    return status_text(summary, now_ms=time.time_ns() // 1_000_000)
 
 
 def status_json(state_dir: str) -> str:
-    """What ``syncd status --json`` tells. Raises what ``status`` raises."""
-    from syncd.cli.reading import read_files
+    """Return the output of ``syncd status --json``. Raises what ``status`` raises."""
+    import json
 
-    return f"{read_files(state_dir).as_json()}\n"
+    from syncd.cli.status_data import read_files
+
+    return f"{json.dumps(read_files(state_dir).as_document(), indent=2)}\n"

@@ -1,4 +1,4 @@
-"""``syncd file``, ``queue`` and ``history``: what the store knows of one file, and of the order of things."""
+"""``syncd file``, ``queue`` and ``history``: one file, the order of uploads, and past events."""
 
 import dataclasses
 import errno
@@ -12,14 +12,17 @@ from typing import Any
 
 import click
 
+from syncd.cli import tables
 from syncd.cli.daemon_client import is_running
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.path_lookup import NoSuchFile, Place, resolve
-from syncd.cli.reading import as_it_is, ask_daemon, ask_settling
-from syncd.cli.tables import more_settling, time_left
+from syncd.cli.status_data import ask_daemon, ask_settling, without_stale_lease
+from syncd.cli.status_text import more_settling, time_left
+from syncd.cli.tables import Cell, Item, Line, Table, state_cell
 from syncd.config.settings import Settings
 from syncd.core.files.search_paths import Tree
 from syncd.core.files.selection import Selected
+from syncd.formatting import size_text, time_text
 from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.dry_run import comparer_of, roots_of
 from syncd.store.db import reading
@@ -32,15 +35,17 @@ SCHEMA = 1
 
 QUEUE_SHOWN = 50
 
-NOT_MET = "not looked at yet: the next walk of a running syncd, or syncd --once, will"
+NOT_SCANNED = "not scanned yet; the next scan of a running syncd, or syncd --once, finds it"
 
 
 @dataclass(frozen=True, slots=True)
 class Everything:
     """
-    What there is to say of one file; ``on_disk`` is ``as judged``, ``changed``, ``new``, ``gone``.
+    Everything known about one file.
 
-    ``settling`` is what a running daemon says of it while it still changes.
+    Args:
+        on_disk: Compared with the last check: ``unchanged``, ``changed``, ``new`` or ``gone``.
+        settling: The daemon's entry while the file still changes.
     """
 
     place: Place
@@ -57,11 +62,11 @@ class Everything:
 @pass_invocation
 def file(invocation: Invocation, path: str, as_json: bool) -> int:
     """
-    Tell everything about one file: where it stands and why, and what happened to it.
+    Show everything known about one file: its status, the reason, and its history.
 
-    PATH may be absolute, relative, or as syncd status shows it (loras/ink.safetensors).
+    PATH may be absolute, relative, or as shown by `syncd status` (loras/ink.safetensors).
     """
-    found = _look_up(invocation.load().settings, path)
+    found = _find(invocation.load().settings, path)
     if as_json:
         click.echo(json.dumps(_file_document(found), indent=2))
     else:
@@ -71,15 +76,17 @@ def file(invocation: Invocation, path: str, as_json: bool) -> int:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
-@click.option("--all", "everything", is_flag=True, help=f"More than the first {QUEUE_SHOWN}.")
+@click.option(
+    "--all", "everything", is_flag=True, help=f"List all files, not only the first {QUEUE_SHOWN}."
+)
 @pass_invocation
 def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
-    """Tell what is on its way and what comes next, in the order in which it goes."""
+    """Show running uploads and what comes next, in the order of upload."""
     state_dir = os.fspath(invocation.load().settings.state_dir)
     running = is_running(state_dir)
     with reading(state_dir, Report) as report:
         queued = () if report is None else report.queue(_now_ms())
-        files = [as_it_is(file, running) for file in queued]
+        files = [without_stale_lease(file, running) for file in queued]
     total, settling = _settling(state_dir) if running else (0, [])
     if as_json:
         document = {
@@ -98,22 +105,22 @@ def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
 @click.command()
 @click.argument("path", type=click.Path(), required=False)
 @click.option(
-    "--days", type=click.IntRange(0), default=7, show_default=True, help="How far to look back."
+    "--days", type=click.IntRange(0), default=7, show_default=True, help="Days to look back."
 )
 @click.option(
     "--most",
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Only the latest so many.",
+    help="Maximum number of events; older ones are left out.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
 @pass_invocation
 def history(invocation: Invocation, path: str | None, days: int, most: int, as_json: bool) -> int:
     """
-    Tell what happened, oldest first: which file was queued, taken, put back or registered, and why.
+    Show past events, oldest first: when files were queued, uploaded, retried or failed, and why.
 
-    With PATH only what happened to that file.
+    With PATH, show only the events of that file.
     """
     events = _history(invocation.load().settings, path, _now_ms() - days * 86_400_000, most)
     if as_json:
@@ -127,14 +134,14 @@ def history(invocation: Invocation, path: str | None, days: int, most: int, as_j
 
 
 def _settling(state_dir: str) -> tuple[int, list[dict[str, Any]]]:
-    """How many files the daemon waits for to settle, and the first of them."""
+    """Return the number of settling files and the first of them."""
     live = ask_daemon(state_dir)
     if live is None:
         return 0, []
     return live["progress"]["settling_files"], live["progress"]["settling"]
 
 
-def _look_up(settings: Settings, given: str) -> Everything:
+def _find(settings: Settings, given: str) -> Everything:
     state_dir = os.fspath(settings.state_dir)
     roots, tree = roots_of(settings)
     with reading(state_dir, Report) as report:
@@ -144,14 +151,14 @@ def _look_up(settings: Settings, given: str) -> Everything:
         detail = None if report is None else report.file(**_key(place))
         running = is_running(state_dir)
         if detail is not None:
-            detail = dataclasses.replace(detail, file=as_it_is(detail.file, running))
+            detail = dataclasses.replace(detail, file=without_stale_lease(detail.file, running))
         events = [] if report is None else report.events_of(**_key(place))
-    found = _look_at(settings, roots, tree, place, detail, events)
+    found = _compare_with_disk(settings, roots, tree, place, detail, events)
     settling = ask_settling(state_dir, place.shown) if running else None
     return dataclasses.replace(found, settling=settling)
 
 
-def _look_at(
+def _compare_with_disk(
     settings: Settings,
     roots: Mapping[int, Root],
     tree: Tree,
@@ -163,7 +170,7 @@ def _look_at(
     found = _found(comparer, place)
     known = None if detail is None else detail.fingerprint
     if found is None and known is None and events:
-        return Everything(place, "gone", "none: the file is no longer on disk", detail, events)
+        return Everything(place, "gone", "none; the file is no longer on disk", detail, events)
     if found is None and known is None:
         raise NoSuchFile(f"{place.shown} {_what_is_at(place.path)}.")
     if found is None:
@@ -171,7 +178,7 @@ def _look_at(
     elif known is None:
         on_disk = "new"
     else:
-        on_disk = "as judged" if known.same_file_as(found.fingerprint) else "changed"
+        on_disk = "unchanged" if known.same_file_as(found.fingerprint) else "changed"
     return Everything(place, on_disk, _rule(comparer, place, found, known), detail, events)
 
 
@@ -179,15 +186,15 @@ def _found(comparer: Comparer, place: Place) -> FoundFile | None:
     try:
         return comparer.find(place.root, place.rel_path)
     except OSError as error:
-        raise NoSuchFile(f"{place.shown} cannot be looked at: {error.strerror}.") from None
+        raise NoSuchFile(f"{place.shown} cannot be read: {error.strerror}.") from None
 
 
 def _what_is_at(path: str) -> str:
-    """What lies at *path*, where that is no regular file that syncd may follow."""
+    """Describe *path*, which is not a regular file that syncd uploads."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
-        return "is not on disk, and syncd does not know it"
+        return "does not exist, and syncd has no record of it"
     if stat.S_ISLNK(mode):
         return _what_link(path)
     kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
@@ -200,7 +207,7 @@ def _what_link(path: str) -> str:
         mode = os.stat(path).st_mode
     except OSError as error:
         if error.errno == errno.ELOOP:
-            return "is a link that leads back to itself"
+            return "is a link that points to itself"
         return f"is a link to {target}, which does not exist"
     if stat.S_ISREG(mode):
         return f"is a link to {target}, which scan.symlinks does not follow"
@@ -219,12 +226,12 @@ _KINDS = (
 def _rule(
     comparer: Comparer, place: Place, found: FoundFile | None, known: Fingerprint | None
 ) -> str:
-    """The rule that takes the file or passes it over, by the configuration as it is now."""
+    """Describe the rule of the current configuration that selects or skips the file."""
     fingerprint = found.fingerprint if found is not None else known
     assert fingerprint is not None, "one of them is there"
     judged = comparer.judge(KnownFile(place.root.id, place.rel_path, fingerprint, Verdict.WANTED))
     if isinstance(judged, Selected):
-        return f"taken: {judged.rule}"
+        return f"selected: {judged.rule}"
     return f"{judged.verdict}: {judged.reason}"
 
 
@@ -254,7 +261,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-# -- telling ---------------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 def _asdict(report: FileReport | EventReport) -> dict[str, object]:
@@ -279,32 +286,23 @@ def _file_document(found: Everything) -> dict[str, object]:
 
 
 def _show_file(found: Everything) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from syncd.cli.render import console
-
-    screen = console()
-    screen.print(Text(found.place.shown, style="bold"))
-    listed = Table.grid(padding=(0, 2))
-    for name, value in _facts(found):
-        listed.add_row(Text(f"  {name}"), Text(printable(value)))
-    screen.print(listed)
+    facts = [(f"  {name}", printable(value)) for name, value in _facts(found)]
+    width = max(len(name) for name, _ in facts)
+    lines = [Line(f"{name.ljust(width)}  {value}") for name, value in facts]
+    tables.show([Line(found.place.shown, "bold"), *lines])
     if found.events:
-        screen.print()
+        tables.show([Line("")])
         _show_events(found.events, named=False)
 
 
 def _facts(found: Everything) -> Iterator[tuple[str, str]]:
-    """What is known, one line each, what matters most first."""
-    from syncd.formatting import size_text, time_text
-
+    """Yield name and value of each fact, the most important first."""
     detail = found.detail
     if detail is None and found.on_disk == "gone":
-        yield "on disk", "gone; what happened to it is listed below"
+        yield "on disk", "gone; its history is listed below"
         return
     if detail is None:
-        yield "state", _still(found) or NOT_MET
+        yield "state", _settling_text(found) or NOT_SCANNED
         yield "rule", found.rule
         return
     file, job = detail.file, detail.job
@@ -313,8 +311,8 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
         yield "reason", file.reason
     if file.advice:
         yield "what to do", file.advice
-    judged = {"as judged": "unchanged since it was judged"}
-    yield "on disk", _still(found) or judged.get(found.on_disk, found.on_disk)
+    on_disk = "unchanged since it was checked" if found.on_disk == "unchanged" else found.on_disk
+    yield "on disk", _settling_text(found) or on_disk
     yield "rule", found.rule
     yield "size", f"{file.size} bytes ({size_text(file.size)})"
     if file.model_path:
@@ -325,86 +323,70 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
         each = "" if job is None or job.part_size is None else f", {size_text(job.part_size)} each"
         yield "parts", f"{file.parts_done} of {file.parts} done{each}"
     if file.record_id:
-        how = "found in the catalog" if file.adopted else "registered"
+        how = "adopted" if file.adopted else "registered"
         at = "" if detail.registered_at is None else f", {how} {time_text(detail.registered_at)}"
         yield "record", f"{file.record_id}{at}"
     if file.run_after is not None:
         yield (
             "next attempt",
-            f"not before {time_text(file.run_after)} (after {file.attempt} so far)",
+            f"{time_text(file.run_after)} or later (attempts so far: {file.attempt})",
         )
     if job is not None and job.storage_key:
         yield "storage key", job.storage_key
     yield "fingerprint", ", ".join(f"{k} {v}" for k, v in detail.fingerprint._asdict().items())
-    yield "judged", time_text(detail.judged_at)
+    yield "checked", time_text(detail.judged_at)
 
 
-def _still(found: Everything) -> str | None:
-    """What a file that still changes waits for; None if it does not change."""
+def _settling_text(found: Everything) -> str | None:
+    """Describe what a settling file waits for; None if it is not settling."""
     if found.settling is None:
         return None
     left = time_left(found.settling)
     if left is None:
         return f"still changing: {found.settling['reason']}"
-    return f"still changing; it is examined when it has not changed for another {left}"
+    return f"still changing; it is checked when it has not changed for another {left}"
 
 
 def _show_queue(
     files: list[FileReport], most: int, settling: list[dict[str, Any]], settling_files: int
 ) -> None:
-    from rich.text import Text
-
-    from syncd.cli.render import blank_table, console, show
-    from syncd.cli.tables import STYLES
-    from syncd.formatting import size_text, time_text
-
-    screen = console()
     if not files and not settling:
-        screen.print("Nothing is on its way, and nothing waits.")
+        tables.show([Line("Nothing is uploading, and nothing is waiting.")])
         return
-    now_ms, listed = _now_ms(), blank_table(None, "state", "size", "file", "when", "reason")
-    for file in files[:most]:
-        later = file.run_after is not None and file.run_after > now_ms
-        parts = "" if file.parts is None else f"part {file.parts_done} of {file.parts}"
-        listed.add_row(
-            Text(file.state, style=STYLES.get(file.state, "")),
-            size_text(file.size),
-            Text(file.shown),
-            time_text(file.run_after) if later and file.run_after is not None else parts,
-            Text(file.reason or ""),
-        )
-    for each in settling:
-        left = time_left(each)
-        listed.add_row(
-            Text("settling", style=STYLES["settling"]),
-            size_text(each["size"]),
-            Text(each["path"]),
-            "" if left is None else f"{left} left",
-            Text(each["reason"] or ""),
-        )
-    screen.print(listed)
+    rows = [_queue_row(file, _now_ms()) for file in files[:most]]
+    for file in settling:
+        left = time_left(file)
+        when = "" if left is None else f"{left} left"
+        size = size_text(file["size"])
+        rows.append((state_cell("settling"), size, file["path"], when, file["reason"] or ""))
+    items: list[Item] = [Table(None, ("state", "size", "file", "when", "reason"), rows)]
     if len(files) > most:
-        screen.print(Text(f"… and {len(files) - most} more: syncd queue --all", style="dim"))
-    show(screen, more_settling(settling_files, len(settling)))
+        items.append(Line(f"… and {len(files) - most} more: syncd queue --all", "dim"))
+    tables.show([*items, *more_settling(settling_files, len(settling))])
+
+
+def _queue_row(file: FileReport, now_ms: int) -> tuple[Cell, str, str, str, str]:
+    if file.run_after is not None and file.run_after > now_ms:
+        when = time_text(file.run_after)
+    else:
+        when = "" if file.parts is None else f"part {file.parts_done} of {file.parts}"
+    return state_cell(file.state), size_text(file.size), file.shown, when, file.reason or ""
 
 
 def _show_events(events: list[EventReport], *, named: bool) -> None:
-    from rich.text import Text
-
-    from syncd.cli.render import blank_table, console
-    from syncd.formatting import time_text
-
-    screen = console()
     if not events:
-        screen.print("Nothing happened in that time.")
+        tables.show([Line("No events in this period.")])
         return
-    listed = blank_table(None, "when", *(["file"] if named else []), "became", "by", "reason")
-    for event in events:
-        listed.add_row(
+    rows = [
+        (
             time_text(event.at),
-            *([Text(event.shown)] if named else []),
+            *([event.shown] if named else []),
             event.to_state,
             event.event or "",
-            Text(printable(event.reason or "")),
+            printable(event.reason or ""),
         )
-    screen.print(listed)
+        for event in events
+    ]
+    tables.show(
+        [Table(None, ("when", *(["file"] if named else []), "state", "event", "reason"), rows)]
+    )

@@ -1,4 +1,4 @@
-"""``syncd status --watch``: the overview document of a running syncd, as a screen."""
+"""The live screens of ``syncd status --watch`` and of a ``--once`` run."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,8 @@ from rich.text import Text
 
 from syncd.cli.tables import STYLES
 from syncd.formatting import duration_text, size_text
+from syncd.monitoring.progress import Meter
+from syncd.monitoring.status import NOTHING, progress_of
 
 SPARKS = " ▁▂▃▄▅▆▇█"
 STORED, SOME, MISSING = "█", "▒", "·"
@@ -24,20 +26,20 @@ Document = Mapping[str, Any]
 
 
 def watch(documents: Iterable[Document], console: Console) -> None:
-    """Show each document in the place of the one before, until there are no more."""
+    """Show the latest status document until *documents* ends."""
     with Live(console=console, screen=True, auto_refresh=False) as live:
         for document in documents:
             live.update(picture(document, time.time_ns() // 1_000_000), refresh=True)
 
 
 def picture(document: Document, now_ms: int) -> RenderableType:
-    """Everything that a person who waits wants to see, what is most urgent first."""
+    """Return the screen for a status document, the most urgent rows first."""
     rows: list[RenderableType] = [_headline(document, now_ms)]
     rows += _holds(document["holds"], now_ms)
-    rows += [_overall(document), *_pace(document["progress"]), _counts(document, now_ms), Text()]
-    rows += _at_work(document["progress"]["running"])
+    rows += [_totals(document), *_rates(document["progress"]), _counts(document, now_ms), Text()]
+    rows += _running(document["progress"]["running"])
     rows += _next_tries(document["next_tries"], now_ms)
-    rows.append(Text("Ctrl-C ends this screen, not syncd", style="dim"))
+    rows.append(Text("Ctrl-C closes this screen; syncd keeps running", style="dim"))
     return Group(*rows)
 
 
@@ -45,7 +47,7 @@ def _headline(document: Document, now_ms: int) -> Text:
     progress = document["progress"]
     since_s = (now_ms - progress["started_at"]) / 1000
     roots = ", ".join(root["path"] for root in document["roots"])
-    text = f"syncd {progress['version']} runs for {duration_text(since_s)} on {roots}"
+    text = f"syncd {progress['version']} running for {duration_text(since_s)} on {roots}"
     return Text(text, style="bold", no_wrap=True, overflow="ellipsis")
 
 
@@ -58,41 +60,69 @@ def _holds(holds: Sequence[Document], now_ms: int) -> Iterator[Text]:
             yield Text(f"  {hold['advice']}", style="yellow")
 
 
-def _overall(document: Document) -> RenderableType:
+def run_view(meter: Meter) -> Live:
+    """Show the progress of a run on stderr while the context is open."""
+    view = _RunView(meter)
+    return Live(view, console=Console(stderr=True), refresh_per_second=8, transient=True)
+
+
+class _RunView:
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __rich__(self) -> RenderableType:
+        now = self._meter.snapshot()
+        sent = now.finished + sum(min(each.sent, each.size) for each in now.running)
+        left = max(now.expected - sent, 0)
+        progress = progress_of(now, NOTHING, (), started_at=0, version="", bandwidth=None)
+        progress["bytes_left"] = left
+        progress["seconds_left"] = left / now.sent_rate if left and now.sent_rate > 0 else None
+        label = f"{now.finished_files} of {now.expected_files} files"
+        rows = [_bar(label, sent, now.expected), *_rates(progress), *_running(progress["running"])]
+        if now.settling_files:
+            rows.append(Text(f"waiting for {now.settling_files} files to stop changing"))
+        return Group(*rows)
+
+
+def _totals(document: Document) -> RenderableType:
     files, sizes, progress = (
         document["files_by_state"], document["bytes_by_state"], document["progress"],
     )  # fmt: skip
-    there, left = sizes.get("registered", 0), progress["bytes_left"]
-    under_way = sum(min(each["sent"], each["size"]) for each in progress["running"])
+    registered, left = sizes.get("registered", 0), progress["bytes_left"]
+    sent = registered + sum(min(each["sent"], each["size"]) for each in progress["running"])
     todo = sum(files.get(state, 0) for state in ("queued", "waiting", "uploading"))
+    label = f"{files.get('registered', 0)} files in the catalog, {todo} to upload"
+    return _bar(label, sent, sent + left)
+
+
+def _bar(label: str, done: int, total: int) -> RenderableType:
     table = _grid()
-    done, total = there + under_way, there + under_way + left
     table.add_row(
-        f"{files.get('registered', 0)} files in the catalog, {todo} to go",
-        ProgressBar(total=max(total, 1), completed=done, complete_style="cyan"),
-        f"{size_text(done)} of {size_text(total)}",
+        label,
+        ProgressBar(total=max(total, 1), completed=min(done, total), complete_style="cyan"),
+        f"{size_text(min(done, total))} of {size_text(total)}",
     )
     return table
 
 
-def _pace(progress: Document) -> Iterator[RenderableType]:
+def _rates(progress: Document) -> Iterator[RenderableType]:
     left = progress["seconds_left"]
-    text = f"sending {size_text(progress['sent_rate'])}/s"
+    text = f"uploading {size_text(progress['sent_rate'])}/s"
     if progress["bandwidth"] is not None:
         text += f" (limit {size_text(progress['bandwidth'])}/s)"
     text += f"   hashing {size_text(progress['hashed_rate'])}/s"
-    text += f"   left {'-' if left is None else duration_text(left)}"
+    text += f"   time left {'-' if left is None else duration_text(left)}"
     yield Text(text)
     beats = progress["sent_beats"]
     if any(beats):
         over = duration_text(len(beats) * progress["beat_s"])
         most = size_text(max(beats) / progress["beat_s"])
         line = Text(sparkline(beats), style="cyan", no_wrap=True)
-        yield line.append(f"  sent over {over}, at most {most}/s", style="dim")
+        yield line.append(f"  last {over}, peak {most}/s", style="dim")
 
 
 def sparkline(values: Sequence[int]) -> str:
-    """One character a value, as high as it is beside the largest; any bytes at all show."""
+    """One character per value, scaled to the largest; a value above 0 is always visible."""
     most = max(values, default=0) or 1
     steps = len(SPARKS) - 1
     return "".join(SPARKS[-(-value * steps // most)] for value in values)
@@ -110,11 +140,13 @@ def _counts(document: Document, now_ms: int) -> Text:
         text.append(f"{count} {state}   ", style=STYLES.get(state, ""))
     success_at = document["last_success_at"]
     if success_at is not None:
-        text.append(f"last success {duration_text((now_ms - success_at) / 1000)} ago", style="dim")
+        text.append(
+            f"last file registered {duration_text((now_ms - success_at) / 1000)} ago", style="dim"
+        )
     return text
 
 
-def _at_work(running: Sequence[Document]) -> Iterator[RenderableType]:
+def _running(running: Sequence[Document]) -> Iterator[RenderableType]:
     for each in running[:RUNNING_SHOWN]:
         hashing = each["phase"] == "hashing"
         done = each["hashed"] if hashing else min(each["sent"], each["size"])
@@ -136,7 +168,7 @@ def _at_work(running: Sequence[Document]) -> Iterator[RenderableType]:
 
 
 class _Parts:
-    """A cell for each part, or for several of them where there are more than columns."""
+    """One cell per part, or per several parts if there are more parts than columns."""
 
     def __init__(self, running: Document) -> None:
         self._running = running
@@ -152,9 +184,7 @@ class _Parts:
 
 
 def part_cells(running: Document, most: int) -> str:
-    """
-    At most so many cells for the parts: stored, missing, partly stored, or how far it got on the wire.
-    """
+    """Draw the parts in at most *most* cells: stored, missing, partly stored, or bytes sent."""
     parts = running["parts"]
     stored = {n for first, last in running["parts_stored"] for n in range(first, last + 1)}
     part_size = max(-(-running["size"] // parts), 1)
@@ -179,7 +209,7 @@ def _next_tries(tries: Sequence[Document], now_ms: int) -> Iterator[RenderableTy
     if not tries:
         return
     yield Text()
-    yield Text("Tried again", style="bold")
+    yield Text("Next retries", style="bold")
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=40)
@@ -187,7 +217,7 @@ def _next_tries(tries: Sequence[Document], now_ms: int) -> Iterator[RenderableTy
     for each in tries[:TRIES_SHOWN]:
         wait_s = (each["run_after"] - now_ms) / 1000
         when = f"in {duration_text(wait_s)}" if wait_s > 0 else "soon"
-        reason = f"{each['reason'] or ''} (after {each['attempt']})"
+        reason = f"{each['reason'] or ''} (attempt {each['attempt']})"
         table.add_row(f"  {when}", Text(each["path"]), Text(reason, style="yellow"))
     yield table
 

@@ -1,4 +1,4 @@
-"""``syncd plan``: what would happen to each file, with bytes and reasons; nothing is sent."""
+"""``syncd plan``: a dry run that shows what would happen to each file, and why."""
 
 import asyncio
 import json
@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 
+from syncd.cli import tables
 from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.tables import Line, Table, state_cell
 from syncd.config.loader import Loaded
 from syncd.core.catalog.plan import Action, Step
 from syncd.errors import JobError
-from syncd.ingest.comparer import (
-    Root,
-)
+from syncd.formatting import size_text
+from syncd.ingest.comparer import Root
 from syncd.ingest.dry_run import Planned, make_plan
 from syncd.types import printable
 
@@ -24,15 +25,22 @@ SCHEMA = 1
 """Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
 
 AGENTS_S = 5.0
-"""So long the cloud may take to say how many agents there are."""
+"""Timeout of the request for the number of agents."""
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
-@click.option("--out", metavar="FILE", help="Write a plan for syncd apply; reads the catalog.")
+@click.option(
+    "--out", metavar="FILE", help="Compare with the catalog and write a plan for `syncd apply`."
+)
 @pass_invocation
 def plan(invocation: Invocation, as_json: bool, out: str | None) -> int:
-    """Tell what would happen to each file, and why. Nothing is sent."""
+    """
+    Show what would happen to each file, and why. Nothing is uploaded.
+
+    If the cloud says how many agents (machines that download the models) are connected, the summary
+    shows how much they would download.
+    """
     loaded = invocation.load()
     planned = make_plan(loaded)
     for path, reason in planned.problems.items():
@@ -51,7 +59,7 @@ def plan(invocation: Invocation, as_json: bool, out: str | None) -> int:
 
 
 async def _agents(loaded: Loaded) -> int | None:
-    """How many agents would pull what is registered; None where nobody can say at once."""
+    """Return the number of connected agents; None if the cloud does not say in time."""
     from syncd.cli.cloud_session import reaching
 
     if loaded.credential.read()[0] is None:
@@ -64,7 +72,7 @@ async def _agents(loaded: Loaded) -> int | None:
 
 
 def as_document(planned: Planned, agents: int | None) -> dict[str, object]:
-    """The ``--json`` output: a written contract."""
+    """The ``--json`` output (docs/schemas)."""
     roots, steps, target_of = planned.roots, planned.steps, _link_targets(planned.roots)
     return {
         "schema": SCHEMA,
@@ -92,7 +100,7 @@ def as_document(planned: Planned, agents: int | None) -> dict[str, object]:
 
 
 def _link_targets(roots: Mapping[int, Root]) -> Callable[[Step], str | None]:
-    """Tells where a step's file really lies if it is, or lies below, a link; printable."""
+    """Return a function from a step to the printable target of its link, or None without a link."""
 
     @cache
     def real_folder(root_id: int, folder: str) -> str:
@@ -109,7 +117,7 @@ def _link_targets(roots: Mapping[int, Root]) -> Callable[[Step], str | None]:
 
 
 def _arrow(target: str | None) -> str:
-    """How a link is marked, as ``ls -l`` does."""
+    """Format a link target like ``ls -l``."""
     return "" if target is None else f" -> {target}"
 
 
@@ -118,34 +126,25 @@ def _bytes(steps: Sequence[Step], action: Action) -> int:
 
 
 def _show(planned: Planned, agents: int | None) -> None:
-    from rich.text import Text
-
-    from syncd.cli.render import blank_table, console
-    from syncd.cli.tables import STYLES
-    from syncd.formatting import size_text
-
-    screen, steps, target_of = console(), planned.steps, _link_targets(planned.roots)
-    listed = blank_table(None, "action", "size", "file", "reason")
-    for step in sorted(steps, key=lambda step: (list(Action).index(step.action), step.rel_path)):
-        listed.add_row(
-            Text(str(step.action), style=STYLES.get(str(step.action), "")),
+    steps, target_of = planned.steps, _link_targets(planned.roots)
+    rows = [
+        (
+            state_cell(step.action),
             size_text(step.size),
-            Text(
-                printable(planned.roots[step.root_id].display_path(step.rel_path))
-                + _arrow(target_of(step))
-            ),
-            Text(
-                printable(
-                    step.reason if step.rule == step.reason else f"{step.reason} ({step.rule})"
-                )
-            ),
+            printable(planned.roots[step.root_id].display_path(step.rel_path))
+            + _arrow(target_of(step)),
+            printable(step.reason if step.rule == step.reason else f"{step.reason} ({step.rule})"),
         )
-    screen.print(listed)
+        for step in sorted(steps, key=lambda step: (list(Action).index(step.action), step.rel_path))
+    ]
     counts = Counter(str(step.action) for step in steps)
     text = ", ".join(f"{count} {action}" for action, count in counts.items()) or "no files"
     to_send = _bytes(steps, Action.UPLOAD)
-    pulled = ""
+    download = ""
     if agents is not None and to_send:
-        who = "1 connected agent pulls" if agents == 1 else f"{agents} connected agents pull"
-        pulled = f"; {who} them, {size_text(agents * to_send)} in all"
-    screen.print(Text(f"{text}; at most {size_text(to_send)} to send{pulled}", style="bold"))
+        who = (
+            "1 connected agent downloads" if agents == 1 else f"{agents} connected agents download"
+        )
+        download = f"; {who} them, {size_text(agents * to_send)} in total"
+    table = Table(None, ("action", "size", "file", "reason"), rows)
+    tables.show([table, Line(f"{text}; at most {size_text(to_send)} to upload{download}", "bold")])

@@ -1,4 +1,4 @@
-"""``syncd`` and ``syncd --once``: runs the service and shows how it goes."""
+"""``syncd`` and ``syncd --once``: runs the service and shows its progress."""
 
 import asyncio
 import gc
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from syncd.cli.reading import read_summary
+from syncd.cli import status_text, tables
+from syncd.cli.status_data import read_summary
 from syncd.config.loader import Loaded
 from syncd.config.sources import DEFAULT
 from syncd.daemon.notify import SystemdNotifier
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class NoCredential(SyncdError):
-    """There is no token to speak to the cloud with."""
+    """There is no token for the cloud."""
 
     exit_code = 77
 
     def __init__(self) -> None:
         super().__init__(
-            "No credential: syncd cannot speak to the cloud. Run: syncd login, or put a device key "
+            "No credential: syncd cannot use the Cyberun API. Run: syncd login, or put a device key "
             "(dk-...) into a file that only its owner can read and name it in api.token_file "
             "(SYNCD_API__TOKEN_FILE)."
         )
@@ -35,13 +36,13 @@ class NoCredential(SyncdError):
 
 def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) -> int:
     """
-    Run the daemon, or with *once* one backfill, with bars on a terminal and a summary at its end.
+    Run the daemon; with *once*, upload what is missing and print a summary.
 
     Args:
-        reread: Reads the configuration again, from where *loaded* came; None: there is no reload.
+        reread: Reads the configuration again on a reload; None: reloads are not supported.
 
     Raises:
-        SyncdError: It could not be started.
+        SyncdError: The daemon could not start.
     """
     from syncd.upload.comfyui_throttle import lower_priority
 
@@ -52,7 +53,7 @@ def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) 
 
 def require_credential(loaded: Loaded) -> Loaded:
     """
-    *loaded*, where it has a credential.
+    Return *loaded* if it has a credential.
 
     Raises:
         NoCredential: It has none.
@@ -63,8 +64,8 @@ def require_credential(loaded: Loaded) -> Loaded:
 
 
 async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) -> int:
-    # What is imported stays: looking for garbage in it costs a tenth of the start, and later a tenth
-    # of a second each time.
+    # Imported modules are never garbage: scanning them would take a tenth of the start, and a tenth
+    # of a second on each collection.
     gc.disable()
     from syncd.daemon.service import Service
 
@@ -84,41 +85,39 @@ async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) 
     if not once:
         return await service.run()
     if sys.stderr.isatty():
-        code = await _with_bars(service, loaded, meter)
+        code = await _run_with_live_view(service, loaded, meter)
     else:
         code = await service.run()
     _summary(service, loaded, meter)
     return code
 
 
-async def _with_bars(service: "Service", loaded: Loaded, meter: Meter) -> int:
-    """Bars instead of log lines; only errors are still logged, unless a level was asked for."""
-    from rich.console import Console
-
-    from syncd.cli import render
+async def _run_with_live_view(service: "Service", loaded: Loaded, meter: Meter) -> int:
+    """Show progress instead of log lines; log errors only, unless log.level is set."""
+    from syncd.cli import live_view
     from syncd.monitoring import log
 
     if loaded.origins["log.level"] == DEFAULT:
         log.configure(format=loaded.settings.log.format, level="error", stream=sys.stderr)
-    with render.drawn(meter, Console(stderr=True)):
+    with live_view.run_view(meter):
         return await service.run()
 
 
 def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
-    from syncd.cli import render, tables
-
     if service.ending.root_error is not None:
         sys.stderr.write(f"syncd: {service.ending.root_error}\n")
         return
     summary = read_summary(
-        os.fspath(loaded.settings.state_dir), registered=tables.LISTED, on_the_way=tables.LISTED
+        os.fspath(loaded.settings.state_dir),
+        registered=status_text.LISTED,
+        to_do=status_text.LISTED,
     )
-    files = sum(amount.files for amount in summary.standing.amounts.values())
+    files = sum(amount.files for amount in summary.status.amounts.values())
     structlog.get_logger("syncd.run").debug("run.ended", files=files)
-    told = tables.summary(
+    items = status_text.summary_text(
         summary,
         unsettled=service.ending.unsettled,
         problems=service.ending.problems,
         snapshot=meter.snapshot(),
     )
-    render.show(render.console(), told)
+    tables.show(items)

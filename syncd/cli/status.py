@@ -1,4 +1,4 @@
-"""``syncd status``: where each file stands, what syncd does, and what everything waits for."""
+"""``syncd status``: the status of every file, what syncd is doing, and holds."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from syncd.cli import daemon_client, fast_path
+from syncd.cli import daemon_client, fast_path, tables
 from syncd.cli.daemon_client import is_running
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.errors import SyncdError
@@ -15,7 +15,7 @@ from syncd.types import printable
 
 
 class NothingToWatch(SyncdError):
-    """No daemon runs, or it has ended."""
+    """No daemon is running."""
 
     exit_code = 75
 
@@ -26,17 +26,22 @@ class NothingToWatch(SyncdError):
     "--all",
     "everything",
     is_flag=True,
-    help="List every file: those in the catalog and all that are on their way, too.",
+    help="List all files, including those in the catalog.",
 )
 @click.option(
-    "--watch", is_flag=True, help="A live screen of a running syncd; with --json a line a second."
+    "--watch",
+    is_flag=True,
+    help="Show a live screen of a running syncd; with --json, one line per second.",
 )
 @pass_invocation
 def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool) -> int:
     """
-    Tell where each file stands and why, and what syncd is doing.
+    Show the status of every file, and what syncd is doing.
 
-    Reads only; a running syncd is not disturbed.
+    A hold is a condition that makes all uploads wait, such as a lost connection or an expired
+    credential. Status shows each hold with its reason and what to do.
+
+    This command only reads and does not disturb a running syncd.
     """
     state_dir = invocation.state_dir()
     if watch:
@@ -44,25 +49,23 @@ def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool)
     if as_json:
         click.echo(fast_path.status_json(state_dir), nl=False)
     else:
-        from syncd.cli import render
-
-        render.show(render.console(), fast_path.status(state_dir, everything))
+        tables.show(fast_path.status(state_dir, everything))
     return 0
 
 
 def _watch(state_dir: str, as_json: bool) -> int:
-    """Until Ctrl-C, which is how a person says that it was enough: 0."""
     if not as_json and not sys.stdout.isatty():
         raise click.UsageError("--watch needs a terminal; for a script add --json")
     if not is_running(state_dir):
         raise NothingToWatch(
-            f"No syncd runs on {printable(state_dir)}. Start it with syncd, or look once: syncd status"
+            f"syncd is not running on {printable(state_dir)}. "
+            "Start it with: syncd. To see the last status: syncd status"
         )
     try:
         _follow(daemon_client.events(state_dir), as_json)
     except KeyboardInterrupt:
         return 0
-    raise NothingToWatch("That syncd has ended. Look at what it left: syncd status")
+    raise NothingToWatch("syncd has stopped. To see the last status: syncd status")
 
 
 def _follow(documents: Iterator[dict[str, Any]], as_json: bool) -> None:

@@ -1,17 +1,14 @@
 """
-``syncd support-bundle``: what somebody needs who helps, in one file, without secrets.
+``syncd support-bundle``: collects the data for a bug report in one file, without secrets.
 
-Names of models say what a team works on, so they are left out unless they are asked for: each is
-replaced by a keyed digest whose key dies with the command. The same name is the same digest within
-a bundle and says nothing beyond it. Free text about a file may quote names, so it goes with them.
+Names of models show what a team works on, so they are included only with ``--with-names``. Without
+it, fields that contain or may quote names are left out.
 """
 
-import hashlib
 import io
 import json
 import os
 import platform
-import secrets
 import sys
 import tarfile
 import time
@@ -22,10 +19,9 @@ from typing import Any
 import click
 
 from syncd import __version__
-from syncd.cli.checks import local_checks
-from syncd.cli.doctor import as_dict
+from syncd.cli.doctor import as_dict, local_checks
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cli.reading import read_files
+from syncd.cli.status_data import read_files
 from syncd.config.loader import Loaded
 from syncd.config.settings import KEYS, shown
 from syncd.errors import SyncdError
@@ -35,51 +31,51 @@ from syncd.store.db import reading
 from syncd.store.reports import Report
 from syncd.types import printable
 
-Hide = Callable[[str, str | None], str]
-"""What is shown for a path below a root, and the root's type."""
-
 EVENTS_MOST = 2000
 SINCE_MS = 14 * 86_400_000
 
 _NAMING = ("naming.map", "select.include", "select.exclude")
-"""Settings whose values name models."""
+"""Settings whose values contain names of models."""
+
+_NAME_FIELDS = frozenset({"path", "model_path", "sha256", "reason", "advice"})
+"""Fields that contain or may quote names; the hash of a public model identifies it."""
 
 _ABOUT = """\
-A bundle of syncd {version}, made by syncd support-bundle. It holds no token, no presigned URL and
-no model data. {names}
+A bundle of syncd {version}, made by syncd support-bundle. It contains no token, no presigned URL
+and no model data. {names}
 
-versions.json     syncd, Python, the system, the packages that syncd runs on
-config.json       every setting, secrets as ***, and where each value comes from
-status.json       as syncd status --json
-history.json      what happened to jobs in the last 14 days, at most {most} events
-doctor.json       as syncd doctor --offline --json
-filesystems.json  what the trees and the state directory lie on
+versions.json     versions of syncd, Python, the system and packages
+config.json       all settings with their origins; secrets are ***
+status.json       from syncd status --json
+history.json      events of the last 14 days, at most {most}
+doctor.json       from syncd doctor --offline --json
+filesystems.json  file systems of the models and state directories
 
-The log is not here, since syncd keeps none: add what journalctl -u syncd, docker logs or kubectl
-logs show for the time in question.
+The log is not included, because syncd stores none. Please add the output of journalctl -u syncd,
+docker logs or kubectl logs for the time in question.
 """
-_HIDDEN = "Names of models are digests that mean nothing elsewhere; texts that may quote them are left out."
-_SHOWN = "Names of models are in it, as --with-names asked."
+_HIDDEN = "Names of models, and texts that may quote them, are left out."
+_SHOWN = "It contains names of models (--with-names)."
 
 
 class CannotWrite(SyncdError):
-    """The bundle cannot be written where it was asked for; the text says where and why."""
+    """The bundle file cannot be written; the text says why."""
 
     exit_code = 2
 
 
 @click.command("support-bundle")
 @click.option(
-    "-o", "--output", metavar="FILE", help="Where to; default: syncd-support-TIME.tar.gz."
+    "-o", "--output", metavar="FILE", help="Output file. Default: syncd-support-TIME.tar.gz."
 )
 @click.option("--with-names", is_flag=True, help="Include the names of models.")
 @pass_invocation
 def support_bundle(invocation: Invocation, output: str | None, with_names: bool) -> int:
     """
-    Pack what a bug report needs into one file: configuration, states, events, versions.
+    Collect the data for a bug report in one file: configuration, status, events, versions.
 
-    No secret goes into it. Names of models are replaced by digests unless --with-names is given.
-    Look into it before you send it: tar tzf FILE.
+    The file contains no secrets, and names of models only with --with-names. Check its content before
+    you send it: tar tzf FILE.
     """
     loaded = invocation.load()
     name = output or time.strftime("syncd-support-%Y%m%d-%H%M%S.tar.gz")
@@ -109,92 +105,58 @@ def _pack(file: Any, documents: Mapping[str, str]) -> None:
 
 
 def _documents(loaded: Loaded, with_names: bool) -> dict[str, str]:
-    hide = _keep if with_names else _hider(secrets.token_bytes(16))
     about = _ABOUT.format(
         version=__version__, names=_SHOWN if with_names else _HIDDEN, most=EVENTS_MOST
     )
     made: dict[str, Callable[[], object]] = {
         "versions.json": _versions,
         "config.json": lambda: _config(loaded, with_names),
-        "status.json": lambda: _status(loaded, hide, with_names),
-        "history.json": lambda: _history(loaded, hide, with_names),
+        "status.json": lambda: _status(loaded, with_names),
+        "history.json": lambda: _history(loaded, with_names),
         "doctor.json": lambda: _doctor(loaded, with_names),
         "filesystems.json": lambda: _filesystems(loaded),
     }
     texts = {name: json.dumps(_attempt(make), indent=2, default=str) for name, make in made.items()}
-    # A belt beside the braces: whatever a text holds that looks like a secret is hidden once more.
+    # Defense in depth: mask everything that looks like a secret.
     return {"README.txt": about, **{name: log.scrub(text) for name, text in texts.items()}}
 
 
 def _attempt(make: Callable[[], object]) -> object:
-    """What is asked for, or why it cannot be told: that may be the very thing to report."""
+    """Return the document, or the error: it may be what the report is about."""
     try:
         return make()
     except SyncdError as error:
         return {"error": str(error)}
 
 
-# -- names -----------------------------------------------------------------------------------------
-
-
-def _keep(path: str, root_type: str | None) -> str:
-    return path
-
-
-def _hider(key: bytes) -> Hide:
-    def hide(path: str, root_type: str | None) -> str:
-        """Digests for all but the type folder and the ending."""
-        *folders, name = path.split("/")
-        types = folders[:1] if root_type is None else []
-        stem, ending = os.path.splitext(name)
-        return "/".join([*types, *map(digest, folders[len(types) :]), digest(stem) + ending])
-
-    def digest(text: str) -> str:
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=key).hexdigest()[:12]
-
-    return hide
-
-
-def _status(loaded: Loaded, hide: Hide, with_names: bool) -> object:
+def _status(loaded: Loaded, with_names: bool) -> object:
     document = read_files(os.fspath(loaded.settings.state_dir)).as_document()
-    if with_names:
-        return document
-    files: Any = document["files"]
-    hidden = {file["path"]: hide(file["path"], file["root_type"]) for file in files}
-    for file in files:
-        # The digest of a public model is its name in other words.
-        file.update(dict.fromkeys(("model_path", "sha256", "reason", "advice")))
-        file["path"] = hidden[file["path"]]
-    tries: Any = document["next_tries"]
-    for each in tries:
-        each.update(path=hidden.get(each["path"], ""), reason=None)
-    holds: Any = document["holds"]
-    for hold in holds:
-        hold["reason"] = _without(hold["reason"], hidden)
+    if not with_names:
+        files: Any = document["files"]
+        names = {os.path.basename(file["path"]) for file in files}
+        holds: Any = document["holds"]
+        for hold in holds:
+            if any(name in hold["reason"] for name in names):
+                hold["reason"] = None
+        for member in ("files", "next_tries"):
+            entries: Any = document[member]
+            document[member] = [_without_names(entry) for entry in entries]
+        progress: Any = document["progress"]
+        for member in ("running", "settling") if progress else ():
+            progress[member] = [_without_names(entry) for entry in progress[member]]
     return document
 
 
-def _without(text: str, hidden: Mapping[str, str]) -> str:
-    """*text* with known names hidden, long ones first."""
-    for name in sorted(hidden, key=len, reverse=True):
-        text = text.replace(name, hidden[name])
-        text = text.replace(os.path.basename(name), os.path.basename(hidden[name]))
-    return text
+def _without_names(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in _NAME_FIELDS}
 
 
-def _history(loaded: Loaded, hide: Hide, with_names: bool) -> object:
+def _history(loaded: Loaded, with_names: bool) -> object:
     since_ms = time.time_ns() // 1_000_000 - SINCE_MS
     with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         events = [] if report is None else report.history(since_ms=since_ms, most=EVENTS_MOST)
-    told = [event._asdict() for event in events]
-    for event in told:
-        event["path"] = hide(event["path"], event["root_type"])
-        if not with_names:
-            event["reason"] = None
-    return told
-
-
-# -- the rest --------------------------------------------------------------------------------------
+    entries = [event._asdict() for event in events]
+    return entries if with_names else [_without_names(entry) for entry in entries]
 
 
 def _config(loaded: Loaded, with_names: bool) -> object:
@@ -242,14 +204,14 @@ def _filesystems(loaded: Loaded) -> object:
 
 def _filesystem(path: str) -> dict[str, object]:
     mount = mounts.mount_of(path)
-    told: dict[str, object] = {
+    facts: dict[str, object] = {
         "type": mount.fs_type,
         "network": mounts.network_filesystem(path) is not None,
         "exists": os.path.exists(path),
     }
     if os.path.exists(path):
         room, there = os.statvfs(path), os.stat(path)
-        told |= {
+        facts |= {
             "free": room.f_bavail * room.f_frsize,
             "size": room.f_blocks * room.f_frsize,
             "inodes_free": room.f_favail,
@@ -257,4 +219,4 @@ def _filesystem(path: str) -> dict[str, object]:
             "owner": f"{there.st_uid}:{there.st_gid}",
             "ours": f"{os.geteuid()}:{os.getegid()}",
         }
-    return told
+    return facts

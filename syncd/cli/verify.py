@@ -1,4 +1,4 @@
-"""``syncd verify``: reads the files again, and compares them with what was registered."""
+"""``syncd verify``: reads registered files again and compares their hashes."""
 
 import json
 import os
@@ -11,11 +11,14 @@ from typing import Literal
 
 import click
 
+from syncd.cli import tables
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.cli.path_lookup import resolve
+from syncd.cli.tables import Line, Table
 from syncd.config.settings import Settings
 from syncd.core.exit_codes import Exit
 from syncd.errors import FileChanged, JobError, RootUnavailable
+from syncd.formatting import size_text
 from syncd.fs import hashing
 from syncd.ingest.dry_run import roots_of
 from syncd.store.db import reading
@@ -28,7 +31,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One file: ``same`` as its record, or what else it is. ``sha256`` is None where not read."""
+    """The result for one file; ``sha256`` is None if it was not read."""
 
     file: Registered
     state: Literal["same", "differs", "unreadable", "gone"]
@@ -42,10 +45,10 @@ class Verified:
 @pass_invocation
 def verify(invocation: Invocation, path: str | None, as_json: bool) -> int:
     """
-    Read the registered files again and compare each byte with what the catalog was told.
+    Read registered files again and compare their hashes with the catalog records.
 
-    PATH, a file or a folder, takes only what is there. A file that differs is named, and the exit
-    code is then 1. A running syncd is not disturbed.
+    With PATH, a file or a folder, check only the files there. Files that differ are listed, and the
+    exit code is then 1. A running syncd is not disturbed.
     """
     settings = invocation.load().settings
     files = _registered(settings, path)
@@ -77,7 +80,9 @@ def _verified(file: Registered, on_bytes: Callable[[int], None]) -> Verified:
     except FileChanged as error:
         if not os.path.lexists(path):
             return Verified(file, "gone", None, None)
-        return Verified(file, "unreadable", f"{error}. Try again when it stands still.", None)
+        return Verified(
+            file, "unreadable", f"{error}. Try again when the file no longer changes.", None
+        )
     except JobError as error:
         reason = " ".join(filter(None, [f"{str(error).rstrip('.')}.", error.advice]))
         return Verified(file, "unreadable", reason, None)
@@ -85,28 +90,28 @@ def _verified(file: Registered, on_bytes: Callable[[int], None]) -> Verified:
         return Verified(file, "same", None, plan.sha256)
     if file.fingerprint.same_file_as(now) or file.fingerprint.only_ctime_moved(now):
         reason = (
-            "its bytes changed, its size and date did not: the disk, or a program that put it back. "
-            "If the catalog's copy is the good one, put it back; else touch the file."
+            "its content changed but its size and date did not: a disk error, or a program that reset "
+            "the date. If the catalog has the right content, restore the file; otherwise touch it."
         )
     else:
-        reason = "it was changed since; a running syncd registers it anew, and so does syncd --once"
+        reason = "it changed since; a running syncd, or syncd --once, uploads it again"
     return Verified(file, "differs", reason, plan.sha256)
 
 
 def _require_trees(verified: Sequence[Verified], *, whole: bool) -> None:
-    """A tree that is not there, or lost all it had at once, is judged not at all."""
+    """Refuse to judge a root that is missing, or whose files are all gone: its disk is not mounted."""
     for root in {each.file.root for each in verified}:
         lost_all = all(each.state == "gone" for each in verified if each.file.root == root)
         if not os.path.isdir(root) or (whole and lost_all):
             raise RootUnavailable(
-                f"{printable(root)} holds none of its registered files. "
-                "Nothing was judged: is its disk mounted?"
+                f"{printable(root)} contains none of its registered files. "
+                "Nothing was checked: is its disk mounted?"
             )
 
 
 @contextmanager
 def _progress(files: Iterable[Registered]) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere nothing."""
+    """Show a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
@@ -120,7 +125,7 @@ def _progress(files: Iterable[Registered]) -> Iterator[Callable[[int], None]]:
 
 
 def _document(verified: Sequence[Verified]) -> dict[str, object]:
-    """The ``--json`` output: a written contract."""
+    """The ``--json`` output (docs/schemas)."""
     return {
         "schema": SCHEMA,
         "files": [
@@ -147,23 +152,15 @@ def _read(verified: Iterable[Verified]) -> int:
 
 
 def _show(verified: Sequence[Verified]) -> None:
-    from rich.text import Text
-
-    from syncd.cli.render import blank_table, console
-    from syncd.formatting import size_text
-
-    screen = console()
-    odd = [each for each in verified if each.state != "same"]
-    if odd:
-        listed = blank_table(None, "state", "file", "record", "why, and what to do")
-        for each in odd:
+    rows = []
+    for each in verified:
+        if each.state != "same":
             file = each.file
             path = file.rel_path if file.root_type is None else f"{file.root}/{file.rel_path}"
-            listed.add_row(
-                each.state, Text(printable(path)), Text(file.record_id), Text(each.reason or "")
-            )
-        screen.print(listed)
+            rows.append((each.state, printable(path), file.record_id, each.reason or ""))
+    if rows:
+        tables.show([Table(None, ("state", "file", "record", "reason, and what to do"), rows)])
     counts = Counter(each.state for each in verified)
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
-    text = text or "no registered file there; syncd status tells where files stand"
-    screen.print(Text(f"{text}; {size_text(_read(verified))} read", style="bold"))
+    text = text or "no registered file there; to see all files: syncd status"
+    tables.show([Line(f"{text}; {size_text(_read(verified))} read", "bold")])

@@ -265,7 +265,7 @@ def test_F19_status_shows_the_hold_of_a_full_disk(tmp_path: Path, cloud: Sandbox
     assert (hold["kind"], hold["needs_person"]) == ("state", False)
     assert "is full. Make room" in hold["reason"]
     assert abs(hold["since"] / 1000 - time.time()) < DEADLINE_S
-    assert "hold (state): The disk that holds " in said
+    assert "All uploads wait (state): The disk that holds " in said
     assert after["holds"] == []
 
 

@@ -24,9 +24,7 @@ import syncd.cli.gc
 import syncd.cli.health
 import syncd.cli.inspect
 import syncd.cli.login
-import syncd.cli.plain
 import syncd.cli.plan
-import syncd.cli.render
 import syncd.cli.run
 import syncd.cli.safe
 import syncd.cli.status

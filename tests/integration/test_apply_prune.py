@@ -344,7 +344,7 @@ def test_prune_disables_then_deletes_what_this_machine_made_and_nothing_else(
     second = home.run("prune", "--yes")
 
     assert (shown.code, first.code, second.code) == (0, 0, 0)
-    assert "Nothing was done yet" in shown.out
+    assert "Nothing was changed." in shown.out
     assert f"models/{TWO}" in before
     assert status == {
         "models/vae/theirs.pt": "active", f"models/{ONE}": "active", f"models/{TWO}": "disabled",

@@ -103,7 +103,7 @@ def test_status_is_the_document_of_the_command_without_its_files(stage: Stage) -
     assert told["files_by_state"] == document["files_by_state"]
     said = stage.home.run("status").out
     assert "running for 0:" in said
-    assert "last success: 20" in said
+    assert "last file registered: 20" in said
 
 
 def test_files_come_by_state_and_by_page(stage: Stage) -> None:
@@ -516,7 +516,7 @@ def test_the_screen_shows_parts_and_ends_well_with_ctrl_c(large_home: Home, clou
         started(large_home, daemon)
         picture, code = watched(large_home, "1 of 2 parts █")
 
-    assert "2 files in the catalog, 1 to go" in picture
+    assert "2 files in the catalog, 1 to upload" in picture
     assert f"{BIG} " in picture
     assert re.search(r"1 of 2 parts █[▁-▇]", picture)
     assert code == 0

@@ -35,8 +35,8 @@ def test_a_registered_file_is_told_with_its_record_and_its_story(
     (record,) = [each for each in cloud.records() if each["model_path"] == f"models/{ONE}"]
     status = (home.models / ONE).stat()
 
-    assert (told["file"]["state"], told["on_disk"]) == ("registered", "as judged")
-    assert told["rule"] == "taken: ending .safetensors"
+    assert (told["file"]["state"], told["on_disk"]) == ("registered", "unchanged")
+    assert told["rule"] == "selected: ending .safetensors"
     assert told["file"]["record_id"] == record["id"]
     assert told["file"]["sha256"] == home.sha256(ONE)
     assert told["job"]["storage_key"] == record["storage_key"]
@@ -45,7 +45,7 @@ def test_a_registered_file_is_told_with_its_record_and_its_story(
     assert [event["to_state"] for event in told["events"]] == ["queued", "leased", "done"]
     assert shown["record"].startswith(f"{record['id']}, registered 20")
     assert shown["sha256"] == home.sha256(ONE)
-    assert shown["rule"] == "taken: ending .safetensors"
+    assert shown["rule"] == "selected: ending .safetensors"
 
 
 def test_a_file_that_is_passed_over_is_told_with_the_line_that_did_it(home: Home) -> None:
@@ -63,8 +63,8 @@ def test_a_file_that_syncd_has_not_met_yet_is_told_by_the_rule_that_takes_it(hom
     told, shown = home.document("file", ONE), home.run("file", ONE).out
 
     assert (told["file"], told["on_disk"]) == (None, "new")
-    assert told["rule"] == "taken: ending .safetensors"
-    assert "not looked at yet" in shown
+    assert told["rule"] == "selected: ending .safetensors"
+    assert "not scanned yet" in shown
 
 
 def test_a_file_that_moved_on_since_is_told_so(home: Home) -> None:
@@ -182,7 +182,7 @@ def test_settling_files_are_listed_with_the_time_left_or_what_blocks_them(
     assert {each["path"] for each in told_queue["settling"]} == {growing, loading, ONE}
     assert (told_queue["files"], told_queue["settling_files"]) == ([], 3)
     assert re.search(rf"settling +3.0 MiB  {growing} +\d{{3}} s left", queue)
-    still = r"still changing; it is examined when it has not changed for another \d{3} s"
+    still = r"still changing; it is checked when it has not changed for another \d{3} s"
     assert re.fullmatch(still, file["state"])
     assert (told_file["file"], told_file["settling"]["size"]) == (None, 3 * MIB)
     assert changed["state"] == "registered"
@@ -290,7 +290,7 @@ def test_an_empty_queue_says_so(home: Home) -> None:
     before = home.run("queue").out
     home.once()
 
-    assert before == home.run("queue").out == "Nothing is on its way, and nothing waits.\n"
+    assert before == home.run("queue").out == "Nothing is uploading, and nothing is waiting.\n"
 
 
 def test_history_tells_each_change_of_owner_and_why(home: Home, cloud: Sandbox) -> None:
@@ -316,7 +316,7 @@ def test_history_looks_back_as_far_as_it_is_told(home: Home) -> None:
     home.once()
 
     assert home.document("history", "--days", "0")["events"] == []
-    assert "Nothing happened" in home.run("history", "--days", "0").out
+    assert "No events" in home.run("history", "--days", "0").out
 
 
 def test_file_on_what_is_no_regular_file_says_what_it_is(home: Home, tmp_path: Path) -> None:
@@ -334,5 +334,5 @@ def test_file_on_what_is_no_regular_file_says_what_it_is(home: Home, tmp_path: P
     assert {done.code for done in said.values()} == {2}
     assert "loras/pipe.pt is a named pipe (FIFO), not a regular file." in said["pipe"].said
     assert f"is a link to {tmp_path}/nowhere.pt, which does not exist." in said["dangling"].said
-    assert "loras/self.pt is a link that leads back to itself." in said["self"].said
+    assert "loras/self.pt is a link that points to itself." in said["self"].said
     assert "loras/sock.pt is a socket, not a regular file." in said["sock"].said

@@ -84,7 +84,7 @@ def test_what_is_no_model_is_passed_over_with_the_reason(home: Home, cloud: Sand
 
     assert done.code == 0
     assert records(cloud) == expected(home, ONE, TWO)
-    passed_over = done.out[done.out.index("Passed over") :]
+    passed_over = done.out[done.out.index("Skipped") :]
     for reason in (
         r"2 +not a model ending: \.png +loras/one\.preview\.png",
         r"1 +placeholder +loras/put_loras_here",

@@ -54,7 +54,7 @@ def test_both_ways_tell_of_a_tree_alike(told: Home) -> None:
 
     assert plain[0] == plain[1]
     assert "Not in the catalog" in plain[0][1]
-    assert "Passed over" in plain[0][1]
+    assert "Skipped" in plain[0][1]
     assert wide[0] == wide[1]
     assert "a 模型.safetensors.part" in wide[0][1]
 

@@ -36,7 +36,7 @@ def test_a_plan_sends_nothing_and_writes_nothing(large_home: Home, cloud: Sandbo
     shown = large_home.run("plan")
 
     assert plan["bytes_to_send"] == 5000
-    assert "at most 4.9 KiB to send" in shown.out
+    assert "at most 4.9 KiB to upload" in shown.out
     assert [entry.call for entry in cloud.history.entries()] == ["agents", "agents"]
     assert not large_home.state.exists()
 
@@ -47,7 +47,7 @@ def test_a_plan_tells_how_many_agents_would_pull_it(home: Home, cloud: Sandbox) 
     cloud.switches = replace(cloud.switches, agents_off=404)
 
     assert (told["agents"], home.plan()["agents"]) == (3, None)
-    assert "3 connected agents pull them, 14.6 KiB in all" in shown.out
+    assert "3 connected agents download them, 14.6 KiB in total" in shown.out
 
 
 def test_a_plan_needs_no_credential(home: Home) -> None:
@@ -136,7 +136,7 @@ def test_before_anything_there_is_nothing_to_say_and_nothing_is_written(home: Ho
     shown = home.run("status")
 
     assert (status["files"], status["roots"], status["running"]) == ([], [], False)
-    assert "Nothing was scanned yet" in shown.out
+    assert "No files have been scanned yet" in shown.out
     assert not home.state.exists()
 
 
@@ -213,7 +213,7 @@ def test_I17_status_lists_twenty_of_the_files_on_their_way(home: Home) -> None:
             False
         ] * 10
         assert REFUSED in text
-        assert "… and 10 more on their way: syncd queue" in text
+        assert "… and 10 more to upload: syncd queue" in text
     assert all(f"checkpoints/{number:02}" in everything for number in range(30))
     assert ONE in everything
 

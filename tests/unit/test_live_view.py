@@ -95,7 +95,7 @@ def test_what_waits_for_a_person_comes_first_with_what_to_do() -> None:
     }
     lines = shown(holds=[hold])
 
-    assert lines[0].startswith("syncd 1.2.3 runs for 12:34 on /models")
+    assert lines[0].startswith("syncd 1.2.3 running for 12:34 on /models")
     assert lines[1] == "operator for 1:01: HTTP 401 [red]"  # nobody's text is taken for markup
     assert lines[2] == "  Replace the key."
 
@@ -115,7 +115,7 @@ def test_the_next_tries_say_when_and_why() -> None:
     ]
     lines = [line.strip() for line in shown(next_tries=tries)]
 
-    assert any(line.startswith("in 0:41  loras/a  HTTP 503 (after 2)") for line in lines)
+    assert any(line.startswith("in 0:41  loras/a  HTTP 503 (attempt 2)") for line in lines)
     assert any(line.startswith("soon") and "loras/b" in line for line in lines)
 
 
@@ -123,5 +123,5 @@ def test_rates_limits_and_what_is_left_stand_in_one_line() -> None:
     progress = {"sent_rate": 2.0**20, "bandwidth": 2 * 2**20, "seconds_left": 312}
     lines = shown(progress={**progress, "sent_beats": [0, 5 * 2**20]})
 
-    assert "sending 1.0 MiB/s (limit 2.0 MiB/s)   hashing 0 B/s   left 5:12" in lines
-    assert " █  sent over 0:10, at most 1.0 MiB/s" in lines
+    assert "uploading 1.0 MiB/s (limit 2.0 MiB/s)   hashing 0 B/s   time left 5:12" in lines
+    assert " █  last 0:10, peak 1.0 MiB/s" in lines

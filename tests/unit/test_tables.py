@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from syncd.cli import tables
+from syncd.cli import status_text
 from syncd.formatting import time_text
 
 NOW_MS = 1_800_000_000_000
@@ -33,9 +33,9 @@ def progress(**changes: Any) -> dict[str, Any]:
 def test_I30_status_says_since_when_nothing_got_further(
     changes: dict[str, Any], said: bool
 ) -> None:
-    lines = [line.text for line in tables.activity(progress(**changes), NOW_MS)]
+    lines = [line.text for line in status_text.activity(progress(**changes), NOW_MS)]
 
-    assert (f"nothing got further since {time_text(NOW_MS - 301_000)}" in lines) == said
+    assert (f"no progress since {time_text(NOW_MS - 301_000)}" in lines) == said
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_status_lists_settling_files_and_counts_the_others(
     settling = {"path": "a.pt", "size": 12 * 2**20, "seconds_left": seconds_left, "reason": reason}
     still = progress(running=[], settling_files=files, settling=[settling])
 
-    assert [line.text for line in tables.activity(still, NOW_MS)][1:] == told
+    assert [line.text for line in status_text.activity(still, NOW_MS)][1:] == told

@@ -1,13 +1,12 @@
-"""What the store and the daemon say, read for the commands that show it."""
+"""Reads the status of all files from the database, or from the daemon if the account has no access."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from syncd.cli.daemon_client import is_running
 from syncd.errors import AccessDenied
-from syncd.monitoring import status
+from syncd.monitoring.status import NOTHING, TO_DO, StatusSummary, document
 from syncd.states import FileState, HoldKind
 from syncd.store.db import reading
 from syncd.store.outline import (
@@ -21,71 +20,71 @@ from syncd.store.outline import (
 )
 
 
-class Reading(NamedTuple):
+class FullStatus(NamedTuple):
     """
-    Everything about every file, for a program; empty where there is no store yet.
+    The status with every file; empty if there is no database yet.
 
-    ``progress`` is what a running daemon does, None where none can be asked.
+    ``progress`` comes from the running daemon; None if none answers.
     """
 
     running: bool
-    standing: status.StatusSummary
+    status: StatusSummary
     files: list[FileReport]
     progress: Mapping[str, Any] | None = None
 
     def as_document(self) -> dict[str, object]:
-        """What ``syncd status --json`` shows (docs/schemas/status.schema.json)."""
-        document = status.document(self.standing, running=self.running, progress=self.progress)
-        return {**document, "files": [file._asdict() for file in self.files]}
-
-    def as_json(self) -> str:
-        """That as text."""
-        return json.dumps(self.as_document(), indent=2)
+        """The output of ``syncd status --json`` (docs/schemas/status.schema.json)."""
+        status = document(self.status, running=self.running, progress=self.progress)
+        return {**status, "files": [file._asdict() for file in self.files]}
 
 
 class Summary(NamedTuple):
     """
-    The same for people: what is passed over is counted and not listed.
+    The status for people: skipped files are counted by rule.
 
-    ``registered`` may be fewer files than are in the catalog, and ``left`` fewer than are not.
+    ``registered`` and ``not_in_catalog`` may list fewer files than there are.
     """
 
     running: bool = False
-    standing: status.StatusSummary = status.NOTHING
+    status: StatusSummary = NOTHING
     registered: Sequence[FileReport] = ()
-    left: Sequence[FileReport] = ()
-    passed_over: Sequence[PassedOver] = ()
+    not_in_catalog: Sequence[FileReport] = ()
+    skipped: Sequence[PassedOver] = ()
     progress: Mapping[str, Any] | None = None
 
 
-def read_files(state_dir: str) -> Reading:
+def read_files(state_dir: str) -> FullStatus:
     """
-    Read the store in *state_dir*, whether or not a daemon is at work on it.
+    Read the status of every file in *state_dir*, whether or not a daemon is running.
 
-    An account that may not read it gets the same from the daemon.
+    An account that may not read the database gets the same from the daemon.
 
     Raises:
-        AccessDenied: This account may neither read it nor ask the daemon.
-        StateError: It cannot be read.
+        AccessDenied: This account may neither read the database nor use the socket.
+        StateError: The database cannot be read.
     """
     running = is_running(state_dir)
     live = ask_daemon(state_dir) if running else None
     try:
         with reading(state_dir, Outline) as outline:
             if outline is None:
-                return Reading(running, status.NOTHING, [], _progress(live))
-            standing, files = status.StatusSummary.of(outline), list(outline.files())
+                return FullStatus(running, NOTHING, [], _progress(live))
+            status, files = StatusSummary.of(outline), list(outline.files())
     except AccessDenied:
         if live is None:
             raise
-        standing, files = _standing_told(live), list(_files_told(state_dir))
-    files = [as_it_is(file, running) for file in files]
-    return Reading(running, _now(standing, live, running), files, _progress(live))
+        status, files = _status_from(live), list(_files_from_daemon(state_dir))
+    files = [without_stale_lease(file, running) for file in files]
+    return FullStatus(running, _corrected(status, live, running), files, _progress(live))
 
 
-def read_summary(state_dir: str, *, registered: int | None, on_the_way: int | None) -> Summary:
+def read_summary(state_dir: str, *, registered: int | None, to_do: int | None) -> Summary:
     """
-    The same, with at most so many of the files in the catalog and of those on the way; None: all.
+    Read the status with a limited number of files.
+
+    Args:
+        registered: Maximum number of files in the catalog to list; None: all.
+        to_do: Maximum number of files to upload to list; None: all.
 
     Raises what ``read_files`` raises.
     """
@@ -95,32 +94,32 @@ def read_summary(state_dir: str, *, registered: int | None, on_the_way: int | No
         with reading(state_dir, Outline) as outline:
             if outline is None:
                 return Summary(running, progress=_progress(live))
-            standing = status.StatusSummary.of(outline)
-            done, left = outline.in_catalog(registered), outline.not_in_catalog(on_the_way)
-            passed_over = outline.passed_over()
+            status = StatusSummary.of(outline)
+            done, left = outline.in_catalog(registered), outline.not_in_catalog(to_do)
+            skipped = outline.passed_over()
     except AccessDenied:
         if live is None:
             raise
-        return _summary_told(state_dir, live, registered, on_the_way)
+        return _summary_from_daemon(state_dir, live, registered, to_do)
     return Summary(
         running,
-        _now(standing, live, running),
+        _corrected(status, live, running),
         done,
-        [as_it_is(file, running) for file in left],
-        passed_over,
+        [without_stale_lease(file, running) for file in left],
+        skipped,
         _progress(live),
     )
 
 
-def as_it_is(file: FileReport, running: bool) -> FileReport:
-    """A file as it is now: nothing is uploading where no daemon runs, whatever it left behind."""
+def without_stale_lease(file: FileReport, running: bool) -> FileReport:
+    """Show an uploading file as queued if no daemon runs: it was left by a daemon that was killed."""
     if running or file.state != FileState.UPLOADING:
         return file
     return file._replace(state=FileState.QUEUED)
 
 
 def ask_daemon(state_dir: str) -> dict[str, Any] | None:
-    """The daemon's status document; None where it cannot be asked."""
+    """Return the daemon's status document; None if it does not answer."""
     from syncd.cli import daemon_client
 
     try:
@@ -130,7 +129,7 @@ def ask_daemon(state_dir: str) -> dict[str, Any] | None:
 
 
 def ask_settling(state_dir: str, shown: str) -> Mapping[str, Any] | None:
-    """The settling file whose displayed path is *shown*, if there is one."""
+    """Return the settling file with the displayed path *shown*, or None."""
     from urllib.parse import quote
 
     from syncd.cli import daemon_client
@@ -147,53 +146,53 @@ def _progress(live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return None if live is None else live["progress"]
 
 
-def _now(
-    standing: status.StatusSummary, live: Mapping[str, Any] | None, running: bool
-) -> status.StatusSummary:
-    """*standing* with the holds that only the daemon knows, and without leases of a dead one."""
+def _corrected(
+    status: StatusSummary, live: Mapping[str, Any] | None, running: bool
+) -> StatusSummary:
+    """Add the holds that only the daemon knows; without a daemon, count leased files as queued."""
     if live is not None:
-        return standing._replace(holds=_holds_told(live))
-    if running or FileState.UPLOADING not in standing.amounts:
-        return standing
-    amounts = dict(standing.amounts)
+        return status._replace(holds=_holds_from(live))
+    if running or FileState.UPLOADING not in status.amounts:
+        return status
+    amounts = dict(status.amounts)
     leased, queued = amounts.pop(FileState.UPLOADING), amounts.get(FileState.QUEUED, Amount(0, 0))
     amounts[FileState.QUEUED] = Amount(leased.files + queued.files, leased.bytes + queued.bytes)
-    return standing._replace(amounts=amounts)
+    return status._replace(amounts=amounts)
 
 
-# -- what the daemon says to an account that may not read the store --------------------------------
+# -- for an account that may not read the database --------------------------------------------------
 
 
-def _holds_told(live: Mapping[str, Any]) -> list[HoldRow]:
+def _holds_from(live: Mapping[str, Any]) -> list[HoldRow]:
     return [
         HoldRow(
-            HoldKind(each["kind"]),
-            each["since"],
-            each["reason"],
-            each["advice"],
-            each["probe_at"],
+            HoldKind(hold["kind"]),
+            hold["since"],
+            hold["reason"],
+            hold["advice"],
+            hold["probe_at"],
             probes=0,
         )
-        for each in live["holds"]
+        for hold in live["holds"]
     ]
 
 
-def _standing_told(live: Mapping[str, Any]) -> status.StatusSummary:
+def _status_from(live: Mapping[str, Any]) -> StatusSummary:
     sizes = live["bytes_by_state"]
-    return status.StatusSummary(
+    return StatusSummary(
         roots=[RootReport(**root) for root in live["roots"]],
-        holds=_holds_told(live),
+        holds=_holds_from(live),
         amounts={
             FileState(s): Amount(files, sizes[s]) for s, files in live["files_by_state"].items()
         },
-        next_tries=[NextTry(**each) for each in live["next_tries"]],
+        next_tries=[NextTry(**retry) for retry in live["next_tries"]],
         oldest_waiting_at=live["oldest_waiting_at"],
         last_success_at=live["last_success_at"],
         abandoned_uploads=live["abandoned_uploads"],
     )
 
 
-def _files_told(state_dir: str) -> Iterator[FileReport]:
+def _files_from_daemon(state_dir: str) -> Iterator[FileReport]:
     from syncd.cli import daemon_client
 
     offset, more = 0, True
@@ -205,19 +204,19 @@ def _files_told(state_dir: str) -> Iterator[FileReport]:
         offset, more = offset + len(page["files"]), page["more"]
 
 
-def _summary_told(
-    state_dir: str, live: Mapping[str, Any], registered: int | None, on_the_way: int | None
+def _summary_from_daemon(
+    state_dir: str, live: Mapping[str, Any], registered: int | None, to_do: int | None
 ) -> Summary:
-    files = list(_files_told(state_dir))
+    files = list(_files_from_daemon(state_dir))
     ignored = {file.reason or "": file for file in files if file.state is FileState.IGNORED}
     counts = Counter(file.reason or "" for file in files if file.state is FileState.IGNORED)
     others = [file for file in files if file.state not in (FileState.REGISTERED, FileState.IGNORED)]
     return Summary(
         True,
-        _standing_told(live),
+        _status_from(live),
         [file for file in files if file.state is FileState.REGISTERED][:registered],
-        [file for file in others if file.state not in status.TO_DO]
-        + [file for file in others if file.state in status.TO_DO][:on_the_way],
+        [file for file in others if file.state not in TO_DO]
+        + [file for file in others if file.state in TO_DO][:to_do],
         [PassedOver(n, reason, ignored[reason].shown) for reason, n in counts.most_common()],
         live["progress"],
     )
