@@ -61,13 +61,6 @@ async def _post(
     return await transport.send(call, "POST", path, body, read=from_json(read), credential=None)
 
 
-class NotPaired(NeedsOperator):
-    """No code was confirmed in time, or every code became void."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, kind=Kind.DEVICE_KEY_REFUSED)
-
-
 async def pair(
     transport: Transport,
     *,
@@ -87,7 +80,7 @@ async def pair(
         report: Called with messages for the user.
 
     Raises:
-        NotPaired: The code was not confirmed in time, or three codes in a row became void.
+        NeedsOperator: The code was not confirmed in time, or three codes in a row became void.
         JobError: The cloud cannot be reached, or refused the call.
         StateError: The key arrived and could not be kept.
     """
@@ -96,7 +89,7 @@ async def pair(
         show(pairing)
         if await _wait_for_key(transport, pairing, keep=keep, report=report, clock=clock):
             return
-    raise NotPaired(f"{PAIRINGS_MAX} codes in a row became void. Run syncd login again.")
+    raise _not_paired(f"{PAIRINGS_MAX} codes in a row became void. Run syncd login again.")
 
 
 async def _wait_for_key(
@@ -125,10 +118,14 @@ async def _wait_for_key(
             elif isinstance(error, NeedsOperator):
                 raise
             answer_lost = answer_lost or error.unclear
-    raise NotPaired(
+    raise _not_paired(
         f"The code was not confirmed within {round(pairing.lifetime_s / 60)} minutes and is void. "
         "Run syncd login again." + (f" {_ANSWER_LOST}" if answer_lost else "")
     )
+
+
+def _not_paired(message: str) -> NeedsOperator:
+    return NeedsOperator(message, kind=Kind.DEVICE_KEY_REFUSED)
 
 
 _ANSWER_LOST = (
