@@ -1,4 +1,4 @@
-"""What was heard and not looked at yet, from any thread."""
+"""Pending hints from any thread."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from syncd.types import Hint, HintKind
 HEARD = [Hint(1, f"loras/{number}", HintKind.CLOSED) for number in range(20_000)]
 
 
-def test_each_is_taken_once_in_the_order_of_arrival() -> None:
+def test_hints_are_taken_once_in_order_of_arrival() -> None:
     hints = ChangeQueue(SystemClock())
     first = [hints.add(hint) for hint in (HEARD[1], HEARD[0], HEARD[1])]
 
@@ -20,7 +20,7 @@ def test_each_is_taken_once_in_the_order_of_arrival() -> None:
     assert hints.add(HEARD[0])
 
 
-async def test_nothing_that_another_thread_says_is_lost_or_slept_over() -> None:
+async def test_hint_of_another_thread_wakes_the_loop() -> None:
     hints, loop = ChangeQueue(SystemClock()), asyncio.get_running_loop()
 
     def speak() -> None:
@@ -39,7 +39,7 @@ async def test_nothing_that_another_thread_says_is_lost_or_slept_over() -> None:
     assert taken == HEARD
 
 
-async def test_a_wake_without_a_hint_ends_the_next_nap() -> None:
+async def test_wake_without_hint_ends_the_next_nap() -> None:
     hints = ChangeQueue(SystemClock())
     hints.wake()
     async with asyncio.timeout(60):

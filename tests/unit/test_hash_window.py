@@ -1,4 +1,4 @@
-"""The hashing keeps its distance, and nobody waits for what will not come."""
+"""The distance between hashing and sending."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ def lead(width: int = 2) -> HashWindow:
 
 
 def leaves(parts: int) -> bytes:
-    """The digests of the first so many parts."""
+    """Return the digests of the first parts."""
     return b"d" * (parts * PART_SIZE // LEAF_SIZE * LEAF_DIGEST_SIZE)
 
 
@@ -28,7 +28,7 @@ async def waits(task: "asyncio.Task[object]") -> bool:
     return not task.done()
 
 
-async def test_a_part_waits_for_its_own_leaves_and_no_more() -> None:
+async def test_part_waits_for_its_own_leaves_only() -> None:
     ahead = lead()
     second = asyncio.create_task(ahead.over(PARTS[1]))
     ahead.grow(leaves(1))
@@ -40,7 +40,7 @@ async def test_a_part_waits_for_its_own_leaves_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 4])
-async def test_the_hashing_stays_a_bounded_number_of_parts_ahead(width: int) -> None:
+async def test_hashing_stays_bounded_ahead_of_sending(width: int) -> None:
     ahead = lead(width)
     ahead.grow(leaves(width + PARTS_AHEAD - 1))
     await ahead.room()
@@ -55,7 +55,7 @@ async def test_the_hashing_stays_a_bounded_number_of_parts_ahead(width: int) -> 
     await room
 
 
-async def test_when_nothing_is_sent_any_more_nobody_waits_and_the_rest_may_be_hashed() -> None:
+async def test_hashing_continues_after_sending_ended() -> None:
     ahead = lead()
     ahead.grow(leaves(2 + PARTS_AHEAD))
     room = asyncio.create_task(ahead.room())
@@ -69,7 +69,7 @@ async def test_when_nothing_is_sent_any_more_nobody_waits_and_the_rest_may_be_ha
     assert await ahead.over(PARTS[0]) is None
 
 
-async def test_the_hashing_may_end_once_all_is_acknowledged() -> None:
+async def test_hashing_may_end_when_all_parts_are_acknowledged() -> None:
     ahead = lead()
     for part in PARTS:
         ahead.acknowledged(part)
