@@ -49,7 +49,7 @@ def in_catalog(home: Home) -> dict[str, str]:
     return {f"models/{path}": home.sha256(path) for path in ALL}
 
 
-def test_a_whole_bundle_is_registered_once_all_of_it_is_stored(home: Home, cloud: Sandbox) -> None:
+def test_bundle_is_registered_once_all_members_are_stored(home: Home, cloud: Sandbox) -> None:
     planned = {file["path"]: file for file in home.plan()["files"]}
     done = home.once()
 
@@ -86,7 +86,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
 """What is done to a bundle, and what the others of its files then wait for."""
 
 
-def test_of_a_bundle_that_lacks_something_nothing_is_presigned_and_the_lack_is_named(
+def test_incomplete_bundle_is_not_presigned_and_names_missing_member(
     home: Home, cloud: Sandbox
 ) -> None:
     for name, (spoil, _) in SPOILT.items():
@@ -108,7 +108,7 @@ def test_of_a_bundle_that_lacks_something_nothing_is_presigned_and_the_lack_is_n
     assert calls(cloud).count("presign") == len(ALL)
 
 
-def test_a_shard_that_comes_at_last_lets_all_go(home: Home, cloud: Sandbox) -> None:
+def test_last_shard_completes_the_bundle(home: Home, cloud: Sandbox) -> None:
     (home.models / SHARDS[2]).unlink()
     with home.daemon() as daemon:
         daemon.started()
@@ -120,7 +120,7 @@ def test_a_shard_that_comes_at_last_lets_all_go(home: Home, cloud: Sandbox) -> N
     assert records(cloud) == in_catalog(home)
 
 
-def test_killed_before_its_registrations_it_goes_on(home: Home, cloud: Sandbox) -> None:
+def test_bundle_resumes_after_kill_before_registration(home: Home, cloud: Sandbox) -> None:
     cloud.faults.add(Rule(Fault.ANSWER, call="register", status=503, count=None))
     with home.daemon() as daemon:
         daemon.started()
@@ -134,7 +134,7 @@ def test_killed_before_its_registrations_it_goes_on(home: Home, cloud: Sandbox) 
     assert calls(cloud).count("put_body") == len(ALL)
 
 
-def test_where_one_file_fails_for_good_no_other_is_registered(home: Home, cloud: Sandbox) -> None:
+def test_bundle_with_failed_member_is_not_registered(home: Home, cloud: Sandbox) -> None:
     cloud.faults.add(Rule(Fault.ANSWER, call="presign", contains="merges.txt", status=422))
 
     done = home.once()
@@ -145,7 +145,7 @@ def test_where_one_file_fails_for_good_no_other_is_registered(home: Home, cloud:
     assert waiting == f"stored; its bundle waits for {OTHERS[1]}"
 
 
-def test_a_file_that_changes_when_the_others_are_stored_keeps_them_from_being_registered(
+def test_bundle_with_member_changed_after_upload_is_not_registered(
     home: Home, cloud: Sandbox
 ) -> None:
     late = f"{FOLDER}/unet/model-00003-of-00003.safetensors"

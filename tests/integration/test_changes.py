@@ -63,7 +63,7 @@ def sent(cloud: Sandbox) -> int:
     return len(cloud.history.entries("put_body"))
 
 
-def test_new_bytes_are_registered_before_the_record_of_the_old_ones_is_disabled(
+def test_new_bytes_are_registered_before_old_record_is_disabled(
     tmp_path: Path,
 ) -> None:
     with lived(tmp_path, CHANGED) as (home, cloud):
@@ -82,7 +82,7 @@ def test_new_bytes_are_registered_before_the_record_of_the_old_ones_is_disabled(
         )
 
 
-def test_a_renamed_file_takes_its_record_along_and_sends_nothing(tmp_path: Path) -> None:
+def test_renamed_file_moves_its_record_without_upload(tmp_path: Path) -> None:
     with lived(tmp_path, MOVED) as (home, cloud):
         ids = {record["id"] for record in cloud.records()}
         bodies = sent(cloud)
@@ -101,7 +101,7 @@ def test_a_renamed_file_takes_its_record_along_and_sends_nothing(tmp_path: Path)
         assert record["model_status"] == "active"
 
 
-def test_a_copy_is_no_rename_and_leaves_the_first_record_where_it_is(tmp_path: Path) -> None:
+def test_copied_file_leaves_first_record_in_place(tmp_path: Path) -> None:
     with lived(tmp_path, MOVED) as (home, cloud):
         data = (home.models / MOVED).read_bytes()
         home.write(NEW_PLACE, data)
@@ -110,7 +110,7 @@ def test_a_copy_is_no_rename_and_leaves_the_first_record_where_it_is(tmp_path: P
         assert [path for path, *_ in standing(cloud)] == [f"models/{NEW_PLACE}", f"models/{MOVED}"]
 
 
-def test_a_server_that_changes_no_record_keeps_both_and_is_told_of_once(tmp_path: Path) -> None:
+def test_server_without_updates_keeps_both_records_and_one_warning(tmp_path: Path) -> None:
     with lived(tmp_path, CHANGED, MOVED, update_off=405) as (home, cloud):
         change(home, CHANGED)
         move(home, MOVED, NEW_PLACE)
@@ -129,7 +129,7 @@ def test_a_server_that_changes_no_record_keeps_both_and_is_told_of_once(tmp_path
         assert not home.once().events("record.not_retired")
 
 
-def test_where_a_path_has_one_record_the_old_one_makes_room_for_the_new(tmp_path: Path) -> None:
+def test_old_record_is_disabled_first_if_a_path_has_one_record(tmp_path: Path) -> None:
     with lived(tmp_path, CHANGED, unique_paths=Unique.EXACT) as (home, cloud):
         change(home, CHANGED)
         done = again(home)
@@ -140,7 +140,7 @@ def test_where_a_path_has_one_record_the_old_one_makes_room_for_the_new(tmp_path
         assert (f"models/{CHANGED}", "active", home.sha256(CHANGED)) in standing(cloud)
 
 
-def test_where_even_that_is_refused_the_old_record_is_put_in_force_again(tmp_path: Path) -> None:
+def test_old_record_is_enabled_again_if_register_is_refused(tmp_path: Path) -> None:
     clash = {"unique_paths": Unique.EXACT, "disabled_records_clash": True}
     with lived(tmp_path, CHANGED, **clash) as (home, cloud):
         before = standing(cloud)
@@ -154,7 +154,7 @@ def test_where_even_that_is_refused_the_old_record_is_put_in_force_again(tmp_pat
         assert "new name" in file["advice"]
 
 
-def test_a_deleted_file_changes_nothing_in_the_cloud_unless_asked_for(tmp_path: Path) -> None:
+def test_deleted_file_changes_nothing_in_the_cloud_by_default(tmp_path: Path) -> None:
     with lived(tmp_path, CHANGED, GONE) as (home, cloud):
         before = standing(cloud)
         (home.models / GONE).unlink()
@@ -166,7 +166,7 @@ def test_a_deleted_file_changes_nothing_in_the_cloud_unless_asked_for(tmp_path: 
 @pytest.mark.parametrize(
     ("on_delete", "left"), [("disable", ["disabled"]), ("delete", [])], ids=["disable", "delete"]
 )
-def test_the_record_of_a_deleted_file_follows_it_after_the_grace(
+def test_record_of_deleted_file_is_retired_after_grace(
     on_delete: str, left: list[str], tmp_path: Path
 ) -> None:
     with lived(tmp_path, CHANGED, GONE) as (home, cloud):
@@ -184,7 +184,7 @@ def test_the_record_of_a_deleted_file_follows_it_after_the_grace(
         ]
 
 
-def test_more_deletions_at_once_than_allowed_are_all_held_back_and_said(tmp_path: Path) -> None:
+def test_more_deletions_than_allowed_are_blocked_and_reported(tmp_path: Path) -> None:
     with lived(tmp_path, CHANGED, MOVED, GONE) as (home, cloud):
         home.env |= {
             "SYNCD_CATALOG__ON_DELETE": "delete",
@@ -201,7 +201,7 @@ def test_more_deletions_at_once_than_allowed_are_all_held_back_and_said(tmp_path
         assert (said["records"], said["most"]) == (2, 1)
 
 
-def test_a_record_that_somebody_else_made_is_never_touched(tmp_path: Path) -> None:
+def test_record_of_another_maker_is_never_changed(tmp_path: Path) -> None:
     with lived(tmp_path, CHANGED, MOVED, GONE) as (home, cloud):
         stranger = Home.at(tmp_path / "other", cloud)
         for rel_path in (CHANGED, MOVED, GONE):
@@ -222,7 +222,7 @@ def test_a_record_that_somebody_else_made_is_never_touched(tmp_path: Path) -> No
         assert "delete_model" not in [entry.call for entry in cloud.history.entries()]
 
 
-def test_bytes_that_come_back_are_in_force_again(tmp_path: Path) -> None:
+def test_record_of_restored_bytes_is_enabled_again(tmp_path: Path) -> None:
     with lived(tmp_path, CHANGED) as (home, cloud):
         old = (home.models / CHANGED).read_bytes()
         change(home, CHANGED)

@@ -142,7 +142,7 @@ HUGE: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", HUGE)
-def test_memory_stays_flat_whatever_a_file_holds(tmp_path: Path, case: str) -> None:
+def test_I17_memory_is_bounded_for_any_content(tmp_path: Path, case: str) -> None:
     name, make, expected = HUGE[case]
     path = tmp_path / name
     path.write_bytes(make())
@@ -186,7 +186,7 @@ INDEXES: dict[str, tuple[Callable[[int], str], str]] = {
 
 
 @pytest.mark.parametrize("case", INDEXES)
-def test_I17_memory_stays_flat_for_the_largest_index_of_shards(tmp_path: Path, case: str) -> None:
+def test_I17_memory_is_bounded_for_the_largest_index_of_shards(tmp_path: Path, case: str) -> None:
     entry, expected = INDEXES[case]
     path = tmp_path / "model.safetensors.index.json"
     path.write_bytes(index_of(entry))
@@ -238,7 +238,7 @@ def touch(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("case", ORDINARY)
-def test_a_header_of_one_mebibyte_costs_no_more_than_a_few_passes_over_it(case: str) -> None:
+def test_header_of_one_mebibyte_costs_a_few_passes_over_it(case: str) -> None:
     name, make = ORDINARY[case]
     content = make()
     fd = os.memfd_create("model")

@@ -85,7 +85,7 @@ def tensors(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_safetensors_file_is_whole_to_both_and_cut_to_both(tensors: Path) -> None:
+def test_safetensors_whole_and_truncated_get_the_official_verdict(tensors: Path) -> None:
     assert ours(tensors) == Structure(True, None, "safetensors")
     assert accepts(read_safetensors, tensors)
 
@@ -96,7 +96,7 @@ def test_a_safetensors_file_is_whole_to_both_and_cut_to_both(tensors: Path) -> N
         assert not accepts(read_safetensors, tensors)
 
 
-def test_a_longer_safetensors_file_is_whole_to_us_only(tensors: Path) -> None:
+def test_safetensors_with_extra_bytes_is_complete_unlike_official_verdict(tensors: Path) -> None:
     """ComfyUI loads such files, so the official reader's refusal is not ours."""
     with tensors.open("ab") as file:
         file.write(bytes(100))
@@ -131,7 +131,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_hand_made_safetensors_headers_get_the_same_verdict(tmp_path: Path, case: str) -> None:
+def test_handmade_safetensors_header_gets_the_official_verdict(tmp_path: Path, case: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(model_files.safetensors(HEADERS[case].encode().ljust(8), bytes(4)))
 
@@ -147,7 +147,9 @@ LENIENT = {
 
 
 @pytest.mark.parametrize("case", LENIENT)
-def test_what_only_the_official_reader_refuses_is_whole_to_us(tmp_path: Path, case: str) -> None:
+def test_header_that_only_the_official_reader_refuses_is_complete(
+    tmp_path: Path, case: str
+) -> None:
     """We ask whether the bytes are there, not whether they make sense."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(model_files.safetensors(LENIENT[case].encode(), bytes(4)))
@@ -187,7 +189,7 @@ def unpadded_end(path: Path) -> int:
 
 
 @pytest.mark.parametrize("alignment", [8, 32, 256])
-def test_a_gguf_file_is_whole_to_both_and_cut_to_both(tmp_path: Path, alignment: int) -> None:
+def test_gguf_whole_and_truncated_get_the_official_verdict(tmp_path: Path, alignment: int) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(path, list(gguf.GGML_QUANT_SIZES), alignment=alignment)
     end = unpadded_end(path)
@@ -202,7 +204,7 @@ def test_a_gguf_file_is_whole_to_both_and_cut_to_both(tmp_path: Path, alignment:
         assert not accepts(read_gguf, path)
 
 
-def test_a_gguf_file_cut_within_its_last_padding_is_cut_to_us_only(tmp_path: Path) -> None:
+def test_gguf_truncated_within_last_padding_is_incomplete(tmp_path: Path) -> None:
     """Every writer pads the last tensor, so a file without that padding was cut."""
     path = tmp_path / "model.gguf"
     write_gguf(path, [Type.Q4_K])
@@ -212,7 +214,7 @@ def test_a_gguf_file_cut_within_its_last_padding_is_cut_to_us_only(tmp_path: Pat
     assert accepts(read_gguf, path)
 
 
-def test_a_big_endian_gguf_file_is_whole_to_both_and_cut_to_both(tmp_path: Path) -> None:
+def test_big_endian_gguf_whole_and_truncated_get_the_official_verdict(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(path, [Type.F16], endianess=gguf.GGUFEndian.BIG)
     end = unpadded_end(path)
@@ -224,7 +226,7 @@ def test_a_big_endian_gguf_file_is_whole_to_both_and_cut_to_both(tmp_path: Path)
     assert not accepts(read_gguf, path)
 
 
-def test_a_longer_gguf_file_is_whole_to_both(tmp_path: Path) -> None:
+def test_gguf_with_extra_bytes_gets_the_official_verdict(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(path, [Type.F32])
     with path.open("ab") as file:
@@ -235,7 +237,7 @@ def test_a_longer_gguf_file_is_whole_to_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 4, 70_000])
-def test_other_versions_of_gguf_are_refused_by_both(tmp_path: Path, version: int) -> None:
+def test_gguf_of_other_version_gets_the_official_verdict(tmp_path: Path, version: int) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(path, [Type.F32])
     with path.open("r+b") as file:
@@ -246,7 +248,7 @@ def test_other_versions_of_gguf_are_refused_by_both(tmp_path: Path, version: int
     assert not accepts(read_gguf, path)
 
 
-def test_we_know_the_tensor_types_of_gguf_and_their_sizes() -> None:
+def test_gguf_tensor_types_equal_the_official_table() -> None:
     theirs = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
 
     assert dict(TENSOR_TYPES) == theirs
@@ -270,7 +272,7 @@ def shipped() -> list[tuple[Path, str]]:
     ]
 
 
-def test_weights_that_packages_ship_are_whole_and_one_byte_less_is_not(tmp_path: Path) -> None:
+def test_shipped_weights_are_complete_and_one_byte_less_is_not(tmp_path: Path) -> None:
     found = shipped()
     for source, kind in found:
         path = tmp_path / source.name.replace(".jit", ".pt")

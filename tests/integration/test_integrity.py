@@ -69,7 +69,7 @@ def judged(root: Path, rel_path: str, *, lease: bool = True) -> integrity.Judgem
         ("error.pt", b'{"error": "no such model"}', "refused", "saved error message"),
     ],
 )
-def test_I05_what_is_no_whole_model_is_planned_shown_and_never_presigned(
+def test_I05_incomplete_model_is_planned_shown_and_never_presigned(
     home: Home, cloud: Sandbox, name: str, content: bytes, state: str, words: str
 ) -> None:
     path = f"checkpoints/{name}"
@@ -87,7 +87,7 @@ def test_I05_what_is_no_whole_model_is_planned_shown_and_never_presigned(
     assert presigned(cloud, path) == 0
 
 
-def test_an_incomplete_file_is_registered_once_it_is_whole(home: Home, cloud: Sandbox) -> None:
+def test_incomplete_file_is_registered_once_it_is_complete(home: Home, cloud: Sandbox) -> None:
     whole = weights(os.urandom(5000))
     home.write(HALF, whole[:3000])
     first = home.once()
@@ -100,9 +100,7 @@ def test_an_incomplete_file_is_registered_once_it_is_whole(home: Home, cloud: Sa
     assert records(cloud)[f"models/{HALF}"] == home.sha256(HALF)
 
 
-def test_a_file_that_has_not_the_hash_its_download_noted_is_kept_back(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_file_with_other_hash_than_noted_is_not_uploaded(home: Home, cloud: Sandbox) -> None:
     path = home.write(HALF, weights(b"whole, and not what the hub sent"))
     note = path.parent / ".cache/huggingface/download/half.safetensors.metadata"
     note.parent.mkdir(parents=True)
@@ -130,7 +128,7 @@ def write_by_a_process(path: Path, source: Path, upto: int) -> subprocess.Popen[
 
 
 @pytest.mark.parametrize("lease", ["true", "false"])
-def test_I05_half_a_file_whose_writer_was_killed_is_not_presigned_before_it_is_finished(
+def test_I05_half_file_of_killed_writer_is_not_presigned_until_complete(
     home: Home, cloud: Sandbox, lease: str
 ) -> None:
     home.env["SYNCD_SETTLE__READ_LEASE"] = lease
@@ -159,13 +157,13 @@ def test_I05_half_a_file_whose_writer_was_killed_is_not_presigned_before_it_is_f
 # -- one look --------------------------------------------------------------------------------------
 
 
-def test_a_whole_file_is_sound(tmp_path: Path) -> None:
+def test_complete_file_is_valid(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "vae/x.safetensors", 5000)
 
     assert judged(tmp_path, "vae/x.safetensors") == integrity.VALID
 
 
-def test_a_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path) -> None:
+def test_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", 4 * MIB)
     content = path.read_bytes()
     with path.open("wb") as file:
@@ -183,7 +181,7 @@ def test_a_file_with_holes_is_incomplete_although_its_header_fits(tmp_path: Path
     assert judged(tmp_path, "x.safetensors") == integrity.VALID
 
 
-def test_holes_are_nobodys_business_where_no_format_says_what_is_whole(tmp_path: Path) -> None:
+def test_file_with_holes_of_unknown_format_is_valid(tmp_path: Path) -> None:
     with (tmp_path / "x.pt").open("wb") as file:
         file.write(b"\x01" * 100)
         file.truncate(MIB)
@@ -191,7 +189,7 @@ def test_holes_are_nobodys_business_where_no_format_says_what_is_whole(tmp_path:
     assert judged(tmp_path, "x.pt") == integrity.VALID
 
 
-def test_a_file_that_somebody_has_open_for_writing_waits(tmp_path: Path) -> None:
+def test_file_open_for_writing_waits(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", 5000)
     with path.open("r+b"):
         open_for_writing = judged(tmp_path, "x.safetensors")
@@ -203,7 +201,7 @@ def test_a_file_that_somebody_has_open_for_writing_waits(tmp_path: Path) -> None
     assert not_asked == open_for_reading == integrity.VALID
 
 
-def test_the_lease_is_given_back_at_once(tmp_path: Path) -> None:
+def test_lease_is_released_after_check(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", 5000)
     with path.open("rb") as file:
         assert not integrity.has_writer(file.fileno())
@@ -211,7 +209,7 @@ def test_the_lease_is_given_back_at_once(tmp_path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 
-def test_a_file_that_moved_meanwhile_is_not_judged(tmp_path: Path) -> None:
+def test_file_that_changed_since_its_fingerprint_is_not_judged(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", 5000)
     before = found(tmp_path, "x.safetensors")
     path.write_bytes(weights(bytes(100)))
@@ -230,7 +228,7 @@ def open_to_all() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_file_that_may_not_be_read_is_unreadable_with_what_helps(open_to_all: Path) -> None:
+def test_file_without_read_permission_is_unreadable_with_advice(open_to_all: Path) -> None:
     write_safetensors(open_to_all / "x.safetensors", 5000).chmod(0)
     with as_somebody_else():
         judgement = judged(open_to_all, "x.safetensors")

@@ -155,9 +155,7 @@ def laid_out(tmp_path: Path) -> Home:
     return home
 
 
-def test_the_plan_explains_each_of_1000_files_and_each_of_40_traps(
-    laid_out: Home, tmp_path: Path
-) -> None:
+def test_plan_explains_1000_files_and_40_traps(laid_out: Home, tmp_path: Path) -> None:
     done = laid_out.run("--config", str(tmp_path / "config.toml"), "plan", "--json")
     assert done.code == 0, done.err
     files = json.loads(done.out)["files"]
@@ -177,7 +175,7 @@ def test_the_plan_explains_each_of_1000_files_and_each_of_40_traps(
     assert all(file["reason"] and file["rule"] for file in files)
 
 
-def test_the_plan_for_people_names_each_trap_with_its_rule(laid_out: Home, tmp_path: Path) -> None:
+def test_plan_text_names_each_trap_with_its_rule(laid_out: Home, tmp_path: Path) -> None:
     laid_out.env["COLUMNS"] = "4000"
     done = laid_out.run("--config", str(tmp_path / "config.toml"), "plan")
     lines = [line.rstrip() for line in done.out.splitlines()]

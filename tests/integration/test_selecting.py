@@ -32,9 +32,7 @@ def plan_of(home: Home) -> dict[str, dict[str, Any]]:
 # -- names -----------------------------------------------------------------------------------------
 
 
-def test_a_refused_name_is_shown_with_its_characters_and_the_line_that_mends_it(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_refused_name_is_shown_with_characters_and_config_line(home: Home, cloud: Sandbox) -> None:
     home.write(ODD, weights(b"odd"))
 
     planned = plan_of(home)[ODD]
@@ -48,9 +46,7 @@ def test_a_refused_name_is_shown_with_its_characters_and_the_line_that_mends_it(
         assert part in told["reason"]
 
 
-def test_the_line_that_was_named_registers_the_file_and_sends_nothing_else_again(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_shown_config_line_registers_the_file_only(home: Home, cloud: Sandbox) -> None:
     home.write(ODD, weights(b"odd"))
     home.once()
     before = len(deeds(cloud))
@@ -69,7 +65,7 @@ def test_the_line_that_was_named_registers_the_file_and_sends_nothing_else_again
     assert home.counts() == {"registered": 3}
 
 
-def test_names_that_become_equal_are_a_conflict_till_the_map_changes(
+def test_names_mapped_to_one_are_a_conflict_until_the_map_changes(
     home: Home, cloud: Sandbox
 ) -> None:
     home.write(ODD, weights(b"odd"))
@@ -89,9 +85,7 @@ def test_names_that_become_equal_are_a_conflict_till_the_map_changes(
 # -- selection -------------------------------------------------------------------------------------
 
 
-def test_what_is_left_out_and_taken_in_again_stays_registered_without_a_deed(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_file_excluded_and_selected_again_stays_registered(home: Home, cloud: Sandbox) -> None:
     home.once()
     before = len(deeds(cloud))
     home.env["SYNCD_SELECT__EXCLUDE"] = "/loras/"
@@ -106,7 +100,7 @@ def test_what_is_left_out_and_taken_in_again_stays_registered_without_a_deed(
     assert deeds(cloud)[before:] == []
 
 
-def test_the_plan_names_the_rule_that_took_or_left_each_file(home: Home) -> None:
+def test_plan_names_the_rule_for_each_file(home: Home) -> None:
     home.write(".syncdignore", b"/unet/old*\n")
     home.write("unet/old_1.ckpt", b"x")
     home.write("unet/large.ckpt", b"x" * 5000)
@@ -131,9 +125,7 @@ def test_the_plan_names_the_rule_that_took_or_left_each_file(home: Home) -> None
     }
 
 
-def test_an_ignore_file_that_changes_counts_while_the_daemon_runs(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_changed_ignore_file_is_applied_by_the_running_daemon(home: Home, cloud: Sandbox) -> None:
     home.write(".syncdignore", b"*.pt\n")
     with home.daemon() as daemon:
         until(lambda: home.counts().get("registered") == 1, "the file that is not left out")
@@ -145,9 +137,7 @@ def test_an_ignore_file_that_changes_counts_while_the_daemon_runs(
     assert waiting == "excluded by *.pt (.syncdignore)"
 
 
-def test_nothing_is_sent_while_an_ignore_file_cannot_be_understood(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_invalid_ignore_file_stops_uploads(home: Home, cloud: Sandbox) -> None:
     home.write(".syncdignore", b"fine\n!\n")
 
     planned, done = home.run("plan"), home.once()
@@ -158,7 +148,7 @@ def test_nothing_is_sent_while_an_ignore_file_cannot_be_understood(
     assert records(cloud) == {}
 
 
-def test_of_what_lay_there_the_smallest_go_first(home: Home, cloud: Sandbox) -> None:
+def test_backfill_uploads_smallest_files_first(home: Home, cloud: Sandbox) -> None:
     home.env |= {"SYNCD_UPLOAD__FILES": "1"}
     for number, size in enumerate((900, 100, 500)):
         home.write(f"unet/{number}.ckpt", bytes([number]) * size)
@@ -169,7 +159,7 @@ def test_of_what_lay_there_the_smallest_go_first(home: Home, cloud: Sandbox) -> 
     assert order == [100, 500, 900, 2000, 3000]
 
 
-def test_what_comes_later_has_priority_over_what_lay_there(home: Home, cloud: Sandbox) -> None:
+def test_new_file_has_priority_over_backfill(home: Home, cloud: Sandbox) -> None:
     home.once()
     home.write("loras/trained.safetensors", weights(b"the last epoch"))
     home.once()
@@ -201,7 +191,7 @@ def put(path: Path, data: bytes) -> None:
     path.write_bytes(weights(data))
 
 
-def test_a_folder_of_extra_model_paths_is_registered_under_its_type(
+def test_extra_model_path_is_registered_under_its_type(
     home: Home, cloud: Sandbox, extra: Path
 ) -> None:
     put(extra / "sub/mine.pt", b"more weights")
@@ -220,7 +210,7 @@ def test_a_folder_of_extra_model_paths_is_registered_under_its_type(
     assert f"{extra}/odd (2).pt" in done.out
 
 
-def test_a_folder_that_is_not_there_is_no_error_and_is_found_once_it_is(
+def test_missing_extra_model_path_is_found_once_it_exists(
     home: Home, cloud: Sandbox, extra: Path
 ) -> None:
     assert home.once().code == 0
@@ -230,7 +220,7 @@ def test_a_folder_that_is_not_there_is_no_error_and_is_found_once_it_is(
     assert "models/loras/late.pt" in records(cloud)
 
 
-def test_the_daemon_watches_a_folder_that_appears_later(
+def test_daemon_watches_extra_model_path_that_appears_later(
     home: Home, cloud: Sandbox, extra: Path
 ) -> None:
     with home.daemon() as daemon:
@@ -242,7 +232,7 @@ def test_the_daemon_watches_a_folder_that_appears_later(
         daemon.stop()
 
 
-def test_a_folder_that_held_models_and_is_gone_means_that_nothing_is_judged(
+def test_missing_extra_model_path_that_held_models_is_a_hold(
     home: Home, cloud: Sandbox, extra: Path
 ) -> None:
     put(extra / "mine.pt", b"mine")
@@ -256,7 +246,7 @@ def test_a_folder_that_held_models_and_is_gone_means_that_nothing_is_judged(
     assert home.file("mine.pt")["state"] == "registered"
 
 
-def test_of_two_files_with_one_name_the_one_that_comfyui_loads_is_sent(
+def test_file_that_comfyui_loads_is_sent_of_two_with_one_name(
     home: Home, cloud: Sandbox, extra: Path
 ) -> None:
     put(extra / "one.safetensors", b"the other one")
@@ -275,7 +265,7 @@ def test_of_two_files_with_one_name_the_one_that_comfyui_loads_is_sent(
     assert planned["files_by_action"] == {"upload": 3, "shadowed": 2}
 
 
-def test_when_the_loaded_file_goes_the_shadowed_one_takes_its_place_and_gives_way_again(
+def test_shadowed_file_is_sent_while_the_loaded_one_is_gone(
     home: Home, cloud: Sandbox, extra: Path
 ) -> None:
     put(extra / "one.safetensors", b"the other one")
@@ -291,7 +281,7 @@ def test_when_the_loaded_file_goes_the_shadowed_one_takes_its_place_and_gives_wa
     assert sorted(taken) == [HEADER + len(b"the other one"), 2000, 3000, 3000]
 
 
-def test_a_folder_that_is_no_longer_named_is_forgotten_and_known_again_when_it_is(
+def test_extra_model_path_removed_and_added_again_is_known_again(
     home: Home, cloud: Sandbox, extra: Path
 ) -> None:
     put(extra / "mine.pt", b"mine")
@@ -308,9 +298,7 @@ def test_a_folder_that_is_no_longer_named_is_forgotten_and_known_again_when_it_i
     assert deeds(cloud)[before:] == []
 
 
-def test_another_spelling_of_the_models_directory_is_the_same_root(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_models_directory_with_other_spelling_is_the_same_root(home: Home, cloud: Sandbox) -> None:
     home.once()
     before = len(deeds(cloud))
     (home.state.parent / "workspace").symlink_to(home.models)
@@ -324,9 +312,7 @@ def test_another_spelling_of_the_models_directory_is_the_same_root(
     assert deeds(cloud)[before:] == []
 
 
-def test_a_backfill_leaves_what_the_day_has_no_room_for_and_says_so(
-    home: Home, cloud: Sandbox
-) -> None:
+def test_backfill_reports_files_beyond_the_daily_limit(home: Home, cloud: Sandbox) -> None:
     home.env["SYNCD_LIMITS__MAX_BYTES_PER_DAY"] = "1500"
     for number in range(4):
         home.write(f"loras/{number}.safetensors", weights(bytes(1000 + number)))

@@ -57,8 +57,8 @@ NEAREST = {
         "tests/matrix/test_last_look.py tests/matrix/test_promises.py tests/matrix/test_matrix_server.py"
         " -k 'last_look or I09 or F36 or F41'"
     ),
-    "syncd/ingest/ingester.py": "tests/integration/test_intake.py",
-    "syncd/ingest/settle_tracker.py": "tests/integration/test_intake.py",
+    "syncd/ingest/ingester.py": "tests/integration/test_ingester.py",
+    "syncd/ingest/settle_tracker.py": "tests/integration/test_ingester.py",
 }
 """Tests of a module, or of a folder; a module of ``core`` is tested by what imports it."""
 

@@ -50,7 +50,7 @@ def safetensors_text(text: str | bytes, data: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
-def test_a_whole_file_is_complete_and_its_format_known(
+def test_whole_file_is_complete_with_its_format(
     look: Look, content: bytes, name: str, kind: str
 ) -> None:
     verdict = look(content, name)
@@ -60,7 +60,7 @@ def test_a_whole_file_is_complete_and_its_format_known(
 
 
 @pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
-def test_a_file_cut_anywhere_is_not_complete(
+def test_file_truncated_anywhere_is_not_complete(
     look: Look, content: bytes, name: str, kind: str
 ) -> None:
     passed = [n for n in range(len(content)) if look(content[:n], name).complete]
@@ -69,7 +69,7 @@ def test_a_file_cut_anywhere_is_not_complete(
 
 
 @pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
-def test_a_file_cut_after_it_was_opened_is_not_complete(
+def test_file_truncated_after_open_is_not_complete(
     look: Look, content: bytes, name: str, kind: str
 ) -> None:
     shorter = len(content) // 3
@@ -78,13 +78,13 @@ def test_a_file_cut_after_it_was_opened_is_not_complete(
 
 
 @pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
-def test_the_case_of_the_ending_and_the_folder_do_not_matter(
+def test_extension_is_recognized_in_any_case_and_folder(
     look: Look, content: bytes, name: str, kind: str
 ) -> None:
     assert look(content, f"LLM/a.b/{name.upper()}").format == kind
 
 
-def test_the_descriptor_keeps_its_offset_and_stays_open() -> None:
+def test_check_keeps_descriptor_open_at_its_offset() -> None:
     fd = os.memfd_create("model")
     try:
         os.write(fd, model_files.safetensors_of(2))
@@ -96,7 +96,7 @@ def test_the_descriptor_keeps_its_offset_and_stays_open() -> None:
         os.close(fd)
 
 
-def test_what_cannot_be_read_is_the_callers_error() -> None:
+def test_read_error_reaches_the_caller() -> None:
     fd = os.open("/", os.O_RDONLY)
     try:
         with pytest.raises(IsADirectoryError):
@@ -106,14 +106,14 @@ def test_what_cannot_be_read_is_the_callers_error() -> None:
 
 
 @pytest.mark.parametrize("ending", sorted(ENDINGS))
-def test_no_weights_file_has_less_than_sixteen_bytes(look: Look, ending: str) -> None:
+def test_weights_file_below_sixteen_bytes_is_incomplete(look: Look, ending: str) -> None:
     verdict = look(b"\x80\x04K\x01.", f"m{ending}")
 
     assert verdict == Structure(False, "incomplete: 5 bytes are too few for a model", None)
 
 
 @pytest.mark.parametrize("ending", sorted(ENDINGS))
-def test_a_pointer_of_git_lfs_is_no_model(look: Look, ending: str) -> None:
+def test_git_lfs_pointer_is_not_a_model(look: Look, ending: str) -> None:
     pointer = (
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4265146304\n"
     )
@@ -133,7 +133,7 @@ PAGES = {
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("ending", sorted(ENDINGS))
-def test_a_saved_page_is_named_as_such(look: Look, page: str, ending: str) -> None:
+def test_saved_page_is_reported_as_such(look: Look, page: str, ending: str) -> None:
     content, reason = PAGES[page]
     verdict = look(content, f"m{ending}")
 
@@ -142,7 +142,7 @@ def test_a_saved_page_is_named_as_such(look: Look, page: str, ending: str) -> No
 
 
 @pytest.mark.parametrize("first", [b"<", b"{"])
-def test_a_whole_file_may_begin_like_a_page(look: Look, first: bytes) -> None:
+def test_whole_file_that_starts_like_a_page_is_complete(look: Look, first: bytes) -> None:
     header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(first[0])
     content = model_files.safetensors(header)
 
@@ -151,7 +151,7 @@ def test_a_whole_file_may_begin_like_a_page(look: Look, first: bytes) -> None:
 
 
 @pytest.mark.parametrize("first", [b"<", b"{"])
-def test_binary_that_begins_like_a_page_is_no_page(look: Look, first: bytes) -> None:
+def test_binary_file_that_starts_like_a_page_is_not_a_page(look: Look, first: bytes) -> None:
     assert look(first + bytes(60), "m.bin").complete
     assert look(first + bytes(60), "m.onnx").sentence.startswith("damaged: ")
 
@@ -164,7 +164,7 @@ def test_binary_that_begins_like_a_page_is_no_page(look: Look, first: bytes) -> 
         (bytes(100), "m.bin"),
     ],
 )
-def test_a_weights_file_of_no_known_format_passes_unchecked(
+def test_weights_file_of_unknown_format_is_not_checked(
     look: Look, content: bytes, name: str
 ) -> None:
     verdict = look(content, name)
@@ -180,7 +180,9 @@ def test_other_files_are_not_checked(look: Look) -> None:
 
 @pytest.mark.parametrize("ending", [".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl"])
 @pytest.mark.parametrize("kind", ["zip", "pickle", "torch legacy", "gguf"])
-def test_behind_torchs_endings_the_content_decides(look: Look, ending: str, kind: str) -> None:
+def test_torch_extension_leaves_the_format_to_the_content(
+    look: Look, ending: str, kind: str
+) -> None:
     for sample in SAMPLES[kind][1]:
         assert look(sample, f"m{ending}").format == kind
         assert not look(sample[:-1], f"m{ending}").complete
@@ -199,7 +201,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_what_a_header_skips_is_not_read(tmp_path: Path, read: list[int]) -> None:
+def test_skipped_part_of_header_is_not_read(tmp_path: Path, read: list[int]) -> None:
     path, large = tmp_path / "m.gguf", 4_000_000
     with path.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 20))
@@ -216,7 +218,7 @@ def test_what_a_header_skips_is_not_read(tmp_path: Path, read: list[int]) -> Non
     assert sum(read) < 20 * 20_000
 
 
-def test_what_a_header_holds_is_read_in_large_pieces(look: Look, read: list[int]) -> None:
+def test_header_is_read_in_large_pieces(look: Look, read: list[int]) -> None:
     words = b"".join(model_files.gguf_string(f"{i}") for i in range(100_000))
     array = model_files.gguf_pair("k", 9, struct.pack("<IQ", 8, 100_000) + words)
 
@@ -246,13 +248,8 @@ FITS: dict[str, str | bytes] = {
 
 
 @pytest.mark.parametrize("case", FITS)
-def test_a_safetensors_file_that_reaches_its_last_offset_is_complete(look: Look, case: str) -> None:
+def test_safetensors_file_with_all_offsets_is_complete(look: Look, case: str) -> None:
     assert look(safetensors_text(FITS[case], 4)).sentence == "complete: a whole safetensors file"
-
-
-@pytest.mark.parametrize("extra", [1, 4096])
-def test_a_safetensors_file_longer_than_needed_is_complete(look: Look, extra: int) -> None:
-    assert look(model_files.safetensors_of(3) + bytes(extra)).complete
 
 
 ESCAPED = "".join(f"\\u{ord(c):04x}" for c in "data_offsets")
@@ -272,21 +269,13 @@ SHORT = {
 
 @pytest.mark.parametrize("before", ["{", '{"first":{"data_offsets":[0,0]},'])
 @pytest.mark.parametrize("case", SHORT)
-def test_a_safetensors_file_shorter_than_its_last_offset_is_not(
+def test_safetensors_file_shorter_than_last_offset_is_incomplete(
     look: Look, case: str, before: str
 ) -> None:
     content = safetensors_text(before + SHORT[case][1:], 11)
 
     assert look(content).reason == "incomplete: header says 12 bytes of tensors, the file has 11"
     assert look(content + b"\0").complete
-
-
-def test_the_sentence_groups_thousands(look: Look) -> None:
-    content = safetensors_text('{"a":{"data_offsets":[0,4123]}}', 2000)
-
-    assert look(content).reason == (
-        "incomplete: header says 4,123 bytes of tensors, the file has 2,000"
-    )
 
 
 MALFORMED: dict[str, str | bytes] = {
@@ -333,7 +322,7 @@ MALFORMED: dict[str, str | bytes] = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_a_header_that_is_not_as_it_should_be_is_damage(look: Look, case: str) -> None:
+def test_malformed_safetensors_header_is_damaged(look: Look, case: str) -> None:
     verdict = look(safetensors_text(MALFORMED[case], 64))
 
     assert not verdict.complete
@@ -370,18 +359,18 @@ def test_header_too_large_to_parse_and_no_json_is_damaged(
 
 
 @pytest.mark.parametrize("text", ['{"__metadata__":%s}', '{"a":{"x":%s,"data_offsets":[0,0]}}'])
-def test_a_number_of_a_million_digits_is_refused_without_reading_it(look: Look, text: str) -> None:
+def test_header_with_number_of_a_million_digits_is_damaged(look: Look, text: str) -> None:
     assert look(safetensors_text(text % ("1" * 1_000_000))).sentence.startswith("damaged: ")
 
 
-def test_a_file_shorter_than_its_safetensors_header_says_so(look: Look) -> None:
+def test_file_shorter_than_safetensors_header_is_incomplete(look: Look) -> None:
     content = model_files.safetensors_of(2)[:100]
     header = 8 + int.from_bytes(content[:8], "little")
 
     assert look(content).reason == f"incomplete: the header takes {header} bytes, the file has 100"
 
 
-def test_a_header_length_beyond_the_limit_is_refused(look: Look) -> None:
+def test_header_length_above_limit_is_damaged(look: Look) -> None:
     for length in (safetensors.MAX_HEADER + 1, 2**63, 2**64 - 1):
         verdict = look(length.to_bytes(8, "little") + bytes(20))
 
@@ -393,7 +382,7 @@ def test_a_header_length_beyond_the_limit_is_refused(look: Look) -> None:
 # -- gguf ----------------------------------------------------------------------------------------
 
 
-def test_a_gguf_tensor_ends_where_its_blocks_and_the_alignment_say(look: Look) -> None:
+def test_gguf_tensor_ends_after_aligned_blocks(look: Look) -> None:
     for kind, (elements, size) in gguf.TENSOR_TYPES.items():
         end = -(-3 * size // 32) * 32
         content = model_files.gguf([], [("t", (elements, 3), kind, 64)], 64 + end)
@@ -404,14 +393,14 @@ def test_a_gguf_tensor_ends_where_its_blocks_and_the_alignment_say(look: Look) -
         )
 
 
-def test_the_last_gguf_tensor_need_not_be_listed_last(look: Look) -> None:
+def test_last_gguf_tensor_may_be_listed_first(look: Look) -> None:
     content = model_files.gguf([], [("b", (8,), 0, 32), ("a", (8,), 0, 0)], 64)
 
     assert look(content, "m.gguf").complete
     assert not look(content[:-1], "m.gguf").complete
 
 
-def test_a_gguf_file_without_tensors_ends_with_its_header(look: Look) -> None:
+def test_gguf_file_without_tensors_ends_with_its_header(look: Look) -> None:
     pair = model_files.gguf_pair("general.name", 8, model_files.gguf_string("vocabulary"))
     content = model_files.gguf([pair], [], 0, alignment=1)
 
@@ -419,7 +408,7 @@ def test_a_gguf_file_without_tensors_ends_with_its_header(look: Look) -> None:
     assert not look(content[:-1], "m.gguf").complete
 
 
-def test_an_unknown_gguf_tensor_type_leaves_the_end_open(look: Look) -> None:
+def test_gguf_file_with_unknown_tensor_type_is_not_checked(look: Look) -> None:
     content = model_files.gguf([], [("a", (8,), 0, 0), ("b", (64,), 777, 32)], 64)
 
     assert look(content, "m.gguf") == Structure(
@@ -482,7 +471,7 @@ BAD_GGUF = {
 
 
 @pytest.mark.parametrize("case", BAD_GGUF)
-def test_a_gguf_header_that_is_not_as_it_should_be_is_refused(look: Look, case: str) -> None:
+def test_malformed_gguf_header_is_refused(look: Look, case: str) -> None:
     content, reason = BAD_GGUF[case]
     verdict = look(content, "m.gguf")
 
@@ -490,7 +479,7 @@ def test_a_gguf_header_that_is_not_as_it_should_be_is_refused(look: Look, case: 
     assert verdict.sentence.startswith(reason)
 
 
-def test_a_gguf_header_may_not_go_on_for_ever(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gguf_header_above_limit_is_damaged(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf, "MAX_HEADER", 100)
 
     assert look(model_files.gguf_model(), "m.gguf").reason == (
@@ -501,7 +490,7 @@ def test_a_gguf_header_may_not_go_on_for_ever(look: Look, monkeypatch: pytest.Mo
 # -- zip -----------------------------------------------------------------------------------------
 
 
-def test_an_archive_inside_a_cut_archive_does_not_pass_for_it(look: Look) -> None:
+def test_truncated_archive_with_inner_archive_is_damaged(look: Look) -> None:
     outer = model_files.torch_zip(
         {"a": bytes(100), "inner.zip": model_files.torch_zip(), "z": bytes(100)}
     )
@@ -522,24 +511,24 @@ def commented(comment: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("comment", [b"x", b"y" * 65_535, b"PK\x05\x05" * 10])
-def test_a_comment_belongs_to_a_zip_archive(look: Look, comment: bytes) -> None:
+def test_zip_archive_includes_its_comment(look: Look, comment: bytes) -> None:
     content = commented(comment)
 
     assert look(content, "m.pt").complete
     assert look(content[:-1], "m.pt").sentence.startswith("incomplete: ")
 
 
-def test_a_little_rubbish_behind_a_zip_archive_is_tolerated_as_loaders_do(look: Look) -> None:
+def test_zip_archive_with_few_trailing_bytes_is_complete(look: Look) -> None:
     assert look(model_files.torch_zip() + bytes(1000), "m.pt").complete
     assert not look(model_files.torch_zip() + bytes(70_000), "m.pt").complete
 
 
-def test_an_empty_zip_archive_is_whole(look: Look) -> None:
+def test_empty_zip_archive_is_complete(look: Look) -> None:
     assert look(b"PK\x05\x06" + bytes(18), "m.pt").complete
 
 
 @pytest.mark.parametrize("archive_of", [model_files.torch_zip, model_files.torch_zip64])
-def test_a_hole_in_a_zip_archive_shows_at_the_entries_in_it(
+def test_zip_archive_with_zeroed_entry_is_damaged(
     look: Look, archive_of: Callable[[], bytes]
 ) -> None:
     content = bytearray(archive_of())
@@ -579,7 +568,7 @@ BAD_ZIP = {
 
 
 @pytest.mark.parametrize("case", BAD_ZIP)
-def test_a_zip_directory_that_is_not_as_it_should_be_is_damage(look: Look, case: str) -> None:
+def test_malformed_zip_directory_is_damaged(look: Look, case: str) -> None:
     verdict = look(BAD_ZIP[case], "m.pt")
 
     assert not verdict.complete
@@ -596,15 +585,13 @@ def wide_position(value: int) -> bytes:
 
 
 @pytest.mark.parametrize("position", [2**32, 2**63, 2**64 - 1])
-def test_an_entry_of_a_zip_archive_cannot_begin_behind_its_directory(
-    look: Look, position: int
-) -> None:
+def test_zip_entry_after_directory_is_damaged(look: Look, position: int) -> None:
     assert look(wide_position(position), "m.pt").reason == (
         "damaged: an entry of the zip archive begins behind its directory"
     )
 
 
-def test_an_entry_of_a_zip_archive_ends_before_the_directory_whatever_lies_unused(
+def test_zip_entry_that_runs_into_directory_is_damaged(
     look: Look,
 ) -> None:
     content = model_files.torch_zip({"a": bytes(5000), "b": b"bbbb"})
@@ -621,7 +608,7 @@ def test_an_entry_of_a_zip_archive_ends_before_the_directory_whatever_lies_unuse
     )
 
 
-def test_entries_of_a_zip_archive_cannot_share_their_bytes(look: Look) -> None:
+def test_zip_entries_that_share_bytes_are_damaged(look: Look) -> None:
     """Directory entries may all name one place: more bytes than there are in the file."""
     content = model_files.torch_zip({"a": bytes(1000)})
     start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
@@ -635,7 +622,7 @@ def test_entries_of_a_zip_archive_cannot_share_their_bytes(look: Look) -> None:
     )
 
 
-def test_a_zip_archive_has_a_largest_number_of_entries(
+def test_zip_archive_with_too_many_entries_is_damaged(
     look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "MAX_ENTRIES", 4)
@@ -648,7 +635,7 @@ def test_a_zip_archive_has_a_largest_number_of_entries(
 # -- pickles -------------------------------------------------------------------------------------
 
 
-def test_no_pickle_is_executed(look: Look, tmp_path: Path) -> None:
+def test_pickle_is_never_executed(look: Look, tmp_path: Path) -> None:
     class Executes:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "executed",)
@@ -671,7 +658,7 @@ def test_pickle_is_complete_if_it_ends_with_the_stop_opcode(look: Look, content:
 
 @pytest.mark.parametrize(("kind", "size"), sorted(pickles._STORAGES.items()))
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_legacy_file_holds_count_and_elements_of_each_storage(
+def test_legacy_file_contains_count_and_elements_of_each_storage(
     look: Look, kind: str, size: int, protocol: int
 ) -> None:
     content = model_files.torch_legacy(protocol, {kind: size}, elements=300)
@@ -684,7 +671,7 @@ def test_a_legacy_file_holds_count_and_elements_of_each_storage(
     )
 
 
-def test_a_legacy_file_with_an_unknown_storage_is_not_checked(look: Look) -> None:
+def test_legacy_file_with_unknown_storage_is_not_checked(look: Look) -> None:
     content = model_files.torch_legacy(2, {"FloatStorage": 4, "Float3Storage": 1})
 
     assert look(content[:-20], "m.pt") == Structure(
@@ -693,7 +680,7 @@ def test_a_legacy_file_with_an_unknown_storage_is_not_checked(look: Look) -> Non
 
 
 @pytest.mark.parametrize("limit", ["MAX_OPCODES", "MAX_STORAGES", "MAX_MEMO", "MAX_ARGUMENT"])
-def test_a_legacy_file_beyond_a_limit_is_not_checked(
+def test_legacy_file_above_a_limit_is_not_checked(
     look: Look, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(pickles, limit, 3)
@@ -703,13 +690,13 @@ def test_a_legacy_file_beyond_a_limit_is_not_checked(
     assert verdict.sentence.startswith("not checked: ")
 
 
-def test_a_legacy_file_that_names_its_storages_in_another_way_is_not_checked(look: Look) -> None:
+def test_legacy_file_with_unknown_persistent_ids_is_not_checked(look: Look) -> None:
     content = model_files.torch_legacy(2).replace(b"X\x07\0\0\0storage", b"X\x07\0\0\0storehs")
 
     assert look(content, "m.pt").reason == "not checked: it names storages in an unknown way"
 
 
-def test_a_legacy_file_cut_within_its_pickles_is_incomplete(look: Look) -> None:
+def test_legacy_file_truncated_within_pickles_is_incomplete(look: Look) -> None:
     content = model_files.torch_legacy(2)
 
     assert (
@@ -739,7 +726,7 @@ GOOD_ONNX = {
 
 
 @pytest.mark.parametrize("case", GOOD_ONNX)
-def test_an_onnx_model_is_complete_where_its_fields_fill_the_file(look: Look, case: str) -> None:
+def test_onnx_model_whose_fields_fill_the_file_is_complete(look: Look, case: str) -> None:
     assert look(GOOD_ONNX[case], "m.onnx").sentence == "complete: a whole onnx file"
 
 
@@ -761,7 +748,7 @@ BAD_ONNX = {
 
 
 @pytest.mark.parametrize("case", BAD_ONNX)
-def test_an_onnx_model_that_is_not_as_it_should_be_is_refused(look: Look, case: str) -> None:
+def test_malformed_onnx_model_is_refused(look: Look, case: str) -> None:
     content, reason = BAD_ONNX[case]
     verdict = look(content, "m.onnx")
 
@@ -769,7 +756,7 @@ def test_an_onnx_model_that_is_not_as_it_should_be_is_refused(look: Look, case: 
     assert verdict.sentence.startswith(reason)
 
 
-def test_an_onnx_model_has_a_largest_number_of_fields(
+def test_onnx_model_with_too_many_fields_is_damaged(
     look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx, "MAX_FIELDS", 20)

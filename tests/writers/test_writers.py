@@ -294,7 +294,7 @@ def table(written: Mapping[JobContext, Written], said: Mapping[JobContext, Said]
 
 @pytest.mark.needs(*PROGRAMS)
 @pytest.mark.parametrize("lease", ["true", "false"])
-def test_I05_half_a_model_of_a_real_program_is_never_presigned_and_a_finished_one_is_registered(
+def test_I05_half_model_of_real_program_is_never_presigned_and_complete_one_is_registered(
     home: Home, cloud: Sandbox, other_disk: Path, lease: str, request: pytest.FixtureRequest
 ) -> None:
     home.env["SYNCD_SETTLE__READ_LEASE"] = lease

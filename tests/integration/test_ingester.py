@@ -134,7 +134,7 @@ def scene(backfill: bool, clock: HandClock) -> Iterator[Scene]:
         store.close()
 
 
-async def test_only_a_backfill_takes_a_file_of_old_after_two_seconds(
+async def test_old_file_settles_after_two_seconds_in_a_backfill_only(
     scene: Scene, backfill: bool
 ) -> None:
     await scene.intake.walk(scene.root)
@@ -145,7 +145,7 @@ async def test_only_a_backfill_takes_a_file_of_old_after_two_seconds(
 
 
 @pytest.mark.parametrize("backfill", [True], indirect=True)
-async def test_an_age_by_a_clock_that_was_set_meanwhile_counts_for_nothing(scene: Scene) -> None:
+async def test_old_file_settles_after_whole_window_once_the_clock_was_set(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
     scene.clock.set_by_s = -5
 
@@ -156,7 +156,7 @@ async def test_an_age_by_a_clock_that_was_set_meanwhile_counts_for_nothing(scene
 
 @pytest.mark.parametrize("clock", [settling.OLD_S - 60], indirect=True)
 @pytest.mark.parametrize("backfill", [True], indirect=True)
-async def test_a_young_file_waits_for_its_whole_window_in_a_backfill_too(scene: Scene) -> None:
+async def test_young_file_settles_after_whole_window_in_a_backfill(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
 
     assert await scene.after(29.9) == 0
@@ -164,7 +164,7 @@ async def test_a_young_file_waits_for_its_whole_window_in_a_backfill_too(scene: 
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_a_file_that_cannot_be_looked_at_for_a_moment_is_looked_at_again(
+async def test_file_that_cannot_be_examined_is_examined_again(
     scene: Scene,
 ) -> None:
     await scene.intake.walk(scene.root)
@@ -181,7 +181,7 @@ async def test_a_file_that_cannot_be_looked_at_for_a_moment_is_looked_at_again(
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_a_file_that_is_open_for_writing_is_taken_when_it_is_closed(scene: Scene) -> None:
+async def test_file_open_for_writing_is_queued_once_it_is_closed(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
     with (scene.models / NAME).open("r+b"):
         assert await scene.after(30) == 0
@@ -196,7 +196,7 @@ async def test_a_file_that_is_open_for_writing_is_taken_when_it_is_closed(scene:
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_settling_file_is_told_with_its_size_and_the_seconds_left(scene: Scene) -> None:
+async def test_settling_file_is_shown_with_size_and_seconds_left(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
     scene.clock.passed_s += 12
 
@@ -207,7 +207,7 @@ async def test_settling_file_is_told_with_its_size_and_the_seconds_left(scene: S
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_settling_file_of_a_bundle_is_told_with_what_the_bundle_waits_for(
+async def test_settling_file_of_incomplete_bundle_is_shown_with_missing_member(
     scene: Scene,
 ) -> None:
     write_safetensors(scene.models / "diffusers/sd/unet.safetensors", 200)
@@ -221,7 +221,7 @@ async def test_settling_file_of_a_bundle_is_told_with_what_the_bundle_waits_for(
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_settling_file_that_waits_for_its_rival_is_told_so(scene: Scene) -> None:
+async def test_settling_file_with_clashing_name_is_shown_with_reason(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
     scene.clock.passed_s += 15
     write_safetensors(scene.models / "loras/X.safetensors", 200)
@@ -289,7 +289,7 @@ def closed(scene: Scene, *paths: str) -> list[Hint]:
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_more_hints_than_are_looked_at_in_one_go_are_all_looked_at(scene: Scene) -> None:
+async def test_more_hints_than_a_batch_are_all_processed(scene: Scene) -> None:
     names = [f"vae/{number:04}.safetensors" for number in range(BATCH + 1)]
     for name in names:
         write_safetensors(scene.models / name, 200)
@@ -300,7 +300,7 @@ async def test_more_hints_than_are_looked_at_in_one_go_are_all_looked_at(scene: 
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_I17_settled_files_are_queued_some_at_a_time_clashes_and_bundles_as_a_whole(
+async def test_I17_settled_files_are_queued_in_batches_with_clashes_and_bundles_together(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settle_tracker, "SETTLED_MAX", 3)
@@ -334,7 +334,7 @@ async def test_I17_settled_files_are_queued_some_at_a_time_clashes_and_bundles_a
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_of_several_words_about_a_path_the_last_one_counts(scene: Scene) -> None:
+async def test_last_of_several_hints_for_a_path_counts(scene: Scene) -> None:
     created, closed_ = Hint(scene.root.id, NAME, HintKind.CREATED), closed(scene, NAME)[0]
     await scene.intake.examine([created, closed_])
 
@@ -343,7 +343,7 @@ async def test_of_several_words_about_a_path_the_last_one_counts(scene: Scene) -
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_what_goes_and_what_comes_in_one_go_are_both_noticed(scene: Scene) -> None:
+async def test_deleted_and_new_file_in_one_batch_are_both_recorded(scene: Scene) -> None:
     await scene.intake.examine(closed(scene, NAME))
     await scene.after(WINDOWS.closed_s)
     (scene.models / NAME).unlink()
@@ -365,7 +365,7 @@ async def test_what_goes_and_what_comes_in_one_go_are_both_noticed(scene: Scene)
     ],
     ids=["gone, then here", "empty, then whole", "changed, then gone"],
 )
-async def test_of_two_looks_at_one_path_in_one_go_the_later_one_counts(
+async def test_later_of_two_results_for_a_path_in_one_batch_counts(
     scene: Scene,
     sizes: tuple[int | None, int | None],
     is_watched: bool,
@@ -392,7 +392,7 @@ async def test_of_two_looks_at_one_path_in_one_go_the_later_one_counts(
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_a_stop_breaks_off_what_is_looked_at_in_one_go(scene: Scene) -> None:
+async def test_stop_interrupts_a_batch(scene: Scene) -> None:
     scene.intake.stop()
 
     with pytest.raises(ScanStopped):
@@ -400,7 +400,7 @@ async def test_a_stop_breaks_off_what_is_looked_at_in_one_go(scene: Scene) -> No
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
-async def test_a_file_whose_shadow_went_is_judged_anew_though_its_hint_is_lost(
+async def test_shadowed_file_is_judged_again_although_its_hint_is_lost(
     scene: Scene,
 ) -> None:
     first, second = "text_encoders/t.safetensors", "clip/t.safetensors"

@@ -39,47 +39,47 @@ def note(etag: str = SHA, at_s: float | str = WRITTEN_S) -> str:
 
 
 @pytest.mark.parametrize("folder", ["", "checkpoints", "checkpoints/SDXL"])
-def test_a_note_is_found_from_any_folder_above_the_file(root: Path, folder: str) -> None:
+def test_note_is_found_in_any_folder_above_the_file(root: Path, folder: str) -> None:
     put(note_path(root, folder), note())
 
     assert expected_sha256(str(root), MODEL) == SHA
 
 
-def test_the_note_nearest_to_the_file_counts(root: Path) -> None:
+def test_nearest_note_counts(root: Path) -> None:
     put(note_path(root), note("0" * 64))
     put(note_path(root, "checkpoints/SDXL"), note())
 
     assert expected_sha256(str(root), MODEL) == SHA
 
 
-def test_without_a_note_nothing_is_expected(root: Path) -> None:
+def test_file_without_note_has_no_expected_hash(root: Path) -> None:
     put(note_path(root, model="checkpoints/SDXL/other.safetensors"), note())
 
     assert expected_sha256(str(root), MODEL) is None
 
 
-def test_notes_above_the_root_are_not_looked_at(root: Path) -> None:
+def test_note_above_the_root_is_ignored(root: Path) -> None:
     put(note_path(root), note())
 
     assert expected_sha256(str(root / "checkpoints"), "SDXL/model.safetensors") is None
 
 
 @pytest.mark.parametrize("later_s", [-100.0, 0.0, 0.9])
-def test_a_file_as_old_as_its_note_is_what_was_downloaded(root: Path, later_s: float) -> None:
+def test_file_as_old_as_its_note_has_expected_hash(root: Path, later_s: float) -> None:
     os.utime(root / MODEL, (WRITTEN_S + later_s, WRITTEN_S + later_s))
     put(note_path(root), note())
 
     assert expected_sha256(str(root), MODEL) == SHA
 
 
-def test_a_file_written_after_its_note_is_another_file(root: Path) -> None:
+def test_file_written_after_its_note_has_no_expected_hash(root: Path) -> None:
     put(note_path(root), note())
     os.utime(root / MODEL, (WRITTEN_S + 1.1, WRITTEN_S + 1.1))
 
     assert expected_sha256(str(root), MODEL) is None
 
 
-def test_an_outdated_note_does_not_hide_one_further_up(root: Path) -> None:
+def test_outdated_note_does_not_hide_one_further_up(root: Path) -> None:
     put(note_path(root, "checkpoints/SDXL"), note("0" * 64, WRITTEN_S - 60))
     put(note_path(root), note(at_s=time.time()))
 
@@ -95,7 +95,7 @@ def test_an_outdated_note_does_not_hide_one_further_up(root: Path) -> None:
         pytest.param(note().rstrip(), id="no last line end"),
     ],
 )
-def test_a_note_may_be_written_a_little_differently(root: Path, content: str) -> None:
+def test_note_with_other_spelling_is_accepted(root: Path, content: str) -> None:
     put(note_path(root), content)
 
     assert expected_sha256(str(root), MODEL) == SHA
@@ -119,13 +119,13 @@ def test_a_note_may_be_written_a_little_differently(root: Path, content: str) ->
         pytest.param(b"\xff\x00" * 100, id="binary"),
     ],
 )
-def test_a_note_that_is_none_is_passed_over(root: Path, content: str | bytes) -> None:
+def test_invalid_note_is_ignored(root: Path, content: str | bytes) -> None:
     put(note_path(root), content)
 
     assert expected_sha256(str(root), MODEL) is None
 
 
-def test_what_is_not_a_regular_file_is_no_note(root: Path) -> None:
+def test_note_that_is_not_a_regular_file_is_ignored(root: Path) -> None:
     note_path(root).mkdir(parents=True)
     fifo = note_path(root, "checkpoints")
     fifo.parent.mkdir(parents=True)
@@ -137,7 +137,7 @@ def test_what_is_not_a_regular_file_is_no_note(root: Path) -> None:
 @pytest.mark.parametrize(
     "rel_path", ["../b.sft", "SDXL/../../b.sft", "/b.sft", "", "..", "a\0.sft"]
 )
-def test_a_path_that_leaves_the_root_has_no_expected_hash(root: Path, rel_path: str) -> None:
+def test_path_outside_the_root_has_no_expected_hash(root: Path, rel_path: str) -> None:
     (root / "b.sft").write_bytes(b"model")
     put(note_path(root, model="b.sft"), note(at_s=time.time() + 60))
     assert expected_sha256(str(root), "b.sft") == SHA
@@ -145,7 +145,7 @@ def test_a_path_that_leaves_the_root_has_no_expected_hash(root: Path, rel_path: 
     assert expected_sha256(str(root / "checkpoints"), rel_path) is None
 
 
-def test_names_are_bytes(root: Path) -> None:
+def test_note_for_name_that_is_not_utf8_is_found(root: Path) -> None:
     name = os.fsdecode(b"checkpoints/\xff\n.safetensors")
     (root / name).write_bytes(b"model")
     put(note_path(root, model=name), note(at_s=time.time() + 60))
