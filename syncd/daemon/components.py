@@ -34,6 +34,7 @@ from syncd.core.jobs.late import LATEST_S
 from syncd.core.notifications import signing_key
 from syncd.core.transfer import rates
 from syncd.core.transfer.concurrency import AdaptiveConcurrency
+from syncd.daemon.credential_check import CredentialCheck
 from syncd.daemon.team_guard import TeamGuard
 from syncd.disk_full import DiskFullRetry
 from syncd.errors import JobError, StateError
@@ -45,6 +46,7 @@ from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.ingester import Ingester
 from syncd.ingest.settle_tracker import SettleTracker
 from syncd.maintenance.abort_uploads import UploadAborter
+from syncd.maintenance.loop import MaintenanceLoop
 from syncd.maintenance.reconcile import Reconciler
 from syncd.maintenance.retire_records import Policy, RecordCleanup
 from syncd.monitoring.progress import Meter, Tally
@@ -101,7 +103,6 @@ class Callbacks:
     Args:
         settings: Those in force now, whatever was reloaded meanwhile.
         hint: A path is to be looked at again.
-        on_ended: A worker let go of a job: there may be uploads that nobody wants any more.
         on_clock_step: The wall clock was set.
         state_hold: The hold for room on the disk of the store, while there is one.
         unready: Why the work cannot be done yet, or not any more.
@@ -110,7 +111,6 @@ class Callbacks:
 
     settings: Callable[[], Settings]
     hint: Callable[[Hint], None]
-    on_ended: Callable[[], None]
     on_clock_step: Callable[[], None]
     state_hold: Callable[[], HoldRow | None]
     unready: Callable[[], list[str]]
@@ -168,9 +168,8 @@ class Components:
     clock_steps: ClockSteps
     dispatcher: Dispatcher
     intake: Ingester
-    janitor: UploadAborter
-    retirement: RecordCleanup
-    reconciler: Reconciler
+    maintenance: MaintenanceLoop
+    credential_check: CredentialCheck
     applier: "Callable[[], Applier]"
     desk: ControlContext
 
@@ -309,11 +308,12 @@ class _Builder:
         catalog = Catalog(self.api, clock)
         comparer = self._comparer()
         transfer = self._transfer(allowance, sending)
-        wake = asyncio.Event()
+        wake, wake_maintenance = asyncio.Event(), asyncio.Event()
         announcer = self._announcer()
 
         def on_step() -> None:
             wake.set()
+            wake_maintenance.set()
             self.ties.on_clock_step()
 
         clock_steps = ClockSteps(on_step=on_step, **self.tools.shared)
@@ -337,11 +337,31 @@ class _Builder:
             wake=wake,
             owner=f"{socket.gethostname()}:{os.getpid()}",
             max_jobs=settings.upload.files,
-            on_ended=self.ties.on_ended,
+            on_ended=wake_maintenance.set,
             **self.tools.shared,
         )
         retirement = self._retirement()
         intake = self._intake(comparer, dispatcher)
+        credential_check = CredentialCheck(
+            self.credentials, self.membership, holds, **self.tools.shared
+        )
+        maintenance = MaintenanceLoop(
+            clock_steps=clock_steps,
+            aborter=UploadAborter(api=self.api, **self.tools.shared),
+            retirement=retirement,
+            reconciler=Reconciler(
+                api=self.api,
+                catalog=catalog,
+                hidden=self._hidden,
+                latest_s=self.tools.latest_s,
+                **self.tools.shared,
+            ),
+            wake=wake_maintenance,
+            reconcile=settings.catalog.reconcile_s > 0,
+            check_credentials=credential_check.run,
+            on_jobs_freed=wake.set,
+            **self.tools.shared,
+        )
         return Components(
             roots=self.roots,
             store=self.tools.store,
@@ -358,15 +378,8 @@ class _Builder:
             clock_steps=clock_steps,
             dispatcher=dispatcher,
             intake=intake,
-            janitor=UploadAborter(api=self.api, **self.tools.shared),
-            retirement=retirement,
-            reconciler=Reconciler(
-                api=self.api,
-                catalog=catalog,
-                hidden=self._hidden,
-                latest_s=self.tools.latest_s,
-                **self.tools.shared,
-            ),
+            maintenance=maintenance,
+            credential_check=credential_check,
             applier=partial(self._applier, comparer, catalog, retirement),
             desk=self._desk(dispatcher, transfer, sending, intake),
         )

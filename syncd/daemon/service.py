@@ -9,9 +9,9 @@ scheduler only set events. What is run here is put together in ``assembly``.
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from apscheduler.triggers.base import BaseTrigger
 from syncd.clock import Clock, SystemClock
 from syncd.config.credential import CredentialSource
 from syncd.config.loader import Loaded
-from syncd.config.reload import JUDGING, reloaded
+from syncd.config.reload import JUDGING
 from syncd.config.settings import Settings
 from syncd.core.exit_codes import exit_code
 from syncd.core.jobs.late import LATEST_S
@@ -36,14 +36,14 @@ from syncd.daemon.components import (
     open_store,
 )
 from syncd.daemon.notify import SystemdNotifier
+from syncd.daemon.reload import Reloader
 from syncd.daemon.systemd import SystemdReporter
 from syncd.daemon.team_guard import TeamGuard
 from syncd.disk_full import DiskFullRetry
-from syncd.errors import JobError, RootUnavailable, StateFull, SyncdError
+from syncd.errors import RootUnavailable, StateFull
 from syncd.fs.watcher import Watcher
 from syncd.ingest.change_queue import ChangeQueue
 from syncd.ingest.comparer import Root
-from syncd.monitoring import log
 from syncd.monitoring.progress import Meter
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
@@ -132,10 +132,8 @@ class Service:
         notifier: SystemdNotifier | None = None,
         reread: Callable[[], Loaded] | None = None,
     ) -> None:
-        self._settings = settings
         self._doors = doors or Factories()
         self._source = source
-        self._trouble: str | None = None
         self._meter = meter
         self._clock = clock or SystemClock()
         self._jitter = jitter
@@ -144,13 +142,12 @@ class Service:
         self._disk_full = DiskFullRetry(self._clock, limit_s=ONCE_FULL_S if once else None)
         self._lanes = self._doors.lanes(settings, self._disk_full)
         self._notifier = notifier or SystemdNotifier()
+        self._reloader = Reloader(
+            settings, reread=reread, notifier=self._notifier, on_changed=self._on_reloaded
+        )
         self._hints = ChangeQueue(self._clock)
-        self._wake_janitor = asyncio.Event()
-        self._reload = asyncio.Event()
-        self._reread = reread
         self._rescan = self._restart = self._start_over = self._looking = self._walked = False
         self._scan_hangs = self._look_around = False
-        self._look_at_catalog = settings.catalog.reconcile_s > 0
         self._asleep_s = self._clock.suspended_s()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -202,7 +199,7 @@ class Service:
         return applied
 
     async def _run(self, way: Callable[[Components], Awaitable[int]]) -> int:
-        store = open_store(self._settings)
+        store = open_store(self._reloader.settings)
         try:
             with self._signals():
                 return await self._with_store(store, way)
@@ -266,9 +263,7 @@ class Service:
         tasks = {settling, working, *self._besides(parts)}
         await self._run_until_stopped(parts, tasks, enough={working})
         if not self._stop.is_set():
-            await parts.janitor.abort_unwanted()
-            await parts.retirement.retire_due()
-            await self._reconcile(parts)
+            await parts.maintenance.clean_up()
         self.ending.problems = parts.intake.problems
         self.ending.unsettled = {
             parts.roots[root_id].display_path(rel_path): observation.blocked_by
@@ -293,8 +288,7 @@ class Service:
         )
         await self._run_until_stopped(parts, {working}, enough={working})
         if not self._stop.is_set():
-            await parts.janitor.abort_unwanted()
-            await parts.reconciler.reconcile_new()
+            await parts.maintenance.clean_up_after_plan()
         return await applier.end()
 
     async def _walk_all(self, parts: Components) -> None:
@@ -311,7 +305,7 @@ class Service:
             loop.call_soon_threadsafe(parts.dispatcher.on_hint, hint)
 
         watcher = self._doors.watcher(
-            self._settings, {root.id: root.path for root in parts.roots.values()}, on_hint
+            self._reloader.settings, {root.id: root.path for root in parts.roots.values()}, on_hint
         )
         self._watcher = watcher
         scheduler = self._scheduler = self._schedule(parts, watcher)
@@ -324,8 +318,8 @@ class Service:
             tasks = {
                 asyncio.create_task(self._take_in(parts, watcher)),
                 asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
-                asyncio.create_task(self._clean_up(parts)),
-                asyncio.create_task(self._reloads(parts)),
+                asyncio.create_task(parts.maintenance.run()),
+                asyncio.create_task(self._reloader.run(parts)),
                 *self._besides(parts, watcher),
             }
             await self._run_until_stopped(parts, tasks, enough=tasks)
@@ -343,7 +337,7 @@ class Service:
         grace_s = 0.0
         try:
             await self._until_stopped(parts, tasks, enough=enough)
-            grace_s = self._settings.upload.shutdown_grace_s
+            grace_s = self._reloader.settings.upload.shutdown_grace_s
         finally:
             await parts.dispatcher.drain(grace_s, self._hurry)
 
@@ -442,102 +436,26 @@ class Service:
         self._hints.add(hint)
         self._hints.wake()
 
+    def _on_reloaded(self, changed: Collection[str]) -> None:
+        self._rescan |= not JUDGING.isdisjoint(changed)
+        self._start_over |= any(key.startswith("settle.") for key in changed)
+        self._hints.wake()
+
     def _seconds_until(self, at_s: float | None) -> float | None:
         return None if at_s is None else max(0.0, at_s - self._clock.boottime_s())
 
     def _once_wait_s(self, roots: Mapping[int, Root]) -> float:
-        settings = self._settings.settle
+        settings = self._reloader.settings.settle
         windows_s = [settings.quiet_s, settings.quiet_closed_s]
         if any(root.network for root in roots.values()):
             windows_s.append(settings.quiet_network_s)
         return settings.once_wait_for(max(windows_s))
 
-    # -- the rest of the loop --------------------------------------------------------------------
-
-    async def _clean_up(self, parts: Components) -> None:
-        while True:
-            await parts.clock_steps.follow()
-            await parts.janitor.abort_unwanted()
-            await parts.retirement.retire_due()
-            await self._reconcile(parts)
-            now_ms, jobs = self._clock.now_ms(), parts.store.jobs
-            again = await self._lanes.db(jobs.read_again, now_ms)
-            if again + await self._lanes.db(jobs.free_bundles, now_ms):
-                parts.dispatcher.wake()
-            await self._mind_credentials(parts)
-            await self._wake_janitor.wait()
-            self._wake_janitor.clear()
-
-    async def _mind_credentials(self, parts: Components) -> None:
-        """Take up and prove what was put in place meanwhile; keep a session alive that nobody uses."""
-        await self._look_at_credential(parts)
-        try:
-            await parts.credentials.ready()
-        except JobError as error:
-            told = {"error": str(error), "advice": error.advice}
-            if str(error) == self._trouble:
-                pass
-            elif parts.credentials.is_session:
-                _log.error("session.ended", **told)
-            else:
-                _log.error("credential.unverified", **told)
-            self._trouble = str(error)
-        else:
-            self._trouble = None
-
-    async def _look_at_credential(self, parts: Components) -> None:
-        """Another one may lie there by now; then what waited for one goes on."""
-        credentials = parts.credentials
-        if not await credentials.reload():
-            return
-        _log.info("credential.replaced", kind=credentials.kind)
-        await parts.membership.bind_state_dir(credentials.team_id)
-        if credentials.is_session:
-            await self._lanes.db(parts.store.jobs.free_class, HeldClass.LARGE, self._clock.now_ms())
-        await parts.holds.end(HoldKind.OPERATOR)
-
-    async def _reconcile(self, parts: Components) -> None:
-        """Look at the whole listing where that is due, else for the sake of new records only."""
-        if await self._lanes.db(parts.store.holds.all):
-            return  # the cloud cannot be asked, or not by us; or the tree is not there
-        due, self._look_at_catalog = self._look_at_catalog, False
-        await (parts.reconciler.reconcile() if due else parts.reconciler.reconcile_new())
-
-    # -- reload ----------------------------------------------------------------------------------
-
-    async def _reloads(self, parts: Components) -> None:
-        """Read the configuration again whenever that is asked for."""
-        while True:
-            await self._reload.wait()
-            self._reload.clear()
-            assert self._reread is not None, "else nobody could ask"
-            self._notifier.reloading()
-            try:
-                loaded = await asyncio.to_thread(self._reread)
-            except SyncdError as error:  # all of it, or nothing
-                _log.error("config.reload_refused", reason=str(error))
-            else:
-                await self._take_over(parts, loaded)
-            self._notifier.ready()
-
-    async def _take_over(self, parts: Components, loaded: Loaded) -> None:
-        """Go on with what can be changed while transfers run, and name the rest."""
-        result = reloaded(self._settings, loaded.settings)
-        settings = self._settings = result.settings
-        log.configure(format=settings.log.format, level=settings.log.level)
-        parts.follow(settings)
-        self._rescan |= not JUDGING.isdisjoint(result.changed)
-        self._start_over |= any(key.startswith("settle.") for key in result.changed)
-        self._hints.wake()
-        parts.membership.use_source(replace(loaded.credential, team_id=settings.api.team_id))
-        await self._look_at_credential(parts)
-        _log.info("config.reloaded", changed=result.changed)
-        if result.left:
-            _log.warning("config.reload_needs_restart", keys=result.left)
+    # -- ticks ------------------------------------------------------------------------------------
 
     def _schedule(self, parts: Components, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
-        reconcile_s = self._settings.catalog.reconcile_s
+        reconcile_s = self._reloader.settings.catalog.reconcile_s
         scheduler = AsyncIOScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -550,7 +468,7 @@ class Service:
 
         async def look_after() -> None:
             parts.dispatcher.wake()
-            self._wake_janitor.set()
+            parts.maintenance.wake()
 
         async def watch_again() -> None:
             if not watcher.alive():
@@ -562,11 +480,10 @@ class Service:
             self._hints.wake()
 
         async def reconcile() -> None:
-            self._look_at_catalog = True
-            self._wake_janitor.set()
+            parts.maintenance.reconcile()
 
         for tick, seconds in (
-            (rescan, self._settings.scan.interval_s),
+            (rescan, self._reloader.settings.scan.interval_s),
             (look_after, 30),
             (watch_again, WATCH_RETRY_S),
             (look_around, ROOT_LOOK_S),
@@ -586,7 +503,6 @@ class Service:
         if self._scheduler is not None and self._scheduler.running:
             for job in self._scheduler.get_jobs():
                 job.reschedule(job.trigger)
-        self._wake_janitor.set()
 
     def _besides(
         self, parts: Components, watcher: Watcher | None = None
@@ -625,7 +541,7 @@ class Service:
 
     async def _with_store(self, store: Store, way: Callable[[Components], Awaitable[int]]) -> int:
         tools = Resources(
-            self._settings,
+            self._reloader.settings,
             store,
             self._lanes,
             self._clock,
@@ -634,20 +550,19 @@ class Service:
             self._latest_s,
         )
         ties = Callbacks(
-            settings=lambda: self._settings,
+            settings=lambda: self._reloader.settings,
             hint=self._hint,
-            on_ended=self._wake_janitor.set,
             on_clock_step=self._restart_ticks,
             unready=self._unready,
             state_hold=self._state_hold,
             watch_mode=self._watch_mode,
         )
-        membership = TeamGuard(self._settings, self._source, **tools.shared)
+        membership = TeamGuard(self._reloader.settings, self._source, **tools.shared)
         await membership.bind_state_dir(membership.session_team())
         await self._free(store)
         async with (
             assembled(tools, ties, membership, doors=self._doors, once=self._is_once) as parts,
-            self._doors.control(self._settings, parts.desk),
+            self._doors.control(self._reloader.settings, parts.desk),
         ):
             return await way(parts)
 
@@ -729,8 +644,8 @@ class Service:
         handlers: dict[int, Callable[[], None]] = {
             number: partial(handle, number) for number in (signal.SIGTERM, signal.SIGINT)
         }
-        if self._reread is not None and not self._is_once:
-            handlers[signal.SIGHUP] = self._reload.set
+        if self._reloader.available and not self._is_once:
+            handlers[signal.SIGHUP] = self._reloader.request
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:

@@ -135,7 +135,6 @@ async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fa
     ties = Callbacks(
         settings=lambda: settings,
         hint=lambda _: None,
-        on_ended=lambda: None,
         on_clock_step=lambda: None,
         state_hold=lambda: None,
         unready=list,

@@ -1,0 +1,60 @@
+"""Loads a replaced credential while the daemon runs, and keeps an idle session alive."""
+
+import structlog
+
+from syncd.clock import Clock
+from syncd.cloud.credentials import Credentials
+from syncd.daemon.team_guard import TeamGuard
+from syncd.errors import JobError
+from syncd.executors import Executors
+from syncd.store.store import Store
+from syncd.types import HeldClass, HoldKind
+from syncd.upload.hold_tracker import HoldTracker
+
+_log = structlog.get_logger(__name__)
+
+
+class CredentialCheck:
+    """Checks the credential between requests; each distinct error is logged once."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        team_guard: TeamGuard,
+        holds: HoldTracker,
+        *,
+        store: Store,
+        lanes: Executors,
+        clock: Clock,
+    ) -> None:
+        self._credentials = credentials
+        self._team_guard = team_guard
+        self._holds = holds
+        self._store = store
+        self._lanes = lanes
+        self._clock = clock
+        self._logged: str | None = None
+
+    async def run(self) -> None:
+        """Load a replaced credential, verify it, and renew a session that is about to end."""
+        await self.reload()
+        try:
+            await self._credentials.ready()
+        except JobError as error:
+            if str(error) != self._logged:
+                event = "session.ended" if self._credentials.is_session else "credential.unverified"
+                _log.error(event, error=str(error), advice=error.advice)
+            self._logged = str(error)
+        else:
+            self._logged = None
+
+    async def reload(self) -> None:
+        """If the credential was replaced, load it and let the jobs that waited for one continue."""
+        credentials = self._credentials
+        if not await credentials.reload():
+            return
+        _log.info("credential.replaced", kind=credentials.kind)
+        await self._team_guard.bind_state_dir(credentials.team_id)
+        if credentials.is_session:
+            await self._lanes.db(self._store.jobs.free_class, HeldClass.LARGE, self._clock.now_ms())
+        await self._holds.end(HoldKind.OPERATOR)

@@ -1,0 +1,80 @@
+"""Reloads the configuration of a running daemon: all of it that can change, or nothing."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+import structlog
+
+from syncd.config.loader import Loaded
+from syncd.config.reload import reloaded
+from syncd.config.settings import Settings
+from syncd.daemon.components import Components
+from syncd.daemon.notify import SystemdNotifier
+from syncd.errors import SyncdError
+from syncd.monitoring import log
+
+_log = structlog.get_logger(__name__)
+
+
+class Reloader:
+    """
+    Holds the current settings and replaces them on request.
+
+    Args:
+        reread: Reads the configuration again; None: a reload cannot be requested.
+        on_changed: Called with the keys that a reload changed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        reread: Callable[[], Loaded] | None,
+        notifier: SystemdNotifier,
+        on_changed: Callable[[Collection[str]], None],
+    ) -> None:
+        self._settings = settings
+        self._reread = reread
+        self._notifier = notifier
+        self._on_changed = on_changed
+        self._requested = asyncio.Event()
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @property
+    def available(self) -> bool:
+        return self._reread is not None
+
+    def request(self) -> None:
+        """Reload as soon as possible."""
+        self._requested.set()
+
+    async def run(self, parts: Components) -> None:
+        """Carry out requests until cancelled."""
+        while True:
+            await self._requested.wait()
+            self._requested.clear()
+            assert self._reread is not None, "checked before a reload is requested"
+            self._notifier.reloading()
+            try:
+                loaded = await asyncio.to_thread(self._reread)
+            except SyncdError as error:
+                _log.error("config.reload_refused", reason=str(error))
+            else:
+                await self._apply(parts, loaded)
+            self._notifier.ready()
+
+    async def _apply(self, parts: Components, loaded: Loaded) -> None:
+        result = reloaded(self._settings, loaded.settings)
+        settings = self._settings = result.settings
+        log.configure(format=settings.log.format, level=settings.log.level)
+        parts.follow(settings)
+        self._on_changed(result.changed)
+        parts.membership.use_source(replace(loaded.credential, team_id=settings.api.team_id))
+        await parts.credential_check.reload()
+        _log.info("config.reloaded", changed=result.changed)
+        if result.left:
+            _log.warning("config.reload_needs_restart", keys=result.left)
