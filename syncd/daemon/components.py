@@ -42,8 +42,10 @@ from syncd.executors import Executors
 from syncd.fs import mounts
 from syncd.fs.download_notes import expected_sha256
 from syncd.fs.watcher import Watcher
+from syncd.ingest.change_queue import ChangeQueue
 from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.ingester import Ingester
+from syncd.ingest.loop import IngestLoop
 from syncd.ingest.settle_tracker import SettleTracker
 from syncd.maintenance.abort_uploads import UploadAborter
 from syncd.maintenance.loop import MaintenanceLoop
@@ -54,7 +56,7 @@ from syncd.monitoring.webhook import Receiver, Receivers, WebhookNotifier
 from syncd.store.clock_steps import ClockSteps
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
-from syncd.types import Call, Hint, HintKind, Job, printable
+from syncd.types import Call, Hint, HintKind, HoldKind, Job, printable
 from syncd.upload.comfyui_throttle import BusyPolicy, ComfyUIThrottle
 from syncd.upload.context import WorkerDeps
 from syncd.upload.dispatcher import Dispatcher
@@ -102,7 +104,6 @@ class Callbacks:
 
     Args:
         settings: Those in force now, whatever was reloaded meanwhile.
-        hint: A path is to be looked at again.
         on_clock_step: The wall clock was set.
         state_hold: The hold for room on the disk of the store, while there is one.
         unready: Why the work cannot be done yet, or not any more.
@@ -110,7 +111,6 @@ class Callbacks:
     """
 
     settings: Callable[[], Settings]
-    hint: Callable[[Hint], None]
     on_clock_step: Callable[[], None]
     state_hold: Callable[[], HoldRow | None]
     unready: Callable[[], list[str]]
@@ -167,7 +167,9 @@ class Components:
     announcer: WebhookNotifier
     clock_steps: ClockSteps
     dispatcher: Dispatcher
+    changes: ChangeQueue
     intake: Ingester
+    ingest: IngestLoop
     maintenance: MaintenanceLoop
     credential_check: CredentialCheck
     applier: "Callable[[], Applier]"
@@ -216,8 +218,18 @@ async def assembled(
             on_request = partial(_count_request, tools.meter)
             objects = object_store.ObjectStore(bare, host_policy(settings), on_request=on_request)
             roots, tree = await _roots(tools)
+            changes = ChangeQueue(tools.clock)
             builder = _Builder(
-                tools, ties, membership, credentials, api, objects, roots, tree, once
+                tools,
+                ties,
+                membership,
+                credentials,
+                api,
+                objects,
+                roots,
+                changes,
+                tree,
+                once,
             )
             parts = builder.parts()
             try:
@@ -296,6 +308,7 @@ class _Builder:
     api: CloudClient
     objects: object_store.ObjectStore
     roots: Mapping[int, Root]
+    changes: ChangeQueue
     tree: Tree
     once: bool
 
@@ -342,6 +355,15 @@ class _Builder:
         )
         retirement = self._retirement()
         intake = self._intake(comparer, dispatcher)
+        ingest = IngestLoop(
+            intake,
+            self.changes,
+            self.roots,
+            on_root_missing=holds.begin_root,
+            on_roots_present=partial(holds.end, HoldKind.ROOT),
+            on_processed=wake.set,
+            **self.tools.shared,
+        )
         credential_check = CredentialCheck(
             self.credentials, self.membership, holds, **self.tools.shared
         )
@@ -377,12 +399,18 @@ class _Builder:
             announcer=announcer,
             clock_steps=clock_steps,
             dispatcher=dispatcher,
+            changes=self.changes,
             intake=intake,
+            ingest=ingest,
             maintenance=maintenance,
             credential_check=credential_check,
             applier=partial(self._applier, comparer, catalog, retirement),
             desk=self._desk(dispatcher, transfer, sending, intake),
         )
+
+    def _hint(self, hint: Hint) -> None:
+        self.changes.add(hint)
+        self.changes.wake()
 
     # -- the way in --------------------------------------------------------------------------------
 
@@ -415,7 +443,7 @@ class _Builder:
             meter=self.tools.meter,
             read_lease=settings.settle.read_lease,
             on_queued=dispatcher.wake,
-            on_freed=self.ties.hint,
+            on_freed=self._hint,
             **self.tools.shared,
         )
 
@@ -469,7 +497,7 @@ class _Builder:
             path_of=self._path_of,
             expected_of=lambda job: expected_sha256(self.roots[job.root_id].path, job.rel_path),
             lacking=lacking,
-            on_moved=lambda job: self.ties.hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN)),
+            on_moved=lambda job: self._hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN)),
             **self.tools.shared,
         )
 
@@ -535,7 +563,7 @@ class _Builder:
             transfer=transfer,
             bandwidth=sending,
             settling=intake.tracker.progress,
-            hint=self.ties.hint,
+            hint=self._hint,
             state_hold=self.ties.state_hold,
             unready=self.ties.unready,
             watch_mode=self.ties.watch_mode,

@@ -1,7 +1,7 @@
 """Reloads the configuration of a running daemon: all of it that can change, or nothing."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -23,7 +23,6 @@ class Reloader:
 
     Args:
         reread: Reads the configuration again; None: a reload cannot be requested.
-        on_changed: Called with the keys that a reload changed.
     """
 
     def __init__(
@@ -32,12 +31,10 @@ class Reloader:
         *,
         reread: Callable[[], Loaded] | None,
         notifier: SystemdNotifier,
-        on_changed: Callable[[Collection[str]], None],
     ) -> None:
         self._settings = settings
         self._reread = reread
         self._notifier = notifier
-        self._on_changed = on_changed
         self._requested = asyncio.Event()
 
     @property
@@ -72,7 +69,7 @@ class Reloader:
         settings = self._settings = result.settings
         log.configure(format=settings.log.format, level=settings.log.level)
         parts.follow(settings)
-        self._on_changed(result.changed)
+        parts.ingest.on_settings_changed(result.changed)
         parts.membership.use_source(replace(loaded.credential, team_id=settings.api.team_id))
         await parts.credential_check.reload()
         _log.info("config.reloaded", changed=result.changed)

@@ -9,7 +9,7 @@ scheduler only set events. What is run here is put together in ``assembly``.
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,7 +23,6 @@ from apscheduler.triggers.base import BaseTrigger
 from syncd.clock import Clock, SystemClock
 from syncd.config.credential import CredentialSource
 from syncd.config.loader import Loaded
-from syncd.config.reload import JUDGING
 from syncd.config.settings import Settings
 from syncd.core.exit_codes import exit_code
 from syncd.core.jobs.late import LATEST_S
@@ -42,12 +41,12 @@ from syncd.daemon.team_guard import TeamGuard
 from syncd.disk_full import DiskFullRetry
 from syncd.errors import RootUnavailable, StateFull
 from syncd.fs.watcher import Watcher
-from syncd.ingest.change_queue import ChangeQueue
 from syncd.ingest.comparer import Root
+from syncd.ingest.loop import ROOT_CHECK_S
 from syncd.monitoring.progress import Meter
 from syncd.store.outline import HoldRow
 from syncd.store.store import Store
-from syncd.types import HeldClass, Hint, HintKind, HoldKind
+from syncd.types import HeldClass, Hint, HoldKind
 
 if TYPE_CHECKING:
     from syncd.core.catalog.plan_file import Line
@@ -55,9 +54,6 @@ if TYPE_CHECKING:
 
 WATCH_RETRY_S = 300.0
 """Between tries to watch again, and the rescans that make up for it."""
-
-ROOT_LOOK_S = 5.0
-"""Between checks that each root is there and is the watched folder, and the store in place."""
 
 LAST_LOOK_S = 10.0
 """At the end, for the look at the tree that is under way."""
@@ -70,9 +66,6 @@ LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0
 
 CLOCK_LOOK_S = 10.0
 """Between checks whether the wall clock was set, while nothing else happens."""
-
-SLEEP_NOTICED_S = 1.0
-"""A shorter sleep of the machine hides in the difference of two clocks."""
 
 
 _log = structlog.get_logger(__name__)
@@ -142,13 +135,8 @@ class Service:
         self._disk_full = DiskFullRetry(self._clock, limit_s=ONCE_FULL_S if once else None)
         self._lanes = self._doors.lanes(settings, self._disk_full)
         self._notifier = notifier or SystemdNotifier()
-        self._reloader = Reloader(
-            settings, reread=reread, notifier=self._notifier, on_changed=self._on_reloaded
-        )
-        self._hints = ChangeQueue(self._clock)
-        self._rescan = self._restart = self._start_over = self._looking = self._walked = False
-        self._scan_hangs = self._look_around = False
-        self._asleep_s = self._clock.suspended_s()
+        self._reloader = Reloader(settings, reread=reread, notifier=self._notifier)
+        self._scan_hangs = False
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._signal = 0
@@ -241,7 +229,7 @@ class Service:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
         self._ready = True
         self._notifier.ready()
-        walking = asyncio.create_task(self._walk_all(parts))
+        walking = asyncio.create_task(parts.ingest.walk())
         try:
             await self._until_stopped(parts, {walking, *self._besides(parts)}, enough={walking})
         except RootUnavailable as error:
@@ -252,14 +240,10 @@ class Service:
             return self._signal_code()
         await parts.holds.end(HoldKind.ROOT)
         until_s = self._clock.boottime_s() + self._once_wait_s(parts.roots)
-
-        def more_comes() -> bool:
-            in_time = self._clock.boottime_s() < until_s
-            waiting = self._looking or bool(self._hints)
-            return waiting or (in_time and bool(parts.intake.tracker.unsettled()))
-
-        settling = asyncio.create_task(self._settle(parts, until_s))
-        working = asyncio.create_task(parts.dispatcher.run(more_comes=more_comes))
+        settling = asyncio.create_task(parts.ingest.settle(until_s))
+        working = asyncio.create_task(
+            parts.dispatcher.run(more_comes=partial(parts.ingest.more_comes, until_s))
+        )
         tasks = {settling, working, *self._besides(parts)}
         await self._run_until_stopped(parts, tasks, enough={working})
         if not self._stop.is_set():
@@ -291,17 +275,12 @@ class Service:
             await parts.maintenance.clean_up_after_plan()
         return await applier.end()
 
-    async def _walk_all(self, parts: Components) -> None:
-        for root in parts.roots.values():
-            await parts.intake.walk(root)
-        self._walked = True
-
     async def _forever(self, parts: Components) -> int:
         loop = asyncio.get_running_loop()
 
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
-            if self._hints.add(hint):
-                loop.call_soon_threadsafe(self._hints.wake)
+            if parts.changes.add(hint):
+                loop.call_soon_threadsafe(parts.changes.wake)
             loop.call_soon_threadsafe(parts.dispatcher.on_hint, hint)
 
         watcher = self._doors.watcher(
@@ -310,13 +289,13 @@ class Service:
         self._watcher = watcher
         scheduler = self._scheduler = self._schedule(parts, watcher)
         try:
-            await self._start_watching(watcher)
+            await parts.ingest.start_watching(watcher)
             scheduler.start()
             self._ready = True
             _log.info("service.started", roots=[root.path for root in parts.roots.values()])
             self._notifier.ready()
             tasks = {
-                asyncio.create_task(self._take_in(parts, watcher)),
+                asyncio.create_task(parts.ingest.run(watcher)),
                 asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
                 asyncio.create_task(parts.maintenance.run()),
                 asyncio.create_task(self._reloader.run(parts)),
@@ -365,85 +344,6 @@ class Service:
     async def _wait_for_stop(self) -> None:
         await self._stop.wait()
 
-    # -- intake ----------------------------------------------------------------------------------
-
-    async def _take_in(self, parts: Components, watcher: Watcher) -> None:
-        """Hints, walks and settling, for ever."""
-        everything = [Hint(id_, "", HintKind.RESCAN, folder=True) for id_ in parts.roots]
-        self._rescan = True
-        while True:
-            if self._restart or await self._lanes.scan(watcher.moved):
-                await self._watch_again(watcher)
-            hints = self._hints.take()
-            if self._slept() or self._start_over:
-                self._rescan, self._start_over = True, False
-                parts.intake.tracker.clear()
-            if self._rescan:
-                self._rescan, hints = False, everything
-            try:
-                if self._look_around:  # no event reports what this looks for
-                    self._look_around = False
-                    await self._lanes.db(parts.store.require_in_place)
-                    await parts.intake.require_roots()
-                await parts.intake.process(hints)
-                self._walked = True
-                if hints:
-                    await parts.holds.end(HoldKind.ROOT)
-            except RootUnavailable as error:
-                await parts.holds.begin_root(error, ROOT_LOOK_S)
-                self._rescan = True
-                await self._hints.wait(ROOT_LOOK_S)
-                continue
-            await self._hints.wait(self._seconds_until(parts.intake.tracker.next_due_s()))
-
-    def _slept(self) -> bool:
-        """Has the machine been asleep since this was asked last? Nobody heard what happened then."""
-        before_s, self._asleep_s = self._asleep_s, self._clock.suspended_s()
-        slept_s = self._asleep_s - before_s
-        if slept_s < SLEEP_NOTICED_S:
-            return False
-        _log.info("service.resumed", asleep_s=round(slept_s))
-        return True
-
-    async def _settle(self, parts: Components, until_s: float) -> None:
-        """``--once``: look again at what moves, as often as it asks for it; until cancelled."""
-        while True:
-            hints = self._hints.take()
-            self._looking = True  # a hint that is being looked at is still to come
-            await parts.intake.process(hints)
-            self._looking = False
-            parts.dispatcher.wake()
-            now_s = self._clock.boottime_s()
-            waits = [until_s - now_s] if until_s > now_s else []
-            look_at_s = parts.intake.tracker.next_due_s()
-            if look_at_s is not None:  # it may be due by now: looking at the others took its time
-                waits.append(max(0.0, look_at_s - now_s))
-            await self._hints.wait(min(waits, default=None))
-
-    async def _watch_again(self, watcher: Watcher) -> None:
-        """The observer ended, or a root is another folder than before."""
-        _log.warning("watch.restarted")
-        await self._lanes.scan(watcher.stop)
-        await self._start_watching(watcher)
-        self._restart, self._rescan = False, True
-
-    async def _start_watching(self, watcher: Watcher) -> None:
-        await self._lanes.scan(watcher.start)
-        if watcher.degraded:
-            _log.warning("watch.degraded", reason=watcher.degraded)
-
-    def _hint(self, hint: Hint) -> None:
-        self._hints.add(hint)
-        self._hints.wake()
-
-    def _on_reloaded(self, changed: Collection[str]) -> None:
-        self._rescan |= not JUDGING.isdisjoint(changed)
-        self._start_over |= any(key.startswith("settle.") for key in changed)
-        self._hints.wake()
-
-    def _seconds_until(self, at_s: float | None) -> float | None:
-        return None if at_s is None else max(0.0, at_s - self._clock.boottime_s())
-
     def _once_wait_s(self, roots: Mapping[int, Root]) -> float:
         settings = self._reloader.settings.settle
         windows_s = [settings.quiet_s, settings.quiet_closed_s]
@@ -463,8 +363,7 @@ class Service:
 
         # Coroutines: plain functions would run in a thread, and an event is set in the loop's only.
         async def rescan() -> None:
-            self._rescan = True
-            self._hints.wake()
+            parts.ingest.rescan()
 
         async def look_after() -> None:
             parts.dispatcher.wake()
@@ -472,12 +371,10 @@ class Service:
 
         async def watch_again() -> None:
             if not watcher.alive():
-                self._restart = True
-                self._hints.wake()
+                parts.ingest.restart_watcher()
 
         async def look_around() -> None:
-            self._look_around = True
-            self._hints.wake()
+            parts.ingest.check_roots()
 
         async def reconcile() -> None:
             parts.maintenance.reconcile()
@@ -486,7 +383,7 @@ class Service:
             (rescan, self._reloader.settings.scan.interval_s),
             (look_after, 30),
             (watch_again, WATCH_RETRY_S),
-            (look_around, ROOT_LOOK_S),
+            (look_around, ROOT_CHECK_S),
             *([(reconcile, reconcile_s)] if reconcile_s else []),
         ):
             # Named, since ticks of one moment run in the order of their names; else that is random.
@@ -521,8 +418,7 @@ class Service:
         def is_watched() -> bool:
             if watcher is None or watcher.alive() or watcher.degraded is not None:
                 return True
-            self._restart = True
-            self._hints.wake()
+            parts.ingest.restart_watcher()
             return False
 
         herald = SystemdReporter(
@@ -532,7 +428,7 @@ class Service:
             clock=self._clock,
             meter=self._meter,
             bandwidth=parts.sending,
-            walked=lambda: None if self._walked else parts.intake.files_seen,
+            walked=lambda: None if parts.ingest.walked else parts.intake.files_seen,
             is_watched=is_watched,
         )
         return {*tasks, asyncio.create_task(herald.run())}
@@ -551,7 +447,6 @@ class Service:
         )
         ties = Callbacks(
             settings=lambda: self._reloader.settings,
-            hint=self._hint,
             on_clock_step=self._restart_ticks,
             unready=self._unready,
             state_hold=self._state_hold,
@@ -611,7 +506,7 @@ class Service:
 
     async def _all_is_well(self, parts: Components) -> bool:
         """Is every wanted file in the catalog, and nothing in the way?"""
-        if not self._walked:
+        if not parts.ingest.walked:
             return False
         unsettled, unread = len(parts.intake.tracker.unsettled()), len(parts.intake.problems)
         return await self._exit_code(parts.store, unsettled=unsettled, unread=unread) == 0

@@ -134,7 +134,6 @@ async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fa
     tools = Resources(settings, store, lanes, SystemClock(), lambda: 0.5, Meter())
     ties = Callbacks(
         settings=lambda: settings,
-        hint=lambda _: None,
         on_clock_step=lambda: None,
         state_hold=lambda: None,
         unready=list,
