@@ -19,10 +19,10 @@ from syncd.types import printable
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-def application(desk: ControlContext) -> Starlette:
+def application(context: ControlContext) -> Starlette:
     """Everything that a peer on the Unix socket may ask for."""
-    overlook = StatusCache(desk)
-    answers, does = Queries(desk, overlook), Commands(desk, overlook)
+    cache = StatusCache(context)
+    answers, does = Queries(context, cache), Commands(context, cache)
     looks = (
         answers.live, answers.ready, answers.status, answers.files, answers.settling,
         answers.metrics, answers.events,

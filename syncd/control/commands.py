@@ -33,9 +33,9 @@ _log = structlog.get_logger(__name__)
 class Commands:
     """The endpoints that change something; on the Unix socket only."""
 
-    def __init__(self, desk: ControlContext, overlook: StatusCache) -> None:
-        self._desk = desk
-        self._overlook = overlook
+    def __init__(self, context: ControlContext, cache: StatusCache) -> None:
+        self._context = context
+        self._cache = cache
 
     async def pause(self, request: Request) -> Response:
         """Let what is on the wire end and begin nothing more."""
@@ -78,8 +78,8 @@ class Commands:
             raise bad("path: is not a path")
         if not isinstance(accept, bool):
             raise bad("accept: is not true or false")
-        desk = self._desk
-        keys = await desk.lanes.db(desk.store.report.root_paths, path)
+        context = self._context
+        keys = await context.lanes.db(context.store.report.root_paths, path)
         if not keys:
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
@@ -89,7 +89,7 @@ class Commands:
         if accept:
             await self._carry_out("accept", actions.accept)
         for root_id, rel_path in keys:
-            desk.hint(Hint(root_id, rel_path, HintKind.RESCAN, folder=rel_path == ""))
+            context.hint(Hint(root_id, rel_path, HintKind.RESCAN, folder=rel_path == ""))
         _log.info("control.command", order="scan", path=path)
         return JSONResponse({"looking_at": printable(path)}, HTTPStatus.ACCEPTED)
 
@@ -100,31 +100,31 @@ class Commands:
             timetable = parse(rate if isinstance(rate, str) else "")
         except ValueError as error:
             raise bad(f"rate: {error}") from None
-        self._desk.bandwidth.follow(timetable)
+        self._context.bandwidth.follow(timetable)
         _log.info("control.command", order="limit", rate=rate)
-        return JSONResponse({"bytes_per_second": self._desk.bandwidth.rate})
+        return JSONResponse({"bytes_per_second": self._context.bandwidth.rate})
 
     async def _carry_out(
         self, name: str, order: Callable[..., ActionResult], **what: Any
     ) -> ActionResult:
         """On the store first; then the service acts on what changed there."""
-        desk = self._desk
+        context = self._context
         try:
             async with asyncio.timeout(WRITE_S):
-                done: ActionResult = await desk.lanes.db(
-                    order, desk.store, desk.clock.now_ms(), **what
+                done: ActionResult = await context.lanes.db(
+                    order, context.store, context.clock.now_ms(), **what
                 )
         except TimeoutError:
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"nothing could be written to {printable(desk.state_dir)} for {WRITE_S:.0f} s",
+                f"nothing could be written to {printable(context.state_dir)} for {WRITE_S:.0f} s",
                 "Look at the log: its disk may be full. Then repeat this.",
             ) from None
-        self._overlook.forget()
-        await desk.dispatcher.drop(done.ended)
-        await desk.dispatcher.reload_holds()
+        self._cache.forget()
+        await context.dispatcher.drop(done.ended)
+        await context.dispatcher.reload_holds()
         for root_id, rel_path in done.look_at:
-            desk.hint(Hint(root_id, rel_path, HintKind.RESCAN))
+            context.hint(Hint(root_id, rel_path, HintKind.RESCAN))
         _log.info("control.command", order=name, files=len(done.files), left=len(done.left))
         return done
 

@@ -33,8 +33,8 @@ PERSON = frozenset({HoldKind.ROOT, HoldKind.OPERATOR})
 class StatusCache:
     """What the store says, read beside its writer and not more often than it costs."""
 
-    def __init__(self, desk: ControlContext) -> None:
-        self._desk = desk
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
         self._standing = overview.NOTHING
         self._fresh_until_s = 0.0
         self._reading = asyncio.Lock()
@@ -46,25 +46,25 @@ class StatusCache:
     async def standing(self) -> overview.StatusSummary:
         """As it was a moment ago, at the latest."""
         async with self._reading:
-            now_s = self._desk.clock.boottime_s()
+            now_s = self._context.clock.boottime_s()
             if now_s >= self._fresh_until_s:
-                self._standing = await asyncio.to_thread(_read, self._desk.state_dir)
-                took_s = self._desk.clock.boottime_s() - now_s
+                self._standing = await asyncio.to_thread(_read, self._context.state_dir)
+                took_s = self._context.clock.boottime_s() - now_s
                 self._fresh_until_s = now_s + took_s + max(FRESH_S, COST * took_s)
-            hold = self._desk.state_hold()
+            hold = self._context.state_hold()
             holds = self._standing.holds
             return self._standing._replace(holds=holds if hold is None else [*holds, hold])
 
     async def document(self) -> dict[str, Any]:
         """As ``overview.document``."""
-        desk, standing = self._desk, await self.standing()
+        context, standing = self._context, await self.standing()
         progress = overview.progress_of(
-            desk.meter.snapshot(),
+            context.meter.snapshot(),
             standing,
-            desk.settling(),
-            started_at=desk.started_at,
+            context.settling(),
+            started_at=context.started_at,
             version=__version__,
-            bandwidth=desk.bandwidth.rate,
+            bandwidth=context.bandwidth.rate,
         )
         return overview.document(standing, running=True, progress=progress)
 
@@ -87,41 +87,41 @@ def _files(
 class Queries:
     """The endpoints that only look."""
 
-    def __init__(self, desk: ControlContext, overlook: StatusCache) -> None:
-        self._desk = desk
-        self._overlook = overlook
+    def __init__(self, context: ControlContext, cache: StatusCache) -> None:
+        self._context = context
+        self._cache = cache
         self._streams = 0
 
     async def live(self, request: Request) -> Response:
         """The loop turns: it could not answer otherwise. Does anything move that should?"""
-        now = self._desk.meter.snapshot()
+        now = self._context.meter.snapshot()
         moving = {"running": len(now.running), "idle_s": round(now.idle_s, 1)}
-        return JSONResponse({"live": True, "state_dir": self._desk.state_dir, **moving})
+        return JSONResponse({"live": True, "state_dir": self._context.state_dir, **moving})
 
     async def ready(self, request: Request) -> Response:
         """Can it do its work, or does something stand in the way that a person has to mend?"""
-        reasons = self._desk.unready()
-        standing = await self._overlook.standing()
+        reasons = self._context.unready()
+        standing = await self._cache.standing()
         reasons += [f"{hold.kind}: {hold.reason}" for hold in standing.holds if hold.kind in PERSON]
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status)
 
     async def status(self, request: Request) -> Response:
         """Where things stand, without a line for each file."""
-        return JSONResponse(await self._overlook.document())
+        return JSONResponse(await self._cache.document())
 
     async def files(self, request: Request) -> Response:
         """The files, page by page: ``state``, ``offset``, ``limit``."""
         state = request.query_params.get("state")
         offset = _number(request, "offset", 0, 10**9)
         limit = _number(request, "limit", 1000, FILES_MAX)
-        page, more = await asyncio.to_thread(_files, self._desk.state_dir, state, offset, limit)
+        page, more = await asyncio.to_thread(_files, self._context.state_dir, state, offset, limit)
         return JSONResponse({"files": page, "more": more})
 
     async def settling(self, request: Request) -> Response:
         """The file at ``path``, a path as ``/status`` shows it, if it still changes."""
         path = request.query_params.get("path")
-        found = next((file for file in self._desk.settling() if file.path == path), None)
+        found = next((file for file in self._context.settling() if file.path == path), None)
         return JSONResponse({"settling": None if found is None else found._asdict()})
 
     async def metrics(self, request: Request) -> Response:
@@ -132,18 +132,18 @@ class Queries:
             Metrics,
         )
 
-        desk = self._desk
-        now_ms, ends_at_s = desk.clock.now_ms(), desk.credentials.ends_at_s
+        context = self._context
+        now_ms, ends_at_s = context.clock.now_ms(), context.credentials.ends_at_s
         facts = Facts(
             now_ms=now_ms,
-            started_at=desk.started_at,
+            started_at=context.started_at,
             version=__version__,
-            status=await self._overlook.standing(),
-            snapshot=desk.meter.snapshot(),
-            watch_mode=desk.watch_mode(),
+            status=await self._cache.standing(),
+            snapshot=context.meter.snapshot(),
+            watch_mode=context.watch_mode(),
             token_s=None if ends_at_s is None else ends_at_s - now_ms / 1000,
-            bandwidth=desk.bandwidth.rate,
-            slots=desk.transfer.width,
+            bandwidth=context.bandwidth.rate,
+            slots=context.transfer.width,
         )
         return Response(Metrics().render(facts), media_type=CONTENT_TYPE)
 
@@ -163,9 +163,9 @@ class Queries:
         self._streams += 1
         try:
             while True:
-                document = json.dumps(await self._overlook.document())
+                document = json.dumps(await self._cache.document())
                 yield f"event: status\ndata: {document}\n\n"
-                await self._desk.clock.sleep(EVENT_S)
+                await self._context.clock.sleep(EVENT_S)
         finally:
             self._streams -= 1
 

@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def serve(desk: ControlContext, listen: tuple[str, int] | None) -> AsyncIterator[None]:
+async def serve(context: ControlContext, listen: tuple[str, int] | None) -> AsyncIterator[None]:
     """
     Answer while the block runs.
 
@@ -44,11 +44,11 @@ async def serve(desk: ControlContext, listen: tuple[str, int] | None) -> AsyncIt
     Args:
         listen: Loopback address and port for the read-only application, if any.
     """
-    app = application(desk)
+    app = application(context)
     async with AsyncExitStack() as stack:
         try:
-            path, sock = listen_on_socket(desk.state_dir, os.environ)
-            names = {path, os.path.join(desk.state_dir, SOCKET)}
+            path, sock = listen_on_socket(context.state_dir, os.environ)
+            names = {path, os.path.join(context.state_dir, SOCKET)}
             stack.callback(_remove, {name: os.lstat(name).st_ino for name in names})
             await _served(stack, app, sock, _checked(path))
             _log.info("control.listening", socket=path)

@@ -1,7 +1,7 @@
 """
 What a service is made of, put together from its settings.
 
-``assembled`` builds all parts for one run and closes them at its end. It does not know who runs them:
+``build_components`` builds all parts for one run and closes them at its end. It does not know who runs them:
 what they ask of that one, and tell it, are ``Callbacks``. How the service meets the world are ``Factories``.
 """
 
@@ -93,7 +93,7 @@ class Factories:
         )
     )
     control: Callable[[Settings, ControlContext], AbstractAsyncContextManager[None]] = (
-        lambda settings, desk: serve(desk, settings.http.address)
+        lambda settings, control: serve(control, settings.http.address)
     )
 
 
@@ -155,34 +155,34 @@ class Components:
 
     roots: Mapping[int, Root]
     store: Store
-    membership: TeamGuard
+    team_guard: TeamGuard
     credentials: Credentials
     sending: Bandwidth
     reading: Bandwidth
-    courtesy: ComfyUIThrottle
-    allowance: TransferQuota
+    comfyui_throttle: ComfyUIThrottle
+    quota: TransferQuota
     transfer: Transfer
     worker: Worker
     holds: HoldTracker
-    announcer: WebhookNotifier
+    notifier: WebhookNotifier
     clock_steps: ClockSteps
     dispatcher: Dispatcher
     changes: ChangeQueue
-    intake: Ingester
+    ingester: Ingester
     ingest: IngestLoop
     maintenance: MaintenanceLoop
     credential_check: CredentialCheck
     applier: "Callable[[], Applier]"
-    desk: ControlContext
+    control: ControlContext
 
     def follow(self, settings: Settings) -> None:
         """Go on with what can be changed while transfers run."""
         self.sending.follow(rates.parse(settings.upload.bandwidth))
         self.reading.follow(rates.parse(settings.guest.hash_bandwidth))
-        self.courtesy.take(_manner(settings))
-        self.allowance.limit = settings.limits.max_bytes_per_day
-        self.intake.tracker.set_windows(_windows(settings))
-        self.intake.set_read_lease(settings.settle.read_lease)
+        self.comfyui_throttle.take(_busy_policy(settings))
+        self.quota.limit = settings.limits.max_bytes_per_day
+        self.ingester.tracker.set_windows(_windows(settings))
+        self.ingester.set_read_lease(settings.settle.read_lease)
         self.dispatcher.use(settings.upload.files)
         self.transfer.use(settings.upload.parts, settings.upload.parts_max)
 
@@ -205,24 +205,29 @@ def open_store(settings: Settings) -> Store:
 
 
 @asynccontextmanager
-async def assembled(
-    tools: Resources, ties: Callbacks, membership: TeamGuard, *, doors: Factories, once: bool
+async def build_components(
+    resources: Resources,
+    callbacks: Callbacks,
+    team_guard: TeamGuard,
+    *,
+    factories: Factories,
+    once: bool,
 ) -> AsyncIterator[Components]:
     """All parts for one run, with *once* of a backfill; their HTTP clients are closed at its end."""
-    settings = tools.settings
-    async with doors.api(settings) as http:
-        with doors.objects(settings) as bare:
-            sender = await _transport(tools, http)
-            credentials = membership.credentials(sender)
-            api = build_cloud_client(settings, sender, credentials, clock=tools.clock)
-            on_request = partial(_count_request, tools.meter)
+    settings = resources.settings
+    async with factories.api(settings) as http:
+        with factories.objects(settings) as bare:
+            sender = await _transport(resources, http)
+            credentials = team_guard.credentials(sender)
+            api = build_cloud_client(settings, sender, credentials, clock=resources.clock)
+            on_request = partial(_count_request, resources.meter)
             objects = object_store.ObjectStore(bare, host_policy(settings), on_request=on_request)
-            roots, tree = await _roots(tools)
-            changes = ChangeQueue(tools.clock)
+            roots, tree = await _roots(resources)
+            changes = ChangeQueue(resources.clock)
             builder = _Builder(
-                tools,
-                ties,
-                membership,
+                resources,
+                callbacks,
+                team_guard,
                 credentials,
                 api,
                 objects,
@@ -231,38 +236,38 @@ async def assembled(
                 tree,
                 once,
             )
-            parts = builder.parts()
+            components = builder.components()
             try:
-                yield parts
+                yield components
             finally:
-                parts.intake.stop()
+                components.ingester.stop()
                 await credentials.close()
 
 
 # -- what is there before the parts ----------------------------------------------------------------
 
 
-async def _transport(tools: Resources, http: transport.HttpClient) -> transport.Transport:
+async def _transport(resources: Resources, http: transport.HttpClient) -> transport.Transport:
     """The transport; which calls have answered is remembered across restarts."""
-    base_url, servers = tools.settings.api.base_url, tools.store.servers
+    base_url, servers = resources.settings.api.base_url, resources.store.servers
     notes: set[asyncio.Task[None]] = set()
 
     def on_answered(call: Call) -> None:
         note = asyncio.ensure_future(
-            tools.lanes.db(servers.note_answered, base_url, call, tools.clock.now_ms())
+            resources.lanes.db(servers.note_answered, base_url, call, resources.clock.now_ms())
         )
         notes.add(note)
         note.add_done_callback(notes.discard)
 
-    answered = await tools.lanes.db(servers.answered, base_url)
+    answered = await resources.lanes.db(servers.answered, base_url)
     return build_transport(
-        tools.settings,
+        resources.settings,
         http,
-        clock=tools.clock,
-        jitter=tools.jitter,
+        clock=resources.clock,
+        jitter=resources.jitter,
         capabilities=ServerCapabilities(answered, on_answered=on_answered),
-        on_request=partial(_count_request, tools.meter),
-        on_repeat=lambda call: tools.meter.count(Tally.RETRY, "request"),
+        on_request=partial(_count_request, resources.meter),
+        on_repeat=lambda call: resources.meter.count(Tally.RETRY, "request"),
     )
 
 
@@ -270,24 +275,24 @@ def _count_request(meter: Meter, call: Call, status: int | None) -> None:
     meter.count(Tally.REQUEST, call, "none" if status is None else str(status))
 
 
-async def _roots(tools: Resources) -> tuple[dict[int, Root], Tree]:
+async def _roots(resources: Resources) -> tuple[dict[int, Root], Tree]:
     """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
-    models = await _root(tools, os.fspath(tools.settings.models_dir))
-    folders = await tools.lanes.scan(extra_folders, tools.settings)
-    placed = [(await _root_of(tools, models, folder), folder) for folder in folders]
+    models = await _root(resources, os.fspath(resources.settings.models_dir))
+    folders = await resources.lanes.scan(extra_folders, resources.settings)
+    placed = [(await _root_of(resources, models, folder), folder) for folder in folders]
     roots = {root.id: root for root in (models, *(root for root, _ in placed))}
-    await tools.lanes.db(tools.store.files.retire, list(roots), tools.clock.now_ms())
+    await resources.lanes.db(resources.store.files.retire, list(roots), resources.clock.now_ms())
     return roots, Tree(models.id, [(root.id, folder) for root, folder in placed])
 
 
-async def _root_of(tools: Resources, models: Root, folder: Folder) -> Root:
+async def _root_of(resources: Resources, models: Root, folder: Folder) -> Root:
     if folder.top is not None:
         return models
-    return await _root(tools, folder.path, folder.type_key)
+    return await _root(resources, folder.path, folder.type_key)
 
 
-async def _root(tools: Resources, path: str, type_key: str | None = None) -> Root:
-    lanes, files = tools.lanes, tools.store.files
+async def _root(resources: Resources, path: str, type_key: str | None = None) -> Root:
+    lanes, files = resources.lanes, resources.store.files
     real = await lanes.scan(os.path.realpath, path)
     root_id = await lanes.db(files.root_id, path, real_path=real, type_key=type_key)
     network = await lanes.scan(mounts.network_filesystem, path)
@@ -301,9 +306,9 @@ async def _root(tools: Resources, path: str, type_key: str | None = None) -> Roo
 class _Builder:
     """Builds the parts, each from those before it."""
 
-    tools: Resources
-    ties: Callbacks
-    membership: TeamGuard
+    resources: Resources
+    callbacks: Callbacks
+    team_guard: TeamGuard
     credentials: Credentials
     api: CloudClient
     objects: object_store.ObjectStore
@@ -312,31 +317,31 @@ class _Builder:
     tree: Tree
     once: bool
 
-    def parts(self) -> Components:
+    def components(self) -> Components:
         """All of them, tied together."""
-        settings, clock = self.tools.settings, self.tools.clock
+        settings, clock = self.resources.settings, self.resources.clock
         sending = Bandwidth(rates.parse(settings.upload.bandwidth), clock)
         reading = Bandwidth(rates.parse(settings.guest.hash_bandwidth), clock)
-        allowance = TransferQuota(settings.limits.max_bytes_per_day, **self.tools.shared)
+        quota = TransferQuota(settings.limits.max_bytes_per_day, **self.resources.shared)
         catalog = Catalog(self.api, clock)
         comparer = self._comparer()
-        transfer = self._transfer(allowance, sending)
+        transfer = self._transfer(quota, sending)
         wake, wake_maintenance = asyncio.Event(), asyncio.Event()
-        announcer = self._announcer()
+        notifier = self._build_notifier()
 
         def on_step() -> None:
             wake.set()
             wake_maintenance.set()
-            self.ties.on_clock_step()
+            self.callbacks.on_clock_step()
 
-        clock_steps = ClockSteps(on_step=on_step, **self.tools.shared)
+        clock_steps = ClockSteps(on_step=on_step, **self.resources.shared)
         holds = HoldTracker(
             credentials=self.credentials,
-            quota=allowance,
-            notifier=announcer,
+            quota=quota,
+            notifier=notifier,
             wake=wake,
             describe_permissions=self._permissions,
-            **self.tools.shared,
+            **self.resources.shared,
         )
         worker = Worker(
             self._worker_deps(comparer, transfer, catalog, reading), on_contact=holds.contact
@@ -345,67 +350,67 @@ class _Builder:
             worker,
             holds,
             clock_steps=clock_steps,
-            notifier=announcer,
-            quota=allowance,
+            notifier=notifier,
+            quota=quota,
             wake=wake,
             owner=f"{socket.gethostname()}:{os.getpid()}",
             max_jobs=settings.upload.files,
             on_ended=wake_maintenance.set,
-            **self.tools.shared,
+            **self.resources.shared,
         )
         retirement = self._retirement()
-        intake = self._intake(comparer, dispatcher)
+        ingester = self._ingester(comparer, dispatcher)
         ingest = IngestLoop(
-            intake,
+            ingester,
             self.changes,
             self.roots,
             on_root_missing=holds.begin_root,
             on_roots_present=partial(holds.end, HoldKind.ROOT),
             on_processed=wake.set,
-            **self.tools.shared,
+            **self.resources.shared,
         )
         credential_check = CredentialCheck(
-            self.credentials, self.membership, holds, **self.tools.shared
+            self.credentials, self.team_guard, holds, **self.resources.shared
         )
         maintenance = MaintenanceLoop(
             clock_steps=clock_steps,
-            aborter=UploadAborter(api=self.api, **self.tools.shared),
+            aborter=UploadAborter(api=self.api, **self.resources.shared),
             retirement=retirement,
             reconciler=Reconciler(
                 api=self.api,
                 catalog=catalog,
                 hidden=self._hidden,
-                latest_s=self.tools.latest_s,
-                **self.tools.shared,
+                latest_s=self.resources.latest_s,
+                **self.resources.shared,
             ),
             wake=wake_maintenance,
             reconcile=settings.catalog.reconcile_s > 0,
             check_credentials=credential_check.run,
             on_jobs_freed=wake.set,
-            **self.tools.shared,
+            **self.resources.shared,
         )
         return Components(
             roots=self.roots,
-            store=self.tools.store,
-            membership=self.membership,
+            store=self.resources.store,
+            team_guard=self.team_guard,
             credentials=self.credentials,
             sending=sending,
             reading=reading,
-            courtesy=self._courtesy(sending, reading),
-            allowance=allowance,
+            comfyui_throttle=self._comfyui_throttle(sending, reading),
+            quota=quota,
             transfer=transfer,
             worker=worker,
             holds=holds,
-            announcer=announcer,
+            notifier=notifier,
             clock_steps=clock_steps,
             dispatcher=dispatcher,
             changes=self.changes,
-            intake=intake,
+            ingester=ingester,
             ingest=ingest,
             maintenance=maintenance,
             credential_check=credential_check,
             applier=partial(self._applier, comparer, catalog, retirement),
-            desk=self._desk(dispatcher, transfer, sending, intake),
+            control=self._control(dispatcher, transfer, sending, ingester),
         )
 
     def _hint(self, hint: Hint) -> None:
@@ -416,72 +421,72 @@ class _Builder:
 
     def _comparer(self) -> Comparer:
         def rules_of(root: Root) -> Rules:
-            now = self.ties.settings()
+            now = self.callbacks.settings()
             return rules_for(now, root.path, type_key=root.type_key, tree=repr(self.tree))
 
         return Comparer(
             self.roots,
-            files=self.tools.store.seen,
-            symlinks=self.tools.settings.scan.symlinks,
+            files=self.resources.store.seen,
+            symlinks=self.resources.settings.scan.symlinks,
             tree=self.tree,
             rules_of=rules_of,
-            kept=self.tools.settings.kept_paths,
+            kept=self.resources.settings.kept_paths,
         )
 
-    def _intake(self, comparer: Comparer, dispatcher: Dispatcher) -> Ingester:
-        settings = self.tools.settings
+    def _ingester(self, comparer: Comparer, dispatcher: Dispatcher) -> Ingester:
+        settings = self.resources.settings
         return Ingester(
             self.roots,
             comparer=comparer,
             tracker=SettleTracker(
                 self.roots,
-                clock=self.tools.clock,
-                meter=self.tools.meter,
+                clock=self.resources.clock,
+                meter=self.resources.meter,
                 windows=_windows(settings),
                 once=self.once,
             ),
-            meter=self.tools.meter,
+            meter=self.resources.meter,
             read_lease=settings.settle.read_lease,
             on_queued=dispatcher.wake,
             on_freed=self._hint,
-            **self.tools.shared,
+            **self.resources.shared,
         )
 
     # -- the way out -------------------------------------------------------------------------------
 
-    def _transfer(self, allowance: TransferQuota, sending: Bandwidth) -> Transfer:
-        settings = self.tools.settings
+    def _transfer(self, quota: TransferQuota, sending: Bandwidth) -> Transfer:
+        settings = self.resources.settings
         return Transfer(
             slots=ConcurrencyLimiter(
                 AdaptiveConcurrency(settings.upload.parts, settings.upload.parts_max)
             ),
             api=self.api,
             objects=self.objects,
-            jitter=self.tools.jitter,
-            meter=self.tools.meter,
+            jitter=self.resources.jitter,
+            meter=self.resources.meter,
             hosts=HostRule(
                 settings.api.base_url,
                 frozenset(settings.network.storage_hosts),
                 pinned=not settings.api.loopback,
             ),
-            allowance=allowance,
+            quota=quota,
             bandwidth=sending,
             path_of=self._path_of,
-            **self.tools.shared,
+            **self.resources.shared,
         )
 
     def _worker_deps(
         self, comparer: Comparer, transfer: Transfer, catalog: Catalog, reading: Bandwidth
     ) -> WorkerDeps:
-        settings = self.tools.settings
+        settings = self.resources.settings
 
         def lacking(job: Job) -> str | None:
             assert job.target.bundle is not None, "asked of bundles only"
             return comparer.missing_from_bundle(self.roots[job.root_id], job.target.bundle)
 
         return WorkerDeps(
-            jitter=self.tools.jitter,
-            meter=self.tools.meter,
+            jitter=self.resources.jitter,
+            meter=self.resources.meter,
             api=self.api,
             catalog=catalog,
             transfer=transfer,
@@ -491,19 +496,19 @@ class _Builder:
                 api=self.api,
             ),
             reading=reading,
-            latest_s=self.tools.latest_s,
+            latest_s=self.resources.latest_s,
             once=self.once,
             hidden=self._hidden,
             path_of=self._path_of,
             expected_of=lambda job: expected_sha256(self.roots[job.root_id].path, job.rel_path),
             lacking=lacking,
             on_moved=lambda job: self._hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN)),
-            **self.tools.shared,
+            **self.resources.shared,
         )
 
     async def _permissions(self) -> str | None:
         credentials = self.credentials
-        team_id = credentials.team_id or self.tools.settings.api.team_id
+        team_id = credentials.team_id or self.resources.settings.api.team_id
         try:
             return describe_permissions(
                 await self.api.me(), team_id if credentials.is_session else None
@@ -517,9 +522,9 @@ class _Builder:
     # -- what is done about records ----------------------------------------------------------------
 
     def _retirement(self) -> RecordCleanup:
-        catalog = self.tools.settings.catalog
+        catalog = self.resources.settings.catalog
         policy = Policy(catalog.on_delete, catalog.delete_grace_s, catalog.delete_most)
-        return RecordCleanup(api=self.api, policy=policy, **self.tools.shared)
+        return RecordCleanup(api=self.api, policy=policy, **self.resources.shared)
 
     def _applier(
         self, comparer: Comparer, catalog: Catalog, retirement: RecordCleanup
@@ -533,51 +538,51 @@ class _Builder:
             retirement=retirement,
             roots=self.roots,
             hidden=self._hidden,
-            **self.tools.shared,
+            **self.resources.shared,
         )
 
     @property
     def _hidden(self) -> bool:
-        return self.tools.settings.catalog.register_as == "disabled"
+        return self.resources.settings.catalog.register_as == "disabled"
 
     # -- who is told, and manners ------------------------------------------------------------------
 
-    def _announcer(self) -> WebhookNotifier:
+    def _build_notifier(self) -> WebhookNotifier:
         return WebhookNotifier(
-            _receivers(self.tools.settings),
-            jitter=self.tools.jitter,
+            _receivers(self.resources.settings),
+            jitter=self.resources.jitter,
             shown_of=lambda job: self.roots[job.root_id].display_path(job.rel_path),
-            **self.tools.shared,
-            **network(self.tools.settings),
+            **self.resources.shared,
+            **network(self.resources.settings),
         )
 
-    def _desk(
-        self, dispatcher: Dispatcher, transfer: Transfer, sending: Bandwidth, intake: Ingester
+    def _control(
+        self, dispatcher: Dispatcher, transfer: Transfer, sending: Bandwidth, ingester: Ingester
     ) -> ControlContext:
         return ControlContext(
-            state_dir=os.fspath(self.tools.settings.state_dir),
-            started_at=self.tools.clock.now_ms(),
-            meter=self.tools.meter,
+            state_dir=os.fspath(self.resources.settings.state_dir),
+            started_at=self.resources.clock.now_ms(),
+            meter=self.resources.meter,
             credentials=self.credentials,
             dispatcher=dispatcher,
             transfer=transfer,
             bandwidth=sending,
-            settling=intake.tracker.progress,
+            settling=ingester.tracker.progress,
             hint=self._hint,
-            state_hold=self.ties.state_hold,
-            unready=self.ties.unready,
-            watch_mode=self.ties.watch_mode,
-            **self.tools.shared,
+            state_hold=self.callbacks.state_hold,
+            unready=self.callbacks.unready,
+            watch_mode=self.callbacks.watch_mode,
+            **self.resources.shared,
         )
 
-    def _courtesy(self, sending: Bandwidth, reading: Bandwidth) -> ComfyUIThrottle:
+    def _comfyui_throttle(self, sending: Bandwidth, reading: Bandwidth) -> ComfyUIThrottle:
         return ComfyUIThrottle(
-            _manner(self.tools.settings),
+            _busy_policy(self.resources.settings),
             sending=sending,
             reading=reading,
-            meter=self.tools.meter,
-            clock=self.tools.clock,
-            ca_bundle=network(self.tools.settings)["ca_bundle"],
+            meter=self.resources.meter,
+            clock=self.resources.clock,
+            ca_bundle=network(self.resources.settings)["ca_bundle"],
         )
 
 
@@ -592,7 +597,7 @@ def _windows(settings: Settings) -> settling.Windows:
     )
 
 
-def _manner(settings: Settings) -> BusyPolicy:
+def _busy_policy(settings: Settings) -> BusyPolicy:
     comfyui = settings.comfyui
     slow_rate = rates.parse_rate(comfyui.busy_bandwidth)
     assert slow_rate is not None, "checked with the settings"

@@ -49,7 +49,7 @@ class Reloader:
         """Reload as soon as possible."""
         self._requested.set()
 
-    async def run(self, parts: Components) -> None:
+    async def run(self, components: Components) -> None:
         """Carry out requests until cancelled."""
         while True:
             await self._requested.wait()
@@ -61,17 +61,17 @@ class Reloader:
             except SyncdError as error:
                 _log.error("config.reload_refused", reason=str(error))
             else:
-                await self._apply(parts, loaded)
+                await self._apply(components, loaded)
             self._notifier.ready()
 
-    async def _apply(self, parts: Components, loaded: Loaded) -> None:
+    async def _apply(self, components: Components, loaded: Loaded) -> None:
         result = reloaded(self._settings, loaded.settings)
         settings = self._settings = result.settings
         log.configure(format=settings.log.format, level=settings.log.level)
-        parts.follow(settings)
-        parts.ingest.on_settings_changed(result.changed)
-        parts.membership.use_source(replace(loaded.credential, team_id=settings.api.team_id))
-        await parts.credential_check.reload()
+        components.follow(settings)
+        components.ingest.on_settings_changed(result.changed)
+        components.team_guard.use_source(replace(loaded.credential, team_id=settings.api.team_id))
+        await components.credential_check.reload()
         _log.info("config.reloaded", changed=result.changed)
         if result.left:
             _log.warning("config.reload_needs_restart", keys=result.left)

@@ -31,7 +31,7 @@ from syncd.daemon.components import (
     Components,
     Factories,
     Resources,
-    assembled,
+    build_components,
     open_store,
 )
 from syncd.daemon.notify import SystemdNotifier
@@ -121,11 +121,11 @@ class Service:
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
         latest_s: float = LATEST_S,
-        doors: Factories | None = None,
+        factories: Factories | None = None,
         notifier: SystemdNotifier | None = None,
         reread: Callable[[], Loaded] | None = None,
     ) -> None:
-        self._doors = doors or Factories()
+        self._factories = factories or Factories()
         self._source = source
         self._meter = meter
         self._clock = clock or SystemClock()
@@ -133,7 +133,7 @@ class Service:
         self._latest_s = latest_s
         self._is_once = once
         self._disk_full = DiskFullRetry(self._clock, limit_s=ONCE_FULL_S if once else None)
-        self._lanes = self._doors.lanes(settings, self._disk_full)
+        self._lanes = self._factories.lanes(settings, self._disk_full)
         self._notifier = notifier or SystemdNotifier()
         self._reloader = Reloader(settings, reread=reread, notifier=self._notifier)
         self._scan_hangs = False
@@ -156,12 +156,12 @@ class Service:
             AlreadyRunning, StateError: The state directory cannot be used.
         """
 
-        async def way(parts: Components) -> int:
-            code = await (self._once(parts) if self._is_once else self._forever(parts))
-            await self._last_words(parts, well=self._is_once and code == 0)
+        async def run_mode(components: Components) -> int:
+            code = await (self._once(components) if self._is_once else self._forever(components))
+            await self._last_words(components, well=self._is_once and code == 0)
             return code
 
-        return await self._run(way)
+        return await self._run(run_mode)
 
     async def apply(self, lines: "Sequence[Line]") -> "Applied":
         """
@@ -175,22 +175,22 @@ class Service:
 
         applied = Applied()
 
-        async def way(parts: Components) -> int:
+        async def run_mode(components: Components) -> int:
             nonlocal applied
-            applied = await self._apply(parts, lines)
-            await self._last_words(parts, well=False)  # it says nothing of the other files
+            applied = await self._apply(components, lines)
+            await self._last_words(components, well=False)  # it says nothing of the other files
             return applied.exit_code
 
-        await self._run(way)
+        await self._run(run_mode)
         applied.signal_code = self._signal_code()
         applied.sent = self._meter.sent
         return applied
 
-    async def _run(self, way: Callable[[Components], Awaitable[int]]) -> int:
+    async def _run(self, run_mode: Callable[[Components], Awaitable[int]]) -> int:
         store = open_store(self._reloader.settings)
         try:
             with self._signals():
-                return await self._with_store(store, way)
+                return await self._with_store(store, run_mode)
         except StateFull:
             if not self._signal:
                 raise
@@ -225,83 +225,87 @@ class Service:
 
     # -- the two ways to run ---------------------------------------------------------------------
 
-    async def _once(self, parts: Components) -> int:
+    async def _once(self, components: Components) -> int:
         """Walk, wait for what settles, empty the queue; the exit code says what is left."""
         self._ready = True
         self._notifier.ready()
-        walking = asyncio.create_task(parts.ingest.walk())
+        walking = asyncio.create_task(components.ingest.walk())
         try:
-            await self._until_stopped(parts, {walking, *self._besides(parts)}, enough={walking})
+            await self._until_stopped(
+                components, {walking, *self._side_tasks(components)}, enough={walking}
+            )
         except RootUnavailable as error:
             self.ending.root_error = str(error)
             _log.error("root.unavailable", reason=str(error))
             return error.exit_code
         if self._stop.is_set():
             return self._signal_code()
-        await parts.holds.end(HoldKind.ROOT)
-        until_s = self._clock.boottime_s() + self._once_wait_s(parts.roots)
-        settling = asyncio.create_task(parts.ingest.settle(until_s))
+        await components.holds.end(HoldKind.ROOT)
+        until_s = self._clock.boottime_s() + self._once_wait_s(components.roots)
+        settling = asyncio.create_task(components.ingest.settle(until_s))
         working = asyncio.create_task(
-            parts.dispatcher.run(more_comes=partial(parts.ingest.more_comes, until_s))
+            components.dispatcher.run(more_comes=partial(components.ingest.more_comes, until_s))
         )
-        tasks = {settling, working, *self._besides(parts)}
-        await self._run_until_stopped(parts, tasks, enough={working})
+        tasks = {settling, working, *self._side_tasks(components)}
+        await self._run_until_stopped(components, tasks, enough={working})
         if not self._stop.is_set():
-            await parts.maintenance.clean_up()
-        self.ending.problems = parts.intake.problems
+            await components.maintenance.clean_up()
+        self.ending.problems = components.ingester.problems
         self.ending.unsettled = {
-            parts.roots[root_id].display_path(rel_path): observation.blocked_by
+            components.roots[root_id].display_path(rel_path): observation.blocked_by
             or "it still changes"
-            for (root_id, rel_path), observation in parts.intake.tracker.unsettled().items()
+            for (root_id, rel_path), observation in components.ingester.tracker.unsettled().items()
         }
         return self._signal_code() or await self._exit_code(
-            parts.store,
+            components.store,
             unsettled=len(self.ending.unsettled),
             unread=len(self.ending.problems),
         )
 
-    async def _apply(self, parts: Components, lines: "Sequence[Line]") -> "Applied":
+    async def _apply(self, components: Components, lines: "Sequence[Line]") -> "Applied":
         """Queue what still stands, and let the workers end it."""
-        applier = parts.applier()
-        await parts.intake.require_roots()
+        applier = components.applier()
+        await components.ingester.require_roots()
         await applier.begin(lines, stopped=self._stop.is_set)
         working = asyncio.create_task(
-            parts.dispatcher.run(
+            components.dispatcher.run(
                 more_comes=lambda: False, only=applier.jobs, send_allowed=applier.send_allowed
             )
         )
-        await self._run_until_stopped(parts, {working}, enough={working})
+        await self._run_until_stopped(components, {working}, enough={working})
         if not self._stop.is_set():
-            await parts.maintenance.clean_up_after_plan()
+            await components.maintenance.clean_up_after_plan()
         return await applier.end()
 
-    async def _forever(self, parts: Components) -> int:
+    async def _forever(self, components: Components) -> int:
         loop = asyncio.get_running_loop()
 
         def on_hint(hint: Hint) -> None:  # in the watcher's thread
-            if parts.changes.add(hint):
-                loop.call_soon_threadsafe(parts.changes.wake)
-            loop.call_soon_threadsafe(parts.dispatcher.on_hint, hint)
+            if components.changes.add(hint):
+                loop.call_soon_threadsafe(components.changes.wake)
+            loop.call_soon_threadsafe(components.dispatcher.on_hint, hint)
 
-        watcher = self._doors.watcher(
-            self._reloader.settings, {root.id: root.path for root in parts.roots.values()}, on_hint
+        watcher = self._factories.watcher(
+            self._reloader.settings,
+            {root.id: root.path for root in components.roots.values()},
+            on_hint,
         )
         self._watcher = watcher
-        scheduler = self._scheduler = self._schedule(parts, watcher)
+        scheduler = self._scheduler = self._schedule(components, watcher)
         try:
-            await parts.ingest.start_watching(watcher)
+            await components.ingest.start_watching(watcher)
             scheduler.start()
             self._ready = True
-            _log.info("service.started", roots=[root.path for root in parts.roots.values()])
+            _log.info("service.started", roots=[root.path for root in components.roots.values()])
             self._notifier.ready()
             tasks = {
-                asyncio.create_task(parts.ingest.run(watcher)),
-                asyncio.create_task(parts.dispatcher.run(more_comes=lambda: True)),
-                asyncio.create_task(parts.maintenance.run()),
-                asyncio.create_task(self._reloader.run(parts)),
-                *self._besides(parts, watcher),
+                asyncio.create_task(components.ingest.run(watcher)),
+                asyncio.create_task(components.dispatcher.run(more_comes=lambda: True)),
+                asyncio.create_task(components.maintenance.run()),
+                asyncio.create_task(self._reloader.run(components)),
+                *self._side_tasks(components, watcher),
             }
-            await self._run_until_stopped(parts, tasks, enough=tasks)
+            await self._run_until_stopped(components, tasks, enough=tasks)
         finally:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
@@ -310,18 +314,26 @@ class Service:
         return self._signal_code()
 
     async def _run_until_stopped(
-        self, parts: Components, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+        self,
+        components: Components,
+        tasks: set[asyncio.Task[None]],
+        *,
+        enough: set[asyncio.Task[None]],
     ) -> None:
         """Run, then let the workers end; at once where something died."""
         grace_s = 0.0
         try:
-            await self._until_stopped(parts, tasks, enough=enough)
+            await self._until_stopped(components, tasks, enough=enough)
             grace_s = self._reloader.settings.upload.shutdown_grace_s
         finally:
-            await parts.dispatcher.drain(grace_s, self._hurry)
+            await components.dispatcher.drain(grace_s, self._hurry)
 
     async def _until_stopped(
-        self, parts: Components, tasks: set[asyncio.Task[None]], *, enough: set[asyncio.Task[None]]
+        self,
+        components: Components,
+        tasks: set[asyncio.Task[None]],
+        *,
+        enough: set[asyncio.Task[None]],
     ) -> None:
         """Wait for a stop or the end of one of *enough*; a task that died ends the service."""
         stop = asyncio.create_task(self._wait_for_stop())
@@ -333,7 +345,7 @@ class Service:
                     task.result()
         finally:
             if self._stop.is_set():
-                parts.intake.stop()
+                components.ingester.stop()
             for task in (*tasks, stop):
                 task.cancel()
             results = await asyncio.gather(*tasks, stop, return_exceptions=True)
@@ -353,7 +365,7 @@ class Service:
 
     # -- ticks ------------------------------------------------------------------------------------
 
-    def _schedule(self, parts: Components, watcher: Watcher) -> AsyncIOScheduler:
+    def _schedule(self, components: Components, watcher: Watcher) -> AsyncIOScheduler:
         """Ticks set events and nothing else."""
         reconcile_s = self._reloader.settings.catalog.reconcile_s
         scheduler = AsyncIOScheduler(
@@ -363,21 +375,21 @@ class Service:
 
         # Coroutines: plain functions would run in a thread, and an event is set in the loop's only.
         async def rescan() -> None:
-            parts.ingest.rescan()
+            components.ingest.rescan()
 
         async def look_after() -> None:
-            parts.dispatcher.wake()
-            parts.maintenance.wake()
+            components.dispatcher.wake()
+            components.maintenance.wake()
 
         async def watch_again() -> None:
             if not watcher.alive():
-                parts.ingest.restart_watcher()
+                components.ingest.restart_watcher()
 
         async def look_around() -> None:
-            parts.ingest.check_roots()
+            components.ingest.check_roots()
 
         async def reconcile() -> None:
-            parts.maintenance.reconcile()
+            components.maintenance.reconcile()
 
         for tick, seconds in (
             (rescan, self._reloader.settings.scan.interval_s),
@@ -390,10 +402,10 @@ class Service:
             scheduler.add_job(tick, _Every(seconds), id=tick.__name__)
         return scheduler
 
-    async def _watch_clock(self, parts: Components) -> None:
+    async def _watch_clock(self, components: Components) -> None:
         while True:
             await self._clock.sleep(CLOCK_LOOK_S)
-            await parts.clock_steps.follow()
+            await components.clock_steps.follow()
 
     def _restart_ticks(self) -> None:
         """Start all ticks anew: the scheduler goes by the wall clock, which was set."""
@@ -401,42 +413,44 @@ class Service:
             for job in self._scheduler.get_jobs():
                 job.reschedule(job.trigger)
 
-    def _besides(
-        self, parts: Components, watcher: Watcher | None = None
+    def _side_tasks(
+        self, components: Components, watcher: Watcher | None = None
     ) -> set[asyncio.Task[None]]:
         """What runs beside the work: manners, messages, a herald where a service manager listens."""
         tasks = {
-            asyncio.create_task(parts.courtesy.run()),
-            asyncio.create_task(self._watch_clock(parts)),
+            asyncio.create_task(components.comfyui_throttle.run()),
+            asyncio.create_task(self._watch_clock(components)),
         }
-        if parts.announcer.is_configured:
-            all_is_well = None if watcher is None else partial(self._all_is_well, parts)
-            tasks.add(asyncio.create_task(parts.announcer.run(all_is_well=all_is_well)))
+        if components.notifier.is_configured:
+            all_is_well = None if watcher is None else partial(self._all_is_well, components)
+            tasks.add(asyncio.create_task(components.notifier.run(all_is_well=all_is_well)))
         if not self._notifier.is_heard:
             return tasks
 
         def is_watched() -> bool:
             if watcher is None or watcher.alive() or watcher.degraded is not None:
                 return True
-            parts.ingest.restart_watcher()
+            components.ingest.restart_watcher()
             return False
 
         herald = SystemdReporter(
             self._notifier,
-            store=parts.store,
+            store=components.store,
             lanes=self._lanes,
             clock=self._clock,
             meter=self._meter,
-            bandwidth=parts.sending,
-            walked=lambda: None if parts.ingest.walked else parts.intake.files_seen,
+            bandwidth=components.sending,
+            walked=lambda: None if components.ingest.walked else components.ingester.files_seen,
             is_watched=is_watched,
         )
         return {*tasks, asyncio.create_task(herald.run())}
 
     # -- start and state -------------------------------------------------------------------------
 
-    async def _with_store(self, store: Store, way: Callable[[Components], Awaitable[int]]) -> int:
-        tools = Resources(
+    async def _with_store(
+        self, store: Store, run_mode: Callable[[Components], Awaitable[int]]
+    ) -> int:
+        resources = Resources(
             self._reloader.settings,
             store,
             self._lanes,
@@ -445,21 +459,23 @@ class Service:
             self._meter,
             self._latest_s,
         )
-        ties = Callbacks(
+        callbacks = Callbacks(
             settings=lambda: self._reloader.settings,
             on_clock_step=self._restart_ticks,
             unready=self._unready,
             state_hold=self._state_hold,
             watch_mode=self._watch_mode,
         )
-        membership = TeamGuard(self._reloader.settings, self._source, **tools.shared)
-        await membership.bind_state_dir(membership.session_team())
+        team_guard = TeamGuard(self._reloader.settings, self._source, **resources.shared)
+        await team_guard.bind_state_dir(team_guard.session_team())
         await self._free(store)
         async with (
-            assembled(tools, ties, membership, doors=self._doors, once=self._is_once) as parts,
-            self._doors.control(self._reloader.settings, parts.desk),
+            build_components(
+                resources, callbacks, team_guard, factories=self._factories, once=self._is_once
+            ) as components,
+            self._factories.control(self._reloader.settings, components.control),
         ):
-            return await way(parts)
+            return await run_mode(components)
 
     async def _free(self, store: Store) -> None:
         """What the run before left claimed or waiting may be taken up."""
@@ -500,16 +516,19 @@ class Service:
 
     # -- ends ------------------------------------------------------------------------------------
 
-    async def _last_words(self, parts: Components, *, well: bool) -> None:
+    async def _last_words(self, components: Components, *, well: bool) -> None:
         within_s = LAST_WORDS_S if self._stop.is_set() else LAST_WORDS_ONCE_S
-        await parts.announcer.flush(well=well, within_s=within_s)
+        await components.notifier.flush(well=well, within_s=within_s)
 
-    async def _all_is_well(self, parts: Components) -> bool:
+    async def _all_is_well(self, components: Components) -> bool:
         """Is every wanted file in the catalog, and nothing in the way?"""
-        if not parts.ingest.walked:
+        if not components.ingest.walked:
             return False
-        unsettled, unread = len(parts.intake.tracker.unsettled()), len(parts.intake.problems)
-        return await self._exit_code(parts.store, unsettled=unsettled, unread=unread) == 0
+        unsettled, unread = (
+            len(components.ingester.tracker.unsettled()),
+            len(components.ingester.problems),
+        )
+        return await self._exit_code(components.store, unsettled=unsettled, unread=unread) == 0
 
     async def _exit_code(self, store: Store, *, unsettled: int, unread: int) -> int:
         files = await self._lanes.db(store.report.counts)

@@ -85,7 +85,7 @@ class Transfer:
         jitter: Callable[[], float],
         meter: Meter,
         hosts: HostRule,
-        allowance: TransferQuota,
+        quota: TransferQuota,
         bandwidth: Bandwidth,
         path_of: Callable[[Job], str],
     ) -> None:
@@ -98,7 +98,7 @@ class Transfer:
         self._jitter = jitter
         self._meter = meter
         self._hosts = hosts
-        self._allowance = allowance
+        self._quota = quota
         self._bandwidth = bandwidth
         self._path_of = path_of
         self._budget = Budget()
@@ -119,7 +119,7 @@ class Transfer:
 
     async def may_send(self) -> bool:
         """May another body leave today?"""
-        return await self._allowance.wait_s() == 0
+        return await self._quota.wait_s() == 0
 
     def is_live(self, grant: Grant) -> bool:
         """Is there enough life left in the URL to start a body on it?"""
@@ -297,7 +297,7 @@ class Transfer:
                 self._slots.width.lose_one(self._clock.boottime_s())
             raise
         finally:
-            await self._allowance.spend(counted)
+            await self._quota.spend(counted)
         self._slots.width.body_succeeded()
         self._budget.worked()
         return etag

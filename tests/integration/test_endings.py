@@ -15,7 +15,7 @@ from syncd.config.credential import CredentialSource
 from syncd.config.settings import Settings
 from syncd.control.context import ControlContext
 from syncd.daemon import service as service_room
-from syncd.daemon.components import Callbacks, Factories, Resources, assembled, open_store
+from syncd.daemon.components import Callbacks, Factories, Resources, build_components, open_store
 from syncd.daemon.service import Service
 from syncd.daemon.team_guard import TeamGuard
 from syncd.executors import Executors
@@ -60,8 +60,8 @@ async def test_the_store_is_not_closed_while_the_scan_thread_reads_it(
         service.stop()
         yield
 
-    doors = Factories(lanes=lambda *_: lanes, control=stopped_while_it_reads)
-    service = Service(settings, SOURCE, meter=Meter(), once=True, doors=doors)
+    factories = Factories(lanes=lambda *_: lanes, control=stopped_while_it_reads)
+    service = Service(settings, SOURCE, meter=Meter(), once=True, factories=factories)
     await service.run()
     ended.set()
 
@@ -110,8 +110,8 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
         watchers.append(Factories().watcher(*what))
         return watchers[0]
 
-    doors = Factories(lanes=lambda *_: lanes, watcher=watching, control=hanging_soon)
-    service = Service(settings, SOURCE, meter=Meter(), doors=doors)
+    factories = Factories(lanes=lambda *_: lanes, watcher=watching, control=hanging_soon)
+    service = Service(settings, SOURCE, meter=Meter(), factories=factories)
     try:
         async with asyncio.timeout(60):
             await service.run()
@@ -131,21 +131,23 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
 @pytest.mark.parametrize("fails", [True, False])
 async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fails: bool) -> None:
     store, lanes = open_store(settings), Executors(files=1, slots=1)
-    tools = Resources(settings, store, lanes, SystemClock(), lambda: 0.5, Meter())
-    ties = Callbacks(
+    resources = Resources(settings, store, lanes, SystemClock(), lambda: 0.5, Meter())
+    callbacks = Callbacks(
         settings=lambda: settings,
         on_clock_step=lambda: None,
         state_hold=lambda: None,
         unready=list,
         watch_mode=lambda: "walks",
     )
-    membership = TeamGuard(settings, SOURCE, **tools.shared)
+    team_guard = TeamGuard(settings, SOURCE, **resources.shared)
     with pytest.raises(NoRoom) if fails else nullcontext():
-        async with assembled(tools, ties, membership, doors=Factories(), once=True) as parts:
+        async with build_components(
+            resources, callbacks, team_guard, factories=Factories(), once=True
+        ) as components:
             if fails:
                 raise NoRoom
 
     with pytest.raises(ScanStopped):
-        await parts.intake.walk(parts.roots[1])
+        await components.ingester.walk(components.roots[1])
     lanes.close()
     store.close()

@@ -79,7 +79,7 @@ class Life:
             once=once,
             clock=clock,
             jitter=jitter or draw.random,
-            doors=Factories(
+            factories=Factories(
                 lanes=lambda _, disk_full: _Inline(self, wire.took_s, disk_full),
                 api=lambda _: ApiClient(transport=ApiWire(far, weather, self, lost)),
                 objects=lambda _: StoreClient(transport=wire),

@@ -255,7 +255,7 @@ def run(case: str, folder: Path) -> dict[str, Any]:
         clock=AheadClock(),
         latest_s=LATEST_S,
         jitter=lambda: 0.0,
-        doors=Factories(api=lambda _: _api(accident), objects=lambda _: _store(accident)),
+        factories=Factories(api=lambda _: _api(accident), objects=lambda _: _store(accident)),
     )
     started_s = time.monotonic()
     code = asyncio.run(service.run())

@@ -349,7 +349,7 @@ class Rig:
             once=True,
             clock=self.clock,
             jitter=self.jitter,
-            doors=Factories(
+            factories=Factories(
                 lanes=lambda _, disk_full: _Counted(self.clock, disk_full),
                 api=lambda _: _api_client(self.clock, self.cloud),
                 objects=lambda _: _store_client(self.cloud),
