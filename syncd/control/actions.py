@@ -1,9 +1,9 @@
 """
-What a person tells syncd to do with the queue, carried out on the store.
+Operator commands on the queue, carried out on the store.
 
-The same on a running daemon, which hands its store over and acts on what comes back, and on a store
-at rest, whose next owner finds what was committed. Each order is one commit, so that one which finds
-the disk full can be given again. All methods belong on the store's thread.
+A running daemon and the command line use the same code: the daemon acts on the result, and without a
+daemon the next start finds what was committed. Each action is one commit, so it can be repeated after
+a full disk. All functions belong on the store's thread.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,37 +15,37 @@ from syncd.store.reports import Named
 from syncd.store.store import Store
 from syncd.types import FileState, HoldKind
 
-AGAIN = frozenset(
+REPEATABLE = frozenset(
     {FileState.FAILED, FileState.CANCELLED, FileState.WAITING, FileState.NEEDS_SIGN_IN}
 )
-"""States whose job can be tried again."""
+"""States of files whose job can be tried again."""
 
-AFRESH = frozenset(
+EXAMINABLE = frozenset(
     {FileState.REFUSED, FileState.CONFLICT, FileState.UNREADABLE, FileState.INCOMPLETE}
 )
-"""States of files without a job: they can be looked at again."""
+"""States of files without a job: they can be examined again."""
 
-RETRIABLE = (*sorted(AGAIN), *sorted(AFRESH), FileState.DRIFT)
+RETRIABLE = (*sorted(REPEATABLE), *sorted(EXAMINABLE), FileState.DRIFT)
 ALL = frozenset(RETRIABLE) - {FileState.DRIFT}
-"""What ``retry --all`` means: somebody's decision about a record is not undone along with the rest."""
+"""The states of ``retry --all``: it does not undo a decision about a record."""
 
 BUMPABLE = frozenset({FileState.QUEUED, FileState.WAITING})
 CANCELLABLE = BUMPABLE | {FileState.UPLOADING, FileState.NEEDS_SIGN_IN, FileState.FAILED}
 
-WHY_NOT: Mapping[str, str] = MappingProxyType(
+LEFT_REASONS: Mapping[str, str] = MappingProxyType(
     {
         FileState.REGISTERED: "it is in the catalog",
-        FileState.UPLOADING: "it is being worked at",
+        FileState.UPLOADING: "it is being uploaded",
         FileState.QUEUED: "it is queued; to have it first: syncd bump",
         FileState.WAITING: "it waits for its next try; to try it now: syncd retry",
         FileState.FAILED: "it failed; to try it again: syncd retry",
         FileState.CANCELLED: "it was cancelled; to send it after all: syncd retry",
         FileState.NEEDS_SIGN_IN: "it needs a user session; syncd status says more",
-        FileState.IGNORED: "it is passed over by the rules",
+        FileState.IGNORED: "the rules ignore it",
         FileState.SHADOWED: "ComfyUI loads another file under its name",
     }
 )
-"""Why an order leaves a file alone, by its state."""
+"""Why an action leaves a file alone, by its state."""
 
 BUNDLED = "it is stored and waits for another file of its bundle; syncd file names that one"
 
@@ -55,14 +55,14 @@ UNKNOWN = "no such file is known; the path is the one that syncd status shows, o
 @dataclass(slots=True)
 class ActionResult:
     """
-    What became of an order.
+    The result of an action.
 
     Args:
-        files: Those that it was carried out on, as a person is told of them.
-        examined: Those without a job, which are examined again.
-        left: Those that it left alone, and why.
-        look_at: Paths to look at again.
-        ended: Jobs that nobody may work at any longer.
+        files: The files that it applied to, by display path.
+        examined: Files without a job, which are examined again.
+        left: Files that it left alone, with the reason.
+        look_at: Paths to examine again.
+        ended: Jobs whose workers must stop.
     """
 
     files: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ class ActionResult:
 
 
 def pause(store: Store, now_ms: int) -> ActionResult:
-    """Let nothing begin until ``resume``, over restarts as well."""
+    """Start nothing until ``resume``, across restarts."""
     store.holds.pause(now_ms)
     return ActionResult()
 
@@ -94,16 +94,16 @@ def retry(
     store: Store, now_ms: int, *, paths: Sequence[str] = (), states: Collection[str] = ()
 ) -> ActionResult:
     """
-    Try files again: those named, and all that are in one of *states* (of ``RETRIABLE``).
+    Try the named files again, and all files in one of *states* (of ``RETRIABLE``).
 
-    Whoever says so may have mended what everything waits for: holds are probed at once.
+    Holds are probed at once, as the operator may have removed their cause.
     """
-    done = ActionResult()
+    result = ActionResult()
 
     def again(place: Named) -> bool:
-        if place.state in AFRESH:
-            done.look_at.append(place.key)
-            done.examined.append(place.shown)
+        if place.state in EXAMINABLE:
+            result.look_at.append(place.key)
+            result.examined.append(place.shown)
             return True
         if place.state is FileState.DRIFT:
             store.jobs.send_again(*place.key, now_ms)
@@ -111,49 +111,49 @@ def retry(
             assert place.job_id is not None, "a wanted file has a job"
             if not store.jobs.retry_now(place.job_id, now_ms):
                 return False
-        done.files.append(place.shown)
+        result.files.append(place.shown)
         return True
 
     with store.transaction():
-        _each_named(store, paths, frozenset(RETRIABLE), again, done)
+        _each_named(store, paths, frozenset(RETRIABLE), again, result)
         if states:
             for place in store.report.places():
                 if place.state in states:
                     again(place)
-        store.files.judge_afresh(done.look_at)
+        store.files.judge_afresh(result.look_at)
         store.holds.probe_now(now_ms)
-    return done
+    return result
 
 
 def bump(store: Store, now_ms: int, *, paths: Sequence[str]) -> ActionResult:
-    """Let queued files go before all others, in the order of their size."""
-    done = ActionResult()
+    """Move queued files before all others, ordered by size."""
+    result = ActionResult()
 
     def first(place: Named) -> bool:
         assert place.job_id is not None, "a queued file has a job"
         store.jobs.bump(place.job_id, now_ms)
-        done.files.append(place.shown)
+        result.files.append(place.shown)
         return True
 
     with store.transaction():
-        _each_named(store, paths, BUMPABLE, first, done)
-    return done
+        _each_named(store, paths, BUMPABLE, first, result)
+    return result
 
 
 def cancel(store: Store, now_ms: int, *, paths: Sequence[str]) -> ActionResult:
-    """Give up on files until they change or somebody asks for a retry."""
-    done = ActionResult()
+    """Cancel files until they change or are retried."""
+    result = ActionResult()
 
     def end(place: Named) -> bool:
         assert place.job_id is not None, "there is something to cancel"
         store.jobs.cancel(place.job_id, now_ms)
-        done.ended.append(place.job_id)
-        done.files.append(place.shown)
+        result.ended.append(place.job_id)
+        result.files.append(place.shown)
         return True
 
     with store.transaction():
-        _each_named(store, paths, CANCELLABLE, end, done)
-    return done
+        _each_named(store, paths, CANCELLABLE, end, result)
+    return result
 
 
 def _each_named(
@@ -161,10 +161,10 @@ def _each_named(
     paths: Sequence[str],
     states: Collection[str],
     carry_out: Callable[[Named], bool],
-    done: ActionResult,
+    result: ActionResult,
 ) -> None:
     """
-    Carry an order out on each named file that is in one of *states*; say why not on the others.
+    Carry out an action on each named file in one of *states*, and note why not on the others.
 
     Args:
         carry_out: Returns False if the file waits for another file of its bundle.
@@ -174,8 +174,10 @@ def _each_named(
         fit = [place for place in places if place.state in states]
         for place in fit:
             if not carry_out(place):
-                done.left[place.shown] = BUNDLED
+                result.left[place.shown] = BUNDLED
         if not places:
-            done.left[path] = UNKNOWN
+            result.left[path] = UNKNOWN
         elif not fit:
-            done.left.update({p.shown: WHY_NOT.get(p.state, f"it is {p.state}") for p in places})
+            result.left.update(
+                {p.shown: LEFT_REASONS.get(p.state, f"it is {p.state}") for p in places}
+            )

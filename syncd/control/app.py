@@ -1,4 +1,4 @@
-"""The application: what can be asked for, and how an error looks."""
+"""The HTTP application: its routes and its error answers."""
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -20,7 +20,7 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def application(context: ControlContext) -> Starlette:
-    """Everything that a peer on the Unix socket may ask for."""
+    """The application for the Unix socket."""
     cache = StatusCache(context)
     answers, does = Queries(context, cache), Commands(context, cache)
     looks = (
@@ -59,7 +59,7 @@ async def _on_refusal(request: Request, refusal: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {printable(request.url.path)}: {error.detail}"
-    return _error(error.status_code, what, "docs/control.md lists what can be asked for.")
+    return _error(error.status_code, what, "docs/control.md lists the requests.")
 
 
 async def _on_state_error(request: Request, error: Exception) -> Response:
@@ -67,13 +67,13 @@ async def _on_state_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    what = f"a bug in syncd: {type(error).__name__}"
+    what = f"internal error: {type(error).__name__}"
     return _error(HTTPStatus.INTERNAL_SERVER_ERROR, what, "The log has more; please report it.")
 
 
 class ReadOnly:
     """
-    The application as it stands on TCP: GET, and only under a name of this machine itself.
+    The application on TCP: GET only, and only for Host headers that name this machine.
 
     Args:
         host, port: Where it listens; a Host header names them.
@@ -96,13 +96,13 @@ class ReadOnly:
         if len(hosts) != 1 or hosts[0] not in self._hosts:
             return _error(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                "this address answers under no name but its own",
-                f"Ask for one of: {', '.join(sorted(self._hosts))}",
+                "the Host header does not name this address",
+                f"Use one of: {', '.join(sorted(self._hosts))}",
             )
         if scope["method"] not in ("GET", "HEAD"):
             return _error(
                 HTTPStatus.METHOD_NOT_ALLOWED,
-                "over TCP nothing can be changed",
+                "requests over TCP cannot change anything",
                 "Use the syncd command, or the Unix socket.",
             )
         return None

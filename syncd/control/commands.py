@@ -24,7 +24,7 @@ BODY_MAX = 256 * 1024
 PATHS_MAX = 1000
 
 WRITE_S = 10.0
-"""How long an order waits for the store, whose disk may be full."""
+"""How long a command waits for the store, whose disk may be full."""
 
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ class Commands:
         self._cache = cache
 
     async def pause(self, request: Request) -> Response:
-        """Let what is on the wire end and begin nothing more."""
+        """Let running requests end and start nothing more."""
         await _members(request)
         await self._carry_out("pause", actions.pause)
         return JSONResponse({"paused": True})
@@ -61,17 +61,17 @@ class Commands:
         return JSONResponse({"files": done.files, "examined": done.examined, "left": done.left})
 
     async def bump(self, request: Request) -> Response:
-        """Let queued files go first: ``paths``."""
+        """Move queued files to the front: ``paths``."""
         paths = _texts(await _members(request, "paths"), "paths")
-        return _told(await self._carry_out("bump", actions.bump, paths=paths))
+        return _result(await self._carry_out("bump", actions.bump, paths=paths))
 
     async def cancel(self, request: Request) -> Response:
-        """Give up on files until they change: ``paths``."""
+        """Cancel files until they change: ``paths``."""
         paths = _texts(await _members(request, "paths"), "paths")
-        return _told(await self._carry_out("cancel", actions.cancel, paths=paths))
+        return _result(await self._carry_out("cancel", actions.cancel, paths=paths))
 
     async def scan(self, request: Request) -> Response:
-        """Look at ``path`` (a file or a folder; none: everything) now; ``accept``: see ``orders``."""
+        """Examine ``path`` (a file or folder; none: everything) now; ``accept``: see ``actions.accept``."""
         body = await _members(request, "path", "accept")
         path, accept = body.get("path") or ".", body.get("accept", False)
         if not _is_path(path):
@@ -83,7 +83,7 @@ class Commands:
         if not keys:
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
-                f"{printable(path)} lies in no directory that is watched",
+                f"{printable(path)} is not in a watched directory",
                 "Name a path below models_dir, or an absolute one.",
             )
         if accept:
@@ -94,7 +94,7 @@ class Commands:
         return JSONResponse({"looking_at": printable(path)}, HTTPStatus.ACCEPTED)
 
     async def limit(self, request: Request) -> Response:
-        """Hold sending to ``rate`` until the next start or reload."""
+        """Limit sending to ``rate`` until the next start or reload."""
         rate = (await _members(request, "rate")).get("rate")
         try:
             timetable = parse(rate if isinstance(rate, str) else "")
@@ -107,7 +107,7 @@ class Commands:
     async def _carry_out(
         self, name: str, order: Callable[..., ActionResult], **what: Any
     ) -> ActionResult:
-        """On the store first; then the service acts on what changed there."""
+        """Change the store, then let the service act on the change."""
         context = self._context
         try:
             async with asyncio.timeout(WRITE_S):
@@ -118,7 +118,7 @@ class Commands:
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 f"nothing could be written to {printable(context.state_dir)} for {WRITE_S:.0f} s",
-                "Look at the log: its disk may be full. Then repeat this.",
+                "Its disk may be full; see the log. Then try again.",
             ) from None
         self._cache.forget()
         await context.dispatcher.drop(done.ended)
@@ -130,7 +130,7 @@ class Commands:
 
 
 def _is_path(value: object) -> bool:
-    """Is it a text that may name a file? Half a surrogate pair, say, names none."""
+    """Return whether *value* is a string that can name a file."""
     if not isinstance(value, str) or "\0" in value:
         return False
     try:
@@ -140,12 +140,12 @@ def _is_path(value: object) -> bool:
     return True
 
 
-def _told(done: ActionResult) -> Response:
+def _result(done: ActionResult) -> Response:
     return JSONResponse({"files": done.files, "left": done.left})
 
 
 async def _members(request: Request, *names: str) -> dict[str, Any]:
-    """The members of a JSON object, of which only *names* may be there; nothing is an empty one."""
+    """Read the members of a JSON object with these optional *names*; an empty body has none."""
     content = bytearray()
     async for piece in request.stream():
         content += piece

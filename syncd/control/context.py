@@ -1,4 +1,4 @@
-"""What control knows of the service, and how it refuses a request."""
+"""What the HTTP API uses of the service, and how it refuses a request."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from syncd.upload.transfer import Transfer
 @dataclass(frozen=True, slots=True)
 class ControlContext:
     """
-    What control may ask of a running service, and tell it.
+    What the HTTP API uses of a running service.
 
     Args:
         started_at: Unix milliseconds.
-        settling: The files that still change; read it without an await.
-        hint: Takes where to look.
+        settling: The files that still change; iterate without an await.
+        hint: Queues a path to examine.
         state_hold: The hold of a full state disk, which cannot be stored.
-        unready: Why the service cannot do its work yet, or not any more.
+        unready: Why the service is not ready.
         watch_mode: One of ``metrics.WATCH_MODES``.
     """
 
@@ -48,7 +48,7 @@ class ControlContext:
 
 
 class Refusal(Exception):
-    """A request that is not carried out: what is wrong with it, and what to do."""
+    """A request that is refused, with the reason and advice."""
 
     def __init__(self, status: int, error: str, advice: str) -> None:
         super().__init__(error)
@@ -57,5 +57,5 @@ class Refusal(Exception):
 
 
 def bad(error: str) -> Refusal:
-    """A request that is not understood."""
-    return Refusal(HTTPStatus.BAD_REQUEST, error, "docs/control.md says what can be asked for.")
+    """A refusal of a malformed request."""
+    return Refusal(HTTPStatus.BAD_REQUEST, error, "docs/control.md lists the requests.")

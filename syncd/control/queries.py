@@ -1,4 +1,4 @@
-"""The requests that only look."""
+"""The requests that change nothing."""
 
 import asyncio
 import json
@@ -24,14 +24,14 @@ FILES_MAX = 10_000
 
 FRESH_S = 0.5
 COST = 20
-"""What the store says is read again after ``FRESH_S``, or ``COST`` times as long as it took."""
+"""The store is read again after ``FRESH_S`` plus ``COST`` times as long as the last read took."""
 
 PERSON = frozenset({HoldKind.ROOT, HoldKind.OPERATOR})
-"""Holds that somebody has to end before syncd is ready to do its work."""
+"""Holds that an operator must end before syncd is ready."""
 
 
 class StatusCache:
-    """What the store says, read beside its writer and not more often than it costs."""
+    """The state of the store, read in a thread and cached for longer the more a read costs."""
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
@@ -40,11 +40,11 @@ class StatusCache:
         self._reading = asyncio.Lock()
 
     def forget(self) -> None:
-        """Something was changed just now."""
+        """Read the store again for the next request."""
         self._fresh_until_s = 0.0
 
     async def standing(self) -> overview.StatusSummary:
-        """As it was a moment ago, at the latest."""
+        """The state, which may be slightly old."""
         async with self._reading:
             now_s = self._context.clock.boottime_s()
             if now_s >= self._fresh_until_s:
@@ -85,7 +85,7 @@ def _files(
 
 
 class Queries:
-    """The endpoints that only look."""
+    """The endpoints that change nothing."""
 
     def __init__(self, context: ControlContext, cache: StatusCache) -> None:
         self._context = context
@@ -93,13 +93,13 @@ class Queries:
         self._streams = 0
 
     async def live(self, request: Request) -> Response:
-        """The loop turns: it could not answer otherwise. Does anything move that should?"""
+        """Report that the event loop runs, and how long no byte has moved."""
         now = self._context.meter.snapshot()
         moving = {"running": len(now.running), "idle_s": round(now.idle_s, 1)}
         return JSONResponse({"live": True, "state_dir": self._context.state_dir, **moving})
 
     async def ready(self, request: Request) -> Response:
-        """Can it do its work, or does something stand in the way that a person has to mend?"""
+        """Report whether syncd can work, or why an operator must act."""
         reasons = self._context.unready()
         standing = await self._cache.standing()
         reasons += [f"{hold.kind}: {hold.reason}" for hold in standing.holds if hold.kind in PERSON]
@@ -107,7 +107,7 @@ class Queries:
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status)
 
     async def status(self, request: Request) -> Response:
-        """Where things stand, without a line for each file."""
+        """The status document."""
         return JSONResponse(await self._cache.document())
 
     async def files(self, request: Request) -> Response:
@@ -126,7 +126,7 @@ class Queries:
 
     async def metrics(self, request: Request) -> Response:
         """For Prometheus."""
-        from syncd.monitoring.metrics import (  # 1 MiB, where nobody scrapes
+        from syncd.monitoring.metrics import (  # 1 MiB, if metrics are not used
             CONTENT_TYPE,
             Facts,
             Metrics,
@@ -152,8 +152,8 @@ class Queries:
         if self._streams >= STREAMS_MAX:
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{STREAMS_MAX} others are watching",
-                "End one of them, or ask /status now and then.",
+                f"{STREAMS_MAX} event streams are open",
+                "Close one of them, or poll /status.",
             )
         body = self._stream() if request.method == "GET" else iter(())
         headers = {"Cache-Control": "no-store"}

@@ -1,7 +1,7 @@
 """
-The sockets, and who may use them.
+The sockets and their access checks.
 
-uvicorn's main loop, which would tick ten times a second, is not run.
+uvicorn's main loop does not run, as it would wake up ten times a second.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from syncd.control.context import ControlContext
 
 KEEP_ALIVE_S = 30
 GOODBYE_S = 5
-"""Seconds a stranger may take to ask, and to read that it is one."""
+"""Seconds for a refused peer to send its request and read the answer."""
 BACKLOG = 64
 
 SO_PEERGROUPS = 59
@@ -39,7 +39,7 @@ async def serve(context: ControlContext, listen: tuple[str, int] | None) -> Asyn
     """
     Answer while the block runs.
 
-    What cannot be opened is told to the log: a daemon that nobody can ask still uploads.
+    A socket that cannot be opened is logged; the daemon uploads without it.
 
     Args:
         listen: Loopback address and port for the read-only application, if any.
@@ -92,7 +92,7 @@ def listen_on_socket(state_dir: str, environ: Mapping[str, str]) -> tuple[str, s
 
 
 def _bound(path: str) -> socket.socket:
-    """Nobody can connect before the mode is right, since nobody listens yet."""
+    """Bind without listening, so that no peer connects before the mode is set."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     Path(path).unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -117,7 +117,7 @@ def _answers(path: str) -> bool:
 
 
 def _remove(inodes: Mapping[str, int]) -> None:
-    """Remove what was made; a name may be another daemon's by now, if its state directory was moved."""
+    """Remove our sockets, but not those that another daemon has bound to the same names since."""
     for name, inode in inodes.items():
         with suppress(OSError):
             if os.lstat(name).st_ino == inode:

@@ -1,8 +1,7 @@
 """
-Lets a plan happen: looks at each line's file or record once more, and queues what still stands.
+Applies a plan: checks each line's file or record again, and queues those that still match.
 
-The queue and the worker do the rest, as ever. A line that does not fit any more is refused, and the
-others go on.
+The queue and the workers do the rest. A line that no longer matches is refused; the others continue.
 """
 
 import os
@@ -30,9 +29,9 @@ from syncd.types import FoundFile, HeldClass, Job, State, Target, Verdict, print
 @dataclass(slots=True)
 class Applied:
     """
-    What became of a plan's lines; skipped ones are in none of the lists.
+    The result of each line of a plan; skipped lines are in none of the lists.
 
-    ``sent`` is the number of bytes that left for the object store, repeated ones included.
+    ``sent`` is the number of bytes sent to the object store, including repeated ones.
     """
 
     done: list[Line] = field(default_factory=list)
@@ -53,16 +52,16 @@ class Applied:
 
 
 class _Refused(Exception):
-    """The line does not fit what is; the text says why."""
+    """The line no longer matches; the message is the reason."""
 
 
 class Applier:
     """
-    Takes the lines of a plan.
+    Checks and queues the lines of a plan.
 
     Args:
         roots: By their ids in the store.
-        hidden: Records are registered to be disabled, so being so is nothing to mend.
+        hidden: Whether new records are disabled at once, so that a disabled record is as intended.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class Applier:
         return line is None or line.action not in SENDING_NOTHING
 
     async def end(self) -> Applied:
-        """What became of the queued lines."""
+        """The results, after the jobs have run."""
         for job_id, line in self._queued.items():
             job = await self._lanes.db(self._store.jobs.get, job_id)
             match job.state:
@@ -125,9 +124,9 @@ class Applier:
                 case State.FAILED:
                     self.applied.refused.append((line, job.last_error or "it failed"))
                 case State.SUPERSEDED:
-                    self.applied.refused.append((line, "the file changed meanwhile"))
+                    self.applied.refused.append((line, "the file changed during the run"))
                 case _:
-                    self.applied.left.append((line, job.last_error or "there was no time for it"))
+                    self.applied.left.append((line, job.last_error or "syncd stopped before"))
                     self.applied.needs_person |= job.held_class is HeldClass.LARGE
         holds = await self._lanes.db(self._store.holds.all)
         self.applied.needs_person |= any(hold.needs_person for hold in holds)
@@ -148,7 +147,7 @@ class Applier:
             self._queued[job_id] = line
 
     async def _still_so(self, line: Line) -> tuple[Root, FoundFile, Target]:
-        """The line's file as it is now; its whole way from the name to the bytes is judged anew."""
+        """The line's file as it is now. Raises ``_Refused`` unless it still leads to the same record."""
         reason = f"{printable(line.root)} is no models directory of this configuration"
         for root in self._roots.values():
             if root.path != line.root:
@@ -156,7 +155,7 @@ class Applier:
             try:
                 found = await self._lanes.scan(self._comparer.find, root, line.path)
             except OSError as error:
-                raise _Refused(f"it cannot be looked at: {error.strerror}") from None
+                raise _Refused(f"it cannot be examined: {error.strerror}") from None
             if found is None:
                 raise _Refused("the file is gone")
             if line.fingerprint is None or not found.fingerprint.same_file_as(line.fingerprint):
@@ -184,7 +183,7 @@ class Applier:
             raise _Refused(f"record {line.record_id} does not hold its bytes at its path any more")
 
     async def _is_moved(self, found: FoundFile, target: Target, line: Line) -> bool:
-        """Does the line's record stand at the file's new path already?"""
+        """Return whether the line's record already has the file's new path."""
         standing = await self._lanes.db(
             self._store.records.standing_for, found.root_id, found.rel_path
         )
@@ -210,7 +209,7 @@ class Applier:
         )
 
     async def _admit(self, line: Line, found: FoundFile, target: Target) -> int | None:
-        """The id of the job; None where nothing is left to do."""
+        """The id of the job; None if nothing is left to do."""
         jobs, now_ms = self._store.jobs, self._clock.now_ms()
         registered = await self._lanes.db(jobs.is_registered, found, target)
         if line.action is PlanAction.UPLOAD and await self._lanes.db(jobs.is_cancelled, found):
@@ -231,7 +230,7 @@ class Applier:
         return admission.jobs.get(wanted.key)
 
     async def _is_held(self, found: FoundFile, target: Target) -> bool:
-        """Is the record of a registered file in force? Only one that is not is made once more."""
+        """Return whether the catalog still has the file's record, enabled; else it is registered again."""
         standing = await self._lanes.db(
             self._store.records.standing_for, found.root_id, found.rel_path
         )
@@ -243,7 +242,7 @@ class Applier:
             and not self._catalog.listed
             and standing.record_id.startswith("unknown:")
         ):
-            return True  # nobody can be asked
+            return True  # the server cannot show it
         if record is None:
             record = await self._api.get_model(standing.record_id)
         return (
@@ -256,7 +255,7 @@ class Applier:
     # -- records ---------------------------------------------------------------------------------
 
     async def _retire(self, line: Line) -> None:
-        """Disable or delete a record of ours that has no file here; one in force is not deleted."""
+        """Disable or delete our record of a missing file; an enabled one is not deleted."""
         assert line.record_id is not None, "read so"
         own = await self._lanes.db(self._store.records.own, line.record_id)
         if own is None:
@@ -271,7 +270,7 @@ class Applier:
             if sha256_of(record) != own.sha256:
                 raise _Refused(f"record {line.record_id} does not hold what it held")
             if line.action is PlanAction.DELETE and not is_disabled(record):
-                raise _Refused(f"record {line.record_id} is in force: it is disabled first")
+                raise _Refused(f"record {line.record_id} is enabled: disable it first")
         reason = await self._retirement.retire_now(
             own, "delete" if line.action is PlanAction.DELETE else "disable"
         )
@@ -281,7 +280,7 @@ class Applier:
             self.applied.done.append(line)
 
     async def _require_gone(self, line: Line) -> None:
-        """A file is not concluded to be gone from a tree that is not there, or cannot be read."""
+        """Require that the file is gone from a root that is present and readable."""
         root = next((root for root in self._roots.values() if root.path == line.root), None)
         if root is None:
             raise _Refused(f"{printable(line.root)} is no models directory of this configuration")
@@ -300,5 +299,5 @@ class Applier:
                 raise _Refused(f"{printable(where)}: {reason.strerror}") from None
             return
         except OSError as error:
-            raise _Refused(f"its place cannot be looked at: {error.strerror}") from None
+            raise _Refused(f"its path cannot be examined: {error.strerror}") from None
         raise _Refused("its file is here")

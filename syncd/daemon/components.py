@@ -1,5 +1,5 @@
 """
-What a service is made of, put together from its settings.
+Builds the components of a service from its settings.
 
 ``build_components`` builds all parts for one run and closes them at its end. It does not know who runs them:
 what they ask of that one, and tell it, are ``Callbacks``. How the service meets the world are ``Factories``.
@@ -76,7 +76,7 @@ FILES_MOST = 16
 
 @dataclass(frozen=True, slots=True)
 class Factories:
-    """How a service meets the world: its threads, its HTTP clients, the kernel's hints, its callers."""
+    """The outside world of a service, which tests replace: threads, HTTP clients, watcher, control API."""
 
     lanes: Callable[[Settings, DiskFullRetry], Executors] = lambda settings, disk_full: Executors(
         files=FILES_MOST, slots=object_store.CONNECTIONS, disk_full=disk_full
@@ -100,13 +100,13 @@ class Factories:
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """
-    What the parts ask of whoever runs them, and tell it; in the loop's thread, but for *settings*.
+    What the components call in the service; on the event loop's thread, except *settings*.
 
     Args:
-        settings: Those in force now, whatever was reloaded meanwhile.
-        on_clock_step: The wall clock was set.
-        state_hold: The hold for room on the disk of the store, while there is one.
-        unready: Why the work cannot be done yet, or not any more.
+        settings: The current settings.
+        on_clock_step: Called after the wall clock was set.
+        state_hold: The hold of a full state disk, if it is full.
+        unready: Why the service is not ready.
         watch_mode: How changes are noticed: ``events``, ``degraded`` or ``walks``.
     """
 
@@ -118,7 +118,7 @@ class Callbacks:
 
 
 class Shared(TypedDict):
-    """What nearly every part is given."""
+    """What most components need."""
 
     store: Store
     lanes: Executors
@@ -128,7 +128,7 @@ class Shared(TypedDict):
 @dataclass(frozen=True, slots=True)
 class Resources:
     """
-    What a service is given to work with.
+    What a service is created with.
 
     Args:
         settings: As they are at the start.
@@ -151,7 +151,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """What is built for one run."""
+    """The components of one run."""
 
     roots: Mapping[int, Root]
     store: Store
@@ -176,7 +176,7 @@ class Components:
     control: ControlContext
 
     def follow(self, settings: Settings) -> None:
-        """Go on with what can be changed while transfers run."""
+        """Apply the settings that can change while transfers run."""
         self.sending.follow(rates.parse(settings.upload.bandwidth))
         self.reading.follow(rates.parse(settings.guest.hash_bandwidth))
         self.comfyui_throttle.take(_busy_policy(settings))
@@ -189,7 +189,7 @@ class Components:
 
 def open_store(settings: Settings) -> Store:
     """
-    The state directory, for this process alone.
+    Open the state directory, exclusively.
 
     Raises:
         AlreadyRunning, StateError: It cannot be used.
@@ -244,7 +244,7 @@ async def build_components(
                 await credentials.close()
 
 
-# -- what is there before the parts ----------------------------------------------------------------
+# -- prerequisites ----------------------------------------------------------------
 
 
 async def _transport(resources: Resources, http: transport.HttpClient) -> transport.Transport:
@@ -276,7 +276,7 @@ def _count_request(meter: Meter, call: Call, status: int | None) -> None:
 
 
 async def _roots(resources: Resources) -> tuple[dict[int, Root], Tree]:
-    """models_dir first, then what extra_model_paths adds; roots of before are forgotten."""
+    """models_dir and the folders of extra_model_paths; other roots are retired."""
     models = await _root(resources, os.fspath(resources.settings.models_dir))
     folders = await resources.lanes.scan(extra_folders, resources.settings)
     placed = [(await _root_of(resources, models, folder), folder) for folder in folders]
@@ -304,7 +304,7 @@ async def _root(resources: Resources, path: str, type_key: str | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
-    """Builds the parts, each from those before it."""
+    """Builds the components, each from those before it."""
 
     resources: Resources
     callbacks: Callbacks
@@ -318,7 +318,7 @@ class _Builder:
     once: bool
 
     def components(self) -> Components:
-        """All of them, tied together."""
+        """Build all components."""
         settings, clock = self.resources.settings, self.resources.clock
         sending = Bandwidth(rates.parse(settings.upload.bandwidth), clock)
         reading = Bandwidth(rates.parse(settings.guest.hash_bandwidth), clock)
@@ -545,7 +545,7 @@ class _Builder:
     def _hidden(self) -> bool:
         return self.resources.settings.catalog.register_as == "disabled"
 
-    # -- who is told, and manners ------------------------------------------------------------------
+    # -- notifications, control, priority ------------------------------------------------------------------
 
     def _build_notifier(self) -> WebhookNotifier:
         return WebhookNotifier(
@@ -586,7 +586,7 @@ class _Builder:
         )
 
 
-# -- settings, as the parts take them --------------------------------------------------------------
+# -- values from settings --------------------------------------------------------------------------
 
 
 def _windows(settings: Settings) -> settling.Windows:

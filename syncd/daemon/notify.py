@@ -1,8 +1,7 @@
 """
-What the service manager is told: the datagrams of sd_notify(3).
+Sends sd_notify(3) datagrams to the service manager.
 
-Where nobody listens (``NOTIFY_SOCKET`` is not set) everything here does nothing. A message that does
-not get through is lost: the manager then acts as if it had not been sent, and syncd goes on.
+Without ``NOTIFY_SOCKET`` nothing is sent. A datagram that cannot be delivered is dropped.
 """
 
 import contextlib
@@ -14,17 +13,17 @@ from collections.abc import MutableMapping
 from syncd.types import printable
 
 SEND_S = 1.0
-"""How long a manager that does not read may hold up a message."""
+"""Timeout of a send, if the manager does not read."""
 
 STATUS_MAX = 500
 
 
 class SystemdNotifier:
     """
-    Speaks to the service manager.
+    The connection to the service manager.
 
     Args:
-        address: A socket's path, or ``@`` and the name of an abstract one; None: nobody listens.
+        address: A socket's path, or ``@`` and the name of an abstract one; None: no service manager.
         watchdog_s: Seconds without a ``ping`` after which the manager kills the service; None: it
             does not.
     """
@@ -36,7 +35,7 @@ class SystemdNotifier:
 
     @classmethod
     def taken_from(cls, environ: MutableMapping[str, str]) -> "SystemdNotifier":
-        """The manager that *environ* names, and names no longer: no child may speak for us."""
+        """Take the manager's address out of *environ*, so that no child process uses it."""
         address = environ.pop("NOTIFY_SOCKET", None)
         usec, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
         meant = pid in ("", str(os.getpid())) and usec.isdecimal() and int(usec) > 0
@@ -44,27 +43,27 @@ class SystemdNotifier:
 
     @property
     def is_heard(self) -> bool:
-        """Does anybody listen?"""
+        """Whether there is a service manager."""
         return self._address is not None
 
     def ready(self) -> None:
-        """The start, or a reload, is over."""
+        """Report that the start, or a reload, is complete."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """A reload begins; ``ready`` ends it."""
+        """Report the start of a reload; ``ready`` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The service begins to end."""
+        """Report that the service stops."""
         self._send("STOPPING=1")
 
     def ping(self) -> None:
-        """All is well: the watchdog's time begins anew."""
+        """Reset the watchdog."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """One line for people; the same one twice is sent once."""
+        """Set the status line; an unchanged one is not sent again."""
         text = printable(text)[:STATUS_MAX]
         if text != self._status:
             self._status = text

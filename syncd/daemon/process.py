@@ -1,8 +1,8 @@
 """
-Keeps a process small that stays for weeks: no library that draws, and one heap for all threads.
+Reduces the memory footprint of the daemon: no terminal libraries, and one heap for all threads.
 
-structlog and httpx import rich and pygments wherever these are installed, for tracebacks and for a
-command line of their own. The daemon uses neither, and they would fill 5 MiB of it for good.
+structlog and httpx import rich and pygments if these are installed. The daemon uses neither, and they
+would occupy 5 MiB.
 """
 
 import ctypes
@@ -13,20 +13,20 @@ _M_ARENA_MAX = -8  # malloc.h of glibc
 
 
 def reduce_memory_footprint() -> None:
-    """To be called before threads begin, and before structlog and httpx are imported."""
+    """Call before threads start, and before structlog and httpx are imported."""
     _share_one_heap()
     _import_without_drawing()
 
 
 def _share_one_heap() -> None:
-    """A heap for each thread, as glibc has it ("mallopt(3)"), is for the most part room that is unused."""
+    """Use one heap: glibc's heaps for each thread (mallopt(3)) are mostly unused memory."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have one heap anyway
         mallopt(_M_ARENA_MAX, 1)
 
 
 def _import_without_drawing() -> None:
-    """As if rich was not installed; whoever draws finds it afterwards as ever."""
+    """Import structlog and httpx as if rich was not installed; later imports of rich work."""
     hidden = [name for name in _DRAWING if name not in sys.modules]
     for name in hidden:
         # What import takes for "not installed" ("The module cache" in the language reference).

@@ -1,9 +1,8 @@
 """
-Starts the service, keeps it going, and stops it in the reverse order.
+Builds the service, supervises its tasks, handles signals, and stops in the reverse order.
 
-One asyncio loop owns all decisions. Three tasks share it: the intake (hints, walks, settling), the
-dispatcher (claims jobs, runs workers) and the janitor (ends uploads that nobody wants). Ticks of the
-scheduler only set events. What is run here is put together in ``assembly``.
+One event loop owns all decisions. Its main tasks are the ingest loop, the dispatcher and the
+maintenance loop. Ticks of the scheduler only set events.
 """
 
 import asyncio
@@ -53,16 +52,16 @@ if TYPE_CHECKING:
     from syncd.daemon.apply_plan import Applied
 
 WATCH_RETRY_S = 300.0
-"""Between tries to watch again, and the rescans that make up for it."""
+"""Interval between attempts to restart a dead watcher."""
 
 LAST_LOOK_S = 10.0
-"""At the end, for the look at the tree that is under way."""
+"""How long a stop waits for the scan thread."""
 
 ONCE_FULL_S = 60.0
-"""How long a backfill waits for room on the state disk."""
+"""How long a backfill waits for space on the state disk."""
 
 LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0
-"""How long what was not told yet may take at the end: of a run that is stopped, and of a backfill."""
+"""How long pending notifications may take at the end of a stopped run, and of a backfill."""
 
 CLOCK_LOOK_S = 10.0
 """Between checks whether the wall clock was set, while nothing else happens."""
@@ -73,7 +72,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Ending:
-    """What a run left behind beside the store, for its last words."""
+    """What a backfill could not do, for its summary."""
 
     unsettled: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
@@ -102,11 +101,11 @@ class Service:
     Args:
         settings: Checked settings.
         source: Where the credential comes from; read again when the credential is refused.
-        meter: Counts what happens, for whoever draws it.
+        meter: Counts bytes and requests for progress displays.
         once: Stop as soon as everything that can be done is done.
         jitter: Draws from [0, 1).
         latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
-        doors: Other ways out, for a world that is not this machine.
+        factories: Replace the outside world in tests.
         notifier: The service manager, if there is one.
         reread: Reads the configuration again, for a reload; None: there is no reload.
     """
@@ -165,7 +164,7 @@ class Service:
 
     async def apply(self, lines: "Sequence[Line]") -> "Applied":
         """
-        Let a plan happen, and nothing else.
+        Apply a plan, and do nothing else.
 
         Raises:
             AlreadyRunning, StateError: The state directory cannot be used.
@@ -200,12 +199,12 @@ class Service:
             self._lanes.close()
 
     async def _close(self, store: Store) -> None:
-        """Let go of the store; where the scan thread hangs in a dead disk, the process's end does."""
+        """Close the store; if the scan thread hangs on a dead disk, leave that to the end of the process."""
         if await self._scan_thread_did(store.stop_reading):
             await self._lanes.db(store.close)
 
     async def _scan_thread_did(self, last: Callable[[], None]) -> bool:
-        """One of the last things for it to do; False where it hangs and does nothing any more."""
+        """Run *last* on the scan thread; False if the thread hangs."""
         if self._scan_hangs:
             return False
         try:
@@ -226,7 +225,7 @@ class Service:
     # -- the two ways to run ---------------------------------------------------------------------
 
     async def _once(self, components: Components) -> int:
-        """Walk, wait for what settles, empty the queue; the exit code says what is left."""
+        """Walk, wait until files settle, and empty the queue; return the exit code."""
         self._ready = True
         self._notifier.ready()
         walking = asyncio.create_task(components.ingest.walk())
@@ -263,7 +262,7 @@ class Service:
         )
 
     async def _apply(self, components: Components, lines: "Sequence[Line]") -> "Applied":
-        """Queue what still stands, and let the workers end it."""
+        """Queue the lines that still match, and run their jobs."""
         applier = components.applier()
         await components.ingester.require_roots()
         await applier.begin(lines, stopped=self._stop.is_set)
@@ -320,7 +319,7 @@ class Service:
         *,
         enough: set[asyncio.Task[None]],
     ) -> None:
-        """Run, then let the workers end; at once where something died."""
+        """Run the tasks, then drain the workers; without a grace period if a task failed."""
         grace_s = 0.0
         try:
             await self._until_stopped(components, tasks, enough=enough)
@@ -366,7 +365,7 @@ class Service:
     # -- ticks ------------------------------------------------------------------------------------
 
     def _schedule(self, components: Components, watcher: Watcher) -> AsyncIOScheduler:
-        """Ticks set events and nothing else."""
+        """Schedule the ticks, which only set events."""
         reconcile_s = self._reloader.settings.catalog.reconcile_s
         scheduler = AsyncIOScheduler(
             timezone="UTC",
@@ -408,7 +407,7 @@ class Service:
             await components.clock_steps.follow()
 
     def _restart_ticks(self) -> None:
-        """Start all ticks anew: the scheduler goes by the wall clock, which was set."""
+        """Reschedule all ticks, since the scheduler follows the wall clock."""
         if self._scheduler is not None and self._scheduler.running:
             for job in self._scheduler.get_jobs():
                 job.reschedule(job.trigger)
@@ -416,7 +415,7 @@ class Service:
     def _side_tasks(
         self, components: Components, watcher: Watcher | None = None
     ) -> set[asyncio.Task[None]]:
-        """What runs beside the work: manners, messages, a herald where a service manager listens."""
+        """Tasks beside the main ones: ComfyUI, the clock, notifications, the service manager."""
         tasks = {
             asyncio.create_task(components.comfyui_throttle.run()),
             asyncio.create_task(self._watch_clock(components)),
@@ -433,7 +432,7 @@ class Service:
             components.ingest.restart_watcher()
             return False
 
-        herald = SystemdReporter(
+        reporter = SystemdReporter(
             self._notifier,
             store=components.store,
             lanes=self._lanes,
@@ -443,7 +442,7 @@ class Service:
             walked=lambda: None if components.ingest.walked else components.ingester.files_seen,
             is_watched=is_watched,
         )
-        return {*tasks, asyncio.create_task(herald.run())}
+        return {*tasks, asyncio.create_task(reporter.run())}
 
     # -- start and state -------------------------------------------------------------------------
 
@@ -478,7 +477,7 @@ class Service:
             return await run_mode(components)
 
     async def _free(self, store: Store) -> None:
-        """What the run before left claimed or waiting may be taken up."""
+        """Free the jobs that the previous run left claimed or waiting."""
         now_ms = self._clock.now_ms()
         await self._lanes.db(store.times.bound, now_ms)
         await self._lanes.db(store.jobs.expire_all, now_ms)
@@ -486,11 +485,11 @@ class Service:
             await self._lanes.db(store.jobs.make_all_due, now_ms)
         await self._lanes.db(store.jobs.start_over, now_ms)
         await self._lanes.db(store.holds.probe_now, now_ms)
-        # A session, a higher limit, other multipart paths: whatever changed, it is asked again.
+        # A session, a higher limit or other multipart paths may allow large files now.
         await self._lanes.db(store.jobs.free_class, HeldClass.LARGE, now_ms)
 
     def _unready(self) -> list[str]:
-        """Why the work cannot be done yet, or not any more."""
+        """Why the service is not ready."""
         reasons = [] if self._ready else ["it is starting"]
         if self._stop.is_set():
             reasons.append("it is stopping")
@@ -499,7 +498,7 @@ class Service:
         return reasons
 
     def _state_hold(self) -> HoldRow | None:
-        """The hold for room on the disk of the state directory, of which no row can be made."""
+        """The hold of a full state disk, which cannot be stored."""
         disk_full = self._disk_full
         if not disk_full.waiting:
             return None
@@ -521,7 +520,7 @@ class Service:
         await components.notifier.flush(well=well, within_s=within_s)
 
     async def _all_is_well(self, components: Components) -> bool:
-        """Is every wanted file in the catalog, and nothing in the way?"""
+        """Return whether every wanted file is in the catalog and no hold is active."""
         if not components.ingest.walked:
             return False
         unsettled, unread = (

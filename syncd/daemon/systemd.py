@@ -1,8 +1,8 @@
 """
-Keeps the service manager told: a line on how it goes, and that all is well while it is.
+Reports status and watchdog pings to the service manager.
 
-All is well when the loop, the store and the watcher of the tree answered. What hangs answers nobody:
-then the pings stop, and the manager's watchdog does the rest.
+A ping is sent while the event loop, the store and the watcher answer. If one of them hangs, the pings
+stop and the manager's watchdog restarts the service.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class Moment:
     """
-    What there is to tell.
+    The facts of a status line.
 
-    ``walked`` counts the files met by the first walk while that is under way, ``queued`` the files
-    that are to be sent, those under way included; rates are bytes a second.
+    ``walked`` counts the files of the first walk until it is complete, ``queued`` the files to send,
+    running ones included; rates are in bytes a second.
     """
 
     walked: int | None
@@ -48,11 +48,11 @@ class Moment:
 
 class SystemdReporter:
     """
-    Tells how it goes until it is cancelled.
+    Sends status lines and pings until cancelled.
 
     Args:
-        walked: Files met by the first walk so far; None once it is over.
-        is_watched: Is the watcher at work, or known not to be?
+        walked: Files examined by the first walk so far; None once it is complete.
+        is_watched: Returns whether the watcher works, or is known not to.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class SystemdReporter:
             StateError: The store cannot be read.
         """
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._tell())
+            both.create_task(self._report())
             if self._notifier.watchdog_s is not None:
                 both.create_task(self._ping(self._notifier.watchdog_s / PINGS_A_PERIOD))
 
-    async def _tell(self) -> None:
+    async def _report(self) -> None:
         before, at_s = self._meter.snapshot(), self._clock.boottime_s()
         while True:
             queued = await self._lanes.db(self._store.report.unfinished)
@@ -129,23 +129,23 @@ class SystemdReporter:
 
 
 def status_line(moment: Moment) -> str:
-    """One line for ``systemctl status``: what holds everything up, else what is going on."""
+    """One line for ``systemctl status``: the hold, else the current work."""
     if moment.holds:
         hold = moment.holds[0]
         return f"waiting: {hold.reason}" + (f" ({hold.advice})" if hold.advice else "")
-    said = []
+    parts = []
     if moment.walked is not None:
-        said.append(f"first look at the models, {_files(moment.walked)} so far")
+        parts.append(f"first look at the models, {_files(moment.walked)} so far")
     if moment.queued:
-        said.append(f"{_files(moment.queued)} queued")
+        parts.append(f"{_files(moment.queued)} queued")
     if moment.sending:
         limit = "" if moment.limit is None else f" of at most {size_text(moment.limit)}/s"
-        said.append(f"sending {size_text(moment.sending)}/s{limit}")
+        parts.append(f"sending {size_text(moment.sending)}/s{limit}")
     if moment.hashing:
-        said.append(f"hashing {size_text(moment.hashing)}/s")
+        parts.append(f"hashing {size_text(moment.hashing)}/s")
     if moment.settling:
-        said.append(f"waiting for {_files(moment.settling)} to stop changing")
-    return ", ".join(said) or "nothing to send, watching"
+        parts.append(f"waiting for {_files(moment.settling)} to stop changing")
+    return ", ".join(parts) or "nothing to send, watching"
 
 
 def _files(count: int) -> str:

@@ -1,9 +1,8 @@
 """
-A guest's manners: syncd makes room for what the machine is there for.
+Lowers the priority of the process, and slows down or stops uploads while ComfyUI is busy.
 
-Niceness and the idle I/O class are asked of the kernel once, for the whole process. While ComfyUI's
-queue holds something, sending and hashing are slowed down or held back; it is asked only while there
-is anything to slow down. A ComfyUI that does not answer is not busy.
+Niceness and the idle I/O class are set once, for the whole process. ComfyUI's queue is polled only
+while a job runs. A ComfyUI that does not answer counts as idle.
 """
 
 import asyncio
@@ -23,13 +22,13 @@ from syncd.monitoring.progress import Meter
 from syncd.upload.limits import Bandwidth
 
 ASK_S = 2.0
-"""How long ComfyUI is given to answer."""
+"""Timeout for an answer of ComfyUI."""
 
 POLL_S = 2.0
 ANSWER_MAX = 64 * 1024
 
 TRICKLE = 64 * 1024
-"""Bytes a second that still go out while all is held back: a body that rests is broken off."""
+"""Bytes a second that are sent even while uploads are stopped: an idle connection would be closed."""
 
 # ioprio_set(2); libc has no name for it.
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
@@ -41,11 +40,11 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class BusyPolicy:
     """
-    What ComfyUI's queue means for syncd.
+    How syncd reacts to prompts in ComfyUI's queue.
 
     Args:
-        url: Where ComfyUI answers; None: it is not asked.
-        slow_rate: Bytes a second that may be sent, and may be hashed, when that is ``slow``.
+        url: ComfyUI's address; None: it is not polled.
+        slow_rate: The limit for ``slow``, in bytes a second, for sending and for hashing.
     """
 
     url: str | None
@@ -54,13 +53,12 @@ class BusyPolicy:
 
     @property
     def asks(self) -> bool:
-        """Does anything depend on the queue?"""
         return self.url is not None and self.when_busy != "ignore"
 
 
 class ComfyUIThrottle:
     """
-    Holds bytes back while ComfyUI has work.
+    Limits sending and hashing while ComfyUI works.
 
     Args:
         ca_bundle: A PEM file trusted beside the system's certificates.
@@ -68,7 +66,7 @@ class ComfyUIThrottle:
 
     def __init__(
         self,
-        manner: BusyPolicy,
+        policy: BusyPolicy,
         *,
         sending: Bandwidth,
         reading: Bandwidth,
@@ -76,7 +74,7 @@ class ComfyUIThrottle:
         clock: Clock,
         ca_bundle: str | None,
     ) -> None:
-        self._manner = manner
+        self._policy = policy
         self._sending = sending
         self._reading = reading
         self._meter = meter
@@ -85,50 +83,50 @@ class ComfyUIThrottle:
         self._changed = asyncio.Event()
         self._was_busy = self._silent = False
 
-    def take(self, manner: BusyPolicy) -> None:
-        """From now on *manner* counts."""
-        if manner != self._manner:
-            self._manner = manner
-            self._make_room(0)
+    def take(self, policy: BusyPolicy) -> None:
+        """Use *policy* from now on."""
+        if policy != self._policy:
+            self._policy = policy
+            self._limit(0)
         self._changed.set()
 
     async def run(self) -> None:
-        """Ask and make room, until cancelled."""
-        await self._until_asked()
+        """Poll ComfyUI until cancelled."""
+        await self._until_enabled()
         arguments = wire.client_arguments(ca_bundle=self._ca_bundle, proxy=None)
-        arguments["trust_env"] = False  # no proxy knows the way to it
+        arguments["trust_env"] = False  # it runs on this machine or network
         async with httpx.AsyncClient(**arguments) as http:
             while True:
-                await self._until_asked()
+                await self._until_enabled()
                 if self._meter.snapshot().running:
                     await self._look(http)
                 await self._clock.sleep(POLL_S)
 
-    async def _until_asked(self) -> None:
-        while not self._manner.asks:
+    async def _until_enabled(self) -> None:
+        while not self._policy.asks:
             self._changed.clear()
             await self._changed.wait()
 
     async def _look(self, http: httpx.AsyncClient) -> None:
-        manner = self._manner
+        policy = self._policy
         try:
-            queued = await _queued(http, f"{manner.url}/prompt")
+            queued = await _queued(http, f"{policy.url}/prompt")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             if not self._silent:
                 reason = str(error) or type(error).__name__
-                _log.warning("comfyui.unreachable", url=manner.url, reason=reason)
+                _log.warning("comfyui.unreachable", url=policy.url, reason=reason)
             queued, self._silent = 0, True
         else:
             self._silent = False
-        if manner is self._manner:  # else the answer comes too late to matter
-            self._make_room(queued)
+        if policy is self._policy:  # else the policy has changed since
+            self._limit(queued)
 
-    def _make_room(self, queued: int) -> None:
+    def _limit(self, queued: int) -> None:
         busy = queued > 0
-        if busy and self._manner.when_busy == "pause":
+        if busy and self._policy.when_busy == "pause":
             sending, reading = TRICKLE, 0
         else:
-            sending = reading = self._manner.slow_rate
+            sending = reading = self._policy.slow_rate
         self._sending.at_most(sending if busy else None)
         self._reading.at_most(reading if busy else None)
         if busy and not self._was_busy:
@@ -140,12 +138,12 @@ class ComfyUIThrottle:
 
 async def _queued(http: httpx.AsyncClient, url: str) -> int:
     """
-    How many prompts ComfyUI works on or has still to do.
+    The number of prompts that ComfyUI runs or has queued.
 
     See ``GET /prompt`` in "Routes" of ComfyUI's server documentation.
 
     Raises:
-        httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError: It did not tell.
+        httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError: It gave no usable answer.
     """
     plain = {"Accept-Encoding": "identity"}
     async with asyncio.timeout(ASK_S), http.stream("GET", url, headers=plain) as response:
@@ -165,23 +163,23 @@ async def _queued(http: httpx.AsyncClient, url: str) -> int:
 
 def lower_priority(*, nice: int, idle_io: bool) -> None:
     """
-    Let others go first: this process, and all threads that it starts from now on.
+    Lower the priority of this process and of all threads that it starts later.
 
     Args:
-        nice: Added to the niceness that syncd was started with.
-        idle_io: Ask for the idle I/O class. Only schedulers that know classes (BFQ) heed it.
+        nice: Added to the niceness of the process.
+        idle_io: Set the idle I/O class; only some schedulers (BFQ) support it.
     """
     if nice:
         os.nice(nice)
-    if idle_io and (reason := _ask_for_idle_io()) is not None:
+    if idle_io and (reason := _set_idle_io()) is not None:
         _log.warning("process.io_class_refused", reason=reason)
 
 
-def _ask_for_idle_io() -> str | None:
-    """Why not, if not."""
+def _set_idle_io() -> str | None:
+    """Set the idle I/O class; the reason if the kernel refuses."""
     number = _IOPRIO_SET.get(platform.machine())
     if number is None:
-        return f"it is not known how to ask the kernel on {platform.machine()}"
+        return f"syncd does not know the system call on {platform.machine()}"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, _WHO_PROCESS, 0, _CLASS_IDLE) != 0:
         return os.strerror(ctypes.get_errno())

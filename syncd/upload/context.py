@@ -1,4 +1,4 @@
-"""A run: one job at work, from its claim on; what is known of it, and what it is worked with."""
+"""The context of a running job: its facts, what lives in memory only, and what all jobs share."""
 
 import threading
 from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ DAY_IS_FULL = "limits.max_bytes_per_day is reached"
 
 class Released(Exception):
     """
-    The job is given back between two steps; the text says why.
+    The job is given back between two steps; the message is the reason.
 
     Args:
         wait_s: Seconds before it may be claimed again.
@@ -43,41 +43,39 @@ class Released(Exception):
 
 
 class DrainFlag:
-    """Whether nothing that takes long is to begin any more, and why; hashing threads ask it, too."""
+    """Set while the workers wind down: nothing that takes long may begin. Read by hashing threads."""
 
     def __init__(self) -> None:
         self._flag = threading.Event()
         self.reason = STOPPED
 
     def begin(self, reason: str) -> None:
-        """From now on what is on the wire ends, and the rest is given back."""
+        """Let running requests end and give the other jobs back."""
         self.reason = reason
         self._flag.set()
 
     def end(self) -> None:
-        """Work as usual again."""
         self._flag.clear()
 
     def is_set(self) -> bool:
-        """Is it so now?"""
         return self._flag.is_set()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDeps:
     """
-    What all jobs are worked with.
+    What all jobs share.
 
     Args:
         jitter: Draws from [0, 1).
-        reading: Holds hashing threads to a rate.
+        reading: Limits the rate of hashing.
         latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
-        once: This is a backfill.
-        hidden: What is registered is disabled at once.
+        once: Whether this is a backfill.
+        hidden: Whether new records are disabled at once.
         path_of: The absolute path of a job's file.
-        expected_of: The SHA-256 that a job's file was announced with, if it was.
-        lacking: What the bundle of a job lacks on disk, if anything; for the scan thread.
-        on_moved: Called when a job's file turned out to have changed: look there again.
+        expected_of: The SHA-256 that a download program noted for a job's file, if any.
+        lacking: The file that a job's bundle lacks on disk, if any; runs on the scan thread.
+        on_moved: Called when a job's file has changed and must be examined again.
     """
 
     store: Store
@@ -102,25 +100,25 @@ class WorkerDeps:
 @dataclass(slots=True)
 class JobContext:
     """
-    A job at work: the facts as committed, and what lives in memory only.
+    A running job: its committed facts, and what lives in memory only.
 
     Attributes:
-        job: With its facts as they were committed last.
-        leaving: Raised when the worker winds down.
+        job: With the facts that were committed last.
+        leaving: Set when the worker winds down.
         contact: Called after each good answer of a side.
         send_allowed: Returns whether bytes of the file may be sent.
-        stop: Raised when the job's bytes are to stop at once.
-        stale: How the file changed, where that is why they stop.
-        call: What was asked last: the retry table tells calls apart.
-        route: How the file travels, as it was when the last step was chosen.
-        grant, grant_used: The URL for the body, and whether a body was begun on it.
-        tries: What was spent on the body.
-        unclear: The error of a register that may have taken effect; its record is looked for.
-        may_move: No server refused to move a record here.
-        hash_first: The file is to be read before anything of it leaves.
-        made_room: Our record of the path's former bytes, disabled for the sake of the new one.
-        foreign_key: A storage key under which there is an object that is not ours.
-        ended: How, once it has.
+        stop: Set when sending and hashing must stop at once.
+        stale: How the file changed, if that is why ``stop`` is set.
+        call: The last call; the retry table has variants by call.
+        route: The route when the last step was chosen.
+        grant, grant_used: The URL for the body, and whether a body was sent to it.
+        tries: Requests and URLs spent on the body.
+        unclear: The error of a register that may have taken effect; its record is searched for.
+        may_move: False once the server refused to move a record.
+        hash_first: The file must be hashed before any byte is sent.
+        made_room: Our record of the path's former bytes, disabled to make the path free.
+        foreign_key: A storage key that holds an object of someone else.
+        ended: The outcome, once there is one.
     """
 
     job: Job
@@ -149,7 +147,7 @@ class JobContext:
 
     @property
     def upload(self) -> Multipart:
-        """The multipart upload that is open."""
+        """The open multipart upload."""
         job = self.job
         facts = (job.upload_id, job.storage_key, job.part_size, job.part_count)
         assert None not in facts, "opened before"
@@ -160,7 +158,7 @@ class JobContext:
         Require that the call sent at *sent_at* (Unix ms) can no longer take effect.
 
         Raises:
-            GiveBack: It still can; the job waits until then.
+            Released: It still can; the job waits until then.
         """
         wait_s = late.wait_s(sent_at, self.now_ms, self.deps.latest_s)
         if wait_s > 0:

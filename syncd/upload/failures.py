@@ -1,7 +1,7 @@
 """
-How a run lets go of its job: what an error leads to, and the ends that are no error.
+How a job ends or is given back, with an error and without one.
 
-An error comes here once the request and URL scopes did not cure it. The retry table
+Errors arrive here after retries of the request and of the URL have failed. The retry table
 (``core.retry``) says what follows; here that is carried out.
 """
 
@@ -25,10 +25,10 @@ _log = structlog.get_logger(__name__)
 
 async def handle_error(context: JobContext, error: JobError) -> Outcome:
     """
-    What the retry table makes of *error*.
+    Do what the retry policy decides about *error*.
 
     Raises:
-        StateError: Nothing can go on.
+        StateError: The policy stops the process.
     """
     try:
         decision = await _decide(context, error)
@@ -114,7 +114,7 @@ async def _apply(context: JobContext, error: JobError, decision: retry_policy.De
 
 
 async def supersede(context: JobContext, error: JobError) -> Outcome:
-    """The file is not what the job was made for: it is looked at again."""
+    """End the job because its file has changed; the file is examined again."""
     unseen = isinstance(error, FileChanged) and error.unseen
     try:
         await context.write(
@@ -128,14 +128,14 @@ async def supersede(context: JobContext, error: JobError) -> Outcome:
 
 
 def abandon(context: JobContext) -> Outcome:
-    """The job is not wanted any more, or not ours."""
+    """Stop without a commit: the job is no longer ours."""
     context.deps.meter.drop(context.job.id)
     context.ended = Outcome(End.SUPERSEDED)
     return context.ended
 
 
 async def release(context: JobContext, reason: str, wait_s: float = 0.0) -> Outcome:
-    """The job is given back untried, for *wait_s* seconds at least."""
+    """Give the job back; the attempt does not count. It waits for at least *wait_s* seconds."""
     try:
         await context.write(
             context.deps.store.jobs.release,

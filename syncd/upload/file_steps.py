@@ -1,7 +1,7 @@
 """
-The file of a job: reading it, and making sure that it is still the one that was read.
+The steps that read a job's file, and the checks that it has not changed since.
 
-A file that moved ends the run: ``FileChanged`` comes out of everything here that looks at it.
+Every function here raises ``FileChanged`` if the file has changed.
 """
 
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ from syncd.upload.context import JobContext
 from syncd.upload.hash_window import HashWindow
 
 YOUNGEST_S = 2.0
-"""A file changed more recently than this could change again without its timestamps telling."""
+"""A file that changed more recently could change again within one tick of its timestamps."""
 
 STRETCH = 8 * LEAF_SIZE
-"""Bytes hashed between two looks at whether the hashing may go on."""
+"""Bytes hashed between two checks whether hashing may continue."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,14 +31,14 @@ _log = structlog.get_logger(__name__)
 
 
 async def hash_file(context: JobContext) -> None:
-    """Read the file, and commit what it is."""
+    """Hash the file and commit its digests."""
     context.deps.meter.phase(context.job.id, Phase.HASHING)
     await look_first(context)
     await _note_digests(context, await _read(context))
 
 
 async def look_first(context: JobContext) -> None:
-    """Before the first byte is read: is it the file that was queued, and of some age?"""
+    """Require that the file is the one that was queued, and wait until its timestamps are old enough."""
     clock = context.deps.clock
     context.job = await _as_it_is_now(context)
     age_s = (clock.now_ms() - context.job.fingerprint.ctime_ns // 1_000_000) / 1000
@@ -48,17 +48,17 @@ async def look_first(context: JobContext) -> None:
 
 async def hash_ahead(context: JobContext, lead: HashWindow) -> None:
     """
-    Read the file beside its sending, as far ahead as *lead* allows, and commit what it is.
+    Hash the file while it is sent, as far ahead as *lead* allows, and commit its digests.
 
     Raises:
-        Stopped: The job was told to stop, or the file is not what its download was to bring.
+        Stopped: The job was stopped, or the file differs from what its download should have been.
     """
-    reins = _Reins(context)
+    control = _HashControl(context)
     hasher = hashing.Hasher(context.path, context.job.fingerprint, read_again=True)
     while not hasher.is_finished:
         await lead.room()
         await context.deps.lanes.hash(
-            hasher.read_to, hasher.offset + STRETCH, stop=reins, on_bytes=reins.on_bytes
+            hasher.read_to, hasher.offset + STRETCH, stop=control, on_bytes=control.on_bytes
         )
         lead.grow(bytes(hasher.leaves))
     await _note_digests(context, hasher.digests())
@@ -68,18 +68,18 @@ async def hash_ahead(context: JobContext, lead: HashWindow) -> None:
 
 
 async def _read(context: JobContext) -> FileDigests:
-    reins = _Reins(context)
+    control = _HashControl(context)
     return await context.deps.lanes.hash(
         hashing.hash_file,
         context.path,
         context.job.fingerprint,
-        stop=reins,
-        on_bytes=reins.on_bytes,
+        stop=control,
+        on_bytes=control.on_bytes,
     )
 
 
 async def _note_digests(context: JobContext, found: FileDigests) -> None:
-    """Commit what the whole file is; announced as something else, it is not worked on any more."""
+    """Commit the digests; a file with another hash than its download announced is incomplete."""
     deps = context.deps
     expected = await deps.lanes.hash(deps.expected_of, context.job)
     if expected in (None, found.sha256):
@@ -92,8 +92,8 @@ async def _note_digests(context: JobContext, found: FileDigests) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reins:
-    """Holds a hashing thread to its rate, counts what it reads, and stops it."""
+class _HashControl:
+    """Limits the rate of a hashing thread, counts its bytes and stops it."""
 
     context: JobContext
 
@@ -105,15 +105,15 @@ class _Reins:
         self.context.deps.reading.spend(count, stop=self)
 
 
-# -- is it still the same? -------------------------------------------------------------------------
+# -- checks -------------------------------------------------------------------------
 
 
 async def fence(context: JobContext) -> None:
     """
-    The file must still be the one that was planned.
+    Require that the file is still the one that was hashed.
 
-    Where only ctime moved (a chmod, or a rewrite that put mtime back) the file is read again and
-    must hold the same bytes.
+    If only ctime changed (a chmod, or a rewrite that restored mtime), the file is hashed again and
+    must have the same bytes.
     """
     before, now = context.job, await _as_it_is_now(context)
     if now.fingerprint.same_file_as(before.fingerprint):
@@ -126,7 +126,7 @@ async def fence(context: JobContext) -> None:
 
 
 async def stop_if_moved(context: JobContext) -> None:
-    """Stop sending the file if it changed since it was planned; other steps are not affected."""
+    """Stop sending the file if it has changed; other steps are not affected."""
     if context.call not in (Call.PUT_BODY, Call.PUT_PART):
         return
     try:
@@ -139,7 +139,7 @@ async def stop_if_moved(context: JobContext) -> None:
 
 
 async def compare_leaves(context: JobContext) -> None:
-    """Every part must have gone out with the leaves that the file's own digest was made from."""
+    """Require that every part was sent with the leaves that the file's digest was made from."""
     job, deps = context.job, context.deps
     assert job.leaves is not None, "planned before"
     sent = await deps.lanes.db(deps.store.jobs.sent_leaves, job)
@@ -151,7 +151,7 @@ async def compare_leaves(context: JobContext) -> None:
 
 
 async def _as_it_is_now(context: JobContext) -> Job:
-    """The job with the ctime of this moment; anything else that moved makes it stale."""
+    """The job with the current ctime. Raises ``FileChanged`` if anything else changed."""
     seen = await context.deps.lanes.hash(hashing.read_fingerprint, context.path)
     if seen == context.job.fingerprint:
         return context.job

@@ -1,9 +1,9 @@
 """
-Hashing beside sending: how far a file is hashed, and how far ahead of its sending it may be.
+Bounds how far hashing may be ahead of sending, and lets a part be sent once it is hashed.
 
-A part leaves once all its leaves are hashed, so each of them can be compared before its last piece
-leaves. The hashing in turn keeps a bounded distance, so that the senders find in the page cache what
-it has read. All of this happens in the loop; the bytes move in threads.
+A part is sent after all its leaves are hashed, so each leaf can be compared before its last piece
+leaves. Hashing stays within a bounded distance, so that the senders find the bytes in the page cache.
+Everything here runs in the event loop; the bytes move in threads.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from syncd.core.jobs.parts import leaves_of
 from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE, Part
 
 PARTS_AHEAD = 8
-"""So many parts may be hashed beyond those that are on the wire."""
+"""Parts that may be hashed beyond those that are being sent."""
 
 
 class HashWindow:
     """
-    The leaf digests of a file as they become known, and the bound on how fast they may.
+    The leaf digests of a file as they become known.
 
     Args:
-        leaves: Those known already.
-        missing: The parts that are still to be sent, in order.
-        width: How many parts may be on the wire now.
+        leaves: The digests known so far.
+        missing: The parts to send, in order.
+        width: Returns the number of parts that may be sent at once.
     """
 
     def __init__(self, leaves: bytes, missing: Iterable[Part], *, width: Callable[[], int]) -> None:
@@ -35,30 +35,30 @@ class HashWindow:
         self._changed = asyncio.Event()
 
     async def over(self, part: Part) -> bytes | None:
-        """All digests known, once those of *part* are; None where it is not to be sent any more."""
+        """Wait until *part* is hashed; all known digests, or None if nothing more is sent."""
         while len(self._leaves) < leaves_of(part).stop and self._sending:
             await self._changed.wait()
         return self._leaves if self._sending else None
 
     async def room(self) -> None:
-        """Wait until the hashing may go on."""
+        """Wait until hashing may continue."""
         while len(self._leaves) // LEAF_DIGEST_SIZE * LEAF_SIZE >= self._bound():
             await self._changed.wait()
 
     def grow(self, leaves: bytes) -> None:
-        """The hashing came this far."""
+        """Publish the digests known so far."""
         self._leaves = leaves
-        self._tell()
+        self._notify()
 
     def acknowledged(self, part: Part) -> None:
-        """The store has *part*."""
+        """Note that the object store has *part*."""
         del self._missing[part.number]
-        self._tell()
+        self._notify()
 
     def end(self) -> None:
-        """Nothing more is sent: who waits for that is told, and the rest may be hashed at once."""
+        """Stop the senders; the rest of the file may be hashed without waiting."""
         self._sending = False
-        self._tell()
+        self._notify()
 
     def _bound(self) -> float:
         first = next(iter(self._missing.values()), None)
@@ -66,6 +66,6 @@ class HashWindow:
             return math.inf
         return first.offset + (self._width() + PARTS_AHEAD) * first.size
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

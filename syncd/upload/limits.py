@@ -1,9 +1,8 @@
 """
-``upload.bandwidth``: how fast bytes may go, for all threads that move them together.
+Limits on bandwidth and on concurrent requests, shared by all threads that move bytes.
 
-Threads wait here, before a piece and never inside a socket's write. Whatever changes meanwhile (the
-hour of the timetable, a limit that somebody sets, a job that is told to stop) is noticed within
-half a second.
+Threads wait here before each piece, never inside a socket's write. They notice a change (the hour of
+the timetable, a new limit, a stopped job) within half a second.
 """
 
 import asyncio
@@ -18,15 +17,15 @@ from syncd.core.transfer.rates import DAY_MINUTES, Bucket, Timetable
 from syncd.fs.hashing import Flag, Stopped
 
 LOOK_S = 0.5
-"""Between looks, while a thread waits, whether it still has to."""
+"""Interval at which a waiting thread checks whether it still has to wait."""
 
 
 class Bandwidth:
     """
-    One limit over many threads.
+    One rate limit for many threads.
 
     Args:
-        timetable: In force until ``limit`` sets something else; its hours are this machine's.
+        timetable: The rates by hour of the local time; valid until ``follow`` or ``limit``.
     """
 
     def __init__(self, timetable: Timetable, clock: Clock) -> None:
@@ -39,28 +38,28 @@ class Bandwidth:
 
     @property
     def rate(self) -> int | None:
-        """Bytes a second that may go now; None: any number."""
+        """The current limit in bytes a second; None: no limit."""
         with self._changed:
             return self._rate()
 
     def follow(self, timetable: Timetable) -> None:
-        """From now on *timetable* is in force."""
+        """Use *timetable* from now on."""
         with self._changed:
             self._timetable = timetable
             self._look()
 
     def limit(self, bytes_per_s: int | None) -> None:
-        """One rate at all hours, until the next ``follow``; None: no limit."""
+        """Use one rate at all hours until the next ``follow``; None: no limit."""
         self.follow(Timetable(((0, bytes_per_s),)))
 
     def at_most(self, bytes_per_s: int | None) -> None:
-        """Stay below *bytes_per_s* whatever else allows more; 0: nothing goes; None: no longer."""
+        """Set a ceiling that overrides higher limits; 0: no byte moves; None: remove the ceiling."""
         with self._changed:
             self._ceiling = bytes_per_s
             self._look()
 
     def _look(self) -> None:
-        # For those who are not limited there is no lock and no clock: this is asked for each piece.
+        # Checked for each piece: without a limit there is no lock and no clock.
         self._unlimited = self._ceiling is None and self._timetable.is_off
         self._changed.notify_all()
 
@@ -73,11 +72,11 @@ class Bandwidth:
         on_bytes: Callable[[int], None],
     ) -> Iterator[bytes | memoryview]:
         """
-        *pieces* as fast as they may go, cut smaller where that is slow.
+        Yield *pieces* at the limited rate, cut smaller if the rate is low.
 
         Args:
             on_wait: Called with the seconds that a piece was held back.
-            on_bytes: Called with the bytes that are handed on next.
+            on_bytes: Called with the number of bytes before they are yielded.
 
         Raises:
             Stopped: *stop* was set while a piece waited.
@@ -101,13 +100,13 @@ class Bandwidth:
         Wait until *size* bytes may go.
 
         Raises:
-            Stopped: *stop* was set meanwhile.
+            Stopped: *stop* was set during the wait.
         """
         while size > 0 and not self._unlimited:
             size -= self._turn(size, stop)
 
     def _turn(self, wanted: int, stop: Flag) -> int:
-        """Wait for one's turn; the bytes that may go then, at most *wanted*."""
+        """Wait; the number of bytes that may move then, at most *wanted*."""
         with self._changed:
             while (bucket := self._bucket_now()) is not None:
                 size = min(wanted, bucket.share)
@@ -116,7 +115,7 @@ class Bandwidth:
             return wanted
 
     def _wait(self, bucket: Bucket, until_s: float, stop: Flag) -> bool:
-        """Wait; False if *bucket* is not the one in force any more."""
+        """Wait; False if *bucket* was replaced."""
         while (left_s := until_s - self._clock.boottime_s()) > 0:
             if stop.is_set():
                 raise Stopped
@@ -126,7 +125,7 @@ class Bandwidth:
         return True
 
     def _bucket_now(self) -> Bucket | None:
-        """The bucket of the rate in force: a new one after each change, whoever waits asks anew."""
+        """The bucket of the current rate; each change of the rate makes a new one."""
         rate = self._rate()
         if rate is None:
             self._bucket = None
@@ -143,10 +142,10 @@ class Bandwidth:
 
 class ConcurrencyLimiter:
     """
-    Permission to send: at most as many at once as *width* says.
+    Limits concurrent requests to the current limit of *width*.
 
     Args:
-        width: Changed by how the bodies fare.
+        width: Adapts its limit to the throughput.
     """
 
     def __init__(self, width: AdaptiveConcurrency) -> None:
@@ -156,7 +155,7 @@ class ConcurrencyLimiter:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
-        """Hold a slot for the length of the block."""
+        """Occupy a slot for the duration of the block."""
         self._waiting += 1
         try:
             while self._busy >= self.width.limit:
@@ -168,19 +167,19 @@ class ConcurrencyLimiter:
             yield
         finally:
             self._busy -= 1
-            self._tell()
+            self._notify()
 
     def look(self, sent: int, now_s: float, *, held_to: int | None) -> None:
         """
-        Is it time for more at once, or fewer?
+        Let the limit adapt to the throughput so far.
 
         Args:
-            sent: Bytes that went to the wire in all by *now_s*.
-            held_to: Bytes a second that may; None: any number.
+            sent: Total bytes sent by *now_s*.
+            held_to: The bandwidth limit in bytes a second; None: no limit.
         """
         self.width.sample(sent, now_s, asked=self._busy + self._waiting, held_to=held_to)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

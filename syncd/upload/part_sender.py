@@ -1,4 +1,4 @@
-"""The parts of an open upload: several are sent at once, and the file is read beside that if it must."""
+"""Sends the missing parts of an open upload, several at once, and hashes the file beside that if needed."""
 
 import asyncio
 from functools import partial
@@ -28,23 +28,23 @@ async def missing(context: JobContext) -> list[Part]:
 
 async def send(context: JobContext) -> None:
     """
-    Send the missing ones; after a first error, let the parts under way finish.
+    Send the missing parts; after a first error, let running requests end.
 
-    Where the file was not read yet, it is read ahead of that, and to its end whatever happens to
-    the parts: the next attempt then knows what it is.
+    A file that is not hashed yet is hashed ahead of the parts, and to its end even if they fail, so
+    that the next attempt knows its digests.
     """
     context.call = Call.PUT_PART
     if context.job.sha256 is None:
         await file_steps.look_first(context)
     left = await missing(context)
     context.deps.meter.phase(context.job.id, Phase.SENDING)
-    _tell(context, left)
+    _report_progress(context, left)
     found = await context.deps.lanes.hash(hashing.footprint, context.path)
     await _Sending(context, left, found).through()
 
 
-def _tell(context: JobContext, left: list[Part]) -> None:
-    """Let whoever draws know what the store holds already."""
+def _report_progress(context: JobContext, left: list[Part]) -> None:
+    """Report the parts that the store already has."""
     sent = context.job.fingerprint.size - sum(part.size for part in left)
     numbers = [part.number for part in left]
     context.deps.meter.parts(context.job.id, context.upload.part_count, numbers, sent)
@@ -52,11 +52,11 @@ def _tell(context: JobContext, left: list[Part]) -> None:
 
 class _Sending:
     """
-    Senders that take one part after the other, and the hashing ahead of them.
+    Senders that take one part after the other, and hashing ahead of them.
 
     Args:
-        left: What is to be sent, in order.
-        found: What of the file was in the page cache before it was read.
+        left: The parts to send, in order.
+        found: The part of the file that was in the page cache before.
     """
 
     def __init__(self, context: JobContext, left: list[Part], found: Footprint) -> None:
@@ -72,11 +72,11 @@ class _Sending:
 
     async def through(self) -> None:
         """
-        Send until all is acknowledged, something failed, or no more may leave.
+        Send until all parts are acknowledged, one failed, or no more may be sent.
 
         Raises:
-            GiveBack: No more may leave.
-            JobError, hashing.Stopped, StateError: The weightiest of what failed.
+            Released: No more may be sent.
+            JobError, hashing.Stopped, StateError: The most important of the errors.
         """
         async with asyncio.TaskGroup() as group:
             if self._context.job.sha256 is None:
@@ -109,7 +109,7 @@ class _Sending:
                 await self._acknowledged(part)
 
     async def _may_go_on(self) -> bool:
-        """Is there time for another part, and may it leave?"""
+        """Return whether another part may be sent."""
         return not self._context.leaving.is_set() and await self._deps.transfer.may_send()
 
     async def _send(self, part: Part, leaves: bytes) -> None:
@@ -141,9 +141,9 @@ class _Sending:
 
 def _urgency(error: BaseException) -> int:
     """
-    Which of several errors decides: what ends everything, what concerns all jobs, what ends this one.
+    Order errors by importance: the end of the process, a hold, the end of this job, others.
 
-    A file that changed is found to have changed again; that a server asked for peace is heard once.
+    A changed file is detected again later; a server asks for a pause only once.
     """
     order = (StateError, Hold, LeaseLost, hashing.Stopped, FileChanged)
     return next((i for i, kind in enumerate(order) if isinstance(error, kind)), len(order))

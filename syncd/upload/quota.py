@@ -1,8 +1,8 @@
 """
-``limits.max_bytes_per_day``: what left is counted in the store, so that no restart forgets it.
+``limits.max_bytes_per_day``: counts sent bytes in the store, so that the count survives restarts.
 
-What is counted are bytes of bodies that were handed to the connection, arrived or not: that is what
-a metered line charges.
+It counts the bytes of bodies that were handed to the connection, arrived or not, as a metered line
+does.
 """
 
 from syncd.clock import Clock
@@ -13,10 +13,10 @@ from syncd.store.store import Store
 
 class TransferQuota:
     """
-    The bytes that may leave in any 24 hours.
+    The bytes that may be sent in any 24 hours.
 
     Args:
-        limit: Bytes; None: any number, and nothing is counted.
+        limit: Bytes; None: no limit, and nothing is counted.
     """
 
     def __init__(self, limit: int | None, *, store: Store, lanes: Executors, clock: Clock) -> None:
@@ -26,7 +26,7 @@ class TransferQuota:
         self._clock = clock
 
     async def wait_s(self) -> float:
-        """Seconds until a body may begin to leave; 0 if one may now."""
+        """Seconds until another body may be sent; 0 if one may be sent now."""
         if self.limit is None:
             return 0.0
         now_ms = self._clock.now_ms()
@@ -36,7 +36,7 @@ class TransferQuota:
         return sent_within_a_day(await self._counted(), self._clock.now_ms())
 
     async def spend(self, size: int) -> None:
-        """*size* bytes left."""
+        """Count *size* sent bytes."""
         if self.limit is not None and size:
             await self._lanes.db(self._store.sent.add, size, self._clock.now_ms())
 

@@ -1,8 +1,8 @@
 """
-The steps that bring a job's file into the catalog: a record that is there, moves there, or is made.
+The steps that bring a job's file into the catalog: adopt a record, move one, or register a new one.
 
-A registration is committed as an intent before it is sent. One whose answer got lost is looked for
-before it is repeated, and a path is never given to other bytes than it has.
+The intent to register is committed before the request. If its answer is lost, syncd searches for the
+record before it repeats the request.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,7 +19,7 @@ from syncd.upload import file_steps
 from syncd.upload.context import JobContext
 
 _NO_CHANGE = frozenset({Kind.ROUTE_UNKNOWN, Kind.REQUEST_REFUSED, Kind.CONFLICT})
-"""What says that this server does not change this record so."""
+"""Errors which say that this server does not support this change of the record."""
 
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def known(context: JobContext) -> str | None:
-    """The record that holds these bytes at this path: our own memory first, then the cloud's."""
+    """The id of the record with these bytes at this path, from our records or else the catalog."""
     job, deps = context.job, context.deps
     assert job.sha256 is not None, "planned before"
     path, records = job.target.model_path, deps.store.records
@@ -46,10 +46,10 @@ async def known(context: JobContext) -> str | None:
 
 async def _settle_doubts(context: JobContext) -> None:
     """
-    Find the records that superseded jobs of this path may have made; they are ours.
+    Find the records that superseded jobs of this path may have registered; they are ours.
 
     Raises:
-        GiveBack: One of them may still appear.
+        Released: One of them may still appear.
     """
     deps, path, now_ms = context.deps, context.job.target.model_path, context.now_ms
     for earlier in await deps.lanes.db(deps.store.jobs.in_doubt, path):
@@ -65,12 +65,12 @@ async def _settle_doubts(context: JobContext) -> None:
 
 async def _settle_changes(context: JobContext) -> None:
     """
-    Find out what became of updates and deletes of the records that hold these bytes.
+    Find out whether unanswered updates and deletes of records with these bytes took effect.
 
-    A record that still may be moved, disabled or deleted is neither adopted nor moved.
+    A record that may still be moved, disabled or deleted is neither adopted nor moved.
 
     Raises:
-        GiveBack: One of them may still take effect.
+        Released: One of them may still take effect.
     """
     deps, sha256, now_ms = context.deps, context.job.sha256, context.now_ms
     assert sha256 is not None, "planned before"
@@ -84,7 +84,7 @@ async def _settle_changes(context: JobContext) -> None:
 
 
 async def movable(context: JobContext) -> str | None:
-    """The record of ours that holds these bytes at a path whose file is gone, if it can be moved."""
+    """The id of our record with these bytes whose file is gone, if it can be moved."""
     job, deps = context.job, context.deps
     assert job.sha256 is not None, "planned before"
     if not context.may_move:
@@ -94,10 +94,10 @@ async def movable(context: JobContext) -> str | None:
 
 async def not_in_catalog(context: JobContext) -> bool:
     """
-    Does nothing suggest that the catalog holds these bytes, not even their number?
+    Return whether the catalog certainly lacks these bytes, as no record has their size.
 
-    Then they may leave while they are hashed, which reads the disk once. An upload that began so
-    goes on so.
+    They may then be sent while they are hashed, which reads the disk once. An upload that began this
+    way continues this way.
     """
     job, deps = context.job, context.deps
     if context.hash_first or context.route is not Route.MULTIPART:
@@ -119,14 +119,14 @@ async def not_in_catalog(context: JobContext) -> bool:
 
 
 async def adopt(context: JobContext) -> None:
-    """The same bytes stand at that path in the catalog: their record becomes the job's."""
+    """Take over the record that already has these bytes at this path."""
     record_id = await known(context)
     assert record_id is not None, "the step is taken only when the record is known"
     await context.note(record_id=record_id, adopted=True)
 
 
 async def move(context: JobContext) -> None:
-    """The file was renamed: its record goes with it, where the server can do that."""
+    """Move the record of a renamed file, if the server supports it."""
     record_id, target, deps = await movable(context), context.job.target, context.deps
     assert record_id is not None, "the step is taken only where there is one"
     place = {
@@ -149,10 +149,10 @@ async def move(context: JobContext) -> None:
 
 async def resolve_path_conflict(context: JobContext) -> None:
     """
-    The server says that the path is taken. By these very bytes: adopted; by others: refused.
+    Adopt the record if the path is taken by these bytes; fail if it is taken by others.
 
     Raises:
-        Permanent: The catalog holds something else there, or will not tell what.
+        Permanent: The catalog has other bytes there, or does not show which.
     """
     job, catalog = context.job, context.deps.catalog
     assert job.sha256 is not None, "planned before"
@@ -173,7 +173,7 @@ async def resolve_path_conflict(context: JobContext) -> None:
 
 
 async def register(context: JobContext) -> None:
-    """Make a record of the stored object, unless its bundle is not whole yet."""
+    """Register the stored object, unless its bundle is incomplete."""
     if (mate := await _blocking_bundle_member(context)) is not None:
         reason = f"stored; its bundle waits for {mate}"
         await context.write(
@@ -190,14 +190,14 @@ async def register(context: JobContext) -> None:
 
 async def look_up(context: JobContext) -> None:
     """
-    A register was sent and its outcome is unknown: find out before anything is repeated.
+    Find out whether a register without an answer took effect, before it is repeated.
 
-    A record that is found settles it at once. That there is none can be concluded only when the
-    register can no longer take effect.
+    A record settles it at once. A missing record settles it only when the register can no longer take
+    effect.
 
     Raises:
-        GiveBack: It still can.
-        JobError: It still can, and this run sent it; how it failed.
+        Released: It still can.
+        JobError: It still can, and this run sent it; its error.
         Permanent: The server has no listing, and neither the register nor its repeat was answered.
     """
     context.call = Call.LIST_MODELS
@@ -261,7 +261,7 @@ async def _note_sent(context: JobContext, at_ms: int | None, *, repeated: bool) 
 
 async def _not_registered(context: JobContext, error: JobError, *, repeated: bool) -> None:
     """
-    Do what can be done at once about a register that failed.
+    Handle a failed register as far as possible at once.
 
     Raises:
         JobError: *error*, if nothing can.
@@ -272,23 +272,23 @@ async def _not_registered(context: JobContext, error: JobError, *, repeated: boo
     if error.unclear or error.kind is Kind.OBJECT_EXISTS:
         raise error  # the intent stays: the next claim looks before anything is repeated
     if error.kind is Kind.CONFLICT and repeated:
-        # The first one took effect; a server without a listing does not tell its id.
+        # The first one took effect; a server without a listing does not show its id.
         await context.note(record_id=f"unknown:{context.job.storage_key}")
     elif error.kind is Kind.CONFLICT:
         await context.note(register_sent_at=None)
         if not await _disable_predecessor(context):
             await resolve_path_conflict(context)
     else:
-        # Of a refused repeat nothing is in doubt; of the first one all that was before.
+        # A refused request had no effect; an earlier one may still have had.
         await _note_sent(context, None, repeated=repeated)
         raise error
 
 
 async def _disable_predecessor(context: JobContext) -> bool:
     """
-    Disable our own record of the path's former bytes, once; True if it is worth another try.
+    Disable our own record of the path's former bytes, once; True if another try may succeed.
 
-    If the server turns the new one down all the same, the former is put in force again.
+    If the server still refuses the new record, the former one is enabled again.
     """
     job, deps, records = context.job, context.deps, context.deps.store.records
     assert job.sha256 is not None, "planned before"
@@ -312,9 +312,9 @@ async def _disable_predecessor(context: JobContext) -> bool:
 
 async def _blocking_bundle_member(context: JobContext) -> str | None:
     """
-    What the job's bundle waits for, if it has one: none of it is registered before all is stored.
+    The file that the job's bundle waits for: none is registered before all files are stored.
 
-    Whoever is stored last lets the others run; but first all of it must still be there.
+    The file that is stored last releases the others, if all of them are still on disk.
     """
     job, deps, jobs = context.job, context.deps, context.deps.store.jobs
     if job.target.bundle is None:
@@ -332,7 +332,7 @@ async def _blocking_bundle_member(context: JobContext) -> str | None:
 
 
 async def finish(context: JobContext) -> None:
-    """End the job: the catalog has its file."""
+    """End the job: its file is in the catalog."""
     job, deps = context.job, context.deps
     assert job.record_id is not None, "the step is taken only with a record"
     if deps.hidden and job.register_sent_at is not None:
@@ -345,7 +345,7 @@ async def finish(context: JobContext) -> None:
 
 
 async def _hide(context: JobContext, record_id: str) -> None:
-    """Disable the record just made; where the server cannot do that, agents get it."""
+    """Disable the new record; if the server does not support that, agents receive it."""
     if not await _update_record(context, record_id, DISABLED, unless=NO_SUCH_CALL):
         _log.warning("record.not_disabled", record_id=record_id)
 
@@ -357,7 +357,7 @@ async def _update_record(
     Change a record; False if it does not exist, or the error is one of *unless*.
 
     Raises:
-        GiveBack: An earlier change of it may still take effect.
+        Released: An earlier change of it may still take effect.
     """
     context.call = Call.UPDATE_MODEL
     deps, records = context.deps, context.deps.store.records

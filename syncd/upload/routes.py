@@ -1,4 +1,4 @@
-"""How files travel: in one request or in parts, as the settings, the credential and the server allow."""
+"""Chooses how a file is uploaded: in one request or in parts, by settings, credential and server."""
 
 from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
@@ -10,10 +10,10 @@ from syncd.types import Kind
 
 class Routes:
     """
-    The route of a file by its size, with the credential in force.
+    The route of a file by its size, with the current credential.
 
     Args:
-        single_put_limit: Bytes that go in one request; lowered once a server turns fewer down.
+        single_put_limit: Maximum bytes for one request; lowered when a server refuses fewer.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class Routes:
         self._api = api
 
     def of(self, size: int) -> Route:
-        """How a file of *size* bytes travels now."""
+        """The route of a file of *size* bytes."""
         return choose_route(
             size,
             single_put_limit=self._single_put_limit,
@@ -33,12 +33,12 @@ class Routes:
         )
 
     def turned_down(self, size: int) -> bool:
-        """The server refused *size* bytes in one request: remember; True if they can go in parts."""
+        """Lower the limit after the server refused *size* bytes; True if parts are possible."""
         self._single_put_limit = min(self._single_put_limit, size - 1)
         return self.of(size) is Route.MULTIPART
 
     def none_for(self, size: int) -> JobError:
-        """Why no route is there for *size* bytes, and what a person can do."""
+        """The error for a file of *size* bytes that has no route."""
         above = f"{size} bytes are above the {self._single_put_limit} that"
         if self._credentials.is_session:
             return to_error(

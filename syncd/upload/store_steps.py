@@ -1,8 +1,8 @@
 """
 The steps that bring a job's bytes into the object store: in one request, or as a multipart upload.
 
-The server names the storage key, once for these bytes. What was about to be sent is committed before it
-is sent, so an answer that got lost can be told from one that never was.
+The server chooses the storage key, once for these bytes. Each intent is committed before its request, so
+after a crash syncd knows which requests may have taken effect.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from syncd.upload import file_steps, register_steps
 from syncd.upload.context import JobContext
 
 ANSWER_PATIENCE_S = 30.0
-"""A job that is taken away while an upload is being opened still waits so long for its id."""
+"""How long a cancelled job waits for the id of an upload that is being opened."""
 
 
 async def sign_in(context: JobContext) -> None:
     """
-    The file is too large for every route that is open.
+    Fail because the file is too large for every available route.
 
     Raises:
         JobError: Always.
@@ -32,7 +32,7 @@ async def sign_in(context: JobContext) -> None:
 
 
 async def presign(context: JobContext) -> None:
-    """Reserve a storage key and get a URL; a path that is taken by these very bytes is adopted."""
+    """Reserve a storage key and get a URL; adopt a record that already has these bytes."""
     context.call = Call.PRESIGN
     job, deps = context.job, context.deps
     try:
@@ -41,7 +41,7 @@ async def presign(context: JobContext) -> None:
         if error.kind is not Kind.CONFLICT:
             raise
         if job.sha256 is None:
-            context.hash_first = True  # whether these bytes are there cannot be told yet
+            context.hash_first = True  # only its hash shows whether the catalog has it
         else:
             await register_steps.resolve_path_conflict(context)
         return
@@ -54,10 +54,10 @@ async def presign(context: JobContext) -> None:
 
 async def _take_key(context: JobContext, storage_key: str) -> None:
     """
-    One storage key, one plan. Where the key is taken and these bytes are not known, read them first.
+    Commit the key; one key stands for one content. If it is in use and the hash unknown, hash first.
 
     Raises:
-        Permanent: The key stands for other bytes.
+        Permanent: The key belongs to other bytes.
     """
     context.job, usable = await context.write(
         context.deps.store.jobs.note_key, storage_key, context.now_ms
@@ -76,10 +76,10 @@ async def _take_key(context: JobContext, storage_key: str) -> None:
 
 
 def has_url(context: JobContext) -> bool:
-    """Is there a URL to send the body to?"""
+    """Return whether there is a usable URL for the body."""
     if context.grant is None:
         return False
-    # One that was never used is used whatever its life: some servers sign for seconds only.
+    # An unused URL is usable whatever its remaining life: some servers sign for seconds only.
     return not context.grant_used or context.deps.transfer.is_live(context.grant)
 
 
@@ -87,7 +87,7 @@ def has_url(context: JobContext) -> bool:
 
 
 async def put(context: JobContext) -> None:
-    """One try; the loop comes back here, or to presign, for the next."""
+    """Send the body once; for another try the worker returns here or to presign."""
     context.call = Call.PUT_BODY
     deps = context.deps
     assert context.grant is not None, "the step is taken only with a live URL"
@@ -111,15 +111,15 @@ async def put(context: JobContext) -> None:
 
 async def _exists(context: JobContext, error: JobError, *, ours: bool) -> None:
     """
-    The store holds an object under our key already.
+    Handle an object that already exists under our key.
 
-    Ours: an earlier body got through and its answer was lost; a single PUT is all or nothing
-    and its length is signed. Not ours: never register it, ask for another key once, and if the
-    server insists on this one, stop.
+    If an earlier body was sent, the object is ours and its answer was lost: a single PUT is all or
+    nothing and its length is signed. Otherwise it is never registered: ask for another key once,
+    and stop if the server returns the same one.
 
     Raises:
-        Permanent: The server insists.
-        JobError: *error*: the store says so of the other key, too. Perhaps it says so of all.
+        Permanent: The server returned the same key again.
+        JobError: *error*, if the second key is in use as well; perhaps the store says so of every key.
     """
     if ours:
         await _stored(context)
@@ -141,7 +141,7 @@ async def _exists(context: JobContext, error: JobError, *, ours: bool) -> None:
 
 
 async def initiate(context: JobContext) -> None:
-    """Once asked for, an upload's id is waited for and kept, even if the job is taken away."""
+    """Open an upload; wait for its id and commit it even if the job is cancelled."""
     context.call = Call.INITIATE
     opening = asyncio.create_task(_open(context))
     try:
@@ -162,7 +162,7 @@ async def _open(context: JobContext) -> None:
 
 
 async def complete(context: JobContext) -> None:
-    """Let the store put the parts together, unless the file is not what was sent of it any more."""
+    """Complete the upload if the file still has the bytes that were sent."""
     context.call = Call.COMPLETE
     deps = context.deps
     sent_at = context.job.complete_sent_at
@@ -188,7 +188,7 @@ async def complete(context: JobContext) -> None:
             if not error.unclear:  # refused: only an earlier one may have taken effect
                 await context.note(complete_sent_at=sent_at)
             raise
-        # An earlier complete was sent: register tells whether the object is there.
+        # An earlier complete was sent; register will show whether the object exists.
     await context.contact(Side.API)
     await _stored(context)
 

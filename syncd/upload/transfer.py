@@ -1,9 +1,8 @@
 """
-Bytes on their way to the object store: one body, one part, and their tries.
+Sends bodies and parts to the object store, with retries of the request and of its URL.
 
-A body is a file's bytes, each leaf compared with the plan before its last piece leaves. The request
-is repeated, and its URL signed anew, as far as the retry table's first two scopes go; what they do
-not cure is raised to the worker, whose scopes are wider.
+Each leaf of a body is compared with its digest before its last piece is sent. Errors that a retry of
+the request or a fresh URL does not cure are raised to the worker, which retries the upload or the job.
 """
 
 import asyncio
@@ -32,10 +31,10 @@ from syncd.upload.limits import Bandwidth, ConcurrencyLimiter
 from syncd.upload.quota import TransferQuota
 
 URL_MARGIN_MS = 60_000
-"""No second try is started on a URL with less life than this."""
+"""A URL with less remaining life is not used for a second try."""
 
 LOOK_S = 0.5
-"""Between looks whether more requests at once would pay, while one is under way."""
+"""Interval at which the number of concurrent requests adapts while a request runs."""
 
 Pieces = Callable[[], Iterator[bytes]]
 """Makes a fresh body each time it is called."""
@@ -46,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Tries:
-    """What has been spent on one request, and on URLs for it."""
+    """Tries spent on one request, and URLs spent on it."""
 
     requests: int = 0
     urls: int = 0
@@ -55,9 +54,9 @@ class Tries:
 @dataclass(frozen=True, slots=True)
 class HostRule:
     """
-    Which hosts bytes may go to: those named, else the one that a server used first.
+    The hosts that may receive bytes: those configured, else the one that the server used first.
 
-    ``pinned`` is off for a cloud on this machine, whose ports are new at each start.
+    ``pinned`` is off for a cloud on this machine, whose ports change at each start.
     """
 
     base_url: str
@@ -67,7 +66,7 @@ class HostRule:
 
 class Transfer:
     """
-    Sends bodies and parts, at most as many at once as there are slots.
+    Sends bodies and parts, as many at once as there are slots.
 
     Args:
         path_of: The absolute path of a job's file.
@@ -105,24 +104,24 @@ class Transfer:
 
     @property
     def width(self) -> int:
-        """How many requests may run at once now."""
+        """The number of requests that may run at once now."""
         return self._slots.width.limit
 
     @property
     def widest(self) -> int:
-        """How many may ever run at once."""
+        """The maximum of ``width``."""
         return self._slots.width.most
 
     def use(self, start: int, most: int) -> None:
-        """So many requests at once, from the next body on; at most, from the next file on."""
+        """Change the limits: *start* applies from the next body on, *most* from the next file on."""
         self._slots.width.resize(start, most)
 
     async def may_send(self) -> bool:
-        """May another body leave today?"""
+        """Return whether the daily quota allows another body."""
         return await self._quota.wait_s() == 0
 
     def is_live(self, grant: Grant) -> bool:
-        """Is there enough life left in the URL to start a body on it?"""
+        """Return whether the URL lives long enough to start a body."""
         return grant.deadline_ms - self._clock.now_ms() > URL_MARGIN_MS
 
     async def whole(self, job: Job, grant: Grant, stop: threading.Event) -> None:
@@ -150,14 +149,14 @@ class Transfer:
         on_signed: Callable[[], Awaitable[None]],
     ) -> str:
         """
-        Sign and send one part until it is acknowledged; its etag.
+        Sign and send one part until it is acknowledged, and return its etag.
 
         Args:
-            leaves: The file's leaf digests, as far as the part's own at least.
-            found: What of the file was in the page cache before it was read.
+            leaves: The file's leaf digests, at least up to the end of the part.
+            found: The part of the file that was in the page cache before.
 
         Raises:
-            JobError, hashing.Stopped: The request and URL scopes are used up.
+            JobError, hashing.Stopped: The retries of the request and of the URL are used up.
         """
         tries, grant = Tries(), None
         pieces = self._pieces(job, part, leaves, found=found, stop=stop)
@@ -181,10 +180,10 @@ class Transfer:
 
     async def again(self, tries: Tries, error: JobError, call: Call) -> bool:
         """
-        Wait as the retry table says and return, True if a fresh URL is needed.
+        Wait for the next try; True if it needs a fresh URL.
 
         Raises:
-            JobError: *error*: the request and URL scopes are used up.
+            JobError: *error*, if the retries of the request and of the URL are used up.
         """
         if isinstance(error, FileChanged | LeaseLost):
             raise error
@@ -212,10 +211,10 @@ class Transfer:
 
     async def check_host(self, grant: Grant) -> None:
         """
-        Bytes go to the hosts that are named, or to the one this server used first.
+        Require that the URL's host may receive bytes.
 
         Raises:
-            NeedsOperator: The URL names another one.
+            NeedsOperator: The URL names another host.
         """
         url = urlsplit(grant.url)
         if {url.netloc, url.hostname} & self._hosts.named or not self._hosts.pinned:
@@ -228,7 +227,7 @@ class Transfer:
         )
         if url.netloc != pinned:
             raise NeedsOperator(
-                f"the server wants the bytes sent to {url.netloc}; so far it was {pinned}",
+                f"the server changed the storage host from {pinned} to {url.netloc}",
                 kind=Kind.INVALID_ANSWER,
                 advice=f"If that is meant, set network.storage_hosts to both: {pinned}, {url.netloc}",
             )
@@ -242,7 +241,7 @@ class Transfer:
         found: Footprint | None = None,
         stop: threading.Event,
     ) -> Pieces:
-        """What makes a fresh body of *part* for each try."""
+        """A factory that makes a new body of *part* for each try."""
         path = self._path_of(job)
         return partial(
             hashing.checked_pieces, path, job.fingerprint, part, leaves, found=found, stop=stop
@@ -259,10 +258,10 @@ class Transfer:
         stop: threading.Event,
     ) -> str | None:
         """
-        One request; the bytes of one that failed do not count as sent.
+        Send one request; the bytes of a failed request do not count as progress.
 
         Args:
-            number: Of the part; None: it is the whole file.
+            number: Of the part; None for the whole file.
         """
         call = Call.PUT_BODY if number is None else Call.PUT_PART
         counted = 0
@@ -306,10 +305,10 @@ class Transfer:
         self, request: "asyncio.Task[str | None]", exchange: Exchange, stop: threading.Event
     ) -> str | None:
         """
-        Wait for the answer to *request*, and adapt the number of slots to the throughput.
+        Wait for the answer to *request*, and adapt the number of slots.
 
         Raises:
-            hashing.Stopped: *stop* was set, and the store did not let the sending thread notice.
+            hashing.Stopped: *stop* was set while the sending thread was blocked.
         """
         while True:
             done, _ = await asyncio.wait({request}, timeout=LOOK_S)

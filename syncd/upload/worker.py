@@ -1,7 +1,5 @@
 """
-A claimed job, worked on step by step until it ends or has to wait.
-
-Beside that its lease is kept: whoever loses it has lost the job, and stops.
+Runs a claimed job step by step until it ends or has to wait, and renews its lease.
 """
 
 import asyncio
@@ -34,13 +32,13 @@ STEPS: Mapping[Step, Callable[[JobContext], Awaitable[None]]] = {
     Step.REGISTER: register_steps.register,
     Step.FINISH: register_steps.finish,
 }
-"""What does each step. It commits what it found out or says how the run ended."""
+"""The function of each step. It commits what it found, or sets the outcome."""
 
 _LAST_STEPS = frozenset({Step.COMPLETE, Step.LOOK_UP, Step.REGISTER, Step.FINISH, Step.ADOPT})
-"""What is worth doing on the way out: the bytes are there, one small request is left."""
+"""Steps that still run during a shutdown: the bytes are stored, one small request is left."""
 
 _SENDING_STEPS = frozenset({Step.PRESIGN, Step.INITIATE, Step.PUT, Step.PARTS})
-"""What is only done, or only makes sense, where bytes may leave."""
+"""Steps that need permission to send bytes."""
 
 _log = structlog.get_logger(__name__)
 
@@ -61,15 +59,15 @@ class Worker:
         self._checks: set[asyncio.Task[None]] = set()
 
     def wind_down(self, reason: str = STOPPED) -> None:
-        """Begin nothing that takes long: what is on the wire ends, the rest is given back."""
+        """Let running requests end and give the other jobs back."""
         self._leaving.begin(reason)
 
     def carry_on(self) -> None:
-        """Work as usual again; no job may be under way."""
+        """End ``wind_down``; no job may be running."""
         self._leaving.end()
 
     def check_file(self, job_id: int) -> None:
-        """Stop sending the file of a job if it changed; called after each event at its path."""
+        """Stop sending the file of a job if it has changed; called after each event at its path."""
         if (context := self._runs.get(job_id)) is not None:
             check = asyncio.create_task(file_steps.stop_if_moved(context))
             self._checks.add(check)
@@ -79,12 +77,12 @@ class Worker:
         self, job: Job, send_allowed: Callable[[Job], bool] = lambda job: True
     ) -> Outcome:
         """
-        Work on a claimed job until it ends or has to wait.
+        Run a claimed job until it ends or has to wait.
 
-        Cancelling it stops the bytes and gives the job back untried.
+        Cancellation stops the transfer and gives the job back; the attempt does not count.
 
         Raises:
-            StateError: The store cannot be written: nothing can go on.
+            StateError: The store cannot be written.
         """
         context = JobContext(job, self._deps, self._leaving, self._on_contact, send_allowed)
         meter, clock = self._deps.meter, self._deps.clock
@@ -106,7 +104,7 @@ class Worker:
                 # Once it is given back the job may be claimed again before this run is over.
                 if self._runs.get(job.id) is context:
                     del self._runs[job.id]
-                    _tell_ended(context)
+                    _report_end(context)
             meter.count(Tally.ENDED, outcome.end)
             _log.info(
                 "job.ended",
@@ -119,7 +117,7 @@ class Worker:
     # -- supervision -----------------------------------------------------------------------------
 
     async def _supervised(self, context: JobContext) -> Outcome:
-        """Work and keep the lease; losing the lease stops the work."""
+        """Run the steps and renew the lease; a lost lease stops the steps."""
         work = asyncio.create_task(self._work(context))
         lease = asyncio.create_task(_keep_lease(context))
         try:
@@ -164,16 +162,16 @@ class Worker:
             raise
         except Exception as error:
             _log.exception("job.internal_error")
-            bug = to_error(Kind.INTERNAL_ERROR, f"a bug in syncd: {type(error).__name__}")
+            bug = to_error(Kind.INTERNAL_ERROR, f"internal error: {type(error).__name__}")
             return await failures.handle_error(context, bug)
 
     async def _require_may_begin(self, context: JobContext, step: Step) -> None:
         """
-        Go on only with what may begin now, and where bytes may leave if it sends any.
+        Require that *step* may begin now, and that bytes may be sent if it sends any.
 
         Raises:
-            GiveBack: Later it may.
-            Permanent: A plan says that no byte leaves, and the catalog does not spare them any more.
+            Released: It may begin later.
+            Permanent: The plan sends no bytes, but the catalog no longer has them.
         """
         if self._leaving.is_set() and step not in _LAST_STEPS:
             raise Released(self._leaving.reason)
@@ -181,7 +179,7 @@ class Worker:
             return
         if not context.send_allowed(context.job):
             raise Permanent(
-                "the plan sends none of its bytes, and the catalog does not hold them there any more",
+                "the plan sends no bytes of this file, but the catalog no longer has them",
                 kind=Kind.CONFLICT,
                 advice="Make a new plan.",
             )
@@ -190,7 +188,7 @@ class Worker:
 
 
 async def _next(context: JobContext) -> Step:
-    """What the job needs next, by its facts and by what the catalog tells."""
+    """The next step, from the job's facts and the catalog."""
     job = context.job
     fresh = job.sha256 is not None and job.storage_key is None
     known = fresh and await register_steps.known(context) is not None
@@ -210,7 +208,7 @@ async def _next(context: JobContext) -> Step:
 
 
 async def _keep_lease(context: JobContext) -> None:
-    """Until the job is taken away: its file changed, or it was cancelled."""
+    """Renew the lease until it is lost: the file changed, or the job was cancelled."""
     deps = context.deps
     while True:
         await deps.clock.sleep(LEASE_TTL_MS / 3000)
@@ -222,8 +220,8 @@ async def _keep_lease(context: JobContext) -> None:
             return
 
 
-def _tell_ended(context: JobContext) -> None:
-    """Let whoever draws know how it ended, if it came to an end."""
+def _report_end(context: JobContext) -> None:
+    """Report the outcome to the progress meter."""
     end = None if context.ended is None else context.ended.end
     context.deps.meter.end(
         context.job.id,
