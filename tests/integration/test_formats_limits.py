@@ -1,5 +1,5 @@
 """
-The largest headers, long and hostile ones: memory stays flat, and ordinary ones take no time.
+The largest headers, also hostile ones, take bounded memory; ordinary ones take little time.
 
 Memory is the high-water mark of a process that does nothing else; time is the processor's, so a busy
 machine does not fail the test.
@@ -219,7 +219,7 @@ ORDINARY: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 PASSES = 8
-"""So many times the interpreter may touch each byte of a header in the time that its check takes."""
+"""A check may take as long as the interpreter needs to touch each byte of the header this often."""
 
 
 def seconds(act: Callable[[], object]) -> float:

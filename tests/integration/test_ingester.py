@@ -1,4 +1,4 @@
-"""From the disk to the queue, with real files and a store, and a clock that is turned by hand."""
+"""From a file to a job, with real files, a real store and a clock that the test advances."""
 
 import os
 import tempfile
@@ -53,7 +53,7 @@ class HandClock:
 
 @dataclass
 class Scene:
-    """``meanwhile`` has what happens while the file at a path is judged for the first time."""
+    """``during_judgement`` maps a path to what happens while it is judged for the first time."""
 
     models: Path
     clock: HandClock
@@ -62,7 +62,7 @@ class Scene:
     store: Store
     queued: list[None] = field(default_factory=list)
     freed: list[Hint] = field(default_factory=list)
-    meanwhile: dict[str, Callable[[], object]] = field(default_factory=dict)
+    during_judgement: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     async def after(self, seconds: float) -> int:
         """Let time pass and look; how often something was queued so far."""
@@ -77,10 +77,10 @@ def scene_in(
     models = folder / "models"
     root = Root(store.files.root_id(os.fspath(models)), os.fspath(models), network=False)
     queued, freed, meter = list[None](), list[Hint](), Meter()
-    meanwhile = dict[str, Callable[[], object]]()
+    during_judgement = dict[str, Callable[[], object]]()
 
     def judged(rel_path: str) -> None:
-        meanwhile.pop(rel_path, lambda: None)()
+        during_judgement.pop(rel_path, lambda: None)()
 
     intake = Ingester(
         {root.id: root},
@@ -90,7 +90,7 @@ def scene_in(
             symlinks="follow",
             tree=Tree(root.id, []),
             rules_of=lambda _: Rules(
-                ignore=Patterns("what happens meanwhile", judged), bundles=frozenset({"diffusers"})
+                ignore=Patterns("during judgement", judged), bundles=frozenset({"diffusers"})
             ),
         ),
         store=store,
@@ -104,7 +104,7 @@ def scene_in(
         on_queued=lambda: queued.append(None),
         on_freed=freed.append,
     )
-    return Scene(models, clock, intake, root, store, queued, freed, meanwhile)
+    return Scene(models, clock, intake, root, store, queued, freed, during_judgement)
 
 
 def states(scene: Scene) -> dict[str, str]:
@@ -192,7 +192,7 @@ async def test_file_open_for_writing_is_queued_once_it_is_closed(scene: Scene) -
     assert await scene.after(30) == 1
 
 
-# -- what is told of files that still change -------------------------------------------------------
+# -- what is shown of files that still change -------------------------------------------------------
 
 
 @pytest.mark.parametrize("backfill", [False], indirect=True)
@@ -382,10 +382,10 @@ async def test_later_of_two_results_for_a_path_in_one_batch_counts(
 
     write_safetensors(scene.models / between, 200)
     become(sizes[0])
-    scene.meanwhile[between] = lambda: become(sizes[1])
+    scene.during_judgement[between] = lambda: become(sizes[1])
     await scene.intake.examine(closed(scene, NAME, between, "loras"))
 
-    assert not scene.meanwhile
+    assert not scene.during_judgement
     assert ((scene.root.id, NAME) in scene.intake.tracker.unsettled()) is is_watched
     known = scene.store.seen.known(scene.root.id, NAME)
     assert [file.verdict for file in known] == verdicts
@@ -410,6 +410,6 @@ async def test_shadowed_file_is_judged_again_although_its_hint_is_lost(
     (scene.models / first).unlink()
     await scene.intake.walk(scene.root)
     assert [hint.rel_path for hint in scene.freed][-1:] == [second]
-    await scene.intake.walk(scene.root)  # and nobody looks where the hint says
+    await scene.intake.walk(scene.root)  # the hint is not processed
 
     assert (scene.root.id, second) in scene.intake.tracker.unsettled()

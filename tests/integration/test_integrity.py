@@ -205,7 +205,7 @@ def test_lease_is_released_after_check(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", 5000)
     with path.open("rb") as file:
         assert not integrity.has_writer(file.fileno())
-        # Would fail while somebody holds a lease.
+        # This fails while a process holds a lease.
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 

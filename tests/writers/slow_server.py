@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.ending.wait(stall_s)
             self.wfile.write(content[half:])
         except OSError:
-            self.close_connection = True  # whoever asked was killed
+            self.close_connection = True  # the client was killed
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""

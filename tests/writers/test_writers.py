@@ -313,7 +313,7 @@ def test_I05_half_model_of_real_program_is_never_presigned_and_complete_one_is_r
         daemon.started()
         written = write_all(home, other_disk)
         until(all_are_registered, "the finished models", within_s=90)
-        until(all_are_told_of, "a word on the others", within_s=90)
+        until(all_are_told_of, "a reason for the others", within_s=90)
         assert daemon.stop() == 143
     again = home.once()  # nor does a new start take them, and it says what they wait for
 

@@ -15,7 +15,7 @@ MAX_HEADER = 100_000_000
 """Bytes; the largest tokenizers in use take a fifth of it."""
 
 MAX_ITEMS = 2_000_000
-"""Pairs, array elements that must be looked at, and tensors; three times the largest tokenizer."""
+"""Pairs, array elements that must be read, and tensors; three times the largest tokenizer."""
 
 MAX_DEPTH = 8
 """Arrays in arrays."""

@@ -1,7 +1,7 @@
 """
 Pickles, and what ``torch.save`` wrote before 1.6; nothing is unpickled.
 
-The first and the last bytes tell whether a plain pickle is complete. A legacy torch file has raw
+The first and the last bytes decide whether a plain pickle is complete. A legacy torch file has raw
 storages after its pickles and no end mark, so ``pickletools`` lists the opcodes of its few small
 pickles, and the sizes of the storages that they name are added up.
 """
