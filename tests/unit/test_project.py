@@ -156,6 +156,26 @@ def test_every_link_in_the_documentation_has_a_target() -> None:
     assert {page: links for page, links in dead.items() if links} == {}
 
 
+def names_missing_in_the_source(page: str) -> list[str]:
+    """Return the modules, and the functions and classes "`name` in `module.py`", that do not exist."""
+    missing = []
+    for module in re.findall(r"`([\w/]+/\w+\.(?:py|md|toml))`", page):
+        if not any((top / module).exists() for top in (TOP, TOP / "syncd", TOP / "docs")):
+            missing.append(module)
+    for names, module in re.findall(r"((?:`[\w.]+`(?:, | and )?)+) in `([\w/]+\.py)`", page):
+        source = (TOP / "syncd" / module).read_text("utf-8")
+        for name in re.findall(r"(\w+)`", names):
+            if not re.search(rf"^\s*(?:async def|def|class) {name}\b|^{name}\b", source, re.M):
+                missing.append(f"{module}: {name}")
+    return missing
+
+
+def test_architecture_page_names_existing_modules_and_functions() -> None:
+    page = (TOP / "docs/architecture.md").read_text("utf-8")
+
+    assert names_missing_in_the_source(page) == []
+
+
 def test_package_and_project_have_the_same_version() -> None:
     assert pyproject()["project"]["version"] == syncd.__version__
 
