@@ -41,9 +41,13 @@ class CredentialCheck:
         try:
             await self._credentials.ready()
         except JobError as error:
-            if str(error) != self._logged:
-                event = "session.ended" if self._credentials.is_session else "credential.unverified"
-                _log.error(event, error=str(error), advice=error.advice)
+            fields = {"error": str(error), "advice": error.advice}
+            if str(error) == self._logged:
+                pass
+            elif self._credentials.is_session:
+                _log.error("session.ended", **fields)
+            else:
+                _log.error("credential.unverified", **fields)
             self._logged = str(error)
         else:
             self._logged = None

@@ -181,15 +181,15 @@ def test_events_tell_the_status_at_most_once_a_second(stage: Stage) -> None:
         ("POST", "/retry", b'{"states": ["done"]}', 400, "done is none of"),
         ("POST", "/limit", b'{"rate": "fast"}', 400, "is not a rate"),
         ("POST", "/limit", b"{}", 400, "is not a rate"),
-        ("POST", "/scan", b'{"path": "/elsewhere"}', 404, "no directory that is watched"),
-        ("POST", "/scan", b'{"path": "../elsewhere"}', 404, "no directory that is watched"),
+        ("POST", "/scan", b'{"path": "/elsewhere"}', 404, "is not in a watched directory"),
+        ("POST", "/scan", b'{"path": "../elsewhere"}', 404, "is not in a watched directory"),
         ("POST", "/scan", b'{"path": "loras/\\ud800x"}', 400, "not a path"),
         ("POST", "/retry", b'{"paths": ["loras/\\ud800x"]}', 400, "paths"),
         ("POST", "/retry", b"[" * 100_000, 400, "not JSON"),
         ("POST", "/cancel", b'{"paths": ["' + b"x" * 300_000 + b'"]}', 413, "larger than"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_what_to_do(
+def test_refused_request_has_an_error_and_advice(
     stage: Stage, method: str, path: str, body: bytes, status: int, says: str
 ) -> None:
     answer = ask(stage.home, path, method=method, content=body)
