@@ -118,7 +118,7 @@ class Worker:
 
     async def _supervised(self, context: JobContext) -> Outcome:
         """Run the steps and renew the lease; a lost lease stops the steps."""
-        work = asyncio.create_task(self._work(context))
+        work = asyncio.create_task(self._run_steps(context))
         lease = asyncio.create_task(_keep_lease(context))
         try:
             await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
@@ -137,7 +137,13 @@ class Worker:
                 task.cancel()
             await asyncio.gather(work, lease, return_exceptions=True)
 
-    async def _work(self, context: JobContext) -> Outcome:
+    async def _run_steps(self, context: JobContext) -> Outcome:
+        """
+        Take a claimed job to its record: choose the next step from the facts, run it, repeat.
+
+        A small file goes through HASH, PRESIGN, PUT, REGISTER and FINISH; a large one through
+        INITIATE, PARTS and COMPLETE in place of PUT. A resumed job starts at the first open step.
+        """
         try:
             while context.ended is None:
                 step = await _next(context)
