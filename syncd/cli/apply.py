@@ -1,4 +1,4 @@
-"""``syncd apply``, and what ``syncd plan --out`` writes for it."""
+"""``syncd apply``, and the plan file that ``syncd plan --out`` writes."""
 
 import asyncio
 import os
@@ -39,9 +39,9 @@ class PlanUnusable(SyncdError):
 @pass_invocation
 def apply(invocation: Invocation, file: str) -> int:
     """
-    Let the plan in FILE happen, and nothing else; lines that do not fit any more are refused.
+    Apply the plan in FILE and nothing else. Lines that no longer match are refused.
 
-    Not beside a running syncd: that one does by itself what a plan would say.
+    syncd must not be running, because a running syncd makes these changes itself.
     """
     loaded = invocation.load()
     require_credential(loaded)

@@ -1,4 +1,4 @@
-"""``syncd completion``: what a shell needs to complete commands, options and paths."""
+"""``syncd completion``: prints the completion script of a shell."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -13,7 +13,7 @@ VARIABLE = "_SYNCD_COMPLETE"
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
     """
-    Print the completion of syncd for SHELL.
+    Print the completion script for SHELL.
 
     \b
     bash:  syncd completion bash > /etc/bash_completion.d/syncd

@@ -1,4 +1,4 @@
-"""``syncd config``: is the configuration right, and where does each value come from?"""
+"""``syncd config``: checks the configuration and shows where each value comes from."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def config() -> None:
 @config.command()
 @pass_invocation
 def check(invocation: Invocation) -> int:
-    """Check the configuration; print what is set, and what looks wrong."""
+    """Check the configuration; print the settings that are set, and warnings."""
     loaded = invocation.load()
     require_known_types(loaded)
     click.echo(f"{_file(loaded) or 'no configuration file'}: the configuration is valid")
@@ -49,7 +49,9 @@ def show(invocation: Invocation, as_json: bool) -> int:
         click.echo(_json(loaded))
         return 0
     click.echo(_table(_rows(loaded)))
-    click.echo("\nThe credential is looked for in this order; a user's session wins over a key:")
+    click.echo(
+        "\nThe credential is searched in this order; a user session takes precedence over a key:"
+    )
     for number, place in enumerate(loaded.credential.places(), start=1):
         click.echo(f"  {number}. {place}")
     return 0

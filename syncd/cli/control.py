@@ -1,4 +1,4 @@
-"""The commands that tell syncd what to do: on a running daemon, else on the store at rest."""
+"""Commands that control syncd: through the running daemon, otherwise directly in the database."""
 
 import json
 import os
@@ -21,13 +21,13 @@ from syncd.store.store import Store
 from syncd.types import printable
 
 LISTED = 20
-"""Files that are named one by one."""
+"""Files that are listed one by one."""
 
 SOME_LEFT = 1
 
 
 class NothingRuns(SyncdError):
-    """What was asked for needs a running daemon, or one that ran before."""
+    """The command needs a running daemon, or a database that a daemon created."""
 
     exit_code = 75
 
@@ -40,11 +40,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 @pass_invocation
 def pause(invocation: Invocation) -> int:
     """
-    Send nothing more until `syncd resume`.
+    Stop uploading until `syncd resume`.
 
-    What is on the wire ends, and parts that were sent stay sent; nothing else begins. Changes on
-    disk are still seen and queued. The pause outlives restarts. Where no syncd runs, the next one
-    starts paused.
+    Running requests finish, and finished parts are kept; no other request starts. Changed files are
+    still queued. The pause survives restarts. If syncd is not running, it starts paused.
     """
     _carry_out(invocation, actions.pause)
     click.echo("paused; to go on: syncd resume")
@@ -54,7 +53,7 @@ def pause(invocation: Invocation) -> int:
 @click.command()
 @pass_invocation
 def resume(invocation: Invocation) -> int:
-    """End the pause that `syncd pause` began."""
+    """Resume uploading after `syncd pause`."""
     _carry_out(invocation, actions.resume)
     running = is_running(invocation.state_dir())
     click.echo(
@@ -69,7 +68,7 @@ def resume(invocation: Invocation) -> int:
     "--all",
     "everything",
     is_flag=True,
-    help="All files that are not in the catalog, but for those in drift.",
+    help="All files that are not in the catalog, except those in state drift.",
 )
 @click.option(
     "--class", "states", multiple=True, metavar="STATE",
@@ -86,14 +85,15 @@ def retry(
     as_json: bool,
 ) -> int:
     """
-    Try files again now, with all their attempts given back.
+    Retry files now and reset their attempts.
 
-    PATH is a file or a folder: absolute, relative, or as `syncd status` shows it. A file that
-    has failed, was cancelled or waits is queued again; one that was refused, unreadable, incomplete
-    or in conflict is examined again. One in drift is sent again only if it, or its class, is named.
-    What everything waits for (a hold) is probed at once, too.
+    PATH is a file or a folder: absolute, relative, or as shown by `syncd status`. A file that
+    failed, was cancelled or is waiting is queued again. A file that was refused, unreadable,
+    incomplete or in conflict is checked again. A file in state drift is uploaded again only if its
+    PATH or --class drift is given. Each hold (a condition that makes all uploads wait) is checked
+    again at once.
 
-    Exit code 1: some of the files named were left alone, and why.
+    Exit code 1: some of the given files were skipped; the output says why.
     """
     if not (paths or everything or states):
         raise click.UsageError("Name files or folders, or give --all or --class STATE.")
@@ -108,12 +108,11 @@ def retry(
 @pass_invocation
 def bump(invocation: Invocation, paths: Sequence[str], as_json: bool) -> int:
     """
-    Let queued files go before all others.
+    Move queued files to the front of the queue.
 
-    PATH is a file or a folder, as for `syncd retry`. What is being sent now is not broken
-    off for it.
+    PATH is a file or a folder, as for `syncd retry`. Running uploads are not interrupted.
 
-    Exit code 1: some of the files named were left alone, and why.
+    Exit code 1: some of the given files were skipped; the output says why.
     """
     return _on_paths(invocation, actions.bump, paths, "go first", as_json)
 
@@ -124,13 +123,13 @@ def bump(invocation: Invocation, paths: Sequence[str], as_json: bool) -> int:
 @pass_invocation
 def cancel(invocation: Invocation, paths: Sequence[str], as_json: bool) -> int:
     """
-    Give up on files: break off what is being sent, take the rest out of the queue.
+    Stop uploading files and remove them from the queue.
 
-    Such a file is `cancelled` until it changes on disk or `syncd retry` names it; no restart brings
-    it back. An unfinished upload is aborted. Nothing happens to the file itself, nor to what is in
-    the catalog already. To leave files out for good, use select.exclude.
+    The files stay `cancelled`, also after a restart, until they change on disk or are named in
+    `syncd retry`. Unfinished uploads are aborted. The files themselves and records in the catalog
+    are not changed. To exclude files permanently, use select.exclude.
 
-    Exit code 1: some of the files named were left alone, and why.
+    Exit code 1: some of the given files were skipped; the output says why.
     """
     return _on_paths(invocation, actions.cancel, paths, "cancelled", as_json)
 
@@ -145,9 +144,9 @@ def cancel(invocation: Invocation, paths: Sequence[str], as_json: bool) -> int:
 @pass_invocation
 def scan(invocation: Invocation, path: str | None, accept: bool) -> int:
     """
-    Look at the models directories now, or at PATH only, instead of at the next hourly walk.
+    Scan the models directories, or only PATH, now instead of at the next regular scan.
 
-    Needs a running syncd: each start begins with such a walk anyway.
+    Needs a running syncd, which also scans when it starts.
 
     If a directory, or a disk mounted below it, is missing, empty or another one than before,
     syncd waits and judges nothing. `--accept` ends that wait: files that are not there then count as
@@ -159,10 +158,10 @@ def scan(invocation: Invocation, path: str | None, accept: bool) -> int:
         _carry_out(invocation, actions.accept)
         click.echo("accepted; the next start of syncd takes the directories as they are then")
         return 0
-    state_dir = _running(invocation, "its next start looks at every file first: syncd")
+    state_dir = _running(invocation, "it scans all files when it starts: syncd")
     named = None if path is None else _meant(invocation, [path])[0]
     daemon_client.post(state_dir, "scan", path=named, accept=accept)
-    click.echo(f"looking at {'everything' if path is None else printable(path)}; see: syncd status")
+    click.echo(f"scanning {'all files' if path is None else printable(path)}; see: syncd status")
     return 0
 
 
@@ -171,10 +170,10 @@ def scan(invocation: Invocation, path: str | None, accept: bool) -> int:
 @pass_invocation
 def limit(invocation: Invocation, rate: str | None) -> int:
     """
-    Limit upload bandwidth to RATE, or to `off`, within a second; without RATE, show the limit.
+    Limit upload bandwidth to RATE, or to `off`; without RATE, show the limit.
 
-    RATE is `10MiB/s`, `80Mbit/s`, `512K`, or a timetable as upload.bandwidth takes it. It lasts
-    until syncd is started again or reloads its configuration: to keep it, set upload.bandwidth.
+    RATE is `10MiB/s`, `80Mbit/s`, `512K`, or a timetable as in upload.bandwidth. It applies until
+    syncd restarts or reloads its configuration; to keep it, set upload.bandwidth.
     """
     if rate is None:
         return _show_limit(invocation)
@@ -182,7 +181,7 @@ def limit(invocation: Invocation, rate: str | None) -> int:
         rates.parse(rate)
     except ValueError as error:
         raise click.UsageError(f"RATE {error}") from None
-    state_dir = _running(invocation, "set upload.bandwidth, which its next start goes by")
+    state_dir = _running(invocation, "set upload.bandwidth, which applies at the next start")
     click.echo(_limited(daemon_client.post(state_dir, "limit", rate=rate)["bytes_per_second"]))
     return 0
 
@@ -221,7 +220,7 @@ def _on_paths(
 def _carry_out(
     invocation: Invocation, order: Callable[..., actions.ActionResult], **what: Any
 ) -> Mapping[str, Any]:
-    """By the daemon if one runs; else with the lock in hand, for the next start to find."""
+    """Run an action in the daemon, or without one, in the database while holding its lock."""
     state_dir = invocation.state_dir()
     if is_running(state_dir):
         return daemon_client.post(state_dir, order.__name__, **what)
@@ -241,23 +240,23 @@ def _carry_out(
 
 def _running(invocation: Invocation, instead: str) -> str:
     """
-    The state directory of a running daemon.
+    Return the state directory of the running daemon.
 
     Raises:
         NothingRuns: There is none; the text says what to do *instead*.
     """
     state_dir = invocation.state_dir()
     if not is_running(state_dir):
-        raise NothingRuns(f"No syncd runs on {printable(state_dir)}; {instead}")
+        raise NothingRuns(f"syncd is not running on {printable(state_dir)}; {instead}")
     return state_dir
 
 
 def _meant(invocation: Invocation, paths: Sequence[str]) -> list[str]:
     """
-    Where what a person named lies, without a doubt.
+    Resolve the given names to absolute paths.
 
     Raises:
-        NoSuchFile: Nothing of that name is watched.
+        NoSuchFile: A name is not below a models directory.
     """
     from syncd.cli.path_lookup import resolve
     from syncd.ingest.dry_run import roots_of

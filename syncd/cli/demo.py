@@ -1,4 +1,4 @@
-"""``syncd demo``: the whole way on this machine, against the stand-in cloud, with no account."""
+"""``syncd demo``: uploads sample models to a simulated cloud; needs no account."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 @click.command()
 @click.option("--keep", metavar="DIR", help="Work in DIR and leave everything there afterwards.")
 def demo(keep: str | None) -> int:
-    """Upload a small models tree to a stand-in cloud on this machine and show what happens."""
+    """Upload sample models to a simulated cloud on this machine and show the result."""
     if keep is not None:
         return _demo(Path(keep).absolute())
     with tempfile.TemporaryDirectory(prefix="syncd-demo-") as folder:
@@ -34,7 +34,7 @@ def _demo(folder: Path) -> int:
     _make_tree(models)
     shutil.rmtree(folder / "state", ignore_errors=True)  # the cloud starts empty as well
     with Sandbox(folder / "cloud") as cloud:
-        click.echo(f"A stand-in cloud listens on {cloud.base_url}; models are in {models}\n")
+        click.echo(f"The simulated cloud listens on {cloud.base_url}; models are in {models}\n")
         code = _sync(folder, models, cloud.base_url, cloud.session_token, cloud.team_id)
         compared, wrong = len(cloud.records()), _compare(models, cloud)
     click.echo(

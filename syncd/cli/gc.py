@@ -1,4 +1,4 @@
-"""``syncd gc``: ends uploads that nobody wants, and forgets what happened long ago."""
+"""``syncd gc``: aborts unneeded uploads and deletes old history."""
 
 import asyncio
 import json
@@ -37,16 +37,20 @@ class Swept:
 
 @click.command()
 @click.option(
-    "--days", type=click.IntRange(0), default=30, show_default=True, help="Forget what is older."
+    "--days",
+    type=click.IntRange(0),
+    default=30,
+    show_default=True,
+    help="Delete history older than this.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
 @pass_invocation
 def gc(invocation: Invocation, days: int, as_json: bool) -> int:
     """
-    Clean up: abort uploads that nobody wants any more, and forget what happened long ago.
+    Abort unfinished uploads that are no longer needed, and delete old history.
 
-    What the catalog holds is never touched, here or there. syncd must not be running: it aborts
-    such uploads itself.
+    Registered files and their records are never changed. syncd must not be running; a running syncd
+    aborts such uploads itself.
     """
     swept = asyncio.run(_sweep(invocation.load(), days))
     if as_json:
@@ -83,8 +87,7 @@ def _owned(state_dir: str) -> Store:
         return Store(state_dir)
     except AlreadyRunning as error:
         raise AlreadyRunning(
-            f"{error} While it runs it aborts uploads that nobody wants by itself; "
-            "gc is for the time when it does not."
+            f"{error} A running syncd aborts unneeded uploads itself; use gc while it is stopped."
         ) from None
 
 

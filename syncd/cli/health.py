@@ -1,4 +1,4 @@
-"""``syncd health``: one question, one exit code, for whoever asks it every half minute."""
+"""``syncd health``: the health check of containers and monitoring."""
 
 import click
 
@@ -10,11 +10,11 @@ from syncd.cli.main import Invocation, pass_invocation
 @pass_invocation
 def health(invocation: Invocation) -> int:
     """
-    Exit with 0 while a running syncd is well, with 1 where there is none or it is stuck.
+    Exit with 0 if a running syncd is healthy, with 1 if none is running or it is stuck.
 
-    For the health check of a container: it needs the same --config, --state-dir or environment as
-    the syncd that it asks after, no port and no credential. A syncd that waits, for the cloud or
-    for a person, is well: syncd status tells what for.
+    For the health check of a container. It needs the same --config, --state-dir or environment as
+    the running syncd, but no port and no credential. A syncd on hold (waiting for the cloud or for
+    an operator) is healthy; `syncd status` shows the reason.
     """
     code, text = fast_path.health(invocation.state_dir)
     click.echo(text, nl=False)

@@ -1,4 +1,4 @@
-"""``syncd login`` and ``syncd logout``: how this machine gets a credential, and loses it again."""
+"""``syncd login`` and ``syncd logout``: get and remove the credentials of this machine."""
 
 import sys
 from collections.abc import Callable
@@ -32,10 +32,12 @@ from syncd.types import Kind, Pairing, Profile, Session, Team, printable
 
 
 @click.command()
-@click.option("--large-files", is_flag=True, help="Sign in as a user, so that large files go, too.")
-@click.option("--email", metavar="ADDRESS", help="With --large-files: who signs in.")
-@click.option("--password-stdin", is_flag=True, help="With --large-files: read it from stdin.")
-@click.option("--team", "team_id", metavar="ID", help="Whose catalog the files are in.")
+@click.option("--large-files", is_flag=True, help="Sign in as a user, to upload large files too.")
+@click.option("--email", metavar="ADDRESS", help="With --large-files: the address of the account.")
+@click.option(
+    "--password-stdin", is_flag=True, help="With --large-files: read the password from stdin."
+)
+@click.option("--team", "team_id", metavar="ID", help="The team whose catalog receives the files.")
 @pass_invocation
 def login(
     invocation: Invocation,
@@ -45,13 +47,13 @@ def login(
     team_id: str | None,
 ) -> int:
     """
-    Get a device key for this machine, which you confirm in a browser, here or anywhere.
+    Get a device key for this machine, which you confirm in a browser on any machine.
 
-    With --large-files: sign in with e-mail and password, so that files above the limit of a device
-    key are uploaded as well.
+    With --large-files, sign in with e-mail and password instead, so that files above the size limit
+    of a device key are uploaded too.
 
-    A credential that shows nothing of what was registered from here last is refused: that may be in
-    the catalog of another team. Where it was deleted instead, --team says so.
+    A credential that cannot see the files registered last from this machine is refused, because they
+    may be in the catalog of another team. If they were deleted, name the team with --team.
     """
     if not large_files and (email or password_stdin):
         raise click.UsageError("--email and --password-stdin go with --large-files")
@@ -70,9 +72,9 @@ def login(
 @pass_invocation
 def logout(invocation: Invocation) -> int:
     """
-    Revoke the device key of this machine, and remove what syncd login keeps.
+    Revoke the device key of this machine and remove the stored credentials.
 
-    A credential that was put elsewhere, by hand or by a service manager, stays, and is named.
+    Credentials from other sources, such as a file or a service manager, are listed but not removed.
     """
     loaded = invocation.load()
     stored = stored_of(loaded)

@@ -1,4 +1,4 @@
-"""``syncd safe``: may this machine be destroyed?"""
+"""``syncd safe``: checks whether this machine can be destroyed without losing models."""
 
 import asyncio
 import json
@@ -126,10 +126,10 @@ class Answer:
 @pass_invocation
 def safe(invocation: Invocation, deep: bool, as_json: bool) -> int:
     """
-    Tell whether all models of this machine are in the catalog: may it be destroyed?
+    Check whether every model on this machine is in the catalog, so that the machine can be destroyed.
 
-    Looks at the tree itself, at this moment, whether or not syncd runs. Ends with 0 if it is safe,
-    with 1 if files would be lost, and with 66, 75 or 77 if that cannot be told.
+    Scans the models directories now, whether or not syncd is running. Exits with 0 if the machine is
+    safe to destroy, with 1 if files would be lost, and with 66, 75 or 77 if this is unknown.
     """
     loaded = invocation.load()
     planned = make_plan(loaded)

@@ -1,4 +1,4 @@
-"""``syncd sandbox``: the stand-in cloud in the foreground, to try syncd or anything else on."""
+"""``syncd sandbox``: runs the simulated cloud in the foreground, to try syncd."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def sandbox(
     seed: int,
     as_json: bool,
 ) -> int:
-    """Serve the stand-in cloud on this machine, and show a line a request, until Ctrl-C."""
+    """Run a simulated cloud on this machine until Ctrl-C; prints one line per request."""
     from syncd.sandbox.server import Sandbox
 
     keys = (s3_bucket, s3_access_key, s3_secret_key, s3_region)

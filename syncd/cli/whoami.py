@@ -1,4 +1,4 @@
-"""``syncd whoami``: who syncd is in the cloud, by which credential, and what it may upload."""
+"""``syncd whoami``: shows the account, its credentials and what they allow."""
 
 import dataclasses
 import json
@@ -66,7 +66,7 @@ class Account:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
 @pass_invocation
 def whoami(invocation: Invocation, as_json: bool) -> int:
-    """Tell who syncd is in the cloud, by which credential, and what it can and cannot upload."""
+    """Show the account of syncd in the cloud, its credentials, and what they allow."""
     loaded = invocation.load()
     account = look(loaded)
     if as_json:

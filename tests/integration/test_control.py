@@ -458,7 +458,7 @@ def test_a_scan_looks_at_everything_or_at_one_path(stage: Stage) -> None:
     one = stage.home.run("scan", ONE)
 
     assert (done.code, one.code) == (0, 0)
-    assert one.out.startswith(f"looking at {ONE}")
+    assert one.out.startswith(f"scanning {ONE}")
 
 
 @pytest.mark.parametrize(("command", "says"), [("scan", "next start"), ("limit", "bandwidth")])

@@ -160,7 +160,7 @@ def test_a_running_syncd_cleans_up_itself(home: Home) -> None:
         daemon.stop()
 
     assert (done.code, done.out) == (75, "")
-    assert "aborts uploads that nobody wants by itself" in done.said
+    assert "A running syncd aborts unneeded uploads itself" in done.said
 
 
 def test_where_there_is_no_state_none_is_made(home: Home) -> None:

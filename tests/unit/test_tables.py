@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from syncd.cli import status_text
+from syncd.cli.tables import Cell, Line, Table, render
 from syncd.formatting import time_text
 
 NOW_MS = 1_800_000_000_000
@@ -57,3 +58,29 @@ def test_status_lists_settling_files_and_counts_the_others(
     still = progress(running=[], settling_files=files, settling=[settling])
 
     assert [line.text for line in status_text.activity(still, NOW_MS)][1:] == told
+
+
+def test_table_aligns_wide_characters_and_sizes() -> None:
+    table = Table("Files", ("file", "size"), [("模型.pt", "9 B"), (Cell("a", "red"), "10.0 MiB")])
+
+    assert render([table]).splitlines() == [
+        "Files",
+        "file         size",
+        "模型.pt       9 B",
+        "a        10.0 MiB",
+    ]
+
+
+def test_table_wraps_last_column_at_terminal_width() -> None:
+    table = Table(None, ("file", "reason"), [("a.pt", "one two three four five six seven")])
+
+    assert render([table], width=30).splitlines() == [
+        "file  reason",
+        "a.pt  one two three four five",
+        "      six seven",
+    ]
+
+
+def test_style_is_applied_with_color_only() -> None:
+    assert render([Line("x", "bold red")]) == "x\n"
+    assert render([Line("x", "bold red")], color=True) == "\x1b[1;31mx\x1b[0m\n"
