@@ -142,7 +142,7 @@ def safe(invocation: Invocation, deep: bool, as_json: bool) -> int:
 
 
 def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
-    """Everything that is wanted: is it registered, is it still the same, is its record in force?"""
+    """Check that each selected file is registered, unchanged, and that its record is active."""
     wanted = [step for step in planned.steps if step.action not in NOT_WANTED]
     models = [s for s in planned.steps if s.action in NOT_WANTED and _is_model(s)]
     answer = Answer(
@@ -222,7 +222,7 @@ def _changed(planned: Planned, step: Step, sha256: str | None) -> str | None:
         return str(error)
     if same:
         return None
-    return "its bytes are not those that were registered, although no timestamp moved"
+    return "its content is not what was registered, although no timestamp changed"
 
 
 async def _ask(
@@ -314,7 +314,7 @@ def _drift(record: Record | None, step: Step, sha256: str | None, loaded: Loaded
     if record.model_path not in (None, step.model_path):
         return REASONS[Drift.MOVED]
     if sha256_of(record) not in (None, sha256):
-        return "its record in the catalog tells of other bytes"
+        return "its record in the catalog has another hash"
     return None
 
 

@@ -46,7 +46,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is known of who syncd is; the first credential is the one in force."""
+    """The account; the first credential is the one in use."""
 
     credentials: list[Credential]
     profile: Profile | None
@@ -163,15 +163,15 @@ def _team_text(account: Account) -> str:
     who, team = account.profile, account.team
     assert who is not None, "asked before"
     if team is not None:
-        return f"{team.name} ({team.id}), {team.role or 'role not told by the server'}"
+        return f"{team.name} ({team.id}), {team.role or 'role unknown'}"
     names = ", ".join(each.name for each in who.teams) or "none"
-    return f"one of {names}: a device key does not tell which"
+    return f"one of {names}: a device key does not show which"
 
 
 def _state(each: Credential) -> str:
     if each.accepted is False:
         return f"not accepted: {each.reason}"
-    known = "in force" if each.in_force else "not used: the session counts for everything"
+    known = "in use" if each.in_force else "not used: the session takes precedence"
     known = f"{known}; {_life(each)}"
     return known if each.accepted else f"{known}; the cloud could not be asked: {each.reason}"
 
@@ -180,10 +180,10 @@ def _life(each: Credential) -> str:
     if each.kind == "device":
         return "valid until it is revoked"
     if each.expires_at is None:
-        return "its end is not told"
+        return "expiry unknown"
     left_s = each.expires_at / 1000 - time.time()
-    left = f"{max(0, round(left_s / 60))} min left" if left_s > 0 else "it has ended"
-    return f"{left}, renewed by itself" if each.renews else f"{left}, then sign in again"
+    left = f"{max(0, round(left_s / 60))} min left" if left_s > 0 else "expired"
+    return f"{left}, renewed automatically" if each.renews else f"{left}, then sign in again"
 
 
 def _uploads(loaded: Loaded, account: Account) -> str:
@@ -193,7 +193,7 @@ def _uploads(loaded: Loaded, account: Account) -> str:
         return "nothing, until the credential is accepted again"
     what = f"files of any size, those above {limit} in parts"
     if not account.sends_large:
-        what = f"files up to {limit}; larger ones wait for: syncd login --large-files"
+        what = f"files up to {limit}; for larger ones: syncd login --large-files"
     if account.profile is None:
         return what
     barred = team is not None and team.role is not None and team.role.lower() not in WRITERS

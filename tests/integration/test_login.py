@@ -420,8 +420,8 @@ def test_whoami_tells_both_credentials_and_that_the_session_counts(
         ("session", True),
         ("device", False),
     ]
-    assert "60 min left, renewed by itself" in shown
-    assert "not used: the session counts for everything" in shown
+    assert "60 min left, renewed automatically" in shown
+    assert "not used: the session takes precedence" in shown
     assert "only owners and admins may write models" in viewer
 
 
