@@ -461,14 +461,16 @@ def test_a_scan_looks_at_everything_or_at_one_path(stage: Stage) -> None:
     assert one.out.startswith(f"scanning {ONE}")
 
 
-@pytest.mark.parametrize(("command", "says"), [("scan", "next start"), ("limit", "bandwidth")])
+@pytest.mark.parametrize(
+    ("command", "says"), [("scan", "scans all files when it starts"), ("limit", "bandwidth")]
+)
 def test_what_needs_a_daemon_says_what_to_do_without_one(
     home: Home, command: str, says: str
 ) -> None:
     done = home.run(command, *(["1M"] if command == "limit" else []))
 
     assert done.code == 75
-    assert "No syncd runs" in done.err
+    assert "syncd is not running" in done.err
     assert says in done.err
     assert home.run("status", "--watch", "--json").code == 75
 

@@ -46,7 +46,7 @@ def test_a_file_that_differs_is_named_and_the_exit_code_says_so(home: Home) -> N
     by_path = {file["path"]: file for file in told["files"]}
     assert by_path[ONE]["state"] == by_path[TWO]["state"] == "differs"
     assert (by_path[ONE]["sha256"], by_path[ONE]["sha256_now"]) == (registered, home.sha256(ONE))
-    assert "its bytes changed, its size and date did not" in by_path[ONE]["reason"]
+    assert "its content changed but its size and date did not" in by_path[ONE]["reason"]
     assert "changed since" in by_path[TWO]["reason"]
     assert f"differs  {ONE}" in shown
     assert by_path[ONE]["record_id"] in shown
