@@ -145,7 +145,7 @@ class FileChanged(Stale):
     The file on disk is not the one that the job was created for.
 
     Args:
-        unseen: Its bytes are others, and its size and times did not tell.
+        unseen: Its bytes changed without a new size or time.
     """
 
     def __init__(self, message: str, *, unseen: bool = False) -> None:

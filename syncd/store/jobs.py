@@ -1,9 +1,9 @@
 """
-The queue: jobs, their facts, and every change of owner.
+The job queue: jobs, their facts and uploads, and every state change.
 
-Each write to a leased job names its owner; a write that meets no such row means that the job was
-taken away meanwhile, and is answered with ``LeaseLost``. A change of state, its parts and its event
-are one commit.
+Each write to a leased job names the owner of the lease and raises ``LeaseLost`` if there is no such
+row: the job was superseded, cancelled or taken over. A state change, its parts and its event are one
+commit.
 """
 
 import json
@@ -70,7 +70,7 @@ LEASE_TTL_MS = 120_000
 """How far a lease reaches; renewed after a third of it."""
 
 REREAD_MS = 7 * 24 * 3600 * 1000
-"""Between two reads of a file whose times do not tell when it changes."""
+"""Between two reads of a file that once changed without a new size or time."""
 
 
 class Jobs:
@@ -80,7 +80,7 @@ class Jobs:
         self._db = db
         self.records = Records(db)
 
-    # -- birth -----------------------------------------------------------------------------------
+    # -- creating --------------------------------------------------------------------------------
 
     def enqueue(self, found: FoundFile, target: Target, now_ms: int, priority: Priority) -> int:
         """Add a job inside the caller's transaction; a live job of that path is superseded first."""
@@ -108,7 +108,7 @@ class Jobs:
         return job_id
 
     def is_registered(self, found: FoundFile, target: Target) -> bool:
-        """Did the last job of this path bring these very bytes to that place in the catalog?"""
+        """Return whether the last job of the path registered this file at this place."""
         row = self._db.one(
             f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
             (found.root_id, os.fsencode(found.rel_path)),
@@ -120,7 +120,7 @@ class Jobs:
         return not self.records.is_leaving(row["record_id"])
 
     def is_cancelled(self, found: FoundFile) -> bool:
-        """Did somebody give up on the path's last job, and has the file not changed since?"""
+        """Return whether the path's last job was cancelled and the file has not changed since."""
         row = self._db.one(
             f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
             (found.root_id, os.fsencode(found.rel_path)),
@@ -224,9 +224,7 @@ class Jobs:
 
     def start_over(self, now_ms: int) -> None:
         """
-        Somebody started syncd, perhaps because something was mended: what failed is tried again.
-
-        Attempts are counted from here on.
+        Requeue failed jobs and reset the attempts of all queued jobs, because syncd was started.
         """
         self.requeue_failed(now_ms, reason="syncd was started")
         with self._db.transaction():
@@ -266,7 +264,7 @@ class Jobs:
     def get(self, job_id: int) -> Job:
         """The job with all its facts."""
         row = self._db.one(f"{_SELECT} WHERE job.id = ?", (job_id,))
-        assert row is not None, "jobs are never deleted while somebody knows their id"
+        assert row is not None, "a job is not deleted while its id is in use"
         return job_of(row)
 
     def note(self, job: Job, now_ms: int, **facts: Unpack[Facts]) -> Job:
@@ -391,8 +389,8 @@ class Jobs:
         """
         Commit a reserved storage key; the job, and whether the key may be used for its bytes.
 
-        It may not where it was reserved before for other bytes, or for bytes that nobody can compare
-        yet; nothing is changed then. A multipart upload under an older key is given up.
+        It may not where it was reserved before for other bytes, or for bytes that cannot be compared
+        yet; nothing changes then. A multipart upload under an older key is given up.
         """
         with self._db.transaction():
             self._db.run(
@@ -493,7 +491,7 @@ class Jobs:
             )
 
     def release_owned(self, owner: str, now_ms: int) -> int:
-        """Give back untried whatever *owner* still holds; how many jobs that were."""
+        """Release all jobs that *owner* still holds; how many."""
         with self._db.transaction():
             rows = self._db.all(
                 # As ``claim`` numbers them.
@@ -529,11 +527,10 @@ class Jobs:
 
     def supersede(self, job: Job, now_ms: int, *, reason: str, unseen: bool = False) -> None:
         """
-        The worker itself found that the file moved.
+        End a job whose worker found that the file changed.
 
-        What was known of its path is forgotten with the job, so that the next look judges it afresh
-        even if the file is then as it was. Where the bytes changed *unseen*, the path is one whose
-        bytes are read again now and then.
+        The file's row is deleted with it, so that the next scan judges the file again even if it is
+        then as it was before. If the bytes changed *unseen*, the file is read again every week.
         """
         with self._db.transaction():
             self._end_upload(job, UploadState.UNWANTED, now_ms)
@@ -642,7 +639,7 @@ class Jobs:
         self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
         self._log(job.id, job.state, state, Event.REQUEUE, now_ms, reason)
 
-    # -- what a person says ----------------------------------------------------------------------
+    # -- operator commands -----------------------------------------------------------------------
 
     def retry_now(self, job_id: int, now_ms: int) -> bool:
         """
@@ -677,9 +674,9 @@ class Jobs:
 
     def cancel(self, job_id: int, now_ms: int) -> None:
         """
-        End a job that is not done, and its upload with it; whoever works at it loses the lease.
+        End an unfinished job and its upload; a worker that has its lease loses it.
 
-        Its path gets no other job before the file changes or somebody asks for a retry.
+        Its path gets no other job until the file changes or ``syncd retry`` is used.
         """
         with self._db.transaction():
             job = self.get(job_id)
@@ -746,7 +743,7 @@ class Jobs:
             assert row is not None
             return int(row["n"])
 
-    # -- uploads that nobody wants ---------------------------------------------------------------
+    # -- uploads to abort -----------------------------------------------------------------------
 
     def unwanted_upload(self, now_ms: int) -> tuple[Multipart, int] | None:
         """The next upload to abort and the tries spent on it; None when none is due."""
