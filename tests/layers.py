@@ -25,7 +25,7 @@ LAYERS = {
     "T18": "units, container, manifests",
     "matrix": "faults by phases",
     "points": "kill -9 at named points",
-    "TLS": "servers nobody should trust",
+    "TLS": "untrusted servers",
     "guards": "system calls counted",
     "writers": "real programs that write models",
     "whole": "the command, files, sockets",
