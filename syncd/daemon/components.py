@@ -180,7 +180,6 @@ class Components:
         self.sending.follow(rates.parse(settings.upload.bandwidth))
         self.reading.follow(rates.parse(settings.guest.hash_bandwidth))
         self.comfyui_throttle.take(_busy_policy(settings))
-        self.quota.limit = settings.limits.max_bytes_per_day
         self.ingester.tracker.set_windows(_windows(settings))
         self.ingester.set_read_lease(settings.settle.read_lease)
         self.dispatcher.use(settings.upload.files)
@@ -322,7 +321,9 @@ class _Builder:
         settings, clock = self.resources.settings, self.resources.clock
         sending = Bandwidth(rates.parse(settings.upload.bandwidth), clock)
         reading = Bandwidth(rates.parse(settings.guest.hash_bandwidth), clock)
-        quota = TransferQuota(settings.limits.max_bytes_per_day, **self.resources.shared)
+        quota = TransferQuota(
+            lambda: self.callbacks.settings().limits.max_bytes_per_day, **self.resources.shared
+        )
         catalog = Catalog(self.api, clock)
         comparer = self._comparer()
         transfer = self._transfer(quota, sending)

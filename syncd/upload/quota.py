@@ -5,6 +5,8 @@ It counts the bytes of bodies that were handed to the connection, arrived or not
 does.
 """
 
+from collections.abc import Callable
+
 from syncd.clock import Clock
 from syncd.core.transfer.quota import next_allowed_ms, sent_within_a_day
 from syncd.executors import Executors
@@ -16,21 +18,28 @@ class TransferQuota:
     The bytes that may be sent in any 24 hours.
 
     Args:
-        limit: Bytes; None: no limit, and nothing is counted.
+        limit: Returns the current limit in bytes; None: no limit, and nothing is counted.
     """
 
-    def __init__(self, limit: int | None, *, store: Store, lanes: Executors, clock: Clock) -> None:
-        self.limit = limit
+    def __init__(
+        self, limit: Callable[[], int | None], *, store: Store, lanes: Executors, clock: Clock
+    ) -> None:
+        self._limit = limit
         self._store = store
         self._lanes = lanes
         self._clock = clock
 
+    @property
+    def limit(self) -> int | None:
+        return self._limit()
+
     async def wait_s(self) -> float:
         """Seconds until another body may be sent; 0 if one may be sent now."""
-        if self.limit is None:
+        limit = self.limit
+        if limit is None:
             return 0.0
         now_ms = self._clock.now_ms()
-        return (next_allowed_ms(await self._counted(), self.limit, now_ms) - now_ms) / 1000
+        return (next_allowed_ms(await self._counted(), limit, now_ms) - now_ms) / 1000
 
     async def sent_within_a_day(self) -> int:
         return sent_within_a_day(await self._counted(), self._clock.now_ms())
