@@ -50,7 +50,7 @@ def apply(invocation: Invocation, file: str) -> int:
 
 
 def carry_out(loaded: Loaded, lines: Sequence[Line]) -> int:
-    """Apply *lines*, tell what became of them; the exit code."""
+    """Apply *lines*, print the result and return the exit code."""
     from syncd.daemon.service import Service
     from syncd.monitoring.progress import Meter
 
@@ -91,7 +91,7 @@ def write_agenda(loaded: Loaded, planned: Planned, file: str) -> None:
     inquiry = Inquiry(loaded, planned, equal=True)
     asyncio.run(inquiry.ask_cloud(loaded))
     with reading(os.fspath(settings.state_dir), Report) as report:
-        # What could not be looked at may hold a record's file: nothing is concluded from that.
+        # An unreadable folder may contain the file of a record, so no record is changed then.
         owned = [] if report is None or planned.problems else report.owned()
     lines = list(
         plan_lines(
@@ -130,8 +130,8 @@ def _sum_up(lines: Sequence[Line], file: str, *, listed: bool) -> None:
 def _tell(applied: Applied) -> None:
     from syncd.formatting import size_text
 
-    for what, told in (("refused", applied.refused), ("not done", applied.left)):
-        for line, reason in told:
+    for what, lines in (("refused", applied.refused), ("not done", applied.left)):
+        for line, reason in lines:
             name = printable(line.path or line.model_path or "")
             click.echo(f"{what}: {line.action} {name}: {printable(reason)}")
     click.echo(

@@ -66,7 +66,7 @@ class Inquiry:
         equal: Keep what is equal as well; else it is only counted, so that the memory that a large
             catalog takes is that of its differences.
 
-    Once it is done, ``listed`` tells which of the two it was, ``kept`` what was found, and
+    Afterwards ``listed`` says which of the two it was, ``kept`` what was found, and
     ``unread`` which files could not be read for it, and why.
     """
 

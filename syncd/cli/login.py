@@ -114,7 +114,7 @@ def _stays(token: str, origin: str, *, is_revoked: bool) -> str:
 
 
 def _silent_keyring(loaded: Loaded) -> StateError | None:
-    """What a keyring says that may have a key and does not tell."""
+    """Return the error of a keyring that does not answer and may contain a key."""
     ring = loaded.credential.own_keyring
     try:
         if ring is not None:
@@ -167,7 +167,7 @@ def _pair(loaded: Loaded, team_id: str | None) -> int:
 
 def _vouch(loaded: Loaded, key: str, team_id: str) -> None:
     """
-    Somebody says that *key* is of the team whose catalog the records here are in, or were.
+    Accept the user's word that *key* belongs to the team of the records of this machine.
 
     Raises:
         AlreadyRunning: A syncd is at work on them.
@@ -251,7 +251,7 @@ def _is_ours(loaded: Loaded, origin: str) -> bool:
 
 
 def _revoke(loaded: Loaded, key: str) -> int:
-    """End *key* in the cloud; 0, or the exit code of what stood in the way, which is told."""
+    """Revoke *key*; print an error and return its exit code, or return 0."""
 
     async def revoke() -> None:
         async with reaching(loaded, credentials=Credentials(lambda: key)) as api:
@@ -278,7 +278,7 @@ def _revoke(loaded: Loaded, key: str) -> int:
 def _sign_in(
     loaded: Loaded, email: str, password: str, team_id: str | None, *, alone: bool
 ) -> None:
-    """Sign in and keep the session; *alone*: nobody can be asked for the team."""
+    """Sign in and keep the session; *alone*: do not prompt for the team."""
     before, stored = Before.of(loaded), stored_of(loaded)
     wanted = team_id or loaded.settings.api.team_id or before.team_id
     session, who = asked(_signed_in(loaded, email, password))
@@ -298,7 +298,7 @@ def _sign_in(
 async def _is_of_before(
     loaded: Loaded, session: Session, before: Before, who: Profile, *, named: bool
 ) -> bool:
-    """Is it the team of before? If nobody knows, the one that was *named*, unless another one is."""
+    """Return whether the session belongs to the same team as before."""
     if before.team_id is not None:
         return before.team_id == session.team_id
 

@@ -38,7 +38,7 @@ class Place:
 
     @property
     def shown(self) -> str:
-        """What a person is told."""
+        """The displayed path."""
         return printable(self.root.display_path(self.rel_path) or self.root.path)
 
     def holds(self, root: str, type_key: str | None, rel_path: str) -> bool:

@@ -31,7 +31,7 @@ SCHEMA = 1
 NOT_WANTED = frozenset({Action.IGNORED, Action.SHADOWED})
 
 IN_CATALOG = frozenset({Action.REGISTERED, Action.DRIFT})
-"""What the catalog held once, with bytes that are known; only the catalog tells what it holds now."""
+"""Actions of files that were in the catalog; only the cloud knows whether they still are."""
 
 
 class Asked(StrEnum):
@@ -292,7 +292,7 @@ async def _missing(
 
 async def _whole(api: CloudClient, id_: str, listed: Record | None) -> Record | None:
     """
-    The record as *listed*, read by itself where the listing tells too little of it.
+    Return *listed*, or fetch the record if the listing has no hash.
 
     Raises:
         NotAnswered: The cloud could not be asked.

@@ -158,11 +158,11 @@ def _printer(as_json: bool) -> "Callable[[Entry], None]":
 
 def _line(entry: "Entry") -> str:
     at = time.strftime("%H:%M:%S", time.localtime(entry.at_ms / 1000))
-    told = "lost" if entry.answered is None else str(entry.answered)
+    status = "lost" if entry.answered is None else str(entry.answered)
     facts = {"part": entry.part, "size": entry.size, "fault": entry.fault, "error": entry.error}
     shown = [f"{name}={value}" for name, value in facts.items() if value is not None]
     what = entry.model_path or entry.storage_key or entry.path
-    return printable(" ".join([at, told, entry.call, what, *shown]))
+    return printable(" ".join([at, status, entry.call, what, *shown]))
 
 
 def _json(text: str) -> object:

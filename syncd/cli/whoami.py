@@ -27,11 +27,11 @@ class Credential:
     A credential that lies here.
 
     Args:
-        kind: ``session`` (kept by syncd login), ``token`` (a session token that somebody put
+        kind: ``session`` (kept by syncd login), ``token`` (a session token that was put
             there) or ``device``.
         accepted: By the cloud, just now; None: it could not be asked.
         reason: What the cloud said where it did not accept it, or was not there.
-        expires_at: Unix ms; None where nobody tells.
+        expires_at: Unix ms; None if unknown.
         renews: It is renewed before it ends.
     """
 

@@ -137,7 +137,7 @@ def _update_off(method: str, switches: Switches) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One row of the table; ``off`` tells the status of a call that this cloud does not have."""
+    """One row of the table; ``off`` is the status of a call that this cloud does not have."""
 
     call: str
     method: str
@@ -522,7 +522,7 @@ class Cloud:
 
 
 def _news(call: str, document: object) -> dict[str, str]:
-    """What the answer tells that the request did not: ids, for the history."""
+    """Return the ids in the answer, for the history."""
     member, fact = NEWS.get(call, ("", ""))
     return {fact: document[member]} if isinstance(document, dict) and member else {}
 

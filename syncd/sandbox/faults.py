@@ -51,7 +51,7 @@ class Rule:
             pair_confirm, agents, unknown; None is any.
         contains: Must occur in the request's path, model_path or storage_key.
         part: Part number.
-        skip, count: Let this many matches pass, then hit so many (None: all that follow).
+        skip, count: Let this many matches pass, then hit *count* (None: all that follow).
         probability: Of each hit, drawn from the sandbox's seed.
         performed: Does the call take effect first? None: as the fault's nature is.
         delay_s: Seconds before anything happens.
@@ -155,7 +155,7 @@ def _require_type(name: str, value: object, declared: Any) -> None:
 
 
 class Faults:
-    """The rules in force; the first that matches and is not used up wins."""
+    """The active rules; the first match that is not used up applies."""
 
     def __init__(self, rules: Iterable[Rule] = (), *, seed: int = 0) -> None:
         self._lock = threading.Lock()
@@ -163,7 +163,7 @@ class Faults:
         self._rules: list[Rule] = list(rules)
 
     def add(self, *rules: Rule) -> None:
-        """Put *rules* behind those in force."""
+        """Append *rules* to the active ones."""
         with self._lock:
             self._rules.extend(rules)
 
@@ -173,7 +173,7 @@ class Faults:
             self._rules.clear()
 
     def rules(self) -> tuple[Rule, ...]:
-        """The rules in force, with what is left of their ``skip`` and ``count``."""
+        """The active rules with what is left of their ``skip`` and ``count``."""
         with self._lock:
             return tuple(self._rules)
 

@@ -247,7 +247,7 @@ class Front:
         answer: Answer | None,
         cut_after: int | None = None,
     ) -> None:
-        """Record first: whoever has the answer finds the call in the history."""
+        """Record first, so that a client with the answer finds the call in the history."""
         if answer is not None:
             draft.note(retry_after=answer.headers.get("Retry-After"))
         self._record(draft, answer.status if answer else None, lost=cut_after is not None)

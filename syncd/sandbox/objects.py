@@ -28,7 +28,7 @@ PUT_LIMIT = 5 * 1024**3
 
 MAX_PARTS = 10_000
 BATCH = 1024 * 1024
-"""Bytes collected before a thread hashes and writes them, so that receiving goes on meanwhile."""
+"""Bytes collected before a thread hashes and writes them, while receiving continues."""
 
 READ_SIZE = 1024 * 1024
 
@@ -247,7 +247,7 @@ class DiskObjects:
         self._upload(key, upload_id)
         body = await self._receive(request)
         try:
-            upload = self._upload(key, upload_id)  # it may have been aborted meanwhile
+            upload = self._upload(key, upload_id)  # it may have been aborted since
         except StoreRefusal:
             _unlink([body])
             raise
