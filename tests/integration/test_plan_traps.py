@@ -116,7 +116,7 @@ TRAPS = [
     Trap("known.pt", "shadowed", "/models/loras/known.pt under this name", root="extra"),
     Trap("extra.pt", "upload", "included by /*/ (select.include)", root="extra"),
     # What a device key may not send.
-    Trap("checkpoints/large.ckpt", "needs_sign_in", f"above the {CAP} bytes", CAP + 1),
+    Trap("checkpoints/large.ckpt", "needs_sign_in", f"larger than the {CAP} bytes", CAP + 1),
 ]
 
 
