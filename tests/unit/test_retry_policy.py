@@ -198,6 +198,10 @@ def test_flag_is_set_on_exactly_these_rows(flag: str, kinds: str) -> None:
     assert sorted(kind for kind, row in ROWS.items() if getattr(row, flag)) == kinds.split()
 
 
+def test_refused_complete_counts_towards_the_fuse() -> None:
+    assert row_of(Kind.REQUEST_REFUSED, Call.COMPLETE).fuse
+
+
 def test_decision_carries_flags_of_its_row() -> None:
     assert after(Kind.NOT_ALLOWED, Call.PRESIGN).free
     assert after(Kind.OTHER_CLIENT_ERROR, Call.PRESIGN).fuse
