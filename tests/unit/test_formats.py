@@ -679,7 +679,9 @@ def test_legacy_file_with_unknown_storage_is_not_checked(look: Look) -> None:
     )
 
 
-@pytest.mark.parametrize("limit", ["MAX_OPCODES", "MAX_STORAGES", "MAX_MEMO", "MAX_ARGUMENT"])
+@pytest.mark.parametrize(
+    "limit", ["MAX_OPCODES", "MAX_STORAGES", "MAX_MEMO", "MAX_ARGUMENT", "MAX_READ"]
+)
 def test_legacy_file_above_a_limit_is_not_checked(
     look: Look, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -688,6 +690,16 @@ def test_legacy_file_above_a_limit_is_not_checked(
 
     assert verdict.complete
     assert verdict.sentence.startswith("not checked: ")
+
+
+def test_legacy_file_with_a_long_line_is_not_checked(look: Look) -> None:
+    """Lines are read byte by byte, so a file full of long ones would take minutes."""
+    content = model_files.torch_legacy(2)
+    magic = content.index(b".") + 1
+
+    assert look(content[:magic] + b"c" + bytes(2000) + b"\n", "m.pt") == Structure(
+        True, "not checked: its pickles contain unusual text", "torch legacy"
+    )
 
 
 def test_legacy_file_with_unknown_persistent_ids_is_not_checked(look: Look) -> None:

@@ -25,6 +25,12 @@ MAX_KEPT = 64
 MAX_ARGUMENT = 65_536
 """Bytes of one opcode's argument; tensors are not among them."""
 
+MAX_LINE = 1024
+"""Bytes of a line, which is read byte by byte: a name of a class."""
+
+MAX_READ = 64 * 1024 * 1024
+"""Bytes that are read in all, so that a file cannot occupy the thread that scans for long."""
+
 _LEGACY_START = re.compile(
     rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a"
     + re.escape(0x1950A86A20F9469CFC6C.to_bytes(10, "little"))
@@ -86,7 +92,7 @@ class _PickleSource:
     def __init__(self, fd: int, size: int) -> None:
         beyond = "incomplete: a pickle runs past the end of the file"
         self._window = Window(fd, 0, size, beyond=beyond)
-        self._opcodes_left = MAX_OPCODES
+        self._opcodes_left, self._bytes_left = MAX_OPCODES, MAX_READ
 
     def tell(self) -> int:
         return self._window.position
@@ -95,13 +101,16 @@ class _PickleSource:
         if count > MAX_ARGUMENT:
             self._window.skip(count)
             raise Undecided("its pickles contain long values")
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            raise Undecided("its pickles are too long")
         return self._window.take(count)
 
     def readline(self) -> bytes:
         line = bytearray()
         while not line.endswith(b"\n"):
             line += self.read(1)
-            if len(line) > MAX_ARGUMENT or line.endswith(b"\\"):  # no name of a class has escapes
+            if len(line) > MAX_LINE or line.endswith(b"\\"):  # no name of a class has escapes
                 raise Undecided("its pickles contain unusual text")
         return bytes(line)
 
