@@ -53,8 +53,14 @@ class ServerCapabilities:
         self._answered.add(call)
 
     def note_missing(self, call: Call, reason: str) -> None:
-        """Send *call* no more; *reason* is quoted whenever it is asked for."""
-        self._missing.setdefault(call, reason)
+        """
+        Send *call* no more; *reason* is quoted whenever it is asked for.
+
+        A record is always asked for again: the check of a device key and of a lost answer need it,
+        and one wrong answer of a gateway must not stop both until a restart.
+        """
+        if call is not Call.GET_MODEL:
+            self._missing.setdefault(call, reason)
 
     def require(self, call: Call) -> None:
         """

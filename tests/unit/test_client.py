@@ -620,6 +620,16 @@ async def test_404_of_a_route_that_answered_before_does_not_switch_it_off() -> N
     assert reported == [Call.LIST_MODELS]
 
 
+async def test_record_is_asked_for_again_after_its_route_was_unknown() -> None:
+    with ScriptedServer([reply(501), reply(404, '{"detail": "Model not found"}')]) as server:
+        async with cloud(server) as it:
+            unknown = await error_of(it.get_model("r1"))
+            await it.get_model("r1")
+
+    assert unknown.kind is Kind.ROUTE_UNKNOWN
+    assert len(server.seen) == 2
+
+
 @pytest.mark.parametrize("status", [404, 405, 501])
 async def test_missing_sign_part_route_switches_multipart_off_except_abort(
     status: int,
