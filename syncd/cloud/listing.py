@@ -13,8 +13,10 @@ from dataclasses import replace
 from syncd.clock import Clock
 from syncd.cloud.client import CloudClient
 from syncd.core.catalog.drift import is_disabled, sha256_of
+from syncd.core.jobs.error_mapping import to_error
+from syncd.core.jobs.retry_policy import LISTING_REFUSED
 from syncd.errors import JobError
-from syncd.types import Kind, Record
+from syncd.types import Call, Kind, Record
 
 FRESH_S = 600.0
 
@@ -137,6 +139,8 @@ class Catalog:
         try:
             found = await self._api.find(storage_key=storage_key)
         except JobError as error:
+            if error.call is Call.GET_MODEL:
+                raise _as_refused_listing(error) from None
             if error.kind is Kind.ROUTE_UNKNOWN:
                 return None, False
             raise
@@ -165,3 +169,13 @@ class Catalog:
                 if error.kind in _NOT_ABOUT_LISTING:
                     raise
             self._read_at_s = now_s
+
+
+def _as_refused_listing(error: JobError) -> JobError:
+    """
+    Return the error for a listing of which one record cannot be read.
+
+    A refusal says nothing about the file, and the record may be the one that was asked for.
+    """
+    kind = Kind.NOT_ALLOWED if error.kind is Kind.ROUTE_UNKNOWN else error.kind
+    return to_error(kind, str(error), call=Call.LIST_MODELS) if kind in LISTING_REFUSED else error

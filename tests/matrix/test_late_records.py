@@ -208,17 +208,25 @@ def rename(stage: Stage, path: str, to: str) -> None:
 FIRST, SECOND = "loras/first.safetensors", "loras/second.safetensors"
 
 
-@pytest.mark.parametrize("status", [400, 402, 403, 404, 413, 418, 422, 507])
+@pytest.mark.parametrize(
+    ("call", "status"),
+    [
+        *((Call.LIST_MODELS, status) for status in (400, 402, 403, 404, 413, 418, 422, 507)),
+        *((Call.GET_MODEL, status) for status in (400, 403, 405, 418)),
+    ],
+)
 def test_I11_register_of_unknown_outcome_waits_while_the_server_refuses_to_list(
-    status: int,
+    call: Call, status: int
 ) -> None:
+    """Where the listing omits the storage keys, each record is read by its id."""
+
     async def act(stage: Stage) -> None:
         stage.write(FIRST, 4000)
         stage.start()
         await stage.arrives(FIRST)
         stage.strike(
             Rule(Fault.LOST_ANSWER, call=Call.REGISTER, count=1),
-            Rule(Fault.ANSWER, call=Call.LIST_MODELS, status=status, count=None),
+            Rule(Fault.ANSWER, call=call, status=status, count=None),
         )
         stage.write(SMALL)
         await stage.until(lambda: stage.registered(SMALL), "a register without an answer")
@@ -232,7 +240,8 @@ def test_I11_register_of_unknown_outcome_waits_while_the_server_refuses_to_list(
         assert len(stage.calls(Call.REGISTER, path=SMALL)) == 1
         check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
 
-    play(act, switches={"register_repeats": True})
+    omitted = ("storage_key",) if call is Call.GET_MODEL else ()
+    play(act, switches={"register_repeats": True, "list_omits": omitted})
 
 
 @pytest.mark.parametrize("last", [SECOND, SMALL], ids=["renamed again", "renamed back"])
