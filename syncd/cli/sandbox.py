@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -118,14 +117,15 @@ def sandbox(
 
 
 def _serve(cloud: "Sandbox", as_json: bool) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin deaf to SIGINT
+    ends = {signal.SIGINT, signal.SIGTERM}
+    for number in ends:  # background jobs of a shell ignore SIGINT
         signal.signal(number, signal.default_int_handler)
+    # Blocked, a signal stays pending until sigwait. Else one just before a wait would be missed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         with cloud:
             _show_access(cloud, as_json)
-            threading.Event().wait()
-    except KeyboardInterrupt:
-        return 0
+            signal.sigwait(ends)
     except OSError as error:
         raise click.ClickException(f"The sandbox cannot start: {error}") from error
     return 0
