@@ -31,7 +31,7 @@ from tests.writers.slow_server import serving
 WINDOW_S = 0.6
 """Seconds a file must stand still; twice as long if it is sparse."""
 
-STALL_S = 3.5
+STALL_S = 5.0
 HOLD_S = 2.5
 """Seconds a file stands half-written: longer than the longest window, and than a tick after it."""
 
@@ -42,7 +42,7 @@ LATEST_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class JobContext:
+class Run:
     """One program that brings one file, and is killed on the way or finishes."""
 
     writer: Writer
@@ -73,7 +73,7 @@ class Written:
 
 
 RUNS = [
-    JobContext(writer, kind, killed)
+    Run(writer, kind, killed)
     for killed in (True, False)
     for writer in WRITERS
     for kind in writer.kinds
@@ -143,7 +143,7 @@ class Watch:
         return max((size for _, size, *_ in _seen(self.folder)), default=0)
 
 
-def write(run: JobContext, errand: Errand) -> Written:
+def write(run: Run, errand: Errand) -> Written:
     """Start the program and see it through: to its end, or to the kill."""
     watch, given = Watch(errand.target.parent), sha256_of(errand.source)
     log = errand.scratch / "log"
@@ -170,7 +170,7 @@ def write(run: JobContext, errand: Errand) -> Written:
     return Written(given, time.time(), watch.longest_s)
 
 
-def _see_through(run: JobContext, process: subprocess.Popen[bytes], watch: Watch) -> None:
+def _see_through(run: Run, process: subprocess.Popen[bytes], watch: Watch) -> None:
     stopped = False
     deadline_s = time.monotonic() + LATEST_S
     while process.poll() is None:
@@ -221,18 +221,18 @@ def home(tmp_path: Path, cloud: Sandbox) -> Home:
     return home
 
 
-def write_all(home: Home, other_disk: Path) -> dict[JobContext, Written]:
+def write_all(home: Home, other_disk: Path) -> dict[Run, Written]:
     """Let all programs write, some dozens at a time."""
     with serving(other_disk) as server, ThreadPoolExecutor(AT_ONCE) as pool:
 
-        def written(run: JobContext) -> Written:
+        def written(run: Run) -> Written:
             return write(run, prepare(run, home, other_disk, server.url))
 
         runs = random.Random(1).sample(RUNS, len(RUNS))  # the like ones are not all at once
         return dict(zip(runs, pool.map(written, runs), strict=True))
 
 
-def prepare(run: JobContext, home: Home, other_disk: Path, url: str) -> Errand:
+def prepare(run: Run, home: Home, other_disk: Path, url: str) -> Errand:
     source = other_disk / run.folder / f"model.{run.kind}"
     scratch = other_disk / "scratch" / run.folder
     target = home.models / run.rel_path
@@ -272,13 +272,13 @@ def told(home: Home, daemon: Daemon) -> dict[str, Said]:
     }
 
 
-def waiting(summary: str, run: JobContext) -> Said:
+def waiting(summary: str, run: Run) -> Said:
     """What the table of a run that ended says of a file that is not finished."""
     found = re.search(rf"{re.escape(run.rel_path)} .* settling +(.*)", summary)
     return NOT_THERE if found is None else Said("waits", found[1].strip(" │|"), None)
 
 
-def table(written: Mapping[JobContext, Written], said: Mapping[JobContext, Said]) -> Iterator[str]:
+def table(written: Mapping[Run, Written], said: Mapping[Run, Said]) -> Iterator[str]:
     """A line a run: what the program did, what syncd did, and how long after the program's end."""
     line = "{:<26}{:<12}{:<9}{:>9}  {:<11}{:>7}  {}".format
     yield line("writer", "writes", "is", "stood s", "syncd", "after s", "because")
@@ -336,14 +336,14 @@ def test_I05_half_model_of_real_program_is_never_presigned_and_complete_one_is_r
     assert again.code == 1
 
 
-def registered_at_s(cloud: Sandbox, run: JobContext) -> float | None:
+def registered_at_s(cloud: Sandbox, run: Run) -> float | None:
     for entry in cloud.history.entries("register"):
         if entry.ok and entry.model_path == run.model_path:
             return entry.at_ms / 1000
     return None
 
 
-def brought(run: JobContext, home: Home, result: Written) -> bool:
+def brought(run: Run, home: Home, result: Written) -> bool:
     """Does the tree hold the very bytes that the program was given?"""
     target = home.models / run.rel_path
     return target.exists() and sha256_of(target) == result.given
