@@ -190,17 +190,18 @@ class Jobs:
 
     def settle_doubt(self, job: Job, record_id: str | None, now_ms: int) -> None:
         """
-        Note what became of the register of a superseded job.
+        Note what became of the register of a superseded job, unless that is known already.
 
         Args:
             record_id: Its record, which is ours from now on; None if there is none.
         """
         with self._db.transaction():
-            self._db.run(
-                "UPDATE job SET record_id = ?, register_sent_at = NULL WHERE id = ?",
+            settled = self._db.one(
+                "UPDATE job SET record_id = ?, register_sent_at = NULL"
+                f" WHERE id = ? AND {IN_DOUBT} RETURNING id",
                 (record_id, job.id),
             )
-            if record_id is not None:
+            if settled is not None and record_id is not None:
                 self.records.note(job, record_id, now_ms, adopted=False)
 
     def renew(self, job: Job, now_ms: int, ttl_ms: int) -> None:

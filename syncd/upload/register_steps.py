@@ -13,7 +13,7 @@ from syncd.cloud.capabilities import NO_SUCH_CALL
 from syncd.cloud.client import ACTIVE, DISABLED
 from syncd.core.jobs.outcome import End, Outcome, Side
 from syncd.core.jobs.parts import Route
-from syncd.errors import JobError, Permanent
+from syncd.errors import JobError, LeaseLost, Permanent
 from syncd.types import Call, HeldClass, Job, Kind, Remark, printable
 from syncd.upload import file_steps
 from syncd.upload.context import JobContext
@@ -249,7 +249,12 @@ async def _send_register(context: JobContext, *, repeated: bool) -> None:
         await _not_registered(context, error, repeated=repeated)
         return
     await context.contact(Side.API)
-    await context.note(record_id=record_id)
+    try:
+        await context.note(record_id=record_id)
+    except LeaseLost:  # the file changed during the request, but the record is ours
+        await deps.lanes.db(deps.store.jobs.settle_doubt, job, record_id, context.now_ms)
+        deps.catalog.forget()
+        raise
 
 
 async def _note_sent(context: JobContext, at_ms: int | None, *, repeated: bool) -> None:

@@ -86,6 +86,25 @@ def test_I29_register_that_arrives_late_leaves_one_record(rule: Rule, meanwhile:
     arrives_late(Call.REGISTER, SMALL, "register_sent_at", rule, meanwhile)
 
 
+def test_I29_register_answered_after_its_job_was_superseded_is_not_repeated() -> None:
+    async def act(stage: Stage) -> None:
+        stage.far.faults.add(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=25, count=1))
+        stage.write(SMALL)
+        stage.start()
+        await intent(stage, SMALL, "register_sent_at")
+        superseded = stage.job(SMALL)["id"]
+        await touch(stage, SMALL)
+        await stage.until(lambda: stage.job(SMALL)["id"] != superseded, "another job", 15)
+        await stage.until(lambda: stage.job(SMALL)["state"] == "done", "the end of the job")
+        await stage.stop()
+
+        (record,) = stage.far.cloud.records()
+        assert stage.job(SMALL)["record_id"] == record.id
+        check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
+
+    play(act, switches={"listing_off": 405, "register_repeats": True})
+
+
 @pytest.mark.cell("F50-complete")
 @pytest.mark.parametrize("rule", UNCLEAR.values(), ids=UNCLEAR)
 @pytest.mark.parametrize("meanwhile", [nothing, kill])
