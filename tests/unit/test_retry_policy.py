@@ -288,6 +288,16 @@ def test_retry_after_of_job_and_hold_is_at_least_five_seconds() -> None:
     assert (job.next, job.wait_s) == (Next.LATER, 5.5)
 
 
+def test_R06_hold_with_short_retry_after_backs_off_when_the_server_repeats_it() -> None:
+    def pause_s(count: int, asked_s: float) -> float:
+        failed = failure(Kind.API_THROTTLED, Call.SIGN_PART, count, retry_after_s=asked_s)
+        return decide(failed, jitter=0.0, once=False).wait_s
+
+    assert [pause_s(n, 0) for n in (1, 2, 3, 7, 50)] == [5, 10, 20, 300, 300]
+    assert [pause_s(n, 60) for n in (1, 4, 5)] == [60, 60, 80]
+    assert pause_s(50, 3000) == 3000
+
+
 def test_backoff_doubles_up_to_its_cap_and_scales_with_jitter() -> None:
     waits = [backoff_s(n, base_s=2, cap_s=30, jitter=1) for n in range(1, 7)]
 

@@ -25,7 +25,10 @@ RETRY_AFTER_MAX_S = 6 * 3600.0
 """The longest delay that a server can ask for."""
 
 LEAST_PAUSE_S = 5.0
-"""The shortest delay of a job or a hold if the server asks for one, such as ``Retry-After: 0``."""
+"""
+The shortest delay of a job or a hold if the server asks for one, such as ``Retry-After: 0``. It doubles
+with each attempt up to the cap of the row, in case a server asks for short delays forever.
+"""
 
 ONCE_ATTEMPTS = 5
 """The number of attempts of one job in a ``--once`` run."""
@@ -372,7 +375,9 @@ def _limit_reached(row: Row, attempt: int, limit: int) -> bool:
 def _asked_or_ours_s(step: Next, wait: Wait, failure: Failure, jitter: float) -> float:
     asked_s = failure.error.retry_after_s
     if asked_s is not None and step in (Next.LATER, Next.HOLD):
-        return add_jitter(max(asked_s, LEAST_PAUSE_S), jitter)
+        cap_s = max(LEAST_PAUSE_S, wait.cap_s)
+        least_s = backoff_s(failure.count, base_s=LEAST_PAUSE_S, cap_s=cap_s, jitter=1.0)
+        return add_jitter(max(asked_s, least_s), jitter)
     return _wait_s(wait, failure.count, 1.0 if step is Next.HOLD else jitter)
 
 
