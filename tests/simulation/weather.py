@@ -60,10 +60,12 @@ def store_faults(draw: random.Random) -> list[Rule]:
         (400, "RequestTimeout"), (400, "IncompleteBody"), (500, "InternalError"),
         (503, "SlowDown"), (503, "ServiceUnavailable"), (409, "OperationAborted"),
         (409, "ConditionalRequestConflict"), (403, "ExpiredToken"), (400, "BadDigest"),
-        (403, "RequestTimeTooSkewed"), (404, "NoSuchBucket"), (412, "PreconditionFailed"),
+        (403, "RequestTimeTooSkewed"), (404, "NoSuchBucket"),
     )  # fmt: skip
     return [
         *(_refused(status, code) for status, code in codes),
+        # After a body of ours was on its way, this says, like the 200 below, that it is stored.
+        replace(_refused(412, "PreconditionFailed"), count=RARELY),
         Rule(Fault.ANSWER, status=429),
         Rule(Fault.ANSWER, status=200, performed=False, count=RARELY),
         Rule(Fault.ANSWER, status=502, performed=True),
