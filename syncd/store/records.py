@@ -74,8 +74,14 @@ class Records:
         self._db = db
 
     def note(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> None:
-        """Remember the record of a job; our records with other bytes at its path become replaced."""
+        """
+        Inside the caller's transaction: remember the record of a job.
+
+        Our records with other bytes at its path become replaced. A record that is known at another path
+        was moved: it must not be retired because no file is there.
+        """
         path = job.target.model_path
+        self._relocate(record_id, path)
         self._db.run(
             "INSERT INTO record (record_id, model_path, sha256, size, storage_key, root_id,"
             " rel_path, adopted, registered_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -174,12 +180,14 @@ class Records:
         )
         return None if row is None else str(row["record_id"])
 
-    def note_moved(self, record_id: str, target: Target) -> None:
-        """Commit that the record has another path now."""
+    def note_moved(self, record_id: str, target: Target, now_ms: int) -> None:
+        """Commit that an update gave the record another path."""
         with self._db.transaction():
+            self.remark(record_id, Remark.RENAMED, f"the file is {target.model_path} now", now_ms)
+            self._relocate(record_id, target.model_path)
             self._db.run(
-                "UPDATE OR REPLACE record SET model_path = ?, gone_at = NULL WHERE record_id = ?",
-                (target.model_path, record_id),
+                "UPDATE record SET gone_at = NULL, change_sent_at = NULL WHERE record_id = ?",
+                (record_id,),
             )
 
     # -- changes of unknown outcome --------------------------------------------------------------
@@ -220,28 +228,27 @@ class Records:
 
     def settle_change(self, changing: Changing, record: Record | None, now_ms: int) -> None:
         """Apply the outcome of a change; *record* is the catalog's, None if it was deleted."""
-        if record is not None and record.model_path not in (None, changing.model_path):
-            self._relocate(changing.record_id, record.model_path)
-        if changing.leaving:
-            stays = record is not None and not is_disabled(record)
-            self._end_retirement(changing.record_id, None if stays else now_ms)
-        self.note_answered(changing.record_id)
+        with self._db.transaction():
+            if record is not None and record.model_path not in (None, changing.model_path):
+                self._relocate(changing.record_id, record.model_path)
+            if changing.leaving:
+                stays = record is not None and not is_disabled(record)
+                self._end_retirement(changing.record_id, None if stays else now_ms)
+            self.note_answered(changing.record_id)
 
     def _relocate(self, record_id: str, model_path: str | None) -> None:
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE OR REPLACE record SET model_path = ? WHERE record_id = ?",
-                (model_path, record_id),
-            )
+        self._db.run(
+            "UPDATE OR REPLACE record SET model_path = ? WHERE record_id = ?",
+            (model_path, record_id),
+        )
 
     def _end_retirement(self, record_id: str, retired_at: int | None) -> None:
         """Mark it as retired, or (None) as not retired after all."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE record SET retired_at = :at, retire_sent_at ="
-                " CASE WHEN :at IS NULL THEN NULL ELSE retire_sent_at END WHERE record_id = :id",
-                {"at": retired_at, "id": record_id},
-            )
+        self._db.run(
+            "UPDATE record SET retired_at = :at, retire_sent_at ="
+            " CASE WHEN :at IS NULL THEN NULL ELSE retire_sent_at END WHERE record_id = :id",
+            {"at": retired_at, "id": record_id},
+        )
 
     # -- drift -----------------------------------------------------------------------------------
 
@@ -378,7 +385,11 @@ class Records:
 
     def reinstate(self, retiring: RecordToRetire) -> None:
         """Undo its retirement."""
-        self._write(retiring, "retire_sent_at = NULL, retired_at = NULL, replaced_at = ?", None)
+        self._write(
+            retiring,
+            "change_sent_at = NULL, retire_sent_at = NULL, retired_at = NULL, replaced_at = ?",
+            None,
+        )
 
     def _write(self, retiring: RecordToRetire, change: str, value: int | None) -> None:
         with self._db.transaction():

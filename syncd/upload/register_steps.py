@@ -139,11 +139,7 @@ async def move(context: JobContext) -> None:
         return
     deps.catalog.forget()
     _log.info("record.moved", record_id=record_id, model_path=target.model_path)
-    reason = f"the file is {target.model_path} now"
-    await deps.lanes.db(
-        deps.store.records.remark, record_id, Remark.RENAMED, reason, context.now_ms
-    )
-    await deps.lanes.db(deps.store.records.note_moved, record_id, target)
+    await deps.lanes.db(deps.store.records.note_moved, record_id, target, context.now_ms)
     await context.note(record_id=record_id, adopted=False)
 
 
@@ -351,7 +347,9 @@ async def finish(context: JobContext) -> None:
 
 async def _hide(context: JobContext, record_id: str) -> None:
     """Disable the new record; if the server does not support that, agents receive it."""
-    if not await _update_record(context, record_id, DISABLED, unless=NO_SUCH_CALL):
+    if await _update_record(context, record_id, DISABLED, unless=NO_SUCH_CALL):
+        await context.deps.lanes.db(context.deps.store.records.note_answered, record_id)
+    else:
         _log.warning("record.not_disabled", record_id=record_id)
 
 
@@ -360,6 +358,8 @@ async def _update_record(
 ) -> bool:
     """
     Change a record; False if it does not exist, or the error is one of *unless*.
+
+    After True the caller commits the answer together with what follows from it.
 
     Raises:
         Released: An earlier change of it may still take effect.
@@ -381,5 +381,6 @@ async def _update_record(
         if error.kind not in unless:
             raise
         return False
-    await deps.lanes.db(records.note_answered, record_id)
+    if not there:
+        await deps.lanes.db(records.note_answered, record_id)
     return there

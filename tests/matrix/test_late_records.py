@@ -329,3 +329,29 @@ def test_I07_record_that_moves_with_its_renamed_file_is_not_retired_meanwhile(ac
         assert stage.job(FIRST)["record_id"] == record_id
 
     play(act, settings={"catalog": {"on_delete": action, "delete_grace_s": 1}})
+
+
+@pytest.mark.parametrize("action", ["disable", "delete"])
+def test_I07_record_that_others_moved_with_the_renamed_file_is_not_retired(action: str) -> None:
+    async def act(stage: Stage) -> None:
+        stage.write(SMALL)
+        stage.start()
+        await stage.arrives(SMALL)
+        await stage.stop()
+        record = the_record(stage)
+        moved = replace(record, model_path=f"models/{FIRST}")
+        stage.far.cloud._records[record.id] = moved
+        rename(stage, SMALL, FIRST)
+        stage.start()
+        await stage.arrives(FIRST)
+        await asyncio.sleep(HOUR_S)
+        stage.write(SECOND, 4000)  # the end of its job lets retirements begin
+        await stage.arrives(SECOND)
+        await asyncio.sleep(HOUR_S)
+        await stage.stop()
+
+        active = {r.id: r for r in stage.far.cloud.records() if r.model_status == "active"}
+        assert active[record.id].model_path == f"models/{FIRST}"
+        assert stage.job(FIRST)["record_id"] == record.id
+
+    play(act, settings={"catalog": {"on_delete": action, "delete_grace_s": 1}})
