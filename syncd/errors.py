@@ -9,7 +9,7 @@ Errors, grouped by what happens next.
     │   └── StateFull                   its disk is full or read-only; nothing was written, retry later
     ├── AccessDenied                77  this account may not read the state directory or the socket
     ├── AlreadyRunning              75  another instance holds the lock
-    ├── RootUnavailable             66  a root is missing, empty against its marker, or unreadable
+    ├── RootUnavailable             66  a root is missing, unexpectedly empty, or unreadable
     │   └── RulesUnusable           78  its .syncdignore cannot be used, so nothing in it can be judged
     └── JobError                    a job's failure; names a row of the retry table
         ├── Retryable               RETRY: the same job, later
@@ -141,18 +141,12 @@ class Stale(JobError):
 
 
 class FileChanged(Stale):
-    """
-    The file on disk is not the one that the job was created for.
+    """The file on disk is not the one that the job was created for."""
 
-    Args:
-        unseen: Its bytes changed without a new size or time.
-    """
-
-    def __init__(self, message: str, *, unseen: bool = False) -> None:
+    def __init__(self, message: str) -> None:
         from syncd.types import Kind
 
         super().__init__(message, kind=Kind.LOCAL_READ_ERROR)
-        self.unseen = unseen
 
 
 class LeaseLost(Stale):

@@ -143,7 +143,7 @@ class Fingerprint(NamedTuple):
         Return whether all but the device number is equal.
 
         NFS, FUSE, overlay and btrfs may change that at every mount, and a reboot must not make a
-        whole tree look new. The root's marker detects another file system under the same path.
+        whole tree look new. The root's mounts detect another file system under the same path.
         """
         return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == (
             other.inode, other.size, other.mtime_ns, other.ctime_ns,

@@ -269,9 +269,7 @@ def _leaf_pieces(
         yield offset, piece
         offset += len(piece)
     if digest.digest() != planned:
-        raise FileChanged(
-            f"{printable(path)} holds other bytes than when it was hashed", unseen=True
-        )
+        raise FileChanged(f"{printable(path)} holds other bytes than when it was hashed")
 
 
 def _hold_back_last(shares: Iterable[bytes]) -> Iterator[bytes]:

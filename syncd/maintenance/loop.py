@@ -87,7 +87,5 @@ class MaintenanceLoop:
 
     async def _free_jobs(self) -> None:
         now_ms, jobs = self._clock.now_ms(), self._store.jobs
-        freed = await self._lanes.db(jobs.read_again, now_ms)
-        freed += await self._lanes.db(jobs.free_bundles, now_ms)
-        if freed:
+        if await self._lanes.db(jobs.free_bundles, now_ms):
             self._on_jobs_freed()

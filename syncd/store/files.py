@@ -54,7 +54,7 @@ class RootRow:
     A root after its last complete scan.
 
     Args:
-        mounts: Its file systems, as ``scan.mounts_in``; empty before the first complete scan.
+        mounts: Its file systems, as ``fs.mounts.mounts_in``; empty before the first complete scan.
         rules: The digest of the rules of that scan.
     """
 

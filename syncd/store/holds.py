@@ -47,11 +47,6 @@ class Holds:
         with self._db.transaction():
             self._db.run("UPDATE hold SET probe_at = ?", (now_ms,))
 
-    def postpone(self, probe_at: int) -> None:
-        """Let no other job probe before *probe_at*."""
-        with self._db.transaction():
-            self._db.run("UPDATE hold SET probe_at = max(probe_at, ?)", (probe_at,))
-
     def clear(self, *kinds: HoldKind) -> list[HoldRow]:
         """End these holds; returns those that were active."""
         ended = [hold for hold in self.all() if hold.kind in kinds]

@@ -69,9 +69,6 @@ _AMONG = " AND (:only IS NULL OR id IN (SELECT value FROM json_each(:only)))"
 LEASE_TTL_MS = 120_000
 """How far a lease reaches; renewed after a third of it."""
 
-REREAD_MS = 7 * 24 * 3600 * 1000
-"""Between two reads of a file that once changed without a new size or time."""
-
 
 class Jobs:
     """The job table and what hangs on it. Times are Unix milliseconds, handed in by the caller."""
@@ -526,12 +523,12 @@ class Jobs:
                 last_kind=kind,
             )
 
-    def supersede(self, job: Job, now_ms: int, *, reason: str, unseen: bool = False) -> None:
+    def supersede(self, job: Job, now_ms: int, *, reason: str) -> None:
         """
         End a job whose worker found that the file changed.
 
         The file's row is deleted with it, so that the next scan judges the file again even if it is
-        then as it was before. If the bytes changed *unseen*, the file is read again every week.
+        then as it was before.
         """
         with self._db.transaction():
             self._end_upload(job, UploadState.UNWANTED, now_ms)
@@ -540,46 +537,6 @@ class Jobs:
                 (job.root_id, os.fsencode(job.rel_path)),
             )
             self._move(job, Event.REPLACE, now_ms, reason=reason)
-            if unseen:
-                self._db.run(
-                    "INSERT INTO reread (root_id, rel_path, due_at) VALUES (?, ?, ?)"
-                    " ON CONFLICT (root_id, rel_path) DO UPDATE SET due_at = excluded.due_at",
-                    (job.root_id, os.fsencode(job.rel_path), now_ms + REREAD_MS),
-                )
-
-    def read_again(self, now_ms: int) -> int:
-        """
-        Queue the paths whose bytes once changed unseen and were last read a week ago; how many.
-
-        The same bytes are then adopted from our own memory, others are uploaded.
-        """
-        due = "SELECT * FROM reread WHERE due_at <= ?"
-        if not self._db.all(due, (now_ms,)):
-            return 0
-        with self._db.transaction():
-            self._db.run(
-                "DELETE FROM reread WHERE due_at <= ? AND NOT EXISTS (SELECT 1 FROM file"
-                " WHERE file.root_id = reread.root_id AND file.rel_path = reread.rel_path)",
-                (now_ms,),
-            )
-            rows = self._db.all(due, (now_ms,))
-            self._db.run(
-                "UPDATE reread SET due_at = ? WHERE due_at <= ?", (now_ms + REREAD_MS, now_ms)
-            )
-            again = [self._once_more(row["root_id"], row["rel_path"], now_ms) for row in rows]
-            return len([job_id for job_id in again if job_id is not None])
-
-    def _once_more(self, root_id: int, path: bytes, now_ms: int) -> int | None:
-        """Queue what the last job of a path did, if that is done; the new job's id."""
-        row = self._db.one(
-            f"{_SELECT} WHERE root_id = ? AND rel_path = ? ORDER BY job.id DESC LIMIT 1",
-            (root_id, path),
-        )
-        if row is None or row["state"] != State.DONE:
-            return None
-        job = job_of(row)
-        found = FoundFile(root_id, job.rel_path, job.fingerprint, job.fingerprint.size)
-        return self.enqueue(found, job.target, now_ms, Priority.BACKFILL)
 
     def send_again(self, root_id: int, rel_path: str, now_ms: int) -> int | None:
         """
@@ -590,7 +547,7 @@ class Jobs:
         """
         with self._db.transaction():
             row = self._db.one(
-                "SELECT record_id FROM job JOIN record USING (record_id) WHERE job.id ="
+                "SELECT job.id, record_id FROM job JOIN record USING (record_id) WHERE job.id ="
                 " (SELECT max(id) FROM job WHERE root_id = ? AND rel_path = ?)"
                 " AND job.state = 'done'",
                 (root_id, os.fsencode(rel_path)),
@@ -598,7 +555,9 @@ class Jobs:
             if row is None:
                 return None
             self.records.let_go(row["record_id"], now_ms)
-            return self._once_more(root_id, os.fsencode(rel_path), now_ms)
+            job = self.get(row["id"])
+            found = FoundFile(root_id, rel_path, job.fingerprint, job.fingerprint.size)
+            return self.enqueue(found, job.target, now_ms, Priority.BACKFILL)
 
     def replace_live(self, root_id: int, rel_path: str, now_ms: int, *, reason: str) -> bool:
         """Inside the caller's transaction: supersede the path's job, if one is not done with."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from syncd.core.transfer.quota import hour_of
 from syncd.store.db import Database
-from syncd.store.jobs import IN_DOUBT, REREAD_MS
+from syncd.store.jobs import IN_DOUBT
 
 _INTENTS = frozenset(
     {"complete_sent_at", "register_sent_at", "register_repeated_at", "change_sent_at"}
@@ -84,7 +84,6 @@ _TIMES = (
         },
     ),
     _Times("record", "change_sent_at IS NOT NULL", {"change_sent_at": "0"}),
-    _Times("reread", "true", {"due_at": str(REREAD_MS)}),
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import structlog
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.outcome import End, Outcome
 from syncd.core.jobs.parts import Route
-from syncd.errors import FileChanged, JobError, LeaseLost, Permanent, StateError
+from syncd.errors import JobError, LeaseLost, Permanent, StateError
 from syncd.monitoring.progress import Tally
 from syncd.types import Call, HeldClass, Kind
 from syncd.upload.context import JobContext
@@ -115,11 +115,8 @@ async def _apply(context: JobContext, error: JobError, decision: retry_policy.De
 
 async def supersede(context: JobContext, error: JobError) -> Outcome:
     """End the job because its file has changed; the file is examined again."""
-    unseen = isinstance(error, FileChanged) and error.unseen
     try:
-        await context.write(
-            context.deps.store.jobs.supersede, context.now_ms, reason=str(error), unseen=unseen
-        )
+        await context.write(context.deps.store.jobs.supersede, context.now_ms, reason=str(error))
     except LeaseLost:
         return abandon(context)
     _log.info("job.superseded", reason=str(error))

@@ -145,9 +145,7 @@ async def compare_leaves(context: JobContext) -> None:
     sent = await deps.lanes.db(deps.store.jobs.sent_leaves, job)
     for part in plan_parts(job.fingerprint.size, context.upload.part_size):
         if sent.get(part.number) != job.leaves[leaves_of(part)]:
-            raise FileChanged(
-                f"{printable(context.path)} holds other bytes than were sent of it", unseen=True
-            )
+            raise FileChanged(f"{printable(context.path)} holds other bytes than were sent of it")
 
 
 async def _as_it_is_now(context: JobContext) -> Job:

@@ -1612,19 +1612,6 @@ def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
     assert [hold.needs_person for hold in store.holds.all()] == [True]
 
 
-def test_a_probe_may_be_called_for_at_once_or_put_off_but_never_moved_nearer(
-    store: Store,
-) -> None:
-    store.holds.put(HoldKind.OFFLINE, reason="dns", advice=None, probe_at=NOW + 50, now_ms=NOW)
-    store.holds.postpone(NOW + 10)
-    kept = store.holds.all()[0].probe_at
-    store.holds.probe_now(NOW)
-    called = store.holds.all()[0].probe_at
-    store.holds.postpone(NOW + 20)
-
-    assert (kept, called, store.holds.all()[0].probe_at) == (NOW + 50, NOW, NOW + 20)
-
-
 def test_a_route_that_ever_answered_is_remembered_for_its_server(store: Store) -> None:
     store.servers.note_answered("https://a", Call.LIST_MODELS, NOW)
     store.servers.note_answered("https://a", Call.LIST_MODELS, NOW + 1)

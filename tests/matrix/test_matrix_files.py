@@ -9,11 +9,8 @@ import httpx
 import pytest
 
 from syncd.fs import hashing
-from syncd.store import jobs
 from syncd.types import Call, Fingerprint, HintKind
-from tests.matrix.broken_disk import Disk, model_disk
 from tests.matrix.stage import (
-    HOUR_S,
     LARGE,
     OTHER,
     SIZES,
@@ -320,59 +317,6 @@ def test_F06_part_other_bytes_under_the_same_stat_are_never_stored() -> None:
         stage.start()
         await stage.until(lambda: "replace" in stage.events(LARGE), "S: the leaf differs")
         await ends_well(stage, LARGE, LARGE)
-
-    play(act)
-
-
-DAY_MS = 24 * HOUR_S * 1000
-"""What stands for a week in a test whose clock ticks every second."""
-
-
-def sneak(stage: Stage, disk: Disk, path: str) -> None:
-    """Other bytes, on a disk whose times do not tell."""
-    file = stage.root / path
-    disk.still.setdefault(file.name, file.stat())
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-    stage.note(path)
-
-
-@pytest.mark.cell("F06-commit")
-def test_F06_commit_a_file_that_once_changed_unseen_is_read_again_every_week() -> None:
-    """The same bytes cost a read and no request; other ones are brought into the catalog."""
-
-    async def acted(stage: Stage, disk: Disk) -> None:
-        stage.settings["scan"] = {"interval_s": 6 * HOUR_S}
-        changed: list[int] = []
-
-        def meanwhile(request: httpx.Request) -> None:
-            if call_of(request) is Call.PUT_PART and not changed:
-                changed.append(1)
-                sneak(stage, disk, LARGE)
-
-        stage.line.on_request = meanwhile
-        stage.write(LARGE)
-        stage.start()
-        await stage.until(lambda: "replace" in stage.events(LARGE), "S: the leaf differs")
-        await stage.arrives(LARGE)
-        sent = [e for e in stage.calls() if e.call != Call.LIST_MODELS]
-        ends = stage.events(LARGE).count("finish")
-        await asyncio.sleep(20 * HOUR_S)
-        assert stage.events(LARGE).count("finish") == ends
-        await asyncio.sleep(5 * HOUR_S)
-        assert stage.events(LARGE).count("finish") == ends + 1
-        assert [e for e in stage.calls() if e.call != Call.LIST_MODELS] == sent
-        sneak(stage, disk, LARGE)
-        await asyncio.sleep(25 * HOUR_S)
-        assert stage.registered(LARGE)
-        await stage.stop()
-        check(stage.evidence({f"models/{LARGE}": stage.sha256(LARGE)}))
-
-    async def act(stage: Stage) -> None:
-        assert jobs.REREAD_MS == 7 * DAY_MS
-        with model_disk() as disk, mock.patch.object(jobs, "REREAD_MS", DAY_MS):
-            await acted(stage, disk)
 
     play(act)
 

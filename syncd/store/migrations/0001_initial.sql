@@ -93,14 +93,6 @@ CREATE TABLE plan (
     leaves BLOB    NOT NULL CHECK (length(leaves) % 16 = 0)
 ) STRICT;
 
--- Paths whose bytes once changed without a new size or time: read again once a week.
-CREATE TABLE reread (
-    root_id  INTEGER NOT NULL REFERENCES root (id),
-    rel_path BLOB    NOT NULL,
-    due_at   INTEGER NOT NULL,                                       -- Unix ms
-    PRIMARY KEY (root_id, rel_path)
-) STRICT, WITHOUT ROWID;
-
 -- Every storage key that was ever reserved, and the bytes that it was reserved for.
 CREATE TABLE storage_key (
     storage_key TEXT PRIMARY KEY,
