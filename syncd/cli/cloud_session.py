@@ -70,4 +70,4 @@ async def reaching(
 
 def exit_of(error: JobError) -> Exit:
     """What a command ends with that the cloud turned away."""
-    return Exit.PERSON if isinstance(error, NeedsOperator) else Exit.LATER
+    return Exit.OPERATOR if isinstance(error, NeedsOperator) else Exit.LATER

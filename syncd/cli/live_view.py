@@ -54,7 +54,7 @@ def _headline(document: Document, now_ms: int) -> Text:
 def _holds(holds: Sequence[Document], now_ms: int) -> Iterator[Text]:
     for hold in holds:
         since = duration_text((now_ms - hold["since"]) / 1000)
-        style = "bold red" if hold["needs_person"] else "bold yellow"
+        style = "bold red" if hold["needs_operator"] else "bold yellow"
         yield Text(f"{hold['kind']} for {since}: {hold['reason']}", style=style)
         if hold["advice"]:
             yield Text(f"  {hold['advice']}", style="yellow")

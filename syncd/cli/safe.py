@@ -77,7 +77,7 @@ class Answer:
     Args:
         unexamined: Files and folders that could not be examined, and why.
         not_asked: Records that the cloud was not asked for.
-        passed_over: Model files that the rules leave out.
+        skipped: Model files that the rules leave out.
         absent: Directories of extra_model_paths that are not there and never held a model.
         hold: What everything waits for.
         unknown: Why the cloud could not be asked.
@@ -90,8 +90,8 @@ class Answer:
     unexamined: Mapping[str, str] = field(default_factory=dict)
     asked: Asked = Asked.NOT
     not_asked: int = 0
-    passed_over: int = 0
-    passed_over_size: int = 0
+    skipped: int = 0
+    skipped_size: int = 0
     absent: Sequence[str] = ()
     hold: str | None = None
     unknown: SyncdError | None = None
@@ -107,7 +107,7 @@ class Answer:
     @property
     def leaves_everything_out(self) -> bool:
         """The rules exclude every model file that is here."""
-        return self.passed_over > 0 and not self.files_wanted
+        return self.skipped > 0 and not self.files_wanted
 
     @property
     def bytes_at_risk(self) -> int:
@@ -149,8 +149,8 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
         files_wanted=len(wanted),
         bytes_wanted=_size_of(wanted),
         unexamined={printable(path): reason for path, reason in planned.problems.items()},
-        passed_over=len(models),
-        passed_over_size=_size_of(models),
+        skipped=len(models),
+        skipped_size=_size_of(models),
         absent=[printable(path) for path in planned.absent],
     )
     found = [_expected(planned, step, deep=deep) for step in wanted]
@@ -332,7 +332,7 @@ def as_document(answer: Answer, *, deep: bool) -> dict[str, Any]:
         "compared_by": "hash" if deep else "stat",
         "records_asked_by": str(answer.asked),
         "records_not_asked": answer.not_asked,
-        "passed_over": {"files": answer.passed_over, "bytes": answer.passed_over_size},
+        "skipped": {"files": answer.skipped, "bytes": answer.skipped_size},
         "absent": answer.absent,
         "unknown": None if answer.unknown is None else str(answer.unknown),
         "bytes_to_send": to_send,
@@ -390,8 +390,8 @@ def _dangers(answer: Answer) -> Iterator[str]:
         yield f"{count} {'place' if count == 1 else 'places'} cannot be examined"
     if answer.leaves_everything_out:
         yield (
-            f"the rules exclude every model file here: {_count(answer.passed_over)},"
-            f" {size_text(answer.passed_over_size)}; syncd plan shows the rule of each file"
+            f"the rules exclude every model file here: {_count(answer.skipped)},"
+            f" {size_text(answer.skipped_size)}; syncd plan shows the rule of each file"
         )
 
 
@@ -407,10 +407,10 @@ def _beside(answer: Answer) -> str:
     from syncd.formatting import size_text
 
     text = ""
-    if answer.passed_over:
-        are = "file%s is" if answer.passed_over == 1 else "files%s are"
-        are %= f" ({size_text(answer.passed_over_size)})"
-        text += f"; {answer.passed_over} model {are} passed over by the rules: syncd plan"
+    if answer.skipped:
+        are = "file%s is" if answer.skipped == 1 else "files%s are"
+        are %= f" ({size_text(answer.skipped_size)})"
+        text += f"; {answer.skipped} model {are} skipped by the rules: syncd plan"
     if answer.absent:
         text += f"; not there: {', '.join(answer.absent)} (extra_model_paths)"
     return text

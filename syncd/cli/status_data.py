@@ -15,8 +15,8 @@ from syncd.store.outline import (
     HoldRow,
     NextTry,
     Outline,
-    PassedOver,
     RootReport,
+    SkippedFiles,
 )
 
 
@@ -49,7 +49,7 @@ class Summary(NamedTuple):
     status: StatusSummary = NOTHING
     registered: Sequence[FileReport] = ()
     not_in_catalog: Sequence[FileReport] = ()
-    skipped: Sequence[PassedOver] = ()
+    skipped: Sequence[SkippedFiles] = ()
     progress: Mapping[str, Any] | None = None
 
 
@@ -96,7 +96,7 @@ def read_summary(state_dir: str, *, registered: int | None, to_do: int | None) -
                 return Summary(running, progress=_progress(live))
             status = StatusSummary.of(outline)
             done, left = outline.in_catalog(registered), outline.not_in_catalog(to_do)
-            skipped = outline.passed_over()
+            skipped = outline.skipped()
     except AccessDenied:
         if live is None:
             raise
@@ -217,6 +217,6 @@ def _summary_from_daemon(
         [file for file in files if file.state is FileState.REGISTERED][:registered],
         [file for file in others if file.state not in TO_DO]
         + [file for file in others if file.state in TO_DO][:to_do],
-        [PassedOver(n, reason, ignored[reason].shown) for reason, n in counts.most_common()],
+        [SkippedFiles(n, reason, ignored[reason].shown) for reason, n in counts.most_common()],
         live["progress"],
     )

@@ -11,7 +11,7 @@ from syncd.monitoring.status import TO_DO
 if TYPE_CHECKING:
     from syncd.cli.status_data import Summary
     from syncd.monitoring.progress import Snapshot
-    from syncd.store.outline import FileReport, PassedOver
+    from syncd.store.outline import FileReport, SkippedFiles
 
 STALLED_S = 300.0
 """Seconds without progress after which ``status`` says so."""
@@ -146,7 +146,7 @@ def _not_in_catalog(
     yield Table("Not in the catalog", ("file", "size", "state", "reason, and what to do"), rows)
 
 
-def _skipped(rules: Sequence["PassedOver"]) -> Iterator[Table]:
+def _skipped(rules: Sequence["SkippedFiles"]) -> Iterator[Table]:
     if rules:
         rows = [(str(rule.files), rule.reason, rule.example) for rule in rules]
         yield Table("Skipped", ("files", "reason", "example"), rows)

@@ -26,7 +26,7 @@ FRESH_S = 0.5
 COST = 20
 """The store is read again after ``FRESH_S`` plus ``COST`` times as long as the last read took."""
 
-PERSON = frozenset({HoldKind.ROOT, HoldKind.OPERATOR})
+NOT_READY = frozenset({HoldKind.ROOT, HoldKind.OPERATOR})
 """Holds that an operator must end before syncd is ready."""
 
 
@@ -102,7 +102,9 @@ class Queries:
         """Report whether syncd can work, or why an operator must act."""
         reasons = self._context.unready()
         standing = await self._cache.standing()
-        reasons += [f"{hold.kind}: {hold.reason}" for hold in standing.holds if hold.kind in PERSON]
+        reasons += [
+            f"{hold.kind}: {hold.reason}" for hold in standing.holds if hold.kind in NOT_READY
+        ]
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status)
 

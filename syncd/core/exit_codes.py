@@ -5,7 +5,7 @@ from enum import IntEnum
 
 from syncd.states import FileState, HoldKind
 
-NEEDS_PERSON = frozenset({FileState.NEEDS_SIGN_IN})
+NEEDS_OPERATOR = frozenset({FileState.NEEDS_SIGN_IN})
 NOT_UPLOADED = frozenset(
     {
         FileState.FAILED,
@@ -36,7 +36,7 @@ class Exit(IntEnum):
     SOME_FAILED = 1
     ROOT = 66
     LATER = 75
-    PERSON = 77
+    OPERATOR = 77
 
 
 def exit_code(
@@ -66,8 +66,8 @@ def exit_code(
     if root_missing:
         return Exit.ROOT
     left = {state for state, count in files.items() if count}
-    if HoldKind.OPERATOR in holds or left & NEEDS_PERSON:
-        return Exit.PERSON
+    if HoldKind.OPERATOR in holds or left & NEEDS_OPERATOR:
+        return Exit.OPERATOR
     if sum(files.get(state, 0) for state in UNFINISHED) > bundled:
         return Exit.LATER
     if left & NOT_UPLOADED or unread:

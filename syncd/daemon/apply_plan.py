@@ -38,7 +38,7 @@ class Applied:
     refused: list[tuple[Line, str]] = field(default_factory=list)
     left: list[tuple[Line, str]] = field(default_factory=list)
     sent: int = 0
-    needs_person: bool = False
+    needs_operator: bool = False
     signal_code: int = 0
 
     @property
@@ -46,7 +46,7 @@ class Applied:
         """130 or 143 after a signal, else the first that applies of 77, 75, 1 and 0."""
         if self.signal_code:
             return self.signal_code
-        if self.needs_person:
+        if self.needs_operator:
             return 77
         return 75 if self.left else 1 if self.refused else 0
 
@@ -127,9 +127,9 @@ class Applier:
                     self.applied.refused.append((line, "the file changed during the run"))
                 case _:
                     self.applied.left.append((line, job.last_error or "syncd stopped before"))
-                    self.applied.needs_person |= job.held_class is HeldClass.LARGE
+                    self.applied.needs_operator |= job.held_class is HeldClass.LARGE
         holds = await self._lanes.db(self._store.holds.all)
-        self.applied.needs_person |= any(hold.needs_person for hold in holds)
+        self.applied.needs_operator |= any(hold.needs_operator for hold in holds)
         return self.applied
 
     # -- files -----------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def document(
                 "since": hold.since,
                 "reason": hold.reason,
                 "advice": hold.advice,
-                "needs_person": hold.needs_person,
+                "needs_operator": hold.needs_operator,
                 "probe_at": hold.probe_at,
             }
             for hold in summary.holds

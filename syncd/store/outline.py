@@ -58,7 +58,7 @@ class Amount(NamedTuple):
     bytes: int
 
 
-class PassedOver(NamedTuple):
+class SkippedFiles(NamedTuple):
     """The files that one rule ignores; ``example`` is one of them (as ``FileReport.shown``)."""
 
     files: int
@@ -86,7 +86,7 @@ class HoldRow(NamedTuple):
     probes: int
 
     @property
-    def needs_person(self) -> bool:
+    def needs_operator(self) -> bool:
         """Whether an operator must act to end it."""
         return self.kind is HoldKind.OPERATOR
 
@@ -168,14 +168,14 @@ class Outline:
         most = -1 if on_the_way is None else on_the_way
         return list(map(file_report, (*self._db.all(sql, (1, -1)), *self._db.all(sql, (0, most)))))
 
-    def passed_over(self) -> list[PassedOver]:
+    def skipped(self) -> list[SkippedFiles]:
         """Return the files that each rule ignores, most files first."""
         rows = self._db.all(
             "SELECT count(*) AS files, reason, min(rel_path) AS rel_path, root.path,"
             " root.type_key FROM file JOIN root ON root.id = file.root_id"
             " WHERE verdict = 'ignored' GROUP BY reason ORDER BY files DESC, reason"
         )
-        return [PassedOver(row["files"], row["reason"] or "", shown(row, row)) for row in rows]
+        return [SkippedFiles(row["files"], row["reason"] or "", shown(row, row)) for row in rows]
 
     def amounts(self) -> dict[str, Amount]:
         """Return the number and bytes of the files in each state that occurs."""

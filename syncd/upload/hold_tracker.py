@@ -107,7 +107,7 @@ class HoldTracker:
     def exhausted(self) -> bool:
         """Whether a backfill should stop waiting for the active holds."""
         return self.paused or any(
-            hold.needs_person or hold.probes >= ONCE_PROBES for hold in self._holds
+            hold.needs_operator or hold.probes >= ONCE_PROBES for hold in self._holds
         )
 
     def _has(self, kind: HoldKind) -> bool:

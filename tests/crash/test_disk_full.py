@@ -262,7 +262,7 @@ def test_F19_status_shows_the_hold_of_a_full_disk(tmp_path: Path, cloud: Sandbox
         after = json.loads(inside(daemon, home, "status", "--json"))
 
     (hold,) = told["holds"]
-    assert (hold["kind"], hold["needs_person"]) == ("state", False)
+    assert (hold["kind"], hold["needs_operator"]) == ("state", False)
     assert "is full. Make room" in hold["reason"]
     assert abs(hold["since"] / 1000 - time.time()) < DEADLINE_S
     assert "All uploads wait (state): The disk that holds " in said

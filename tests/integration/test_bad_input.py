@@ -161,7 +161,7 @@ def test_a_credential_that_is_refused_is_told_with_the_call_and_held_until_it_is
 
     assert done.code == 77
     says(done.out, "list_models: HTTP 401", "replace the device key")
-    assert (hold["kind"], hold["needs_person"]) == ("operator", True)
+    assert (hold["kind"], hold["needs_operator"]) == ("operator", True)
     assert asked <= 2, "the refused key was sent on and on"
     assert again.code == 0
     assert home.status()["holds"] == []
@@ -176,7 +176,7 @@ def test_a_session_for_another_team_needs_a_person(home: Home, cloud: Sandbox) -
 
     assert done.code == 77
     says(done.out, "presign: HTTP 403", "not a member of this team", "Ask the owner of the team")
-    assert home.status()["holds"][0]["needs_person"]
+    assert home.status()["holds"][0]["needs_operator"]
     assert home.counts() == {"waiting": 2} or home.counts() == {"queued": 2}
 
 

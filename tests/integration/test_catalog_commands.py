@@ -358,8 +358,8 @@ def test_models_that_the_rules_pass_over_are_named_beside_the_answer(home: Home)
     home.once()
     told, said = document(home, "safe"), home.run("safe")
 
-    assert (told["exit_code"], told["passed_over"]["files"]) == (0, 1)
-    assert "; 1 model file (2.1 KiB) is passed over by the rules: syncd plan" in said.out
+    assert (told["exit_code"], told["skipped"]["files"]) == (0, 1)
+    assert "; 1 model file (2.1 KiB) is skipped by the rules: syncd plan" in said.out
 
 
 def test_a_record_without_an_id_is_looked_for_by_path_and_hash(
@@ -471,7 +471,7 @@ def test_I32_safe_configuration_that_excludes_every_model_is_not_safe(
     told, said = document(home, "safe"), home.run("safe")
 
     assert (told["safe"], told["exit_code"], said.code) == (False, 1, 1)
-    assert (told["files_wanted"], told["passed_over"]) == (0, {"files": 2, "bytes": 5000})
+    assert (told["files_wanted"], told["skipped"]) == (0, {"files": 2, "bytes": 5000})
     assert said.out.startswith("NOT safe: the rules exclude every model file here: 2 files, ")
 
 

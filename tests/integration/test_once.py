@@ -84,7 +84,7 @@ def test_what_is_no_model_is_passed_over_with_the_reason(home: Home, cloud: Sand
 
     assert done.code == 0
     assert records(cloud) == expected(home, ONE, TWO)
-    passed_over = done.out[done.out.index("Skipped") :]
+    skipped = done.out[done.out.index("Skipped") :]
     for reason in (
         r"2 +not a model ending: \.png +loras/one\.preview\.png",
         r"1 +placeholder +loras/put_loras_here",
@@ -92,7 +92,7 @@ def test_what_is_no_model_is_passed_over_with_the_reason(home: Home, cloud: Sand
         r"1 +empty file +checkpoints/empty\.safetensors",
         r"1 +not in a type folder +stray\.safetensors",
     ):
-        assert re.search(reason, passed_over), (reason, passed_over)
+        assert re.search(reason, skipped), (reason, skipped)
 
 
 def test_a_run_lists_some_of_many_files_and_says_where_the_others_are(home: Home) -> None:

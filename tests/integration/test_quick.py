@@ -25,7 +25,7 @@ def both(home: Home, *args: str) -> tuple[tuple[int, str, str], tuple[int, str, 
 
 @pytest.fixture
 def told(home: Home, cloud: Sandbox) -> Home:
-    """A tree of which something is in the catalog, something is not, and something is passed over."""
+    """A tree of which something is in the catalog, something is not, and something is skipped."""
     home.sign_in(cloud)
     home.write("loras/one.safetensors", b"no model at all")
     home.write("loras/two.safetensors.part", b"x")

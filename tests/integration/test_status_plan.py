@@ -181,7 +181,7 @@ def test_I21_status_shows_a_hold_with_reason_advice_and_who_is_needed(
     (hold,) = home.status()["holds"]
     shown = home.run("status").out
 
-    assert (hold["kind"], hold["needs_person"]) == ("operator", True)
+    assert (hold["kind"], hold["needs_operator"]) == ("operator", True)
     assert "role viewer may not manage models" in hold["reason"]
     assert hold["advice"] is not None
     assert hold["advice"] in shown

@@ -1599,7 +1599,7 @@ def test_a_hold_keeps_its_first_time_and_counts_its_probes(store: Store) -> None
 
     assert (hold.since, hold.reason, hold.advice, hold.probes) == (NOW, "tcp", "cable", 1)
     assert store.holds.all() == store.report.holds() == [hold]
-    assert not hold.needs_person
+    assert not hold.needs_operator
 
 
 def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
@@ -1609,7 +1609,7 @@ def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
 
     assert [hold.kind for hold in ended] == ["offline"]
     assert store.holds.clear(HoldKind.OFFLINE) == []
-    assert [hold.needs_person for hold in store.holds.all()] == [True]
+    assert [hold.needs_operator for hold in store.holds.all()] == [True]
 
 
 def test_a_route_that_ever_answered_is_remembered_for_its_server(store: Store) -> None:

@@ -479,7 +479,7 @@ class Safe(RuleBasedStateMachine):
         assert {each["path"] for each in told["unexamined"]} == hidden
         assert told["files_wanted"] == len(counted.wanted)
         assert told["bytes_wanted"] == sum(counted.wanted.values())
-        assert told["passed_over"]["files"] == counted.left_out
+        assert told["skipped"]["files"] == counted.left_out
         assert (told["safe"], told["exit_code"]) == ((False, 1) if dangerous else (True, 0))
 
 

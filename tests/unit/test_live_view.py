@@ -90,7 +90,7 @@ def test_what_waits_for_a_person_comes_first_with_what_to_do() -> None:
         "since": NOW_MS - 61_000,
         "reason": "HTTP 401 [red]",
         "advice": "Replace the key.",
-        "needs_person": True,
+        "needs_operator": True,
         "probe_at": NOW_MS,
     }
     lines = shown(holds=[hold])
