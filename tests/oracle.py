@@ -9,6 +9,7 @@ directory is read with other eyes.
 
 import re
 import sqlite3
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -22,7 +23,7 @@ from syncd.sandbox.history import Entry
 
 BURST = 200
 WINDOW_MS = 600_000
-"""At most so many calls without success to one host within ten minutes."""
+"""The most calls that may fail at one host within ten minutes of one life."""
 
 REPEATS = 40
 MINUTE_MS = 60_000
@@ -32,7 +33,7 @@ COMMIT_MS = 30_000
 """Within this time a call is answered, and what the answer said is committed."""
 
 CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-team-id"})
-REGISTER, LIST, INITIATE = "register", "list_models", "initiate"
+REGISTER, LIST, INITIATE, DELETE = "register", "list_models", "initiate", "delete_model"
 STORE_CALLS = frozenset({"put_body", "put_part"})
 SPOILT = frozenset({"answer", "delay", "malformed_json", "html", "huge", "redirect", "truncated"})
 NO_ROUTE = frozenset({404, 405, 501, 505})
@@ -148,13 +149,14 @@ def o4_nothing_is_registered_twice(evidence: Evidence) -> None:
     """
     One register for each path and hash.
 
-    Another one may follow where the first was refused, or where its answer is unknown and the
-    catalog was looked at in between, if it can be. (Where it cannot, a second record is a risk that
-    somebody had to take.) A program that was killed before it committed an answer does not know it.
+    Another one may follow where the first was refused, where its record was deleted in between, or
+    where its answer is unknown and the catalog was listed in between. (A server that says that it has
+    no list leaves a choice between a second record and a file that is never registered.) A program
+    that was killed before it committed an answer does not know it.
     """
     for (path, _), calls in _grouped(evidence, REGISTER, lambda c: (c.model_path, c.file_hash)):
         good = [call for call in calls if call.ok]
-        if any(evidence.listing or _was_kept(evidence, call) for call in good[:-1]):
+        if any(not _may_be_repeated(evidence, *pair) for pair in pairwise(good)):
             raise _violation("O4", f"{path} was registered twice", calls)
         if evidence.listing and any(_repeats_blindly(evidence, *pair) for pair in pairwise(calls)):
             raise _violation("O4", f"{path} was registered again without a look", calls)
@@ -203,10 +205,10 @@ def o8_traffic_is_bounded(evidence: Evidence) -> None:
             if after.at_ms - call.at_ms < MINUTE_MS:
                 what = f"{REPEATS} times {call.call} for {call.model_path} within a minute"
                 raise _violation("O8", what, [call, after])
-    for host, times in _failures(evidence).items():
+    for (host, _), times in _failures(evidence).items():
         for first, last in zip(times, times[BURST:], strict=False):
             if last - first < WINDOW_MS:
-                raise _violation("O8", f"{BURST} calls to the {host} failed in a row from {first}")
+                raise _violation("O8", f"{BURST} calls to the {host} failed from {first} on")
 
 
 def o9_no_secret_is_shown(evidence: Evidence) -> None:
@@ -274,6 +276,15 @@ def _was_kept(evidence: Evidence, call: Entry) -> bool:
     return _was_told(call) and not died
 
 
+def _may_be_repeated(evidence: Evidence, call: Entry, after: Entry) -> bool:
+    """Whether the record of *call* was deleted, or could not be found, before *after*."""
+    between = [c for c in evidence.history if call.seq < c.seq < after.seq]
+    if any(c.call == DELETE and c.ok and c.record_id == call.record_id for c in between):
+        return True
+    unlisted = any(c.call == LIST and c.answered in NO_ROUTE for c in between)
+    return (unlisted or not evidence.listing) and not _was_kept(evidence, call)
+
+
 def _was_refused(call: Entry) -> bool:
     """Did the program see a clear no? (408 and 5xx leave it open.)"""
     told = not call.lost and call.answered is not None
@@ -297,15 +308,24 @@ def _impatient(evidence: Evidence, call: Entry, after: Entry) -> bool:
     return after.at_ms < call.at_ms + 1000 * int(call.retry_after or 0)
 
 
-def _failures(evidence: Evidence) -> Mapping[str, list[int]]:
-    """When calls failed, by host, in order."""
-    times: dict[str, list[int]] = defaultdict(list)
+def _failures(evidence: Evidence) -> Mapping[tuple[str, int], list[int]]:
+    """
+    When calls failed, in order, by host and life of the program.
+
+    An operator who starts the program wants it to try at once, so each life counts for itself.
+    """
+    times: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for host, at_ms in _failed(evidence):
+        times[host, bisect(evidence.started, at_ms)].append(at_ms)
+    return {key: sorted(each) for key, each in times.items()}
+
+
+def _failed(evidence: Evidence) -> Iterator[tuple[str, int]]:
     for call in evidence.history:
         if call.answered is None or call.lost or call.answered >= 500 or call.answered == 429:
-            times["store" if call.call in STORE_CALLS else "API"].append(call.at_ms)
+            yield "store" if call.call in STORE_CALLS else "API", call.at_ms
     for at_ms, host in evidence.unreached:
-        times[host].append(at_ms)
-    return {host: sorted(each) for host, each in times.items()}
+        yield host, at_ms
 
 
 # -- reading --------------------------------------------------------------------------------------
