@@ -620,6 +620,16 @@ async def test_404_of_a_route_that_answered_before_does_not_switch_it_off() -> N
     assert reported == [Call.LIST_MODELS]
 
 
+async def test_R13_404_after_an_unusable_success_does_not_switch_multipart_off() -> None:
+    with ScriptedServer([reply(200, b"x" * 2_000_000), reply(404)]) as server:
+        async with cloud(server, token=SESSION) as it:
+            await error_of(it.complete(UPLOAD, [(1, "a")]))
+            error = await error_of(it.complete(UPLOAD, [(1, "a")]))
+            assert it.multipart_available
+
+    assert error.kind is Kind.UPLOAD_GONE
+
+
 async def test_record_is_asked_for_again_after_its_route_was_unknown() -> None:
     with ScriptedServer([reply(501), reply(404, '{"detail": "Model not found"}')]) as server:
         async with cloud(server) as it:
