@@ -30,7 +30,7 @@ MINUTE_MS = 60_000
 """At most so many calls of one kind for one file or part within a minute, whatever is answered."""
 
 COMMIT_MS = 30_000
-"""Within this time a call is answered, and what the answer said is committed."""
+"""Within this time a call is answered, and its result is committed."""
 
 CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-team-id"})
 REGISTER, LIST, INITIATE, DELETE = "register", "list_models", "initiate", "delete_model"
@@ -67,7 +67,7 @@ class Evidence:
         killed: When one ended without a chance to say goodbye.
         unreached: Attempts that never came to a server: (Unix milliseconds, host).
         listing: The server has a listing to look things up in.
-        said: Everything the program showed: logs, tables, status.
+        log: Everything the program showed: logs, tables, status.
         secrets: Tokens, keys and signatures that it was given.
     """
 
@@ -82,7 +82,7 @@ class Evidence:
     killed: Sequence[int] = ()
     unreached: Sequence[tuple[int, str]] = ()
     listing: bool = True
-    said: str = ""
+    log: str = ""
     secrets: Collection[str] = field(default=(), repr=False)
 
 
@@ -114,9 +114,9 @@ def o1_records_tell_what_is_stored(evidence: Evidence) -> None:
     for record in evidence.records:
         key = record["storage_key"]
         stored = evidence.objects.get(key)
-        told = Content(record["file_size"], record["file_hash"].removeprefix("sha256:"))
-        if stored != told:
-            raise _violation("O1", f"{_name(record)} says {told}, stored is {stored}",
+        claimed = Content(record["file_size"], record["file_hash"].removeprefix("sha256:"))
+        if stored != claimed:
+            raise _violation("O1", f"{_name(record)} claims {claimed}, stored is {stored}",
                              _of_key(evidence, key))  # fmt: skip
 
 
@@ -159,18 +159,18 @@ def o4_nothing_is_registered_twice(evidence: Evidence) -> None:
         if any(not _may_be_repeated(evidence, *pair) for pair in pairwise(good)):
             raise _violation("O4", f"{path} was registered twice", calls)
         if evidence.listing and any(_repeats_blindly(evidence, *pair) for pair in pairwise(calls)):
-            raise _violation("O4", f"{path} was registered again without a look", calls)
+            raise _violation("O4", f"{path} was registered again without a lookup", calls)
 
 
 def o5_no_credential_reaches_the_store(evidence: Evidence) -> None:
-    """Requests to presigned URLs carry nothing else that would let anybody in."""
+    """Requests to presigned URLs carry no other credential."""
     for call in evidence.history:
         if call.call in STORE_CALLS and CREDENTIALS.intersection(call.header_names):
             raise _violation("O5", f"the store was sent {call.header_names}", [call])
 
 
 def o6_still_files_are_registered(evidence: Evidence) -> None:
-    """Once nothing went wrong any more, every file that stood still has an active record."""
+    """After the faults end, every unchanged file has an active record."""
     held = {
         (record["model_path"], record["file_hash"])
         for record in evidence.records
@@ -183,7 +183,7 @@ def o6_still_files_are_registered(evidence: Evidence) -> None:
 
 
 def o7_no_upload_is_forgotten(evidence: Evidence) -> None:
-    """An upload is left open at the server only if nobody ever learnt of it, or it cannot be ended."""
+    """An upload is left open only if the program never learned its id, or it cannot be aborted."""
     known = dict(_rows(evidence, "SELECT upload_id, state FROM upload"))
     for upload_id in evidence.open_uploads:
         calls = [call for call in evidence.history if call.upload_id == upload_id]
@@ -196,7 +196,7 @@ def o7_no_upload_is_forgotten(evidence: Evidence) -> None:
 
 
 def o8_traffic_is_bounded(evidence: Evidence) -> None:
-    """A server that asks for a pause gets it, one that is down is not flooded, nothing goes round."""
+    """Retry-After is respected, a server that is down is not flooded, and no call loops."""
     for _, calls in _grouped(evidence, None, lambda c: (c.call, c.model_path, c.part)):
         for call, after in pairwise(calls if calls[0].model_path else ()):
             if _impatient(evidence, call, after):
@@ -215,11 +215,11 @@ def o9_no_secret_is_shown(evidence: Evidence) -> None:
     """No secret and no control character in logs, status and database."""
     kept = b"".join(path.read_bytes() for path in evidence.state_dir.iterdir() if path.is_file())
     for secret in evidence.secrets:
-        where = "log" if secret in evidence.said else "state directory"
-        if secret in evidence.said or secret.encode() in kept:
+        where = "log" if secret in evidence.log else "state directory"
+        if secret in evidence.log or secret.encode() in kept:
             raise _violation("O9", f"a secret beginning with {secret[:4]!r} stands in the {where}")
-    if found := _CONTROL.search(evidence.said):
-        raise _violation("O9", f"{found[0]!r} was shown: {_around(evidence.said, found.start())}")
+    if found := _CONTROL.search(evidence.log):
+        raise _violation("O9", f"{found[0]!r} was shown: {_around(evidence.log, found.start())}")
 
 
 def o10_one_seed_one_history(first: Evidence, second: Evidence) -> None:
@@ -232,7 +232,7 @@ def o10_one_seed_one_history(first: Evidence, second: Evidence) -> None:
 
 
 def o11_no_file_has_two_active_records(evidence: Evidence) -> None:
-    """At most one active record stands for a path and hash, if there is a listing to look it up."""
+    """At most one active record stands for a path and hash, if the server has a listing."""
     active: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in evidence.records if evidence.listing else ():
         if record["model_status"] == "active":
@@ -258,22 +258,22 @@ RULES: tuple[Rule, ...] = (
     o9_no_secret_is_shown,
     o11_no_file_has_two_active_records,
 )
-"""All that can be told of one run; O10 takes two."""
+"""The rules for a single run; O10 compares two."""
 
 
 # -- what a call was ------------------------------------------------------------------------------
 
 
-def _was_told(call: Entry) -> bool:
+def _was_answered(call: Entry) -> bool:
     """Did the program see an answer that it could use?"""
     spoilt = call.fault in SPOILT or call.answered != call.status
     return not call.lost and call.answered is not None and not spoilt
 
 
 def _was_kept(evidence: Evidence, call: Entry) -> bool:
-    """Could the program write down what it was told? (A kill may come between answer and commit.)"""
+    """Could the program commit the answer? (A kill may come between answer and commit.)"""
     died = any(0 <= killed - call.at_ms < COMMIT_MS for killed in evidence.killed)
-    return _was_told(call) and not died
+    return _was_answered(call) and not died
 
 
 def _may_be_repeated(evidence: Evidence, call: Entry, after: Entry) -> bool:
@@ -287,23 +287,25 @@ def _may_be_repeated(evidence: Evidence, call: Entry, after: Entry) -> bool:
 
 def _was_refused(call: Entry) -> bool:
     """Did the program see a clear no? (408 and 5xx leave it open.)"""
-    told = not call.lost and call.answered is not None
-    return told and 300 <= (call.answered or 0) < 500 and call.answered != 408
+    answered = not call.lost and call.answered is not None
+    return answered and 300 <= (call.answered or 0) < 500 and call.answered != 408
 
 
 def _repeats_blindly(evidence: Evidence, call: Entry, after: Entry) -> bool:
     if _was_refused(call):
         return False
-    looks = [look for look in evidence.history if look.call == LIST and look.seq < after.seq]
+    lookups = [c for c in evidence.history if c.call == LIST and c.seq < after.seq]
     born = max((start for start in evidence.started if start <= after.at_ms), default=0)
     return not any(
-        look.seq > call.seq or (look.answered in NO_ROUTE and look.at_ms >= born) for look in looks
+        c.seq > call.seq or (c.answered in NO_ROUTE and c.at_ms >= born) for c in lookups
     )
 
 
 def _impatient(evidence: Evidence, call: Entry, after: Entry) -> bool:
-    told = not call.lost and call.answered in THROTTLED and (call.retry_after or "").isdecimal()
-    if not told or any(call.at_ms <= start <= after.at_ms for start in evidence.started):
+    throttled = (
+        not call.lost and call.answered in THROTTLED and (call.retry_after or "").isdecimal()
+    )
+    if not throttled or any(call.at_ms <= start <= after.at_ms for start in evidence.started):
         return False
     return after.at_ms < call.at_ms + 1000 * int(call.retry_after or 0)
 
@@ -353,7 +355,7 @@ def _grouped(
     return groups.items()
 
 
-# -- telling --------------------------------------------------------------------------------------
+# -- reporting --------------------------------------------------------------------------------------
 
 
 def _violation(rule: str, what: str, calls: Sequence[Entry] = ()) -> Violation:
@@ -367,10 +369,10 @@ def _line(call: Entry) -> str:
         "fault": call.fault, "lost": call.lost or None, "retry_after": call.retry_after,
         "error": call.error,
     }  # fmt: skip
-    told = " ".join(f"{name}={fact}" for name, fact in facts.items() if fact)
+    details = " ".join(f"{name}={fact}" for name, fact in facts.items() if fact)
     return (
         f"  {call.seq:5} {call.at_ms} {call.call:12} {call.model_path}"
-        f" did {call.status}, said {call.answered} {told}"
+        f" status {call.status}, answered {call.answered} {details}"
     )
 
 

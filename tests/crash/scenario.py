@@ -115,7 +115,7 @@ class Scene:
         env = environment(self.models, self.state, self.cloud)
         return self.starter.run(Order(env=env, out=os.fspath(self.out), **how))
 
-    def said(self) -> str:
+    def log(self) -> str:
         """The log of all runs, and what made one fall over."""
         files = sorted(self.folder.glob("run-*.log")) + sorted(self.folder.glob("run-*.fall"))
         return "".join(file.read_text() for file in files)
@@ -144,7 +144,7 @@ class Scene:
         known, seen = self.committed(), self.cloud.history.next_seq()
         code = self.run()
 
-        assert code == 0, self.said()
+        assert code == 0, self.log()
         self._require_records()
         self._require_no_repeats(known, seen)
 
@@ -152,7 +152,7 @@ class Scene:
         """The catalog holds each file as it is, the store its bytes, and neither holds more."""
         found = {(r["model_path"], r["file_hash"]): r for r in self.cloud.records()}
         expected = {(f"models/{path}", f"sha256:{self.sha256(path)}") for path in SIZES}
-        assert found.keys() == expected, self.said()
+        assert found.keys() == expected, self.log()
         for record in found.values():
             stored = self.cloud.stored_sha256(record["storage_key"])
             assert record["file_hash"] == f"sha256:{stored}", record
@@ -180,7 +180,7 @@ class Theatre:
         self._idle: list[Starter] = []
         self._write(BEFORE, b"before")
         with self.scene(fresh=True) as scene:
-            assert scene.run() == 0, scene.said()
+            assert scene.run() == 0, scene.log()
             shutil.copytree(scene.state, self._before)
         self._write(SIZES.keys() - {KEPT}, b"now")
 

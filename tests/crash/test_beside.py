@@ -1,4 +1,4 @@
-"""A large file that nobody has is hashed beside its sending: killed, changed and doubted on the way."""
+"""A large new file is hashed while it is sent: kills, changes and doubts in between."""
 
 import os
 import shutil

@@ -48,7 +48,7 @@ def moments(theatre: Theatre) -> list[Moment]:
     with theatre.scene(fresh=True) as scene:
         log = Path(f"{scene.out}.calls")
         trace = ["-f", "-e", f"trace={','.join(CALLS)}", "-o", str(log)]
-        assert scene.run(strace=trace) == 0, scene.said()
+        assert scene.run(strace=trace) == 0, scene.log()
         counts = most_in_a_thread(entered(log))
     strides = {name: SCALE.disk_stride if counts[name] > 100 else 1 for name, _ in FAULTS}
     return [
@@ -64,10 +64,10 @@ def fail(theatre: Theatre, moment: Moment) -> None:
     trace = ["-f", "-e", f"trace={name}", "-e", inject, "-o", "/dev/null"]
     with theatre.scene(fresh=True) as scene:
         code = scene.run(strace=trace)
-        assert code in (0, 74), scene.said()
-        held = "hold.started" in scene.said()
+        assert code in (0, 74), scene.log()
+        held = "hold.started" in scene.log()
         if held or (error == "EINTR" and name in REPEATED):  # what passes by itself is waited for
-            assert code == 0, scene.said()
+            assert code == 0, scene.log()
         scene.require_recovered()
 
 

@@ -177,7 +177,7 @@ def test_F19_what_the_log_takes_of_a_full_disk_is_given_back(
     home = home_with(tmp_path, cloud, 4)
     with on_a_small_disk(home) as daemon:
         until(lambda: len(daemon.events("job.ended")) == 4, "the last commit")
-        assert daemon.events("hold.started")  # it was full, and nobody made room
+        assert daemon.events("hold.started")  # the disk stayed full
         assert daemon.stop() == 143
 
     require_each_once(home, cloud, 4)
@@ -203,7 +203,7 @@ def run_on_a_small_disk(tmp_path: Path, script: str) -> list[str]:
 def test_F19_a_commit_of_one_row_gives_back_what_the_log_takes(tmp_path: Path) -> None:
     noting, renewing = run_on_a_small_disk(tmp_path, NOTES)
 
-    assert int(noting.removeprefix("note ")) > 1  # it was full, and nobody made room
+    assert int(noting.removeprefix("note ")) > 1  # the disk stayed full
     assert int(renewing.removeprefix("renew ")) > 1
 
 
@@ -217,9 +217,9 @@ def test_F19_command_on_full_disk_is_carried_out_on_all_files_or_none(tmp_path: 
 
 @pytest.mark.needs(NAMESPACES)
 def test_F19_a_start_on_a_full_disk_asks_for_room(tmp_path: Path) -> None:
-    (said,) = run_on_a_small_disk(tmp_path, START)
+    (message,) = run_on_a_small_disk(tmp_path, START)
 
-    assert "is full. Make room" in said
+    assert "is full. Make room" in message
 
 
 @pytest.mark.needs("strace")
@@ -255,17 +255,17 @@ def test_F19_status_shows_the_hold_of_a_full_disk(tmp_path: Path, cloud: Sandbox
     home = home_with(tmp_path, cloud, 60)
     with on_a_small_disk(home) as daemon:
         until(lambda: daemon.events("hold.started"), "a hold")
-        told = json.loads(inside(daemon, home, "status", "--json"))
-        said = inside(daemon, home, "status")
+        document = json.loads(inside(daemon, home, "status", "--json"))
+        text = inside(daemon, home, "status")
         enlarge_disk(home, daemon)
         until(lambda: daemon.events("hold.ended"), "its end")
         after = json.loads(inside(daemon, home, "status", "--json"))
 
-    (hold,) = told["holds"]
+    (hold,) = document["holds"]
     assert (hold["kind"], hold["needs_operator"]) == ("state", False)
     assert "is full. Make room" in hold["reason"]
     assert abs(hold["since"] / 1000 - time.time()) < DEADLINE_S
-    assert "All uploads wait (state): The disk that holds " in said
+    assert "All uploads wait (state): The disk that holds " in text
     assert after["holds"] == []
 
 

@@ -32,7 +32,7 @@ def moments(theatre: Theatre, *, fresh: bool) -> list[Moment]:
     for names in (STORAGE, SEND):
         with theatre.scene(fresh=fresh) as scene:
             log = Path(f"{scene.out}.calls")
-            assert scene.run(strace=[*watched(names), "-o", str(log)]) == 0, scene.said()
+            assert scene.run(strace=[*watched(names), "-o", str(log)]) == 0, scene.log()
             # A call that strace has no name for is written down whether or not it was asked for.
             counts |= most_in_a_thread(call for call in entered(log) if call.name in names)
     return [
@@ -48,7 +48,7 @@ def kill(theatre: Theatre, moment: Moment, *, fresh: bool) -> bool:
     inject = ["-e", f"inject={name}:signal=KILL:when={k}", "-o", "/dev/null"]
     with theatre.scene(fresh=fresh) as scene:
         code = scene.run(strace=[*watched((name,)), *inject])
-        assert code in (0, -9), scene.said()
+        assert code in (0, -9), scene.log()
         scene.require_recovered()
     return code == -9
 

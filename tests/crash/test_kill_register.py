@@ -62,11 +62,11 @@ def kill(theatre: Theatre, round_number: int) -> None:
         arrivals = KillOnArrival(cloud.faults, scene, delay_s)
         cloud.faults.pick = arrivals  # type: ignore[method-assign]
 
-        assert scene.run(latest_s=LATEST_S) == -signal.SIGKILL, scene.said()
-        assert scene.run(latest_s=LATEST_S) == 0, scene.said()
+        assert scene.run(latest_s=LATEST_S) == -signal.SIGKILL, scene.log()
+        assert scene.run(latest_s=LATEST_S) == 0, scene.log()
         until(lambda: carried_out(cloud) == arrivals.arrived, "the late register")
         made = Counter(record["model_path"] for record in cloud.records())
-        assert made == dict.fromkeys((f"models/{path}" for path in SIZES), 1), scene.said()
+        assert made == dict.fromkeys((f"models/{path}" for path in SIZES), 1), scene.log()
 
 
 def test_I29_kill_during_register_and_late_arrival_leave_one_record(

@@ -105,7 +105,7 @@ def require_nothing_twice(cloud: Sandbox, known: dict[str, Facts], after: int) -
 
 
 def claims(home: Home) -> set[str]:
-    """The paths whose job somebody owns; none while there is no database yet."""
+    """The paths of leased jobs; empty while there is no database."""
     with suppress(sqlite3.Error):
         return {path for path, fact in facts(home).items() if fact.state == "leased"}
     return set()
@@ -115,7 +115,7 @@ def claims(home: Home) -> set[str]:
 def test_I11_kill_at_any_call_loses_no_file_and_registers_none_twice(
     call: Call, performed: bool, cloud: Sandbox, trap: Trap, home: Home
 ) -> None:
-    if not performed:  # the call arrives, nothing comes of it, and the caller never hears why
+    if not performed:  # the call arrives, nothing comes of it, and the caller gets no answer
         cloud.faults.add(Rule(Fault.RESET, call=call, performed=False))
     trap.kill(home, nth(call))
     known, seen = facts(home), cloud.history.next_seq()

@@ -50,7 +50,7 @@ def recorded(theatre: Theatre, *, fresh: bool) -> Recording:
     """The run of a scene, call by call."""
     with theatre.scene(fresh=fresh) as scene:
         disk, log = Disk.holding(scene.state), Path(f"{scene.folder}/calls")
-        assert scene.run(acknowledge=True, strace=[*RECORD, "-o", str(log)]) == 0, scene.said()
+        assert scene.run(acknowledge=True, strace=[*RECORD, "-o", str(log)]) == 0, scene.log()
         place, acks = Place(scene.folder / "replay"), Path(f"{scene.out}.acks")
         moments, rows = [Moment(disk, 0)], [place.rows(disk.now())]
         for call in calls(log):

@@ -21,7 +21,7 @@ from syncd.monitoring.progress import Meter, Settling
 from syncd.store.files import Admission, Wanted
 from syncd.store.store import Store
 from syncd.types import Hint, HintKind, Verdict
-from tests.somebody import as_somebody_else
+from tests.accounts import as_other_account
 from tests.weights import write_safetensors
 
 NAME = "loras/x.safetensors"
@@ -170,7 +170,7 @@ async def test_file_that_cannot_be_examined_is_examined_again(
     await scene.intake.walk(scene.root)
     folder = (scene.models / NAME).parent
     folder.chmod(0)
-    with as_somebody_else():
+    with as_other_account():
         assert await scene.after(30) == 0
     folder.chmod(0o755)
 

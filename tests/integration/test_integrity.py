@@ -15,8 +15,8 @@ from syncd.fs import mounts, scanner
 from syncd.ingest import integrity
 from syncd.sandbox.server import Sandbox
 from syncd.types import FoundFile, Verdict
+from tests.accounts import as_other_account
 from tests.integration.harness import Home, records, until
-from tests.somebody import as_somebody_else
 from tests.weights import MIB, weights, write_safetensors
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
@@ -230,7 +230,7 @@ def open_to_all() -> Iterator[Path]:
 
 def test_file_without_read_permission_is_unreadable_with_advice(open_to_all: Path) -> None:
     write_safetensors(open_to_all / "x.safetensors", 5000).chmod(0)
-    with as_somebody_else():
+    with as_other_account():
         judgement = judged(open_to_all, "x.safetensors")
 
     assert judgement.verdict is Verdict.UNREADABLE

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from syncd.sandbox.server import Sandbox
+from tests.accounts import NOBODY
 from tests.integration.harness import PROJECT, Daemon, Home, Nursery, until
-from tests.somebody import NOBODY
 
 GROUP = 4242
 STRANGER, MEMBER = (NOBODY, ()), (NOBODY, (GROUP,))

@@ -4,7 +4,6 @@ import resource
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from syncd.fs import mounts, scanner
 from syncd.types import Fingerprint, FoundFile, Mount
+from tests.accounts import as_other_account
 from tests.scale import SCALE
 
 
@@ -253,19 +253,6 @@ def test_folders_too_deep_are_a_problem_and_not_gone(root: Path) -> None:
     assert walked_with_problems(root) == ([f"{deep}/x.pt"], {f"{deep}/d": errno.ENAMETOOLONG})
 
 
-@contextmanager
-def as_somebody_else() -> Iterator[None]:
-    """Permissions stop everybody but root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.fixture
 def locked() -> Iterator[Path]:
     """A root that anybody may read, but for a folder and a file in it."""
@@ -282,7 +269,7 @@ def locked() -> Iterator[Path]:
 
 
 def test_I20_what_cannot_be_read_is_a_problem_and_not_gone(locked: Path) -> None:
-    with as_somebody_else():
+    with as_other_account():
         found, problems = walked_with_problems(locked)
 
     assert found == ["a/x.pt", "private.pt"]
@@ -290,12 +277,12 @@ def test_I20_what_cannot_be_read_is_a_problem_and_not_gone(locked: Path) -> None
 
 
 def test_I20_an_unreadable_folder_on_the_way_down_is_a_problem(locked: Path) -> None:
-    with as_somebody_else():
+    with as_other_account():
         assert walked_with_problems(locked, "closed/sub") == ([], {"closed": errno.EACCES})
 
 
 def test_an_unreadable_file_is_found_and_left_to_its_reader(locked: Path) -> None:
-    with as_somebody_else():
+    with as_other_account():
         found = scanner.find_file(str(locked), 7, "private.pt")
 
     assert found is not None
@@ -303,7 +290,7 @@ def test_an_unreadable_file_is_found_and_left_to_its_reader(locked: Path) -> Non
 
 
 def test_find_file_below_unreadable_folder_raises(locked: Path) -> None:
-    with as_somebody_else():
+    with as_other_account():
         with pytest.raises(PermissionError):
             scanner.find_file(str(locked), 7, "closed/x.pt")
         with pytest.raises(PermissionError):

@@ -38,7 +38,7 @@ def _failures(stage: Stage, call: Call) -> list[tuple[int, int | None]]:
     )
 
 
-def _met(stage: Stage, call: Call) -> list[int]:
+def _failure_times(stage: Stage, call: Call) -> list[int]:
     """When *call* was made and went wrong, Unix milliseconds."""
     return [at_ms for at_ms, _ in _failures(stage, call)]
 
@@ -99,7 +99,7 @@ def holds(kind: str) -> Letter:
         (hold,) = await stage.until(stage.holds, "a hold")
 
         assert hold["kind"] == kind
-        assert stage.struck_ms <= hold["since"] <= stage.clock.now_ms()
+        assert stage.injected_ms <= hold["since"] <= stage.clock.now_ms()
         assert hold["reason"]
         assert hold["advice"]
         assert 5_000 <= hold["probe_at"] - hold["since"] <= 3_960_000
@@ -112,7 +112,7 @@ def holds(kind: str) -> Letter:
 async def presigns_again(stage: Stage, path: str, call: Call) -> None:
     """P: a fresh URL for the same upload, the attempt is not spent."""
     asked = Call.SIGN_PART if call is Call.PUT_PART else Call.PRESIGN
-    (first, *_) = await stage.until(lambda: _met(stage, call), "the fault")
+    (first, *_) = await stage.until(lambda: _failure_times(stage, call), "the fault")
     part = next((e.part for e in stage.hit() if e.call == call), None)
 
     def again() -> bool:
@@ -140,28 +140,28 @@ async def uploads_anew(stage: Stage, path: str, call: Call) -> None:
 
 async def looks_first(stage: Stage, path: str, call: Call) -> None:
     """V: what became of it is found out before a register is repeated; complete tells by itself."""
-    await stage.until(lambda: _met(stage, call), "the fault")
+    await stage.until(lambda: _failure_times(stage, call), "the fault")
     if call is not Call.REGISTER:
         return
     await stage.until(lambda: stage.registered(path), "the record")
     sent = stage.calls(call, path=path)
-    looks = [look.seq for look in stage.calls(Call.LIST_MODELS)]
+    lookups = [e.seq for e in stage.calls(Call.LIST_MODELS)]
     for before, after in pairwise(sent):
-        assert any(before.seq < look < after.seq for look in looks)
+        assert any(before.seq < seq < after.seq for seq in lookups)
     assert len([e for e in sent if e.ok]) == 1
 
 
 async def fails(stage: Stage, path: str, call: Call) -> None:
-    """F: it has failed, with a reason and advice, is not tried again, and is in nobody's way."""
+    """F: it has failed, with a reason and advice, is not tried again, and blocks no other file."""
     job = await stage.until(lambda: (j := stage.job(path)) and j["state"] == "failed" and j, "F")
-    met = len(_met(stage, call))
+    failures = len(_failure_times(stage, call))
 
     assert job["last_error"]
     assert job["last_advice"]
-    stage.relent()
+    stage.clear_faults()
     stage.write(OTHER)
     await stage.until(lambda: stage.registered(OTHER), "another file")
-    assert len(_met(stage, call)) == met
+    assert len(_failure_times(stage, call)) == failures
     stage.write(path, salt="another version")
 
 
@@ -177,7 +177,7 @@ async def holds_large(stage: Stage, path: str, call: Call) -> None:
     stage.write(OTHER)
     await stage.until(lambda: stage.registered(OTHER), "another file")
     assert not stage.holds()
-    stage.relent()
+    stage.clear_faults()
     stage.give(stage.far.session.access_token)
     await stage.restart()
 

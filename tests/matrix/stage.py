@@ -1,8 +1,8 @@
 """
 A stage for one fault at a time: the whole daemon in virtual time, one tree, one cloud.
 
-What stands here can be told to go wrong at one call and to be well again, and what the program made
-of it is read from the cloud's history and from the state directory, past the program.
+Faults are injected at one call and cleared again. Their effect is read from the cloud's history and
+from the state directory, not from the daemon.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ def part_of(request: httpx.Request) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A request that met the broken line: when, in seconds of the loop's time, and what it was."""
+    """A request that failed: when, in seconds of the loop's time, and which."""
 
     at_s: float
     call: Call | None
@@ -118,7 +118,7 @@ class Slow:
 
 @dataclass(slots=True)
 class Line(Weather):
-    """Weather that is told what to do, and tells of each request before it leaves."""
+    """Weather under control of the test; ``on_request`` sees each request before it leaves."""
 
     broken: Broken | None = None
     slow_at: Slow | None = None
@@ -158,7 +158,7 @@ class Line(Weather):
         self.failed.append(Failed(now_s, call, part_of(request)))
         return True
 
-    def no_way(self, *, fresh: bool) -> tuple[float, httpx.TransportError]:
+    def failure(self, *, fresh: bool) -> tuple[float, httpx.TransportError]:
         assert self.broken is not None
         return self.broken.after_s, self.broken.error()
 
@@ -171,12 +171,12 @@ class Stage:
     Args:
         session: A signed-in user's token; else a device key.
         jitter: Draws the jitter of waits; None: at random.
-        said: What the daemon logs.
+        log: What the daemon logs.
     """
 
     loop: asyncio.AbstractEventLoop
     folder: Path
-    said: Any
+    log: Any
     session: bool = True
     jitter: Callable[[], float] | None = None
     switches: Switches = field(default_factory=Switches)
@@ -191,7 +191,7 @@ class Stage:
     started: list[int] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
-    struck_ms: int = 0
+    injected_ms: int = 0
 
     def __post_init__(self) -> None:
         self.clock = VirtualClock(self.loop)
@@ -216,7 +216,7 @@ class Stage:
         body.write_bytes(data)
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         self.far.objects._objects[key] = StoredObject((Body(body, len(data), etag, sha256),), etag)
-        said: dict[str, Any] = {
+        members: dict[str, Any] = {
             "display_name": path, "model_type": path.split("/")[0], "storage_key": key,
             "file_size": len(data), "file_hash": f"sha256:{sha256}",
             "model_path": model_path(path),
@@ -227,7 +227,7 @@ class Stage:
             status=200, answered=200,
         ))  # fmt: skip
         record = Registered(
-            id="elsewhere-1", model_status="active", created_at="", updated_at="", **said
+            id="elsewhere-1", model_status="active", created_at="", updated_at="", **members
         )
         self.far.cloud._records[record.id] = record
 
@@ -260,9 +260,9 @@ class Stage:
 
     def hint(self, path: str, kind: HintKind) -> None:
         """What the kernel says."""
-        ears = None if self.life is None else self.life.ears
-        if ears is not None and ears.alive():
-            ears.tell(Hint(ears.root_id, path, kind))
+        watcher = None if self.life is None else self.life.watcher
+        if watcher is not None and watcher.alive():
+            watcher.emit(Hint(watcher.root_id, path, kind))
 
     # -- the daemon ------------------------------------------------------------------------------
 
@@ -354,14 +354,14 @@ class Stage:
 
     # -- faults ----------------------------------------------------------------------------------
 
-    def strike(self, *rules: Rule, broken: Broken | None = None, slow: Slow | None = None) -> None:
+    def inject(self, *rules: Rule, broken: Broken | None = None, slow: Slow | None = None) -> None:
         """From now on this goes wrong."""
         self.far.faults.add(*rules)
         self.line.slow_at = slow
         self.line.broken, self.line.began = broken, False
-        self.struck_ms = self.clock.now_ms()
+        self.injected_ms = self.clock.now_ms()
 
-    def relent(self) -> None:
+    def clear_faults(self) -> None:
         """Nothing goes wrong any more."""
         self.far.faults.clear()
         self.line.broken = self.line.slow_at = None
@@ -369,17 +369,19 @@ class Stage:
 
     # -- what became of it -----------------------------------------------------------------------
 
-    async def until(self, look: Callable[[], Any], what: str, within_s: float = 2 * HOUR_S) -> Any:
-        """The first answer of *look* that counts as true."""
+    async def until(
+        self, condition: Callable[[], Any], what: str, within_s: float = 2 * HOUR_S
+    ) -> Any:
+        """Wait until *condition* is true, and return its value."""
         until_s = self.loop.time() + within_s
-        while not (answer := look()):
+        while not (answer := condition()):
             if self.living is not None and self.living.done():
                 self.living.result()
-            assert self.loop.time() < until_s, f"{what} did not come\n{self.told()}"
+            assert self.loop.time() < until_s, f"{what} did not come\n{self.report()}"
             await asyncio.sleep(STEP_S)
         return answer
 
-    def asked(self, sql: str, *values: Any) -> list[Any]:
+    def query(self, sql: str, *values: Any) -> list[Any]:
         """The state directory's own answer, past the program."""
         path = self.state / "syncd.db"
         if not path.exists():
@@ -391,7 +393,7 @@ class Stage:
     def job(self, path: str) -> Any:
         """The last job of a path, or None."""
         sql = "SELECT * FROM job WHERE rel_path = ? ORDER BY id DESC LIMIT 1"
-        return next(iter(self.asked(sql, os.fsencode(path))), None)
+        return next(iter(self.query(sql, os.fsencode(path))), None)
 
     def events(self, path: str) -> list[str]:
         """What happened to the jobs of a path."""
@@ -399,10 +401,10 @@ class Stage:
             "SELECT event FROM job_event JOIN job ON job.id = job_event.job_id"
             " WHERE rel_path = ? AND event IS NOT NULL ORDER BY job_event.id"
         )
-        return [row["event"] for row in self.asked(sql, os.fsencode(path))]
+        return [row["event"] for row in self.query(sql, os.fsencode(path))]
 
     def holds(self) -> list[Any]:
-        return self.asked("SELECT * FROM hold ORDER BY since")
+        return self.query("SELECT * FROM hold ORDER BY since")
 
     def calls(self, *names: Call, path: str | None = None) -> list[Entry]:
         """Calls that arrived, in the order of arrival."""
@@ -411,7 +413,7 @@ class Stage:
         return sorted(wanted, key=lambda entry: entry.seq)
 
     def hit(self) -> list[Entry]:
-        """Calls that a fault met."""
+        """Calls in which a fault was injected."""
         return [entry for entry in self.calls() if entry.fault is not None]
 
     def registered(self, path: str) -> bool:
@@ -420,14 +422,14 @@ class Stage:
         return wanted in {(r.model_path, r.file_hash) for r in self.far.cloud.records()}
 
     async def arrives(self, path: str) -> None:
-        """Wait until the file is registered and nothing is left to do or to wait for."""
+        """Wait until the file is registered and the queue is empty."""
         await self.until(lambda: self.registered(path), f"{path} in the catalog", 6 * HOUR_S)
         await self.until(lambda: not self._busy(), "an empty queue", 6 * HOUR_S)
 
     def _busy(self) -> bool:
         live = "SELECT 1 FROM job WHERE state IN ('queued', 'leased')"
         uploads = "SELECT 1 FROM upload WHERE state IN ('open', 'unwanted')"
-        return bool(self.asked(f"{live} UNION {uploads} UNION SELECT 1 FROM hold"))
+        return bool(self.query(f"{live} UNION {uploads} UNION SELECT 1 FROM hold"))
 
     def evidence(self, still: dict[str, str]) -> Evidence:
         """All that is left, for the oracle."""
@@ -451,7 +453,7 @@ class Stage:
             killed=self.killed,
             unreached=far.unreached,
             listing=far.switches.listing_off is None,
-            said=self.said.getvalue(),
+            log=self.log.getvalue(),
             secrets=[far.session.access_token, far.accounts.device_key, *signatures],
         )
 
@@ -459,9 +461,9 @@ class Stage:
         data = b"".join(self.far.objects.read(key))
         return Content(len(data), hashlib.sha256(data).hexdigest())
 
-    def told(self) -> str:
-        """What happened, for whoever has to understand a failure."""
-        jobs = [dict(row) for row in self.asked("SELECT * FROM job")]
+    def report(self) -> str:
+        """Jobs, holds, calls and log, for the message of a failure."""
+        jobs = [dict(row) for row in self.query("SELECT * FROM job")]
         holds = [dict(row) for row in self.holds()]
         calls = [
             f"{e.at_ms} {e.call} {e.model_path} {e.part} {e.status} {e.answered} {e.fault}"
@@ -472,7 +474,7 @@ class Stage:
                 *map(str, jobs),
                 *map(str, holds),
                 *calls[-40:],
-                *self.said.getvalue().splitlines()[-15:],
+                *self.log.getvalue().splitlines()[-15:],
             ]
         )
 
@@ -490,8 +492,8 @@ def _draw_of(test: str) -> random.Random:
     return random.Random(f"{SEED}:{test}")
 
 
-def play(act: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
-    """One act on a fresh stage; whatever is still at work at its end is stopped."""
+def play(scenario: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
+    """Run *scenario* on a fresh stage, then stop the daemon."""
     loop = VirtualLoop()
     switches = Switches(
         part_size=PART_SIZE,
@@ -505,7 +507,7 @@ def play(act: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
 
     async def acted(stage: Stage) -> None:
         try:
-            await act(stage)
+            await scenario(stage)
         finally:
             if stage.living is not None:
                 stage.living.cancel()
@@ -515,11 +517,11 @@ def play(act: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
         _folder() as folder,
         scaled_down(),
         calendar(loop),
-        logged(True) as said,
+        logged(True) as log,
         mock.patch.object(lives._Scales, "CHANCE", 1.0),
     ):
         try:
-            stage = Stage(loop, folder, said, switches=switches, **how)
+            stage = Stage(loop, folder, log, switches=switches, **how)
             loop.run_until_complete(acted(stage))
         finally:
             loop.close()

@@ -18,13 +18,13 @@ async def waits_s(stage: Stage, path: str, attempts: int) -> dict[int, float]:
     """The wait after each of the first *attempts*, as the queue has it; very short ones are missed."""
     found: dict[int, float] = {}
 
-    def look() -> bool:
+    def has_waited() -> bool:
         job = stage.job(path)
         if job is not None and job["state"] == "queued" and job["last_error"] is not None:
             found[job["attempt"]] = (job["run_after"] - job["updated_at"]) / 1000
         return bool(found) and max(found) >= attempts
 
-    await stage.until(look, "all attempts")
+    await stage.until(has_waited, "all attempts")
     return found
 
 
@@ -37,8 +37,8 @@ def require_spread(drawn: list[float]) -> None:
 
 
 def test_job_backoff_is_spread_over_the_whole_range_of_each_attempt() -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, count=None))
+    async def scenario(stage: Stage) -> None:
+        stage.inject(Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, count=None))
         stage.write(SMALL)
         stage.start()
         found = await waits_s(stage, SMALL, 15)
@@ -46,7 +46,7 @@ def test_job_backoff_is_spread_over_the_whole_range_of_each_attempt() -> None:
         assert len(found) >= 12
         require_spread([s / min(JOB_CAP_S, JOB_BASE_S * 2 ** (n - 1)) for n, s in found.items()])
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_job_backoff_is_spread_over_the_whole_range_of_each_attempt() -> None:
 def test_repeats_of_one_request_are_spread_over_the_whole_range_of_each_try(
     call: Call, path: str
 ) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.settings["upload"] = {"files": 1, "parts": 1, "parts_max": 1}
-        stage.strike(Rule(Fault.ANSWER, call=call, status=500, count=None))
+        stage.inject(Rule(Fault.ANSWER, call=call, status=500, count=None))
         stage.write(path)
         stage.start()
         await stage.until(lambda: len(stage.hit()) >= 12, "three attempts of four tries")
@@ -71,4 +71,4 @@ def test_repeats_of_one_request_are_spread_over_the_whole_range_of_each_try(
         last = [attempt[2] for attempt in waited]
         assert max(last) - min(last) > 0.5
 
-    play(act)
+    play(scenario)

@@ -16,7 +16,7 @@ SLOW_S = 30.0
 
 
 class _SlowRetry(life._Inline):
-    """Commits at once, but tells of a retry late."""
+    """Commits at once, but reports a retry late."""
 
     async def _commit(self, call: "partial[Any]") -> Any:
         done = await super()._commit(call)
@@ -28,7 +28,7 @@ class _SlowRetry(life._Inline):
 def test_I14_job_claimed_again_before_its_former_run_ended_is_carried_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.far.faults.add(Rule(Fault.ANSWER, call=Call.COMPLETE, status=422, count=1))
         stage.write(LARGE)
         stage.start()
@@ -43,4 +43,4 @@ def test_I14_job_claimed_again_before_its_former_run_ended_is_carried_through(
         check(stage.evidence({f"models/{LARGE}": stage.sha256(LARGE)}))
 
     monkeypatch.setattr(life, "_Inline", _SlowRetry)
-    play(act)
+    play(scenario)

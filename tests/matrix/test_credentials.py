@@ -14,7 +14,7 @@ def renewals(stage: Stage) -> list[int | None]:
 
 
 def test_a_sign_in_ends_needs_sign_in_without_a_restart() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(LARGE)
         stage.start()
         job = await stage.until(
@@ -24,13 +24,13 @@ def test_a_sign_in_ends_needs_sign_in_without_a_restart() -> None:
         stage.sign_in()
         await stage.arrives(LARGE)
         assert len(stage.started) == 1
-        assert stage.asked("SELECT team_id FROM cloud")[0]["team_id"] == stage.far.accounts.team_id
+        assert stage.query("SELECT team_id FROM cloud")[0]["team_id"] == stage.far.accounts.team_id
 
-    play(act, session=False)
+    play(scenario, session=False)
 
 
 def test_a_key_that_is_replaced_is_taken_up_before_the_old_one_is_refused() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(LARGE)
         stage.start()
         await stage.until(lambda: (j := stage.job(LARGE)) and j["held_class"] == "large", "held")
@@ -38,11 +38,11 @@ def test_a_key_that_is_replaced_is_taken_up_before_the_old_one_is_refused() -> N
         await stage.arrives(LARGE)
         assert len(stage.started) == 1
 
-    play(act, session=False)
+    play(scenario, session=False)
 
 
 def test_an_idle_daemon_keeps_its_session_alive() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.sign_in()
         stage.start()
         await asyncio.sleep(10 * HOUR_S)
@@ -51,14 +51,14 @@ def test_an_idle_daemon_keeps_its_session_alive() -> None:
         stage.write(LARGE)
         await stage.arrives(LARGE)
 
-    play(act, session=False, switches=HOURLY)
+    play(scenario, session=False, switches=HOURLY)
 
 
 def test_a_broken_chain_is_a_hold_that_names_the_command_and_a_sign_in_ends_it() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.sign_in()
         stage.start()
-        stage.strike(Rule(Fault.LOST_ANSWER, call=Call.REFRESH))
+        stage.inject(Rule(Fault.LOST_ANSWER, call=Call.REFRESH))
         await asyncio.sleep(3 * HOUR_S)
         assert renewals(stage) == [200, 401]
         stage.write(SMALL)
@@ -69,9 +69,9 @@ def test_a_broken_chain_is_a_hold_that_names_the_command_and_a_sign_in_ends_it()
         await asyncio.sleep(3 * HOUR_S)
         assert renewals(stage) == [200, 401]  # no loop
         assert not stage.registered(SMALL)  # nor by the key that is there, too: one catalog
-        stage.relent()
+        stage.clear_faults()
         stage.sign_in()
         await stage.arrives(SMALL)
         assert len(stage.started) == 1
 
-    play(act, session=False, switches=HOURLY)
+    play(scenario, session=False, switches=HOURLY)

@@ -19,7 +19,7 @@ def sent_in(stage: Stage, begin_ms: int, end_ms: int) -> int:
 
 
 def test_no_day_takes_more_than_the_limit_and_what_was_under_way_and_all_arrives() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.settings["limits"] = {"max_bytes_per_day": LIMIT}
         stage.settings["upload"] = {"files": 1, "parts": 1}
         for path in FILES:
@@ -32,7 +32,7 @@ def test_no_day_takes_more_than_the_limit_and_what_was_under_way_and_all_arrives
         assert f"limits.max_bytes_per_day is {LIMIT}" in hold["reason"]
         calls = len(stage.calls())
         await asyncio.sleep(6 * HOUR_S)
-        assert len(stage.calls()) == calls  # nobody asks the cloud meanwhile
+        assert len(stage.calls()) == calls  # the hold makes no calls
         await stage.stop()
         stage.start()
         await asyncio.sleep(HOUR_S)
@@ -51,4 +51,4 @@ def test_no_day_takes_more_than_the_limit_and_what_was_under_way_and_all_arrives
         assert sent_in(stage, 0, max(moments) + 1) == 2 * SIZE + SIZES[LARGE]
         check(stage.evidence({f"models/{path}": stage.sha256(path) for path in (*FILES, LARGE)}))
 
-    play(act)
+    play(scenario)

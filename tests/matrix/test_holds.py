@@ -31,52 +31,52 @@ NEXT_CALLS = [
 def test_good_answer_ends_the_hold_before_the_next_call(
     failing: Call, path: str, following: Call
 ) -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(Rule(Fault.ANSWER, call=failing, status=503, count=None))
+    async def scenario(stage: Stage) -> None:
+        stage.inject(Rule(Fault.ANSWER, call=failing, status=503, count=None))
         stage.write(path)
         stage.start()
         await stage.until(stage.holds, "a hold")
-        stage.relent()
+        stage.clear_faults()
         seen: list[int] = []
 
-        def look(request: httpx.Request) -> None:
+        def observe(request: httpx.Request) -> None:
             if call_of(request) is following:
                 seen.append(len(stage.holds()))
 
-        stage.line.on_request = look
+        stage.line.on_request = observe
         await stage.arrives(path)
 
         assert seen[0] == 0
 
-    play(act)
+    play(scenario)
 
 
 def test_registration_ends_the_hold_before_its_job_ends() -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(Rule(Fault.ANSWER, call=Call.REGISTER, status=503, count=None))
+    async def scenario(stage: Stage) -> None:
+        stage.inject(Rule(Fault.ANSWER, call=Call.REGISTER, status=503, count=None))
         stage.write(SMALL)
         stage.start()
         await stage.until(stage.holds, "a hold")
-        stage.relent()
+        stage.clear_faults()
         await stage.arrives(SMALL)
-        logged = [json.loads(line) for line in stage.said.getvalue().splitlines()]
+        logged = [json.loads(line) for line in stage.log.getvalue().splitlines()]
         (last,) = [i for i, line in enumerate(logged) if line.get("end") == "registered"]
 
         assert "hold.ended" in [line["event"] for line in logged[:last]]
 
-    play(act)
+    play(scenario)
 
 
 def test_other_jobs_start_at_the_end_of_a_hold_while_the_probe_still_runs() -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(Rule(Fault.ANSWER, call=Call.PRESIGN, status=503, count=None))
+    async def scenario(stage: Stage) -> None:
+        stage.inject(Rule(Fault.ANSWER, call=Call.PRESIGN, status=503, count=None))
         stage.write(SMALL)
         stage.start()
         await stage.until(stage.holds, "a hold")
         stage.write(THIRD, THIRD_SIZE)
         await stage.until(lambda: stage.job(THIRD), "another job")
-        stage.relent()
-        stage.strike(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=20))
+        stage.clear_faults()
+        stage.inject(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=20))
         await stage.arrives(THIRD)
         await stage.arrives(SMALL)
 
@@ -84,13 +84,13 @@ def test_other_jobs_start_at_the_end_of_a_hold_while_the_probe_still_runs() -> N
         first, second = (e.at_ms for e in stage.calls(Call.PRESIGN) if e.ok)
         assert second - first < 2000
 
-    play(act)
+    play(scenario)
 
 
 def test_new_job_starts_at_once_while_another_one_backs_off() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         bad = Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, contains="small", count=None)
-        stage.strike(bad)
+        stage.inject(bad)
         stage.write(SMALL)
         stage.start()
         await stage.until(lambda: _wait_s(stage, SMALL) > 60, "a long wait")
@@ -100,7 +100,7 @@ def test_new_job_starts_at_once_while_another_one_backs_off() -> None:
 
         assert _wait_s(stage, SMALL) > 0
 
-    play(act)
+    play(scenario)
 
 
 def _wait_s(stage: Stage, path: str) -> float:
@@ -121,24 +121,24 @@ UNSIGNED = Rule(
 UNREADABLE = Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, count=None)
 
 
-def play_in_order(act: Callable[[Stage], object]) -> None:
-    """Play *act* with one job at a time."""
+def play_in_order(scenario: Callable[[Stage], object]) -> None:
+    """Play *scenario* with one job at a time."""
 
     async def one_at_a_time(stage: Stage) -> None:
         stage.settings["upload"] = {"files": 1, "parts": 1}
         stage.start()
-        await act(stage)  # type: ignore[misc]
+        await scenario(stage)  # type: ignore[misc]
 
     play(one_at_a_time)
 
 
 async def turn_down(stage: Stage, names: Iterable[str], rule: Rule) -> None:
     """Let the server turn down each of *names*, one after the other."""
-    stage.strike(rule)
+    stage.inject(rule)
     for name in names:
         stage.write(name, 3000)
         await stage.until(lambda name=name: _turned_down(stage, name), name)  # type: ignore[misc]
-    stage.relent()
+    stage.clear_faults()
 
 
 def _turned_down(stage: Stage, name: str) -> bool:
@@ -153,11 +153,11 @@ async def accept(stage: Stage, name: str) -> None:
 
 
 def failed(stage: Stage) -> int:
-    return len(stage.asked("SELECT 1 FROM job WHERE state = 'failed'"))
+    return len(stage.query("SELECT 1 FROM job WHERE state = 'failed'"))
 
 
 def test_I15_five_files_in_a_row_that_fail_for_one_reason_become_a_hold() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await turn_down(stage, NAMES[:4], REFUSED)
         assert not stage.holds()
         assert failed(stage) == 4
@@ -170,11 +170,11 @@ def test_I15_five_files_in_a_row_that_fail_for_one_reason_become_a_hold() -> Non
         for name in NAMES[:5]:
             await stage.arrives(name)
 
-    play_in_order(act)
+    play_in_order(scenario)
 
 
 def test_I15_success_between_failures_restarts_the_count() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await turn_down(stage, NAMES[:4], REFUSED)
         await accept(stage, NAMES[4])
         await turn_down(stage, NAMES[5:9], REFUSED)
@@ -186,11 +186,11 @@ def test_I15_success_between_failures_restarts_the_count() -> None:
 
         assert failed(stage) == 4
 
-    play_in_order(act)
+    play_in_order(scenario)
 
 
 def test_I15_failures_for_different_reasons_are_not_counted_together() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await turn_down(stage, NAMES[:4], REFUSED)
         await turn_down(stage, NAMES[4:8], UNSIGNED)
         assert not stage.holds()
@@ -201,23 +201,23 @@ def test_I15_failures_for_different_reasons_are_not_counted_together() -> None:
 
         assert failed(stage) == 4
 
-    play_in_order(act)
+    play_in_order(scenario)
 
 
 def test_I15_one_file_that_fails_again_and_again_is_no_hold() -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(UNREADABLE)
+    async def scenario(stage: Stage) -> None:
+        stage.inject(UNREADABLE)
         stage.write(NAMES[0], 3000)
         await stage.until(lambda: len(stage.hit()) >= 20, "twenty tries")
 
         assert not stage.holds()
 
-    play_in_order(act)
+    play_in_order(scenario)
 
 
 def test_I15_R29_five_files_with_bad_answers_become_a_hold() -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(UNREADABLE)
+    async def scenario(stage: Stage) -> None:
+        stage.inject(UNREADABLE)
         for name in NAMES[:5]:
             stage.write(name, 3000)
         (hold,) = await stage.until(stage.holds, "a hold")
@@ -226,8 +226,8 @@ def test_I15_R29_five_files_with_bad_answers_become_a_hold() -> None:
         assert hold["kind"] == "offline"
         assert asked <= 5 * 2 * 5
         assert failed(stage) == 0
-        stage.relent()
+        stage.clear_faults()
         for name in NAMES[:5]:
             await stage.arrives(name)
 
-    play_in_order(act)
+    play_in_order(scenario)

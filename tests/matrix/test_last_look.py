@@ -45,7 +45,7 @@ async def when_stored(stage: Stage, path: str) -> None:
 def test_I02_bytes_rewritten_before_register_with_mtime_put_back_are_not_registered(
     path: str,
 ) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(path)
         first = stage.sha256(path)
         stage.start()
@@ -58,12 +58,12 @@ def test_I02_bytes_rewritten_before_register_with_mtime_put_back_are_not_registe
         assert f"sha256:{first}" not in {r.file_hash for r in stage.far.cloud.records()}
         check(stage.evidence({f"models/{path}": stage.sha256(path)}))
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.parametrize("path", [SMALL, LARGE])
 def test_I02_file_whose_ctime_alone_moved_is_read_again_and_registered(path: str) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         call, count = STORED[path]
         stage.write(path)
         stage.start()
@@ -76,7 +76,7 @@ def test_I02_file_whose_ctime_alone_moved_is_read_again_and_registered(path: str
         assert len(stage.calls(call)) == count
         check(stage.evidence({f"models/{path}": stage.sha256(path)}))
 
-    play(act)
+    play(scenario)
 
 
 # -- parts that were sent before the file's digest was known ---------------------------------------
@@ -97,7 +97,7 @@ def forget_digests(stage: Stage, path: str) -> None:
 def test_I01_leaf_that_changed_after_it_was_sent_is_found_before_complete(offset: int) -> None:
     """The last leaf of a file is shorter than the others."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(LARGE)
         first = stage.sha256(LARGE)
 
@@ -109,7 +109,7 @@ def test_I01_leaf_that_changed_after_it_was_sent_is_found_before_complete(offset
         stage.start()
         assert await stage.ended() is None
         assert len([e for e in stage.calls(Call.PUT_PART) if e.ok]) == 3
-        stage.relent()
+        stage.clear_faults()
         forget_digests(stage, LARGE)
         file = stage.root / LARGE
         before, data = file.stat(), bytearray(file.read_bytes())
@@ -126,7 +126,7 @@ def test_I01_leaf_that_changed_after_it_was_sent_is_found_before_complete(offset
         assert len(stage.calls(Call.INITIATE)) == 2
         check(stage.evidence({f"models/{LARGE}": stage.sha256(LARGE)}))
 
-    play(act)
+    play(scenario)
 
 
 # -- SIGTERM ---------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_I01_leaf_that_changed_after_it_was_sent_is_found_before_complete(offset
 
 @pytest.mark.parametrize("path", [SMALL, LARGE])
 def test_I18_stop_while_the_last_bytes_are_sent_completes_and_registers(path: str) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         call, count = STORED[path]
         began: list[httpx.Request] = []
 
@@ -152,11 +152,11 @@ def test_I18_stop_while_the_last_bytes_are_sent_completes_and_registers(path: st
         assert stage.job(path)["state"] == "done"
         assert stage.registered(path)
 
-    play(act)
+    play(scenario)
 
 
 def test_I18_stop_while_the_catalog_is_asked_adopts_what_it_lists() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         def stop(request: httpx.Request) -> None:
             job = stage.job(SMALL)
             if call_of(request) is Call.LIST_MODELS and job is not None and job["sha256"]:
@@ -171,4 +171,4 @@ def test_I18_stop_while_the_catalog_is_asked_adopts_what_it_lists() -> None:
         assert stage.job(SMALL)["state"] == "done"
         assert not stage.calls(Call.PRESIGN)
 
-    play(act)
+    play(scenario)

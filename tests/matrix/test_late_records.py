@@ -34,7 +34,7 @@ async def intent(stage: Stage, path: str, name: str) -> None:
     await stage.until(lambda: (job := stage.job(path)) and job[name], name)
 
 
-async def nothing(stage: Stage, path: str) -> None:
+async def no_change(stage: Stage, path: str) -> None:
     """Leave everything as it is."""
 
 
@@ -53,18 +53,18 @@ async def touch(stage: Stage, path: str) -> None:
     stage.stamp(path)
 
 
-Meanwhile = Callable[[Stage, str], Awaitable[None]]
+Change = Callable[[Stage, str], Awaitable[None]]
 
 
-def arrives_late(call: Call, path: str, intent_name: str, rule: Rule, meanwhile: Meanwhile) -> None:
+def arrives_late(call: Call, path: str, intent_name: str, rule: Rule, change: Change) -> None:
     """One file, one call that is carried out late, and at the end one record."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.far.faults.add(replace(rule, call=call, count=1))
         stage.write(path)
         stage.start()
         await intent(stage, path, intent_name)
-        await meanwhile(stage, path)
+        await change(stage, path)
         await stage.arrives(path)
         await stage.until(lambda: stage.job(path)["state"] == "done", "the end of the job")
         await asyncio.sleep(2 * LATE_S)  # until everything on its way has arrived
@@ -76,18 +76,18 @@ def arrives_late(call: Call, path: str, intent_name: str, rule: Rule, meanwhile:
             assert second.at_ms - first.at_ms >= LATEST_S * 1000
         check(stage.evidence({f"models/{path}": stage.sha256(path)}))
 
-    play(act, switches={"register_repeats": True})
+    play(scenario, switches={"register_repeats": True})
 
 
 @pytest.mark.cell("F50-register")
 @pytest.mark.parametrize("rule", UNCLEAR.values(), ids=UNCLEAR)
-@pytest.mark.parametrize("meanwhile", [nothing, kill, touch])
-def test_I29_register_that_arrives_late_leaves_one_record(rule: Rule, meanwhile: Meanwhile) -> None:
-    arrives_late(Call.REGISTER, SMALL, "register_sent_at", rule, meanwhile)
+@pytest.mark.parametrize("change", [no_change, kill, touch])
+def test_I29_register_that_arrives_late_leaves_one_record(rule: Rule, change: Change) -> None:
+    arrives_late(Call.REGISTER, SMALL, "register_sent_at", rule, change)
 
 
 def test_I29_register_answered_after_its_job_was_superseded_is_not_repeated() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.far.faults.add(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=25, count=1))
         stage.write(SMALL)
         stage.start()
@@ -102,19 +102,19 @@ def test_I29_register_answered_after_its_job_was_superseded_is_not_repeated() ->
         assert stage.job(SMALL)["record_id"] == record.id
         check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
 
-    play(act, switches={"listing_off": 405, "register_repeats": True})
+    play(scenario, switches={"listing_off": 405, "register_repeats": True})
 
 
 @pytest.mark.cell("F50-complete")
 @pytest.mark.parametrize("rule", UNCLEAR.values(), ids=UNCLEAR)
-@pytest.mark.parametrize("meanwhile", [nothing, kill])
-def test_I29_complete_that_arrives_late_leaves_one_record(rule: Rule, meanwhile: Meanwhile) -> None:
-    arrives_late(Call.COMPLETE, LARGE, "complete_sent_at", rule, meanwhile)
+@pytest.mark.parametrize("change", [no_change, kill])
+def test_I29_complete_that_arrives_late_leaves_one_record(rule: Rule, change: Change) -> None:
+    arrives_late(Call.COMPLETE, LARGE, "complete_sent_at", rule, change)
 
 
 @pytest.mark.parametrize("back_s", [HOUR_S, 24 * HOUR_S])
 def test_I31_clock_set_back_does_not_lengthen_the_wait_for_a_register(back_s: float) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         never = Rule(Fault.DELAY, call=Call.REGISTER, delay_s=LATE_S, performed=False, count=1)
         stage.far.faults.add(never)
         stage.write(SMALL)
@@ -131,11 +131,11 @@ def test_I31_clock_set_back_does_not_lengthen_the_wait_for_a_register(back_s: fl
 
         assert len(stage.far.cloud.records()) == 1
 
-    play(act, switches={"register_repeats": True})
+    play(scenario, switches={"register_repeats": True})
 
 
 def test_I29_clock_set_back_before_a_register_does_not_shorten_the_wait_for_it() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         def set_back(request: httpx.Request) -> None:
             if request.url.path.endswith("/presign"):
                 stage.clock.wrong_s = -HOUR_S
@@ -151,7 +151,7 @@ def test_I29_clock_set_back_before_a_register_does_not_shorten_the_wait_for_it()
         assert stage.clock.wrong_s == -HOUR_S
         assert len(stage.far.cloud.records()) == 1
 
-    play(act, switches={"register_repeats": True})
+    play(scenario, switches={"register_repeats": True})
 
 
 def fill_catalog(stage: Stage, count: int) -> None:
@@ -167,7 +167,7 @@ def fill_catalog(stage: Stage, count: int) -> None:
 
 
 def test_I11_record_deleted_between_two_pages_hides_no_other() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         fill_catalog(stage, PER_PAGE)
         stage.register_elsewhere(SMALL)  # the first record of the second page
@@ -185,11 +185,11 @@ def test_I11_record_deleted_between_two_pages_hides_no_other() -> None:
         assert "other-0" not in stage.far.cloud._records
         assert not stage.calls(Call.PRESIGN, Call.REGISTER)
 
-    play(act)
+    play(scenario)
 
 
 def test_I11_file_in_a_catalog_that_shrinks_during_each_listing_is_adopted() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         fill_catalog(stage, 2 * PER_PAGE)
         stage.register_elsewhere(SMALL)
@@ -208,7 +208,7 @@ def test_I11_file_in_a_catalog_that_shrinks_during_each_listing_is_adopted() -> 
         assert len(stage.calls(Call.LIST_MODELS)) >= 3 * 2
         assert not stage.calls(Call.PRESIGN, Call.REGISTER)
 
-    play(act)
+    play(scenario)
 
 
 def the_record(stage: Stage) -> Registered:
@@ -239,11 +239,11 @@ def test_I11_register_of_unknown_outcome_waits_while_the_server_refuses_to_list(
 ) -> None:
     """Where the listing omits the storage keys, each record is read by its id."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(FIRST, 4000)
         stage.start()
         await stage.arrives(FIRST)
-        stage.strike(
+        stage.inject(
             Rule(Fault.LOST_ANSWER, call=Call.REGISTER, count=1),
             Rule(Fault.ANSWER, call=call, status=status, count=None),
         )
@@ -252,7 +252,7 @@ def test_I11_register_of_unknown_outcome_waits_while_the_server_refuses_to_list(
         await asyncio.sleep(HOUR_S)
         stage.write(SECOND, 4000)
         await stage.until(lambda: stage.registered(SECOND), "another file")
-        stage.relent()
+        stage.clear_faults()
         await stage.until(lambda: stage.job(SMALL)["state"] == "done", "the end of the job")
         await stage.stop()
 
@@ -260,16 +260,16 @@ def test_I11_register_of_unknown_outcome_waits_while_the_server_refuses_to_list(
         check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
 
     omitted = ("storage_key",) if call is Call.GET_MODEL else ()
-    play(act, switches={"register_repeats": True, "list_omits": omitted})
+    play(scenario, switches={"register_repeats": True, "list_omits": omitted})
 
 
 @pytest.mark.parametrize("last", [SECOND, SMALL], ids=["renamed again", "renamed back"])
 def test_I29_move_that_arrives_late_does_not_undo_the_next_one(last: str) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await stage.arrives(SMALL)
-        stage.strike(Rule(Fault.ANSWER, call=Call.UPDATE_MODEL, status=504, late_s=LATE_S, count=1))
+        stage.inject(Rule(Fault.ANSWER, call=Call.UPDATE_MODEL, status=504, late_s=LATE_S, count=1))
         rename(stage, SMALL, FIRST)
         await asyncio.sleep(20)
         rename(stage, FIRST, last)
@@ -282,24 +282,24 @@ def test_I29_move_that_arrives_late_does_not_undo_the_next_one(last: str) -> Non
         assert stage.job(last)["state"] == "done"
         assert stage.job(last)["record_id"] in {r.id for r in active}
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.parametrize("action", ["disable", "delete"])
 def test_I29_retirement_that_arrives_late_spares_the_file_that_returned(action: str) -> None:
     call = Call.DELETE_MODEL if action == "delete" else Call.UPDATE_MODEL
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         data = (stage.root / SMALL).read_bytes()
         stage.start()
         await stage.arrives(SMALL)
         await asyncio.sleep(120)
-        stage.strike(Rule(Fault.ANSWER, call=call, status=504, late_s=80, count=4))
+        stage.inject(Rule(Fault.ANSWER, call=call, status=504, late_s=80, count=4))
         (stage.root / SMALL).unlink()
         stage.hint(SMALL, HintKind.DELETED)
         sent = "SELECT 1 FROM record WHERE retire_sent_at IS NOT NULL"
-        await stage.until(lambda: stage.asked(sent), "the retirement")
+        await stage.until(lambda: stage.query(sent), "the retirement")
         stage.put(SMALL, data)
         await stage.until(lambda: stage.registered(SMALL), "the record")
         await asyncio.sleep(HOUR_S)
@@ -307,17 +307,20 @@ def test_I29_retirement_that_arrives_late_spares_the_file_that_returned(action: 
 
         assert the_record(stage).id == stage.job(SMALL)["record_id"]
 
-    play(act, settings={"catalog": {"on_delete": action, "delete_grace_s": 1, "reconcile_s": 60}})
+    play(
+        scenario,
+        settings={"catalog": {"on_delete": action, "delete_grace_s": 1, "reconcile_s": 60}},
+    )
 
 
 @pytest.mark.parametrize("action", ["disable", "delete"])
 def test_I07_record_that_moves_with_its_renamed_file_is_not_retired_meanwhile(action: str) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await stage.arrives(SMALL)
         record_id = the_record(stage).id
-        stage.strike(Rule(Fault.DELAY, call=Call.UPDATE_MODEL, delay_s=25, count=1))
+        stage.inject(Rule(Fault.DELAY, call=Call.UPDATE_MODEL, delay_s=25, count=1))
         rename(stage, SMALL, FIRST)
         stage.write(SECOND, 4000)  # the end of its job lets retirements begin
         await stage.arrives(FIRST)
@@ -328,12 +331,12 @@ def test_I07_record_that_moves_with_its_renamed_file_is_not_retired_meanwhile(ac
         assert active[record_id].model_path == f"models/{FIRST}"
         assert stage.job(FIRST)["record_id"] == record_id
 
-    play(act, settings={"catalog": {"on_delete": action, "delete_grace_s": 1}})
+    play(scenario, settings={"catalog": {"on_delete": action, "delete_grace_s": 1}})
 
 
 @pytest.mark.parametrize("action", ["disable", "delete"])
 def test_I07_record_that_others_moved_with_the_renamed_file_is_not_retired(action: str) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await stage.arrives(SMALL)
@@ -354,4 +357,4 @@ def test_I07_record_that_others_moved_with_the_renamed_file_is_not_retired(actio
         assert active[record.id].model_path == f"models/{FIRST}"
         assert stage.job(FIRST)["record_id"] == record.id
 
-    play(act, settings={"catalog": {"on_delete": action, "delete_grace_s": 1}})
+    play(scenario, settings={"catalog": {"on_delete": action, "delete_grace_s": 1}})

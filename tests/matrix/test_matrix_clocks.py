@@ -1,7 +1,7 @@
 """
 Row 4 of ``matrix.md``, and promise I31: no wait is longer because the wall clock was set.
 
-Each wait is met by a step in both directions, while the daemon runs and between two runs of it, and
+The clock is set in both directions during each wait, while the daemon runs and between two runs of it, and
 has to end within its own maximum from the step on.
 """
 
@@ -24,9 +24,9 @@ from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, play
 from tests.oracle import RULES, o3_committed_parts_stay_sent
 
 DAY_S = 24 * HOUR_S
-LOOK_S = 5.0
+POLL_S = 5.0
 SLACK_S = 60.0
-"""For the work itself, and for the looks of a daemon that has nothing else to do."""
+"""For the work itself, and for the polling of an idle daemon."""
 
 STEPS = pytest.mark.parametrize("step_s", [-DAY_S, DAY_S], ids=["back", "forward"])
 WHEN = pytest.mark.parametrize("restart", [False, True], ids=["running", "restart"])
@@ -53,11 +53,13 @@ async def ends_well(stage: Stage, *paths: str) -> None:
             rule(evidence)
 
 
-async def comes(stage: Stage, look: Callable[[], Any], since_s: float, within_s: float) -> None:
-    """Require *look* to be true within *within_s* from *since_s* on; a look now and then is enough."""
-    while not look():
-        assert stage.loop.time() < since_s + within_s, stage.told()
-        await asyncio.sleep(LOOK_S)
+async def comes(
+    stage: Stage, condition: Callable[[], Any], since_s: float, within_s: float
+) -> None:
+    """Require *condition* to become true within *within_s* after *since_s*."""
+    while not condition():
+        assert stage.loop.time() < since_s + within_s, stage.report()
+        await asyncio.sleep(POLL_S)
 
 
 # -- back-off --------------------------------------------------------------------------------------
@@ -69,21 +71,21 @@ REDIRECT_WAIT_S = 900.0
 @WHEN
 @STEPS
 def test_I31_F04_backoff_of_a_job_ends_within_its_own_wait(step_s: float, restart: bool) -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(Rule(Fault.REDIRECT, count=None, call=Call.PUT_BODY))
+    async def scenario(stage: Stage) -> None:
+        stage.inject(Rule(Fault.REDIRECT, count=None, call=Call.PUT_BODY))
         stage.write(SMALL)
         stage.start()
         await stage.until(lambda: "retry" in stage.events(SMALL), "a job that waits")
         begun_s = stage.loop.time()
-        stage.relent()
+        stage.clear_faults()
         await asyncio.sleep(100)
         stepped_s = await set_clock(stage, step_s, restart=restart)
         await comes(stage, lambda: stage.registered(SMALL), stepped_s, REDIRECT_WAIT_S + SLACK_S)
-        if not restart:  # nothing got lost: the wait is as long as it was meant to be
+        if not restart:  # the wait has its planned length
             assert abs(stage.loop.time() - begun_s - REDIRECT_WAIT_S) < SLACK_S
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 # -- holds -----------------------------------------------------------------------------------------
@@ -94,7 +96,7 @@ def refused() -> httpx.TransportError:
 
 
 def throttled(stage: Stage) -> None:
-    stage.strike(
+    stage.inject(
         Rule(
             Fault.ANSWER, count=None, call=Call.PRESIGN, status=429, headers={"Retry-After": "600"}
         )
@@ -102,11 +104,11 @@ def throttled(stage: Stage) -> None:
 
 
 def offline(stage: Stage) -> None:
-    stage.strike(broken=Broken(Call.PRESIGN, refused, everything=True))
+    stage.inject(broken=Broken(Call.PRESIGN, refused, everything=True))
 
 
 def operator(stage: Stage) -> None:
-    stage.strike(Rule(Fault.ANSWER, count=None, call=Call.PRESIGN, status=403))
+    stage.inject(Rule(Fault.ANSWER, count=None, call=Call.PRESIGN, status=403))
 
 
 @WHEN
@@ -118,25 +120,25 @@ def operator(stage: Stage) -> None:
 def test_I31_F04_hold_is_probed_within_its_own_wait(
     kind: str, fault: Callable[[Stage], None], longest_s: float, step_s: float, restart: bool
 ) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         fault(stage)
         stage.write(SMALL)
         stage.start()
         (hold,) = await stage.until(stage.holds, "a hold")
         assert hold["kind"] == kind
-        stage.relent()
+        stage.clear_faults()
         await asyncio.sleep(1)
         stepped_s = await set_clock(stage, step_s, restart=restart)
         await comes(stage, lambda: stage.registered(SMALL), stepped_s, longest_s + SLACK_S)
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 @WHEN
 @STEPS
 def test_I31_F04_since_of_a_hold_follows_the_clock(step_s: float, restart: bool) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.start()
         await asyncio.sleep(5)
         stage.root.rename(stage.folder / "away")
@@ -155,12 +157,12 @@ def test_I31_F04_since_of_a_hold_follows_the_clock(step_s: float, restart: bool)
         await comes(stage, lambda: stage.registered(SMALL), stage.loop.time(), SLACK_S)
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 @STEPS
 def test_I31_F04_pause_ends_when_it_is_lifted(step_s: float) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.start()
         await asyncio.sleep(5)
         await stage.stop()
@@ -178,7 +180,7 @@ def test_I31_F04_pause_ends_when_it_is_lifted(step_s: float) -> None:
         await comes(stage, lambda: stage.registered(SMALL), stage.loop.time(), SLACK_S)
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 @contextlib.contextmanager
@@ -212,16 +214,16 @@ async def reach_quota(stage: Stage) -> None:
 @WHEN
 @STEPS
 def test_I31_F04_quota_is_free_again_within_a_day(step_s: float, restart: bool) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await reach_quota(stage)
         stepped_s = await set_clock(stage, step_s, restart=restart)
-        if not restart:  # nothing that was sent is forgotten
+        if not restart:  # bytes sent still count
             await asyncio.sleep(23 * HOUR_S)
             assert not stage.registered(OTHER)
         await comes(stage, lambda: stage.registered(OTHER), stepped_s, QUOTA_S + SLACK_S)
         await ends_well(stage, SMALL, OTHER)
 
-    play(act)
+    play(scenario)
 
 
 # -- records that have had their time --------------------------------------------------------------
@@ -241,7 +243,7 @@ async def lose_a_file(stage: Stage) -> float:
     (stage.root / OTHER).unlink()
     stage.hint(OTHER, HintKind.DELETED)
     gone = "SELECT 1 FROM record WHERE gone_at IS NOT NULL"
-    await stage.until(lambda: stage.asked(gone), "the loss noticed")
+    await stage.until(lambda: stage.query(gone), "the loss noticed")
     return stage.loop.time()
 
 
@@ -252,18 +254,18 @@ def records(stage: Stage) -> int:
 @WHEN
 @STEPS
 def test_I31_F04_record_is_retired_within_the_grace(step_s: float, restart: bool) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await lose_a_file(stage)
         stepped_s = await set_clock(stage, step_s, restart=restart)
         await comes(stage, lambda: records(stage) == 1, stepped_s, GRACE_S + SLACK_S)
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 @STEPS
 def test_I31_F04_record_is_not_retired_before_the_grace_while_running(step_s: float) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         gone_s = await lose_a_file(stage)
         await set_clock(stage, step_s, restart=False)
         await asyncio.sleep(gone_s + GRACE_S - TICK_S - stage.loop.time())
@@ -271,7 +273,7 @@ def test_I31_F04_record_is_not_retired_before_the_grace_while_running(step_s: fl
         await stage.until(lambda: records(stage) == 1, "the record's end", TICK_S + SLACK_S)
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 CALL_AGAIN_S = 300.0
@@ -280,58 +282,58 @@ CALL_AGAIN_S = 300.0
 @WHEN
 @STEPS
 def test_I31_F04_postponed_retirement_is_tried_again_in_time(step_s: float, restart: bool) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         gone_s = await lose_a_file(stage)
-        stage.strike(Rule(Fault.ANSWER, count=None, call=Call.DELETE_MODEL, status=503))
+        stage.inject(Rule(Fault.ANSWER, count=None, call=Call.DELETE_MODEL, status=503))
         await asyncio.sleep(gone_s + GRACE_S - stage.loop.time())
-        await stage.until(lambda: "retire_postponed" in stage.said.getvalue(), "a failed call")
-        stage.relent()
+        await stage.until(lambda: "retire_postponed" in stage.log.getvalue(), "a failed call")
+        stage.clear_faults()
         stepped_s = await set_clock(stage, step_s, restart=restart)
         # A restart does not know by how much the clock was set, and begins the grace again.
         longest_s = GRACE_S if restart else CALL_AGAIN_S
         await comes(stage, lambda: records(stage) == 1, stepped_s, longest_s + SLACK_S)
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 @WHEN
 @STEPS
 def test_I31_F04_abort_is_tried_again_in_time(step_s: float, restart: bool) -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(
+    async def scenario(stage: Stage) -> None:
+        stage.inject(
             Rule(Fault.ANSWER, count=None, call=Call.ABORT, status=503),
             Rule(Fault.ANSWER, count=None, call=Call.COMPLETE, status=422),
         )
         stage.write(LARGE)
         stage.start()
-        await stage.until(lambda: "abort_postponed" in stage.said.getvalue(), "a failed abort")
-        stage.relent()
+        await stage.until(lambda: "abort_postponed" in stage.log.getvalue(), "a failed abort")
+        stage.clear_faults()
         stepped_s = await set_clock(stage, step_s, restart=restart)
 
         def left() -> Any:
-            return stage.asked("SELECT 1 FROM upload WHERE state = 'unwanted'")
+            return stage.query("SELECT 1 FROM upload WHERE state = 'unwanted'")
 
         await comes(stage, lambda: not left(), stepped_s, CALL_AGAIN_S + SLACK_S)
         await stage.stop()
 
-    play(act)
+    play(scenario)
 
 
 @STEPS
 def test_I31_F04_new_record_is_compared_after_a_step(step_s: float) -> None:
     """Records from a time that has yet to come are compared with the listing like all others."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await stage.until(lambda: stage.registered(SMALL), "the record")
         await set_clock(stage, step_s, restart=False)
         checked = "SELECT 1 FROM record WHERE checked_at IS NOT NULL"
-        await stage.until(lambda: stage.asked(checked), "the comparison", 3 * SLACK_S)
+        await stage.until(lambda: stage.query(checked), "the comparison", 3 * SLACK_S)
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 # -- the daemon's own ticks ------------------------------------------------------------------------
@@ -341,18 +343,18 @@ def test_I31_F04_new_record_is_compared_after_a_step(step_s: float) -> None:
 def test_I31_F04_rescan_comes_within_its_interval(step_s: float) -> None:
     interval_s = 600.0
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.settings["scan"] = {"interval_s": interval_s}
         stage.start()
         await asyncio.sleep(100)
         stepped_s = await set_clock(stage, step_s, restart=False)
-        life, stage.life = stage.life, None  # nobody hears of the file
+        life, stage.life = stage.life, None  # no event
         stage.write(SMALL)
         stage.life = life
         await comes(stage, lambda: stage.registered(SMALL), stepped_s, interval_s + SLACK_S)
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 def test_F04_tick_after_a_forward_step_of_years_is_due_once() -> None:

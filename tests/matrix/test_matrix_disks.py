@@ -64,7 +64,7 @@ async def ends_well(stage: Stage, *paths: str) -> None:
 def test_D_W_what_cannot_be_listed_is_said_and_not_taken_for_gone(fault: int, phase: str) -> None:
     """The next walk that can look finds what is there; the other folders go on meanwhile."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.settings["scan"] = {"interval_s": 300}
         with model_disk() as disk:
             stage.write(SMALL)
@@ -75,35 +75,35 @@ def test_D_W_what_cannot_be_listed_is_said_and_not_taken_for_gone(fault: int, ph
             await stage.arrives(OTHER)
             await stage.until(lambda: disk.failed, "a walk")
             await asyncio.sleep(1)
-            assert '"path": "loras"' in stage.said.getvalue()
-            known = [row["rel_path"].decode() for row in stage.asked("SELECT rel_path FROM file")]
+            assert '"path": "loras"' in stage.log.getvalue()
+            known = [row["rel_path"].decode() for row in stage.query("SELECT rel_path FROM file")]
             assert SMALL in known
             life, stage.life = stage.life, None
-            stage.write(SMALL, salt="another version")  # and nobody tells
+            stage.write(SMALL, salt="another version")  # no event
             stage.life = life
             mend(disk)
             await ends_well(stage, SMALL, OTHER)
 
-    play(act)
+    play(scenario)
 
 
 @reading((11, 12), "settle")
 def test_Q_what_cannot_be_looked_at_while_it_settles_comes_later(fault: int, phase: str) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.settings["scan"] = {"interval_s": 300}
         with model_disk() as disk:
             stage.write(SMALL)
             stage.start()
             await asyncio.sleep(2)
             on(disk, NUMBERS[fault], "open", "read")()
-            await stage.until(lambda: disk.failed, "a look")
+            await stage.until(lambda: disk.failed, "an examination")
             await asyncio.sleep(1)
             assert stage.job(SMALL) is None
             mend(disk)
             await ends_well(stage, SMALL)
             assert stage.events(SMALL) == ["claim", "finish"]
 
-    play(act)
+    play(scenario)
 
 
 @reading((11, 12), "hash", "part")
@@ -111,7 +111,7 @@ def test_Q_what_cannot_be_looked_at_while_it_settles_comes_later(fault: int, pha
 def test_Q_F5_what_cannot_be_read_is_tried_five_times(fault: int, phase: str, passes: bool) -> None:
     """Each time later; then it has failed, with the disk named, until it changes."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         path = path_of(phase)
         name = path.rpartition("/")[2]
         with model_disk() as disk:
@@ -139,14 +139,14 @@ def test_Q_F5_what_cannot_be_read_is_tried_five_times(fault: int, phase: str, pa
             mend(disk)
             await ends_well(stage, path)
 
-    play(act)
+    play(scenario)
 
 
 @reading((12,), "hash", "part")
 def test_reopen_a_file_that_its_server_forgot_is_opened_again_once(fault: int, phase: str) -> None:
     """No attempt is spent, and no byte is sent twice."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         path = path_of(phase)
         name = path.rpartition("/")[2]
 
@@ -168,19 +168,19 @@ def test_reopen_a_file_that_its_server_forgot_is_opened_again_once(fault: int, p
             parts = [(e.part, e.ok) for e in stage.calls(Call.PUT_PART)]
             assert sorted(parts) == [(n, True) for n in (1, 2, 3) if phase == "part"]
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.cell("F12-register")
 def test_F12_register_Q_nothing_is_registered_while_the_file_cannot_be_asked() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         with model_disk() as disk:
 
-            def meanwhile(request: httpx.Request) -> None:
+            def fail_open(request: httpx.Request) -> None:
                 if request.method == "PUT":  # once the body has been read
                     stage.loop.call_later(0.01, on(disk, errno.ESTALE, "open"))
 
-            stage.line.on_request = meanwhile
+            stage.line.on_request = fail_open
             stage.write(SMALL)
             stage.start()
             job = await stage.until(
@@ -194,7 +194,7 @@ def test_F12_register_Q_nothing_is_registered_while_the_file_cannot_be_asked() -
             await ends_well(stage, SMALL)
             assert len(stage.calls(Call.PUT_BODY)) == 1
 
-    play(act)
+    play(scenario)
 
 
 @reading((13,), "settle", "hash", "part")
@@ -203,7 +203,7 @@ def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
 ) -> None:
     """It is called unreadable, with the command that helps; a chmod is enough."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         path = path_of(phase)
         name = path.rpartition("/")[2]
         with model_disk() as disk:
@@ -215,7 +215,7 @@ def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
                 await asyncio.sleep(2)
                 forbid()
             (row,) = await stage.until(
-                lambda: stage.asked("SELECT reason FROM file WHERE verdict = 'unreadable'"), "F"
+                lambda: stage.query("SELECT reason FROM file WHERE verdict = 'unreadable'"), "F"
             )
             job = stage.job(path)  # none if it could not even be looked at
             assert (job is None) == (phase == "settle")
@@ -226,7 +226,7 @@ def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
             stage.stamp(path)
             await ends_well(stage, path)
 
-    play(act)
+    play(scenario)
 
 
 # -- the state disk -------------------------------------------------------------------------------
@@ -234,10 +234,10 @@ def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
 FULL, READONLY = sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY
 
 
-def on_state_disk(act: Callable[[Stage, Ledger], Any]) -> None:
+def on_state_disk(scenario: Callable[[Stage, Ledger], Any]) -> None:
     async def acted(stage: Stage) -> None:
         with state_disk() as ledger:
-            await act(stage, ledger)
+            await scenario(stage, ledger)
 
     play(acted)
 
@@ -253,11 +253,11 @@ async def holds_and_goes_on(stage: Stage, ledger: Ledger, phase: str, code: int)
     await asyncio.sleep(600)
     assert len(stage.calls()) == calls
     assert not stage.living.done()  # type: ignore[union-attr]
-    assert stage.said.getvalue().count('"kind": "state"') == 1
-    assert '"hold.started"' in stage.said.getvalue()
+    assert stage.log.getvalue().count('"kind": "state"') == 1
+    assert '"hold.started"' in stage.log.getvalue()
     ledger.code = 0
     await stage.arrives(path)
-    assert '"hold.ended"' in stage.said.getvalue()
+    assert '"hold.ended"' in stage.log.getvalue()
     await stage.stop()
     for call in (Call.PRESIGN, Call.PUT_BODY, Call.INITIATE, Call.COMPLETE, Call.REGISTER):
         assert len(stage.calls(call, path=path)) <= 1

@@ -99,19 +99,19 @@ async def ends_well(stage: Stage, path: str, left: str | None) -> None:
     check(stage.evidence(still))
 
 
-@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("watched", [True, False])
 @cells("presign", "part", "complete", "register")
 def test_S_a_file_that_changes_before_a_call_is_superseded(
-    fault: int, phase: str, heard: bool
+    fault: int, phase: str, watched: bool
 ) -> None:
     """The job ends, an open upload is aborted, and only what is there now is registered."""
     call, path = MOMENTS[phase]
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         left: list[str | None] = []
         before = {Call.COMPLETE: Call.PUT_PART, Call.REGISTER: Call.PUT_BODY}.get(call, call)
 
-        def meanwhile(request: httpx.Request) -> None:
+        def trigger(request: httpx.Request) -> None:
             if call_of(request) is before and not left:
                 last = request.url.params.get("partNumber", "3") == "3"
                 if call is not Call.COMPLETE or last:
@@ -119,13 +119,13 @@ def test_S_a_file_that_changes_before_a_call_is_superseded(
                     asyncio.get_running_loop().call_later(after_s, change)
 
         def change() -> None:
-            life, stage.life = stage.life, stage.life if heard else None
+            life, stage.life = stage.life, stage.life if watched else None
             left[0] = CHANGES[fault](stage, path)
             stage.life = life
 
         # In flight: the part is on its way. Before complete and register: the last body has left.
         after_s = 0.0 if call in (Call.PRESIGN, Call.PUT_PART) else 0.01
-        stage.line.on_request = meanwhile
+        stage.line.on_request = trigger
         stage.write(path)
         stage.start()
         await stage.until(lambda: left, "the moment")
@@ -133,10 +133,10 @@ def test_S_a_file_that_changes_before_a_call_is_superseded(
         await stage.until(lambda: "replace" in stage.events(path), "S: superseded")
         if path == LARGE:
             aborted = "SELECT 1 FROM upload WHERE state IN ('unwanted', 'aborted', 'gone')"
-            await stage.until(lambda: stage.asked(aborted), "the abort row")
+            await stage.until(lambda: stage.query(aborted), "the abort row")
         await ends_well(stage, path, left[0])
 
-    play(act)
+    play(scenario)
 
 
 QUIET_CLOSED_S = 2
@@ -149,7 +149,7 @@ def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
 ) -> None:
     """No byte is sent before it has stood still; a hint or the next walk brings what is there."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await asyncio.sleep(4)  # one second before the first window ends
@@ -175,7 +175,7 @@ def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
         await stage.stop()
         check(stage.evidence({} if left is None else {f"models/{left}": stage.sha256(left)}))
 
-    play(act)
+    play(scenario)
 
 
 def _queued_since(stage: Stage, path: str, changed_s: float) -> float:
@@ -186,14 +186,14 @@ def _queued_since(stage: Stage, path: str, changed_s: float) -> float:
 
 @cells("hash")
 def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(fault: int, phase: str) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         left: list[str | None] = []
 
-        def meanwhile(path: str) -> None:
+        def trigger(path: str) -> None:
             if not left:
                 left.append(CHANGES[fault](stage, SMALL))
 
-        stage.while_read = meanwhile
+        stage.while_read = trigger
         stage.write(SMALL)
         stage.start()
         await stage.until(lambda: left, "the moment")
@@ -201,13 +201,13 @@ def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(fault: int, phas
         await ends_well(stage, SMALL, left[0])
         assert len(stage.calls(Call.PRESIGN)) == (0 if left[0] is None else 1)
 
-    play(act)
+    play(scenario)
 
 
-@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("watched", [True, False])
 @cells("commit")
 def test_S_a_file_that_changes_before_its_commit_is_brought_again(
-    fault: int, phase: str, heard: bool
+    fault: int, phase: str, watched: bool
 ) -> None:
     """
     Its record tells the truth of what it was: it stays, and what is there now follows.
@@ -215,13 +215,13 @@ def test_S_a_file_that_changes_before_its_commit_is_brought_again(
     Only of a file that moved untold the commit goes through, and then its record moves after it.
     """
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         left: list[str | None] = []
 
         async def between_answer_and_commit() -> None:
             while len(stage.far.cloud.records()) < 2:
                 await asyncio.sleep(0.001)
-            life, stage.life = stage.life, stage.life if heard else None
+            life, stage.life = stage.life, stage.life if watched else None
             left.append(CHANGES[fault](stage, SMALL))
             stage.life = life
 
@@ -242,13 +242,13 @@ def test_S_a_file_that_changes_before_its_commit_is_brought_again(
         still = {f"models/{OTHER}": stage.sha256(OTHER)}
         still |= {} if left[0] is None else {f"models/{left[0]}": stage.sha256(left[0])}
         records = {(r.model_path, r.file_hash) for r in stage.far.cloud.records()}
-        stays = {} if fault == 10 and not heard else {(f"models/{SMALL}", before)}
+        stays = {} if fault == 10 and not watched else {(f"models/{SMALL}", before)}
         assert records == {(path, f"sha256:{sha256}") for path, sha256 in {*stays, *still.items()}}
-        known = {row["rel_path"].decode() for row in stage.asked("SELECT rel_path FROM file")}
+        known = {row["rel_path"].decode() for row in stage.query("SELECT rel_path FROM file")}
         assert known == {OTHER, left[0]} - {None}
         check(stage.evidence(still))
 
-    play(act)
+    play(scenario)
 
 
 def pipe(stage: Stage, path: str) -> None:
@@ -275,7 +275,7 @@ def test_F17_hash_what_took_the_place_of_a_file_is_not_read(
 ) -> None:
     """Neither a pipe, nor a device, nor a link against the rule; the job ends, others go on."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.settings["scan"] = {"symlinks": "skip"}
         stage.write(OTHER)
         stage.start()
@@ -294,15 +294,15 @@ def test_F17_hash_what_took_the_place_of_a_file_is_not_read(
         assert not [call for call in stage.calls() if call.model_path == f"models/{SMALL}"]
         check(stage.evidence({f"models/{OTHER}": stage.sha256(OTHER)}))
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.cell("F06-part")
 def test_F06_part_other_bytes_under_the_same_stat_are_never_stored() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         done: list[int] = []
 
-        def meanwhile(request: httpx.Request) -> None:
+        def trigger(request: httpx.Request) -> None:
             if call_of(request) is Call.PUT_PART and not done:
                 before = (stage.root / LARGE).stat()
                 data = bytearray((stage.root / LARGE).read_bytes())
@@ -312,13 +312,13 @@ def test_F06_part_other_bytes_under_the_same_stat_are_never_stored() -> None:
                 stage.note(LARGE)
                 done.append(1)
 
-        stage.line.on_request = meanwhile
+        stage.line.on_request = trigger
         stage.write(LARGE)
         stage.start()
         await stage.until(lambda: "replace" in stage.events(LARGE), "S: the leaf differs")
         await ends_well(stage, LARGE, LARGE)
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_F06_part_other_bytes_under_the_same_stat_are_never_stored() -> None:
 def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
     """Nothing is concluded from it: no file is forgotten, no job fails, and it goes on by itself."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         away = stage.folder / "away"
         gone: list[int] = []
 
@@ -372,7 +372,7 @@ def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
         assert len(stage.calls(Call.PRESIGN, path=SMALL)) == 1
         check(stage.evidence({f"models/{last}": stage.sha256(last)}))
 
-    play(act)
+    play(scenario)
 
 
 # -- a remount gives the file system another device number ------------------------------------------
@@ -386,7 +386,7 @@ def test_I20_device_number_that_changes_at_a_remount_costs_no_second_read() -> N
         found = fingerprint_of(fd)
         return found._replace(dev=found.dev + 1) if remounted else found
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         def remount(request: httpx.Request) -> None:
             nonlocal remounted
             remounted = remounted or call_of(request) is Call.PUT_BODY
@@ -405,4 +405,4 @@ def test_I20_device_number_that_changes_at_a_remount_costs_no_second_read() -> N
         check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
 
     with mock.patch.object(hashing, "fingerprint_of", seen):
-        play(act)
+        play(scenario)

@@ -13,7 +13,7 @@ from syncd.types import Call
 from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, call_of, check, play
 from tests.oracle import RULES, o3_committed_parts_stay_sent
 
-Deed = Callable[[], None]
+Action = Callable[[], None]
 PHASES = ("hash", "presign", "part", "complete", "register", "commit")
 FILES = {"part": LARGE, "complete": LARGE}
 CALLS: Mapping[str, Call] = {
@@ -38,14 +38,14 @@ def path_of(phase: str) -> str:
     return FILES.get(phase, SMALL)
 
 
-def at(stage: Stage, phase: str, deed: Deed) -> list[float]:
+def at(stage: Stage, phase: str, action: Action) -> list[float]:
     """Do it once, when the program gets there; the time at which that was."""
     done: list[float] = []
 
     def now() -> None:
         if not done:
             done.append(stage.loop.time())
-            deed()
+            action()
 
     def on_request(request: httpx.Request) -> None:
         if call_of(request) is CALLS.get(phase):
@@ -59,11 +59,11 @@ def at(stage: Stage, phase: str, deed: Deed) -> list[float]:
     return done
 
 
-async def _when_registered(stage: Stage, deed: Deed) -> None:
+async def _when_registered(stage: Stage, action: Action) -> None:
     """The record is made, and its answer is on the way to the program or has just come."""
     while not stage.far.cloud.records():
         await asyncio.sleep(0.001)
-    deed()
+    action()
 
 
 def ended(stage: Stage, call: Call, path: str) -> list[Entry]:
@@ -85,10 +85,10 @@ async def ends_well(stage: Stage, path: str) -> None:
 @pytest.mark.parametrize("steps", range(STEPS))
 @cells(1, *PHASES)
 def test_C_a_program_that_is_killed_goes_on_from_its_facts(phase: str, steps: int) -> None:
-    """What was acknowledged is not sent again, and register is repeated only after a look."""
+    """What was acknowledged is not sent again, and register is repeated only after a lookup."""
     path = path_of(phase)
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         def kill() -> None:
             assert stage.life is not None
             if steps:
@@ -115,18 +115,18 @@ def test_C_a_program_that_is_killed_goes_on_from_its_facts(phase: str, steps: in
         if kept["stored_at"] is not None:
             for call in (Call.PUT_BODY, Call.PUT_PART, Call.COMPLETE):
                 assert ended(stage, call, path) == before[call]
-        if before[Call.REGISTER]:  # V: found by a look, and never sent again
+        if before[Call.REGISTER]:  # V: found by a lookup, and never sent again
             assert len(stage.calls(Call.REGISTER, path=path)) == 1
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 10, 20])
 @pytest.mark.cell("F01-watch")
 def test_F01_watch_what_changed_while_nobody_ran_is_found_by_the_walk(steps: int) -> None:
-    """C W: a program killed while it walks, and a file that came while it was dead: no event told."""
+    """C W: a program killed while it walks, and a file that came while it was dead, without an event."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         assert stage.life is not None
@@ -140,12 +140,12 @@ def test_F01_watch_what_changed_while_nobody_ran_is_found_by_the_walk(steps: int
         await stage.stop()
         check(stage.evidence({f"models/{p}": stage.sha256(p) for p in (SMALL, OTHER)}))
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.cell("F01-settle")
 def test_F01_settle_a_file_is_watched_from_the_beginning_after_a_kill() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await asyncio.sleep(4)
@@ -159,7 +159,7 @@ def test_F01_settle_a_file_is_watched_from_the_beginning_after_a_kill() -> None:
         assert stage.loop.time() - begun_s >= 5
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 # -- F2: SIGTERM ----------------------------------------------------------------------------------
@@ -171,22 +171,22 @@ def _terminate(stage: Stage) -> None:
     stage.loop.send_signal(signal.SIGTERM)  # type: ignore[attr-defined]
 
 
-async def _exits(stage: Stage, told_s: float, *, within_s: float) -> None:
-    """X: 143, in time, with no job of anybody's and nothing counted against one."""
+async def _exits(stage: Stage, stopped_s: float, *, within_s: float) -> None:
+    """X: 143, in time, without a leased job or a spent attempt."""
     assert await stage.ended() == 128 + signal.SIGTERM
-    assert stage.loop.time() - told_s < within_s
-    assert not stage.asked("SELECT 1 FROM job WHERE state = 'leased' OR attempt > 1")
+    assert stage.loop.time() - stopped_s < within_s
+    assert not stage.query("SELECT 1 FROM job WHERE state = 'leased' OR attempt > 1")
     assert not stage.holds()
 
 
 @cells(2, "hash", "presign")
 def test_X_C_a_stop_lets_the_small_end_and_gives_the_job_back_untried(phase: str) -> None:
-    async def act(stage: Stage) -> None:
-        told = at(stage, phase, lambda: _terminate(stage))
+    async def scenario(stage: Stage) -> None:
+        stopped = at(stage, phase, lambda: _terminate(stage))
         stage.write(SMALL)
         stage.start()
-        await stage.until(lambda: told, "the moment")
-        await _exits(stage, told[0], within_s=2)
+        await stage.until(lambda: stopped, "the moment")
+        await _exits(stage, stopped[0], within_s=2)
         job = stage.job(SMALL)
         assert (job["state"], job["attempt"]) == ("queued", 0)
         assert stage.events(SMALL)[-1] == "release"
@@ -195,7 +195,7 @@ def test_X_C_a_stop_lets_the_small_end_and_gives_the_job_back_untried(phase: str
         stage.start()
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 @cells(2, "complete", "register", "commit")
@@ -203,12 +203,12 @@ def test_X_V_a_stop_waits_for_the_last_small_requests(phase: str) -> None:
     """Of a file whose bytes are there one small request is left: it is done before the end."""
     path = path_of(phase)
 
-    async def act(stage: Stage) -> None:
-        told = at(stage, phase, lambda: _terminate(stage))
+    async def scenario(stage: Stage) -> None:
+        stopped = at(stage, phase, lambda: _terminate(stage))
         stage.write(path)
         stage.start()
-        await stage.until(lambda: told, "the moment")
-        await _exits(stage, told[0], within_s=30)
+        await stage.until(lambda: stopped, "the moment")
+        await _exits(stage, stopped[0], within_s=30)
         assert stage.job(path)["state"] == "done"
         sent = len(stage.calls())
         stage.start()
@@ -216,7 +216,7 @@ def test_X_V_a_stop_waits_for_the_last_small_requests(phase: str) -> None:
         assert len(stage.calls(Call.REGISTER)) == 1
         assert len(stage.calls()) == sent
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.parametrize("performed", [True, False])
@@ -227,20 +227,20 @@ def test_X_V_a_stop_does_not_wait_for_an_answer_that_does_not_come(
     """After the grace it is as after a kill: the next start finds out what became of it."""
     path = path_of(phase)
 
-    async def act(stage: Stage) -> None:
-        stage.strike(Rule(Fault.DELAY, call=CALLS[phase], delay_s=100, performed=performed))
-        told = at(stage, phase, lambda: _terminate(stage))
+    async def scenario(stage: Stage) -> None:
+        stage.inject(Rule(Fault.DELAY, call=CALLS[phase], delay_s=100, performed=performed))
+        stopped = at(stage, phase, lambda: _terminate(stage))
         stage.write(path)
         stage.start()
-        await stage.until(lambda: told, "the moment")
-        await _exits(stage, told[0], within_s=30 + 2)
+        await stage.until(lambda: stopped, "the moment")
+        await _exits(stage, stopped[0], within_s=30 + 2)
         assert stage.job(path)["state"] == "queued"
-        stage.relent()
+        stage.clear_faults()
         await asyncio.sleep(200)
         stage.start()
         await ends_well(stage, path)
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.cell("F02-watch")
@@ -249,21 +249,21 @@ def test_X_V_a_stop_does_not_wait_for_an_answer_that_does_not_come(
 def test_F02_watch_F02_settle_a_stop_while_nothing_is_at_work_is_immediate(path: str) -> None:
     """What settles is in no table yet, and the next start watches it from the beginning."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await stage.arrives(SMALL)
         if path == OTHER:
             stage.write(OTHER)
             await asyncio.sleep(1)
-        told_s = stage.loop.time()
+        stopped_s = stage.loop.time()
         _terminate(stage)
-        await _exits(stage, told_s, within_s=1)
+        await _exits(stage, stopped_s, within_s=1)
         assert stage.job(OTHER) is None
         stage.start()
         await ends_well(stage, path)
 
-    play(act)
+    play(scenario)
 
 
 # -- F3: the machine sleeps -----------------------------------------------------------------------
@@ -272,21 +272,21 @@ NIGHT_S = 8 * HOUR_S
 
 
 def _sleep(stage: Stage) -> None:
-    """All clocks go on, nothing runs; what was connected is not any more."""
+    """Clocks continue, nothing runs, and connections are lost."""
     stage.loop.skip(NIGHT_S)  # type: ignore[attr-defined]
     stage.clock.asleep_s += NIGHT_S
 
 
 @pytest.mark.cell("F03-watch")
 def test_F03_watch_a_walk_follows_a_sleep() -> None:
-    """W: what came meanwhile, and was told to nobody, is found at once and not within the hour."""
+    """W: a file that arrived without an event is found at once and not within the hour."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.settings["scan"] = {"interval_s": 7 * 24 * HOUR_S}
         stage.write(SMALL)
         stage.start()
         await stage.arrives(SMALL)
-        life, stage.life = stage.life, None  # nobody hears of it
+        life, stage.life = stage.life, None  # no event
         stage.write(OTHER)
         stage.life = life
         _sleep(stage)
@@ -295,14 +295,14 @@ def test_F03_watch_a_walk_follows_a_sleep() -> None:
         assert stage.loop.time() - woken_s < 60
         await ends_well(stage, OTHER)
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.cell("F03-settle")
 def test_F03_settle_a_window_that_a_sleep_fell_into_begins_anew() -> None:
-    """ "restart": the clock says that it has passed, and nobody looked."""
+    """ "restart": the window has passed by the clock, but the file was not examined."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await asyncio.sleep(2)
@@ -312,13 +312,13 @@ def test_F03_settle_a_window_that_a_sleep_fell_into_begins_anew() -> None:
         assert stage.loop.time() - woken_s >= 5
         await ends_well(stage, SMALL)
 
-    play(act)
+    play(scenario)
 
 
 @pytest.mark.parametrize("changed", [True, False])
 @pytest.mark.cell("F03-hash")
 def test_F03_hash_what_changed_over_a_sleep_is_found_by_the_fence(changed: bool) -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         def night() -> None:
             _sleep(stage)
             if changed:
@@ -332,7 +332,7 @@ def test_F03_hash_what_changed_over_a_sleep_is_found_by_the_fence(changed: bool)
         assert ("replace" in stage.events(SMALL)) == changed
         assert len(stage.calls(Call.PRESIGN, path=SMALL)) == 1
 
-    play(act)
+    play(scenario)
 
 
 def _reset() -> httpx.TransportError:
@@ -345,9 +345,9 @@ def test_R_V_a_call_that_a_sleep_broke_is_repeated_or_looked_up(phase: str, rule
     """Whether it got through before the sleep or not; a URL that died over it is asked for anew."""
     path, call = path_of(phase), CALLS[phase]
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         slept = at(stage, phase, lambda: _sleep(stage))
-        stage.strike(Rule(rule, call=call))
+        stage.inject(Rule(rule, call=call))
         stage.write(path)
         stage.start()
         await stage.until(lambda: slept, "the moment")
@@ -362,11 +362,11 @@ def test_R_V_a_call_that_a_sleep_broke_is_repeated_or_looked_up(phase: str, rule
             assert any(e.at_ms > hit.at_ms for e in asked)
         if phase == "register":
             sends = stage.calls(call, path=path)
-            looks = [e.seq for e in stage.calls(Call.LIST_MODELS) if e.seq > hit.seq]
-            assert looks
-            assert all(min(looks) < again.seq for again in sends if again.seq > hit.seq)
+            lookups = [e.seq for e in stage.calls(Call.LIST_MODELS) if e.seq > hit.seq]
+            assert lookups
+            assert all(min(lookups) < again.seq for again in sends if again.seq > hit.seq)
 
-    play(act)
+    play(scenario)
 
 
 # -- F4: the wall clock jumps ---------------------------------------------------------------------
@@ -377,12 +377,12 @@ def test_R_V_a_call_that_a_sleep_broke_is_repeated_or_looked_up(phase: str, rule
 def test_F04_part_a_url_is_asked_for_anew_where_the_clock_misjudged_it(hours: int) -> None:
     """P if refused: set back, the clock takes a dead URL for a live one, and the store refuses it."""
 
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         def jump() -> None:
             stage.clock.wrong_s = hours * HOUR_S
 
         jumped = at(stage, "part", jump)
-        stage.strike(broken=Broken(Call.PUT_PART, _reset, after_s=1000, once=True))
+        stage.inject(broken=Broken(Call.PUT_PART, _reset, after_s=1000, once=True))
         stage.write(LARGE)
         stage.start()
         await stage.until(lambda: jumped, "the moment")
@@ -400,4 +400,4 @@ def test_F04_part_a_url_is_asked_for_anew_where_the_clock_misjudged_it(hours: in
         assert stage.events(LARGE)[-1] == "finish"
         assert "reject" not in stage.events(LARGE)
 
-    play(act)
+    play(scenario)

@@ -54,11 +54,11 @@ class Way:
     broken: Broken | None = None
     slow: Slow | None = None
 
-    def strike(self, stage: Stage, call: Call) -> None:
+    def inject(self, stage: Stage, call: Call) -> None:
         rules = [] if self.rule is None else [replace(self.rule, call=call)]
         broken = None if self.broken is None else replace(self.broken, call=call)
         slow = None if self.slow is None else replace(self.slow, call=call)
-        stage.strike(*rules, broken=broken, slow=slow)
+        stage.inject(*rules, broken=broken, slow=slow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def untrusted() -> httpx.TransportError:
 
 
 def lost_then_out() -> list[Way]:
-    """The answer is lost with the network, and for a while nothing at all gets through."""
+    """The answer is lost with the network, and then no request gets through."""
     gone = Broken(Call.LIST_MODELS, no_route, everything=True)
     return [Way(way.rule, gone) for way in either(Rule(Fault.LOST_ANSWER))]
 
@@ -162,11 +162,11 @@ HTML = always(Rule(Fault.HTML))
 def _same_bytes_registered(stage: Stage) -> None:
     """Another machine registers the same bytes just before the presign call arrives."""
 
-    def meanwhile(request: httpx.Request) -> None:
+    def register_first(request: httpx.Request) -> None:
         if call_of(request) is Call.PRESIGN and not stage.far.cloud.records():
             stage.register_elsewhere(SMALL)
 
-    stage.line.on_request = meanwhile
+    stage.line.on_request = register_first
 
 
 def _one_at_a_time(stage: Stage) -> None:
@@ -180,7 +180,7 @@ def _new_token(stage: Stage) -> None:
 
 
 async def refreshes(stage: Stage, path: str, call: Call) -> None:
-    """ "refresh": a token replaced meanwhile is read and the request repeated, once; no hold."""
+    """ "refresh": a replaced token is read and the request repeated, once; no hold."""
     await stage.until(lambda: stage.registered(path), "the record")
 
     first, second = stage.calls(call, path=path)
@@ -192,10 +192,10 @@ async def refreshes(stage: Stage, path: str, call: Call) -> None:
 async def holds_till_new_token(stage: Stage, path: str, call: Call) -> None:
     """H: the same token is not tried again, a new one is found without a restart."""
     await PERSON(stage, path, call)
-    met = len(stage.calls(call, path=path))
+    sent = len(stage.calls(call, path=path))
     await asyncio.sleep(HOUR_S)
-    assert len(stage.calls(call, path=path)) == met
-    stage.relent()
+    assert len(stage.calls(call, path=path)) == sent
+    stage.clear_faults()
     stage.give(stage.far.new_token())
 
 
@@ -403,30 +403,30 @@ def _params() -> Iterator[Any]:
 def test_a_fault_leads_to_what_the_matrix_promises(cell: Cell) -> None:
     for call, path in cell.calls or PHASES[cell.phase]:
         for way in cell.ways:
-            play(_act(cell, way, call, path), jitter=lambda: JITTER, **cell.how)
+            play(_scenario(cell, way, call, path), jitter=lambda: JITTER, **cell.how)
 
 
-def _act(cell: Cell, way: Way, call: Call, path: str) -> Any:
-    async def act(stage: Stage) -> None:
+def _scenario(cell: Cell, way: Way, call: Call, path: str) -> Any:
+    async def scenario(stage: Stage) -> None:
         stage.knows_routes(*cell.answered)
         stage.write(path)
         cell.prepare(stage)
-        way.strike(stage, call)
+        way.inject(stage, call)
         stage.start()
         for letter in cell.letters:
             await letter(stage, path, call)
-        stage.relent()
+        stage.clear_faults()
         await stage.arrives(path)
         await stage.stop()
         check(stage.evidence({f"models/{path}": stage.sha256(path)}))
 
-    return act
+    return scenario
 
 
 @pytest.mark.parametrize("call", [Call.PUT_BODY, Call.REGISTER])
 def test_a_backfill_ends_where_all_is_taken(call: Call) -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(Rule(Fault.ANSWER, call=call, status=412, count=ALWAYS))
+    async def scenario(stage: Stage) -> None:
+        stage.inject(Rule(Fault.ANSWER, call=call, status=412, count=ALWAYS))
         stage.write(SMALL)
         stage.start(once=True)
         code = await stage.ended()
@@ -434,28 +434,28 @@ def test_a_backfill_ends_where_all_is_taken(call: Call) -> None:
         assert code == 75
         assert 2 <= len(stage.hit()) <= 10
 
-    play(act)
+    play(scenario)
 
 
 def test_the_log_tells_the_wait_that_is_kept() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
-        stage.strike(Rule(Fault.ANSWER, call=Call.REGISTER, status=412, count=ONCE))
+        stage.inject(Rule(Fault.ANSWER, call=Call.REGISTER, status=412, count=ONCE))
         stage.start()
         await stage.arrives(SMALL)
         await stage.stop()
 
-        said = [json.loads(line) for line in stage.said.getvalue().splitlines()]
-        (told,) = [line for line in said if line["event"] == "job.retry_scheduled"]
+        logged = [json.loads(line) for line in stage.log.getvalue().splitlines()]
+        (retry,) = [line for line in logged if line["event"] == "job.retry_scheduled"]
         refused = stage.calls(Call.REGISTER)[0]
         asked = next(e for e in stage.calls(Call.LIST_MODELS) if e.seq > refused.seq)
-        assert told["wait_s"] <= (asked.at_ms - refused.at_ms) / 1000 < told["wait_s"] + 5
+        assert retry["wait_s"] <= (asked.at_ms - refused.at_ms) / 1000 < retry["wait_s"] + 5
 
-    play(act)
+    play(scenario)
 
 
 def test_files_that_are_too_large_at_the_same_time_all_go_in_parts() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         paths = ["loras/a.safetensors", "loras/b.safetensors"]
         for path in paths:
             stage.write(path, 9000)
@@ -468,4 +468,4 @@ def test_files_that_are_too_large_at_the_same_time_all_go_in_parts() -> None:
         assert all(stage.calls(Call.COMPLETE, path=path) for path in paths)
         check(stage.evidence({f"models/{path}": stage.sha256(path) for path in paths}))
 
-    play(act, switches={"cap_at": Cap.STORE, "single_put_cap": 8000})
+    play(scenario, switches={"cap_at": Cap.STORE, "single_put_cap": 8000})

@@ -12,7 +12,7 @@ from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Stage, call_of, chec
 
 
 def test_I07_file_without_any_event_is_registered_after_the_next_walk() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
         await stage.arrives(SMALL)
@@ -23,7 +23,7 @@ def test_I07_file_without_any_event_is_registered_after_the_next_walk() -> None:
         await stage.stop()
         check(stage.evidence({f"models/{p}": stage.sha256(p) for p in (SMALL, OTHER)}))
 
-    play(act)
+    play(scenario)
 
 
 INTENTS: Mapping[Call, tuple[str, ...]] = {
@@ -40,10 +40,10 @@ INTENTS: Mapping[Call, tuple[str, ...]] = {
 @pytest.mark.parametrize("path", [SMALL, LARGE])
 def test_I09_request_leaves_only_after_its_intent_is_committed(path: str) -> None:
     lacking: list[tuple[Call, str]] = []
-    met: set[Call] = set()
+    seen: set[Call] = set()
 
-    async def act(stage: Stage) -> None:
-        def look(request: httpx.Request) -> None:
+    async def scenario(stage: Stage) -> None:
+        def observe(request: httpx.Request) -> None:
             call = call_of(request)
             if (
                 call is not None
@@ -51,18 +51,18 @@ def test_I09_request_leaves_only_after_its_intent_is_committed(path: str) -> Non
                 and not (call is Call.PRESIGN and path == LARGE)
             ):
                 job = stage.job(path)
-                met.add(call)
+                seen.add(call)
                 lacking.extend((call, fact) for fact in INTENTS[call] if job[fact] is None)
 
-        stage.line.on_request = look
+        stage.line.on_request = observe
         stage.write(path)
         stage.start()
         await stage.arrives(path)
 
-    play(act)
+    play(scenario)
 
     assert lacking == []
-    assert met == (
+    assert seen == (
         {Call.PRESIGN, Call.PUT_BODY, Call.REGISTER}
         if path == SMALL
         else {Call.INITIATE, Call.PUT_PART, Call.COMPLETE, Call.REGISTER}
@@ -72,8 +72,8 @@ def test_I09_request_leaves_only_after_its_intent_is_committed(path: str) -> Non
 @pytest.mark.parametrize("status", [500, 503])
 @pytest.mark.parametrize("call", [Call.PRESIGN, Call.PUT_BODY, Call.REGISTER])
 def test_I14_failure_that_lasts_for_hours_ends_no_job(call: Call, status: int) -> None:
-    async def act(stage: Stage) -> None:
-        stage.strike(Rule(Fault.ANSWER, call=call, status=status, count=None))
+    async def scenario(stage: Stage) -> None:
+        stage.inject(Rule(Fault.ANSWER, call=call, status=status, count=None))
         stage.write(SMALL)
         stage.start()
         await asyncio.sleep(3 * HOUR_S)
@@ -81,20 +81,20 @@ def test_I14_failure_that_lasts_for_hours_ends_no_job(call: Call, status: int) -
         assert len(stage.hit()) > 20
         assert stage.job(SMALL)["state"] in ("queued", "leased")
         assert "reject" not in stage.events(SMALL)
-        stage.relent()
+        stage.clear_faults()
         await stage.arrives(SMALL)
-        assert len({job["id"] for job in stage.asked("SELECT id FROM job")}) == 1
+        assert len({job["id"] for job in stage.query("SELECT id FROM job")}) == 1
 
-    play(act)
+    play(scenario)
 
 
 def test_I15_one_bad_file_blocks_no_other_file() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.settings["upload"] = {"files": 1, "parts": 1}
         refused = Rule(
             Fault.ANSWER, call=Call.PRESIGN, contains="small", status=422, body="{}", count=None
         )
-        stage.strike(refused)
+        stage.inject(refused)
         stage.write(SMALL)
         stage.start()
         await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "failed", "F")
@@ -104,4 +104,4 @@ def test_I15_one_bad_file_blocks_no_other_file() -> None:
         assert not stage.holds()
         assert stage.job(SMALL)["state"] == "failed"
 
-    play(act)
+    play(scenario)

@@ -43,8 +43,8 @@ from syncd.monitoring.progress import Meter
 from syncd.sandbox.server import Sandbox
 from syncd.store.store import Store
 from syncd.types import FileDigests, HeldClass, Job, Kind
+from tests.accounts import set_override
 from tests.scale import MACHINE_STEPS, SCALE
-from tests.somebody import set_override
 from tests.visitor import Visitor, good
 from tests.weights import weights
 

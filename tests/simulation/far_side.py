@@ -87,7 +87,7 @@ class FarSide:
         self.store_app = fronted(self.objects.app, self.objects.routes)
 
     def miss(self, host: str) -> None:
-        """A call to *host* came to nobody."""
+        """A call to *host* did not arrive."""
         self.unreached.append((int(self._now_s() * 1000), host))
 
     def new_token(self) -> str:
@@ -96,7 +96,7 @@ class FarSide:
         return self.session.access_token
 
     def forget(self, upload: OpenedUpload) -> None:
-        """Drop an upload as if somebody else had ended it."""
+        """Drop an upload as if another client had aborted it."""
         _drive(self.objects.abort(upload.storage_key, upload.upload_id))
         self.cloud._uploads[upload.upload_id] = replace(upload, stage=Stage.ABORTED)
 
@@ -121,7 +121,7 @@ class Weather:
     What happens on the way, drawn from the seed.
 
     Args:
-        outages: ``(host, from, to)`` in seconds of the loop: nothing gets through.
+        outages: ``(host, from, to)`` in seconds of the loop: no request gets through.
         slow: The chance that a request takes long.
         storm: Whether there is any; the oracle's six hours are calm.
     """
@@ -137,7 +137,7 @@ class Weather:
             return self.draw.uniform(1, 15)  # two and a read timeout stay below the API's 70 s
         return self.draw.uniform(0.001, 0.1)
 
-    def no_way(self, *, fresh: bool) -> tuple[float, httpx.TransportError]:
+    def failure(self, *, fresh: bool) -> tuple[float, httpx.TransportError]:
         """How an outage shows: seconds until the program learns, and what."""
         if not fresh:  # an open connection breaks, a new one is refused
             return 0.0, httpx.ReadError("Connection reset by peer")
@@ -262,7 +262,7 @@ class ApiWire(httpx.AsyncBaseTransport):
             await trace(event, {})
         if self._weather.is_out(request, self._loop.time()):
             self._far.miss("API")
-            wait_s, error = self._weather.no_way(fresh=CONNECT in events)
+            wait_s, error = self._weather.failure(fresh=CONNECT in events)
             await asyncio.sleep(wait_s)
             raise error
         await asyncio.sleep(self._weather.latency_s())
@@ -272,10 +272,10 @@ class ApiWire(httpx.AsyncBaseTransport):
         try:
             response = await self._answered(request, served, answer, trace)
             self._life.step()
-            if self._weather.drip_s(request):  # nobody waits for the last byte
+            if self._weather.drip_s(request):  # the last byte may never be read
                 self._lost.add(scope["state"]["draft"].entry.seq)
         except BaseException as error:
-            # Who cancels a call of his own accord has nobody else to blame for not knowing.
+            # A program that cancels its own call knows that the outcome is open.
             if self._life.dead or not isinstance(error, asyncio.CancelledError):
                 self._lost.add(scope["state"]["draft"].entry.seq)
             raise
@@ -347,7 +347,7 @@ class StoreWire(httpx.BaseTransport):
             trace(event, {"host": request.url.host})
         if self._weather.is_out(request, self._loop.time()):
             self._far.miss("store")
-            self._took_s, error = self._weather.no_way(fresh=CONNECT in events)
+            self._took_s, error = self._weather.failure(fresh=CONNECT in events)
             raise error
         scope, answer, source = _scope(request), _Answer(), _Source(request, self._dawdle)
         try:

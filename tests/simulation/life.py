@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Killed(asyncio.CancelledError):
-    """What the program meets once it is dead: nothing that it does has any effect."""
+    """Raised in a program that was killed: its calls have no effect."""
 
 
 class Life:
@@ -58,7 +58,7 @@ class Life:
         jitter: Callable[[], float] | None = None,
     ) -> None:
         self.dead = False
-        self.ears: Ears | None = None
+        self.watcher: FakeWatcher | None = None
         self.steps = 0
         self.die_at = die_at
         self._tasks: Tasks = {}
@@ -69,8 +69,8 @@ class Life:
         def listen(
             _: Settings, roots: Mapping[int, str], on_hint: Callable[[Hint], None]
         ) -> Watcher:
-            self.ears = Ears(roots, on_hint)
-            return self.ears
+            self.watcher = FakeWatcher(roots, on_hint)
+            return self.watcher
 
         self.service = Service(
             settings,
@@ -172,7 +172,7 @@ class _Inline(Executors):
         return await self._inline(function, *args, **kwargs)
 
     def close(self) -> None:
-        """There is nothing to wait for."""
+        """No thread has to end."""
 
     async def _inline(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._life.step()
@@ -186,7 +186,7 @@ class _Inline(Executors):
 class _Scales(Meter):
     """
     Counts bytes like any meter. Bytes that are counted are bytes being read: the moment for
-    somebody else to write, or for the power to fail.
+    another program to write, or for the power to fail.
     """
 
     CHANCE = 0.01
@@ -213,12 +213,12 @@ class _Scales(Meter):
                     self._disturb(running.rel_path)
 
 
-class Ears(Watcher):
+class FakeWatcher(Watcher):
     """A watcher that hears what the simulation tells it."""
 
     def __init__(self, roots: Mapping[int, str], on_hint: Callable[[Hint], None]) -> None:
         (self.root_id,) = roots
-        self.tell = on_hint
+        self.emit = on_hint
         self._open = False
 
     @property

@@ -1,5 +1,5 @@
 """
-An event loop whose time is made up: when nothing is ready it jumps to the next timer at once.
+An event loop whose time is made up: when no task is ready it jumps to the next timer at once.
 
 What the program gives to threads runs here, in the loop's own thread and in the order of the calls.
 """
@@ -63,11 +63,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now_s
 
     def skip(self, seconds: float) -> None:
-        """Let time pass while nothing else runs: in a thread that is busy, or with the machine asleep."""
+        """Let time pass without running any task: in a thread that is busy, or with the machine asleep."""
         self._jumping.now_s += seconds
 
     def _write_to_self(self) -> None:
-        """Nobody sleeps, so nobody has to be woken."""
+        """The loop never sleeps, so it needs no wake-up."""
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, func: Callable[..., Any], *args: Any

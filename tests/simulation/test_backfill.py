@@ -1,4 +1,4 @@
-"""T4: a backfill ends when nothing is left, and not before."""
+"""T4: a backfill ends when the queue is empty, and not before."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ LATE_S = QUIET_S + 1.0
 
 
 class Late(lives._Inline):
-    """The store tells when the next job is due, and by the time that is heard there is one."""
+    """Answers late when the next job is due; a job has arrived in between."""
 
     async def db(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         answer = await super().db(function, *args, **kwargs)
@@ -26,13 +26,13 @@ class Late(lives._Inline):
 
 
 def test_a_backfill_does_not_end_while_the_queue_is_added_to() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start(once=True)
 
         assert await stage.ended() == 0
-        assert stage.registered(SMALL), stage.told()
+        assert stage.registered(SMALL), stage.report()
         check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
 
     with mock.patch.object(lives, "_Inline", Late):
-        play(act, settings={"settle": {"quiet_s": QUIET_S, "quiet_closed_s": QUIET_S}})
+        play(scenario, settings={"settle": {"quiet_s": QUIET_S, "quiet_closed_s": QUIET_S}})

@@ -28,7 +28,7 @@ def has_record(stage: Stage, path: str) -> bool:
 
 
 def drift(stage: Stage, path: str) -> str | None:
-    (row,) = stage.asked("SELECT drift FROM record WHERE model_path = ?", f"models/{path}")
+    (row,) = stage.query("SELECT drift FROM record WHERE model_path = ?", f"models/{path}")
     return row["drift"]  # type: ignore[no-any-return]
 
 
@@ -41,11 +41,11 @@ async def arrived(stage: Stage, *paths: str) -> None:
         await stage.until(partial(has_record, stage, path), "a record")
         await stage.arrives(path)
     unchecked = "SELECT 1 FROM record WHERE checked_at IS NULL"
-    await stage.until(lambda: not stage.asked(unchecked), "a look at the listing")
+    await stage.until(lambda: not stage.query(unchecked), "a comparison with the listing")
 
 
 def test_a_disabled_record_is_drift_until_it_is_enabled_again() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await arrived(stage, SMALL)
         record = record_of(stage, SMALL)
         put(stage, record, model_status="disabled")
@@ -57,11 +57,11 @@ def test_a_disabled_record_is_drift_until_it_is_enabled_again() -> None:
         assert len(stage.calls(Call.REGISTER)) == 1
         assert stage.calls(Call.UPDATE_MODEL) == []
 
-    play(act, settings=SETTINGS)
+    play(scenario, settings=SETTINGS)
 
 
 def test_a_deleted_record_is_not_made_again_when_its_file_is_touched() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await arrived(stage, SMALL, OTHER)
         del stage.far.cloud._records[record_of(stage, SMALL).id]
         put(stage, record_of(stage, OTHER), model_path="models/vae/there.safetensors")
@@ -71,18 +71,18 @@ def test_a_deleted_record_is_not_made_again_when_its_file_is_touched() -> None:
         stage.stamp(SMALL)
         await stage.until(lambda: stage.job(SMALL)["id"] > before, "another job")
         await stage.until(lambda: stage.job(SMALL)["state"] == "done", "its end")
-        await stage.until(lambda: not stage.asked("SELECT 1 FROM record WHERE checked_at IS NULL"),
-                          "another look")  # fmt: skip
+        await stage.until(lambda: not stage.query("SELECT 1 FROM record WHERE checked_at IS NULL"),
+                          "another comparison")  # fmt: skip
         await stage.stop()
 
         assert drift(stage, SMALL) == "missing"
         assert len(stage.calls(Call.REGISTER)) == 2
 
-    play(act, settings=SETTINGS)
+    play(scenario, settings=SETTINGS)
 
 
 def test_an_older_twin_makes_our_record_give_way_and_a_younger_one_does_not() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await arrived(stage, SMALL, OTHER)
         ours, others = record_of(stage, SMALL), record_of(stage, OTHER)
         put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
@@ -97,51 +97,51 @@ def test_an_older_twin_makes_our_record_give_way_and_a_younger_one_does_not() ->
         assert [drift(stage, path) for path in (SMALL, OTHER)] == [None, None]
         assert len(stage.calls(Call.UPDATE_MODEL)) == 1
 
-    play(act, settings=SETTINGS)
+    play(scenario, settings=SETTINGS)
 
 
 def test_an_adopted_record_is_never_made_to_give_way() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.register_elsewhere(SMALL)
         await arrived(stage, SMALL)
         theirs = record_of(stage, SMALL)
         put(stage, replace(theirs, id="0-older", created_at="2001-01-01T00:00:00Z"))
-        looks = len(stage.calls(Call.LIST_MODELS))
-        await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > looks + 1, "two looks")
+        listings = len(stage.calls(Call.LIST_MODELS))
+        await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > listings + 1, "two listings")
         await stage.stop()
 
         assert stage.calls(Call.UPDATE_MODEL, Call.REGISTER) == []
 
-    play(act, settings=SETTINGS)
+    play(scenario, settings=SETTINGS)
 
 
 def test_a_server_that_cannot_disable_keeps_both_twins() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await arrived(stage, SMALL)
         ours = record_of(stage, SMALL)
         put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
-        await stage.until(lambda: "record.duplicate_kept" in stage.said.getvalue(), "a word of it")
-        looks = len(stage.calls(Call.LIST_MODELS))
-        await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > looks + 1, "two looks")
+        await stage.until(lambda: "record.duplicate_kept" in stage.log.getvalue(), "a log event")
+        listings = len(stage.calls(Call.LIST_MODELS))
+        await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > listings + 1, "two listings")
         await stage.stop()
 
-        assert stage.said.getvalue().count("record.duplicate_kept") == 1
+        assert stage.log.getvalue().count("record.duplicate_kept") == 1
         assert stage.job(SMALL)["record_id"] == ours.id
         assert drift(stage, SMALL) is None
 
-    play(act, settings=SETTINGS, switches={"update_off": 405})
+    play(scenario, settings=SETTINGS, switches={"update_off": 405})
 
 
 def test_a_record_that_the_list_passes_over_is_asked_for_before_it_counts_as_gone() -> None:
-    async def act(stage: Stage) -> None:
+    async def scenario(stage: Stage) -> None:
         await arrived(stage, SMALL)
         listed = stage.far.cloud.records
         stage.far.cloud.records = lambda: ()  # type: ignore[method-assign]
-        await stage.until(lambda: len(stage.calls(Call.GET_MODEL)) > 1, "two looks")
+        await stage.until(lambda: len(stage.calls(Call.GET_MODEL)) > 1, "two listings")
         await stage.stop()
         stage.far.cloud.records = listed  # type: ignore[method-assign]
 
         assert drift(stage, SMALL) is None
 
-    play(act, settings=SETTINGS)
+    play(scenario, settings=SETTINGS)

@@ -60,7 +60,7 @@ def _few_collections() -> Iterator[None]:
 def test_T4_whatever_happens_every_still_file_is_registered_once_and_as_it_is(
     seeds: list[str], record_property: Callable[[str, object], None]
 ) -> None:
-    failed = [told for seed in seeds if (told := what_failed(seed))]
+    failed = [report for seed in seeds if (report := what_failed(seed))]
     record_property("cases", len(seeds))
 
     if failed:
@@ -80,7 +80,7 @@ def what_failed(seed: str) -> str | None:
             assert outcome.story.grave or not outcome.rejected, "a passing fault ended a job"
         except AssertionError as error:
             remember(seed)
-            return _told(outcome, error)
+            return _report(outcome, error)
     return None
 
 
@@ -123,7 +123,7 @@ def _is_logged(seed: str) -> bool:
     return hashlib.sha256(seed.encode()).digest()[0] < 32
 
 
-def _told(outcome: Outcome, error: AssertionError) -> str:
+def _report(outcome: Outcome, error: AssertionError) -> str:
     parts = [
         f"{outcome.story}",
         *outcome.diary,

@@ -73,7 +73,7 @@ class Month:
             place / "models",
             random.Random(f"{SEED}:soak"),
             lambda: int(self.clock.now_s() * 1e9),
-            self.told,
+            self.emit,
             SMALL,
             tuple(f"{folders[n % 3]}/{n}.safetensors" for n in range(SCALE.soak_files)),
         )
@@ -88,10 +88,10 @@ class Month:
     def team(self) -> str:
         return self.far.accounts.team_id
 
-    def told(self, path: str, kind: HintKind) -> None:
-        ears = None if self.life is None else self.life.ears
-        if ears is not None and ears.alive():
-            ears.tell(Hint(ears.root_id, path, kind))
+    def emit(self, path: str, kind: HintKind) -> None:
+        watcher = None if self.life is None else self.life.watcher
+        if watcher is not None and watcher.alive():
+            watcher.emit(Hint(watcher.root_id, path, kind))
 
     async def pass_by(self) -> list[Day]:
         self.tree.fill()
@@ -115,12 +115,12 @@ class Month:
                 self.tree.change()
             if not changes:
                 await asyncio.sleep(DAY_S)
-            days.append(self.look())
+            days.append(self.measure())
         self.life.service.stop()
         await living
         return days
 
-    def look(self) -> Day:
+    def measure(self) -> Day:
         with contextlib.closing(sqlite3.connect(self.state / "syncd.db")) as connection:
             rows = {
                 table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]

@@ -114,7 +114,7 @@ class Team:
                     self.bytes_of[path].add(content)
 
     async def happen(self) -> None:
-        """Both start within a few seconds, and go on until nothing has to be done any more."""
+        """Both start within a few seconds, and go on until their queues are empty."""
         living = [asyncio.create_task(self._live(box)) for box in self.boxes]
         until_s = self._loop.time() + LONGEST_S
         try:
@@ -176,7 +176,7 @@ def check(team: Team) -> None:
             assert made[key] <= 2, f"{path} was sent {made[key]} times"
     makers = {call.record_id: call.who for call in team.far.history.entries(Call.REGISTER)}
     for call in team.far.history.entries(Call.UPDATE_MODEL, Call.DELETE_MODEL):
-        assert makers[call.path.rpartition("/")[2]] == call.who, "somebody else's was touched"
+        assert makers[call.path.rpartition("/")[2]] == call.who, "a foreign record was changed"
     for box in team.boxes:
         assert set(box.states()) == {"done"}, f"{box.who}: {box.states()}"
 

@@ -23,8 +23,8 @@ class _Content(NamedTuple):
     torn: bool
 
 
-Told = Callable[[str, HintKind], None]
-"""What the kernel says of a path; the hint may get lost on its way."""
+OnChange = Callable[[str, HintKind], None]
+"""Receives a kernel event for a path; the hint may get lost."""
 
 
 class Tree:
@@ -34,12 +34,12 @@ class Tree:
     Args:
         draw: What is written, and where.
         now_ns: What files are stamped with, Unix nanoseconds.
-        told: Hears of every change.
+        on_change: Called for every change.
         sizes: Sizes to choose from, bytes.
         paths: Where files may be.
 
-    ``versions`` holds, by model_path, the SHA-256 of every content that a path ever had while
-    nobody was writing, and that was whole: what a cut tore must never be registered.
+    ``versions`` holds, by model_path, the SHA-256 of every content that a path ever had between
+    two writes, and that was whole: what a cut tore must never be registered.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Tree:
         root: Path,
         draw: random.Random,
         now_ns: Callable[[], int],
-        told: Told,
+        on_change: OnChange,
         sizes: tuple[int, ...],
         paths: tuple[str, ...] = PATHS,
     ) -> None:
@@ -56,7 +56,7 @@ class Tree:
         self._now: dict[str, _Content] = {}
         self._draw = draw
         self._now_ns = now_ns
-        self._told = told
+        self._on_change = on_change
         self._sizes = sizes
         self._paths = paths
         for path in paths:
@@ -91,7 +91,7 @@ class Tree:
         return f"{name} {path}"
 
     def disturb(self, path: str) -> None:
-        """Change a file that somebody reads at this moment."""
+        """Change a file that is being read."""
         if path in self._now:
             self._draw.choice([self._grow, self._rewrite, self._replace, self._sneak])(path)
 
@@ -139,7 +139,7 @@ class Tree:
         if to != path:
             self._gone(path)
         self._noted(to)
-        self._told(to, HintKind.MOVED)
+        self._on_change(to, HintKind.MOVED)
 
     def _delete(self, path: str) -> None:
         (self.root / path).unlink()
@@ -147,7 +147,7 @@ class Tree:
 
     def _gone(self, path: str) -> None:
         del self._now[path]
-        self._told(path, HintKind.DELETED)
+        self._on_change(path, HintKind.DELETED)
 
     def _touch(self, path: str) -> None:
         self._changed(path, HintKind.CLOSED)
@@ -166,7 +166,7 @@ class Tree:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
         self._until_ctime_moves(path, before)
         self._noted(path)
-        self._told(path, HintKind.CLOSED)
+        self._on_change(path, HintKind.CLOSED)
 
     def _until_ctime_moves(self, path: str, before: os.stat_result) -> None:
         # The kernel stamps in steps of some milliseconds, in which simulated minutes pass.
@@ -180,7 +180,7 @@ class Tree:
         now_ns = self._now_ns()
         os.utime(self.root / path, ns=(now_ns, now_ns))
         self._noted(path)
-        self._told(path, kind)
+        self._on_change(path, kind)
 
     def _noted(self, path: str) -> None:
         data = (self.root / path).read_bytes()

@@ -49,9 +49,9 @@ SMALL = (129, 700, 4096, 4097, 9000, 10_000)
 LARGE = (10_001, 10_240, 14_000, 15_360, 20_481)
 
 CALM_S = 6 * 3600.0
-"""How long everything may take once nothing goes wrong any more."""
+"""How long everything may take once the faults have ended."""
 
-LOOK_S = 20.0
+POLL_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Story:
     changes: int
     deaths: int
     stops: int
-    heard: float
+    heard_share: float
 
     @classmethod
     def of(cls, seed: str) -> "Story":
@@ -80,7 +80,7 @@ class Story:
             changes=draw.choice([0, 2, 5, 12]),
             deaths=draw.choice([0, 0, 1, 2, 4]),
             stops=draw.choice([0, 0, 1]),
-            heard=draw.choice([0.0, 0.5, 1.0, 1.0]),
+            heard_share=draw.choice([0.0, 0.5, 1.0, 1.0]),
         )
 
 
@@ -97,9 +97,9 @@ class Outcome:
 def run(seed: str, folder: Path, *, keep_log: bool = False) -> Outcome:
     """Let one seed happen in *folder*, which must be empty."""
     loop = VirtualLoop()
-    with scaled_down(), calendar(loop), logged(keep_log) as said:
+    with scaled_down(), calendar(loop), logged(keep_log) as stream:
         try:
-            return loop.run_until_complete(World(loop, Story.of(seed), folder, said).happen())
+            return loop.run_until_complete(World(loop, Story.of(seed), folder, stream).happen())
         finally:
             loop.close()
 
@@ -108,11 +108,11 @@ class World:
     """One run."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, story: Story, folder: Path, said: io.StringIO
+        self, loop: asyncio.AbstractEventLoop, story: Story, folder: Path, stream: io.StringIO
     ) -> None:
         self._loop = loop
         self._story = story
-        self._said = said
+        self._log = stream
         self._clock = clock = VirtualClock(loop)
         self._draw = random.Random(f"{story.seed}:world")
         self._diary: list[str] = []
@@ -144,7 +144,7 @@ class World:
     async def happen(self) -> Outcome:
         """The storm, the calm, and what is left."""
         for _ in range(self._draw.randint(1, 4)):
-            self._do_something()
+            self._change_a_file()
         self._brew()
         living = asyncio.create_task(self._lives())
         weather = asyncio.create_task(self._days())
@@ -165,10 +165,10 @@ class World:
         self._clear_up()
         until_s = self._loop.time() + CALM_S
         while self._loop.time() < until_s and not self._is_done():
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
         await asyncio.sleep(LATEST_S)  # until everything on its way has arrived
         self._over = True
-        self._tell_to_stop("the end")
+        self._stop_daemon("the end")
 
     def _brew(self) -> None:
         """Choose the faults."""
@@ -184,14 +184,14 @@ class World:
 
     async def _storm(self) -> None:
         story = self._story
-        deeds = [self._do_something] * story.changes
-        deeds += [lambda: self._tell_to_stop("SIGTERM")] * story.stops
-        deeds += [self._forget_upload] * self._draw.choice([0, 0, 0, 1])
-        times = sorted(self._draw.uniform(0, story.storm_s) for _ in deeds)
-        self._draw.shuffle(deeds)
-        for at_s, deed in zip(times, deeds, strict=True):
+        events = [self._change_a_file] * story.changes
+        events += [lambda: self._stop_daemon("SIGTERM")] * story.stops
+        events += [self._forget_upload] * self._draw.choice([0, 0, 0, 1])
+        times = sorted(self._draw.uniform(0, story.storm_s) for _ in events)
+        self._draw.shuffle(events)
+        for at_s, event in zip(times, events, strict=True):
             await asyncio.sleep(max(0.0, at_s - self._loop.time()))
-            deed()
+            event()
         await asyncio.sleep(max(0.0, story.storm_s - self._loop.time()))
 
     def _clear_up(self) -> None:
@@ -203,10 +203,10 @@ class World:
         if self._life is not None:
             self._life.die_at = None
         while not self._tree.paths():
-            self._do_something()
+            self._change_a_file()
         if self._story.grave:
             self._visit = True
-            self._tell_to_stop("an operator comes")
+            self._stop_daemon("an operator comes")
 
     def _is_done(self) -> bool:
         held = {
@@ -222,35 +222,35 @@ class World:
         What has to be in the catalog at the end.
 
         With a device key no large file; and where two registers in a row got no answer on a server
-        without a listing, nobody can know.
+        without a listing, the outcome is unknown.
         """
         still = self._tree.still(None if self._story.session else SINGLE_PUT_LIMIT)
         if self._far.switches.listing_off is None:
             return still
         sql = "SELECT model_path FROM job WHERE state = 'failed' AND register_repeated_at > 0"
-        unknown = {path for (path,) in self._asked(sql)}
+        unknown = {path for (path,) in self._query(sql)}
         return {path: sha256 for path, sha256 in still.items() if path not in unknown}
 
     def _has_work(self) -> bool:
         """Is there a live job or an upload that has to be ended? Asked of the state directory."""
         live = "SELECT 1 FROM job WHERE state IN ('queued', 'leased') AND held_class IS NULL"
         return bool(
-            self._asked(f"{live} UNION SELECT 1 FROM upload WHERE state IN ('open', 'unwanted')")
+            self._query(f"{live} UNION SELECT 1 FROM upload WHERE state IN ('open', 'unwanted')")
         )
 
-    def _asked(self, sql: str) -> list[tuple[Any, ...]]:
+    def _query(self, sql: str) -> list[tuple[Any, ...]]:
         """The state directory's own answer, past the program."""
         with contextlib.closing(sqlite3.connect(self._state / "syncd.db")) as connection:
             return connection.execute(sql).fetchall()
 
     # -- what happens ----------------------------------------------------------------------------
 
-    def _do_something(self) -> None:
+    def _change_a_file(self) -> None:
         self._note(self._tree.change())
 
     def _disturb(self, path: str) -> None:
         if self._weather.storm:
-            self._note(f"somebody writes to {path} while it is read")
+            self._note(f"another program writes to {path} while it is read")
             self._tree.disturb(path)
 
     def _forget_upload(self) -> None:
@@ -268,11 +268,15 @@ class World:
 
     def _kernel(self, path: str, kind: HintKind) -> None:
         """An event of the kernel, which may or may not get through."""
-        ears = None if self._life is None else self._life.ears
-        if ears is not None and ears.alive() and self._draw.random() < self._story.heard:
-            ears.tell(Hint(ears.root_id, path, kind))
+        watcher = None if self._life is None else self._life.watcher
+        if (
+            watcher is not None
+            and watcher.alive()
+            and self._draw.random() < self._story.heard_share
+        ):
+            watcher.emit(Hint(watcher.root_id, path, kind))
 
-    def _tell_to_stop(self, reason: str) -> None:
+    def _stop_daemon(self, reason: str) -> None:
         if self._life is not None:
             self._note(f"stop: {reason}")
             self._life.service.stop()
@@ -335,7 +339,7 @@ class World:
             killed=self._killed,
             unreached=far.unreached,
             listing=switches.listing_off is None,
-            said=self._said.getvalue(),
+            log=self._log.getvalue(),
             secrets=[self._token, *(each.decode() for each in sorted(far.signatures))],
         )
         return Outcome(self._story, evidence, self._diary, self._rejected())
@@ -348,12 +352,12 @@ class World:
         return Content(self._far.objects.sizes()[key], digest.hexdigest())
 
     def _rejected(self) -> list[str]:
-        """Why jobs failed, but for those that nobody can help."""
+        """Why jobs failed, except where the outcome is unknown."""
         sql = (
             "SELECT reason FROM job_event JOIN job ON job.id = job_event.job_id"
             " WHERE event = 'reject' AND register_repeated_at IS NULL ORDER BY job_event.id"
         )
-        return [reason for (reason,) in self._asked(sql)]
+        return [reason for (reason,) in self._query(sql)]
 
     def _note(self, what: str) -> None:
         self._diary.append(f"{self._loop.time():10.3f} {what}")
@@ -405,14 +409,14 @@ def calendar(loop: VirtualLoop) -> Iterator[None]:
 
 @contextlib.contextmanager
 def logged(keep: bool) -> Iterator[io.StringIO]:
-    """What the program logs meanwhile; nothing unless *keep*."""
-    said = io.StringIO()
+    """Capture the program's log if *keep*."""
+    stream = io.StringIO()
     before = structlog.get_config()
     if keep:
-        log.configure(format="json", level="info", stream=said)
+        log.configure(format="json", level="info", stream=stream)
     else:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        yield said
+        yield stream
     finally:
         structlog.configure(**before)

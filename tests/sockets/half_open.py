@@ -292,7 +292,7 @@ def evidence(
         versions={path: {sha256} for path, sha256 in local.items()},
         still=local,
         state_dir=folder / "state",
-        said=said,
+        log=said,
         secrets=[cloud.session_token],
     )
 

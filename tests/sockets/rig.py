@@ -331,7 +331,7 @@ class Rig:
             versions=versions,
             still=self.local() if still is None else still,
             state_dir=self.folder / "state",
-            said=self.said.getvalue(),
+            log=self.said.getvalue(),
             secrets=[cloud.session_token, cloud.device_key],
             started=self.started,
         )

@@ -1,4 +1,4 @@
-"""Someone whom permissions stop; nobody stops root."""
+"""Run as an account that file permissions apply to; they do not apply to root."""
 
 import ctypes
 import os
@@ -13,8 +13,8 @@ _OVERRIDE = 1 << 1 | 1 << 2
 
 
 @contextmanager
-def as_somebody_else() -> Iterator[None]:
-    """Act as an account without rights; whoever is not root is one already."""
+def as_other_account() -> Iterator[None]:
+    """Act as an account without privileges, if this process runs as root."""
     if os.geteuid() != 0:
         yield
         return
@@ -27,7 +27,7 @@ def as_somebody_else() -> Iterator[None]:
 
 def set_override(allowed: bool) -> None:
     """
-    Let root pass over permissions, or not; for the calling thread and those that it starts.
+    Allow or forbid root to override permissions, in the calling thread and those that it starts.
 
     Root stays the owner of its files, so it can still import from a folder that only it may enter.
     """
