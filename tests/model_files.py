@@ -67,13 +67,11 @@ def gguf_model(order: str = "<", version: int = 3) -> bytes:
     words = struct.pack(order + "IQ", 8, 3) + b"".join(
         gguf_string(w, order) for w in ("a", "bc", "def")
     )
-    nested = struct.pack(order + "IQ", 9, 2) + 2 * struct.pack(order + "IQ3H", 2, 3, 1, 2, 3)
     pairs = [
         gguf_pair("general.architecture", 8, gguf_string("llama", order), order),
         gguf_pair("general.alignment", 4, struct.pack(order + "I", 64), order),
         gguf_pair("tokenizer.ggml.tokens", 9, words, order),
         gguf_pair("tokenizer.ggml.scores", 9, struct.pack(order + "IQ2f", 6, 2, 1.0, 2.0), order),
-        gguf_pair("some.nested", 9, nested, order),
         gguf_pair("some.flag", 7, b"\x01", order),
         gguf_pair("some.count", 10, struct.pack(order + "Q", 7), order),
     ]

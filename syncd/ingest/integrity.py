@@ -1,8 +1,8 @@
 """
 Checks once, before a settled file is queued, whether it is a whole model.
 
-That a file does not change proves little: a downloader that was killed leaves a file that never
-changes again. So the file is opened and judged by who else has it open, its structure and its holes.
+A downloader that was killed leaves a file that never changes again, so the file is opened and judged by
+who else has it open, its structure and its holes.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from syncd.core.files.boundary import Boundary
 from syncd.fs import mounts
 from syncd.fs.download_notes import expected_sha256, mismatch
 from syncd.ingest.formats import structure as formats
-from syncd.ingest.formats.shards import shards
+from syncd.ingest.formats.bounded_json import load_json
 from syncd.ingest.formats.window import Fault, Undecided
 from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict, printable
 
@@ -22,6 +22,9 @@ COMPRESSING = frozenset(
     ("btrfs", "zfs", "f2fs", "bcachefs", "ntfs3", "ntfs", "apfs", "squashfs", "erofs", "ubifs")
 )
 """File systems on which a complete file may take less space than it has bytes."""
+
+SHARDS_MAX, SHARD_NAME_MAX = 20_000, 4096
+"""The largest number of shards that an index may name, and of characters of such a name."""
 
 # Breaking a lease signals its holder, and the default signal would end the process.
 _HARMLESS = signal.SIGURG
@@ -47,7 +50,6 @@ def judge(root: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Ju
     Judge a settled file with bounded reads; nothing in the file is executed.
 
     Args:
-        root: The directory that ``found.rel_path`` is below.
         boundary: A link may lead to a file outside of it only if that file is a model.
         lease: Ask the kernel whether a program has it open for writing, where that is permitted.
     """
@@ -72,18 +74,28 @@ def shards_in(path: str) -> list[str]:
     Return the files that an index of shards names (``weight_map``), as the index spells them.
 
     Raises:
-        ValueError: It is not such an index, or too large to be parsed.
+        ValueError: It is not such an index, or too large.
         OSError: It cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return sorted(shards(fd, os.fstat(fd).st_size))
+        index = load_json(fd, 0, os.fstat(fd).st_size)
     except Fault:
-        raise ValueError("it is not an index of shards") from None
+        index = None
     except Undecided as undecided:
         raise ValueError(str(undecided)) from None
     finally:
         os.close(fd)
+    weights = index.get("weight_map") if isinstance(index, dict) else None
+    if isinstance(weights, dict) and all(map(_is_shard_name, weights.values())):
+        names = sorted(set(weights.values()))
+        if len(names) <= SHARDS_MAX:
+            return names
+    raise ValueError("it is not an index of shards")
+
+
+def _is_shard_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= SHARD_NAME_MAX
 
 
 def still_broken(root: str, known: KnownFile) -> bool:
@@ -96,8 +108,8 @@ def has_writer(fd: int) -> bool:
     """
     Return whether a process of this machine has the file open for writing.
 
-    Also False if the kernel does not say: on file systems without leases, and for an account that
-    neither owns the file nor has CAP_LEASE. See "fcntl(2)", F_SETLEASE.
+    Also False if the kernel does not say: on file systems without leases, and for an account that neither
+    owns the file nor has CAP_LEASE. See "fcntl(2)", F_SETLEASE.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, _HARMLESS)

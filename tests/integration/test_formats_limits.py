@@ -87,41 +87,16 @@ HUGE: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: text_header(b'{"__metadata__":{"a":"', "\U0001f600".encode(), b'"}}'),
         "complete: a whole safetensors file",
     ),
-    "a string that never ends": (
-        "m.safetensors",
-        lambda: text_header(b'{"', b"a", b""),
-        "damaged: ",
-    ),
-    "a number that never ends": (
-        "m.safetensors",
-        lambda: text_header(b'{"__metadata__":', b"1", b"}"),
-        "damaged: ",
-    ),
-    "arrays in arrays": (
-        "m.safetensors",
-        lambda: text_header(b'{"__metadata__":', b"[", b""),
-        "damaged: ",
-    ),
     "empty arrays": (
         "m.safetensors",
         lambda: text_header(b'{"__metadata__":[', b"[],", b"0]}"),
         "not checked: the JSON text has more than 500,000 values",
-    ),
-    "members": (
-        "m.safetensors",
-        lambda: text_header(b'{"a":{"a":0', b',"ab":100', b"}}", 4_400_000),
-        "damaged: the header is not a JSON object of tensors",
     ),
     "dimensions": (
         "m.safetensors",
         lambda: text_header(
             b'{"a":{"data_offsets":[0,0]},"b":{"shape":[0', b",999", b'],"data_offsets":[0,0]}}', 1_999_000
         ),
-        "complete: a whole safetensors file",
-    ),
-    "escapes": (
-        "m.safetensors",
-        lambda: text_header(b'{"__metadata__":{"a":"', rb"\n", b'"}}'),
         "complete: a whole safetensors file",
     ),
     "tensors": ("m.safetensors", lambda: many_tensors(8_000_000), "complete: a whole safetensors file"),
@@ -157,10 +132,10 @@ def test_I17_memory_is_bounded_for_any_content(tmp_path: Path, case: str) -> Non
 INDEX_CHILD = CHILD.replace(
     "verdict = structure.check(fd, path, os.fstat(fd).st_size)",
     """try:
-    said = len(integrity.shards_in(path))
+    result = len(integrity.shards_in(path))
 except ValueError as error:
-    said = error""",
-).replace('verdict.complete, verdict.sentence, sep="\\n")', 'said, sep="\\n")')
+    result = error""",
+).replace('verdict.complete, verdict.sentence, sep="\\n")', 'result, sep="\\n")')
 
 
 def index_of(entry: Callable[[int], str]) -> bytes:
@@ -179,8 +154,6 @@ INDEXES: dict[str, tuple[Callable[[int], str], str]] = {
         "160",
     ),
     "a file for each tensor": (lambda n: f'"{n}": "{n}.bin"', "it is not an index of shards"),
-    "the shortest entries": (lambda n: '"":"a"', "1"),
-    "escaped names": (lambda n: f'"model.layers.{n}.mlp": "mod\\u0065l-{n % 9}.bin"', "9"),
     "names too long for a path": (lambda n: f'"{n}": "{"x" * 5000}{n}"', "it is not an index of shards"),
 }  # fmt: skip
 
@@ -192,9 +165,9 @@ def test_I17_memory_is_bounded_for_the_largest_index_of_shards(tmp_path: Path, c
     path.write_bytes(index_of(entry))
     child = [sys.executable, "-c", INDEX_CHILD, str(path)]
     done = subprocess.run(child, check=True, capture_output=True, text=True, timeout=120)
-    growth, said = done.stdout.splitlines()
+    growth, result = done.stdout.splitlines()
 
-    assert said == expected
+    assert result == expected
     assert int(growth) < JSON_MEMORY
 
 
@@ -208,10 +181,6 @@ def trainers_notes() -> bytes:
 
 ORDINARY: dict[str, tuple[str, Callable[[], bytes]]] = {
     "tensors as the library writes them": ("m.safetensors", lambda: many_tensors(MIB)),
-    "tensors on lines of their own": (
-        "m.safetensors",
-        lambda: model_files.safetensors_of(6_500, indent=2),
-    ),
     "a training's notes": ("m.safetensors", trainers_notes),
     "a vocabulary and tensors": ("m.gguf", lambda: gguf_model(45_000, 8_000)),
     "zip entries": ("m.pt", lambda: many_entries(10_000)),

@@ -6,7 +6,6 @@ Where we mean to differ, a test says so. Weights that other packages ship are wh
 
 import json
 import os
-import struct
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -109,12 +108,6 @@ T = '{"dtype":"U8","shape":[4],"data_offsets":[0,4]}'
 HEADERS = {
     "whole": f'{{"a":{T}}}',
     "spaced": f' {{ "a" : {T} }} ',
-    "nothing": "",
-    "no object": "[]",
-    "cut": f'{{"a":{T}',
-    "two objects": f'{{"a":{T}}}{{}}',
-    "trailing comma": f'{{"a":{T},}}',
-    "no comma": f'{{"a":{T}"b":{T}}}',
     "no offsets": '{"a":{"dtype":"U8","shape":[4]}}',
     "one offset": f'{{"a":{T.replace("[0,4]", "[4]")}}}',
     "three offsets": f'{{"a":{T.replace("[0,4]", "[0,4,4]")}}}',
@@ -122,10 +115,6 @@ HEADERS = {
     "fractional offset": f'{{"a":{T.replace("[0,4]", "[0,4.0]")}}}',
     "end before begin": f'{{"a":{T.replace("[0,4]", "[4,0]")}}}',
     "end too far": f'{{"a":{T.replace("[0,4]", "[0,5]").replace("[4]", "[5]")}}}',
-    "leading zero": f'{{"a":{T.replace("[0,4]", "[0,04]")}}}',
-    "a NaN": f'{{"a":{T},"__metadata__":NaN}}',
-    "control character": f'{{"a":{T},"__metadata__":{{"a":"\n"}}}}',
-    "bad escape": f'{{"a":{T},"__metadata__":{{"a":"\\x"}}}}',
     "metadata last": f'{{"a":{T},"__metadata__":{{"a":"\\u00e4"}}}}',
 }
 
@@ -222,28 +211,6 @@ def test_big_endian_gguf_whole_and_truncated_get_the_official_verdict(tmp_path: 
     assert ours(path) == Structure(True, None, "gguf")
 
     os.truncate(path, end - 1)
-    assert not ours(path).complete
-    assert not accepts(read_gguf, path)
-
-
-def test_gguf_with_extra_bytes_gets_the_official_verdict(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    write_gguf(path, [Type.F32])
-    with path.open("ab") as file:
-        file.write(bytes(100))
-
-    assert ours(path).complete
-    assert accepts(read_gguf, path)
-
-
-@pytest.mark.parametrize("version", [1, 4, 70_000])
-def test_gguf_of_other_version_gets_the_official_verdict(tmp_path: Path, version: int) -> None:
-    path = tmp_path / "model.gguf"
-    write_gguf(path, [Type.F32])
-    with path.open("r+b") as file:
-        file.seek(4)
-        file.write(struct.pack("<I", version))
-
     assert not ours(path).complete
     assert not accepts(read_gguf, path)
 

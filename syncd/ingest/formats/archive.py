@@ -1,10 +1,9 @@
 """
 Checks that a zip archive (``torch.save`` since 1.6, TorchScript, ``torch.export``) is complete.
 
-The layout is that of PKWARE's APPNOTE 6.3: entries, central directory, its end record, with zip64
-where numbers do not fit. Nothing is decompressed. Stricter than ``zipfile`` in two points: the
-directory must stand where the end record says, or an archive inside a cut one would pass for it;
-and every entry must begin with its own header, so that a hole left by a downloader shows.
+The layout is that of PKWARE's APPNOTE 6.3. Nothing is decompressed. Stricter than ``zipfile`` in two
+points: the directory must stand where the end record says, or an archive inside a cut one would pass
+for it; and every entry must begin with its own header, so that a hole left by a downloader shows.
 """
 
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from struct import Struct
 
 from syncd.ingest.formats.window import Fault, Window, read_at
 
-MAX_ENTRIES = 200_000
-"""Ten times what the largest models have; each costs one small read."""
+MAX_ENTRIES = 200_000  # ten times what the largest models have; each costs one small read
 
 _END = Struct("<4s4H2LH")
 _LOCATOR = Struct("<4sLQL")
@@ -57,13 +55,7 @@ def check(fd: int, size: int) -> None:
 
 
 def is_torch(fd: int, size: int) -> bool:
-    """
-    Return whether a complete archive contains an entry that all archives of torch have.
-
-    Raises:
-        Fault: It is not whole.
-        OSError: The file cannot be read.
-    """
+    """Return whether a complete archive contains an entry that all archives of torch have."""
     names = (name.rpartition(b"/")[2] for name, _, _ in _entries(fd, _directory(fd, size)))
     return not _OF_TORCH.isdisjoint(names)
 
@@ -85,7 +77,7 @@ def _directory(fd: int, size: int) -> _Directory:
 
 
 def _end64(fd: int, end: int) -> tuple[int, int, int, int] | None:
-    """End, entries, length and start of the directory by the zip64 record, if there is one."""
+    """Return end, entries, length and start of the directory by the zip64 record, if there is one."""
     if end < _LOCATOR.size + _END64.size:
         return None
     locator = read_at(fd, end - _LOCATOR.size, _LOCATOR.size)
@@ -120,7 +112,7 @@ def _entries(fd: int, directory: _Directory) -> Iterator[tuple[bytes, int, int]]
 
 
 def _wide(full: int, stored: int, position: int, extra: bytes) -> tuple[int, int]:
-    """Numbers that do not fit 32 bits stand in field 1 of *extra*, in this order."""
+    """Read the numbers that do not fit 32 bits from field 1 of *extra*."""
     wide = _field(extra, 1)
     at = 8 if full == _IN_EXTRA else 0
     if stored == _IN_EXTRA:

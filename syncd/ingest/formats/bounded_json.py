@@ -6,11 +6,8 @@ from typing import Any, NoReturn
 
 from syncd.ingest.formats.window import Fault, Undecided, read_at
 
-MAX_SIZE = 10_000_000
-"""Bytes of text. A header of 80,000 tensors takes 8 MB, the index of a trillion weights 9 MB."""
-
-MAX_COMMAS = 500_000
-"""Bounds the number of values, and so the memory they take: at most 128 MiB together with the text."""
+MAX_SIZE = 10_000_000  # bytes; a header of 80,000 tensors takes 8 MB
+MAX_COMMAS = 500_000  # bounds the values, and so the memory: at most 128 MiB together with the text
 
 
 def load_json(

@@ -11,15 +11,8 @@ from struct import Struct
 
 from syncd.ingest.formats.window import WINDOW, Fault, Undecided, Window
 
-MAX_HEADER = 100_000_000
-"""Bytes; the largest tokenizers in use take a fifth of it."""
-
-MAX_ITEMS = 2_000_000
-"""Pairs, array elements that must be read, and tensors; three times the largest tokenizer."""
-
-MAX_DEPTH = 8
-"""Arrays in arrays."""
-
+MAX_HEADER = 100_000_000  # bytes; the largest tokenizers in use take a fifth of it
+MAX_ITEMS = 2_000_000  # pairs, array elements that must be read, and tensors
 MAX_NAME = 65_535
 MAX_DIMENSIONS = 8
 
@@ -116,18 +109,13 @@ def _align(count: int, alignment: int) -> int:
 
 
 class _Header:
-    """Reads what a GGUF header is made of; ``spend`` bounds the number of things."""
+    """Reads the parts of a GGUF header; ``spend`` bounds their number."""
 
     def __init__(self, fd: int, size: int) -> None:
-        capped = size > MAX_HEADER
-        self._window = Window(
-            fd,
-            0,
-            min(size, MAX_HEADER),
-            beyond=f"damaged: the gguf header is longer than {MAX_HEADER:,} bytes"
-            if capped
-            else "incomplete: the gguf header runs past the end of the file",
-        )
+        beyond = "incomplete: the gguf header runs past the end of the file"
+        if size > MAX_HEADER:
+            beyond = f"damaged: the gguf header is longer than {MAX_HEADER:,} bytes"
+        self._window = Window(fd, 0, min(size, MAX_HEADER), beyond=beyond)
         self._left = MAX_ITEMS
         order = _byte_order(self._window.take(8))
         self._uint32 = Struct(order + "I")
@@ -155,16 +143,20 @@ class _Header:
             raise Fault(f"damaged: a name in the gguf header has {length:,} bytes")
         return self._window.take(length)
 
-    def skip_value(self, kind: int, depth: int = 0) -> None:
-        if kind == _STRING:
-            self._window.skip(self.uint64())
-        elif kind == _ARRAY:
-            self._skip_array(depth + 1)
+    def skip_value(self, kind: int) -> None:
+        if kind == _ARRAY:
+            kind, count = self.uint32(), self.uint64()
+            if kind == _STRING:
+                self._skip_strings(count)
+            elif kind == _ARRAY:
+                raise Undecided("its header contains arrays of arrays")
+            else:
+                self._window.skip(_size_of(kind) * count)
         else:
-            self._window.skip(_size_of(kind))
+            self._window.skip(self.uint64() if kind == _STRING else _size_of(kind))
 
     def tensors(self, count: int) -> Iterator[tuple[int, int, int]]:
-        """Type, number of elements, and offset in the tensor data."""
+        """Yield type, number of elements, and offset in the tensor data."""
         for _ in range(count):
             self.string()
             dimensions = self.uint32()
@@ -173,21 +165,8 @@ class _Header:
             *shape, kind, offset = self._unpack(self._rest_of_tensor[dimensions])
             yield kind, math.prod(shape), offset
 
-    def _skip_array(self, depth: int) -> None:
-        if depth > MAX_DEPTH:
-            raise Fault(f"damaged: arrays in the gguf header nest deeper than {MAX_DEPTH}")
-        kind, count = self.uint32(), self.uint64()
-        if kind == _STRING:
-            self._skip_strings(count)
-        elif kind == _ARRAY:
-            self.spend(count)
-            for _ in range(count):
-                self._skip_array(depth + 1)
-        else:
-            self._window.skip(_size_of(kind) * count)
-
     def _skip_strings(self, count: int) -> None:
-        """The bulk of a header with a tokenizer: hundreds of thousands, so a loop without calls."""
+        """Skip the bulk of a header with a tokenizer: a loop without calls, for speed."""
         self.spend(count)
         window, length_at = self._window, self._uint64.unpack_from
         while count:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 from syncd.ingest.formats.window import Fault, Window
 
-MAX_FIELDS = 100_000
-"""Outermost fields: a handful, and one for each function and property."""
+MAX_FIELDS = 100_000  # outermost: a handful, and one for each function and property
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _IR_VERSION, _GRAPH, _OPERATOR_SETS = 1, 7, 8
@@ -47,7 +46,7 @@ def check(fd: int, size: int) -> None:
 
 
 def _field(window: Window) -> tuple[int, int]:
-    """Number and value of the next field; of a field of bytes their number, and they are skipped."""
+    """Return number and value of the next field; for a field of bytes their count, and skip them."""
     tag = _varint(window)
     number, wire = tag >> 3, tag & 7
     if number == 0 or _KNOWN.get(number, wire) != wire:

@@ -1,35 +1,22 @@
 """
 Pickles, and what ``torch.save`` wrote before 1.6; nothing is unpickled.
 
-The first and the last bytes decide whether a plain pickle is complete. A legacy torch file has raw
-storages after its pickles and no end mark, so ``pickletools`` lists the opcodes of its few small
-pickles, and the sizes of the storages that they name are added up.
+The last byte decides whether a plain pickle is complete. A legacy torch file has raw storages after its
+pickles and no end mark, so ``pickletools`` lists the opcodes of its few small pickles, and the sizes of
+the storages that they name are added up.
 """
 
 import pickletools
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import IO, cast
+from io import BytesIO
 
-from syncd.ingest.formats.window import Fault, Undecided, Window, read_at
+from syncd.ingest.formats.window import Fault, Undecided, read_at
 
-MAX_OPCODES = 500_000
-"""A state dict takes about 45 per tensor."""
-
-MAX_STORAGES = 20_000
-MAX_MEMO = 20_000
-MAX_KEPT = 64
-"""Characters of a string that is kept; keys, locations and names of storages are shorter."""
-
-MAX_ARGUMENT = 65_536
-"""Bytes of one opcode's argument; tensors are not among them."""
-
-MAX_LINE = 1024
-"""Bytes of a line, which is read byte by byte: a name of a class."""
-
-MAX_READ = 64 * 1024 * 1024
-"""Bytes that are read in all, so that a file cannot occupy the thread that scans for long."""
+MAX_OPCODES = 200_000  # a state dict takes about 45 per tensor
+MAX_PICKLES = 4 * 1024 * 1024  # bytes of all pickles of a legacy file, without the storages
+MAX_LINE = 1024  # bytes of a name of a class
 
 _LEGACY_START = re.compile(
     rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a"
@@ -56,13 +43,7 @@ def is_legacy(start: bytes) -> bool:
 
 
 def check(fd: int, size: int) -> None:
-    """
-    Check that the file ends with the opcode that ends a pickle.
-
-    Raises:
-        Fault: It does not.
-        OSError: The file cannot be read.
-    """
+    """Raise ``Fault`` if the file does not end with the opcode that ends a pickle."""
     if read_at(fd, size - 1, 1) != b".":
         raise Fault("incomplete: a pickle ends with a full stop, this file does not")
 
@@ -76,100 +57,71 @@ def check_legacy(fd: int, size: int) -> None:
         Undecided: The opcodes cannot be listed, or a storage has an unknown class.
         OSError: The file cannot be read.
     """
-    source, storages = _PickleSource(fd, size), dict[str | int, int]()
-    for _ in range(_LEGACY_PICKLES):
-        for persistent_id in _persistent_ids(source):
-            _add_storage(storages, persistent_id)
+    data = read_at(fd, 0, min(size, MAX_PICKLES))
+    source, storages = _Pickles(data), dict[str | int, int]()
+    opcodes = _opcodes(source)
+    try:
+        for _ in range(_LEGACY_PICKLES):
+            for persistent_id in _persistent_ids(opcodes):
+                _add_storage(storages, persistent_id)
+    except ValueError:
+        if source.tell() == len(data) < MAX_PICKLES:
+            raise Fault("incomplete: a pickle runs past the end of the file") from None
+        raise Undecided("its opcodes cannot be followed to the end") from None
     # The number of elements precedes each storage.
     needed, present = sum(8 + length for length in storages.values()), size - source.tell()
     if needed > present:
         raise Fault(f"incomplete: {needed:,} bytes of storages are named, the file has {present:,}")
 
 
-class _PickleSource:
-    """The file that ``pickletools.genops`` reads, with bounds on all it asks for."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        beyond = "incomplete: a pickle runs past the end of the file"
-        self._window = Window(fd, 0, size, beyond=beyond)
-        self._opcodes_left, self._bytes_left = MAX_OPCODES, MAX_READ
-
-    def tell(self) -> int:
-        return self._window.position
-
-    def read(self, count: int) -> bytes:
-        if count > MAX_ARGUMENT:
-            self._window.skip(count)
-            raise Undecided("its pickles contain long values")
-        self._bytes_left -= count
-        if self._bytes_left < 0:
-            raise Undecided("its pickles are too long")
-        return self._window.take(count)
-
-    def readline(self) -> bytes:
-        line = bytearray()
-        while not line.endswith(b"\n"):
-            line += self.read(1)
-            if len(line) > MAX_LINE or line.endswith(b"\\"):  # no name of a class has escapes
-                raise Undecided("its pickles contain unusual text")
-        return bytes(line)
-
-    def opcodes(self) -> Iterator[tuple[str, object]]:
-        """Yield name and argument of each opcode of the next pickle."""
-        try:
-            for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", self)):
-                self._opcodes_left -= 1
-                if self._opcodes_left < 0:
-                    break
-                yield opcode.name, argument
-            else:
-                return
-        except ValueError:
-            pass
-        raise Undecided("its opcodes cannot be followed to the end")
+class _Pickles(BytesIO):
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(MAX_LINE)
+        if b"\\" in line:
+            raise ValueError("no name of a class has escapes")
+        return line
 
 
-def _persistent_ids(source: _PickleSource) -> Iterator[list[object]]:
+def _opcodes(source: BytesIO) -> Iterator[tuple[str, object]]:
+    """Yield name and argument of the opcodes of all pickles, one after another."""
+    left = MAX_OPCODES
+    while True:
+        for opcode, argument, _ in pickletools.genops(source):
+            left -= 1
+            if left < 0:
+                raise Undecided("its pickles are too long")
+            yield opcode.name, argument
+
+
+def _persistent_ids(opcodes: Iterator[tuple[str, object]]) -> Iterator[list[object]]:
     """
     Yield the values of each persistent id in the next pickle.
 
-    torch's are tuples of strings and numbers, written after a MARK. Only these are followed, also
-    through the memo; every other value is None.
+    torch's are tuples of strings and numbers after a MARK; every other value is None.
     """
-    memo: dict[int, object] = {}
+    memo: dict[object, object] = {}
     memoized = 0
     values: deque[object] = deque(maxlen=32)
-    for name, argument in source.opcodes():
-        match name, argument:
-            case "MARK", _:
+    for name, argument in opcodes:
+        match name:
+            case "STOP":
+                return
+            case "MARK":
                 values.clear()
-            case "BINGET" | "LONG_BINGET", int(index):
-                values.append(memo.get(index))
-            case "BINPUT" | "LONG_BINPUT", int(index):
-                _remember(memo, index, values)
-            case "MEMOIZE", _:
-                _remember(memo, memoized, values)
-                memoized += 1
-            case "STACK_GLOBAL", _ if len(values) >= 2:
+            case "BINGET" | "LONG_BINGET":
+                values.append(memo.get(argument))
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE" if values:
+                memo[memoized if name == "MEMOIZE" else argument] = values[-1]
+                memoized += name == "MEMOIZE"
+            case "STACK_GLOBAL" if len(values) >= 2:
                 qualified, module = values.pop(), values.pop()
                 values.append(f"{module} {qualified}")
-            case "BINPERSID", _:
+            case "BINPERSID":
                 yield list(values)
-            case (("PROTO" | "FRAME"), _):
+            case "PROTO" | "FRAME":
                 pass
-            case _, str() if len(argument) > MAX_KEPT:
-                values.append(None)
-            case _, int() | str():
-                values.append(argument)
             case _:
-                values.append(None)
-
-
-def _remember(memo: dict[int, object], index: int, values: deque[object]) -> None:
-    if values and isinstance(values[-1], str) and len(memo) < MAX_MEMO:
-        memo[index] = values[-1]
-    else:
-        memo.pop(index, None)
+                values.append(argument if isinstance(argument, int | str) else None)
 
 
 def _add_storage(storages: dict[str | int, int], persistent_id: list[object]) -> None:
@@ -177,8 +129,8 @@ def _add_storage(storages: dict[str | int, int], persistent_id: list[object]) ->
     match persistent_id:
         case ["storage", str(name), str() | int() as key, _, int(count), *_] if count >= 0:
             element = _STORAGES.get(name.rpartition(" ")[2])
-            if element is None or len(storages) == MAX_STORAGES:
-                raise Undecided("its storages are of an unknown class, or too many")
+            if element is None:
+                raise Undecided("its storages are of an unknown class")
             storages[key] = count * element
         case ["module", *_]:
             pass

@@ -1,9 +1,8 @@
 """
 Checks that a safetensors file contains everything up to its largest ``data_offsets``.
 
-Eight bytes of header length, a JSON object, the tensors. ComfyUI loads files that are longer than
-needed, so they are complete here although the official reader refuses them. If a name occurs twice,
-the larger end counts.
+ComfyUI loads files that are longer than needed, so they are complete here although the official reader
+refuses them. If a name occurs twice, the larger end counts.
 """
 
 from typing import Any, NamedTuple
@@ -11,8 +10,7 @@ from typing import Any, NamedTuple
 from syncd.ingest.formats.bounded_json import load_json
 from syncd.ingest.formats.window import Fault, read_at
 
-MAX_HEADER = 100_000_000
-"""Bytes; the official reader's limit."""
+MAX_HEADER = 100_000_000  # bytes; the official reader's limit
 
 _NOT_TENSORS = "damaged: the header is not a JSON object of tensors"
 
@@ -21,8 +19,8 @@ class _Object(NamedTuple):
     """
     What a JSON object says about tensors; -1 where it says nothing.
 
-    ``end`` is its own ``data_offsets`` end if it describes one tensor. ``last_end`` is the largest
-    end of its members if all of them, except ``__metadata__``, describe tensors.
+    ``end`` is its own ``data_offsets`` end, ``last_end`` the largest end of its members if all of them,
+    except ``__metadata__``, describe tensors.
     """
 
     end: int
@@ -36,7 +34,6 @@ def check(fd: int, size: int) -> None:
     Raises:
         Fault: It does not, or the header is longer than ``MAX_HEADER``.
         Undecided: The header is too large to be parsed.
-        OSError: The file cannot be read.
     """
     length = int.from_bytes(read_at(fd, 0, 8), "little")
     if length > MAX_HEADER:

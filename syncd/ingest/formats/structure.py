@@ -3,7 +3,7 @@ Checks whether a model file is structurally complete, with bounded parsers; noth
 
 The extension claims a format and the content confirms it. File content is hostile input: no check
 imports, unpickles, decompresses or executes anything, uses unbounded memory, or raises anything but
-``OSError``. Checks do not detect wrong bytes.
+``OSError``.
 """
 
 import os
@@ -15,11 +15,8 @@ from importlib import import_module
 
 from syncd.ingest.formats.window import Fault, Undecided, read_at
 
-SMALLEST = 16
-"""Bytes; no model is smaller."""
-
+SMALLEST = 16  # bytes; no model is smaller
 _START = 512
-
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -28,10 +25,8 @@ class Structure:
     """
     The result of a structure check.
 
-    ``complete`` is False if the file must not be uploaded. ``reason`` is a sentence for users: what
-    is wrong, or why nothing was checked; None for a file that was checked and is complete.
-    ``format`` is the format of the content, or None. ``foreign`` means that the file is something
-    else under the name of a model, so waiting for the rest of it does not help.
+    ``complete`` is False if the file must not be uploaded. ``reason`` says what is wrong, or why nothing was
+    checked. ``foreign`` means that the file is something else under the name of a model.
     """
 
     complete: bool
@@ -41,20 +36,18 @@ class Structure:
 
     @property
     def sentence(self) -> str:
-        """The verdict as one sentence."""
         return self.reason or f"complete: a whole {self.format} file"
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """A format; its parser is imported with the first such file, because few trees have all formats."""
+    """A format; its parser is imported with the first such file to save memory."""
 
     name: str
     home: str
     function: str = "check"
 
     def check(self, fd: int, size: int) -> None:
-        """Raises ``Fault``, ``Undecided`` or ``OSError``."""
         getattr(import_module(f"syncd.ingest.formats.{self.home}"), self.function)(fd, size)
 
 
@@ -82,9 +75,6 @@ def check(fd: int, name: str, size: int) -> Structure:
         fd: The file, open for reading; its offset is neither used nor moved.
         name: File name or path; the last ending counts, in any case.
         size: Bytes that the file had when it was opened.
-
-    Raises:
-        OSError: The file cannot be read.
     """
     ending = os.path.splitext(name)[1].lower()
     if ending not in _BY_ENDING:
@@ -97,7 +87,7 @@ def check(fd: int, name: str, size: int) -> Structure:
         return Structure(False, f"incomplete: {size:,} bytes are too few for a model", None)
     claimed = _BY_ENDING[ending] or _by_content(start)
     if claimed is None:
-        return _unknown(start)
+        return _page(start) or Structure(True, "not checked: no format that can be checked", None)
     return _checked(claimed, fd, size, start)
 
 
@@ -106,9 +96,6 @@ def is_model(fd: int, size: int, structure: Structure) -> bool:
     Return whether the content of a complete file, not only its name, is that of a model.
 
     Many programs write zip archives, for example as documents. All other formats are of models.
-
-    Raises:
-        OSError: The file cannot be read.
     """
     if structure.format != _ZIP.name:
         return structure.format is not None
@@ -130,10 +117,6 @@ def _checked(claimed: _Format, fd: int, size: int, start: bytes) -> Structure:
     return Structure(True, None, claimed.name)
 
 
-def _unknown(start: bytes) -> Structure:
-    return _page(start) or Structure(True, "not checked: no format that can be checked", None)
-
-
 def _by_content(start: bytes) -> _Format | None:
     """Return the format of a file whose extension stands for several formats."""
     if start.startswith(b"PK"):
@@ -148,15 +131,11 @@ def _by_content(start: bytes) -> _Format | None:
 def _page(start: bytes) -> Structure | None:
     """Return the verdict on a web page or error message that was saved under the name of a model."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if _BINARY.search(text):
+    page = {b"<": "web page", b"{": "error message (JSON)"}.get(text[:1])
+    if page is None or _BINARY.search(text):
         return None
-    if text.startswith(b"<"):
-        reason = "this is a saved web page, not the model: download it again"
-        return Structure(False, reason, None, foreign=True)
-    if text.startswith(b"{"):
-        reason = "this is a saved error message (JSON), not the model: download it again"
-        return Structure(False, reason, None, foreign=True)
-    return None
+    reason = f"this is a saved {page}, not the model: download it again"
+    return Structure(False, reason, None, foreign=True)
 
 
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")

@@ -1,14 +1,8 @@
-"""
-Bounded reads of an untrusted file, and the exceptions that end a check.
-
-All reads are ``os.pread`` on a descriptor of the caller, who gets every ``OSError``.
-"""
+"""Bounded reads of an untrusted file, and the exceptions that end a check."""
 
 import os
 
-WINDOW = 256 * 1024
-"""Bytes held at a time, at most."""
-
+WINDOW = 256 * 1024  # bytes held at a time, at most
 _FIRST = 4 * 1024
 
 
@@ -21,7 +15,7 @@ class Undecided(Exception):
 
 
 def read_at(fd: int, position: int, count: int) -> bytes:
-    """Up to *count* bytes; fewer only at the end of the file (network file systems cut reads short)."""
+    """Read up to *count* bytes; fewer only at the end (network file systems cut reads short)."""
     data = os.pread(fd, count, position)
     while 0 < len(data) < count:
         more = os.pread(fd, count - len(data), position + len(data))
@@ -35,10 +29,7 @@ class Window:
     """
     A cursor over ``[position, end)`` of a file, with at most ``WINDOW`` bytes of it in memory.
 
-    A jump costs a small read; reads in sequence grow.
-
-    Args:
-        beyond: The text of the ``Fault`` that is raised for a read past *end*.
+    A read past *end* raises ``Fault`` with the text *beyond*. Reads in sequence grow.
     """
 
     __slots__ = ("_ahead", "_base", "_beyond", "_end", "_fd", "buffer", "position")
@@ -53,12 +44,7 @@ class Window:
         self.position = position
 
     def at(self, count: int) -> int:
-        """
-        Load *count* bytes (at most ``WINDOW``) from the cursor on; return their index in ``buffer``.
-
-        Raises:
-            Fault: They reach past the end.
-        """
+        """Load *count* bytes (at most ``WINDOW``) from the cursor on; return their index in ``buffer``."""
         index = self.position - self._base
         if index + count > len(self.buffer):
             self._load(count)
@@ -66,13 +52,13 @@ class Window:
         return index
 
     def take(self, count: int) -> bytes:
-        """The next *count* bytes, at most ``WINDOW``; raises ``Fault`` past the end."""
+        """Return the next *count* bytes, at most ``WINDOW``; raise ``Fault`` past the end."""
         index = self.at(count)
         self.position += count
         return self.buffer[index : index + count]
 
     def skip(self, count: int) -> None:
-        """Move the cursor without reading; raises ``Fault`` past the end."""
+        """Move the cursor without reading; raise ``Fault`` past the end."""
         if count > self._end - self.position:
             raise Fault(self._beyond)
         self.position += count
