@@ -15,7 +15,6 @@ from syncd.types import Fingerprint, FoundFile, Job, Target
 
 BATCH = 20_000
 LASTING_S = 5.0
-TTL_MS = 120_000
 NOW_MS = 1_800_000_000_000
 
 
@@ -77,7 +76,7 @@ def _work(store: Store) -> tuple[int, float]:
     """Claim and finish jobs one after the other, each in a durable commit."""
     pairs, started_s = 0, time.monotonic()
     while time.monotonic() - started_s < LASTING_S:
-        job = store.jobs.claim("bench", NOW_MS, TTL_MS)
+        job = store.jobs.claim("bench", NOW_MS)
         if job is None:
             break
         _finish(store, job, pairs)

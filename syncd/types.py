@@ -387,7 +387,6 @@ class Job:
     attempt: int
     run_after: int
     lease_owner: str | None = None
-    lease_expires_at: int | None = None
     held_class: HeldClass | None = None
     sha256: str | None = None
     leaves: bytes | None = field(default=None, repr=False)

@@ -28,21 +28,20 @@ class UploadAborter:
     async def abort_unwanted(self) -> None:
         """Abort the uploads that are due; a failed abort is tried again later."""
         while True:
-            due = await self._lanes.db(self._store.jobs.unwanted_upload, self._clock.now_ms())
-            if due is None:
+            now_ms, uploads = self._clock.now_ms, self._store.uploads
+            upload = await self._lanes.db(uploads.next_unwanted, now_ms())
+            if upload is None:
                 return
-            upload, _ = due
-            now_ms = self._clock.now_ms
-            jobs = self._store.jobs
             try:
                 await self._api.abort(upload)
             except JobError as error:
                 end = _ENDS.get(error.kind)
                 if end is None:
                     self._log.warning("upload.abort_postponed", reason=str(error))
-                    await self._lanes.db(jobs.postpone_abort, upload, now_ms() + RETRY_MS, now_ms())
+                    again = now_ms() + RETRY_MS
+                    await self._lanes.db(uploads.postpone_abort, upload, again, now_ms())
                     continue
             else:
                 end = UploadState.ABORTED
             self._log.info("upload.ended", end=end)
-            await self._lanes.db(jobs.end_upload, upload, end, now_ms())
+            await self._lanes.db(uploads.end, upload, end, now_ms())

@@ -190,10 +190,12 @@ class Database:
         with _errors(self._path):
             self._connection.executemany(sql, rows).close()
 
-    def insert(self, sql: str, parameters: Sequence[Any] | dict[str, Any]) -> int:
+    def insert(self, table: str, values: dict[str, Any]) -> int:
         """Insert one row in a transaction and return its id."""
+        columns = ", ".join(values)
+        sql = f"INSERT INTO {table} ({columns}) VALUES (:{columns.replace(', ', ', :')})"
         assert self._connection.in_transaction, sql
-        with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
+        with _errors(self._path), closing(self._connection.execute(sql, values)) as cursor:
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 

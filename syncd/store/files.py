@@ -8,7 +8,7 @@ from typing import Any
 
 from syncd.core.files.search_paths import PathKey
 from syncd.store.db import Database
-from syncd.store.jobs import Jobs
+from syncd.store.jobs import JobQueue
 from syncd.store.rows import FINGERPRINT_COLUMNS, fingerprint_values, known_file_of
 from syncd.types import (
     FoundFile,
@@ -184,7 +184,7 @@ def _mount_of(row: Any) -> Mount:
 class Files:
     """The file and root tables."""
 
-    def __init__(self, db: Database, jobs: Jobs) -> None:
+    def __init__(self, db: Database, jobs: JobQueue) -> None:
         self._db = db
         self._jobs = jobs
 
@@ -200,17 +200,14 @@ class Files:
         directory with two types is two roots.
         """
         real_path = real_path or path
-        places = (os.fsencode(path), os.fsencode(real_path))
+        places = {"path": os.fsencode(path), "real_path": os.fsencode(real_path)}
         with self._db.transaction():
             root_id = find_root(self._db, path, real_path, type_key)
             if root_id is None:
-                return self._db.insert(
-                    "INSERT INTO root (path, real_path, type_key) VALUES (?, ?, ?)",
-                    (*places, type_key),
-                )
+                return self._db.insert("root", {**places, "type_key": type_key})
             self._db.run(
-                "UPDATE root SET path = ?, real_path = ?, watched = 1 WHERE id = ?",
-                (*places, root_id),
+                "UPDATE root SET path = :path, real_path = :real_path, watched = 1 WHERE id = :id",
+                {**places, "id": root_id},
             )
             return root_id
 
@@ -402,11 +399,7 @@ class Files:
         Nothing happens if the worker's lease is no longer valid.
         """
         with self._db.transaction():
-            ours = self._db.one(
-                "SELECT 1 FROM job WHERE id = ? AND state = 'leased' AND lease_owner = ?",
-                (job.id, job.lease_owner),
-            )
-            if ours is not None:
+            if self._jobs.is_ours(job):
                 self._jobs.replace_live(job.root_id, job.rel_path, now_ms, reason=reason)
                 self._mark(job.root_id, job.rel_path, Verdict.INCOMPLETE, reason, now_ms)
 

@@ -6,7 +6,6 @@ from typing import Any
 from syncd.types import Fingerprint, HeldClass, Job, Kind, KnownFile, State, Target, Verdict
 
 FINGERPRINT_COLUMNS = ("size", "mtime_ns", "ctime_ns", "dev", "inode")
-_TARGET = ("model_path", "model_type", "file_name", "display_name", "bundle")
 
 
 def fingerprint_values(fingerprint: Fingerprint) -> tuple[int, int, int, str, str]:
@@ -54,7 +53,6 @@ def job_of(row: Any) -> Job:
         attempt=row["attempt"],
         run_after=row["run_after"],
         lease_owner=row["lease_owner"],
-        lease_expires_at=row["lease_expires_at"],
         held_class=HeldClass(row["held_class"]) if row["held_class"] else None,
         sha256=row["sha256"],
         leaves=row["leaves"],

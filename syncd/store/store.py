@@ -6,7 +6,7 @@ from syncd.store.cleanup import StoreCleanup
 from syncd.store.db import Database
 from syncd.store.files import Files
 from syncd.store.holds import Holds, Sent, Servers
-from syncd.store.jobs import Jobs
+from syncd.store.jobs import JobQueue
 from syncd.store.lock import Lock
 from syncd.store.reports import Report
 from syncd.store.times import Times
@@ -34,7 +34,8 @@ class Store:
             assert reader is not None, "the writer made it"
             opened.pop_all()
         self._reader = reader
-        self.jobs = Jobs(self._db)
+        self.jobs = JobQueue(self._db)
+        self.uploads = self.jobs.uploads
         self.records = self.jobs.records
         self.files = Files(self._db, self.jobs)
         self.holds = Holds(self._db)
@@ -43,7 +44,7 @@ class Store:
         self.upkeep = StoreCleanup(self._db)
         self.report = Report(self._db)
         self.times = Times(self._db)
-        self.seen = Files(self._reader, Jobs(self._reader))
+        self.seen = Files(self._reader, JobQueue(self._reader))
 
     def transaction(self) -> AbstractContextManager[None]:
         """

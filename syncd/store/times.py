@@ -62,7 +62,6 @@ _TIMES = (
         "state IN ('queued', 'leased')",
         {
             "run_after": "run_after - updated_at",
-            "lease_expires_at": "lease_expires_at - updated_at",
             "body_sent_at": "0",
             "complete_sent_at": "0",
             "register_sent_at": "0",

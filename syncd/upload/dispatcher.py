@@ -12,7 +12,6 @@ from syncd.errors import StateFull
 from syncd.executors import Executors
 from syncd.monitoring.webhook import WebhookNotifier
 from syncd.store.clock_steps import ClockSteps
-from syncd.store.jobs import LEASE_TTL_MS
 from syncd.store.store import Store
 from syncd.types import Hint, Job
 from syncd.upload.hold_tracker import HoldTracker
@@ -168,7 +167,7 @@ class Dispatcher:
             if wait_s > 0:
                 return wait_s
             job = await self._lanes.db(
-                self._store.jobs.claim, self._owner, self._clock.now_ms(), LEASE_TTL_MS, only=only
+                self._store.jobs.claim, self._owner, self._clock.now_ms(), only=only
             )
             if job is None:
                 due_s = await self._next_due_s(only)

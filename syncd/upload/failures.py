@@ -93,10 +93,10 @@ async def _apply(context: JobContext, error: JobError, decision: retry_policy.De
         case retry_policy.Next.STOP:
             raise StateError(reason)
         case retry_policy.Next.RESEND:
-            await context.write(jobs.drop_parts, context.now_ms)
+            await context.write(deps.store.uploads.drop_parts, context.now_ms)
         case retry_policy.Next.FRESH_UPLOAD:
             context.job = await context.write(
-                jobs.fresh_upload, context.now_ms, gone=error.kind is Kind.UPLOAD_GONE
+                deps.store.uploads.fresh_upload, context.now_ms, gone=error.kind is Kind.UPLOAD_GONE
             )
     await context.write(
         jobs.retry,

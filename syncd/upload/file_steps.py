@@ -142,7 +142,7 @@ async def compare_leaves(context: JobContext) -> None:
     """Require that every part was sent with the leaves that the file's digest was made from."""
     job, deps = context.job, context.deps
     assert job.leaves is not None, "planned before"
-    sent = await deps.lanes.db(deps.store.jobs.sent_leaves, job)
+    sent = await deps.lanes.db(deps.store.uploads.sent_leaves, job)
     for part in plan_parts(job.fingerprint.size, context.upload.part_size):
         if sent.get(part.number) != job.leaves[leaves_of(part)]:
             raise FileChanged(f"{printable(context.path)} holds other bytes than were sent of it")

@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 async def missing(context: JobContext) -> list[Part]:
     """The parts without a committed etag, in order."""
     job, deps = context.job, context.deps
-    etags = await deps.lanes.db(deps.store.jobs.etags, job)
+    etags = await deps.lanes.db(deps.store.uploads.etags, job)
     return missing_parts(plan_parts(job.fingerprint.size, context.upload.part_size), etags)
 
 
@@ -119,7 +119,7 @@ class _Sending:
             found=self._found, stop=context.stop, on_signed=partial(context.contact, Side.API),
         )  # fmt: skip
         sent = leaves[leaves_of(part)]
-        await context.write(deps.store.jobs.note_part, part, etag, sent, context.now_ms)
+        await context.write(deps.store.uploads.note_part, part, etag, sent, context.now_ms)
 
     async def _acknowledged(self, part: Part) -> None:
         self._lead.acknowledged(part)

@@ -60,7 +60,7 @@ async def _take_key(context: JobContext, storage_key: str) -> None:
         Permanent: The key belongs to other bytes.
     """
     context.job, usable = await context.write(
-        context.deps.store.jobs.note_key, storage_key, context.now_ms
+        context.deps.store.uploads.note_key, storage_key, context.now_ms
     )
     if usable:
         return
@@ -158,7 +158,7 @@ async def _open(context: JobContext) -> None:
     assert job.storage_key is not None, "presigned before"
     upload = await deps.api.initiate(job.storage_key, job.fingerprint.size)
     await context.contact(Side.API)
-    context.job = await context.write(deps.store.jobs.note_upload, upload, context.now_ms)
+    context.job = await context.write(deps.store.uploads.note_upload, upload, context.now_ms)
 
 
 async def complete(context: JobContext) -> None:
@@ -171,7 +171,7 @@ async def complete(context: JobContext) -> None:
     deps.meter.phase(context.job.id, Phase.FINISHING)
     await file_steps.fence(context)
     await file_steps.compare_leaves(context)
-    etags = await deps.lanes.db(deps.store.jobs.etags, context.job)
+    etags = await deps.lanes.db(deps.store.uploads.etags, context.job)
 
     async def intend() -> None:
         await context.note(complete_sent_at=context.now_ms)
@@ -194,4 +194,4 @@ async def complete(context: JobContext) -> None:
 
 
 async def _stored(context: JobContext) -> None:
-    context.job = await context.write(context.deps.store.jobs.note_stored, context.now_ms)
+    context.job = await context.write(context.deps.store.uploads.note_stored, context.now_ms)

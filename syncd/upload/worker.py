@@ -1,5 +1,5 @@
 """
-Runs a claimed job step by step until it ends or has to wait, and renews its lease.
+Runs a claimed job step by step until it ends or has to wait, and checks its lease.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ from syncd.core.jobs.steps import Step, next_step
 from syncd.errors import FileChanged, JobError, LeaseLost, Permanent, StateError
 from syncd.fs import hashing
 from syncd.monitoring.progress import Tally
-from syncd.store.jobs import LEASE_TTL_MS
 from syncd.types import Job, Kind
 from syncd.upload import failures, file_steps, part_sender, register_steps, store_steps
 from syncd.upload.context import DAY_IS_FULL, STOPPED, DrainFlag, JobContext, Released, WorkerDeps
@@ -33,6 +32,9 @@ STEPS: Mapping[Step, Callable[[JobContext], Awaitable[None]]] = {
     Step.FINISH: register_steps.finish,
 }
 """The function of each step. It commits what it found, or sets the outcome."""
+
+LEASE_CHECK_S = 40.0
+"""Between two checks that the job is still ours, while a step takes long."""
 
 _LAST_STEPS = frozenset({Step.COMPLETE, Step.LOOK_UP, Step.REGISTER, Step.FINISH, Step.ADOPT})
 """Steps that still run during a shutdown: the bytes are stored, one small request is left."""
@@ -117,9 +119,9 @@ class Worker:
     # -- supervision -----------------------------------------------------------------------------
 
     async def _supervised(self, context: JobContext) -> Outcome:
-        """Run the steps and renew the lease; a lost lease stops the steps."""
+        """Run the steps; a lost lease stops them."""
         work = asyncio.create_task(self._run_steps(context))
-        lease = asyncio.create_task(_keep_lease(context))
+        lease = asyncio.create_task(_watch_lease(context))
         try:
             await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -213,16 +215,12 @@ async def _next(context: JobContext) -> Step:
     )
 
 
-async def _keep_lease(context: JobContext) -> None:
-    """Renew the lease until it is lost: the file changed, or the job was cancelled."""
+async def _watch_lease(context: JobContext) -> None:
+    """Return when the lease is lost: the file changed, or the job was cancelled."""
     deps = context.deps
     while True:
-        await deps.clock.sleep(LEASE_TTL_MS / 3000)
-        try:
-            await deps.lanes.db(
-                deps.store.jobs.renew, context.job, deps.clock.now_ms(), LEASE_TTL_MS
-            )
-        except LeaseLost:
+        await deps.clock.sleep(LEASE_CHECK_S)
+        if not await deps.lanes.db(deps.store.jobs.is_ours, context.job):
             return
 
 

@@ -37,19 +37,19 @@ for number in itertools.count():
     found = FoundFile(root, path, Fingerprint(1, 2, 3, 4, 5), 3)
     target = Target(path, "loras", "n", "n")
     say("admitted", store.files.admit([Wanted(found, target, path)], 1).jobs[root, path], path)
-    job = store.jobs.claim(run, 1, 1000)
+    job = store.jobs.claim(run, 1)
     say("claimed", job.id, job.attempt)
     if job.sha256 is None:
         job = store.jobs.note_digests(job, FileDigests(3, f"{job.id:064}", b"l" * 16), 1)
         say("sha256", job.id, job.sha256)
     if job.storage_key is None:
-        job = store.jobs.note_key(job, f"key-{run}-{number}", 1)[0]
+        job = store.uploads.note_key(job, f"key-{run}-{number}", 1)[0]
         say("storage_key", job.id, job.storage_key)
     if job.upload_id is None:
-        job = store.jobs.note_upload(job, Multipart(f"up-{run}-{number}", job.storage_key, 1, 3), 1)
+        job = store.uploads.note_upload(job, Multipart(f"up-{run}-{number}", job.storage_key, 1, 3), 1)
         say("upload_id", job.id, job.upload_id)
-    for part in {1, 2, 3} - store.jobs.etags(job).keys():
-        store.jobs.note_part(job, Part(part, part - 1, 1), f"etag-{run}-{part}", b"l" * 16, 1)
+    for part in {1, 2, 3} - store.uploads.etags(job).keys():
+        store.uploads.note_part(job, Part(part, part - 1, 1), f"etag-{run}-{part}", b"l" * 16, 1)
         say("part", job.id, part, f"etag-{run}-{part}")
     store.jobs.finish(job, f"rec-{job.id}", 1, adopted=False)
     say("record_id", job.id, f"rec-{job.id}")
@@ -82,7 +82,7 @@ def require_kept(store: Store, fact: Fact) -> None:
         case "claimed":
             assert job.attempt >= int(values[0])
         case "part":
-            assert store.jobs.etags(job)[int(values[0])] == values[1]
+            assert store.uploads.etags(job)[int(values[0])] == values[1]
         case _:
             assert [getattr(job, str(name))] == values
     if name == "record_id":

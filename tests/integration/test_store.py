@@ -22,7 +22,7 @@ from syncd.errors import AlreadyRunning, LeaseLost, StateError
 from syncd.monitoring import status
 from syncd.store.db import Database, migrations, reading
 from syncd.store.files import Files, RootRow, Wanted
-from syncd.store.jobs import Jobs
+from syncd.store.jobs import JobQueue
 from syncd.store.lock import is_locked
 from syncd.store.outline import Amount, Outline
 from syncd.store.reports import EventReport, Report
@@ -75,7 +75,7 @@ def admit(store: Store, rel_path: str = PATH, *, now_ms: int = NOW, mtime_ns: in
 
 
 def claim(store: Store, *, now_ms: int = NOW) -> Job:
-    job = store.jobs.claim("me", now_ms, TTL)
+    job = store.jobs.claim("me", now_ms)
     assert job is not None
     return job
 
@@ -84,9 +84,9 @@ def uploading(store: Store) -> Job:
     """A leased job with a plan, an open upload and its first part."""
     admit(store)
     job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
-    job, _ = store.jobs.note_key(job, UPLOAD.storage_key, NOW)
-    job = store.jobs.note_upload(job, UPLOAD, NOW)
-    store.jobs.note_part(job, Part(1, 0, 50), '"etag-1"', LEAVES, NOW)
+    job, _ = store.uploads.note_key(job, UPLOAD.storage_key, NOW)
+    job = store.uploads.note_upload(job, UPLOAD, NOW)
+    store.uploads.note_part(job, Part(1, 0, 50), '"etag-1"', LEAVES, NOW)
     return job
 
 
@@ -706,7 +706,7 @@ def test_a_start_reads_no_row_of_the_roots_that_are_still_watched(
         with closing(sqlite3.connect(path, isolation_level=None)) as raw:
             database = Database(raw, path)
             raw.set_progress_handler(lambda: steps.append(None), 1)
-            Files(database, Jobs(database)).retire([1], NOW)
+            Files(database, JobQueue(database)).retire([1], NOW)
         return len(steps)
 
     admit(store)
@@ -736,7 +736,7 @@ def test_jobs_are_claimed_by_priority_then_by_size_then_by_age_and_never_early(
     twin = queue("loras/twin.ckpt", 3, Priority.BACKFILL)
     trained = queue("loras/trained.ckpt", 9, Priority.FRESH)
     late = queue("loras/late.ckpt", 1, Priority.FRESH, NOW + 10)
-    claimed = [store.jobs.claim("me", NOW, TTL) for _ in range(5)]
+    claimed = [store.jobs.claim("me", NOW) for _ in range(5)]
 
     assert [job and job.id for job in claimed] == [trained, small, twin, large, None]
     assert store.jobs.next_due_ms() == NOW + 10
@@ -750,7 +750,6 @@ def test_a_claimed_job_carries_its_owner_its_lease_and_one_attempt_more(store: S
 
     assert (job.state, job.attempt) == (State.LEASED, 1)
     assert (job.lease_owner or "").startswith("me#")
-    assert job.lease_expires_at == NOW + TTL
     assert job == store.jobs.get(job.id)
 
 
@@ -770,16 +769,8 @@ def test_I08_lease_of_a_running_process_does_not_end_with_time(store: Store) -> 
     admit(store)
     job = claim(store)
 
-    assert store.jobs.claim("another", NOW + 1000 * TTL, TTL) is None
+    assert store.jobs.claim("another", NOW + 1000 * TTL) is None
     assert store.jobs.get(job.id) == job
-
-
-def test_a_renewed_lease_lasts_from_the_renewal(store: Store) -> None:
-    admit(store)
-    job = claim(store)
-    store.jobs.renew(job, NOW + 1000, TTL)
-
-    assert store.jobs.get(job.id).lease_expires_at == NOW + 1000 + TTL
 
 
 def test_I19_start_ends_every_lease(store: Store) -> None:
@@ -805,8 +796,8 @@ def test_I31_wait_written_under_a_later_clock_begins_again_at_start(store: Store
     store.times.bound(NOW - 10**9)
 
     assert store.jobs.get(job_id).run_after == NOW - 10**9 + 1000
-    assert store.jobs.claim("me", NOW - 10**9 + 999, TTL) is None
-    assert store.jobs.claim("me", NOW - 10**9 + 1000, TTL) is not None
+    assert store.jobs.claim("me", NOW - 10**9 + 999) is None
+    assert store.jobs.claim("me", NOW - 10**9 + 1000) is not None
 
 
 def test_make_all_due_ends_every_wait(store: Store) -> None:
@@ -819,15 +810,14 @@ def test_make_all_due_ends_every_wait(store: Store) -> None:
 
 def writes(store: Store, job: Job) -> None:
     """Every write an owner can make (but ``note_upload``); each has to refuse one who is not."""
-    jobs, plan = store.jobs, DIGESTS
+    jobs, uploads, plan = store.jobs, store.uploads, DIGESTS
     for write in (
-        lambda: jobs.renew(job, NOW, TTL),
         lambda: jobs.note(job, NOW, body_sent_at=NOW),
         lambda: jobs.note_digests(job, plan, NOW),
-        lambda: jobs.note_part(job, Part(2, 50, 50), "e", LEAVES, NOW),
-        lambda: jobs.note_stored(job, NOW),
-        lambda: jobs.fresh_upload(job, NOW, gone=True),
-        lambda: jobs.drop_parts(job, NOW),
+        lambda: uploads.note_part(job, Part(2, 50, 50), "e", LEAVES, NOW),
+        lambda: uploads.note_stored(job, NOW),
+        lambda: uploads.fresh_upload(job, NOW, gone=True),
+        lambda: uploads.drop_parts(job, NOW),
         lambda: jobs.finish(job, "rec", NOW, adopted=False),
         lambda: jobs.retry(
             job, NOW, run_after=NOW, kind=Kind.NETWORK, reason="w", advice=None, free=False
@@ -856,9 +846,9 @@ def test_who_lost_the_lease_can_write_nothing(store: Store, state_dir: str, how:
     else:
         store.jobs.expire_all(NOW + TTL)
     if how == "another's":
-        store.jobs.claim("another", NOW + TTL, TTL)
+        store.jobs.claim("another", NOW + TTL)
     if how == "claimed again":  # by the same process, after its clock jumped
-        store.jobs.claim("me", NOW + TTL, TTL)
+        store.jobs.claim("me", NOW + TTL)
     before = everything(state_dir)
     writes(store, job)
 
@@ -886,13 +876,10 @@ def test_the_schema_itself_refuses_a_second_live_job_of_a_path(
     columns = ", ".join(
         name
         for (name,) in rows(state_dir, "SELECT name FROM pragma_table_info('job')")
-        if name not in ("id", "state", "lease_owner", "lease_expires_at")
+        if name not in ("id", "state", "lease_owner")
     )
-    lease = "'me', 1" if state == "leased" else "NULL, NULL"
-    copy = (
-        f"INSERT INTO job (state, lease_owner, lease_expires_at, {columns})"
-        f" SELECT ?, {lease}, {columns} FROM job"
-    )
+    lease = "'me'" if state == "leased" else "NULL"
+    copy = f"INSERT INTO job (state, lease_owner, {columns}) SELECT ?, {lease}, {columns} FROM job"
 
     with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE.*rel_path"):
         rows(state_dir, copy, state)
@@ -934,7 +921,7 @@ def test_facts_and_intents_survive_a_reopened_store(state_dir: str) -> None:
     job = store.jobs.note(job, NOW + 1, complete_sent_at=NOW + 1)
     store.close()
     store = Store(state_dir)
-    kept, etags = store.jobs.get(job.id), store.jobs.etags(job)
+    kept, etags = store.jobs.get(job.id), store.uploads.etags(job)
     store.close()
 
     assert kept == replace(
@@ -972,17 +959,17 @@ def test_a_plan_read_again_replaces_digests_and_the_fingerprint_it_was_read_unde
 
 def test_a_part_sent_twice_keeps_the_later_etag(store: Store) -> None:
     job = uploading(store)
-    store.jobs.note_part(job, Part(2, 50, 50), '"b"', LEAVES, NOW)
-    store.jobs.note_part(job, Part(1, 0, 50), '"a"', LEAVES, NOW)
+    store.uploads.note_part(job, Part(2, 50, 50), '"b"', LEAVES, NOW)
+    store.uploads.note_part(job, Part(1, 0, 50), '"a"', LEAVES, NOW)
 
-    assert list(store.jobs.etags(job).items()) == [(1, '"a"'), (2, '"b"')]
+    assert list(store.uploads.etags(job).items()) == [(1, '"a"'), (2, '"b"')]
 
 
 def test_disputed_parts_are_dropped_while_the_upload_stays(store: Store, state_dir: str) -> None:
     job = uploading(store)
-    store.jobs.drop_parts(job, NOW)
+    store.uploads.drop_parts(job, NOW)
 
-    assert store.jobs.etags(job) == {}
+    assert store.uploads.etags(job) == {}
     assert store.jobs.get(job.id).upload_id == "up-1"
     assert uploads(state_dir) == [("up-1", "open")]
 
@@ -991,17 +978,17 @@ def test_disputed_parts_are_dropped_while_the_upload_stays(store: Store, state_d
 def test_a_fresh_upload_forgets_the_old_one_but_not_the_plan(
     store: Store, state_dir: str, gone: bool, state: str
 ) -> None:
-    job = store.jobs.fresh_upload(uploading(store), NOW, gone=gone)
+    job = store.uploads.fresh_upload(uploading(store), NOW, gone=gone)
 
     assert store.jobs.get(job.id) == job
     assert (job.sha256, job.leaves) == (SHA, DIGESTS.leaves)
     assert (job.storage_key, job.upload_id, job.part_size, job.part_count) == (None,) * 4
-    assert store.jobs.etags(job) == {}
+    assert store.uploads.etags(job) == {}
     assert uploads(state_dir) == [("up-1", state)]
 
 
 def test_an_object_that_is_whole_ends_its_upload(store: Store, state_dir: str) -> None:
-    job = store.jobs.note_stored(uploading(store), NOW)
+    job = store.uploads.note_stored(uploading(store), NOW)
 
     assert store.jobs.get(job.id).stored_at == NOW
     assert uploads(state_dir) == [("up-1", "completed")]
@@ -1010,60 +997,60 @@ def test_an_object_that_is_whole_ends_its_upload(store: Store, state_dir: str) -
 def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
     admit(store)
     first = store.jobs.note_digests(claim(store), DIGESTS, NOW)
-    first, usable = store.jobs.note_key(first, "key-1", NOW)
-    store.jobs.fresh_upload(first, NOW, gone=True)
+    first, usable = store.uploads.note_key(first, "key-1", NOW)
+    store.uploads.fresh_upload(first, NOW, gone=True)
     store.jobs.supersede(store.jobs.get(first.id), NOW, reason="changed")
 
     assert usable
     admit(store)
     second = store.jobs.note_digests(claim(store), replace(DIGESTS, sha256="b" * 64), NOW)
-    assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
+    assert store.uploads.note_key(second, "key-1", NOW) == (second, False)
     assert store.jobs.get(second.id).storage_key is None
 
 
 def test_a_storage_key_of_bytes_nobody_has_read_yet_belongs_to_its_job(store: Store) -> None:
     admit(store)
-    first, usable = store.jobs.note_key(claim(store), "key-1", NOW)
+    first, usable = store.uploads.note_key(claim(store), "key-1", NOW)
     store.jobs.supersede(first, NOW, reason="changed")
     admit(store)
     second = claim(store)
 
     assert usable
-    assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
+    assert store.uploads.note_key(second, "key-1", NOW) == (second, False)
     read = store.jobs.note_digests(second, DIGESTS, NOW)
-    assert store.jobs.note_key(read, "key-1", NOW) == (read, False)
+    assert store.uploads.note_key(read, "key-1", NOW) == (read, False)
 
 
 def test_a_storage_key_reserved_before_the_file_was_read_belongs_to_what_was_read(
     store: Store,
 ) -> None:
     admit(store)
-    first, _ = store.jobs.note_key(claim(store), "key-1", NOW)
+    first, _ = store.uploads.note_key(claim(store), "key-1", NOW)
     store.jobs.note_digests(first, DIGESTS, NOW)
     store.jobs.supersede(store.jobs.get(first.id), NOW, reason="touched")
     admit(store)
     second = claim(store)
 
-    assert store.jobs.note_key(second, "key-1", NOW) == (second, False)
+    assert store.uploads.note_key(second, "key-1", NOW) == (second, False)
     same = store.jobs.note_digests(second, DIGESTS, NOW)
-    assert store.jobs.note_key(same, "key-1", NOW)[1]
+    assert store.uploads.note_key(same, "key-1", NOW)[1]
 
 
 def test_another_key_gives_up_the_upload_under_the_last_one(store: Store, state_dir: str) -> None:
-    job, _ = store.jobs.note_key(uploading(store), "key-2", NOW)
+    job, _ = store.uploads.note_key(uploading(store), "key-2", NOW)
 
     assert uploads(state_dir) == [("up-1", "unwanted")]
     assert store.jobs.get(job.id) == job
-    assert (job.storage_key, job.upload_id, store.jobs.etags(job)) == ("key-2", None, {})
+    assert (job.storage_key, job.upload_id, store.uploads.etags(job)) == ("key-2", None, {})
 
 
 def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_dir: str) -> None:
     admit(store)
     job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
-    job, _ = store.jobs.note_key(job, UPLOAD.storage_key, NOW)
+    job, _ = store.uploads.note_key(job, UPLOAD.storage_key, NOW)
     admit(store, mtime_ns=2)
     with pytest.raises(LeaseLost):
-        store.jobs.note_upload(job, UPLOAD, NOW)
+        store.uploads.note_upload(job, UPLOAD, NOW)
 
     assert uploads(state_dir) == [("up-1", "unwanted")]
 
@@ -1071,11 +1058,11 @@ def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_d
 def test_another_key_voids_what_was_sent_to_the_last_one(store: Store) -> None:
     admit(store)
     job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
-    job, _ = store.jobs.note_key(job, "key-1", NOW)
+    job, _ = store.uploads.note_key(job, "key-1", NOW)
     job = store.jobs.note(job, NOW, body_sent_at=NOW)
 
-    same, _ = store.jobs.note_key(job, "key-1", NOW)
-    other, _ = store.jobs.note_key(job, "key-2", NOW)
+    same, _ = store.uploads.note_key(job, "key-1", NOW)
+    other, _ = store.uploads.note_key(job, "key-2", NOW)
 
     assert (same.storage_key, same.body_sent_at) == ("key-1", NOW)
     assert store.jobs.get(job.id) == other
@@ -1088,7 +1075,7 @@ def test_another_key_voids_what_was_sent_to_the_last_one(store: Store) -> None:
 def test_finishing_writes_the_record_and_ends_the_job_in_one_commit(
     store: Store, state_dir: str
 ) -> None:
-    job = store.jobs.note_stored(uploading(store), NOW)
+    job = store.uploads.note_stored(uploading(store), NOW)
     store.jobs.finish(job, "rec-1", NOW, adopted=False)
     done = store.jobs.get(job.id)
     [shown] = store.report.files()
@@ -1168,7 +1155,7 @@ def test_a_retry_waits_its_time_and_spends_its_attempt_unless_free(
 
     assert (job.state, job.attempt, job.run_after) == (State.QUEUED, attempt, NOW + 50)
     assert (job.last_error, job.last_kind) == ("reset", Kind.NETWORK)
-    assert store.jobs.claim("me", NOW + 49, TTL) is None
+    assert store.jobs.claim("me", NOW + 49) is None
     [shown] = store.report.files()
     assert (shown.state, shown.reason, shown.run_after) == ("waiting", "reset", NOW + 50)
     assert shown.advice == "wait"
@@ -1179,7 +1166,7 @@ def test_a_retry_keeps_the_upload_and_its_parts(store: Store, state_dir: str) ->
     again = retry(store, job, free=False)
 
     assert (again.upload_id, again.storage_key) == ("up-1", "key-1")
-    assert store.jobs.etags(again) == {1: '"etag-1"'}
+    assert store.uploads.etags(again) == {1: '"etag-1"'}
     assert uploads(state_dir) == [("up-1", "open")]
 
 
@@ -1207,10 +1194,11 @@ def test_a_stop_gives_back_every_claim_of_its_own_and_of_nobody_else(store: Stor
     for number in range(3):
         admit(store, f"loras/{number}.pt")
     mine = [claim(store), claim(store)]
-    other = store.jobs.claim("me2", NOW, TTL)
+    other = store.jobs.claim("me2", NOW)
     assert other is not None
 
-    assert store.jobs.release_owned("me", NOW) == 2
+    store.jobs.release_owned("me", NOW)
+
     assert [(store.jobs.get(job.id).state, store.jobs.get(job.id).attempt) for job in mine] == [
         (State.QUEUED, 0)
     ] * 2
@@ -1225,7 +1213,7 @@ def test_a_job_held_for_a_signed_in_user_is_not_claimed_until_its_class_is_freed
         claim(store), NOW, reason="large", held_class=HeldClass.LARGE, advice="sign in"
     )
     [held] = store.report.files()
-    while_held = store.jobs.claim("me", NOW + 10**9, TTL), store.jobs.next_due_ms()
+    while_held = store.jobs.claim("me", NOW + 10**9), store.jobs.next_due_ms()
     freed = store.jobs.free_class(HeldClass.LARGE, NOW + 1)
 
     assert (held.state, held.reason, held.advice) == ("needs_sign_in", "large", "sign in")
@@ -1247,7 +1235,7 @@ def test_a_rejected_job_fails_with_its_reason_and_gives_up_its_upload(
 
     assert (shown.state, shown.reason, shown.advice) == ("failed", "refused", "rename")
     assert uploads(state_dir) == [("up-1", "unwanted")]
-    assert store.jobs.claim("me", NOW + 10**9, TTL) is None
+    assert store.jobs.claim("me", NOW + 10**9) is None
 
 
 def test_a_requeued_job_starts_with_its_counters_at_zero(store: Store) -> None:
@@ -1273,14 +1261,14 @@ def test_a_requeued_job_does_not_go_on_with_the_upload_that_is_being_aborted(
 
     assert (job.sha256, job.leaves) == (SHA, DIGESTS.leaves)
     assert (job.storage_key, job.upload_id, job.part_size, job.part_count) == (None,) * 4
-    assert store.jobs.etags(job) == {}
+    assert store.uploads.etags(job) == {}
     assert uploads(state_dir) == [("up-1", "unwanted")]
 
 
 def test_a_requeued_job_keeps_an_object_that_is_whole_in_the_store(
     store: Store, state_dir: str
 ) -> None:
-    reject(store, store.jobs.note_stored(uploading(store), NOW))
+    reject(store, store.uploads.note_stored(uploading(store), NOW))
     store.jobs.requeue_failed(NOW, reason="asked to")
     job = claim(store)
 
@@ -1335,13 +1323,13 @@ def test_a_superseded_jobs_upload_waits_to_be_aborted(
         case _:
             store.jobs.supersede(job, NOW, reason="moved")
 
-    assert store.jobs.unwanted_upload(NOW) == (Multipart("up-1", "key-1", 0, 0), 0)
+    assert store.uploads.next_unwanted(NOW) == Multipart("up-1", "key-1", 0, 0)
 
 
 def test_I12_gc_keeps_the_upload_of_a_live_job_whether_it_waits_or_runs(store: Store) -> None:
     job = uploading(store)
     store.upkeep.give_up_uploads(NOW)
-    assert store.jobs.unwanted_upload(NOW) is None
+    assert store.uploads.next_unwanted(NOW) is None
 
     store.jobs.retry(
         job, NOW, run_after=NOW + 10**6, kind=Kind.NETWORK, reason="w", advice=None, free=False
@@ -1349,22 +1337,21 @@ def test_I12_gc_keeps_the_upload_of_a_live_job_whether_it_waits_or_runs(store: S
     store.upkeep.give_up_uploads(NOW)
 
     assert store.jobs.get(job.id).state is State.QUEUED
-    assert store.jobs.unwanted_upload(NOW + 10**9) is None
+    assert store.uploads.next_unwanted(NOW + 10**9) is None
 
 
 def test_an_abort_is_tried_again_later_until_its_account_is_closed(
     store: Store, state_dir: str
 ) -> None:
     store.jobs.supersede(uploading(store), NOW, reason="moved")
-    due = store.jobs.unwanted_upload(NOW)
-    assert due is not None
-    upload, _ = due
-    store.jobs.postpone_abort(upload, NOW + 100, NOW)
+    upload = store.uploads.next_unwanted(NOW)
+    assert upload is not None
+    store.uploads.postpone_abort(upload, NOW + 100, NOW)
 
-    assert store.jobs.unwanted_upload(NOW + 99) is None
-    assert store.jobs.unwanted_upload(NOW + 100) == (upload, 1)
-    store.jobs.end_upload(upload, UploadState.ABANDONED, NOW)
-    assert store.jobs.unwanted_upload(NOW + 100) is None
+    assert store.uploads.next_unwanted(NOW + 99) is None
+    assert store.uploads.next_unwanted(NOW + 100) == upload
+    store.uploads.end(upload, UploadState.ABANDONED, NOW)
+    assert store.uploads.next_unwanted(NOW + 100) is None
     assert uploads(state_dir) == [("up-1", "abandoned")]
     assert store.report.abandoned_uploads() == 1
 
@@ -1401,7 +1388,7 @@ def test_two_files_that_differ_in_case_only_are_both_held_back_each_naming_the_o
     assert verdicts(store) == {UPPER: Verdict.CONFLICT, LOWER: Verdict.CONFLICT}
     assert LOWER in reasons[UPPER]
     assert UPPER in reasons[LOWER]
-    assert store.jobs.claim("me", NOW, TTL) is None
+    assert store.jobs.claim("me", NOW) is None
 
 
 def test_of_files_admitted_together_those_that_clash_get_no_job(store: Store) -> None:
@@ -1409,7 +1396,7 @@ def test_of_files_admitted_together_those_that_clash_get_no_job(store: Store) ->
 
     assert jobs.keys() == {PATH}
     assert claim(store).id == jobs[PATH]
-    assert store.jobs.claim("me", NOW, TTL) is None
+    assert store.jobs.claim("me", NOW) is None
     assert verdicts(store)[UPPER] is verdicts(store)[LOWER] is Verdict.CONFLICT
 
 

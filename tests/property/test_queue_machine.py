@@ -37,7 +37,6 @@ from syncd.types import (
 )
 from tests.scale import MACHINE_STEPS, SCALE
 
-TTL = 100
 PATHS = st.sampled_from(["loras/a", "loras/A", "loras/b", "loras/\udce9\n"])  # a and A clash
 DELAYS = st.integers(0, 150)
 DIGESTS = FileDigests(10, "0" * 64, b"l" * 16)
@@ -52,7 +51,6 @@ class Wish:
     state: State = State.QUEUED
     attempt: int = 0
     holder: str | None = None
-    expires: int | None = None
 
 
 def shown(job: Job) -> Wish:
@@ -62,7 +60,6 @@ def shown(job: Job) -> Wish:
         job.state,
         job.attempt,
         job.lease_owner,
-        job.lease_expires_at,
     )
 
 
@@ -147,19 +144,19 @@ class Queue(RuleBasedStateMachine):
     def replace_live(self, path: str) -> None:
         for wish in self.jobs.values():
             if wish.path == path and Event.REPLACE in TRANSITIONS[wish.state]:
-                wish.state, wish.holder, wish.expires = State.SUPERSEDED, None, None
+                wish.state, wish.holder = State.SUPERSEDED, None
 
     # -- leases ----------------------------------------------------------------------------------
 
     @rule(target=leases, owner=st.sampled_from(["x", "y"]))
     @precondition(lambda self: self.due() is not None)
     def claim(self, owner: str) -> Job:
-        job, due = self.store.jobs.claim(owner, self.now, TTL), self.due()
+        job, due = self.store.jobs.claim(owner, self.now), self.due()
         assert job is not None
         assert job.id == due
 
         wish = self.jobs[job.id]
-        wish.state, wish.holder, wish.expires = State.LEASED, job.lease_owner, self.now + TTL
+        wish.state, wish.holder = State.LEASED, job.lease_owner
         wish.attempt += 1
         assert job.lease_owner not in self.holders  # every claim has its own owner
         self.holders.add(job.lease_owner)
@@ -168,7 +165,7 @@ class Queue(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.due() is None)
     def nothing_is_due(self) -> None:
-        assert self.store.jobs.claim("x", self.now, TTL) is None
+        assert self.store.jobs.claim("x", self.now) is None
 
     def due(self) -> int | None:
         ready = [
@@ -179,9 +176,8 @@ class Queue(RuleBasedStateMachine):
         return min(ready, default=None)
 
     @rule(job=leases)
-    def renew(self, job: Job) -> None:
-        if self.write(job, lambda: self.store.jobs.renew(job, self.now, TTL)):
-            self.jobs[job.id].expires = self.now + TTL
+    def check_lease(self, job: Job) -> None:
+        assert self.store.jobs.is_ours(job) == (self.jobs[job.id].holder == job.lease_owner)
 
     @rule(job=consumes(leases), free=st.booleans(), delay=DELAYS)
     def retry(self, job: Job, free: bool, delay: int) -> None:
@@ -243,7 +239,7 @@ class Queue(RuleBasedStateMachine):
         self, job: Job, state: State, *, spent: bool = True, run_after: int | None = None
     ) -> None:
         wish = self.jobs[job.id]
-        wish.state, wish.holder, wish.expires = state, None, None
+        wish.state, wish.holder = state, None
         wish.attempt -= not spent
         wish.run_after = wish.run_after if run_after is None else run_after
 
@@ -269,7 +265,7 @@ class Queue(RuleBasedStateMachine):
     def give_back(self, wishes: list[Wish]) -> None:
         for wish in wishes:
             wish.state, wish.run_after = State.QUEUED, self.now
-            wish.holder = wish.expires = None
+            wish.holder = None
 
     @rule()
     def requeue_failed(self) -> None:
@@ -286,7 +282,7 @@ class Queue(RuleBasedStateMachine):
         for job_id, wish in self.jobs.items():
             if wish.path == path and Event.CANCEL in TRANSITIONS[wish.state]:
                 self.store.jobs.cancel(job_id, self.now)
-                wish.state, wish.holder, wish.expires = State.CANCELLED, None, None
+                wish.state, wish.holder = State.CANCELLED, None
 
     @rule(path=PATHS)
     def retry_now(self, path: str) -> None:

@@ -48,7 +48,6 @@ from tests.scale import MACHINE_STEPS, SCALE
 from tests.visitor import Visitor, good
 from tests.weights import weights
 
-TTL_MS = 100
 WINDOW_S = 10.0
 
 RIVALS = ("loras/a.safetensors", "loras/A.safetensors")
@@ -306,7 +305,7 @@ class Safe(RuleBasedStateMachine):
         return self.claim()
 
     def claim(self) -> Job:
-        job = self.store.jobs.claim("x", self.clock.now_ms(), TTL_MS)
+        job = self.store.jobs.claim("x", self.clock.now_ms())
         assert job is not None
         return job
 
@@ -342,7 +341,7 @@ class Safe(RuleBasedStateMachine):
     def send(self, job: Job, path: Path) -> None:
         now, body = self.clock.now_ms(), path.read_bytes()
         plan = FileDigests(len(body), hashlib.sha256(body).hexdigest(), b"l" * 16)
-        job = self.store.jobs.note_stored(self.store.jobs.note_digests(job, plan, now), now)
+        job = self.store.uploads.note_stored(self.store.jobs.note_digests(job, plan, now), now)
         record_id = self.machine.visitor.upload(body, job.target.model_path)
         self.store.jobs.finish(job, record_id, now, adopted=False)
         self.registered[os.fspath(path)] = identity(path)

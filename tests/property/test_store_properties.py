@@ -125,7 +125,7 @@ def test_due_jobs_are_claimed_in_order(
             expected.append((priority, size, job_id))
 
     claimed = []
-    while (job := memory.store.jobs.claim("w", now, 100)) is not None:
+    while (job := memory.store.jobs.claim("w", now)) is not None:
         claimed.append(job.id)
 
     assert claimed == [job_id for *_, job_id in sorted(expected)]

@@ -154,7 +154,7 @@ class Uploader(RuleBasedStateMachine):
         with self.while_ours():
             assert self.job is not None
             if self.job.stored_at is None and self.job.register_sent_at is None:
-                self.job = self.store.jobs.fresh_upload(self.job, self.now, gone=True)
+                self.job = self.store.uploads.fresh_upload(self.job, self.now, gone=True)
                 self.key_in_memory = None
 
     # -- the program -----------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class Uploader(RuleBasedStateMachine):
 
     def step(self, answer: Answer) -> None:
         if self.job is None:
-            self.job, self.key_in_memory = self.store.jobs.claim("w", self.now, 50), None
+            self.job, self.key_in_memory = self.store.jobs.claim("w", self.now), None
             return
         with self.while_ours():
             try:
@@ -199,9 +199,9 @@ class Uploader(RuleBasedStateMachine):
             self.job = None
 
     def go_on(self, answer: Answer) -> None:
-        job, jobs = self.job, self.store.jobs
+        job, jobs, uploads = self.job, self.store.jobs, self.store.uploads
         assert job is not None
-        etags = jobs.etags(job)
+        etags = uploads.etags(job)
         granted = self.key_in_memory is not None and self.key_in_memory == job.storage_key
         step = next_step(
             job,
@@ -218,27 +218,27 @@ class Uploader(RuleBasedStateMachine):
             self.job = jobs.note_digests(job, FileDigests(SIZE, content, b"l" * 16), self.now)
         elif step is Step.PRESIGN:
             self.key_in_memory = self.ask(answer, lambda: self.cloud.presign(content))
-            self.job, usable = jobs.note_key(job, self.key_in_memory, self.now)
+            self.job, usable = uploads.note_key(job, self.key_in_memory, self.now)
             assert usable
         elif step is Step.PUT:
             job = jobs.note(job, self.now, body_sent_at=self.now)
             self.ask(answer, lambda: self.cloud.put(key))
-            self.job = jobs.note_stored(job, self.now)
+            self.job = uploads.note_stored(job, self.now)
         elif step is Step.INITIATE:
             upload_id = self.ask(answer, lambda: self.cloud.initiate(key))
             upload = Multipart(upload_id, key, PART_SIZE, len(PARTS))
-            self.job = jobs.note_upload(job, upload, self.now)
+            self.job = uploads.note_upload(job, upload, self.now)
         elif step is Step.PARTS:
             upload_id, part = job.upload_id or "", missing_parts(PARTS, etags)[0]
             assert (upload_id, part.number) not in self.committed, "sent again"
             etag = self.ask(answer, lambda: self.cloud.part(upload_id, part.number))
-            jobs.note_part(job, part, etag, b"l" * 16, self.now)
+            uploads.note_part(job, part, etag, b"l" * 16, self.now)
             self.committed.add((upload_id, part.number))
         elif step is Step.COMPLETE:
             upload_id = job.upload_id or ""
             job = jobs.note(job, self.now, complete_sent_at=self.now)
             self.ask(answer, lambda: self.cloud.complete(upload_id, etags))
-            self.job = jobs.note_stored(job, self.now)
+            self.job = uploads.note_stored(job, self.now)
         elif step is Step.REGISTER:
             job = jobs.note(job, self.now, register_sent_at=self.now)
             record_id = self.ask(answer, lambda: self.cloud.register(key, sha256))

@@ -58,7 +58,7 @@ CREATE TABLE job (
     attempt          INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
     run_after        INTEGER NOT NULL,                               -- Unix ms
     held_class       TEXT    CHECK (held_class IN ('large', 'bundle')), -- waits for a signed-in user, or for its bundle
-    lease_owner      TEXT, lease_expires_at INTEGER,                 -- Unix ms
+    lease_owner      TEXT,                                            -- who may write the job: the owner of one claim
     -- facts: committed after the answer of a call
     sha256           TEXT    CHECK (length(sha256) = 64),
     storage_key      TEXT,
@@ -71,7 +71,6 @@ CREATE TABLE job (
     last_error       TEXT, last_advice TEXT, last_kind TEXT,
     created_at       INTEGER NOT NULL, updated_at INTEGER NOT NULL,
     CHECK ((state = 'leased') = (lease_owner IS NOT NULL)),
-    CHECK ((lease_owner IS NULL) = (lease_expires_at IS NULL)),
     CHECK ((upload_id IS NULL) = (part_size IS NULL)),
     CHECK ((upload_id IS NULL) = (part_count IS NULL)),
     CHECK (upload_id IS NULL OR storage_key IS NOT NULL),
@@ -85,7 +84,7 @@ CREATE INDEX job_by_bundle ON job (root_id, bundle) WHERE bundle IS NOT NULL;
 CREATE INDEX job_held ON job (held_class) WHERE held_class IS NOT NULL;
 CREATE INDEX job_in_doubt ON job (model_path)
     WHERE state = 'superseded' AND register_sent_at IS NOT NULL AND record_id IS NULL;
-CREATE INDEX job_leased ON job (lease_expires_at) WHERE state = 'leased';
+CREATE INDEX job_leased ON job (id) WHERE state = 'leased';
 
 -- The leaf digests of a job's file: 16 bytes (XXH3-128) for each 4 MiB of the file, in order.
 CREATE TABLE plan (
@@ -108,7 +107,6 @@ CREATE TABLE part (
     number  INTEGER NOT NULL CHECK (number BETWEEN 1 AND 10000),
     etag    TEXT    NOT NULL CHECK (etag <> ''),
     leaves  BLOB    NOT NULL CHECK (length(leaves) > 0 AND length(leaves) % 16 = 0),
-    sent_at INTEGER NOT NULL,
     PRIMARY KEY (job_id, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -118,9 +116,8 @@ CREATE TABLE upload (
     storage_key TEXT    NOT NULL,
     job_id      INTEGER NOT NULL REFERENCES job (id),
     state       TEXT    NOT NULL CHECK (state IN ('open', 'completed', 'unwanted', 'aborted', 'gone', 'abandoned')),
-    opened_at   INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL,
     run_after   INTEGER NOT NULL DEFAULT 0,                          -- next attempt to abort, Unix ms
-    attempt     INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (storage_key, upload_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX upload_unwanted ON upload (run_after) WHERE state = 'unwanted';
