@@ -5,16 +5,17 @@ The calls of the cloud API that need a credential, one method each.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from syncd.clock import Clock
 from syncd.cloud import http, validation
+from syncd.cloud.credentials import Credentials
 from syncd.cloud.host_policy import HostPolicy
-from syncd.cloud.transport import BeforeSending, Credential, NoRecord, Transport
+from syncd.cloud.transport import BeforeSending, NoRecord, Transport
 from syncd.cloud.validation import from_json, ignore_body, parse_json
+from syncd.config import settings
 from syncd.core.jobs.error_mapping import to_error
 from syncd.errors import JobError
 from syncd.types import Call, Grant, Kind, Multipart, Profile, Record, Target
@@ -26,19 +27,12 @@ PAGES_MAX = 1000
 LISTINGS_MAX = 3
 """How often a listing that changes while it is read is read from its beginning."""
 
+MULTIPART = settings.Multipart()
+"""The default paths."""
+
 DISABLED = {"model_status": "disabled"}
 ACTIVE = {"model_status": "active"}
 """The changes that disable and enable a record."""
-
-
-@dataclass(frozen=True, slots=True)
-class MultipartPaths:
-    """Paths of the multipart calls below the base URL; all but the first are guesses."""
-
-    initiate: str = "/uploads/multipart/initiate"
-    sign_part: str = "/uploads/multipart/presign"
-    complete: str = "/uploads/multipart/complete"
-    abort: str = "/uploads/multipart/abort"
 
 
 class CloudClient:
@@ -51,16 +45,17 @@ class CloudClient:
 
     Args:
         hosts: Which hosts presigned URLs may name.
+        multipart: Paths of the undocumented multipart calls.
     """
 
     def __init__(
         self,
         transport: Transport,
-        credentials: Credential,
+        credentials: Credentials,
         *,
         hosts: HostPolicy,
         clock: Clock,
-        multipart: MultipartPaths = MultipartPaths(),
+        multipart: settings.Multipart = MULTIPART,
     ) -> None:
         self._transport = transport
         self._credentials = credentials
@@ -79,8 +74,6 @@ class CloudClient:
         """Seconds that this machine's clock is ahead of the server's, by its latest answer."""
         return self._transport.clock_skew_s
 
-    # -- account ---------------------------------------------------------------------------------
-
     async def me(self) -> Profile:
         """Return the owner of the credential."""
         return await self._send(Call.ME, "GET", "/users/me", read=from_json(validation.profile_of))
@@ -93,8 +86,6 @@ class CloudClient:
         """Return how many agents of the team are connected."""
         path = "/agents?current_page=1&per_page=1"
         return await self._send(Call.AGENTS, "GET", path, read=from_json(validation.total_of))
-
-    # -- records ---------------------------------------------------------------------------------
 
     async def register(
         self,
@@ -122,9 +113,9 @@ class CloudClient:
         """
         Yield all records of the team, each once; members may be missing.
 
-        A record that is deleted during the listing moves another record to a page that was read
-        before. If the total changes, the listing is therefore read again, at most ``LISTINGS_MAX``
-        times. A total that only grew is then accepted, because a new record hides no other.
+        A deletion during the listing moves another record to a page that was read before. If the
+        total changes, the listing is therefore read again, at most ``LISTINGS_MAX`` times. A total
+        that only grew is then accepted, because a new record hides no other.
 
         Raises:
             JobError: ``INVALID_ANSWER``: the listing ends before its own ``total_count``, so a
@@ -149,9 +140,8 @@ class CloudClient:
         seen: set[str] = set()
         for number in range(1, PAGES_MAX + 1):
             path = f"/models?current_page={number}&per_page={PER_PAGE}"
-            page = await self._send(
-                Call.LIST_MODELS, "GET", path, read=from_json(validation.page_of)
-            )
+            read = from_json(validation.page_of)
+            page = await self._send(Call.LIST_MODELS, "GET", path, read=read)
             yield page
             known = len(seen)
             seen |= {record.id for record in page.records}
@@ -165,31 +155,19 @@ class CloudClient:
         message = f"list_models: the listing of {self._transport.host} {problem}"
         return to_error(Kind.INVALID_ANSWER, message)
 
-    async def find(
-        self, *, storage_key: str | None = None, model_path: str | None = None
-    ) -> list[Record]:
-        """Return the records with this key and path; read a record whose listing omits them."""
-        members = {"storage_key": storage_key, "model_path": model_path}
-        wanted = {name: value for name, value in members.items() if value is not None}
-        found = []
+    async def find(self, storage_key: str) -> Record | None:
+        """Return the record with this key; a record that is listed without its key is read."""
         async for listed in self.models():
-            known = {name: getattr(listed, name) for name in wanted}
-            if any(value not in (None, wanted[name]) for name, value in known.items()):
-                continue
-            record = await self.get_model(listed.id) if None in known.values() else listed
-            if record is not None and all(
-                getattr(record, name) == value for name, value in wanted.items()
-            ):
-                found.append(record)
-        return found
+            record = listed if listed.storage_key else await self.get_model(listed.id)
+            if record is not None and record.storage_key == storage_key:
+                return record
+        return None
 
     async def get_model(self, record_id: str) -> Record | None:
         """Return one record, or None if it does not exist."""
-        path = _record_path(record_id)
+        path, read = _record_path(record_id), from_json(validation.record_of)
         try:
-            return await self._send(
-                Call.GET_MODEL, "GET", path, read=from_json(validation.record_of)
-            )
+            return await self._send(Call.GET_MODEL, "GET", path, read=read)
         except NoRecord:
             return None
 
@@ -198,10 +176,9 @@ class CloudClient:
     ) -> bool:
         """Change some members of a record; False if it does not exist."""
         method, path = self._capabilities.update_method, _record_path(record_id)
+        call = Call.UPDATE_MODEL
         try:
-            await self._send(
-                Call.UPDATE_MODEL, method, path, changes, read=ignore_body, intend=intend
-            )
+            await self._send(call, method, path, changes, read=ignore_body, intend=intend)
         except NoRecord:
             return False
         except JobError as error:
@@ -220,8 +197,6 @@ class CloudClient:
             return False
         return True
 
-    # -- uploads ---------------------------------------------------------------------------------
-
     async def presign(self, target: Target, size: int) -> Grant:
         """Reserve a storage key for *size* bytes; the grant holds it and a URL for one PUT."""
         body = {
@@ -235,19 +210,19 @@ class CloudClient:
 
     async def initiate(self, storage_key: str, size: int) -> Multipart:
         """Open a multipart upload of *size* bytes; not repeated while unclear."""
+        body = {"storage_key": storage_key, "file_size": size}
+        read = from_json(partial(validation.multipart_of, size=size, storage_key=storage_key))
         return await self._send(
-            Call.INITIATE,
-            "POST",
-            self._multipart.initiate,
-            {"storage_key": storage_key, "file_size": size},
-            read=from_json(partial(validation.multipart_of, size=size, storage_key=storage_key)),
+            Call.INITIATE, "POST", "/uploads/multipart/initiate", body, read=read
         )
 
     async def sign_part(self, upload: Multipart, number: int, size: int) -> Grant:
         """Return a short-lived URL for part *number* (from 1) of *size* bytes."""
         body = {**_upload_members(upload), "part_number": number}
         read = self._grant_reader(size, keyed=False)
-        return await self._send(Call.SIGN_PART, "POST", self._multipart.sign_part, body, read=read)
+        return await self._send(
+            Call.SIGN_PART, "POST", self._multipart.sign_part_path, body, read=read
+        )
 
     async def complete(
         self,
@@ -268,12 +243,12 @@ class CloudClient:
             self._capabilities.assume_answered(Call.COMPLETE)
         listed = [{"part_number": number, "etag": etag} for number, etag in sorted(parts)]
         body = {**_upload_members(upload), "parts": listed}
-        path = self._multipart.complete
+        path = self._multipart.complete_path
         await self._send(Call.COMPLETE, "POST", path, body, read=_require_no_error, intend=intend)
 
     async def abort(self, upload: Multipart) -> None:
         """Drop an unfinished upload; one that does not exist counts as dropped."""
-        path, body = self._multipart.abort, _upload_members(upload)
+        path, body = self._multipart.abort_path, _upload_members(upload)
         try:
             await self._send(Call.ABORT, "POST", path, body, read=ignore_body)
         except JobError as error:
@@ -281,15 +256,15 @@ class CloudClient:
                 raise
 
     def _grant_reader(self, size: int, *, keyed: bool) -> Callable[[bytes], Grant]:
-        def read(body: bytes) -> Grant:
-            now_ms, answer = self._clock.now_ms(), parse_json(body)
+        def read(answer: dict[str, Any]) -> Grant:
+            now_ms = self._clock.now_ms()
             grant = validation.grant_of(
                 answer, size=size, policy=self._hosts, now_ms=now_ms, keyed=keyed
             )
             http.url_of(grant.url)
             return grant
 
-        return read
+        return from_json(read)
 
     async def _send(
         self,

@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any
 
 from syncd.clock import Clock
-from syncd.cloud.client import CloudClient, MultipartPaths
+from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials, Verify
 from syncd.cloud.host_policy import HostPolicy
-from syncd.cloud.session_renewal import SessionFile, SessionRenewal
+from syncd.cloud.session_renewal import SessionRenewal
 from syncd.cloud.sign_in import refresh
 from syncd.cloud.transport import HttpClient, Transport
+from syncd.config.credential_files import Stored
 from syncd.config.settings import Settings
 from syncd.types import Session
 
@@ -26,11 +27,8 @@ def network(settings: Settings) -> dict[str, str | None]:
 
 
 def host_policy(settings: Settings) -> HostPolicy:
-    return HostPolicy.of(
-        settings.api.base_url,
-        settings.network.storage_hosts,
-        allow_http=settings.network.allow_http,
-    )
+    api, network = settings.api, settings.network
+    return HostPolicy.of(api.base_url, network.storage_hosts, allow_http=network.allow_http)
 
 
 def build_transport(settings: Settings, client: HttpClient, **more: Any) -> Transport:
@@ -47,7 +45,7 @@ def build_transport(settings: Settings, client: HttpClient, **more: Any) -> Tran
 def build_credentials(
     transport: Transport,
     source: Callable[[], str | Session | None],
-    file: SessionFile | None,
+    file: Stored | None,
     *,
     clock: Clock,
     verify: Verify | None = None,
@@ -60,13 +58,5 @@ def build_credentials(
 def build_cloud_client(
     settings: Settings, transport: Transport, credentials: Credentials, *, clock: Clock
 ) -> CloudClient:
-    paths = settings.api.multipart
-    return CloudClient(
-        transport,
-        credentials,
-        hosts=host_policy(settings),
-        clock=clock,
-        multipart=MultipartPaths(
-            sign_part=paths.sign_part_path, complete=paths.complete_path, abort=paths.abort_path
-        ),
-    )
+    hosts, paths = host_policy(settings), settings.api.multipart
+    return CloudClient(transport, credentials, hosts=hosts, clock=clock, multipart=paths)

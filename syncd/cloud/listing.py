@@ -20,16 +20,10 @@ from syncd.types import Call, Kind, Record
 
 FRESH_S = 600.0
 
-_NOT_ABOUT_LISTING = frozenset(
-    {
-        Kind.SESSION_REFUSED,
-        Kind.DEVICE_KEY_REFUSED,
-        Kind.API_THROTTLED,
-        Kind.TLS_ERROR,
-        Kind.CAPTIVE_PORTAL,
-    }
-    | {Kind.NETWORK, Kind.DEAD_CONNECTION}
-)
+_NOT_ABOUT_LISTING = frozenset({
+    Kind.SESSION_REFUSED, Kind.DEVICE_KEY_REFUSED, Kind.API_THROTTLED, Kind.TLS_ERROR,
+    Kind.CAPTIVE_PORTAL, Kind.NETWORK, Kind.DEAD_CONNECTION,
+})  # fmt: skip
 """Errors that any other call would meet as well."""
 
 PROOFS = 5
@@ -41,9 +35,6 @@ async def shows(api: CloudClient, record_ids: Collection[str]) -> bool:
     Return whether one of these records is in the catalog of *api*, or there are no records.
 
     No call names the team of a device key, so the records of a team identify it.
-
-    Raises:
-        JobError: The cloud could not be reached.
     """
     for record_id in record_ids:
         if await api.get_model(record_id) is not None:
@@ -52,25 +43,27 @@ async def shows(api: CloudClient, record_ids: Collection[str]) -> bool:
 
 
 class Catalog:
-    """The records of the team, active or not, by path and by storage key."""
+    """
+    The records of the team, active or not, by path and by storage key.
+
+    Where only the listing fails, the records that were read so far count; if the cloud as a whole is
+    not available, methods raise a ``JobError``.
+    """
 
     def __init__(self, api: CloudClient, clock: Clock) -> None:
         self._api = api
         self._clock = clock
         self._by_path: dict[str, list[Record]] = {}
         self._read_at_s: float | None = None
-        self._listed = False
+        self.listed = False
+        """Whether the last request for the listing succeeded."""
         self._reading = asyncio.Lock()
 
     async def holding(self, model_path: str, sha256: str) -> Record | None:
         """
         Return the record with these bytes at that path, if there is one; an active one first.
 
-        A disabled record counts too, because a new record would undo that decision. If only the listing
-        fails, the records read so far are used.
-
-        Raises:
-            JobError: The cloud as a whole is not available.
+        A disabled record counts too, because a new record would undo that decision.
         """
         await self._refresh()
         try:
@@ -82,42 +75,21 @@ class Catalog:
         return None
 
     async def may_hold(self, model_path: str, size: int) -> bool:
-        """
-        Return whether the catalog may hold a file of this size at that path, before it is hashed.
-
-        Raises:
-            JobError: The cloud as a whole is not available.
-        """
+        """Return whether the catalog may hold a file of this size at that path."""
         await self._refresh()
         return any(record.file_size in (None, size) for record in self.at(model_path))
 
     async def read(self) -> bool:
-        """
-        Read the listing now; return whether the server has a usable one.
-
-        Raises:
-            JobError: The cloud as a whole is not available.
-        """
+        """Read the listing now; return whether the server has a usable one."""
         self.forget()
         await self._refresh()
-        return self._listed
-
-    @property
-    def listed(self) -> bool:
-        """Return whether the last request for the listing succeeded."""
-        return self._listed
+        return self.listed
 
     def at(self, model_path: str) -> list[Record]:
-        """Return the listed records at that path."""
         return self._by_path.get(model_path, [])
 
     async def same_bytes(self, model_path: str, sha256: str) -> list[Record]:
-        """
-        Return the records at that path with these bytes.
-
-        Raises:
-            JobError: A record that is listed without its hash could not be read.
-        """
+        """Return the records at that path with these bytes; one listed without its hash is read."""
         found = []
         for listed in self.at(model_path):
             record = listed if listed.file_hash else await self._api.get_model(listed.id)
@@ -137,34 +109,28 @@ class Catalog:
             JobError: The listing failed or was refused, so the record may exist.
         """
         try:
-            found = await self._api.find(storage_key=storage_key)
+            return await self._api.find(storage_key), True
         except JobError as error:
             if error.call is Call.GET_MODEL:
                 raise _as_refused_listing(error) from None
             if error.kind is Kind.ROUTE_UNKNOWN:
                 return None, False
             raise
-        return (found[0] if found else None), True
 
     async def _refresh(self) -> None:
-        """
-        Read the listing unless it is recent; if only the listing fails, keep what was read.
-
-        Raises:
-            JobError: The cloud as a whole is not available.
-        """
+        """Read the listing unless it is recent; if only the listing fails, keep what was read."""
         async with self._reading:
             now_s = self._clock.boottime_s()
             if self._read_at_s is not None and now_s - self._read_at_s < FRESH_S:
                 return
-            self._by_path, self._listed = {}, False
+            self._by_path, self.listed = {}, False
             try:
                 async for record in self._api.models():
                     if record.model_path is not None:
                         # The whole catalog is kept in memory, so unused members are dropped.
                         slim = replace(record, model_type=None, display_name=None, storage_key=None)
                         self._by_path.setdefault(record.model_path, []).append(slim)
-                self._listed = True
+                self.listed = True
             except JobError as error:
                 if error.kind in _NOT_ABOUT_LISTING:
                     raise

@@ -7,14 +7,14 @@ intent to disk before the call, and the new tokens before anything is sent with 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
 from syncd.clock import Clock
+from syncd.config.credential_files import Stored
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.error_mapping import to_error
 from syncd.errors import ConfigError, JobError, StateFull
@@ -26,25 +26,11 @@ DISK_FULL_POLL_S = 5.0
 SIGN_IN = "Sign in again: syncd login --large-files"
 
 
-class SessionFile(Protocol):
-    """The part of ``syncd.config.credential_files.Stored`` that a renewal needs."""
-
-    def session(self) -> Session | None: ...
-    def try_lock(self) -> AbstractContextManager[object] | None: ...
-    def make_room(self) -> None: ...
-    def write_session(self, session: Session) -> None: ...
-
-
 class SessionRenewal:
-    """
-    Exchanges the stored session for a new one.
-
-    Args:
-        refresh: The call that exchanges a refresh token for new tokens.
-    """
+    """Exchanges the stored session for a new one; *refresh* is the API call."""
 
     def __init__(
-        self, file: SessionFile, refresh: Callable[[str], Awaitable[Tokens]], clock: Clock
+        self, file: Stored, refresh: Callable[[str], Awaitable[Tokens]], clock: Clock
     ) -> None:
         self._file = file
         self._refresh = refresh

@@ -12,7 +12,7 @@ never reaches another host.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,10 +21,11 @@ from syncd import __version__
 from syncd.clock import Clock
 from syncd.cloud import http
 from syncd.cloud.capabilities import ServerCapabilities
+from syncd.cloud.credentials import Credentials
 from syncd.cloud.host_policy import is_loopback
 from syncd.cloud.validation import BODY_MAX, parse_json
 from syncd.core.jobs import error_mapping, retry_policy
-from syncd.core.jobs.error_mapping import CredentialKind, to_error
+from syncd.core.jobs.error_mapping import to_error
 from syncd.core.jobs.retry_budget import Budget
 from syncd.errors import JobError, Permanent
 from syncd.types import Call, Kind
@@ -50,25 +51,8 @@ BeforeSending = Callable[[], Awaitable[None]]
 HttpClient = httpx.AsyncClient
 
 
-class Credential(Protocol):
-    """The part of ``syncd.cloud.credentials.Credentials`` that a request needs."""
-
-    @property
-    def token(self) -> str: ...
-    @property
-    def kind(self) -> CredentialKind: ...
-    @property
-    def is_session(self) -> bool: ...
-    @property
-    def team_id(self) -> str | None: ...
-    async def ready(self) -> None: ...
-    async def reread(self, refused: str | None) -> bool: ...
-
-
 def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> HttpClient:
-    """
-    Build the HTTP client for the API; for the arguments and errors see ``http.client_arguments``.
-    """
+    """Build the HTTP client; for the arguments and errors see ``http.client_arguments``."""
     return httpx.AsyncClient(
         **http.client_arguments(ca_bundle=ca_bundle, proxy=proxy),
         limits=httpx.Limits(keepalive_expiry=http.KEEPALIVE_S),
@@ -181,7 +165,7 @@ class Transport:
         body: Mapping[str, Any] | None = None,
         *,
         read: Callable[[bytes], T],
-        credential: Credential | None,
+        credential: Credentials | None,
         intend: BeforeSending | None = None,
     ) -> T:
         """
@@ -216,7 +200,8 @@ class Transport:
                 return answer
             tries += 1
             self._learn(call, method, failure)
-            if credential is not None and not renewed and _renews(failure, call):
+            renews = retry_policy.row_of(failure.kind, call).renews
+            if credential is not None and not renewed and renews:
                 renewed = await credential.reread(token)
                 if renewed:
                     continue
@@ -243,18 +228,11 @@ class Transport:
             self.capabilities.note_missing(call, str(failure))
 
     def _require_no_long_pause(self, call: Call) -> None:
-        """
-        Check that the pause that is left, if any, is short enough for a request to wait.
-
-        Raises:
-            Throttled: The server asked for a longer pause after an earlier call.
-        """
+        """Raise ``Throttled`` if the server asked for a pause that is too long to wait here."""
         left_s = self._rate.pause_left_s()
         if left_s > retry_policy.row_of(Kind.API_THROTTLED, call).request.cap_s:
             message = f"{call}: {self.host} asked for a pause"
             raise to_error(Kind.API_THROTTLED, message, call=call, retry_after_s=left_s)
-
-    # -- one request, once -----------------------------------------------------------------------
 
     def _request(
         self,
@@ -263,7 +241,7 @@ class Transport:
         path: str,
         body: Mapping[str, Any] | None,
         token: str | None,
-        credential: Credential | None,
+        credential: Credentials | None,
     ) -> httpx.Request:
         headers = {
             "Accept": "application/json",
@@ -329,9 +307,7 @@ class Transport:
     ) -> T:
         try:
             if content is None:
-                raise to_error(
-                    Kind.INVALID_ANSWER, "an answer that is compressed or larger than 1 MiB"
-                )
+                raise to_error(Kind.INVALID_ANSWER, "it is compressed or larger than 1 MiB")
             return read(content)
         except JobError as error:
             message = f"{call}: HTTP {response.status_code} from {self.host}: {error}"
@@ -364,10 +340,6 @@ class Transport:
             retry_after_s=retry_after_s,
             unclear=error_mapping.leaves_doubt(status),
         )
-
-
-def _renews(failure: JobError, call: Call) -> bool:
-    return retry_policy.row_of(failure.kind, call).renews
 
 
 def _answer_s(call: Call) -> float:

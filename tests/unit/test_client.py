@@ -32,7 +32,7 @@ PRESIGNED: dict[str, Any] = {
 
 
 def page(*ids: str, total: int) -> Reply:
-    records = [{"id": each, "model_path": f"models/{each}"} for each in ids]
+    records = [{"id": each, "storage_key": f"key/{each}"} for each in ids]
     meta = {"current_page": 1, "per_page": 100, "total_count": total}
     return reply(200, json.dumps({"model_list": records, "page_meta": meta}))
 
@@ -205,7 +205,7 @@ async def test_models_reads_all_pages_and_yields_each_record_once() -> None:
 async def test_listing_that_ends_early_is_an_invalid_answer(second: Reply) -> None:
     with ScriptedServer([page("a", "b", total=3), second]) as server:
         async with cloud(server) as it:
-            error = await error_of(it.find(model_path="models/zzz"))
+            error = await error_of(it.find("zzz"))
 
     assert error.kind is Kind.INVALID_ANSWER
 
@@ -236,28 +236,23 @@ async def test_listing_that_changes_each_time_is_accepted_only_if_it_grows(
             if kind is None:
                 assert len([record async for record in it.models()]) == 4
             else:
-                assert (await error_of(it.find(model_path="models/zzz"))).kind is kind
+                assert (await error_of(it.find("zzz"))).kind is kind
 
     assert len(server.seen) == 2 * LISTINGS_MAX
 
 
 async def test_find_reads_a_record_whose_listing_omits_a_member() -> None:
-    meta = {"total_count": 4}
-    listed = [
-        {"id": "r1", "model_path": "models/p", "storage_key": "k1"},
-        {"id": "r2", "model_path": "models/p"},
-        {"id": "r3", "model_path": "models/p", "storage_key": "other"},
-        {"id": "r4", "model_path": "models/q"},
-    ]
+    listed = [{"id": "r1", "storage_key": "other"}, {"id": "r2"}]
     script = [
-        answer(models=listed, page_meta=meta),
-        answer(id="r2", model_path="models/p", storage_key="k1"),
+        answer(models=listed, page_meta={"total_count": 2}),
+        answer(id="r2", storage_key="k1"),
     ]
     with ScriptedServer(script) as server:
         async with cloud(server) as it:
-            found = await it.find(storage_key="k1", model_path="models/p")
+            found = await it.find("k1")
 
-    assert [record.id for record in found] == ["r1", "r2"]
+    assert found is not None
+    assert found.id == "r2"
     assert len(server.seen) == 2
 
 
