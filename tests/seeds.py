@@ -1,5 +1,10 @@
-"""Which seeds a layer tries: the same in every push, others beside them in larger runs."""
+"""
+Which seeds a test tries: the same in every push, others beside them in larger runs.
 
+``SYNCD_SEEDS=a,b`` runs just these.
+"""
+
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +40,8 @@ class Seeds:
 
     def batches(self, size: int) -> list[list[str]]:
         """All of them, so many in one test, so that the processes of a run can share them."""
+        if chosen := os.environ.get("SYNCD_SEEDS"):
+            return [chosen.split(",")]
         seeds = self.all()
         return [seeds[start : start + size] for start in range(0, len(seeds), size)]
 

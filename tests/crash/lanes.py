@@ -1,8 +1,7 @@
-"""Many small cases, several at once; one that fails says how to repeat it."""
+"""Many small cases, several at once; the error of one that fails says how to repeat it."""
 
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,51 +11,30 @@ import pytest
 Case = TypeVar("Case")
 Result = TypeVar("Result")
 
-LANES = 2
-ONLY = os.environ.get("SYNCD_ONLY")
-"""One case as JSON, to repeat it."""
-
-
-class Tried(AssertionError):
-    """A case that failed."""
-
 
 def each(
     attempt: Callable[[Case], Result],
     cases: Sequence[Case],
     request: pytest.FixtureRequest,
     *,
-    lanes: int = LANES,
+    lanes: int = 2,
 ) -> list[Result]:
     """
-    ``attempt`` on each of *cases*, so many at once; their number goes into the table at the end.
+    ``attempt`` on each of *cases*, *lanes* at once; a single lane runs in the caller's thread.
 
-    One at a time is tried in the caller's own thread.
-
-    Raises:
-        Tried: One failed; the text says how to repeat it.
+    ``SYNCD_ONLY`` is one case as JSON, to repeat it.
     """
-    if ONLY is not None:
-        cases = [json.loads(ONLY)]
+    if only := os.environ.get("SYNCD_ONLY"):
+        cases = [json.loads(only)]
 
     def one(case: Case) -> Result:
         try:
             return attempt(case)
         except Exception as error:
             command = f"SYNCD_ONLY='{json.dumps(case)}' python -m pytest '{request.node.nodeid}'"
-            raise Tried(f"{error}\nrepeat with: {command}") from error
+            raise AssertionError(f"{error}\nrepeat with: {command}") from error
 
-    started_s = time.monotonic()
-    results = list(map(one, cases)) if lanes == 1 else _at_once(one, cases, lanes)
-    rate = len(cases) / (time.monotonic() - started_s)
-    request.node.user_properties += [("cases", len(cases)), ("rate", rate)]
-    return results
-
-
-def _at_once(one: Callable[[Case], Result], cases: Sequence[Case], lanes: int) -> list[Result]:
+    if lanes == 1:
+        return list(map(one, cases))
     with ThreadPoolExecutor(lanes) as pool:
-        futures = [pool.submit(one, case) for case in cases]
-        try:
-            return [future.result() for future in futures]
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return list(pool.map(one, cases))

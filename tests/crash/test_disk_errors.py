@@ -7,7 +7,7 @@ import pytest
 from tests.crash.calls import entered, most_in_a_thread
 from tests.crash.lanes import each
 from tests.crash.scenario import Theatre
-from tests.scale import SCALE
+from tests.scale import stride
 from tests.tools import TRACING
 
 pytestmark = [pytest.mark.crash, pytest.mark.needs("strace", TRACING)]
@@ -50,7 +50,7 @@ def moments(theatre: Theatre) -> list[Moment]:
         trace = ["-f", "-e", f"trace={','.join(CALLS)}", "-o", str(log)]
         assert scene.run(strace=trace) == 0, scene.log()
         counts = most_in_a_thread(entered(log))
-    strides = {name: SCALE.disk_stride if counts[name] > 100 else 1 for name, _ in FAULTS}
+    strides = {name: stride(16) if counts[name] > 100 else 1 for name, _ in FAULTS}
     return [
         (name, error, k)
         for number, (name, error) in enumerate(FAULTS)

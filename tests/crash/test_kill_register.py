@@ -16,11 +16,11 @@ from syncd.types import Call
 from tests.crash.lanes import each
 from tests.crash.scenario import SIZES, Scene, Theatre
 from tests.integration.harness import until
-from tests.scale import SCALE, SEED
+from tests.scale import SEED, scaled
 
 pytestmark = pytest.mark.crash
 
-ROUNDS = SCALE.late_registers
+ROUNDS = scaled(10)
 LATEST_S = 1.5
 """A register is carried out at most two thirds of that after it arrived."""
 

@@ -1,14 +1,10 @@
-"""I13: kill -9 at the k-th executed line of a renewal, alone and beside another process."""
+"""T5: kill -9 at each system call of a session's renewal that sends, receives or stores."""
 
 import json
 import os
-import random
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,38 +14,27 @@ from syncd.config.credential_files import Stored
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from syncd.types import Call, Session
+from tests.crash.calls import entered, most_in_a_thread
 from tests.crash.conftest import MEMORY
-from tests.crash.lanes import LANES, each
-from tests.crash.renewer import Order
-from tests.scale import SCALE, SEED
+from tests.crash.lanes import each
+from tests.crash.scenario import Starter
+from tests.crash.victim import Order
+from tests.integration.harness import until
+from tests.tools import TRACING
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.needs("strace", TRACING)]
 
-POINTS = SCALE.renewals
-MODULES = ("cloud/", "config/credential_files.py")
-"""Where a renewal happens; a kill anywhere else falls before or after it."""
-
-PROJECT = Path(__file__).parents[2]
-QUIET_S = 60.0
-
-Moment = tuple[str, int, int]
-"""File, line, and which execution of it."""
+CALLS = ("sendto", "recvfrom", "fsync", "rename")
 
 
-@dataclass
 class Scene:
-    """A cloud that ends a chain whose token comes twice, and a process that forks commands."""
+    """A cloud that ends a chain whose token is sent twice, and installations whose session is due."""
 
-    folder: Path
-    cloud: Sandbox
-    starter: "subprocess.Popen[str]"
-    runs: int = 0
-    seen: int = 0
-    before: Session = field(init=False)
-    stored: Stored = field(init=False)
+    def __init__(self, folder: Path, cloud: Sandbox) -> None:
+        self.folder, self.cloud, self.starter, self.runs = folder, cloud, Starter(), 0
 
     def begin(self) -> None:
-        """A new installation whose session is due."""
+        """A new installation whose session has expired."""
         self.runs += 1
         self.seen = self.cloud.history.next_seq()
         pair, now_ms = self.cloud._accounts.new_session(), time.time_ns() // 1_000_000
@@ -65,119 +50,86 @@ class Scene:
         self.stored.prepare()
         self.stored.write_session(self.before)
 
-    def run(self, *, kill_at: Moment | None = None, **how: bool) -> list[int]:
-        """``syncd whoami``; the exit codes. Whatever was on the wire then has arrived."""
+    def whoami(self, *strace: str, fork: bool = True) -> int:
+        """``syncd whoami``; the exit code. Every request that was sent has then arrived."""
         env = {
             "HOME": str(self.folder),
             "PATH": os.environ["PATH"],
             "SYNCD_MODELS_DIR": str(self.folder / "models"),
             "SYNCD_STATE_DIR": str(self.stored.state_dir),
             "SYNCD_API__BASE_URL": self.cloud.base_url,
-            "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",  # not looked for each time
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
         }
-        order = Order(env, str(self.folder / "out"), kill_at, **how)
-        assert self.starter.stdin is not None
-        assert self.starter.stdout is not None
-        self.starter.stdin.write(json.dumps(asdict(order)) + "\n")
-        self.starter.stdin.flush()
-        codes: list[int] = json.loads(self.starter.stdout.readline())
-        deadline_s = time.monotonic() + QUIET_S
-        while self.cloud._connections._open:
-            assert time.monotonic() < deadline_s, "a connection of the dead is still open"
-            time.sleep(0.001)
-        return codes
+        options = ["-f", *strace] if strace else None
+        code = self.starter.run(
+            Order(env, f"{self.folder}/out", fork, options, command=["whoami", "--json"])
+        )
+        until(lambda: not self.cloud._connections._open, "the end of all connections")
+        return code
 
-    def said(self) -> str:
-        return "".join(path.read_text() for path in sorted(self.folder.glob("out.[01]")))
+    def log(self) -> str:
+        return (self.folder / "out.log").read_text()
 
     def kept(self) -> Session:
-        """What lies there: always whole, and for its owner only."""
+        """The stored session, which is always whole and private."""
         assert stat.S_IMODE(self.stored.session_file.stat().st_mode) == 0o600
         session = self.stored.session()
         assert session is not None
         return session
 
     def renewals(self) -> list[int]:
-        """What the cloud made of each token that reached it since the beginning."""
-        # Killed between head and body, the caller has sent no token: such a call has no status.
+        """The status of each renewal since ``begin`` whose token reached the cloud."""
         entries = self.cloud.history.entries(Call.REFRESH)
         return [e.status for e in entries if e.seq > self.seen and e.status is not None]
 
 
-@pytest.fixture(scope="module")
-def scenes() -> Iterator[list[Scene]]:
-    """One for each lane, idle."""
-    with TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
-        made = [_scene(Path(folder) / str(number)) for number in range(LANES)]
-        try:
-            yield list(made)
-        finally:
-            for scene in made:
-                scene.starter.communicate()
-                scene.cloud.__exit__(None, None, None)
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    switches = Switches(reuse_ends_chain=True)
+    with (
+        TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder,
+        Sandbox(Path(folder, "cloud"), switches=switches) as cloud,
+    ):
+        scene = Scene(Path(folder), cloud)
+        scene.begin()
+        assert scene.whoami(fork=False) == 0  # imports what the forked processes need
+        yield scene
+        scene.starter.close()
 
 
-def _scene(folder: Path) -> Scene:
-    folder.mkdir()
-    cloud = Sandbox(folder / "cloud", switches=Switches(reuse_ends_chain=True)).__enter__()
-    command = [sys.executable, "-m", "tests.crash.renewer"]
-    pipe = subprocess.PIPE
-    starter = subprocess.Popen(command, cwd=PROJECT, stdin=pipe, stdout=pipe, text=True)
-    scene = Scene(folder, cloud, starter)
+def kill(scene: Scene, moment: tuple[str, int]) -> str:
+    """Kill a renewal, run the command again, and return the outcome for the chain."""
+    name, k = moment
     scene.begin()
-    assert scene.run(fork=False) == [0]
-    return scene
-
-
-def moments(scene: Scene) -> list[Moment]:
-    """Executions of lines, drawn at random, each line of ``MODULES`` as often as the others."""
-    scene.begin()
-    assert scene.run(count=True) == [0], scene.said()
-    counted = json.loads((scene.folder / "out.lines").read_text())
-    lines = sorted((file, line, n) for file, line, n in counted if file.startswith(MODULES))
-    draw = random.Random(SEED)
-    return [(file, line, draw.randint(1, n)) for file, line, n in draw.choices(lines, k=POINTS)]
-
-
-def kill(scene: Scene, moment: Moment, *, twin: bool) -> str:
-    """Kill at the moment, go on, and say what became of the chain."""
-    scene.begin()
-    codes = scene.run(kill_at=moment, twin=twin)
-    assert codes[0] in (0, -9), scene.said()
-    arrived = scene.renewals()
-    # The one thing that nobody can help: the cloud answered, and the answer died with its reader.
-    lost = arrived[:1] == [200] and scene.kept().access == scene.before.access
-    (code,) = scene.run()
-    said = scene.said()
+    killed = scene.whoami("-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={k}",
+                          "-o", "/dev/null")  # fmt: skip
+    assert killed in (0, -9), scene.log()
+    # The cloud answered and the process died before it stored the answer: nothing can help that.
+    lost = scene.renewals()[:1] == [200] and scene.kept().access == scene.before.access
+    code = scene.whoami()
     if lost:
-        assert code == 77, said
-        assert "was lost" in said
-        assert scene.renewals() == [200, 401], said
-        assert scene.run() == [77]
-        assert scene.renewals() == [200, 401], "a token that is known to be spent was sent again"
+        assert code == 77, scene.log()
+        assert "was lost" in scene.log()
+        assert scene.renewals() == [200, 401]
+        assert scene.whoami() == 77
+        assert scene.renewals() == [200, 401], "a spent token was sent again"
         return "lost with its answer"
-    assert code == 0, said
-    assert set(codes[1:]) <= {0}, said
-    assert scene.renewals() == [200], said
+    assert code == 0, scene.log()
+    assert scene.renewals() == [200], scene.log()
     assert scene.kept().access != scene.before.access
-    return "killed" if codes[0] == -9 else "not met"
+    return "killed" if killed == -9 else "not reached"
 
 
-@pytest.mark.parametrize("twin", [False, True], ids=["alone", "beside-another"])
-def test_I13_a_kill_at_any_line_burns_no_live_chain(
-    scenes: list[Scene], twin: bool, request: pytest.FixtureRequest
+def test_I13_kill_at_any_call_of_a_renewal_burns_no_live_chain(
+    scene: Scene, request: pytest.FixtureRequest
 ) -> None:
-    points = moments(scenes[0])[: POINTS // 2]
+    log = scene.folder / "calls"
+    scene.begin()
+    assert scene.whoami("-e", f"trace={','.join(CALLS)}", "-o", str(log)) == 0, scene.log()
+    counts = most_in_a_thread(call for call in entered(log) if call.name in CALLS)
+    moments = [(name, k) for name, count in counts.items() for k in range(1, count + 1)]
 
-    def attempt(moment: Moment) -> str:
-        scene = scenes.pop()
-        try:
-            return kill(scene, moment, twin=twin)
-        finally:
-            scenes.append(scene)
+    outcomes = each(lambda moment: kill(scene, moment), moments, request, lanes=1)
 
-    ended = each(attempt, points, request)
-
-    # Beside another process the renewal may be that one's, and then the line is not executed.
-    assert ended.count("killed") > (0.3 if twin else 0.5) * len(ended)
-    assert ended.count("lost with its answer") < 0.5 * len(ended)
+    assert outcomes.count("killed") > len(outcomes) / 3, json.dumps(outcomes)
+    assert outcomes.count("lost with its answer") < len(outcomes) / 2

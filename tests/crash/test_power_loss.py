@@ -15,12 +15,12 @@ from syncd.store.store import Store
 from tests.crash.lanes import each
 from tests.crash.powerloss import Disk, calls
 from tests.crash.scenario import Theatre
-from tests.scale import SCALE, SEED
+from tests.scale import SEED, scaled
 from tests.tools import TRACING
 
 pytestmark = [pytest.mark.crash, pytest.mark.needs("strace", TRACING)]
 
-IMAGES = SCALE.images
+IMAGES = scaled(8_000)
 RECORD = (
     "-f", "-y", "-xx", "-s", "1000000",
     "-e", "trace=openat,write,pwrite64,ftruncate,fsync,fdatasync,unlink,rename",

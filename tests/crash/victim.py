@@ -14,10 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from syncd.cli.main import status_of
 from syncd.cloud import validation
 from syncd.config import loader
 from syncd.daemon.service import Service
@@ -43,6 +45,7 @@ class Order:
         strace: Options: the run is watched from its first instruction; ``-f``: in all threads.
         acknowledge: Say each commit on a file of its own, once it has returned.
         latest_s: Seconds that a lost register or complete may arrive late.
+        command: The arguments of another command than ``--once``.
     """
 
     env: Mapping[str, str]
@@ -51,13 +54,19 @@ class Order:
     strace: Sequence[str] | None = None
     acknowledge: bool = False
     latest_s: float = LATEST_S
+    command: Sequence[str] | None = None
 
 
 def run(order: Order) -> int:
-    """One ``syncd --once``; its exit code."""
+    """One ``syncd --once``, or another command; its exit code."""
     # Parts of a few KiB take the way of parts of 100 MiB, and hundreds of them fit into a minute.
     validation.PART_SIZE_MIN = 1
     with Path(order.out + ".log").open("a", encoding="utf-8") as stream:
+        if order.command is not None:
+            os.environ.clear()
+            os.environ.update(order.env)
+            with redirect_stdout(stream), redirect_stderr(stream):
+                return status_of([*order.command])
         log.configure(format="json", level="info", stream=stream)
         loaded = loader.load(None, {}, order.env)
         service = Service(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from syncd.fs import mounts, scanner
 from syncd.types import Fingerprint, FoundFile, Mount
 from tests.accounts import as_other_account
-from tests.scale import SCALE
+from tests.scale import scaled
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ names = st.binary(min_size=1, max_size=4).filter(
 )
 
 
-@settings(max_examples=min(SCALE.examples, 2_000))
+@settings(max_examples=min(scaled(300), 2_000))
 @given(st.lists(st.lists(names, min_size=1, max_size=3), max_size=12))
 def test_I26_any_bytes_that_the_disk_holds_come_through_in_order(paths: list[list[bytes]]) -> None:
     with tempfile.TemporaryDirectory() as directory:

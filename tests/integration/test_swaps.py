@@ -21,7 +21,7 @@ from syncd.errors import FileChanged, JobError
 from syncd.fs import hashing, scanner
 from syncd.ingest import integrity
 from syncd.types import FoundFile
-from tests.scale import SCALE
+from tests.scale import scaled
 from tests.weights import weights
 
 INSIDE, SECRET = weights(b"inside" * 100), weights(b"secret" * 100)
@@ -131,7 +131,7 @@ RULES: tuple[scanner.Symlinks, ...] = ("within_roots", "skip")
 def test_F17_swapped_link_never_exposes_outside_file(
     tmp_path: Path, rule: scanner.Symlinks
 ) -> None:
-    seen = tried(tmp_path, rule, SCALE.swaps // len(RULES))
+    seen = tried(tmp_path, rule, scaled(1_000) // len(RULES))
 
     assert ("loras/x.pt", False) in seen.found
     assert not [path for path, outside in seen.found if outside]

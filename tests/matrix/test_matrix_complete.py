@@ -20,7 +20,7 @@ COLLECT = (
     "-m", "pytest", "--collect-only", "-qq", "-p", "tests.matrix.collecting", "-p", "no:cacheprovider",
     "tests",
 )  # fmt: skip
-ALL_CELLS, ALL_ROWS, FEWEST_PROMISES = 198, 33, 34
+FEWEST_CELLS, ALL_ROWS, FEWEST_PROMISES = 190, 33, 34
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_every_cell_has_a_test_of_its_name_and_no_dot_has_one(collected: str) ->
     wanted = {name for name, letters in cells().items() if letters != "."}
     tested = set(re.findall(r"^cell (\S+)$", collected, re.MULTILINE))
 
-    assert len(wanted) == ALL_CELLS
+    assert len(wanted) > FEWEST_CELLS
     assert tested - wanted == set()
     assert wanted - tested == set()
 

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.planted.run import COPIED, MEMORY, PROJECT, first_failed
+from tests.planted.run import MEMORY, PROJECT, copied, first_failed
 
 TARGETS = (
     "syncd/core",
@@ -42,7 +41,7 @@ NEAREST = {
     "syncd/core/catalog/drift.py": (
         "tests/unit/test_plan_file.py tests/property/test_drift_properties.py"
     ),
-    "syncd/core/jobs/parts.py": "tests/unit/test_parts.py tests/property/test_upload_properties.py",
+    "syncd/core/jobs/parts.py": "tests/unit/test_parts.py",
     "syncd/core/jobs/retry_policy.py": (
         "tests/unit/test_retry_policy.py tests/property/test_retry_properties.py"
     ),
@@ -148,18 +147,6 @@ def _importing(module: Path) -> Iterator[str]:
         for path in sorted((PROJECT / "tests" / folder).glob("test_*.py")):
             if path.name not in SLOW and imports.search(path.read_text("utf-8")):
                 yield str(path.relative_to(PROJECT))
-
-
-def copied(folder: Path) -> Path:
-    """A copy of the program and its tests that mutants are made in."""
-    copy = folder / "copy"
-    for name in COPIED:
-        source = PROJECT / name
-        if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, copy / name)
-    return copy
 
 
 def changed(mutants: Sequence[Mutant], copy: Path) -> list[str]:

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.layers import layer_at
-
 PROJECT = Path(__file__).parents[2]
 BUGS = Path(__file__).with_name("bugs.toml")
 COPIED = ("syncd", "tests", "docs", "pyproject.toml", "config.example.toml", "README.md")
@@ -48,11 +46,6 @@ class Plant:
     tests: str
     before: str
     after: str
-
-    @property
-    def layer(self) -> str | None:
-        """Whose tests must catch it."""
-        return layer_at(command(self.tests)[1][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +183,10 @@ def is_caught(plant: Tried, control: Tried) -> bool:
 def verdict(plant: Tried, control: Tried) -> str:
     """What the two runs show."""
     if control.failed or control.trouble:
-        return f"NO CONTROL: {control.trouble or name_of(control.failed or '')}"
+        return f"NO CONTROL: {control.trouble or control.failed}"
     if plant.failed is None:
         return f"MISSED {plant.trouble or ''}".rstrip()
-    return f"{layer_at(plant.failed.partition('::')[0]):<7}{name_of(plant.failed)}"
-
-
-def name_of(test: str) -> str:
-    """Of a test's path and name, the name."""
-    return test.partition("::")[2] or test
+    return plant.failed
 
 
 def rows(chosen: list[Plant]) -> Iterator[bool]:

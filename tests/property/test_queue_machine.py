@@ -35,7 +35,7 @@ from syncd.types import (
     Target,
     Verdict,
 )
-from tests.scale import MACHINE_STEPS, SCALE
+from tests.scale import MACHINE_STEPS, scaled
 
 PATHS = st.sampled_from(["loras/a", "loras/A", "loras/b", "loras/\udce9\n"])  # a and A clash
 DELAYS = st.integers(0, 150)
@@ -328,5 +328,5 @@ class Queue(RuleBasedStateMachine):
 
 TestQueue = Queue.TestCase
 TestQueue.settings = settings(
-    max_examples=SCALE.machine_runs, stateful_step_count=MACHINE_STEPS, deadline=None
+    max_examples=scaled(200), stateful_step_count=MACHINE_STEPS, deadline=None
 )

@@ -44,7 +44,7 @@ from syncd.sandbox.server import Sandbox
 from syncd.store.store import Store
 from syncd.types import FileDigests, HeldClass, Job, Kind
 from tests.accounts import set_override
-from tests.scale import MACHINE_STEPS, SCALE
+from tests.scale import MACHINE_STEPS, scaled
 from tests.visitor import Visitor, good
 from tests.weights import weights
 
@@ -484,7 +484,7 @@ class Safe(RuleBasedStateMachine):
 
 TestI32Safe = Safe.TestCase
 TestI32Safe.settings = settings(
-    max_examples=max(1, SCALE.machine_runs // 20),
+    max_examples=scaled(10),
     stateful_step_count=MACHINE_STEPS,
     deadline=None,
 )

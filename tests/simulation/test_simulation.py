@@ -10,38 +10,20 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.memory import folder
 from tests.oracle import check, o10_one_seed_one_history
-from tests.scale import SCALE, SEED
-from tests.simulation.world import Outcome, run
+from tests.scale import scaled
+from tests.seeds import Seeds, named
+from tests.simulation.world import run
 
-FIXED = 1_200
+SEEDS = Seeds(Path(__file__).with_name("seeds.txt"), fixed=1_200, count=scaled(400))
 BATCH = 25
-LIST = Path(__file__).with_name("seeds.txt")
-ANCHOR = Path(__file__).parents[2]
-
-
-def _seeds() -> list[str]:
-    if chosen := os.environ.get("SYNCD_SEEDS"):
-        return chosen.split(",")
-    fixed = [*listed(), *map(str, range(min(FIXED, SCALE.simulations)))]
-    return [*fixed, *(f"{SEED}.{n}" for n in range(FIXED, SCALE.simulations))]
-
-
-def listed() -> list[str]:
-    """The seeds that once failed."""
-    lines = LIST.read_text("utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _batches() -> list[list[str]]:
-    seeds = _seeds()
-    return [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,39 +38,29 @@ def _few_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.parametrize("seeds", _batches(), ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
-def test_T4_whatever_happens_every_still_file_is_registered_once_and_as_it_is(
-    seeds: list[str], record_property: Callable[[str, object], None]
-) -> None:
-    failed = [report for seed in seeds if (report := what_failed(seed))]
-    record_property("cases", len(seeds))
+@pytest.mark.parametrize("seeds", SEEDS.batches(BATCH), ids=named)
+def test_T4_every_unchanged_file_is_registered_once_after_any_faults(seeds: list[str]) -> None:
+    attempt, failed = SEEDS.remembering(require_allowed), list[str]()
+    for seed in seeds:
+        try:
+            attempt(seed)
+        except Exception:
+            failed.append(f"{traceback.format_exc()}\nrepeat with: SYNCD_SEEDS={seed}")
 
     if failed:
         pytest.fail("\n\n".join(failed), pytrace=False)
 
 
-def what_failed(seed: str) -> str | None:
-    """Run one seed: None, or what went wrong and how to repeat it; it is on the list then."""
+def require_allowed(seed: str) -> None:
+    """Run one seed and check what it left."""
     with folder() as place:
-        try:
-            outcome = run(seed, place, keep_log=_is_logged(seed))
-        except Exception:
-            remember(seed)
-            return f"{traceback.format_exc()}\n{_again(seed)}"
+        outcome = run(seed, place, keep_log=hashlib.sha256(seed.encode()).digest()[0] < 32)
         try:
             check(outcome.evidence)
             assert outcome.story.grave or not outcome.rejected, "a passing fault ended a job"
         except AssertionError as error:
-            remember(seed)
-            return _report(outcome, error)
-    return None
-
-
-def remember(seed: str) -> None:
-    """Put *seed* on the list, unless every run tries it anyway."""
-    if seed not in (*listed(), *map(str, range(FIXED))):
-        with LIST.open("a", encoding="utf-8") as file:
-            file.write(f"{seed}\n")
+            error.add_note("\n".join([f"{outcome.story}", *outcome.diary, *outcome.rejected]))
+            raise
 
 
 @pytest.mark.parametrize("seed", ["1", "2", "3"])
@@ -103,7 +75,7 @@ def test_O10_one_seed_has_one_history_in_every_process(seed: str) -> None:
     elsewhere = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": "1"},
-        cwd=ANCHOR,
+        cwd=PROJECT,
         check=True,
         capture_output=True,
         text=True,
@@ -117,23 +89,3 @@ def history_of(seed: str) -> str:
     with folder() as place:
         history = run(seed, place).evidence.history
     return hashlib.sha256(repr(history).encode()).hexdigest()
-
-
-def _is_logged(seed: str) -> bool:
-    return hashlib.sha256(seed.encode()).digest()[0] < 32
-
-
-def _report(outcome: Outcome, error: AssertionError) -> str:
-    parts = [
-        f"{outcome.story}",
-        *outcome.diary,
-        f"{error}",
-        *outcome.rejected,
-        _again(outcome.story.seed),
-    ]
-    return "\n".join(parts)
-
-
-def _again(seed: str) -> str:
-    file = Path(__file__).relative_to(ANCHOR)
-    return f"repeat with: SYNCD_SEEDS={seed} python -m pytest {file}"

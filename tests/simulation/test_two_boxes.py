@@ -7,11 +7,9 @@ did what. ``SYNCD_SEEDS=a,b`` runs just these.
 
 import asyncio
 import hashlib
-import os
 import random
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from syncd.config.settings import Settings
 from syncd.sandbox.switches import Cap, Switches
 from syncd.types import Call
 from tests.memory import folder
-from tests.scale import SCALE
+from tests.scale import scaled
 from tests.seeds import Seeds, named
 from tests.simulation.far_side import API_URL, FarSide, Weather
 from tests.simulation.life import Life, settings_of, source_of
@@ -30,7 +28,7 @@ from tests.simulation.loop import VirtualClock, VirtualLoop
 from tests.simulation.world import PART_SIZE, calendar, logged, scaled_down
 from tests.weights import HEADER, weights
 
-SEEDS = Seeds(Path(__file__).with_name("two_boxes.txt"), fixed=100, count=SCALE.two_boxes)
+SEEDS = Seeds(Path(__file__).with_name("two_boxes.txt"), fixed=100, count=scaled(60))
 BATCH = 50
 PATHS = ("loras/a.safetensors", "vae/b.pt", "loras/c.ckpt")
 RECONCILE_S = 60.0
@@ -194,15 +192,8 @@ def happened(seed: str) -> int:
         return sum(record.model_status == "disabled" for record in team.far.cloud.records())
 
 
-def _batches() -> list[list[str]]:
-    chosen = os.environ.get("SYNCD_SEEDS")
-    return [chosen.split(",")] if chosen else SEEDS.batches(BATCH)
-
-
-@pytest.mark.parametrize("seeds", _batches(), ids=named)
-def test_T4_two_machines_make_one_record_of_a_file_that_both_have(
-    seeds: list[str], record_property: Callable[[str, object], None]
-) -> None:
+@pytest.mark.parametrize("seeds", SEEDS.batches(BATCH), ids=named)
+def test_T4_two_machines_make_one_record_of_a_file_that_both_have(seeds: list[str]) -> None:
     one = SEEDS.remembering(happened)
     twice = 0
     for seed in seeds:
@@ -211,6 +202,5 @@ def test_T4_two_machines_make_one_record_of_a_file_that_both_have(
         except Exception as error:
             error.add_note(f"repeat with: SYNCD_SEEDS={seed}")
             raise
-    record_property("cases", len(seeds))
 
     assert twice or len(seeds) < BATCH, "no seed ever made two machines send at once"

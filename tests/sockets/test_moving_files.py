@@ -19,7 +19,7 @@ from syncd.sandbox.history import Entry
 from syncd.types import Call, Job
 from tests.crash.lanes import each
 from tests.oracle import check
-from tests.scale import SCALE
+from tests.scale import scaled
 from tests.seeds import Seeds, named
 from tests.sockets.rig import rigged
 from tests.sockets.wire import Wire
@@ -28,9 +28,7 @@ from tests.weights import HEADER, SMALLEST, weights, write_safetensors
 TOGETHER = 10
 """Files in one run, each drawn by itself."""
 
-SEEDS = Seeds(
-    Path(__file__).with_name("seeds_moving.txt"), fixed=50, count=SCALE.moving // TOGETHER
-)
+SEEDS = Seeds(Path(__file__).with_name("seeds_moving.txt"), fixed=50, count=scaled(250) // TOGETHER)
 BATCH = 25
 
 LIBC = ctypes.CDLL(None, use_errno=True)

@@ -11,13 +11,13 @@ import pytest
 
 from tests.crash.lanes import each
 from tests.oracle import check
-from tests.scale import SCALE
+from tests.scale import scaled
 from tests.seeds import Seeds, named
 from tests.sockets.rig import SINGLE_PUT_LIMIT, rigged
 from tests.sockets.wire import Accident, Break, Wire
 from tests.weights import write_safetensors
 
-SEEDS = Seeds(Path(__file__).with_name("seeds_faults.txt"), fixed=600, count=SCALE.sockets)
+SEEDS = Seeds(Path(__file__).with_name("seeds_faults.txt"), fixed=600, count=scaled(200))
 BATCH = 50
 SIZES = {
     "loras/small.safetensors": 700,
