@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +25,11 @@ class StoreRefusal(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with each member, in one line."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,25 +3,25 @@
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum, auto
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from syncd.sandbox import fields
 from syncd.sandbox.accounts import Accounts, Credential
 from syncd.sandbox.answers import ApiRefusal, StoreRefusal, api_refused, json_answer
-from syncd.sandbox.backend import ObjectStore, SignedPut
-from syncd.sandbox.fields import Shape
-from syncd.sandbox.switches import Cap, Switches, Unique
+from syncd.sandbox.objects import DiskObjects
+from syncd.sandbox.s3 import RemoteObjects
+from syncd.sandbox.sigv4 import SignedPut
+from syncd.sandbox.switches import Switches, Unique
 from syncd.types import Call
 
 PREFIX = "/api/v1"
@@ -35,7 +35,7 @@ NEWS: Mapping[str, tuple[str, str]] = {
 MODELS = "custom_models"
 """The feature that writes need."""
 
-PER_PAGE = 20
+PER_PAGE_DEFAULT = 20
 PER_PAGE_MAX = 100
 
 
@@ -48,7 +48,7 @@ class Access(Enum):
     SESSION = auto()
     TEAM = auto()
     WRITE = auto()  # and the role must allow it
-    MULTIPART = auto()  # sessions only, unless a switch lets device keys in
+    MULTIPART = auto()  # sessions only
 
 
 KINDS = {
@@ -127,14 +127,6 @@ class Ask:
     team_id: str
 
 
-def _never_off(switches: Switches) -> None:
-    return None
-
-
-def _update_off(method: str, switches: Switches) -> int | None:
-    return switches.update_off or (None if method == switches.update_method else 405)
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One row of the table; ``off`` is the status of a call that this cloud does not have."""
@@ -143,10 +135,10 @@ class Endpoint:
     method: str
     path: str
     access: Access
-    shape: Shape | None
+    shape: type[fields.Body] | None
     handler: Callable[[Ask], Awaitable[object]]
     status: int = 200
-    off: Callable[[Switches], int | None] = _never_off
+    off: Callable[[Switches], int | None] = lambda switches: None
 
 
 class Cloud:
@@ -163,7 +155,7 @@ class Cloud:
     def __init__(
         self,
         accounts: Accounts,
-        store: ObjectStore,
+        store: DiskObjects | RemoteObjects,
         switches: Callable[[], Switches],
         now: Callable[[], float],
         draw: random.Random,
@@ -176,12 +168,13 @@ class Cloud:
         self._reserved: dict[str, Reservation] = {}
         self._records: dict[str, Registered] = {}
         self._uploads: dict[str, OpenedUpload] = {}
-        self.routes = [self._route(endpoint) for endpoint in self._endpoints()]
+        approve = Route("/_sandbox/approve", self._approve, name="_approve")
+        self.routes = [*(self._route(endpoint) for endpoint in self._endpoints()), approve]
 
-    def app(self, others: Sequence[Route] = ()) -> Starlette:
-        """The ASGI application, with *others* beside the API's own routes."""
+    def app(self) -> Starlette:
+        """The ASGI application."""
         handlers = {ApiRefusal: api_refused, StoreRefusal: _store_trouble, HTTPException: _no_route}
-        return Starlette(routes=[*self.routes, *others], exception_handlers=handlers)
+        return Starlette(routes=self.routes, exception_handlers=handlers)
 
     def records(self) -> tuple[Registered, ...]:
         """All records, oldest first."""
@@ -199,51 +192,33 @@ class Cloud:
     # The table
 
     def _endpoints(self) -> list[Endpoint]:
-        return [*self._account_endpoints(), *self._model_endpoints(), *self._upload_endpoints()]
-
-    def _account_endpoints(self) -> list[Endpoint]:
         open_, device, session = Access.OPEN, Access.DEVICE, Access.SESSION
-        confirm, pair = fields.CONFIRM, "/desktop/pair"
-        agents = attrgetter("agents_off")
+        read, write, parts = Access.TEAM, Access.WRITE, Access.MULTIPART
+        models, one, pair = "/models", "/models/{model_id}", "/desktop/pair"
+        at = self._switches().multipart_paths
+        agents, listing = attrgetter("agents_off"), attrgetter("listing_off")
+        update, off = attrgetter("update_off"), attrgetter("multipart_off")
+        confirm, sign = fields.Confirm, fields.SignPart
         row = Endpoint
         return [
-            row("login", "POST", "/auth/login", open_, fields.LOGIN, self._login),
-            row("refresh", "POST", "/auth/refresh", open_, fields.REFRESH, self._refresh),
+            row("login", "POST", "/auth/login", open_, fields.Login, self._login),
+            row("refresh", "POST", "/auth/refresh", open_, fields.Refresh, self._refresh),
             row("revoke", "POST", "/auth/device/revoke", device, None, self._revoke, 204),
             row("pair_start", "POST", f"{pair}/start", open_, None, self._pair),
-            row("pair_poll", "POST", f"{pair}/poll", open_, fields.POLL, self._poll),
+            row("pair_poll", "POST", f"{pair}/poll", open_, fields.Poll, self._poll),
             row("pair_confirm", "POST", f"{pair}/confirm", session, confirm, self._confirm, 204),
             row(Call.ME, "GET", "/users/me", Access.OWN, None, self._me),
-            row(Call.AGENTS, "GET", "/agents", Access.TEAM, None, self._agents, off=agents),
-        ]  # fmt: skip
-
-    def _model_endpoints(self) -> list[Endpoint]:
-        models, one = "/models", "/models/{model_id}"
-        read, write = Access.TEAM, Access.WRITE
-        presign, change = fields.PRESIGN, fields.UPDATE
-        listing, deleting = attrgetter("listing_off"), attrgetter("delete_off")
-        put, patch = partial(_update_off, "PUT"), partial(_update_off, "PATCH")
-        row = Endpoint
-        return [
-            row(Call.PRESIGN, "POST", "/models/presign", write, presign, self._presign),
-            row(Call.REGISTER, "POST", models, write, fields.REGISTER, self._register, 201),
+            row(Call.AGENTS, "GET", "/agents", read, None, self._agents, off=agents),
+            row(Call.PRESIGN, "POST", "/models/presign", write, fields.Presign, self._presign),
+            row(Call.REGISTER, "POST", models, write, fields.Register, self._register, 201),
             row(Call.LIST_MODELS, "GET", models, read, None, self._list, off=listing),
             row(Call.GET_MODEL, "GET", one, read, None, self._get),
-            row(Call.UPDATE_MODEL, "PUT", one, write, change, self._update, off=put),
-            row(Call.UPDATE_MODEL, "PATCH", one, write, change, self._update, off=patch),
-            row(Call.DELETE_MODEL, "DELETE", one, write, None, self._delete, 204, deleting),
-        ]  # fmt: skip
-
-    def _upload_endpoints(self) -> list[Endpoint]:
-        at, who = self._switches().multipart_paths, Access.MULTIPART
-        off = attrgetter("multipart_off")
-        sign = fields.SIGN_PART
-        row = Endpoint
-        return [
-            row(Call.INITIATE, "POST", at.initiate, who, fields.INITIATE, self._initiate, off=off),
-            row(Call.SIGN_PART, "POST", at.sign_part, who, sign, self._sign_part, off=off),
-            row(Call.COMPLETE, "POST", at.complete, who, fields.COMPLETE, self._complete, off=off),
-            row(Call.ABORT, "POST", at.abort, who, fields.ABORT, self._abort, 204, off),
+            row(Call.UPDATE_MODEL, "PUT", one, write, fields.Update, self._update, off=update),
+            row(Call.DELETE_MODEL, "DELETE", one, write, None, self._delete, 204),
+            row(Call.INITIATE, "POST", at.initiate, parts, fields.Initiate, self._initiate, off=off),
+            row(Call.SIGN_PART, "POST", at.sign_part, parts, sign, self._sign_part, off=off),
+            row(Call.COMPLETE, "POST", at.complete, parts, fields.Complete, self._complete, off=off),
+            row(Call.ABORT, "POST", at.abort, parts, fields.Upload, self._abort, 204, off),
         ]  # fmt: skip
 
     def _route(self, row: Endpoint) -> Route:
@@ -275,7 +250,7 @@ class Cloud:
             return None, self._accounts.team_id
         if kind is None:
             raise ApiRefusal(401, "credential missing, expired or revoked")
-        if kind not in self._kinds(access):
+        if kind not in KINDS[access]:
             raise ApiRefusal(403, f"a {kind.value} credential cannot call this endpoint")
         if kind is Credential.SESSION and access not in WITHOUT_TEAM:
             team_id = self._checked_team(request.headers.get("x-team-id"))
@@ -286,11 +261,6 @@ class Cloud:
             if MODELS in switches.features_off:
                 raise ApiRefusal(403, f"feature {MODELS} is not available")
         return kind, team_id or self._accounts.team_id
-
-    def _kinds(self, access: Access) -> set[Credential]:
-        if access is Access.MULTIPART and self._switches().device_key_multipart:
-            return KINDS[access] | {Credential.DEVICE}
-        return KINDS[access]
 
     def _checked_team(self, team_id: str | None) -> str:
         if team_id is None:
@@ -330,6 +300,14 @@ class Cloud:
     async def _confirm(self, ask: Ask) -> None:
         self._accounts.confirm_pairing(ask.fields["user_code"], ask.team_id)
 
+    async def _approve(self, request: Request) -> Response:
+        """The page behind ``verification_uri``, where a user would sign in."""
+        try:
+            self._accounts.confirm_pairing(request.query_params.get("user_code", ""))
+        except ApiRefusal as refusal:
+            return PlainTextResponse(str(refusal), refusal.status)
+        return PlainTextResponse("Approved. The device gets its key at its next poll.")
+
     async def _me(self, ask: Ask) -> object:
         switches = self._switches()
         on = {name: name not in switches.features_off for name in (MODELS, *switches.features_off)}
@@ -361,15 +339,9 @@ class Cloud:
 
     async def _presign(self, ask: Ask) -> object:
         path, size = ask.fields["model_path"], ask.fields["file_size"]
-        switches = self._switches()
-        if switches.clash_at_presign:
-            self._check_clash(path)
-        too_large = switches.cap_at is Cap.PRESIGN and size > switches.single_put_cap
-        if too_large and ask.kind is Credential.DEVICE:
-            raise ApiRefusal(413, "file is larger than a single PUT may be")
         key = self._storage_key(ask.team_id, path)
         self._reserved[key] = Reservation(path, ask.fields["model_type"], size)
-        return {**_granted(self._store.grant_body(key, size)), "storage_key": key}
+        return {**_granted(self._store.grants.body(key, size)), "storage_key": key}
 
     def _storage_key(self, team_id: str, model_path: str) -> str:
         if self._switches().fresh_keys:
@@ -399,22 +371,16 @@ class Cloud:
         return said["storage_key"] in self._reserved
 
     def _check_register(self, said: Mapping[str, Any], size: int) -> None:
-        switches = self._switches()
         key = said["storage_key"]
         promised = self._reserved[key]
         if said["file_size"] != size:
             raise ApiRefusal(422, "file_size is not the size of the stored object")
         if (said["model_path"], said["model_type"]) != (promised.model_path, promised.model_type):
             raise ApiRefusal(422, "model_path or model_type is not what was presigned")
-        if switches.cap_at is Cap.REGISTER and size > switches.single_put_cap:
-            self._check_assembled(key)
-        if not switches.register_repeats and any(r.storage_key == key for r in self.records()):
+        repeated = any(record.storage_key == key for record in self.records())
+        if repeated and not self._switches().register_repeats:
             raise ApiRefusal(409, "this storage_key is registered already")
         self._check_clash(said["model_path"])
-
-    def _check_assembled(self, key: str) -> None:
-        if not any(u.storage_key == key and u.stage is Stage.COMPLETED for u in self.uploads()):
-            raise ApiRefusal(413, "file is larger than a single PUT may be")
 
     def _check_clash(self, model_path: str, *, but: str | None = None) -> None:
         switches = self._switches()
@@ -428,12 +394,13 @@ class Cloud:
         page, per_page = _paging(ask.query)
         records = [record for record in self.records() if self._shown_to(ask, record)]
         first = (page - 1) * per_page
-        switches = self._switches()
+        omitted = self._switches().list_omits
         items = [
-            _without(asdict(r), switches.list_omits) for r in records[first : first + per_page]
+            {name: value for name, value in asdict(record).items() if name not in omitted}
+            for record in records[first : first + per_page]
         ]
         meta = {"current_page": page, "per_page": per_page, "total_count": len(records)}
-        return {switches.list_member: items, "page_meta": meta}
+        return {"model_list": items, "page_meta": meta}
 
     async def _get(self, ask: Ask) -> object:
         return asdict(self._found(ask))
@@ -450,8 +417,6 @@ class Cloud:
 
     async def _delete(self, ask: Ask) -> None:
         record = self._found(ask)
-        if self._switches().delete_removes_object:
-            await self._store.delete(record.storage_key)
         self._records.pop(record.id, None)
 
     def _found(self, ask: Ask) -> Registered:
@@ -494,7 +459,7 @@ class Cloud:
             raise ApiRefusal(422, f"part_number must lie in 1 to {upload.part_count}")
         length = upload.part_length(number)
         return _granted(
-            self._store.grant_part(upload.storage_key, upload.upload_id, number, length)
+            self._store.grants.part(upload.storage_key, upload.upload_id, number, length)
         )
 
     async def _complete(self, ask: Ask) -> object:
@@ -532,7 +497,7 @@ def _bearer(request: Request) -> str | None:
     return token if scheme == "Bearer" and token else None
 
 
-async def _body(request: Request, shape: Shape | None) -> Mapping[str, Any]:
+async def _body(request: Request, shape: type[fields.Body] | None) -> Mapping[str, Any]:
     """The JSON body as *shape* wants it; where none is due, there must be none."""
     if shape is None:
         if await request.body() not in (b"", b"{}"):
@@ -552,7 +517,10 @@ def _paging(query: Mapping[str, str]) -> tuple[int, int]:
     for name in query.keys() - {"current_page", "per_page"}:
         raise ApiRefusal(400, f"unknown query parameter {name}")
     try:
-        page, per_page = int(query.get("current_page", 1)), int(query.get("per_page", PER_PAGE))
+        page, per_page = (
+            int(query.get("current_page", 1)),
+            int(query.get("per_page", PER_PAGE_DEFAULT)),
+        )
     except ValueError:
         raise ApiRefusal(422, "paging wants integers") from None
     if page < 1 or not 1 <= per_page <= PER_PAGE_MAX:
@@ -562,10 +530,6 @@ def _paging(query: Mapping[str, str]) -> tuple[int, int]:
 
 def _granted(grant: SignedPut) -> dict[str, object]:
     return {"upload_url": grant.url, "upload_headers": dict(grant.headers)}
-
-
-def _without(item: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {k: v for k, v in item.items() if k not in names}
 
 
 async def _store_trouble(request: Request, refusal: Exception) -> Response:

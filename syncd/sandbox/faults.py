@@ -8,12 +8,13 @@ to a real S3 server do not pass through the sandbox and cannot be hit.
 import random
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from types import UnionType
-from typing import Any, Self, get_origin
+from typing import ClassVar, Self
 
-from syncd.sandbox.answers import Answer
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from syncd.sandbox.answers import Answer, explain
 from syncd.sandbox.history import Entry
 
 
@@ -74,6 +75,7 @@ class Rule:
     late_s: float = 0.0
     after_bytes: int = 0
     location: str = "http://127.0.0.1:9/"
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
@@ -93,17 +95,10 @@ class Rule:
         Raises:
             ValueError: No object, an unknown member or fault, or a value of the wrong type.
         """
-        if not isinstance(values, dict):
-            raise ValueError(f"a rule is an object, not {values!r}")
-        known = {f.name: f.type for f in fields(cls)}
-        unknown = values.keys() - known.keys()
-        if unknown or "fault" not in values:
-            raise ValueError(f"a rule names its fault and nothing unknown: {sorted(unknown)}")
-        if values["fault"] not in set(Fault):
-            raise ValueError(f"no such fault: {values['fault']!r}; there are {', '.join(Fault)}")
-        for name in values.keys() - {"fault"}:
-            _require_type(name, values[name], known[name])
-        return cls(**{**values, "fault": Fault(values["fault"])})
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
 
     @property
     def performs(self) -> bool:
@@ -141,17 +136,6 @@ class Rule:
                 status = self.status if 300 <= self.status < 400 else 307
                 return Answer(status, {"Location": self.location})
         return answer
-
-
-def _require_type(name: str, value: object, declared: Any) -> None:
-    """*value* came from JSON: a whole number does for a float, and a boolean is no number."""
-    if isinstance(declared, UnionType):
-        wanted: Any = declared
-    else:
-        wanted = float | int if declared is float else get_origin(declared) or declared
-    is_flag = isinstance(value, bool) and declared != bool | None
-    if is_flag or not isinstance(value, wanted):
-        raise ValueError(f"{name} cannot be {value!r}")
 
 
 class Faults:

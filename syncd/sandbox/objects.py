@@ -5,7 +5,6 @@ import base64
 import hashlib
 import os
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from syncd.sandbox.answers import StoreRefusal, store_refused
-from syncd.sandbox.backend import Grants, SignedPut
-from syncd.sandbox.gate import check_framing, check_signature
-from syncd.sandbox.switches import Cap, Switches
+from syncd.sandbox.sigv4 import Grants, check_signature
+from syncd.sandbox.switches import Switches
 from syncd.types import Call
 
 PUT_LIMIT = 5 * 1024**3
@@ -105,26 +103,18 @@ class DiskObjects:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._grants = grants
+        self.grants = grants
         self._switches = switches
         self._draw = draw
         self._digest_bodies = digest_bodies
         self._objects: dict[str, StoredObject] = {}
         self._uploads: dict[str, Upload] = {}
-        self._tickets: dict[str, str] = {}
         prefix = urlsplit(grants.endpoint).path
         path = f"{prefix}/{{bucket}}/{{key:path}}"
         self.routes = [Route(path, self._put, methods=["PUT"], name=Call.PUT_BODY)]
         self.app = Starlette(routes=self.routes, exception_handlers={StoreRefusal: store_refused})
 
     # What the API asks
-
-    def grant_body(self, key: str, size: int) -> SignedPut:
-        return self._sealed(self._grants.body(key, size))
-
-    def grant_part(self, key: str, upload_id: str, number: int, size: int) -> SignedPut:
-        self._upload(key, upload_id)
-        return self._sealed(self._grants.part(key, upload_id, number, size))
 
     async def open_upload(self, key: str) -> str:
         upload_id = self._draw.randbytes(16).hex()
@@ -162,9 +152,6 @@ class DiskObjects:
                 while piece := file.read(READ_SIZE):
                     yield piece
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def _upload(self, key: str, upload_id: str) -> Upload:
         upload = self._uploads.get(upload_id)
         if upload is None or upload.key != key:
@@ -183,49 +170,28 @@ class DiskObjects:
             raise StoreRefusal(400, "EntityTooSmall", "A part is smaller than allowed")
         return bodies
 
-    def _sealed(self, grant: SignedPut) -> SignedPut:
-        """*grant*, or the same behind a ticket that says nothing about its deadline."""
-        if not self._switches().opaque_urls:
-            return grant
-        ticket = self._draw.randbytes(16).hex()
-        base, _, query = grant.url.partition("?")
-        self._tickets[ticket] = query
-        kept = "".join(f"{pair}&" for pair in query.split("&") if re.match("partN|uploadId", pair))
-        return SignedPut(f"{base}?{kept}ticket={ticket}", grant.headers)
-
     # What a presigned URL reaches
 
     async def _put(self, request: Request) -> Response:
-        length = check_framing(request.headers, self._switches().chunked_status)
-        query = self._query(request)
+        length = _body_length(request)
+        query = request.url.query
         check_signature(
-            self._grants.keys,
+            self.grants.keys,
             request.method,
             request.scope["raw_path"].decode("ascii"),
             query,
             request.headers,
-            self._grants.now(),
+            self.grants.now(),
         )
         request.state.draft.note(who="presigned")
-        if request.path_params["bucket"] != self._grants.bucket:
+        if request.path_params["bucket"] != self.grants.bucket:
             raise StoreRefusal(404, "NoSuchBucket", "The specified bucket does not exist")
         given = parse_qs(query)
         if "uploadId" in given:
             return await self._put_part(request, given["uploadId"][0], given["partNumber"][0])
-        if length > self._put_limit():
+        if length > min(PUT_LIMIT, self._switches().single_put_cap):
             raise StoreRefusal(400, "EntityTooLarge", "Your proposed upload is too large")
         return await self._put_object(request)
-
-    def _query(self, request: Request) -> str:
-        ticket = request.query_params.get("ticket")
-        query: str = self._tickets.get(ticket, "") if ticket else request.url.query
-        return query
-
-    def _put_limit(self) -> int:
-        switches = self._switches()
-        return (
-            min(PUT_LIMIT, switches.single_put_cap) if switches.cap_at is Cap.STORE else PUT_LIMIT
-        )
 
     async def _put_object(self, request: Request) -> Response:
         key = request.path_params["key"]
@@ -279,6 +245,15 @@ class DiskObjects:
         sha256 = sink.sha256.hexdigest() if sink.sha256 else None
         request.state.draft.note(sha256=sha256)
         return Body(path, sink.size, etag, sha256)
+
+
+def _body_length(request: Request) -> int:
+    """The body's length, which has to be announced, by a caller without a second credential."""
+    if "authorization" in request.headers:
+        raise StoreRefusal(400, "InvalidArgument", "Only one auth mechanism allowed")
+    if "content-length" not in request.headers:
+        raise StoreRefusal(411, "MissingContentLength", "You must provide Content-Length")
+    return int(request.headers["content-length"])
 
 
 async def _pour(request: Request, sink: _Sink) -> None:

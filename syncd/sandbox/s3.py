@@ -1,7 +1,6 @@
 """Any real S3 endpoint as the sandbox's object store: it checks the signatures itself."""
 
 import asyncio
-import hashlib
 import re
 import ssl
 from collections.abc import Iterator, Sequence
@@ -12,8 +11,7 @@ from xml.sax.saxutils import escape
 import httpx
 
 from syncd.sandbox.answers import StoreRefusal
-from syncd.sandbox.backend import Grants, SignedPut
-from syncd.sandbox.sigv4 import sign_headers
+from syncd.sandbox.sigv4 import Grants, sign_headers
 
 TIMEOUT_S = 60.0
 
@@ -27,21 +25,15 @@ class RemoteObjects:
     """
 
     def __init__(self, grants: Grants, ca: str | None = None) -> None:
-        self._grants = grants
+        self.grants = grants
         trust = ssl.create_default_context(cafile=ca) if ca else True
         self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False, verify=trust)
         bucket = f"{grants.endpoint}/{grants.bucket}"
         if self._send("HEAD", bucket).status_code == 404:
             _checked(self._send("PUT", bucket))
 
-    def grant_body(self, key: str, size: int) -> SignedPut:
-        return self._grants.body(key, size)
-
-    def grant_part(self, key: str, upload_id: str, number: int, size: int) -> SignedPut:
-        return self._grants.part(key, upload_id, number, size)
-
     async def open_upload(self, key: str) -> str:
-        answer = await self._ask("POST", f"{self._grants.url(key)}?uploads=")
+        answer = await self._ask("POST", f"{self.grants.url(key)}?uploads=")
         return _tag(_checked(answer).text, "UploadId")
 
     async def complete(self, key: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> None:
@@ -58,19 +50,19 @@ class RemoteObjects:
         _checked(await self._ask("DELETE", self._upload_url(key, upload_id)))
 
     async def size(self, key: str) -> int | None:
-        answer = await self._ask("HEAD", self._grants.url(key))
+        answer = await self._ask("HEAD", self.grants.url(key))
         return (
             None if answer.status_code == 404 else int(_checked(answer).headers["content-length"])
         )
 
     async def delete(self, key: str) -> None:
-        _checked(await self._ask("DELETE", self._grants.url(key)))
+        _checked(await self._ask("DELETE", self.grants.url(key)))
 
     def sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
         query = {"list-type": "2"}
         while True:
-            url = f"{self._grants.endpoint}/{self._grants.bucket}?{urlencode(query)}"
+            url = f"{self.grants.endpoint}/{self.grants.bucket}?{urlencode(query)}"
             text = _checked(self._send("GET", url)).text
             for item in re.findall(r"<Contents>(.*?)</Contents>", text, re.DOTALL):
                 sizes[_tag(item, "Key")] = int(_tag(item, "Size"))
@@ -79,8 +71,8 @@ class RemoteObjects:
             query["continuation-token"] = _tag(text, "NextContinuationToken")
 
     def read(self, key: str) -> Iterator[bytes]:
-        url = self._grants.url(key)
-        signed = sign_headers(self._grants.keys, "GET", url, at_s=self._grants.now())
+        url = self.grants.url(key)
+        signed = sign_headers(self.grants.keys, "GET", url, at_s=self.grants.now())
         with self._client.stream("GET", url, headers=signed) as answer:
             if answer.status_code != 200:
                 answer.read()
@@ -90,16 +82,13 @@ class RemoteObjects:
         self._client.close()
 
     def _upload_url(self, key: str, upload_id: str) -> str:
-        return f"{self._grants.url(key)}?{urlencode({'uploadId': upload_id})}"
+        return f"{self.grants.url(key)}?{urlencode({'uploadId': upload_id})}"
 
     async def _ask(self, method: str, url: str, body: bytes = b"") -> httpx.Response:
         return await asyncio.to_thread(self._send, method, url, body)
 
     def _send(self, method: str, url: str, body: bytes = b"") -> httpx.Response:
-        digest = hashlib.sha256(body).hexdigest()
-        signed = sign_headers(
-            self._grants.keys, method, url, at_s=self._grants.now(), payload_sha256=digest
-        )
+        signed = sign_headers(self.grants.keys, method, url, at_s=self.grants.now(), payload=body)
         return self._client.request(method, url, headers=signed, content=body or None)
 
 

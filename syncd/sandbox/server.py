@@ -17,8 +17,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,15 +29,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from syncd.sandbox.accounts import Accounts
-from syncd.sandbox.backend import Grants, ObjectStore
 from syncd.sandbox.cloud import PREFIX, Cloud, OpenedUpload, Stage
 from syncd.sandbox.faults import Faults, Rule
 from syncd.sandbox.front import Connections, Front
 from syncd.sandbox.history import Entry, History
-from syncd.sandbox.inspection import inspection_routes
 from syncd.sandbox.objects import DiskObjects
 from syncd.sandbox.s3 import RemoteObjects
-from syncd.sandbox.sigv4 import Keys
+from syncd.sandbox.sigv4 import Grants, Keys
 from syncd.sandbox.switches import Switches
 
 OWN_KEYS = Keys("SANDBOXACCESSKEY", "sandbox/secret/key")
@@ -55,14 +54,6 @@ class S3Endpoint:
     bucket: str
     keys: Keys
     ca: str | None = None
-
-
-@dataclass(slots=True)
-class _Running:
-    """What the server's thread hands back."""
-
-    loop: asyncio.AbstractEventLoop
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Sandbox:
@@ -108,7 +99,12 @@ class Sandbox:
         self._crashes: list[Exception] = []
         self._connections = Connections()
         self._accounts = Accounts(self._draw, self.now, lambda: self.switches)
-        self._session = self._accounts.new_session()
+        session = self._accounts.new_session()
+        self.session_token, self.refresh_token = session.access_token, session.refresh_token
+        self.device_key = self._accounts.device_key
+        self.team_id, self.foreign_team_id = self._accounts.team_id, self._accounts.foreign_team_id
+        self.teams = self._accounts.teams
+        self.email, self.password = self._accounts.email, self._accounts.password
         self._closing = ExitStack()
 
     # Life
@@ -138,15 +134,16 @@ class Sandbox:
         if self._s3 is None:
             sock = self._listening(self._ports[1])
             own = self._own_store(sock.getsockname()[1])
-            self._store: ObjectStore = own
+            self._store: DiskObjects | RemoteObjects = own
             apps.append((sock, self._fronted(own.app, own.routes)))
         else:
-            self._store = self._remote_store(self._s3)
-        self._closing.callback(self._store.close)
+            grants = self._grants(self._s3.url.rstrip("/"), self._s3.bucket, self._s3.keys)
+            self._store = remote = RemoteObjects(grants, self._s3.ca)
+            self._closing.callback(remote.close)
         self._cloud = Cloud(
             self._accounts, self._store, lambda: self.switches, self.now, self._draw
         )
-        apps.append((api, self._api_app()))
+        apps.append((api, self._fronted(self._cloud.app(), self._cloud.routes)))
         self._serve_in_thread(apps)
 
     def _listening(self, port: int) -> socket.socket:
@@ -161,8 +158,7 @@ class Sandbox:
         folder = self._dir
         if folder is None:
             folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-"))
-        endpoint = f"http://{self.HOST}:{port}/store"
-        grants = Grants(endpoint, OWN_BUCKET, OWN_KEYS, self.now, lambda: self.switches)
+        grants = self._grants(f"http://{self.HOST}:{port}/store", OWN_BUCKET, OWN_KEYS)
         return DiskObjects(
             Path(folder) / "objects",
             grants,
@@ -171,21 +167,8 @@ class Sandbox:
             digest_bodies=self._digest_bodies,
         )
 
-    def _remote_store(self, s3: S3Endpoint) -> RemoteObjects:
-        return RemoteObjects(
-            Grants(s3.url.rstrip("/"), s3.bucket, s3.keys, self.now, lambda: self.switches), s3.ca
-        )
-
-    def _api_app(self) -> ASGIApp:
-        inspection = inspection_routes(
-            self._cloud,
-            self._accounts,
-            self.history,
-            self.faults,
-            self._store.sizes,
-            self.stored_sha256,
-        )
-        return self._fronted(self._cloud.app(inspection), [*self._cloud.routes, *inspection])
+    def _grants(self, endpoint: str, bucket: str, keys: Keys) -> Grants:
+        return Grants(endpoint, bucket, keys, self.now, lambda: self.switches)
 
     def _fronted(self, app: ASGIApp, routes: list[Route]) -> ASGIApp:
         return Front(
@@ -200,24 +183,22 @@ class Sandbox:
         )
 
     def _serve_in_thread(self, apps: list[tuple[socket.socket, ASGIApp]]) -> None:
-        started: list[_Running] = []
-        ready = threading.Event()
+        started: Future[Callable[[], object]] = Future()
 
         async def serve() -> None:
-            running = _Running(asyncio.get_running_loop())
             servers = [await _served(sock, app, self._connections) for sock, app in apps]
-            started.append(running)
-            ready.set()
-            await running.stop.wait()
+            ended = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            started.set_result(lambda: loop.call_soon_threadsafe(ended.set))
+            await ended.wait()
             await _end(servers, self._connections)
 
         thread = threading.Thread(target=asyncio.run, args=(serve(),), name="sandbox", daemon=True)
         thread.start()
-        if not ready.wait(START_S):
-            raise RuntimeError("the sandbox did not start")
+        end = started.result(START_S)
 
         def stop() -> None:
-            started[0].loop.call_soon_threadsafe(started[0].stop.set)
+            end()
             thread.join(STOP_S)
 
         self._closing.callback(stop)
@@ -231,56 +212,6 @@ class Sandbox:
     def skip(self, seconds: float) -> None:
         """Turn the cloud's clock on (or back): URLs and tokens expire without waiting."""
         self._shift_s += seconds
-
-    @property
-    def device_key(self) -> str:
-        """A ``dk-`` key of the team."""
-        return self._accounts.device_key
-
-    @property
-    def integration_key(self) -> str:
-        """An ``sk-`` key, which no call here takes."""
-        return self._accounts.integration_key
-
-    @property
-    def agent_key(self) -> str:
-        """An ``ak-`` key, which no call here takes."""
-        return self._accounts.agent_key
-
-    @property
-    def session_token(self) -> str:
-        """A JWT of the user, valid for ``access_token_lifetime_s`` from the construction."""
-        return self._session.access_token
-
-    @property
-    def refresh_token(self) -> str:
-        """The refresh token that belongs to ``session_token``; good for one use."""
-        return self._session.refresh_token
-
-    @property
-    def team_id(self) -> str:
-        """The team of the device key; sessions name it in ``X-Team-ID``."""
-        return self._accounts.team_id
-
-    @property
-    def foreign_team_id(self) -> str:
-        """A team that the user is not in."""
-        return self._accounts.foreign_team_id
-
-    @property
-    def email(self) -> str:
-        """The user's sign-in name."""
-        return self._accounts.email
-
-    @property
-    def password(self) -> str:
-        """The user's password."""
-        return self._accounts.password
-
-    @property
-    def teams(self) -> dict[str, str]:
-        """The user's teams: id to name, that of the device key first."""
-        return dict(self._accounts.teams)
 
     def revoke(self, key: str) -> None:
         """Make a device key unknown, as its user can on the Access page."""

@@ -1,20 +1,27 @@
 """
 AWS Signature Version 4, as far as an object store needs it.
 
-Query signatures are made and checked, header signatures are made. Relied on: "Authenticating
+Query signatures are made and checked, header signatures are made. Source: "Authenticating
 Requests: Using Query Parameters" and "Using the Authorization Header" (Amazon S3 API Reference).
 """
 
+import calendar
 import hashlib
 import hmac
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from starlette.datastructures import Headers
+
+from syncd.sandbox.answers import StoreRefusal
+from syncd.sandbox.switches import Switches
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+SKEW_S = 900
+MAX_EXPIRES_S = 604_800
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +33,53 @@ class Keys:
     region: str = "us-east-1"
 
 
+@dataclass(frozen=True, slots=True)
+class SignedPut:
+    """A presigned URL and the headers its signature covers, beside Host."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """
+    Signs PUTs into one bucket.
+
+    ``endpoint`` is a URL without a trailing slash, ``now`` returns Unix seconds.
+    """
+
+    endpoint: str
+    bucket: str
+    keys: Keys
+    now: Callable[[], float]
+    switches: Callable[[], Switches]
+
+    def url(self, key: str) -> str:
+        """The plain URL of an object."""
+        return f"{self.endpoint}/{self.bucket}/{quote(key)}"
+
+    def body(self, key: str, size: int) -> SignedPut:
+        """A PUT of a whole object of *size* bytes where none is yet."""
+        condition = {"If-None-Match": "*"} if self.switches().if_none_match else {}
+        return self._signed(self.url(key), {"Content-Length": str(size), **condition})
+
+    def part(self, key: str, upload_id: str, number: int, size: int) -> SignedPut:
+        """A PUT of one part; its length is signed only where a switch says so."""
+        query = urlencode({"partNumber": number, "uploadId": upload_id})
+        headers = {"Content-Length": str(size)} if self.switches().sign_part_length else {}
+        return self._signed(f"{self.url(key)}?{query}", headers)
+
+    def _signed(self, url: str, headers: Mapping[str, str]) -> SignedPut:
+        lifetime_s = self.switches().url_lifetime_s
+        signed = presign(
+            self.keys, "PUT", url, at_s=self.now(), expires_s=lifetime_s, headers=headers
+        )
+        return SignedPut(signed, headers)
+
+
 def presign(
-    keys: Keys,
-    method: str,
-    url: str,
-    *,
-    at_s: float,
-    expires_s: int,
-    headers: Mapping[str, str] | None = None,
+    keys: Keys, method: str, url: str, *, at_s: float, expires_s: int, headers: Mapping[str, str]
 ) -> str:
     """
     *url* with a query signature that also covers *headers* and its own query.
@@ -42,10 +88,10 @@ def presign(
         url: Absolute; its path already percent-encoded.
         at_s: Unix seconds when the URL starts to be valid.
         expires_s: Seconds of validity, 1 to 604800.
-        headers: What the caller will have to send unchanged, beside Host.
+        headers: What the caller has to send unchanged, beside Host.
     """
     parts = urlsplit(url)
-    signed = {"host": parts.netloc, **_lowered(headers or {})}
+    signed = {"host": parts.netloc, **{name.lower(): value for name, value in headers.items()}}
     stamp = amz_date(at_s)
     pairs = [
         *parse_qsl(parts.query, keep_blank_values=True),
@@ -55,35 +101,80 @@ def presign(
         ("X-Amz-Expires", str(expires_s)),
         ("X-Amz-SignedHeaders", ";".join(sorted(signed))),
     ]
-    digest = sign(keys, stamp, canonical_request(method, parts.path, pairs, signed))
-    query = canonical_query(pairs)
+    digest = _sign(keys, stamp, _canonical_request(method, parts.path, pairs, signed))
+    query = _canonical_query(pairs)
     return f"{parts.scheme}://{parts.netloc}{parts.path}?{query}&X-Amz-Signature={digest}"
 
 
 def sign_headers(
-    keys: Keys,
-    method: str,
-    url: str,
-    *,
-    at_s: float,
-    headers: Mapping[str, str] | None = None,
-    payload_sha256: str = EMPTY_SHA256,
+    keys: Keys, method: str, url: str, *, at_s: float, payload: bytes = b""
 ) -> dict[str, str]:
-    """*headers* with the ``x-amz-*`` and Authorization headers that sign the whole request."""
+    """The ``x-amz-*`` and Authorization headers that sign the whole request."""
     parts = urlsplit(url)
     stamp = amz_date(at_s)
-    sent = {**_lowered(headers or {}), "x-amz-content-sha256": payload_sha256, "x-amz-date": stamp}
+    digest = hashlib.sha256(payload).hexdigest()
+    sent = {"x-amz-content-sha256": digest, "x-amz-date": stamp}
     signed = {"host": parts.netloc, **sent}
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    request = canonical_request(method, parts.path, pairs, signed, payload_sha256)
+    request = _canonical_request(method, parts.path, pairs, signed, digest)
     authorization = (
         f"{ALGORITHM} Credential={keys.access}/{_scope(keys, stamp)},"
-        f"SignedHeaders={';'.join(sorted(signed))},Signature={sign(keys, stamp, request)}"
+        f"SignedHeaders={';'.join(sorted(signed))},Signature={_sign(keys, stamp, request)}"
     )
     return {**sent, "authorization": authorization}
 
 
-def canonical_request(
+def check_signature(
+    keys: Keys, method: str, path: str, query: str, headers: Headers, now_s: float
+) -> None:
+    """
+    Verify that *keys* signed this request and that the signature is still valid.
+
+    Args:
+        path: As it came, percent-encoded.
+
+    Raises:
+        StoreRefusal: 400 or 403, as Amazon S3 answers.
+    """
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    signature = given.pop("X-Amz-Signature", "")
+    stamp = given.get("X-Amz-Date", "")
+    signed_names = given.get("X-Amz-SignedHeaders", "").split(";")
+    if given.get("X-Amz-Algorithm") != ALGORITHM or not signature or "host" not in signed_names:
+        raise StoreRefusal(403, "AccessDenied", "Access Denied")
+    if given.get("X-Amz-Credential") != f"{keys.access}/{_scope(keys, stamp)}":
+        raise StoreRefusal(403, "InvalidAccessKeyId", "The access key does not exist")
+    _check_time(stamp, given.get("X-Amz-Expires", ""), now_s)
+    for name in headers:
+        if name.startswith("x-amz-") and name not in signed_names:
+            text = f"There were headers present in the request which were not signed: {name}"
+            raise StoreRefusal(403, "AccessDenied", text)
+    signed = {name: ",".join(headers.getlist(name)) for name in signed_names}
+    expected = _sign(keys, stamp, _canonical_request(method, path, given.items(), signed))
+    if not hmac.compare_digest(expected.encode(), signature.encode()):
+        raise StoreRefusal(403, "SignatureDoesNotMatch", "The signature does not match")
+
+
+def amz_date(at_s: float) -> str:
+    """Unix seconds as ``YYYYMMDDTHHMMSSZ``."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_s))
+
+
+def _check_time(stamp: str, expires: str, now_s: float) -> None:
+    try:
+        start_s = calendar.timegm(time.strptime(stamp, "%Y%m%dT%H%M%SZ"))
+        lifetime_s = int(expires)
+    except ValueError:
+        raise StoreRefusal(400, "AuthorizationQueryParametersError", "Bad date or expiry") from None
+    if not 1 <= lifetime_s <= MAX_EXPIRES_S:
+        raise StoreRefusal(400, "AuthorizationQueryParametersError", "Expiry out of range")
+    if now_s > start_s + lifetime_s:
+        raise StoreRefusal(403, "AccessDenied", "Request has expired")
+    if now_s < start_s - SKEW_S:
+        raise StoreRefusal(403, "AccessDenied", "Request is not valid yet")
+
+
+def _canonical_request(
     method: str,
     path: str,
     pairs: Iterable[tuple[str, str]],
@@ -93,17 +184,16 @@ def canonical_request(
     """The text that is signed; *signed* holds the signed headers under lower-case names."""
     names = sorted(signed)
     lines = [f"{name}:{' '.join(signed[name].split())}" for name in names]
-    query = canonical_query(pairs)
+    query = _canonical_query(pairs)
     return "\n".join([method, path or "/", query, *lines, "", ";".join(names), payload])
 
 
-def canonical_query(pairs: Iterable[tuple[str, str]]) -> str:
-    """*pairs* percent-encoded and sorted as the signature wants them."""
+def _canonical_query(pairs: Iterable[tuple[str, str]]) -> str:
     encoded = sorted((quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in pairs)
     return "&".join(f"{k}={v}" for k, v in encoded)
 
 
-def sign(keys: Keys, stamp: str, request: str) -> str:
+def _sign(keys: Keys, stamp: str, request: str) -> str:
     """The signature, 64 hex digits, of a canonical request at *stamp* (``amz_date``)."""
     digest = hashlib.sha256(request.encode()).hexdigest()
     text = "\n".join([ALGORITHM, stamp, _scope(keys, stamp), digest])
@@ -113,14 +203,5 @@ def sign(keys: Keys, stamp: str, request: str) -> str:
     return hmac.digest(key, text.encode(), "sha256").hex()
 
 
-def amz_date(at_s: float) -> str:
-    """Unix seconds as ``YYYYMMDDTHHMMSSZ``."""
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_s))
-
-
 def _scope(keys: Keys, stamp: str) -> str:
     return f"{stamp[:8]}/{keys.region}/s3/aws4_request"
-
-
-def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}

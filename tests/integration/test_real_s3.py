@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import pytest
 
-from syncd.sandbox.backend import Grants
 from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.server import S3Endpoint, Sandbox
+from syncd.sandbox.sigv4 import Grants
 from syncd.sandbox.switches import Switches
 from syncd.types import Call
 from tests.integration.harness import Home, deeds, records

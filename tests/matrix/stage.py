@@ -29,7 +29,7 @@ from syncd.sandbox.cloud import Stage as UploadStage
 from syncd.sandbox.faults import Rule
 from syncd.sandbox.history import Entry
 from syncd.sandbox.objects import Body, StoredObject
-from syncd.sandbox.switches import Cap, Switches
+from syncd.sandbox.switches import Switches
 from syncd.store.store import Store
 from syncd.types import Call, Hint, HintKind, Session
 from tests.model_files import safetensors
@@ -498,7 +498,6 @@ def play(scenario: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
     switches = Switches(
         part_size=PART_SIZE,
         min_part_size=PART_SIZE,
-        cap_at=Cap.NOWHERE,
         second_complete=200,
         register_repeats=_draw_of(os.environ.get("PYTEST_CURRENT_TEST", "")).random() < 0.5,
         access_token_lifetime_s=10**7,

@@ -18,7 +18,6 @@ import httpx
 import pytest
 
 from syncd.sandbox.faults import Fault, Rule
-from syncd.sandbox.switches import Cap
 from syncd.types import Call
 from tests.matrix.letters import (
     JITTER,
@@ -468,4 +467,4 @@ def test_files_that_are_too_large_at_the_same_time_all_go_in_parts() -> None:
         assert all(stage.calls(Call.COMPLETE, path=path) for path in paths)
         check(stage.evidence({f"models/{path}": stage.sha256(path) for path in paths}))
 
-    play(scenario, switches={"cap_at": Cap.STORE, "single_put_cap": 8000})
+    play(scenario, switches={"single_put_cap": 8000})

@@ -13,13 +13,12 @@ import httpx
 from starlette.types import ASGIApp, Message, Scope
 
 from syncd.sandbox.accounts import Accounts
-from syncd.sandbox.backend import Grants
 from syncd.sandbox.cloud import Cloud, OpenedUpload, Stage
 from syncd.sandbox.faults import Faults
 from syncd.sandbox.front import Connections, Front
 from syncd.sandbox.history import History
 from syncd.sandbox.objects import DiskObjects
-from syncd.sandbox.sigv4 import Keys
+from syncd.sandbox.sigv4 import Grants, Keys
 from syncd.sandbox.switches import Switches
 from tests.simulation.loop import VirtualLoop
 

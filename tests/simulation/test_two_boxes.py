@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from syncd.config.settings import Settings
-from syncd.sandbox.switches import Cap, Switches
+from syncd.sandbox.switches import Switches
 from syncd.types import Call
 from tests.memory import folder
 from tests.scale import scaled
@@ -72,7 +72,6 @@ class Team:
         switches = Switches(
             part_size=PART_SIZE,
             min_part_size=PART_SIZE,
-            cap_at=Cap.NOWHERE,
             register_repeats=draw.random() < 0.5,
         )
         self.far = FarSide(place / "cloud", seed, self._clock.now_s, switches)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from syncd.sandbox.faults import Fault, Rule
-from syncd.sandbox.switches import Cap, Switches, Unique
+from syncd.sandbox.switches import Switches, Unique
 from syncd.types import Call
 
 API_CALLS = (
@@ -134,7 +134,6 @@ def switches(draw: random.Random, part_size: int) -> Switches:
         part_size=part_size,
         min_part_size=part_size,
         sign_part_length=draw.random() < 0.7,
-        cap_at=Cap.NOWHERE,
         url_lifetime_s=draw.choice([20, 120, 900]),
         if_none_match=draw.random() < 0.8,
         unique_paths=Unique.NO,

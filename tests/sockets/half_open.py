@@ -36,7 +36,7 @@ from syncd.monitoring import log
 from syncd.monitoring.progress import Meter
 from syncd.sandbox.history import Entry
 from syncd.sandbox.server import Sandbox
-from syncd.sandbox.switches import Cap, Switches
+from syncd.sandbox.switches import Switches
 from syncd.types import Call
 from tests.oracle import Content, Evidence, check
 from tests.weights import MIB, sha256_of, write_safetensors
@@ -234,9 +234,7 @@ def run(case: str, folder: Path) -> dict[str, Any]:
     accident = Accident(Cable())
     said = Log(accident, EVENTS.get(case, "none"))
     log.configure(format="json", level="info", stream=said)
-    switches = Switches(
-        part_size=PART, cap_at=Cap.NOWHERE, second_complete=404, access_token_lifetime_s=10**8
-    )
+    switches = Switches(part_size=PART, second_complete=404, access_token_lifetime_s=10**8)
 
     def listen(entry: Entry) -> None:
         if entry.call == CALLS.get(case):

@@ -40,7 +40,7 @@ from syncd.monitoring.progress import Meter
 from syncd.sandbox.history import Entry
 from syncd.sandbox.objects import DiskObjects
 from syncd.sandbox.server import Sandbox
-from syncd.sandbox.switches import Cap, Switches
+from syncd.sandbox.switches import Switches
 from tests import scaling
 from tests.oracle import Content, Evidence
 from tests.sockets.skipping import SkippingClock
@@ -62,7 +62,6 @@ RUNS = 6
 SWITCHES = Switches(
     part_size=PART_SIZE,
     min_part_size=PART_SIZE,
-    cap_at=Cap.NOWHERE,
     access_token_lifetime_s=10**8,
     register_repeats=True,
 )
