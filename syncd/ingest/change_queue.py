@@ -22,7 +22,7 @@ class ChangeQueue:
         return bool(self._hints)
 
     def add(self, hint: Hint) -> bool:
-        """Add a hint, from any thread; return whether the queue was empty, so that ``wake`` must follow."""
+        """Add a hint, from any thread; if it returns True, ``wake`` must follow."""
         with self._lock:
             first = not self._hints
             self._hints[hint] = None
@@ -35,7 +35,7 @@ class ChangeQueue:
         return hints.keys()
 
     def wake(self) -> None:
-        """End the current wait, or the next one; call it in the thread of the event loop."""
+        """End the current wait, or the next one; call it in the event loop's thread."""
         self._wake.set()
 
     async def wait(self, seconds: float | None) -> None:

@@ -1,9 +1,8 @@
 """
 Compares a tree with what is known of it, and decides about the files that differ.
 
-All of it runs in the scan thread. Each whole walk reads the rules of its root again. A decision about
-a file stands until the file or its rules change, or a file appears or goes away that ComfyUI would
-load in its place.
+All of it runs in the scan thread. Each scan of a whole root reads its rules again. A decision stands until
+the file or its rules change, or a file appears or goes away that ComfyUI would load in its place.
 """
 
 import os
@@ -34,11 +33,8 @@ FileState = tuple[FoundFile, str | None] | OSError | None
 Companions = Callable[[str, str], dict[str, str]]
 """``companions_in``, cached for a batch."""
 
-SKIPPED_BATCH = 20_000
-"""Skipped files in memory at a time: most files of a large tree are skipped."""
-
-CANDIDATE_BATCH = 5_000
-"""Candidates in memory at a time, each with all that was decided about it."""
+SKIPPED_BATCH = 20_000  # skipped files in memory at a time
+CANDIDATE_BATCH = 5_000  # candidates in memory at a time; each takes more
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +42,7 @@ class Root:
     """
     A watched directory as the operator spelled it, and its id in the store.
 
-    ``type_key`` is the model_type of all its files; None for ``models_dir``, where the first folder
-    is the type.
+    ``type_key`` is the model_type of all its files; None for ``models_dir``, where it is the first folder.
     """
 
     id: int
@@ -90,16 +85,16 @@ class Candidate:
 
 
 class ScanStopped(Exception):
-    """The comparer was stopped; what the walk found is not used."""
+    """``stop`` was called; what the scan found is not used."""
 
 
 @dataclass(slots=True)
 class ScanResult:
     """
-    What a walk found.
+    What a scan found.
 
-    ``skipped`` are files that are not as known and get no job. ``reconsider`` are files elsewhere
-    that ComfyUI loads, or loaded, instead of a file here. ``links`` are links to folders.
+    ``skipped`` are files that are not as known and get no job. ``reconsider`` are files elsewhere that
+    ComfyUI loads, or loaded, instead of a file here. ``links`` are links to folders.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -115,18 +110,13 @@ class ScanResult:
         """
         Yield the folders whose known models are all gone, and in which no other model was found.
 
-        Args:
-            models_below: How many models were known in each folder.
-            observed: Paths of files that were found and are not known yet.
+        *models_below* counts the models known in each folder; *observed* are files that are not known yet.
         """
+        gone = [file.rel_path for file in self.gone if file.verdict is not Verdict.IGNORED]
         for folder, known in models_below.items():
-            gone = [
-                file
-                for file in self.gone
-                if file.verdict is not Verdict.IGNORED and naming.is_within(file.rel_path, {folder})
-            ]
+            lost = sum(naming.is_within(rel_path, {folder}) for rel_path in gone)
             has_new = any(naming.is_within(rel_path, {folder}) for rel_path in observed)
-            if known and len(gone) == known and not has_new:
+            if known and lost == known and not has_new:
                 yield folder
 
 
@@ -136,8 +126,6 @@ class Comparer:
 
     Args:
         files: Known files, read beside the writer; None if nothing is compared.
-        tree: Which file ComfyUI loads if several have one name.
-        rules_of: Reads the rules of a root.
         kept: Files and directories of syncd itself, which no link may publish.
     """
 
@@ -179,21 +167,18 @@ class Comparer:
         return rules.digest
 
     def _resolved_boundary(self) -> Boundary:
-        roots, kept = (
-            frozenset(map(os.path.realpath, paths)) for paths in (self._paths, self._kept)
+        return Boundary(
+            frozenset(map(os.path.realpath, self._paths)),
+            frozenset(map(os.path.realpath, self._kept)),
         )
-        return Boundary(roots, kept)
 
     def walk(self, root: Root, folder: str = "", *, rejudge: bool = False) -> Iterator[ScanResult]:
         """
-        Walk at or below *folder* and compare with what is known, streaming both.
+        Scan *folder* and what is below it, and compare with what is known, streaming both.
 
-        Yields the result so far whenever ``SKIPPED_BATCH`` more files are skipped or
-        ``CANDIDATE_BATCH`` more are candidates, and at the end. It is always the same object, whose
-        ``skipped`` and ``candidates`` the caller may clear.
-
-        Args:
-            rejudge: Decide again about files that did not change.
+        Yields the result whenever ``SKIPPED_BATCH`` or ``CANDIDATE_BATCH`` is reached, and at the end. It is
+        always the same object, whose ``skipped`` and ``candidates`` the caller may clear. *rejudge* means to
+        decide again about files that did not change.
 
         Raises:
             ScanStopped: ``stop`` was called.
@@ -249,12 +234,7 @@ class Comparer:
         yield from diff((), known, unjudged=unjudged, is_current=is_current)
 
     def compare_paths(self, root: Root, paths: Mapping[str, bool]) -> list[ScanResult]:
-        """
-        Compare single paths, files or folders; *paths* says which are judged again.
-
-        Raises:
-            ScanStopped: ``stop`` was called.
-        """
+        """Compare single files or folders; *paths* says which are judged again. Raises ScanStopped."""
         companions = cache(companions_in)
         return [
             self._compare_path(root, path, companions, rejudge=paths[path])
@@ -273,23 +253,16 @@ class Comparer:
             return result
         result = ScanResult(files=1)
         changes = diff([found], self._known(root, rel_path), is_current=self._is_current(rejudge))
-        for _ in self._sort_in(result, root, changes, companions):
-            pass
+        list(self._sort_in(result, root, changes, companions))
         return result
 
     def find(self, root: Root, rel_path: str) -> FoundFile | None:
-        """Return the file as it is now, if there is one; raises OSError if that is unknown."""
         return scanner.find_file(
             root.path, root.id, rel_path, symlinks=self._symlinks, roots=self._paths
         )
 
     def examine(self, keys: Iterable[PathKey]) -> list[FileState]:
-        """
-        Return what is at each path now, with one listing per folder for companions.
-
-        Raises:
-            ScanStopped: ``stop`` was called.
-        """
+        """Return what is at each path now, with one listing per folder for companions. Raises ScanStopped."""
         companions = cache(companions_in)
         wanted = self._unless_stopped(keys)
         return [self._state(self._roots[root_id], path, companions) for root_id, path in wanted]
@@ -313,7 +286,7 @@ class Comparer:
         return None if found is None else (found, companions(root.path, folder).get(name))
 
     def is_silenced(self, root: Root, rel_path: str, error: OSError) -> bool:
-        """Return whether *error* is a dangling link that ``.syncdignore`` or ``select.exclude`` excludes."""
+        """Return whether *error* is a dangling link that a pattern excludes."""
         if not isinstance(error, scanner.DanglingLink):
             return False
         if root.id not in self._rules:
@@ -339,7 +312,7 @@ class Comparer:
         return self.judge(file._replace(fingerprint=grown))
 
     def judge_content(self, found: FoundFile, *, lease: bool) -> integrity.Judgement:
-        """Decide about a file that the rules select, by its content and its location."""
+        """Decide about a selected file by its content and its location."""
         root = self._roots[found.root_id].path
         judged = integrity.judge(root, found, boundary=self._boundary, lease=lease)
         if judged.verdict is not None and found.fingerprint.size == 0:  # no program writes to it
@@ -352,8 +325,7 @@ class Comparer:
         """
         Return what prevents the files of a bundle from being sent, or None.
 
-        Args:
-            settled: Those of its paths that are settled and valid; others may already be queued.
+        *settled* are those of its paths that are settled and valid; others may already be queued.
         """
         known = {file.rel_path: file for file in self._known(root, _folder(root, bundle))}
 
@@ -371,8 +343,7 @@ class Comparer:
         self, root: Root, bundle: str, is_ready: Callable[[FoundFile], bool]
     ) -> str | None:
         """Return the first member that is not ready or not there, with the reason, or None."""
-        problems: list[str] = []
-        names, ready = list[str](), list[str]()
+        problems, names, ready = list[str](), list[str](), list[str]()
         for file in scanner.walk(
             root.path,
             root.id,
@@ -404,17 +375,14 @@ class Comparer:
         return self._files.known(root.id, below)
 
     def _is_current(self, rejudge: bool) -> Callable[[KnownFile], bool]:
-        def stand(known: KnownFile) -> bool:
-            return not self._in_doubt(known) and (
-                not rejudge or is_current(self.judge(known), known)
-            )
+        def verdict_is_current(known: KnownFile) -> bool:
+            # The reason why a file was incomplete may be over although the file did not change.
+            root = self._roots[known.root_id]
+            if known.verdict is Verdict.INCOMPLETE and not integrity.still_broken(root.path, known):
+                return False
+            return not rejudge or is_current(self.judge(known), known)
 
-        return stand
-
-    def _in_doubt(self, known: KnownFile) -> bool:
-        """Return whether a file was incomplete for a reason that may be over, although it did not change."""
-        root = self._roots[known.root_id]
-        return known.verdict is Verdict.INCOMPLETE and not integrity.still_broken(root.path, known)
+        return verdict_is_current
 
     def _there(self, keys: Iterable[PathKey]) -> Iterator[PathKey]:
         return (key for key in keys if os.path.isfile(self._path_of(key)))
@@ -461,7 +429,6 @@ def is_model(root: Root, file: FoundFile) -> bool:
 
 
 def _has_model(root: Root, batch: scanner.FileBatch) -> bool:
-    """Return whether one of the files is a model."""
     candidates = any(trace[0].lower().endswith(_ENDINGS) for trace in batch.keys)
     return candidates and any(is_model(root, file) for file in batch.files())
 

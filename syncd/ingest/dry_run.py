@@ -33,8 +33,8 @@ class Planned:
     """
     A step for each file. Roots have numbers that are valid for this plan only; models_dir is 0.
 
-    ``known`` is what the store says of files, on disk or not. ``problems`` says what could not be
-    examined, and why. ``absent`` are directories of extra_model_paths that never existed.
+    ``problems`` says what could not be examined. ``absent`` are directories of extra_model_paths that never
+    existed.
     """
 
     roots: Mapping[int, Root]
@@ -46,11 +46,10 @@ class Planned:
 
 def make_plan(loaded: Loaded) -> Planned:
     """
-    Walk the trees, read the store, and decide about each file.
+    Scan the trees, read the store, and decide about each file.
 
     Raises:
-        RootUnavailable: A root cannot be read, or contains no model although it did, or its
-            ``.syncdignore`` cannot be used.
+        RootUnavailable: A root, or its ``.syncdignore``, cannot be read, or it has lost all its models.
         ConfigError: The store belongs to another cloud or team.
         StateError: The store cannot be read.
     """
@@ -104,7 +103,6 @@ def _with_integrity(
     found: Iterable[FoundFile],
     steps: Iterable[Step],
 ) -> Iterator[Step]:
-    """Yield the steps after the integrity check of each wanted file."""
     companions = cache(companions_in)
     for file, step in zip(found, steps, strict=True):
         if step.action in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
@@ -221,7 +219,6 @@ def _walk(
 def _known_files(
     loaded: Loaded, roots: Mapping[int, Root]
 ) -> tuple[dict[PathKey, Known], dict[int, RootRow]]:
-    """Return what the store says of files, and of the roots that it knows."""
     known: dict[PathKey, Known] = {}
     rows: dict[int, RootRow] = {}
     real_paths = {root.id: os.path.realpath(root.path) for root in roots.values()}

@@ -1,9 +1,9 @@
 """
 From a file to a job.
 
-A hint only says "examine this path", and a walk examines all paths; ``Ingester.process`` is the way
-of both. What is decided about a path is kept in the store, so the walk of an unchanged tree writes
-nothing. Files that still change are in memory only (``SettleTracker``).
+A hint only says "examine this path", and a scan examines all paths; ``Ingester.process`` handles both. What
+is decided about a path is kept in the store, so the scan of an unchanged tree writes nothing. Files that
+still change are in memory only (``SettleTracker``).
 """
 
 import os
@@ -25,18 +25,15 @@ from syncd.ingest.comparer import SKIPPED_BATCH, Candidate, Comparer, Root, Scan
 from syncd.ingest.root_guard import RootGuard
 from syncd.ingest.settle_tracker import SettleTracker
 from syncd.monitoring.progress import Meter
-from syncd.store.files import Admission, Wanted
+from syncd.store.files import Wanted
 from syncd.store.store import Store
 from syncd.types import FoundFile, Hint, HintKind, KnownFile, Verdict, printable
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH = 1000
-"""Files per call of the scan thread: the call costs more than one file, and others need the thread."""
-
+BATCH = 1000  # files per call of the scan thread
 _WARNED_OF = frozenset((Verdict.REFUSED, Verdict.UNREADABLE, Verdict.INCOMPLETE))
-"""Verdicts on files without a job that are logged."""
 
 _SkippedFile = tuple[FoundFile, Skipped]
 _Finding = Candidate | _SkippedFile | KnownFile
@@ -55,9 +52,7 @@ class Ingester:
     Examines paths, waits until files stop changing, and queues them.
 
     Args:
-        comparer: Examines the roots, in the scan thread.
-        read_lease: Ask the kernel whether a program has a file open for writing, on local file
-            systems.
+        read_lease: Ask the kernel whether a program has a file open for writing, on local file systems.
         on_queued: Called when the queue may have a new job.
         on_freed: Called with a path to examine because another file appeared or went away.
     """
@@ -108,16 +103,11 @@ class Ingester:
         self._comparer.stop()
 
     async def require_roots(self) -> None:
-        """
-        Require all roots, and the file systems below them, without a walk.
-
-        Raises:
-            RootUnavailable: As ``walk``, as far as the mounts show it.
-        """
+        """Require all roots, and the file systems below them, without a scan. Raises ``RootUnavailable``."""
         for root in self._roots.values():
             await self._guard.require(root)
 
-    # -- the way of a file from a hint to a job --------------------------------------------------
+    # -- the path of a file from a hint to a job -------------------------------------------------
 
     async def process(self, hints: Collection[Hint]) -> None:
         """
@@ -141,12 +131,7 @@ class Ingester:
         await self._queue(complete)
 
     async def examine(self, hints: Collection[Hint]) -> None:
-        """
-        Examine what *hints* name. A hint for a whole root, or for its rules, leads to a walk.
-
-        Raises:
-            RootUnavailable, ScanStopped: As ``process``.
-        """
+        """Examine what *hints* name. A hint for a whole root, or for its rules, leads to a scan."""
         whole = {hint.root_id for hint in hints if hint.rel_path in ("", IGNORE_FILE)}
         for root_id in sorted(whole):
             await self.walk(self._roots[root_id])
@@ -155,9 +140,8 @@ class Ingester:
             folders = hint.rel_path.split("/")[:-1]
             if hint.root_id not in whole and not any(map(naming.never_enter, folders)):
                 key = hint.root_id, hint.rel_path
-                rejudge = hint.kind is HintKind.RESCAN or (
-                    key in requests and requests[key].rejudge
-                )
+                before = requests.get(key)
+                rejudge = hint.kind is HintKind.RESCAN or (before is not None and before.rejudge)
                 requests[key] = _Request(hint.kind, rejudge)
         for batch in _batches(requests):
             await self._examine_paths({key: requests[key] for key in batch})
@@ -167,9 +151,8 @@ class Ingester:
         Examine every file of *root*.
 
         Raises:
-            RootUnavailable: The root is missing, unreadable, empty although it once held a model,
-                or on another file system than before; or its rules cannot be read. Nothing was
-                recorded.
+            RootUnavailable: The root is missing, unreadable, empty although it once held a model, or on
+                another file system than before; or its rules cannot be read. Nothing was recorded.
         """
         started_s = self._clock.boottime_s()
         await self._guard.require(root)
@@ -281,29 +264,26 @@ class Ingester:
         if reconsider:  # committed first: a hint alone would be lost with the process
             await self._lanes.db(self._store.files.judge_afresh, reconsider)
             self._request_examination(reconsider)
-        await self._record_skipped(
-            [item for item, _ in findings.values() if isinstance(item, tuple)]
-        )
-        await self._record_gone(
-            [item for item, _ in findings.values() if isinstance(item, KnownFile)]
-        )
+        items = [item for item, _ in findings.values()]
+        await self._record_skipped([item for item in items if isinstance(item, tuple)])
+        await self._record_gone([item for item in items if isinstance(item, KnownFile)])
 
     async def _track(
         self, candidates: Collection[Candidate], hint: HintKind | None, *, backfill: bool = False
     ) -> None:
         now_s = self._clock.boottime_s()  # one time for all: found together, they settle together
         for candidate in candidates:
-            if not await self._keeps_its_job(candidate):
-                self.tracker.observe(candidate, hint, now_s, backfill=backfill)
-
-    async def _keeps_its_job(self, candidate: Candidate) -> bool:
-        """If only ctime changed under a live job, let its worker read the file again."""
-        known = candidate.known
-        if known is None or not candidate.only_ctime_changed or known.verdict is not Verdict.WANTED:
-            return False
-        return await self._lanes.db(
-            self._store.files.refresh, candidate.found, self._clock.now_ms()
-        )
+            known = candidate.known
+            if (
+                known is not None
+                and known.verdict is Verdict.WANTED
+                and candidate.only_ctime_changed
+                and await self._lanes.db(
+                    self._store.files.refresh, candidate.found, self._clock.now_ms()
+                )
+            ):
+                continue  # under a live job: its worker reads the file again
+            self.tracker.observe(candidate, hint, now_s, backfill=backfill)
 
     async def _record_skipped(self, skipped: list[_SkippedFile]) -> None:
         for found, _ in skipped:
@@ -337,11 +317,7 @@ class Ingester:
     # -- from a settled file to a job ------------------------------------------------------------
 
     async def _select(self, settled: Collection[FoundFile]) -> list[Wanted]:
-        """
-        Apply the rules again. A file waits while a tracked file has the same place in the catalog.
-
-        Of two files that clash, none may be claimed before both are known.
-        """
+        """Apply the rules again. A file waits while a tracked file has the same place in the catalog."""
         selected: list[Wanted] = []
         skipped: list[_SkippedFile] = []
         keys = [_key(found) for found in settled]
@@ -363,7 +339,12 @@ class Ingester:
         valid: list[Wanted] = []
         skipped: list[_SkippedFile] = []
         waiting_clash_keys: set[str] = set()
-        judgements = await self._in_batches(self._integrity, [item.found for item in selected])
+
+        def judge(found: FoundFile) -> integrity.Judgement:
+            lease = self._read_lease and not self._roots[found.root_id].network
+            return self._comparer.judge_content(found, lease=lease)
+
+        judgements = await self._in_batches(judge, [item.found for item in selected])
         for item, judgement in zip(selected, judgements, strict=True):
             reason = judgement.reason or "it still changes"
             if judgement.verdict is Verdict.WANTED:
@@ -378,10 +359,6 @@ class Ingester:
         for item in valid:
             self.tracker[item.key].postponed = item.clash_key in waiting_clash_keys
         return [item for item in valid if item.clash_key not in waiting_clash_keys]
-
-    def _integrity(self, found: FoundFile) -> integrity.Judgement:
-        root = self._roots[found.root_id]
-        return self._comparer.judge_content(found, lease=self._read_lease and not root.network)
 
     async def _hold_back_incomplete_bundles(self, valid: list[Wanted]) -> list[Wanted]:
         """Return the files without a bundle, or whose bundle is complete; the others wait."""
@@ -402,9 +379,8 @@ class Ingester:
             if lacks is None:
                 complete.append(item)
             else:
-                self.tracker[
-                    item.key
-                ].missing_from_bundle = f"the bundle {printable(bundle or '')} waits for {lacks}"
+                waits = f"the bundle {printable(bundle or '')} waits for {lacks}"
+                self.tracker[item.key].missing_from_bundle = waits
         return complete
 
     async def _queue(self, wanted: list[Wanted]) -> None:
@@ -414,17 +390,14 @@ class Ingester:
             self.tracker.forget(item.key)
         admission = await self._lanes.db(self._store.files.admit, wanted, self._clock.now_ms())
         for item in wanted:
-            self._log_admission(item, admission)
+            path, size = item.found.rel_path, item.found.fingerprint.size
+            if item.key in admission.conflicts:
+                self._log.warning("file.conflict", path=path, model_path=item.target.model_path)
+            elif (job_id := admission.jobs.get(item.key)) is not None:
+                self._meter.expect(job_id, size)
+                self._log.info("file.queued", path=path, size=size, job_id=job_id)
         self._request_examination(admission.freed)
         self._on_queued()
-
-    def _log_admission(self, item: Wanted, admission: Admission) -> None:
-        path, size = item.found.rel_path, item.found.fingerprint.size
-        if item.key in admission.conflicts:
-            self._log.warning("file.conflict", path=path, model_path=item.target.model_path)
-        elif (job_id := admission.jobs.get(item.key)) is not None:
-            self._meter.expect(job_id, size)
-            self._log.info("file.queued", path=path, size=size, job_id=job_id)
 
     async def _in_batches(self, function: Callable[[T], R], items: Collection[T]) -> list[R]:
         """Call *function* for each of *items*, in the scan thread."""

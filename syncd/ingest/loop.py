@@ -1,4 +1,4 @@
-"""Feeds the ingester: with hints, walks and due files, for the daemon and for a backfill."""
+"""Feeds the ingester with hints, scans and due files, for the daemon and for a backfill."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
@@ -15,11 +15,8 @@ from syncd.ingest.ingester import Ingester
 from syncd.store.store import Store
 from syncd.types import Hint, HintKind
 
-ROOT_CHECK_S = 5.0
-"""Interval between checks that each root is there and is the watched folder, and the store in place."""
-
-MIN_SLEEP_S = 1.0
-"""A shorter sleep of the machine cannot be told from the difference between two clocks."""
+ROOT_CHECK_S = 5.0  # between checks of the roots and of the place of the store
+MIN_SLEEP_S = 1.0  # a shorter sleep of the machine may be the difference between two clocks
 
 _log = structlog.get_logger(__name__)
 
@@ -29,7 +26,6 @@ class IngestLoop:
     Decides when paths are examined.
 
     Args:
-        changes: The hints to examine.
         on_root_missing: Called with the error and the seconds until the next check.
         on_roots_present: Called after the roots were examined without an error.
         on_processed: Called when a backfill has examined files, which may have been queued.

@@ -1,5 +1,5 @@
 """
-Is a root there, with the file systems it had? Without them files only seem to be gone.
+Checks that a root is there, with the file systems it had: without them files only seem to be gone.
 
 Nothing is decided about the files of a root that fails these checks.
 """
@@ -19,8 +19,6 @@ ACCEPT = "accept the directories as they are now: syncd scan --accept"
 
 
 class RootGuard:
-    """Compares a root with what the store says of it."""
-
     def __init__(self, *, store: Store, lanes: Executors) -> None:
         self._store = store
         self._lanes = lanes
@@ -29,12 +27,7 @@ class RootGuard:
         return await self._lanes.db(self._store.files.root, root.id)
 
     async def require(self, root: Root) -> None:
-        """
-        Require the root and its file systems, without a walk.
-
-        Raises:
-            RootUnavailable: The root is missing, or a file system below it is another one.
-        """
+        """Require the root and its file systems, without a scan. Raises ``RootUnavailable``."""
         row = await self.row_of(root)
         if root.type_key is None or row.held_model:  # ComfyUI tolerates the absence of others
             await self.require_mounts(root, row)
@@ -89,12 +82,7 @@ def is_optional_and_absent(root: Root, row: RootRow, scan: ScanResult) -> bool:
 
 
 def changed_mounts(before: Mapping[str, Mount], now: Mapping[str, Mount]) -> list[str]:
-    """
-    Return the folders where a file system was mounted, unmounted or replaced, outermost first.
-
-    Args:
-        before: As after the last whole walk of the root; empty if there was none.
-    """
+    """Return the folders where the file system changed, outermost first; none if *before* is empty."""
     folders = sorted(before.keys() | now.keys()) if before else []
     return [folder for folder in folders if before.get(folder) != now.get(folder)]
 
@@ -106,10 +94,7 @@ def require_same_mounts(
     held_models: Callable[[str], object],
 ) -> None:
     """
-    Require the file systems of the last whole walk where the root held models.
-
-    Args:
-        held_models: True for a folder that held models; ``""`` is the root itself.
+    Require the file systems of the last scan wherever the root held models (``""``: the root itself).
 
     Raises:
         RootUnavailable: A folder that held models is on another file system.
@@ -140,7 +125,6 @@ def _missing(root: Root) -> RootUnavailable:
 
 
 def _mounts_of(path: str, folders: Collection[str]) -> dict[str, Mount] | None:
-    """Return the mounts of a root, or None if it is not there."""
     try:
         return mounts_in(path, folders) if os.path.isdir(path) else None
     except OSError:

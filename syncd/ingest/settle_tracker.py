@@ -15,17 +15,10 @@ from syncd.ingest.comparer import Candidate, Root
 from syncd.monitoring.progress import Meter, Settling
 from syncd.types import FoundFile, HintKind, Priority, printable
 
-SETTLED_MAX = 10_000
-"""Files that are examined and queued together, so that a backfill of any size takes bounded memory."""
-
-BLOCKED_RETRY_S = 10.0
-"""Between examinations of a file that something other than time blocks; an event may come first."""
-
-CONFLICT_RETRY_S = 1.0
-"""Between examinations of a file that waits for another file with the same place in the catalog."""
-
-CLOCK_SLACK_S = 1.0
-"""Drift between two clocks of one machine; more means that one of them was set."""
+SETTLED_MAX = 10_000  # files that are queued together, so that memory is bounded
+BLOCKED_RETRY_S = 10.0  # between examinations of a blocked file; an event may come first
+CONFLICT_RETRY_S = 1.0  # the same for a file that waits for another one with the same place
+CLOCK_SLACK_S = 1.0  # drift between two clocks; more means that one of them was set
 
 
 @dataclass(slots=True)
@@ -33,8 +26,8 @@ class TrackedFile:
     """
     A file that is not known to have stopped changing.
 
-    ``clash_key`` is that of its model_path; ``postponed`` means that it waits for another file with
-    the same key. ``missing_from_bundle`` says what its ``bundle`` still lacks.
+    ``postponed`` means that it waits for another file with the same ``clash_key``. ``missing_from_bundle``
+    says what its ``bundle`` still lacks.
     """
 
     observation: Observation
@@ -66,9 +59,7 @@ class SettleTracker:
     """
     Tracks files until they stop changing.
 
-    Args:
-        windows: Seconds for which a fingerprint must not change.
-        once: In a backfill, a file that has not changed for long gets a short window.
+    In a backfill (*once*), a file that has not changed for long gets a short window.
     """
 
     def __init__(
@@ -123,8 +114,7 @@ class SettleTracker:
         """
         Return the files to examine now: about ``SETTLED_MAX``; the others stay due.
 
-        Files that must be decided together come together: those with one clash key, and the
-        members of one bundle.
+        Files with one clash key, and the members of one bundle, come together.
         """
         now_s = self._clock.boottime_s()
         due = [key for key, file in self._files.items() if file.due_at_s <= now_s]
@@ -139,11 +129,9 @@ class SettleTracker:
         return together | {key for key in self._files if self._bundle_of(key) in bundles}
 
     def clash_keys_except(self, keys: Iterable[PathKey]) -> set[str]:
-        """Return the clash keys of all tracked files other than *keys*."""
         return {self._files[key].clash_key for key in self._files.keys() - set(keys)}
 
     def non_empty_paths(self, root: Root) -> list[str]:
-        """Return the paths below *root* that have content."""
         return [
             rel_path
             for (root_id, rel_path), file in self._files.items()
@@ -185,10 +173,9 @@ class SettleTracker:
         ended_s: float,
     ) -> bool:
         """
-        Note that a tracked file was examined; return whether it has settled.
+        Note that a tracked file was examined between the two times; return whether it has settled.
 
-        The examination took place between the two times. So a window begins with the end of one
-        examination and is over if the next one began after it.
+        A window begins with the end of one examination and is over if the next one began after it.
         """
         file = self._files[found.root_id, found.rel_path]
         file.observation = self._observe(file.observation, found, companion, hint, ended_s)
@@ -204,12 +191,9 @@ class SettleTracker:
         file.observation = replace(file.observation, blocked_by=reason)
         file.examined_at_s = self._clock.boottime_s()
 
-    def forget(self, key: PathKey) -> bool:
-        """Stop tracking a path; return whether it was tracked."""
-        was_tracked = self._files.pop(key, None) is not None
-        if was_tracked:
+    def forget(self, key: PathKey) -> None:
+        if self._files.pop(key, None) is not None:
             self._meter.settling(len(self._files))
-        return was_tracked
 
     def clear(self) -> None:
         """Forget all files, because no window can be trusted any more. A walk must follow."""
@@ -217,7 +201,6 @@ class SettleTracker:
         self._meter.settling(0)
 
     def set_windows(self, windows: Windows) -> None:
-        """Use *windows* for every file that is observed from now on."""
         self._windows = windows
 
     def _observe(
@@ -245,7 +228,7 @@ class SettleTracker:
     # -- how old a file is, for a backfill -------------------------------------------------------
 
     def _current_clock_offset_s(self) -> float:
-        """Return by how much the clock that stamps files is ahead of the one that never jumps."""
+        """Return how far the clock that stamps files is ahead of the one that never jumps."""
         return self._clock.now_ms() / 1000 - self._clock.boottime_s()
 
     def _is_old(self, found: FoundFile) -> bool:
