@@ -7,15 +7,8 @@ from syncd.states import FileState, HoldKind
 
 NEEDS_OPERATOR = frozenset({FileState.NEEDS_SIGN_IN})
 NOT_UPLOADED = frozenset(
-    {
-        FileState.FAILED,
-        FileState.CANCELLED,
-        FileState.DRIFT,
-        FileState.REFUSED,
-        FileState.CONFLICT,
-        FileState.UNREADABLE,
-        FileState.INCOMPLETE,
-    }
+    {FileState.FAILED, FileState.CANCELLED, FileState.DRIFT, FileState.REFUSED}
+    | {FileState.CONFLICT, FileState.UNREADABLE, FileState.INCOMPLETE}
 )
 UNFINISHED = frozenset({FileState.QUEUED, FileState.WAITING, FileState.UPLOADING})
 """
@@ -25,8 +18,7 @@ States of a file (``FileState``) by what they ask for.
 exception is a file that waits for another file of its bundle: that other file decides.
 """
 
-INTERRUPTED = 130
-"""The exit code after SIGINT."""
+INTERRUPTED = 130  # after SIGINT
 
 
 class Exit(IntEnum):
@@ -51,15 +43,14 @@ def exit_code(
     """
     Return the exit code for what a run left; the first rule that applies wins.
 
-    Work that the next run can finish (75) wins over files that no run can finish (1). Otherwise a
-    scheduler would give up on a backfill because of one refused file. Files that are still changing
-    are also left for the next run, but they lose to refused files: a tree in use always has some.
+    Work that the next run can finish (75) wins over files that no run can finish (1), or a scheduler
+    would give up on a backfill because of one refused file. Files that are still changing lose to refused
+    files: a tree in use always has some.
 
     Args:
         files: The number of files in each state.
         holds: Kinds of the active holds.
         unsettled: Files that were still changing when the run ended.
-        root_missing: A root was missing, so nothing was judged.
         unread: Folders and files that could not be read.
         bundled: Of the unfinished files, those that only wait for another file of their bundle.
     """

@@ -1,40 +1,30 @@
 """
 The content of webhook messages: events are collected and sent in batches.
 
-A thousand failed files become one message that lists the first of them, and there is at most one batch
-a minute. A hold that ends before its start was sent is dropped. Memory use is bounded.
-
-Messages are signed according to "Standard Webhooks" (standardwebhooks.com, version 1).
+A thousand failed files become one message that lists the first of them. A hold that ends before its start
+was sent is dropped. Memory use is bounded. Messages are signed according to "Standard Webhooks"
+(standardwebhooks.com, version 1).
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import html
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
-GATHER_S = 5.0
-"""Seconds for which events are collected before a batch is sent."""
-
-PERIOD_S = 60.0
-"""The shortest time between two batches."""
-
-FILES_MOST = 20
-"""The largest number of files that a message lists."""
-
-TEXT_MOST = 500
-"""The largest number of characters of a path or a reason in a message."""
-
-KEY_LEAST, KEY_MOST = 24, 64
-"""Bounds for the size of a signing key in bytes, from Standard Webhooks."""
-
+GATHER_S = 5.0  # events are collected for this long before a batch is sent
+PERIOD_S = 60.0  # the shortest time between two batches
+FILES_MOST = 20  # the largest number of files that a message lists
+TEXT_MOST = 500  # the largest number of characters of a path or a reason in a message
+KEY_LEAST, KEY_MOST = 24, 64  # bounds for the size of a signing key, from Standard Webhooks
 _KEY_PREFIX = "whsec_"
+
+T = TypeVar("T", str, str | None)
 
 
 class Topic(StrEnum):
@@ -90,7 +80,6 @@ class NotificationBatch:
         self._next_s = 0.0
 
     def add_finished(self, how: str) -> None:
-        """Count a file that is in the catalog now; *how* is ``registered`` or ``adopted``."""
         self._work[how] += 1
 
     def add_failure(self, job_id: int, failure: Failure, now_s: float) -> None:
@@ -131,7 +120,6 @@ class NotificationBatch:
         return self.pending and now_s >= max(self._since_s + GATHER_S, self._next_s)
 
     def take(self, now_s: float) -> list[Item]:
-        """Return all pending messages and start the wait for the next batch."""
         items = [
             *map(_hold_item, self._started.values()),
             *self._failures(),
@@ -156,15 +144,10 @@ class NotificationBatch:
         count = len(self._failed) + self._unnamed
         if count:
             files = [
-                {
-                    "path": _short(failure.path),
-                    "state": failure.state,
-                    "reason": _short(failure.reason),
-                    "advice": _short(failure.advice),
-                }
+                {name: _short(value) for name, value in asdict(failure).items()}
                 for failure in self._failed.values()
             ]
-            text = f"{_files(count)} failed to upload"
+            text = f"{count} {'file' if count == 1 else 'files'} failed to upload"
             yield Item(Topic.FILES_FAILED, text, {"count": count, "files": files})
 
     def _batch(self) -> Iterator[Item]:
@@ -180,13 +163,7 @@ def _hold_item(hold: Hold) -> Item:
     over = hold.until is not None
     text = "uploads resumed after: " if over else "uploads are on hold: "
     advice = "" if over or hold.advice is None else f" ({_short(hold.advice)})"
-    details = {
-        "kind": hold.kind,
-        "since": hold.since,
-        "until": hold.until,
-        "reason": _short(hold.reason),
-        "advice": _short(hold.advice),
-    }
+    details = asdict(replace(hold, reason=_short(hold.reason), advice=_short(hold.advice)))
     topic = Topic.HOLD_ENDED if over else Topic.HOLD_STARTED
     return Item(topic, f"{text}{_short(hold.reason)}{advice}", {"hold": details})
 
@@ -195,8 +172,8 @@ def message(item: Item, *, machine: str, now_ms: int, files_by_state: Mapping[st
     """
     Return the JSON body of *item*, which docs/schemas/webhook.schema.json describes.
 
-    ``text`` is meant for chat services. ``&``, ``<`` and ``>`` are escaped as Slack requires, so that a
-    file name or a server message cannot mention a user or a channel.
+    ``&``, ``<`` and ``>`` in ``text`` are escaped as Slack requires, so that a file name or a server
+    message cannot mention a user or a channel.
     """
     document = {
         "schema": 1,
@@ -211,21 +188,13 @@ def message(item: Item, *, machine: str, now_ms: int, files_by_state: Mapping[st
 
 
 def signing_key(text: str) -> bytes:
-    """
-    Decode a signing key, ``whsec_`` followed by base64.
-
-    Raises:
-        ValueError: *text* is not a signing key. The message does not quote it.
-    """
-    wrong = ValueError("is not whsec_ and 24 to 64 bytes in base64")
-    if not text.startswith(_KEY_PREFIX):
-        raise wrong
+    """Decode ``whsec_`` and base64. Raises ValueError, whose message does not quote the key."""
     try:
         key = base64.b64decode(text.removeprefix(_KEY_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        raise wrong from None
-    if not KEY_LEAST <= len(key) <= KEY_MOST:
-        raise wrong
+    except ValueError:
+        key = b""
+    if not text.startswith(_KEY_PREFIX) or not KEY_LEAST <= len(key) <= KEY_MOST:
+        raise ValueError("is not whsec_ and 24 to 64 bytes in base64")
     return key
 
 
@@ -240,11 +209,7 @@ def headers_for(body: bytes, *, id: str, now_ms: int, key: bytes | None) -> dict
     return headers
 
 
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
-
-
-def _short(text: str | None) -> str | None:
+def _short(text: T) -> T:
     if text is None or len(text) <= TEXT_MOST:
         return text
     return f"{text[: TEXT_MOST - 1]}…"

@@ -1,8 +1,8 @@
 """
 Parse sizes such as ``50GB``.
 
-``kB``, ``MB``, ``GB`` and ``TB`` are powers of 1000. ``KiB``, ``MiB``, ``GiB`` and ``TiB`` are powers of
-1024, and so are the single letters ``K``, ``M``, ``G`` and ``T`` in either case, as in rclone.
+``kB`` and ``MB`` are powers of 1000. ``KiB`` and ``MiB``, and as in rclone ``K`` and ``M`` in either case,
+are powers of 1024.
 """
 
 import re

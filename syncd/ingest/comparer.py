@@ -176,9 +176,9 @@ class Comparer:
         """
         Scan *folder* and what is below it, and compare with what is known, streaming both.
 
-        Yields the result whenever ``SKIPPED_BATCH`` or ``CANDIDATE_BATCH`` is reached, and at the end. It is
-        always the same object, whose ``skipped`` and ``candidates`` the caller may clear. *rejudge* means to
-        decide again about files that did not change.
+        Yields the result whenever ``SKIPPED_BATCH`` or ``CANDIDATE_BATCH`` is reached, and at the end. It
+        is always the same object, whose ``skipped`` and ``candidates`` the caller may clear. *rejudge*
+        means to decide again about files that did not change.
 
         Raises:
             ScanStopped: ``stop`` was called.

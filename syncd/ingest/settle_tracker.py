@@ -212,7 +212,7 @@ class SettleTracker:
         now_s: float,
     ) -> Observation:
         old = self._is_old(found)
-        observation = settling.observe(
+        return settling.observe(
             before if old or not self._once else self._unless_shortened(before),
             found,
             now_s=now_s,
@@ -222,8 +222,6 @@ class SettleTracker:
             companion=companion,
             old=old,
         )
-        assert observation is not None, "the file exists"
-        return observation
 
     # -- how old a file is, for a backfill -------------------------------------------------------
 

@@ -1,15 +1,14 @@
 """
 Compare the catalog with the files on disk.
 
-Records are compared one by one, as a listing yields them; only the files are kept in memory. The hash of a
-file is needed only when a record of the same size arrives, so no more files are read than necessary.
+Records are compared one by one, as a listing yields them; only the files are kept in memory. A file is
+hashed only when a record of the same size arrives.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 
 from syncd.core.files.search_paths import PathKey
 from syncd.types import Record
@@ -37,31 +36,24 @@ class Drift(StrEnum):
     MOVED = "moved"
 
 
-REASONS: Mapping[Drift, str] = MappingProxyType(
-    {
-        Drift.MISSING: "its record was deleted from the catalog",
-        Drift.DISABLED: "its record in the catalog was disabled",
-        Drift.MOVED: "its record was given another path in the catalog",
-    }
-)
-ADVICE: Mapping[Drift, str] = MappingProxyType(
-    {
-        Drift.MISSING: "If this was intended, remove or exclude the file. To upload it again: syncd "
-        "retry, with its path.",
-        Drift.DISABLED: "Enable it in the cloud, or remove the file or exclude it. To upload it again: "
-        "syncd retry, with its path.",
-        Drift.MOVED: "Move the file to that path, or give the record its path back. To upload it again: "
-        "syncd retry, with its path.",
-    }
-)
+REASONS: Mapping[Drift, str] = {
+    Drift.MISSING: "its record was deleted from the catalog",
+    Drift.DISABLED: "its record in the catalog was disabled",
+    Drift.MOVED: "its record was given another path in the catalog",
+}
+_AGAIN = " To upload it again: syncd retry, with its path."
+ADVICE: Mapping[Drift, str] = {
+    Drift.MISSING: f"If this was intended, remove or exclude the file.{_AGAIN}",
+    Drift.DISABLED: f"Enable it in the cloud, or remove the file or exclude it.{_AGAIN}",
+    Drift.MOVED: f"Move the file to that path, or give the record its path back.{_AGAIN}",
+}
 
 
 def oldest(duplicates: Iterable[Record]) -> Record:
     """
     Return the oldest of several records with the same path and content, which is the one to keep.
 
-    The result does not depend on the order of the listing. If a record has no date, or several have the
-    same one, the smallest id decides.
+    If a record has no date, or several have the same one, the smallest id decides.
     """
     listed = list(duplicates)
     dated = all(record.created_at is not None for record in listed)
@@ -70,14 +62,7 @@ def oldest(duplicates: Iterable[Record]) -> Record:
 
 @dataclass(slots=True)
 class LocalFile:
-    """
-    A file that should be in the catalog.
-
-    Args:
-        key: The root and the path below it.
-        size: Bytes.
-        sha256: 64 hex digits; None until the file is hashed.
-    """
+    """A file that should be in the catalog; ``sha256`` is None until it is hashed."""
 
     key: PathKey
     model_path: str
@@ -99,14 +84,12 @@ class Finding:
 
     @property
     def is_drift(self) -> bool:
-        """Whether this is a difference. A disabled record is one only if it has a file."""
         if self.kind is FindingKind.DISABLED:
             return self.file is not None
         return self.kind is not FindingKind.EQUAL
 
     @property
     def model_path(self) -> str:
-        """The place in the catalog; empty if the record does not have one."""
         if self.record is not None and self.record.model_path is not None:
             return self.record.model_path
         return "" if self.file is None else self.file.model_path
@@ -119,17 +102,11 @@ def sha256_of(record: Record) -> str | None:
 
 
 def is_disabled(record: Record) -> bool:
-    """Return whether a record is disabled. A record without a status is active."""
     return record.model_status == "disabled"
 
 
 class Comparison:
-    """
-    Compares files with the records of a listing, one record after another.
-
-    Args:
-        files: Each model_path once.
-    """
+    """Compares files (each model_path once) with the records of a listing, one after another."""
 
     def __init__(self, files: Iterable[LocalFile]) -> None:
         self._by_path = {file.model_path: file for file in files}
@@ -145,7 +122,6 @@ class Comparison:
         self._disabled: list[tuple[Record, LocalFile]] = []
 
     def file_at(self, model_path: str | None) -> LocalFile | None:
-        """Return the file with that model_path, or None."""
         return self._by_path.get(model_path or "")
 
     def unhashed(self, record: Record) -> list[LocalFile]:
@@ -157,7 +133,6 @@ class Comparison:
         return list(self._unhashed.get(record.file_size, ()))
 
     def set_hash(self, file: LocalFile, sha256: str) -> None:
-        """Set the hash of *file*."""
         self._unhashed[file.size].remove(file)
         file.sha256 = sha256
         self._by_hash[sha256].append(file)
@@ -166,7 +141,10 @@ class Comparison:
         """Compare *record*. Return None if the result is known only after the last record."""
         file, sha256 = self.file_at(record.model_path), sha256_of(record)
         if is_disabled(record):
-            return self._add_disabled(record, file, sha256)
+            if file is None or _same_path_kind(record, file, sha256) is FindingKind.OTHER_BYTES:
+                return Finding(FindingKind.DISABLED, record)
+            self._disabled.append((record, file))
+            return None
         if file is not None:
             self._matched.add(file.model_path)
             kind = _same_path_kind(record, file, sha256)
@@ -190,14 +168,6 @@ class Comparison:
         for file in self._by_path.values():
             if file.model_path not in self._matched:
                 yield Finding(FindingKind.LOCAL_ONLY, file=file)
-
-    def _add_disabled(
-        self, record: Record, file: LocalFile | None, sha256: str | None
-    ) -> Finding | None:
-        if file is None or _same_path_kind(record, file, sha256) is FindingKind.OTHER_BYTES:
-            return Finding(FindingKind.DISABLED, record)
-        self._disabled.append((record, file))
-        return None
 
 
 def _same_path_kind(record: Record, file: LocalFile, sha256: str | None) -> FindingKind:

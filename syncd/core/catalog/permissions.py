@@ -14,12 +14,7 @@ def team_of(profile: Profile, team_id: str | None) -> Team | None:
 
 
 def describe_permissions(profile: Profile, team_id: str | None) -> str:
-    """
-    Describe role and licence in sentences.
-
-    Args:
-        team_id: The session's team; None for a device key, whose team is unknown.
-    """
+    """Describe role and licence; *team_id* is None for a device key, whose team is unknown."""
     return " ".join((_role(profile, team_id), *_licence(profile)))
 
 

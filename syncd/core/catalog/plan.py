@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from syncd.core.files import naming
 from syncd.core.files.search_paths import PathKey
@@ -29,17 +30,13 @@ class Action(StrEnum):
     IGNORED = "ignored"
 
 
+# Actions that depend on the content of a file, not only on its name.
 BY_CONTENT = frozenset((Action.REFUSED, Action.UNREADABLE, Action.INCOMPLETE))
-"""Actions that depend on the content of a file, not only on its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """
-    The state of a path in the store, with the fingerprint at that time.
-
-    ``sha256`` and ``record_id`` are those of its last job.
-    """
+    """The state of a path in the store, with the fingerprint and the last job's facts."""
 
     fingerprint: Fingerprint
     state: str
@@ -51,11 +48,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """
-    A file in the plan. ``rel_path`` is raw.
-
-    ``rule`` is what selected or excluded the file: an ending, a configuration line or a reason.
-    """
+    """A file in the plan. ``rule`` is what selected or excluded it: an ending, a line or a reason."""
 
     root_id: int
     rel_path: str
@@ -68,13 +61,12 @@ class Step:
 
     @property
     def size(self) -> int:
-        """Bytes."""
         return self.fingerprint.size
 
 
 @dataclass(frozen=True, slots=True)
 class RouteLimits:
-    """What decides whether a file is sent in one request or in parts. Sizes are bytes."""
+    """What decides whether a file is sent in one request or in parts."""
 
     single_put_limit: int
     session: bool
@@ -90,9 +82,6 @@ def plan_files(
     Return the plan for all roots, in the order of *found*.
 
     Files are not hashed, so an upload in the plan may turn out to be in the catalog already.
-
-    Args:
-        judge: Decides by name and size whether a file is selected.
     """
     judged = [(file, judge(file)) for file in found]
     clashes: defaultdict[str, list[FoundFile]] = defaultdict(list)
@@ -100,41 +89,31 @@ def plan_files(
         if isinstance(verdict, Selected):
             clashes[naming.clash_key(verdict.target.model_path)].append(file)
     return [
-        _skipped(file, verdict)
-        if isinstance(verdict, Skipped)
-        else _selected(file, verdict, known.get((file.root_id, file.rel_path)), clashes, limits)
+        _step(file, verdict, known.get((file.root_id, file.rel_path)), clashes, limits)
         for file, verdict in judged
     ]
 
 
-def _skipped(file: FoundFile, skipped: Skipped) -> Step:
-    action, reason = Action(skipped.verdict), skipped.reason
-    return Step(
-        file.root_id, file.rel_path, file.fingerprint, action, reason, reason, skipped.model_path
-    )
-
-
-def _selected(
+def _step(
     file: FoundFile,
-    selected: Selected,
+    selected: Selected | Skipped,
     known: Known | None,
     clashes: Mapping[str, list[FoundFile]],
     limits: RouteLimits,
 ) -> Step:
+    step = partial(Step, file.root_id, file.rel_path, file.fingerprint)
+    if isinstance(selected, Skipped):
+        action, reason = Action(selected.verdict), selected.reason
+        return step(action, reason, reason, selected.model_path)
     model_path = selected.target.model_path
     rivals = [rival for rival in clashes[naming.clash_key(model_path)] if rival is not file]
     if rivals:
-        action, reason = (
-            Action.CONFLICT,
-            f"{rivals[0].rel_path} would get the same place in the catalog",
-        )
+        action = Action.CONFLICT
+        reason = f"{rivals[0].rel_path} would get the same place in the catalog"
     else:
         action, reason = _wanted(file, model_path, known, limits)
     rule = reason if action in BY_CONTENT else selected.rule
-    bundle = selected.target.bundle
-    return Step(
-        file.root_id, file.rel_path, file.fingerprint, action, reason, rule, model_path, bundle
-    )
+    return step(action, reason, rule, model_path, selected.target.bundle)
 
 
 def _wanted(
@@ -145,10 +124,7 @@ def _wanted(
         if known.state == "registered":
             return Action.REGISTERED, "in the catalog and unchanged"
         if known.state == Action.CANCELLED:
-            return (
-                Action.CANCELLED,
-                f"{known.reason}; to upload it: syncd retry, with its path",
-            )
+            return Action.CANCELLED, f"{known.reason}; to upload it: syncd retry, with its path"
         if known.state in ("failed", "drift", "unreadable", "incomplete", "refused"):
             return Action(known.state), known.reason or f"{known.state} before and unchanged"
     return _route(file.fingerprint.size, known, limits)
@@ -161,8 +137,7 @@ def _route(size: int, known: Known | None, limits: RouteLimits) -> tuple[Action,
     if route is Route.NEEDS_SIGN_IN:
         return Action.NEEDS_SIGN_IN, (
             f"larger than the {limits.single_put_limit} bytes of one request, and a device key cannot "
-            "send parts: "
-            "syncd login --large-files"
+            "send parts: syncd login --large-files"
         )
     how = "in parts" if route is Route.MULTIPART else "in one request"
     return Action.UPLOAD, f"{'new' if known is None else 'changed or unfinished'}, {how}"

@@ -2,12 +2,12 @@
 The plan file of `syncd plan --out`: users can read it, delete lines, and apply it.
 
 The format is JSON Lines. The first line names the cloud, and every other line is an action. `syncd apply`
-does exactly what the lines say. It refuses a line whose file or record has changed and continues with the
-others.
+refuses a line whose file or record has changed and continues with the others.
 """
 
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
@@ -34,7 +34,6 @@ class PlanAction(StrEnum):
 
 
 OF_FILES = frozenset({PlanAction.UPLOAD, PlanAction.ADOPT, PlanAction.RENAME})
-OF_RECORDS = frozenset({PlanAction.DISABLE, PlanAction.DELETE})
 SENDING_NOTHING = frozenset({PlanAction.ADOPT, PlanAction.RENAME})
 
 
@@ -44,12 +43,8 @@ class Line:
     A line of the plan.
 
     Args:
-        reason: An explanation for the user.
         root, path: The file, or the last known file of a record, as the operating system spells it.
-        size: Bytes.
         fingerprint: The fingerprint of the file when the plan was made; None if there is no file.
-        model_path: The path in the catalog.
-        sha256: 64 hex digits, if known.
         record_id: The record that the line changes.
         was: The previous path of a renamed file below the same root.
     """
@@ -106,17 +101,11 @@ def parse_plan(texts: Iterable[str], *, base_url: str) -> list[Line]:
             )
     if not headed:
         raise InvalidPlan("the file is empty")
-    _require_once(lines)
+    of_files = Counter((line.root, line.path) for line in lines if line.action in OF_FILES)
+    for (_, path), count in of_files.items():
+        if count > 1:
+            raise InvalidPlan(f"{path!r} is in the plan twice")
     return lines
-
-
-def _require_once(lines: Sequence[Line]) -> None:
-    met: dict[tuple[str, str], PlanAction] = {}
-    for line in lines:
-        if line.action in OF_FILES:
-            if (line.root, line.path) in met:
-                raise InvalidPlan(f"{line.path!r} is in the plan twice")
-            met[line.root, line.path] = line.action
 
 
 def _object(number: int, text: str) -> Mapping[str, Any]:
@@ -131,8 +120,6 @@ def _object(number: int, text: str) -> Mapping[str, Any]:
 
 _TEXTS = ("reason", "root", "path")
 _OPTIONAL = ("model_path", "sha256", "record_id", "was")
-_NAMES = ("root", "path", "was")
-_IDS = ("sha256", "record_id")
 _NEEDED: Mapping[PlanAction, tuple[str, ...]] = {
     PlanAction.UPLOAD: ("fingerprint", "model_path"),
     PlanAction.ADOPT: ("fingerprint", "model_path", "sha256", "record_id"),
@@ -156,12 +143,8 @@ def _line(number: int, members: Mapping[str, Any]) -> Line:
     for name in (*_TEXTS, *(n for n in _OPTIONAL if n in members)):
         if not isinstance(members.get(name), str):
             raise InvalidPlan(f"line {number}: {name} must be a string")
-    for name in _NAMES:
-        if name in members and not _may_name_a_file(members[name]):
-            raise InvalidPlan(f"line {number}: {name} is not a valid file name")
-    for name in _IDS:
-        if name in members and not _is_unicode(members[name]):
-            raise InvalidPlan(f"line {number}: {name} is not valid Unicode")
+        if not _is_valid(name, members[name]):
+            raise InvalidPlan(f"line {number}: {name} is not valid")
     for name in _NEEDED[action]:
         if members.get(name) is None:
             raise InvalidPlan(f"line {number}: {action} needs {name}")
@@ -172,13 +155,12 @@ def _line(number: int, members: Mapping[str, Any]) -> Line:
     return Line(**{**members, "action": action, "size": size, "fingerprint": fingerprint})
 
 
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def _may_name_a_file(text: str) -> bool:
+def _is_valid(name: str, text: str) -> bool:
+    """Return whether a name of a file can be one, and an id is valid Unicode."""
     try:
-        return b"\0" not in os.fsencode(text)
+        if name in ("sha256", "record_id"):
+            text.encode()
+        return name not in ("root", "path", "was") or b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
 
@@ -223,8 +205,8 @@ def records_to_retire(
 
     Args:
         here: Root and path of every file on disk.
-        grace_ms: How long the file must be gone before the record is disabled, and how long the record
-            must be disabled before it is deleted.
+        grace_ms: How long the file must be gone before the record is disabled, and how long the record must
+            be disabled before it is deleted.
     """
     for record in owned:
         if not record.replaced and (record.root, record.path) in here:
@@ -239,19 +221,11 @@ def records_to_retire(
             action, reason = PlanAction.SKIP, f"{what}, but syncd has not noticed it yet"
         elif since is not None and since > now_ms - grace_ms:
             left_s = (since + grace_ms - now_ms) // 1000
-            action, reason = (
-                PlanAction.SKIP,
-                f"{what}; {left_s} s of catalog.delete_grace_s remain",
-            )
-        yield Line(
-            action,
-            reason,
-            record.root,
-            record.path,
-            size=record.size,
-            model_path=record.model_path,
-            sha256=record.sha256,
-            record_id=record.record_id,
+            action = PlanAction.SKIP
+            reason = f"{what}; {left_s} s of catalog.delete_grace_s remain"
+        line = Line(action, reason, record.root, record.path, record.size)
+        yield replace(
+            line, model_path=record.model_path, sha256=record.sha256, record_id=record.record_id
         )
 
 
@@ -273,7 +247,7 @@ def plan_lines(
         findings: The comparison with the catalog, including equal files.
         roots: Directories by root id.
         listed: The findings come from the live catalog, not from syncd's own records.
-        on_delete: The setting ``catalog.on_delete``: ``keep``, ``disable`` or ``delete``.
+        on_delete: The setting ``catalog.on_delete``.
     """
     steps = list(steps)
     here = {(roots[step.root_id], step.rel_path) for step in steps}
@@ -296,9 +270,8 @@ def plan_lines(
         ):
             continue
         if on_delete == "keep" and line.action is not PlanAction.SKIP:
-            line = replace(
-                line, action=PlanAction.SKIP, reason=f"{line.reason}; catalog.on_delete is keep"
-            )
+            reason = f"{line.reason}; catalog.on_delete is keep"
+            line = replace(line, action=PlanAction.SKIP, reason=reason)
         yield line
 
 
@@ -322,20 +295,17 @@ def _of_file(
     if step.action is Action.DRIFT or (
         step.action is Action.REGISTERED and listed and kind in _LOST
     ):
-        return replace(
-            line,
-            action=PlanAction.UPLOAD,
-            reason=f"{_loss_reason(step, kind)}; it is uploaded again",
-        )
+        lost_how = "disabled" if kind is FindingKind.DISABLED else "not at its path"
+        reason = step.reason if step.action is Action.DRIFT else f"its record is {lost_how}"
+        return replace(line, action=PlanAction.UPLOAD, reason=f"{reason}; it is uploaded again")
     if step.action not in (Action.UPLOAD, Action.NEEDS_SIGN_IN):
         return line
     record = None if finding is None else finding.record
     if finding is not None and finding.file is not None and record is not None:
         known = replace(line, sha256=finding.file.sha256, record_id=record.id)
         if kind is FindingKind.EQUAL:
-            return replace(
-                known, action=PlanAction.ADOPT, reason="the catalog has its content at its path"
-            )
+            reason = "the catalog has its content at its path"
+            return replace(known, action=PlanAction.ADOPT, reason=reason)
         if kind is FindingKind.DISABLED:
             return replace(known, reason="the catalog has its content at its path, disabled")
         owned = lost.get(record.id)
@@ -348,13 +318,3 @@ def _of_file(
 
 
 _LOST = frozenset({FindingKind.LOCAL_ONLY, FindingKind.OTHER_PATH, FindingKind.DISABLED})
-
-
-def _loss_reason(step: Step, kind: FindingKind) -> str:
-    if step.action is Action.DRIFT:
-        return step.reason
-    return (
-        "its record is disabled"
-        if kind is FindingKind.DISABLED
-        else "its record is not at its path"
-    )

@@ -5,7 +5,6 @@ An unpacked archive can contain a link to any file that syncd's account can read
 models directories is therefore accepted only where models may be, and only if its content is a model.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from syncd.core.files.naming import is_within
@@ -13,10 +12,7 @@ from syncd.core.files.naming import is_within
 SYSTEM = frozenset(
     ("/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/log", "/var/mail", "/var/spool")
 )
-"""Directories that never contain models."""
-
-MOUNTED = frozenset(("/run/media", "/run/mount"))
-"""Exceptions to ``SYSTEM``: desktops mount disks here."""
+MOUNTED = frozenset(("/run/media", "/run/mount"))  # an exception: desktops mount disks here
 
 PRIVATE = frozenset(
     (
@@ -30,11 +26,9 @@ PRIVATE = frozenset(
 @dataclass(frozen=True, slots=True)
 class Boundary:
     """
-    The places where models may be. All paths are absolute, with links resolved.
+    The places where models may be; all paths are absolute, with links resolved.
 
-    Args:
-        roots: The models directories.
-        kept: syncd's own files and directories, such as the state directory.
+    ``roots`` are the models directories, ``kept`` syncd's own files and directories.
     """
 
     roots: frozenset[str]
@@ -51,8 +45,5 @@ class Boundary:
             return "/".join(folders[: private + 1])
         if is_within(path, MOUNTED):
             return None
-        return _top(path, SYSTEM) or _top(path, self.kept)
-
-
-def _top(path: str, tops: Collection[str]) -> str | None:
-    return next((top for top in sorted(tops) if is_within(path, {top})), None)
+        tops = (*sorted(SYSTEM), *sorted(self.kept))
+        return next((top for top in tops if is_within(path, {top})), None)

@@ -24,9 +24,7 @@ def missing_files(names: Collection[str], indexes: Mapping[str, Collection[str]]
     """
     Yield the files that a bundle needs and does not have; of a set of shards only the first.
 
-    Args:
-        names: The paths of the files in the bundle.
-        indexes: The relative paths that each ``*.index.json`` file lists.
+    *names* are the paths of its files, *indexes* the relative paths that each ``*.index.json`` lists.
     """
     there = set(names)
     wanted = {

@@ -2,8 +2,7 @@
 Compare the files on disk with the files in the store.
 
 Both sides arrive in path order (``order``) and are merged like two sorted lists, so a tree of a million
-files does not have to fit in memory. The scanner yields in that order, and so does ``ORDER BY rel_path``
-over names stored as bytes.
+files does not have to fit in memory.
 """
 
 import os
@@ -65,10 +64,9 @@ def diff(
 
     Args:
         found, known: In path order, each path once.
-        unjudged: Paths that could not be read. Nothing at or below them is reported as gone. The
-            collection is read as late as possible, so the walk may still add to it.
-        is_current: Returns whether the rules still treat an unchanged file as before. If not, the
-            file counts as changed.
+        unjudged: Paths that could not be read. Nothing at or below them is reported as gone. It is read as
+            late as possible, so the scan may still add to it.
+        is_current: Returns whether the rules still treat an unchanged file as before.
 
     Raises:
         ValueError: A side is out of order; a merge would report existing files as gone.

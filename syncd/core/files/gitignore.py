@@ -1,11 +1,9 @@
 """
-Patterns in gitignore syntax, matched in bounded time.
+Patterns in gitignore syntax, matched in bounded time; see "gitignore(5)", PATTERN FORMAT.
 
 A pattern becomes a regular expression in which each wildcard stops at the first place where the rest
-matches and does not backtrack. For wildcards the first place is as good as any other. The cost of a match
-is therefore bounded by the length of the pattern times the length of the path.
-
-See "gitignore(5)", PATTERN FORMAT.
+matches and does not backtrack. The cost of a match is therefore bounded by the length of the pattern times
+the length of the path.
 """
 
 import re
@@ -13,12 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-PATTERN_MAX = 1000
-"""The largest number of characters of a pattern."""
-
-PATTERNS_MAX = 1000
-"""The largest number of patterns in a list, without comments and blank lines."""
-
+PATTERN_MAX = 1000  # characters of a pattern
+PATTERNS_MAX = 1000  # patterns in a list, without comments and blank lines
 _NONE = "is not a pattern in gitignore syntax"
 
 _TOKEN = re.compile(
@@ -69,12 +63,7 @@ def parse(line: str) -> Pattern | None:
 
 
 def parse_all(lines: Iterable[str]) -> tuple[Pattern, ...]:
-    """
-    Return the patterns in *lines*.
-
-    Raises:
-        BadLine: A line is not a pattern, or there are more than ``PATTERNS_MAX``.
-    """
+    """Return the patterns in *lines*. Raises BadLine, also beyond ``PATTERNS_MAX``."""
     patterns: list[Pattern] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -90,7 +79,7 @@ def parse_all(lines: Iterable[str]) -> tuple[Pattern, ...]:
 
 def deciding(patterns: Sequence[Pattern], path: str) -> Pattern | None:
     """
-    Return the pattern that applies to the file at *path*, or None if none matches.
+    Return the pattern that applies to the file at *path*, or None.
 
     It is the last one that matches the path itself, or else the last one that matches a parent folder.
     """

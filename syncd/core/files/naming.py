@@ -1,13 +1,9 @@
 """
 Which paths are models, and which names they get in the catalog.
 
-Paths are POSIX, relative to their root, and decoded with ``os.fsdecode``. Three functions are used in
-this order: ``unwanted`` checks whether a name is that of a model, ``target_of`` computes its name in the
-catalog or the reason why the server would refuse it, and ``clash_key`` finds files that would get the
-same name.
-
-A *typed* path starts with the type folder, such as ``loras/x.pt``, whichever root it is in. Patterns and
-the keys of ``[naming.map]`` are typed paths.
+Paths are POSIX, relative to their root, and decoded with ``os.fsdecode``. A *typed* path starts with the
+type folder, such as ``loras/x.pt``, whichever root it is in. Patterns and the keys of ``[naming.map]`` are
+typed paths.
 """
 
 import fnmatch
@@ -31,14 +27,9 @@ BUNDLE_TYPES = frozenset(("diffusers", "LLM"))
 UNFINISHED = "name of an unfinished download"
 EMPTY = "empty file"
 
-SEGMENT_MAX = 255
-"""The largest size of a folder or file name in bytes."""
-
-MODEL_PATH_MAX = 1000
-"""The largest size of a model_path in bytes. The server documents no limit; this one is ours."""
-
-MODEL_TYPE_MAX = 50
-"""The largest number of characters of a model_type."""
+SEGMENT_MAX = 255  # bytes of a folder or file name
+MODEL_PATH_MAX = 1000  # bytes; the server documents no limit, this one is ours
+MODEL_TYPE_MAX = 50  # characters
 
 _PATTERN = re.compile(r"^(?!/)(?!.*\.\.)(?!.*\\)[\w./ -]+$", re.ASCII)
 _FOREIGN = re.compile(r"[^\w./ -]", re.ASCII)
@@ -62,7 +53,6 @@ COMPANIONS = (
 
 _PARTS_FOLDER = re.compile(r"\.(.+)\.parts_.*", re.DOTALL)
 
-
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -71,8 +61,7 @@ class Refusal:
     """
     A path that the server would refuse. The file is shown, not renamed and not retried.
 
-    ``offending`` is the wrong part, ``reason`` a sentence for the user, and ``remedy`` the line under
-    ``[naming.map]`` that would help, if one can be written. All are printable.
+    ``remedy`` is the line under ``[naming.map]`` that would help, if one can be written. All are printable.
     """
 
     reason: str
@@ -92,7 +81,6 @@ def typed(rel_path: str, type_key: str | None) -> str:
 
 
 def ending_of(rel_path: str) -> str:
-    """Return the file name extension, lower case, with its dot; empty if there is none."""
     return posixpath.splitext(rel_path.lower())[1]
 
 
@@ -107,11 +95,8 @@ def unwanted(
     """
     Return why a file is not a model to upload, or None if it is one.
 
-    Args:
-        size: Bytes.
-        type_key: The root's own model_type; without it the first folder is the type.
-        endings: File name endings of models, lower case.
-        bundled: The file belongs to a bundle, so that any ending is accepted.
+    *type_key* is the root's own model_type; without it the first folder is the type. A *bundled* file
+    belongs to a bundle, so that any ending is accepted.
     """
     *folders, name = rel_path.split("/")
     if type_key is None and not folders:
@@ -156,10 +141,7 @@ def target_of(
 
     Args:
         prefix: The start of every model_path, with its final slash.
-        type_key: The root's own model_type; without it the first folder is the type.
         names: See ``mapped``.
-
-    See the request "presign" of the cloud API for the pattern and the bounds.
     """
     local = typed(rel_path, type_key)
     remote = mapped(local, names)
@@ -235,7 +217,6 @@ def _acceptable(segment: str) -> str:
 
 
 def _toml(text: str) -> str:
-    """Return *text* as a printable TOML basic string on one line."""
     escaped = (
         f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08X}" for c in text
     )
@@ -291,7 +272,7 @@ def owner_of(name: str) -> str | None:
 
 
 def clash_key(model_path: str) -> str:
-    """Return a key; of two paths with the same key only one can be in the catalog."""
+    """Return a key: of two paths with the same key only one can be in the catalog."""
     return model_path.casefold()
 
 

@@ -1,10 +1,9 @@
 """
 Where ComfyUI searches for models, and which file it loads if several have the same name.
 
-ComfyUI identifies a model by its kind and its path below a directory of that kind. A kind has several
-directories: those below ``models/``, followed (or, with ``is_default``, preceded) by those of
-``extra_model_paths.yaml``. ComfyUI tries them in order and loads the first match. The other files of that
-name are shadowed.
+A kind of models has several directories: those below ``models/``, followed (or, with ``is_default``,
+preceded) by those of ``extra_model_paths.yaml``. ComfyUI tries them in order and loads the first match. The
+other files of that name are shadowed.
 
 See ``folder_paths.py`` and ``utils/extra_config.py`` of ComfyUI.
 """
@@ -13,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-PathKey = tuple[int, str]
-"""The id of a root and a path below it."""
+PathKey = tuple[int, str]  # the id of a root and a path below it
 
 _TOPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -38,8 +36,8 @@ _TOPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _KINDS = {top: kind for kind, tops in _TOPS.items() for top in tops}
 _OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 
+# Types of extra_model_paths.yaml that do not contain models.
 NOT_MODELS = frozenset(("custom_nodes", "configs", "datasets", "fonts"))
-"""Types of extra_model_paths.yaml that do not contain models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ class Folder:
 
     Args:
         type_key: The type as written there; the ``model_type`` of all files in the directory.
-        path: The absolute path as ComfyUI spells it.
-        real: The path with links resolved.
+        path: The absolute path as ComfyUI spells it; ``real`` is the path with links resolved.
         is_default: Search this directory before the existing ones.
         top: The folder below ``models/``, if the directory is one of the kind's own.
     """
@@ -87,10 +84,8 @@ class Tree:
     """
     The directories of each kind in search order.
 
-    Args:
-        models_id: The id of the root ``models/``.
-        folders: The directories of ``extra_model_paths.yaml`` in order, each with the id of its root
-            (unused if the folder is below ``models/``).
+    *folders* are the directories of ``extra_model_paths.yaml`` in order, each with the id of its root
+    (unused if the folder is below ``models/``).
     """
 
     def __init__(self, models_id: int, folders: Sequence[tuple[int, Folder]] = ()) -> None:
@@ -113,9 +108,6 @@ class Tree:
         elif place not in places:
             places.append(place)
 
-    def __repr__(self) -> str:
-        return f"Tree({self._places})"
-
     def kind_and_name(self, root_id: int, rel_path: str) -> tuple[str, str]:
         """Return ComfyUI's kind and name of the model at a path."""
         if root_id != self._models_id:
@@ -134,7 +126,6 @@ class Tree:
         return candidates[candidates.index((root_id, rel_path)) + 1 :]
 
     def _candidates(self, root_id: int, rel_path: str) -> list[PathKey]:
-        """Return all paths that ComfyUI searches for the model at this path, in order."""
         kind, name = self.kind_and_name(root_id, rel_path)
         paths = [place.path_of(name) for place in self._places.get(kind, ())]
         return paths if (root_id, rel_path) in paths else [(root_id, rel_path)]

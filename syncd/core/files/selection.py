@@ -1,8 +1,7 @@
 """
 Decide by name and size whether a file is selected, or skipped with a reason.
 
-One value contains all rules of a root, so that the daemon and ``syncd plan`` cannot disagree. The digest
-of the rules shows when known files must be judged again.
+One value contains all rules of a root, so that the daemon and ``syncd plan`` cannot disagree.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,16 +48,8 @@ class Rules:
     The configured rules of one root.
 
     The patterns of ``include`` and ``exclude`` apply to the typed path, those of ``ignore`` to the path
-    below the root.
-
-    Args:
-        prefix: The start of every model_path.
-        names: ``[naming.map]``.
-        type_key: The root's own model_type; without it the first folder is the type.
-        types: The only types selected; empty means all.
-        bundles: Types whose folders are bundles.
-        max_file_size: Bytes; None means any.
-        digest: Changes whenever any rule changes.
+    below the root. ``names`` is ``[naming.map]``; no ``types`` means all. ``digest`` changes with any
+    rule and shows when known files must be judged again.
     """
 
     prefix: str = "models/"
@@ -84,8 +75,7 @@ def judge(
     """
     Decide about the file *rel_path* of *size* bytes.
 
-    Args:
-        loaded_instead: Returns the file that ComfyUI loads instead of the one at a path, or None.
+    *loaded_instead* returns the file that ComfyUI loads instead of the one at a path, or None.
     """
     bundle = bundle_of(naming.typed(rel_path, rules.type_key), rules.bundles)
     unwanted = naming.unwanted(

@@ -2,8 +2,8 @@
 Decide when a file has stopped changing.
 
 No event, size or header proves that a file is complete. A path is therefore examined repeatedly, and it
-settles once its fingerprint has not changed for a window. Fingerprints are compared with each other, never
-with the wall clock, because many programs set the modification time to the past when they finish.
+settles once its fingerprint has not changed for a window. Fingerprints are never compared with the wall
+clock, because many programs set the modification time to the past when they finish.
 """
 
 import math
@@ -17,8 +17,8 @@ class Windows:
     """
     Seconds for which a fingerprint must not change.
 
-    ``closed_s`` applies after a close or a rename, ``network_s`` on file systems where other hosts
-    write without events, and ``quiet_s`` otherwise.
+    ``closed_s`` applies after a close or a rename, ``network_s`` on file systems where other hosts write
+    without events, and ``quiet_s`` otherwise.
     """
 
     quiet_s: float
@@ -27,12 +27,8 @@ class Windows:
 
 
 SECOND_NS = 1_000_000_000
-
-OLD_S = 600.0
-"""A file whose ctime is this old, on a reliable clock, has not changed in that time..."""
-
-OLD_WINDOW_S = 2.0
-"""...so a shorter window is enough."""
+OLD_S = 600.0  # a file whose ctime is this old, on a reliable clock, has not changed in that time
+OLD_WINDOW_S = 2.0  # so a shorter window is enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +36,7 @@ class Observation:
     """
     The last fingerprint of a path, the time since when it has not changed, and its window.
 
-    ``since_s`` is on the caller's monotonic clock. ``blocked_by`` is the reason why the file cannot
-    settle even if it does not change, or None.
+    ``blocked_by`` is the reason why the file cannot settle even if it does not change, or None.
     """
 
     fingerprint: Fingerprint
@@ -52,7 +47,7 @@ class Observation:
 
 def observe(
     before: Observation | None,
-    found: FoundFile | None,
+    found: FoundFile,
     *,
     now_s: float,
     hint: HintKind | None,
@@ -60,23 +55,17 @@ def observe(
     network: bool,
     companion: str | None,
     old: bool = False,
-) -> Observation | None:
+) -> Observation:
     """
-    Return the observation of a path after it was examined again; None if the file is gone.
+    Return the observation of a path after it was examined again.
 
     A hint, a changed fingerprint, and the appearance or removal of a blocker restart the window.
 
     Args:
-        before: The previous observation; None the first time.
-        found: The file on disk; None if there is none.
-        now_s: Monotonic seconds, never less than before.
-        hint: The last file system event since then; None if there was none.
-        network: The file is on a network file system.
+        hint: The last file system event since the examination before; None if there was none.
         companion: The name of a file that a downloader keeps next to it while it writes, or None.
         old: Its ctime, on a reliable clock, is at least ``OLD_S`` old.
     """
-    if found is None:
-        return None
     blocker = blocked_by(found, companion)
     if (
         before is not None
@@ -112,7 +101,6 @@ def _window_s(found: FoundFile, hint: HintKind | None, windows: Windows, network
 
 
 def settles_at_s(observation: Observation) -> float:
-    """Return the monotonic time at which the file settles if nothing changes; infinite if blocked."""
     return math.inf if observation.blocked_by else observation.since_s + observation.window_s
 
 

@@ -1,9 +1,8 @@
 """
 Map a response to a kind of failure: (call, status, S3 code) to a row of the retry table.
 
-The mapping uses the status, the S3 ``<Code>`` and the call, never the message text. The API sends a
-message but no code, so only its status counts. The code of an object store is more specific than its
-status, so it takes precedence.
+The message text is never used. The API sends no code, so only its status counts. The code of an object
+store is more specific than its status, so it takes precedence.
 """
 
 import re
@@ -21,14 +20,9 @@ SESSION_TOKEN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 STORE_CALLS = frozenset({Call.PUT_BODY, Call.PUT_PART})
 MULTIPART_CALLS = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.ABORT})
 
-SHOWN_MAX = 300
-"""The largest number of characters of a server message that is shown."""
-
-SCAN_MAX = 4096
-"""The largest number of characters of a server message that is searched for URLs."""
-
-S3_SCAN_MAX = 4096
-"""The number of bytes of an error document that are scanned, from ``<Error>`` on."""
+SHOWN_MAX = 300  # characters of a server message that are shown
+SCAN_MAX = 4096  # characters of a server message that are searched for URLs
+S3_SCAN_MAX = 4096  # bytes of an error document that are scanned, from ``<Error>`` on
 
 BY_STATUS: Mapping[int, Kind] = {
     **dict.fromkeys((301, 302, 303, 307, 308), Kind.REDIRECTED),
@@ -153,10 +147,8 @@ def classify(
 
     Args:
         s3_code: ``<Code>`` of an object store's error document, which may come with status 200.
-        credential: The credential of the request; relevant for API calls only.
         past_deadline: The presigned URL has expired.
         route_answered: The server has answered this call with 2xx before.
-        retry_after_s: The value of ``Retry-After``, if any.
         html: The body is a web page.
     """
     if html and status in PORTAL_STATUSES:
@@ -208,8 +200,7 @@ def died_on_reused_connection(events: Collection[str]) -> bool:
     """
     Return whether a request got no response byte on a connection that an earlier request opened.
 
-    Args:
-        events: The trace events of the request ("HTTPX, request extensions: trace").
+    *events* are the trace events of the request ("HTTPX, request extensions: trace").
     """
     return (
         "http11.send_request_headers.started" in events
@@ -219,7 +210,6 @@ def died_on_reused_connection(events: Collection[str]) -> bool:
 
 
 def caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    """Return whether *error*, or an error that caused it, is a *kind*."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -236,21 +226,16 @@ def to_error(
     timed_out: bool = False,
 ) -> JobError:
     """Return an error of the class in the row of *kind*, with advice if the user must act."""
+    listing_refused = call is Call.LIST_MODELS and kind in retry_policy.LISTING_REFUSED
     return retry_policy.row_of(kind, call).error(
         message,
         kind=kind,
         retry_after_s=retry_after_s,
-        advice=advice or _advice(kind, call),
+        advice=advice or (LISTING_ADVICE if listing_refused else ADVICE.get(kind)),
         unclear=unclear,
         timed_out=timed_out,
         call=call,
     )
-
-
-def _advice(kind: Kind, call: Call | None) -> str | None:
-    if call is Call.LIST_MODELS and kind in retry_policy.LISTING_REFUSED:
-        return LISTING_ADVICE
-    return ADVICE.get(kind)
 
 
 def s3_code(body: bytes) -> str | None:
@@ -264,7 +249,6 @@ def s3_code(body: bytes) -> str | None:
 
 
 def looks_like_html(content_type: str | None, body: bytes) -> bool:
-    """Return whether the content type or the first bytes are those of a web page."""
     if content_type is not None and content_type.lstrip().lower().startswith("text/html"):
         return True
     return re.match(rb"\s{0,64}<(!doctype html|html)\b", body, re.IGNORECASE) is not None
@@ -279,13 +263,10 @@ def server_message(text: str, *, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:  # first, because the cut could split a secret
         text = text.replace(secret, "***")
     start = text.strip()[:SCAN_MAX]
-    return printable(_URL.sub(_without_query, start))[:SHOWN_MAX]
+    shown = _URL.sub(lambda url: url[1] if url[2] is None else f"{url[1]}?...", start)
+    return printable(shown)[:SHOWN_MAX]
 
 
 # The query is optional because a pattern that fails after a long URL would restart inside it, at
 # quadratic cost.
 _URL = re.compile(r"(https?://[^\s?\"'<>]*+)(\?[^\s\"'<>]*+)?")
-
-
-def _without_query(url: re.Match[str]) -> str:
-    return url[1] if url[2] is None else f"{url[1]}?..."

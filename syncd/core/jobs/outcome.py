@@ -15,7 +15,6 @@ class Side(StrEnum):
 
     @classmethod
     def of(cls, error: JobError) -> "Side":
-        """Return the server whose request failed with *error*."""
         return cls.STORE if error.call in STORE_CALLS else cls.API
 
 

@@ -6,9 +6,9 @@ from enum import StrEnum
 from syncd.errors import Permanent
 from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE, Kind, Part
 
+# "Amazon S3 multipart upload limits"
 MAX_PARTS = 10_000
-STORE_PUT_CEILING = 5 * 1024**3
-"""The largest body of one PUT to S3, in bytes ("Amazon S3 multipart upload limits")."""
+STORE_PUT_CEILING = 5 * 1024**3  # the largest body of one PUT in bytes
 
 
 class Route(StrEnum):
@@ -23,10 +23,8 @@ def choose_route(size: int, *, single_put_limit: int, session: bool, multipart: 
     """
     Return the route for a file of *size* bytes.
 
-    Args:
-        single_put_limit: Bytes; a file of exactly this size is sent in one request.
-        session: The credential is a user session. A device key must not use multipart calls.
-        multipart: The server is not known to lack multipart calls.
+    A device key, which is no *session*, must not use multipart calls. *multipart* is False if the server is
+    known to lack them.
     """
     if size <= min(single_put_limit, STORE_PUT_CEILING):
         return Route.PUT
@@ -37,13 +35,8 @@ def plan_parts(file_size: int, part_size: int) -> list[Part]:
     """
     Cut ``[0, file_size)`` into consecutive parts, the last one possibly shorter.
 
-    Args:
-        file_size, part_size: Bytes, both positive.
-
     Raises:
-        Permanent: More than 10,000 parts would be needed.
-
-    See "Amazon S3 multipart upload limits" (5 MiB - 5 GiB a part, 10,000 parts).
+        Permanent: More than ``MAX_PARTS`` would be needed.
     """
     assert file_size > 0, "empty files are not uploaded"
     assert part_size > 0, "checked when the response was read"

@@ -2,13 +2,12 @@
 The retry table and the decision about a failure.
 
 The scope of a retry widens step by step. First the *request* is repeated (``request_wait_s``), then it gets
-a fresh URL (``needs_fresh_url``). After that ``decide`` chooses for the *job*: resend parts, upload again,
-wait in the database, hold everything, or fail. ``ROWS`` contains a row for each kind of failure, and
-``VARIANTS`` the exceptions for some calls.
+a fresh URL. After that ``decide`` chooses for the *job*: resend parts, upload again, wait in the database,
+hold everything, or fail. ``ROWS`` has a row for each kind of failure, ``VARIANTS`` the exceptions.
 
 Delays have full jitter, ``U(0, min(cap, base * 2^n))``, unless a row fixes them. A delay that the server
-asks for takes precedence. If it is longer than the request scope allows, the job waits instead of the
-request, so that no job keeps its lease while it waits.
+asks for takes precedence. If it is longer than the request scope allows, the job waits instead, so that no
+job keeps its lease while it waits.
 """
 
 import re
@@ -21,8 +20,8 @@ from enum import StrEnum
 from syncd.errors import JobError, NeedsOperator, Offline, Permanent, Retryable, Throttled
 from syncd.types import Call, Kind
 
-RETRY_AFTER_MAX_S = 6 * 3600.0
-"""The longest delay that a server can ask for."""
+RETRY_AFTER_MAX_S = 6 * 3600.0  # the longest delay that a server can ask for
+PARKED_S = 3600.0
 
 LEAST_PAUSE_S = 5.0
 """
@@ -30,8 +29,7 @@ The shortest delay of a job or a hold if the server asks for one, such as ``Retr
 with each attempt up to the cap of the row, in case a server asks for short delays forever.
 """
 
-ONCE_ATTEMPTS = 5
-"""The number of attempts of one job in a ``--once`` run."""
+ONCE_ATTEMPTS = 5  # of one job in a ``--once`` run
 
 LOOK_FIRST = frozenset(
     {Call.REGISTER, Call.COMPLETE, Call.INITIATE, Call.REFRESH, Call.PAIR_POLL}
@@ -73,9 +71,8 @@ def always(seconds: float) -> Wait:
 AT_ONCE = always(0)
 NETWORK_WAIT = Wait(1, 20)
 JOB_WAIT = Wait(15, 300)
-HOURLY = always(3600)
-TAKEN_WAIT = Wait(60, 3600)
-"""Back off exponentially while a path or key is taken; only time can help."""
+HOURLY = always(PARKED_S)
+TAKEN_WAIT = Wait(60, PARKED_S)  # while a path or key is taken, only time can help
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ class Row:
             since the last progress, uploads within a day.
         job: Delays before the next attempt of the job.
         job_limit: Failed attempts of this kind until ``at_limit``; None: no limit.
-        at_limit: ``FAIL``, or ``PARK`` for ``parked_s`` and then the same number of attempts again.
+        at_limit: ``FAIL``, or ``PARK`` for an hour and then the same number of attempts again.
         probe: Delays between the probes of a hold.
         free: The attempt does not count.
         fuse: If five files in a row end like this, the server is considered faulty.
@@ -115,7 +112,6 @@ class Row:
     job: Wait = JOB_WAIT
     job_limit: int | None = None
     at_limit: Next = Next.FAIL
-    parked_s: float = 3600
     probe: Wait = Wait(5, 60)
     free: bool = False
     fuse: bool = False
@@ -137,7 +133,7 @@ ROWS: Mapping[Kind, Row] = {
     ),
     Kind.SERVER_FAULT: Row(
         Next.LATER, Retryable, tries=4, request=NETWORK_WAIT,
-        job_limit=8, at_limit=Next.PARK, parked_s=3600,
+        job_limit=8, at_limit=Next.PARK,
     ),
     Kind.STORE_IDLE: Row(
         Next.LATER, Retryable, tries=4, request=NETWORK_WAIT, fresh_connection=True,
@@ -221,12 +217,8 @@ class Failure:
     """
     A failure, as far as the decision about a retry depends on it.
 
-    Args:
-        error: The error. Its class may be stricter than the row of its kind, and then it wins.
-        call: The call that failed; None if it was no call.
-        count: How often it has happened, this time included. Request scope: how often the request was
-            sent. Job scope: failed attempts of this job with this kind of failure, within a day if
-            the row allows fresh uploads.
+    ``count`` is how often it has happened, this time included: how often the request was sent, or the
+    failed attempts of this job with this kind of failure (within a day if the row allows fresh uploads).
     """
 
     error: JobError
@@ -240,11 +232,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """
-    What a failure leads to.
-
-    ``wait_s`` is seconds until the job's next attempt or the hold's next probe; 0 if there is no wait.
-    """
+    """What a failure leads to; ``wait_s`` is the wait until the next attempt or the next probe."""
 
     next: Next
     wait_s: float
@@ -253,18 +241,14 @@ class Decision:
 
 
 def row_of(kind: Kind, call: Call | None = None) -> Row:
-    """Return the row of *kind*, or its variant for *call*."""
     return ROWS[kind] if call is None else VARIANTS.get((kind, call), ROWS[kind])
 
 
 def backoff_s(attempt: int, *, base_s: float, cap_s: float, jitter: float) -> float:
     """
-    Return the seconds to wait before the attempt after *attempt*.
+    Return the seconds to wait before the attempt after *attempt* (1-based).
 
-    Args:
-        attempt: Attempts spent so far, 1-based.
-        base_s, cap_s: First and largest wait, in seconds.
-        jitter: In [0, 1], drawn by the caller (full jitter).
+    *jitter* in [0, 1] is drawn by the caller (full jitter).
     """
     ceiling_s: float = min(cap_s, base_s * 2 ** min(attempt - 1, 32))
     return ceiling_s * jitter
@@ -279,25 +263,19 @@ def retry_after(value: str | None, date: str | None) -> float | None:
     """
     Return the delay of a ``Retry-After`` header, at most six hours; None if it is missing or invalid.
 
-    Args:
-        value: The header: whole seconds or a date.
-        date: The ``Date`` of the same response. A date is relative to it, as the local clock may be
-            wrong.
-
-    See RFC 9110, section 10.2.3.
+    A date is relative to *date*, the ``Date`` of the same response, as the local clock may be wrong. See
+    RFC 9110, section 10.2.3.
     """
     if value is None:
         return None
     text = value.strip()
-    seconds = float(text) if re.fullmatch(r"[0-9]+", text) else _seconds_between(date, text)
-    if seconds is None or seconds < 0:
+    if re.fullmatch(r"[0-9]+", text):
+        seconds = float(text)
+    elif (now := date_of(date)) is None or (then := date_of(text)) is None:
         return None
-    return min(seconds, RETRY_AFTER_MAX_S)
-
-
-def _seconds_between(earlier: str | None, later: str) -> float | None:
-    start, end = date_of(earlier), date_of(later)
-    return None if start is None or end is None else (end - start).total_seconds()
+    else:
+        seconds = (then - now).total_seconds()
+    return None if seconds < 0 else min(seconds, RETRY_AFTER_MAX_S)
 
 
 def date_of(text: str | None) -> datetime | None:
@@ -311,13 +289,10 @@ def date_of(text: str | None) -> datetime | None:
 
 def request_wait_s(failure: Failure, jitter: float) -> float | None:
     """
-    Request scope: the seconds to wait before the same request is sent again; None: do not repeat it.
+    Return the seconds to wait before the same request is sent again; None: do not repeat it.
 
-    A request is not repeated if it may have taken effect, or if the server asks for a longer wait than
-    the request scope allows.
-
-    Args:
-        jitter: In [0, 1], drawn by the caller.
+    A request is not repeated if it may have taken effect, or if the server asks for a longer wait than the
+    request scope allows.
     """
     error, row = failure.error, failure.row
     if failure.count >= row.tries or (error.unclear and failure.call in LOOK_FIRST):
@@ -329,16 +304,14 @@ def request_wait_s(failure: Failure, jitter: float) -> float | None:
 
 
 def needs_fresh_url(failure: Failure, urls_spent: int) -> bool:
-    """URL scope: return whether to repeat the request with a new URL, after *urls_spent* new ones."""
     return urls_spent < failure.row.fresh_urls
 
 
 def decide(failure: Failure, *, jitter: float, once: bool, rerouted: bool = False) -> Decision:
     """
-    Job scope: decide what follows a failure that neither a repeat nor a fresh URL cured.
+    Decide for the job what follows a failure that neither a repeat nor a fresh URL cured.
 
     Args:
-        jitter: In [0, 1], drawn by the caller.
         once: The run is ``--once``: the fifth failed attempt parks the job until the run has ended.
         rerouted: The next attempt sends the file in parts, because one request was too large.
     """
@@ -361,7 +334,7 @@ def _next_step(failure: Failure, *, once: bool) -> tuple[Next, Wait]:
     if spent < row.resends + row.fresh_uploads:
         return Next.FRESH_UPLOAD, AT_ONCE
     if row.job_limit is not None and _limit_reached(row, failure.count, row.job_limit):
-        return row.at_limit, always(row.parked_s) if row.at_limit is Next.PARK else AT_ONCE
+        return row.at_limit, HOURLY if row.at_limit is Next.PARK else AT_ONCE
     if once and row.then is Next.LATER and failure.count >= ONCE_ATTEMPTS:
         return Next.PARK, HOURLY
     return row.then, {Next.LATER: row.job, Next.HOLD: row.probe}.get(row.then, AT_ONCE)

@@ -1,9 +1,8 @@
 """
 The states of a job and the transitions between them.
 
-The state is only about who owns the job. The progress is read from the job's facts
-(``syncd.core.jobs.steps``), so a job that is claimed after a crash resumes with the same code that starts
-a new one.
+The state is only about who owns the job. The progress is read from the job's facts (``steps``), so a job
+that is claimed after a crash resumes with the same code that starts a new one.
 """
 
 from collections.abc import Mapping
@@ -38,8 +37,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.SUPERSEDED: {},
 }
 
-LIVE = frozenset({State.QUEUED, State.LEASED})
-"""A path has at most one job in these states."""
+LIVE = frozenset({State.QUEUED, State.LEASED})  # a path has at most one job in these states
 
 
 class IllegalTransition(AssertionError):
@@ -47,12 +45,7 @@ class IllegalTransition(AssertionError):
 
 
 def advance(state: State, event: Event) -> State:
-    """
-    Return the state after *event*.
-
-    Raises:
-        IllegalTransition: The table has no such transition.
-    """
+    """Return the state after *event*. Raises IllegalTransition."""
     try:
         return TRANSITIONS[state][event]
     except KeyError:

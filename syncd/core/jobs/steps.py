@@ -42,13 +42,12 @@ def next_step(
     Return the next step of *job*.
 
     Args:
-        route: The route for the file's size with the current credential.
         granted: A valid upload URL for ``job.storage_key`` is in memory. URLs are never stored.
         missing: The number of parts without a committed etag; ignored if there is no upload.
         known: The catalog has this content at this path.
-        movable: The catalog has this content at a path whose file is gone, and the record can be moved.
+        movable: It has this content at a path whose file is gone, and the record can be moved.
         not_in_catalog: Nothing suggests that the catalog has this content, so parts may be sent while
-            the file is hashed. Used only while the hash is unknown.
+            the file is hashed.
     """
     if job.record_id is not None:
         return Step.FINISH

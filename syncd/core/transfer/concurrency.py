@@ -3,50 +3,28 @@ Adaptive concurrency: the number of requests that send at the same time.
 
 More streams help on a link with a high latency and hurt on a short one, and only a trial can show which.
 A trial runs with more requests for a few seconds and keeps them if the rate rose. At first each trial
-doubles the number, so that a long link is filled within seconds. After a failed trial, or after the
-object store throttled, a trial adds one request now and then, and doubling starts again after an hour.
+doubles the number. After a failed trial, or after the object store throttled, a trial adds one request now
+and then, and doubling starts again after an hour.
 
-The rate is measured from bytes on the wire, so that slow streams whose bodies take minutes get more
-company within seconds. If bodies end quickly, the measurement also includes their ends and the pauses
-before the next ones, which more requests would fill. A span is not used while the bandwidth limit is
-reached, if the limit changed, or if nothing was sent.
+The rate is measured from bytes on the wire. If bodies end quickly, the measurement also includes their ends
+and the pauses before the next ones, which more requests would fill. A span is not used while the bandwidth
+limit is reached, if the limit changed, or if nothing was sent.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-SETTLE_S, COUNT_S = 1.0, 2.0
-"""The shortest durations of a trial: bytes sent while it settles do not count."""
-
-SETTLE_BYTES, COUNT_BYTES = 512 * 1024, 1024 * 1024
-"""The least bytes per request for each phase, because the first bytes only fill socket buffers."""
-
-PATIENCE_S = 3.5
-"""The longest wait of a trial for as many bodies to end as are being sent."""
-
-GAIN = 1.05
-"""The factor by which the rate must rise for a trial to succeed."""
-
-REST_S = 60.0
-"""The pause after a failed trial or a throttle."""
-
-SINGLE_S = 3600.0
-"""The time after which trials double the number again."""
-
-REACHED = 0.95
-"""The share of the bandwidth limit from which on more requests cannot help."""
-
-GAP_S = 3.0
-"""The gap between two samples after which the measurement starts again."""
-
-UNASKED_S = 1.0
-"""Slots that are not requested for this long are not needed."""
-
-THROTTLE_S = 5.0
-"""Throttles within this time count as one, because all running requests get the same response."""
-
-REGAIN_AFTER = 50
-"""The number of successful bodies before a lost slot is regained."""
+SETTLE_S, COUNT_S = 1.0, 2.0  # the shortest phases of a trial; the first does not count
+SETTLE_BYTES, COUNT_BYTES = 512 * 1024, 1024 * 1024  # the least bytes per request in each phase
+PATIENCE_S = 3.5  # the longest wait of a trial for as many bodies to end as are being sent
+GAIN = 1.05  # the factor by which the rate must rise for a trial to succeed
+REST_S = 60.0  # the pause after a failed trial or a throttle
+SINGLE_S = 3600.0  # the time after which trials double the number again
+REACHED = 0.95  # the share of the bandwidth limit from which on more requests cannot help
+GAP_S = 3.0  # the gap between two samples after which the measurement starts again
+UNASKED_S = 1.0  # slots that are not requested for this long are not needed
+THROTTLE_S = 5.0  # throttles within this time count as one: all running requests get the same
+REGAIN_AFTER = 50  # successful bodies before a lost slot is regained
 
 
 @dataclass(slots=True)
@@ -54,9 +32,7 @@ class AdaptiveConcurrency:
     """
     The number of concurrent requests, between 1 and *most*.
 
-    Args:
-        start: The initial number, and the number that is regained after a loss.
-        most: The largest number.
+    *start* is the initial number, and the number that is regained after a loss.
     """
 
     start: int
@@ -99,7 +75,6 @@ class AdaptiveConcurrency:
 
         Args:
             sent: Bytes sent so far by all requests.
-            now_s: On any monotonic clock.
             asked: Requests that run or wait for a slot.
             held_to: The bandwidth limit in bytes per second; None: no limit.
         """
@@ -169,7 +144,6 @@ class AdaptiveConcurrency:
         self._ended = self._asked = 0
 
     def _revert(self) -> None:
-        """Revert an unfinished trial."""
         if self._before is not None:
             self.limit, _ = self._before
         self._since = self._before = None

@@ -1,8 +1,7 @@
 """
 The daily upload limit, computed from the bytes sent in each hour.
 
-A day is any 24 hours. An hour counts until all of it is more than a day ago, so the limit is exceeded by no
-more than the bodies that were being sent when it was reached.
+A day is any 24 hours. An hour counts until all of it is more than a day ago.
 """
 
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ def oldest_hour(now_ms: int) -> int:
 
 
 def sent_within_a_day(sent: Mapping[int, int], now_ms: int) -> int:
-    """Return the bytes that count now; *sent* maps hours to bytes."""
     return sum(size for hour, size in sent.items() if hour >= oldest_hour(now_ms))
 
 

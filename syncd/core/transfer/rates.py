@@ -12,15 +12,10 @@ from dataclasses import dataclass
 from syncd.core.units import BYTES
 
 OFF = "off"
-SLOWEST = 8 * 1024
-"""The lowest rate in bytes per second; below it, requests would time out at the object store."""
-
+SLOWEST = 8 * 1024  # bytes per second; below, requests would time out at the object store
 DAYS = 7
 DAY_MINUTES = 24 * 60
-
-CREDIT_S = 0.5
-"""Unused capacity expires after this time, so that a burst does not follow a pause."""
-
+CREDIT_S = 0.5  # unused capacity expires after this time, so that a burst does not follow a pause
 SHARES_A_SECOND = 8
 SMALLEST_SHARE = 1024
 
@@ -28,9 +23,7 @@ _UNITS = {
     **BYTES,
     **{f"{letter}bit": 1000**power // 8 for power, letter in enumerate("kMG", start=1)},
 }
-_PLAIN = "KiB"
-"""The default unit, as in rclone."""
-
+_PLAIN = "KiB"  # the default unit, as in rclone
 _RATE = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,6})?)(?: ?(?P<unit>[A-Za-z]+)(?:/s)?)?")
 _WITHIN_RATE = re.compile(rf"(?<=\d) (?=(?:{'|'.join(_UNITS)})(?:/s)?(?:[\s;]|$))")
 _BETWEEN_ENTRIES = re.compile(r"[\s;]+")
@@ -59,11 +52,9 @@ class Timetable:
 
     @property
     def is_off(self) -> bool:
-        """Whether there is no limit at any time."""
         return all(rate is None for _, rate in self.turns)
 
     def at(self, minute: int) -> int | None:
-        """Return the rate at *minute*, counted from Monday 00:00."""
         return self.turns[bisect.bisect_right(self.turns, minute, key=lambda turn: turn[0]) - 1][1]
 
 
@@ -94,7 +85,6 @@ def parse(text: str) -> Timetable:
     Parse a rate, or a timetable such as ``08:00,512KiB 19:00,off Sat-00:00,off``.
 
     An entry without a day applies to every day, unless another entry has that day and the same minute.
-    Entries are separated by spaces or semicolons.
 
     Raises:
         ValueError: Neither; the message names the first invalid entry.
@@ -131,9 +121,7 @@ class Bucket:
     """
     A token bucket that limits all senders together to one rate, first come, first served.
 
-    Args:
-        rate: Bytes per second; 0: send nothing.
-        free_at_s: When the next bytes may be sent, on any monotonic clock.
+    ``rate`` is bytes per second (0: send nothing), ``free_at_s`` when the next bytes may be sent.
     """
 
     rate: int
@@ -144,8 +132,7 @@ class Bucket:
         """
         The largest number of bytes that a sender should request at once.
 
-        It is small enough for 32 senders to take turns within four seconds, because an object store
-        aborts a body that pauses for too long.
+        32 senders take turns within four seconds: an object store aborts a body that pauses for too long.
         """
         return max(SMALLEST_SHARE, self.rate // SHARES_A_SECOND)
 

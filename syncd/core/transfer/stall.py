@@ -11,12 +11,7 @@ SLOWEST_BYTES_PER_S = 1024
 
 @dataclass(slots=True)
 class StallDetector:
-    """
-    The progress of one body.
-
-    Args:
-        since_s: The start of the current window, on any monotonic clock.
-    """
+    """The progress of one body; ``since_s`` is the start of the current window."""
 
     since_s: float
     sent: int = 0

@@ -25,8 +25,8 @@ class Structure:
     """
     The result of a structure check.
 
-    ``complete`` is False if the file must not be uploaded. ``reason`` says what is wrong, or why nothing was
-    checked. ``foreign`` means that the file is something else under the name of a model.
+    ``complete`` is False if the file must not be uploaded. ``reason`` says what is wrong, or why nothing
+    was checked. ``foreign`` means that the file is something else under the name of a model.
     """
 
     complete: bool
