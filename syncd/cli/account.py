@@ -1,4 +1,4 @@
-"""What the commands share that are about who syncd is: words, refusals, and what it was before."""
+"""What ``login``, ``logout`` and ``whoami`` share: cloud errors, texts, the team of the records."""
 
 import asyncio
 import os
@@ -40,11 +40,7 @@ _OVERLOADED = frozenset({Kind.SERVER_TRANSIENT, Kind.SERVER_FAULT, Kind.API_THRO
 
 
 class Refused(SyncdError):
-    """
-    The cloud refused a command, or could not be reached.
-
-    ``reason`` says why and what to do; the text also says what failed.
-    """
+    """The cloud refused a command, or could not be reached; ``reason`` includes the advice."""
 
     def __init__(self, error: JobError) -> None:
         said = str(error).removeprefix(f"{error.call}: ").rstrip(".: ")
@@ -56,14 +52,14 @@ class Refused(SyncdError):
         self.exit_code = int(exit_of(error))
 
 
-class PersonNeeded(SyncdError):
-    """A command cannot go on without what only a person can do or knows."""
+class NotPossible(SyncdError):
+    """The command cannot continue; the text says what the user must do."""
 
     exit_code = 77
 
 
 def asked(question: Coroutine[Any, Any, T]) -> T:
-    """What the cloud says. Raises ``Refused`` for what it does not answer as it should."""
+    """Run *question*. Raises ``Refused`` for an error of the cloud."""
     try:
         return asyncio.run(question)
     except JobError as error:
@@ -71,29 +67,28 @@ def asked(question: Coroutine[Any, Any, T]) -> T:
 
 
 async def profile(loaded: Loaded, credentials: Credentials | None = None) -> Profile:
-    """Who stands behind *credentials*, or those that count now."""
+    """Return the account of *credentials*, or of the configured ones."""
     async with reaching(loaded, credentials=credentials) as api:
         return await api.me()
 
 
 def name_of(who: Profile) -> str:
-    """A user for people."""
     return who.name if who.email in (None, who.name) else f"{who.name} <{who.email}>"
 
 
 def limit_text(loaded: Loaded) -> str:
-    """``api.single_put_limit`` for people, in the unit that its documentation uses."""
+    """Format ``api.single_put_limit`` in the unit that its documentation uses."""
     return f"{loaded.settings.api.single_put_limit / 1e6:.4g} MB"
 
 
 def stored_of(loaded: Loaded) -> Stored:
-    """Where this installation keeps what ``syncd login`` gets."""
-    assert loaded.credential.stored is not None, "a loaded configuration has its place"
+    """Return where ``syncd login`` stores credentials."""
+    assert loaded.credential.stored is not None, "set by the loader"
     return loaded.credential.stored
 
 
 def locked(stored: Stored) -> Held:
-    """The lock of *stored*; another process has it for the length of one request."""
+    """Wait for the lock of *stored*, which is held for one request at a time."""
     while (held := stored.try_lock()) is None:
         time.sleep(LOCK_PAUSE_S)
     return held
@@ -101,7 +96,7 @@ def locked(stored: Stored) -> Held:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What a state directory knows of the catalog that it is about: its team, some records."""
+    """The team and the newest records of a state directory."""
 
     state_dir: str
     team_id: str | None
@@ -109,7 +104,7 @@ class Before:
 
     @classmethod
     def of(cls, loaded: Loaded) -> "Before":
-        """Read the store, if there is one. Raises ``StateError`` where it cannot be read."""
+        """Read the store, if there is one. Raises ``StateError`` if it cannot be read."""
         state_dir = os.fspath(loaded.settings.state_dir)
         with reading(state_dir, Report) as report:
             if report is None:
@@ -118,7 +113,7 @@ class Before:
 
     @property
     def elsewhere(self) -> str:
-        """What it means when none of them is shown."""
+        """The error text if none of the records is in the catalog of a credential."""
         return (
             f"None of what was registered last from {printable(self.state_dir)} is found there: it "
             "is in the catalog of another team, or was deleted."

@@ -1,4 +1,4 @@
-"""The cloud, for commands that ask it something."""
+"""The cloud connection of commands, and their error texts."""
 
 import random
 from collections.abc import AsyncIterator, Collection
@@ -29,34 +29,18 @@ async def open_transport(
     Raises:
         ConfigError: The CA bundle or the proxy cannot be used.
     """
-    settings = loaded.settings
-    async with build_client(**network(settings)) as http:
+    clock, capabilities = SystemClock(), ServerCapabilities(answered)
+    async with build_client(**network(loaded.settings)) as http:
         yield build_transport(
-            settings,
-            http,
-            clock=SystemClock(),
-            jitter=random.random,
-            capabilities=ServerCapabilities(answered),
+            loaded.settings, http, clock=clock, jitter=random.random, capabilities=capabilities
         )
 
 
 @asynccontextmanager
 async def reaching(
-    loaded: Loaded,
-    *,
-    credentials: Credentials | None = None,
-    answered: Collection[Call] = (),
+    loaded: Loaded, *, credentials: Credentials | None = None, answered: Collection[Call] = ()
 ) -> AsyncIterator[CloudClient]:
-    """
-    Open a client of the configured cloud.
-
-    Args:
-        credentials: Used instead of the configured credential.
-        answered: As for ``open_transport``.
-
-    Raises:
-        ConfigError: The credential, the CA bundle or the proxy cannot be used.
-    """
+    """Open a client with *credentials* or the configured ones. Raises what ``open_transport`` raises."""
     settings, clock, source = loaded.settings, SystemClock(), loaded.credential
     async with open_transport(loaded, answered=answered) as transport:
         used = credentials or build_credentials(
@@ -69,5 +53,5 @@ async def reaching(
 
 
 def exit_of(error: JobError) -> Exit:
-    """What a command ends with that the cloud turned away."""
+    """Return the exit code of a command that the cloud refused."""
     return Exit.OPERATOR if isinstance(error, NeedsOperator) else Exit.LATER

@@ -17,13 +17,13 @@ ANSWER_S = 15.0
 
 
 class NotAnswered(SyncdError):
-    """A daemon runs, but its socket gave no answer; the text says why."""
+    """A daemon runs, but its socket does not exist or does not answer."""
 
     exit_code = 75
 
 
 class Refused(SyncdError):
-    """The daemon refused the request; the text says why and what to do."""
+    """The daemon refused the request."""
 
     exit_code = 1
 
@@ -32,10 +32,8 @@ def is_running(state_dir: str) -> bool:
     """
     Return whether a daemon owns *state_dir*.
 
-    An account that may not read the directory checks the socket in the runtime directory.
-
-    Raises:
-        AccessDenied: This account may read neither.
+    An account that may not read the directory checks the socket in the runtime directory, and gets
+    ``AccessDenied`` if it may read neither.
     """
     try:
         return is_locked(state_dir)
@@ -47,10 +45,7 @@ def get(state_dir: str, path: str) -> dict[str, Any]:
     """
     Send ``GET path`` to the daemon of *state_dir* and return the answer.
 
-    Raises:
-        AccessDenied: This account may not use the socket.
-        NotAnswered: There is no socket, or it gave no answer.
-        Refused: The daemon answered with an error.
+    Raises ``AccessDenied``, ``NotAnswered`` or ``Refused``.
     """
     return _request(state_dir, "GET", path, "")
 
@@ -61,11 +56,7 @@ def post(state_dir: str, name: str, **members: object) -> dict[str, Any]:
 
 
 def events(state_dir: str) -> Iterator[dict[str, Any]]:
-    """
-    Yield the daemon's status document once a second, until the daemon stops.
-
-    Raises what ``get`` raises.
-    """
+    """Yield the daemon's status document once a second until it stops. Raises what ``get`` raises."""
     with _connected(state_dir, "GET", "/events", "") as (status, answer):
         if status != 200:
             raise _refused(json.loads(answer.read()))
@@ -91,11 +82,9 @@ def socket_of(state_dir: str) -> str | None:
     """
     Return the path of the socket of the daemon of *state_dir*, or None if it has none.
 
-    The state directory holds the socket or a link to it. An account that may not read the directory
-    uses the socket of the system service, if that daemon owns *state_dir*.
-
-    Raises:
-        AccessDenied: This account may use neither.
+    The state directory contains the socket or a link to it. An account that may not read the
+    directory uses the socket of the system service if that daemon owns *state_dir*, and otherwise
+    gets ``AccessDenied``.
     """
     usual = os.path.join(state_dir, SOCKET)
     try:
@@ -143,10 +132,10 @@ def _connected(
 @contextmanager
 def _exchange(place: str, method: str, path: str, content: str) -> Iterator[tuple[int, IO[bytes]]]:
     """
-    Send one request to the socket at *place*; status and body of the answer.
+    Send one request to the socket at *place* and yield status and body of the answer.
 
-    HTTP/1.0: the body ends with the connection and is never chunked, so no HTTP library has to be
-    imported, which would take longer than the request.
+    The body of an HTTP/1.0 response is never chunked, so the import of an HTTP library, which takes
+    longer than the request, is not needed.
     """
     body = content.encode()
     head = f"{method} {path} HTTP/1.0\r\nHost: syncd\r\nContent-Length: {len(body)}\r\n\r\n"

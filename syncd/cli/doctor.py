@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from syncd.cli import tables
-from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.main import Invocation, json_option, pass_invocation, print_json
 from syncd.cli.tables import Table, state_cell
 from syncd.cloud.credentials import ends_at_s
 from syncd.config.loader import Loaded, require_known_types
@@ -26,11 +26,9 @@ from syncd.core.catalog.permissions import WRITERS, describe_permissions, team_o
 from syncd.core.catalog.plan import Action
 from syncd.errors import ConfigError, JobError, RootUnavailable, StateError
 from syncd.fs import mounts, watcher
-from syncd.ingest.dry_run import Planned, make_plan, roots_of
+from syncd.ingest.comparer import Root
+from syncd.ingest.dry_run import make_plan, roots_of
 from syncd.types import Profile, Session, printable
-
-SCHEMA = 1
-"""Version of the ``--json`` output; see docs/schemas/doctor.schema.json."""
 
 SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0
 """Object stores refuse signatures if the clock is off by 15 minutes."""
@@ -45,12 +43,8 @@ LIFE_WARNED_S = 86_400.0
 WATCHES_LEFT = 0.8
 """Share of the system's inotify watches that syncd should use; other programs need some too."""
 
-_UNABLE = (Action.REFUSED, Action.CONFLICT)
-
 
 class Result(StrEnum):
-    """The result of a check."""
-
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
@@ -69,7 +63,7 @@ class Check:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @click.option("--offline", is_flag=True, help="Do not ask the cloud.")
 @pass_invocation
 def doctor(invocation: Invocation, as_json: bool, offline: bool) -> int:
@@ -85,15 +79,10 @@ def doctor(invocation: Invocation, as_json: bool, offline: bool) -> int:
         checks += asyncio.run(cloud_checks(loaded))
     code = next((check.code for check in checks if check.result is Result.FAILED), 0)
     if as_json:
-        click.echo(json.dumps(_document(checks, code), indent=2))
+        print_json({"checks": list(map(as_dict, checks)), "exit_code": code})
     else:
         _show(checks)
     return code
-
-
-def _document(checks: Sequence[Check], code: int) -> dict[str, object]:
-    """The ``--json`` output (docs/schemas)."""
-    return {"schema": SCHEMA, "checks": list(map(as_dict, checks)), "exit_code": code}
 
 
 def as_dict(check: Check) -> dict[str, object]:
@@ -113,15 +102,16 @@ def _show(checks: Sequence[Check]) -> None:
 
 def local_checks(loaded: Loaded) -> Iterator[Check]:
     """Check this machine; nothing is written and the cloud is not contacted."""
+    settings = loaded.settings
     yield _configuration(loaded)
     yield _credential(loaded)
-    yield _proxy(loaded.settings)
-    yield _certificates(loaded.settings)
-    yield from _trees(loaded.settings)
-    yield from _state(os.fspath(loaded.settings.state_dir))
-    yield _watches(loaded.settings)
+    yield Check("proxy", Result.OK, _proxy(settings))
+    yield from (_tree(settings, root) for root in roots_of(settings)[0].values())
+    yield _state(os.fspath(settings.state_dir))
+    yield _disk_space(os.fspath(settings.state_dir))
+    yield _watches(settings)
     yield _names(loaded)
-    yield _comfyui(loaded.settings.comfyui.url)
+    yield _comfyui(settings.comfyui.url)
 
 
 async def cloud_checks(loaded: Loaded) -> list[Check]:
@@ -137,9 +127,9 @@ async def cloud_checks(loaded: Loaded) -> list[Check]:
         except JobError as error:
             found = f"{host}: {error}"
             failed = Check("cloud", Result.FAILED, found, error.advice, exit_of(error))
-            return [failed, *_clock(api.clock_skew_s)]
+            return [failed, _clock(api.clock_skew_s)]
         answered = Check("cloud", Result.OK, f"{host} answers and accepts the credential")
-        return [answered, _team(loaded, me), *_clock(api.clock_skew_s)]
+        return [answered, _team(loaded, me), _clock(api.clock_skew_s)]
 
 
 # -- configuration and account ---------------------------------------------------------------------
@@ -201,101 +191,81 @@ def _team(loaded: Loaded, me: Profile) -> Check:
     return Check("role", Result.OK, text)
 
 
-def _clock(skew_s: float | None) -> Iterator[Check]:
+def _clock(skew_s: float | None) -> Check:
     if skew_s is None:
-        yield Check("clock", Result.SKIPPED, "the cloud sent no time")
-        return
+        return Check("clock", Result.SKIPPED, "the cloud sent no time")
+    if abs(skew_s) <= SKEW_WARNED_S:
+        return Check("clock", Result.OK, "agrees with the cloud's within a minute")
     found = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the cloud's"
     advice = "Turn on time synchronization: timedatectl set-ntp true"
     if abs(skew_s) > SKEW_MOST_S:
-        yield Check("clock", Result.FAILED, found, advice, 77)
-    elif abs(skew_s) > SKEW_WARNED_S:
-        yield Check("clock", Result.WARNING, found, advice)
-    else:
-        yield Check("clock", Result.OK, "agrees with the cloud's within a minute")
+        return Check("clock", Result.FAILED, found, advice, 77)
+    return Check("clock", Result.WARNING, found, advice)
 
 
-# -- network ---------------------------------------------------------------------------------------
+# -- this machine ----------------------------------------------------------------------------------
 
 
-def _proxy(settings: Settings) -> Check:
+def _proxy(settings: Settings) -> str:
     api = urlsplit(settings.api.base_url)
     if settings.api.loopback:
-        return Check("proxy", Result.OK, "none: base_url is on this machine")
+        return "none: base_url is on this machine"
     if settings.network.proxy is not None:
-        return Check("proxy", Result.OK, _place(settings.network.proxy.get_secret_value()))
+        return _without_user(settings.network.proxy.get_secret_value())
     proxies = urllib.request.getproxies()
     proxy = proxies.get(api.scheme) or proxies.get("all")
     if proxy is None or urllib.request.proxy_bypass(api.netloc):
-        return Check("proxy", Result.OK, "none")
-    return Check("proxy", Result.OK, f"{_place(proxy)} (from the environment)")
+        return "none"
+    return f"{_without_user(proxy)} (from the environment)"
 
 
-def _place(url: str) -> str:
+def _without_user(url: str) -> str:
     """Return the address of a proxy without user and password."""
     host = url.rpartition("@")[2].rpartition("://")[2].partition("/")[0]
     scheme = url.partition("://")[0] if "://" in url else "http"  # as httpx takes it
     return printable(f"{scheme}://{host}")
 
 
-def _certificates(settings: Settings) -> Check:
-    bundle = settings.network.ca_bundle
-    more = "" if bundle is None else f", and {printable(str(bundle))}"
-    return Check("certificates", Result.OK, f"the system's{more}")
+def _tree(settings: Settings, root: Root) -> Check:
+    shown = printable(root.path)
+    if not os.path.isdir(root.path):
+        if root.type_key is not None:
+            found = f"{shown}: does not exist (ComfyUI accepts that)"
+            return Check("tree", Result.WARNING, found)
+        advice = "Check models_dir, the mount, and the permissions of the account."
+        return Check("tree", Result.FAILED, f"{shown}: does not exist", advice, 66)
+    kind = mounts.mount_of(root.path).fs_type
+    if mounts.network_filesystem(root.path) is None:
+        return Check("tree", Result.OK, f"{shown}: {kind}")
+    found = f"{shown}: {kind}, which does not report changes by other hosts"
+    advice = f"The scan every {settings.scan.interval_s:.0f} s finds them (scan.interval_s)."
+    return Check("tree", Result.WARNING, found, advice)
 
 
-# -- this machine ----------------------------------------------------------------------------------
-
-
-def _trees(settings: Settings) -> Iterator[Check]:
-    roots, _ = roots_of(settings)
-    for root in roots.values():
-        shown = printable(root.path)
-        if not os.path.isdir(root.path):
-            advice = "Check models_dir, the mount, and the permissions of the account."
-            if root.type_key is None:
-                yield Check("tree", Result.FAILED, f"{shown}: does not exist", advice, 66)
-            else:
-                yield Check(
-                    "tree", Result.WARNING, f"{shown}: does not exist (ComfyUI accepts that)"
-                )
-            continue
-        kind = mounts.mount_of(root.path).fs_type
-        if mounts.network_filesystem(root.path) is None:
-            yield Check("tree", Result.OK, f"{shown}: {kind}")
-        else:
-            seconds = f"{settings.scan.interval_s:.0f}"
-            yield Check(
-                "tree",
-                Result.WARNING,
-                f"{shown}: {kind}, which does not report changes by other hosts",
-                f"The scan every {seconds} s finds them (scan.interval_s).",
-            )
-
-
-def _state(state_dir: str) -> Iterator[Check]:
+def _state(state_dir: str) -> Check:
     shown, there = printable(state_dir), _nearest(state_dir)
     kind = mounts.network_filesystem(state_dir)
     if kind is not None:
-        advice = "Set state_dir to a directory on a local disk: databases can break on network file systems."
-        yield Check("state directory", Result.FAILED, f"{shown}: on {kind}", advice, 74)
+        found, advice = f"{shown}: on {kind}", "Set state_dir to a directory on a local disk."
     elif there == state_dir and (writers := writers_of(os.stat(there))) is not None:
-        found = f"{shown}: is writable by {writers}"
-        yield Check("state directory", Result.FAILED, found, closing(state_dir), 74)
+        found, advice = f"{shown}: is writable by {writers}", closing(state_dir)
     elif not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
+        found = f"{shown}: not writable"
         advice = f"Let the account of syncd (uid {os.geteuid()}) write there, or set state_dir."
-        yield Check("state directory", Result.FAILED, f"{shown}: not writable", advice, 74)
     else:
-        kind = mounts.mount_of(state_dir).fs_type
         made = "" if there == state_dir else ", created at the first start"
-        yield Check("state directory", Result.OK, f"{shown}: {kind}{made}")
-    disk = os.statvfs(there)
+        found = f"{shown}: {mounts.mount_of(state_dir).fs_type}{made}"
+        return Check("state directory", Result.OK, found)
+    return Check("state directory", Result.FAILED, found, advice, 74)
+
+
+def _disk_space(state_dir: str) -> Check:
+    disk = os.statvfs(_nearest(state_dir))
     free = disk.f_bavail * disk.f_frsize
-    room = f"{free // (1024 * 1024)} MiB free for the database"
-    if free < ROOM_WANTED:
-        yield Check("disk space", Result.WARNING, room, "Free some space on the disk of state_dir.")
-    else:
-        yield Check("disk space", Result.OK, room)
+    found = f"{free // (1024 * 1024)} MiB free for the database"
+    if free >= ROOM_WANTED:
+        return Check("disk space", Result.OK, found)
+    return Check("disk space", Result.WARNING, found, "Free some space on the disk of state_dir.")
 
 
 def _nearest(path: str) -> str:
@@ -312,15 +282,11 @@ def _watches(settings: Settings) -> Check:
     roots, _ = roots_of(settings)
     folders = sum(watcher.folders_at(root.path) for root in roots.values())
     found = f"{folders} folders to watch; the system allows {limit}"
-    if folders > limit * WATCHES_LEFT:
-        advice = f"sysctl -w fs.inotify.max_user_watches={max(4 * folders, 524_288)}"
-        return Check(
-            "watches",
-            Result.WARNING,
-            found,
-            f"Scans find the other changes. To raise it: {advice}",
-        )
-    return Check("watches", Result.OK, found)
+    if folders <= limit * WATCHES_LEFT:
+        return Check("watches", Result.OK, found)
+    command = f"sysctl -w fs.inotify.max_user_watches={max(4 * folders, 524_288)}"
+    advice = f"Scans find the other changes. To raise it: {command}"
+    return Check("watches", Result.WARNING, found, advice)
 
 
 def _names(loaded: Loaded) -> Check:
@@ -329,21 +295,17 @@ def _names(loaded: Loaded) -> Check:
     except (ConfigError, RootUnavailable, StateError) as error:
         return Check("names", Result.FAILED, str(error), code=error.exit_code)
     counts = Counter(step.action for step in planned.steps)
-    unable = [step for step in planned.steps if step.action in _UNABLE]
+    unable = [s for s in planned.steps if s.action in (Action.REFUSED, Action.CONFLICT)]
     if not unable:
-        return Check("names", Result.OK, f"{_models(planned)} models; all names can be registered")
+        models = counts.total() - counts[Action.IGNORED]
+        return Check("names", Result.OK, f"{models} models; all names can be registered")
     first = printable(planned.roots[unable[0].root_id].display_path(unable[0].rel_path))
-    return Check(
-        "names",
-        Result.WARNING,
+    found = (
         f"{counts[Action.REFUSED]} would be refused, {counts[Action.CONFLICT]} conflict with another; "
-        f"for example {first}",
-        "syncd plan lists them with the line for [naming.map] that fixes each.",
+        f"for example {first}"
     )
-
-
-def _models(planned: Planned) -> int:
-    return sum(step.action is not Action.IGNORED for step in planned.steps)
+    advice = "syncd plan lists them with the line for [naming.map] that fixes each."
+    return Check("names", Result.WARNING, found, advice)
 
 
 def _comfyui(url: str | None) -> Check:

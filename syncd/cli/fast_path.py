@@ -20,8 +20,6 @@ from syncd.formatting import printable, time_text
 if TYPE_CHECKING:
     from syncd.cli.tables import Item
 
-HEALTHY, UNHEALTHY = 0, 1
-
 STUCK_S = 900.0
 """Seconds without progress after which syncd counts as stuck: the slowest request takes 11 minutes."""
 
@@ -50,10 +48,7 @@ def entry() -> NoReturn:
 def answer(arguments: Sequence[str]) -> int | None:
     """Print the output of a bare command and return its exit code; None if it is not handled here."""
     try:
-        output = _output(arguments)
-        if output is None:
-            return None
-        code, text = output
+        code, text = _output(arguments)
         sys.stdout.write(text)
         sys.stdout.flush()
     except Exception:  # the regular command meets the same error and reports it
@@ -61,7 +56,7 @@ def answer(arguments: Sequence[str]) -> int | None:
     return code
 
 
-def _output(arguments: Sequence[str]) -> tuple[int, str] | None:
+def _output(arguments: Sequence[str]) -> tuple[int | None, str]:
     match arguments:
         case ["--help" | "-h"] if _is_wide():
             return 0, help_page()
@@ -74,7 +69,7 @@ def _output(arguments: Sequence[str]) -> tuple[int, str] | None:
         case ["status", "--json"]:
             return 0, status_json(_state_dir())
         case _:
-            return None
+            return None, ""
 
 
 def _state_dir() -> str:
@@ -98,47 +93,35 @@ def _is_wide() -> bool:
 
 
 def health(find_state_dir: Callable[[], str]) -> tuple[int, str]:
-    """
-    Return exit code and text of ``syncd health``.
-
-    Raises:
-        AccessDenied: This account may neither read the state directory nor use the socket.
-    """
+    """Return exit code and text of ``syncd health``. Raises ``AccessDenied``."""
     try:
-        code, text = _check_health(find_state_dir())
+        healthy, text = _check_health(find_state_dir())
     except AccessDenied:
         raise
     except SyncdError as error:
-        code, text = UNHEALTHY, str(error)
-    return code, f"{'healthy' if code == HEALTHY else 'unhealthy'}: {text}\n"
+        healthy, text = False, str(error)
+    return (0, f"healthy: {text}\n") if healthy else (1, f"unhealthy: {text}\n")
 
 
-def _check_health(state_dir: str) -> tuple[int, str]:
+def _check_health(state_dir: str) -> tuple[bool, str]:
     from syncd.cli import daemon_client
 
     shown = printable(state_dir)
     if not daemon_client.is_running(state_dir):
-        return UNHEALTHY, f"syncd is not running on {shown}"
+        return False, f"syncd is not running on {shown}"
     if daemon_client.socket_of(state_dir) is None:
         # It is just starting, or runs with --once: only the lock shows that it runs.
-        return HEALTHY, f"syncd is running on {shown}, without a socket"
+        return True, f"syncd is running on {shown}, without a socket"
     live = daemon_client.get(state_dir, "/live")
+    at_work = f"files in progress: {live['running']}"
     if live["running"] and live["idle_s"] > STUCK_S:
         since = time_text(int((time.time() - live["idle_s"]) * 1000))
-        return (
-            UNHEALTHY,
-            f"no progress since {since}, files in progress: {live['running']}; see: syncd status",
-        )
-    return HEALTHY, f"syncd is running on {shown}, files in progress: {live['running']}"
+        return False, f"no progress since {since}, {at_work}; see: syncd status"
+    return True, f"syncd is running on {shown}, {at_work}"
 
 
 def status(state_dir: str, everything: bool = False) -> "Iterator[Item]":
-    """
-    Return the output of ``syncd status``; *everything*: list all files.
-
-    Raises:
-        StateError: The database cannot be read.
-    """
+    """Return the output of ``syncd status``; *everything*: list all files. Raises ``StateError``."""
     from syncd.cli.status_data import read_summary
     from syncd.cli.status_text import LISTED, status_text
 
@@ -148,7 +131,7 @@ def status(state_dir: str, everything: bool = False) -> "Iterator[Item]":
 
 
 def status_json(state_dir: str) -> str:
-    """Return the output of ``syncd status --json``. Raises what ``status`` raises."""
+    """Return the output of ``syncd status --json``. Raises ``StateError``."""
     import json
 
     from syncd.cli.status_data import read_files

@@ -1,7 +1,6 @@
 """``syncd gc``: aborts unneeded uploads and deletes old history."""
 
 import asyncio
-import json
 import os
 import time
 from collections import Counter
@@ -9,22 +8,21 @@ from dataclasses import dataclass, field
 
 import click
 
-from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.main import Invocation, json_option, pass_invocation, print_json
 from syncd.config.loader import Loaded
+from syncd.core.exit_codes import Exit
 from syncd.errors import AlreadyRunning, JobError
 from syncd.executors import Executors
+from syncd.formatting import size_text
 from syncd.store.db import reading
 from syncd.store.reports import Report
 from syncd.store.store import Store
 from syncd.types import UploadState
 
-SCHEMA = 1
-"""Version of the ``--json`` output; see docs/schemas/gc.schema.json."""
-
 
 @dataclass(slots=True)
 class Swept:
-    """What was done; ``code`` is 75 or 77 where uploads are left, and ``why_left`` says why."""
+    """The result; ``code`` is 75 or 77 if uploads are left, and ``why_left`` is the reason."""
 
     uploads: Counter[str] = field(default_factory=Counter)
     why_left: str | None = None
@@ -43,7 +41,7 @@ class Swept:
     show_default=True,
     help="Delete history older than this.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @pass_invocation
 def gc(invocation: Invocation, days: int, as_json: bool) -> int:
     """
@@ -54,7 +52,17 @@ def gc(invocation: Invocation, days: int, as_json: bool) -> int:
     """
     swept = asyncio.run(_sweep(invocation.load(), days))
     if as_json:
-        click.echo(json.dumps(_document(swept), indent=2))
+        ends = {end: swept.uploads[end] for end in ("aborted", "gone", "left", "abandoned")}
+        print_json(
+            {
+                "uploads": ends,
+                "why_left": swept.why_left,
+                "jobs_dropped": swept.jobs,
+                "events_dropped": swept.events,
+                "bytes_before": swept.bytes_before,
+                "bytes_after": swept.bytes_after,
+            }
+        )
     else:
         _show(swept)
     return swept.code
@@ -65,7 +73,13 @@ async def _sweep(loaded: Loaded, days: int) -> Swept:
     with reading(state_dir, Report) as report:
         if report is None:
             return Swept()
-    store, lanes, swept = _owned(state_dir), Executors(files=1, slots=1), Swept()
+    try:
+        store = Store(state_dir)
+    except AlreadyRunning as error:
+        raise AlreadyRunning(
+            f"{error} A running syncd aborts unneeded uploads itself; use gc while it is stopped."
+        ) from None
+    lanes, swept = Executors(files=1, slots=1), Swept()
     now_ms = time.time_ns() // 1_000_000
     try:
         swept.bytes_before = await lanes.db(store.upkeep.size)
@@ -80,15 +94,6 @@ async def _sweep(loaded: Loaded, days: int) -> Swept:
         await lanes.db(store.close)
         lanes.close()
     return swept
-
-
-def _owned(state_dir: str) -> Store:
-    try:
-        return Store(state_dir)
-    except AlreadyRunning as error:
-        raise AlreadyRunning(
-            f"{error} A running syncd aborts unneeded uploads itself; use gc while it is stopped."
-        ) from None
 
 
 async def _end_uploads(loaded: Loaded, store: Store, lanes: Executors, swept: Swept) -> None:
@@ -108,34 +113,16 @@ async def _end_uploads(loaded: Loaded, store: Store, lanes: Executors, swept: Sw
         except JobError as error:
             swept.why_left, swept.code = str(error), exit_of(error)
         else:
-            await UploadAborter(
-                store=store, lanes=lanes, api=api, clock=SystemClock()
-            ).abort_unwanted()
+            aborter = UploadAborter(store=store, lanes=lanes, api=api, clock=SystemClock())
+            await aborter.abort_unwanted()
     after = await lanes.db(store.report.uploads)
     ended: dict[str, int] = {state: after[state] - before[state] for state in UploadState}
     swept.uploads = Counter({**ended, "left": after[UploadState.UNWANTED]})
     if swept.uploads["left"] and swept.why_left is None:
-        from syncd.core.exit_codes import Exit
-
         swept.why_left, swept.code = "the cloud did not end them; the log says why", Exit.LATER
 
 
-def _document(swept: Swept) -> dict[str, object]:
-    """The ``--json`` output: a written contract."""
-    return {
-        "schema": SCHEMA,
-        "uploads": {end: swept.uploads[end] for end in ("aborted", "gone", "left", "abandoned")},
-        "why_left": swept.why_left,
-        "jobs_dropped": swept.jobs,
-        "events_dropped": swept.events,
-        "bytes_before": swept.bytes_before,
-        "bytes_after": swept.bytes_after,
-    }
-
-
 def _show(swept: Swept) -> None:
-    from syncd.formatting import size_text
-
     uploads = swept.uploads
     click.echo(f"uploads: {uploads['aborted']} aborted, {uploads['gone']} were gone already")
     if uploads["abandoned"]:

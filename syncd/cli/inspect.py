@@ -1,10 +1,7 @@
 """``syncd file``, ``queue`` and ``history``: one file, the order of uploads, and past events."""
 
 import dataclasses
-import errno
-import json
 import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,24 +11,20 @@ import click
 
 from syncd.cli import tables
 from syncd.cli.daemon_client import is_running
-from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.main import Invocation, json_option, pass_invocation, print_json
 from syncd.cli.path_lookup import NoSuchFile, Place, resolve
 from syncd.cli.status_data import ask_daemon, ask_settling, without_stale_lease
 from syncd.cli.status_text import more_settling, time_left
 from syncd.cli.tables import Cell, Item, Line, Table, state_cell
 from syncd.config.settings import Settings
-from syncd.core.files.search_paths import Tree
 from syncd.core.files.selection import Selected
 from syncd.formatting import size_text, time_text
-from syncd.ingest.comparer import Comparer, Root
+from syncd.ingest.comparer import Comparer
 from syncd.ingest.dry_run import comparer_of, roots_of
 from syncd.store.db import reading
 from syncd.store.outline import FileReport
 from syncd.store.reports import EventReport, FileDetail, Report
-from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict, printable
-
-SCHEMA = 1
-"""Version of the ``--json`` outputs; see docs/schemas."""
+from syncd.types import Fingerprint, KnownFile, Verdict, printable
 
 QUEUE_SHOWN = 50
 
@@ -53,12 +46,12 @@ class Everything:
     rule: str
     detail: FileDetail | None
     events: list[EventReport]
-    settling: Mapping[str, Any] | None = None
+    settling: Mapping[str, Any] | None
 
 
 @click.command()
 @click.argument("path", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @pass_invocation
 def file(invocation: Invocation, path: str, as_json: bool) -> int:
     """
@@ -68,14 +61,14 @@ def file(invocation: Invocation, path: str, as_json: bool) -> int:
     """
     found = _find(invocation.load().settings, path)
     if as_json:
-        click.echo(json.dumps(_file_document(found), indent=2))
+        print_json(_file_document(found))
     else:
         _show_file(found)
     return 0
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @click.option(
     "--all", "everything", is_flag=True, help=f"List all files, not only the first {QUEUE_SHOWN}."
 )
@@ -87,16 +80,13 @@ def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
     with reading(state_dir, Report) as report:
         queued = () if report is None else report.queue(_now_ms())
         files = [without_stale_lease(file, running) for file in queued]
-    total, settling = _settling(state_dir) if running else (0, [])
+    live = ask_daemon(state_dir) if running else None
+    total = live["progress"]["settling_files"] if live else 0
+    settling = live["progress"]["settling"] if live else []
     if as_json:
-        document = {
-            "schema": SCHEMA,
-            "running": running,
-            "files": list(map(_asdict, files)),
-            "settling_files": total,
-            "settling": settling,
-        }
-        click.echo(json.dumps(document, indent=2))
+        listed = [file._asdict() for file in files]
+        document = {"running": running, "files": listed}
+        print_json({**document, "settling_files": total, "settling": settling})
     else:
         _show_queue(files, len(files) if everything else QUEUE_SHOWN, settling, total)
     return 0
@@ -114,7 +104,7 @@ def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
     show_default=True,
     help="Maximum number of events; older ones are left out.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @pass_invocation
 def history(invocation: Invocation, path: str | None, days: int, most: int, as_json: bool) -> int:
     """
@@ -124,21 +114,13 @@ def history(invocation: Invocation, path: str | None, days: int, most: int, as_j
     """
     events = _history(invocation.load().settings, path, _now_ms() - days * 86_400_000, most)
     if as_json:
-        click.echo(json.dumps({"schema": SCHEMA, "events": list(map(_asdict, events))}, indent=2))
+        print_json({"events": [event._asdict() for event in events]})
     else:
         _show_events(events, named=path is None)
     return 0
 
 
 # -- reading ---------------------------------------------------------------------------------------
-
-
-def _settling(state_dir: str) -> tuple[int, list[dict[str, Any]]]:
-    """Return the number of settling files and the first of them."""
-    live = ask_daemon(state_dir)
-    if live is None:
-        return 0, []
-    return live["progress"]["settling_files"], live["progress"]["settling"]
 
 
 def _find(settings: Settings, given: str) -> Everything:
@@ -149,87 +131,54 @@ def _find(settings: Settings, given: str) -> Everything:
         if os.path.isdir(place.path):
             raise NoSuchFile(f"{place.shown} is a folder. Name a file in it.")
         detail = None if report is None else report.file(**_key(place))
-        running = is_running(state_dir)
-        if detail is not None:
-            detail = dataclasses.replace(detail, file=without_stale_lease(detail.file, running))
         events = [] if report is None else report.events_of(**_key(place))
-    found = _compare_with_disk(settings, roots, tree, place, detail, events)
-    settling = ask_settling(state_dir, place.shown) if running else None
-    return dataclasses.replace(found, settling=settling)
-
-
-def _compare_with_disk(
-    settings: Settings,
-    roots: Mapping[int, Root],
-    tree: Tree,
-    place: Place,
-    detail: FileDetail | None,
-    events: list[EventReport],
-) -> Everything:
+    running = is_running(state_dir)
+    if detail is not None:
+        detail = dataclasses.replace(detail, file=without_stale_lease(detail.file, running))
     comparer = comparer_of(settings, roots, tree)
-    found = _found(comparer, place)
+    now = _fingerprint_now(comparer, place)
     known = None if detail is None else detail.fingerprint
-    if found is None and known is None and events:
-        return Everything(place, "gone", "none; the file is no longer on disk", detail, events)
-    if found is None and known is None:
-        raise NoSuchFile(f"{place.shown} {_what_is_at(place.path)}.")
-    if found is None:
+    if now is None:
         on_disk = "gone"
     elif known is None:
         on_disk = "new"
     else:
-        on_disk = "unchanged" if known.same_file_as(found.fingerprint) else "changed"
-    return Everything(place, on_disk, _rule(comparer, place, found, known), detail, events)
+        on_disk = "unchanged" if known.same_file_as(now) else "changed"
+    rule = "none; the file is no longer on disk"
+    if (fingerprint := now or known) is not None:
+        rule = _rule(
+            comparer, KnownFile(place.root.id, place.rel_path, fingerprint, Verdict.WANTED)
+        )
+    elif not events:
+        raise NoSuchFile(f"{place.shown} {_what_is_at(place.path)}.")
+    settling = ask_settling(state_dir, place.shown) if running else None
+    return Everything(place, on_disk, rule, detail, events, settling)
 
 
-def _found(comparer: Comparer, place: Place) -> FoundFile | None:
+def _fingerprint_now(comparer: Comparer, place: Place) -> Fingerprint | None:
     try:
-        return comparer.find(place.root, place.rel_path)
+        found = comparer.find(place.root, place.rel_path)
     except OSError as error:
         raise NoSuchFile(f"{place.shown} cannot be read: {error.strerror}.") from None
+    return None if found is None else found.fingerprint
 
 
 def _what_is_at(path: str) -> str:
     """Describe *path*, which is not a regular file that syncd uploads."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
+    if not os.path.lexists(path):
         return "does not exist, and syncd has no record of it"
-    if stat.S_ISLNK(mode):
-        return _what_link(path)
-    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
-    return f"is {kind}, not a regular file"
-
-
-def _what_link(path: str) -> str:
-    target = printable(os.readlink(path))  # noqa: PTH115, names are bytes
     try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return "is a link that points to itself"
-        return f"is a link to {target}, which does not exist"
-    if stat.S_ISREG(mode):
-        return f"is a link to {target}, which scan.symlinks does not follow"
-    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
-    return f"is a link to {target}, {kind}, not a regular file"
+        target = printable(os.readlink(path))  # noqa: PTH115, names are bytes
+    except OSError:
+        return "is not a regular file"
+    if not os.path.exists(path):
+        return f"is a link to {target}, which does not exist or points back to the link"
+    return f"is a link to {target}, which is not a regular file or is excluded by scan.symlinks"
 
 
-_KINDS = (
-    (stat.S_ISFIFO, "a named pipe (FIFO)"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISBLK, "a block device"),
-    (stat.S_ISCHR, "a character device"),
-)
-
-
-def _rule(
-    comparer: Comparer, place: Place, found: FoundFile | None, known: Fingerprint | None
-) -> str:
+def _rule(comparer: Comparer, file: KnownFile) -> str:
     """Describe the rule of the current configuration that selects or skips the file."""
-    fingerprint = found.fingerprint if found is not None else known
-    assert fingerprint is not None, "one of them is there"
-    judged = comparer.judge(KnownFile(place.root.id, place.rel_path, fingerprint, Verdict.WANTED))
+    judged = comparer.judge(file)
     if isinstance(judged, Selected):
         return f"selected: {judged.rule}"
     return f"{judged.verdict}: {judged.reason}"
@@ -264,39 +213,34 @@ def _now_ms() -> int:
 # -- output ----------------------------------------------------------------------------------------
 
 
-def _asdict(report: FileReport | EventReport) -> dict[str, object]:
-    return report._asdict()
-
-
 def _file_document(found: Everything) -> dict[str, object]:
     detail = found.detail
     return {
-        "schema": SCHEMA,
         "path": found.place.shown,
         "on_disk": found.on_disk,
         "settling": found.settling,
         "rule": printable(found.rule),
-        "file": None if detail is None else _asdict(detail.file),
+        "file": None if detail is None else detail.file._asdict(),
         "fingerprint": None if detail is None else detail.fingerprint._asdict(),
         "judged_at": None if detail is None else detail.judged_at,
         "registered_at": None if detail is None else detail.registered_at,
         "job": None if detail is None or detail.job is None else dataclasses.asdict(detail.job),
-        "events": list(map(_asdict, found.events)),
+        "events": [event._asdict() for event in found.events],
     }
 
 
 def _show_file(found: Everything) -> None:
-    facts = [(f"  {name}", printable(value)) for name, value in _facts(found)]
+    facts = [(name, printable(value)) for name, value in _facts(found) if value]
     width = max(len(name) for name, _ in facts)
-    lines = [Line(f"{name.ljust(width)}  {value}") for name, value in facts]
+    lines = [Line(f"  {name.ljust(width)}  {value}") for name, value in facts]
     tables.show([Line(found.place.shown, "bold"), *lines])
     if found.events:
         tables.show([Line("")])
         _show_events(found.events, named=False)
 
 
-def _facts(found: Everything) -> Iterator[tuple[str, str]]:
-    """Yield name and value of each fact, the most important first."""
+def _facts(found: Everything) -> Iterator[tuple[str, str | None]]:
+    """Yield name and value of each fact, the most important first; None: unknown."""
     detail = found.detail
     if detail is None and found.on_disk == "gone":
         yield "on disk", "gone; its history is listed below"
@@ -307,18 +251,14 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
         return
     file, job = detail.file, detail.job
     yield "state", file.state
-    if file.reason:
-        yield "reason", file.reason
-    if file.advice:
-        yield "what to do", file.advice
+    yield "reason", file.reason
+    yield "what to do", file.advice
     on_disk = "unchanged since it was checked" if found.on_disk == "unchanged" else found.on_disk
     yield "on disk", _settling_text(found) or on_disk
     yield "rule", found.rule
     yield "size", f"{file.size} bytes ({size_text(file.size)})"
-    if file.model_path:
-        yield "model path", file.model_path
-    if file.sha256:
-        yield "sha256", file.sha256
+    yield "model path", file.model_path
+    yield "sha256", file.sha256
     if file.parts:
         each = "" if job is None or job.part_size is None else f", {size_text(job.part_size)} each"
         yield "parts", f"{file.parts_done} of {file.parts} done{each}"
@@ -327,12 +267,9 @@ def _facts(found: Everything) -> Iterator[tuple[str, str]]:
         at = "" if detail.registered_at is None else f", {how} {time_text(detail.registered_at)}"
         yield "record", f"{file.record_id}{at}"
     if file.run_after is not None:
-        yield (
-            "next attempt",
-            f"{time_text(file.run_after)} or later (attempts so far: {file.attempt})",
-        )
-    if job is not None and job.storage_key:
-        yield "storage key", job.storage_key
+        after = f"{time_text(file.run_after)} or later (attempts so far: {file.attempt})"
+        yield "next attempt", after
+    yield "storage key", None if job is None else job.storage_key
     yield "fingerprint", ", ".join(f"{k} {v}" for k, v in detail.fingerprint._asdict().items())
     yield "checked", time_text(detail.judged_at)
 
@@ -377,16 +314,13 @@ def _show_events(events: list[EventReport], *, named: bool) -> None:
     if not events:
         tables.show([Line("No events in this period.")])
         return
+    columns = ["when", "state", "event", "reason"]
     rows = [
-        (
-            time_text(event.at),
-            *([event.shown] if named else []),
-            event.to_state,
-            event.event or "",
-            printable(event.reason or ""),
-        )
-        for event in events
+        [time_text(each.at), each.to_state, each.event or "", printable(each.reason or "")]
+        for each in events
     ]
-    tables.show(
-        [Table(None, ("when", *(["file"] if named else []), "state", "event", "reason"), rows)]
-    )
+    if named:
+        columns.insert(1, "file")
+        for row, event in zip(rows, events, strict=True):
+            row.insert(1, event.shown)
+    tables.show([Table(None, columns, rows)])

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -17,17 +16,15 @@ from syncd.monitoring.progress import Meter
 from syncd.monitoring.status import NOTHING, progress_of
 
 SPARKS = " ▁▂▃▄▅▆▇█"
-STORED, SOME, MISSING = "█", "▒", "·"
-
 RUNNING_SHOWN = 6
 TRIES_SHOWN = 4
 
 Document = Mapping[str, Any]
 
 
-def watch(documents: Iterable[Document], console: Console) -> None:
+def watch(documents: Iterable[Document]) -> None:
     """Show the latest status document until *documents* ends."""
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    with Live(console=Console(), screen=True, auto_refresh=False) as live:
         for document in documents:
             live.update(picture(document, time.time_ns() // 1_000_000), refresh=True)
 
@@ -150,59 +147,17 @@ def _running(running: Sequence[Document]) -> Iterator[RenderableType]:
     for each in running[:RUNNING_SHOWN]:
         hashing = each["phase"] == "hashing"
         done = each["hashed"] if hashing else min(each["sent"], each["size"])
+        style = "magenta" if hashing else "cyan"
+        parts = "" if each["parts"] is None else f", {each['parts_done']}/{each['parts']} parts"
         table = _grid(ratio=2)
         table.add_row(
             Text(each["path"]),
-            ProgressBar(
-                total=max(each["size"], 1),
-                completed=done,
-                complete_style="magenta" if hashing else "cyan",
-            ),
-            f"{each['phase']} {size_text(done)} of {size_text(each['size'])}",
+            ProgressBar(total=max(each["size"], 1), completed=done, complete_style=style),
+            f"{each['phase']} {size_text(done)} of {size_text(each['size'])}{parts}",
         )
         yield table
-        if each["parts"] is not None:
-            yield _Parts(each)
     if len(running) > RUNNING_SHOWN:
         yield Text(f"… and {len(running) - RUNNING_SHOWN} more", style="dim")
-
-
-class _Parts:
-    """One cell per part, or per several parts if there are more parts than columns."""
-
-    def __init__(self, running: Document) -> None:
-        self._running = running
-
-    def __rich_console__(self, console: Console, options: Any) -> Iterator[Text]:
-        note = f"  {self._running['parts_done']} of {self._running['parts']} parts "
-        cells = part_cells(self._running, max(options.max_width - len(note), 10))
-        line = Text(note, style="dim", no_wrap=True)
-        styles = {STORED: "green", MISSING: "dim"}
-        for cell, same in groupby(cells):
-            line.append("".join(same), style=styles.get(cell, "cyan"))
-        yield line
-
-
-def part_cells(running: Document, most: int) -> str:
-    """Draw the parts in at most *most* cells: stored, missing, partly stored, or bytes sent."""
-    parts = running["parts"]
-    stored = {n for first, last in running["parts_stored"] for n in range(first, last + 1)}
-    part_size = max(-(-running["size"] // parts), 1)
-    on_wire = {int(n): sent / part_size for n, sent in running["parts_on_wire"].items()}
-    each = -(-parts // most)
-    return "".join(
-        _cell(range(first, min(first + each, parts + 1)), stored, on_wire)
-        for first in range(1, parts + 1, each)
-    )
-
-
-def _cell(numbers: range, stored: set[int], on_wire: Mapping[int, float]) -> str:
-    held = sum(number in stored for number in numbers)
-    if held == len(numbers):
-        return STORED
-    if len(numbers) == 1 and numbers[0] in on_wire:
-        return SPARKS[1 + min(int(on_wire[numbers[0]] * 7), 6)]
-    return SOME if held or any(number in on_wire for number in numbers) else MISSING
 
 
 def _next_tries(tries: Sequence[Document], now_ms: int) -> Iterator[RenderableType]:

@@ -8,7 +8,7 @@ import click
 
 from syncd.cli.account import (
     Before,
-    PersonNeeded,
+    NotPossible,
     Refused,
     asked,
     limit_text,
@@ -153,7 +153,7 @@ def _pair(loaded: Loaded, team_id: str | None) -> int:
     elif not asked(_shows(loaded, Credentials(lambda: key), before)):
         _revoke(loaded, key)
         _forget_key(loaded)
-        raise PersonNeeded(
+        raise NotPossible(
             f"{before.elsewhere} Run syncd login again and confirm for that team, or give each "
             "team a state_dir of its own; if it was deleted, name the team with --team. The new key "
             "is removed."
@@ -175,7 +175,7 @@ def _vouch(loaded: Loaded, key: str, team_id: str) -> None:
     before = Before.of(loaded)
     team = _team(asked(profile(loaded, Credentials(lambda: key))), team_id, alone=True)
     if before.team_id not in (None, team.id):
-        raise PersonNeeded(
+        raise NotPossible(
             f"What was registered from {printable(before.state_dir)} is in the catalog of the team "
             f"{before.team_id}. Name that one, or give each team a state_dir of its own."
         )
@@ -285,7 +285,7 @@ def _sign_in(
     team = _team(who, wanted, alone=alone)
     session = replace(session, team_id=team.id)
     if not asked(_is_of_before(loaded, session, before, who, named=team_id is not None)):
-        raise PersonNeeded(
+        raise NotPossible(
             f"{before.elsewhere} Name its team with --team, or give each team a state_dir of its "
             "own. Nothing was changed."
         )
@@ -340,7 +340,7 @@ async def _signed_in(loaded: Loaded, email: str, password: str) -> tuple[Session
         except NeedsOperator as error:
             if error.kind is not Kind.SESSION_REFUSED:
                 raise
-            raise PersonNeeded(
+            raise NotPossible(
                 "The cloud does not sign this account in, and does not say why: the address or the "
                 "password is wrong, the address was never confirmed, or the account is disabled. "
                 "An account that signs in through Google has no password and cannot get a session; "
@@ -364,12 +364,12 @@ def _team(who: Profile, wanted: str | None, *, alone: bool) -> Team:
         return team
     listed = ", ".join(f"{each.id} ({each.name})" for each in who.teams) or "none"
     if wanted is not None:
-        raise PersonNeeded(
+        raise NotPossible(
             f"{name_of(who)} is not in the team {printable(wanted)}, which --team, api.team_id or "
             f"what was registered before names. The teams are: {listed}"
         )
     if alone or not who.teams:
-        raise PersonNeeded(f"Name the team with --team ID. The teams are: {listed}")
+        raise NotPossible(f"Name the team with --team ID. The teams are: {listed}")
     for number, each in enumerate(who.teams, start=1):
         click.echo(f"{number:3}  {each.name}  {each.id}")
     most = len(who.teams)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 70
 
 
-@dataclass(frozen=True, slots=True)
-class Lazy:
+class Lazy(NamedTuple):
     """A command that is imported from ``target`` (``module:attribute``) when it is called."""
 
     target: str
@@ -51,7 +50,7 @@ _GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Run": {
         "run": ("main:run_command", "Watch and upload until stopped (the default command)."),
         "config": ("config:config", "Check and show the configuration."),
-        "completion": ("completion:completion", "Print the completion script of a shell."),
+        "completion": ("main:completion", "Print the completion script of a shell."),
     },
     "Look": {
         "status": ("status:status", "Show the status of every file."),
@@ -79,11 +78,11 @@ _GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "apply": ("apply:apply", "Apply a plan written by `syncd plan --out`."),
         "diff": ("diff:diff", "Compare the models directories with the catalog."),
         "verify": ("verify:verify", "Read registered files again and compare their hashes."),
-        "prune": ("prune:prune", "Remove catalog records whose files are gone."),
+        "prune": ("apply:prune", "Remove catalog records whose files are gone."),
     },
     "Troubleshoot": {
         "doctor": ("doctor:doctor", "Check everything that syncd needs."),
-        "health": ("health:health", "Exit with 0 if a running syncd is healthy."),
+        "health": ("status:health", "Exit with 0 if a running syncd is healthy."),
         "gc": ("gc:gc", "Abort unneeded uploads and delete old history."),
         "support-bundle": ("support:support_bundle", "Collect data for a bug report, without secrets."),
     },
@@ -193,12 +192,7 @@ class Invocation:
     options: Mapping[str, str]
 
     def load(self) -> "Loaded":
-        """
-        Read the configuration and set up logging.
-
-        Raises:
-            ConfigError: See ``syncd.config.loader.load``.
-        """
+        """Read the configuration and set up logging. Raises ``ConfigError``."""
         from syncd.monitoring import log
 
         loaded = self.read()
@@ -206,18 +200,13 @@ class Invocation:
         return loaded
 
     def state_dir(self) -> str:
-        """
-        Find the state directory without reading the other settings.
-
-        Raises:
-            ConfigError: See ``syncd.config.locations.state_dir_of``.
-        """
+        """Find the state directory without reading the other settings. Raises ``ConfigError``."""
         from syncd.config.locations import state_dir_of
 
         return state_dir_of(self.options.get("state_dir"), self.options.get("config"), os.environ)
 
     def read(self) -> "Loaded":
-        """Read the configuration without setting up logging. Raises what ``load`` raises."""
+        """Read the configuration without setting up logging. Raises ``ConfigError``."""
         from syncd.config import loader
 
         flags = {
@@ -230,6 +219,16 @@ class Invocation:
 
 
 pass_invocation = click.make_pass_decorator(Invocation)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object (docs/schemas)."
+)
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """Print the ``--json`` output of a command; docs/schemas describes version 1 of each."""
+    import json
+
+    click.echo(json.dumps({"schema": 1, **document}, indent=2))
 
 
 ONCE_HELP = "Upload everything that is missing from the catalog, then exit."
@@ -269,6 +268,27 @@ def main(ctx: click.Context, once: bool) -> int | None:
 def run_command(invocation: Invocation, once: bool) -> int:
     """Watch the models directories and upload new and changed files, until stopped."""
     return _run(invocation, once or invocation.once)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """
+    Print the completion script for SHELL.
+
+    \b
+    bash:  syncd completion bash > /etc/bash_completion.d/syncd
+    zsh:   syncd completion zsh > "${fpath[1]}/_syncd"
+    fish:  syncd completion fish > ~/.config/fish/completions/syncd.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None, "click knows these three"
+    # Not source(): it runs bash, which may not be installed here.
+    complete = found(main, {}, "syncd", "_SYNCD_COMPLETE")
+    click.echo(complete.source_template % complete.source_vars())
+    return 0
 
 
 def _run(invocation: Invocation, once: bool) -> int:

@@ -1,7 +1,6 @@
 """``syncd plan``: a dry run that shows what would happen to each file, and why."""
 
 import asyncio
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 import click
 
 from syncd.cli import tables
-from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.main import Invocation, json_option, pass_invocation, print_json
 from syncd.cli.tables import Line, Table, state_cell
 from syncd.config.loader import Loaded
 from syncd.core.catalog.plan import Action, Step
@@ -21,15 +20,12 @@ from syncd.ingest.comparer import Root
 from syncd.ingest.dry_run import Planned, make_plan
 from syncd.types import printable
 
-SCHEMA = 1
-"""Version of the ``--json`` output; see docs/schemas/plan.schema.json."""
-
 AGENTS_S = 5.0
 """Timeout of the request for the number of agents."""
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @click.option(
     "--out", metavar="FILE", help="Compare with the catalog and write a plan for `syncd apply`."
 )
@@ -46,13 +42,13 @@ def plan(invocation: Invocation, as_json: bool, out: str | None) -> int:
     for path, reason in planned.problems.items():
         click.echo(f"syncd: {printable(path)} cannot be read: {reason}", err=True)
     if out is not None:
-        from syncd.cli.apply import write_agenda
+        from syncd.cli.apply import write_plan
 
-        write_agenda(loaded, planned, out)
+        write_plan(loaded, planned, out)
         return 0
     agents = asyncio.run(_agents(loaded))
     if as_json:
-        click.echo(json.dumps(as_document(planned, agents), indent=2))
+        print_json(_document(planned, agents))
     else:
         _show(planned, agents)
     return 0
@@ -71,17 +67,15 @@ async def _agents(loaded: Loaded) -> int | None:
         return None
 
 
-def as_document(planned: Planned, agents: int | None) -> dict[str, object]:
-    """The ``--json`` output (docs/schemas)."""
+def _document(planned: Planned, agents: int | None) -> dict[str, object]:
     roots, steps, target_of = planned.roots, planned.steps, _link_targets(planned.roots)
     return {
-        "schema": SCHEMA,
         "root": printable(roots[0].path),
         "roots": [
             {"path": printable(root.path), "model_type": root.type_key} for root in roots.values()
         ],
         "files_by_action": dict(Counter(str(step.action) for step in steps)),
-        "bytes_to_send": _bytes(steps, Action.UPLOAD),
+        "bytes_to_send": _bytes_to_send(steps),
         "agents": agents,
         "files": [
             {
@@ -116,35 +110,24 @@ def _link_targets(roots: Mapping[int, Root]) -> Callable[[Step], str | None]:
     return target_of
 
 
-def _arrow(target: str | None) -> str:
-    """Format a link target like ``ls -l``."""
-    return "" if target is None else f" -> {target}"
-
-
-def _bytes(steps: Sequence[Step], action: Action) -> int:
-    return sum(step.size for step in steps if step.action is action)
+def _bytes_to_send(steps: Sequence[Step]) -> int:
+    return sum(step.size for step in steps if step.action is Action.UPLOAD)
 
 
 def _show(planned: Planned, agents: int | None) -> None:
-    steps, target_of = planned.steps, _link_targets(planned.roots)
-    rows = [
-        (
-            state_cell(step.action),
-            size_text(step.size),
-            printable(planned.roots[step.root_id].display_path(step.rel_path))
-            + _arrow(target_of(step)),
-            printable(step.reason if step.rule == step.reason else f"{step.reason} ({step.rule})"),
-        )
-        for step in sorted(steps, key=lambda step: (list(Action).index(step.action), step.rel_path))
-    ]
+    steps, target_of, rows = planned.steps, _link_targets(planned.roots), []
+    for step in sorted(steps, key=lambda step: (list(Action).index(step.action), step.rel_path)):
+        path = printable(planned.roots[step.root_id].display_path(step.rel_path))
+        target = target_of(step)
+        shown = path if target is None else f"{path} -> {target}"
+        reason = step.reason if step.rule == step.reason else f"{step.reason} ({step.rule})"
+        rows.append((state_cell(step.action), size_text(step.size), shown, printable(reason)))
     counts = Counter(str(step.action) for step in steps)
     text = ", ".join(f"{count} {action}" for action, count in counts.items()) or "no files"
-    to_send = _bytes(steps, Action.UPLOAD)
-    download = ""
+    to_send = _bytes_to_send(steps)
+    text += f"; at most {size_text(to_send)} to upload"
     if agents is not None and to_send:
-        who = (
-            "1 connected agent downloads" if agents == 1 else f"{agents} connected agents download"
-        )
-        download = f"; {who} them, {size_text(agents * to_send)} in total"
+        who = "agent downloads" if agents == 1 else "agents download"
+        text += f"; {agents} connected {who} them, {size_text(agents * to_send)} in total"
     table = Table(None, ("action", "size", "file", "reason"), rows)
-    tables.show([table, Line(f"{text}; at most {size_text(to_send)} to upload{download}", "bold")])
+    tables.show([table, Line(text, "bold")])

@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,16 +23,7 @@ if TYPE_CHECKING:
 
 
 class NoCredential(SyncdError):
-    """There is no token for the cloud."""
-
     exit_code = 77
-
-    def __init__(self) -> None:
-        super().__init__(
-            "No credential: syncd cannot use the Cyberun API. Run: syncd login, or put a device key "
-            "(dk-...) into a file that only its owner can read and name it in api.token_file "
-            "(SYNCD_API__TOKEN_FILE)."
-        )
 
 
 def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) -> int:
@@ -52,14 +44,13 @@ def run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None = None) 
 
 
 def require_credential(loaded: Loaded) -> Loaded:
-    """
-    Return *loaded* if it has a credential.
-
-    Raises:
-        NoCredential: It has none.
-    """
+    """Return *loaded* if it has a credential, otherwise raise ``NoCredential``."""
     if loaded.credential.current() is None:
-        raise NoCredential
+        raise NoCredential(
+            "No credential: syncd cannot use the Cyberun API. Run: syncd login, or put a device key "
+            "(dk-...) into a file that only its owner can read and name it in api.token_file "
+            "(SYNCD_API__TOKEN_FILE)."
+        )
     return loaded
 
 
@@ -73,51 +64,43 @@ async def _run(loaded: Loaded, once: bool, reread: Callable[[], Loaded] | None) 
     gc.enable()
 
     meter = Meter()
-    notifier = SystemdNotifier.taken_from(os.environ)
     service = Service(
         loaded.settings,
         loaded.credential,
         meter=meter,
         once=once,
-        notifier=notifier,
+        notifier=SystemdNotifier.taken_from(os.environ),
         reread=reread and (lambda: require_credential(reread())),
     )
     if not once:
         return await service.run()
-    if sys.stderr.isatty():
-        code = await _run_with_live_view(service, loaded, meter)
-    else:
+    with _live_view(loaded, meter) if sys.stderr.isatty() else nullcontext():
         code = await service.run()
     _summary(service, loaded, meter)
     return code
 
 
-async def _run_with_live_view(service: "Service", loaded: Loaded, meter: Meter) -> int:
+def _live_view(loaded: Loaded, meter: Meter) -> AbstractContextManager[object]:
     """Show progress instead of log lines; log errors only, unless log.level is set."""
     from syncd.cli import live_view
     from syncd.monitoring import log
 
     if loaded.origins["log.level"] == DEFAULT:
         log.configure(format=loaded.settings.log.format, level="error", stream=sys.stderr)
-    with live_view.run_view(meter):
-        return await service.run()
+    return live_view.run_view(meter)
 
 
 def _summary(service: "Service", loaded: Loaded, meter: Meter) -> None:
     if service.ending.root_error is not None:
         sys.stderr.write(f"syncd: {service.ending.root_error}\n")
         return
-    summary = read_summary(
-        os.fspath(loaded.settings.state_dir),
-        registered=status_text.LISTED,
-        to_do=status_text.LISTED,
-    )
+    state_dir, listed = os.fspath(loaded.settings.state_dir), status_text.LISTED
+    summary = read_summary(state_dir, registered=listed, to_do=listed)
     files = sum(amount.files for amount in summary.status.amounts.values())
     structlog.get_logger("syncd.run").debug("run.ended", files=files)
+    unsettled, problems = service.ending.unsettled, service.ending.problems
+    snapshot = meter.snapshot()
     items = status_text.summary_text(
-        summary,
-        unsettled=service.ending.unsettled,
-        problems=service.ending.problems,
-        snapshot=meter.snapshot(),
+        summary, unsettled=unsettled, problems=problems, snapshot=snapshot
     )
     tables.show(items)

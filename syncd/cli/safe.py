@@ -1,17 +1,15 @@
 """``syncd safe``: checks whether this machine can be destroyed without losing models."""
 
 import asyncio
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import click
 
-from syncd.cli.comparison import NotAnswered, says_no, sha256_of_file
-from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.diff import NotAnswered, says_no, sha256_of_file
+from syncd.cli.main import Invocation, json_option, pass_invocation, print_json
 from syncd.cloud.client import CloudClient
 from syncd.config.loader import Loaded
 from syncd.core.catalog.drift import REASONS, Drift, is_disabled, sha256_of
@@ -19,14 +17,11 @@ from syncd.core.catalog.plan import Action, Step
 from syncd.core.files import naming
 from syncd.core.transfer.throughput import bytes_per_s
 from syncd.errors import JobError, SyncdError
+from syncd.formatting import size_text
 from syncd.ingest.dry_run import Planned, make_plan
 from syncd.store.db import reading
-from syncd.store.outline import HoldRow
 from syncd.store.reports import Report
 from syncd.types import Record, printable
-
-SCHEMA = 1
-"""Version of the ``--json`` output; see docs/schemas/safe.schema.json."""
 
 NOT_WANTED = frozenset({Action.IGNORED, Action.SHADOWED})
 
@@ -44,7 +39,7 @@ class Asked(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AtRisk:
-    """A file that would be lost; ``to_send``: it goes by itself if syncd is given the time. Bytes."""
+    """A file that would be lost; ``to_send``: a running syncd uploads it."""
 
     path: str
     size: int
@@ -58,8 +53,7 @@ class Expected:
     A file whose bytes should be in the catalog.
 
     Args:
-        sha256: Of its bytes.
-        record_id: Our record of it; None if none is known.
+        record_id: Our record of it; None if unknown.
         otherwise: What to report if no record holds its bytes; None: what became of our record.
     """
 
@@ -72,16 +66,13 @@ class Expected:
 @dataclass(slots=True)
 class Answer:
     """
-    What was found. Sizes are bytes.
+    The result; docs/schemas/safe.schema.json describes most fields.
 
     Args:
-        unexamined: Files and folders that could not be examined, and why.
-        not_asked: Records that the cloud was not asked for.
-        skipped: Model files that the rules leave out.
-        absent: Directories of extra_model_paths that are not there and never held a model.
-        hold: What everything waits for.
+        absent: Directories of extra_model_paths that do not exist and never held a model.
+        hold: The reason why all uploads wait.
         unknown: Why the cloud could not be asked.
-        rate: Bytes a second of the last uploads; None if there were none.
+        rate: Bytes per second of the last uploads; None if there were none.
     """
 
     files_wanted: int = 0
@@ -99,30 +90,29 @@ class Answer:
 
     @property
     def exit_code(self) -> int:
-        """0: safe; 1: it is not; else it is not known."""
-        if self.at_risk or self.unexamined or self.leaves_everything_out:
+        """0: safe; 1: not safe; other: unknown."""
+        if self.at_risk or self.unexamined or self.all_skipped:
             return 1
         return 0 if self.unknown is None else self.unknown.exit_code
 
     @property
-    def leaves_everything_out(self) -> bool:
-        """The rules exclude every model file that is here."""
+    def all_skipped(self) -> bool:
+        """Whether the rules exclude every model file here."""
         return self.skipped > 0 and not self.files_wanted
 
     @property
     def bytes_at_risk(self) -> int:
-        """Bytes that would be lost."""
         return sum(each.size for each in self.at_risk)
 
     @property
     def to_send(self) -> int:
-        """Bytes that syncd would still send."""
+        """Bytes that a running syncd still uploads."""
         return sum(each.size for each in self.at_risk if each.to_send)
 
 
 @click.command()
 @click.option("--deep", is_flag=True, help="Read every file again and compare its hash.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @pass_invocation
 def safe(invocation: Invocation, deep: bool, as_json: bool) -> int:
     """
@@ -135,7 +125,7 @@ def safe(invocation: Invocation, deep: bool, as_json: bool) -> int:
     planned = make_plan(loaded)
     answer = examine(loaded, planned, deep=deep)
     if as_json:
-        click.echo(json.dumps(as_document(answer, deep=deep), indent=2))
+        print_json(as_document(answer, deep=deep))
     else:
         _say(answer, deep=deep)
     return answer.exit_code
@@ -164,7 +154,11 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
     with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         if report is not None:
             answer.rate = bytes_per_s(report.recent_uploads())
-            answer.hold = "; ".join(map(_hold_text, report.holds())) or None
+            texts = [
+                ". ".join(text.rstrip(".") for text in (hold.reason, hold.advice) if text)
+                for hold in report.holds()
+            ]
+            answer.hold = printable("; ".join(texts)) or None
     return answer
 
 
@@ -176,64 +170,40 @@ def _is_model(step: Step) -> bool:
     return step.size > 0 and naming.ending_of(step.rel_path) in naming.ENDINGS
 
 
-def _hold_text(hold: HoldRow) -> str:
-    return printable(
-        hold.reason if hold.advice is None else f"{hold.reason.rstrip('.')}. {hold.advice}"
-    )
-
-
-def _shown(planned: Planned, step: Step) -> str:
-    return printable(planned.roots[step.root_id].display_path(step.rel_path))
-
-
-def _unregistered(planned: Planned, step: Step) -> AtRisk:
-    to_send = step.action is Action.UPLOAD
-    reason = f"not in the catalog: {step.reason}" if to_send else f"{step.action}: {step.reason}"
-    return AtRisk(_shown(planned, step), step.size, printable(reason), to_send)
+def _at_risk(planned: Planned, step: Step, reason: str, *, to_send: bool = False) -> AtRisk:
+    path = printable(planned.roots[step.root_id].display_path(step.rel_path))
+    return AtRisk(path, step.size, printable(reason), to_send)
 
 
 def _expected(planned: Planned, step: Step, *, deep: bool) -> Expected | AtRisk:
-    """What the catalog should hold of a wanted file, or why the file is at risk whatever it holds."""
-    if step.action not in IN_CATALOG:
-        at_risk = _unregistered(planned, step)
+    """Return what the catalog should hold of a wanted file, or why the file is at risk anyway."""
+    sha256 = failure = None
+    if deep:
+        path = os.path.join(planned.roots[step.root_id].path, step.rel_path)
         try:
-            sha256 = _hash(planned, step) if deep else None
-        except JobError:
-            return at_risk
+            sha256 = sha256_of_file(path, step.fingerprint)
+        except JobError as error:
+            failure = str(error)
+    if step.action not in IN_CATALOG:
+        to_send = step.action is Action.UPLOAD
+        state = "not in the catalog" if to_send else step.action
+        at_risk = _at_risk(planned, step, f"{state}: {step.reason}", to_send=to_send)
         # Hashed, it may turn out to be in the catalog although nothing here remembers it.
         return at_risk if sha256 is None else Expected(step, sha256, otherwise=at_risk)
     known = planned.known[step.root_id, step.rel_path]
-    if deep and (reason := _changed(planned, step, known.sha256)) is not None:
-        return AtRisk(_shown(planned, step), step.size, reason, to_send=False)
+    if failure is not None:
+        return _at_risk(planned, step, failure)
+    if deep and sha256 != known.sha256:
+        changed = "its content is not what was registered, although no timestamp changed"
+        return _at_risk(planned, step, changed)
     unnamed = known.record_id is None or known.record_id.startswith("unknown:")
     return Expected(step, known.sha256, None if unnamed else known.record_id)
-
-
-def _hash(planned: Planned, step: Step) -> str:
-    path = os.path.join(planned.roots[step.root_id].path, step.rel_path)
-    return sha256_of_file(path, step.fingerprint)
-
-
-def _changed(planned: Planned, step: Step, sha256: str | None) -> str | None:
-    """Why the bytes on disk are not the registered ones, or None if they are."""
-    try:
-        same = _hash(planned, step) == sha256
-    except JobError as error:
-        return str(error)
-    if same:
-        return None
-    return "its content is not what was registered, although no timestamp changed"
 
 
 async def _ask(
     loaded: Loaded, planned: Planned, expected: Sequence[Expected], answer: Answer, *, deep: bool
 ) -> list[AtRisk]:
-    """
-    The files whose bytes the catalog does not hold.
-
-    Raises:
-        NotAnswered: The cloud could not be asked.
-    """
+    """Return the files whose bytes the catalog does not hold. Raises NotAnswered."""
     from syncd.cli.cloud_session import reaching
 
     async with reaching(loaded) as api:
@@ -247,18 +217,12 @@ async def _ask(
             if listed is None and each.record_id is None and each.otherwise is None:
                 answer.not_asked += 1
             elif (reason := await _missing(loaded, api, listed or [], each)) is not None:
-                lost = AtRisk(_shown(planned, each.step), each.step.size, reason, to_send=False)
-                at_risk.append(each.otherwise or lost)
+                at_risk.append(each.otherwise or _at_risk(planned, each.step, reason))
         return at_risk
 
 
 async def _listed(api: CloudClient, expected: Iterable[Expected]) -> list[Record] | None:
-    """
-    The listed records that may hold the files; None if this server does not list.
-
-    Raises:
-        NotAnswered: The cloud could not be asked.
-    """
+    """Return the listed records that may hold the files; None: the server does not list."""
     ids = {each.record_id for each in expected}
     paths = {each.step.model_path for each in expected}
     try:
@@ -291,12 +255,7 @@ async def _missing(
 
 
 async def _whole(api: CloudClient, id_: str, listed: Record | None) -> Record | None:
-    """
-    Return *listed*, or fetch the record if the listing has no hash.
-
-    Raises:
-        NotAnswered: The cloud could not be asked.
-    """
+    """Return *listed*, or fetch the record if the listing has no hash."""
     if listed is not None and listed.file_hash is not None:
         return listed
     try:
@@ -306,10 +265,9 @@ async def _whole(api: CloudClient, id_: str, listed: Record | None) -> Record | 
 
 
 def _drift(record: Record | None, step: Step, sha256: str | None, loaded: Loaded) -> str | None:
-    hidden = loaded.settings.catalog.register_as == "disabled"
     if record is None:
         return REASONS[Drift.MISSING]
-    if is_disabled(record) and not hidden:
+    if is_disabled(record) and loaded.settings.catalog.register_as != "disabled":
         return REASONS[Drift.DISABLED]
     if record.model_path not in (None, step.model_path):
         return REASONS[Drift.MOVED]
@@ -318,11 +276,9 @@ def _drift(record: Record | None, step: Step, sha256: str | None, loaded: Loaded
     return None
 
 
-def as_document(answer: Answer, *, deep: bool) -> dict[str, Any]:
-    """The ``--json`` output: a written contract."""
-    to_send = answer.to_send
+def as_document(answer: Answer, *, deep: bool) -> dict[str, object]:
+    rate, timed = answer.rate, answer.rate is not None and answer.hold is None
     return {
-        "schema": SCHEMA,
         "safe": answer.exit_code == 0,
         "exit_code": answer.exit_code,
         "files_wanted": answer.files_wanted,
@@ -335,11 +291,9 @@ def as_document(answer: Answer, *, deep: bool) -> dict[str, Any]:
         "skipped": {"files": answer.skipped, "bytes": answer.skipped_size},
         "absent": answer.absent,
         "unknown": None if answer.unknown is None else str(answer.unknown),
-        "bytes_to_send": to_send,
-        "bytes_per_s": None if answer.rate is None else round(answer.rate),
-        "seconds": None
-        if answer.rate is None or answer.hold is not None
-        else round(to_send / answer.rate),
+        "bytes_to_send": answer.to_send,
+        "bytes_per_s": None if rate is None else round(rate),
+        "seconds": round(answer.to_send / rate) if rate is not None and timed else None,
         "hold": answer.hold,
         "at_risk": [asdict(each) for each in answer.at_risk],
         "unexamined": [
@@ -349,8 +303,6 @@ def as_document(answer: Answer, *, deep: bool) -> dict[str, Any]:
 
 
 def _say(answer: Answer, *, deep: bool) -> None:
-    from syncd.formatting import size_text
-
     if answer.exit_code == 1:
         click.echo(f"NOT safe: {'; '.join(_dangers(answer))}")
         for each in answer.at_risk:
@@ -374,21 +326,19 @@ def _say(answer: Answer, *, deep: bool) -> None:
 
 
 def _dangers(answer: Answer) -> Iterator[str]:
-    """What keeps the answer from being "safe", one clause each."""
-    from syncd.formatting import size_text
-
+    """Yield what keeps the answer from being "safe", one clause each."""
     if answer.at_risk:
         yield (
             f"{len(answer.at_risk)} of {_count(answer.files_wanted)} would be lost,"
             f" {size_text(answer.bytes_at_risk)} of {size_text(answer.bytes_wanted)}"
         )
-        yield from _how_long(answer)
+        yield _remaining(answer)
     if answer.unknown is not None:
         yield f"the other files could not be checked: {str(answer.unknown).rstrip('.')}"
     if answer.unexamined:
         count = len(answer.unexamined)
         yield f"{count} {'place' if count == 1 else 'places'} cannot be examined"
-    if answer.leaves_everything_out:
+    if answer.all_skipped:
         yield (
             f"the rules exclude every model file here: {_count(answer.skipped)},"
             f" {size_text(answer.skipped_size)}; syncd plan shows the rule of each file"
@@ -403,9 +353,7 @@ def _but(not_asked: int) -> str:
 
 
 def _beside(answer: Answer) -> str:
-    """What the answer leaves out."""
-    from syncd.formatting import size_text
-
+    """Describe the files that the answer leaves out."""
     text = ""
     if answer.skipped:
         are = "file%s is" if answer.skipped == 1 else "files%s are"
@@ -420,21 +368,13 @@ def _count(files: int) -> str:
     return "1 file" if files == 1 else f"{files} files"
 
 
-def _how_long(answer: Answer) -> Iterator[str]:
-    from syncd.formatting import size_text
-
-    if not answer.to_send:
-        yield "none of it is uploaded automatically"
-        return
-    yield f"{size_text(answer.to_send)} to send" + _remaining(answer)
-
-
 def _remaining(answer: Answer) -> str:
-    from syncd.formatting import size_text
-
+    if not answer.to_send:
+        return "none of it is uploaded automatically"
+    text = f"{size_text(answer.to_send)} to send"
     if answer.hold is not None:
-        return f"; {answer.hold}"
+        return f"{text}; {answer.hold}"
     if answer.rate is None:
-        return ", how long that takes is not known yet"
+        return f"{text}, how long that takes is not known yet"
     minutes = max(1, round(answer.to_send / answer.rate / 60))
-    return f", about {minutes} min at the last {size_text(answer.rate)}/s"
+    return f"{text}, about {minutes} min at the last {size_text(answer.rate)}/s"

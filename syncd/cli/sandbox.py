@@ -1,10 +1,9 @@
 """``syncd sandbox``: runs the simulated cloud in the foreground, to try syncd."""
 
 import json
-import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from syncd.types import printable
 if TYPE_CHECKING:
     from syncd.sandbox.faults import Rule
     from syncd.sandbox.history import Entry
-    from syncd.sandbox.server import S3Endpoint, Sandbox
+    from syncd.sandbox.server import Sandbox
     from syncd.sandbox.switches import Switches
 
 
@@ -37,12 +36,6 @@ def _switches(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> "S
         raise click.BadParameter(str(error)) from None
 
 
-def _http_url(_: click.Context, __: click.Parameter, url: str | None) -> str | None:
-    if url is not None and not re.match(r"https?://[^/]", url):
-        raise click.BadParameter(f"{url!r} is not http(s)://host:port")
-    return url
-
-
 PORT = click.IntRange(0, 65_535)
 
 
@@ -55,16 +48,6 @@ PORT = click.IntRange(0, 65_535)
     "--store-port", default=0, type=PORT, help="Port of the object store; 0 takes a free one."
 )
 @click.option(
-    "--s3-endpoint",
-    metavar="URL",
-    callback=_http_url,
-    help="Put the objects into this S3 server instead.",
-)
-@click.option("--s3-bucket", default="syncd-sandbox", show_default=True)
-@click.option("--s3-region", default="us-east-1", show_default=True)
-@click.option("--s3-access-key", default="", metavar="KEY")
-@click.option("--s3-secret-key", default="", metavar="KEY")
-@click.option(
     "--switch",
     "switches",
     multiple=True,
@@ -73,24 +56,15 @@ PORT = click.IntRange(0, 65_535)
     help="E.g. listing_off=404.",
 )
 @click.option(
-    "--fault",
-    "faults",
-    multiple=True,
-    metavar="JSON",
-    callback=_faults,
+    "--fault", "faults", multiple=True, metavar="JSON", callback=_faults,
     help='E.g. {"fault": "lost_answer"}.',
-)
+)  # fmt: skip
 @click.option("--seed", default=0, help="Of keys, ids and the faults' dice.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def sandbox(
     folder: str | None,
     port: int,
     store_port: int,
-    s3_endpoint: str | None,
-    s3_bucket: str,
-    s3_region: str,
-    s3_access_key: str,
-    s3_secret_key: str,
     switches: "Switches",
     faults: "Sequence[Rule]",
     seed: int,
@@ -99,17 +73,18 @@ def sandbox(
     """Run a simulated cloud on this machine until Ctrl-C; prints one line per request."""
     from syncd.sandbox.server import Sandbox
 
-    keys = (s3_bucket, s3_access_key, s3_secret_key, s3_region)
+    def show(entry: "Entry") -> None:
+        click.echo(json.dumps(asdict(entry)) if as_json else _line(entry))
+
     try:
         cloud = Sandbox(
             folder,
             switches=switches,
             faults=faults,
-            s3=_endpoint(s3_endpoint, *keys) if s3_endpoint else None,
             port=port,
             store_port=store_port,
             seed=seed,
-            listener=_printer(as_json),
+            listener=show,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -132,28 +107,16 @@ def _serve(cloud: "Sandbox", as_json: bool) -> int:
 
 
 def _show_access(cloud: "Sandbox", as_json: bool) -> None:
-    access = {
-        "base_url": cloud.base_url,
-        "device_key": cloud.device_key,
-        "session_token": cloud.session_token,
-        "refresh_token": cloud.refresh_token,
-        "team_id": cloud.team_id,
-        "email": cloud.email,
-        "password": cloud.password,
-    }
+    names = (
+        "base_url", "device_key", "session_token", "refresh_token", "team_id", "email", "password",
+    )  # fmt: skip
+    access = {name: getattr(cloud, name) for name in names}
     if as_json:
         click.echo(json.dumps(access))
         return
     for name, value in access.items():
         click.echo(f"{name:14} {value}")
     click.echo("")
-
-
-def _printer(as_json: bool) -> "Callable[[Entry], None]":
-    def show(entry: "Entry") -> None:
-        click.echo(json.dumps(asdict(entry)) if as_json else _line(entry))
-
-    return show
 
 
 def _line(entry: "Entry") -> str:
@@ -181,10 +144,3 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _endpoint(url: str, bucket: str, access: str, secret: str, region: str) -> "S3Endpoint":
-    from syncd.sandbox.server import S3Endpoint
-    from syncd.sandbox.sigv4 import Keys
-
-    return S3Endpoint(url, bucket, Keys(access, secret, region))

@@ -1,38 +1,30 @@
-"""``syncd status``: the status of every file, what syncd is doing, and holds."""
+"""``syncd status`` and ``syncd health``."""
 
 import json
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from syncd.cli import daemon_client, fast_path, tables
 from syncd.cli.daemon_client import is_running
-from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.main import Invocation, json_option, pass_invocation
 from syncd.errors import SyncdError
 from syncd.types import printable
 
 
 class NothingToWatch(SyncdError):
-    """No daemon is running."""
-
     exit_code = 75
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @click.option(
-    "--all",
-    "everything",
-    is_flag=True,
-    help="List all files, including those in the catalog.",
+    "--all", "everything", is_flag=True, help="List all files, including those in the catalog."
 )
 @click.option(
-    "--watch",
-    is_flag=True,
+    "--watch", is_flag=True,
     help="Show a live screen of a running syncd; with --json, one line per second.",
-)
+)  # fmt: skip
 @pass_invocation
 def status(invocation: Invocation, as_json: bool, everything: bool, watch: bool) -> int:
     """
@@ -61,20 +53,30 @@ def _watch(state_dir: str, as_json: bool) -> int:
             f"syncd is not running on {printable(state_dir)}. "
             "Start it with: syncd. To see the last status: syncd status"
         )
+    documents = daemon_client.events(state_dir)
     try:
-        _follow(daemon_client.events(state_dir), as_json)
+        if as_json:
+            for document in documents:
+                click.echo(json.dumps(document))
+        else:
+            from syncd.cli import live_view
+
+            live_view.watch(documents)
     except KeyboardInterrupt:
         return 0
     raise NothingToWatch("syncd has stopped. To see the last status: syncd status")
 
 
-def _follow(documents: Iterator[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        for document in documents:
-            click.echo(json.dumps(document))
-        return
-    from rich.console import Console
+@click.command()
+@pass_invocation
+def health(invocation: Invocation) -> int:
+    """
+    Exit with 0 if a running syncd is healthy, with 1 if none is running or it is stuck.
 
-    from syncd.cli import live_view
-
-    live_view.watch(documents, Console())
+    For the health check of a container. It needs the same --config, --state-dir or environment as
+    the running syncd, but no port and no credential. A syncd on hold (waiting for the cloud or for
+    an operator) is healthy; `syncd status` shows the reason.
+    """
+    code, text = fast_path.health(invocation.state_dir)
+    click.echo(text, nl=False)
+    return code

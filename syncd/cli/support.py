@@ -12,7 +12,7 @@ import platform
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -25,7 +25,6 @@ from syncd.cli.status_data import read_files
 from syncd.config.loader import Loaded
 from syncd.config.settings import KEYS, shown
 from syncd.errors import SyncdError
-from syncd.fs import mounts
 from syncd.monitoring import log
 from syncd.store.db import reading
 from syncd.store.reports import Report
@@ -49,19 +48,12 @@ config.json       all settings with their origins; secrets are ***
 status.json       from syncd status --json
 history.json      events of the last 14 days, at most {most}
 doctor.json       from syncd doctor --offline --json
-filesystems.json  file systems of the models and state directories
 
 The log is not included, because syncd stores none. Please add the output of journalctl -u syncd,
 docker logs or kubectl logs for the time in question.
 """
 _HIDDEN = "Names of models, and texts that may quote them, are left out."
 _SHOWN = "It contains names of models (--with-names)."
-
-
-class CannotWrite(SyncdError):
-    """The bundle file cannot be written; the text says why."""
-
-    exit_code = 2
 
 
 @click.command("support-bundle")
@@ -81,18 +73,14 @@ def support_bundle(invocation: Invocation, output: str | None, with_names: bool)
     name = output or time.strftime("syncd-support-%Y%m%d-%H%M%S.tar.gz")
     documents = _documents(loaded, with_names)
     try:
-        with open(name, "xb", opener=_private) as file:
+        with open(name, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             _pack(file, documents)
     except OSError as error:
-        raise CannotWrite(
+        raise click.UsageError(
             f"{printable(name)} cannot be written: {error.strerror}. Name another file with -o."
         ) from None
     click.echo(f"{printable(name)}: {', '.join(documents)}")
     return 0
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _pack(file: Any, documents: Mapping[str, str]) -> None:
@@ -114,7 +102,6 @@ def _documents(loaded: Loaded, with_names: bool) -> dict[str, str]:
         "status.json": lambda: _status(loaded, with_names),
         "history.json": lambda: _history(loaded, with_names),
         "doctor.json": lambda: _doctor(loaded, with_names),
-        "filesystems.json": lambda: _filesystems(loaded),
     }
     texts = {name: json.dumps(_attempt(make), indent=2, default=str) for name, make in made.items()}
     # Defense in depth: mask everything that looks like a secret.
@@ -184,39 +171,5 @@ def _versions() -> object:
         "python": sys.version,
         "system": platform.platform(),
         "libc": " ".join(platform.libc_ver()),
-        "packages": dict(_packages()),
+        "packages": {package.name: package.version for package in metadata.distributions()},
     }
-
-
-def _packages() -> Iterator[tuple[str, str]]:
-    for requirement in metadata.requires("syncd") or ():
-        name = requirement.partition(";")[0].strip()
-        bare = name.split("<")[0].split(">")[0].split("=")[0].strip()
-        if "extra" not in requirement:
-            yield bare, metadata.version(bare)
-
-
-def _filesystems(loaded: Loaded) -> object:
-    settings = loaded.settings
-    places = {"models_dir": settings.models_dir, "state_dir": settings.state_dir}
-    return {name: _filesystem(os.fspath(path)) for name, path in places.items()}
-
-
-def _filesystem(path: str) -> dict[str, object]:
-    mount = mounts.mount_of(path)
-    facts: dict[str, object] = {
-        "type": mount.fs_type,
-        "network": mounts.network_filesystem(path) is not None,
-        "exists": os.path.exists(path),
-    }
-    if os.path.exists(path):
-        room, there = os.statvfs(path), os.stat(path)
-        facts |= {
-            "free": room.f_bavail * room.f_frsize,
-            "size": room.f_blocks * room.f_frsize,
-            "inodes_free": room.f_favail,
-            "mode": f"{there.st_mode & 0o7777:04o}",
-            "owner": f"{there.st_uid}:{there.st_gid}",
-            "ours": f"{os.geteuid()}:{os.getegid()}",
-        }
-    return facts

@@ -1,6 +1,5 @@
 """``syncd verify``: reads registered files again and compares their hashes."""
 
-import json
 import os
 import threading
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Literal
 import click
 
 from syncd.cli import tables
-from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.main import Invocation, json_option, pass_invocation, print_json
 from syncd.cli.path_lookup import resolve
 from syncd.cli.tables import Line, Table
 from syncd.config.settings import Settings
@@ -24,9 +23,6 @@ from syncd.ingest.dry_run import roots_of
 from syncd.store.db import reading
 from syncd.store.reports import Registered, Report
 from syncd.types import printable
-
-SCHEMA = 1
-"""Version of the ``--json`` output; see docs/schemas/verify.schema.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ class Verified:
 
 @click.command()
 @click.argument("path", type=click.Path(), required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object (docs/schemas).")
+@json_option
 @pass_invocation
 def verify(invocation: Invocation, path: str | None, as_json: bool) -> int:
     """
@@ -56,7 +52,13 @@ def verify(invocation: Invocation, path: str | None, as_json: bool) -> int:
         verified = [_verified(file, on_bytes) for file in files]
     _require_trees(verified, whole=path is None)
     if as_json:
-        click.echo(json.dumps(_document(verified), indent=2))
+        print_json(
+            {
+                "files": [_as_dict(each) for each in verified],
+                "files_by_state": dict(Counter(each.state for each in verified)),
+                "bytes_read": _read(verified),
+            }
+        )
     else:
         _show(verified)
     bad = any(each.state in ("differs", "unreadable") for each in verified)
@@ -80,9 +82,8 @@ def _verified(file: Registered, on_bytes: Callable[[int], None]) -> Verified:
     except FileChanged as error:
         if not os.path.lexists(path):
             return Verified(file, "gone", None, None)
-        return Verified(
-            file, "unreadable", f"{error}. Try again when the file no longer changes.", None
-        )
+        reason = f"{error}. Try again when the file no longer changes."
+        return Verified(file, "unreadable", reason, None)
     except JobError as error:
         reason = " ".join(filter(None, [f"{str(error).rstrip('.')}.", error.advice]))
         return Verified(file, "unreadable", reason, None)
@@ -117,33 +118,23 @@ def _progress(files: Iterable[Registered]) -> Iterator[Callable[[int], None]]:
 
     console = Console(stderr=True)
     columns = (BarColumn(None), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bar:
         task = bar.add_task("reading", total=sum(file.fingerprint.size for file in files))
         yield lambda count: bar.advance(task, count)
 
 
-def _document(verified: Sequence[Verified]) -> dict[str, object]:
-    """The ``--json`` output (docs/schemas)."""
+def _as_dict(each: Verified) -> dict[str, object]:
     return {
-        "schema": SCHEMA,
-        "files": [
-            {
-                "root": printable(each.file.root),
-                "path": printable(each.file.rel_path),
-                "model_path": each.file.model_path,
-                "record_id": each.file.record_id,
-                "size": each.file.fingerprint.size,
-                "state": each.state,
-                "reason": each.reason,
-                "sha256": each.file.sha256,
-                "sha256_now": each.sha256,
-            }
-            for each in verified
-        ],
-        "files_by_state": dict(Counter(each.state for each in verified)),
-        "bytes_read": _read(verified),
+        "root": printable(each.file.root),
+        "path": printable(each.file.rel_path),
+        "model_path": each.file.model_path,
+        "record_id": each.file.record_id,
+        "size": each.file.fingerprint.size,
+        "state": each.state,
+        "reason": each.reason,
+        "sha256": each.file.sha256,
+        "sha256_now": each.sha256,
     }
 
 

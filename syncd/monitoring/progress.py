@@ -8,8 +8,8 @@ live view and the control API take snapshots. Every number is in bytes unless it
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -26,8 +26,6 @@ RATE_BEATS = 12
 
 
 class Phase(StrEnum):
-    """What a running job is doing."""
-
     STARTING = "starting"
     HASHING = "hashing"
     SENDING = "sending"
@@ -59,13 +57,7 @@ class Tally(StrEnum):
 
 @dataclass(slots=True)
 class Running:
-    """
-    A running job.
-
-    ``sent`` counts the bytes sent, without those of failed tries. ``stored`` has a bit for each part that
-    the object store has (part 1 is bit 0). ``on_wire`` maps the parts that are being sent to the bytes
-    sent so far.
-    """
+    """A running job; ``sent`` does not count the bytes of failed tries."""
 
     job_id: int
     rel_path: str
@@ -74,12 +66,7 @@ class Running:
     hashed: int = 0
     sent: int = 0
     parts: int | None = None
-    stored: int = 0
-    on_wire: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def parts_done(self) -> int:
-        return self.stored.bit_count()
+    parts_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +74,10 @@ class Snapshot:
     """
     All counters at one moment.
 
-    ``expected`` and ``finished`` are the bytes of the files of this run and of those that are finished.
-    ``hashed`` and ``sent`` include repeated work. ``adopted`` counts bytes that were already in the
-    catalog. Rates are bytes per second over the last minute, and ``sent_beats`` the bytes of each beat.
-    ``idle_s`` is the time since any file made progress (see ``_Advance``) or ended, ``walks`` the duration
-    of the last walk of each root.
+    ``expected`` and ``finished`` are the bytes of all files and of the finished files of this run.
+    ``hashed`` and ``sent`` include repeated work; ``adopted`` counts bytes that were in the catalog before.
+    Rates are bytes per second over the last minute. ``idle_s`` is the time since any file made progress
+    (see ``_Advance``) or ended, ``walks`` the duration of the last walk of each root.
     """
 
     running: tuple[Running, ...]
@@ -148,9 +134,7 @@ class _Advance:
 
 
 class RateHistory:
-    """
-    Bytes in each of the last ``BEATS`` beats. Beats without bytes are filled in on access.
-    """
+    """Bytes in each of the last ``BEATS`` beats. Beats without bytes are filled in on access."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
@@ -181,12 +165,7 @@ class RateHistory:
 
 
 class Meter:
-    """
-    Thread-safe counters of one run.
-
-    Args:
-        now_s: A monotonic clock.
-    """
+    """Thread-safe counters of one run; ``now_s`` is a monotonic clock."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
@@ -226,22 +205,16 @@ class Meter:
             if (running := self._running.get(job_id)) is not None:
                 running.phase = phase
 
-    def parts(self, job_id: int, total: int, missing: Collection[int], sent: int) -> None:
-        """Set the parts of a job; all but the *missing* numbers (*sent* bytes) are stored."""
-        stored = (1 << total) - 1
-        for number in missing:
-            stored &= ~_bit(number)
+    def parts(self, job_id: int, total: int, done: int, sent: int) -> None:
+        """Set the parts of a job, of which *done* (*sent* bytes) are stored."""
         with self._lock:
             if (running := self._running.get(job_id)) is not None:
-                running.parts, running.stored, running.sent = total, stored, sent
-                running.on_wire.clear()
+                running.parts, running.parts_done, running.sent = total, done, sent
 
-    def part_done(self, job_id: int, number: int) -> None:
+    def part_done(self, job_id: int) -> None:
         with self._lock:
-            running = self._running.get(job_id)
-            if running is not None:
-                running.stored |= _bit(number)
-                running.on_wire.pop(number, None)
+            if (running := self._running.get(job_id)) is not None:
+                running.parts_done += 1
 
     def count(self, what: Tally, *labels: str) -> None:
         with self._lock:
@@ -256,26 +229,19 @@ class Meter:
             self._hashed += count
             self._hashing.add(count)
             self._moved_s = self._now_s()
-            running = self._running.get(job_id)
-            if running is not None:
+            if (running := self._running.get(job_id)) is not None:
                 running.hashed += count
 
-    def add_sent(self, job_id: int, count: int, part: int | None = None) -> None:
-        """Add sent bytes of a job or a part; negative if a try failed."""
+    def add_sent(self, job_id: int, count: int) -> None:
+        """Add sent bytes of a job; negative if a try failed."""
         with self._lock:
             if count > 0:
                 self._sent += count
                 self._sending.add(count)
-            running = self._running.get(job_id)
-            if running is not None:
+            if (running := self._running.get(job_id)) is not None:
                 running.sent += count
-                advance = self._advances.setdefault(job_id, _Advance())
-                if advance.follow(running.sent):
+                if self._advances.setdefault(job_id, _Advance()).follow(running.sent):
                     self._moved_s = self._now_s()
-                if part is not None:
-                    running.on_wire[part] = running.on_wire.get(part, 0) + count
-                    if running.on_wire[part] <= 0:
-                        del running.on_wire[part]
 
     @property
     def sent(self) -> int:
@@ -309,10 +275,7 @@ class Meter:
     def snapshot(self) -> Snapshot:
         with self._lock:
             return Snapshot(
-                running=tuple(
-                    replace(running, on_wire=dict(running.on_wire))
-                    for running in self._running.values()
-                ),
+                running=tuple(map(replace, self._running.values())),
                 settling_files=self._settling,
                 expected_files=len(self._expected),
                 expected=sum(self._expected.values()),
@@ -331,7 +294,3 @@ class Meter:
                 tallies=dict(self._tallies),
                 walks=dict(self._walks),
             )
-
-
-def _bit(number: int) -> int:
-    return 1 << (number - 1)

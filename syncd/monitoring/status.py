@@ -5,7 +5,7 @@ The status document: the state in the store and the progress of a running syncd.
 describes it. Times are Unix milliseconds, sizes are bytes, and names are printable.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +15,6 @@ from syncd.store.outline import Amount, HoldRow, NextTry, Outline, RootReport
 
 if TYPE_CHECKING:
     from syncd.monitoring.progress import Running, Settling, Snapshot
-
-SCHEMA = 1
-"""The version of the document."""
 
 NEXT_TRIES = 10
 
@@ -41,12 +38,7 @@ class StatusSummary(NamedTuple):
 
     @classmethod
     def of(cls, report: Outline) -> "StatusSummary":
-        """
-        Read the summary.
-
-        Raises:
-            StateError: The store cannot be read.
-        """
+        """Read the summary. Raises ``StateError``."""
         return cls(
             roots=report.roots(),
             holds=report.holds(),
@@ -70,15 +62,9 @@ NOTHING = StatusSummary([], [], {}, [], None, None, 0)
 def document(
     summary: StatusSummary, *, running: bool, progress: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """
-    Return the document.
-
-    Args:
-        running: Whether a syncd is running on the state directory.
-        progress: The result of ``progress_of``; None if unknown.
-    """
+    """Return the document; *progress* is the result of ``progress_of``, None if unknown."""
     return {
-        "schema": SCHEMA,
+        "schema": 1,
         "running": running,
         "roots": [root._asdict() for root in summary.roots],
         "holds": [
@@ -111,13 +97,7 @@ def progress_of(
     version: str,
     bandwidth: float | None,
 ) -> dict[str, Any]:
-    """
-    Return the progress of a running syncd.
-
-    Args:
-        settling: Files that are still changing; the first ``SETTLING_LISTED`` are listed.
-        bandwidth: The bandwidth limit in bytes per second; None: no limit.
-    """
+    """Return the progress of a running syncd; *bandwidth*: the limit in bytes per second, or None."""
     from syncd.monitoring.progress import BEAT_S
 
     in_flight = sum(min(running.sent, running.size) for running in now.running)
@@ -157,21 +137,4 @@ def _running(running: "Running") -> dict[str, Any]:
         "sent": running.sent,
         "parts": running.parts,
         "parts_done": running.parts_done,
-        "parts_stored": _ranges(_bits(running.stored)),
-        "parts_on_wire": {str(number): sent for number, sent in sorted(running.on_wire.items())},
     }
-
-
-def _bits(number: int) -> list[int]:
-    return [at + 1 for at in range(number.bit_length()) if number >> at & 1]
-
-
-def _ranges(numbers: Collection[int]) -> list[list[int]]:
-    """Return ascending numbers as [first, last] ranges, so that 10,000 parts stay short."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ranges

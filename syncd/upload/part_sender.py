@@ -46,8 +46,8 @@ async def send(context: JobContext) -> None:
 def _report_progress(context: JobContext, left: list[Part]) -> None:
     """Report the parts that the store already has."""
     sent = context.job.fingerprint.size - sum(part.size for part in left)
-    numbers = [part.number for part in left]
-    context.deps.meter.parts(context.job.id, context.upload.part_count, numbers, sent)
+    total = context.upload.part_count
+    context.deps.meter.parts(context.job.id, total, total - len(left), sent)
 
 
 class _Sending:
@@ -125,7 +125,7 @@ class _Sending:
         self._lead.acknowledged(part)
         await self._context.contact(Side.STORE)
         self._deps.meter.count(Tally.PART, "stored")
-        self._deps.meter.part_done(self._context.job.id, part.number)
+        self._deps.meter.part_done(self._context.job.id)
         _log.debug("part.uploaded", part=part.number, size=part.size)
 
     async def _hash(self) -> None:

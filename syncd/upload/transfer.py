@@ -270,7 +270,7 @@ class Transfer:
         def count(sent: int) -> None:  # in the sending thread
             nonlocal counted
             counted += sent
-            self._meter.add_sent(job.id, sent, number)
+            self._meter.add_sent(job.id, sent)
             stall.add(sent, self._clock.boottime_s())
 
         paced = self._bandwidth.paced(pieces(), stop=stop, on_wait=stall.exclude, on_bytes=count)
@@ -291,7 +291,7 @@ class Transfer:
         except BaseException:
             exchange.cut("it was given up")
             request.cancel()
-            self._meter.add_sent(job.id, -counted, number)
+            self._meter.add_sent(job.id, -counted)
             if stall.stalled:
                 self._slots.width.lose_one(self._clock.boottime_s())
             raise

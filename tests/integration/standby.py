@@ -21,7 +21,6 @@ import syncd.cli.config
 import syncd.cli.control
 import syncd.cli.doctor
 import syncd.cli.gc
-import syncd.cli.health
 import syncd.cli.inspect
 import syncd.cli.login
 import syncd.cli.plan

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -44,7 +43,6 @@ def test_unknown_log_level_is_refused_by_every_command(home: Home, command: list
         (["--fault", '{"fault": "delay", "part": true}'], "part cannot be True"),
         (["--switch", "x"], "'x' is not NAME=VALUE"),
         (["--switch", "x=1"], "no such switch: x"),
-        (["--s3-endpoint", "x"], "'x' is not http(s)://host:port"),
     ],
     ids=str,
 )
@@ -56,18 +54,6 @@ def test_sandbox_with_a_wrong_value_is_a_usage_error_that_names_the_option(
     assert done.code == 2, done.err
     assert f"'{args[0]}'" in done.err
     assert said in " ".join(done.err.split())
-
-
-def test_support_bundle_onto_an_existing_file_is_a_usage_error(home: Home, tmp_path: Path) -> None:
-    file = tmp_path / "bundle.tar.gz"
-    file.write_bytes(b"something else")
-
-    done = home.run("support-bundle", "-o", str(file))
-
-    assert done.code == 2
-    assert "File exists" in done.err
-    assert "Name another file with -o" in done.err
-    assert file.read_bytes() == b"something else"
 
 
 @pytest.mark.parametrize(

@@ -200,8 +200,8 @@ class _Scales(Meter):
         super().add_hashed(job_id, count)
         self._meanwhile(job_id)
 
-    def add_sent(self, job_id: int, count: int, part: int | None = None) -> None:
-        super().add_sent(job_id, count, part)
+    def add_sent(self, job_id: int, count: int) -> None:
+        super().add_sent(job_id, count)
         if count > 0:
             self._meanwhile(job_id)
 

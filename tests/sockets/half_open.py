@@ -157,8 +157,8 @@ class PullingMeter(Meter):
         super().__init__()
         self._accident, self._left = accident, after
 
-    def add_sent(self, job_id: int, count: int, part: int | None = None) -> None:
-        super().add_sent(job_id, count, part)
+    def add_sent(self, job_id: int, count: int) -> None:
+        super().add_sent(job_id, count)
         self._left -= count
         if self._left <= 0:
             self._accident.happen()

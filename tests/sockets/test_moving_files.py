@@ -150,8 +150,8 @@ class Watching(Meter):
         super().add_hashed(job_id, count)
         self._somebody.meets(self._paths[job_id], "hashing", count)
 
-    def add_sent(self, job_id: int, count: int, part: int | None = None) -> None:
-        super().add_sent(job_id, count, part)
+    def add_sent(self, job_id: int, count: int) -> None:
+        super().add_sent(job_id, count)
         if count > 0:
             self._somebody.meets(self._paths[job_id], "sending", count)
 

@@ -1,7 +1,6 @@
 """The progress counters of a run."""
 
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 
 import pytest
 
@@ -67,29 +66,12 @@ def test_failed_try_is_subtracted_from_file_not_from_total() -> None:
 def test_resumed_upload_has_stored_parts() -> None:
     meter = Meter()
     meter.begin(job(1))
-    meter.parts(1, total=5, missing=[2, 4, 5], sent=40)
-    meter.part_done(1, 4)
+    meter.parts(1, total=5, done=2, sent=40)
+    meter.part_done(1)
 
     running = meter.snapshot().running[0]
     assert (running.parts_done, running.parts, running.sent) == (3, 5, 40)
-    assert running.stored == 0b01101
     assert meter.snapshot().sent == 0  # sent by an earlier run
-
-
-def test_part_is_on_wire_until_stored_or_failed() -> None:
-    meter = Meter()
-    meter.begin(job(1))
-    meter.parts(1, total=3, missing=[1, 2, 3], sent=0)
-    meter.add_sent(1, 20, 1)
-    meter.add_sent(1, 30, 2)
-    meter.add_sent(1, 5, 1)
-    under_way = meter.snapshot().running[0]
-    meter.part_done(1, 1)
-    meter.add_sent(1, -30, 2)
-
-    assert under_way.on_wire == {1: 25, 2: 30}
-    assert meter.snapshot().running[0].on_wire == {}
-    assert meter.snapshot().running[0].stored == 0b001
 
 
 class Watch:
@@ -192,7 +174,7 @@ def test_dropped_job_is_not_expected() -> None:
 def test_late_counts_of_ended_job_are_ignored() -> None:
     meter = Meter()
     meter.phase(9, Phase.SENDING)
-    meter.part_done(9, 1)
+    meter.part_done(9)
     meter.add_sent(9, 5)
     meter.add_hashed(9, 5)
 
@@ -203,12 +185,11 @@ def test_late_counts_of_ended_job_are_ignored() -> None:
 def test_counters_are_thread_safe() -> None:
     meter = Meter()
     meter.begin(job(1, size=10**9))
-    numbers = count(1)
 
     def send() -> None:
         for _ in range(2000):
             meter.add_sent(1, 3)
-            meter.part_done(1, next(numbers))
+            meter.part_done(1)
 
     with ThreadPoolExecutor(4) as pool:
         for task in [pool.submit(send) for _ in range(4)]:
