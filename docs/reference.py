@@ -21,7 +21,7 @@ from syncd import __version__
 from syncd.cli import fast_path
 from syncd.cli.main import COMMANDS, main
 from syncd.config.settings import KEYS, VARIABLES, shown
-from syncd.config.values import values_of
+from syncd.config.values import expected
 
 TOP = Path(__file__).parents[1]
 CONFIGURATION, EVENTS, MAN = "docs/configuration.md", "docs/events.md", "docs/man/syncd.1"
@@ -55,7 +55,7 @@ def settings() -> list[Setting]:
     """Return all settings, in the order of the model."""
     variables = {key: name for name, key in VARIABLES.items()}
     return [
-        Setting(key, variables[key], values_of(key), default_of(key), info.description or "")
+        Setting(key, variables[key], expected(key), default_of(key), info.description or "")
         for key, info in KEYS.items()
     ]
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from syncd.cli.cloud_session import exit_of, reaching
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.listing import PROOFS
-from syncd.config.credential_files import Held, Stored
+from syncd.config.credential_files import Stored
 from syncd.config.loader import Loaded
 from syncd.errors import JobError, SyncdError
 from syncd.store.db import reading
@@ -87,7 +87,7 @@ def stored_of(loaded: Loaded) -> Stored:
     return loaded.credential.stored
 
 
-def locked(stored: Stored) -> Held:
+def locked(stored: Stored) -> IO[bytes]:
     """Wait for the lock of *stored*, which is held for one request at a time."""
     while (held := stored.try_lock()) is None:
         time.sleep(LOCK_PAUSE_S)

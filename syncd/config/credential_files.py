@@ -9,18 +9,16 @@ import errno
 import fcntl
 import json
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
-from syncd.config.locations import denied, require_unshared
+from syncd.config.locations import denied, require_unshared, user_name
 from syncd.errors import ConfigError, StateError, StateFull
 from syncd.types import Session, printable
 
@@ -66,28 +64,10 @@ def read_secret(path: Path, *, managed: bool = False) -> str:
         os.close(descriptor)
 
 
-class Held:
-    """A lock on the folder, held until the context or the process ends."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self._descriptor)
-
-
 @dataclass(frozen=True, slots=True)
 class Stored:
     """
-    The credentials of one installation. Writing requires the lock (``try_lock``).
+    The credentials of one installation. Writing requires the lock (``try_lock``) and is durable.
 
     Args:
         base_url, team_id: The cloud and, if set, the team that a session must belong to.
@@ -122,10 +102,11 @@ class Stored:
             raise denied(os.fspath(self.session_file)) from None
         except OSError as error:
             raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
-        session = _session_of(text)
         again = f"remove it (rm {name}) and sign in again: syncd login --large-files"
-        if session is None:
-            raise ConfigError(f"{name}: is damaged; {again}")
+        try:
+            session = _SESSION.validate_json(text, strict=True)
+        except ValidationError:  # contains the text, so it is not shown
+            raise ConfigError(f"{name}: is damaged; {again}") from None
         if session.base_url != self.base_url:
             raise ConfigError(
                 f"{name}: is a session at {session.base_url}, but api.base_url is "
@@ -139,12 +120,7 @@ class Stored:
         return session
 
     def prepare(self) -> None:
-        """
-        Create the folder and check that it is writable.
-
-        Raises:
-            StateError: It is not.
-        """
+        """Create the folder, or raise a ``StateError``."""
         with _errors(self.state_dir):
             self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_owner(self.state_dir)
@@ -152,27 +128,28 @@ class Stored:
             (self.state_dir / FOLDER).mkdir(mode=0o700, exist_ok=True)
             _sync_folder(self.state_dir)
 
-    def try_lock(self) -> Held | None:
+    def try_lock(self) -> IO[bytes] | None:
         """
-        Take the lock, or return None while another process holds it. The folder must exist.
+        Take the lock until the file that is returned is closed; None while another process holds it.
+
+        The folder must exist.
 
         Raises:
             StateError: Locking failed, or the folder belongs to another user (also for root).
         """
         with _errors(self.state_dir):
             _check_owner(self.state_dir / FOLDER)
-            descriptor = os.open(
-                self.state_dir / FOLDER / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            lock = os.fdopen(os.open(self.state_dir / FOLDER / _LOCK, flags, 0o600), "rb")
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(descriptor)
+                lock.close()
                 return None
             except BaseException:
-                os.close(descriptor)
+                lock.close()
                 raise
-        return Held(descriptor)
+        return lock
 
     def make_room(self) -> None:
         """Reserve disk space for the next write of a session."""
@@ -184,11 +161,9 @@ class Stored:
                 os.close(descriptor)
 
     def write_session(self, session: Session) -> None:
-        """Replace the stored session; it is durable when this returns."""
         self._write(SESSION, json.dumps(asdict(session)))
 
     def write_device_key(self, key: str) -> None:
-        """Replace the stored device key; it is durable when this returns."""
         self._write(DEVICE_KEY, key)
 
     def remove(self, file: Path) -> bool:
@@ -225,28 +200,13 @@ class Stored:
             _sync_folder(folder)
 
 
-def _session_of(text: str) -> Session | None:
-    """Parse a session; None if *text* is not one."""
-    try:
-        return _SESSION.validate_json(text, strict=True)
-    except ValidationError:  # contains the text, so it is not shown
-        return None
-
-
 def _check_owner(folder: Path) -> None:
     owner = folder.stat().st_uid
     if owner != os.geteuid():
         raise StateError(
             f"{printable(str(folder))} belongs to another user, who could not read the files stored "
-            f"there; run this as that user: sudo -u {_user(owner)} syncd ..."
+            f"there; run this as that user: sudo -u {user_name(owner)} syncd ..."
         )
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"#{uid}"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Stores the device key in the system's keyring, if one is installed and usable."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ class Keyring:
 
     @property
     def name(self) -> str:
-        """The name that is shown to users."""
         return f"keyring ({self.state})"
 
     @property
@@ -50,43 +50,23 @@ class Keyring:
         return None
 
     def ask(self) -> str | None:
-        """
-        Return the device key; None if there is none.
-
-        Raises:
-            StateError: The keyring does not answer, for example because it is locked.
-        """
+        """Like ``key``, but raise a ``StateError`` if the keyring does not answer (is locked)."""
         if not self.usable:
             return None
-        try:
+        with _errors("the keyring does not answer"):
             found: str | None = _backend().get_password(*self._entry)
-        except _failures() as error:
-            raise StateError(f"the keyring does not answer: {type(error).__name__}") from None
         return found
 
     def keep(self, key: str) -> None:
-        """
-        Replace the stored key.
-
-        Raises:
-            StateError: The keyring does not store it.
-        """
-        try:
+        """Replace the stored key. Raises ``StateError`` if the keyring does not store it."""
+        with _errors("the keyring does not store the key"):
             _backend().set_password(*self._entry, key)
-        except _failures() as error:
-            raise StateError(
-                f"the keyring does not store the key: {type(error).__name__}"
-            ) from None
 
-    def remove(self) -> bool:
-        """Remove the key; False if there is none. Raises what ``keep`` raises."""
-        if self.key() is None:
-            return False
-        try:
-            _backend().delete_password(*self._entry)
-        except _failures() as error:
-            raise StateError(f"the keyring still has the key: {type(error).__name__}") from None
-        return True
+    def remove(self) -> None:
+        """Remove the key, if there is one. Raises what ``keep`` raises."""
+        if self.key() is not None:
+            with _errors("the keyring still has the key"):
+                _backend().delete_password(*self._entry)
 
     @property
     def _entry(self) -> tuple[str, str]:
@@ -102,8 +82,12 @@ def _backend() -> Any:
     return keyring.get_keyring()
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """The exceptions that backends raise, including those of D-Bus and files."""
+@contextmanager
+def _errors(problem: str) -> Iterator[None]:
+    """Convert what backends raise, including those of D-Bus and files, to ``StateError``."""
     from keyring.errors import KeyringError
 
-    return KeyringError, OSError, RuntimeError
+    try:
+        yield
+    except (KeyringError, OSError, RuntimeError) as error:
+        raise StateError(f"{problem}: {type(error).__name__}") from None

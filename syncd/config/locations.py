@@ -28,19 +28,14 @@ ADDRESS_MAX = 107
 
 def find_config_file(environ: Mapping[str, str]) -> "Path | None":
     """The first ``config.toml`` in systemd's folder, the user's, then ``/etc/syncd``."""
-    return next((path for path in config_files(environ) if os.path.isfile(path)), None)
-
-
-def config_files(environ: Mapping[str, str]) -> "Sequence[Path]":
-    """The candidates for the configuration file, in order."""
     from pathlib import Path
 
     import platformdirs
 
-    first = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
-    folders = [first] if first else []
-    folders += [platformdirs.user_config_dir("syncd"), "/etc/syncd"]
-    return [Path(folder) / "config.toml" for folder in folders]
+    systemd = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
+    folders = (systemd, platformdirs.user_config_dir("syncd"), "/etc/syncd")
+    files = (Path(folder) / "config.toml" for folder in folders if folder)
+    return next((file for file in files if file.is_file()), None)
 
 
 def default_state_dir(environ: Mapping[str, str]) -> "Path":
@@ -162,30 +157,28 @@ def runtime_sockets(environ: Mapping[str, str]) -> Sequence[str]:
 
 
 def denied(path: str) -> AccessDenied:
-    """
-    Build the error for denied access to *path*.
-
-    The text names the file or the parent folder that denies access.
-    """
-    import pwd  # only where access is denied
-
-    def name_of(uid: int) -> str:
-        try:
-            return pwd.getpwuid(uid).pw_name
-        except KeyError:
-            return f"uid {uid}"
-
-    ours = name_of(os.geteuid())
+    """Return the error for denied access to *path*; it names the file or folder that denies it."""
+    ours = user_name(os.geteuid())
     while not os.access(os.path.dirname(path), os.X_OK, effective_ids=True):
         path = os.path.dirname(path)
     found = os.stat(path)
-    owner, mode = name_of(found.st_uid), stat.S_IMODE(found.st_mode)
+    owner, mode = user_name(found.st_uid), stat.S_IMODE(found.st_mode)
     shown, allowed = printable(path), " or as ".join(dict.fromkeys((owner, "root")))
     return AccessDenied(
         f"Access denied: the account {ours} may not read {shown}. {shown} belongs to "
         f"{owner} (mode {mode:04o}). Run this as {allowed}, or add {ours} to the group of "
         "the daemon's socket in its runtime directory."
     )
+
+
+def user_name(uid: int) -> str:
+    """Return the name of the account, else ``#uid``."""
+    import pwd  # rarely needed
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
 
 
 def _is_private(folder: str) -> bool:

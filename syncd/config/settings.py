@@ -104,17 +104,19 @@ def _existing_file(path: Path) -> Path:
     return path
 
 
-def _is_http_url(url: str) -> bool:
+def _is_http_url(url: str, without: str = "") -> bool:
+    """Return whether *url* is an http(s) URL of plain ASCII, without the characters *without*."""
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+    return usable and re.fullmatch(r"[!-~]+", url) is not None and not set(without) & set(url)
 
 
 def _url(value: str) -> str:
     """Check an http(s) URL without user, query and fragment; remove a trailing slash."""
-    if not _is_http_url(value) or not re.fullmatch(r"[!-~]+", value) or re.search(r"[@?#]", value):
+    if not _is_http_url(value, without="@?#"):
         raise ValueError("is not http(s)://host/path (no user, query or fragment)")
     return value.rstrip("/")
 
@@ -130,8 +132,7 @@ def _proxy(value: SecretStr) -> SecretStr:
 
 
 def _hook(value: SecretUrl) -> SecretUrl:
-    url = value.get_secret_value()
-    if not _is_http_url(url) or not re.fullmatch(r"[!-~]+", url) or re.search(r"[@#]", url):
+    if not _is_http_url(value.get_secret_value(), without="@#"):
         raise ValueError("is not http(s)://host/path (no user, no fragment)")
     return value
 
@@ -166,11 +167,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _loopback(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    bracketed = re.fullmatch(r"\[[0-9A-Fa-f:]+\]", host) is not None
-    if not (host and _HOST.fullmatch(value) and port.isdigit() and 0 < int(port) < 65536):
+    match = _HOST.fullmatch(value)
+    if match is None or match["port"] is None or not 0 < int(match["port"]) < 65536:
         raise ValueError("is not host:port")
-    if not _is_loopback(host.strip("[]")) or (":" in host and not bracketed):
+    if not _is_loopback(value.rpartition(":")[0].strip("[]")):
         raise ValueError(
             "is not a loopback address such as 127.0.0.1:9464 (other machines could read file names; "
             "use a proxy that authenticates its users)"
@@ -252,6 +252,7 @@ def _prefix(value: str) -> str:
 Lines = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 Duration = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+Bandwidth = Annotated[str, BeforeValidator(_text), AfterValidator(_bandwidth)]
 _SIZE_SCHEMA = {"format": "size"}
 Size = Annotated[int, Field(json_schema_extra=_SIZE_SCHEMA), BeforeValidator(_size)]
 PositiveSize = Annotated[int, Field(ge=1, json_schema_extra=_SIZE_SCHEMA), BeforeValidator(_size)]
@@ -322,14 +323,9 @@ class Api(_Section):
     multipart: Multipart = Multipart()
 
     @property
-    def host(self) -> str:
-        """Host of ``base_url``, lower case, without port."""
-        return urlsplit(self.base_url).hostname or ""
-
-    @property
     def loopback(self) -> bool:
         """Whether ``base_url`` is on this machine."""
-        return _is_loopback(self.host)
+        return _on_this_machine(self.base_url)
 
 
 class Settle(_Section):
@@ -360,11 +356,7 @@ class Settle(_Section):
         return self
 
     def once_wait_for(self, window_s: float) -> float:
-        """
-        Return how many seconds ``--once`` waits if the longest settle window is *window_s*.
-
-        A sparse file has to stay unchanged for twice the window.
-        """
+        """Seconds that ``--once`` waits for *window_s*; a sparse file takes twice the window."""
         return max(self.once_wait_s, 2 * window_s + ONCE_MARGIN_S)
 
 
@@ -386,7 +378,7 @@ class Upload(_Section):
     parts_max: int = Field(16, ge=1, le=32)
     """Maximum concurrent PUT requests."""
 
-    bandwidth: Annotated[str, BeforeValidator(_text), AfterValidator(_bandwidth)] = "off"
+    bandwidth: Bandwidth = "off"
     """Upload limit: 10 MiB/s, 80 Mbit/s, off, or a timetable as in rclone: 08:00,512k 19:00,off."""
 
     shutdown_grace_s: float = Field(20, ge=0, le=600, allow_inf_nan=False)
@@ -410,14 +402,12 @@ class Guest(_Section):
     idle_io: bool = False
     """Use the idle I/O class: read only while the disk is idle, if the I/O scheduler supports it."""
 
-    hash_bandwidth: Annotated[str, BeforeValidator(_text), AfterValidator(_bandwidth)] = "off"
+    hash_bandwidth: Bandwidth = "off"
     """Limit for reading files to hash them, in the format of upload.bandwidth."""
 
 
 class Network(_Section):
-    storage_hosts: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_split_commas), AfterValidator(_hosts)
-    ] = ()
+    storage_hosts: Annotated[Lines, AfterValidator(_hosts)] = ()
     """Object store hosts (host or host:port) that are allowed on a private network."""
 
     allow_http: bool = False
@@ -570,22 +560,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _http_where_allowed(self) -> Self:
-        plain = self.api.base_url.lower().startswith("http:")
-        if plain and not (self.api.loopback or self.network.allow_http):
-            raise Conflict(
-                "would send the token unencrypted: use https, or set network.allow_http = true",
-                "api.base_url",
-            )
-        for name in ("webhook_url", "heartbeat_url"):
-            url = getattr(self.notify, name)
-            if url is None or self.network.allow_http:
-                continue
-            address = url.get_secret_value()
-            if address.lower().startswith("http:") and not _on_this_machine(address):
-                raise Conflict(
-                    "would be sent unencrypted: use https, or set network.allow_http = true",
-                    f"notify.{name}",
-                )
+        urls = {"api.base_url": self.api.base_url}
+        for key, url in (
+            ("notify.webhook_url", self.notify.webhook_url),
+            ("notify.heartbeat_url", self.notify.heartbeat_url),
+        ):
+            if url is not None:
+                urls[key] = url.get_secret_value()
+        for key, address in urls.items():
+            plain = address.lower().startswith("http:") and not _on_this_machine(address)
+            if plain and not self.network.allow_http:
+                what = "send the token" if key == "api.base_url" else "be sent"
+                advice = "use https, or set network.allow_http = true"
+                raise Conflict(f"would {what} unencrypted: {advice}", key)
         return self
 
 

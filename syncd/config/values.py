@@ -1,67 +1,39 @@
 """Describes the values that each setting accepts, from the JSON schema of the settings."""
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from syncd.config.settings import Settings
 
-
-def expected(key: str) -> str:
-    """Describe a valid value of *key*, to follow "must be"."""
-    found = schema_at(key)
-    if "enum" in found:
-        *names, last = found["enum"]
-        return f"{', '.join(names)} or {last}"
-    return " ".join(filter(None, [_NOUNS[_kind(found)], bounds(found)]))
-
-
-def values_of(key: str) -> str:
-    """Describe kind and bounds of *key*, for a table."""
-    found = schema_at(key)
-    if "enum" in found:
-        return ", ".join(map(str, found["enum"]))
-    return " ".join(filter(None, [_kind(found), bounds(found)]))
-
-
-_NOUNS: Mapping[str, str] = {
+_NOUNS = {
     "path": "a path",
     "size": "a size such as 500MB or 4 GiB, in bytes",
-    "text": "text",
-    "true, false": "true or false",
-    "whole number": "a whole number",
+    "string": "text",
+    "boolean": "true or false",
+    "integer": "a whole number",
     "number": "a number",
-    "list": "a list of texts",
-    "table": "a table of texts",
+    "array": "a list of texts",
+    "object": "a table of texts",
 }
 
 
-def _kind(found: Mapping[str, Any]) -> str:
-    return {
-        "string": "path" if found.get("format") == "path" else "text",
-        "boolean": "true, false",
-        "integer": "size" if found.get("format") == "size" else "whole number",
-        "number": "number",
-        "array": "list",
-        "object": "table",
-    }[found["type"]]
+def expected(key: str) -> str:
+    """Describe a valid value of *key*, to follow "must be"."""
+    found = _schema_at(key)
+    if "enum" in found:
+        *names, last = found["enum"]
+        return f"{', '.join(names)} or {last}"
+    noun = _NOUNS.get(found.get("format", ""), _NOUNS[found["type"]])
+    return f"{noun} {_bounds(found)}".rstrip()
 
 
-def bounds(found: Mapping[str, Any]) -> str:
+def _bounds(found: dict[str, Any]) -> str:
     """``0 to 10``, ``above 0``, or nothing."""
     low, high, above = (found.get(name) for name in ("minimum", "maximum", "exclusiveMinimum"))
-    start = (
-        f"above {above:.15g}"
-        if above is not None
-        else f"from {low:.15g}"
-        if low is not None
-        else ""
-    )
-    if high is None:
-        return start
-    if low is not None:
+    if low is not None and high is not None:
         return f"{low:.15g} to {high:.15g}"
-    return f"{start}{', ' if start else ''}at most {high:.15g}"
+    named = (("from", low), ("above", above), ("at most", high))
+    return ", ".join(f"{name} {bound:.15g}" for name, bound in named if bound is not None)
 
 
 @cache
@@ -69,7 +41,7 @@ def _schema() -> dict[str, Any]:
     return Settings.model_json_schema()
 
 
-def schema_at(key: str) -> dict[str, Any]:
+def _schema_at(key: str) -> dict[str, Any]:
     """Return the JSON schema of one setting, without ``null``."""
     found = schema = _schema()
     for name in key.split("."):
