@@ -40,6 +40,13 @@ LIVE = JUDGING | {
 """Keys that take effect on a reload; others keep their value until a restart."""
 
 
+@dataclass(slots=True)
+class LiveSettings:
+    """The current settings, which a reload replaces."""
+
+    settings: Settings
+
+
 @dataclass(frozen=True, slots=True)
 class Reloaded:
     """

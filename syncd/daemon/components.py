@@ -1,8 +1,8 @@
 """
 Builds the components of a service from its settings.
 
-``build_components`` builds all parts for one run and closes them at its end. It does not know who runs them:
-what they ask of that one, and tell it, are ``Callbacks``. How the service meets the world are ``Factories``.
+``build_components`` opens what a run needs and closes it at the end of the run. ``Components`` builds
+each component when it is first used, from the components that it needs.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from syncd.clock import Clock
@@ -21,7 +21,9 @@ from syncd.cloud.client import CloudClient
 from syncd.cloud.credentials import Credentials
 from syncd.cloud.factory import build_cloud_client, build_transport, host_policy, network
 from syncd.cloud.listing import Catalog
+from syncd.config.credential import CredentialSource
 from syncd.config.extra_paths import extra_folders
+from syncd.config.reload import LiveSettings
 from syncd.config.rules import rules_for
 from syncd.config.settings import Settings, shown, value_at
 from syncd.control.context import ControlContext
@@ -30,7 +32,6 @@ from syncd.core.catalog.permissions import describe_permissions
 from syncd.core.files import settling
 from syncd.core.files.search_paths import Folder, Tree
 from syncd.core.files.selection import Rules
-from syncd.core.jobs.late import LATEST_S
 from syncd.core.notifications import signing_key
 from syncd.core.transfer import rates
 from syncd.core.transfer.concurrency import AdaptiveConcurrency
@@ -98,23 +99,39 @@ class Factories:
 
 
 @dataclass(frozen=True, slots=True)
-class Callbacks:
+class Resources:
     """
-    What the components call in the service; on the event loop's thread, except *settings*.
+    What a service gives to its components. The callbacks run on the event loop's thread.
 
     Args:
-        settings: The current settings.
+        live: The settings; components read those that a reload may change from here.
+        source: Where the credential comes from.
+        jitter: Draws from [0, 1).
+        latest_s: Seconds after which a request whose answer was lost can no longer take effect.
+        once: It is one backfill.
         on_clock_step: Called after the wall clock was set.
-        state_hold: The hold of a full state disk, if it is full.
-        unready: Why the service is not ready.
-        watch_mode: How changes are noticed: ``events``, ``degraded`` or ``walks``.
+        state_hold: Returns the hold of a full state disk, if it is full.
+        unready: Returns the reasons why the service is not ready.
+        watch_mode: Returns how changes are noticed: ``events``, ``degraded`` or ``walks``.
     """
 
-    settings: Callable[[], Settings]
+    live: LiveSettings
+    source: CredentialSource
+    store: Store
+    lanes: Executors
+    clock: Clock
+    jitter: Callable[[], float]
+    meter: Meter
+    latest_s: float
+    once: bool
     on_clock_step: Callable[[], None]
     state_hold: Callable[[], HoldRow | None]
     unready: Callable[[], list[str]]
     watch_mode: Callable[[], str]
+
+    @property
+    def shared(self) -> "Shared":
+        return {"store": self.store, "lanes": self.lanes, "clock": self.clock}
 
 
 class Shared(TypedDict):
@@ -123,67 +140,6 @@ class Shared(TypedDict):
     store: Store
     lanes: Executors
     clock: Clock
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """
-    What a service is created with.
-
-    Args:
-        settings: As they are at the start.
-        jitter: Draws from [0, 1).
-        latest_s: Seconds after which a request whose answer was lost cannot take effect any more.
-    """
-
-    settings: Settings
-    store: Store
-    lanes: Executors
-    clock: Clock
-    jitter: Callable[[], float]
-    meter: Meter
-    latest_s: float = LATEST_S
-
-    @property
-    def shared(self) -> Shared:
-        return {"store": self.store, "lanes": self.lanes, "clock": self.clock}
-
-
-@dataclass(frozen=True, slots=True)
-class Components:
-    """The components of one run."""
-
-    roots: Mapping[int, Root]
-    store: Store
-    team_guard: TeamGuard
-    credentials: Credentials
-    sending: Bandwidth
-    reading: Bandwidth
-    comfyui_throttle: ComfyUIThrottle
-    quota: TransferQuota
-    transfer: Transfer
-    worker: Worker
-    holds: HoldTracker
-    notifier: WebhookNotifier
-    clock_steps: ClockSteps
-    dispatcher: Dispatcher
-    changes: ChangeQueue
-    ingester: Ingester
-    ingest: IngestLoop
-    maintenance: MaintenanceLoop
-    credential_check: CredentialCheck
-    applier: "Callable[[], Applier]"
-    control: ControlContext
-
-    def follow(self, settings: Settings) -> None:
-        """Apply the settings that can change while transfers run."""
-        self.sending.follow(rates.parse(settings.upload.bandwidth))
-        self.reading.follow(rates.parse(settings.guest.hash_bandwidth))
-        self.comfyui_throttle.take(_busy_policy(settings))
-        self.ingester.tracker.set_windows(_windows(settings))
-        self.ingester.set_read_lease(settings.settle.read_lease)
-        self.dispatcher.use(settings.upload.files)
-        self.transfer.use(settings.upload.parts, settings.upload.parts_max)
 
 
 def open_store(settings: Settings) -> Store:
@@ -205,37 +161,32 @@ def open_store(settings: Settings) -> Store:
 
 @asynccontextmanager
 async def build_components(
-    resources: Resources,
-    callbacks: Callbacks,
-    team_guard: TeamGuard,
-    *,
-    factories: Factories,
-    once: bool,
-) -> AsyncIterator[Components]:
-    """All parts for one run, with *once* of a backfill; their HTTP clients are closed at its end."""
-    settings = resources.settings
+    resources: Resources, factories: Factories
+) -> AsyncIterator["Components"]:
+    """
+    Build the components of one run.
+
+    Raises:
+        ConfigError: The state directory belongs to another cloud or team.
+    """
+    settings, clock = resources.live.settings, resources.clock
+    team_guard = TeamGuard(settings, resources.source, **resources.shared)
+    await team_guard.bind_state_dir(team_guard.session_team())
     async with factories.api(settings) as http:
         with factories.objects(settings) as bare:
             sender = await _transport(resources, http)
             credentials = team_guard.credentials(sender)
-            api = build_cloud_client(settings, sender, credentials, clock=resources.clock)
             on_request = partial(_count_request, resources.meter)
-            objects = object_store.ObjectStore(bare, host_policy(settings), on_request=on_request)
             roots, tree = await _roots(resources)
-            changes = ChangeQueue(resources.clock)
-            builder = _Builder(
+            components = Components(
                 resources,
-                callbacks,
                 team_guard,
                 credentials,
-                api,
-                objects,
+                build_cloud_client(settings, sender, credentials, clock=clock),
+                object_store.ObjectStore(bare, host_policy(settings), on_request=on_request),
                 roots,
-                changes,
                 tree,
-                once,
             )
-            components = builder.components()
             try:
                 yield components
             finally:
@@ -243,24 +194,22 @@ async def build_components(
                 await credentials.close()
 
 
-# -- prerequisites ----------------------------------------------------------------
-
-
 async def _transport(resources: Resources, http: transport.HttpClient) -> transport.Transport:
-    """The transport; which calls have answered is remembered across restarts."""
-    base_url, servers = resources.settings.api.base_url, resources.store.servers
+    """Build the transport, and remember across restarts which calls were answered."""
+    settings, servers = resources.live.settings, resources.store.servers
     notes: set[asyncio.Task[None]] = set()
 
     def on_answered(call: Call) -> None:
+        now_ms = resources.clock.now_ms()
         note = asyncio.ensure_future(
-            resources.lanes.db(servers.note_answered, base_url, call, resources.clock.now_ms())
+            resources.lanes.db(servers.note_answered, settings.api.base_url, call, now_ms)
         )
         notes.add(note)
         note.add_done_callback(notes.discard)
 
-    answered = await resources.lanes.db(servers.answered, base_url)
+    answered = await resources.lanes.db(servers.answered, settings.api.base_url)
     return build_transport(
-        resources.settings,
+        settings,
         http,
         clock=resources.clock,
         jitter=resources.jitter,
@@ -275,19 +224,19 @@ def _count_request(meter: Meter, call: Call, status: int | None) -> None:
 
 
 async def _roots(resources: Resources) -> tuple[dict[int, Root], Tree]:
-    """models_dir and the folders of extra_model_paths; other roots are retired."""
-    models = await _root(resources, os.fspath(resources.settings.models_dir))
-    folders = await resources.lanes.scan(extra_folders, resources.settings)
-    placed = [(await _root_of(resources, models, folder), folder) for folder in folders]
-    roots = {root.id: root for root in (models, *(root for root, _ in placed))}
-    await resources.lanes.db(resources.store.files.retire, list(roots), resources.clock.now_ms())
-    return roots, Tree(models.id, [(root.id, folder) for root, folder in placed])
-
-
-async def _root_of(resources: Resources, models: Root, folder: Folder) -> Root:
-    if folder.top is not None:
-        return models
-    return await _root(resources, folder.path, folder.type_key)
+    """Return models_dir and the folders of extra_model_paths; retire other roots."""
+    settings, files = resources.live.settings, resources.store.files
+    models = await _root(resources, os.fspath(settings.models_dir))
+    placed: list[tuple[int, Folder]] = []
+    roots = {models.id: models}
+    for folder in await resources.lanes.scan(extra_folders, settings):
+        root = models
+        if folder.top is None:
+            root = await _root(resources, folder.path, folder.type_key)
+        roots[root.id] = root
+        placed.append((root.id, folder))
+    await resources.lanes.db(files.retire, list(roots), resources.clock.now_ms())
+    return roots, Tree(models.id, placed)
 
 
 async def _root(resources: Resources, path: str, type_key: str | None = None) -> Root:
@@ -298,292 +247,284 @@ async def _root(resources: Resources, path: str, type_key: str | None = None) ->
     return Root(root_id, path, network is not None, type_key)
 
 
-# -- the parts -------------------------------------------------------------------------------------
+class Components:
+    """The components of one run, each built when it is first used."""
 
+    def __init__(
+        self,
+        resources: Resources,
+        team_guard: TeamGuard,
+        credentials: Credentials,
+        api: CloudClient,
+        objects: object_store.ObjectStore,
+        roots: Mapping[int, Root],
+        tree: Tree,
+    ) -> None:
+        self.resources = resources
+        self.team_guard = team_guard
+        self.credentials = credentials
+        self.roots = roots
+        self.live = resources.live
+        self.store = resources.store
+        self.changes = ChangeQueue(resources.clock)
+        self._api = api
+        self._objects = objects
+        self._tree = tree
+        self._settings = resources.live.settings
+        self._hidden = self._settings.catalog.register_as == "disabled"
+        self._clock = resources.clock
+        self._meter = resources.meter
+        self._shared = resources.shared
+        self._wake, self._wake_maintenance = asyncio.Event(), asyncio.Event()
+        self._catalog = Catalog(api, resources.clock)
+        self.sending = Bandwidth(rates.parse(self._settings.upload.bandwidth), self._clock)
+        self.reading = Bandwidth(rates.parse(self._settings.guest.hash_bandwidth), self._clock)
+        self.clock_steps = ClockSteps(on_step=self._on_clock_step, **self._shared)
 
-@dataclass(frozen=True, slots=True)
-class _Builder:
-    """Builds the components, each from those before it."""
+    def on_reload(self) -> None:
+        """Apply new settings to the components that do not read them each time."""
+        settings = self.live.settings
+        self.sending.follow(rates.parse(settings.upload.bandwidth))
+        self.reading.follow(rates.parse(settings.guest.hash_bandwidth))
+        self.comfyui_throttle.take(_busy_policy(settings))
+        self.transfer.use(settings.upload.parts, settings.upload.parts_max)
+        self.dispatcher.wake()
 
-    resources: Resources
-    callbacks: Callbacks
-    team_guard: TeamGuard
-    credentials: Credentials
-    api: CloudClient
-    objects: object_store.ObjectStore
-    roots: Mapping[int, Root]
-    changes: ChangeQueue
-    tree: Tree
-    once: bool
-
-    def components(self) -> Components:
-        """Build all components."""
-        settings, clock = self.resources.settings, self.resources.clock
-        sending = Bandwidth(rates.parse(settings.upload.bandwidth), clock)
-        reading = Bandwidth(rates.parse(settings.guest.hash_bandwidth), clock)
-        quota = TransferQuota(
-            lambda: self.callbacks.settings().limits.max_bytes_per_day, **self.resources.shared
-        )
-        catalog = Catalog(self.api, clock)
-        comparer = self._comparer()
-        transfer = self._transfer(quota, sending)
-        wake, wake_maintenance = asyncio.Event(), asyncio.Event()
-        notifier = self._build_notifier()
-
-        def on_step() -> None:
-            wake.set()
-            wake_maintenance.set()
-            self.callbacks.on_clock_step()
-
-        clock_steps = ClockSteps(on_step=on_step, **self.resources.shared)
-        holds = HoldTracker(
-            credentials=self.credentials,
-            quota=quota,
-            notifier=notifier,
-            wake=wake,
-            describe_permissions=self._permissions,
-            **self.resources.shared,
-        )
-        worker = Worker(
-            self._worker_deps(comparer, transfer, catalog, reading), on_contact=holds.contact
-        )
-        dispatcher = Dispatcher(
-            worker,
-            holds,
-            clock_steps=clock_steps,
-            notifier=notifier,
-            quota=quota,
-            wake=wake,
-            owner=f"{socket.gethostname()}:{os.getpid()}",
-            max_jobs=settings.upload.files,
-            on_ended=wake_maintenance.set,
-            **self.resources.shared,
-        )
-        retirement = self._retirement()
-        ingester = self._ingester(comparer, dispatcher)
-        ingest = IngestLoop(
-            ingester,
-            self.changes,
-            self.roots,
-            on_root_missing=holds.begin_root,
-            on_roots_present=partial(holds.end, HoldKind.ROOT),
-            on_processed=wake.set,
-            **self.resources.shared,
-        )
-        credential_check = CredentialCheck(
-            self.credentials, self.team_guard, holds, **self.resources.shared
-        )
-        maintenance = MaintenanceLoop(
-            clock_steps=clock_steps,
-            aborter=UploadAborter(api=self.api, **self.resources.shared),
-            retirement=retirement,
-            reconciler=Reconciler(
-                api=self.api,
-                catalog=catalog,
-                hidden=self._hidden,
-                latest_s=self.resources.latest_s,
-                **self.resources.shared,
-            ),
-            wake=wake_maintenance,
-            reconcile=settings.catalog.reconcile_s > 0,
-            check_credentials=credential_check.run,
-            on_jobs_freed=wake.set,
-            **self.resources.shared,
-        )
-        return Components(
-            roots=self.roots,
-            store=self.resources.store,
-            team_guard=self.team_guard,
-            credentials=self.credentials,
-            sending=sending,
-            reading=reading,
-            comfyui_throttle=self._comfyui_throttle(sending, reading),
-            quota=quota,
-            transfer=transfer,
-            worker=worker,
-            holds=holds,
-            notifier=notifier,
-            clock_steps=clock_steps,
-            dispatcher=dispatcher,
-            changes=self.changes,
-            ingester=ingester,
-            ingest=ingest,
-            maintenance=maintenance,
-            credential_check=credential_check,
-            applier=partial(self._applier, comparer, catalog, retirement),
-            control=self._control(dispatcher, transfer, sending, ingester),
-        )
+    def _on_clock_step(self) -> None:
+        self._wake.set()
+        self._wake_maintenance.set()
+        self.resources.on_clock_step()
 
     def _hint(self, hint: Hint) -> None:
         self.changes.add(hint)
         self.changes.wake()
 
-    # -- the way in --------------------------------------------------------------------------------
+    def _path_of(self, job: Job) -> str:
+        return os.path.join(self.roots[job.root_id].path, job.rel_path)
 
+    # -- from file to job ------------------------------------------------------------------------
+
+    @cached_property
     def _comparer(self) -> Comparer:
         def rules_of(root: Root) -> Rules:
-            now = self.callbacks.settings()
-            return rules_for(now, root.path, type_key=root.type_key, tree=repr(self.tree))
+            now, tree = self.live.settings, repr(self._tree)
+            return rules_for(now, root.path, type_key=root.type_key, tree=tree)
 
         return Comparer(
             self.roots,
-            files=self.resources.store.seen,
-            symlinks=self.resources.settings.scan.symlinks,
-            tree=self.tree,
+            files=self.store.seen,
+            symlinks=self._settings.scan.symlinks,
+            tree=self._tree,
             rules_of=rules_of,
-            kept=self.resources.settings.kept_paths,
+            kept=self._settings.kept_paths,
         )
 
-    def _ingester(self, comparer: Comparer, dispatcher: Dispatcher) -> Ingester:
-        settings = self.resources.settings
+    @cached_property
+    def ingester(self) -> Ingester:
         return Ingester(
             self.roots,
-            comparer=comparer,
+            comparer=self._comparer,
             tracker=SettleTracker(
                 self.roots,
-                clock=self.resources.clock,
-                meter=self.resources.meter,
-                windows=_windows(settings),
-                once=self.once,
+                clock=self._clock,
+                meter=self._meter,
+                windows=lambda: _windows(self.live.settings),
+                once=self.resources.once,
             ),
-            meter=self.resources.meter,
-            read_lease=settings.settle.read_lease,
-            on_queued=dispatcher.wake,
+            meter=self._meter,
+            read_lease=lambda: self.live.settings.settle.read_lease,
+            on_queued=self._wake.set,
             on_freed=self._hint,
-            **self.resources.shared,
+            **self._shared,
         )
 
-    # -- the way out -------------------------------------------------------------------------------
-
-    def _transfer(self, quota: TransferQuota, sending: Bandwidth) -> Transfer:
-        settings = self.resources.settings
-        return Transfer(
-            slots=ConcurrencyLimiter(
-                AdaptiveConcurrency(settings.upload.parts, settings.upload.parts_max)
-            ),
-            api=self.api,
-            objects=self.objects,
-            jitter=self.resources.jitter,
-            meter=self.resources.meter,
-            hosts=HostRule(
-                settings.api.base_url,
-                frozenset(settings.network.storage_hosts),
-                pinned=not settings.api.loopback,
-            ),
-            quota=quota,
-            bandwidth=sending,
-            path_of=self._path_of,
-            **self.resources.shared,
+    @cached_property
+    def ingest(self) -> IngestLoop:
+        return IngestLoop(
+            self.ingester,
+            self.changes,
+            self.roots,
+            on_root_missing=self.holds.begin_root,
+            on_roots_present=partial(self.holds.end, HoldKind.ROOT),
+            on_processed=self._wake.set,
+            **self._shared,
         )
 
-    def _worker_deps(
-        self, comparer: Comparer, transfer: Transfer, catalog: Catalog, reading: Bandwidth
-    ) -> WorkerDeps:
-        settings = self.resources.settings
+    # -- from job to registered model --------------------------------------------------------------
 
+    @cached_property
+    def holds(self) -> HoldTracker:
+        return HoldTracker(
+            credentials=self.credentials,
+            quota=self.quota,
+            notifier=self.notifier,
+            wake=self._wake,
+            describe_permissions=self._permissions,
+            **self._shared,
+        )
+
+    async def _permissions(self) -> str | None:
+        team_id = None
+        if self.credentials.is_session:
+            team_id = self.credentials.team_id or self._settings.api.team_id
+        try:
+            return describe_permissions(await self._api.me(), team_id)
+        except JobError:
+            return None
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            Worker(self._worker_deps(), on_contact=self.holds.contact),
+            self.holds,
+            clock_steps=self.clock_steps,
+            notifier=self.notifier,
+            quota=self.quota,
+            wake=self._wake,
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+            max_jobs=lambda: self.live.settings.upload.files,
+            on_ended=self._wake_maintenance.set,
+            **self._shared,
+        )
+
+    def _worker_deps(self) -> WorkerDeps:
         def lacking(job: Job) -> str | None:
             assert job.target.bundle is not None, "asked of bundles only"
-            return comparer.missing_from_bundle(self.roots[job.root_id], job.target.bundle)
+            return self._comparer.missing_from_bundle(self.roots[job.root_id], job.target.bundle)
 
         return WorkerDeps(
             jitter=self.resources.jitter,
-            meter=self.resources.meter,
-            api=self.api,
-            catalog=catalog,
-            transfer=transfer,
+            meter=self._meter,
+            api=self._api,
+            catalog=self._catalog,
+            transfer=self.transfer,
             routes=Routes(
-                settings.api.single_put_limit,
+                self._settings.api.single_put_limit,
                 credentials=self.credentials,
-                api=self.api,
+                api=self._api,
             ),
-            reading=reading,
+            reading=self.reading,
             latest_s=self.resources.latest_s,
-            once=self.once,
+            once=self.resources.once,
             hidden=self._hidden,
             path_of=self._path_of,
             expected_of=lambda job: expected_sha256(self.roots[job.root_id].path, job.rel_path),
             lacking=lacking,
             on_moved=lambda job: self._hint(Hint(job.root_id, job.rel_path, HintKind.RESCAN)),
-            **self.resources.shared,
+            **self._shared,
         )
 
-    async def _permissions(self) -> str | None:
-        credentials = self.credentials
-        team_id = credentials.team_id or self.resources.settings.api.team_id
-        try:
-            return describe_permissions(
-                await self.api.me(), team_id if credentials.is_session else None
-            )
-        except JobError:
-            return None
+    @cached_property
+    def quota(self) -> TransferQuota:
+        return TransferQuota(lambda: self.live.settings.limits.max_bytes_per_day, **self._shared)
 
-    def _path_of(self, job: Job) -> str:
-        return os.path.join(self.roots[job.root_id].path, job.rel_path)
+    @cached_property
+    def transfer(self) -> Transfer:
+        settings = self._settings
+        return Transfer(
+            slots=ConcurrencyLimiter(
+                AdaptiveConcurrency(settings.upload.parts, settings.upload.parts_max)
+            ),
+            api=self._api,
+            objects=self._objects,
+            jitter=self.resources.jitter,
+            meter=self._meter,
+            hosts=HostRule(
+                settings.api.base_url,
+                frozenset(settings.network.storage_hosts),
+                pinned=not settings.api.loopback,
+            ),
+            quota=self.quota,
+            bandwidth=self.sending,
+            path_of=self._path_of,
+            **self._shared,
+        )
 
-    # -- what is done about records ----------------------------------------------------------------
+    @cached_property
+    def comfyui_throttle(self) -> ComfyUIThrottle:
+        return ComfyUIThrottle(
+            _busy_policy(self._settings),
+            sending=self.sending,
+            reading=self.reading,
+            meter=self._meter,
+            clock=self._clock,
+            ca_bundle=network(self._settings)["ca_bundle"],
+        )
 
+    # -- records -----------------------------------------------------------------------------------
+
+    @cached_property
     def _retirement(self) -> RecordCleanup:
-        catalog = self.resources.settings.catalog
+        catalog = self._settings.catalog
         policy = Policy(catalog.on_delete, catalog.delete_grace_s, catalog.delete_most)
-        return RecordCleanup(api=self.api, policy=policy, **self.resources.shared)
+        return RecordCleanup(api=self._api, policy=policy, **self._shared)
 
-    def _applier(
-        self, comparer: Comparer, catalog: Catalog, retirement: RecordCleanup
-    ) -> "Applier":
+    @cached_property
+    def credential_check(self) -> CredentialCheck:
+        return CredentialCheck(self.credentials, self.team_guard, self.holds, **self._shared)
+
+    @cached_property
+    def maintenance(self) -> MaintenanceLoop:
+        return MaintenanceLoop(
+            clock_steps=self.clock_steps,
+            aborter=UploadAborter(api=self._api, **self._shared),
+            retirement=self._retirement,
+            reconciler=Reconciler(
+                api=self._api,
+                catalog=self._catalog,
+                hidden=self._hidden,
+                latest_s=self.resources.latest_s,
+                **self._shared,
+            ),
+            wake=self._wake_maintenance,
+            reconcile=self._settings.catalog.reconcile_s > 0,
+            check_credentials=self.credential_check.run,
+            on_jobs_freed=self._wake.set,
+            **self._shared,
+        )
+
+    def applier(self) -> "Applier":
+        """Build what applies a plan."""
         from syncd.daemon.apply_plan import Applier  # the daemon applies no plan
 
         return Applier(
-            api=self.api,
-            catalog=catalog,
-            comparer=comparer,
-            retirement=retirement,
+            api=self._api,
+            catalog=self._catalog,
+            comparer=self._comparer,
+            retirement=self._retirement,
             roots=self.roots,
             hidden=self._hidden,
-            **self.resources.shared,
+            **self._shared,
         )
 
-    @property
-    def _hidden(self) -> bool:
-        return self.resources.settings.catalog.register_as == "disabled"
+    # -- notifications and control -----------------------------------------------------------------
 
-    # -- notifications, control, priority ------------------------------------------------------------------
-
-    def _build_notifier(self) -> WebhookNotifier:
+    @cached_property
+    def notifier(self) -> WebhookNotifier:
         return WebhookNotifier(
-            _receivers(self.resources.settings),
+            _receivers(self._settings),
             jitter=self.resources.jitter,
             shown_of=lambda job: self.roots[job.root_id].display_path(job.rel_path),
-            **self.resources.shared,
-            **network(self.resources.settings),
+            **self._shared,
+            **network(self._settings),
         )
 
-    def _control(
-        self, dispatcher: Dispatcher, transfer: Transfer, sending: Bandwidth, ingester: Ingester
-    ) -> ControlContext:
+    @cached_property
+    def control(self) -> ControlContext:
         return ControlContext(
-            state_dir=os.fspath(self.resources.settings.state_dir),
-            started_at=self.resources.clock.now_ms(),
-            meter=self.resources.meter,
+            state_dir=os.fspath(self._settings.state_dir),
+            started_at=self._clock.now_ms(),
+            meter=self._meter,
             credentials=self.credentials,
-            dispatcher=dispatcher,
-            transfer=transfer,
-            bandwidth=sending,
-            settling=ingester.tracker.progress,
+            dispatcher=self.dispatcher,
+            transfer=self.transfer,
+            bandwidth=self.sending,
+            settling=self.ingester.tracker.progress,
             hint=self._hint,
-            state_hold=self.callbacks.state_hold,
-            unready=self.callbacks.unready,
-            watch_mode=self.callbacks.watch_mode,
-            **self.resources.shared,
-        )
-
-    def _comfyui_throttle(self, sending: Bandwidth, reading: Bandwidth) -> ComfyUIThrottle:
-        return ComfyUIThrottle(
-            _busy_policy(self.resources.settings),
-            sending=sending,
-            reading=reading,
-            meter=self.resources.meter,
-            clock=self.resources.clock,
-            ca_bundle=network(self.resources.settings)["ca_bundle"],
+            state_hold=self.resources.state_hold,
+            unready=self.resources.unready,
+            watch_mode=self.resources.watch_mode,
+            **self._shared,
         )
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import structlog
 
 from syncd.config.loader import Loaded
-from syncd.config.reload import reloaded
-from syncd.config.settings import Settings
+from syncd.config.reload import LiveSettings, reloaded
 from syncd.daemon.components import Components
 from syncd.daemon.notify import SystemdNotifier
 from syncd.errors import SyncdError
@@ -19,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 class Reloader:
     """
-    Holds the current settings and replaces them on request.
+    Replaces the current settings on request.
 
     Args:
         reread: Reads the configuration again; None: a reload cannot be requested.
@@ -27,19 +26,15 @@ class Reloader:
 
     def __init__(
         self,
-        settings: Settings,
+        live: LiveSettings,
         *,
         reread: Callable[[], Loaded] | None,
         notifier: SystemdNotifier,
     ) -> None:
-        self._settings = settings
+        self._live = live
         self._reread = reread
         self._notifier = notifier
         self._requested = asyncio.Event()
-
-    @property
-    def settings(self) -> Settings:
-        return self._settings
 
     @property
     def available(self) -> bool:
@@ -65,10 +60,10 @@ class Reloader:
             self._notifier.ready()
 
     async def _apply(self, components: Components, loaded: Loaded) -> None:
-        result = reloaded(self._settings, loaded.settings)
-        settings = self._settings = result.settings
+        result = reloaded(self._live.settings, loaded.settings)
+        settings = self._live.settings = result.settings
         log.configure(format=settings.log.format, level=settings.log.level)
-        components.follow(settings)
+        components.on_reload()
         components.ingest.on_settings_changed(result.changed)
         components.team_guard.use_source(replace(loaded.credential, team_id=settings.api.team_id))
         await components.credential_check.reload()

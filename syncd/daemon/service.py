@@ -22,11 +22,11 @@ from apscheduler.triggers.base import BaseTrigger
 from syncd.clock import Clock, SystemClock
 from syncd.config.credential import CredentialSource
 from syncd.config.loader import Loaded
+from syncd.config.reload import LiveSettings
 from syncd.config.settings import Settings
 from syncd.core.exit_codes import exit_code
 from syncd.core.jobs.late import LATEST_S
 from syncd.daemon.components import (
-    Callbacks,
     Components,
     Factories,
     Resources,
@@ -36,7 +36,6 @@ from syncd.daemon.components import (
 from syncd.daemon.notify import SystemdNotifier
 from syncd.daemon.reload import Reloader
 from syncd.daemon.systemd import SystemdReporter
-from syncd.daemon.team_guard import TeamGuard
 from syncd.disk_full import DiskFullRetry
 from syncd.errors import RootUnavailable, StateFull
 from syncd.fs.watcher import Watcher
@@ -134,7 +133,8 @@ class Service:
         self._disk_full = DiskFullRetry(self._clock, limit_s=ONCE_FULL_S if once else None)
         self._lanes = self._factories.lanes(settings, self._disk_full)
         self._notifier = notifier or SystemdNotifier()
-        self._reloader = Reloader(settings, reread=reread, notifier=self._notifier)
+        self._live = LiveSettings(settings)
+        self._reloader = Reloader(self._live, reread=reread, notifier=self._notifier)
         self._scan_hangs = False
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -186,7 +186,7 @@ class Service:
         return applied
 
     async def _run(self, run_mode: Callable[[Components], Awaitable[int]]) -> int:
-        store = open_store(self._reloader.settings)
+        store = open_store(self._live.settings)
         try:
             with self._signals():
                 return await self._with_store(store, run_mode)
@@ -285,7 +285,7 @@ class Service:
             loop.call_soon_threadsafe(components.dispatcher.on_hint, hint)
 
         watcher = self._factories.watcher(
-            self._reloader.settings,
+            self._live.settings,
             {root.id: root.path for root in components.roots.values()},
             on_hint,
         )
@@ -323,7 +323,7 @@ class Service:
         grace_s = 0.0
         try:
             await self._until_stopped(components, tasks, enough=enough)
-            grace_s = self._reloader.settings.upload.shutdown_grace_s
+            grace_s = self._live.settings.upload.shutdown_grace_s
         finally:
             await components.dispatcher.drain(grace_s, self._hurry)
 
@@ -356,7 +356,7 @@ class Service:
         await self._stop.wait()
 
     def _once_wait_s(self, roots: Mapping[int, Root]) -> float:
-        settings = self._reloader.settings.settle
+        settings = self._live.settings.settle
         windows_s = [settings.quiet_s, settings.quiet_closed_s]
         if any(root.network for root in roots.values()):
             windows_s.append(settings.quiet_network_s)
@@ -366,7 +366,7 @@ class Service:
 
     def _schedule(self, components: Components, watcher: Watcher) -> AsyncIOScheduler:
         """Schedule the ticks, which only set events."""
-        reconcile_s = self._reloader.settings.catalog.reconcile_s
+        reconcile_s = self._live.settings.catalog.reconcile_s
         scheduler = AsyncIOScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -391,7 +391,7 @@ class Service:
             components.maintenance.reconcile()
 
         for tick, seconds in (
-            (rescan, self._reloader.settings.scan.interval_s),
+            (rescan, self._live.settings.scan.interval_s),
             (look_after, 30),
             (watch_again, WATCH_RETRY_S),
             (look_around, ROOT_CHECK_S),
@@ -450,31 +450,24 @@ class Service:
         self, store: Store, run_mode: Callable[[Components], Awaitable[int]]
     ) -> int:
         resources = Resources(
-            self._reloader.settings,
+            self._live,
+            self._source,
             store,
             self._lanes,
             self._clock,
             self._jitter,
             self._meter,
             self._latest_s,
-        )
-        callbacks = Callbacks(
-            settings=lambda: self._reloader.settings,
+            self._is_once,
             on_clock_step=self._restart_ticks,
-            unready=self._unready,
             state_hold=self._state_hold,
+            unready=self._unready,
             watch_mode=self._watch_mode,
         )
-        team_guard = TeamGuard(self._reloader.settings, self._source, **resources.shared)
-        await team_guard.bind_state_dir(team_guard.session_team())
-        await self._free(store)
-        async with (
-            build_components(
-                resources, callbacks, team_guard, factories=self._factories, once=self._is_once
-            ) as components,
-            self._factories.control(self._reloader.settings, components.control),
-        ):
-            return await run_mode(components)
+        async with build_components(resources, self._factories) as components:
+            await self._free(store)
+            async with self._factories.control(self._live.settings, components.control):
+                return await run_mode(components)
 
     async def _free(self, store: Store) -> None:
         """Free the jobs that the previous run left claimed or waiting."""

@@ -52,7 +52,8 @@ class Ingester:
     Examines paths, waits until files stop changing, and queues them.
 
     Args:
-        read_lease: Ask the kernel whether a program has a file open for writing, on local file systems.
+        read_lease: Returns whether to ask the kernel if a program has a file open for writing, on
+            local file systems.
         on_queued: Called when the queue may have a new job.
         on_freed: Called with a path to examine because another file appeared or went away.
     """
@@ -67,7 +68,7 @@ class Ingester:
         lanes: Executors,
         clock: Clock,
         meter: Meter,
-        read_lease: bool,
+        read_lease: Callable[[], bool],
         on_queued: Callable[[], None],
         on_freed: Callable[[Hint], None],
     ) -> None:
@@ -94,9 +95,6 @@ class Ingester:
     def files_seen(self) -> int:
         """How many files all walks have found so far, including the current one."""
         return self._comparer.files_seen
-
-    def set_read_lease(self, read_lease: bool) -> None:
-        self._read_lease = read_lease
 
     def stop(self) -> None:
         """Interrupt the current walk; nothing that it found is used."""
@@ -341,7 +339,7 @@ class Ingester:
         waiting_clash_keys: set[str] = set()
 
         def judge(found: FoundFile) -> integrity.Judgement:
-            lease = self._read_lease and not self._roots[found.root_id].network
+            lease = self._read_lease() and not self._roots[found.root_id].network
             return self._comparer.judge_content(found, lease=lease)
 
         judgements = await self._in_batches(judge, [item.found for item in selected])

@@ -4,7 +4,7 @@ Which files still change, why, and when to examine each of them again.
 This state is in memory only: after a restart, the walk finds these files again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from syncd.clock import Clock
@@ -68,7 +68,7 @@ class SettleTracker:
         *,
         clock: Clock,
         meter: Meter,
-        windows: Windows,
+        windows: Callable[[], Windows],
         once: bool,
     ) -> None:
         self._roots = roots
@@ -200,9 +200,6 @@ class SettleTracker:
         self._files.clear()
         self._meter.settling(0)
 
-    def set_windows(self, windows: Windows) -> None:
-        self._windows = windows
-
     def _observe(
         self,
         before: Observation | None,
@@ -217,7 +214,7 @@ class SettleTracker:
             found,
             now_s=now_s,
             hint=hint,
-            windows=self._windows,
+            windows=self._windows(),
             network=self._roots[found.root_id].network,
             companion=companion,
             old=old,
@@ -240,5 +237,6 @@ class SettleTracker:
 
     def _unless_shortened(self, before: Observation | None) -> Observation | None:
         """Return *before*, unless its window was shortened for an age that is in doubt now."""
-        shortest_s = min(self._windows.quiet_s, self._windows.closed_s)
+        windows = self._windows()
+        shortest_s = min(windows.quiet_s, windows.closed_s)
         return None if before is not None and before.window_s < shortest_s else before

@@ -30,7 +30,7 @@ class Dispatcher:
         holds: Consulted before each claim; learns from each outcome.
         notifier: Receives the outcomes.
         wake: Set whenever there may be something to claim.
-        max_jobs: Jobs that run at once.
+        max_jobs: Returns how many jobs may run at once.
         on_ended: Called after each job that a worker ended or gave back.
     """
 
@@ -47,7 +47,7 @@ class Dispatcher:
         quota: TransferQuota,
         wake: asyncio.Event,
         owner: str,
-        max_jobs: int,
+        max_jobs: Callable[[], int],
         on_ended: Callable[[], None],
     ) -> None:
         self._worker = worker
@@ -64,11 +64,6 @@ class Dispatcher:
         self._on_ended = on_ended
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._pausing = False
-
-    def use(self, max_jobs: int) -> None:
-        """Change the number of jobs that run at once; running jobs are not stopped."""
-        self._max_jobs = max_jobs
-        self._wake.set()
 
     def on_hint(self, hint: Hint) -> None:
         """Let the workers check the files of running jobs that *hint* is about."""
@@ -162,7 +157,7 @@ class Dispatcher:
         """Start workers for due jobs; seconds until more may be due, None if unknown."""
         if not self._may_claim():
             return None
-        while len(self._running) < (1 if self._holds.active else self._max_jobs):
+        while len(self._running) < (1 if self._holds.active else self._max_jobs()):
             wait_s = await self._quota_wait_s(only) or await self._holds.wait_s()
             if wait_s > 0:
                 return wait_s

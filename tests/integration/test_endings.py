@@ -12,12 +12,13 @@ from pydantic import SecretStr
 
 from syncd.clock import SystemClock
 from syncd.config.credential import CredentialSource
+from syncd.config.reload import LiveSettings
 from syncd.config.settings import Settings
 from syncd.control.context import ControlContext
+from syncd.core.jobs.late import LATEST_S
 from syncd.daemon import service as service_room
-from syncd.daemon.components import Callbacks, Factories, Resources, build_components, open_store
+from syncd.daemon.components import Factories, Resources, build_components, open_store
 from syncd.daemon.service import Service
-from syncd.daemon.team_guard import TeamGuard
 from syncd.executors import Executors
 from syncd.fs.watcher import Watcher
 from syncd.ingest.comparer import ScanStopped
@@ -131,19 +132,23 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(
 @pytest.mark.parametrize("fails", [True, False])
 async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fails: bool) -> None:
     store, lanes = open_store(settings), Executors(files=1, slots=1)
-    resources = Resources(settings, store, lanes, SystemClock(), lambda: 0.5, Meter())
-    callbacks = Callbacks(
-        settings=lambda: settings,
+    resources = Resources(
+        LiveSettings(settings),
+        SOURCE,
+        store,
+        lanes,
+        SystemClock(),
+        lambda: 0.5,
+        Meter(),
+        LATEST_S,
+        once=True,
         on_clock_step=lambda: None,
         state_hold=lambda: None,
         unready=list,
         watch_mode=lambda: "walks",
     )
-    team_guard = TeamGuard(settings, SOURCE, **resources.shared)
     with pytest.raises(NoRoom) if fails else nullcontext():
-        async with build_components(
-            resources, callbacks, team_guard, factories=Factories(), once=True
-        ) as components:
+        async with build_components(resources, Factories()) as components:
             if fails:
                 raise NoRoom
 

@@ -97,10 +97,10 @@ def scene_in(
         lanes=lanes,
         clock=clock,
         tracker=SettleTracker(
-            {root.id: root}, clock=clock, meter=meter, windows=WINDOWS, once=backfill
+            {root.id: root}, clock=clock, meter=meter, windows=lambda: WINDOWS, once=backfill
         ),
         meter=meter,
-        read_lease=True,
+        read_lease=lambda: True,
         on_queued=lambda: queued.append(None),
         on_freed=freed.append,
     )

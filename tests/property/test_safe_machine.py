@@ -235,11 +235,11 @@ class Safe(RuleBasedStateMachine):
                 self.roots,
                 clock=self.clock,
                 meter=Meter(),
-                windows=Windows(WINDOW_S, WINDOW_S, WINDOW_S),
+                windows=lambda: Windows(WINDOW_S, WINDOW_S, WINDOW_S),
                 once=False,
             ),
             meter=Meter(),
-            read_lease=False,
+            read_lease=lambda: False,
             on_queued=lambda: None,
             on_freed=lambda hint: None,
         )
