@@ -278,10 +278,11 @@ def _was_kept(evidence: Evidence, call: Entry) -> bool:
 
 def _may_be_repeated(evidence: Evidence, call: Entry, after: Entry) -> bool:
     """Whether the record of *call* was deleted, or could not be found, before *after*."""
-    between = [c for c in evidence.history if call.seq < c.seq < after.seq]
-    if any(c.call == DELETE and c.ok and c.record_id == call.record_id for c in between):
+    earlier = [c for c in evidence.history if c.seq < after.seq]
+    if any(c.call == DELETE and c.ok and c.record_id == call.record_id for c in earlier):
         return True
-    unlisted = any(c.call == LIST and c.answered in NO_ROUTE for c in between)
+    began = max((start for start in evidence.started if start <= after.at_ms), default=0)
+    unlisted = any(c.call == LIST and c.answered in NO_ROUTE and c.at_ms >= began for c in earlier)
     return (unlisted or not evidence.listing) and not _was_kept(evidence, call)
 
 
