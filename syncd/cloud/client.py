@@ -244,7 +244,12 @@ class CloudClient:
         listed = [{"part_number": number, "etag": etag} for number, etag in sorted(parts)]
         body = {**_upload_members(upload), "parts": listed}
         path = self._multipart.complete_path
-        await self._send(Call.COMPLETE, "POST", path, body, read=_require_no_error, intend=intend)
+        try:
+            await self._send(Call.COMPLETE, "POST", path, body, read=_require_no_error, intend=intend)
+        except JobError as error:
+            if error.kind is Kind.INVALID_ANSWER:  # a success, so the next 404 is about the upload
+                self._capabilities.note_answered(Call.COMPLETE)
+            raise
 
     async def abort(self, upload: Multipart) -> None:
         """Drop an unfinished upload; one that does not exist counts as dropped."""

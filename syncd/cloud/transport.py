@@ -195,6 +195,7 @@ class Transport:
             except JobError as error:
                 failure = error
             else:
+                self.capabilities.note_answered(call)
                 if tries == 0:
                     self._budget.worked()
                 return answer
@@ -295,7 +296,6 @@ class Transport:
         refusal = self._refusal(call, response, content)
         if refusal is not None:
             raise refusal
-        self.capabilities.note_answered(call)  # the route exists, even if its answer is unusable
         return self._read(call, response, content, read)
 
     def _read(
