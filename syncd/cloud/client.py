@@ -245,7 +245,9 @@ class CloudClient:
         body = {**_upload_members(upload), "parts": listed}
         path = self._multipart.complete_path
         try:
-            await self._send(Call.COMPLETE, "POST", path, body, read=_require_no_error, intend=intend)
+            await self._send(
+                Call.COMPLETE, "POST", path, body, read=_require_no_error, intend=intend
+            )
         except JobError as error:
             if error.kind is Kind.INVALID_ANSWER:  # a success, so the next 404 is about the upload
                 self._capabilities.note_answered(Call.COMPLETE)
