@@ -29,7 +29,7 @@ class StoreRefusal(Exception):
 
 def explain(error: ValidationError) -> str:
     """What is wrong with each member, in one line."""
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    return "; ".join(": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors())
 
 
 @dataclass(frozen=True, slots=True)

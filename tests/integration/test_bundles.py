@@ -108,18 +108,6 @@ def test_incomplete_bundle_is_not_presigned_and_names_missing_member(
     assert calls(cloud).count("presign") == len(ALL)
 
 
-def test_last_shard_completes_the_bundle(home: Home, cloud: Sandbox) -> None:
-    (home.models / SHARDS[2]).unlink()
-    with home.daemon() as daemon:
-        daemon.started()
-        until(lambda: daemon.events("scan.finished"), "a walk")
-        write(home, SHARDS[2])
-        until(lambda: len(cloud.records()) == len(ALL), "the bundle")
-        assert daemon.stop() == 143
-
-    assert records(cloud) == in_catalog(home)
-
-
 def test_bundle_resumes_after_kill_before_registration(home: Home, cloud: Sandbox) -> None:
     cloud.faults.add(Rule(Fault.ANSWER, call="register", status=503, count=None))
     with home.daemon() as daemon:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,14 +23,12 @@ from tests.integration.harness import CAP, MIB, PROJECT, RUN_S, Daemon, Home
 from tests.integration.test_control import ask, started
 from tests.integration.test_login import pair, sign_in, unsigned
 from tests.integration.test_no_secrets import (
-    COMMANDS,
     FILES,
     FOREIGN_SIGNATURE,
     PROXY_PASSWORD,
     faults,
     files_below,
     leaks,
-    members_of,
 )
 from tests.relay import Answer, Seen, relaying
 from tests.weights import write_safetensors
@@ -41,6 +40,14 @@ MEMBER = re.compile(
 )
 SIGNATURE = re.compile(rb"X-Amz-Signature=([0-9a-f]{64})")
 ENDPOINTS = ("/status", "/files", "/settling?path=x", "/metrics", "/live", "/ready", "/nowhere")
+
+COMMANDS = (
+    ("status",), ("status", "--json"), ("status", "--all"), ("plan",), ("plan", "--json"),
+    ("config", "show"), ("config", "check"), ("file", "loras/put-refused.safetensors"),
+    ("file", "loras/presign-refused.safetensors", "--json"), ("queue",), ("queue", "--json"),
+    ("history",), ("history", "--json"), ("verify",), ("doctor",), ("doctor", "--json"), ("health",),
+    ("gc",),
+)  # fmt: skip
 
 # Errors of other libraries, with what they would say of a request or of an answer.
 BUGGY = """
@@ -131,6 +138,13 @@ class Machine:
         )
         self.keep(channel, done.stdout, done.stderr)
         return done.returncode
+
+
+def members_of(bundle: Path) -> dict[str, bytes]:
+    """What a support bundle holds."""
+    with tarfile.open(bundle) as archive:
+        files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+        return {name: file.read() for name, file in files.items() if file is not None}
 
 
 @pytest.fixture

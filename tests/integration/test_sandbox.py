@@ -77,27 +77,6 @@ def test_command_shows_a_line_a_request_to_a_person() -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        (["--switch", "nonsense=1"], "listing_off"),
-        (["--switch", "nonsense"], "NAME=VALUE"),
-        (["--switch", "listing_off=gone"], "listing_off"),
-        (["--fault", "{}"], "fault"),
-        (["--fault", '{"fault": "nonsense"}'], "lost_answer"),
-        (["--fault", '{"fault": "reset", "often": 1}'], "often"),
-        (["--fault", '{"fault": "reset", "skip": -1}'], "negative"),
-    ],
-)
-def test_command_refuses_an_unknown_option_value_with_what_it_accepts(
-    given: list[str], named: str
-) -> None:
-    done = subprocess.run([*COMMAND, *given], capture_output=True, text=True, timeout=60)
-
-    assert done.returncode == 2
-    assert named in done.stderr
-
-
 def test_stopped_sandbox_leaves_no_port_and_no_file_outside_its_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,13 +9,11 @@ thousands, and time-outs are a tenth of a second.
 import asyncio
 import contextlib
 import io
-import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -24,8 +22,6 @@ from unittest import mock
 import httpx
 import structlog
 from pydantic import SecretStr
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from syncd.cloud import object_store
 from syncd.cloud import transport as api
@@ -41,6 +37,7 @@ from syncd.sandbox.history import Entry
 from syncd.sandbox.objects import DiskObjects
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
+from syncd.types import Call
 from tests import scaling
 from tests.oracle import Content, Evidence
 from tests.sockets.skipping import SkippingClock
@@ -66,30 +63,9 @@ SWITCHES = Switches(
     register_repeats=True,
 )
 
-_client: ContextVar[int] = ContextVar("client")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
-    """A request that the client begins, and the newest call that had been heard of by then."""
-
-    path: str
-    part: int
-    said: bytes
-    after: int
-
-    def is_(self, entry: Entry) -> bool:
-        """May this be its call? Of several requests alike it may be either's."""
-        of_it = entry.storage_key or entry.model_path or ""
-        return (
-            entry.seq > self.after
-            and (entry.path, entry.part or 0) == (self.path, self.part)
-            and (not self.said or of_it.encode() in self.said)
-        )
-
 
 class Watched(Sandbox):
-    """A stand-in cloud behind two proxies; it knows which connection each call came by."""
+    """A stand-in cloud behind two proxies, one before the API and one before the store."""
 
     def __init__(
         self,
@@ -98,12 +74,9 @@ class Watched(Sandbox):
         accidents: Mapping[str, list[Accident]],
         switches: Switches,
     ) -> None:
-        self.port_of: dict[int, int] = {}
-        self._heard: dict[_Asked, int] = {}
-        self._given_up: list[_Asked] = []
         self.on_entry: Callable[[Entry], None] = lambda entry: None
         self._wires, self._accidents = wires, accidents
-        super().__init__(folder, switches=switches, listener=self._note)
+        super().__init__(folder, switches=switches, listener=lambda entry: self.on_entry(entry))
 
     def _start(self) -> None:
         super()._start()
@@ -115,57 +88,13 @@ class Watched(Sandbox):
         self._wires[1].point_at(port, self._accidents.get("store", []))
         return super()._own_store(self._wires[1].port)
 
-    def _fronted(self, app: ASGIApp, routes: list[Route]) -> ASGIApp:
-        front = super()._fronted(app, routes)
-
-        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
-            _client.set(scope["client"][1])
-            await front(scope, receive, send)
-
-        return watched
-
-    def _note(self, entry: Entry) -> None:
-        self.port_of[entry.seq] = _client.get()
-        self.on_entry(entry)
-
-    def asks(self, request: httpx.Request, said: bytes) -> _Asked:
-        """The client is about to send *request*."""
-        body = json.loads(said or b"{}")
-        part = int(request.url.params.get("partNumber", body.get("part_number", 0)))
-        after = max((entry.seq for entry in self.history.entries()), default=0)
-        return _Asked(request.url.path, part, said, after)
-
-    def hears(self, asked: _Asked) -> None:
-        """The client has an answer: the newest call of this kind was answered."""
-        mine = [entry.seq for entry in self.history.entries() if asked.is_(entry)]
-        if mine:
-            self._heard[asked] = max(mine)
-
-    def gives_up(self, asked: _Asked) -> None:
-        """The client waits no longer, even if the call has yet to arrive."""
-        self._heard.pop(asked, None)
-        self._given_up.append(asked)
-
-    def _unheard(self, entries: list[Entry]) -> set[int]:
-        unheard, heard = set[int](), set(self._heard.values())
-        for asked in self._given_up:
-            mine = {entry.seq for entry in entries if asked.is_(entry)} - heard - unheard
-            unheard |= {min(mine)} if mine else set()
-        return unheard
-
     def as_seen(self) -> list[Entry]:
-        """The history, and in it which answers the client may never have seen whole."""
-        entries = list(self.history.entries())
-        last = {self.port_of[entry.seq]: entry.seq for entry in sorted(entries, key=_by_seq)}
-        suspects = self._wires[0].suspects | self._wires[1].suspects
-        doubted = self._wires[0].doubted | self._wires[1].doubted
-        lost = self._unheard(entries) | {last[port] for port in suspects if port in last}
-        lost |= {seq for seq, port in self.port_of.items() if port in doubted}
-        return [replace(e, lost=True) if e.seq in lost else e for e in entries]
-
-
-def _by_seq(entry: Entry) -> int:
-    return entry.seq
+        """The history; behind accidents, the client may have seen no answer to an initiate."""
+        doubtful = any(self._accidents.values())
+        return [
+            replace(entry, lost=True) if doubtful and entry.call == Call.INITIATE else entry
+            for entry in self.history.entries()
+        ]
 
 
 class _Counted(Executors):
@@ -198,7 +127,7 @@ class _Counted(Executors):
             pool.shutdown(wait=True)
 
 
-def _api_client(clock: SkippingClock, cloud: Watched) -> api.HttpClient:
+def _api_client(clock: SkippingClock) -> api.HttpClient:
     """The API's real client; the clock does not jump during a request."""
     client = api.build_client()
     plain = client.send
@@ -206,59 +135,15 @@ def _api_client(clock: SkippingClock, cloud: Watched) -> api.HttpClient:
     async def send(request: httpx.Request, **how: Any) -> httpx.Response:
         with contextlib.ExitStack() as under_way:
             under_way.enter_context(clock.busy())
-            asked = cloud.asks(request, request.content)
-            try:
-                response = await plain(request, **how)
-            except (httpx.HTTPError, asyncio.CancelledError):
-                cloud.gives_up(asked)
-                raise
-            cloud.hears(asked)
-            end, closing, reading = under_way.pop_all(), response.aclose, response.aiter_raw
-
-            async def aiter_raw(chunk_size: int | None = None) -> AsyncIterator[bytes]:
-                try:
-                    async for piece in reading(chunk_size):
-                        yield piece
-                except (httpx.HTTPError, asyncio.CancelledError):
-                    cloud.gives_up(asked)
-                    raise
+            response = await plain(request, **how)
+            end, closing = under_way.pop_all(), response.aclose
 
             async def aclose() -> None:
                 end.close()
                 await closing()
 
-            response.aiter_raw = aiter_raw  # type: ignore[method-assign]
             response.aclose = aclose  # type: ignore[method-assign]
             return response
-
-    client.send = send  # type: ignore[method-assign]
-    return client
-
-
-def _store_client(cloud: Watched) -> object_store.HttpClient:
-    """The store's real client; it reports the answers that it did not wait for."""
-    client = object_store.build_client()
-    plain = client.send
-
-    def send(request: httpx.Request, **how: Any) -> httpx.Response:
-        asked = cloud.asks(request, b"")
-        try:
-            response = plain(request, **how)
-        except httpx.HTTPError:
-            cloud.gives_up(asked)
-            raise
-        cloud.hears(asked)
-        reading = response.iter_raw
-
-        def iter_raw(chunk_size: int | None = None) -> Iterator[bytes]:
-            try:
-                yield from reading(chunk_size)
-            except httpx.HTTPError:
-                cloud.gives_up(asked)
-                raise
-
-        response.iter_raw = iter_raw  # type: ignore[method-assign]
-        return response
 
     client.send = send  # type: ignore[method-assign]
     return client
@@ -350,8 +235,8 @@ class Rig:
             jitter=self.jitter,
             factories=Factories(
                 lanes=lambda _, disk_full: _Counted(self.clock, disk_full),
-                api=lambda _: _api_client(self.clock, self.cloud),
-                objects=lambda _: _store_client(self.cloud),
+                api=lambda _: _api_client(self.clock),
+                objects=lambda _: object_store.build_client(),
             ),
         )
         self.started.append(self.clock.now_ms())

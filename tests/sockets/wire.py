@@ -51,7 +51,6 @@ class _Link:
 
     accident: Accident | None
     passed: int = 0
-    waiting: bool = False
     reset: bool = False
 
 
@@ -59,9 +58,7 @@ class Wire:
     """
     One listening port in front of another one on this machine.
 
-    ``suspects`` holds the local ports towards the server whose last answer the client may not have
-    seen whole, ``doubted`` those of which no answer can be relied on. ``met`` counts the
-    connections on which an accident happened.
+    ``met`` counts the connections on which an accident happened.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -70,8 +67,6 @@ class Wire:
         self.port: int = self._sock.getsockname()[1]
         self.upstream = 0
         self.accidents: list[Accident] = []
-        self.suspects: set[int] = set()
-        self.doubted: set[int] = set()
         self.met = 0
         self._count = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,7 +76,6 @@ class Wire:
         """Forget all that was and lead to *port* from now on."""
         self.hang_up()
         self.upstream, self.accidents = port, accidents
-        self.suspects, self.doubted = set(), set()
         self.met = self._count = 0
 
     def hang_up(self) -> None:
@@ -122,16 +116,13 @@ class Wire:
         self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
-        port = up_writer.get_extra_info("sockname")[1]
         ways = [
-            asyncio.ensure_future(self._carry(link, reader, up_writer, port, asks=True)),
-            asyncio.ensure_future(self._carry(link, up_reader, writer, port, asks=False)),
+            asyncio.ensure_future(self._carry(link, reader, up_writer, asks=True)),
+            asyncio.ensure_future(self._carry(link, up_reader, writer, asks=False)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if link.waiting:
-                self.suspects.add(port)
             _close(up_writer, reset=link.reset)  # before the wait, which may be cancelled
             for way in ways:
                 way.cancel()
@@ -142,7 +133,6 @@ class Wire:
         link: _Link,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        port: int,
         *,
         asks: bool,
     ) -> None:
@@ -153,15 +143,14 @@ class Wire:
         while data := await self._read(reader, accident, link):
             if accident is None or link.passed + len(data) <= accident.after:
                 link.passed += len(data) if accident is not None else 0
-                link.waiting = asks
                 writer.write(data)
                 await writer.drain()
                 continue
             whole = accident.after - link.passed
-            link.passed, link.waiting = accident.after, True
+            link.passed = accident.after
             writer.write(data[:whole])
             await writer.drain()
-            if not await self._happen(link, accident, writer, data[whole:], port):
+            if not await self._happen(link, accident, writer, data[whole:]):
                 return
             accident = None
 
@@ -177,30 +166,21 @@ class Wire:
             return b""
 
     async def _happen(
-        self,
-        link: _Link,
-        accident: Accident,
-        writer: asyncio.StreamWriter,
-        rest: bytes,
-        port: int,
+        self, link: _Link, accident: Accident, writer: asyncio.StreamWriter, rest: bytes
     ) -> bool:
         """Let it happen; does the connection go on afterwards?"""
         self.met += 1
-        self.suspects.add(port)
         match accident.what:
             case Break.REQUEST_RESET | Break.ANSWER_RESET:
                 link.reset = True
             case Break.REQUEST_STALL | Break.ANSWER_STALL:
                 await asyncio.Event().wait()
             case Break.ANSWER_TRICKLES:
-                self.suspects.discard(port)
                 for at in range(len(rest)):
                     writer.write(rest[at : at + 1])
                     await asyncio.sleep(0)
-                link.waiting = False
                 return True
             case Break.ANSWER_TWICE:
-                self.doubted.add(port)
                 writer.write(rest[:200] + rest)
                 return True
         return False
