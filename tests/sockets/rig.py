@@ -89,10 +89,10 @@ class Watched(Sandbox):
         return super()._own_store(self._wires[1].port)
 
     def as_seen(self) -> list[Entry]:
-        """The history; behind accidents, the client may have seen no answer to an initiate."""
-        doubtful = any(self._accidents.values())
+        """The history; behind accidents, the client may not have seen the ids and etags in it."""
+        doubtful = (Call.INITIATE, Call.PUT_PART) if any(self._accidents.values()) else ()
         return [
-            replace(entry, lost=True) if doubtful and entry.call == Call.INITIATE else entry
+            replace(entry, lost=True) if entry.call in doubtful else entry
             for entry in self.history.entries()
         ]
 
