@@ -1,9 +1,8 @@
 """
 Retries while the disk of the state directory is full.
 
-A statement that fails for lack of space changes nothing, so it can be repeated: without end in the
-daemon, for a limited time in a backfill. The hold appears in the log and on the control socket only.
-It has no row in the database, because writing that row would need the missing space.
+A statement that fails for lack of space changes nothing, so it can be repeated: without end in the daemon,
+for a limited time in a backfill. The hold has no row in the database, which would need the missing space.
 """
 
 import asyncio
@@ -18,8 +17,7 @@ from syncd.states import HoldKind
 
 T = TypeVar("T")
 
-FIRST_S, MOST_S = 1.0, 60.0
-"""Bounds of the wait between two attempts, which equals the time waited so far."""
+FIRST_S, MOST_S = 1.0, 60.0  # bounds of a wait, which equals the time waited so far
 
 
 class DiskFullRetry:

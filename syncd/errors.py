@@ -4,10 +4,10 @@ Errors, grouped by what happens next.
 ::
 
     SyncdError                      has an exit code; its text says what happened and what to do
-    ├── ConfigError                 78  the configuration cannot be used
+    ├── ConfigError                 78  the configuration cannot be used; names the key and its origin
     ├── StateError                  74  the state directory cannot be written, or the database is damaged
     │   └── StateFull                   its disk is full or read-only; nothing was written, retry later
-    ├── AccessDenied                77  this account may not read the state directory or the socket
+    ├── AccessDenied                77  this account may not read a path; names the path and its owner
     ├── AlreadyRunning              75  another instance holds the lock
     ├── RootUnavailable             66  a root is missing, unexpectedly empty, or unreadable
     │   └── RulesUnusable           78  its .syncdignore cannot be used, so nothing in it can be judged
@@ -39,20 +39,14 @@ class SyncdError(Exception):
 
 
 class ConfigError(SyncdError):
-    """The configuration cannot be used; the text names the key, its origin and what to do."""
-
     exit_code = 78
 
 
 class StateError(SyncdError):
-    """The state directory cannot be used."""
-
     exit_code = 74
 
 
 class AccessDenied(SyncdError):
-    """This account may not read a path; the text says which path, who owns it, and what to do."""
-
     exit_code = 77
 
 
@@ -61,20 +55,14 @@ class StateFull(StateError):
 
 
 class AlreadyRunning(SyncdError):
-    """Another syncd owns the state directory."""
-
     exit_code = 75
 
 
 class RootUnavailable(SyncdError):
-    """A root is missing, unreadable, or empty although it once held a model."""
-
     exit_code = 66
 
 
 class RulesUnusable(RootUnavailable):
-    """A root's ``.syncdignore`` cannot be used; the text names the file and the line."""
-
     exit_code = 78
 
 
@@ -84,7 +72,6 @@ class JobError(SyncdError):
 
     Args:
         message: What happened, in one sentence, without secrets.
-        kind: The row of the retry table.
         retry_after_s: What the server asked for, in seconds, already clamped; None if it did not.
         advice: What an operator can do; None if nothing is needed.
         unclear: The request may have taken effect although it was not answered.
@@ -141,8 +128,6 @@ class Stale(JobError):
 
 
 class FileChanged(Stale):
-    """The file on disk is not the one that the job was created for."""
-
     def __init__(self, message: str) -> None:
         from syncd.types import Kind
 
@@ -150,8 +135,6 @@ class FileChanged(Stale):
 
 
 class LeaseLost(Stale):
-    """The job row is no longer ours: superseded, expired or taken over."""
-
     def __init__(self, message: str) -> None:
         from syncd.types import Kind
 

@@ -1,8 +1,8 @@
 """
 The thread pools.
 
-The asyncio loop makes all decisions. Blocking calls run in threads: one thread for the store (SQLite
-allows one writer), one per file for hashing, one per request for sending, and one for walking the tree.
+The asyncio loop makes all decisions. Blocking calls run in threads: one thread for the store (SQLite allows
+one writer), one per file for hashing, one per request for sending, and one for scanning the tree.
 """
 
 import asyncio
@@ -22,10 +22,8 @@ class Executors:
     """
     The thread pools of the program.
 
-    Args:
-        files: The largest number of files hashed at the same time.
-        slots: The largest number of PUT requests at the same time.
-        disk_full: Repeats a store call that failed because the disk is full. None: the call fails.
+    *files* are hashed and *slots* requests sent at the same time, at most. *disk_full* repeats a store
+    call that failed because the disk is full; None: the call fails.
     """
 
     def __init__(self, *, files: int, slots: int, disk_full: DiskFullRetry | None = None) -> None:
@@ -37,11 +35,9 @@ class Executors:
 
     async def db(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """
-        Run a call of the store.
+        Run a call of the store, which is one transaction and repeated while the disk is full.
 
         The call runs to its end even if the caller is cancelled, because a commit cannot be undone.
-        A call that fails because the disk is full is repeated. That is safe: every call of the store
-        is one transaction.
 
         Raises:
             StateFull: The disk is full and the call is not, or no longer, repeated.

@@ -1,8 +1,8 @@
 """
 States and kinds that the store keeps and that the log, the commands and the metrics show.
 
-The values are part of the interface. This module imports only ``enum``: what ``syncd status`` and
-``syncd health`` need imports it directly, all other code imports these names from ``syncd.types``.
+This module imports only ``enum``: ``syncd status`` and ``syncd health`` import it directly, all other code
+imports these names from ``syncd.types``.
 """
 
 from enum import StrEnum

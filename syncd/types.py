@@ -1,9 +1,8 @@
 """
 The values that all packages share: frozen dataclasses and enums.
 
-Units are in the names. ``size`` and
-``part_size`` are bytes, ``*_at`` and ``run_after`` are Unix milliseconds UTC, ``*_s`` are seconds.
-File names are ``str`` as ``os.fsdecode`` makes them, so undecodable bytes survive as surrogates;
+``size`` and ``part_size`` are bytes, ``*_at`` and ``run_after`` are Unix milliseconds UTC, ``*_s`` are
+seconds. File names are ``str`` as ``os.fsdecode`` makes them, so undecodable bytes survive as surrogates;
 use ``printable`` to show such a name.
 """
 
@@ -20,11 +19,8 @@ from syncd.states import State as State
 from syncd.states import UploadState as UploadState
 from syncd.states import Verdict as Verdict
 
-LEAF_SIZE = 4 * 1024 * 1024
-"""Bytes that one leaf digest covers."""
-
-LEAF_DIGEST_SIZE = 16
-"""Bytes of one leaf digest (XXH3-128)."""
+LEAF_SIZE = 4 * 1024 * 1024  # bytes that one leaf digest covers
+LEAF_DIGEST_SIZE = 16  # bytes of one leaf digest (XXH3-128)
 
 
 class Event(StrEnum):
@@ -61,7 +57,7 @@ class Priority(IntEnum):
 
 class Kind(StrEnum):
     """
-    The kind of a failure: the rows of the retry table (``syncd.core.jobs.retry_policy``), in its order.
+    The kind of a failure: the rows of the retry table (``retry_policy``), in its order.
 
     The value is what the log and the database carry.
     """
@@ -142,8 +138,8 @@ class Fingerprint(NamedTuple):
         """
         Return whether all but the device number is equal.
 
-        NFS, FUSE, overlay and btrfs may change that at every mount, and a reboot must not make a
-        whole tree look new. The root's mounts detect another file system under the same path.
+        NFS, FUSE, overlay and btrfs may change that at every mount. The root's mounts detect another file
+        system.
         """
         return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == (
             other.inode, other.size, other.mtime_ns, other.ctime_ns,
@@ -153,9 +149,9 @@ class Fingerprint(NamedTuple):
         """
         Return whether only ctime differs (a chmod, a link, or a rewrite that set mtime back).
 
-        The device number may change at any mount, so it may differ instead of ctime, but not with
-        it: a swapped link can lead to a file on another file system whose inode number, size and
-        mtime were chosen to agree, and ctime cannot be chosen.
+        The device number may differ instead of ctime, but not with it: a swapped link can lead to a file
+        on another file system whose inode number, size and mtime were chosen to agree, and ctime cannot
+        be chosen.
         """
         same = (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
         moved = (self.dev != other.dev) + (self.ctime_ns != other.ctime_ns)
@@ -200,11 +196,7 @@ class HintKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """
-    A request to examine a path and, if ``folder``, everything below it.
-
-    ``rel_path`` is empty for the root itself.
-    """
+    """A request to examine a path (empty: the root) and, if ``folder``, everything below it."""
 
     root_id: int
     rel_path: str
@@ -227,11 +219,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """
-    Where a file goes in the catalog, in the API's words.
-
-    ``bundle`` is the folder that is registered as a whole, if the file belongs to one.
-    """
+    """Where a file goes in the catalog; ``bundle`` is the folder that is registered as a whole, if any."""
 
     model_path: str
     model_type: str
@@ -246,7 +234,7 @@ class FileDigests:
     The digests from one sequential read of a file.
 
     ``sha256`` is 64 lower-case hex digits. ``leaves`` holds ``LEAF_DIGEST_SIZE`` bytes for each
-    ``LEAF_SIZE`` bytes of the file, in order.
+    ``LEAF_SIZE``.
     """
 
     size: int
@@ -304,7 +292,6 @@ class Session:
     Args:
         base_url, team_id: The cloud that issued it, and the team it is used for.
         refresh: Exchanged for new tokens once; None if the server does not accept it any more.
-        begun_at, expires_at: Of ``access``.
         refresh_sent_at: When ``refresh`` was sent, if the session lacks the answer.
     """
 
@@ -342,8 +329,8 @@ class Profile:
     """
     The owner of a credential.
 
-    ``switched_off`` names the model features that are off, each with the scope of its flag:
-    ``global``, ``account`` or a team's id.
+    ``switched_off`` names the model features that are off, each with the scope of its flag: ``global``,
+    ``account`` or a team's id.
     """
 
     user_id: str

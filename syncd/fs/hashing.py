@@ -1,10 +1,10 @@
 """
 Reads model files: fingerprints, digests, and the bytes to send.
 
-Files are opened read-only and never interpreted. A ``Hasher`` reads every byte first. When the bytes
-are read again to be sent, ``checked_pieces`` compares each leaf with the first reading before it yields
-the last piece of that leaf. This protects against a file that changes, not against a forger, so the
-second digest is XXH3-128 (about 10 GB/s) and not another SHA-256.
+Files are opened read-only and never interpreted. A ``Hasher`` reads every byte first. When the bytes are
+read again to be sent, ``checked_pieces`` compares each leaf with the first reading before it yields the
+last piece of that leaf. This protects against a file that changes, not against a forger, so the second
+digest is the fast XXH3-128.
 """
 
 import errno
@@ -24,14 +24,13 @@ from syncd.errors import FileChanged, Permanent
 from syncd.fs.page_cache import RWF_DONTCACHE, Footprint
 from syncd.types import LEAF_DIGEST_SIZE, LEAF_SIZE, FileDigests, Fingerprint, Kind, Part, printable
 
-PIECE_SIZE = 512 * 1024
-"""Bytes sent at a time: large enough for speed, small enough for 32 sending threads."""
+PIECE_SIZE = 512 * 1024  # bytes sent at a time: fast, and small enough for 32 sending threads
 
 # O_NONBLOCK: a FIFO in the place of the file must not block the thread.
 FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
+# Errors of a kernel or file system that does not know RWF_DONTCACHE.
 _NO_SUCH_FLAG = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-"""Errors of a kernel or file system that does not know ``RWF_DONTCACHE``."""
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ def open_file(path: str) -> Iterator[int]:
 
     Raises:
         FileChanged: The file does not exist, or is not a regular file.
-        JobError: ``LOCAL_READ_ERROR``: the file cannot be opened.
+        JobError: It cannot be opened.
     """
     with _read_errors(path):
         fd = _retry_if_stale(path, partial(os.open, path, FLAGS), None)
@@ -80,8 +79,7 @@ class Hasher:
     """
     Computes the SHA-256 of a file and an XXH3-128 of each ``LEAF_SIZE`` bytes, from start to end.
 
-    The caller advances it step by step with ``read_to``. It keeps no descriptor open in between, so
-    hashing can pause until the bytes hashed so far are sent.
+    It keeps no descriptor open between two steps, so hashing can pause until the bytes are sent.
 
     Args:
         expected: The fingerprint that the file must have before and after each step.
@@ -101,18 +99,14 @@ class Hasher:
 
     @property
     def is_finished(self) -> bool:
-        """Return whether the last byte has been read."""
         return self.offset >= self._expected.size
 
     def read_to(self, end: int, *, stop: Flag, on_bytes: Callable[[int], None]) -> None:
         """
         Read on to *end*, a multiple of ``LEAF_SIZE``, or to the end of the file.
 
-        A fingerprint that differs only in its ctime is accepted, as in ``checked_pieces``.
-
-        Args:
-            stop: Checked between leaves.
-            on_bytes: Called with the number of bytes read since the last call.
+        A fingerprint that differs only in its ctime is accepted, as in ``checked_pieces``. *stop* is
+        checked between leaves; *on_bytes* gets the number of bytes read since the last call.
 
         Raises:
             FileChanged: The fingerprint differs, before or after reading.
@@ -125,8 +119,9 @@ class Hasher:
             while self.offset < end:
                 if stop.is_set():
                     raise Stopped
-                count = self._leaf(fd, min(LEAF_SIZE, end - self.offset))
-                on_bytes(count)
+                before = self.offset
+                self._read_leaf(fd, min(LEAF_SIZE, end - before))
+                on_bytes(self.offset - before)
             require_same(fd, self._expected, self._path, ctime=False)
 
     def digests(self) -> FileDigests:
@@ -134,8 +129,8 @@ class Hasher:
         assert self.is_finished, "called before the end of the file"
         return FileDigests(self._expected.size, self._sha256.hexdigest(), bytes(self.leaves))
 
-    def _leaf(self, fd: int, size: int) -> int:
-        """Read and digest one leaf of *size* bytes; return *size*."""
+    def _read_leaf(self, fd: int, size: int) -> None:
+        """Read and digest one leaf of *size* bytes."""
         digest = xxhash.xxh3_128()
         left = size
         while left:
@@ -148,7 +143,6 @@ class Hasher:
             self.offset += count
             left -= count
         self.leaves += digest.digest()
-        return size
 
     def _read(self, fd: int, buffer: memoryview) -> int:
         try:
@@ -162,10 +156,10 @@ class Hasher:
 
 def _page_aligned(size: int) -> memoryview:
     """
-    Return a buffer of *size* bytes that begins at a page boundary.
+    Return a buffer that begins at a page boundary.
 
-    malloc places a buffer of this size 16 bytes into a page. Copying a page of the cache to such an
-    address takes up to six times as long, because loads wait for stores with the same low address bits.
+    malloc places it 16 bytes into a page. Copying a page of the cache to such an address takes up to six
+    times as long, because loads wait for stores with the same low address bits.
     """
     return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE))
 
@@ -176,12 +170,8 @@ def hash_file(
     """
     Return the digests of a whole file and keep its bytes out of the page cache.
 
-    Args:
-        expected: The fingerprint that the file must have before and after, ctime included.
-        stop, on_bytes: As for ``Hasher.read_to``.
-
-    Raises:
-        FileChanged, Stopped, JobError: As ``Hasher.read_to``.
+    The file must have the fingerprint *expected* before and after, ctime included. Raises as
+    ``Hasher.read_to``.
     """
     hasher = Hasher(path, expected, read_again=False)
     with open_file(path) as fd:
@@ -210,15 +200,15 @@ def checked_pieces(
     """
     Yield the bytes of *part* in pieces; compare each leaf with *leaves* before its last piece.
 
-    A leaf that the part covers only partly is read and compared as a whole. If the generator raises,
-    the request that it feeds is aborted, so nothing is stored. A fingerprint that differs only in its
-    ctime is accepted because the bytes are compared; the worker reads the file again before it
-    registers the model.
+    A leaf that the part covers only partly is compared as a whole. If the generator raises, the request
+    that it feeds is aborted, so nothing is stored. A fingerprint that differs only in its ctime is
+    accepted because the bytes are compared; the worker reads the file again before it registers the
+    model.
 
     Args:
         leaves: The leaf digests of the file, at least up to the end of the part.
-        found: The footprint from before the file was first read; None for the current one. Pages that
-            were not in the cache then leave it after the part is sent.
+        found: The footprint from before the file was first read; None for the current one. Pages that were
+            not in the cache then leave it after the part is sent.
 
     Raises:
         FileChanged: The fingerprint or a leaf differs.
@@ -242,15 +232,12 @@ def checked_pieces(
 
 
 def require_same(fd: int, expected: Fingerprint, path: str, *, ctime: bool = True) -> None:
-    """
-    Check that an open file has the *expected* fingerprint, with or without its *ctime*.
-
-    Raises:
-        FileChanged: It does not.
-    """
+    """Check that an open file has the *expected* fingerprint. Raises FileChanged."""
     seen = _retry_if_stale(path, partial(fingerprint_of, fd), fd)
     if seen != expected and (ctime or not seen.only_ctime_moved(expected)):
-        raise FileChanged(f"{printable(path)} changed: {_difference(expected, seen)}")
+        names = [n for n in seen._fields if getattr(seen, n) != getattr(expected, n)]
+        changes = (f"{n} {getattr(expected, n)} -> {getattr(seen, n)}" for n in names)
+        raise FileChanged(f"{printable(path)} changed: {', '.join(changes)}")
 
 
 def _leaf_pieces(
@@ -308,14 +295,6 @@ def _retry_if_stale(path: str, read: Callable[[], T], fd: int | None) -> T:
     return read()
 
 
-def _difference(expected: Fingerprint, seen: Fingerprint) -> str:
-    return ", ".join(
-        f"{name} {getattr(expected, name)} -> {getattr(seen, name)}"
-        for name in ("dev", "inode", "size", "mtime_ns", "ctime_ns")
-        if getattr(expected, name) != getattr(seen, name)
-    )
-
-
 @contextmanager
 def _read_errors(path: str) -> Iterator[None]:
     try:
@@ -325,18 +304,14 @@ def _read_errors(path: str) -> Iterator[None]:
     except NotADirectoryError:
         raise FileChanged(f"{printable(path)} is gone: a folder above it is now a file") from None
     except PermissionError as error:
-        raise _unreadable(path, error) from error
+        raise Permanent(
+            f"{printable(path)} cannot be read: {error.strerror}",
+            kind=Kind.LOCAL_READ_ERROR,
+            advice=f"Let the account that runs syncd read it: chmod a+r '{printable(path)}'",
+        ) from error
     except OSError as error:
         raise to_error(
             Kind.LOCAL_READ_ERROR,
             f"{printable(path)} cannot be read: {error.strerror}",
             advice="Check the disk or the network file system that holds it.",
         ) from error
-
-
-def _unreadable(path: str, error: OSError) -> Permanent:
-    return Permanent(
-        f"{printable(path)} cannot be read: {error.strerror}",
-        kind=Kind.LOCAL_READ_ERROR,
-        advice=f"Let the account that runs syncd read it, for example: chmod a+r '{printable(path)}'",
-    )

@@ -15,21 +15,12 @@ _NETWORK = frozenset(
 )  # fmt: skip
 
 MOUNTS = "/proc/self/mountinfo"
-
-UNKNOWN = Mount("unknown", "none", "/")
-"""The mount of a path that the table does not cover, as in a chroot."""
-
-_CONTAINER = "fuse.fuse-overlayfs"
-"""The root of a rootless container: a local disk."""
+UNKNOWN = Mount("unknown", "none", "/")  # not in the table, as in a chroot
+_CONTAINER = "fuse.fuse-overlayfs"  # the root of a rootless container: a local disk
 
 
 def mount_of(path: str, *, table: str = MOUNTS) -> Mount:
-    """
-    Return the mount that *path* lies on, or would lie on if it existed; links are resolved.
-
-    Raises:
-        OSError: The table cannot be read.
-    """
+    """Return the mount that *path* lies on, or would lie on if it existed; links are resolved."""
     return _mount_over(os.path.realpath(path), _mounts(table))[1]
 
 
@@ -37,14 +28,8 @@ def mounts_in(root: str, folders: Iterable[str] = (), *, table: str = MOUNTS) ->
     """
     Return the file systems of a root by the rel_path of the folder where each one begins.
 
-    These are the root itself (``""``), the mounts below it, and those of *folders* that lead to
-    another file system.
-
-    Args:
-        folders: Folders below *root* that are links, or were mounts; they need not exist.
-
-    Raises:
-        OSError: The table cannot be read.
+    These are the root itself (``""``), the mounts below it, and those of *folders* (links, or former
+    mounts) that lead to another file system.
     """
     # The trailing slash makes an automounter mount the folder before the table is read.
     exist = [folder for folder in folders if os.path.isdir(os.path.join(root, folder, ""))]
@@ -69,12 +54,10 @@ def network_filesystem(path: str, *, table: str = MOUNTS) -> str | None:
 
 def _mounts(table: str) -> dict[str, Mount]:
     """
-    The mounts by mount point; of two mounts at one point, the later one hides the other.
+    Return the mounts by mount point; see "proc_pid_mountinfo(5)". A later one hides an earlier one.
 
     A bind mount of a folder onto itself is left out: service managers create such mounts to protect
     folders, and only the processes of the service see them.
-
-    See "proc_pid_mountinfo(5)" for the format.
     """
     mounts: dict[str, Mount] = {}
     with open(table, "rb") as file:
@@ -87,7 +70,7 @@ def _mounts(table: str) -> dict[str, Mount]:
 
 
 def _mount_over(path: str, mounts: Mapping[str, Mount]) -> tuple[str, Mount]:
-    """The mount point and the mount of *path*, which contains no links."""
+    """Return the mount point and the mount of *path*, which contains no links."""
     point = path
     while point not in mounts and point != "/":
         point = os.path.dirname(point)

@@ -2,9 +2,8 @@
 Leaves the page cache as it was before syncd read a file.
 
 Reading 40 GB would evict what other programs have loaded. If the kernel reports which pages are cached
-(``cachestat(2)``, Linux 6.5), syncd drops the pages that only it has read after they are sent, and
-keeps those that were cached before. On older kernels it drops nothing, because dropping pages blindly
-would evict the models themselves.
+(``cachestat(2)``, Linux 6.5), syncd drops the pages that only it has read. On older kernels it drops
+nothing, because dropping pages blindly would evict the models themselves.
 """
 
 import ctypes
@@ -13,9 +12,7 @@ from contextlib import suppress
 
 from syncd.types import LEAF_SIZE, Part
 
-RWF_DONTCACHE = 0x80
-"""Flag of ``preadv2(2)``, Linux 6.14: pages that this read brings in are dropped afterwards."""
-
+RWF_DONTCACHE = 0x80  # of preadv2(2), Linux 6.14: drop the pages that this read brings in
 _CACHESTAT = 451  # the same number on every architecture
 
 
@@ -41,12 +38,7 @@ def cached_pages(fd: int, offset: int, length: int) -> int | None:
 
 
 class Footprint:
-    """
-    The leaves of a file that had no page in the cache when this object was created.
-
-    Args:
-        fd: The file, open for reading; not kept.
-    """
+    """The leaves of a file that had no page in the cache when this object was created."""
 
     def __init__(self, fd: int) -> None:
         starts = range(0, os.fstat(fd).st_size, LEAF_SIZE)

@@ -1,8 +1,8 @@
 """
-Walks a models tree and finds the files in it.
+Scans a models tree and finds the files in it.
 
-Folders are opened relative to their parent's descriptor, and each file costs one ``stat``, so a walk
-costs little more than its system calls. Names may be any bytes: ``os.fsdecode`` decodes them.
+Folders are opened relative to their parent's descriptor, and each file costs one ``stat``, so a scan costs
+little more than its system calls. Names may be any bytes: ``os.fsdecode`` decodes them.
 """
 
 import errno
@@ -24,14 +24,9 @@ Symlinks = Literal["follow", "within_roots", "skip"]
 Problem = Callable[[str, OSError], None]
 """Called with a rel_path that could not be read, so nothing at or below it is known, and the error."""
 
-DEPTH_MAX = 64
-"""Nested folders; each holds a descriptor. Deeper folders are reported as a problem."""
-
-BLOCK = 512
-"""The unit of ``st_blocks`` in bytes, on every file system."""
-
-BATCH_MAX = 1000
-"""Files of one ``FileBatch``."""
+DEPTH_MAX = 64  # nested folders; each holds a descriptor
+BLOCK = 512  # bytes: the unit of ``st_blocks`` on every file system
+BATCH_MAX = 1000  # files of one ``FileBatch``
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO waits for a writer.
@@ -43,8 +38,7 @@ _ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO))
 # What os.fsencode uses: a call per file would cost too much.
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
-_Named = tuple[bytes, os.DirEntry[str]]
-"""The sort key of an entry, and the entry."""
+_Named = tuple[bytes, os.DirEntry[str]]  # the sort key of an entry, and the entry
 
 
 class DanglingLink(FileNotFoundError):
@@ -71,8 +65,8 @@ class FileBatch:
     """
     1 to ``BATCH_MAX`` files of one folder, consecutive in path order.
 
-    ``keys`` show whether the files changed since the last walk. A whole tree is compared by them, so
-    that a ``FoundFile`` is built only for files that changed.
+    ``keys`` show whether the files changed since the last scan, so that a ``FoundFile`` is built only for
+    files that changed.
     """
 
     root_id: int
@@ -81,7 +75,6 @@ class FileBatch:
     blocks: list[int] = field(default_factory=list)
 
     def add(self, path: bytes, found: os.stat_result) -> None:
-        """Append a file."""
         self.keys.append(
             (path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, str(found.st_ino))
         )
@@ -132,12 +125,12 @@ def walk_batches(
     """
     Yield every regular file at or below ``root/below``, in the byte order of the whole path.
 
-    A cycle of links is entered once. A folder that two links lead to counts as two folders, as in
-    ComfyUI. Folders for which ``naming.never_enter`` is true are skipped.
+    A cycle of links is entered once. A folder that two links lead to counts as two folders, as in ComfyUI.
+    Folders for which ``naming.never_enter`` is true are skipped.
 
     *problem* is called for what cannot be read, before any path that sorts after it is yielded, because
-    the files there are unknown and not absent. It is also called for a dangling link, unless the
-    link is named like a model, and with the empty path for a missing root.
+    the files there are unknown and not absent. It is also called for a dangling link, unless the link is
+    named like a model, and with the empty path for a missing root.
 
     Args:
         below: A folder below *root*; if it does not exist, nothing is yielded.
@@ -195,7 +188,6 @@ class _Tree:
         self._on_link = on_link
 
     def descend(self, root: str, below: str) -> bool:
-        """Open *root* and go down to *below*; return False if that cannot be entered."""
         try:
             fd = os.open(root, _FOLDER)
         except OSError as error:
@@ -231,7 +223,7 @@ class _Tree:
         return True
 
     def listing(self) -> list[_Named]:
-        """The entries of the current folder in reverse order; the key of a folder ends with a slash."""
+        """Return the entries in reverse order; the key of a folder ends with a slash."""
         folder = self.chain[-1]
         try:
             with os.scandir(folder.fd) as entries:
@@ -243,7 +235,7 @@ class _Tree:
         return named
 
     def stat(self, entry: os.DirEntry[str]) -> os.stat_result | None:
-        """The status of the regular file behind *entry*; None if there is none, or it is off limits."""
+        """Return the status of the regular file behind *entry*, or None."""
         try:
             linked = entry.is_symlink()
             found = self._behind(entry) if linked else entry.stat(follow_symlinks=False)
@@ -256,7 +248,7 @@ class _Tree:
         return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
     def _behind(self, entry: os.DirEntry[str]) -> os.stat_result | None:
-        """The status of the target of the link *entry*; None if the link must not be followed."""
+        """Return the status of the target of the link *entry*; None if it must not be followed."""
         if self._symlinks == "follow":
             return entry.stat()
         fd = os.open(entry.name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.chain[-1].fd)
@@ -298,14 +290,18 @@ def find_file(
     """
     Return the regular file at one path; None if there is none, or links to it must not be followed.
 
-    The file is opened, so that NFS asks its server instead of its cache. A file without read
-    permission is found as well: reading it later reports the error.
+    The file is opened, so that NFS asks its server instead of its cache. A file without read permission is
+    found as well: reading it later reports the error.
 
     Raises:
         OSError: The path cannot be examined (an unreadable folder above it, an I/O error).
     """
+    path = os.path.join(root, rel_path)
     try:
-        fd = _opened(os.path.join(root, rel_path))
+        try:
+            fd = os.open(path, _FILE)
+        except PermissionError:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
@@ -315,26 +311,21 @@ def find_file(
         # Resolving the roots costs more than the rest, so it is done only if it is needed.
         known = [] if symlinks == "follow" else _resolved(root, roots)
         allowed = _allowed(fd, rel_path, symlinks, known)
-        return _found(root_id, rel_path, found) if allowed and stat.S_ISREG(found.st_mode) else None
+        if not allowed or not stat.S_ISREG(found.st_mode):
+            return None
+        fingerprint = Fingerprint(
+            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
+        return FoundFile(root_id, rel_path, fingerprint, found.st_blocks * BLOCK)
     finally:
         os.close(fd)
-
-
-def _opened(path: str) -> int:
-    try:
-        return os.open(path, _FILE)
-    except PermissionError:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
 def dangling_folder_link(root: str, rel_path: str) -> str | None:
     """
     Return the folder above *rel_path* that is a dangling link, if there is one.
 
-    The files behind it are not deleted: their disk is not mounted.
-
-    Raises:
-        OSError: The path cannot be examined.
+    The files behind it are not deleted: their disk is not mounted. Raises OSError.
     """
     for cut in (i for i, c in enumerate(rel_path) if c == "/"):
         folder = os.path.join(root, rel_path[:cut])
@@ -349,10 +340,7 @@ def dangling_folder_link(root: str, rel_path: str) -> str | None:
 
 def unfinished_downloads(root: str, folder: str) -> dict[str, str]:
     """
-    Return the names in *folder*, below *root*, that are still downloading.
-
-    Returns:
-        The marker file of the downloader by the name of the file; empty for a missing folder.
+    Return the names in *folder* that are still downloading, each with the downloader's marker file.
 
     Raises:
         OSError: The folder cannot be listed.
@@ -383,13 +371,6 @@ def _allowed(fd: int, rel_path: str, symlinks: Symlinks, roots: list[str]) -> bo
     if symlinks == "skip":
         return real == os.path.join(roots[0], rel_path)
     return any(is_within(real, {root.rstrip("/")}) for root in roots)
-
-
-def _found(root_id: int, rel_path: str, found: os.stat_result) -> FoundFile:
-    fingerprint = Fingerprint(
-        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    )
-    return FoundFile(root_id, rel_path, fingerprint, found.st_blocks * BLOCK)
 
 
 def _identity(fd: int) -> tuple[int, int]:

@@ -1,13 +1,12 @@
 """
 Turns the kernel's file events in the roots into hints.
 
-Events can be lost: when the kernel's queue overflows, when a limit leaves folders unwatched, and always
-on network file systems. A hint therefore only names a path to examine, and rescans find the rest.
+Events can be lost: when the kernel's queue overflows, when a limit leaves folders unwatched, and always on
+network file systems. A hint therefore only names a path to examine, and rescans find the rest.
 
-This module follows linked folders itself, because watchdog descends a cycle of links 40 levels deep
-(with two links to the root that is 2^40 folders) and reports a folder that two links lead to under one
-name only. Each linked folder gets its own watch on the target, whose events are reported under the
-name of the link.
+This module follows linked folders itself, because watchdog descends a cycle of links 40 levels deep and
+reports a folder that two links lead to under one name only. Each linked folder gets its own watch on the
+target, whose events are reported under the name of the link.
 """
 
 import contextlib
@@ -37,11 +36,8 @@ from watchdog.observers.inotify import InotifyObserver
 from syncd.core.files.naming import is_within
 from syncd.types import Hint, HintKind, printable
 
-LINKS_MAX = 256
-"""Linked folders that are watched; each costs a thread. Rescans cover the others."""
-
-STOP_S = 10.0
-"""Seconds to wait for the end of the observer's thread."""
+LINKS_MAX = 256  # linked folders that are watched; each costs a thread
+STOP_S = 10.0  # to wait for the end of the observer's thread
 
 # Without modifications: an event per write would be millions per file, and watchdog's own walk would
 # overflow the queue from about 4,000 folders on.
@@ -93,10 +89,9 @@ class Watcher:
     Watches roots, and the folders that links in them lead to.
 
     Args:
-        roots: Directory by root id. The first must exist; another one that is missing is watched after
-            the next start, which is due when ``moved`` returns true.
+        roots: Directory by root id. The first must exist; another one that is missing is watched after the
+            next start, which is due when ``moved`` returns true.
         on_hint: Called with each hint, in threads of the watcher; must not block.
-        follow_links: Watch linked folders too.
     """
 
     def __init__(
@@ -126,10 +121,10 @@ class Watcher:
         """
         Start watching; may be called again after ``stop``.
 
-        If a root cannot be watched, no error is raised: ``degraded`` names the reason and ``alive``
-        returns false.
+        If a root cannot be watched, ``degraded`` names the reason and ``alive`` returns false.
         """
-        _silence_watchdog()
+        # Its warning about a folder that is watched twice is harmless.
+        warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
         self._problems, self._unwatched = [], set()
         self._watched = self._folders()
         self._alarm.attach()
@@ -166,11 +161,10 @@ class Watcher:
         return self._watched != self._folders()
 
     def _folders(self) -> list[list[int]]:
-        """The identity of each root's folder; an empty list for a missing one."""
+        """Return the identity of each root's folder; an empty list for a missing one."""
         return [list(_identity(path)) for path in self._roots.values()]
 
     def _threads(self) -> list[threading.Thread]:
-        """The dispatching thread, the reading thread, and one thread per watched directory."""
         if self._observer is None:
             return []
         # The reading thread has no public name, but its death shows nowhere else.
@@ -284,9 +278,7 @@ class _Handler(FileSystemEventHandler):
 
 
 class _Alarm(logging.Handler):
-    """
-    Calls *on_alarm* for each warning of watchdog's observers: they mean that events were lost.
-    """
+    """Calls *on_alarm* for each warning of watchdog's observers: they mean that events were lost."""
 
     _logger = logging.getLogger("watchdog.observers")
 
@@ -315,7 +307,7 @@ def watches_in_use() -> int:
 
 
 def watches_max() -> int | None:
-    """The number of folders that all processes of this user may watch; None if it is unknown."""
+    """Return the number of folders that all processes of this user may watch, if known."""
     try:
         with open("/proc/sys/fs/inotify/max_user_watches", encoding="ascii") as file:
             return int(file.read())
@@ -367,7 +359,7 @@ def _identity(folder: str) -> Iterator[int]:
 
 
 def _removed_and_added(event: FileSystemEvent) -> tuple[str, str]:
-    """The path that no longer exists and the path that now exists; empty for none."""
+    """Return the path that no longer exists and the path that now exists; empty for none."""
     path, to = os.fsdecode(event.src_path), os.fsdecode(event.dest_path)
     if event.event_type == "moved":
         return path, to
@@ -377,8 +369,3 @@ def _removed_and_added(event: FileSystemEvent) -> tuple[str, str]:
 def _problem(what: str, error: OSError) -> str:
     number = error.errno or 0
     return f"cannot watch {what}: {_LIMITS.get(number, os.strerror(number))}{_UNTIL_THEN}"
-
-
-def _silence_watchdog() -> None:
-    # Its warning about a folder that is watched twice is harmless.
-    warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
