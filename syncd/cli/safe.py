@@ -15,7 +15,6 @@ from syncd.config.loader import Loaded
 from syncd.core.catalog.drift import REASONS, Drift, is_disabled, sha256_of
 from syncd.core.catalog.plan import Action, Step
 from syncd.core.files import naming
-from syncd.core.transfer.throughput import bytes_per_s
 from syncd.errors import JobError, SyncdError
 from syncd.formatting import size_text
 from syncd.ingest.dry_run import Planned, make_plan
@@ -378,3 +377,17 @@ def _remaining(answer: Answer) -> str:
         return f"{text}, how long that takes is not known yet"
     minutes = max(1, round(answer.to_send / answer.rate / 60))
     return f"{text}, about {minutes} min at the last {size_text(answer.rate)}/s"
+
+
+def bytes_per_s(uploads: Iterable[tuple[int, int, int]]) -> float | None:
+    """
+    Return the bytes of (start, end, bytes) in ms, divided by the time in which any upload ran.
+
+    None if there are no uploads.
+    """
+    busy_ms = total = until_ms = 0
+    for began_ms, ended_ms, size in sorted(uploads):
+        busy_ms += max(0, ended_ms - max(began_ms, until_ms))
+        until_ms = max(until_ms, ended_ms)
+        total += size
+    return total * 1000 / max(busy_ms, 1) if total else None

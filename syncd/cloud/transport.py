@@ -26,7 +26,7 @@ from syncd.cloud.host_policy import is_loopback
 from syncd.cloud.validation import BODY_MAX, parse_json
 from syncd.core.jobs import error_mapping, retry_policy
 from syncd.core.jobs.error_mapping import to_error
-from syncd.core.jobs.retry_budget import Budget
+from syncd.core.jobs.retry_policy import Budget
 from syncd.errors import JobError, Permanent
 from syncd.types import Call, Kind
 

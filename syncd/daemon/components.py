@@ -329,7 +329,6 @@ class Components:
                 clock=self._clock,
                 meter=self._meter,
                 windows=lambda: _windows(self.live.settings),
-                once=self.resources.once,
             ),
             meter=self._meter,
             read_lease=lambda: self.live.settings.settle.read_lease,

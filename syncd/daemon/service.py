@@ -25,7 +25,7 @@ from syncd.config.loader import Loaded
 from syncd.config.reload import LiveSettings
 from syncd.config.settings import Settings
 from syncd.core.exit_codes import exit_code
-from syncd.core.jobs.late import LATEST_S
+from syncd.core.jobs.retry_policy import LATEST_S
 from syncd.daemon.components import (
     Components,
     Factories,

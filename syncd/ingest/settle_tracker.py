@@ -18,7 +18,6 @@ from syncd.types import FoundFile, HintKind, Priority, printable
 SETTLED_MAX = 10_000  # files that are queued together, so that memory is bounded
 BLOCKED_RETRY_S = 10.0  # between examinations of a blocked file; an event may come first
 CONFLICT_RETRY_S = 1.0  # the same for a file that waits for another one with the same place
-CLOCK_SLACK_S = 1.0  # drift between two clocks; more means that one of them was set
 
 
 @dataclass(slots=True)
@@ -56,11 +55,7 @@ class TrackedFile:
 
 
 class SettleTracker:
-    """
-    Tracks files until they stop changing.
-
-    In a backfill (*once*), a file that has not changed for long gets a short window.
-    """
+    """Tracks files until they stop changing."""
 
     def __init__(
         self,
@@ -69,14 +64,11 @@ class SettleTracker:
         clock: Clock,
         meter: Meter,
         windows: Callable[[], Windows],
-        once: bool,
     ) -> None:
         self._roots = roots
         self._clock = clock
         self._meter = meter
         self._windows = windows
-        self._once = once
-        self._clock_offset_s = self._current_clock_offset_s()
         self._files: dict[PathKey, TrackedFile] = {}
 
     def __contains__(self, key: PathKey) -> bool:
@@ -208,35 +200,12 @@ class SettleTracker:
         hint: HintKind | None,
         now_s: float,
     ) -> Observation:
-        old = self._is_old(found)
         return settling.observe(
-            before if old or not self._once else self._unless_shortened(before),
+            before,
             found,
             now_s=now_s,
             hint=hint,
             windows=self._windows(),
             network=self._roots[found.root_id].network,
             companion=companion,
-            old=old,
         )
-
-    # -- how old a file is, for a backfill -------------------------------------------------------
-
-    def _current_clock_offset_s(self) -> float:
-        """Return how far the clock that stamps files is ahead of the one that never jumps."""
-        return self._clock.now_ms() / 1000 - self._clock.boottime_s()
-
-    def _is_old(self, found: FoundFile) -> bool:
-        """Return whether, in a backfill, ctime is long past by a clock that has not been set."""
-        if not self._once:
-            return False
-        if abs(self._current_clock_offset_s() - self._clock_offset_s) > CLOCK_SLACK_S:
-            return False
-        age_s = self._clock.now_ms() / 1000 - found.fingerprint.ctime_ns / 1e9
-        return age_s > settling.OLD_S
-
-    def _unless_shortened(self, before: Observation | None) -> Observation | None:
-        """Return *before*, unless its window was shortened for an age that is in doubt now."""
-        windows = self._windows()
-        shortest_s = min(windows.quiet_s, windows.closed_s)
-        return None if before is not None and before.window_s < shortest_s else before

@@ -17,7 +17,7 @@ from syncd.cloud.capabilities import NO_SUCH_CALL
 from syncd.cloud.client import DISABLED, CloudClient
 from syncd.cloud.listing import Catalog
 from syncd.core.catalog.drift import REASONS, Drift, is_disabled, oldest, sha256_of
-from syncd.core.jobs import late
+from syncd.core.jobs.retry_policy import late_wait_s
 from syncd.errors import JobError
 from syncd.executors import Executors
 from syncd.store.records import Standing
@@ -132,7 +132,7 @@ class Reconciler:
                 return False
         records, own_id = self._store.records, standing.record_id
         sent_at = await self._lanes.db(records.change_sent_at, own_id)
-        if sent_at and late.wait_s(sent_at, self._clock.now_ms(), self._latest_s) > 0:
+        if sent_at and late_wait_s(sent_at, self._clock.now_ms(), self._latest_s) > 0:
             return False
 
         async def intend() -> None:

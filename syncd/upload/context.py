@@ -8,9 +8,9 @@ from typing import Concatenate, ParamSpec, TypeVar, Unpack
 from syncd.clock import Clock
 from syncd.cloud.client import CloudClient
 from syncd.cloud.listing import Catalog
-from syncd.core.jobs import late
 from syncd.core.jobs.outcome import Outcome, Side
 from syncd.core.jobs.parts import Route
+from syncd.core.jobs.retry_policy import late_wait_s
 from syncd.errors import FileChanged, JobError
 from syncd.executors import Executors
 from syncd.monitoring.progress import Meter
@@ -160,7 +160,7 @@ class JobContext:
         Raises:
             Released: It still can; the job waits until then.
         """
-        wait_s = late.wait_s(sent_at, self.now_ms, self.deps.latest_s)
+        wait_s = late_wait_s(sent_at, self.now_ms, self.deps.latest_s)
         if wait_s > 0:
             raise Released(f"a {call} call was not answered and may still take effect", wait_s)
 

@@ -35,7 +35,7 @@ PROJECT = Path(__file__).parents[2]
 LATEST_S = 2.0
 """Seconds that a lost register or complete may arrive late here, where nothing takes longer."""
 
-IN_A_HURRY = f"from syncd.core.jobs import late; late.LATEST_S = {LATEST_S}; "
+IN_A_HURRY = f"from syncd.core.jobs import retry_policy; retry_policy.LATEST_S = {LATEST_S}; "
 COMMAND = (sys.executable, "-c", f"{IN_A_HURRY}from syncd.cli.fast_path import entry; entry()")
 STANDBY = (
     sys.executable,

@@ -26,20 +26,13 @@ from tests.weights import write_safetensors
 
 NAME = "loras/x.safetensors"
 WINDOWS = settling.Windows(quiet_s=30, closed_s=10, network_s=90)
-HOUR_S = 3600.0
 
 
-@dataclass
 class HandClock:
-    """Two clocks; the calendar's is ahead of the files' by ``ahead_s``."""
-
-    ahead_s: float
-    passed_s: float = 0.0
-    set_by_s: float = 0.0
-    began_s: float = field(default_factory=time.time)
+    passed_s = 0.0
 
     def now_ms(self) -> int:
-        return int((self.began_s + self.ahead_s + self.passed_s + self.set_by_s) * 1000)
+        return int((time.time() + self.passed_s) * 1000)
 
     def boottime_s(self) -> float:
         return self.passed_s
@@ -65,15 +58,13 @@ class Scene:
     during_judgement: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     async def after(self, seconds: float) -> int:
-        """Let time pass and look; how often something was queued so far."""
+        """Let time pass and process; return how often something was queued so far."""
         self.clock.passed_s += seconds
         await self.intake.process([])
         return len(self.queued)
 
 
-def scene_in(
-    folder: Path, store: Store, lanes: Executors, clock: HandClock, *, backfill: bool
-) -> Scene:
+def scene_in(folder: Path, store: Store, lanes: Executors, clock: HandClock) -> Scene:
     models = folder / "models"
     root = Root(store.files.root_id(os.fspath(models)), os.fspath(models), network=False)
     queued, freed, meter = list[None](), list[Hint](), Meter()
@@ -97,7 +88,7 @@ def scene_in(
         lanes=lanes,
         clock=clock,
         tracker=SettleTracker(
-            {root.id: root}, clock=clock, meter=meter, windows=lambda: WINDOWS, once=backfill
+            {root.id: root}, clock=clock, meter=meter, windows=lambda: WINDOWS
         ),
         meter=meter,
         read_lease=lambda: True,
@@ -111,59 +102,19 @@ def states(scene: Scene) -> dict[str, str]:
     return {file.path: file.state for file in scene.store.report.files()}
 
 
-@pytest.fixture(params=[True, False], ids=["backfill", "daemon"])
-def backfill(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
-@pytest.fixture(params=[HOUR_S])
-def clock(request: pytest.FixtureRequest) -> HandClock:
-    return HandClock(request.param)
-
-
 @pytest.fixture
-def scene(backfill: bool, clock: HandClock) -> Iterator[Scene]:
-    """A tree with one file, in a folder that anybody may enter."""
+def scene() -> Iterator[Scene]:
+    """A tree with one file, in a folder that every account may enter."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         write_safetensors(folder / "models" / NAME, 5000)
         store, lanes = Store(os.fspath(folder / "state")), Executors(files=1, slots=1)
-        yield scene_in(folder, store, lanes, clock, backfill=backfill)
+        yield scene_in(folder, store, lanes, HandClock())
         lanes.close()
         store.close()
 
 
-async def test_old_file_settles_after_two_seconds_in_a_backfill_only(
-    scene: Scene, backfill: bool
-) -> None:
-    await scene.intake.walk(scene.root)
-
-    assert await scene.after(1.9) == 0
-    assert await scene.after(0.1) == (1 if backfill else 0)
-    assert await scene.after(28) == 1
-
-
-@pytest.mark.parametrize("backfill", [True], indirect=True)
-async def test_old_file_settles_after_whole_window_once_the_clock_was_set(scene: Scene) -> None:
-    await scene.intake.walk(scene.root)
-    scene.clock.set_by_s = -5
-
-    assert await scene.after(2) == 0
-    assert await scene.after(29.9) == 0
-    assert await scene.after(0.1) == 1
-
-
-@pytest.mark.parametrize("clock", [settling.OLD_S - 60], indirect=True)
-@pytest.mark.parametrize("backfill", [True], indirect=True)
-async def test_young_file_settles_after_whole_window_in_a_backfill(scene: Scene) -> None:
-    await scene.intake.walk(scene.root)
-
-    assert await scene.after(29.9) == 0
-    assert await scene.after(0.1) == 1
-
-
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_file_that_cannot_be_examined_is_examined_again(
     scene: Scene,
 ) -> None:
@@ -180,7 +131,6 @@ async def test_file_that_cannot_be_examined_is_examined_again(
     assert await scene.after(30) == 1
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_file_open_for_writing_is_queued_once_it_is_closed(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
     with (scene.models / NAME).open("r+b"):
@@ -195,7 +145,6 @@ async def test_file_open_for_writing_is_queued_once_it_is_closed(scene: Scene) -
 # -- what is shown of files that still change -------------------------------------------------------
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_settling_file_is_shown_with_size_and_seconds_left(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
     scene.clock.passed_s += 12
@@ -206,7 +155,6 @@ async def test_settling_file_is_shown_with_size_and_seconds_left(scene: Scene) -
     assert [file.seconds_left for file in scene.intake.tracker.progress()] == [0.0]
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_settling_file_of_incomplete_bundle_is_shown_with_missing_member(
     scene: Scene,
 ) -> None:
@@ -220,7 +168,6 @@ async def test_settling_file_of_incomplete_bundle_is_shown_with_missing_member(
     assert (file.reason or "").startswith("the bundle diffusers/sd waits for ")
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_settling_file_with_clashing_name_is_shown_with_reason(scene: Scene) -> None:
     await scene.intake.walk(scene.root)
     scene.clock.passed_s += 15
@@ -228,8 +175,10 @@ async def test_settling_file_with_clashing_name_is_shown_with_reason(scene: Scen
     await scene.intake.walk(scene.root)
     await scene.after(15)
 
-    told = {file.path: (file.seconds_left, file.reason) for file in scene.intake.tracker.progress()}
-    assert told == {
+    shown = {
+        file.path: (file.seconds_left, file.reason) for file in scene.intake.tracker.progress()
+    }
+    assert shown == {
         NAME: (None, "it waits for a file that would get the same place in the catalog"),
         "loras/X.safetensors": (15.0, None),
     }
@@ -238,7 +187,6 @@ async def test_settling_file_with_clashing_name_is_shown_with_reason(scene: Scen
 # -- empty files -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_empty_file_that_grows_within_its_window_is_never_recorded_as_empty(
     scene: Scene,
 ) -> None:
@@ -256,7 +204,6 @@ async def test_empty_file_that_grows_within_its_window_is_never_recorded_as_empt
     assert states(scene) == {NAME: "queued"}
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_empty_file_that_is_open_for_writing_settles_when_it_is_closed(scene: Scene) -> None:
     with (scene.models / NAME).open("wb"):
         await scene.intake.walk(scene.root)
@@ -288,7 +235,6 @@ def closed(scene: Scene, *paths: str) -> list[Hint]:
     return [Hint(scene.root.id, path, HintKind.CLOSED) for path in paths]
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_more_hints_than_a_batch_are_all_processed(scene: Scene) -> None:
     names = [f"vae/{number:04}.safetensors" for number in range(BATCH + 1)]
     for name in names:
@@ -299,7 +245,6 @@ async def test_more_hints_than_a_batch_are_all_processed(scene: Scene) -> None:
     assert len(list(scene.store.seen.known(scene.root.id, "vae"))) == len(names)
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_I17_settled_files_are_queued_in_batches_with_clashes_and_bundles_together(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +278,6 @@ async def test_I17_settled_files_are_queued_in_batches_with_clashes_and_bundles_
     assert {path for path, state in states(scene).items() if state == "conflict"} == set(clash)
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_last_of_several_hints_for_a_path_counts(scene: Scene) -> None:
     created, closed_ = Hint(scene.root.id, NAME, HintKind.CREATED), closed(scene, NAME)[0]
     await scene.intake.examine([created, closed_])
@@ -342,7 +286,6 @@ async def test_last_of_several_hints_for_a_path_counts(scene: Scene) -> None:
     assert await scene.after(0.1) == 1
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_deleted_and_new_file_in_one_batch_are_both_recorded(scene: Scene) -> None:
     await scene.intake.examine(closed(scene, NAME))
     await scene.after(WINDOWS.closed_s)
@@ -355,7 +298,6 @@ async def test_deleted_and_new_file_in_one_batch_are_both_recorded(scene: Scene)
     assert [file.rel_path for file in known] == ["loras/y.safetensors"]
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 @pytest.mark.parametrize(
     ("sizes", "is_watched", "verdicts"),
     [
@@ -391,7 +333,6 @@ async def test_later_of_two_results_for_a_path_in_one_batch_counts(
     assert [file.verdict for file in known] == verdicts
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_stop_interrupts_a_batch(scene: Scene) -> None:
     scene.intake.stop()
 
@@ -399,7 +340,6 @@ async def test_stop_interrupts_a_batch(scene: Scene) -> None:
         await scene.intake.examine(closed(scene, NAME))
 
 
-@pytest.mark.parametrize("backfill", [False], indirect=True)
 async def test_shadowed_file_is_judged_again_although_its_hint_is_lost(
     scene: Scene,
 ) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from syncd.cloud.client import PER_PAGE
-from syncd.core.jobs.late import LATEST_S
+from syncd.core.jobs.retry_policy import LATEST_S
 from syncd.sandbox.cloud import Registered
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call, HintKind

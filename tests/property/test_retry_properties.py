@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.error_mapping import to_error
-from syncd.core.jobs.retry_budget import FULL, REPEAT_COSTS, TIMEOUT_COSTS, Budget
-from syncd.core.jobs.retry_policy import LOOK_FIRST, RETRY_AFTER_MAX_S, VARIANTS, Failure, Next
+from syncd.core.jobs.retry_policy import (
+    FULL,
+    LOOK_FIRST,
+    REPEAT_COSTS,
+    RETRY_AFTER_MAX_S,
+    TIMEOUT_COSTS,
+    VARIANTS,
+    Budget,
+    Failure,
+    Next,
+)
 from syncd.core.transfer.stall import SLOWEST_BYTES_PER_S, WINDOW_S, StallDetector
 from syncd.errors import Retryable
 from syncd.types import Call, Kind

@@ -236,7 +236,6 @@ class Safe(RuleBasedStateMachine):
                 clock=self.clock,
                 meter=Meter(),
                 windows=lambda: Windows(WINDOW_S, WINDOW_S, WINDOW_S),
-                once=False,
             ),
             meter=Meter(),
             read_lease=lambda: False,

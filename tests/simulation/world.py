@@ -27,7 +27,7 @@ from apscheduler.executors import base as executors
 from apscheduler.schedulers import base as schedulers
 
 from syncd.config.settings import Settings
-from syncd.core.jobs.late import LATEST_S
+from syncd.core.jobs.retry_policy import LATEST_S
 from syncd.monitoring import log
 from syncd.sandbox.cloud import Stage
 from syncd.sandbox.history import Entry

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from syncd.cli.safe import bytes_per_s
 from syncd.core.catalog.drift import Finding, FindingKind, LocalFile
 from syncd.core.catalog.plan import Action, Step
 from syncd.core.catalog.plan_file import (
@@ -17,7 +18,6 @@ from syncd.core.catalog.plan_file import (
     plan_lines,
     records_to_retire,
 )
-from syncd.core.transfer.throughput import bytes_per_s
 from syncd.types import Fingerprint, Record
 
 URL = "https://cloud.example/api/v1"

@@ -6,14 +6,19 @@ import pytest
 
 from syncd.core.jobs.error_mapping import to_error
 from syncd.core.jobs.retry_policy import (
+    FULL,
     LISTING_REFUSED,
+    REPEAT_COSTS,
     ROWS,
+    TIMEOUT_COSTS,
+    Budget,
     Decision,
     Failure,
     Next,
     add_jitter,
     backoff_s,
     decide,
+    late_wait_s,
     needs_fresh_url,
     request_wait_s,
     retry_after,
@@ -345,3 +350,38 @@ def test_retry_after_ignores_other_text(value: str | None) -> None:
 @pytest.mark.parametrize("date", [None, "whenever"])
 def test_retry_after_date_needs_date_of_the_answer(date: str | None) -> None:
     assert retry_after("Thu, 01 Jan 2026 00:01:30 GMT", date) is None
+
+
+@pytest.mark.parametrize(
+    ("sent_ago_s", "expected_s"), [(0, 90), (89.5, 0.5), (10_000, 0), (-3600, 90)]
+)
+def test_I29_I31_lost_request_is_awaited_for_latest_s_at_most(
+    sent_ago_s: float, expected_s: float
+) -> None:
+    now_ms = 10_000_000
+
+    assert late_wait_s(now_ms - int(sent_ago_s * 1000), now_ms, 90) == expected_s
+
+
+@pytest.mark.parametrize(
+    ("tokens", "timeout", "left"),
+    [
+        (REPEAT_COSTS, False, 0),
+        (REPEAT_COSTS - 1, False, None),
+        (TIMEOUT_COSTS, True, 0),
+        (TIMEOUT_COSTS - 1, True, None),
+    ],
+)
+def test_I16_retry_costs_tokens(tokens: int, timeout: bool, left: int | None) -> None:
+    budget = Budget(tokens)
+
+    assert budget.spend(timeout=timeout) is (left is not None)
+    assert budget.tokens == (tokens if left is None else left)
+
+
+def test_I16_successful_requests_earn_tokens_up_to_limit() -> None:
+    budget = Budget(tokens=FULL - 1)
+    for _ in range(3):
+        budget.worked()
+
+    assert budget.tokens == FULL

@@ -113,12 +113,3 @@ def test_modification_time_zero_blocks_settling() -> None:
 
     assert settling.settles_at_s(observation) == math.inf
     assert "rsync" in (observation.blocked_by or "")
-
-
-@pytest.mark.parametrize(("network", "window_s"), [(False, 2), (True, 90)])
-def test_old_file_has_short_window_on_local_disk_only(network: bool, window_s: float) -> None:
-    observation = settling.observe(
-        None, FILE, now_s=0, hint=None, windows=WINDOWS, network=network, companion=None, old=True
-    )
-
-    assert observation.window_s == window_s

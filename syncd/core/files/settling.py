@@ -27,8 +27,6 @@ class Windows:
 
 
 SECOND_NS = 1_000_000_000
-OLD_S = 600.0  # a file whose ctime is this old, on a reliable clock, has not changed in that time
-OLD_WINDOW_S = 2.0  # so a shorter window is enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,6 @@ def observe(
     windows: Windows,
     network: bool,
     companion: str | None,
-    old: bool = False,
 ) -> Observation:
     """
     Return the observation of a path after it was examined again.
@@ -64,7 +61,6 @@ def observe(
     Args:
         hint: The last file system event since the examination before; None if there was none.
         companion: The name of a file that a downloader keeps next to it while it writes, or None.
-        old: Its ctime, on a reliable clock, is at least ``OLD_S`` old.
     """
     blocker = blocked_by(found, companion)
     if (
@@ -75,8 +71,6 @@ def observe(
     ):
         return before
     window_s = _window_s(found, hint, windows, network)
-    if old and not network:
-        window_s = min(window_s, OLD_WINDOW_S)
     return Observation(found.fingerprint, now_s, window_s, blocker)
 
 

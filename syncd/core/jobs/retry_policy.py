@@ -358,3 +358,40 @@ def _wait_s(wait: Wait, n: int, jitter: float) -> float:
     if wait.fixed:
         return wait.base_s
     return backoff_s(n, base_s=wait.base_s, cap_s=wait.cap_s, jitter=jitter)
+
+
+# -- how long a request whose response was lost may still take effect --------------------------------
+
+LATEST_S = 90.0
+"""Seconds after which no server executes a request of a lost client. Proxies give up after 60."""
+
+
+def late_wait_s(sent_at: int, now_ms: int, latest_s: float) -> float:
+    """Return the seconds until a request can no longer take effect, at most *latest_s*."""
+    return min(max(0.0, latest_s - (now_ms - sent_at) / 1000), latest_s)
+
+
+# -- a retry budget for each host, so that an overloaded server does not get a storm of retries -------
+
+FULL = 100
+REPEAT_COSTS = 5
+TIMEOUT_COSTS = 10  # the request occupied a connection
+
+
+@dataclass(slots=True)
+class Budget:
+    """The tokens of one host. Without tokens a request is not repeated, and the job waits instead."""
+
+    tokens: int = FULL
+
+    def worked(self) -> None:
+        """Earn a token for a request that succeeded at the first try."""
+        self.tokens = min(FULL, self.tokens + 1)
+
+    def spend(self, *, timeout: bool) -> bool:
+        """Pay for one retry. Return False and take nothing if there are not enough tokens."""
+        price = TIMEOUT_COSTS if timeout else REPEAT_COSTS
+        if self.tokens < price:
+            return False
+        self.tokens -= price
+        return True
