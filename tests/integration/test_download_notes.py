@@ -45,38 +45,20 @@ def test_note_is_found_in_any_folder_above_the_file(root: Path, folder: str) -> 
     assert expected_sha256(str(root), MODEL) == SHA
 
 
-def test_nearest_note_counts(root: Path) -> None:
-    put(note_path(root), note("0" * 64))
-    put(note_path(root, "checkpoints/SDXL"), note())
-
-    assert expected_sha256(str(root), MODEL) == SHA
-
-
-def test_file_without_note_has_no_expected_hash(root: Path) -> None:
-    put(note_path(root, model="checkpoints/SDXL/other.safetensors"), note())
-
-    assert expected_sha256(str(root), MODEL) is None
-
-
 def test_note_above_the_root_is_ignored(root: Path) -> None:
     put(note_path(root), note())
 
     assert expected_sha256(str(root / "checkpoints"), "SDXL/model.safetensors") is None
 
 
-@pytest.mark.parametrize("later_s", [-100.0, 0.0, 0.9])
-def test_file_as_old_as_its_note_has_expected_hash(root: Path, later_s: float) -> None:
+@pytest.mark.parametrize(("later_s", "expected"), [(-100.0, SHA), (0.9, SHA), (1.1, None)])
+def test_file_as_old_as_its_note_has_expected_hash(
+    root: Path, later_s: float, expected: str | None
+) -> None:
     os.utime(root / MODEL, (WRITTEN_S + later_s, WRITTEN_S + later_s))
     put(note_path(root), note())
 
-    assert expected_sha256(str(root), MODEL) == SHA
-
-
-def test_file_written_after_its_note_has_no_expected_hash(root: Path) -> None:
-    put(note_path(root), note())
-    os.utime(root / MODEL, (WRITTEN_S + 1.1, WRITTEN_S + 1.1))
-
-    assert expected_sha256(str(root), MODEL) is None
+    assert expected_sha256(str(root), MODEL) == expected
 
 
 def test_outdated_note_does_not_hide_one_further_up(root: Path) -> None:
@@ -90,9 +72,7 @@ def test_outdated_note_does_not_hide_one_further_up(root: Path) -> None:
     "content",
     [
         pytest.param(note(SHA.upper()), id="upper case"),
-        pytest.param(note(at_s="1712656091.1234567"), id="a fraction"),
         pytest.param(note().replace("\n", "\r\n"), id="line ends of Windows"),
-        pytest.param(note().rstrip(), id="no last line end"),
     ],
 )
 def test_note_with_other_spelling_is_accepted(root: Path, content: str) -> None:
@@ -108,14 +88,9 @@ def test_note_with_other_spelling_is_accepted(root: Path, content: str) -> None:
         pytest.param(
             note("a16a55fda99d2f2e7b69cce5cf93ff4ad3049930"), id="the etag of a small file"
         ),
-        pytest.param(note(SHA[:-1] + "g"), id="not hexadecimal"),
-        pytest.param(note(SHA + "0"), id="too long"),
         pytest.param(f"{COMMIT}\n{SHA}\n", id="no time"),
-        pytest.param(note(at_s="nan"), id="no number"),
         pytest.param(note(at_s="inf"), id="never outdated"),
         pytest.param(note(at_s="1" * 4000), id="a long number"),
-        pytest.param(f"{SHA}\n{WRITTEN_S}\n", id="no commit"),
-        pytest.param("x" * 5000 + "\n" + note()[41:], id="a long line"),
         pytest.param(b"\xff\x00" * 100, id="binary"),
     ],
 )
@@ -143,11 +118,3 @@ def test_path_outside_the_root_has_no_expected_hash(root: Path, rel_path: str) -
     assert expected_sha256(str(root), "b.sft") == SHA
 
     assert expected_sha256(str(root / "checkpoints"), rel_path) is None
-
-
-def test_note_for_name_that_is_not_utf8_is_found(root: Path) -> None:
-    name = os.fsdecode(b"checkpoints/\xff\n.safetensors")
-    (root / name).write_bytes(b"model")
-    put(note_path(root, model=name), note(at_s=time.time() + 60))
-
-    assert expected_sha256(str(root), name) == SHA

@@ -97,17 +97,6 @@ def test_digests_equal_those_of_hashlib_and_xxhash(tmp_path: Path, size: int) ->
     assert sum(counts) == size
 
 
-def test_fingerprint_is_that_of_the_target_of_a_link(model: str, tmp_path: Path) -> None:
-    link = tmp_path / "link.safetensors"
-    link.symlink_to(model)
-    st_ = os.stat(model)
-
-    assert hashing.read_fingerprint(str(link)) == Fingerprint(
-        st_.st_dev, st_.st_ino, st_.st_size, st_.st_mtime_ns, st_.st_ctime_ns
-    )
-    assert plan(str(link)) == plan(model)
-
-
 FIELDS = ("dev", "inode", "size", "mtime_ns", "ctime_ns")
 
 
@@ -226,15 +215,6 @@ def test_I01_a_part_is_not_whole_on_the_wire_before_the_leaves_its_edges_cut_agr
 
 
 @pytest.mark.usefixtures("small")
-def test_byte_changed_between_two_pieces_is_detected(model: str) -> None:
-    source = pieces(model, WHOLE)
-    next(source)
-    change_byte(model, 99)
-
-    assert len(sent_before_error(source, "holds other bytes")) < len(DATA) - PIECE
-
-
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("field", ["inode", "size", "mtime_ns"])
 def test_changed_file_is_not_sent(model: str, field: str) -> None:
     source = pieces(model, WHOLE, moved(hashing.read_fingerprint(model), field))
@@ -283,20 +263,6 @@ def test_F08_file_truncated_while_it_is_sent_is_detected(model: str) -> None:
     os.truncate(model, 50)
 
     assert len(sent_before_error(source, "became shorter while it was sent")) < 50
-
-
-@pytest.mark.usefixtures("small")
-def test_bytes_without_a_planned_digest_never_leave_whole(model: str) -> None:
-    source = hashing.checked_pieces(
-        model,
-        hashing.read_fingerprint(model),
-        WHOLE,
-        leaves_of(DATA, LEAF)[:-16],
-        stop=GO,
-        on_bytes=ignore,
-    )
-
-    assert len(sent_before_error(source, "holds other bytes")) == 96
 
 
 # -- stopping ------------------------------------------------------------------------------------
@@ -360,14 +326,6 @@ def test_F09_a_vanished_file_is_gone(tmp_path: Path, read: Callable[[str], objec
 
 
 @DOORS
-def test_a_file_whose_folder_became_a_file_is_gone(
-    model: str, read: Callable[[str], object]
-) -> None:
-    with pytest.raises(FileChanged, match="is gone: a folder above it is now a file"):
-        read(f"{model}/below")
-
-
-@DOORS
 def test_F17_a_pipe_in_the_files_place_is_refused_without_waiting_for_a_writer(
     tmp_path: Path, read: Callable[[str], object]
 ) -> None:
@@ -375,14 +333,6 @@ def test_F17_a_pipe_in_the_files_place_is_refused_without_waiting_for_a_writer(
 
     with pytest.raises(FileChanged, match="no longer a regular file"):
         read(str(tmp_path / "pipe"))
-
-
-@DOORS
-def test_F17_a_folder_in_the_files_place_is_refused(
-    tmp_path: Path, read: Callable[[str], object]
-) -> None:
-    with pytest.raises(FileChanged, match="no longer a regular file"):
-        read(str(tmp_path))
 
 
 @DOORS
@@ -397,7 +347,7 @@ def test_a_link_to_itself_cannot_be_read_and_says_what_to_check(
     assert caught.value.advice
 
 
-AS_NOBODY = """
+AS_OTHER_ACCOUNT = """
 import os, sys
 from syncd.fs import hashing
 from syncd.errors import Permanent
@@ -412,19 +362,12 @@ except Permanent as error:
 
 def test_F13_unreadable_file_fails_with_the_command_that_fixes_it(model: str) -> None:
     os.chmod(model, 0)
-    said = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, model], capture_output=True, text=True, check=True
+    printed = subprocess.run(
+        [sys.executable, "-c", AS_OTHER_ACCOUNT, model], capture_output=True, text=True, check=True
     ).stdout
 
-    assert said.startswith(f"local_read_error {model} cannot be read: Permission denied")
-    assert f"chmod a+r '{model}'" in said
-
-
-def test_error_escapes_the_name_of_the_file(tmp_path: Path) -> None:
-    with pytest.raises(FileChanged) as caught:
-        hashing.read_fingerprint(str(tmp_path / os.fsdecode(b"\x1b[2J\n\xe9")))
-
-    assert str(caught.value).isprintable()
+    assert printed.startswith(f"local_read_error {model} cannot be read: Permission denied")
+    assert f"chmod a+r '{model}'" in printed
 
 
 def descriptors() -> int:

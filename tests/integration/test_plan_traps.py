@@ -159,16 +159,16 @@ def test_plan_explains_1000_files_and_40_traps(laid_out: Home, tmp_path: Path) -
     done = laid_out.run("--config", str(tmp_path / "config.toml"), "plan", "--json")
     assert done.code == 0, done.err
     files = json.loads(done.out)["files"]
-    told = {(file["root"], file["path"]): file for file in files}
+    planned = {(file["root"], file["path"]): file for file in files}
 
     assert len(TRAPS) >= 40
-    assert len(files) == len(told) == FILES + 1, "and the .syncdignore"
+    assert len(files) == len(planned) == FILES + 1, "and the .syncdignore"
     for trap in TRAPS:
-        file = told[str(tmp_path / trap.root), printable(trap.name)]
+        file = planned[str(tmp_path / trap.root), printable(trap.name)]
         assert file["action"] == trap.action, file
         assert trap.rule in f"{file['reason']} ({file['rule']})", file
     for path in plain():
-        file = told[str(laid_out.models), path]
+        file = planned[str(laid_out.models), path]
         assert file["action"] == "upload"
         assert file["rule"] == "included by /*/ (select.include)"
         assert file["model_path"] == f"models/{path}"

@@ -1,15 +1,11 @@
 """What the operator chooses: names, selections, further roots; from the command to the catalog."""
 
-import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from syncd.types import Priority
 from tests.integration.harness import Home, calls, deeds, records, until
 from tests.weights import HEADER, weights
 
@@ -37,13 +33,13 @@ def test_refused_name_is_shown_with_characters_and_config_line(home: Home, cloud
 
     planned = plan_of(home)[ODD]
     done = home.once()
-    told = home.file(ODD)
+    shown = home.file(ODD)
 
     assert done.code == 1
-    assert planned["action"] == told["state"] == "refused"
-    assert planned["reason"] == told["reason"]
+    assert planned["action"] == shown["state"] == "refused"
+    assert planned["reason"] == shown["reason"]
     for part in ("characters ( )", "[naming.map]", LINE):
-        assert part in told["reason"]
+        assert part in shown["reason"]
 
 
 def test_shown_config_line_registers_the_file_only(home: Home, cloud: Sandbox) -> None:
@@ -148,31 +144,6 @@ def test_invalid_ignore_file_stops_uploads(home: Home, cloud: Sandbox) -> None:
     assert records(cloud) == {}
 
 
-def test_backfill_uploads_smallest_files_first(home: Home, cloud: Sandbox) -> None:
-    home.env |= {"SYNCD_UPLOAD__FILES": "1"}
-    for number, size in enumerate((900, 100, 500)):
-        home.write(f"unet/{number}.ckpt", bytes([number]) * size)
-    home.let_age()
-    home.once()
-
-    order = [record["file_size"] for record in cloud.records()]
-    assert order == [100, 500, 900, 2000, 3000]
-
-
-def test_new_file_has_priority_over_backfill(home: Home, cloud: Sandbox) -> None:
-    home.once()
-    home.write("loras/trained.safetensors", weights(b"the last epoch"))
-    home.once()
-    with closing(sqlite3.connect(home.state / "syncd.db")) as db:
-        rows = db.execute("SELECT rel_path, priority FROM job").fetchall()
-
-    assert {os.fsdecode(path): Priority(priority) for path, priority in rows} == {
-        ONE: Priority.BACKFILL,
-        TWO: Priority.BACKFILL,
-        "loras/trained.safetensors": Priority.FRESH,
-    }
-
-
 # -- further roots ---------------------------------------------------------------------------------
 
 
@@ -208,16 +179,6 @@ def test_extra_model_path_is_registered_under_its_type(
     assert home.file("sub/mine.pt")["root"] == str(extra)
     assert '"loras/odd (2).pt" = "loras/odd_2.pt"' in home.file("odd (2).pt")["reason"]
     assert f"{extra}/odd (2).pt" in done.out
-
-
-def test_missing_extra_model_path_is_found_once_it_exists(
-    home: Home, cloud: Sandbox, extra: Path
-) -> None:
-    assert home.once().code == 0
-
-    put(extra / "late.pt", b"late")
-    assert home.once().code == 0
-    assert "models/loras/late.pt" in records(cloud)
 
 
 def test_daemon_watches_extra_model_path_that_appears_later(

@@ -32,7 +32,7 @@ class ChangeQueue:
         while missing := set(wanted) - set(self.seen):
             self._take(missing)
 
-    def until_told_of(self, rel_path: str) -> None:
+    def until_any(self, rel_path: str) -> None:
         """Wait for any hint about a path."""
         while not any(hint.rel_path == rel_path for hint in self.seen):
             self._take(rel_path)
@@ -118,27 +118,6 @@ def test_written_file_gives_created_and_closed(
     assert watcher.degraded is None
 
 
-def test_a_name_that_is_not_utf8_comes_through(
-    start: Start, root: Path, hints: ChangeQueue
-) -> None:
-    start(root)
-
-    (root / "loras" / "caf\udce9.pt").write_bytes(b"model")
-
-    hints.until(closed("loras/caf\udce9.pt"))
-
-
-def test_file_moved_in_gives_moved(
-    start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
-) -> None:
-    (tmp_path / "x.pt").write_bytes(b"model")
-    start(root)
-
-    (tmp_path / "x.pt").rename(root / "loras" / "x.pt")
-
-    hints.until(moved("loras/x.pt"))
-
-
 def test_renamed_download_gives_hints_for_both_names(
     start: Start, root: Path, hints: ChangeQueue
 ) -> None:
@@ -174,7 +153,7 @@ def test_folder_created_and_filled_at_once_gives_hints(
     (root / "vae" / "deep" / "x.pt").write_bytes(b"model")
 
     # The file may be older than the watch: then watchdog finds it and knows of no close.
-    hints.until_told_of("vae/deep/x.pt")
+    hints.until_any("vae/deep/x.pt")
     (root / "vae" / "deep" / "y.pt").write_bytes(b"model")
     hints.until(closed("vae/deep/y.pt"))
 
@@ -191,20 +170,6 @@ def test_renamed_folder_gives_both_names_and_is_watched_under_the_new_one(
     hints.until(closed("vae/x.pt"))
 
 
-def test_a_folder_moved_out_and_in_again_is_still_watched(
-    start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
-) -> None:
-    watcher = start(root)
-
-    (root / "loras").rename(tmp_path / "loras")
-    (tmp_path / "loras").rename(root / "vae")
-    hints.until(deleted("loras", folder=True), moved("vae", folder=True))
-    (root / "vae" / "x.pt").write_bytes(b"model")
-
-    hints.until(closed("vae/x.pt"))
-    assert watcher.alive()
-
-
 def test_deleted_files_and_folders_give_hints(
     start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
 ) -> None:
@@ -217,19 +182,6 @@ def test_deleted_files_and_folders_give_hints(
     (root / "loras").rmdir()
 
     hints.until(deleted("loras/x.pt"), deleted("loras/y.pt"), deleted("loras", folder=True))
-
-
-def test_linked_root_gives_paths_below_the_link(
-    start: Start, root: Path, tmp_path: Path, hints: ChangeQueue
-) -> None:
-    (tmp_path / "alias").symlink_to(root)
-    watcher = start(tmp_path / "alias")
-
-    (tmp_path / "alias" / "x.pt").write_bytes(b"model")
-    (tmp_path / "alias" / "loras" / "x.pt").write_bytes(b"model")
-
-    hints.until(closed("x.pt"), closed("loras/x.pt"))
-    assert watcher.alive()
 
 
 @pytest.fixture
@@ -251,19 +203,6 @@ def test_folder_behind_two_links_gives_hints_under_both(
     hints.until(closed("vae/sub/x.pt"), closed("loras/more/sub/x.pt"))
 
 
-def test_a_linked_folder_within_a_linked_folder_is_watched(
-    start: Start, root: Path, elsewhere: Path, tmp_path: Path, hints: ChangeQueue
-) -> None:
-    (tmp_path / "third").mkdir()
-    (elsewhere / "sub" / "on").symlink_to(tmp_path / "third")
-    (root / "vae").symlink_to(elsewhere)
-    start(root)
-
-    (tmp_path / "third" / "x.pt").write_bytes(b"model")
-
-    hints.until(closed("vae/sub/on/x.pt"))
-
-
 def test_a_folder_linked_later_is_rescanned_and_watched(
     start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
 ) -> None:
@@ -274,20 +213,6 @@ def test_a_folder_linked_later_is_rescanned_and_watched(
     (elsewhere / "sub" / "x.pt").write_bytes(b"model")
 
     hints.until(closed("vae/sub/x.pt"))
-
-
-def test_a_link_moved_in_within_a_folder_is_watched(
-    start: Start, root: Path, elsewhere: Path, tmp_path: Path, hints: ChangeQueue
-) -> None:
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "link").symlink_to(elsewhere)
-    start(root)
-
-    (tmp_path / "new").rename(root / "loras" / "new")
-    hints.until(rescan("loras/new/link"))
-    (elsewhere / "sub" / "x.pt").write_bytes(b"model")
-
-    hints.until(closed("loras/new/link/sub/x.pt"))
 
 
 def test_a_removed_link_is_no_longer_watched_and_the_other_one_still_is(
@@ -518,39 +443,3 @@ def test_linked_folders_beyond_the_limit_degrade_to_rescans(
     assert watches_in_use() == 4
     assert watcher.degraded == "more than 2 linked folders; rescans find the rest"
     assert watcher.alive()
-
-
-def test_watches_are_counted_as_the_kernel_counts_them(start: Start, root: Path) -> None:
-    for number in range(5):
-        (root / "loras" / str(number)).mkdir()
-
-    watcher = start(root)
-    assert watches_in_use() == 7
-
-    watcher.stop()
-    assert watches_in_use() == 0
-
-
-def test_linked_folders_are_watched_again_after_a_restart(
-    start: Start, root: Path, elsewhere: Path, hints: ChangeQueue
-) -> None:
-    (root / "vae").symlink_to(elsewhere)
-    watcher = start(root)
-
-    watcher.stop()
-    watcher.start()
-    (elsewhere / "sub" / "x.pt").write_bytes(b"model")
-
-    hints.until(closed("vae/sub/x.pt"))
-
-
-def test_stopping_twice_and_before_the_start_is_fine(root: Path) -> None:
-    watcher = Watcher({1: str(root)}, lambda _: None)
-
-    watcher.stop()
-    assert not watcher.alive()
-    watcher.start()
-    watcher.stop()
-    watcher.stop()
-
-    assert not watcher.alive()

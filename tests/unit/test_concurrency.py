@@ -103,13 +103,6 @@ class Link:
         return sum(recent) / len(recent) / self.line
 
 
-def test_independent_streams_use_maximum_soon() -> None:
-    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
-    link.send(2 * TRY_S)
-
-    assert list(dict.fromkeys(link.seen)) == [4, 8, 16]
-
-
 def test_slow_streams_get_more_before_any_body_ends() -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT, stream=0.6 * MIB)  # 0.1 % lost, 100 ms
     link.send(2 * TRY_S)
@@ -143,14 +136,6 @@ def test_full_link_keeps_start_and_tries_once_a_minute() -> None:
     assert set(link.seen) == {4, 5, 8}
     assert link.seen.count(5) / len(link.seen) < 2 * TRY_S / REST_S
     assert 7 < sum(b > a for a, b in zip(link.seen, link.seen[1:], strict=False)) < 12
-
-
-def test_growth_ends_when_link_is_full() -> None:
-    link = Link(AdaptiveConcurrency(4, 32), line=290 * MIB, stream=29 * MIB)
-    link.send(5 * TRY_S)
-
-    assert max(link.seen) == 32
-    assert link.width.limit == 16
 
 
 def test_failed_trial_is_followed_by_single_steps() -> None:
@@ -192,17 +177,8 @@ def test_no_trial_while_bandwidth_limit_is_reached(held_to: int) -> None:
     assert list(dict.fromkeys(link.seen)) == [4, 8, 16]
 
 
-@pytest.mark.parametrize(("held_to_mib", "kept"), [(200, 8), (135, 8), (118, 4)])
-def test_trials_below_bandwidth_limit(held_to_mib: int, kept: int) -> None:
-    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, held_to=held_to_mib * MIB)
-    link.send(2 * REST_S)
-
-    assert link.width.limit == kept
-    assert max(link.seen) == kept
-
-
 @pytest.mark.parametrize("held_to", [MIB // 16, 60 * MIB])
-@pytest.mark.parametrize("period_s", [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 7, 11, 20])
+@pytest.mark.parametrize("period_s", [0.5, 2, 3.5, 5, 11])
 def test_changing_bandwidth_limit_is_not_a_gain(held_to: int, period_s: float) -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=GIGABIT)
     for number in range(round(2 * REST_S / period_s)):
@@ -214,7 +190,7 @@ def test_changing_bandwidth_limit_is_not_a_gain(held_to: int, period_s: float) -
     assert link.width.limit == 4
 
 
-@pytest.mark.parametrize("begins_s", [2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7])
+@pytest.mark.parametrize("begins_s", [2, 4, 6])
 def test_bandwidth_limit_during_trial_does_not_fail_it(begins_s: float) -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(begins_s)
@@ -226,7 +202,7 @@ def test_bandwidth_limit_during_trial_does_not_fail_it(begins_s: float) -> None:
     assert link.width.limit == 16
 
 
-@pytest.mark.parametrize("begins_s", [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6])
+@pytest.mark.parametrize("begins_s", [0.5, 2, 4, 6])
 def test_pause_without_requests_is_ignored(begins_s: float) -> None:
     full, long = (
         Link(AdaptiveConcurrency(4, 16), line=GIGABIT),
@@ -270,16 +246,6 @@ def test_unused_trial_is_reverted() -> None:
     assert link.width.limit == 4
 
 
-def test_short_pauses_between_parts_keep_slots() -> None:
-    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, asked=16)
-    for number in range(120):
-        link.asked = 9 if number % 3 == 0 else 16
-        link.send(LOOK_S)
-
-    assert link.width.limit == 16
-    assert link.seen == sorted(link.seen)
-
-
 @pytest.mark.parametrize(
     ("line", "buffer", "fill"),
     [(GIGABIT, 8 * MIB, 27 * MIB), (1 * MIB, MIB / 2, 0.7 * MIB)],
@@ -287,14 +253,6 @@ def test_short_pauses_between_parts_keep_slots() -> None:
 )
 def test_filled_socket_buffers_are_not_a_gain(line: float, buffer: float, fill: float) -> None:
     link = Link(AdaptiveConcurrency(4, 16), line=line, buffer=buffer, fill=fill)
-    link.send(REST_S)
-
-    assert max(link.seen) == 8
-    assert link.width.limit == 4
-
-
-def test_slow_link_is_measured_over_many_pieces() -> None:
-    link = Link(AdaptiveConcurrency(4, 16), line=1 * MIB, piece=2 * MIB)
     link.send(REST_S)
 
     assert max(link.seen) == 8
@@ -360,13 +318,6 @@ def test_limit_is_at_least_one() -> None:
     width.lose_one(THROTTLE_S)
 
     assert width.limit == 1
-
-
-def test_limit_is_at_most_setting() -> None:
-    link = Link(AdaptiveConcurrency(4, 6), stream=29 * MIB)
-    link.send(10 * TRY_S)
-
-    assert max(link.seen) == 6
 
 
 def test_resize_applies_at_once_and_keeps_value_in_bounds() -> None:

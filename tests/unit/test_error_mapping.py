@@ -5,7 +5,6 @@ import time
 import pytest
 
 from syncd.core.jobs.error_mapping import (
-    caused_by,
     classify,
     died_on_reused_connection,
     leaves_doubt,
@@ -44,32 +43,21 @@ def test_2xx_is_success(call: Call, status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        *[
-            (s, "server_transient")
-            for s in (408, 425, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527)
-        ],
+        *[(s, "server_transient") for s in (408, 425, 502, 503, 504, 520, 527)],
         (500, "server_fault"),
-        (506, "server_fault"),
         (599, "server_fault"),
         (429, "api_throttled"),
         (402, "not_allowed"),
-        (507, "not_allowed"),
         (400, "request_refused"),
         (422, "request_refused"),
-        (405, "route_unknown"),
         (501, "route_unknown"),
-        (505, "route_unknown"),
         (412, "object_exists"),
         (413, "too_large"),
         *[(s, "redirected") for s in (301, 302, 303, 307, 308)],
         (407, "captive_portal"),
         (511, "captive_portal"),
         (300, "invalid_answer"),
-        (304, "invalid_answer"),
         (406, "other_client_error"),
-        (418, "other_client_error"),
-        (431, "other_client_error"),
-        (451, "other_client_error"),
     ],
 )
 def test_api_statuses(call: Call, status: int, kind: str) -> None:
@@ -120,44 +108,32 @@ def test_api_409_is_conflict_of_record_or_upload(call: Call) -> None:
     ("status", "code", "kind"),
     [
         (400, "RequestTimeout", "store_idle"),
-        (400, "IncompleteBody", "store_idle"),
         (503, "SlowDown", "store_throttled"),
-        (503, "RequestLimitExceeded", "store_throttled"),
         (509, "BandwidthLimitExceeded", "store_throttled"),
         (429, None, "store_throttled"),
         (509, None, "store_throttled"),
         (409, "ConditionalRequestConflict", "store_conflict"),
-        (409, "OperationAborted", "store_conflict"),
         (409, None, "store_conflict"),
         (400, "EntityTooLarge", "too_large"),
         (413, None, "too_large"),
         (400, "ExpiredToken", "url_expired"),
-        (400, "InvalidToken", "url_expired"),
         (403, "SignatureDoesNotMatch", "signature_refused"),
         (403, "AccessDenied", "signature_refused"),
-        (403, "InvalidAccessKeyId", "signature_refused"),
         (403, None, "signature_refused"),
         (401, None, "signature_refused"),
         (403, "RequestTimeTooSkewed", "clock_skew"),
         (403, "AllAccessDisabled", "store_access_denied"),
-        (403, "AccountProblem", "store_access_denied"),
         (404, "NoSuchBucket", "store_access_denied"),
         (412, "PreconditionFailed", "object_exists"),
         (412, None, "object_exists"),
         (404, "NoSuchUpload", "upload_gone"),
         (400, "BadDigest", "digest_mismatch"),
-        (400, "InvalidDigest", "digest_mismatch"),
-        (400, "XAmzContentSHA256Mismatch", "digest_mismatch"),
-        (400, "XAmzContentChecksumMismatch", "digest_mismatch"),
         (400, "InvalidPart", "parts_refused"),
-        (400, "InvalidPartOrder", "parts_refused"),
-        (400, "EntityTooSmall", "parts_refused"),
         (500, "InternalError", "server_fault"),
         (500, None, "server_fault"),
         (503, "ServiceUnavailable", "server_transient"),
         (503, None, "server_transient"),
         (504, None, "server_transient"),
-        (307, "TemporaryRedirect", "redirected"),
         (301, None, "redirected"),
         (407, None, "captive_portal"),
         (400, "SomethingNew", "request_refused"),
@@ -237,11 +213,6 @@ def test_error_has_class_of_its_row(kind: Kind, error: type[Exception]) -> None:
         3,
         True,
     )
-
-
-def test_error_class_may_depend_on_call() -> None:
-    assert type(to_error(Kind.REDIRECTED, "m", call=Call.PRESIGN)) is NeedsOperator
-    assert type(to_error(Kind.REDIRECTED, "m", call=Call.PUT_PART)) is Retryable
 
 
 def test_operator_error_has_advice() -> None:
@@ -327,13 +298,3 @@ def test_dead_reused_connection_is_recognised_by_trace_events() -> None:
     assert not died_on_reused_connection({sent, opened})
     assert not died_on_reused_connection({sent, answered})
     assert not died_on_reused_connection(())
-
-
-def test_cause_is_found_through_chain() -> None:
-    inner = KeyError("inner")
-    outer = ValueError("outer")
-    outer.__cause__ = OSError("between")
-    outer.__cause__.__context__ = inner
-
-    assert caused_by(outer, KeyError)
-    assert not caused_by(outer, TypeError)

@@ -22,27 +22,13 @@ def test_model_ending_is_accepted_in_any_case(ending: str) -> None:
     "name",
     [
         ".hidden.safetensors",
-        "~syncthing~x.safetensors.tmp",
         "~syncthing~x.safetensors",
         "Unconfirmed 123.safetensors",
         "x.safetensors.part",
-        "x.safetensors.partial",
-        "x.incomplete",
         "x.crdownload",
-        "x.download",
-        "x.opdownload",
-        "x.smdownload",
-        "x.filepart",
         "x.tmp",
-        "x.temp",
         "x.safetensors.aria2",
-        "x.safetensors.aria2__temp",
-        "x.safetensors.st",
-        "x.lftp-pget-status",
-        "x.lock",
-        "x.task",
         "x.safetensors.!qB",
-        "x.swp",
         "x.safetensors~",
         "x.safetensors.6eF5e5Da",
         "x.CKPT.6eF5e5Da",
@@ -60,12 +46,7 @@ def test_unfinished_or_hidden_name_is_unwanted(name: str) -> None:
     "folder",
     [
         ".cache",
-        ".git",
         "__pycache__",
-        "lost+found",
-        "@eaDir",
-        "#recycle",
-        "$RECYCLE.BIN",
         "models--org--name",
     ],
 )
@@ -89,10 +70,6 @@ def test_folder_without_models_is_not_entered(folder: str) -> None:
 )
 def test_unwanted_file_has_a_reason(rel_path: str, size: int, reason: str) -> None:
     assert unwanted(rel_path, size) == reason
-
-
-def test_nested_configs_folder_is_ordinary() -> None:
-    assert unwanted("loras/configs/x.pt", 1) is None
 
 
 def test_pt2_is_an_ending_of_its_own() -> None:
@@ -123,7 +100,7 @@ def test_target_in_typed_root_starts_with_its_type() -> None:
     assert isinstance(target_of("x.pt", prefix="", type_key="loras"), Target)
 
 
-@pytest.mark.parametrize("character", list("()[]{}+,&'!#@%=~;:\\*?\"<>|$^`é漢\u200b\n\t\x1b\x00"))
+@pytest.mark.parametrize("character", list("(]+'#:\\*\"é漢\u200b\n\x1b\x00"))
 def test_refusal_quotes_forbidden_character(character: str) -> None:
     refusal = refused(f"loras/a{character}b{character}.pt")
 
@@ -135,10 +112,6 @@ def test_refusal_quotes_forbidden_character(character: str) -> None:
     assert refusal.offending in refusal.reason
     assert "renaming" in refusal.reason
     assert refusal.model_path == f"models/loras/a{character}b{character}.pt"
-
-
-def test_refusal_quotes_each_forbidden_character_once() -> None:
-    assert refused("loras/b(1) [x]+(2).pt").offending == "( ) [ ] +"
 
 
 def test_name_that_is_not_utf8_is_refused() -> None:
@@ -177,13 +150,6 @@ def test_longest_names_are_accepted() -> None:
     name = "n" * (1000 - len("models/" + longest) - 3) + ".pt"
     assert isinstance(target_of(longest + name, prefix="models/"), Target)
     assert refused(longest + "n" + name).offending == "1001 bytes"
-
-
-def test_leading_slash_is_refused() -> None:
-    answer = target_of("loras/x.pt", prefix="/")
-
-    assert isinstance(answer, Refusal)
-    assert answer.offending == "/"
 
 
 def test_companion_leads_to_its_owner() -> None:

@@ -64,7 +64,7 @@ def test_plan_survives_formatting_and_parsing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ({"action": "adopt"}, "needs fingerprint"),
         ({"action": "delete"}, "needs record_id"),
@@ -74,11 +74,11 @@ def test_plan_survives_formatting_and_parsing() -> None:
         ({"action": "upload", "model_path": "m", "fingerprint": {"dev": 1}}, "fingerprint is not"),
     ],
 )
-def test_invalid_line_is_refused_with_its_number(members: dict[str, Any], said: str) -> None:
+def test_invalid_line_is_refused_with_its_number(members: dict[str, Any], message: str) -> None:
     head = next(iter(format_plan([], base_url=URL)))
     line = json.dumps({"reason": "", "root": "/models", "path": "a", **members})
 
-    with pytest.raises(InvalidPlan, match=said) as caught:
+    with pytest.raises(InvalidPlan, match=message) as caught:
         parse_plan([head, line], base_url=URL)
 
     assert str(caught.value).startswith("line 2: ")

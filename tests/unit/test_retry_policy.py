@@ -15,8 +15,6 @@ from syncd.core.jobs.retry_policy import (
     Decision,
     Failure,
     Next,
-    add_jitter,
-    backoff_s,
     decide,
     late_wait_s,
     needs_fresh_url,
@@ -203,16 +201,6 @@ def test_flag_is_set_on_exactly_these_rows(flag: str, kinds: str) -> None:
     assert sorted(kind for kind, row in ROWS.items() if getattr(row, flag)) == kinds.split()
 
 
-def test_refused_complete_counts_towards_the_fuse() -> None:
-    assert row_of(Kind.REQUEST_REFUSED, Call.COMPLETE).fuse
-
-
-def test_decision_carries_flags_of_its_row() -> None:
-    assert after(Kind.NOT_ALLOWED, Call.PRESIGN).free
-    assert after(Kind.OTHER_CLIENT_ERROR, Call.PRESIGN).fuse
-    assert after(Kind.NETWORK, Call.PRESIGN) == Decision(Next.LATER, 15.0, free=False, fuse=False)
-
-
 @pytest.mark.parametrize(
     "kind", [Kind.NETWORK, Kind.SERVER_TRANSIENT, Kind.SERVER_FAULT, Kind.INVALID_ANSWER]
 )
@@ -250,10 +238,6 @@ def test_once_parks_job_at_its_fifth_attempt() -> None:
     assert after(Kind.NETWORK, count=5, once=True).wait_s == 3600
 
 
-def test_once_does_not_park_what_is_held() -> None:
-    assert after(Kind.CAPTIVE_PORTAL, count=9, once=True).next is Next.HOLD
-
-
 def test_probe_waits_of_hold_have_no_jitter() -> None:
     waits = [decide(failure(Kind.TLS_ERROR, count=n), jitter=0, once=False) for n in range(1, 7)]
 
@@ -268,13 +252,6 @@ def test_waits_of_requests_and_jobs_scale_with_jitter(jitter: float) -> None:
     assert [decide(f, jitter=jitter, once=False).wait_s for f in failures] == [
         jitter * s for s in (15, 30, 60, 120, 240, 300)
     ]
-
-
-def test_retry_after_replaces_wait_of_request() -> None:
-    for asked in (0.0, 3.0, 20.0):
-        failed = failure(Kind.NETWORK, Call.ME, 3, retry_after_s=asked)
-
-        assert request_wait_s(failed, 0.0) == asked
 
 
 def test_retry_after_beyond_request_scope_delays_job() -> None:
@@ -301,19 +278,6 @@ def test_R06_hold_with_short_retry_after_backs_off_when_the_server_repeats_it() 
     assert [pause_s(n, 0) for n in (1, 2, 3, 7, 50)] == [5, 10, 20, 300, 300]
     assert [pause_s(n, 60) for n in (1, 4, 5)] == [60, 60, 80]
     assert pause_s(50, 3000) == 3000
-
-
-def test_backoff_doubles_up_to_its_cap_and_scales_with_jitter() -> None:
-    waits = [backoff_s(n, base_s=2, cap_s=30, jitter=1) for n in range(1, 7)]
-
-    assert waits == [2, 4, 8, 16, 30, 30]
-    assert backoff_s(3, base_s=2, cap_s=30, jitter=0.25) == 2
-    assert backoff_s(10**6, base_s=2, cap_s=30, jitter=0) == 0
-
-
-def test_added_jitter_is_at_most_a_tenth() -> None:
-    assert add_jitter(100, 0) == 100
-    assert add_jitter(100, 1) == pytest.approx(110)
 
 
 @pytest.mark.parametrize(
