@@ -15,7 +15,7 @@ from syncd.config.credential import CredentialSource
 from syncd.config.reload import LiveSettings
 from syncd.config.settings import Settings
 from syncd.control.context import ControlContext
-from syncd.core.jobs.late import LATEST_S
+from syncd.core.jobs.retry_policy import LATEST_S
 from syncd.daemon import service as service_room
 from syncd.daemon.components import Factories, Resources, build_components, open_store
 from syncd.daemon.service import Service

@@ -87,9 +87,7 @@ def scene_in(folder: Path, store: Store, lanes: Executors, clock: HandClock) -> 
         store=store,
         lanes=lanes,
         clock=clock,
-        tracker=SettleTracker(
-            {root.id: root}, clock=clock, meter=meter, windows=lambda: WINDOWS
-        ),
+        tracker=SettleTracker({root.id: root}, clock=clock, meter=meter, windows=lambda: WINDOWS),
         meter=meter,
         read_lease=lambda: True,
         on_queued=lambda: queued.append(None),
