@@ -34,8 +34,11 @@ COMMIT_MS = 30_000
 
 CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-team-id"})
 REGISTER, LIST, INITIATE, DELETE = "register", "list_models", "initiate", "delete_model"
+PUT_PART, COMPLETE = "put_part", "complete"
 STORE_CALLS = frozenset({"put_body", "put_part"})
-SPOILT = frozenset({"answer", "delay", "malformed_json", "html", "huge", "redirect", "truncated"})
+SPOILT = frozenset(
+    {"answer", "delay", "malformed_json", "html", "huge", "redirect", "truncated", "no_etag"}
+)
 NO_ROUTE = frozenset({404, 405, 501, 505})
 THROTTLED = frozenset({429, 503})
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -130,20 +133,15 @@ def o2_objects_are_whole_versions(evidence: Evidence) -> None:
 
 
 def o3_committed_parts_stay_sent(evidence: Evidence) -> None:
-    """No part arrives again after its etag was committed, while the upload lives."""
-    sql = (
-        "SELECT upload_id, number FROM part JOIN job ON job.id = part.job_id"
-        " WHERE upload_id IS NOT NULL"
-    )
-    for upload_id, number in _rows(evidence, sql):
-        calls = [
-            call
-            for call in evidence.history
-            if call.call == "put_part" and (call.upload_id, call.part) == (upload_id, number)
-        ]
-        good = [call for call in calls if call.ok]
-        if any(_was_kept(evidence, call) for call in good[:-1]):
-            raise _violation("O3", f"part {number} came again after its answer", calls)
+    """No part is sent again after its answer was seen, unless ``complete`` was sent in between."""
+    for (upload_id, number), calls in _grouped(evidence, PUT_PART, lambda c: (c.upload_id, c.part)):
+        for call, after in pairwise(calls):
+            completed = any(
+                c.call == COMPLETE and c.upload_id == upload_id and call.seq < c.seq < after.seq
+                for c in evidence.history
+            )
+            if call.ok and _was_kept(evidence, call) and not completed:
+                raise _violation("O3", f"part {number} came again", [call, after])
 
 
 def o4_nothing_is_registered_twice(evidence: Evidence) -> None:

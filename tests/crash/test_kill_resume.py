@@ -2,11 +2,9 @@
 
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -25,10 +23,6 @@ SMALL, LARGE = "models/loras/small.safetensors", "models/checkpoints/large.safet
 SIZES = {SMALL: 7 * MIB, LARGE: 11 * MIB}
 SWITCHES = Switches(part_size=5 * MIB, second_complete=404, register_repeats=True)
 """The cloud that forgives least: a finished upload is unknown, a second register makes a record."""
-
-HUGE = 1_500_000_000
-HUGE_PARTS = 15
-SLOTS = 4
 
 NEVER_ARRIVED = (Call.LIST_MODELS, Call.PRESIGN, Call.PUT_BODY, Call.INITIATE, Call.COMPLETE)
 UNANSWERED = (Call.PRESIGN, Call.PUT_BODY, Call.INITIATE, Call.PUT_PART)
@@ -159,32 +153,3 @@ def test_a_killed_run_leaves_its_claims_to_the_next(cloud: Sandbox, home: Home) 
 
     assert again.code == 0, again.err
     require_all_there(cloud, home.models, set(SIZES))
-
-
-def test_a_file_of_1500_mb_goes_on_where_kill_9_stopped_it(
-    tmp_path: Path, trap: Trap, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with TemporaryDirectory(dir=tmp_path) as folder:  # gigabytes must not wait for pytest's broom
-        models = Path(folder) / "models"
-        path = write_safetensors(models / "checkpoints/huge.safetensors", HUGE)
-        with Sandbox(Path(folder) / "cloud", listener=trap, digest_bodies=False) as cloud:
-            home = signed_in(tmp_path / "home", models, cloud, 500_000_000)
-            home.env["SYNCD_UPLOAD__PARTS_MAX"] = str(SLOTS)  # where it is slow, one more is tried
-            trap.kill(home, nth(Call.PUT_PART, 7))
-            committed = facts(home)["models/checkpoints/huge.safetensors"].etags
-
-            again = run(home, "--once")
-
-            assert again.code == 0, again.err
-            sent = Counter(entry.part for entry in cloud.history.entries(Call.PUT_PART))
-            twice = {number for number, times in sent.items() if times == 2}
-            assert 3 <= len(committed) < HUGE_PARTS  # the middle of the upload
-            assert {sent[number] for number in committed} == {1}
-            assert set(sent) == set(range(1, HUGE_PARTS + 1))
-            assert sum(sent.values()) == HUGE_PARTS + len(twice)
-            assert 1 <= len(twice) <= SLOTS
-            assert cloud.history.count(Call.INITIATE, Call.COMPLETE) == 2
-            assert records(cloud) == {"models/checkpoints/huge.safetensors": sha256_of(path)}
-            assert cloud.open_uploads() == ()
-    with capsys.disabled():
-        print(f"\n{len(committed)} parts kept, {len(twice)} of {HUGE_PARTS} sent twice")

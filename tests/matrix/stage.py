@@ -10,30 +10,29 @@ import contextlib
 import hashlib
 import os
 import random
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import httpx
+import pytest
 
 from syncd.config.credential import CredentialSource, TokenFile
 from syncd.config.credential_files import Stored
 from syncd.sandbox.cloud import Registered
-from syncd.sandbox.cloud import Stage as UploadStage
 from syncd.sandbox.faults import Rule
 from syncd.sandbox.history import Entry
 from syncd.sandbox.objects import Body, StoredObject
 from syncd.sandbox.switches import Switches
 from syncd.store.store import Store
-from syncd.types import Call, Hint, HintKind, Session
+from syncd.types import Call, HintKind, Session
+from tests.memory import folder as memory_folder
 from tests.model_files import safetensors
-from tests.oracle import Content, Evidence, check
+from tests.oracle import Evidence, check
 from tests.scale import SEED
 from tests.simulation import life as lives
 from tests.simulation.far_side import API_URL, FarSide, Weather
@@ -260,9 +259,8 @@ class Stage:
 
     def hint(self, path: str, kind: HintKind) -> None:
         """What the kernel says."""
-        watcher = None if self.life is None else self.life.watcher
-        if watcher is not None and watcher.alive():
-            watcher.emit(Hint(watcher.root_id, path, kind))
+        if self.life is not None:
+            self.life.hint(path, kind)
 
     # -- the daemon ------------------------------------------------------------------------------
 
@@ -322,7 +320,6 @@ class Stage:
             self.line,
             self.clock,
             random.Random(f"life {len(self.started)}"),
-            die_at=None,
             lost=self.lost,
             disturb=lambda path: self.while_read(path),
             jitter=self.jitter,
@@ -330,6 +327,28 @@ class Stage:
         )
         self.started.append(int(self.clock.now_s() * 1000))
         self.living = asyncio.create_task(self.life.live())
+
+    async def begin(self, *paths: str) -> None:
+        """Write whole files, start the daemon, and wait until they are registered."""
+        for path in paths:
+            self.write(path)
+        self.start()
+        for path in paths:
+            await self.arrives(path)
+
+    async def finish(self, *paths: str) -> None:
+        """Wait until *paths* are registered, stop the daemon, and ask the oracle."""
+        for path in paths:
+            await self.arrives(path)
+        await self.stop()
+        check(self.evidence({model_path(path): self.sha256(path) for path in paths}))
+
+    @contextlib.contextmanager
+    def without_events(self) -> Iterator[None]:
+        """The watcher reports no event of what is done meanwhile."""
+        life, self.life = self.life, None
+        yield
+        self.life = life
 
     async def ended(self) -> int | None:
         """Wait for its end; the exit code, None after a kill."""
@@ -433,33 +452,16 @@ class Stage:
 
     def evidence(self, still: dict[str, str]) -> Evidence:
         """All that is left, for the oracle."""
-        assert not self.far.crashes, f"the stand-in cloud failed: {self.far.crashes}"
-        far = self.far
-        signatures = [each.decode() for each in sorted(far.signatures)]
-        return Evidence(
-            history=[
-                replace(call, lost=True) if call.seq in self.lost else call
-                for call in far.history.entries()
-            ],
-            records=[asdict(record) for record in far.cloud.records()],
-            objects={key: self._content(key) for key in far.objects.sizes()},
-            open_uploads=[
-                each.upload_id for each in far.cloud.uploads() if each.stage is UploadStage.OPEN
-            ],
+        return self.far.evidence(
+            lost=self.lost,
+            secrets=[self.far.session.access_token, self.far.accounts.device_key],
             versions=self.versions,
             still=still,
             state_dir=self.state,
             started=self.started,
             killed=self.killed,
-            unreached=far.unreached,
-            listing=far.switches.listing_off is None,
             log=self.log.getvalue(),
-            secrets=[far.session.access_token, far.accounts.device_key, *signatures],
         )
-
-    def _content(self, key: str) -> Content:
-        data = b"".join(self.far.objects.read(key))
-        return Content(len(data), hashlib.sha256(data).hexdigest())
 
     def report(self) -> str:
         """Jobs, holds, calls and log, for the message of a failure."""
@@ -477,6 +479,22 @@ class Stage:
                 *self.log.getvalue().splitlines()[-15:],
             ]
         )
+
+
+def cells(faults: int | Iterable[int], *phases: str) -> pytest.MarkDecorator:
+    """Parametrize ``phase``, and ``fault`` if there are several; each test is marked with its cell."""
+    numbers = [faults] if isinstance(faults, int) else faults
+    rows = [
+        pytest.param(
+            *([] if isinstance(faults, int) else [number]),
+            phase,
+            id=f"F{number:02}-{phase}",
+            marks=pytest.mark.cell(f"F{number:02}-{phase}"),
+        )
+        for number in numbers
+        for phase in phases
+    ]
+    return pytest.mark.parametrize("phase" if isinstance(faults, int) else ("fault", "phase"), rows)
 
 
 def whole_file(size: int, salt: str) -> bytes:
@@ -513,7 +531,7 @@ def play(scenario: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
                 await asyncio.gather(stage.living, return_exceptions=True)
 
     with (
-        _folder() as folder,
+        memory_folder() as folder,
         scaled_down(),
         calendar(loop),
         logged(True) as log,
@@ -524,16 +542,3 @@ def play(scenario: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
             loop.run_until_complete(acted(stage))
         finally:
             loop.close()
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="syncd-matrix-", dir=memory))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-__all__ = ["LARGE", "OTHER", "SMALL", "Broken", "Line", "Slow", "Stage", "check", "play"]

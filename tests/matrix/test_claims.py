@@ -8,7 +8,8 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call
-from tests.matrix.stage import LARGE, SMALL, Stage, check, play
+from tests.matrix.stage import LARGE, SMALL, Stage, play
+from tests.oracle import check
 from tests.simulation import life
 
 SLOW_S = 30.0

@@ -4,7 +4,8 @@ import asyncio
 
 from syncd.core.transfer.quota import DAY_MS
 from syncd.types import Call
-from tests.matrix.stage import HOUR_S, LARGE, SIZES, Stage, check, play
+from tests.matrix.stage import HOUR_S, LARGE, SIZES, Stage, play
+from tests.oracle import check
 
 FILES = [f"loras/{number}.safetensors" for number in range(2)]
 SIZE = 9_000

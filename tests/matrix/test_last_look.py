@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from syncd.types import Call
-from tests.matrix.stage import LARGE, SMALL, Stage, call_of, check, play
+from tests.matrix.stage import LARGE, SMALL, Stage, call_of, play
+from tests.oracle import check
 
 STORED = {SMALL: (Call.PUT_BODY, 1), LARGE: (Call.PUT_PART, 3)}
 """The call that stores the bytes of a file, and how many of them do."""

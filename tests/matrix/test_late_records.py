@@ -13,7 +13,8 @@ from syncd.core.jobs.retry_policy import LATEST_S
 from syncd.sandbox.cloud import Registered
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call, HintKind
-from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, check, play
+from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, play
+from tests.oracle import check
 
 LATE_S = 55.0
 """Later than the daemon waits for an answer (30 s), sooner than proxies give up (60 s)."""
@@ -266,9 +267,7 @@ def test_I11_register_of_unknown_outcome_waits_while_the_server_refuses_to_list(
 @pytest.mark.parametrize("last", [SECOND, SMALL], ids=["renamed again", "renamed back"])
 def test_I29_move_that_arrives_late_does_not_undo_the_next_one(last: str) -> None:
     async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        await stage.arrives(SMALL)
+        await stage.begin(SMALL)
         stage.inject(Rule(Fault.ANSWER, call=Call.UPDATE_MODEL, status=504, late_s=LATE_S, count=1))
         rename(stage, SMALL, FIRST)
         await asyncio.sleep(20)
@@ -316,9 +315,7 @@ def test_I29_retirement_that_arrives_late_spares_the_file_that_returned(action: 
 @pytest.mark.parametrize("action", ["disable", "delete"])
 def test_I07_record_that_moves_with_its_renamed_file_is_not_retired_meanwhile(action: str) -> None:
     async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        await stage.arrives(SMALL)
+        await stage.begin(SMALL)
         record_id = the_record(stage).id
         stage.inject(Rule(Fault.DELAY, call=Call.UPDATE_MODEL, delay_s=25, count=1))
         rename(stage, SMALL, FIRST)
@@ -337,9 +334,7 @@ def test_I07_record_that_moves_with_its_renamed_file_is_not_retired_meanwhile(ac
 @pytest.mark.parametrize("action", ["disable", "delete"])
 def test_I07_record_that_others_moved_with_the_renamed_file_is_not_retired(action: str) -> None:
     async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        await stage.arrives(SMALL)
+        await stage.begin(SMALL)
         await stage.stop()
         record = the_record(stage)
         moved = replace(record, model_path=f"models/{FIRST}")

@@ -1,15 +1,15 @@
 """
 Row 4 of ``matrix.md``, and promise I31: no wait is longer because the wall clock was set.
 
-The clock is set in both directions during each wait, while the daemon runs and between two runs of it, and
-has to end within its own maximum from the step on.
+The clock is set in both directions during each wait, while the daemon runs and between two runs, and
+the wait has to end within its own maximum from then on.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +21,6 @@ from syncd.sandbox.faults import Fault, Rule
 from syncd.store.store import Store
 from syncd.types import Call, HintKind, HoldKind
 from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, play
-from tests.oracle import RULES, o3_committed_parts_stay_sent
 
 DAY_S = 24 * HOUR_S
 POLL_S = 5.0
@@ -42,19 +41,8 @@ async def set_clock(stage: Stage, step_s: float, *, restart: bool) -> float:
     return stage.loop.time()
 
 
-async def ends_well(stage: Stage, *paths: str) -> None:
-    """All of *paths* are registered, and the oracle is content."""
-    for path in paths:
-        await stage.arrives(path)
-    await stage.stop()
-    evidence = stage.evidence({f"models/{path}": stage.sha256(path) for path in paths})
-    for rule in RULES:
-        if rule is not o3_committed_parts_stay_sent:  # it compares the two clocks
-            rule(evidence)
-
-
 async def comes(
-    stage: Stage, condition: Callable[[], Any], since_s: float, within_s: float
+    stage: Stage, condition: Callable[[], object], since_s: float, within_s: float
 ) -> None:
     """Require *condition* to become true within *within_s* after *since_s*."""
     while not condition():
@@ -62,75 +50,151 @@ async def comes(
         await asyncio.sleep(POLL_S)
 
 
-# -- back-off --------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """
+    A wait of the daemon.
 
-REDIRECT_WAIT_S = 900.0
-"""Row 26: what a job waits after a redirect of the store."""
+    Args:
+        begin: Starts the daemon, and returns once it waits.
+        over: Whether the wait has ended.
+        longest_s, restart_s: The maximum after the step; after a restart, if another.
+        least_s: The minimum from the end of ``begin`` on, unless the daemon was restarted.
+        left: The files that are registered afterwards.
+    """
+
+    begin: Callable[[Stage], Awaitable[None]]
+    over: Callable[[Stage], object]
+    longest_s: float
+    restart_s: float | None = None
+    least_s: float = 0.0
+    left: tuple[str, ...] = (SMALL,)
 
 
-@WHEN
-@STEPS
-def test_I31_F04_backoff_of_a_job_ends_within_its_own_wait(step_s: float, restart: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(Rule(Fault.REDIRECT, count=None, call=Call.PUT_BODY))
+async def back_off(stage: Stage) -> None:
+    """A redirect of the store, after which the job waits 900 s (row 26)."""
+    stage.inject(Rule(Fault.REDIRECT, count=None, call=Call.PUT_BODY))
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: "retry" in stage.events(SMALL), "a job that waits")
+    stage.clear_faults()
+    await asyncio.sleep(100)
+
+
+def hold(
+    kind: str, *rules: Rule, broken: Broken | None = None
+) -> Callable[[Stage], Awaitable[None]]:
+    """The start of a hold whose cause then ends."""
+
+    async def begin(stage: Stage) -> None:
+        stage.inject(*rules, broken=broken)
         stage.write(SMALL)
         stage.start()
-        await stage.until(lambda: "retry" in stage.events(SMALL), "a job that waits")
-        begun_s = stage.loop.time()
+        (held,) = await stage.until(stage.holds, "a hold")
+        assert held["kind"] == kind
         stage.clear_faults()
-        await asyncio.sleep(100)
-        stepped_s = await set_clock(stage, step_s, restart=restart)
-        await comes(stage, lambda: stage.registered(SMALL), stepped_s, REDIRECT_WAIT_S + SLACK_S)
-        if not restart:  # the wait has its planned length
-            assert abs(stage.loop.time() - begun_s - REDIRECT_WAIT_S) < SLACK_S
-        await ends_well(stage, SMALL)
+        await asyncio.sleep(1)
 
-    play(scenario)
-
-
-# -- holds -----------------------------------------------------------------------------------------
+    return begin
 
 
 def refused() -> httpx.TransportError:
     return httpx.ConnectError("Connection refused")
 
 
-def throttled(stage: Stage) -> None:
-    stage.inject(
-        Rule(
-            Fault.ANSWER, count=None, call=Call.PRESIGN, status=429, headers={"Retry-After": "600"}
-        )
-    )
+def answer(call: Call, status: int, **more: object) -> Rule:
+    return Rule(Fault.ANSWER, count=None, call=call, status=status, **more)  # type: ignore[arg-type]
 
 
-def offline(stage: Stage) -> None:
-    stage.inject(broken=Broken(Call.PRESIGN, refused, everything=True))
+async def reach_quota(stage: Stage) -> None:
+    """Send what a day may take, with a second file left over."""
+    stage.settings["limits"] = {"max_bytes_per_day": 9_000}
+    stage.settings["upload"] = {"files": 1, "parts": 1}
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: stage.registered(SMALL), "the first file")
+    stage.write(OTHER)
+    (held,) = await stage.until(stage.holds, "a hold")
+    assert held["kind"] == "limit"
 
 
-def operator(stage: Stage) -> None:
-    stage.inject(Rule(Fault.ANSWER, count=None, call=Call.PRESIGN, status=403))
+GRACE_S = HOUR_S
+TICK_S = 30.0
+CALL_AGAIN_S = 300.0
+
+
+async def lose_a_file(stage: Stage) -> None:
+    """Register two files and delete one; its record is deleted after the grace."""
+    stage.settings["catalog"] = {"on_delete": "delete", "delete_grace_s": GRACE_S}
+    await stage.begin(SMALL, OTHER)
+    (stage.root / OTHER).unlink()
+    stage.hint(OTHER, HintKind.DELETED)
+    gone = "SELECT 1 FROM record WHERE gone_at IS NOT NULL"
+    await stage.until(lambda: stage.query(gone), "the loss noticed")
+
+
+async def postpone_retirement(stage: Stage) -> None:
+    await lose_a_file(stage)
+    stage.inject(answer(Call.DELETE_MODEL, 503))
+    await stage.until(lambda: "retire_postponed" in stage.log.getvalue(), "a failed call")
+    stage.clear_faults()
+
+
+async def postpone_abort(stage: Stage) -> None:
+    stage.inject(answer(Call.ABORT, 503), answer(Call.COMPLETE, 422))
+    stage.write(LARGE)
+    stage.start()
+    await stage.until(lambda: "abort_postponed" in stage.log.getvalue(), "a failed abort")
+    stage.clear_faults()
+
+
+def is_retired(stage: Stage) -> bool:
+    return len(stage.far.cloud.records()) == 1
+
+
+def is_aborted(stage: Stage) -> bool:
+    return not stage.query("SELECT 1 FROM upload WHERE state = 'unwanted'")
+
+
+WAITS = {
+    "back-off": Wait(back_off, lambda stage: stage.registered(SMALL), 900, least_s=800 - SLACK_S),
+    "throttled": Wait(
+        hold("throttled", answer(Call.PRESIGN, 429, headers={"Retry-After": "600"})),
+        lambda stage: stage.registered(SMALL), 660,
+    ),
+    "offline": Wait(
+        hold("offline", broken=Broken(Call.PRESIGN, refused, everything=True)),
+        lambda stage: stage.registered(SMALL), 60,
+    ),
+    "operator": Wait(
+        hold("operator", answer(Call.PRESIGN, 403)), lambda stage: stage.registered(SMALL), HOUR_S
+    ),
+    # An hour counts until all of it is a day ago.
+    "quota": Wait(reach_quota, lambda stage: stage.registered(OTHER), 25 * HOUR_S,
+                  least_s=23 * HOUR_S, left=(SMALL, OTHER)),
+    "grace": Wait(lose_a_file, is_retired, GRACE_S, least_s=GRACE_S - TICK_S),
+    # A restart does not know by how much the clock was set, and begins the grace again.
+    "retirement": Wait(postpone_retirement, is_retired, CALL_AGAIN_S, restart_s=GRACE_S),
+    "abort": Wait(postpone_abort, is_aborted, CALL_AGAIN_S, left=()),
+}  # fmt: skip
 
 
 @WHEN
 @STEPS
-@pytest.mark.parametrize(
-    ("kind", "fault", "longest_s"),
-    [("throttled", throttled, 660.0), ("offline", offline, 60.0), ("operator", operator, HOUR_S)],
-)
-def test_I31_F04_hold_is_probed_within_its_own_wait(
-    kind: str, fault: Callable[[Stage], None], longest_s: float, step_s: float, restart: bool
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_I31_F04_wait_keeps_its_bounds_after_the_clock_was_set(
+    wait: Wait, step_s: float, restart: bool
 ) -> None:
     async def scenario(stage: Stage) -> None:
-        fault(stage)
-        stage.write(SMALL)
-        stage.start()
-        (hold,) = await stage.until(stage.holds, "a hold")
-        assert hold["kind"] == kind
-        stage.clear_faults()
-        await asyncio.sleep(1)
+        await wait.begin(stage)
+        begun_s = stage.loop.time()
         stepped_s = await set_clock(stage, step_s, restart=restart)
-        await comes(stage, lambda: stage.registered(SMALL), stepped_s, longest_s + SLACK_S)
-        await ends_well(stage, SMALL)
+        longest_s = wait.restart_s if restart and wait.restart_s else wait.longest_s
+        await comes(stage, lambda: wait.over(stage), stepped_s, longest_s + SLACK_S)
+
+        assert restart or stage.loop.time() - begun_s >= wait.least_s
+        if wait.left:
+            await stage.finish(*wait.left)
 
     play(scenario)
 
@@ -143,30 +207,31 @@ def test_I31_F04_since_of_a_hold_follows_the_clock(step_s: float, restart: bool)
         await asyncio.sleep(5)
         stage.root.rename(stage.folder / "away")
         stage.hint("", HintKind.RESCAN)
-        (hold,) = await stage.until(stage.holds, "a hold")
-        assert hold["kind"] == "root"
+        (held,) = await stage.until(stage.holds, "a hold")
+        assert held["kind"] == "root"
         await set_clock(stage, step_s, restart=restart)
         await asyncio.sleep(SLACK_S)
-        (hold,) = stage.holds()
-        ago_s = (stage.clock.now_ms() - hold["since"]) / 1000
+        (held,) = stage.holds()
+        ago_s = (stage.clock.now_ms() - held["since"]) / 1000
         assert ago_s >= 0
-        if not restart:
-            assert ago_s < 3 * SLACK_S
+        assert restart or ago_s < 3 * SLACK_S
         (stage.folder / "away").rename(stage.root)
         stage.write(SMALL)
         await comes(stage, lambda: stage.registered(SMALL), stage.loop.time(), SLACK_S)
-        await ends_well(stage, SMALL)
 
     play(scenario)
 
 
 @STEPS
 def test_I31_F04_pause_ends_when_it_is_lifted(step_s: float) -> None:
+    @contextlib.contextmanager
+    def store_of(stage: Stage) -> Iterator[Store]:
+        store = Store(str(stage.state))
+        yield store
+        store.close()
+
     async def scenario(stage: Stage) -> None:
-        stage.start()
-        await asyncio.sleep(5)
-        await stage.stop()
-        with at_rest(stage) as store:
+        with store_of(stage) as store:
             store.holds.pause(stage.clock.now_ms())
         stage.start()
         stage.write(SMALL)
@@ -174,156 +239,16 @@ def test_I31_F04_pause_ends_when_it_is_lifted(step_s: float) -> None:
         await asyncio.sleep(HOUR_S)
         assert not stage.calls()
         await stage.stop()
-        with at_rest(stage) as store:
+        with store_of(stage) as store:
             store.holds.clear(HoldKind.PAUSED)
         stage.start()
         await comes(stage, lambda: stage.registered(SMALL), stage.loop.time(), SLACK_S)
-        await ends_well(stage, SMALL)
-
-    play(scenario)
-
-
-@contextlib.contextmanager
-def at_rest(stage: Stage) -> Iterator[Store]:
-    """The store of a daemon that does not run."""
-    store = Store(str(stage.state))
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-# -- the day's quota -------------------------------------------------------------------------------
-
-QUOTA_S = 25 * HOUR_S
-"""An hour counts until all of it is a day ago."""
-
-
-async def reach_quota(stage: Stage) -> None:
-    """Send what a day may take, with a second file left over."""
-    stage.settings["limits"] = {"max_bytes_per_day": 9_000}
-    stage.settings["upload"] = {"files": 1, "parts": 1}
-    stage.write(SMALL)
-    stage.start()
-    await stage.until(lambda: stage.registered(SMALL), "the first file")
-    stage.write(OTHER)
-    (hold,) = await stage.until(stage.holds, "a hold")
-    assert hold["kind"] == "limit"
-
-
-@WHEN
-@STEPS
-def test_I31_F04_quota_is_free_again_within_a_day(step_s: float, restart: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        await reach_quota(stage)
-        stepped_s = await set_clock(stage, step_s, restart=restart)
-        if not restart:  # bytes sent still count
-            await asyncio.sleep(23 * HOUR_S)
-            assert not stage.registered(OTHER)
-        await comes(stage, lambda: stage.registered(OTHER), stepped_s, QUOTA_S + SLACK_S)
-        await ends_well(stage, SMALL, OTHER)
-
-    play(scenario)
-
-
-# -- records that have had their time --------------------------------------------------------------
-
-GRACE_S = HOUR_S
-TICK_S = 30.0
-
-
-async def lose_a_file(stage: Stage) -> float:
-    """Register two files and delete one, whose record follows after the grace; when that was."""
-    stage.settings["catalog"] = {"on_delete": "delete", "delete_grace_s": GRACE_S}
-    for path in (SMALL, OTHER):
-        stage.write(path)
-    stage.start()
-    for path in (SMALL, OTHER):
-        await stage.arrives(path)
-    (stage.root / OTHER).unlink()
-    stage.hint(OTHER, HintKind.DELETED)
-    gone = "SELECT 1 FROM record WHERE gone_at IS NOT NULL"
-    await stage.until(lambda: stage.query(gone), "the loss noticed")
-    return stage.loop.time()
-
-
-def records(stage: Stage) -> int:
-    return len(stage.far.cloud.records())
-
-
-@WHEN
-@STEPS
-def test_I31_F04_record_is_retired_within_the_grace(step_s: float, restart: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        await lose_a_file(stage)
-        stepped_s = await set_clock(stage, step_s, restart=restart)
-        await comes(stage, lambda: records(stage) == 1, stepped_s, GRACE_S + SLACK_S)
-        await ends_well(stage, SMALL)
-
-    play(scenario)
-
-
-@STEPS
-def test_I31_F04_record_is_not_retired_before_the_grace_while_running(step_s: float) -> None:
-    async def scenario(stage: Stage) -> None:
-        gone_s = await lose_a_file(stage)
-        await set_clock(stage, step_s, restart=False)
-        await asyncio.sleep(gone_s + GRACE_S - TICK_S - stage.loop.time())
-        assert records(stage) == 2
-        await stage.until(lambda: records(stage) == 1, "the record's end", TICK_S + SLACK_S)
-        await ends_well(stage, SMALL)
-
-    play(scenario)
-
-
-CALL_AGAIN_S = 300.0
-
-
-@WHEN
-@STEPS
-def test_I31_F04_postponed_retirement_is_tried_again_in_time(step_s: float, restart: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        gone_s = await lose_a_file(stage)
-        stage.inject(Rule(Fault.ANSWER, count=None, call=Call.DELETE_MODEL, status=503))
-        await asyncio.sleep(gone_s + GRACE_S - stage.loop.time())
-        await stage.until(lambda: "retire_postponed" in stage.log.getvalue(), "a failed call")
-        stage.clear_faults()
-        stepped_s = await set_clock(stage, step_s, restart=restart)
-        # A restart does not know by how much the clock was set, and begins the grace again.
-        longest_s = GRACE_S if restart else CALL_AGAIN_S
-        await comes(stage, lambda: records(stage) == 1, stepped_s, longest_s + SLACK_S)
-        await ends_well(stage, SMALL)
-
-    play(scenario)
-
-
-@WHEN
-@STEPS
-def test_I31_F04_abort_is_tried_again_in_time(step_s: float, restart: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(
-            Rule(Fault.ANSWER, count=None, call=Call.ABORT, status=503),
-            Rule(Fault.ANSWER, count=None, call=Call.COMPLETE, status=422),
-        )
-        stage.write(LARGE)
-        stage.start()
-        await stage.until(lambda: "abort_postponed" in stage.log.getvalue(), "a failed abort")
-        stage.clear_faults()
-        stepped_s = await set_clock(stage, step_s, restart=restart)
-
-        def left() -> Any:
-            return stage.query("SELECT 1 FROM upload WHERE state = 'unwanted'")
-
-        await comes(stage, lambda: not left(), stepped_s, CALL_AGAIN_S + SLACK_S)
-        await stage.stop()
 
     play(scenario)
 
 
 @STEPS
 def test_I31_F04_new_record_is_compared_after_a_step(step_s: float) -> None:
-    """Records from a time that has yet to come are compared with the listing like all others."""
-
     async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start()
@@ -331,12 +256,8 @@ def test_I31_F04_new_record_is_compared_after_a_step(step_s: float) -> None:
         await set_clock(stage, step_s, restart=False)
         checked = "SELECT 1 FROM record WHERE checked_at IS NOT NULL"
         await stage.until(lambda: stage.query(checked), "the comparison", 3 * SLACK_S)
-        await ends_well(stage, SMALL)
 
     play(scenario)
-
-
-# -- the daemon's own ticks ------------------------------------------------------------------------
 
 
 @STEPS
@@ -348,11 +269,9 @@ def test_I31_F04_rescan_comes_within_its_interval(step_s: float) -> None:
         stage.start()
         await asyncio.sleep(100)
         stepped_s = await set_clock(stage, step_s, restart=False)
-        life, stage.life = stage.life, None  # no event
-        stage.write(SMALL)
-        stage.life = life
+        with stage.without_events():
+            stage.write(SMALL)
         await comes(stage, lambda: stage.registered(SMALL), stepped_s, interval_s + SLACK_S)
-        await ends_well(stage, SMALL)
 
     play(scenario)
 

@@ -12,32 +12,11 @@ import pytest
 from syncd.errors import StateError
 from syncd.types import Call
 from tests.matrix.broken_disk import Disk, Ledger, model_disk, state_disk
-from tests.matrix.stage import OTHER, SMALL, Stage, check, play
+from tests.matrix.stage import OTHER, SMALL, Stage, cells, play
 from tests.matrix.test_matrix_life import at, ended, path_of
-
-
-def cells(fault: int, *phases: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        "phase",
-        [
-            pytest.param(p, id=f"F{fault:02}-{p}", marks=pytest.mark.cell(f"F{fault:02}-{p}"))
-            for p in phases
-        ],
-    )
-
+from tests.oracle import check
 
 NUMBERS = {11: errno.EIO, 12: errno.ESTALE, 13: errno.EACCES}
-
-
-def reading(faults: tuple[int, ...], *phases: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        ("fault", "phase"),
-        [
-            pytest.param(f, p, id=f"F{f}-{p}", marks=pytest.mark.cell(f"F{f}-{p}"))
-            for f in faults
-            for p in phases
-        ],
-    )
 
 
 def on(disk: Disk, number: int, *calls: str, name: str = "small.safetensors") -> Callable[[], None]:
@@ -53,23 +32,14 @@ def mend(disk: Disk) -> None:
     disk.fail = lambda call, name: None
 
 
-async def ends_well(stage: Stage, *paths: str) -> None:
-    for path in paths:
-        await stage.arrives(path)
-    await stage.stop()
-    check(stage.evidence({f"models/{path}": stage.sha256(path) for path in paths}))
-
-
-@reading((11, 12, 13), "watch")
+@cells((11, 12, 13), "watch")
 def test_D_W_what_cannot_be_listed_is_said_and_not_taken_for_gone(fault: int, phase: str) -> None:
     """The next walk that can look finds what is there; the other folders go on meanwhile."""
 
     async def scenario(stage: Stage) -> None:
         stage.settings["scan"] = {"interval_s": 300}
         with model_disk() as disk:
-            stage.write(SMALL)
-            stage.start()
-            await stage.arrives(SMALL)
+            await stage.begin(SMALL)
             on(disk, NUMBERS[fault], "list", name="loras")()
             stage.write(OTHER)
             await stage.arrives(OTHER)
@@ -78,16 +48,15 @@ def test_D_W_what_cannot_be_listed_is_said_and_not_taken_for_gone(fault: int, ph
             assert '"path": "loras"' in stage.log.getvalue()
             known = [row["rel_path"].decode() for row in stage.query("SELECT rel_path FROM file")]
             assert SMALL in known
-            life, stage.life = stage.life, None
-            stage.write(SMALL, salt="another version")  # no event
-            stage.life = life
+            with stage.without_events():
+                stage.write(SMALL, salt="another version")  # no event
             mend(disk)
-            await ends_well(stage, SMALL, OTHER)
+            await stage.finish(SMALL, OTHER)
 
     play(scenario)
 
 
-@reading((11, 12), "settle")
+@cells((11, 12), "settle")
 def test_Q_what_cannot_be_looked_at_while_it_settles_comes_later(fault: int, phase: str) -> None:
     async def scenario(stage: Stage) -> None:
         stage.settings["scan"] = {"interval_s": 300}
@@ -100,13 +69,13 @@ def test_Q_what_cannot_be_looked_at_while_it_settles_comes_later(fault: int, pha
             await asyncio.sleep(1)
             assert stage.job(SMALL) is None
             mend(disk)
-            await ends_well(stage, SMALL)
+            await stage.finish(SMALL)
             assert stage.events(SMALL) == ["claim", "finish"]
 
     play(scenario)
 
 
-@reading((11, 12), "hash", "part")
+@cells((11, 12), "hash", "part")
 @pytest.mark.parametrize("passes", [True, False])
 def test_Q_F5_what_cannot_be_read_is_tried_five_times(fault: int, phase: str, passes: bool) -> None:
     """Each time later; then it has failed, with the disk named, until it changes."""
@@ -137,12 +106,12 @@ def test_Q_F5_what_cannot_be_read_is_tried_five_times(fault: int, phase: str, pa
                 mend(disk)
                 stage.write(path, salt="another version")
             mend(disk)
-            await ends_well(stage, path)
+            await stage.finish(path)
 
     play(scenario)
 
 
-@reading((12,), "hash", "part")
+@cells((12,), "hash", "part")
 def test_reopen_a_file_that_its_server_forgot_is_opened_again_once(fault: int, phase: str) -> None:
     """No attempt is spent, and no byte is sent twice."""
 
@@ -162,7 +131,7 @@ def test_reopen_a_file_that_its_server_forgot_is_opened_again_once(fault: int, p
             at(stage, phase, break_down)
             stage.write(path)
             stage.start()
-            await ends_well(stage, path)
+            await stage.finish(path)
             assert disk.failed == ["read"]
             assert stage.events(path) == ["claim", "finish"]
             parts = [(e.part, e.ok) for e in stage.calls(Call.PUT_PART)]
@@ -191,13 +160,13 @@ def test_F12_register_Q_nothing_is_registered_while_the_file_cannot_be_asked() -
             assert job["run_after"] > stage.clock.now_ms()
             assert not stage.calls(Call.REGISTER)
             mend(disk)
-            await ends_well(stage, SMALL)
+            await stage.finish(SMALL)
             assert len(stage.calls(Call.PUT_BODY)) == 1
 
     play(scenario)
 
 
-@reading((13,), "settle", "hash", "part")
+@cells((13,), "settle", "hash", "part")
 def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
     fault: int, phase: str
 ) -> None:
@@ -224,7 +193,7 @@ def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
             mend(disk)
             (stage.root / path).chmod(0o600)
             stage.stamp(path)
-            await ends_well(stage, path)
+            await stage.finish(path)
 
     play(scenario)
 

@@ -10,17 +10,8 @@ import pytest
 
 from syncd.fs import hashing
 from syncd.types import Call, Fingerprint, HintKind
-from tests.matrix.stage import (
-    LARGE,
-    OTHER,
-    SIZES,
-    SMALL,
-    Stage,
-    call_of,
-    check,
-    play,
-    whole_file,
-)
+from tests.matrix.stage import LARGE, OTHER, SIZES, SMALL, Stage, call_of, cells, play, whole_file
+from tests.oracle import check
 
 Change = Callable[[Stage, str], str | None]
 """Does something to a file; where its bytes are now, None if they are gone."""
@@ -72,18 +63,6 @@ CHANGES: Mapping[int, Change] = {
 }  # fmt: skip
 
 
-def cells(*phases: str) -> pytest.MarkDecorator:
-    """(fault, phase) for every change, named and marked."""
-    pairs = [(fault, phase) for fault in CHANGES for phase in phases]
-    return pytest.mark.parametrize(
-        ("fault", "phase"),
-        [
-            pytest.param(f, p, id=f"F{f:02}-{p}", marks=pytest.mark.cell(f"F{f:02}-{p}"))
-            for f, p in pairs
-        ],
-    )
-
-
 async def ends_well(stage: Stage, path: str, left: str | None) -> None:
     """What is there now is registered, and what was there before in no record."""
     if left is None:
@@ -100,7 +79,7 @@ async def ends_well(stage: Stage, path: str, left: str | None) -> None:
 
 
 @pytest.mark.parametrize("watched", [True, False])
-@cells("presign", "part", "complete", "register")
+@cells(CHANGES, "presign", "part", "complete", "register")
 def test_S_a_file_that_changes_before_a_call_is_superseded(
     fault: int, phase: str, watched: bool
 ) -> None:
@@ -143,7 +122,7 @@ QUIET_CLOSED_S = 2
 """The settle window of the stage after a hint that a file was closed or moved."""
 
 
-@cells("watch", "settle")
+@cells(CHANGES, "watch", "settle")
 def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
     fault: int, phase: str
 ) -> None:
@@ -184,7 +163,7 @@ def _queued_since(stage: Stage, path: str, changed_s: float) -> float:
     return max(0.0, job["created_at"] / 1000 - changed_at) if job is not None else 0.0
 
 
-@cells("hash")
+@cells(CHANGES, "hash")
 def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(fault: int, phase: str) -> None:
     async def scenario(stage: Stage) -> None:
         left: list[str | None] = []
@@ -205,7 +184,7 @@ def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(fault: int, phas
 
 
 @pytest.mark.parametrize("watched", [True, False])
-@cells("commit")
+@cells(CHANGES, "commit")
 def test_S_a_file_that_changes_before_its_commit_is_brought_again(
     fault: int, phase: str, watched: bool
 ) -> None:
@@ -226,9 +205,7 @@ def test_S_a_file_that_changes_before_its_commit_is_brought_again(
             stage.life = life
 
         stage.settings["scan"] = {"interval_s": 300}
-        stage.write(OTHER)
-        stage.start()
-        await stage.arrives(OTHER)
+        await stage.begin(OTHER)
         changing = asyncio.create_task(between_answer_and_commit())
         stage.write(SMALL)
         before = stage.sha256(SMALL)
@@ -277,9 +254,7 @@ def test_F17_hash_what_took_the_place_of_a_file_is_not_read(
 
     async def scenario(stage: Stage) -> None:
         stage.settings["scan"] = {"symlinks": "skip"}
-        stage.write(OTHER)
-        stage.start()
-        await stage.arrives(OTHER)
+        await stage.begin(OTHER)
         stage.while_read = lambda path: stage.life.kill() if stage.life else None
         stage.write(SMALL)
         assert await stage.ended() is None
@@ -321,13 +296,7 @@ def test_F06_part_other_bytes_under_the_same_stat_are_never_stored() -> None:
     play(scenario)
 
 
-@pytest.mark.parametrize(
-    "phase",
-    [
-        pytest.param(p, id=f"F14-{p}", marks=pytest.mark.cell(f"F14-{p}"))
-        for p in ("watch", "settle", "hash", "part")
-    ],
-)
+@cells(14, "watch", "settle", "hash", "part")
 @pytest.mark.parametrize("how", ["gone", "emptied"])
 def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
     """Nothing is concluded from it: no file is forgotten, no job fails, and it goes on by itself."""
@@ -344,9 +313,7 @@ def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
                     stage.root.mkdir()
                 stage.hint("", HintKind.RESCAN)  # the watcher tells of its root
 
-        stage.write(SMALL)
-        stage.start()
-        await stage.arrives(SMALL)
+        await stage.begin(SMALL)
         if phase == "hash":
             stage.while_read = lambda path: take_away()
         elif phase == "part":

@@ -32,7 +32,8 @@ from tests.matrix.letters import (
     uploads_anew,
     waits,
 )
-from tests.matrix.stage import HOUR_S, LARGE, SMALL, Broken, Slow, Stage, call_of, check, play
+from tests.matrix.stage import HOUR_S, LARGE, SMALL, Broken, Slow, Stage, call_of, play
+from tests.oracle import check
 
 PHASES: Mapping[str, Sequence[tuple[Call, str]]] = {
     "presign": [(Call.PRESIGN, SMALL)],
@@ -415,9 +416,7 @@ def _scenario(cell: Cell, way: Way, call: Call, path: str) -> Any:
         for letter in cell.letters:
             await letter(stage, path, call)
         stage.clear_faults()
-        await stage.arrives(path)
-        await stage.stop()
-        check(stage.evidence({f"models/{path}": stage.sha256(path)}))
+        await stage.finish(path)
 
     return scenario
 

@@ -8,17 +8,15 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call
-from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Stage, call_of, check, play
+from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Stage, call_of, play
+from tests.oracle import check
 
 
 def test_I07_file_without_any_event_is_registered_after_the_next_walk() -> None:
     async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        await stage.arrives(SMALL)
-        life, stage.life = stage.life, None  # no event reaches the daemon
-        stage.write(OTHER)
-        stage.life = life
+        await stage.begin(SMALL)
+        with stage.without_events():
+            stage.write(OTHER)
         await stage.until(lambda: stage.registered(OTHER), "the other file", HOUR_S + 60)
         await stage.stop()
         check(stage.evidence({f"models/{p}": stage.sha256(p) for p in (SMALL, OTHER)}))
@@ -55,9 +53,7 @@ def test_I09_request_leaves_only_after_its_intent_is_committed(path: str) -> Non
                 lacking.extend((call, fact) for fact in INTENTS[call] if job[fact] is None)
 
         stage.line.on_request = observe
-        stage.write(path)
-        stage.start()
-        await stage.arrives(path)
+        await stage.begin(path)
 
     play(scenario)
 

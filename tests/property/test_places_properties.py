@@ -1,16 +1,13 @@
-"""Properties of naming, selection, search paths, plans and diffs."""
+"""Properties of selection, search paths and plans."""
 
-import itertools
 from collections.abc import Callable
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.core.catalog.plan import Action, Known, RouteLimits, plan_files
 from syncd.core.files import naming
-from syncd.core.files.diff import Changed, Gone, New, diff, order
-from syncd.core.files.naming import ENDINGS, clash_key, is_within, mapped, owner_of, unwanted
+from syncd.core.files.naming import ENDINGS, clash_key, owner_of
 from syncd.core.files.search_paths import Folder, Tree
 from syncd.core.files.selection import Patterns, Rules, Selected, is_current, judge
 from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
@@ -85,33 +82,6 @@ def test_decision_is_current_until_rules_differ(
     assert is_current(first, known)
     if isinstance(first, Selected) != isinstance(second, Selected):
         assert not is_current(second, known)
-
-
-@given(rel_paths, st.sampled_from([None, "loras", "configs"]))
-def test_companion_is_never_a_model(rel_path: str, type_key: str | None) -> None:
-    for ending in naming.COMPANIONS:
-        assert unwanted(rel_path + ending, 10, type_key=type_key) is not None
-
-
-@given(rel_paths, st.sets(rel_paths | st.just(""), max_size=3))
-def test_path_is_within_tops_at_or_below_them(rel_path: str, tops: set[str]) -> None:
-    assert is_within(rel_path, tops) == any(
-        top in ("", rel_path) or rel_path.startswith(f"{top}/") for top in tops
-    )
-
-
-@given(
-    rel_paths,
-    st.dictionaries(rel_paths | rel_paths.map(lambda path: path + "/"), rel_paths, max_size=4),
-)
-def test_longest_matching_naming_line_applies(local: str, names: dict[str, str]) -> None:
-    names = {key: value + ("/" if key.endswith("/") else "") for key, value in names.items()}
-    fitting = [
-        key for key in names if local == key or (key.endswith("/") and local.startswith(key))
-    ]
-    best = max(fitting, key=len, default="")
-
-    assert mapped(local, names) == names.get(best, "") + local[len(best) :]
 
 
 # --- search paths
@@ -191,51 +161,3 @@ def test_plan_has_one_entry_per_file_and_no_target_twice(
         if step.action is Action.REGISTERED:
             assert (state, (step.root_id, step.rel_path) in known) == ("registered", True)
         assert step.reason
-
-
-# --- diff
-
-small = st.integers(0, 1)
-trees = st.dictionaries(
-    rel_paths, st.builds(Fingerprint, st.just(1), small, small, small, small), max_size=6
-)
-
-
-@given(trees, trees, st.sets(rel_paths, max_size=1))
-def test_second_diff_is_empty(
-    disk: dict[str, Fingerprint], memory: dict[str, Fingerprint], unjudged: set[str]
-) -> None:
-    found = sorted((FoundFile(1, p, f, 0) for p, f in disk.items()), key=order)
-    known = {p: KnownFile(1, p, f, Verdict.WANTED) for p, f in memory.items()}
-
-    for change in diff(found, sorted(known.values(), key=order), unjudged=unjudged):
-        if isinstance(change, Gone):
-            del known[change.known.rel_path]
-        else:
-            assert isinstance(change, New | Changed)
-            path = change.found.rel_path
-            known[path] = KnownFile(1, path, change.found.fingerprint, Verdict.WANTED)
-
-    assert not [*diff(found, sorted(known.values(), key=order), unjudged=unjudged)]
-    assert disk.keys() <= known.keys()
-
-
-@given(st.lists(rel_paths, min_size=2, max_size=6), st.booleans())
-def test_diff_of_unordered_input_raises_before_wrong_result(names: list[str], ours: bool) -> None:
-    in_order = all(a.encode() < b.encode() for a, b in itertools.pairwise(names))
-    found = [file(name) for name in names]
-    known = [
-        KnownFile(1, name, print_, Verdict.WANTED) for name in sorted(set(names), key=str.encode)
-    ]
-    theirs = [KnownFile(1, name, print_, Verdict.WANTED) for name in names]
-
-    def changes() -> list[object]:
-        if ours:
-            return [*diff(found, known)]
-        return [*diff([file(each.rel_path) for each in known], theirs)]
-
-    if in_order:
-        assert changes() == []
-    else:
-        with pytest.raises(ValueError, match="out of path order"):
-            changes()

@@ -1,27 +1,11 @@
-"""Properties of the retry table, the retry budget and the stall detection."""
+"""Properties of the retry table."""
 
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.error_mapping import to_error
-from syncd.core.jobs.retry_policy import (
-    FULL,
-    LOOK_FIRST,
-    REPEAT_COSTS,
-    RETRY_AFTER_MAX_S,
-    TIMEOUT_COSTS,
-    VARIANTS,
-    Budget,
-    Failure,
-    Next,
-)
-from syncd.core.transfer.stall import SLOWEST_BYTES_PER_S, WINDOW_S, StallDetector
-from syncd.errors import Retryable
+from syncd.core.jobs.retry_policy import LOOK_FIRST, RETRY_AFTER_MAX_S, VARIANTS, Failure, Next
 from syncd.types import Call, Kind
 
 kinds = st.sampled_from(Kind)
@@ -108,9 +92,6 @@ def test_waits_grow_with_attempts_and_jitter_up_to_the_cap(
 headers = (
     st.none() | st.text(max_size=40) | st.sampled_from(["-1", "NaN", "1e3", "９", "inf", "0x1"])
 )
-moments = st.datetimes(datetime(1900, 1, 1), datetime(9000, 1, 1)).map(
-    lambda moment: moment.replace(microsecond=0, tzinfo=UTC)
-)
 
 
 @given(headers, headers)
@@ -120,52 +101,3 @@ def test_retry_after_of_any_text_is_none_or_at_most_six_hours(
     wait_s = retry_policy.retry_after(value, date)
 
     assert wait_s is None or 0 <= wait_s <= RETRY_AFTER_MAX_S
-
-
-@given(moments, st.integers(-(10**6), 10**6))
-def test_retry_after_date_counts_from_date_of_answer(moment: datetime, later_s: int) -> None:
-    until = format_datetime(moment + timedelta(seconds=later_s))
-
-    wait_s = retry_policy.retry_after(until, format_datetime(moment))
-
-    assert wait_s == (None if later_s < 0 else min(later_s, RETRY_AFTER_MAX_S))
-    assert later_s < 0 or retry_policy.retry_after(f" {later_s} ", None) == wait_s
-
-
-@given(st.lists(st.sampled_from(["worked", "failed", "timed out"]), max_size=200))
-def test_budget_never_pays_for_more_repeats_than_earned(story: list[str]) -> None:
-    budget, worked, paid = Budget(), 0, 0
-    for event in story:
-        if event == "worked":
-            budget.worked()
-            worked += 1
-        elif budget.spend(timeout=event == "timed out"):
-            paid += TIMEOUT_COSTS if event == "timed out" else REPEAT_COSTS
-        else:
-            assert budget.tokens < TIMEOUT_COSTS
-        assert 0 <= budget.tokens <= FULL
-
-    assert paid <= FULL + worked
-    assert budget.tokens <= FULL - paid + worked
-
-
-moves = st.lists(st.tuples(st.integers(0, 400_000), st.floats(0.01, 400)), max_size=40)
-
-
-@given(moves)
-def test_only_body_below_1_kib_per_second_for_five_minutes_stalls(
-    story: list[tuple[int, float]],
-) -> None:
-    stall, now_s, moved, since_s = StallDetector(50.0), 50.0, 0, 50.0
-    for count, took_s in story:
-        now_s, moved = now_s + took_s, moved + count
-        slow = moved < SLOWEST_BYTES_PER_S * (now_s - since_s)
-        if now_s - since_s >= WINDOW_S and slow:
-            with pytest.raises(Retryable) as caught:
-                stall.add(count, now_s)
-            assert (caught.value.kind, caught.value.unclear) == (Kind.NETWORK, True)
-            return
-        stall.add(count, now_s)
-        if now_s - since_s >= WINDOW_S:
-            since_s, moved = now_s, 0
-    assert not stall.stalled

@@ -44,6 +44,7 @@ from syncd.sandbox.server import Sandbox
 from syncd.store.store import Store
 from syncd.types import FileDigests, HeldClass, Job, Kind
 from tests.accounts import set_override
+from tests.fakes import FakeClock
 from tests.scale import MACHINE_STEPS, scaled
 from tests.visitor import Visitor, good
 from tests.weights import weights
@@ -69,25 +70,6 @@ PLACES = st.sampled_from([*BELOW_MODELS, f"more:{ELSEWHERE}"])
 WHOLE = [weights(b"1" * 40), weights(b"2" * 50), weights(b"3" * 60)]
 # Sizes differ, so that two writes within a tick of the file system's clock differ as well.
 CONTENTS = st.sampled_from([*WHOLE, WHOLE[0][:-10], b""])
-
-
-@dataclass
-class TurnedClock:
-    """A clock that the test sets."""
-
-    now_s: float = 1_000_000.0
-
-    def now_ms(self) -> int:
-        return int(self.now_s * 1000)
-
-    def boottime_s(self) -> float:
-        return self.now_s
-
-    def suspended_s(self) -> float:
-        return 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +180,7 @@ class Safe(RuleBasedStateMachine):
         super().__init__()
         set_override(False)  # root can read every file
         self.machine = Machine()
-        self.clock, self.lanes = TurnedClock(), Executors(files=1, slots=1)
+        self.clock, self.lanes = FakeClock(), Executors(files=1, slots=1)
         self.registered: dict[str, tuple[int, ...] | None] = {}
         self.open_store()
 
@@ -295,7 +277,7 @@ class Safe(RuleBasedStateMachine):
         for root in self.roots.values():
             asyncio.run(self.intake.walk(root))
         if settled:
-            self.clock.now_s += 2 * WINDOW_S
+            self.clock.advance(2 * WINDOW_S)
             asyncio.run(self.intake.process([]))
 
     @rule(target=leases)
@@ -369,7 +351,7 @@ class Safe(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.05, 1.0]))
     def time_passes(self, seconds: float) -> None:
-        self.clock.now_s += seconds
+        self.clock.advance(seconds)
 
     @rule()
     def restart(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from syncd.store import files
 from syncd.store.files import Wanted
 from syncd.store.store import Store
-from syncd.types import Fingerprint, FoundFile, Kind, KnownFile, Priority, Target, Verdict
+from syncd.types import Fingerprint, FoundFile, KnownFile, Priority, Target, Verdict
 from tests.memory import folder
 
 names = st.binary(min_size=1, max_size=6).map(lambda name: name.replace(b"\0", b"/"))
@@ -104,54 +104,4 @@ def test_known_files_are_paged_in_order(
         for name in sorted(model)
         if not top or name == top or name.startswith(top + b"/")
     ]
-    memory.forget(root_id)
-
-
-waiting = st.lists(
-    st.tuples(st.sampled_from(Priority), st.integers(1, 3), st.integers(0, 3)), max_size=5
-)
-
-
-@given(waiting, st.integers(0, 4))
-def test_due_jobs_are_claimed_in_order(
-    memory: Memory, jobs: list[tuple[Priority, int, int]], now: int
-) -> None:
-    root_id, expected = memory.new_root(), []
-    for number, (priority, size, due) in enumerate(jobs):
-        found = FoundFile(root_id, str(number), Fingerprint(1, 2, size, 4, 5), 0)
-        admission = memory.store.files.admit([wanted(found, priority)], due)
-        (job_id,) = admission.jobs.values()
-        if due <= now:
-            expected.append((priority, size, job_id))
-
-    claimed = []
-    while (job := memory.store.jobs.claim("w", now)) is not None:
-        claimed.append(job.id)
-
-    assert claimed == [job_id for *_, job_id in sorted(expected)]
-    left = [due for *_, due in jobs if due > now]
-    assert memory.store.jobs.next_due_ms() == min(left, default=None)
-    memory.forget(root_id)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 30), st.sampled_from(list(Kind)[:2])), max_size=10),
-    st.none() | st.integers(1, 40),
-)
-def test_attempts_are_counted_by_kind_within_window(
-    memory: Memory, story: list[tuple[int, Kind]], window: int | None
-) -> None:
-    root_id = memory.new_root()
-    found = FoundFile(root_id, "a", Fingerprint(1, 2, 3, 4, 5), 0)
-    (job_id,) = memory.store.files.admit([wanted(found)], 0).jobs.values()
-    job = memory.store.jobs.get(job_id)
-    now, opened, counted = 0, dict[Kind, int](), dict[Kind, int]()
-    for passes, kind in story:
-        now += passes
-        if kind in opened and window is not None and now - opened[kind] >= window:
-            del opened[kind], counted[kind]
-        opened.setdefault(kind, now)
-        counted[kind] = counted.get(kind, 0) + 1
-
-        assert memory.store.jobs.count_attempt(job, kind, now, window_ms=window) == counted[kind]
     memory.forget(root_id)

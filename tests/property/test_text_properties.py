@@ -1,11 +1,9 @@
-"""Properties of printed and logged text and of extra_model_paths.yaml."""
+"""Properties of printed and logged text."""
 
 import io
 import json
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +11,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.config.extra_paths import extra_folders
-from syncd.config.loader import load
-from syncd.config.settings import Settings
-from syncd.errors import ConfigError
 from syncd.monitoring import log
 from syncd.types import printable
-from tests.memory import folder
 
 anything = st.text(st.characters(), max_size=20)
 
@@ -85,80 +78,3 @@ def test_I22_log_of_nested_values_contains_no_secret_and_one_line(
     assert written[:-1].isprintable()
     if form == "json":
         json.loads(written)
-
-
-# --- extra_model_paths.yaml
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    with folder() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def settings(place: Path) -> Settings:
-    (place / "extra.yaml").write_text("")
-    values = {
-        "models_dir": str(place / "models"),
-        "comfyui.extra_model_paths": str(place / "extra.yaml"),
-    }
-    return load("/dev/null", values, {}).settings
-
-
-bits = st.sampled_from(
-    [
-        "a:", "\n", "  ", "loras: ", "base_path: ", "~", "$HOME/x", "is_default: true", "é", "\x07",
-        "|\n    x\n    y", "[", "]", "{", "- ", "&a ", "*a", "!!python/name:os.system ", "2026-02-30",
-        '"\\0"', "<<: *a", "? ", "0x", "..", "/",
-    ]
-)  # fmt: skip
-
-
-@given(st.lists(bits, max_size=14).map("".join))
-def test_yaml_is_refused_in_one_sentence_or_has_absolute_paths(
-    settings: Settings, place: Path, text: str
-) -> None:
-    (place / "extra.yaml").write_text(text, "utf-8")
-    said: list[ConfigError] = []
-    folders = []
-    try:
-        folders = extra_folders(settings)
-    except ConfigError as error:
-        said.append(error)
-    assert all(str(error).isprintable() for error in said)
-    for each in folders:
-        assert os.path.isabs(each.path)
-        assert os.path.normpath(each.path) == each.path
-        assert "/" not in each.type_key
-
-
-keys = st.sampled_from(["loras", "clip", "text_encoders", "mine"])
-relatives = st.sampled_from(["x", "y/z", "./x", "y/../x", "models/loras"])
-sections = st.dictionaries(keys, st.lists(relatives, min_size=1, max_size=3), max_size=3)
-
-
-@given(st.lists(st.tuples(sections, st.none() | relatives, st.booleans()), max_size=3))
-def test_yaml_lines_become_folders_in_order(
-    settings: Settings, place: Path, written: list[tuple[dict[str, list[str]], str | None, bool]]
-) -> None:
-    document, expected = {}, []
-    for number, (types, base, first) in enumerate(written):
-        above = {"base_path": base} if base else {}
-        document[f"s{number}"] = {
-            **above,
-            "is_default": first,
-            **{k: "\n".join(v) for k, v in types.items()},
-        }
-        for key, lines_ in types.items():
-            expected += [
-                (key, os.path.normpath(place / (base or "") / line), first) for line in lines_
-            ]
-    (place / "extra.yaml").write_text(json.dumps(document), "utf-8")
-
-    folders = extra_folders(settings)
-
-    assert [(each.path, each.is_default) for each in folders] == [(p, d) for _, p, d in expected]
-    for each, (key, *_) in zip(folders, expected, strict=True):
-        assert each.kind == {"clip": "text_encoders"}.get(key, key)
-        assert each.top in (None, "loras") or each.real.endswith(f"models/{each.top}")

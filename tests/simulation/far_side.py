@@ -2,12 +2,13 @@
 
 import asyncio
 import contextvars
+import hashlib
 import random
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from starlette.types import ASGIApp, Message, Scope
@@ -20,7 +21,11 @@ from syncd.sandbox.history import History
 from syncd.sandbox.objects import DiskObjects
 from syncd.sandbox.sigv4 import Grants, Keys
 from syncd.sandbox.switches import Switches
+from tests.oracle import Content, Evidence
 from tests.simulation.loop import VirtualLoop
+
+if TYPE_CHECKING:
+    from tests.simulation.life import Life
 
 API_URL = "https://cloud.example.net/api/v1"
 STORE_URL = "https://objects.example.net/store"
@@ -89,6 +94,31 @@ class FarSide:
         """A call to *host* did not arrive."""
         self.unreached.append((int(self._now_s() * 1000), host))
 
+    def evidence(self, *, lost: Collection[int], secrets: Sequence[str], **facts: Any) -> Evidence:
+        """
+        What the cloud recorded, for the oracle; *facts* are the members that it does not know.
+
+        Args:
+            lost: Numbers of calls whose answer the program never saw.
+        """
+        assert not self.crashes, f"the stand-in cloud failed: {self.crashes}"
+        return Evidence(
+            history=[
+                replace(call, lost=True) if call.seq in lost else call
+                for call in self.history.entries()
+            ],
+            records=[asdict(record) for record in self.cloud.records()],
+            objects={
+                key: Content(size, hashlib.sha256(b"".join(self.objects.read(key))).hexdigest())
+                for key, size in self.objects.sizes().items()
+            },
+            open_uploads=[u.upload_id for u in self.cloud.uploads() if u.stage is Stage.OPEN],
+            unreached=self.unreached,
+            listing=self.switches.listing_off is None,
+            secrets=[*secrets, *(each.decode() for each in sorted(self.signatures))],
+            **facts,
+        )
+
     def new_token(self) -> str:
         """The access token of another sign-in."""
         self.session = self.accounts.new_session()
@@ -98,20 +128,6 @@ class FarSide:
         """Drop an upload as if another client had aborted it."""
         _drive(self.objects.abort(upload.storage_key, upload.upload_id))
         self.cloud._uploads[upload.upload_id] = replace(upload, stage=Stage.ABORTED)
-
-
-class Life(Protocol):
-    """
-    What a request needs of the daemon's life that it belongs to.
-
-    ``dead`` tells a program that was killed from one that cancels its own calls.
-    """
-
-    dead: bool
-
-    def step(self) -> None:
-        """One step of the program; it may be the last, and then raises."""
-        ...
 
 
 @dataclass(slots=True)
@@ -247,7 +263,7 @@ class ApiWire(httpx.AsyncBaseTransport):
         lost: Takes the numbers of calls whose answer the program never saw.
     """
 
-    def __init__(self, far: FarSide, weather: Weather, life: Life, lost: set[int]) -> None:
+    def __init__(self, far: FarSide, weather: Weather, life: "Life", lost: set[int]) -> None:
         self._far, self._weather, self._life, self._lost = far, weather, life, lost
         self._loop = asyncio.get_running_loop()
         self._line = Line(self._loop)
@@ -325,7 +341,7 @@ class StoreWire(httpx.BaseTransport):
 
     BYTES_A_SECOND = 4096.0
 
-    def __init__(self, far: FarSide, weather: Weather, life: Life, lost: set[int]) -> None:
+    def __init__(self, far: FarSide, weather: Weather, life: "Life", lost: set[int]) -> None:
         self._far, self._weather, self._life, self._lost = far, weather, life, lost
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)

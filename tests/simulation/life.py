@@ -19,7 +19,7 @@ from syncd.disk_full import DiskFullRetry
 from syncd.executors import Executors
 from syncd.fs.watcher import Watcher
 from syncd.monitoring.progress import Meter
-from syncd.types import Hint
+from syncd.types import Hint, HintKind
 from tests.simulation.far_side import ApiWire, FarSide, StoreWire, Weather
 from tests.simulation.loop import LIFE, Tasks, VirtualClock
 
@@ -51,9 +51,9 @@ class Life:
         clock: VirtualClock,
         draw: random.Random,
         *,
-        die_at: int | None,
-        lost: set[int],
-        disturb: Callable[[str], None],
+        die_at: int | None = None,
+        lost: set[int] | None = None,
+        disturb: Callable[[str], None] = lambda path: None,
         once: bool = False,
         jitter: Callable[[], float] | None = None,
     ) -> None:
@@ -64,6 +64,7 @@ class Life:
         self._tasks: Tasks = {}
         self._main: asyncio.Task[int] | None = None
         self._draw = draw
+        lost = set() if lost is None else lost
         wire = StoreWire(far, weather, self, lost)
 
         def listen(
@@ -98,6 +99,11 @@ class Life:
         finally:
             code = await self._bury()
         return code
+
+    def hint(self, path: str, kind: HintKind) -> None:
+        """Report an event of the kernel, if the daemon watches."""
+        if self.watcher is not None and self.watcher.alive():
+            self.watcher.emit(Hint(self.watcher.root_id, path, kind))
 
     def step(self) -> None:
         """
@@ -158,29 +164,20 @@ class _Inline(Executors):
             self._life.step()
             await asyncio.sleep(self._life.pause_s() if self._life.seldom(0.1) else 0)
 
-    async def hash(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._inline(function, *args, **kwargs)
-
-    async def send(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._inline(function, *args, **kwargs)
-
-    async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if (
-            getattr(function, "__name__", "") == "stop_reading"
-        ):  # the kernel does it, too, for the dead
-            return function(*args, **kwargs)
-        return await self._inline(function, *args, **kwargs)
-
     def close(self) -> None:
         """No thread has to end."""
 
     async def _inline(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if getattr(function, "__name__", "") == "stop_reading":  # as the kernel does for the dead
+            return function(*args, **kwargs)
         self._life.step()
         try:
             return function(*args, **kwargs)
         finally:
             self._life.step()
             await asyncio.sleep(self._life.pause_s() + self._took_s())
+
+    hash = send = scan = _inline
 
 
 class _Scales(Meter):

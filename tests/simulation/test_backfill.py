@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 from unittest import mock
 
-from tests.matrix.stage import SMALL, Stage, check, play
+from tests.matrix.stage import SMALL, Stage, play
+from tests.oracle import check
 from tests.simulation import life as lives
 
 P = ParamSpec("P")

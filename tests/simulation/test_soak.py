@@ -10,7 +10,7 @@ from pathlib import Path
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.switches import Switches
-from syncd.types import Hint, HintKind
+from syncd.types import HintKind
 from tests.memory import folder
 from tests.scale import SEED, scaled
 from tests.simulation.far_side import API_URL, FarSide, Weather
@@ -90,9 +90,8 @@ class Month:
         return self.far.accounts.team_id
 
     def emit(self, path: str, kind: HintKind) -> None:
-        watcher = None if self.life is None else self.life.watcher
-        if watcher is not None and watcher.alive():
-            watcher.emit(Hint(watcher.root_id, path, kind))
+        if self.life is not None:
+            self.life.hint(path, kind)
 
     async def pass_by(self) -> list[Day]:
         self.tree.fill()
@@ -103,9 +102,6 @@ class Month:
             Weather(random.Random(f"{SEED}:weather"), storm=False),
             self.clock,
             random.Random(f"{SEED}:life"),
-            die_at=None,
-            lost=set(),
-            disturb=lambda path: None,
         )
         living = asyncio.create_task(self.life.live())
         days = []

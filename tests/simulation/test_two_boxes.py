@@ -142,9 +142,6 @@ class Team:
             self._weather,
             self._clock,
             random.Random(f"{box.who}:{self.draw.random()}"),
-            die_at=None,
-            lost=set(),
-            disturb=lambda path: None,
         )
         await box.life.live()
 

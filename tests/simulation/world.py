@@ -10,13 +10,12 @@ Sizes are a thousandth of the real ones, leaves, parts and limits alike, so that
 
 import asyncio
 import contextlib
-import hashlib
 import io
 import logging
 import random
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -30,11 +29,10 @@ from syncd.config.settings import Settings
 from syncd.core.jobs.retry_policy import LATEST_S
 from syncd.monitoring import log
 from syncd.sandbox.cloud import Stage
-from syncd.sandbox.history import Entry
 from syncd.store.store import Store
-from syncd.types import Call, Hint, HintKind
+from syncd.types import Call, HintKind
 from tests import scaling
-from tests.oracle import Content, Evidence
+from tests.oracle import Evidence
 from tests.simulation import weather as menu
 from tests.simulation.far_side import API_URL, FarSide, Weather
 from tests.simulation.life import Life, settings_of, source_of
@@ -268,13 +266,8 @@ class World:
 
     def _kernel(self, path: str, kind: HintKind) -> None:
         """An event of the kernel, which may or may not get through."""
-        watcher = None if self._life is None else self._life.watcher
-        if (
-            watcher is not None
-            and watcher.alive()
-            and self._draw.random() < self._story.heard_share
-        ):
-            watcher.emit(Hint(watcher.root_id, path, kind))
+        if self._life is not None and self._draw.random() < self._story.heard_share:
+            self._life.hint(path, kind)
 
     def _stop_daemon(self, reason: str) -> None:
         if self._life is not None:
@@ -324,32 +317,17 @@ class World:
     # -- what is left ----------------------------------------------------------------------------
 
     def _outcome(self) -> Outcome:
-        assert not self._far.crashes, f"the stand-in cloud failed: {self._far.crashes}"
-        far, switches = self._far, self._far.switches
-        uploads = far.cloud.uploads()
-        evidence = Evidence(
-            history=[self._as_seen(call) for call in far.history.entries()],
-            records=[asdict(record) for record in far.cloud.records()],
-            objects={key: self._content(key) for key in far.objects.sizes()},
-            open_uploads=[each.upload_id for each in uploads if each.stage is Stage.OPEN],
+        evidence = self._far.evidence(
+            lost=self._lost,
+            secrets=[self._token],
             versions=self._tree.versions,
             still=self._still(),
             state_dir=self._state,
             started=self._started,
             killed=self._killed,
-            unreached=far.unreached,
-            listing=switches.listing_off is None,
             log=self._log.getvalue(),
-            secrets=[self._token, *(each.decode() for each in sorted(far.signatures))],
         )
         return Outcome(self._story, evidence, self._diary, self._rejected())
-
-    def _as_seen(self, call: Entry) -> Entry:
-        return replace(call, lost=True) if call.seq in self._lost else call
-
-    def _content(self, key: str) -> Content:
-        digest = hashlib.sha256(b"".join(self._far.objects.read(key)))
-        return Content(self._far.objects.sizes()[key], digest.hexdigest())
 
     def _rejected(self) -> list[str]:
         """Why jobs failed, except where the outcome is unknown."""

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 
 from syncd.core.files.selection import Patterns, Rules, Selected, Skipped, is_current, judge
@@ -20,14 +18,6 @@ def reason(rules: Rules, rel_path: str, size: int = 10) -> str:
 
 def known(verdict: Verdict, reason: str | None = None, model_path: str | None = None) -> KnownFile:
     return KnownFile(1, "loras/a.pt", Fingerprint(1, 2, 10, 4, 5), verdict, reason, model_path)
-
-
-def test_selected_file_has_target_and_rule() -> None:
-    judged = judge(Rules(), "loras/sub/A.PT", 10)
-
-    assert isinstance(judged, Selected)
-    assert judged.target.model_path == "models/loras/sub/A.PT"
-    assert judged.rule == "ending .pt"
 
 
 def test_selected_file_quotes_include_line() -> None:
@@ -54,16 +44,6 @@ def test_selected_file_quotes_include_line() -> None:
 )
 def test_skipped_file_quotes_rule(rules: Rules, expected: str) -> None:
     assert reason(rules, "loras/a.pt") == expected
-
-
-def test_file_of_largest_size_is_selected() -> None:
-    assert isinstance(judge(Rules(max_file_size=10), "loras/a.pt", 10), Selected)
-
-
-def test_include_line_cannot_select_hidden_file() -> None:
-    rules = Rules(include=only("loras/.a.pt", "select.include"))
-
-    assert reason(rules, "loras/.a.pt") == "hidden or temporary name"
 
 
 def test_patterns_see_type_of_typed_root_and_ignore_lines_do_not() -> None:
@@ -106,16 +86,3 @@ def test_known_file_is_current_while_its_target_is_the_same(verdict: Verdict) ->
 @pytest.mark.parametrize("verdict", [Verdict.IGNORED, Verdict.REFUSED, Verdict.SHADOWED])
 def test_known_skipped_file_that_is_selected_now_is_not_current(verdict: Verdict) -> None:
     assert not is_current(TAKEN, known(verdict, "reason", "models/loras/a.pt"))
-
-
-def test_known_skipped_file_is_current_for_same_reason() -> None:
-    passed = Skipped(Verdict.IGNORED, "reason")
-
-    assert is_current(passed, known(Verdict.IGNORED, "reason"))
-    assert not is_current(passed, known(Verdict.IGNORED, "another"))
-    assert not is_current(passed, known(Verdict.WANTED, None, "models/loras/a.pt"))
-
-
-def test_default_rules_select_all_types_and_sizes() -> None:
-    for rel_path in ("ultralytics/bbox/x.pt", "any thing/x.gguf"):
-        assert isinstance(judge(replace(Rules(), digest="x"), rel_path, 10**12), Selected)

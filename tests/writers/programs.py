@@ -233,17 +233,13 @@ def _replayed(*steps: Step) -> Command:
     return command
 
 
-def _under(temporary: str) -> Command:
-    """All under *temporary*, then renamed."""
-    return _replayed(
-        ("create", temporary),
-        ("write", temporary, 0, 0.5),
-        STALL,
-        ("write", temporary, 0.5, 1),
-        ("rename", temporary, "{}"),
-    )
-
-
+_CHROME = _replayed(
+    ("create", "{}.crdownload"),
+    ("write", "{}.crdownload", 0, 0.5),
+    STALL,
+    ("write", "{}.crdownload", 0.5, 1),
+    ("rename", "{}.crdownload", "{}"),
+)
 _FIREFOX = _replayed(
     ("create", "{}"),
     ("create", "{}.part"),
@@ -251,14 +247,6 @@ _FIREFOX = _replayed(
     STALL,
     ("write", "{}.part", 0.5, 1),
     ("rename", "{}.part", "{}"),
-)
-_JUPYTER = _replayed(
-    ("create", "{}"),
-    ("write", "{}", 0, 0.25),
-    ("write", "{}", 0.25, 0.5),
-    STALL,
-    ("write", "{}", 0.5, 0.75),
-    ("write", "{}", 0.75, 1),
 )
 _CROC = _replayed(
     ("create", "{}"),
@@ -335,11 +323,8 @@ WRITERS = (
     Writer("safetensors save_file", _save, NOT_THERE, kinds=(SAFETENSORS,), makes=True),
     Writer("huggingface_hub", _hub, NOT_THERE, env=_hub_env),
     Writer("huggingface_hub, cached", _hub_cached, SHORT, env=_hub_env),
-    Writer("replay: Chrome", _under("{}.crdownload"), NOT_THERE),
-    Writer("replay: aws s3 cp", _under("{}.6eF2a9Cd"), NOT_THERE),
-    Writer("replay: rclone 1.63", _under("{}.6ef2a9cd.partial"), NOT_THERE),
+    Writer("replay: Chrome", _CHROME, NOT_THERE),
     Writer("replay: Firefox", _FIREFOX, NOT_THERE),
-    Writer("replay: Jupyter", _JUPYTER, SHORT),
     Writer("replay: croc", _CROC, HOLES, kinds=(SAFETENSORS,)),
     Writer("replay: axel", _AXEL, WAITS),
 )

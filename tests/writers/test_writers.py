@@ -16,13 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Daemon, Home, records, until
+from tests.integration.harness import Home, records, until
 from tests.model_files import gguf, torch_zip
 from tests.weights import MIB, sha256_of, write_safetensors
 from tests.writers.programs import GGUF, PROGRAMS, PT, SAFETENSORS, WRITERS, Errand, Writer
@@ -61,15 +60,6 @@ class Run:
     @property
     def model_path(self) -> str:
         return f"models/{self.rel_path}"
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What was given to a run (SHA-256), when it ended (Unix s), how long it stood half-way (s)."""
-
-    given: str
-    ended_s: float
-    stood_s: float
 
 
 RUNS = [
@@ -143,8 +133,8 @@ class Watch:
         return max((size for _, size, *_ in _seen(self.folder)), default=0)
 
 
-def write(run: Run, errand: Errand) -> Written:
-    """Start the program and see it through: to its end, or to the kill."""
+def write(run: Run, errand: Errand) -> str:
+    """Start the program and see it through, to its end or the kill; the SHA-256 of its source."""
     watch, given = Watch(errand.target.parent), sha256_of(errand.source)
     log = errand.scratch / "log"
     with (
@@ -167,7 +157,7 @@ def write(run: Run, errand: Errand) -> Written:
     assert watch.longest_s > 2 * WINDOW_S, f"{run.folder} did not stall: {log.read_text()}"
     if run.writer.removed is not None:
         errand.target.with_name(errand.target.name + run.writer.removed).unlink()
-    return Written(given, time.time(), watch.longest_s)
+    return given
 
 
 def _see_through(run: Run, process: subprocess.Popen[bytes], watch: Watch) -> None:
@@ -221,11 +211,11 @@ def home(tmp_path: Path, cloud: Sandbox) -> Home:
     return home
 
 
-def write_all(home: Home, other_disk: Path) -> dict[Run, Written]:
+def write_all(home: Home, other_disk: Path) -> dict[Run, str]:
     """Let all programs write, some dozens at a time."""
     with serving(other_disk) as server, ThreadPoolExecutor(AT_ONCE) as pool:
 
-        def written(run: Run) -> Written:
+        def written(run: Run) -> str:
             return write(run, prepare(run, home, other_disk, server.url))
 
         runs = random.Random(1).sample(RUNS, len(RUNS))  # the like ones are not all at once
@@ -243,59 +233,19 @@ def prepare(run: Run, home: Home, other_disk: Path, url: str) -> Errand:
     return Errand(source, target, scratch, url, run.folder, stall_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What syncd made of a file, why, and when (Unix s, None if it never came to an end)."""
-
-    state: str
-    reason: str
-    at_s: float | None
-
-
-NOT_THERE = Said("-", "not there under this name", None)
-
-
-def told(home: Home, daemon: Daemon) -> dict[str, Said]:
-    """
-    What is said of the files that are not taken, by their paths; when, as far as the log has it.
-
-    The log itself names only some of many that are left for one reason.
-    """
-    at_s = {
-        event["path"]: datetime.fromisoformat(event["timestamp"]).timestamp()
-        for event in daemon.events("file.incomplete") + daemon.events("file.refused")
-    }
+def reported(home: Home) -> dict[str, tuple[str, str]]:
+    """State and reason of each file that ``status`` calls incomplete or refused, by its path."""
     return {
-        file["path"]: Said(file["state"], file["reason"], at_s.get(file["path"]))
+        file["path"]: (file["state"], file["reason"])
         for file in home.status()["files"]
         if file["state"] in ("incomplete", "refused")
     }
 
 
-def waiting(summary: str, run: Run) -> Said:
-    """What the table of a run that ended says of a file that is not finished."""
-    found = re.search(rf"{re.escape(run.rel_path)} .* settling +(.*)", summary)
-    return NOT_THERE if found is None else Said("waits", found[1].strip(" │|"), None)
-
-
-def table(written: Mapping[Run, Written], said: Mapping[Run, Said]) -> Iterator[str]:
-    """A line a run: what the program did, what syncd did, and how long after the program's end."""
-    line = "{:<26}{:<12}{:<9}{:>9}  {:<11}{:>7}  {}".format
-    yield line("writer", "writes", "is", "stood s", "syncd", "after s", "because")
-    for run in RUNS:
-        result, verdict = written[run], said[run]
-        ending = "killed" if run.killed else "finished"
-        after = "" if verdict.at_s is None else f"{verdict.at_s - result.ended_s:.1f}"
-        stood = f"{result.stood_s:.1f}"
-        yield line(
-            run.writer.name, run.kind, ending, stood, verdict.state, after, verdict.reason[:70]
-        )
-
-
 @pytest.mark.needs(*PROGRAMS)
 @pytest.mark.parametrize("lease", ["true", "false"])
 def test_I05_half_model_of_real_program_is_never_presigned_and_complete_one_is_registered(
-    home: Home, cloud: Sandbox, other_disk: Path, lease: str, request: pytest.FixtureRequest
+    home: Home, cloud: Sandbox, other_disk: Path, lease: str
 ) -> None:
     home.env["SYNCD_SETTLE__READ_LEASE"] = lease
     home.env |= {"SYNCD_SETTLE__ONCE_WAIT_S": "12", "COLUMNS": "240"}
@@ -303,47 +253,35 @@ def test_I05_half_model_of_real_program_is_never_presigned_and_complete_one_is_r
     unsound = {run.rel_path for run in killed if run.writer.left is not None}
 
     def all_are_registered() -> bool:
-        return all(registered_at_s(cloud, run) for run in finished)
+        return all(run.model_path in records(cloud) for run in finished)
 
-    def all_are_told_of() -> bool:
-        time.sleep(1)  # each look is a process
-        return unsound <= told(home, daemon).keys()
+    def all_are_reported() -> bool:
+        time.sleep(1)  # each attempt is a process
+        return unsound <= reported(home).keys()
 
     with home.daemon() as daemon:
         daemon.started()
-        written = write_all(home, other_disk)
+        given = write_all(home, other_disk)
         until(all_are_registered, "the finished models", within_s=90)
-        until(all_are_told_of, "a reason for the others", within_s=90)
+        until(all_are_reported, "a reason for the others", within_s=90)
         assert daemon.stop() == 143
-    again = home.once()  # nor does a new start take them, and it says what they wait for
+    again = home.once()  # a new start does not take them, either
 
-    heard = told(home, daemon)
-    said = {run: heard.get(run.rel_path) or waiting(again.out, run) for run in killed}
-    said |= {run: Said("registered", "", registered_at_s(cloud, run)) for run in finished}
-    request.node.user_properties.append(("cases", len(RUNS)))
-    request.node.user_properties.append(("table", "\n".join(table(written, said))))
+    states = reported(home)
     presigned = Counter(str(entry.model_path) for entry in cloud.history.entries("presign"))
     assert presigned == {run.model_path: 1 for run in finished}
     assert records(cloud) == {run.model_path: home.sha256(run.rel_path) for run in finished}
-    assert [run.folder for run in killed if brought(run, home, written[run])] == []
-    assert [
-        r.folder for r in finished if not (r.writer.makes or brought(r, home, written[r]))
-    ] == []
+    assert [run.folder for run in killed if brought(run, home, given[run])] == []
+    assert [r.folder for r in finished if not (r.writer.makes or brought(r, home, given[r]))] == []
     for run in killed:
-        state, words = run.writer.left or (said[run].state, "")
-        assert said[run].state == state, run.folder
-        assert words in said[run].reason, run.folder
+        if run.writer.left is not None:
+            state, reason = states[run.rel_path]
+            assert state == run.writer.left[0], run.folder
+            assert run.writer.left[1] in reason, run.folder
     assert again.code == 1
 
 
-def registered_at_s(cloud: Sandbox, run: Run) -> float | None:
-    for entry in cloud.history.entries("register"):
-        if entry.ok and entry.model_path == run.model_path:
-            return entry.at_ms / 1000
-    return None
-
-
-def brought(run: Run, home: Home, result: Written) -> bool:
-    """Does the tree hold the very bytes that the program was given?"""
+def brought(run: Run, home: Home, given: str) -> bool:
+    """Does the tree hold the very bytes (SHA-256 *given*) that the program was given?"""
     target = home.models / run.rel_path
-    return target.exists() and sha256_of(target) == result.given
+    return target.exists() and sha256_of(target) == given
