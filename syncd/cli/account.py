@@ -109,7 +109,8 @@ class Before:
         with reading(state_dir, Report) as report:
             if report is None:
                 return cls(state_dir, None, ())
-            return cls(state_dir, report.team_id(), tuple(report.newest_records(PROOFS)))
+            cloud = report.cloud()
+            return cls(state_dir, cloud and cloud[1], tuple(report.newest_records(PROOFS)))
 
     @property
     def elsewhere(self) -> str:

@@ -224,7 +224,7 @@ def _file_document(found: Everything) -> dict[str, object]:
         "fingerprint": None if detail is None else detail.fingerprint._asdict(),
         "judged_at": None if detail is None else detail.judged_at,
         "registered_at": None if detail is None else detail.registered_at,
-        "job": None if detail is None or detail.job is None else dataclasses.asdict(detail.job),
+        "job": None if detail is None or detail.job is None else detail.job._asdict(),
         "events": [event._asdict() for event in found.events],
     }
 

@@ -55,6 +55,7 @@ class _Refused(Exception):
     """The line no longer matches; the message is the reason."""
 
 
+@dataclass(kw_only=True, slots=True)
 class Applier:
     """
     Checks and queues the lines of a plan.
@@ -64,30 +65,17 @@ class Applier:
         hidden: Whether new records are disabled at once, so that a disabled record is as intended.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        lanes: Executors,
-        api: CloudClient,
-        clock: Clock,
-        catalog: Catalog,
-        comparer: Comparer,
-        retirement: RecordCleanup,
-        roots: Mapping[int, Root],
-        hidden: bool,
-    ) -> None:
-        self._store = store
-        self._lanes = lanes
-        self._api = api
-        self._clock = clock
-        self._catalog = catalog
-        self._comparer = comparer
-        self._retirement = retirement
-        self._roots = roots
-        self._hidden = hidden
-        self._queued: dict[int, Line] = {}
-        self.applied = Applied()
+    store: Store
+    lanes: Executors
+    api: CloudClient
+    clock: Clock
+    catalog: Catalog
+    comparer: Comparer
+    retirement: RecordCleanup
+    roots: Mapping[int, Root]
+    hidden: bool
+    _queued: dict[int, Line] = field(default_factory=dict, init=False)
+    applied: Applied = field(default_factory=Applied, init=False)
 
     async def begin(self, lines: Iterable[Line], *, stopped: Callable[[], bool]) -> None:
         """Carry out the lines of records, and queue those of files."""
@@ -117,7 +105,7 @@ class Applier:
     async def end(self) -> Applied:
         """The results, after the jobs have run."""
         for job_id, line in self._queued.items():
-            job = await self._lanes.db(self._store.jobs.get, job_id)
+            job = await self.lanes.db(self.store.jobs.get, job_id)
             match job.state:
                 case State.DONE:
                     self.applied.done.append(line)
@@ -128,7 +116,7 @@ class Applier:
                 case _:
                     self.applied.left.append((line, job.last_error or "syncd stopped before"))
                     self.applied.needs_operator |= job.held_class is HeldClass.LARGE
-        holds = await self._lanes.db(self._store.holds.all)
+        holds = await self.lanes.db(self.store.holds.all)
         self.applied.needs_operator |= any(hold.needs_operator for hold in holds)
         return self.applied
 
@@ -149,18 +137,18 @@ class Applier:
     async def _still_so(self, line: Line) -> tuple[Root, FoundFile, Target]:
         """The line's file as it is now. Raises ``_Refused`` unless it still leads to the same record."""
         reason = f"{printable(line.root)} is no models directory of this configuration"
-        for root in self._roots.values():
+        for root in self.roots.values():
             if root.path != line.root:
                 continue
             try:
-                found = await self._lanes.scan(self._comparer.find, root, line.path)
+                found = await self.lanes.scan(self.comparer.find, root, line.path)
             except OSError as error:
                 raise _Refused(f"it cannot be examined: {error.strerror}") from None
             if found is None:
                 raise _Refused("the file is gone")
             if line.fingerprint is None or not found.fingerprint.same_file_as(line.fingerprint):
                 raise _Refused("the file changed since the plan was made")
-            judged = await self._lanes.scan(self._comparer.judge, found)
+            judged = await self.lanes.scan(self.comparer.judge, found)
             if not isinstance(judged, Selected):
                 reason = judged.reason
             elif judged.target.model_path != line.model_path:
@@ -171,21 +159,21 @@ class Applier:
         raise _Refused(reason)
 
     async def _require_sound(self, found: FoundFile) -> None:
-        judgement = await self._lanes.scan(self._comparer.judge_content, found, lease=False)
+        judgement = await self.lanes.scan(self.comparer.judge_content, found, lease=False)
         if judgement.verdict is not Verdict.WANTED:
             raise _Refused(judgement.reason or "it still changes")
 
     async def _require_adoptable(self, line: Line) -> None:
         assert line.model_path is not None, "read so"
         assert line.sha256 is not None, "read so"
-        record = await self._catalog.holding(line.model_path, line.sha256)
+        record = await self.catalog.holding(line.model_path, line.sha256)
         if record is None or record.id != line.record_id or is_disabled(record):
             raise _Refused(f"record {line.record_id} does not hold its bytes at its path any more")
 
     async def _is_moved(self, found: FoundFile, target: Target, line: Line) -> bool:
         """Return whether the line's record already has the file's new path."""
-        standing = await self._lanes.db(
-            self._store.records.standing_for, found.root_id, found.rel_path
+        standing = await self.lanes.db(
+            self.store.records.standing_for, found.root_id, found.rel_path
         )
         return (
             standing is not None
@@ -196,12 +184,12 @@ class Applier:
     async def _require_movable(self, root: Root, line: Line) -> None:
         assert line.was is not None, "read so"
         assert line.sha256 is not None, "read so"
-        (walked,) = await self._lanes.scan(self._comparer.compare_paths, root, {line.was: False})
-        await self._lanes.db(self._store.files.forget, walked.gone, self._clock.now_ms())
-        movable = await self._lanes.db(self._store.records.movable, line.sha256)
+        (walked,) = await self.lanes.scan(self.comparer.compare_paths, root, {line.was: False})
+        await self.lanes.db(self.store.files.forget, walked.gone, self.clock.now_ms())
+        movable = await self.lanes.db(self.store.records.movable, line.sha256)
         if movable == line.record_id:
             return
-        if await self._lanes.scan(os.path.lexists, os.path.join(root.path, line.was)):
+        if await self.lanes.scan(os.path.lexists, os.path.join(root.path, line.was)):
             raise _Refused(f"record {line.record_id} has its file at {printable(line.was)} again")
         raise _Refused(
             f"record {line.record_id} cannot be moved any more: it was retired or moved, or another "
@@ -210,44 +198,40 @@ class Applier:
 
     async def _admit(self, line: Line, found: FoundFile, target: Target) -> int | None:
         """The id of the job; None if nothing is left to do."""
-        jobs, now_ms = self._store.jobs, self._clock.now_ms()
-        registered = await self._lanes.db(jobs.is_registered, found, target)
-        if line.action is PlanAction.UPLOAD and await self._lanes.db(jobs.is_cancelled, found):
+        jobs, now_ms = self.store.jobs, self.clock.now_ms()
+        registered = await self.lanes.db(jobs.is_registered, found, target)
+        if line.action is PlanAction.UPLOAD and await self.lanes.db(jobs.is_cancelled, found):
             raise _Refused(
                 "cancelled by syncd cancel; to send it again: syncd retry, with its path"
             )
         if registered and line.action is PlanAction.UPLOAD:
             if await self._is_held(found, target):
                 return None
-            return await self._lanes.db(jobs.send_again, found.root_id, found.rel_path, now_ms)
-        unfinished = await self._lanes.db(jobs.take_up, found, target, now_ms)
+            return await self.lanes.db(jobs.send_again, found.root_id, found.rel_path, now_ms)
+        unfinished = await self.lanes.db(jobs.take_up, found, target, now_ms)
         if unfinished is not None:
             return unfinished
         wanted = Wanted(found, target, naming.clash_key(target.model_path))
-        admission = await self._lanes.db(self._store.files.admit, [wanted], now_ms)
+        admission = await self.lanes.db(self.store.files.admit, [wanted], now_ms)
         if wanted.key in admission.conflicts:
             raise _Refused("another file would get the same place in the catalog")
         return admission.jobs.get(wanted.key)
 
     async def _is_held(self, found: FoundFile, target: Target) -> bool:
         """Return whether the catalog still has the file's record, enabled; else it is registered again."""
-        standing = await self._lanes.db(
-            self._store.records.standing_for, found.root_id, found.rel_path
+        standing = await self.lanes.db(
+            self.store.records.standing_for, found.root_id, found.rel_path
         )
         if standing is None or standing.drift is not None:
             return False
-        record = await self._catalog.holding(target.model_path, standing.sha256)
-        if (
-            record is None
-            and not self._catalog.listed
-            and standing.record_id.startswith("unknown:")
-        ):
+        record = await self.catalog.holding(target.model_path, standing.sha256)
+        if record is None and not self.catalog.listed and standing.record_id.startswith("unknown:"):
             return True  # the server cannot show it
         if record is None:
-            record = await self._api.get_model(standing.record_id)
+            record = await self.api.get_model(standing.record_id)
         return (
             record is not None
-            and (self._hidden or not is_disabled(record))
+            and (self.hidden or not is_disabled(record))
             and record.model_path == target.model_path
             and sha256_of(record) == standing.sha256
         )
@@ -257,7 +241,7 @@ class Applier:
     async def _retire(self, line: Line) -> None:
         """Disable or delete our record of a missing file; an enabled one is not deleted."""
         assert line.record_id is not None, "read so"
-        own = await self._lanes.db(self._store.records.own, line.record_id)
+        own = await self.lanes.db(self.store.records.own, line.record_id)
         if own is None:
             raise _Refused(
                 f"record {line.record_id} is not known here: this syncd did not register it, or has "
@@ -265,13 +249,13 @@ class Applier:
             )
         if not own.replaced:
             await self._require_gone(line)
-        record = await self._api.get_model(line.record_id)
+        record = await self.api.get_model(line.record_id)
         if record is not None:
             if sha256_of(record) != own.sha256:
                 raise _Refused(f"record {line.record_id} does not hold what it held")
             if line.action is PlanAction.DELETE and not is_disabled(record):
                 raise _Refused(f"record {line.record_id} is enabled: disable it first")
-        reason = await self._retirement.retire_now(
+        reason = await self.retirement.retire_now(
             own, "delete" if line.action is PlanAction.DELETE else "disable"
         )
         if reason is not None:
@@ -281,19 +265,19 @@ class Applier:
 
     async def _require_gone(self, line: Line) -> None:
         """Require that the file is gone from a root that is present and readable."""
-        root = next((root for root in self._roots.values() if root.path == line.root), None)
+        root = next((root for root in self.roots.values() if root.path == line.root), None)
         if root is None:
             raise _Refused(f"{printable(line.root)} is no models directory of this configuration")
-        row, same = await self._lanes.db(self._store.files.root, root.id), False
+        row, same = await self.lanes.db(self.store.files.root, root.id), False
         try:
-            mounts = await self._lanes.scan(mounts_in, root.path, row.mounts)
+            mounts = await self.lanes.scan(mounts_in, root.path, row.mounts)
             same = not naming.is_within(line.path, changed_mounts(row.mounts, mounts))
-            await self._lanes.scan(os.lstat, root.path)
-            await self._lanes.scan(os.lstat, os.path.join(line.root, line.path))
+            await self.lanes.scan(os.lstat, root.path)
+            await self.lanes.scan(os.lstat, os.path.join(line.root, line.path))
         except FileNotFoundError as error:
             if error.filename == root.path or not same:
                 raise _Refused(f"{printable(root.path)} is not the tree that it was") from None
-            problem = await self._lanes.scan(find_cut_off, root, line.path)
+            problem = await self.lanes.scan(find_cut_off, root, line.path)
             if problem is not None:
                 where, reason = problem
                 raise _Refused(f"{printable(where)}: {reason.strerror}") from None

@@ -200,9 +200,8 @@ async def _transport(resources: Resources, http: transport.HttpClient) -> transp
     notes: set[asyncio.Task[None]] = set()
 
     def on_answered(call: Call) -> None:
-        now_ms = resources.clock.now_ms()
         note = asyncio.ensure_future(
-            resources.lanes.db(servers.note_answered, settings.api.base_url, call, now_ms)
+            resources.lanes.db(servers.note_answered, settings.api.base_url, call)
         )
         notes.add(note)
         note.add_done_callback(notes.discard)
@@ -475,8 +474,8 @@ class Components:
                 latest_s=self.resources.latest_s,
                 **self._shared,
             ),
-            wake=self._wake_maintenance,
-            reconcile=self._settings.catalog.reconcile_s > 0,
+            woken=self._wake_maintenance,
+            reconcile_due=self._settings.catalog.reconcile_s > 0,
             check_credentials=self.credential_check.run,
             on_jobs_freed=self._wake.set,
             **self._shared,

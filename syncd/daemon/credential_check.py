@@ -1,5 +1,7 @@
 """Loads a replaced credential while the daemon runs, and keeps an idle session alive."""
 
+from dataclasses import dataclass, field
+
 import structlog
 
 from syncd.clock import Clock
@@ -14,37 +16,28 @@ from syncd.upload.hold_tracker import HoldTracker
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
 class CredentialCheck:
     """Checks the credential between requests; each distinct error is logged once."""
 
-    def __init__(
-        self,
-        credentials: Credentials,
-        team_guard: TeamGuard,
-        holds: HoldTracker,
-        *,
-        store: Store,
-        lanes: Executors,
-        clock: Clock,
-    ) -> None:
-        self._credentials = credentials
-        self._team_guard = team_guard
-        self._holds = holds
-        self._store = store
-        self._lanes = lanes
-        self._clock = clock
-        self._logged: str | None = None
+    credentials: Credentials
+    team_guard: TeamGuard
+    holds: HoldTracker
+    store: Store
+    lanes: Executors
+    clock: Clock
+    _logged: str | None = field(default=None, init=False)
 
     async def run(self) -> None:
         """Load a replaced credential, verify it, and renew a session that is about to end."""
         await self.reload()
         try:
-            await self._credentials.ready()
+            await self.credentials.ready()
         except JobError as error:
             fields = {"error": str(error), "advice": error.advice}
             if str(error) == self._logged:
                 pass
-            elif self._credentials.is_session:
+            elif self.credentials.is_session:
                 _log.error("session.ended", **fields)
             else:
                 _log.error("credential.unverified", **fields)
@@ -54,11 +47,11 @@ class CredentialCheck:
 
     async def reload(self) -> None:
         """If the credential was replaced, load it and let the jobs that waited for one continue."""
-        credentials = self._credentials
+        credentials = self.credentials
         if not await credentials.reload():
             return
         _log.info("credential.replaced", kind=credentials.kind)
-        await self._team_guard.bind_state_dir(credentials.team_id)
+        await self.team_guard.bind_state_dir(credentials.team_id)
         if credentials.is_session:
-            await self._lanes.db(self._store.jobs.free_class, HeldClass.LARGE, self._clock.now_ms())
-        await self._holds.end(HoldKind.OPERATOR)
+            await self.lanes.db(self.store.jobs.free_class, HeldClass.LARGE, self.clock.now_ms())
+        await self.holds.end(HoldKind.OPERATOR)

@@ -6,6 +6,7 @@ later: else what goes by the one and what goes by the other would end up in two 
 """
 
 import os
+from dataclasses import dataclass, field
 from functools import partial
 
 from syncd.clock import Clock
@@ -22,6 +23,7 @@ from syncd.store.store import Store
 from syncd.types import Kind, Session, printable
 
 
+@dataclass(slots=True)
 class TeamGuard:
     """
     Keeps the state directory to one cloud and one team.
@@ -30,36 +32,27 @@ class TeamGuard:
         source: Where the credential comes from.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        source: CredentialSource,
-        *,
-        store: Store,
-        lanes: Executors,
-        clock: Clock,
-    ) -> None:
-        self._source = source
-        self._settings = settings
-        self._store = store
-        self._lanes = lanes
-        self._clock = clock
-        self._team_id: str | None = None
-        self._foreign_key: str | None = None
+    settings: Settings
+    source: CredentialSource
+    store: Store
+    lanes: Executors
+    clock: Clock
+    _team_id: str | None = field(default=None, init=False)
+    _foreign_key: str | None = field(default=None, init=False)
 
     def use_source(self, source: CredentialSource) -> None:
         """Read the credential from *source* from now on."""
-        self._source = source
+        self.source = source
 
     async def bind_state_dir(self, session_team: str | None) -> None:
         """Bind the state directory to the cloud and team. Raises as ``require_same_cloud``."""
-        self._team_id = await self._lanes.db(
-            require_same_cloud, self._store, self._settings, session_team
+        self._team_id = await self.lanes.db(
+            require_same_cloud, self.store, self.settings, session_team
         )
 
     def session_team(self) -> str | None:
         """The team of the configured session; None for other credentials."""
-        found = self._source.current()
+        found = self.source.current()
         return found.team_id if isinstance(found, Session) else None
 
     def credentials(self, transport: Transport) -> Credentials:
@@ -67,8 +60,8 @@ class TeamGuard:
         return build_credentials(
             transport,
             self._current,
-            self._source.stored,
-            clock=self._clock,
+            self.source.stored,
+            clock=self.clock,
             verify=partial(self.verify, transport),
         )
 
@@ -82,19 +75,19 @@ class TeamGuard:
         Raises:
             JobError: The key shows none of the records, or the cloud could not be asked.
         """
-        servers = self._store.servers
-        if key is not None and not await self._lanes.db(servers.trusts_key, key):
-            records = await self._lanes.db(self._store.report.newest_records, PROOFS)
-            credentials = Credentials(lambda: key, clock=self._clock)
-            api = build_cloud_client(self._settings, transport, credentials, clock=self._clock)
+        servers = self.store.servers
+        if key is not None and not await self.lanes.db(servers.trusts_key, key):
+            records = await self.lanes.db(self.store.report.newest_records, PROOFS)
+            credentials = Credentials(lambda: key, clock=self.clock)
+            api = build_cloud_client(self.settings, transport, credentials, clock=self.clock)
             if key == self._foreign_key or not await shows(api, records):
                 self._foreign_key = key  # not asked again and again
                 raise self._foreign()
-        await self._lanes.db(servers.trust_key, key)
+        await self.lanes.db(servers.trust_key, key)
 
     def _current(self) -> str | Session | None:
         """The configured credential, unless it is a session of another team than before."""
-        found = self._source.current()
+        found = self.source.current()
         if isinstance(found, Session) and self._team_id not in (None, found.team_id):
             raise ConfigError(f"the session is for the team {found.team_id}, not {self._team_id}")
         return found
@@ -103,7 +96,7 @@ class TeamGuard:
         return to_error(
             Kind.DEVICE_KEY_REFUSED,
             "the device key shows none of the newest records that were registered from "
-            f"{printable(os.fspath(self._settings.state_dir))}: they are in the catalog of another "
+            f"{printable(os.fspath(self.settings.state_dir))}: they are in the catalog of another "
             "team, or were deleted there",
             advice="Put a key of that team in its place, or give each team a state_dir of its own. "
             "If they were deleted, stop syncd and say so: syncd login --team ID",

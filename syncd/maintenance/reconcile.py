@@ -8,7 +8,7 @@ the younger record disables it and adopts the older one.
 All of this needs a server that lists its models.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -27,6 +27,8 @@ from syncd.types import Record
 BETWEEN_S = 60.0
 """The shortest time between two listings on account of new records."""
 
+_log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
@@ -36,6 +38,7 @@ class _Listed:
     others: list[Record]
 
 
+@dataclass(kw_only=True, slots=True)
 class Reconciler:
     """
     Compares our records with the catalog.
@@ -45,48 +48,36 @@ class Reconciler:
         latest_s: Seconds after which a request whose answer was lost can no longer take effect.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        lanes: Executors,
-        api: CloudClient,
-        catalog: Catalog,
-        clock: Clock,
-        hidden: bool,
-        latest_s: float,
-    ) -> None:
-        self._store = store
-        self._lanes = lanes
-        self._api = api
-        self._catalog = catalog
-        self._clock = clock
-        self._hidden = hidden
-        self._latest_s = latest_s
-        self._next_new_s = 0.0
-        self._kept_duplicates: set[str] = set()
-        self._log = structlog.get_logger("syncd.maintenance.reconcile")
+    store: Store
+    lanes: Executors
+    api: CloudClient
+    catalog: Catalog
+    clock: Clock
+    hidden: bool
+    latest_s: float
+    _next_new_s: float = field(default=0.0, init=False)
+    _kept_duplicates: set[str] = field(default_factory=set, init=False)
 
     async def reconcile_new(self) -> None:
         """Reconcile if some records were never compared, at most once a minute."""
-        if self._clock.boottime_s() < self._next_new_s:
+        if self.clock.boottime_s() < self._next_new_s:
             return
-        if await self._lanes.db(self._store.records.has_unchecked):
+        if await self.lanes.db(self.store.records.has_unchecked):
             await self.reconcile()
 
     async def reconcile(self) -> None:
         """Read the listing and compare; records that cannot be checked now wait for the next time."""
-        self._next_new_s = self._clock.boottime_s() + BETWEEN_S
-        standing = await self._lanes.db(self._store.records.standing)
+        self._next_new_s = self.clock.boottime_s() + BETWEEN_S
+        standing = await self.lanes.db(self.store.records.standing)
         drifts: dict[str, Drift | None] = {}
         try:
-            listed = bool(standing) and await self._catalog.read()
+            listed = bool(standing) and await self.catalog.read()
             for record in standing:
                 drifts[record.record_id] = await self._judge(record) if listed else record.drift
         except JobError as error:
-            self._log.info("catalog.list_failed", reason=str(error))
+            _log.info("catalog.list_failed", reason=str(error))
         self._log_drifts(standing, drifts)
-        await self._lanes.db(self._store.records.note_checked, drifts, self._clock.now_ms())
+        await self.lanes.db(self.store.records.note_checked, drifts, self.clock.now_ms())
 
     async def _judge(self, standing: Standing) -> Drift | None:
         """Return what others did to a record; also yield to an older duplicate of it."""
@@ -98,7 +89,7 @@ class Reconciler:
         if standing.drift is Drift.MISSING:
             return Drift.MISSING
         # A listing that is read page by page may skip a record, so ask for the record itself.
-        record = await self._api.get_model(standing.record_id)
+        record = await self.api.get_model(standing.record_id)
         if record is None:
             return Drift.MISSING
         if record.model_path != standing.model_path:
@@ -106,17 +97,17 @@ class Reconciler:
         return self._unless_hidden(Drift.DISABLED) if is_disabled(record) else None
 
     def _unless_hidden(self, drift: Drift) -> Drift | None:
-        return None if self._hidden else drift
+        return None if self.hidden else drift
 
     async def _listed(self, standing: Standing) -> _Listed:
         own, others = None, []
-        for record in self._catalog.at(standing.model_path):
+        for record in self.catalog.at(standing.model_path):
             if record.id == standing.record_id:
                 own = record
             elif not is_disabled(record):
                 others.append(record)
         if others:  # rare; a server with a short listing needs one call for each of them
-            same = await self._catalog.same_bytes(standing.model_path, standing.sha256)
+            same = await self.catalog.same_bytes(standing.model_path, standing.sha256)
             ids = {record.id for record in others}
             others = [record for record in same if record.id in ids]
         return _Listed(own, others)
@@ -130,37 +121,37 @@ class Reconciler:
             twin_id = oldest([listed.own, *listed.others]).id
             if twin_id == standing.record_id:
                 return False
-        records, own_id = self._store.records, standing.record_id
-        sent_at = await self._lanes.db(records.change_sent_at, own_id)
-        if sent_at and late_wait_s(sent_at, self._clock.now_ms(), self._latest_s) > 0:
+        records, own_id = self.store.records, standing.record_id
+        sent_at = await self.lanes.db(records.change_sent_at, own_id)
+        if sent_at and late_wait_s(sent_at, self.clock.now_ms(), self.latest_s) > 0:
             return False
 
         async def intend() -> None:
-            await self._lanes.db(records.intend_change, own_id, self._clock.now_ms())
+            await self.lanes.db(records.intend_change, own_id, self.clock.now_ms())
 
-        if not _replaces(await self._api.get_model(twin_id), standing):
-            await self._lanes.db(records.note_twin, own_id, None)
+        if not _replaces(await self.api.get_model(twin_id), standing):
+            await self.lanes.db(records.note_twin, own_id, None)
             return False
-        await self._lanes.db(records.note_twin, own_id, twin_id)
+        await self.lanes.db(records.note_twin, own_id, twin_id)
         fields = {"model_path": standing.model_path, "record_id": own_id, "other_id": twin_id}
         try:
-            await self._api.update_model(own_id, DISABLED, intend=intend)
+            await self.api.update_model(own_id, DISABLED, intend=intend)
         except JobError as error:
             if error.kind not in NO_SUCH_CALL:
                 raise
-            await self._lanes.db(records.note_twin, own_id, None)
-            await self._lanes.db(records.note_answered, own_id)
+            await self.lanes.db(records.note_twin, own_id, None)
+            await self.lanes.db(records.note_answered, own_id)
             if own_id not in self._kept_duplicates:
                 self._kept_duplicates.add(own_id)
-                self._log.warning(
+                _log.warning(
                     "record.duplicate_kept",
                     **fields,
                     reason=str(error),
                     advice="Remove one in the cloud.",
                 )
             return False
-        await self._lanes.db(records.yield_to_duplicate, own_id, twin_id)
-        self._log.info("record.deduplicated", **fields)
+        await self.lanes.db(records.yield_to_duplicate, own_id, twin_id)
+        _log.info("record.deduplicated", **fields)
         return True
 
     def _log_drifts(self, standing: list[Standing], drifts: dict[str, Drift | None]) -> None:
@@ -168,9 +159,9 @@ class Reconciler:
             drift = drifts.get(record.record_id, record.drift)
             fields = {"model_path": record.model_path, "record_id": record.record_id}
             if drift is not None and drift is not record.drift:
-                self._log.warning("record.drifted", **fields, reason=REASONS[drift])
+                _log.warning("record.drifted", **fields, reason=REASONS[drift])
             elif drift is None and record.drift is not None:
-                self._log.info("record.restored", **fields)
+                _log.info("record.restored", **fields)
 
 
 def _replaces(record: Record | None, standing: Standing) -> bool:

@@ -6,7 +6,7 @@ that agents always have the model. The operator decides what happens to the reco
 by default nothing does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import structlog
@@ -22,6 +22,8 @@ from syncd.types import Remark
 
 RETRY_MS = 300_000
 """Before a failed call is made again."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +41,16 @@ class Policy:
     most: int
 
 
+@dataclass(kw_only=True, slots=True)
 class RecordCleanup:
     """Retires records, one after the other."""
 
-    def __init__(
-        self, *, store: Store, lanes: Executors, api: CloudClient, clock: Clock, policy: Policy
-    ) -> None:
-        self._store = store
-        self._lanes = lanes
-        self._api = api
-        self._clock = clock
-        self._policy = policy
-        self._held_back = 0
-        self._log = structlog.get_logger("syncd.maintenance.retire_records")
+    store: Store
+    lanes: Executors
+    api: CloudClient
+    clock: Clock
+    policy: Policy
+    _held_back: int = field(default=0, init=False)
 
     async def retire_due(self) -> None:
         """Retire the records that are due; a failed call is made again later."""
@@ -62,43 +61,43 @@ class RecordCleanup:
         self, retiring: RecordToRetire, action: Literal["disable", "delete"]
     ) -> str | None:
         """Disable or delete a record that an operator chose; return why it failed, or None."""
-        records, now_ms = self._store.records, self._clock.now_ms
-        await self._lanes.db(records.note_retiring, retiring, now_ms())
+        records, now_ms = self.store.records, self.clock.now_ms
+        await self.lanes.db(records.note_retiring, retiring, now_ms())
         try:
             await self._call(retiring, action)
         except JobError as error:
             return str(error)
         fields = {"model_path": retiring.model_path, "record_id": retiring.record_id}
-        self._log.info("record.retired", **fields, action=action)
-        await self._lanes.db(
+        _log.info("record.retired", **fields, action=action)
+        await self.lanes.db(
             records.remark, retiring.record_id, Remark.PRUNED, f"{action}d by an operator", now_ms()
         )
         if action == "delete":
-            await self._lanes.db(records.note_deleted, retiring)
+            await self.lanes.db(records.note_deleted, retiring)
         else:
-            await self._lanes.db(records.note_retired, retiring, now_ms())
+            await self.lanes.db(records.note_retired, retiring, now_ms())
         return None
 
     async def _call(self, retiring: RecordToRetire, action: str) -> None:
         record_id = retiring.record_id
 
         async def intend() -> None:
-            now_ms = self._clock.now_ms()
-            await self._lanes.db(self._store.records.intend_change, record_id, now_ms)
+            now_ms = self.clock.now_ms()
+            await self.lanes.db(self.store.records.intend_change, record_id, now_ms)
 
         if action == "delete":
-            await self._api.delete_model(record_id, intend=intend)
+            await self.api.delete_model(record_id, intend=intend)
         else:
-            await self._api.update_model(record_id, DISABLED, intend=intend)
+            await self.api.update_model(record_id, DISABLED, intend=intend)
 
     async def _next(self) -> RecordToRetire | None:
-        policy, now_ms = self._policy, self._clock.now_ms()
+        policy, now_ms = self.policy, self.clock.now_ms()
         before = None if policy.action == "keep" else now_ms - int(policy.grace_s * 1000)
-        retiring, held_back = await self._lanes.db(
-            self._store.records.retiring, now_ms, gone_before=before, most_gone=policy.most
+        retiring, held_back = await self.lanes.db(
+            self.store.records.retiring, now_ms, gone_before=before, most_gone=policy.most
         )
         if held_back not in (0, self._held_back):
-            self._log.warning(
+            _log.warning(
                 "record.deletions_blocked",
                 records=held_back,
                 most=policy.most,
@@ -108,17 +107,17 @@ class RecordCleanup:
         return retiring
 
     async def _retire(self, retiring: RecordToRetire) -> None:
-        records, now_ms = self._store.records, self._clock.now_ms
-        action = "disable" if retiring.replaced else self._policy.action
+        records, now_ms = self.store.records, self.clock.now_ms
+        action = "disable" if retiring.replaced else self.policy.action
         fields = {"model_path": retiring.model_path, "record_id": retiring.record_id}
         try:
             await self._call(retiring, action)
         except JobError as error:
             if error.kind not in NO_SUCH_CALL:
-                self._log.warning("record.retire_postponed", **fields, reason=str(error))
-                await self._lanes.db(records.postpone, retiring, now_ms() + RETRY_MS)
+                _log.warning("record.retire_postponed", **fields, reason=str(error))
+                await self.lanes.db(records.postpone, retiring, now_ms() + RETRY_MS)
                 return
-            self._log.warning(
+            _log.warning(
                 "record.not_retired",
                 **fields,
                 reason=str(error),
@@ -127,8 +126,8 @@ class RecordCleanup:
                 else "Remove the record in the cloud.",
             )
         else:
-            self._log.info("record.retired", **fields, action=action)
+            _log.info("record.retired", **fields, action=action)
             remark = Remark.DISABLED if action == "disable" else Remark.DELETED
             reason = "its path has new bytes" if retiring.replaced else "its file is gone"
-            await self._lanes.db(records.remark, retiring.record_id, remark, reason, now_ms())
-        await self._lanes.db(records.note_retired, retiring, now_ms())
+            await self.lanes.db(records.remark, retiring.record_id, remark, reason, now_ms())
+        await self.lanes.db(records.note_retired, retiring, now_ms())

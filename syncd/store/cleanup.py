@@ -1,12 +1,11 @@
 """Deletes what is no longer needed: unused uploads, outdated jobs and old events."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from syncd.store.db import Database
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(NamedTuple):
     """The number of deleted rows."""
 
     jobs: int
@@ -79,7 +78,6 @@ class StoreCleanup:
 
     def size(self) -> int:
         """Return the bytes of the database without its log."""
-        pages, page = self._db.one("PRAGMA page_count"), self._db.one("PRAGMA page_size")
-        assert pages is not None
-        assert page is not None
-        return int(pages[0]) * int(page[0])
+        ((pages,),) = self._db.tuples("PRAGMA page_count", ())
+        ((page_size,),) = self._db.tuples("PRAGMA page_size", ())
+        return int(pages * page_size)

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from syncd.config.locations import denied
@@ -262,17 +263,8 @@ def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | 
 
 def migrations() -> list[str]:
     """Return the SQL files in order; file n migrates a database from version n - 1 to n."""
-    folder = os.path.join(os.path.dirname(__file__), "migrations")
-    return [
-        _text(os.path.join(folder, name))
-        for name in sorted(os.listdir(folder))
-        if name.endswith(".sql")
-    ]
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    folder = Path(__file__).parent / "migrations"
+    return [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.sql"))]
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

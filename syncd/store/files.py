@@ -26,13 +26,8 @@ PAGE = 10_000
 """Rows per query."""
 
 _UPSERT = (
-    f"INSERT INTO file (root_id, rel_path, {', '.join(FINGERPRINT_COLUMNS)}, verdict, reason,"
-    " model_path, clash_key, judged_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (root_id, rel_path) DO UPDATE SET size = excluded.size,"
-    " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, dev = excluded.dev,"
-    " inode = excluded.inode, verdict = excluded.verdict, reason = excluded.reason,"
-    " model_path = excluded.model_path, clash_key = excluded.clash_key,"
-    " judged_at = excluded.judged_at"
+    f"INSERT OR REPLACE INTO file (root_id, rel_path, {', '.join(FINGERPRINT_COLUMNS)}, verdict,"
+    " reason, model_path, clash_key, judged_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _ENTANGLED = (
     "SELECT EXISTS (SELECT 1 FROM job WHERE (root_id, rel_path) >= (?1, ?2)"
@@ -219,16 +214,15 @@ class Files:
 
     def models_below(self, root_id: int, folders: Iterable[str]) -> dict[str, int]:
         """Count the known files below each of *folders*, without those that the rules ignore."""
-        sql = (
-            "SELECT count(*) AS n FROM file WHERE root_id = ? AND rel_path > ? AND rel_path < ?"
-            " AND verdict <> 'ignored'"
-        )
-        # "0" is the byte after "/", so the bounds enclose everything below the folder.
-        bounds = {
-            folder: (os.fsencode(f"{folder}/"), os.fsencode(f"{folder}0")) for folder in folders
-        }
-        rows = {folder: self._db.one(sql, (root_id, *bound)) for folder, bound in bounds.items()}
-        return {folder: 0 if row is None else row["n"] for folder, row in rows.items()}
+        counts = {}
+        for folder in folders:
+            # "0" is the byte after "/", so the bounds enclose everything below the folder.
+            ((counts[folder],),) = self._db.tuples(
+                "SELECT count(*) FROM file WHERE root_id = ? AND rel_path > ? AND rel_path < ?"
+                " AND verdict <> 'ignored'",
+                (root_id, os.fsencode(f"{folder}/"), os.fsencode(f"{folder}0")),
+            )
+        return counts
 
     def mark_scanned(
         self,
@@ -254,7 +248,8 @@ class Files:
                         root_id,
                         os.fsencode(at),
                         each.fs_type,
-                        *map(os.fsencode, (each.source, each.root)),
+                        os.fsencode(each.source),
+                        os.fsencode(each.root),
                     )
                     for at, each in mounts.items()
                 ],
@@ -424,7 +419,8 @@ class Files:
             for key in theirs:
                 admission.jobs.pop(key, None)
             return
-        self._remember(found, Verdict.WANTED, None, target.model_path, clash_key, now_ms)
+        row = _row(found, Verdict.WANTED, None, target.model_path, clash_key, now_ms)
+        self._db.run(_UPSERT, row)
         if not self._jobs.is_registered(found, target):
             job_id = self._jobs.enqueue(found, target, now_ms, wanted.priority)
             admission.jobs[wanted.key] = job_id
@@ -438,14 +434,14 @@ class Files:
         return bool(met is not None and met[0])
 
     def _rivals(self, found: FoundFile, clash_key: str) -> list[KnownFile]:
-        rows = self._db.all("SELECT * FROM file WHERE clash_key = ?", (clash_key,))
-        ours = (found.root_id, found.rel_path)
-        return [
-            known for known in map(known_file_of, rows) if (known.root_id, known.rel_path) != ours
-        ]
+        rows = self._db.all(
+            "SELECT * FROM file WHERE clash_key = ? AND (root_id, rel_path) <> (?, ?)",
+            (clash_key, found.root_id, os.fsencode(found.rel_path)),
+        )
+        return list(map(known_file_of, rows))
 
     def _leave_conflict(self, root_id: int, rel_path: str, clash_key: str | None) -> list[PathKey]:
-        """End the path's conflict unless its *clash_key* stays; returns the other files of it."""
+        """End the path's conflict unless its *clash_key* stays; return the other files of it."""
         rows = self._db.all(
             "DELETE FROM file WHERE verdict = 'conflict' AND clash_key ="
             " (SELECT clash_key FROM file WHERE root_id = :root AND rel_path = :path"
@@ -466,14 +462,11 @@ class Files:
         for other in others:
             reason = _conflict_reason(self._seen_from(other.root_id, found))
             self._jobs.replace_live(other.root_id, other.rel_path, now_ms, reason=reason)
-            self._db.run(
-                "UPDATE file SET verdict = 'conflict', reason = ?, judged_at = ?"
-                " WHERE root_id = ? AND rel_path = ?",
-                (reason, now_ms, other.root_id, os.fsencode(other.rel_path)),
-            )
+            self._mark(other.root_id, other.rel_path, Verdict.CONFLICT, reason, now_ms)
         reason = _conflict_reason(self._seen_from(found.root_id, others[0]))
         self._jobs.replace_live(found.root_id, found.rel_path, now_ms, reason=reason)
-        self._remember(found, Verdict.CONFLICT, reason, target.model_path, clash_key, now_ms)
+        row = _row(found, Verdict.CONFLICT, reason, target.model_path, clash_key, now_ms)
+        self._db.run(_UPSERT, row)
 
     def _seen_from(self, root_id: int, file: FoundFile | KnownFile) -> str:
         """Return the path of *file* in the root, or its absolute path if it is elsewhere."""
@@ -482,17 +475,6 @@ class Files:
         row = self._db.one("SELECT path FROM root WHERE id = ?", (file.root_id,))
         assert row is not None
         return os.path.join(os.fsdecode(row["path"]), file.rel_path)
-
-    def _remember(
-        self,
-        found: FoundFile,
-        verdict: Verdict,
-        reason: str | None,
-        model_path: str | None,
-        clash_key: str | None,
-        now_ms: int,
-    ) -> None:
-        self._db.run(_UPSERT, _row(found, verdict, reason, model_path, clash_key, now_ms))
 
 
 def _row(

@@ -118,19 +118,18 @@ class Servers:
         rows = self._db.all("SELECT call FROM route WHERE base_url = ?", (base_url,))
         return frozenset(Call(row["call"]) for row in rows)
 
-    def note_answered(self, base_url: str, call: Call, now_ms: int) -> None:
+    def note_answered(self, base_url: str, call: Call) -> None:
         with self._db.transaction():
             self._db.run(
-                "INSERT OR IGNORE INTO route (base_url, call, answered_at) VALUES (?, ?, ?)",
-                (base_url, call, now_ms),
+                "INSERT OR IGNORE INTO route (base_url, call) VALUES (?, ?)", (base_url, call)
             )
 
-    def pin_storage_host(self, base_url: str, host: str, now_ms: int) -> str:
+    def pin_storage_host(self, base_url: str, host: str) -> str:
         """Remember the storage host of a server; returns the first one that was remembered."""
         with self._db.transaction():
             self._db.run(
-                "INSERT OR IGNORE INTO storage_host (base_url, host, pinned_at) VALUES (?, ?, ?)",
-                (base_url, host, now_ms),
+                "INSERT OR IGNORE INTO storage_host (base_url, host) VALUES (?, ?)",
+                (base_url, host),
             )
             row = self._db.one("SELECT host FROM storage_host WHERE base_url = ?", (base_url,))
         assert row is not None

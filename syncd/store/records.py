@@ -194,16 +194,16 @@ class Records:
 
     def intend_change(self, record_id: str, now_ms: int) -> None:
         """Commit the intent to send an update or delete."""
-        self._set_change_sent_at(record_id, now_ms)
+        with self._db.transaction():
+            self._db.run(
+                "UPDATE record SET change_sent_at = ? WHERE record_id = ?", (now_ms, record_id)
+            )
 
     def note_answered(self, record_id: str) -> None:
         """Commit that the last update or delete has a known outcome."""
-        self._set_change_sent_at(record_id, None)
-
-    def _set_change_sent_at(self, record_id: str, at_ms: int | None) -> None:
         with self._db.transaction():
             self._db.run(
-                "UPDATE record SET change_sent_at = ? WHERE record_id = ?", (at_ms, record_id)
+                "UPDATE record SET change_sent_at = NULL WHERE record_id = ?", (record_id,)
             )
 
     def change_sent_at(self, record_id: str) -> int | None:

@@ -59,8 +59,7 @@ class EventReport(NamedTuple):
         return self.path if self.root_type is None else f"{self.root}/{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class JobReport:
+class JobReport(NamedTuple):
     """The job that brings a file into the catalog. Times are Unix milliseconds."""
 
     id: int
@@ -214,7 +213,9 @@ class Report(Outline):
             file_report(row),
             fingerprint_of(row),
             row["judged_at"],
-            None if row["job_id"] is None else _job_report(row),
+            None
+            if row["job_id"] is None
+            else JobReport(row["job_id"], *(row[name] for name in JobReport._fields[1:])),
             None if registered is None else registered["registered_at"],
         )
 
@@ -271,11 +272,6 @@ class Report(Outline):
                     row["record_id"],
                     row["model_path"],
                 )
-
-    def team_id(self) -> str | None:
-        """Return the team of the records; None if only device keys were used."""
-        row = self._db.one("SELECT team_id FROM cloud")
-        return None if row is None else row["team_id"]
 
     def cloud(self) -> tuple[str, str | None] | None:
         """Return the base URL and team of the records; None if there is none yet."""
@@ -369,18 +365,6 @@ def rel_path_in(root: Any, named: str) -> str | None:
         if path.startswith(folder + "/"):
             return path[len(folder) + 1 :]
     return None
-
-
-def _job_report(row: Any) -> JobReport:
-    return JobReport(
-        row["job_id"],
-        row["created_at"],
-        row["updated_at"],
-        row["storage_key"],
-        row["stored_at"],
-        row["part_size"],
-        row["last_kind"],
-    )
 
 
 def _event_report(row: Any) -> EventReport:

@@ -220,10 +220,7 @@ class Transfer:
         if {url.netloc, url.hostname} & self._hosts.named or not self._hosts.pinned:
             return
         pinned = await self._lanes.db(
-            self._store.servers.pin_storage_host,
-            self._hosts.base_url,
-            url.netloc,
-            self._clock.now_ms(),
+            self._store.servers.pin_storage_host, self._hosts.base_url, url.netloc
         )
         if url.netloc != pinned:
             raise NeedsOperator(

@@ -1600,19 +1600,19 @@ def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
 
 
 def test_a_route_that_ever_answered_is_remembered_for_its_server(store: Store) -> None:
-    store.servers.note_answered("https://a", Call.LIST_MODELS, NOW)
-    store.servers.note_answered("https://a", Call.LIST_MODELS, NOW + 1)
+    store.servers.note_answered("https://a", Call.LIST_MODELS)
+    store.servers.note_answered("https://a", Call.LIST_MODELS)
 
     assert store.servers.answered("https://a") == {Call.LIST_MODELS}
     assert store.servers.answered("https://b") == frozenset()
 
 
 def test_the_storage_host_first_seen_stays_pinned(store: Store) -> None:
-    first = store.servers.pin_storage_host("https://a", "s3.one", NOW)
-    second = store.servers.pin_storage_host("https://a", "s3.two", NOW)
+    first = store.servers.pin_storage_host("https://a", "s3.one")
+    second = store.servers.pin_storage_host("https://a", "s3.two")
 
     assert (first, second) == ("s3.one", "s3.one")
-    assert store.servers.pin_storage_host("https://b", "s3.two", NOW) == "s3.two"
+    assert store.servers.pin_storage_host("https://b", "s3.two") == "s3.two"
 
 
 def test_event_of_a_file_in_an_extra_root_is_shown_with_its_whole_path() -> None:

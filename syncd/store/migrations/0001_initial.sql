@@ -196,11 +196,11 @@ CREATE TABLE cloud (
 
 -- What is known about a server: routes that ever answered 2xx, and its storage host.
 CREATE TABLE route (
-    base_url TEXT NOT NULL, call TEXT NOT NULL, answered_at INTEGER NOT NULL,
+    base_url TEXT NOT NULL, call TEXT NOT NULL,
     PRIMARY KEY (base_url, call)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE storage_host (
-    base_url TEXT PRIMARY KEY, host TEXT NOT NULL, pinned_at INTEGER NOT NULL
+    base_url TEXT PRIMARY KEY, host TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 PRAGMA user_version = 1;
