@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -10,19 +10,15 @@ class Clock(Protocol):
 
     def now_ms(self) -> int:
         """Unix milliseconds, UTC. May jump; used for what is stored and shown."""
-        ...
 
     def boottime_s(self) -> float:
         """Seconds since boot, suspend included. Never goes back; used for every wait."""
-        ...
 
     def suspended_s(self) -> float:
         """Seconds since boot during which the machine was suspended."""
-        ...
 
     async def sleep(self, seconds: float) -> None:
         """Wait until *seconds* have passed on this clock."""
-        ...
 
 
 class SystemClock:
@@ -39,3 +35,15 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+async def wait_until(clock: Clock, event: asyncio.Event, seconds: float | None) -> None:
+    """Wait until *event* is set, or until *seconds* have passed (None: without limit)."""
+    waiters: set[asyncio.Future[Any]] = {asyncio.ensure_future(event.wait())}
+    if seconds is not None:
+        waiters.add(asyncio.ensure_future(clock.sleep(seconds)))
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from syncd.clock import Clock
+from syncd.clock import Clock, wait_until
 from syncd.errors import StateFull
 from syncd.states import HoldKind
 
@@ -24,10 +24,8 @@ class DiskFullRetry:
     """
     Repeats store calls until the disk has space; all callers share one hold.
 
-    Args:
-        limit_s: Seconds after which to give up. None: never.
-
-    While ``waiting``, ``since_ms`` (Unix) is the time of the first failure and ``reason`` its message.
+    After *limit_s* it gives up (None: never). While ``waiting``, ``since_ms`` (Unix) is the time of the
+    first failure and ``reason`` its message.
     """
 
     def __init__(self, clock: Clock, *, limit_s: float | None) -> None:
@@ -42,15 +40,13 @@ class DiskFullRetry:
 
     @property
     def waiting(self) -> bool:
-        """Whether the disk is full now."""
         return self._since_s is not None
 
     async def run(self, attempt: Callable[[], Awaitable[T]], error: StateFull) -> T:
         """
         Repeat *attempt*, which failed with *error*, until it succeeds, and return its result.
 
-        Raises:
-            StateFull: The limit has passed, for this call or an earlier one, or the program stops.
+        Raises StateFull after the limit, for this call or an earlier one, or if the program stops.
         """
         self._waiters += 1
         try:
@@ -79,7 +75,7 @@ class DiskFullRetry:
         if self._limit_s is not None and waited_s >= self._limit_s:
             self.give_up()
             raise error
-        await self._sleep(min(MOST_S, max(FIRST_S, waited_s)))
+        await wait_until(self._clock, self._stopped, min(MOST_S, max(FIRST_S, waited_s)))
         if self._stopped.is_set():
             raise error
 
@@ -92,15 +88,3 @@ class DiskFullRetry:
     def give_up(self) -> None:
         """Fail all waiting calls, and from now on every call that finds the disk full."""
         self._stopped.set()
-
-    async def _sleep(self, seconds: float) -> None:
-        """Sleep for *seconds*, or until ``give_up``."""
-        waiters = {
-            asyncio.ensure_future(self._clock.sleep(seconds)),
-            asyncio.ensure_future(self._stopped.wait()),
-        }
-        try:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in waiters:
-                waiter.cancel()

@@ -228,7 +228,7 @@ class Service:
         """Walk, wait until files settle, and empty the queue; return the exit code."""
         self._ready = True
         self._notifier.ready()
-        walking = asyncio.create_task(components.ingest.walk())
+        walking = asyncio.create_task(components.ingest.scan())
         try:
             await self._until_stopped(
                 components, {walking, *self._side_tasks(components)}, enough={walking}
@@ -439,7 +439,7 @@ class Service:
             clock=self._clock,
             meter=self._meter,
             bandwidth=components.sending,
-            walked=lambda: None if components.ingest.walked else components.ingester.files_seen,
+            walked=lambda: None if components.ingest.scanned else components.ingester.files_seen,
             is_watched=is_watched,
         )
         return {*tasks, asyncio.create_task(reporter.run())}
@@ -514,7 +514,7 @@ class Service:
 
     async def _all_is_well(self, components: Components) -> bool:
         """Return whether every wanted file is in the catalog and no hold is active."""
-        if not components.ingest.walked:
+        if not components.ingest.scanned:
             return False
         unsettled, unread = (
             len(components.ingester.tracker.unsettled()),

@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -88,31 +88,11 @@ class FileBatch:
             yield FoundFile(self.root_id, os.fsdecode(path), fingerprint, blocks * BLOCK)
 
 
-def walk(
-    root: str,
-    root_id: int,
-    *,
-    below: str = "",
-    symlinks: Symlinks = "follow",
-    roots: Collection[str] = (),
-    problem: Problem,
-    on_link: Callable[[str], None] = lambda rel_path: None,
-) -> Iterator[FoundFile]:
-    """Yield every regular file at or below ``root/below``; for the arguments see ``walk_batches``."""
-    batches = walk_batches(
-        root,
-        root_id,
-        below=below,
-        symlinks=symlinks,
-        roots=roots,
-        problem=problem,
-        on_link=on_link,
-    )
-    for batch in batches:
-        yield from batch.files()
+def files_in(batches: Iterable[FileBatch]) -> Iterator[FoundFile]:
+    return (file for batch in batches for file in batch.files())
 
 
-def walk_batches(
+def scan(
     root: str,
     root_id: int,
     *,

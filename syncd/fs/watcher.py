@@ -39,7 +39,7 @@ from syncd.types import Hint, HintKind, printable
 LINKS_MAX = 256  # linked folders that are watched; each costs a thread
 STOP_S = 10.0  # to wait for the end of the observer's thread
 
-# Without modifications: an event per write would be millions per file, and watchdog's own walk would
+# Without modifications: an event per write would be millions per file, and watchdog's own scan would
 # overflow the queue from about 4,000 folders on.
 _EVENTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent, DirDeletedEvent, DirMovedEvent,

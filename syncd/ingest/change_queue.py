@@ -3,9 +3,8 @@
 import asyncio
 import threading
 from collections.abc import Collection
-from typing import Any
 
-from syncd.clock import Clock
+from syncd.clock import Clock, wait_until
 from syncd.types import Hint
 
 
@@ -29,7 +28,6 @@ class ChangeQueue:
         return first
 
     def take(self) -> Collection[Hint]:
-        """Remove and return all hints."""
         with self._lock:
             hints, self._hints = self._hints, {}
         return hints.keys()
@@ -40,12 +38,5 @@ class ChangeQueue:
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until woken, or until *seconds* have passed."""
-        waiters: set[asyncio.Task[Any]] = {asyncio.create_task(self._wake.wait())}
-        if seconds is not None:
-            waiters.add(asyncio.create_task(self._clock.sleep(seconds)))
-        try:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in waiters:
-                waiter.cancel()
+        await wait_until(self._clock, self._wake, seconds)
         self._wake.clear()

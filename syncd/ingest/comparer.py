@@ -152,16 +152,11 @@ class Comparer:
         self.files_seen = 0
 
     def stop(self) -> None:
-        """Interrupt the current walk, from any thread."""
+        """Interrupt the current scan, from any thread."""
         self._stopped.set()
 
     def read_rules(self, root: Root) -> str:
-        """
-        Read the rules of *root* again and return their digest.
-
-        Raises:
-            RootUnavailable: They cannot be read.
-        """
+        """Read the rules of *root* again and return their digest. Raises RootUnavailable."""
         rules = self._rules[root.id] = self._rules_of(root)
         self._boundary = self._resolved_boundary()
         return rules.digest
@@ -172,7 +167,7 @@ class Comparer:
             frozenset(map(os.path.realpath, self._kept)),
         )
 
-    def walk(self, root: Root, folder: str = "", *, rejudge: bool = False) -> Iterator[ScanResult]:
+    def scan(self, root: Root, folder: str = "", *, rejudge: bool = False) -> Iterator[ScanResult]:
         """
         Scan *folder* and what is below it, and compare with what is known, streaming both.
 
@@ -190,7 +185,7 @@ class Comparer:
             if not self.is_silenced(root, rel_path, error):
                 result.problems.append((rel_path, error))
 
-        batches = scanner.walk_batches(
+        batches = scanner.scan(
             root.path,
             root.id,
             below=folder,
@@ -225,7 +220,7 @@ class Comparer:
         *,
         rejudge: bool,
     ) -> Iterator[Change]:
-        """``diff`` of what a walk finds; a batch in which nothing changed costs no objects."""
+        """``diff`` of what a scan finds; a batch in which nothing changed costs no objects."""
         is_current = self._is_current(rejudge)
         for batch in batches:
             if rejudge or not known.pass_over(batch.keys):
@@ -249,7 +244,7 @@ class Comparer:
         except OSError as error:
             return ScanResult(problems=[(rel_path, error)])
         if found is None:
-            *_, result = self.walk(root, rel_path, rejudge=rejudge)
+            *_, result = self.scan(root, rel_path, rejudge=rejudge)
             return result
         result = ScanResult(files=1)
         changes = diff([found], self._known(root, rel_path), is_current=self._is_current(rejudge))
@@ -312,7 +307,6 @@ class Comparer:
         return self.judge(file._replace(fingerprint=grown))
 
     def judge_content(self, found: FoundFile, *, lease: bool) -> integrity.Judgement:
-        """Decide about a selected file by its content and its location."""
         root = self._roots[found.root_id].path
         judged = integrity.judge(root, found, boundary=self._boundary, lease=lease)
         if judged.verdict is not None and found.fingerprint.size == 0:  # no program writes to it
@@ -344,14 +338,15 @@ class Comparer:
     ) -> str | None:
         """Return the first member that is not ready or not there, with the reason, or None."""
         problems, names, ready = list[str](), list[str](), list[str]()
-        for file in scanner.walk(
+        batches = scanner.scan(
             root.path,
             root.id,
             below=_folder(root, bundle),
             symlinks=self._symlinks,
             roots=self._paths,
             problem=lambda path, error: problems.append(f"{path}: {error.strerror}"),
-        ):
+        )
+        for file in scanner.files_in(batches):
             judged = self.judge(file)
             if isinstance(judged, Selected):
                 names.append(file.rel_path)
@@ -393,7 +388,6 @@ class Comparer:
     def _sort_in(
         self, result: ScanResult, root: Root, changes: Iterable[Change], companions: Companions
     ) -> Iterator[Change]:
-        """Collect *changes* as they arrive."""
         for change in changes:
             file = change.known if isinstance(change, Gone) else change.found
             if (
@@ -419,7 +413,6 @@ class Comparer:
 
 
 def _folder(root: Root, bundle: str) -> str:
-    """Return the path of a bundle below its root."""
     return bundle if root.type_key is None else bundle.partition("/")[2]
 
 

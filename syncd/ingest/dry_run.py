@@ -64,7 +64,7 @@ def make_plan(loaded: Loaded) -> Planned:
     found = [
         file
         for root in roots.values()
-        for file in _walk(comparer, settings, root, roots, problems, absent, links[root.id].append)
+        for file in _scan(comparer, settings, root, roots, problems, absent, links[root.id].append)
     ]
     for root in roots.values():
         if root.id in rows:
@@ -183,7 +183,7 @@ def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
     return roots, Tree(0, [(numbers.get((f.path, f.type_key), 0), f) for f in folders])
 
 
-def _walk(
+def _scan(
     comparer: Comparer,
     settings: Settings,
     root: Root,
@@ -206,7 +206,7 @@ def _walk(
         if not comparer.is_silenced(root, rel_path, error):
             problems[root.display_path(rel_path)] = error.strerror or str(error)
 
-    return scanner.walk(
+    batches = scanner.scan(
         root.path,
         root.id,
         symlinks=settings.scan.symlinks,
@@ -214,6 +214,7 @@ def _walk(
         problem=problem,
         on_link=on_link,
     )
+    return scanner.files_in(batches)
 
 
 def _known_files(

@@ -88,16 +88,15 @@ class Ingester:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Folders and files that the last walks could not examine, and why."""
+        """Folders and files that the last scans could not examine, and why."""
         return {path: reason for found in self._problems.values() for path, reason in found.items()}
 
     @property
     def files_seen(self) -> int:
-        """How many files all walks have found so far, including the current one."""
+        """How many files all scans have found so far, including the current one."""
         return self._comparer.files_seen
 
     def stop(self) -> None:
-        """Interrupt the current walk; nothing that it found is used."""
         self._comparer.stop()
 
     async def require_roots(self) -> None:
@@ -112,7 +111,7 @@ class Ingester:
         Examine what *hints* name, and queue the files that have stopped changing.
 
         Raises:
-            RootUnavailable: As ``walk``.
+            RootUnavailable: As ``scan``.
             ScanStopped: ``stop`` was called.
         """
         # New and changed files are tracked; skipped and missing ones are recorded.
@@ -132,7 +131,7 @@ class Ingester:
         """Examine what *hints* name. A hint for a whole root, or for its rules, leads to a scan."""
         whole = {hint.root_id for hint in hints if hint.rel_path in ("", IGNORE_FILE)}
         for root_id in sorted(whole):
-            await self.walk(self._roots[root_id])
+            await self.scan(self._roots[root_id])
         requests: dict[PathKey, _Request] = {}
         for hint in hints:
             folders = hint.rel_path.split("/")[:-1]
@@ -144,7 +143,7 @@ class Ingester:
         for batch in _batches(requests):
             await self._examine_paths({key: requests[key] for key in batch})
 
-    async def walk(self, root: Root) -> None:
+    async def scan(self, root: Root) -> None:
         """
         Examine every file of *root*.
 
@@ -157,10 +156,10 @@ class Ingester:
         rules = await self._lanes.scan(self._comparer.read_rules, root)
         row = await self._guard.row_of(root)
         scan, changed = ScanResult(), 0
-        walk = self._comparer.walk(root, rejudge=row.rules != rules)
-        while (result := await self._lanes.scan(next, walk, None)) is not None:
+        batches = self._comparer.scan(root, rejudge=row.rules != rules)
+        while (result := await self._lanes.scan(next, batches, None)) is not None:
             scan = result
-            if root_guard.is_present(root, row, scan):
+            if root_guard.absence(root, row, scan) is None:
                 changed += len(scan.skipped) + len(scan.candidates)
                 await self._record_skipped(scan.skipped)
                 scan.skipped.clear()
@@ -169,8 +168,9 @@ class Ingester:
         if root_guard.is_optional_and_absent(root, row, scan):
             self._log.debug("root.missing", root=root.path)
             return
-        root_guard.require_present(root, row, scan)
-        # Again: a disk that was unmounted during the walk left an empty folder.
+        if (absence := root_guard.absence(root, row, scan)) is not None:
+            raise absence
+        # Again: a disk that was unmounted during the scan left an empty folder.
         mounts = await self._guard.require_mounts(root, row, scan.links)
         observed = self.tracker.non_empty_paths(root)
         await self._guard.require_models(root, row, scan, observed)
@@ -398,7 +398,6 @@ class Ingester:
         self._on_queued()
 
     async def _in_batches(self, function: Callable[[T], R], items: Collection[T]) -> list[R]:
-        """Call *function* for each of *items*, in the scan thread."""
         results: list[R] = []
         for batch in _batches(items):
             results += await self._lanes.scan(self._comparer.map, function, batch)

@@ -54,15 +54,14 @@ class IngestLoop:
         self._on_roots_present = on_roots_present
         self._on_processed = on_processed
         self._slept_s = clock.suspended_s()
-        self._walk_due = self._check_roots_due = self._restart_due = self._clear_due = False
+        self._scan_due = self._check_roots_due = self._restart_due = self._clear_due = False
         self._busy = False
-        self._walked = False
+        self._scanned = False
 
     # -- requests, from the thread of the event loop -----------------------------------------------
 
     def rescan(self) -> None:
-        """Walk all roots."""
-        self._walk_due = True
+        self._scan_due = True
         self._changes.wake()
 
     def check_roots(self) -> None:
@@ -75,17 +74,17 @@ class IngestLoop:
         self._changes.wake()
 
     def on_settings_changed(self, keys: Collection[str]) -> None:
-        """Walk again if the rules changed; settle again if the settle windows changed."""
-        self._walk_due |= not JUDGING.isdisjoint(keys)
+        """Scan again if the rules changed; settle again if the settle windows changed."""
+        self._scan_due |= not JUDGING.isdisjoint(keys)
         self._clear_due |= any(key.startswith("settle.") for key in keys)
         self._changes.wake()
 
     # -- state -------------------------------------------------------------------------------------
 
     @property
-    def walked(self) -> bool:
-        """Whether the first walk is complete."""
-        return self._walked
+    def scanned(self) -> bool:
+        """Whether the first scan is complete."""
+        return self._scanned
 
     def more_comes(self, until_s: float) -> bool:
         """Whether a backfill that waits until *until_s* may still queue a file."""
@@ -96,23 +95,23 @@ class IngestLoop:
     # -- the daemon --------------------------------------------------------------------------------
 
     async def run(self, watcher: Watcher) -> None:
-        """Walk all roots, then examine what changes, until cancelled."""
+        """Scan all roots, then examine what changes, until cancelled."""
         whole_roots = [Hint(id_, "", HintKind.RESCAN, folder=True) for id_ in self._roots]
-        self._walk_due = True
+        self._scan_due = True
         while True:
             if self._restart_due or await self._lanes.scan(watcher.moved):
                 await self._restart(watcher)
             hints = self._changes.take()
             if self._has_slept() or self._clear_due:
-                self._walk_due, self._clear_due = True, False
+                self._scan_due, self._clear_due = True, False
                 self._ingester.tracker.clear()
-            if self._walk_due:
-                self._walk_due, hints = False, whole_roots
+            if self._scan_due:
+                self._scan_due, hints = False, whole_roots
             try:
                 await self._process(hints)
             except RootUnavailable as error:
                 await self._on_root_missing(error, ROOT_CHECK_S)
-                self._walk_due = True
+                self._scan_due = True
                 await self._changes.wait(ROOT_CHECK_S)
                 continue
             due_s = self._ingester.tracker.next_due_s()
@@ -130,7 +129,7 @@ class IngestLoop:
             await self._lanes.db(self._store.require_in_place)
             await self._ingester.require_roots()
         await self._ingester.process(hints)
-        self._walked = True
+        self._scanned = True
         if hints:
             await self._on_roots_present()
 
@@ -139,7 +138,7 @@ class IngestLoop:
         _log.warning("watch.restarted")
         await self._lanes.scan(watcher.stop)
         await self.start_watching(watcher)
-        self._restart_due, self._walk_due = False, True
+        self._restart_due, self._scan_due = False, True
 
     def _has_slept(self) -> bool:
         """Return whether the machine slept since the last call: events of that time are lost."""
@@ -152,11 +151,11 @@ class IngestLoop:
 
     # -- a backfill --------------------------------------------------------------------------------
 
-    async def walk(self) -> None:
-        """Walk all roots once. Raises ``RootUnavailable``."""
+    async def scan(self) -> None:
+        """Scan all roots once. Raises ``RootUnavailable``."""
         for root in self._roots.values():
-            await self._ingester.walk(root)
-        self._walked = True
+            await self._ingester.scan(root)
+        self._scanned = True
 
     async def settle(self, until_s: float) -> None:
         """Examine files that still change whenever they are due, until cancelled."""

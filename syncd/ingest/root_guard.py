@@ -56,21 +56,13 @@ class RootGuard:
                 raise emptied(root, folder)
 
 
-def require_present(root: Root, row: RootRow, scan: ScanResult) -> None:
-    """Raise RootUnavailable if the root is unreadable, or has no models although it had some."""
+def absence(root: Root, row: RootRow, scan: ScanResult) -> RootUnavailable | None:
+    """Return the error for a root that is unreadable, or has no models although it had some."""
     if any(rel_path == "" for rel_path, _ in scan.problems):
-        raise _missing(root)
+        return _missing(root)
     if row.held_model and not scan.has_model:
-        raise emptied(root)
-
-
-def is_present(root: Root, row: RootRow, scan: ScanResult) -> bool:
-    """Return whether what was found so far would be enough."""
-    try:
-        require_present(root, row, scan)
-    except RootUnavailable:
-        return False
-    return True
+        return emptied(root)
+    return None
 
 
 def is_optional_and_absent(root: Root, row: RootRow, scan: ScanResult) -> bool:

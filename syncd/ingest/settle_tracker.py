@@ -1,7 +1,7 @@
 """
 Which files still change, why, and when to examine each of them again.
 
-This state is in memory only: after a restart, the walk finds these files again.
+This state is in memory only: after a restart, the scan finds these files again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -142,7 +142,7 @@ class SettleTracker:
         """Start tracking a file, or note that it was found again at *now_s*."""
         found, target = candidate.found, candidate.selected.target
         before = self._files.get((found.root_id, found.rel_path))
-        # Files of the first walk, and files that only new rules select, can wait.
+        # Files of the first scan, and files that only new rules select, can wait.
         can_wait = backfill or candidate.is_unchanged
         self._files[found.root_id, found.rel_path] = TrackedFile(
             self._observe(
@@ -188,7 +188,7 @@ class SettleTracker:
             self._meter.settling(len(self._files))
 
     def clear(self) -> None:
-        """Forget all files, because no window can be trusted any more. A walk must follow."""
+        """Forget all files, because no window can be trusted any more. A scan must follow."""
         self._files.clear()
         self._meter.settling(0)
 

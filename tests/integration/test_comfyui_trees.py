@@ -59,7 +59,7 @@ def our_reading(base: Path, settings: Settings) -> dict[tuple[str, str], str]:
     comparer = Comparer(roots, files=None, symlinks="follow", tree=tree, rules_of=rules_of)
     taken = {}
     for root in roots.values():
-        for file in scanner.walk(root.path, root.id, problem=lambda *_: None):
+        for file in scanner.files_in(scanner.scan(root.path, root.id, problem=lambda *_: None)):
             if isinstance(comparer.judge(file), Selected):
                 key = tree.kind_and_name(root.id, file.rel_path)
                 real = Path(root.path, file.rel_path).resolve()

@@ -153,6 +153,6 @@ async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fa
                 raise NoRoom
 
     with pytest.raises(ScanStopped):
-        await components.ingester.walk(components.roots[1])
+        await components.ingester.scan(components.roots[1])
     lanes.close()
     store.close()

@@ -116,7 +116,7 @@ def scene() -> Iterator[Scene]:
 async def test_file_that_cannot_be_examined_is_examined_again(
     scene: Scene,
 ) -> None:
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     folder = (scene.models / NAME).parent
     folder.chmod(0)
     with as_other_account():
@@ -130,7 +130,7 @@ async def test_file_that_cannot_be_examined_is_examined_again(
 
 
 async def test_file_open_for_writing_is_queued_once_it_is_closed(scene: Scene) -> None:
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     with (scene.models / NAME).open("r+b"):
         assert await scene.after(30) == 0
         (observation,) = scene.intake.tracker.unsettled().values()
@@ -144,7 +144,7 @@ async def test_file_open_for_writing_is_queued_once_it_is_closed(scene: Scene) -
 
 
 async def test_settling_file_is_shown_with_size_and_seconds_left(scene: Scene) -> None:
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     scene.clock.passed_s += 12
 
     size = (scene.models / NAME).stat().st_size
@@ -158,7 +158,7 @@ async def test_settling_file_of_incomplete_bundle_is_shown_with_missing_member(
 ) -> None:
     write_safetensors(scene.models / "diffusers/sd/unet.safetensors", 200)
     (scene.models / "diffusers/sd/vae.safetensors.part").write_bytes(b"half")
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     await scene.after(30)
 
     (file,) = scene.intake.tracker.progress()
@@ -167,10 +167,10 @@ async def test_settling_file_of_incomplete_bundle_is_shown_with_missing_member(
 
 
 async def test_settling_file_with_clashing_name_is_shown_with_reason(scene: Scene) -> None:
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     scene.clock.passed_s += 15
     write_safetensors(scene.models / "loras/X.safetensors", 200)
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     await scene.after(15)
 
     shown = {
@@ -189,7 +189,7 @@ async def test_empty_file_that_grows_within_its_window_is_never_recorded_as_empt
     scene: Scene,
 ) -> None:
     (scene.models / NAME).write_bytes(b"")
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
 
     assert states(scene) == {}
     assert list(scene.intake.tracker.unsettled()) == [(scene.root.id, NAME)]
@@ -204,7 +204,7 @@ async def test_empty_file_that_grows_within_its_window_is_never_recorded_as_empt
 
 async def test_empty_file_that_is_open_for_writing_settles_when_it_is_closed(scene: Scene) -> None:
     with (scene.models / NAME).open("wb"):
-        await scene.intake.walk(scene.root)
+        await scene.intake.scan(scene.root)
         assert await scene.after(30) == 0
         (file,) = scene.intake.tracker.progress()
 
@@ -217,12 +217,12 @@ async def test_empty_file_that_is_open_for_writing_settles_when_it_is_closed(sce
 
 async def test_empty_file_that_stays_empty_is_ignored_after_its_window(scene: Scene) -> None:
     (scene.models / NAME).write_bytes(b"")
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
 
     assert await scene.after(30) == 0
     (file,) = scene.store.report.files()
     assert (file.state, file.reason) == ("ignored", "empty file")
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     assert scene.intake.tracker.unsettled() == {}
 
 
@@ -261,7 +261,7 @@ async def test_I17_settled_files_are_queued_in_batches_with_clashes_and_bundles_
         return admit(items, now_ms)
 
     monkeypatch.setattr(scene.store.files, "admit", admitted)
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     await scene.after(WINDOWS.quiet_s)
     for _ in range(10):
         await scene.after(CONFLICT_RETRY_S)
@@ -311,7 +311,7 @@ async def test_later_of_two_results_for_a_path_in_one_batch_counts(
     is_watched: bool,
     verdicts: list[Verdict],
 ) -> None:
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     assert await scene.after(WINDOWS.quiet_s) == 1
     path, between = scene.models / NAME, "vae/between.safetensors"
 
@@ -344,10 +344,10 @@ async def test_shadowed_file_is_judged_again_although_its_hint_is_lost(
     first, second = "text_encoders/t.safetensors", "clip/t.safetensors"
     for name in (first, second):
         write_safetensors(scene.models / name, 200)
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     (scene.models / first).unlink()
-    await scene.intake.walk(scene.root)
+    await scene.intake.scan(scene.root)
     assert [hint.rel_path for hint in scene.freed][-1:] == [second]
-    await scene.intake.walk(scene.root)  # the hint is not processed
+    await scene.intake.scan(scene.root)  # the hint is not processed
 
     assert (scene.root.id, second) in scene.intake.tracker.unsettled()

@@ -5,6 +5,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,25 +30,28 @@ def put(path: Path, content: bytes = b"model") -> Path:
     return path
 
 
-def walked(root: Path, below: str = "", **options: object) -> list[str]:
+def found_paths(root: Path, below: str = "", **options: Any) -> list[str]:
     """Paths found, where nothing may go wrong."""
     return [f.rel_path for f in files(root, below, **options)]
 
 
-def files(root: Path, below: str = "", **options: object) -> list[FoundFile]:
+def files(root: Path, below: str = "", **options: Any) -> list[FoundFile]:
     def problem(rel_path: str, error: OSError) -> None:
         raise AssertionError(f"{rel_path}: {error}")
 
-    return list(scanner.walk(str(root), 7, below=below, problem=problem, **options))  # type: ignore[arg-type]
+    return list(
+        scanner.files_in(scanner.scan(str(root), 7, below=below, problem=problem, **options))
+    )
 
 
-def walked_with_problems(root: Path, below: str = "") -> tuple[list[str], dict[str, int | None]]:
+def paths_and_problems(root: Path, below: str = "") -> tuple[list[str], dict[str, int | None]]:
     problems: dict[str, int | None] = {}
 
     def problem(rel_path: str, error: OSError) -> None:
         problems[rel_path] = error.errno
 
-    return [f.rel_path for f in scanner.walk(str(root), 7, below=below, problem=problem)], problems
+    batches = scanner.scan(str(root), 7, below=below, problem=problem)
+    return [f.rel_path for f in scanner.files_in(batches)], problems
 
 
 def test_found_file_has_the_fingerprint_of_stat(root: Path) -> None:
@@ -84,7 +88,7 @@ def test_I26_any_bytes_that_the_disk_holds_come_through_in_order(paths: list[lis
                 continue
             made.add(b"/".join(segments))
 
-        found = [os.fsencode(rel_path) for rel_path in walked(Path(directory))]
+        found = [os.fsencode(rel_path) for rel_path in found_paths(Path(directory))]
 
     assert found == sorted(made)
 
@@ -93,8 +97,8 @@ def test_folders_without_models_are_skipped(root: Path) -> None:
     for folder in (".cache", "__pycache__", "models--a--b", "loras"):
         put(root / folder / "x.pt")
 
-    assert walked(root) == ["loras/x.pt"]
-    assert walked(root, ".cache") == []
+    assert found_paths(root) == ["loras/x.pt"]
+    assert found_paths(root, ".cache") == []
 
 
 def test_I25_only_regular_files_are_found_and_nothing_waits_for_a_fifo(root: Path) -> None:
@@ -104,7 +108,7 @@ def test_I25_only_regular_files_are_found_and_nothing_waits_for_a_fifo(root: Pat
         (root / "null.pt").symlink_to("/dev/null")
         put(root / "x.pt")
 
-        assert walked(root) == ["x.pt"]
+        assert found_paths(root) == ["x.pt"]
         for name in ("fifo.pt", "socket.pt", "null.pt"):
             assert scanner.find_file(str(root), 7, name) is None
 
@@ -121,7 +125,7 @@ def test_links_to_files_and_folders_are_followed_under_their_own_names(
 
     assert [f.rel_path for f in found] == ["loras/sub/x.pt", "vae/sub/x.pt", "y.pt"]
     assert len({f.fingerprint for f in found}) == 1
-    assert walked(root, "vae/sub") == ["vae/sub/x.pt"]
+    assert found_paths(root, "vae/sub") == ["vae/sub/x.pt"]
 
 
 def test_I25_cycles_of_links_end(root: Path) -> None:
@@ -132,15 +136,15 @@ def test_I25_cycles_of_links_end(root: Path) -> None:
     (root / "vae" / "to_loras").symlink_to(root / "loras")
     (root / "loras" / "to_vae").symlink_to(root / "vae")
 
-    assert walked(root) == ["loras/x.pt", "vae/to_loras/x.pt"]
-    assert walked(root, "one/loras") == []
+    assert found_paths(root) == ["loras/x.pt", "vae/to_loras/x.pt"]
+    assert found_paths(root, "one/loras") == []
 
 
 def test_links_that_lead_nowhere_are_ignored(root: Path) -> None:
     (root / "gone.pt").symlink_to(root / "nothing")
     (root / "self.pt").symlink_to(root / "self.pt")
 
-    assert walked(root) == []
+    assert found_paths(root) == []
     assert scanner.find_file(str(root), 7, "gone.pt") is None
     assert scanner.find_file(str(root), 7, "self.pt") is None
 
@@ -153,10 +157,10 @@ def test_I20_a_link_to_nowhere_that_may_stand_for_a_folder_is_a_problem(root: Pa
 
     def met(symlinks: scanner.Symlinks) -> list[str]:
         problems: list[str] = []
-        walk = scanner.walk(
+        batches = scanner.scan(
             str(root), 7, symlinks=symlinks, problem=lambda path, error: problems.append(path)
         )
-        assert list(walk) == []
+        assert list(batches) == []
         return problems
 
     assert met("follow") == ["outside", "vae/volume", "vae/volume-v1.5"]
@@ -177,8 +181,8 @@ def linked(root: Path, tmp_path: Path) -> Path:
 
 
 def test_F17_links_are_all_skipped_where_the_rule_says_so(linked: Path) -> None:
-    assert walked(linked, symlinks="skip") == ["inside/x.pt"]
-    assert walked(linked, "folder_inside", symlinks="skip") == []
+    assert found_paths(linked, symlinks="skip") == ["inside/x.pt"]
+    assert found_paths(linked, "folder_inside", symlinks="skip") == []
 
 
 def test_F17_links_that_leave_all_roots_are_skipped_where_the_rule_says_so(
@@ -187,8 +191,8 @@ def test_F17_links_that_leave_all_roots_are_skipped_where_the_rule_says_so(
     alone = ["file_inside.pt", "folder_inside/x.pt", "inside/x.pt"]
     both = [*alone, "file_other.pt", "folder_other/x.pt"]
 
-    assert walked(linked, symlinks="within_roots") == alone
-    found = walked(linked, symlinks="within_roots", roots=[str(tmp_path / "other")])
+    assert found_paths(linked, symlinks="within_roots") == alone
+    found = found_paths(linked, symlinks="within_roots", roots=[str(tmp_path / "other")])
     assert found == sorted(both)
 
 
@@ -206,13 +210,13 @@ def test_F17_find_file_follows_the_same_rule(linked: Path, link: str) -> None:
 
 
 def test_I20_a_missing_root_is_a_problem_of_everything(root: Path) -> None:
-    assert walked_with_problems(root / "missing") == ([], {"": errno.ENOENT})
-    assert walked_with_problems(root / "missing", "loras") == ([], {"": errno.ENOENT})
-    assert walked_with_problems(put(root / "file")) == ([], {"": errno.ENOTDIR})
+    assert paths_and_problems(root / "missing") == ([], {"": errno.ENOENT})
+    assert paths_and_problems(root / "missing", "loras") == ([], {"": errno.ENOENT})
+    assert paths_and_problems(put(root / "file")) == ([], {"": errno.ENOTDIR})
 
 
 def test_a_vanished_folder_below_a_root_simply_holds_nothing(root: Path) -> None:
-    assert walked(root, "loras/deeper") == []
+    assert found_paths(root, "loras/deeper") == []
 
 
 def test_folders_too_deep_are_a_problem_and_not_gone(root: Path) -> None:
@@ -220,7 +224,7 @@ def test_folders_too_deep_are_a_problem_and_not_gone(root: Path) -> None:
     put(root / deep / "x.pt")
     put(root / deep / "d" / "y.pt")
 
-    assert walked_with_problems(root) == ([f"{deep}/x.pt"], {f"{deep}/d": errno.ENAMETOOLONG})
+    assert paths_and_problems(root) == ([f"{deep}/x.pt"], {f"{deep}/d": errno.ENAMETOOLONG})
 
 
 @pytest.fixture
@@ -240,8 +244,8 @@ def locked() -> Iterator[Path]:
 
 def test_I20_what_cannot_be_read_is_a_problem_and_not_gone(locked: Path) -> None:
     with as_other_account():
-        found, problems = walked_with_problems(locked)
-        below = walked_with_problems(locked, "closed/sub")
+        found, problems = paths_and_problems(locked)
+        below = paths_and_problems(locked, "closed/sub")
 
     assert found == ["a/x.pt", "private.pt"]
     assert problems == {"closed": errno.EACCES, "linked.pt": errno.EACCES}
@@ -272,22 +276,22 @@ def test_I20_running_out_of_descriptors_is_a_problem_and_not_an_empty_folder(roo
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # enough to open, not to list
     try:
-        answer = walked_with_problems(root)
+        answer = paths_and_problems(root)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert answer == ([], {"": errno.EMFILE})
 
 
-def test_leaving_a_walk_early_leaves_no_descriptor_open(root: Path) -> None:
+def test_leaving_a_scan_early_leaves_no_descriptor_open(root: Path) -> None:
     put(root / "a" / "b" / "x.pt")
     put(root / "a" / "b" / "y.pt")
     before = os.listdir("/proc/self/fd")
 
-    walk = scanner.walk(str(root), 7, problem=lambda *_: None)
-    next(walk)
+    batches = scanner.scan(str(root), 7, problem=lambda *_: None)
+    next(batches)
     assert len(os.listdir("/proc/self/fd")) > len(before)
-    walk.close()  # type: ignore[attr-defined]
+    batches.close()  # type: ignore[attr-defined]
 
     assert os.listdir("/proc/self/fd") == before
 

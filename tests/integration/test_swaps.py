@@ -1,5 +1,5 @@
 """
-Who may write to the tree swaps folders and links under a walk, and gains nothing outside of it.
+Who may write to the tree swaps folders and links during a scan, and gains nothing outside of it.
 
 A process of its own does the swapping, so that it strikes between any two system calls.
 """
@@ -67,11 +67,12 @@ def swapped(models: Path, outside: Path) -> Iterator[None]:
 
 
 def found_by(models: Path, rule: scanner.Symlinks) -> Iterator[FoundFile]:
-    """What walks and looks find; a link to a file leaves the narrowest gap, so it is met often."""
+    """Yield what scans and examinations find; links to files leave the narrowest gap, so they come often."""
     for below in ("", "vae", "vae", "vae"):
-        yield from scanner.walk(
+        batches = scanner.scan(
             str(models), 1, below=below, symlinks=rule, problem=lambda path, error: None
         )
+        yield from scanner.files_in(batches)
     for rel_path in ("loras/x.pt", "vae/x.pt"):
         found = scanner.find_file(str(models), 1, rel_path, symlinks=rule)
         if found is not None:
@@ -107,7 +108,7 @@ def tried(
     *,
     enough: Callable[[Seen], bool] = lambda seen: False,
 ) -> Seen:
-    """Walk and read while links are swapped, until *enough* was seen, *tries* times at most."""
+    """Scan and read while links are swapped, until *enough* was seen, *tries* times at most."""
     models, outside, seen = tmp_path / "models", tmp_path / "outside", Seen()
     with swapped(models, outside):
         secret = (outside / "x.pt").stat().st_ino

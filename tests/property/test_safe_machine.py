@@ -275,7 +275,7 @@ class Safe(RuleBasedStateMachine):
     def walk(self, settled: bool) -> None:
         """Walk the tree; unless *settled*, new files are still settling."""
         for root in self.roots.values():
-            asyncio.run(self.intake.walk(root))
+            asyncio.run(self.intake.scan(root))
         if settled:
             self.clock.advance(2 * WINDOW_S)
             asyncio.run(self.intake.process([]))
