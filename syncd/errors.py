@@ -72,11 +72,10 @@ class JobError(SyncdError):
 
     Args:
         message: What happened, in one sentence, without secrets.
-        retry_after_s: What the server asked for, in seconds, already clamped; None if it did not.
+        retry_after_s: What the server asked for, in seconds, already clamped.
         advice: What an operator can do; None if nothing is needed.
         unclear: The request may have taken effect although it was not answered.
         timed_out: It occupied a connection until a timeout.
-        call: The request that failed; None if no request did.
     """
 
     def __init__(

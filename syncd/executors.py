@@ -56,15 +56,12 @@ class Executors:
         return await asyncio.shield(future)
 
     async def hash(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function that reads a whole file."""
         return await self._run(self._hash, partial(function, *args, **kwargs))
 
     async def send(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a request that sends a body."""
         return await self._run(self._send, partial(function, *args, **kwargs))
 
     async def scan(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function that reads the directory tree."""
         return await self._run(self._scan, partial(function, *args, **kwargs))
 
     def close(self) -> None:

@@ -20,8 +20,6 @@ class State(StrEnum):
 
 
 class Verdict(StrEnum):
-    """The decision about a path on disk."""
-
     WANTED = "wanted"
     REFUSED = "refused"  # the server does not accept the name
     CONFLICT = "conflict"  # two local files map to one path in the catalog
@@ -70,8 +68,6 @@ class HeldClass(StrEnum):
 
 
 class UploadState(StrEnum):
-    """The state of a multipart upload."""
-
     OPEN = "open"
     COMPLETED = "completed"
     UNWANTED = "unwanted"  # to be aborted

@@ -24,8 +24,6 @@ LEAF_DIGEST_SIZE = 16  # bytes of one leaf digest (XXH3-128)
 
 
 class Event(StrEnum):
-    """What can happen to a job."""
-
     CLAIM = "claim"
     FINISH = "finish"
     RETRY = "retry"
@@ -56,11 +54,7 @@ class Priority(IntEnum):
 
 
 class Kind(StrEnum):
-    """
-    The kind of a failure: the rows of the retry table (``retry_policy``), in its order.
-
-    The value is what the log and the database carry.
-    """
+    """The kind of a failure: a row of the retry table (``retry_policy``), in its order."""
 
     DEAD_CONNECTION = "dead_connection"
     NETWORK = "network"
@@ -230,12 +224,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class FileDigests:
-    """
-    The digests from one sequential read of a file.
-
-    ``sha256`` is 64 lower-case hex digits. ``leaves`` holds ``LEAF_DIGEST_SIZE`` bytes for each
-    ``LEAF_SIZE``.
-    """
+    """The digests of a file: SHA-256 in hex, and ``LEAF_DIGEST_SIZE`` bytes for each ``LEAF_SIZE``."""
 
     size: int
     sha256: str
@@ -253,11 +242,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """
-    A presigned URL and the headers to send with it: a short-lived credential, kept in memory.
-
-    ``deadline_ms`` comes from the URL's query, or is an assumption. ``repr`` does not show the URL.
-    """
+    """A presigned URL and the headers to send with it, kept in memory; ``repr`` does not show the URL."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -326,12 +311,7 @@ class Team:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """
-    The owner of a credential.
-
-    ``switched_off`` names the model features that are off, each with the scope of its flag: ``global``,
-    ``account`` or a team's id.
-    """
+    """The owner of a credential; ``switched_off`` has model features, each with the scope of its flag."""
 
     user_id: str
     name: str
@@ -361,8 +341,7 @@ class Job:
     A task to bring one fingerprint of one path into the catalog, with the facts about it.
 
     A fact is None until it is known. ``*_sent_at`` are intents, committed before the call; ``stored_at``
-    and ``record_id`` are answers. ``held_class`` is ``large`` for a file that waits for a signed-in
-    user, ``bundle`` for one that is stored and waits for the others of its bundle.
+    and ``record_id`` are answers.
     """
 
     id: int

@@ -28,8 +28,6 @@ T = TypeVar("T", str, str | None)
 
 
 class Topic(StrEnum):
-    """The event that a message reports."""
-
     FILES_FAILED = "files.failed"
     HOLD_STARTED = "hold.started"
     HOLD_ENDED = "hold.ended"
@@ -59,8 +57,6 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One message: a sentence for people and the details for programs."""
-
     topic: Topic
     text: str
     details: Mapping[str, Any]
@@ -83,7 +79,6 @@ class NotificationBatch:
         self._work[how] += 1
 
     def add_failure(self, job_id: int, failure: Failure, now_s: float) -> None:
-        """Add a file that failed, or that waits for a sign-in."""
         self._start_batch(now_s)
         self._work[failure.state] += 1
         if job_id in self._failed or len(self._failed) < FILES_MOST:

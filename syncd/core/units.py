@@ -26,12 +26,7 @@ _SIZE = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,6})?)(?: ?(?P<unit>[A-Za-z]+))
 
 
 def parse_size(text: str) -> int:
-    """
-    Parse ``50GB``, ``4 GiB``, ``512M``, or a plain number of bytes.
-
-    Raises:
-        ValueError: Not a size.
-    """
+    """Parse ``50GB``, ``4 GiB``, ``512M``, or a plain number of bytes. Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
     factor = None if match is None else BYTES.get(match["unit"] or "B")
     if match is None or factor is None:

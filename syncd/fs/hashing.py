@@ -47,13 +47,7 @@ class Stopped(Exception):
 
 @contextmanager
 def open_file(path: str) -> Iterator[int]:
-    """
-    Open the regular file at *path* read-only and yield its descriptor.
-
-    Raises:
-        FileChanged: The file does not exist, or is not a regular file.
-        JobError: It cannot be opened.
-    """
+    """Yield a descriptor of a regular file. Raises FileChanged if there is none, JobError if unreadable."""
     with _read_errors(path):
         fd = _retry_if_stale(path, partial(os.open, path, FLAGS), None)
     try:
@@ -105,11 +99,10 @@ class Hasher:
         """
         Read on to *end*, a multiple of ``LEAF_SIZE``, or to the end of the file.
 
-        A fingerprint that differs only in its ctime is accepted, as in ``checked_pieces``. *stop* is
-        checked between leaves; *on_bytes* gets the number of bytes read since the last call.
+        *stop* is checked between leaves; *on_bytes* gets the number of bytes read since the last call.
 
         Raises:
-            FileChanged: The fingerprint differs, before or after reading.
+            FileChanged: The fingerprint differs in more than its ctime, before or after reading.
             Stopped: *stop* was set.
             JobError: The file cannot be read.
         """
@@ -130,7 +123,6 @@ class Hasher:
         return FileDigests(self._expected.size, self._sha256.hexdigest(), bytes(self.leaves))
 
     def _read_leaf(self, fd: int, size: int) -> None:
-        """Read and digest one leaf of *size* bytes."""
         digest = xxhash.xxh3_128()
         left = size
         while left:
@@ -170,8 +162,7 @@ def hash_file(
     """
     Return the digests of a whole file and keep its bytes out of the page cache.
 
-    The file must have the fingerprint *expected* before and after, ctime included. Raises as
-    ``Hasher.read_to``.
+    The fingerprint must be *expected* before and after, ctime included. Raises as ``Hasher.read_to``.
     """
     hasher = Hasher(path, expected, read_again=False)
     with open_file(path) as fd:
@@ -201,19 +192,12 @@ def checked_pieces(
     Yield the bytes of *part* in pieces; compare each leaf with *leaves* before its last piece.
 
     A leaf that the part covers only partly is compared as a whole. If the generator raises, the request
-    that it feeds is aborted, so nothing is stored. A fingerprint that differs only in its ctime is
-    accepted because the bytes are compared; the worker reads the file again before it registers the
-    model.
+    that it feeds is aborted, so nothing is stored. Raises as ``Hasher.read_to``.
 
     Args:
         leaves: The leaf digests of the file, at least up to the end of the part.
         found: The footprint from before the file was first read; None for the current one. Pages that were
             not in the cache then leave it after the part is sent.
-
-    Raises:
-        FileChanged: The fingerprint or a leaf differs.
-        Stopped: *stop* was set.
-        JobError: The file cannot be read.
     """
     first, last = part.offset // LEAF_SIZE, (part.offset + part.size - 1) // LEAF_SIZE
     with open_file(path) as fd, _read_errors(path):
@@ -271,7 +255,6 @@ def _hold_back_last(shares: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _share(piece: tuple[int, bytes], part: Part) -> bytes:
-    """Return the bytes of *piece* that lie within *part*."""
     offset, data = piece
     start, end = max(part.offset - offset, 0), part.offset + part.size - offset
     return data if start == 0 and end >= len(data) else data[start : max(end, 0)]

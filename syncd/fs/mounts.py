@@ -46,7 +46,6 @@ def mounts_in(root: str, folders: Iterable[str] = (), *, table: str = MOUNTS) ->
 
 
 def network_filesystem(path: str, *, table: str = MOUNTS) -> str | None:
-    """Return the type of *path*'s file system if it is a network file system, else None."""
     fs_type = mount_of(path, table=table).fs_type
     foreign = fs_type.startswith("fuse.") and fs_type != _CONTAINER
     return fs_type if fs_type in _NETWORK or foreign else None
@@ -70,7 +69,6 @@ def _mounts(table: str) -> dict[str, Mount]:
 
 
 def _mount_over(path: str, mounts: Mapping[str, Mount]) -> tuple[str, Mount]:
-    """Return the mount point and the mount of *path*, which contains no links."""
     point = path
     while point not in mounts and point != "/":
         point = os.path.dirname(point)
@@ -78,7 +76,6 @@ def _mount_over(path: str, mounts: Mapping[str, Mount]) -> tuple[str, Mount]:
 
 
 def _mount(line: bytes) -> tuple[str, Mount]:
-    """Parse one line of mountinfo into mount point and mount."""
     place, _, what = line.rstrip(b"\n").partition(b" - ")
     root, point = (_unescaped(field) for field in place.split(b" ")[3:5])
     fs_type, source = (_unescaped(field) for field in what.split(b" ")[:2])

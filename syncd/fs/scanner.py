@@ -215,7 +215,6 @@ class _Tree:
         return named
 
     def stat(self, entry: os.DirEntry[str]) -> os.stat_result | None:
-        """Return the status of the regular file behind *entry*, or None."""
         try:
             linked = entry.is_symlink()
             found = self._behind(entry) if linked else entry.stat(follow_symlinks=False)
@@ -239,7 +238,6 @@ class _Tree:
             os.close(fd)
 
     def _report_link(self, name: str) -> None:
-        """Report a dangling link that may stand for a folder whose disk is not mounted."""
         if self._symlinks == "skip" or never_enter(name) or ending_of(name) in ENDINGS:
             return
         path = self.chain[-1].path + name
@@ -270,11 +268,7 @@ def find_file(
     """
     Return the regular file at one path; None if there is none, or links to it must not be followed.
 
-    The file is opened, so that NFS asks its server instead of its cache. A file without read permission is
-    found as well: reading it later reports the error.
-
-    Raises:
-        OSError: The path cannot be examined (an unreadable folder above it, an I/O error).
+    The file is opened, so that NFS asks its server instead of its cache. Raises OSError.
     """
     path = os.path.join(root, rel_path)
     try:
@@ -319,12 +313,7 @@ def dangling_folder_link(root: str, rel_path: str) -> str | None:
 
 
 def unfinished_downloads(root: str, folder: str) -> dict[str, str]:
-    """
-    Return the names in *folder* that are still downloading, each with the downloader's marker file.
-
-    Raises:
-        OSError: The folder cannot be listed.
-    """
+    """Return the names that are still downloading, each with its marker file. Raises OSError."""
     try:
         names = os.listdir(os.path.join(root, folder))
     except OSError as error:

@@ -72,7 +72,6 @@ class _Place:
     via: tuple[str, ...] = ()
 
     def rel_path_of(self, path: str) -> str:
-        """Return the rel_path of *path*, which is at or below this directory."""
         below = path[len(self.real) :].strip("/")
         return "/".join(part for part in (self.rel_path, below) if part)
 
@@ -142,7 +141,6 @@ class Watcher:
         self._check_limit(self._watch(places))
 
     def stop(self) -> None:
-        """Remove all watches and wait for the threads; no hint follows."""
         self._alarm.detach()
         observer, self._observer = self._observer, None
         if observer is not None:
@@ -161,7 +159,6 @@ class Watcher:
         return self._watched != self._folders()
 
     def _folders(self) -> list[list[int]]:
-        """Return the identity of each root's folder; an empty list for a missing one."""
         return [list(_identity(path)) for path in self._roots.values()]
 
     def _threads(self) -> list[threading.Thread]:
@@ -298,11 +295,7 @@ class _Alarm(logging.Handler):
 
 
 def watches_in_use() -> int:
-    """
-    Count the folders that this process watches, each once; 0 if /proc does not show them.
-
-    See "proc_pid_fdinfo(5)" for the format.
-    """
+    """Count the folders that this process watches; 0 if /proc does not show them."""
     return sum(_watches_of(fd) for fd in os.listdir("/proc/self/fd"))
 
 
@@ -316,7 +309,6 @@ def watches_max() -> int | None:
 
 
 def folders_at(top: str) -> int:
-    """Count the folders that a watch of *top* covers, without those behind links."""
     return sum(not is_link for _, is_link in _folders_below(top))
 
 

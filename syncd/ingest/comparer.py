@@ -57,11 +57,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """
-    A file that is not as known and that the rules select.
-
-    ``companion`` is the name of a file beside it that a downloader keeps while it writes.
-    """
+    """A selected file that is not as known; ``companion`` is a downloader's file beside it."""
 
     found: FoundFile
     known: KnownFile | None
@@ -417,7 +413,6 @@ def _folder(root: Root, bundle: str) -> str:
 
 
 def is_model(root: Root, file: FoundFile) -> bool:
-    """Return whether a file is a model, whatever the operator's rules say."""
     return naming.unwanted(file.rel_path, file.fingerprint.size, type_key=root.type_key) is None
 
 
@@ -427,11 +422,7 @@ def _has_model(root: Root, batch: scanner.FileBatch) -> bool:
 
 
 def find_cut_off(root: Root, rel_path: str) -> tuple[str, OSError] | None:
-    """
-    Return why the absence of a file does not prove that it is gone, and where, or None.
-
-    A folder above it may be a dangling link, or unreadable.
-    """
+    """Return where a dangling link or an unreadable folder hides a file that may still exist, and why."""
     try:
         link = scanner.dangling_folder_link(root.path, rel_path)
     except OSError as error:

@@ -48,10 +48,7 @@ def make_plan(loaded: Loaded) -> Planned:
     """
     Scan the trees, read the store, and decide about each file.
 
-    Raises:
-        RootUnavailable: A root, or its ``.syncdignore``, cannot be read, or it has lost all its models.
-        ConfigError: The store belongs to another cloud or team.
-        StateError: The store cannot be read.
+    Raises RootUnavailable; ConfigError if the store belongs to another cloud or team; StateError.
     """
     settings = loaded.settings
     limits = RouteLimits(settings.api.single_put_limit, session=loaded.credential.is_session)

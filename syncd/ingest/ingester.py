@@ -41,8 +41,6 @@ _Finding = Candidate | _SkippedFile | KnownFile
 
 
 class _Request(NamedTuple):
-    """The last hint for a path, and whether it is judged again even if it did not change."""
-
     kind: HintKind
     rejudge: bool
 
@@ -107,13 +105,7 @@ class Ingester:
     # -- the path of a file from a hint to a job -------------------------------------------------
 
     async def process(self, hints: Collection[Hint]) -> None:
-        """
-        Examine what *hints* name, and queue the files that have stopped changing.
-
-        Raises:
-            RootUnavailable: As ``scan``.
-            ScanStopped: ``stop`` was called.
-        """
+        """Examine what *hints* name, and queue the files that have stopped changing. Raises as ``scan``."""
         # New and changed files are tracked; skipped and missing ones are recorded.
         await self.examine(hints)
         # Files whose settle window is over are examined again; those that changed wait once more.
@@ -148,8 +140,9 @@ class Ingester:
         Examine every file of *root*.
 
         Raises:
-            RootUnavailable: The root is missing, unreadable, empty although it once held a model, or on
-                another file system than before; or its rules cannot be read. Nothing was recorded.
+            RootUnavailable: It is missing, unreadable, empty although it once held a model, or on another
+                file system than before; or its rules cannot be read. Nothing was recorded.
+            ScanStopped: ``stop`` was called.
         """
         started_s = self._clock.boottime_s()
         await self._guard.require(root)
@@ -222,7 +215,6 @@ class Ingester:
             await self._record(zip(results, kinds, strict=True))
 
     async def _examine_due(self) -> list[FoundFile]:
-        """Examine the tracked files that are due; return those that have settled."""
         settled: list[FoundFile] = []
         for batch in _batches(sorted(self.tracker.due())):
             settled += await self._examine_tracked(dict.fromkeys(batch))
@@ -415,7 +407,6 @@ def _key(file: FoundFile | KnownFile) -> PathKey:
 
 
 def _owner_of_companion(rel_path: str) -> str | None:
-    """Return the file that a downloader's companion file belongs to, if *rel_path* is one."""
     folder, name = os.path.split(rel_path)
     owner = naming.owner_of(name)
     return None if owner is None else os.path.join(folder, owner)

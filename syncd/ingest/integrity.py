@@ -70,13 +70,7 @@ def judge(root: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Ju
 
 
 def shards_in(path: str) -> list[str]:
-    """
-    Return the files that an index of shards names (``weight_map``), as the index spells them.
-
-    Raises:
-        ValueError: It is not such an index, or too large.
-        OSError: It cannot be read.
-    """
+    """Return the files that an index of shards names, as it spells them. Raises ValueError or OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         index = load_json(fd, 0, os.fstat(fd).st_size)
@@ -168,7 +162,6 @@ _HOLES = (
 
 
 def _has_holes(fd: int, path: str, size: int) -> bool:
-    """Return whether blocks are missing that the file system does not merely save."""
     if os.fstat(fd).st_blocks * 512 >= size or os.lseek(fd, 0, os.SEEK_HOLE) >= size:
         return False
     return mounts.mount_of(path).fs_type not in COMPRESSING

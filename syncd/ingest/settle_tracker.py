@@ -46,7 +46,6 @@ class TrackedFile:
 
     @property
     def due_at_s(self) -> float:
-        """Boottime of the next examination."""
         if self.postponed:
             return self.examined_at_s + CONFLICT_RETRY_S
         if self.blocked_by is None:
@@ -55,8 +54,6 @@ class TrackedFile:
 
 
 class SettleTracker:
-    """Tracks files until they stop changing."""
-
     def __init__(
         self,
         roots: Mapping[int, Root],
@@ -80,7 +77,6 @@ class SettleTracker:
     # -- what is tracked -------------------------------------------------------------------------
 
     def unsettled(self) -> dict[PathKey, Observation]:
-        """Return all tracked paths, each with what blocks it."""
         return {
             key: replace(file.observation, blocked_by=file.blocked_by)
             for key, file in self._files.items()
@@ -99,7 +95,6 @@ class SettleTracker:
             )
 
     def next_due_s(self) -> float | None:
-        """Return the boottime of the next examination, or None if no file is tracked."""
         return min((file.due_at_s for file in self._files.values()), default=None)
 
     def due(self) -> set[PathKey]:
@@ -139,7 +134,6 @@ class SettleTracker:
     def observe(
         self, candidate: Candidate, hint: HintKind | None, now_s: float, *, backfill: bool
     ) -> None:
-        """Start tracking a file, or note that it was found again at *now_s*."""
         found, target = candidate.found, candidate.selected.target
         before = self._files.get((found.root_id, found.rel_path))
         # Files of the first scan, and files that only new rules select, can wait.

@@ -72,11 +72,7 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """
-    A record, a file, or both if they belong together.
-
-    A disabled record has a file only if no other record represents that file.
-    """
+    """A record, a file, or both. A disabled record has a file only if no other record represents it."""
 
     kind: FindingKind
     record: Record | None = None
@@ -96,7 +92,6 @@ class Finding:
 
 
 def sha256_of(record: Record) -> str | None:
-    """Return the SHA-256 of a record in hex digits, or None."""
     digits = (record.file_hash or "").removeprefix(HASH_PREFIX)
     return digits if record.file_hash and digits != record.file_hash else None
 
@@ -160,7 +155,6 @@ class Comparison:
         return Finding(FindingKind.OTHER_PATH, record, elsewhere[0])
 
     def finish(self) -> Iterator[Finding]:
-        """Yield the findings that are known after the last record."""
         for record, file in self._disabled:
             needed = file.model_path not in self._equal
             self._matched.add(file.model_path)

@@ -14,8 +14,6 @@ from syncd.types import Fingerprint, FoundFile
 
 
 class Action(StrEnum):
-    """What would happen to a file."""
-
     UPLOAD = "upload"
     NEEDS_SIGN_IN = "needs_sign_in"
     REGISTERED = "registered"  # nothing to do

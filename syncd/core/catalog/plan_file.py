@@ -23,8 +23,6 @@ LINE_MAX = 64 * 1024
 
 
 class PlanAction(StrEnum):
-    """The action of a line."""
-
     UPLOAD = "upload"  # upload and register the file; disable the record that it replaces
     ADOPT = "adopt"  # use the existing record with the same content
     RENAME = "rename"  # change the path of a renamed file's record
@@ -76,12 +74,7 @@ def format_plan(lines: Iterable[Line], *, base_url: str) -> Iterator[str]:
 
 
 def parse_plan(texts: Iterable[str], *, base_url: str) -> list[Line]:
-    """
-    Parse a plan; empty lines are ignored.
-
-    Raises:
-        InvalidPlan: The plan is for another cloud, or a line is invalid.
-    """
+    """Parse a plan; empty lines are ignored. Raises InvalidPlan."""
     lines: list[Line] = []
     headed = False
     for number, text in enumerate(texts, start=1):
@@ -156,7 +149,6 @@ def _line(number: int, members: Mapping[str, Any]) -> Line:
 
 
 def _is_valid(name: str, text: str) -> bool:
-    """Return whether a name of a file can be one, and an id is valid Unicode."""
     try:
         if name in ("sha256", "record_id"):
             text.encode()
@@ -201,12 +193,10 @@ def records_to_retire(
     owned: Iterable[Owned], here: Collection[tuple[str, str]], *, now_ms: int, grace_ms: int
 ) -> Iterator[Line]:
     """
-    Yield a line for each own record without a file: disable it first, and delete it later.
+    Yield a line for each own record without a file *here*: disable it first, and delete it later.
 
-    Args:
-        here: Root and path of every file on disk.
-        grace_ms: How long the file must be gone before the record is disabled, and how long the record must
-            be disabled before it is deleted.
+    *grace_ms* is how long the file must be gone, and how long the record must be disabled before it is
+    deleted.
     """
     for record in owned:
         if not record.replaced and (record.root, record.path) in here:
@@ -243,11 +233,7 @@ def plan_lines(
     """
     Yield a line for each file, and for each own record without a file.
 
-    Args:
-        findings: The comparison with the catalog, including equal files.
-        roots: Directories by root id.
-        listed: The findings come from the live catalog, not from syncd's own records.
-        on_delete: The setting ``catalog.on_delete``.
+    *findings* include equal files. They come from the live catalog (*listed*) or from syncd's own records.
     """
     steps = list(steps)
     here = {(roots[step.root_id], step.rel_path) for step in steps}

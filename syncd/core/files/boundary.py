@@ -25,11 +25,7 @@ PRIVATE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """
-    The places where models may be; all paths are absolute, with links resolved.
-
-    ``roots`` are the models directories, ``kept`` syncd's own files and directories.
-    """
+    """The models directories and syncd's own files (``kept``), absolute, with links resolved."""
 
     roots: frozenset[str]
     kept: frozenset[str]

@@ -18,8 +18,6 @@ _File = TypeVar("_File", FoundFile, KnownFile)
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """A file that the store does not know."""
-
     found: FoundFile
 
 
@@ -39,8 +37,6 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A known file that no longer exists."""
-
     known: KnownFile
 
 

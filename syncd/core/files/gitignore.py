@@ -44,12 +44,7 @@ class Pattern:
 
 
 def parse(line: str) -> Pattern | None:
-    """
-    Return the pattern in *line*, or None for a blank line, a comment, or a line that git ignores.
-
-    Raises:
-        ValueError: Not a pattern, or longer than ``PATTERN_MAX``; the message is a predicate.
-    """
+    """Return the pattern in *line*, or None if git ignores the line. Raises ValueError, a predicate."""
     text = line if line.endswith("\\ ") else line.rstrip()
     if not text or text.startswith("#") or text == "/":
         return None
@@ -138,7 +133,6 @@ def _segment(glob: str) -> str:
 
 
 def _pieces(glob: str) -> list[str]:
-    """Return the texts between the stars, as expressions."""
     pieces, at = [""], 0
     while at < len(glob):
         token = _TOKEN.match(glob, at)

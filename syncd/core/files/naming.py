@@ -58,11 +58,7 @@ NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """
-    A path that the server would refuse. The file is shown, not renamed and not retried.
-
-    ``remedy`` is the line under ``[naming.map]`` that would help, if one can be written. All are printable.
-    """
+    """A path that the server would refuse; ``remedy`` is the [naming.map] line that would help, if any."""
 
     reason: str
     offending: str

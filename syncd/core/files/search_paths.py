@@ -60,7 +60,6 @@ class Folder:
 
     @property
     def kind(self) -> str:
-        """ComfyUI's current name of the type."""
         return _OLD_NAMES.get(self.type_key, self.type_key)
 
 
@@ -109,7 +108,6 @@ class Tree:
             places.append(place)
 
     def kind_and_name(self, root_id: int, rel_path: str) -> tuple[str, str]:
-        """Return ComfyUI's kind and name of the model at a path."""
         if root_id != self._models_id:
             return self._kind_of[root_id], rel_path
         top, _, name = rel_path.partition("/")

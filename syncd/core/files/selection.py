@@ -15,8 +15,6 @@ from syncd.types import KnownFile, Target, Verdict, printable
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A wanted file: its place in the catalog, and the rule that selected it."""
-
     target: Target
     rule: str
 
@@ -117,7 +115,6 @@ def is_current(judged: Selected | Skipped, known: KnownFile) -> bool:
 
 
 def _excluded(rules: Rules, rel_path: str, size: int) -> str | None:
-    """Return why a configured rule excludes a model, or None."""
     typed = naming.typed(rel_path, rules.type_key)
     model_type = typed.partition("/")[0]
     if (line := _line(rules.ignore, rel_path) or _line(rules.exclude, typed)) is not None:

@@ -75,7 +75,6 @@ def observe(
 
 
 def blocked_by(found: FoundFile, companion: str | None) -> str | None:
-    """Return why a file cannot settle even if it does not change, or None."""
     if companion is not None:
         return f"a download is in progress: {printable(companion)}"
     if found.fingerprint.mtime_ns // SECOND_NS == 0:  # the fraction may be that of the source
@@ -99,5 +98,4 @@ def settles_at_s(observation: Observation) -> float:
 
 
 def is_settled(observation: Observation, now_s: float) -> bool:
-    """Return whether the window has passed. *now_s* is the time of the observation."""
     return now_s >= settles_at_s(observation)

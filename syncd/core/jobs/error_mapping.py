@@ -255,11 +255,7 @@ def looks_like_html(content_type: str | None, body: bytes) -> bool:
 
 
 def server_message(text: str, *, secrets: Iterable[str] = ()) -> str:
-    """
-    Make a server's message safe to show: one line, at most 300 characters.
-
-    URL queries are removed, and *secrets* (what was sent) are masked in case the server echoes them.
-    """
+    """Make a server's message safe to show: one short line without URL queries and *secrets*."""
     for secret in secrets:  # first, because the cut could split a secret
         text = text.replace(secret, "***")
     start = text.strip()[:SCAN_MAX]

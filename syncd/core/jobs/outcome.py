@@ -8,8 +8,6 @@ from syncd.errors import JobError
 
 
 class Side(StrEnum):
-    """The two servers that a job uses."""
-
     API = "api"
     STORE = "store"
 
@@ -19,8 +17,6 @@ class Side(StrEnum):
 
 
 class End(StrEnum):
-    """How a worker ended its run of a job."""
-
     REGISTERED = "registered"
     ADOPTED = "adopted"
     FAILED = "failed"

@@ -12,8 +12,6 @@ STORE_PUT_CEILING = 5 * 1024**3  # the largest body of one PUT in bytes
 
 
 class Route(StrEnum):
-    """How a file's bytes reach the object store."""
-
     PUT = "put"
     MULTIPART = "multipart"
     NEEDS_SIGN_IN = "needs_sign_in"
@@ -32,12 +30,7 @@ def choose_route(size: int, *, single_put_limit: int, session: bool, multipart: 
 
 
 def plan_parts(file_size: int, part_size: int) -> list[Part]:
-    """
-    Cut ``[0, file_size)`` into consecutive parts, the last one possibly shorter.
-
-    Raises:
-        Permanent: More than ``MAX_PARTS`` would be needed.
-    """
+    """Cut a file into parts, the last one possibly shorter. Raises Permanent above ``MAX_PARTS``."""
     assert file_size > 0, "empty files are not uploaded"
     assert part_size > 0, "checked when the response was read"
     if file_size > part_size * MAX_PARTS:

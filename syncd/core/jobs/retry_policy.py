@@ -42,8 +42,6 @@ SIGN_IN = frozenset({Call.LOGIN, Call.REFRESH, Call.REVOKE, Call.PAIR_START, Cal
 
 
 class Next(StrEnum):
-    """What to do when the request scope is exhausted."""
-
     RESEND = "resend"  # send the refused parts again, then complete
     FRESH_UPLOAD = "fresh_upload"  # start again with a new storage key; old parts are void
     LATER = "later"  # the job waits
@@ -82,10 +80,7 @@ class Row:
 
     Attributes:
         then: What happens when the narrower scopes are exhausted.
-        error: The exception class of this kind.
-        tries: How often one request is sent, including the first time.
-        request: Delays between those tries.
-        fresh_connection: Close the connection of the failed request.
+        tries, request: How often one request is sent, and the delays between those tries.
         renews: Refresh the credential or read it again once. If it changed, repeat the request once.
         resends, fresh_urls, fresh_uploads: The limits of the wider scopes: resends for each job, URLs
             since the last progress, uploads within a day.
@@ -95,7 +90,6 @@ class Row:
         probe: Delays between the probes of a hold.
         free: The attempt does not count.
         fuse: If five files in a row end like this, the server is considered faulty.
-        halves_slots: Halve the number of concurrent PUTs.
         breaker: Counts against the host's circuit breaker.
         event: Logged when the request scope is exhausted.
     """
@@ -279,7 +273,6 @@ def retry_after(value: str | None, date: str | None) -> float | None:
 
 
 def date_of(text: str | None) -> datetime | None:
-    """Parse an HTTP date; None if it is invalid. See RFC 9110, section 5.6.7."""
     try:
         date = parsedate_to_datetime(text or "")
     except (ValueError, TypeError, OverflowError):

@@ -12,8 +12,6 @@ from syncd.types import Job
 
 
 class Step(StrEnum):
-    """What a worker does next."""
-
     HASH = "hash"  # read the file: SHA-256 and leaf digests
     ADOPT = "adopt"  # the catalog has the same content at this path: send nothing
     PRESIGN = "presign"  # reserve a storage key, get a URL

@@ -29,11 +29,7 @@ REGAIN_AFTER = 50  # successful bodies before a lost slot is regained
 
 @dataclass(slots=True)
 class AdaptiveConcurrency:
-    """
-    The number of concurrent requests, between 1 and *most*.
-
-    *start* is the initial number, and the number that is regained after a loss.
-    """
+    """The number of concurrent requests: from 1 to *most*, first and after losses *start*."""
 
     start: int
     most: int
@@ -98,11 +94,9 @@ class AdaptiveConcurrency:
             self._open(sent, now_s, counts=False)
 
     def lose_one(self, now_s: float) -> None:
-        """Reduce the number by one after a body stalled."""
         self._shrink(lambda limit: limit - 1, now_s)
 
     def halve(self, now_s: float) -> None:
-        """Halve the number after the object store throttled."""
         self._shrink(lambda limit: limit // 2, now_s)
 
     def _is_another_span(self, held_to: int | None, now_s: float) -> bool:
@@ -119,7 +113,6 @@ class AdaptiveConcurrency:
         return self._unasked_s is not None and now_s - self._unasked_s >= UNASKED_S
 
     def _passed(self, sent: int, now_s: float, seconds: float, bytes_each: int) -> bool:
-        """Return whether enough time and bytes per request have passed since the start of the phase."""
         assert self._since is not None
         since_s, before = self._since
         return now_s - since_s >= seconds and sent - before >= bytes_each * self.limit

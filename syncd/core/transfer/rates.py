@@ -59,12 +59,7 @@ class Timetable:
 
 
 def parse_rate(text: str) -> int | None:
-    """
-    Parse ``10 MiB/s``, ``80 Mbit/s``, ``512K`` or ``off``; a plain number is in KiB/s.
-
-    Raises:
-        ValueError: Not a rate, or below ``SLOWEST``.
-    """
+    """Parse ``10 MiB/s``, ``80 Mbit/s``, ``512K`` ``off``, or a number of KiB/s. Raises ValueError."""
     if text.lower() == OFF:
         return None
     match = _RATE.fullmatch(text)
@@ -129,11 +124,7 @@ class Bucket:
 
     @property
     def share(self) -> int:
-        """
-        The largest number of bytes that a sender should request at once.
-
-        32 senders take turns within four seconds: an object store aborts a body that pauses for too long.
-        """
+        """The most bytes to request at once, so that 32 senders take turns within four seconds."""
         return max(SMALLEST_SHARE, self.rate // SHARES_A_SECOND)
 
     def take(self, size: int, now_s: float) -> float:

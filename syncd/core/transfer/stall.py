@@ -22,12 +22,7 @@ class StallDetector:
         self.since_s += seconds
 
     def add(self, count: int, now_s: float) -> None:
-        """
-        Count *count* more bytes.
-
-        Raises:
-            Retryable: The body was slower than 1 KiB/s over the last five minutes.
-        """
+        """Count *count* more bytes. Raises Retryable below 1 KiB/s over the last five minutes."""
         self.sent += count
         passed_s = now_s - self.since_s
         if passed_s < WINDOW_S:

@@ -34,13 +34,7 @@ class _Directory:
 
 
 def check(fd: int, size: int) -> None:
-    """
-    Check that there is a central directory and that every entry ends before it.
-
-    Raises:
-        Fault: There is not, or one does not, or there are more than ``MAX_ENTRIES``.
-        OSError: The file cannot be read.
-    """
+    """Raise ``Fault`` unless there is a central directory and every entry ends before it."""
     directory = _directory(fd, size)
     if directory.entries > MAX_ENTRIES:
         raise Fault(f"damaged: a zip directory of {directory.entries:,} entries cannot be")
@@ -93,7 +87,6 @@ def _end64(fd: int, end: int) -> tuple[int, int, int, int] | None:
 
 
 def _entries(fd: int, directory: _Directory) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name, the position of the local header and the stored size of each entry."""
     beyond = "damaged: the directory of the zip archive is cut short"
     window = Window(fd, directory.start, directory.end, beyond=beyond)
     for _ in range(directory.entries):
@@ -141,7 +134,6 @@ def _uint64(data: bytes, at: int) -> int:
 
 
 def _content(fd: int, position: int) -> int:
-    """Return where the content of the entry with the local header at *position* begins."""
     header = read_at(fd, position, _LOCAL.size)
     if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
         raise Fault("damaged: an entry of the zip archive is not where its directory says")

@@ -20,10 +20,8 @@ def load_json(
     """
     Parse *size* bytes of JSON (RFC 8259, UTF-8) at *position*.
 
-    Raises:
-        Fault: The text is not JSON, or *object_pairs_hook* raised ValueError.
-        Undecided: It exceeds ``MAX_SIZE`` or ``MAX_COMMAS``.
-        OSError: The file cannot be read.
+    Raises ``Fault`` if it is not JSON, ``Undecided`` beyond ``MAX_SIZE`` or ``MAX_COMMAS``, and
+    ``OSError``.
     """
     if size > MAX_SIZE:
         raise Undecided(f"{size:,} bytes of JSON are more than the {MAX_SIZE:,} that are parsed")

@@ -63,12 +63,9 @@ _SCALARS: Mapping[int, int] = {
 
 def check(fd: int, size: int) -> None:
     """
-    Check that the aligned end of the last tensor is within the file.
+    Raise ``Fault`` unless the aligned end of the last tensor is within the file.
 
-    Raises:
-        Fault: It is not, or the header contradicts itself or ``MAX_*``.
-        Undecided: A tensor has a type of unknown size.
-        OSError: The file cannot be read.
+    Undecided: A tensor has a type of unknown size.
     """
     header = _Header(fd, size)
     tensors, pairs = header.uint64(), header.uint64()
@@ -91,7 +88,6 @@ def check(fd: int, size: int) -> None:
 
 
 def _alignment(header: "_Header", pairs: int) -> int:
-    """Read the pairs and return ``general.alignment``."""
     alignment = 32
     for _ in range(pairs):
         key, kind = header.string(), header.uint32()

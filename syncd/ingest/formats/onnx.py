@@ -23,13 +23,7 @@ _KNOWN: Mapping[int, int] = {
 
 
 def check(fd: int, size: int) -> None:
-    """
-    Check that the fields end where the file ends, and that one of them is a graph.
-
-    Raises:
-        Fault: They do not, or are no model's.
-        OSError: The file cannot be read.
-    """
+    """Raise ``Fault`` unless the fields end where the file ends and one of them is a graph."""
     window = Window(fd, 0, size, beyond="incomplete: the onnx model runs past the end of the file")
     needed = {_GRAPH: "graph", _OPERATOR_SETS: "operator sets"}
     for _ in range(MAX_FIELDS):

@@ -50,12 +50,9 @@ def check(fd: int, size: int) -> None:
 
 def check_legacy(fd: int, size: int) -> None:
     """
-    Check that a legacy torch file contains all storages that its pickles name.
+    Raise ``Fault`` if the file lacks storages that its pickles name, or a pickle is cut off.
 
-    Raises:
-        Fault: It does not, or a pickle is cut off.
-        Undecided: The opcodes cannot be listed, or a storage has an unknown class.
-        OSError: The file cannot be read.
+    Undecided: The opcodes cannot be listed, or a storage has an unknown class.
     """
     data = read_at(fd, 0, min(size, MAX_PICKLES))
     source, storages = _Pickles(data), dict[str | int, int]()
@@ -83,7 +80,6 @@ class _Pickles(BytesIO):
 
 
 def _opcodes(source: BytesIO) -> Iterator[tuple[str, object]]:
-    """Yield name and argument of the opcodes of all pickles, one after another."""
     left = MAX_OPCODES
     while True:
         for opcode, argument, _ in pickletools.genops(source):

@@ -28,13 +28,7 @@ class _Object(NamedTuple):
 
 
 def check(fd: int, size: int) -> None:
-    """
-    Check that the header is a JSON object of tensors and that the file contains all of them.
-
-    Raises:
-        Fault: It does not, or the header is longer than ``MAX_HEADER``.
-        Undecided: The header is too large to be parsed.
-    """
+    """Raise ``Fault`` unless the header describes tensors and the file contains all of them."""
     length = int.from_bytes(read_at(fd, 0, 8), "little")
     if length > MAX_HEADER:
         raise Fault(f"damaged: a safetensors header of {length:,} bytes is not possible")
@@ -49,7 +43,6 @@ def check(fd: int, size: int) -> None:
 
 
 def _last_end(fd: int, length: int) -> int:
-    """Return the largest end of a tensor, in bytes after the header."""
     if not read_at(fd, 8, min(length, 64)).lstrip(b" \t\n\r").startswith(b"{"):
         raise Fault(_NOT_TENSORS)  # also where the rest is too large to be parsed
     header = load_json(fd, 8, length, object_pairs_hook=_reduce)

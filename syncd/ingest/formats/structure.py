@@ -69,12 +69,10 @@ _BY_ENDING: Mapping[str, _Format | None] = {
 
 def check(fd: int, name: str, size: int) -> Structure:
     """
-    Check whether the file is complete, as far as its structure shows.
+    Check whether the file is complete, as far as its structure shows; only ``OSError`` is raised.
 
-    Args:
-        fd: The file, open for reading; its offset is neither used nor moved.
-        name: File name or path; the last ending counts, in any case.
-        size: Bytes that the file had when it was opened.
+    *fd* is neither moved nor closed. The last ending of *name* counts, in any case. *size* is that at
+    opening.
     """
     ending = os.path.splitext(name)[1].lower()
     if ending not in _BY_ENDING:
@@ -118,7 +116,6 @@ def _checked(claimed: _Format, fd: int, size: int, start: bytes) -> Structure:
 
 
 def _by_content(start: bytes) -> _Format | None:
-    """Return the format of a file whose extension stands for several formats."""
     if start.startswith(b"PK"):
         return _ZIP
     if start[0] == 0x80 and 2 <= start[1] <= 5:  # PROTO and a protocol that exists
