@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from syncd.fs.page_cache import cached_pages
-from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from syncd.types import LEAF_SIZE, Call
@@ -119,21 +118,6 @@ def test_what_the_catalog_may_hold_is_read_before_anything_is_sent(
     require_registered(cloud, home)
     assert cloud.history.count(Call.PRESIGN) == 1
     assert cloud.history.count(Call.PUT_PART) == PARTS
-
-
-@pytest.mark.parametrize("lanes", ["1", "16"])
-def test_a_file_is_read_to_its_end_whatever_becomes_of_its_parts(
-    cloud: Sandbox, home: Home, lanes: str
-) -> None:
-    home.env["SYNCD_UPLOAD__PARTS_MAX"] = lanes  # some of 16 wait for more than may be hashed yet
-    refusal = "<Error><Code>AccessDenied</Code></Error>"
-    cloud.faults.add(
-        Rule(Fault.ANSWER, Call.PUT_PART, part=1, count=None, status=403, body=refusal)
-    )
-    done = run(home, "--once")
-
-    assert done.code == 1, done.err
-    assert facts(home)[LARGE].sha256 == sha256_of(file_of(home))
 
 
 def test_I03_a_storage_key_that_may_be_of_other_bytes_is_looked_at_first(tmp_path: Path) -> None:

@@ -91,23 +91,18 @@ class Place:
         Store(os.fspath(self._folder)).close()
 
 
-class Places(threading.local):
-    """One place a thread."""
-
-    def __init__(self, folder: Path) -> None:
-        self.own = Place(folder / f"place-{threading.get_ident()}")
-
-
 @pytest.mark.parametrize("fresh", [True, False], ids=["first-run", "later-run"])
 def test_I06_every_acknowledged_commit_survives_a_loss_of_power(
     theatre: Theatre, fresh: bool, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     recording = recorded(theatre, fresh=fresh)
-    places = Places(theatre.folder())
+    places, folder = threading.local(), theatre.folder()
 
     def lose_power(case: tuple[int, str]) -> None:
         point, seed = case
         moment = recording.moments[point]
+        if not hasattr(places, "own"):  # one for each thread
+            places.own = Place(folder / f"place-{threading.get_ident()}")
         rows = places.own.rows(moment.disk.drawn(random.Random(f"{point} {seed}")))
         # What was acknowledged, or that and the one statement that was under way.
         assert rows in recording.rows[moment.acknowledged : moment.acknowledged + 2]

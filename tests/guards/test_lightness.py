@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import PROJECT, Home, until
 
@@ -93,11 +91,3 @@ def test_the_quick_commands_import_little_and_a_daemon_at_rest_nothing_that_it_d
     } == {}
     assert {"syncd.daemon.service", "httpx", "structlog"} <= resting
     assert resting & UNUSED == set()
-
-
-@pytest.mark.parametrize("args", [["--version"], ["health", "--help"]])
-def test_other_words_take_the_command_line(tmp_path: Path, args: list[str]) -> None:
-    with Sandbox(tmp_path / "cloud") as cloud:
-        home = Home.at(tmp_path / "home", cloud)
-
-        assert "click" in modules_of(home, *args)

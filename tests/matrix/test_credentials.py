@@ -29,18 +29,6 @@ def test_a_sign_in_ends_needs_sign_in_without_a_restart() -> None:
     play(scenario, session=False)
 
 
-def test_a_key_that_is_replaced_is_taken_up_before_the_old_one_is_refused() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.write(LARGE)
-        stage.start()
-        await stage.until(lambda: (j := stage.job(LARGE)) and j["held_class"] == "large", "held")
-        stage.give(stage.far.session.access_token)
-        await stage.arrives(LARGE)
-        assert len(stage.started) == 1
-
-    play(scenario, session=False)
-
-
 def test_an_idle_daemon_keeps_its_session_alive() -> None:
     async def scenario(stage: Stage) -> None:
         stage.sign_in()

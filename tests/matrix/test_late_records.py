@@ -167,28 +167,6 @@ def fill_catalog(stage: Stage, count: int) -> None:
         stage.far.cloud._records[record.id] = record
 
 
-def test_I11_record_deleted_between_two_pages_hides_no_other() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        fill_catalog(stage, PER_PAGE)
-        stage.register_elsewhere(SMALL)  # the first record of the second page
-
-        def delete_one(request: httpx.Request) -> None:
-            if request.url.params.get("current_page") == "2":
-                stage.far.cloud._records.pop("other-0", None)
-
-        stage.line.on_request = delete_one
-        stage.start()
-        await stage.arrives(SMALL)
-        await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "done", "the end")
-        await stage.stop()
-
-        assert "other-0" not in stage.far.cloud._records
-        assert not stage.calls(Call.PRESIGN, Call.REGISTER)
-
-    play(scenario)
-
-
 def test_I11_file_in_a_catalog_that_shrinks_during_each_listing_is_adopted() -> None:
     async def scenario(stage: Stage) -> None:
         stage.write(SMALL)

@@ -7,7 +7,6 @@ end with the file in the catalog and the oracle content.
 """
 
 import asyncio
-import json
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -431,23 +430,6 @@ def test_a_backfill_ends_where_all_is_taken(call: Call) -> None:
 
         assert code == 75
         assert 2 <= len(stage.hit()) <= 10
-
-    play(scenario)
-
-
-def test_the_log_tells_the_wait_that_is_kept() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.inject(Rule(Fault.ANSWER, call=Call.REGISTER, status=412, count=ONCE))
-        stage.start()
-        await stage.arrives(SMALL)
-        await stage.stop()
-
-        logged = [json.loads(line) for line in stage.log.getvalue().splitlines()]
-        (retry,) = [line for line in logged if line["event"] == "job.retry_scheduled"]
-        refused = stage.calls(Call.REGISTER)[0]
-        asked = next(e for e in stage.calls(Call.LIST_MODELS) if e.seq > refused.seq)
-        assert retry["wait_s"] <= (asked.at_ms - refused.at_ms) / 1000 < retry["wait_s"] + 5
 
     play(scenario)
 

@@ -65,8 +65,9 @@ def test_I09_request_leaves_only_after_its_intent_is_committed(path: str) -> Non
     )
 
 
-@pytest.mark.parametrize("status", [500, 503])
-@pytest.mark.parametrize("call", [Call.PRESIGN, Call.PUT_BODY, Call.REGISTER])
+@pytest.mark.parametrize(
+    ("call", "status"), [(Call.PRESIGN, 500), (Call.PUT_BODY, 503), (Call.REGISTER, 500)]
+)
 def test_I14_failure_that_lasts_for_hours_ends_no_job(call: Call, status: int) -> None:
     async def scenario(stage: Stage) -> None:
         stage.inject(Rule(Fault.ANSWER, call=call, status=status, count=None))

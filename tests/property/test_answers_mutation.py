@@ -20,7 +20,7 @@ from syncd.cloud.credentials import Credentials
 from syncd.cloud.host_policy import HostPolicy
 from syncd.cloud.object_store import ANSWER_MAX, ObjectStore
 from syncd.cloud.transport import Transport
-from syncd.cloud.validation import BODY_MAX, page_of, parse_json, record_of
+from syncd.cloud.validation import BODY_MAX
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.retry_policy import RETRY_AFTER_MAX_S
 from syncd.errors import JobError
@@ -272,22 +272,3 @@ def test_T12_a_body_is_acknowledged_or_refused_with_an_error_of_ours(
             assert server.body.given <= ANSWER_MAX + PIECE
 
     assert 0 < stored < cases
-
-
-def test_T12_a_reader_of_a_body_takes_it_or_says_that_it_is_bad() -> None:
-    chance, taken = random.Random(f"{SEED}:readers"), 0
-    cases = scaled(2_000)
-    for _ in range(cases):
-        body = body_of(chance.choice((LISTING, RECORD)), chance)
-        failure = None
-        try:
-            answer = parse_json(body)
-            assert json.loads(body) == answer
-            (page_of if "page_meta" in answer else record_of)(answer)
-            taken += 1
-        except JobError as error:
-            failure = error
-        if failure is not None:
-            check_shown(failure, body)
-
-    assert 0 < taken < cases

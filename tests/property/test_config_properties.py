@@ -27,8 +27,6 @@ def phrases() -> Iterator[str]:
 FOREIGN = sorted({part for part in phrases() if " " in part} | {"pydantic", "input", "undefined"})
 """Phrases that no message may contain."""
 
-FLAGS = ("models_dir", "state_dir", "log.level", "log.format")
-
 WRONG: tuple[Any, ...] = (
     "", "x", " ", "-1", "1e999", "nan", "[", "{", "{}", "a,b", "http://[", "://", "\0", "~nobody/x",
     "08:00", "5 GX", "99999999999999999999", -1, 0, 1, 10**30, 0.5, -0.5, float("nan"),
@@ -82,10 +80,3 @@ def test_error_about_wrong_value_has_no_pydantic_phrase(key: str) -> None:
 @given(st.sampled_from(sorted(KEYS)), values)
 def test_error_about_any_value_has_no_pydantic_phrase(key: str, value: Any) -> None:
     assert foreign(message({key: value})) == []
-
-
-@given(st.sampled_from(FLAGS), values)
-def test_error_about_flag_quotes_it(key: str, value: Any) -> None:
-    said = message({key: value})
-
-    assert not said or said.startswith(f"--{key.replace('_', '-').replace('.', '-')}: ")

@@ -9,8 +9,8 @@ from syncd.core.catalog.plan import Action, Known, RouteLimits, plan_files
 from syncd.core.files import naming
 from syncd.core.files.naming import ENDINGS, clash_key, owner_of
 from syncd.core.files.search_paths import Folder, Tree
-from syncd.core.files.selection import Patterns, Rules, Selected, is_current, judge
-from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict
+from syncd.core.files.selection import Patterns, Rules, Selected, judge
+from syncd.types import Fingerprint, FoundFile
 
 TOPS = ["loras", "Loras", "vae", "clip", "text_encoders", "unet", "configs", "diffusers", ".git"]
 BELOW = ["", "a b/", "é/", "loras/", "../", "a b/.git/"]
@@ -67,21 +67,6 @@ def test_selected_file_satisfies_every_rule(rules: Rules, rel_path: str, size: i
     assert rules.include is None or rules.include.deciding(typed)
     assert owner_of(rel_path.rpartition("/")[2]) is None
     assert naming.fault_of(verdict.target.model_path.removeprefix("models/"), "models/") is None
-
-
-@given(rules, rel_paths, st.integers(0, 30), rules)
-def test_decision_is_current_until_rules_differ(
-    before: Rules, rel_path: str, size: int, after: Rules
-) -> None:
-    first, second = judge(before, rel_path, size), judge(after, rel_path, size)
-    if isinstance(first, Selected):
-        known = KnownFile(1, rel_path, print_, Verdict.WANTED, None, first.target.model_path)
-    else:
-        known = KnownFile(1, rel_path, print_, first.verdict, first.reason, first.model_path)
-
-    assert is_current(first, known)
-    if isinstance(first, Selected) != isinstance(second, Selected):
-        assert not is_current(second, known)
 
 
 # --- search paths

@@ -88,12 +88,6 @@ def test_no_pings_where_they_are_not_asked_of_this_process(environ: dict[str, st
     assert SystemdNotifier.taken_from(environ).watchdog_s is None
 
 
-def test_a_manager_that_is_not_there_is_no_error(tmp_path: Path) -> None:
-    SystemdNotifier().ready()
-    SystemdNotifier(str(tmp_path / "gone")).ready()
-    SystemdNotifier("vsock:2:1234").ready()
-
-
 def test_a_manager_that_does_not_read_holds_nothing_up_for_long(
     listening: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
