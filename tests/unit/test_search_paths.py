@@ -63,5 +63,6 @@ def test_old_type_names_map_to_one_kind() -> None:
     assert tops_of("t2i_adapter") == ()
 
 
-def test_repr_depends_on_order() -> None:
+def test_repr_of_equal_trees_is_equal() -> None:
+    assert repr(Tree(1, [(2, folder("loras"))])) == repr(Tree(1, [(2, folder("loras"))]))
     assert repr(Tree(1, [(2, folder("loras"))])) != repr(Tree(1))

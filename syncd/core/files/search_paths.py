@@ -107,6 +107,10 @@ class Tree:
         elif place not in places:
             places.append(place)
 
+    def __repr__(self) -> str:
+        """Return text that is equal for equal trees, in any process; the digest of the rules has it."""
+        return f"Tree({self._places})"
+
     def kind_and_name(self, root_id: int, rel_path: str) -> tuple[str, str]:
         if root_id != self._models_id:
             return self._kind_of[root_id], rel_path
