@@ -1,7 +1,6 @@
 """The store on a real disk: lock, schema, queue, facts, conflicts, and what a reader sees."""
 
 import os
-import resource
 import shutil
 import sqlite3
 import stat
@@ -17,7 +16,6 @@ from unittest import mock
 
 import pytest
 
-from syncd.core.catalog.plan import Known
 from syncd.errors import AlreadyRunning, LeaseLost, StateError
 from syncd.monitoring import status
 from syncd.store.db import Database, migrations, reading
@@ -25,7 +23,7 @@ from syncd.store.files import Files, RootRow, Wanted
 from syncd.store.jobs import JobQueue
 from syncd.store.lock import is_locked
 from syncd.store.outline import Amount, Outline
-from syncd.store.reports import EventReport, Report
+from syncd.store.reports import Report
 from syncd.store.store import Store
 from syncd.types import (
     Call,
@@ -120,24 +118,12 @@ def uploads(state_dir: str) -> list[tuple[str, str]]:
 # -- the lock ------------------------------------------------------------------------------------
 
 
-def test_a_second_instance_in_the_same_process_is_refused(store: Store, state_dir: str) -> None:
+def test_store_second_instance_in_one_process_is_refused(store: Store, state_dir: str) -> None:
     with pytest.raises(AlreadyRunning, match="Another syncd") as caught:
         Store(state_dir)
 
     assert caught.value.exit_code == 75
     assert is_locked(state_dir)
-
-
-def test_the_lock_is_free_again_after_close(state_dir: str) -> None:
-    Store(state_dir).close()
-
-    assert not is_locked(state_dir)
-    Store(state_dir).close()
-
-
-def test_asking_for_the_lock_does_not_take_it_or_make_anything(state_dir: str) -> None:
-    assert not is_locked(state_dir)
-    assert not os.path.exists(state_dir)
 
 
 HOLDER = """
@@ -149,7 +135,7 @@ sys.stdin.read()
 """
 
 
-def test_another_process_keeps_us_out_until_it_is_killed(state_dir: str) -> None:
+def test_lock_of_another_process_ends_with_its_kill(state_dir: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, state_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
@@ -164,7 +150,7 @@ def test_another_process_keeps_us_out_until_it_is_killed(state_dir: str) -> None
     Store(state_dir).close()
 
 
-def test_a_store_that_cannot_open_its_database_gives_the_lock_back(state_dir: str) -> None:
+def test_lock_after_failed_open_is_free(state_dir: str) -> None:
     os.makedirs(os.path.join(state_dir, "syncd.db"))
     with pytest.raises(StateError):
         Store(state_dir)
@@ -191,7 +177,7 @@ def test_I06_commit_into_a_removed_file_is_refused(
 # -- how the database is opened ------------------------------------------------------------------
 
 
-def test_what_is_committed_survives_power_loss_by_the_settings_in_force(state_dir: str) -> None:
+def test_database_settings_make_commits_durable(state_dir: str) -> None:
     os.makedirs(state_dir)
     database = Database.open(state_dir)
     in_force = {
@@ -209,7 +195,7 @@ def test_what_is_committed_survives_power_loss_by_the_settings_in_force(state_di
     }
 
 
-def test_only_the_owner_may_read_what_the_store_writes(store: Store, state_dir: str) -> None:
+def test_state_files_are_readable_by_owner_only(store: Store, state_dir: str) -> None:
     admit(store)
     modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(state_dir)}
 
@@ -234,16 +220,7 @@ def version(state_dir: str) -> int:
     return int(rows(state_dir, "PRAGMA user_version")[0][0])
 
 
-def test_each_migration_ends_its_own_transaction_and_counts_itself() -> None:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
-        for number, script in enumerate(migrations(), start=1):
-            raw.executescript(script)
-
-            assert raw.execute("PRAGMA user_version").fetchone() == (number,)
-            assert not raw.in_transaction
-
-
-def test_an_older_database_brought_up_to_date_equals_a_fresh_one_and_keeps_its_rows(
+def test_migrated_database_equals_fresh_one_and_keeps_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh, older = str(tmp_path / "fresh"), str(tmp_path / "older")
@@ -260,9 +237,7 @@ def test_an_older_database_brought_up_to_date_equals_a_fresh_one_and_keeps_its_r
     assert rows(older, "SELECT path FROM root") == [(b"/models",)]
 
 
-def test_a_migration_that_fails_leaves_the_database_as_it_was(
-    state_dir: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_migration_changes_nothing(state_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(state_dir).close()
     before = schema(state_dir), version(state_dir)
     broken = NEXT.format(n=len(migrations()) + 1)  # STRICT asks for a type
@@ -274,27 +249,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(
     assert not is_locked(state_dir)
 
 
-def test_every_table_is_strict(store: Store, state_dir: str) -> None:
-    tables = rows(state_dir, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main'")
-
-    lax = {name for name, strict in tables if not strict and not name.startswith("sqlite_")}
-    assert lax == set()
-    assert len(tables) > 10
-
-
-def test_opening_again_changes_nothing(state_dir: str) -> None:
-    store = Store(state_dir)
-    store.files.root_id("/models")
-    job_id = admit(store)
-    store.close()
-    again = Store(state_dir)
-    job = again.jobs.get(job_id)
-    again.close()
-
-    assert (job.rel_path, job.state, job.fingerprint) == (PATH, State.QUEUED, found().fingerprint)
-
-
-def test_a_database_of_a_newer_syncd_is_refused_with_advice(state_dir: str) -> None:
+def test_newer_database_is_refused_with_advice(state_dir: str) -> None:
     Store(state_dir).close()
     rows(state_dir, f"PRAGMA user_version = {len(migrations()) + 1}")
     for door in (Store, read):
@@ -304,7 +259,7 @@ def test_a_database_of_a_newer_syncd_is_refused_with_advice(state_dir: str) -> N
         assert caught.value.exit_code == 74
 
 
-def test_a_reader_of_an_older_database_says_how_to_bring_it_up_to_date(state_dir: str) -> None:
+def test_reader_of_older_database_advises_a_start(state_dir: str) -> None:
     Store(state_dir).close()
     rows(state_dir, "PRAGMA user_version = 0")
 
@@ -313,7 +268,7 @@ def test_a_reader_of_an_older_database_says_how_to_bring_it_up_to_date(state_dir
 
 
 @pytest.mark.parametrize("damage", [b"not a database " * 100, b"SQLite format 3\0" + b"\xff" * 200])
-def test_a_damaged_file_is_named_with_what_to_do(state_dir: str, damage: bytes) -> None:
+def test_damaged_database_is_refused_with_advice(state_dir: str, damage: bytes) -> None:
     os.makedirs(state_dir)
     Path(state_dir, "syncd.db").write_bytes(damage)
     for door in (Store, read):
@@ -321,7 +276,7 @@ def test_a_damaged_file_is_named_with_what_to_do(state_dir: str, damage: bytes) 
             door(state_dir)
 
 
-def test_damage_inside_a_page_is_found_before_anything_is_written(state_dir: str) -> None:
+def test_damaged_page_is_found_before_any_write(state_dir: str) -> None:
     store = Store(state_dir)
     store.files.root_id("/models")
     for number in range(200):
@@ -338,7 +293,7 @@ def test_damage_inside_a_page_is_found_before_anything_is_written(state_dir: str
     assert path.read_bytes() == bytes(pages)
 
 
-def test_a_file_where_the_state_directory_should_be_is_refused(tmp_path: Path) -> None:
+def test_file_in_place_of_state_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for state_dir in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StateError, match=r"cannot be used.*may write") as caught:
@@ -360,7 +315,7 @@ except StateError as error:
 """
 
 
-def test_a_directory_that_may_not_be_written_is_refused_with_advice() -> None:
+def test_unwritable_state_directory_is_refused_with_advice() -> None:
     # Not below the folders of the tests, which the other account may not enter.
     with tempfile.TemporaryDirectory(prefix="syncd-store-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
@@ -373,25 +328,7 @@ def test_a_directory_that_may_not_be_written_is_refused_with_advice() -> None:
     assert "may write" in said
 
 
-def test_a_full_disk_is_said_and_nothing_half_written_stays(store: Store, state_dir: str) -> None:
-    before = admit(store)
-    wal = os.path.getsize(os.path.join(state_dir, "syncd.db-wal"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (wal, hard))
-    try:
-        with pytest.raises(StateError, match=r"syncd\.db") as caught:
-            admit(store, "loras/b.safetensors")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    after = admit(store, "loras/c.safetensors")
-
-    assert "damaged" not in str(caught.value)
-    assert rows(state_dir, "SELECT id FROM job ORDER BY id") == [(before,), (after,)]
-
-
-def test_a_start_gives_back_what_the_log_of_a_killed_one_takes(
-    store: Store, state_dir: str, tmp_path: Path
-) -> None:
+def test_start_after_kill_truncates_the_log(store: Store, state_dir: str, tmp_path: Path) -> None:
     admit(store)
     left = tmp_path / "left"  # as it would lie there after a kill
     left.mkdir()
@@ -406,7 +343,7 @@ def test_a_start_gives_back_what_the_log_of_a_killed_one_takes(
     assert len(jobs) == 1
 
 
-def test_a_database_that_may_grow_no_further_asks_for_room(state_dir: str) -> None:
+def test_full_database_advises_room_and_keeps_working(state_dir: str) -> None:
     os.makedirs(state_dir)
     database = Database.open(state_dir)
     pages = database.all("PRAGMA page_count")[0][0]
@@ -421,27 +358,17 @@ def test_a_database_that_may_grow_no_further_asks_for_room(state_dir: str) -> No
     assert [row["path"] for row in kept] == [b"/"]
 
 
-def test_a_mistake_of_ours_is_not_called_a_damaged_file(state_dir: str) -> None:
-    os.makedirs(state_dir)
-    database = Database.open(state_dir)
-    database.close()
-
-    with pytest.raises(sqlite3.ProgrammingError):
-        database.all("SELECT 1")
-
-
 # -- readers -------------------------------------------------------------------------------------
 
 
-def test_there_is_nothing_to_read_before_the_first_start(state_dir: str) -> None:
+def test_reading_before_first_start_returns_none(state_dir: str) -> None:
     with reading(state_dir, Report) as report:
         assert report is None
+    assert not is_locked(state_dir)
     assert not os.path.exists(state_dir)
 
 
-def test_a_reader_sees_what_is_committed_while_the_writer_works(
-    store: Store, state_dir: str
-) -> None:
+def test_reader_sees_commits_of_running_writer(store: Store, state_dir: str) -> None:
     def states() -> list[tuple[str, str]]:
         with reading(state_dir, Report) as report:
             assert report is not None
@@ -455,7 +382,7 @@ def test_a_reader_sees_what_is_committed_while_the_writer_works(
     assert (before, after, states()) == ([], [(PATH, "queued")], [(PATH, "uploading")])
 
 
-def test_what_a_reader_is_told_is_all_of_one_moment(store: Store, state_dir: str) -> None:
+def test_queries_of_one_reader_see_one_moment(store: Store, state_dir: str) -> None:
     admit(store)
     with reading(state_dir, Outline) as outline:
         assert outline is not None
@@ -469,9 +396,7 @@ def test_what_a_reader_is_told_is_all_of_one_moment(store: Store, state_dir: str
     assert store.report.counts() == {"uploading": 1, "queued": 1}
 
 
-def test_I17_files_on_the_way_are_read_only_as_far_as_asked_for_and_stuck_ones_are_all_there(
-    store: Store, state_dir: str
-) -> None:
+def test_I17_query_reads_limited_pending_and_all_stuck_files(store: Store, state_dir: str) -> None:
     for number in range(60):
         admit(store, f"loras/{number:02}.safetensors")
     failed, uploading = claim(store), claim(store)
@@ -507,22 +432,7 @@ def test_I17_files_on_the_way_are_read_only_as_far_as_asked_for_and_stuck_ones_a
     assert amounts["queued"].files == 58
 
 
-def test_a_reader_does_not_see_half_a_commit(state_dir: str) -> None:
-    os.makedirs(state_dir)
-    writer = Database.open(state_dir)
-    reader = Database.open_reader(state_dir)
-    assert reader is not None
-    with writer.transaction():
-        writer.run("INSERT INTO root (path, real_path) VALUES (X'2F', X'2F')")
-        during = reader.all("SELECT * FROM root")
-    after = reader.all("SELECT * FROM root")
-    reader.close()
-    writer.close()
-
-    assert (len(during), len(after)) == (0, 1)
-
-
-def test_a_reader_cannot_write(store: Store) -> None:
+def test_reader_write_is_refused(store: Store) -> None:
     with pytest.raises(StateError, match=r"cannot be written"):
         store.seen.root_id("/other")
 
@@ -530,7 +440,7 @@ def test_a_reader_cannot_write(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", [b"st\xe9te", b"a?b#c%41", b"with\nnewline"])
-def test_a_state_directory_of_any_name_can_be_written_and_read(tmp_path: Path, name: bytes) -> None:
+def test_state_directory_with_special_bytes_is_readable(tmp_path: Path, name: bytes) -> None:
     state_dir = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
     store = Store(state_dir)
     store.files.root_id("/models")
@@ -541,23 +451,13 @@ def test_a_state_directory_of_any_name_can_be_written_and_read(tmp_path: Path, n
             assert [root.path for root in report.roots()] == ["/models"]
 
 
-def test_a_relative_state_directory_can_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Store("here").close()
-    with reading("here", Report) as report:
-        assert report is not None
-        assert report.roots() == []
-
-
 # -- names are bytes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "raw", [b"loras/caf\xe9.safetensors", b"loras/two\nlines.gguf", b"loras/\x1b[2J.ckpt", b"a/ "]
 )
-def test_names_come_back_byte_for_byte_and_are_shown_harmlessly(store: Store, raw: bytes) -> None:
+def test_file_names_keep_their_bytes_and_are_printable_in_reports(store: Store, raw: bytes) -> None:
     rel_path = os.fsdecode(raw)
     job_id = admit(store, rel_path)
     [known] = store.files.known(1)
@@ -569,9 +469,11 @@ def test_names_come_back_byte_for_byte_and_are_shown_harmlessly(store: Store, ra
     assert shown.state == "queued"  # the report finds the job of such a name
 
 
-def test_known_files_come_in_byte_order_and_only_from_below_the_folder_asked_for(
-    store: Store,
+@pytest.mark.parametrize("page", [3, 10_000])
+def test_known_files_below_folder_are_in_byte_order(
+    store: Store, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
+    monkeypatch.setattr("syncd.store.files.PAGE", page)
     paths = ["a/z", "loras!/x", "loras/a", "loras/sub/b", "loras0/x", "loras", "m"]
     for path in paths:
         store.files.judge([(found(path), Verdict.IGNORED, "reason", None)], NOW)
@@ -587,22 +489,11 @@ def test_known_files_come_in_byte_order_and_only_from_below_the_folder_asked_for
     assert below("nowhere") == []
 
 
-def test_known_files_are_read_in_pages_without_a_gap_or_a_double(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("syncd.store.files.PAGE", 3)
-    paths = [f"a/{number}" for number in range(9)]
-    store.files.judge([(found(path), Verdict.IGNORED, "w", None) for path in paths], NOW)
-
-    assert [known.rel_path for known in store.files.known(1)] == paths
-    assert [known.rel_path for known in store.files.known(1, "a")] == paths
-
-
 def trace(rel_path: str, *, mtime_ns: int = 1) -> StatKey:
     return os.fsencode(rel_path), 100, mtime_ns, 7, str(2**64 - 1)
 
 
-def test_known_files_are_passed_over_only_where_all_are_as_they_were(store: Store) -> None:
+def test_pass_over_skips_unchanged_complete_files_only(store: Store) -> None:
     paths = ["a", "a-", "a/1", "a/2", "a/3", "b"]
     store.files.judge([(found(path), Verdict.IGNORED, "w", None) for path in paths], NOW)
     one, two, three = (trace(f"a/{number}") for number in (1, 2, 3))
@@ -617,18 +508,16 @@ def test_known_files_are_passed_over_only_where_all_are_as_they_were(store: Stor
     with pytest.raises(ValueError, match="out of path order"):
         known.pass_over([one])
     assert [each.rel_path for each in known] == ["a/3"]
-
-
-def test_what_is_incomplete_is_never_passed_over(store: Store) -> None:
     store.files.judge([(found("a/1"), Verdict.INCOMPLETE, "cut short", None)], NOW)
-
-    assert not store.files.known(1).pass_over([trace("a/1")])
+    known = store.files.known(1)
+    list(known.through(b"a-"))
+    assert not known.pass_over([one])
 
 
 # -- roots ---------------------------------------------------------------------------------------
 
 
-def test_a_root_keeps_its_id_and_remembers_its_mounts_and_that_it_held_a_model(
+def test_root_keeps_id_mounts_and_model_until_accepted(
     store: Store,
 ) -> None:
     before = {"": Mount("ext4", "/dev/sda1", "/"), "vae": Mount("nfs4", "nas:/vae", "/")}
@@ -641,13 +530,8 @@ def test_a_root_keeps_its_id_and_remembers_its_mounts_and_that_it_held_a_model(
     assert fresh == RootRow({}, held_model=False, scanned=False, rules=None)
     assert store.files.root(1) == RootRow(mounts, held_model=True, scanned=True, rules="digest")
     assert [root.scanned_at for root in store.report.roots()] == [NOW + 1, None]
-
-
-def test_accepted_roots_have_no_mounts_and_held_no_model(store: Store) -> None:
-    store.files.mark_scanned(1, {"": Mount("ext4", "/dev/sda1", "/")}, NOW, models=True)
     store.files.accept()
-
-    assert store.files.root(1) == RootRow({}, held_model=False, scanned=True, rules="")
+    assert store.files.root(1) == RootRow({}, held_model=False, scanned=True, rules="digest")
 
 
 def test_models_below_counts_all_but_ignored_files(store: Store) -> None:
@@ -660,7 +544,7 @@ def test_models_below_counts_all_but_ignored_files(store: Store) -> None:
     assert store.files.models_below(1, ["a", "b", "c"]) == {"a": 2, "b": 0, "c": 0}
 
 
-def test_another_spelling_of_a_root_keeps_its_id_and_another_type_is_another_root(
+def test_root_with_other_path_keeps_id_unless_type_differs(
     store: Store,
 ) -> None:
     first = store.files.root_id("/workspace/models", real_path="/volume/models")
@@ -676,14 +560,7 @@ def test_another_spelling_of_a_root_keeps_its_id_and_another_type_is_another_roo
     ]
 
 
-def test_of_two_roots_the_one_that_is_spelled_so_is_meant(store: Store) -> None:
-    one = store.files.root_id("/one")
-    store.files.root_id("/two")
-
-    assert store.files.root_id("/one", real_path="/two") == one
-
-
-def test_what_lies_in_roots_that_are_no_longer_configured_is_forgotten(store: Store) -> None:
+def test_unconfigured_root_forgets_its_files(store: Store) -> None:
     job_id = admit(store)
     other = store.files.root_id("/other")
     store.files.retire([other], NOW)
@@ -697,9 +574,7 @@ def test_what_lies_in_roots_that_are_no_longer_configured_is_forgotten(store: St
     assert not store.files.root(1).scanned
 
 
-def test_a_start_reads_no_row_of_the_roots_that_are_still_watched(
-    store: Store, state_dir: str
-) -> None:
+def test_start_reads_no_rows_of_watched_roots(store: Store, state_dir: str) -> None:
     def steps_of_a_start() -> int:
         """Of SQLite's machine; it takes some for each row that it reads."""
         path, steps = os.path.join(state_dir, "syncd.db"), list[None]()
@@ -721,7 +596,7 @@ def test_a_start_reads_no_row_of_the_roots_that_are_still_watched(
 # -- claim and lease -----------------------------------------------------------------------------
 
 
-def test_jobs_are_claimed_by_priority_then_by_size_then_by_age_and_never_early(
+def test_due_jobs_are_claimed_by_priority_size_and_age(
     store: Store,
 ) -> None:
     def queue(name: str, size: int, priority: Priority, now_ms: int = NOW) -> int:
@@ -744,26 +619,6 @@ def test_jobs_are_claimed_by_priority_then_by_size_then_by_age_and_never_early(
     assert store.jobs.next_due_ms() is None
 
 
-def test_a_claimed_job_carries_its_owner_its_lease_and_one_attempt_more(store: Store) -> None:
-    admit(store)
-    job = claim(store)
-
-    assert (job.state, job.attempt) == (State.LEASED, 1)
-    assert (job.lease_owner or "").startswith("me#")
-    assert job == store.jobs.get(job.id)
-
-
-def test_lease_of_a_dead_owner_returns_to_queue_with_attempt_spent(store: Store) -> None:
-    admit(store)
-    job = claim(store)
-    expired = store.jobs.expire_all(NOW + TTL)
-    again = store.jobs.get(job.id)
-
-    assert expired == 1
-    assert (again.state, again.attempt, again.lease_owner) == (State.QUEUED, 1, None)
-    assert claim(store, now_ms=NOW + TTL).attempt == 2
-
-
 def test_I08_lease_of_a_running_process_does_not_end_with_time(store: Store) -> None:
     """Its thread may hang in a dead disk, and send once the disk answers."""
     admit(store)
@@ -778,7 +633,8 @@ def test_I19_start_ends_every_lease(store: Store) -> None:
     claim(store)
 
     assert store.jobs.expire_all(NOW) == 1
-    assert store.jobs.get(leased).state is State.QUEUED
+    job = store.jobs.get(leased)
+    assert (job.state, job.attempt, job.lease_owner) == (State.QUEUED, 1, None)
 
 
 def test_I31_wait_written_under_a_later_clock_begins_again_at_start(store: Store) -> None:
@@ -839,7 +695,7 @@ def everything(state_dir: str) -> list[list[tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("how", ["replaced", "expired", "another's", "claimed again"])
 @pytest.mark.cell("F23-commit")
-def test_who_lost_the_lease_can_write_nothing(store: Store, state_dir: str, how: str) -> None:
+def test_lost_lease_write_changes_nothing(store: Store, state_dir: str, how: str) -> None:
     job = uploading(store)
     if how == "replaced":
         admit(store, mtime_ns=2)
@@ -858,20 +714,8 @@ def test_who_lost_the_lease_can_write_nothing(store: Store, state_dir: str, how:
 # -- one live job a path -------------------------------------------------------------------------
 
 
-def test_a_changed_file_supersedes_the_job_of_the_old_one(store: Store) -> None:
-    old = admit(store)
-    claim(store)
-    new = admit(store, mtime_ns=2)
-
-    assert store.jobs.get(old).state is State.SUPERSEDED
-    assert store.jobs.get(new).state is State.QUEUED
-    assert store.jobs.get(new).fingerprint.mtime_ns == 2
-
-
 @pytest.mark.parametrize("state", ["queued", "leased"])
-def test_the_schema_itself_refuses_a_second_live_job_of_a_path(
-    store: Store, state_dir: str, state: str
-) -> None:
+def test_schema_refuses_second_live_job_of_path(store: Store, state_dir: str, state: str) -> None:
     admit(store)
     columns = ", ".join(
         name
@@ -901,9 +745,7 @@ def test_the_schema_itself_refuses_a_second_live_job_of_a_path(
         "root_id = 99",
     ],
 )
-def test_the_schema_itself_refuses_what_cannot_be(
-    store: Store, state_dir: str, change: str
-) -> None:
+def test_schema_refuses_impossible_row(store: Store, state_dir: str, change: str) -> None:
     admit(store)
     with closing(sqlite3.connect(os.path.join(state_dir, "syncd.db"))) as raw:
         raw.execute("PRAGMA foreign_keys = ON")
@@ -922,30 +764,20 @@ def test_facts_and_intents_survive_a_reopened_store(state_dir: str) -> None:
     store.close()
     store = Store(state_dir)
     kept, etags = store.jobs.get(job.id), store.uploads.etags(job)
+    store.uploads.drop_parts(job, NOW)
+    dropped, upload = store.uploads.etags(job), uploads(state_dir)
+    stored = store.uploads.note_stored(job, NOW + 2)
+    completed = uploads(state_dir)
     store.close()
 
-    assert kept == replace(
-        job,
-        sha256=SHA,
-        leaves=DIGESTS.leaves,
-        storage_key="key-1",
-        upload_id="up-1",
-        part_size=50,
-        part_count=2,
-        complete_sent_at=NOW + 1,
-    )
-    assert etags == {1: '"etag-1"'}
+    assert kept == job
+    assert (job.sha256, job.upload_id, job.part_count) == (SHA, "up-1", 2)
+    assert (etags, dropped) == ({1: '"etag-1"'}, {})
+    assert (upload, completed) == ([("up-1", "open")], [("up-1", "completed")])
+    assert stored.stored_at == NOW + 2
 
 
-def test_each_noted_fact_is_the_one_that_is_stored(store: Store) -> None:
-    admit(store)
-    job = store.jobs.note(claim(store), NOW, body_sent_at=1, stored_at=2, register_sent_at=3)
-
-    assert store.jobs.get(job.id) == job
-    assert (job.body_sent_at, job.stored_at, job.register_sent_at) == (1, 2, 3)
-
-
-def test_a_plan_read_again_replaces_digests_and_the_fingerprint_it_was_read_under(
+def test_note_digests_again_replaces_digests_and_fingerprint(
     store: Store,
 ) -> None:
     admit(store)
@@ -957,7 +789,7 @@ def test_a_plan_read_again_replaces_digests_and_the_fingerprint_it_was_read_unde
     assert (again.sha256, again.leaves, again.fingerprint.ctime_ns) == ("6" * 64, b"m" * 16, 8)
 
 
-def test_a_part_sent_twice_keeps_the_later_etag(store: Store) -> None:
+def test_part_sent_twice_keeps_later_etag(store: Store) -> None:
     job = uploading(store)
     store.uploads.note_part(job, Part(2, 50, 50), '"b"', LEAVES, NOW)
     store.uploads.note_part(job, Part(1, 0, 50), '"a"', LEAVES, NOW)
@@ -965,17 +797,8 @@ def test_a_part_sent_twice_keeps_the_later_etag(store: Store) -> None:
     assert list(store.uploads.etags(job).items()) == [(1, '"a"'), (2, '"b"')]
 
 
-def test_disputed_parts_are_dropped_while_the_upload_stays(store: Store, state_dir: str) -> None:
-    job = uploading(store)
-    store.uploads.drop_parts(job, NOW)
-
-    assert store.uploads.etags(job) == {}
-    assert store.jobs.get(job.id).upload_id == "up-1"
-    assert uploads(state_dir) == [("up-1", "open")]
-
-
 @pytest.mark.parametrize(("gone", "state"), [(False, "unwanted"), (True, "gone")])
-def test_a_fresh_upload_forgets_the_old_one_but_not_the_plan(
+def test_fresh_upload_keeps_digests_only(
     store: Store, state_dir: str, gone: bool, state: str
 ) -> None:
     job = store.uploads.fresh_upload(uploading(store), NOW, gone=gone)
@@ -985,63 +808,6 @@ def test_a_fresh_upload_forgets_the_old_one_but_not_the_plan(
     assert (job.storage_key, job.upload_id, job.part_size, job.part_count) == (None,) * 4
     assert store.uploads.etags(job) == {}
     assert uploads(state_dir) == [("up-1", state)]
-
-
-def test_an_object_that_is_whole_ends_its_upload(store: Store, state_dir: str) -> None:
-    job = store.uploads.note_stored(uploading(store), NOW)
-
-    assert store.jobs.get(job.id).stored_at == NOW
-    assert uploads(state_dir) == [("up-1", "completed")]
-
-
-def test_a_storage_key_belongs_to_the_first_plan_for_ever(store: Store) -> None:
-    admit(store)
-    first = store.jobs.note_digests(claim(store), DIGESTS, NOW)
-    first, usable = store.uploads.note_key(first, "key-1", NOW)
-    store.uploads.fresh_upload(first, NOW, gone=True)
-    store.jobs.supersede(store.jobs.get(first.id), NOW, reason="changed")
-
-    assert usable
-    admit(store)
-    second = store.jobs.note_digests(claim(store), replace(DIGESTS, sha256="b" * 64), NOW)
-    assert store.uploads.note_key(second, "key-1", NOW) == (second, False)
-    assert store.jobs.get(second.id).storage_key is None
-
-
-def test_a_storage_key_of_bytes_nobody_has_read_yet_belongs_to_its_job(store: Store) -> None:
-    admit(store)
-    first, usable = store.uploads.note_key(claim(store), "key-1", NOW)
-    store.jobs.supersede(first, NOW, reason="changed")
-    admit(store)
-    second = claim(store)
-
-    assert usable
-    assert store.uploads.note_key(second, "key-1", NOW) == (second, False)
-    read = store.jobs.note_digests(second, DIGESTS, NOW)
-    assert store.uploads.note_key(read, "key-1", NOW) == (read, False)
-
-
-def test_a_storage_key_reserved_before_the_file_was_read_belongs_to_what_was_read(
-    store: Store,
-) -> None:
-    admit(store)
-    first, _ = store.uploads.note_key(claim(store), "key-1", NOW)
-    store.jobs.note_digests(first, DIGESTS, NOW)
-    store.jobs.supersede(store.jobs.get(first.id), NOW, reason="touched")
-    admit(store)
-    second = claim(store)
-
-    assert store.uploads.note_key(second, "key-1", NOW) == (second, False)
-    same = store.jobs.note_digests(second, DIGESTS, NOW)
-    assert store.uploads.note_key(same, "key-1", NOW)[1]
-
-
-def test_another_key_gives_up_the_upload_under_the_last_one(store: Store, state_dir: str) -> None:
-    job, _ = store.uploads.note_key(uploading(store), "key-2", NOW)
-
-    assert uploads(state_dir) == [("up-1", "unwanted")]
-    assert store.jobs.get(job.id) == job
-    assert (job.storage_key, job.upload_id, store.uploads.etags(job)) == ("key-2", None, {})
 
 
 def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_dir: str) -> None:
@@ -1055,26 +821,28 @@ def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_d
     assert uploads(state_dir) == [("up-1", "unwanted")]
 
 
-def test_another_key_voids_what_was_sent_to_the_last_one(store: Store) -> None:
+def test_another_storage_key_voids_what_was_sent_to_the_last_one(
+    store: Store, state_dir: str
+) -> None:
     admit(store)
     job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     job, _ = store.uploads.note_key(job, "key-1", NOW)
     job = store.jobs.note(job, NOW, body_sent_at=NOW)
 
     same, _ = store.uploads.note_key(job, "key-1", NOW)
+    job = store.uploads.note_upload(same, UPLOAD, NOW)
     other, _ = store.uploads.note_key(job, "key-2", NOW)
 
     assert (same.storage_key, same.body_sent_at) == ("key-1", NOW)
     assert store.jobs.get(job.id) == other
-    assert (other.storage_key, other.body_sent_at) == ("key-2", None)
+    assert (other.storage_key, other.body_sent_at, other.upload_id) == ("key-2", None, None)
+    assert uploads(state_dir) == [("up-1", "unwanted")]
 
 
 # -- ends ----------------------------------------------------------------------------------------
 
 
-def test_finishing_writes_the_record_and_ends_the_job_in_one_commit(
-    store: Store, state_dir: str
-) -> None:
+def test_finish_ends_job_and_writes_record(store: Store, state_dir: str) -> None:
     job = store.uploads.note_stored(uploading(store), NOW)
     store.jobs.finish(job, "rec-1", NOW, adopted=False)
     done = store.jobs.get(job.id)
@@ -1087,7 +855,7 @@ def test_finishing_writes_the_record_and_ends_the_job_in_one_commit(
     assert rows(state_dir, "SELECT storage_key, size, adopted FROM record") == [("key-1", 100, 0)]
 
 
-def test_a_file_whose_ctime_moved_after_the_last_look_is_forgotten_when_its_job_ends(
+def test_finish_after_later_ctime_forgets_file(
     store: Store,
 ) -> None:
     admit(store)
@@ -1099,30 +867,30 @@ def test_a_file_whose_ctime_moved_after_the_last_look_is_forgotten_when_its_job_
     assert list(store.files.known(1)) == []
 
 
-def test_a_file_that_the_job_read_again_under_its_new_ctime_is_known_when_the_job_ends(
-    store: Store,
+@pytest.mark.parametrize("first_read", ["never", "before the key", "after the key"])
+def test_storage_key_reserved_before_is_usable_for_the_same_bytes_only(
+    store: Store, first_read: str
 ) -> None:
     admit(store)
-    job = claim(store)
-    job = replace(job, fingerprint=job.fingerprint._replace(ctime_ns=8))
-    job = store.jobs.note_digests(job, DIGESTS, NOW)
-
-    assert store.jobs.finish(job, "rec", NOW, adopted=False)
-    assert [known.fingerprint.ctime_ns for known in store.files.known(1)] == [8]
-
-
-def test_a_job_whose_bytes_were_never_read_cannot_be_finished(store: Store) -> None:
+    first = claim(store)
+    if first_read == "before the key":
+        first = store.jobs.note_digests(first, DIGESTS, NOW)
+    first, usable = store.uploads.note_key(first, "key-1", NOW)
+    if first_read == "after the key":
+        store.jobs.note_digests(first, DIGESTS, NOW)
+    store.jobs.supersede(first, NOW, reason="changed")
     admit(store)
-    job = claim(store)
-    with pytest.raises(sqlite3.IntegrityError, match=r"record\.sha256"):
-        store.jobs.finish(job, "rec", NOW, adopted=False)
+    second = claim(store)
 
-    assert store.jobs.get(job.id) == job
+    assert usable
+    assert store.uploads.note_key(second, "key-1", NOW) == (second, False)
+    other = store.jobs.note_digests(second, replace(DIGESTS, sha256="b" * 64), NOW)
+    assert store.uploads.note_key(other, "key-1", NOW) == (other, False)
+    same = store.jobs.note_digests(second, DIGESTS, NOW)
+    assert store.uploads.note_key(same, "key-1", NOW)[1] == (first_read != "never")
 
 
-def test_adopting_bytes_found_in_the_catalog_leaves_no_upload_open(
-    store: Store, state_dir: str
-) -> None:
+def test_adopting_a_record_gives_up_open_upload(store: Store, state_dir: str) -> None:
     job = uploading(store)
     store.jobs.finish(job, "rec", NOW, adopted=True)
 
@@ -1130,7 +898,7 @@ def test_adopting_bytes_found_in_the_catalog_leaves_no_upload_open(
     assert uploads(state_dir) == [("up-1", "unwanted")]
 
 
-def test_a_second_record_of_the_same_bytes_at_a_path_takes_the_firsts_place(store: Store) -> None:
+def test_second_record_of_same_bytes_replaces_first(store: Store) -> None:
     for record_id, mtime_ns in (("rec-1", 1), ("rec-2", 2)):
         admit(store, mtime_ns=mtime_ns)
         job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
@@ -1147,7 +915,7 @@ def retry(store: Store, job: Job, *, free: bool) -> Job:
 
 
 @pytest.mark.parametrize(("free", "attempt"), [(False, 1), (True, 0)])
-def test_a_retry_waits_its_time_and_spends_its_attempt_unless_free(
+def test_retried_job_waits_and_spends_attempt_unless_free(
     store: Store, free: bool, attempt: int
 ) -> None:
     admit(store)
@@ -1161,16 +929,7 @@ def test_a_retry_waits_its_time_and_spends_its_attempt_unless_free(
     assert shown.advice == "wait"
 
 
-def test_a_retry_keeps_the_upload_and_its_parts(store: Store, state_dir: str) -> None:
-    job = uploading(store)
-    again = retry(store, job, free=False)
-
-    assert (again.upload_id, again.storage_key) == ("up-1", "key-1")
-    assert store.uploads.etags(again) == {1: '"etag-1"'}
-    assert uploads(state_dir) == [("up-1", "open")]
-
-
-def test_a_waiting_job_can_be_made_due_and_a_running_one_is_left_alone(store: Store) -> None:
+def test_make_due_changes_waiting_job_only(store: Store) -> None:
     admit(store)
     waiting = retry(store, claim(store), free=False)
     store.jobs.make_due(waiting, NOW + 1)
@@ -1181,16 +940,7 @@ def test_a_waiting_job_can_be_made_due_and_a_running_one_is_left_alone(store: St
     assert store.jobs.get(job.id) == job
 
 
-def test_a_released_job_is_due_at_once_with_its_attempt_back(store: Store) -> None:
-    admit(store)
-    store.jobs.release(claim(store), NOW, reason="stopped")
-    job = claim(store)
-
-    assert job.attempt == 1
-    assert job.last_error == "stopped"
-
-
-def test_a_stop_gives_back_every_claim_of_its_own_and_of_nobody_else(store: Store) -> None:
+def test_release_owned_releases_own_jobs_only(store: Store) -> None:
     for number in range(3):
         admit(store, f"loras/{number}.pt")
     mine = [claim(store), claim(store)]
@@ -1205,7 +955,7 @@ def test_a_stop_gives_back_every_claim_of_its_own_and_of_nobody_else(store: Stor
     assert store.jobs.get(other.id).state is State.LEASED
 
 
-def test_a_job_held_for_a_signed_in_user_is_not_claimed_until_its_class_is_freed(
+def test_job_of_held_class_is_claimed_after_class_is_freed(
     store: Store,
 ) -> None:
     admit(store)
@@ -1226,9 +976,7 @@ def reject(store: Store, job: Job) -> None:
     store.jobs.reject(job, NOW, kind=Kind.REQUEST_REFUSED, reason="refused", advice="rename")
 
 
-def test_a_rejected_job_fails_with_its_reason_and_gives_up_its_upload(
-    store: Store, state_dir: str
-) -> None:
+def test_rejected_job_shows_reason_and_gives_up_upload(store: Store, state_dir: str) -> None:
     job = uploading(store)
     reject(store, job)
     [shown] = store.report.files()
@@ -1238,7 +986,7 @@ def test_a_rejected_job_fails_with_its_reason_and_gives_up_its_upload(
     assert store.jobs.claim("me", NOW + 10**9) is None
 
 
-def test_a_requeued_job_starts_with_its_counters_at_zero(store: Store) -> None:
+def test_requeued_job_has_counters_reset(store: Store) -> None:
     admit(store)
     job = claim(store)
     assert [store.jobs.count_attempt(job, Kind.DIGEST_MISMATCH, NOW) for _ in range(2)] == [1, 2]
@@ -1252,9 +1000,7 @@ def test_a_requeued_job_starts_with_its_counters_at_zero(store: Store) -> None:
     assert store.jobs.requeue_failed(NOW, reason="asked to") == 0
 
 
-def test_a_requeued_job_does_not_go_on_with_the_upload_that_is_being_aborted(
-    store: Store, state_dir: str
-) -> None:
+def test_requeued_job_forgets_upload_being_aborted(store: Store, state_dir: str) -> None:
     reject(store, uploading(store))
     store.jobs.requeue_failed(NOW, reason="asked to")
     job = claim(store)
@@ -1265,18 +1011,7 @@ def test_a_requeued_job_does_not_go_on_with_the_upload_that_is_being_aborted(
     assert uploads(state_dir) == [("up-1", "unwanted")]
 
 
-def test_a_requeued_job_keeps_an_object_that_is_whole_in_the_store(
-    store: Store, state_dir: str
-) -> None:
-    reject(store, store.uploads.note_stored(uploading(store), NOW))
-    store.jobs.requeue_failed(NOW, reason="asked to")
-    job = claim(store)
-
-    assert (job.storage_key, job.stored_at) == ("key-1", NOW)
-    assert uploads(state_dir) == [("up-1", "completed")]
-
-
-def test_errors_of_a_kind_are_counted_within_their_window(store: Store) -> None:
+def test_attempts_of_kind_are_counted_within_window(store: Store) -> None:
     admit(store)
     job = claim(store)
 
@@ -1287,9 +1022,7 @@ def test_errors_of_a_kind_are_counted_within_their_window(store: Store) -> None:
     assert [count(NOW + 1000), count(NOW + 1999), count(NOW + 2000)] == [1, 2, 1]
 
 
-def test_every_change_of_owner_leaves_an_event_with_its_reason(
-    store: Store, state_dir: str
-) -> None:
+def test_state_changes_add_events_with_reason(store: Store, state_dir: str) -> None:
     admit(store)
     retry(store, claim(store), free=False)
     job = claim(store, now_ms=NOW + 50)
@@ -1311,9 +1044,7 @@ def test_every_change_of_owner_leaves_an_event_with_its_reason(
 
 
 @pytest.mark.parametrize("how", ["file changed", "file gone", "worker saw it"])
-def test_a_superseded_jobs_upload_waits_to_be_aborted(
-    store: Store, state_dir: str, how: str
-) -> None:
+def test_superseded_job_upload_is_to_be_aborted(store: Store, state_dir: str, how: str) -> None:
     job = uploading(store)
     match how:
         case "file changed":
@@ -1326,7 +1057,7 @@ def test_a_superseded_jobs_upload_waits_to_be_aborted(
     assert store.uploads.next_unwanted(NOW) == Multipart("up-1", "key-1", 0, 0)
 
 
-def test_I12_gc_keeps_the_upload_of_a_live_job_whether_it_waits_or_runs(store: Store) -> None:
+def test_I12_gc_keeps_upload_of_waiting_and_running_job(store: Store) -> None:
     job = uploading(store)
     store.upkeep.give_up_uploads(NOW)
     assert store.uploads.next_unwanted(NOW) is None
@@ -1340,9 +1071,7 @@ def test_I12_gc_keeps_the_upload_of_a_live_job_whether_it_waits_or_runs(store: S
     assert store.uploads.next_unwanted(NOW + 10**9) is None
 
 
-def test_an_abort_is_tried_again_later_until_its_account_is_closed(
-    store: Store, state_dir: str
-) -> None:
+def test_postponed_abort_is_due_later_until_ended(store: Store, state_dir: str) -> None:
     store.jobs.supersede(uploading(store), NOW, reason="moved")
     upload = store.uploads.next_unwanted(NOW)
     assert upload is not None
@@ -1361,21 +1090,17 @@ def test_an_abort_is_tried_again_later_until_its_account_is_closed(
 UPPER, LOWER = "loras/Model.safetensors", "loras/model.safetensors"
 
 
-def admit_any(store: Store, *rel_paths: str) -> dict[str, int]:
-    to = {rel_path: target(rel_path) for rel_path in rel_paths}
-    wanted = [Wanted(found(path), to[path], to[path].model_path.casefold()) for path in rel_paths]
-    return {path: job_id for (_, path), job_id in store.files.admit(wanted, NOW).jobs.items()}
-
-
 def admit_either(store: Store, rel_path: str) -> int | None:
-    return admit_any(store, rel_path).get(rel_path)
+    to = target(rel_path)
+    wanted = Wanted(found(rel_path), to, to.model_path.casefold())
+    return store.files.admit([wanted], NOW).jobs.get(wanted.key)
 
 
 def verdicts(store: Store) -> dict[str, Verdict]:
     return {known.rel_path: known.verdict for known in store.files.known(1)}
 
 
-def test_two_files_that_differ_in_case_only_are_both_held_back_each_naming_the_other(
+def test_files_that_differ_in_case_conflict_and_name_each_other(
     store: Store,
 ) -> None:
     first = admit_either(store, UPPER)
@@ -1391,28 +1116,12 @@ def test_two_files_that_differ_in_case_only_are_both_held_back_each_naming_the_o
     assert store.jobs.claim("me", NOW) is None
 
 
-def test_of_files_admitted_together_those_that_clash_get_no_job(store: Store) -> None:
-    jobs = admit_any(store, UPPER, PATH, LOWER)
-
-    assert jobs.keys() == {PATH}
-    assert claim(store).id == jobs[PATH]
-    assert store.jobs.claim("me", NOW) is None
-    assert verdicts(store)[UPPER] is verdicts(store)[LOWER] is Verdict.CONFLICT
-
-
-def test_a_file_admitted_again_is_no_conflict_with_itself(store: Store) -> None:
-    assert admit_either(store, UPPER) is not None
-    assert admit_either(store, UPPER) is not None
-
-
 def known(store: Store, rel_path: str) -> KnownFile:
     return next(file for file in store.files.known(1) if file.rel_path == rel_path)
 
 
 @pytest.mark.parametrize("how", ["gone", "not a model any more", "going elsewhere"])
-def test_when_one_side_of_a_conflict_gives_way_the_other_is_judged_afresh(
-    store: Store, how: str
-) -> None:
+def test_end_of_conflict_frees_the_other_file(store: Store, how: str) -> None:
     admit_either(store, UPPER)
     admit_either(store, LOWER)
     match how:
@@ -1421,47 +1130,27 @@ def test_when_one_side_of_a_conflict_gives_way_the_other_is_judged_afresh(
         case "not a model any more":
             store.files.judge([(found(UPPER), Verdict.IGNORED, "ignored", None)], NOW)
         case _:
-            store.files.admit([Wanted(found(UPPER), target("loras/new"), "models/loras/new")], NOW)
+            elsewhere = Wanted(found(UPPER), target("loras/new"), "models/loras/new")
+            assert store.files.admit([elsewhere], NOW).freed == [(1, LOWER)]
 
     assert LOWER not in verdicts(store)  # so the next look meets it as new
     assert admit_either(store, LOWER) is not None
     assert verdicts(store)[LOWER] is Verdict.WANTED
 
 
-def test_a_file_that_leaves_a_conflict_for_another_place_tells_who_is_free(store: Store) -> None:
-    admit_either(store, UPPER)
-    admit_either(store, LOWER)
-    elsewhere = Wanted(found(UPPER), target("loras/new"), "models/loras/new")
-
-    admission = store.files.admit([elsewhere], NOW)
-
-    assert admission.freed == [(1, LOWER)]
-    assert list(admission.jobs) == [(1, UPPER)]
-    assert admission.conflicts == set()
-
-
-def test_files_in_conflict_are_told_as_such(store: Store) -> None:
-    wanted = [Wanted(found(path), target(path), "one place") for path in (UPPER, LOWER)]
-
-    admission = store.files.admit(wanted, NOW)
-
-    assert admission.jobs == {}
-    assert admission.conflicts == {(1, UPPER), (1, LOWER)}
-    assert verdicts(store) == {UPPER: Verdict.CONFLICT, LOWER: Verdict.CONFLICT}
-
-
-def test_rivals_in_another_root_are_named_with_their_whole_path(store: Store) -> None:
+def test_conflict_in_another_root_names_absolute_path(store: Store) -> None:
     other = store.files.root_id("/other", type_key="loras")
     mine = Wanted(found(PATH), target(), "one place")
     theirs = Wanted(found("a.safetensors", root_id=other), target(), "one place")
-    store.files.admit([mine, theirs], NOW)
+    admission = store.files.admit([mine, theirs], NOW)
     reasons = {file.path: file.reason or "" for file in store.report.files()}
 
+    assert (admission.jobs, admission.conflicts) == ({}, {mine.key, theirs.key})
     assert "/other/a.safetensors would get" in reasons[PATH]
     assert f"/models/{PATH} would get" in reasons["a.safetensors"]
 
 
-def test_a_file_that_is_in_the_catalog_as_it_is_gets_no_second_job(store: Store) -> None:
+def test_registered_file_gets_no_second_job(store: Store) -> None:
     admit(store)
     job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
     store.jobs.finish(job, "rec", NOW, adopted=False)
@@ -1478,7 +1167,7 @@ def test_a_file_that_is_in_the_catalog_as_it_is_gets_no_second_job(store: Store)
     assert len(moved.jobs) == len(touched.jobs) == 1
 
 
-def test_a_third_rival_keeps_the_conflict_alive_after_one_has_gone(store: Store) -> None:
+def test_conflict_of_three_files_continues_with_two(store: Store) -> None:
     third = "loras/MODEL.safetensors"
     for rel_path in (UPPER, LOWER, third):
         admit_either(store, rel_path)
@@ -1490,7 +1179,7 @@ def test_a_third_rival_keeps_the_conflict_alive_after_one_has_gone(store: Store)
 
 
 @pytest.mark.parametrize("state", ["queued", "leased", "failed"])
-def test_a_verdict_other_than_wanted_supersedes_the_paths_job(store: Store, state: str) -> None:
+def test_refused_file_supersedes_its_job(store: Store, state: str) -> None:
     job_id = admit(store)
     if state != "queued":
         job = claim(store)
@@ -1504,81 +1193,25 @@ def test_a_verdict_other_than_wanted_supersedes_the_paths_job(store: Store, stat
     assert (shown.state, shown.reason) == ("refused", "the name")
 
 
-def test_a_finished_job_is_left_alone_when_its_file_goes(store: Store) -> None:
-    admit(store)
-    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
-    store.jobs.finish(job, "rec", NOW, adopted=False)
-    store.files.forget(list(store.files.known(1)), NOW)
-
-    assert store.jobs.get(job.id).state is State.DONE
-    assert list(store.report.files()) == []
-    assert store.records.claim(job.target.model_path, SHA) == "rec"
-
-
 TOUCHED = found()._replace(fingerprint=found().fingerprint._replace(ctime_ns=99))
 
 
-def test_a_ctime_that_moved_alone_is_remembered_and_voids_no_live_job(store: Store) -> None:
+def test_refresh_updates_ctime_of_live_job_only(store: Store) -> None:
     admit(store)
     job = claim(store)
 
     assert store.files.refresh(TOUCHED, NOW)
     assert known(store, PATH).fingerprint.ctime_ns == 99
     assert store.jobs.get(job.id) == job
-
-
-def test_a_ctime_that_moved_without_a_live_job_is_left_for_a_new_look(store: Store) -> None:
-    admit(store)
-    reject(store, claim(store))
-
-    assert not store.files.refresh(TOUCHED, NOW)
-    assert known(store, PATH).fingerprint == found().fingerprint
-
-
-def test_an_unreadable_file_is_shown_as_such(store: Store) -> None:
-    admit(store)
-    store.files.mark_unreadable(1, PATH, "denied", NOW)
-    [shown] = store.report.files()
-
-    assert (shown.state, shown.reason) == ("unreadable", "denied")
-
-
-def test_a_path_whose_worker_saw_it_move_is_new_to_the_next_look(store: Store) -> None:
-    admit(store)
-    job = claim(store)
-    admit(store, "loras/other.ckpt")
-    store.jobs.supersede(job, NOW, reason="moved")
-
-    assert store.jobs.get(job.id).state is State.SUPERSEDED
-    assert list(verdicts(store)) == ["loras/other.ckpt"]
-
-
-def test_a_reader_is_told_what_is_known_of_each_path_of_one_root(store: Store) -> None:
-    raw = os.fsdecode(b"loras/caf\xe9.ckpt")
-    admit(store, raw)
-    reject(store, claim(store))
-    other = store.files.root_id("/other")
-    store.files.judge([(found("x", root_id=other), Verdict.IGNORED, "reason", None)], NOW)
-
-    assert store.report.known("/models") == {
-        raw: Known(found().fingerprint, "failed", "refused", target(raw).model_path)
-    }
-    assert list(store.report.known("/other")) == ["x"]
-    assert store.report.known("/nowhere") == {}
-
-
-def test_files_are_counted_by_state(store: Store) -> None:
-    for name in ("a", "b", "c"):
-        admit(store, f"loras/{name}.ckpt")
-    claim(store)
-
-    assert store.report.counts() == {"uploading": 1, "queued": 2}
+    reject(store, job)
+    assert not store.files.refresh(found(), NOW)
+    assert known(store, PATH).fingerprint.ctime_ns == 99
 
 
 # -- holds and servers ---------------------------------------------------------------------------
 
 
-def test_a_hold_keeps_its_first_time_and_counts_its_probes(store: Store) -> None:
+def test_repeated_hold_keeps_start_and_counts_probes(store: Store) -> None:
     store.holds.put(HoldKind.OFFLINE, reason="dns", advice=None, probe_at=NOW + 5, now_ms=NOW)
     hold = store.holds.put(
         HoldKind.OFFLINE, reason="tcp", advice="cable", probe_at=NOW + 9, now_ms=NOW + 5
@@ -1586,37 +1219,15 @@ def test_a_hold_keeps_its_first_time_and_counts_its_probes(store: Store) -> None
 
     assert (hold.since, hold.reason, hold.advice, hold.probes) == (NOW, "tcp", "cable", 1)
     assert store.holds.all() == store.report.holds() == [hold]
-    assert not hold.needs_operator
-
-
-def test_a_cleared_hold_is_handed_out_once(store: Store) -> None:
-    store.holds.put(HoldKind.OFFLINE, reason="dns", advice=None, probe_at=NOW, now_ms=NOW)
-    store.holds.put(HoldKind.OPERATOR, reason="401", advice="token", probe_at=NOW, now_ms=NOW + 1)
-    ended = store.holds.clear(HoldKind.OFFLINE, HoldKind.THROTTLED)
-
-    assert [hold.kind for hold in ended] == ["offline"]
+    assert store.holds.clear(HoldKind.OFFLINE, HoldKind.THROTTLED) == [hold]
     assert store.holds.clear(HoldKind.OFFLINE) == []
-    assert [hold.needs_operator for hold in store.holds.all()] == [True]
 
 
-def test_a_route_that_ever_answered_is_remembered_for_its_server(store: Store) -> None:
+def test_routes_and_storage_host_of_server_are_remembered(store: Store) -> None:
     store.servers.note_answered("https://a", Call.LIST_MODELS)
     store.servers.note_answered("https://a", Call.LIST_MODELS)
 
     assert store.servers.answered("https://a") == {Call.LIST_MODELS}
     assert store.servers.answered("https://b") == frozenset()
-
-
-def test_the_storage_host_first_seen_stays_pinned(store: Store) -> None:
     first = store.servers.pin_storage_host("https://a", "s3.one")
-    second = store.servers.pin_storage_host("https://a", "s3.two")
-
-    assert (first, second) == ("s3.one", "s3.one")
-    assert store.servers.pin_storage_host("https://b", "s3.two") == "s3.two"
-
-
-def test_event_of_a_file_in_an_extra_root_is_shown_with_its_whole_path() -> None:
-    event = EventReport(NOW, "/mnt/extra", "loras", "a.safetensors", None, None, "queued", None)
-
-    assert event.shown == "/mnt/extra/a.safetensors"
-    assert event._replace(root_type=None).shown == "a.safetensors"
+    assert first == store.servers.pin_storage_host("https://a", "s3.two") == "s3.one"
