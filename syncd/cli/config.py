@@ -2,13 +2,13 @@
 
 import json
 import os
-import stat
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import click
 
 from syncd.cli.main import Invocation, pass_invocation
+from syncd.cli.tables import Table, render
 from syncd.config.loader import Loaded, require_known_types
 from syncd.config.settings import KEYS, shown
 from syncd.config.sources import DEFAULT
@@ -45,14 +45,19 @@ def check(invocation: Invocation) -> int:
 def show(invocation: Invocation, as_json: bool) -> int:
     """Print every setting, its value (secrets as ***) and where it comes from."""
     loaded = invocation.load()
+    places = loaded.credential.places()
     if as_json:
-        click.echo(_json(loaded))
+        settings = {
+            key: {"value": loaded.value(key), "origin": loaded.origins[key]} for key in KEYS
+        }
+        document = {"config_file": _file(loaded), "settings": settings, "credential_places": places}
+        click.echo(json.dumps(document, default=shown, indent=2))
         return 0
     click.echo(_table(_rows(loaded)))
     click.echo(
         "\nThe credential is searched in this order; a user session takes precedence over a key:"
     )
-    for number, place in enumerate(loaded.credential.places(), start=1):
+    for number, place in enumerate(places, start=1):
         click.echo(f"  {number}. {place}")
     return 0
 
@@ -66,26 +71,11 @@ def _rows(loaded: Loaded) -> list[tuple[str, str, str]]:
 
 
 def _table(rows: list[tuple[str, str, str]]) -> str:
-    header = ("setting", "value", "origin")
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    )
-
-
-def _json(loaded: Loaded) -> str:
-    settings = {key: {"value": loaded.value(key), "origin": loaded.origins[key]} for key in KEYS}
-    document = {
-        "config_file": _file(loaded),
-        "settings": settings,
-        "credential_places": loaded.credential.places(),
-    }
-    return json.dumps(document, default=shown, indent=2)
+    return render([Table(None, ("setting", "value", "origin"), rows)]).removesuffix("\n")
 
 
 def _warnings(loaded: Loaded) -> Iterator[str]:
-    """What is allowed and yet is probably not meant."""
+    """Yield what is valid but probably not intended."""
     settings, origins = loaded.settings, loaded.origins
     if not os.path.isdir(settings.models_dir):
         yield f"models_dir: {shown(settings.models_dir)} is not a directory that can be seen"
@@ -94,13 +84,9 @@ def _warnings(loaded: Loaded) -> Iterator[str]:
     if settings.api.token is not None and settings.api.token_file is not None:
         yield "api.token and api.token_file are both set; api.token counts"
     file = _file(loaded)
-    held = any(origins[key].startswith(f"{file}:") for key in _SECRET)
-    if held and _read_by_others(loaded):
-        yield f"{file} holds a secret and others may read it; run: chmod 600 {file}"
+    if any(origins[key].startswith(f"{file}:") for key in _SECRET):
+        path = loaded.config_file
+        if path is not None and path.stat().st_mode & 0o077:
+            yield f"{file} holds a secret and others may read it; run: chmod 600 {file}"
     if not urlsplit(settings.api.base_url).path.endswith("/api/v1"):
         yield "api.base_url: the path of the cloud API usually ends in /api/v1"
-
-
-def _read_by_others(loaded: Loaded) -> bool:
-    path = loaded.config_file
-    return path is not None and bool(stat.S_IMODE(path.stat().st_mode) & 0o077)

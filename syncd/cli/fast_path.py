@@ -134,6 +134,6 @@ def status_json(state_dir: str) -> str:
     """Return the output of ``syncd status --json``. Raises ``StateError``."""
     import json
 
-    from syncd.cli.status_data import read_files
+    from syncd.cli.status_data import status_document
 
-    return f"{json.dumps(read_files(state_dir).as_document(), indent=2)}\n"
+    return f"{json.dumps(status_document(state_dir), indent=2)}\n"

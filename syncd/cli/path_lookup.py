@@ -1,4 +1,4 @@
-"""From what a person types to the file that is meant: one way for all commands."""
+"""Resolves the file names that users type, for all commands."""
 
 import difflib
 import os
@@ -19,8 +19,6 @@ NEAR_MOST = 3
 
 
 class NoSuchFile(SyncdError):
-    """No file or folder of that name is watched; the text names near ones."""
-
     exit_code = 2
 
 
@@ -33,7 +31,6 @@ class Place:
 
     @property
     def path(self) -> str:
-        """Where it is on disk."""
         return os.path.join(self.root.path, self.rel_path) if self.rel_path else self.root.path
 
     @property
@@ -42,7 +39,7 @@ class Place:
         return printable(self.root.display_path(self.rel_path) or self.root.path)
 
     def holds(self, root: str, type_key: str | None, rel_path: str) -> bool:
-        """Is that file this one, or below this folder?"""
+        """Return whether a file is this one or below this folder."""
         same_root = (root, type_key) == (self.root.path, self.root.type_key)
         return same_root and naming.is_within(rel_path, {self.rel_path})
 
@@ -51,14 +48,10 @@ def resolve(
     given: str, settings: Settings, roots: Mapping[int, Root], report: Report | None
 ) -> Place:
     """
-    The file or folder that *given* names.
+    Return the file or folder that *given* names; one on disk takes precedence over one in the store.
 
-    It may be an absolute path, one relative to the working directory, one below a models directory
-    (``loras/x.pt``), one as the catalog has it (``models/loras/x.pt``), or one as ``syncd status``
-    shows it. What is on disk comes first, then what only the store remembers.
-
-    Args:
-        report: The store; None while there is none.
+    *given* may be absolute, relative to the working directory, relative to a models directory
+    (``loras/x.pt``), a model path (``models/loras/x.pt``), or as ``syncd status`` shows it.
 
     Raises:
         NoSuchFile: Nothing of that name is watched; the text names near matches.

@@ -1,7 +1,7 @@
 """Reads the status of all files from the database, or from the daemon if the account has no access."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from syncd.cli.daemon_client import is_running
@@ -20,29 +20,12 @@ from syncd.store.outline import (
 )
 
 
-class FullStatus(NamedTuple):
-    """
-    The status with every file; empty if there is no database yet.
-
-    ``progress`` comes from the running daemon; None if none answers.
-    """
-
-    running: bool
-    status: StatusSummary
-    files: list[FileReport]
-    progress: Mapping[str, Any] | None = None
-
-    def as_document(self) -> dict[str, object]:
-        """The output of ``syncd status --json`` (docs/schemas/status.schema.json)."""
-        status = document(self.status, running=self.running, progress=self.progress)
-        return {**status, "files": [file._asdict() for file in self.files]}
-
-
 class Summary(NamedTuple):
     """
     The status for people: skipped files are counted by rule.
 
-    ``registered`` and ``not_in_catalog`` may list fewer files than there are.
+    ``registered`` and ``not_in_catalog`` may list fewer files than there are. ``progress`` comes from
+    the running daemon; None if none answers.
     """
 
     running: bool = False
@@ -53,9 +36,9 @@ class Summary(NamedTuple):
     progress: Mapping[str, Any] | None = None
 
 
-def read_files(state_dir: str) -> FullStatus:
+def status_document(state_dir: str) -> dict[str, Any]:
     """
-    Read the status of every file in *state_dir*, whether or not a daemon is running.
+    Return the output of ``syncd status --json`` (docs/schemas/status.schema.json).
 
     An account that may not read the database gets the same from the daemon.
 
@@ -63,19 +46,22 @@ def read_files(state_dir: str) -> FullStatus:
         AccessDenied: This account may neither read the database nor use the socket.
         StateError: The database cannot be read.
     """
-    running = is_running(state_dir)
-    live = ask_daemon(state_dir) if running else None
+    running, live = _ask(state_dir)
+    files: Iterable[FileReport] = ()
+    status = NOTHING
     try:
         with reading(state_dir, Outline) as outline:
-            if outline is None:
-                return FullStatus(running, NOTHING, [], _progress(live))
-            status, files = StatusSummary.of(outline), list(outline.files())
+            if outline is not None:
+                status, files = StatusSummary.of(outline), list(outline.files())
     except AccessDenied:
         if live is None:
             raise
-        status, files = _status_from(live), list(_files_from_daemon(state_dir))
-    files = [without_stale_lease(file, running) for file in files]
-    return FullStatus(running, _corrected(status, live, running), files, _progress(live))
+        status, files = _status_from(live), _files_from_daemon(state_dir)
+    status = _corrected(status, live, running)
+    return {
+        **document(status, running=running, progress=live and live["progress"]),
+        "files": [without_stale_lease(file, running)._asdict() for file in files],
+    }
 
 
 def read_summary(state_dir: str, *, registered: int | None, to_do: int | None) -> Summary:
@@ -86,14 +72,13 @@ def read_summary(state_dir: str, *, registered: int | None, to_do: int | None) -
         registered: Maximum number of files in the catalog to list; None: all.
         to_do: Maximum number of files to upload to list; None: all.
 
-    Raises what ``read_files`` raises.
+    Raises what ``status_document`` raises.
     """
-    running = is_running(state_dir)
-    live = ask_daemon(state_dir) if running else None
+    running, live = _ask(state_dir)
     try:
         with reading(state_dir, Outline) as outline:
             if outline is None:
-                return Summary(running, progress=_progress(live))
+                return Summary(running, progress=live and live["progress"])
             status = StatusSummary.of(outline)
             done, left = outline.in_catalog(registered), outline.not_in_catalog(to_do)
             skipped = outline.skipped()
@@ -107,8 +92,14 @@ def read_summary(state_dir: str, *, registered: int | None, to_do: int | None) -
         done,
         [without_stale_lease(file, running) for file in left],
         skipped,
-        _progress(live),
+        live and live["progress"],
     )
+
+
+def _ask(state_dir: str) -> tuple[bool, dict[str, Any] | None]:
+    """Return whether a daemon is running, and its status document."""
+    running = is_running(state_dir)
+    return running, ask_daemon(state_dir) if running else None
 
 
 def without_stale_lease(file: FileReport, running: bool) -> FileReport:
@@ -120,30 +111,24 @@ def without_stale_lease(file: FileReport, running: bool) -> FileReport:
 
 def ask_daemon(state_dir: str) -> dict[str, Any] | None:
     """Return the daemon's status document; None if it does not answer."""
-    from syncd.cli import daemon_client
-
-    try:
-        return daemon_client.get(state_dir, "/status")
-    except (daemon_client.NotAnswered, daemon_client.Refused):
-        return None
+    return _get(state_dir, "/status")
 
 
 def ask_settling(state_dir: str, shown: str) -> Mapping[str, Any] | None:
     """Return the settling file with the displayed path *shown*, or None."""
     from urllib.parse import quote
 
+    answer = _get(state_dir, f"/settling?path={quote(shown)}")
+    return answer and answer["settling"]
+
+
+def _get(state_dir: str, path: str) -> dict[str, Any] | None:
     from syncd.cli import daemon_client
 
     try:
-        answer = daemon_client.get(state_dir, f"/settling?path={quote(shown)}")
+        return daemon_client.get(state_dir, path)
     except (daemon_client.NotAnswered, daemon_client.Refused):
         return None
-    settling: Mapping[str, Any] | None = answer["settling"]
-    return settling
-
-
-def _progress(live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return None if live is None else live["progress"]
 
 
 def _corrected(
@@ -164,27 +149,19 @@ def _corrected(
 
 
 def _holds_from(live: Mapping[str, Any]) -> list[HoldRow]:
+    names = ("since", "reason", "advice", "probe_at")
     return [
-        HoldRow(
-            HoldKind(hold["kind"]),
-            hold["since"],
-            hold["reason"],
-            hold["advice"],
-            hold["probe_at"],
-            probes=0,
-        )
+        HoldRow(kind=HoldKind(hold["kind"]), probes=0, **{name: hold[name] for name in names})
         for hold in live["holds"]
     ]
 
 
 def _status_from(live: Mapping[str, Any]) -> StatusSummary:
-    sizes = live["bytes_by_state"]
+    files, sizes = live["files_by_state"], live["bytes_by_state"]
     return StatusSummary(
         roots=[RootReport(**root) for root in live["roots"]],
         holds=_holds_from(live),
-        amounts={
-            FileState(s): Amount(files, sizes[s]) for s, files in live["files_by_state"].items()
-        },
+        amounts={FileState(state): Amount(files[state], sizes[state]) for state in files},
         next_tries=[NextTry(**retry) for retry in live["next_tries"]],
         oldest_waiting_at=live["oldest_waiting_at"],
         last_success_at=live["last_success_at"],
@@ -198,9 +175,8 @@ def _files_from_daemon(state_dir: str) -> Iterator[FileReport]:
     offset, more = 0, True
     while more:
         page = daemon_client.get(state_dir, f"/files?offset={offset}")
-        yield from (
-            FileReport(**{**file, "state": FileState(file["state"])}) for file in page["files"]
-        )
+        for file in page["files"]:
+            yield FileReport(**{**file, "state": FileState(file["state"])})
         offset, more = offset + len(page["files"]), page["more"]
 
 

@@ -41,7 +41,7 @@ def summary_text(
     snapshot: "Snapshot | None" = None,
 ) -> Iterator[Item]:
     """
-    The files in the catalog, those that are not, those skipped by rules, holds, and the counts.
+    Yield the files in the catalog, the other files, the skipped files, the holds, and the counts.
 
     Args:
         unsettled: Files that a run left because they still change, and why.
@@ -77,9 +77,8 @@ def activity(progress: Mapping[str, Any], now_ms: int) -> Iterator[Line]:
         yield Line(f"no progress since {since}", "bold yellow")
     for running in progress["running"]:
         done = running["hashed"] if running["phase"] == "hashing" else running["sent"]
-        parts = (
-            "" if running["parts"] is None else f" part {running['parts_done']}/{running['parts']}"
-        )
+        total = running["parts"]
+        parts = "" if total is None else f" part {running['parts_done']}/{total}"
         amount = f"{size_text(done)} of {size_text(running['size'])}"
         yield Line(f"  {running['path']}: {running['phase']}{parts}, {amount}")
     yield from _settling(progress["settling_files"], progress["settling"])
@@ -109,15 +108,10 @@ def _settling(total: int, files: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
 def _registered(files: Sequence["FileReport"], total: int) -> Iterator[Item]:
     if not files:
         return
-    rows = [
-        (
-            file.model_path or file.shown,
-            size_text(file.size),
-            (file.sha256 or "")[:12],
-            "adopted" if file.adopted else "uploaded",
-        )
-        for file in files
-    ]
+    rows = []
+    for file in files:
+        how, sha256 = "adopted" if file.adopted else "uploaded", (file.sha256 or "")[:12]
+        rows.append((file.model_path or file.shown, size_text(file.size), sha256, how))
     yield Table("In the catalog", ("model", "size", "sha256", "how"), rows)
     if total > len(files):
         yield Line(f"… and {total - len(files)} more: syncd status --all", "dim")
@@ -131,14 +125,8 @@ def _not_in_catalog(
     rows: list[tuple[str | Cell, ...]] = []
     for file in files:
         reason = ". ".join(text.rstrip(".") for text in (file.reason, file.advice) if text)
-        rows.append(
-            (
-                file.shown,
-                size_text(file.size),
-                state_cell(file.state),
-                f"{reason}." if reason else "",
-            )
-        )
+        text = f"{reason}." if reason else ""
+        rows.append((file.shown, size_text(file.size), state_cell(file.state), text))
     for path, reason in problems.items():
         rows.append((printable(path), "", state_cell("unreadable"), f"{reason}."))
     for path, reason in unsettled.items():
@@ -159,8 +147,6 @@ def _counts(
         counts = {**counts, "settling": len(unsettled)}
     text = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no files"
     if snapshot is not None:
-        text += (
-            f"; this run: {snapshot.registered_files} registered, {snapshot.adopted_files} adopted, "
-            f"{size_text(snapshot.sent)} sent"
-        )
+        done = f"{snapshot.registered_files} registered, {snapshot.adopted_files} adopted"
+        text += f"; this run: {done}, {size_text(snapshot.sent)} sent"
     return Line(text, "bold")

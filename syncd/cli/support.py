@@ -21,7 +21,7 @@ import click
 from syncd import __version__
 from syncd.cli.doctor import as_dict, local_checks
 from syncd.cli.main import Invocation, pass_invocation
-from syncd.cli.status_data import read_files
+from syncd.cli.status_data import status_document
 from syncd.config.loader import Loaded
 from syncd.config.settings import KEYS, shown
 from syncd.errors import SyncdError
@@ -117,20 +117,17 @@ def _attempt(make: Callable[[], object]) -> object:
 
 
 def _status(loaded: Loaded, with_names: bool) -> object:
-    document = read_files(os.fspath(loaded.settings.state_dir)).as_document()
+    document = status_document(os.fspath(loaded.settings.state_dir))
     if not with_names:
-        files: Any = document["files"]
-        names = {os.path.basename(file["path"]) for file in files}
-        holds: Any = document["holds"]
-        for hold in holds:
+        names = {os.path.basename(file["path"]) for file in document["files"]}
+        for hold in document["holds"]:
             if any(name in hold["reason"] for name in names):
                 hold["reason"] = None
-        for member in ("files", "next_tries"):
-            entries: Any = document[member]
-            document[member] = [_without_names(entry) for entry in entries]
-        progress: Any = document["progress"]
-        for member in ("running", "settling") if progress else ():
-            progress[member] = [_without_names(entry) for entry in progress[member]]
+        lists = [(document, "files"), (document, "next_tries")]
+        if progress := document["progress"]:
+            lists += [(progress, "running"), (progress, "settling")]
+        for parent, member in lists:
+            parent[member] = [_without_names(entry) for entry in parent[member]]
     return document
 
 

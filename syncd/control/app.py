@@ -22,16 +22,17 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 def application(context: ControlContext) -> Starlette:
     """The application for the Unix socket."""
     cache = StatusCache(context)
-    answers, does = Queries(context, cache), Commands(context, cache)
-    looks = (
-        answers.live, answers.ready, answers.status, answers.files, answers.settling,
-        answers.metrics, answers.events,
+    queries, commands = Queries(context, cache), Commands(context, cache)
+    readers = (
+        queries.live, queries.ready, queries.status, queries.files, queries.settling,
+        queries.metrics, queries.events,
     )  # fmt: skip
-    acts = (
-        does.pause, does.resume, does.retry, does.bump, does.cancel, does.scan, does.limit,
+    writers = (
+        commands.pause, commands.resume, commands.retry, commands.bump, commands.cancel,
+        commands.scan, commands.limit,
     )  # fmt: skip
-    routes = [_route(endpoint, "GET") for endpoint in looks]
-    routes += [_route(endpoint, "POST") for endpoint in acts]
+    routes = [_route(endpoint, "GET") for endpoint in readers]
+    routes += [_route(endpoint, "POST") for endpoint in writers]
     return Starlette(
         routes=routes,
         exception_handlers={
@@ -72,12 +73,7 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 class ReadOnly:
-    """
-    The application on TCP: GET only, and only for Host headers that name this machine.
-
-    Args:
-        host, port: Where it listens; a Host header names them.
-    """
+    """The application on TCP: GET only, and only for Host headers that name this machine."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         self._app = app

@@ -54,21 +54,18 @@ class Commands:
         body = await _members(request, "paths", "states")
         paths, states = _texts(body, "paths"), _texts(body, "states")
         if unknown := set(states) - set(actions.RETRIABLE):
-            raise bad(
-                f"states: {printable(min(unknown))} is none of {', '.join(actions.RETRIABLE)}"
-            )
+            known = ", ".join(actions.RETRIABLE)
+            raise bad(f"states: {printable(min(unknown))} is none of {known}")
         done = await self._carry_out("retry", actions.retry, paths=paths, states=states)
         return JSONResponse({"files": done.files, "examined": done.examined, "left": done.left})
 
     async def bump(self, request: Request) -> Response:
         """Move queued files to the front: ``paths``."""
-        paths = _texts(await _members(request, "paths"), "paths")
-        return _result(await self._carry_out("bump", actions.bump, paths=paths))
+        return await self._on_paths(request, "bump", actions.bump)
 
     async def cancel(self, request: Request) -> Response:
         """Cancel files until they change: ``paths``."""
-        paths = _texts(await _members(request, "paths"), "paths")
-        return _result(await self._carry_out("cancel", actions.cancel, paths=paths))
+        return await self._on_paths(request, "cancel", actions.cancel)
 
     async def scan(self, request: Request) -> Response:
         """Examine ``path`` (a file or folder; none: everything) now; ``accept``: see ``actions.accept``."""
@@ -104,6 +101,13 @@ class Commands:
         _log.info("control.command", order="limit", rate=rate)
         return JSONResponse({"bytes_per_second": self._context.bandwidth.rate})
 
+    async def _on_paths(
+        self, request: Request, name: str, action: Callable[..., ActionResult]
+    ) -> Response:
+        paths = _texts(await _members(request, "paths"), "paths")
+        done = await self._carry_out(name, action, paths=paths)
+        return JSONResponse({"files": done.files, "left": done.left})
+
     async def _carry_out(
         self, name: str, order: Callable[..., ActionResult], **what: Any
     ) -> ActionResult:
@@ -138,10 +142,6 @@ def _is_path(value: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _result(done: ActionResult) -> Response:
-    return JSONResponse({"files": done.files, "left": done.left})
 
 
 async def _members(request: Request, *names: str) -> dict[str, Any]:

@@ -27,7 +27,6 @@ class ControlContext:
         hint: Queues a path to examine.
         state_hold: The hold of a full state disk, which cannot be stored.
         unready: Why the service is not ready.
-        watch_mode: One of ``metrics.WATCH_MODES``.
     """
 
     state_dir: str

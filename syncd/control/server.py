@@ -37,12 +37,9 @@ _log = structlog.get_logger(__name__)
 @asynccontextmanager
 async def serve(context: ControlContext, listen: tuple[str, int] | None) -> AsyncIterator[None]:
     """
-    Answer while the block runs.
+    Answer while the block runs, on the Unix socket and, read-only, on the TCP port *listen*.
 
     A socket that cannot be opened is logged; the daemon uploads without it.
-
-    Args:
-        listen: Loopback address and port for the read-only application, if any.
     """
     app = application(context)
     async with AsyncExitStack() as stack:
@@ -67,13 +64,10 @@ async def serve(context: ControlContext, listen: tuple[str, int] | None) -> Asyn
 
 def listen_on_socket(state_dir: str, environ: Mapping[str, str]) -> tuple[str, socket.socket]:
     """
-    A bound Unix socket and where it lies; in *state_dir* it can be found under its usual name.
+    Return the path and a bound Unix socket; *state_dir* contains the socket or a link to it.
 
-    The caller owns the state directory (its lock), so a socket that is left there is that of a dead
-    daemon. Elsewhere a living one of another state directory is left alone.
-
-    Raises:
-        OSError: It cannot be made.
+    The caller owns the lock of the state directory, so an existing socket there belongs to a dead
+    daemon. Elsewhere, a socket of another daemon that answers is not replaced.
     """
     usual = os.path.join(state_dir, SOCKET)
     path = socket_path(state_dir, environ)
@@ -125,12 +119,7 @@ def _remove(inodes: Mapping[str, int]) -> None:
 
 
 def listen_on_port(host: str, port: int) -> socket.socket:
-    """
-    A bound TCP socket.
-
-    Raises:
-        OSError: The port is taken, or may not be used.
-    """
+    """Return a bound TCP socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -143,7 +132,7 @@ def listen_on_port(host: str, port: int) -> socket.socket:
 
 
 def _checked(path: str) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol for peers that may use the socket at *path*; others are sent away."""
+    """Return uvicorn's HTTP protocol for peers that may use the socket at *path*; others get 403."""
     group = os.stat(path).st_gid
     answer = (
         b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
@@ -157,8 +146,7 @@ def _checked(path: str) -> type[asyncio.Protocol]:
                 super().connection_made(transport)
                 return
             transport.write(answer)
-            # Closed at once, the answer would be lost where the question is still under way: an
-            # end closed with something unread resets the other one.
+            # Closing a socket with unread data resets the connection, and the answer is lost.
             transport.write_eof()
             transport.set_protocol(asyncio.Protocol())
             self.loop.call_later(GOODBYE_S, transport.close)
@@ -168,9 +156,9 @@ def _checked(path: str) -> type[asyncio.Protocol]:
 
 def may_ask(peer: Any, group: int) -> bool:
     """
-    Does the process at the other end run as us, as root, or in *group*?
+    Return whether the peer runs as us, as root, or in *group* (SO_PEERCRED in unix(7)).
 
-    See SO_PEERCRED in unix(7); the mode of the socket says the same, and may be changed by others.
+    The mode of the socket demands the same, but others may change it.
     """
     packed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, gid = struct.unpack("3i", packed)
@@ -191,7 +179,7 @@ async def _served(
     """Serve *app* on *sock* until *stack* ends, by a uvicorn server without its main loop."""
     stack.callback(sock.close)
     config = uvicorn.Config(
-        _Interruptible(app),
+        _interruptible(app),
         http=protocol,
         ws="none",
         lifespan="off",
@@ -210,15 +198,14 @@ async def _served(
     stack.push_async_callback(_end, server)
 
 
-class _Interruptible:
-    """*app*, whose requests may be cancelled at the end: uvicorn would log each as an error."""
+def _interruptible(app: ASGIApp) -> ASGIApp:
+    """Let requests be cancelled at the end; uvicorn would log each as an error."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(asyncio.CancelledError):
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
+
+    return call
 
 
 async def _end(server: uvicorn.Server) -> None:
@@ -226,8 +213,7 @@ async def _end(server: uvicorn.Server) -> None:
         listener.close()
     for connection in tuple(server.server_state.connections):
         connection.transport.abort()
-    # The requests learn that their peer is gone before they are cancelled: what they have not
-    # answered is no error then.
+    # Let the requests see that their peer is gone before they are cancelled, which is not an error.
     await asyncio.sleep(0)
     tasks = tuple(server.server_state.tasks)
     for task in tasks:

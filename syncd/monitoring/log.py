@@ -1,10 +1,8 @@
 """
 Logging: one line for each event of syncd and of its libraries, without secrets.
 
-Every record, from structlog or the standard library, goes through one formatter. It removes credentials
-from values and exception texts and escapes control characters, so that a file name or a server response
-can neither leak a key nor control a terminal. The handler limits the number of lines and reports how many
-it suppressed.
+One formatter removes credentials from all values and exception texts and escapes control characters. The
+handler limits the number of lines.
 """
 
 import contextlib
@@ -27,9 +25,8 @@ from syncd.types import printable
 
 HIDDEN = "***"
 
-# A key must not be part of a longer word ("mask-...", "risk-..."). In doubt text is hidden: a file called
-# ak-something-long loses part of its name in the log, and only there. Each pattern runs in linear time:
-# no match can start inside the text of a failed one, or it fails within a few characters.
+# A key must not be part of a longer word ("mask-...", "risk-..."). Each pattern runs in linear time: no
+# match can start inside the text of a failed one, or it fails within a few characters.
 _SECRETS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     # pydantic quotes a wrong value with its middle cut out, so the secret has no recognisable form.
     (re.compile(r"(?m)^(?>(.*?\binput_value=)).*(?=, input_type=)"), rf"\1{HIDDEN}"),
@@ -104,20 +101,19 @@ def configure(
     now_s: Callable[[], float] = time.monotonic,
 ) -> None:
     """
-    Send all logs to *stream* and replace any earlier configuration.
+    Send all logs to *stream* (stderr by default) and replace any earlier configuration.
 
     Args:
         format: ``auto`` is ``console`` on a terminal or in the journal, and ``json`` otherwise.
-        level: debug, info, warning or error.
-        stream: stderr by default.
         journal: Whether lines get a priority prefix; None: if *stream* is the journal.
-        now_s: The monotonic clock of the rate limit.
     """
     stream = stream or sys.stderr
     journal = is_journal(stream, os.environ) if journal is None else journal
     terminal = stream.isatty()
     console = format == "console" or (format == "auto" and (terminal or journal))
-    renderer = _console(colors=terminal, stamped=not journal) if console else _json()
+    renderer: list[Processor] = [structlog.processors.JSONRenderer()]
+    if console:
+        renderer = [_drop_timestamp] * journal + [_console(colors=terminal)]
     handler = (_JournalHandler if journal else _Handler)(stream, now_s)
     handler.setFormatter(_formatter(renderer))
     _configure_stdlib(handler, level)
@@ -130,9 +126,7 @@ def configure(
 
 
 def _configure_stdlib(handler: logging.Handler, level: str) -> None:
-    logging.raiseExceptions = (
-        False  # else a record that cannot be formatted prints its raw arguments
-    )
+    logging.raiseExceptions = False  # a record that cannot be formatted would print its arguments
     root = logging.getLogger()
     for handler_before in root.handlers:
         if isinstance(handler_before, _Handler):
@@ -156,15 +150,10 @@ def _formatter(renderer: list[Processor]) -> structlog.stdlib.ProcessorFormatter
     )
 
 
-def _console(*, colors: bool, stamped: bool) -> list[Processor]:
-    renderer = structlog.dev.ConsoleRenderer(
+def _console(*, colors: bool) -> Processor:
+    return structlog.dev.ConsoleRenderer(
         colors=colors, exception_formatter=structlog.dev.plain_traceback
     )
-    return [renderer] if stamped else [_drop_timestamp, renderer]
-
-
-def _json() -> list[Processor]:
-    return [structlog.processors.JSONRenderer()]
 
 
 def _drop_timestamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

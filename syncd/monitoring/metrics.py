@@ -1,11 +1,11 @@
 """
 Prometheus metrics at ``/metrics``; docs/monitoring/metrics.md documents them.
 
-This is the only module that imports the Prometheus library. It counts nothing itself: each scrape converts
-the counters of the meter and the status in the store to metric families in an own registry.
+Each scrape converts the counters of the meter and the status in the store to metric families.
 """
 
 import platform
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +39,6 @@ class Facts:
         watch_mode: One of ``WATCH_MODES``.
         token_s: The remaining lifetime of the session token in seconds; None if unknown.
         bandwidth: The bandwidth limit in bytes per second; None: no limit.
-        slots: The current limit of concurrent PUT requests.
     """
 
     now_ms: int
@@ -53,26 +52,21 @@ class Facts:
     slots: int
 
 
-class Metrics(Collector):
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._facts: Facts | None = None
-        ProcessCollector(namespace="syncd", registry=self._registry)
-        self._registry.register(self)
-
-    def render(self, facts: Facts) -> bytes:
-        """Return the metrics in text format, version 0.0.4."""
+class _FactsCollector(Collector):
+    def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
-        if self._facts is None:
-            return
         yield from _counters(self._facts.snapshot)
-        for metric in _gauges(self._facts):
-            if metric.samples:
-                yield metric
+        yield from (metric for metric in _gauges(self._facts) if metric.samples)
+
+
+def render(facts: Facts) -> bytes:
+    """Return the metrics in text format, version 0.0.4."""
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(namespace="syncd", registry=registry)
+    registry.register(_FactsCollector(facts))
+    return generate_latest(registry)
 
 
 def _counters(now: Snapshot) -> Iterator[Metric]:
@@ -99,25 +93,19 @@ def _gauges(facts: Facts) -> Iterator[GaugeMetricFamily]:
     files = {state: amount.files for state, amount in status.amounts.items()}
     sizes = {state: amount.bytes for state, amount in status.amounts.items()}
     yield _by("files", "Files on disk by state.", "state", tuple(FileState), files)
-    yield _by(
-        "file_bytes", "Bytes of the files on disk by state.", "state", tuple(FileState), sizes
-    )
+    text = "Bytes of the files on disk by state."
+    yield _by("file_bytes", text, "state", tuple(FileState), sizes)
     yield _one("settling_files", "Files that are still changing.", now.settling_files)
-    phases = [running.phase for running in now.running]
-    at_work = {phase.value: phases.count(phase) for phase in Phase}
-    yield _by(
-        "running_files", "Files that a worker processes, by phase.", "phase", list(at_work), at_work
-    )
+    phases = Counter(str(running.phase) for running in now.running)
+    text = "Files that a worker processes, by phase."
+    yield _by("running_files", text, "phase", tuple(Phase), phases)
     waiting_at = status.oldest_waiting_at
     waiting_s = 0.0 if waiting_at is None else max(0, facts.now_ms - waiting_at) / 1000
     yield _one("oldest_waiting_age_seconds", "Age of the oldest queued file.", waiting_s)
     yield _one("progress_age_seconds", "Seconds since any file made progress.", now.idle_s)
-    success_at = status.last_success_at
-    yield _one(
-        "last_success_timestamp_seconds",
-        "Unix time when the last file was registered.",
-        None if success_at is None else success_at / 1000,
-    )
+    success_s = None if status.last_success_at is None else status.last_success_at / 1000
+    text = "Unix time when the last file was registered."
+    yield _one("last_success_timestamp_seconds", text, success_s)
     walks = [((root,), seconds) for root, seconds in now.walks.items()]
     yield _family("scan_duration_seconds", "Duration of the last walk.", ("root",), walks)
     ends = [((r.path,), r.scanned_at / 1000) for r in status.roots if r.scanned_at is not None]
@@ -130,11 +118,7 @@ def _gauges(facts: Facts) -> Iterator[GaugeMetricFamily]:
     yield _one("token_remaining_seconds", "Remaining lifetime of the session token.", facts.token_s)
     yield _one("bandwidth_limit_bytes_per_second", "The current upload limit.", facts.bandwidth)
     yield _one("put_slots", "The current limit of concurrent PUT requests.", facts.slots)
-    yield _one(
-        "abandoned_uploads",
-        "Uploads that cannot be aborted.",
-        status.abandoned_uploads,
-    )
+    yield _one("abandoned_uploads", "Uploads that cannot be aborted.", status.abandoned_uploads)
 
 
 def _one(name: str, text: str, value: float | None) -> GaugeMetricFamily:

@@ -1,10 +1,9 @@
 """
 Webhook messages about failures and holds, and a heartbeat while everything is uploaded.
 
-Nothing waits for either. A message that cannot be delivered in a few tries is dropped, and the log
-reports the first one. The HTTP client sends no cloud credential and no cookies, follows no redirects,
-and reads only the status of a response. A webhook address may itself be a secret, so neither the address
-nor an error text that may quote it is logged.
+A message that cannot be delivered in a few tries is dropped. The HTTP client sends no credential and no
+cookies, follows no redirects, and reads only the status of a response. A webhook address may be a secret,
+so neither the address nor an error text that may quote it is logged.
 """
 
 import asyncio
@@ -48,14 +47,7 @@ _log = structlog.get_logger("syncd.monitoring.webhook")
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """
-    An address that messages or heartbeats go to.
-
-    Args:
-        setting: The name of the setting that contains the address.
-        url: The address.
-        shown: The part of the address that may appear in the log.
-    """
+    """The address in a *setting*; ``shown`` is the part of it that may appear in the log."""
 
     setting: str
     url: str
@@ -64,27 +56,12 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class Receivers:
-    """
-    The configured receivers.
-
-    Args:
-        webhook, heartbeat: None: not configured.
-        key: Signs the messages.
-        machine: The name of this machine in the messages.
-    """
+    """The configured receivers; ``key`` signs the messages, ``machine`` names this machine in them."""
 
     webhook: Receiver | None
     heartbeat: Receiver | None
     key: bytes | None
     machine: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A message whose id stays the same over all tries, so that a receiver can drop duplicates."""
-
-    id: str
-    body: bytes
 
 
 class WebhookNotifier:
@@ -119,7 +96,8 @@ class WebhookNotifier:
             wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy) if self.is_configured else {}
         )
         self._batch = NotificationBatch()
-        self._outbox: list[_Message] = []
+        self._outbox: list[tuple[str, bytes]] = []
+        """Id and body; the id stays the same over all tries, so that a receiver can drop duplicates."""
         self._dropped: dict[str, int] = {}
         self._idle = asyncio.Event()
 
@@ -133,13 +111,9 @@ class WebhookNotifier:
         if outcome.end in (End.REGISTERED, End.ADOPTED):
             self._batch.add_finished(outcome.end)
         elif outcome.end in (End.FAILED, End.NEEDS_SIGN_IN):
-            error = outcome.error
-            failure = Failure(
-                _clean(self._shown_of(job)),
-                outcome.end,
-                _clean(str(error)) if error else "",
-                _clean(error.advice) if error and error.advice else None,
-            )
+            error, path = outcome.error, _clean(self._shown_of(job))
+            advice = _clean(error.advice) if error and error.advice else None
+            failure = Failure(path, outcome.end, _clean(str(error or "")), advice)
             self._batch.add_failure(job.id, failure, self._clock.boottime_s())
 
     def jobs_requeued(self, job_ids: Collection[int]) -> None:
@@ -161,14 +135,11 @@ class WebhookNotifier:
 
     async def run(self, *, all_is_well: Callable[[], Awaitable[bool]] | None) -> None:
         """
-        Send messages and heartbeats until cancelled.
+        Send messages and heartbeats until cancelled. Raises ``StateError``.
 
         Args:
             all_is_well: Returns whether every wanted file is in the catalog and nothing blocks.
                 None: send no heartbeats.
-
-        Raises:
-            StateError: The store cannot be read.
         """
         async with asyncio.TaskGroup() as both:
             if self._receivers.webhook is not None:
@@ -208,15 +179,11 @@ class WebhookNotifier:
         await self._empty_outbox()
         if self._batch.pending:
             counts = await self._lanes.db(self._store.report.counts)
+            now_ms, machine = self._clock.now_ms(), self._receivers.machine
             self._outbox = [  # nothing awaits between take() and this assignment
-                _Message(
+                (
                     f"msg_{secrets.token_hex(12)}",
-                    message(
-                        item,
-                        machine=self._receivers.machine,
-                        now_ms=self._clock.now_ms(),
-                        files_by_state=counts,
-                    ),
+                    message(item, machine=machine, now_ms=now_ms, files_by_state=counts),
                 )
                 for item in self._batch.take(self._clock.boottime_s())
             ]
@@ -224,16 +191,15 @@ class WebhookNotifier:
 
     async def _empty_outbox(self) -> None:
         while self._outbox:
-            await self._post(self._outbox[0])
+            await self._post(*self._outbox[0])
             del self._outbox[0]
 
-    async def _post(self, letter: _Message) -> None:
+    async def _post(self, id_: str, body: bytes) -> None:
         def request(http: httpx.AsyncClient, url: str) -> httpx.Request:
-            headers = headers_for(
-                letter.body, id=letter.id, now_ms=self._clock.now_ms(), key=self._receivers.key
-            )
+            now_ms, key = self._clock.now_ms(), self._receivers.key
+            headers = headers_for(body, id=id_, now_ms=now_ms, key=key)
             headers["Content-Type"] = "application/json"
-            return http.build_request("POST", url, content=letter.body, headers=headers)
+            return http.build_request("POST", url, content=body, headers=headers)
 
         assert self._receivers.webhook is not None
         await self._send(self._receivers.webhook, request)
@@ -247,7 +213,8 @@ class WebhookNotifier:
         for attempt in range(1, tries + 1):
             reason, retryable = await self._try(to.url, request)
             if reason is None:
-                self._delivered(to)
+                if dropped := self._dropped.pop(to.setting, 0):
+                    _log.info("webhook.recovered", setting=to.setting, to=to.shown, dropped=dropped)
                 return
             if not retryable or attempt == tries:
                 break
@@ -260,11 +227,6 @@ class WebhookNotifier:
                 "webhook.dropped", setting=to.setting, to=to.shown, reason=reason, tries=attempt
             )
         self._dropped[to.setting] = self._dropped.get(to.setting, 0) + 1
-
-    def _delivered(self, to: Receiver) -> None:
-        dropped = self._dropped.pop(to.setting, 0)
-        if dropped:
-            _log.info("webhook.recovered", setting=to.setting, to=to.shown, dropped=dropped)
 
     async def _try(self, url: str, request: _Request) -> tuple[str | None, bool]:
         """Return why the request failed (None: it did not), and whether a retry may help."""
