@@ -23,8 +23,6 @@ from syncd.types import printable
 LISTED = 20
 """Files that are listed one by one."""
 
-SOME_LEFT = 1
-
 
 class NothingRuns(SyncdError):
     """The command needs a running daemon, or a database that a daemon created."""
@@ -46,7 +44,7 @@ def pause(invocation: Invocation) -> int:
     still queued. The pause survives restarts. If syncd is not running, it starts paused.
     """
     _carry_out(invocation, actions.pause)
-    click.echo("paused; to go on: syncd resume")
+    click.echo("paused; to continue: syncd resume")
     return 0
 
 
@@ -56,9 +54,7 @@ def resume(invocation: Invocation) -> int:
     """Resume uploading after `syncd pause`."""
     _carry_out(invocation, actions.resume)
     running = is_running(invocation.state_dir())
-    click.echo(
-        "going on" if running else "no longer paused; no syncd runs now: start it with syncd"
-    )
+    click.echo("resumed" if running else "no longer paused; syncd is not running: start it")
     return 0
 
 
@@ -98,8 +94,7 @@ def retry(
     if not (paths or everything or states):
         raise click.UsageError("Name files or folders, or give --all or --class STATE.")
     wanted = sorted(actions.ALL) if everything else states
-    done = _carry_out(invocation, actions.retry, paths=_meant(invocation, paths), states=wanted)
-    return _tell(done, "queued again", as_json)
+    return _on_paths(invocation, actions.retry, paths, "queued again", as_json, states=wanted)
 
 
 @click.command()
@@ -114,6 +109,7 @@ def bump(invocation: Invocation, paths: Sequence[str], as_json: bool) -> int:
 
     Exit code 1: some of the given files were skipped; the output says why.
     """
+    _require_paths(paths)
     return _on_paths(invocation, actions.bump, paths, "go first", as_json)
 
 
@@ -131,16 +127,16 @@ def cancel(invocation: Invocation, paths: Sequence[str], as_json: bool) -> int:
 
     Exit code 1: some of the given files were skipped; the output says why.
     """
+    _require_paths(paths)
     return _on_paths(invocation, actions.cancel, paths, "cancelled", as_json)
 
 
 @click.command()
 @click.argument("path", required=False)
 @click.option(
-    "--accept",
-    is_flag=True,
+    "--accept", is_flag=True,
     help="Accept the directories as they are now, after a disk was removed, replaced or emptied.",
-)
+)  # fmt: skip
 @pass_invocation
 def scan(invocation: Invocation, path: str | None, accept: bool) -> int:
     """
@@ -175,46 +171,27 @@ def limit(invocation: Invocation, rate: str | None) -> int:
     RATE is `10MiB/s`, `80Mbit/s`, `512K`, or a timetable as in upload.bandwidth. It applies until
     syncd restarts or reloads its configuration; to keep it, set upload.bandwidth.
     """
-    if rate is None:
-        return _show_limit(invocation)
-    try:
-        rates.parse(rate)
-    except ValueError as error:
-        raise click.UsageError(f"RATE {error}") from None
-    state_dir = _running(invocation, "set upload.bandwidth, which applies at the next start")
-    click.echo(_limited(daemon_client.post(state_dir, "limit", rate=rate)["bytes_per_second"]))
-    return 0
-
-
-def _show_limit(invocation: Invocation) -> int:
-    state_dir = invocation.state_dir()
-    if is_running(state_dir):
-        click.echo(_limited(daemon_client.get(state_dir, "/status")["progress"]["bandwidth"]))
+    if rate is not None:
+        try:
+            rates.parse(rate)
+        except ValueError as error:
+            raise click.UsageError(f"RATE {error}") from None
+        state_dir = _running(invocation, "set upload.bandwidth, which applies at the next start")
+        now = daemon_client.post(state_dir, "limit", rate=rate)["bytes_per_second"]
+    elif is_running(state_dir := invocation.state_dir()):
+        now = daemon_client.get(state_dir, "/status")["progress"]["bandwidth"]
     else:
         configured = invocation.load().settings.upload.bandwidth
         click.echo(f"syncd is not running. upload.bandwidth is {configured}.")
+        return 0
+    limited = "are not limited" if now is None else f"limited to {size_text(now)}/s"
+    click.echo(f"Uploads {limited}.")
     return 0
 
 
-def _limited(bytes_per_s: int | None) -> str:
-    if bytes_per_s is None:
-        return "Uploads are not limited."
-    return f"Uploads limited to {size_text(bytes_per_s)}/s."
-
-
-# -- inside ----------------------------------------------------------------------------------------
-
-
-def _on_paths(
-    invocation: Invocation,
-    order: Callable[..., actions.ActionResult],
-    paths: Sequence[str],
-    what: str,
-    as_json: bool,
-) -> int:
+def _require_paths(paths: Sequence[str]) -> None:
     if not paths:
         raise click.UsageError("Name one or more files or folders.")
-    return _tell(_carry_out(invocation, order, paths=_meant(invocation, paths)), what, as_json)
 
 
 def _carry_out(
@@ -239,12 +216,7 @@ def _carry_out(
 
 
 def _running(invocation: Invocation, instead: str) -> str:
-    """
-    Return the state directory of the running daemon.
-
-    Raises:
-        NothingRuns: There is none; the text says what to do *instead*.
-    """
+    """Return the state directory of the running daemon, or raise ``NothingRuns``."""
     state_dir = invocation.state_dir()
     if not is_running(state_dir):
         raise NothingRuns(f"syncd is not running on {printable(state_dir)}; {instead}")
@@ -252,12 +224,7 @@ def _running(invocation: Invocation, instead: str) -> str:
 
 
 def _meant(invocation: Invocation, paths: Sequence[str]) -> list[str]:
-    """
-    Resolve the given names to absolute paths.
-
-    Raises:
-        NoSuchFile: A name is not below a models directory.
-    """
+    """Resolve the given names to absolute paths. Raises ``NoSuchFile``."""
     from syncd.cli.path_lookup import resolve
     from syncd.ingest.dry_run import roots_of
 
@@ -270,18 +237,26 @@ def _meant(invocation: Invocation, paths: Sequence[str]) -> list[str]:
         return [os.path.abspath(path) if os.path.lexists(path) else path for path in paths]
 
 
-def _tell(done: Mapping[str, Any], what: str, as_json: bool) -> int:
+def _on_paths(
+    invocation: Invocation,
+    order: Callable[..., actions.ActionResult],
+    paths: Sequence[str],
+    what: str,
+    as_json: bool,
+    **more: Any,
+) -> int:
+    done = _carry_out(invocation, order, paths=_meant(invocation, paths), **more)
     files, examined, left = done["files"], done.get("examined", []), done["left"]
     if as_json:
         click.echo(json.dumps(done, indent=2))
-        return SOME_LEFT if left else 0
-    for said, paths in ((what, files), ("to be examined again", examined)):
-        for path in paths[:LISTED]:
-            click.echo(f"{said}: {path}")
-        if len(paths) > LISTED:
-            click.echo(f"… and {len(paths) - LISTED} more")
+        return 1 if left else 0
+    for text, listed in ((what, files), ("to be examined again", examined)):
+        for path in listed[:LISTED]:
+            click.echo(f"{text}: {path}")
+        if len(listed) > LISTED:
+            click.echo(f"… and {len(listed) - LISTED} more")
     for path, reason in left.items():
         click.echo(f"left alone: {printable(path)}: {reason}", err=True)
     if not files and not examined and not left:
         click.echo("no file is in such a state; nothing was changed")
-    return SOME_LEFT if left else 0
+    return 1 if left else 0

@@ -62,8 +62,16 @@ def login(
     loaded = invocation.load()
     stored_of(loaded).prepare()
     if not large_files:
-        return _pair(loaded, team_id)
-    click.echo(_what_it_means(loaded))
+        _pair(loaded, team_id)
+        return 0
+    click.echo(
+        f"Only signed-in users can upload files above {limit_text(loaded)}, so syncd will act as you, "
+        "with your role in the team, until you run syncd logout.\n"
+        f"The session is kept in {printable(str(stored_of(loaded).session_file))}, which only this "
+        "account can read, and is renewed automatically; the password is used once and not kept.\n"
+        "After a long pause or a broken connection you may have to sign in again, and until then all "
+        "uploads wait.\n"
+    )
     _sign_in(loaded, *_account(email, password_stdin), team_id, alone=password_stdin)
     return 0
 
@@ -92,54 +100,44 @@ def logout(invocation: Invocation) -> int:
             f"The session is removed from {printable(str(stored.session_file))}. The cloud has no "
             "call that ends one: what was removed here runs out there by itself."
         )
-    silent = _silent_keyring(loaded)
     if supplied is not None and not _is_ours(loaded, origin):
-        click.echo(_stays(supplied, origin, is_revoked=ended.get(supplied) == 0))
-    elif silent is None and not own and not kept:
-        click.echo("Nothing is kept here.")
-    if silent is not None:
-        click.echo(f"{silent}. A device key in it stays; unlock it, then: syncd logout", err=True)
-    return code or (0 if silent is None else silent.exit_code)
-
-
-def _stays(token: str, origin: str, *, is_revoked: bool) -> str:
-    """About a credential that is not ours to remove."""
-    if is_revoked:
-        return f"The same key lies in {origin}, where it is of no use any more: take it away there."
-    kind = "device key" if DEVICE_KEY.fullmatch(token) else "session token"
-    return (
-        f"The {kind} in {origin} was not put there by syncd login, and stays in force: syncd goes "
-        "on with it until it is taken away there."
-    )
-
-
-def _silent_keyring(loaded: Loaded) -> StateError | None:
-    """Return the error of a keyring that does not answer and may contain a key."""
-    ring = loaded.credential.own_keyring
+        if ended.get(supplied) == 0:
+            click.echo(
+                f"{origin} contains the same key, which is of no use any more: remove it there."
+            )
+        else:
+            kind = "device key" if DEVICE_KEY.fullmatch(supplied) else "session token"
+            click.echo(
+                f"The {kind} in {origin} does not come from syncd login and is not removed: syncd uses "
+                "it until you remove it there."
+            )
     try:
-        if ring is not None:
+        if (ring := loaded.credential.own_keyring) is not None:
             ring.ask()
     except StateError as error:
-        return error
-    return None
+        click.echo(f"{error}. A device key in it stays; unlock it, then: syncd logout", err=True)
+        return code or error.exit_code
+    if not own and not kept and (supplied is None or _is_ours(loaded, origin)):
+        click.echo("No credential is stored here.")
+    return code
 
 
 # -- a device key ---------------------------------------------------------------------------------
 
 
-def _pair(loaded: Loaded, team_id: str | None) -> int:
+def _pair(loaded: Loaded, team_id: str | None) -> None:
     key, origin = loaded.credential.device_key()
     if key is not None and team_id is not None and _is_accepted(loaded, key):
-        _vouch(loaded, key, team_id)
-        return 0
+        _trust(loaded, key, team_id)
+        return
     if key is not None and not _is_ours(loaded, origin):
         raise ConfigError(
-            f"The device key in {origin} counts before one that syncd login would keep. Take it "
-            "away there first; nothing was changed."
+            f"The device key in {origin} takes precedence over one from syncd login. Remove it there "
+            "first; nothing was changed."
         )
     if key is not None and _is_accepted(loaded, key):
         click.echo(f"This machine has a device key, in {origin}. For another one: syncd logout")
-        return 0
+        return
     before, places = Before.of(loaded), list[str]()
 
     def keep(key: str) -> None:
@@ -149,7 +147,7 @@ def _pair(loaded: Loaded, team_id: str | None) -> int:
     key, _ = loaded.credential.device_key()
     assert key is not None, "it was kept"
     if team_id is not None:
-        _vouch(loaded, key, team_id)
+        _trust(loaded, key, team_id)
     elif not asked(_shows(loaded, Credentials(lambda: key), before)):
         _revoke(loaded, key)
         _forget_key(loaded)
@@ -162,16 +160,10 @@ def _pair(loaded: Loaded, team_id: str | None) -> int:
     click.echo(f"Signed in as {name_of(who)}. The device key is kept in {places[-1]}.")
     limit = limit_text(loaded)
     click.echo(f"It uploads files up to {limit}; for larger ones: syncd login --large-files")
-    return 0
 
 
-def _vouch(loaded: Loaded, key: str, team_id: str) -> None:
-    """
-    Accept the user's word that *key* belongs to the team of the records of this machine.
-
-    Raises:
-        AlreadyRunning: A syncd is at work on them.
-    """
+def _trust(loaded: Loaded, key: str, team_id: str) -> None:
+    """Trust the user that *key* belongs to the team of our records. Raises ``AlreadyRunning``."""
     before = Before.of(loaded)
     team = _team(asked(profile(loaded, Credentials(lambda: key))), team_id, alone=True)
     if before.team_id not in (None, team.id):
@@ -201,8 +193,7 @@ def _show(pairing: Pairing) -> None:
         segno.make(pairing.address, error="l", micro=False).terminal(compact=True)
     minutes = max(1, round(pairing.lifetime_s / 60))
     click.echo(
-        f"and confirm the code {pairing.user_code} there. Waiting for that, {minutes} min at most "
-        "(Ctrl-C ends it) ..."
+        f"and confirm the code {pairing.user_code} there. Waiting up to {minutes} min (Ctrl-C stops) ..."
     )
 
 
@@ -218,20 +209,20 @@ def _is_accepted(loaded: Loaded, key: str) -> bool:
 
 
 async def _shows(loaded: Loaded, credentials: Credentials, before: Before) -> bool:
-    """Is what was registered before in the catalog that *credentials* show?"""
+    """Return whether our newest records are in the catalog of *credentials*."""
     async with reaching(loaded, credentials=credentials) as api:
         return await shows(api, before.records)
 
 
 def _keep_key(loaded: Loaded, key: str) -> str:
-    """Keep a new device key, in the system's keyring if there is one; where."""
+    """Store a new device key, in the system's keyring if there is one, and return the place."""
     stored, ring = stored_of(loaded), loaded.credential.keyring
     with locked(stored):
         if ring is None or not ring.usable:
             stored.write_device_key(key)
             return printable(str(stored.device_key_file))
         ring.keep(key)
-        stored.remove(stored.device_key_file)  # it would count before the keyring
+        stored.remove(stored.device_key_file)  # it would take precedence over the keyring
         return ring.name
 
 
@@ -244,7 +235,7 @@ def _forget_key(loaded: Loaded) -> None:
 
 
 def _is_ours(loaded: Loaded, origin: str) -> bool:
-    """Did ``syncd login`` put a key there?"""
+    """Return whether ``syncd login`` stores keys in *origin*."""
     ring = loaded.credential.keyring
     file = printable(str(stored_of(loaded).device_key_file))
     return origin == file or (ring is not None and origin == ring.name)
@@ -261,10 +252,10 @@ def _revoke(loaded: Loaded, key: str) -> int:
         asked(revoke())
     except Refused as refused:
         if refused.error.kind is Kind.DEVICE_KEY_REFUSED:
-            return 0  # it had ended before
+            return 0  # it was revoked before
         click.echo(
-            f"The device key could not be revoked: {refused.error}. It is removed here all the "
-            "same; remove the device on the Access page of the dashboard, too.",
+            f"The device key could not be revoked: {refused.error}. It is removed here anyway; "
+            "remove the device on the Access page of the dashboard, too.",
             err=True,
         )
         return refused.exit_code
@@ -312,20 +303,9 @@ async def _is_of_before(
     return named and not any([await is_in(team_id) for team_id in others])
 
 
-def _what_it_means(loaded: Loaded) -> str:
-    return (
-        f"Files above {limit_text(loaded)} are taken from signed-in users only, so syncd will act "
-        "as you, with your role in the team, until you run syncd logout.\n"
-        f"The session is kept in {printable(str(stored_of(loaded).session_file))}, which only this "
-        "account can read, and is renewed all the while; the password is used once and not kept.\n"
-        "Such sessions are not made for programs that run for weeks: after a long pause or a "
-        "broken connection you may have to sign in again, and until then all uploads wait.\n"
-    )
-
-
 def _account(email: str | None, password_stdin: bool) -> tuple[str, str]:
     if password_stdin:
-        assert email is not None, "asked for beside it"
+        assert email is not None, "required with --password-stdin"
         return email, sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():
         raise click.UsageError("there is no terminal to ask for the password: --password-stdin")
@@ -333,7 +313,7 @@ def _account(email: str | None, password_stdin: bool) -> tuple[str, str]:
 
 
 async def _signed_in(loaded: Loaded, email: str, password: str) -> tuple[Session, Profile]:
-    """A session, of no team yet, and who it belongs to."""
+    """Return a session without a team, and its account."""
     async with open_transport(loaded) as transport:
         try:
             tokens = await sign_in.login(transport, email, password)
@@ -359,14 +339,14 @@ async def _signed_in(loaded: Loaded, email: str, password: str) -> tuple[Session
 
 
 def _team(who: Profile, wanted: str | None, *, alone: bool) -> Team:
-    """The team whose catalog it is: the one named, the only one, or the one a person picks."""
+    """Return the team *wanted*, the only team, or the one that the user selects."""
     if (team := team_of(who, wanted)) is not None:
         return team
     listed = ", ".join(f"{each.id} ({each.name})" for each in who.teams) or "none"
     if wanted is not None:
         raise NotPossible(
-            f"{name_of(who)} is not in the team {printable(wanted)}, which --team, api.team_id or "
-            f"what was registered before names. The teams are: {listed}"
+            f"{name_of(who)} is not in the team {printable(wanted)} (from --team, api.team_id or the "
+            f"records of this machine). The teams are: {listed}"
         )
     if alone or not who.teams:
         raise NotPossible(f"Name the team with --team ID. The teams are: {listed}")

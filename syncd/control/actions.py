@@ -1,9 +1,7 @@
 """
-Operator commands on the queue, carried out on the store.
+Operator commands on the queue, carried out on the store by the daemon or by the command line.
 
-A running daemon and the command line use the same code: the daemon acts on the result, and without a
-daemon the next start finds what was committed. Each action is one commit, so it can be repeated after
-a full disk. All functions belong on the store's thread.
+Each action is one commit, so it can be repeated after a full disk. All functions run on the store's thread.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -55,10 +53,9 @@ UNKNOWN = "no such file is known; the path is the one that syncd status shows, o
 @dataclass(slots=True)
 class ActionResult:
     """
-    The result of an action.
+    The result of an action; files are display paths.
 
     Args:
-        files: The files that it applied to, by display path.
         examined: Files without a job, which are examined again.
         left: Files that it left alone, with the reason.
         look_at: Paths to examine again.

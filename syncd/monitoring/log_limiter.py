@@ -1,9 +1,8 @@
 """
 A limit for the number of log lines.
 
-A burst of lines, such as from a first walk that finds a thousand files, is written completely. A longer
-stream is limited to a rate; errors have a reserve. The same warning or error is written a few times a
-minute and then only counted. The number of suppressed lines is reported.
+A burst is written completely, a longer stream is limited to a rate, and errors have a reserve. The same
+warning or error is written a few times a minute and then only counted.
 """
 
 from collections import Counter

@@ -1,9 +1,4 @@
-"""
-Progress counters of a run.
-
-The counters are kept in memory only; results are in the store. Sending threads update the meter, and the
-live view and the control API take snapshots. Every number is in bytes unless its name says otherwise.
-"""
+"""Progress counters of a run, in memory only. Numbers are bytes unless the name says otherwise."""
 
 import threading
 import time
@@ -15,14 +10,9 @@ from typing import NamedTuple
 
 from syncd.types import Job
 
-BEAT_S = 5.0
-"""The duration of an interval (a beat) in seconds."""
-
-BEATS = 60
-"""The number of beats that are kept: five minutes."""
-
-RATE_BEATS = 12
-"""The number of beats of a rate: the last minute, including the current beat."""
+BEAT_S = 5.0  # the duration of an interval (a beat)
+BEATS = 60  # the number of beats that are kept: five minutes
+RATE_BEATS = 12  # the number of beats of a rate: the last minute, including the current beat
 
 
 class Phase(StrEnum):

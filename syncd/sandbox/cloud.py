@@ -303,7 +303,8 @@ class Cloud:
     async def _approve(self, request: Request) -> Response:
         """The page behind ``verification_uri``, where a user would sign in."""
         try:
-            self._accounts.confirm_pairing(request.query_params.get("user_code", ""))
+            asked = request.query_params
+            self._accounts.confirm_pairing(asked.get("user_code", ""), asked.get("team_id"))
         except ApiRefusal as refusal:
             return PlainTextResponse(str(refusal), refusal.status)
         return PlainTextResponse("Approved. The device gets its key at its next poll.")

@@ -345,15 +345,6 @@ def test_a_pause_outlives_a_kill_and_resume_ends_it(home: Home, cloud: Sandbox) 
     assert home.status()["holds"] == []
 
 
-def test_a_backfill_that_is_paused_says_so_and_ends_for_later(home: Home, cloud: Sandbox) -> None:
-    paused_before_it_knows_a_file(home)
-    once = home.once()
-
-    assert once.code == 75
-    assert "syncd resume" in once.out
-    assert cloud.history.count("presign") == 0
-
-
 def test_a_pause_lets_parts_on_the_wire_end_and_sends_none_twice(
     large_home: Home, cloud: Sandbox
 ) -> None:
@@ -437,6 +428,7 @@ def test_what_is_bumped_goes_first(home: Home, cloud: Sandbox) -> None:
 def test_a_limit_holds_from_now_on_and_off_ends_it(large_home: Home, cloud: Sandbox) -> None:
     large_home.sign_in(cloud)
     large_home.env["SYNCD_UPLOAD__BANDWIDTH"] = "64K"
+    at_rest = large_home.run("limit")
     with large_home.daemon() as daemon:
         started(large_home, daemon)
         until(lambda: cloud.history.count("sign_part"), "a part under way")
@@ -449,6 +441,7 @@ def test_a_limit_holds_from_now_on_and_off_ends_it(large_home: Home, cloud: Sand
     assert (slow["bandwidth"], changed) == (64 * 1024, 128 * 1024)
     assert limited.out == "Uploads limited to 128.0 KiB/s.\n"
     assert off.out == "Uploads are not limited.\n"
+    assert at_rest.out == "syncd is not running. upload.bandwidth is 64K.\n"
 
 
 def test_a_scan_looks_at_everything_or_at_one_path(stage: Stage) -> None:
@@ -516,11 +509,10 @@ def test_the_screen_shows_parts_and_ends_well_with_ctrl_c(large_home: Home, clou
     cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=120))
     with large_home.daemon() as daemon:
         started(large_home, daemon)
-        picture, code = watched(large_home, "1 of 2 parts █")
+        picture, code = watched(large_home, "1/2 parts")
 
     assert "2 files in the catalog, 1 to upload" in picture
     assert f"{BIG} " in picture
-    assert re.search(r"1 of 2 parts █[▁-▇]", picture)
     assert code == 0
 
 

@@ -299,10 +299,3 @@ def test_bash_completes_commands_without_importing_them(home: Home) -> None:
 
     assert done.stdout.split() == ["plain,history", "plain,health"]
     assert "pydantic" not in done.stderr
-
-
-def test_the_printed_script_is_one_that_bash_takes(home: Home) -> None:
-    script = home.state.parent / "completion.bash"
-    script.write_text(home.run("completion", "bash").out)
-
-    subprocess.run(["bash", "-n", os.fspath(script)], check=True)

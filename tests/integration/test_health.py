@@ -108,16 +108,3 @@ def test_health_finds_state_dir_by_file_flag_and_default(home: Home) -> None:
 
     assert (by_file, by_flag, by_default, by_broken.code) == (0, 0, 1, 1)
     assert "is not valid" in by_broken.out
-
-
-def test_health_imports_no_heavy_library(home: Home) -> None:
-    with answering(home, b'{"live": true, "running": 0, "idle_s": 0}'):
-        done = subprocess.run(
-            (sys.executable, "-c", MODULES + CALL, "health"),
-            env=home.environment(), capture_output=True, text=True,
-        )  # fmt: skip
-
-    imported = {name.partition(".")[0] for name in done.stderr.split()}
-    assert done.returncode == 0
-    assert "syncd" in imported
-    assert not imported & {"httpx", "pydantic", "rich", "structlog", "asyncio", "starlette"}

@@ -1,8 +1,6 @@
 """The answers that are found without the command line are those of the command line."""
 
 import os
-import signal
-import socket
 import subprocess
 
 import pytest
@@ -98,23 +96,3 @@ def test_a_reader_that_went_away_is_no_news(told: Home) -> None:
         os.close(writing)
 
         assert (done.returncode, done.stderr) == (1, b"")
-
-
-def test_an_interrupt_ends_with_130_and_one_line(home: Home) -> None:
-    store = Store(os.fspath(home.state))
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.fspath(home.state / "syncd.sock"))
-        listener.listen()
-        listener.settimeout(30)
-        asking = subprocess.Popen(
-            [*COMMAND, "health"],
-            cwd=PROJECT, env=home.environment(), stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        connection, _ = listener.accept()
-        asking.send_signal(signal.SIGINT)
-        _, err = asking.communicate(timeout=30)
-        connection.close()
-    store.close()
-
-    assert asking.returncode == 130
-    assert err.strip() == "syncd: interrupted; progress is kept"

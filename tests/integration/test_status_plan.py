@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Unique
-from tests.integration.harness import CAP, LARGE, Home, records, until
+from tests.integration.harness import CAP, LARGE, Home
 from tests.visitor import Visitor
 from tests.weights import HEADER, weights, write_safetensors
 
@@ -227,53 +226,3 @@ def test_a_plan_says_of_a_large_file_with_holes_what_a_run_says(home: Home) -> N
     home.once()
 
     assert (planned, home.file("vae/holes.safetensors")["state"]) == ("incomplete", "incomplete")
-
-
-def test_a_running_upload_shows_its_parts(large_home: Home, cloud: Sandbox) -> None:
-    large_home.sign_in(cloud)
-    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=20))
-    large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
-    with large_home.daemon() as daemon:
-        until(lambda: states(large_home).get(BIG) == "uploading", "the upload")
-        until(lambda: large_home.file(BIG)["parts_done"] == 1, "the first part")
-        running, big = large_home.status(), large_home.file(BIG)
-        daemon.stop()
-
-    assert running["running"] is True
-    assert (big["state"], big["parts_done"], big["parts"]) == ("uploading", 1, 2)
-    assert large_home.file(BIG)["state"] == "queued"
-
-
-# -- names -----------------------------------------------------------------------------------------
-
-
-NAMES = [
-    b"esc\x1b[31mred.pt",
-    b"bell\x07.pt",
-    b"new\nline.pt",
-    b"latin-\xe9.pt",
-    b"\xe2\x80\xaeflip.pt",
-]
-
-
-def test_names_are_shown_escaped_everywhere(home: Home, cloud: Sandbox) -> None:
-    folder = os.fsencode(home.models) + b"/loras/fol\x1b]0;der"
-    os.mkdir(folder)
-    for name in NAMES:
-        for place in (folder, os.fsencode(home.models) + b"/vae"):
-            with open(place + b"/" + name, "wb") as file:
-                file.write(b"weights")
-
-    plan, done, status = home.run("plan"), home.once(), home.run("status", "--all")
-
-    assert (done.code, home.counts()) == (1, {"registered": 2, "refused": 2 * len(NAMES)})
-    for command in (plan, done, status):
-        text = command.out + command.err
-        assert CONTROL.findall(text.replace("\n", "")) == []
-        assert "\u202e" not in text
-        assert r"vae/esc\x1b[31mred.pt" in text.replace("\\\\", "\\")
-        assert r"new\nline.pt" in text.replace("\\\\", "\\")
-    paths = [file["path"] for file in home.plan()["files"]]
-    assert r"loras/fol\x1b]0;der/latin-\udce9.pt" in paths
-    assert paths == [file["path"] for file in home.status()["files"]]
-    assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]

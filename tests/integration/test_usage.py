@@ -77,26 +77,6 @@ def test_setting_that_cannot_be_meant_is_refused_with_78_and_the_reason(
 # -- limit -----------------------------------------------------------------------------------------
 
 
-def test_limit_without_a_rate_shows_the_limit(home: Home) -> None:
-    home.env["SYNCD_UPLOAD__BANDWIDTH"] = "2MiB/s"
-    at_rest = home.run("limit")
-    with home.daemon() as daemon:
-        daemon.started()
-        configured = home.run("limit")
-        changed = home.run("limit", "512k")
-        shown = home.run("limit")
-        home.run("limit", "off")
-        unlimited = home.run("limit")
-
-    assert (at_rest.code, at_rest.out) == (
-        0,
-        "syncd is not running. upload.bandwidth is 2MiB/s.\n",
-    )
-    assert (configured.code, configured.out) == (0, "Uploads limited to 2.0 MiB/s.\n")
-    assert (changed.out, shown.out) == ("Uploads limited to 512.0 KiB/s.\n",) * 2
-    assert unlimited.out == "Uploads are not limited.\n"
-
-
 @pytest.mark.parametrize("rate", ["fast", "08:00,1M 9:00,off", ""])
 def test_limit_with_a_wrong_rate_is_a_usage_error_with_and_without_a_daemon(
     home: Home, rate: str

@@ -161,8 +161,3 @@ def test_a_running_syncd_cleans_up_itself(home: Home) -> None:
 
     assert (done.code, done.out) == (75, "")
     assert "A running syncd aborts unneeded uploads itself" in done.said
-
-
-def test_where_there_is_no_state_none_is_made(home: Home) -> None:
-    assert home.document("gc")["jobs_dropped"] == 0
-    assert not home.state.exists()

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import click
 import pytest
 
 from syncd.cli.main import COMMANDS
@@ -94,14 +93,6 @@ def test_help_lists_every_command_with_its_line(tmp_path: Path) -> None:
 
     for name, entry in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(entry.help)}$", said, re.MULTILINE)
-
-
-def test_help_lines_of_the_table_belong_to_commands_of_that_name() -> None:
-    for name in ("run", "config"):
-        command = COMMANDS[name].load()
-
-        assert isinstance(command, click.Command)
-        assert command.name == name
 
 
 @pytest.mark.parametrize(
@@ -208,24 +199,6 @@ def test_interrupt_ends_with_130_and_one_line(tmp_path: Path) -> None:
 
     assert child.returncode == 130
     assert said.strip() == "syncd: interrupted; progress is kept"
-
-
-def test_reader_that_went_away_is_no_news(tmp_path: Path) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-
-    done = subprocess.run(
-        [sys.executable, "-c", CALL, "--models-dir", "/m", "config", "show"],
-        cwd=REPOSITORY,
-        env=environment(tmp_path, {}),
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        timeout=30,
-    )
-    os.close(writing)
-
-    assert done.returncode != 0
-    assert done.stderr == b""
 
 
 # config check, config show
