@@ -3,9 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import IO, Any, TypeVar
 
 from syncd.cli.cloud_session import exit_of, reaching
@@ -23,16 +22,14 @@ T = TypeVar("T")
 LOCK_PAUSE_S = 0.1
 
 
-_TASKS: Mapping[Call, str] = MappingProxyType(
-    {
-        Call.LOGIN: "Signing in failed",
-        Call.ME: "Reading the account failed",
-        Call.PAIR_START: "The pairing could not be started",
-        Call.PAIR_POLL: "The pairing could not be finished",
-        Call.REFRESH: "Renewing the session failed",
-        Call.REVOKE: "Revoking the device key failed",
-    }
-)
+_TASKS = {
+    Call.LOGIN: "Signing in failed",
+    Call.ME: "Reading the account failed",
+    Call.PAIR_START: "The pairing could not be started",
+    Call.PAIR_POLL: "The pairing could not be finished",
+    Call.REFRESH: "Renewing the session failed",
+    Call.REVOKE: "Revoking the device key failed",
+}
 
 _CHECK_NETWORK = "Check the network, api.base_url and network.proxy, then run the command again."
 _LATER = "Run the command again later."

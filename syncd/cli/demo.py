@@ -67,7 +67,7 @@ def _sync(folder: Path, models: Path, base_url: str, token: str, team_id: str) -
 
 
 def _compare(models: Path, cloud: "Sandbox") -> list[str]:
-    """Model paths whose stored object is not the local file."""
+    """Return the model paths whose stored object is not the local file."""
     return [
         record["model_path"]
         for record in cloud.records()

@@ -7,7 +7,7 @@ import os
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPException
@@ -81,7 +81,11 @@ def doctor(invocation: Invocation, as_json: bool, offline: bool) -> int:
     if as_json:
         print_json({"checks": list(map(as_dict, checks)), "exit_code": code})
     else:
-        _show(checks)
+        rows = []
+        for check in checks:
+            text = ". ".join(part.rstrip(".") for part in (check.found, check.advice) if part)
+            rows.append((check.name, state_cell(check.result), text))
+        tables.show([Table(None, ("check", "result", "details and advice"), rows)])
     return code
 
 
@@ -90,14 +94,6 @@ def as_dict(check: Check) -> dict[str, object]:
     members = dataclasses.asdict(check)
     del members["code"]
     return members
-
-
-def _show(checks: Sequence[Check]) -> None:
-    rows = []
-    for check in checks:
-        text = ". ".join(part.rstrip(".") for part in (check.found, check.advice) if part)
-        rows.append((check.name, state_cell(check.result), text))
-    tables.show([Table(None, ("check", "result", "details and advice"), rows)])
 
 
 def local_checks(loaded: Loaded) -> Iterator[Check]:
@@ -132,9 +128,6 @@ async def cloud_checks(loaded: Loaded) -> list[Check]:
         return [answered, _team(loaded, me), _clock(api.clock_skew_s)]
 
 
-# -- configuration and account ---------------------------------------------------------------------
-
-
 def _configuration(loaded: Loaded) -> Check:
     where = printable(str(loaded.config_file)) if loaded.config_file else "no configuration file"
     try:
@@ -147,9 +140,7 @@ def _configuration(loaded: Loaded) -> Check:
 def _credential(loaded: Loaded) -> Check:
     token, origin = loaded.credential.read()
     if token is None:
-        advice = (
-            "Sign in: syncd login. Or name a file with a device key (dk-...) in api.token_file."
-        )
+        advice = "Sign in: syncd login. Or set api.token_file to a file with a device key (dk-...)."
         return Check("credential", Result.FAILED, "none", advice, 77)
     if isinstance(loaded.credential.current(), Session):
         return Check("credential", Result.OK, f"session from {origin}; renewed automatically")
@@ -158,19 +149,17 @@ def _credential(loaded: Loaded) -> Check:
         kind = "device key" if token.get_secret_value().startswith("dk-") else "session token"
         return Check("credential", Result.OK, f"{kind} from {origin}; does not expire")
     left_s = ends_s - time.time()
-    found = f"session token from {origin}, {_span(left_s)}"
+    hours = f"{abs(left_s) / 3600:.1f} hours"
     if left_s <= 0:
-        return Check("credential", Result.FAILED, found, "Sign in: syncd login --large-files", 77)
+        found, advice = f"expired {hours} ago", "Sign in: syncd login --large-files"
+        return Check(
+            "credential", Result.FAILED, f"session token from {origin}, {found}", advice, 77
+        )
+    found = f"session token from {origin}, expires in {hours}"
     if left_s < LIFE_WARNED_S:
         advice = "For a session that is renewed automatically: syncd login --large-files"
         return Check("credential", Result.WARNING, found, advice)
     return Check("credential", Result.OK, found)
-
-
-def _span(left_s: float) -> str:
-    hours = abs(left_s) / 3600
-    length = f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} hours"
-    return f"expires in {length}" if left_s > 0 else f"expired {length} ago"
 
 
 def _team(loaded: Loaded, me: Profile) -> Check:
@@ -184,9 +173,7 @@ def _team(loaded: Loaded, me: Profile) -> Check:
     permissions = printable(describe_permissions(me, team_id))
     text = f"{who}, team {printable(team.name) if team else 'unknown'}: {permissions}"
     if team is not None and team.role is not None and team.role.lower() not in WRITERS:
-        advice = (
-            "Ask an owner of the team for the role admin. Until then the cloud refuses all uploads."
-        )
+        advice = "Ask an owner of the team for the role admin. Until then no upload is accepted."
         return Check("role", Result.WARNING, text, advice)
     return Check("role", Result.OK, text)
 
@@ -203,9 +190,6 @@ def _clock(skew_s: float | None) -> Check:
     return Check("clock", Result.WARNING, found, advice)
 
 
-# -- this machine ----------------------------------------------------------------------------------
-
-
 def _proxy(settings: Settings) -> str:
     api = urlsplit(settings.api.base_url)
     if settings.api.loopback:
@@ -220,9 +204,8 @@ def _proxy(settings: Settings) -> str:
 
 
 def _without_user(url: str) -> str:
-    """Return the address of a proxy without user and password."""
     host = url.rpartition("@")[2].rpartition("://")[2].partition("/")[0]
-    scheme = url.partition("://")[0] if "://" in url else "http"  # as httpx takes it
+    scheme = url.partition("://")[0] if "://" in url else "http"  # the default of httpx
     return printable(f"{scheme}://{host}")
 
 
@@ -317,8 +300,6 @@ def _comfyui(url: str | None) -> Check:
             queued = int(json.loads(answer.read(ANSWER_MAX))["exec_info"]["queue_remaining"])
     except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
         found = f"{printable(url)} does not report its queue: {printable(str(error))}"
-        advice = (
-            "Check comfyui.url and that ComfyUI is running. Until then syncd treats it as not busy."
-        )
+        advice = "Check comfyui.url and that ComfyUI is running. syncd treats it as not busy."
         return Check("comfyui", Result.WARNING, found, advice)
     return Check("comfyui", Result.OK, f"{printable(url)}: queue length {queued}")

@@ -35,12 +35,9 @@ class Swept:
 
 @click.command()
 @click.option(
-    "--days",
-    type=click.IntRange(0),
-    default=30,
-    show_default=True,
+    "--days", type=click.IntRange(0), default=30, show_default=True,
     help="Delete history older than this.",
-)
+)  # fmt: skip
 @json_option
 @pass_invocation
 def gc(invocation: Invocation, days: int, as_json: bool) -> int:

@@ -36,9 +36,8 @@ class Everything:
     """
     Everything known about one file.
 
-    Args:
-        on_disk: Compared with the last check: ``unchanged``, ``changed``, ``new`` or ``gone``.
-        settling: The daemon's entry while the file still changes.
+    ``on_disk`` compares it with the last check: ``unchanged``, ``changed``, ``new`` or ``gone``.
+    ``settling`` is the daemon's entry while the file still changes.
     """
 
     place: Place
@@ -98,12 +97,9 @@ def queue(invocation: Invocation, as_json: bool, everything: bool) -> int:
     "--days", type=click.IntRange(0), default=7, show_default=True, help="Days to look back."
 )
 @click.option(
-    "--most",
-    type=click.IntRange(1),
-    default=100,
-    show_default=True,
+    "--most", type=click.IntRange(1), default=100, show_default=True,
     help="Maximum number of events; older ones are left out.",
-)
+)  # fmt: skip
 @json_option
 @pass_invocation
 def history(invocation: Invocation, path: str | None, days: int, most: int, as_json: bool) -> int:

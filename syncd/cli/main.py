@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
@@ -92,17 +91,15 @@ _GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
 }  # fmt: skip
 
-COMMANDS: Mapping[str, Lazy] = MappingProxyType(
-    {
-        name: Lazy(f"syncd.cli.{target}", line, group)
-        for group, commands in _GROUPS.items()
-        for name, (target, line) in commands.items()
-    }
-)
+COMMANDS: Mapping[str, Lazy] = {
+    name: Lazy(f"syncd.cli.{target}", line, group)
+    for group, commands in _GROUPS.items()
+    for name, (target, line) in commands.items()
+}
 
 
-class SuggestingGroup(click.Group):
-    """A group of commands that suggests the nearest name for an unknown one."""
+class LazyGroup(click.Group):
+    """A group that lists ``COMMANDS`` without importing them; each accepts the global options too."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -115,10 +112,6 @@ class SuggestingGroup(click.Group):
             hint = f" Did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
-
-
-class LazyGroup(SuggestingGroup):
-    """A group that lists ``COMMANDS`` without importing them; each accepts the global options too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -209,12 +202,8 @@ class Invocation:
         """Read the configuration without setting up logging. Raises ``ConfigError``."""
         from syncd.config import loader
 
-        flags = {
-            "models_dir": self.options.get("models_dir"),
-            "state_dir": self.options.get("state_dir"),
-            "log.level": self.options.get("log_level"),
-            "log.format": self.options.get("log_format"),
-        }
+        names = {"models_dir", "state_dir", "log_level", "log_format"} & self.options.keys()
+        flags = {name.replace("log_", "log."): self.options[name] for name in names}
         return loader.load(self.options.get("config"), flags, os.environ)
 
 
@@ -327,7 +316,6 @@ def _print_error(text: str) -> None:
 
 def _print_internal_error(error: Exception) -> None:
     """Print what a bug report needs; at level debug the traceback, without local variables."""
-    from syncd.monitoring.log import digest
     from syncd.types import printable
 
     debug = logging.getLogger().isEnabledFor(logging.DEBUG)
@@ -336,7 +324,7 @@ def _print_internal_error(error: Exception) -> None:
         _print_error("traceback\n" + "\n".join(map(printable, lines)))
     _print_error(
         f"internal error: {type(error).__name__}: {printable(str(error))[:300]} "
-        f"(syncd {__version__}, digest {digest(error)}). Progress is kept. "
+        f"(syncd {__version__}). Progress is kept. "
         f"{'Please report it.' if debug else 'Please report it with the output of --log-level debug.'}"
     )
 

@@ -33,11 +33,9 @@ from syncd.types import printable
 EVENTS_MOST = 2000
 SINCE_MS = 14 * 86_400_000
 
+# Settings and fields that contain or may quote names; the hash of a public model identifies it.
 _NAMING = ("naming.map", "select.include", "select.exclude")
-"""Settings whose values contain names of models."""
-
 _NAME_FIELDS = frozenset({"path", "model_path", "sha256", "reason", "advice"})
-"""Fields that contain or may quote names; the hash of a public model identifies it."""
 
 _ABOUT = """\
 A bundle of syncd {version}, made by syncd support-bundle. It contains no token, no presigned URL
@@ -52,8 +50,6 @@ doctor.json       from syncd doctor --offline --json
 The log is not included, because syncd stores none. Please add the output of journalctl -u syncd,
 docker logs or kubectl logs for the time in question.
 """
-_HIDDEN = "Names of models, and texts that may quote them, are left out."
-_SHOWN = "It contains names of models (--with-names)."
 
 
 @click.command("support-bundle")
@@ -93,11 +89,17 @@ def _pack(file: Any, documents: Mapping[str, str]) -> None:
 
 
 def _documents(loaded: Loaded, with_names: bool) -> dict[str, str]:
-    about = _ABOUT.format(
-        version=__version__, names=_SHOWN if with_names else _HIDDEN, most=EVENTS_MOST
-    )
+    names = "Names of models, and texts that may quote them, are left out."
+    if with_names:
+        names = "It contains names of models (--with-names)."
+    about = _ABOUT.format(version=__version__, names=names, most=EVENTS_MOST)
     made: dict[str, Callable[[], object]] = {
-        "versions.json": _versions,
+        "versions.json": lambda: {
+            "syncd": __version__,
+            "python": sys.version,
+            "system": platform.platform(),
+            "packages": {package.name: package.version for package in metadata.distributions()},
+        },
         "config.json": lambda: _config(loaded, with_names),
         "status.json": lambda: _status(loaded, with_names),
         "history.json": lambda: _history(loaded, with_names),
@@ -160,13 +162,3 @@ def _doctor(loaded: Loaded, with_names: bool) -> object:
         if check["name"] == "names" and not with_names:
             check["found"] = str(check["found"]).partition("; for example")[0]
     return checks
-
-
-def _versions() -> object:
-    return {
-        "syncd": __version__,
-        "python": sys.version,
-        "system": platform.platform(),
-        "libc": " ".join(platform.libc_ver()),
-        "packages": {package.name: package.version for package in metadata.distributions()},
-    }

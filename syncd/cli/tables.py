@@ -21,11 +21,8 @@ STYLES = {
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _GAP = "  "
-_RIGHT = frozenset({"size", "files"})
-"""Columns that are aligned to the right."""
-
-_WRAP_LEAST = 24
-"""The last column is wrapped if the terminal leaves it at least this many columns."""
+_RIGHT = frozenset({"size", "files"})  # columns that are aligned to the right
+_WRAP_LEAST = 24  # columns that the terminal must leave for the last column if it is wrapped
 
 
 class Cell(NamedTuple):
@@ -59,7 +56,10 @@ def show(items: Iterable[Item]) -> None:
     import shutil  # slow to import, and not needed by the fast path
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    sys.stdout.write(render(items, width=width, color=_wants_color()))
+    color = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
+    if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        color = False
+    sys.stdout.write(render(items, width=width, color=color))
     sys.stdout.flush()
 
 
@@ -90,12 +90,6 @@ def display_width(text: str) -> int:
     )
 
 
-def _wants_color() -> bool:
-    if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
-        return False
-    return sys.stdout.isatty() or "FORCE_COLOR" in os.environ
-
-
 def _styled(text: str, style: str, color: bool) -> str:
     if not (color and style and text):
         return text
@@ -112,13 +106,10 @@ def _table(table: Table, width: int | None, color: bool) -> Iterator[str]:
     if table.title:
         yield _styled(table.title, "bold", color)
     for row in rows:
-        last = _wrapped(row[-1].text, room)
-        for number, text in enumerate(last):
-            cells = [
-                *(row[:-1] if number == 0 else [Cell("")] * (len(row) - 1)),
-                Cell(text, row[-1].style),
-            ]
-            yield _row(cells, table.columns, widths, color)
+        first = row[:-1]
+        for text in _wrapped(row[-1].text, room):
+            yield _row([*first, Cell(text, row[-1].style)], table.columns, widths, color)
+            first = [Cell("")] * len(first)
 
 
 def _row(cells: Sequence[Cell], columns: Sequence[str], widths: Sequence[int], color: bool) -> str:

@@ -18,13 +18,7 @@ from syncd.types import Profile, Session, Team
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """
-    A credential on this machine; docs/schemas/whoami.schema.json describes the fields.
-
-    Args:
-        kind: ``session`` (stored by syncd login), ``token`` (another session token) or ``device``.
-        accepted: Whether the cloud accepts it; None if it could not be asked.
-    """
+    """A credential on this machine; docs/schemas/whoami.schema.json describes the fields."""
 
     kind: str
     origin: str

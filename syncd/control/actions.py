@@ -6,7 +6,6 @@ Each action is one commit, so it can be repeated after a full disk. All function
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from syncd.core.files.search_paths import PathKey
 from syncd.store.reports import Named
@@ -30,19 +29,17 @@ ALL = frozenset(RETRIABLE) - {FileState.DRIFT}
 BUMPABLE = frozenset({FileState.QUEUED, FileState.WAITING})
 CANCELLABLE = BUMPABLE | {FileState.UPLOADING, FileState.NEEDS_SIGN_IN, FileState.FAILED}
 
-LEFT_REASONS: Mapping[str, str] = MappingProxyType(
-    {
-        FileState.REGISTERED: "it is in the catalog",
-        FileState.UPLOADING: "it is being uploaded",
-        FileState.QUEUED: "it is queued; to have it first: syncd bump",
-        FileState.WAITING: "it waits for its next try; to try it now: syncd retry",
-        FileState.FAILED: "it failed; to try it again: syncd retry",
-        FileState.CANCELLED: "it was cancelled; to send it after all: syncd retry",
-        FileState.NEEDS_SIGN_IN: "it needs a user session; syncd status says more",
-        FileState.IGNORED: "the rules ignore it",
-        FileState.SHADOWED: "ComfyUI loads another file under its name",
-    }
-)
+LEFT_REASONS: Mapping[str, str] = {
+    FileState.REGISTERED: "it is in the catalog",
+    FileState.UPLOADING: "it is being uploaded",
+    FileState.QUEUED: "it is queued; to have it first: syncd bump",
+    FileState.WAITING: "it waits for its next try; to try it now: syncd retry",
+    FileState.FAILED: "it failed; to try it again: syncd retry",
+    FileState.CANCELLED: "it was cancelled; to send it after all: syncd retry",
+    FileState.NEEDS_SIGN_IN: "it needs a user session; syncd status says more",
+    FileState.IGNORED: "the rules ignore it",
+    FileState.SHADOWED: "ComfyUI loads another file under its name",
+}
 """Why an action leaves a file alone, by its state."""
 
 BUNDLED = "it is stored and waits for another file of its bundle; syncd file names that one"
@@ -124,32 +121,35 @@ def retry(
 
 def bump(store: Store, now_ms: int, *, paths: Sequence[str]) -> ActionResult:
     """Move queued files before all others, ordered by size."""
-    result = ActionResult()
-
-    def first(place: Named) -> bool:
-        assert place.job_id is not None, "a queued file has a job"
-        store.jobs.bump(place.job_id, now_ms)
-        result.files.append(place.shown)
-        return True
-
-    with store.transaction():
-        _each_named(store, paths, BUMPABLE, first, result)
-    return result
+    return _each_job(store, paths, BUMPABLE, lambda job_id: store.jobs.bump(job_id, now_ms))
 
 
 def cancel(store: Store, now_ms: int, *, paths: Sequence[str]) -> ActionResult:
     """Cancel files until they change or are retried."""
+    ended: list[int] = []
+
+    def end(job_id: int) -> None:
+        store.jobs.cancel(job_id, now_ms)
+        ended.append(job_id)
+
+    result = _each_job(store, paths, CANCELLABLE, end)
+    result.ended = ended
+    return result
+
+
+def _each_job(
+    store: Store, paths: Sequence[str], states: Collection[str], act: Callable[[int], object]
+) -> ActionResult:
     result = ActionResult()
 
-    def end(place: Named) -> bool:
-        assert place.job_id is not None, "there is something to cancel"
-        store.jobs.cancel(place.job_id, now_ms)
-        result.ended.append(place.job_id)
+    def carry_out(place: Named) -> bool:
+        assert place.job_id is not None, "a file in these states has a job"
+        act(place.job_id)
         result.files.append(place.shown)
         return True
 
     with store.transaction():
-        _each_named(store, paths, CANCELLABLE, end, result)
+        _each_named(store, paths, states, carry_out, result)
     return result
 
 
@@ -174,7 +174,5 @@ def _each_named(
                 result.left[place.shown] = BUNDLED
         if not places:
             result.left[path] = UNKNOWN
-        elif not fit:
-            result.left.update(
-                {p.shown: LEFT_REASONS.get(p.state, f"it is {p.state}") for p in places}
-            )
+        for place in () if fit else places:
+            result.left[place.shown] = LEFT_REASONS.get(place.state, f"it is {place.state}")

@@ -6,20 +6,17 @@ handler limits the number of lines.
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from syncd import __version__
 from syncd.monitoring.log_limiter import LogLimiter
 from syncd.types import printable
 
@@ -73,14 +70,6 @@ def _without_secrets(text: str) -> str:
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
-
-
-def digest(error: BaseException) -> str:
-    """Return eight hex digits that identify the type and the traceback of *error*."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{os.path.basename(f.filename)}:{f.lineno}:{f.name}" for f in frames]
-    identity = "\n".join([__version__, type(error).__qualname__, *places])
-    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:

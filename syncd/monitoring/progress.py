@@ -59,8 +59,21 @@ class Running:
     parts_done: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+@dataclass
+class _Counters:
+    settling_files: int = 0
+    finished_files: int = 0
+    finished: int = 0
+    registered_files: int = 0
+    adopted_files: int = 0
+    failed_files: int = 0
+    hashed: int = 0
+    sent: int = 0
+    adopted: int = 0
+
+
+@dataclass(kw_only=True)
+class Snapshot(_Counters):
     """
     All counters at one moment.
 
@@ -71,17 +84,8 @@ class Snapshot:
     """
 
     running: tuple[Running, ...]
-    settling_files: int
     expected_files: int
     expected: int
-    finished_files: int
-    finished: int
-    registered_files: int
-    adopted_files: int
-    failed_files: int
-    hashed: int
-    sent: int
-    adopted: int
     sent_rate: float
     hashed_rate: float
     sent_beats: tuple[int, ...]
@@ -95,9 +99,8 @@ class _Advance:
     """
     The progress of a job over all its tries, without bytes that are merely sent again.
 
-    After a try that got further than all earlier ones, the bytes of the next try count as progress again:
-    a long body on a slow link is not stuck because it failed once. After a try that got no further, they do
-    not count: a server that always fails at the same byte makes no progress.
+    After a try that got further than all earlier ones, the bytes of the next try count as progress. After a
+    try that got no further they do not: a server that always fails at the same byte makes no progress.
     """
 
     sent: int = 0
@@ -163,15 +166,11 @@ class Meter:
         self._sending, self._hashing = RateHistory(now_s), RateHistory(now_s)
         self._tallies: Counter[tuple[Tally, tuple[str, ...]]] = Counter()
         self._walks: dict[str, float] = {}
-        self._adopted_bytes = 0
         self._lock = threading.Lock()
         self._running: dict[int, Running] = {}
         self._advances: dict[int, _Advance] = {}
         self._expected: dict[int, int] = {}
-        self._settling = 0
-        self._finished_files = self._finished = 0
-        self._registered = self._adopted = self._failed = 0
-        self._hashed = self._sent = 0
+        self._counters = _Counters()
 
     def expect(self, job_id: int, size: int) -> None:
         with self._lock:
@@ -180,7 +179,7 @@ class Meter:
     def settling(self, files: int) -> None:
         """Set the number of files that are still changing."""
         with self._lock:
-            self._settling = files
+            self._counters.settling_files = files
 
     def begin(self, job: Job) -> None:
         with self._lock:
@@ -216,7 +215,7 @@ class Meter:
 
     def add_hashed(self, job_id: int, count: int) -> None:
         with self._lock:
-            self._hashed += count
+            self._counters.hashed += count
             self._hashing.add(count)
             self._moved_s = self._now_s()
             if (running := self._running.get(job_id)) is not None:
@@ -226,7 +225,7 @@ class Meter:
         """Add sent bytes of a job; negative if a try failed."""
         with self._lock:
             if count > 0:
-                self._sent += count
+                self._counters.sent += count
                 self._sending.add(count)
             if (running := self._running.get(job_id)) is not None:
                 running.sent += count
@@ -236,23 +235,23 @@ class Meter:
     @property
     def sent(self) -> int:
         """All bytes sent so far, including repeated ones."""
-        return self._sent
+        return self._counters.sent
 
     def end(
         self, job_id: int, *, registered: bool = False, adopted: bool = False, failed: bool = False
     ) -> None:
         """End the run of a job; at most one flag is set, if the job is finished."""
         with self._lock:
-            running = self._running.pop(job_id, None)
+            running, counters = self._running.pop(job_id, None), self._counters
             if registered or adopted or failed:
                 self._advances.pop(job_id, None)
                 size = running.size if running is not None else self._expected.get(job_id, 0)
-                self._finished_files += 1
-                self._finished += size
-                self._registered += registered
-                self._adopted += adopted
-                self._failed += failed
-                self._adopted_bytes += size if adopted else 0
+                counters.finished_files += 1
+                counters.finished += size
+                counters.registered_files += registered
+                counters.adopted_files += adopted
+                counters.failed_files += failed
+                counters.adopted += size if adopted else 0
                 self._moved_s = self._now_s()
 
     def drop(self, job_id: int) -> None:
@@ -265,18 +264,10 @@ class Meter:
     def snapshot(self) -> Snapshot:
         with self._lock:
             return Snapshot(
+                **vars(self._counters),
                 running=tuple(map(replace, self._running.values())),
-                settling_files=self._settling,
                 expected_files=len(self._expected),
                 expected=sum(self._expected.values()),
-                finished_files=self._finished_files,
-                finished=self._finished,
-                registered_files=self._registered,
-                adopted_files=self._adopted,
-                failed_files=self._failed,
-                hashed=self._hashed,
-                sent=self._sent,
-                adopted=self._adopted_bytes,
                 sent_rate=self._sending.rate(),
                 hashed_rate=self._hashing.rate(),
                 sent_beats=tuple(self._sending.figures()),

@@ -169,11 +169,8 @@ def test_bug_shows_its_traceback_at_level_debug_only_and_never_a_secret(tmp_path
     quiet = syncd(tmp_path, "buggy", before=MISBEHAVE)
     loud = syncd(tmp_path, "--log-level", "debug", "buggy", before=MISBEHAVE)
 
-    digest = re.search(r"digest ([0-9a-f]{8})\)", quiet.stderr)
     assert quiet.stderr.startswith("syncd: internal error: ZeroDivisionError: over https://h/p?")
     assert len(quiet.stderr.splitlines()) == 1
-    assert digest is not None
-    assert digest[1] in loud.stderr
     assert "in buggy" in loud.stderr
     assert "CANARY" not in quiet.stderr + loud.stderr
     assert not {"\x1b", "\x07"} & set(quiet.stderr + loud.stderr)

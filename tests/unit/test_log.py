@@ -273,17 +273,6 @@ def test_auto_format_depends_on_terminal_and_journal() -> None:
     assert json.loads(first_line(io.StringIO(), journal=False))["event"] == "ready"
 
 
-def test_digest_identifies_equal_errors() -> None:
-    def digest_of(text: str, error: type[Exception]) -> str:
-        try:
-            raise error(text)
-        except Exception as caught:
-            return log.digest(caught)
-
-    assert digest_of("a", ValueError) == digest_of("b", ValueError)
-    assert digest_of("a", ValueError) != digest_of("a", KeyError)
-
-
 @pytest.mark.parametrize(
     "pattern", [each for each, _ in log._SECRETS], ids=lambda each: each.pattern[:20]
 )
