@@ -16,15 +16,13 @@ from syncd.store.db import reading
 from syncd.store.reports import Report
 from syncd.types import HoldKind
 
-EVENT_S = 1.0
-"""Seconds between two events of a stream."""
-
+EVENT_S = 1.0  # between two events of a stream
 STREAMS_MAX = 16
 FILES_MAX = 10_000
 
 FRESH_S = 0.5
 COST = 20
-"""The store is read again after ``FRESH_S`` plus ``COST`` times as long as the last read took."""
+"""The store is read again after ``FRESH_S`` or ``COST`` times as long as the last read took."""
 
 NOT_READY = frozenset({HoldKind.ROOT, HoldKind.OPERATOR})
 """Holds that an operator must end before syncd is ready."""
@@ -56,7 +54,6 @@ class StatusCache:
             return self._standing._replace(holds=holds if hold is None else [*holds, hold])
 
     async def document(self) -> dict[str, Any]:
-        """As ``overview.document``."""
         context, standing = self._context, await self.standing()
         progress = overview.progress_of(
             context.meter.snapshot(),
@@ -109,7 +106,6 @@ class Queries:
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status)
 
     async def status(self, request: Request) -> Response:
-        """The status document."""
         return JSONResponse(await self._cache.document())
 
     async def files(self, request: Request) -> Response:
@@ -127,7 +123,6 @@ class Queries:
         return JSONResponse({"settling": None if found is None else found._asdict()})
 
     async def metrics(self, request: Request) -> Response:
-        """For Prometheus."""
         from syncd.monitoring import metrics  # takes 1 MiB of memory
 
         context = self._context

@@ -102,9 +102,21 @@ def configure(
     console = format == "console" or (format == "auto" and (terminal or journal))
     renderer: list[Processor] = [structlog.processors.JSONRenderer()]
     if console:
-        renderer = [_drop_timestamp] * journal + [_console(colors=terminal)]
+        plain = structlog.dev.plain_traceback
+        text = structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain)
+        renderer = [_drop_timestamp, text] if journal else [text]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_COMMON,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,  # plain tracebacks: no local variables
+            _clean,
+            *renderer,
+        ],
+    )
     handler = (_JournalHandler if journal else _Handler)(stream, now_s)
-    handler.setFormatter(_formatter(renderer))
+    handler.setFormatter(formatter)
     _configure_stdlib(handler, level)
     structlog.configure(
         processors=[*_COMMON, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -124,25 +136,6 @@ def _configure_stdlib(handler: logging.Handler, level: str) -> None:
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _formatter(renderer: list[Processor]) -> structlog.stdlib.ProcessorFormatter:
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_COMMON,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,  # plain tracebacks: no local variables
-            _clean,
-            *renderer,
-        ],
-    )
-
-
-def _console(*, colors: bool) -> Processor:
-    return structlog.dev.ConsoleRenderer(
-        colors=colors, exception_formatter=structlog.dev.plain_traceback
-    )
 
 
 def _drop_timestamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

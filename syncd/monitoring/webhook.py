@@ -92,9 +92,9 @@ class WebhookNotifier:
         self._clock = clock
         self._jitter = jitter
         self._shown_of = shown_of
-        self._client = (
-            wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy) if self.is_configured else {}
-        )
+        self._client = {}
+        if self.is_configured:
+            self._client = wire.client_arguments(ca_bundle=ca_bundle, proxy=proxy)
         self._batch = NotificationBatch()
         self._outbox: list[tuple[str, bytes]] = []
         """Id and body; the id stays the same over all tries, so that a receiver can drop duplicates."""
@@ -117,7 +117,7 @@ class WebhookNotifier:
             self._batch.add_failure(job.id, failure, self._clock.boottime_s())
 
     def jobs_requeued(self, job_ids: Collection[int]) -> None:
-        """Take back the failures of jobs that failed through no fault of theirs and are retried."""
+        """Take back the failures of jobs that are retried after all."""
         self._batch.remove_failures(job_ids)
 
     def hold_started(self, hold: HoldRow) -> None:

@@ -81,12 +81,6 @@ def test_a_tree_that_is_not_there_is_not_judged(home: Home) -> None:
     assert "is its disk mounted?" in emptied.said
 
 
-def test_before_anything_is_registered_there_is_nothing_to_verify(home: Home) -> None:
-    assert home.document("verify")["files"] == []
-    assert home.document("verify", ONE, code=1)["files"] == []
-    assert not home.state.exists()
-
-
 def test_a_running_syncd_is_not_disturbed(home: Home) -> None:
     with home.daemon() as daemon:
         until(lambda: len(daemon.events("job.ended")) == 2, "both registrations")
