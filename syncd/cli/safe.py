@@ -71,7 +71,6 @@ class Answer:
         absent: Directories of extra_model_paths that do not exist and never held a model.
         hold: The reason why all uploads wait.
         unknown: Why the cloud could not be asked.
-        rate: Bytes per second of the last uploads; None if there were none.
     """
 
     files_wanted: int = 0
@@ -85,7 +84,6 @@ class Answer:
     absent: Sequence[str] = ()
     hold: str | None = None
     unknown: SyncdError | None = None
-    rate: float | None = None
 
     @property
     def exit_code(self) -> int:
@@ -152,7 +150,6 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
             answer.unknown = error
     with reading(os.fspath(loaded.settings.state_dir), Report) as report:
         if report is not None:
-            answer.rate = bytes_per_s(report.recent_uploads())
             texts = [
                 ". ".join(text.rstrip(".") for text in (hold.reason, hold.advice) if text)
                 for hold in report.holds()
@@ -276,7 +273,6 @@ def _drift(record: Record | None, step: Step, sha256: str | None, loaded: Loaded
 
 
 def as_document(answer: Answer, *, deep: bool) -> dict[str, object]:
-    rate, timed = answer.rate, answer.rate is not None and answer.hold is None
     return {
         "safe": answer.exit_code == 0,
         "exit_code": answer.exit_code,
@@ -291,8 +287,6 @@ def as_document(answer: Answer, *, deep: bool) -> dict[str, object]:
         "absent": answer.absent,
         "unknown": None if answer.unknown is None else str(answer.unknown),
         "bytes_to_send": answer.to_send,
-        "bytes_per_s": None if rate is None else round(rate),
-        "seconds": round(answer.to_send / rate) if rate is not None and timed else None,
         "hold": answer.hold,
         "at_risk": [asdict(each) for each in answer.at_risk],
         "unexamined": [
@@ -311,14 +305,13 @@ def _say(answer: Answer, *, deep: bool) -> None:
     elif answer.unknown is not None:
         click.echo(f"NOT known to be safe: {answer.unknown}")
     else:
-        wanted = f"{_count(answer.files_wanted)}, {size_text(answer.bytes_wanted)}"
+        not_asked, wanted = answer.not_asked, _count(answer.files_wanted, answer.bytes_wanted)
         by = "read again and equal" if deep else "unchanged since it was registered"
-        there = {
-            Asked.LISTING: "every record is in the catalog",
-            Asked.EACH: f"every record was asked for and is there{_but(answer.not_asked)}",
-            Asked.NOT: f"{answer.not_asked} records were not asked for: this server does not list "
-            "(--deep asks for each)",
-        }[answer.asked]
+        there = "every record is in the catalog"
+        if answer.asked is Asked.NOT:
+            there = f"records not checked: {not_asked}; this server has no list (try --deep)"
+        elif not_asked:
+            there = f"every known record is in the catalog, records without an id: {not_asked}"
         text = f"{wanted}; every file is {by}, {there}"
         text = text if answer.files_wanted else "no models are here"
         click.echo(f"safe: {text}{_beside(answer)}")
@@ -328,10 +321,14 @@ def _dangers(answer: Answer) -> Iterator[str]:
     """Yield what keeps the answer from being "safe", one clause each."""
     if answer.at_risk:
         yield (
-            f"{len(answer.at_risk)} of {_count(answer.files_wanted)} would be lost,"
+            f"{len(answer.at_risk)} of {answer.files_wanted} files would be lost,"
             f" {size_text(answer.bytes_at_risk)} of {size_text(answer.bytes_wanted)}"
         )
-        yield _remaining(answer)
+        if answer.to_send:
+            yield f"{size_text(answer.to_send)} to send"
+            yield from filter(None, [answer.hold])
+        else:
+            yield "none of it is uploaded automatically"
     if answer.unknown is not None:
         yield f"the other files could not be checked: {str(answer.unknown).rstrip('.')}"
     if answer.unexamined:
@@ -339,55 +336,21 @@ def _dangers(answer: Answer) -> Iterator[str]:
         yield f"{count} {'place' if count == 1 else 'places'} cannot be examined"
     if answer.all_skipped:
         yield (
-            f"the rules exclude every model file here: {_count(answer.skipped)},"
-            f" {size_text(answer.skipped_size)}; syncd plan shows the rule of each file"
+            "the rules exclude every model file here:"
+            f" {_count(answer.skipped, answer.skipped_size)}; syncd plan shows the rule of each file"
         )
-
-
-def _but(not_asked: int) -> str:
-    if not not_asked:
-        return ""
-    was = "was not asked for: its id is" if not_asked == 1 else "were not asked for: their ids are"
-    return f", but {not_asked} {was} not known"
 
 
 def _beside(answer: Answer) -> str:
     """Describe the files that the answer leaves out."""
     text = ""
     if answer.skipped:
-        are = "file%s is" if answer.skipped == 1 else "files%s are"
-        are %= f" ({size_text(answer.skipped_size)})"
-        text += f"; {answer.skipped} model {are} skipped by the rules: syncd plan"
+        count = _count(answer.skipped, answer.skipped_size)
+        text += f"; models skipped by the rules: {count} (see syncd plan)"
     if answer.absent:
         text += f"; not there: {', '.join(answer.absent)} (extra_model_paths)"
     return text
 
 
-def _count(files: int) -> str:
-    return "1 file" if files == 1 else f"{files} files"
-
-
-def _remaining(answer: Answer) -> str:
-    if not answer.to_send:
-        return "none of it is uploaded automatically"
-    text = f"{size_text(answer.to_send)} to send"
-    if answer.hold is not None:
-        return f"{text}; {answer.hold}"
-    if answer.rate is None:
-        return f"{text}, how long that takes is not known yet"
-    minutes = max(1, round(answer.to_send / answer.rate / 60))
-    return f"{text}, about {minutes} min at the last {size_text(answer.rate)}/s"
-
-
-def bytes_per_s(uploads: Iterable[tuple[int, int, int]]) -> float | None:
-    """
-    Return the bytes of (start, end, bytes) in ms, divided by the time in which any upload ran.
-
-    None if there are no uploads.
-    """
-    busy_ms = total = until_ms = 0
-    for began_ms, ended_ms, size in sorted(uploads):
-        busy_ms += max(0, ended_ms - max(began_ms, until_ms))
-        until_ms = max(until_ms, ended_ms)
-        total += size
-    return total * 1000 / max(busy_ms, 1) if total else None
+def _count(files: int, size: int) -> str:
+    return f"{files} {'file' if files == 1 else 'files'}, {size_text(size)}"

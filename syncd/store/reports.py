@@ -331,25 +331,6 @@ class Report(Outline):
             for row in rows
         ]
 
-    def recent_uploads(self, most: int = 20) -> list[tuple[int, int, int]]:
-        """
-        Return (began, ended, bytes) of the last sent files, in Unix milliseconds.
-
-        Files whose events ``syncd gc`` deleted are left out.
-        """
-        rows = self._db.all(
-            "SELECT size, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'claim')"
-            " AS began, (SELECT max(at) FROM job_event WHERE job_id = job.id AND event = 'finish')"
-            " AS ended FROM job WHERE state = 'done' AND stored_at IS NOT NULL"
-            " ORDER BY id DESC LIMIT ?",
-            (most,),
-        )
-        return [
-            (row["began"], row["ended"], row["size"])
-            for row in rows
-            if row["began"] is not None and row["ended"] is not None
-        ]
-
 
 def rel_path_in(root: Any, named: str) -> str | None:
     """Return the *named* path relative to a root's row; None if it lies elsewhere."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from syncd.cli.safe import bytes_per_s
 from syncd.core.catalog.drift import Finding, FindingKind, LocalFile
 from syncd.core.catalog.plan import Action, Step
 from syncd.core.catalog.plan_file import (
@@ -163,9 +162,3 @@ def test_record_with_file_has_no_line() -> None:
     here = {("/models", "loras/old.pt")}
 
     assert list(records_to_retire([owned()], here, now_ms=9 * HOUR_MS, grace_ms=0)) == []
-
-
-def test_throughput_counts_busy_time_only() -> None:
-    assert bytes_per_s([]) is None
-    assert bytes_per_s([(0, 1000, 500), (500, 1500, 500), (9000, 9500, 1000)]) == 1000.0
-    assert bytes_per_s([(0, 2000, 1000), (500, 1000, 1000)]) == 1000.0
