@@ -31,8 +31,6 @@ _TASKS = {
     Call.REVOKE: "Revoking the device key failed",
 }
 
-_CHECK_NETWORK = "Check the network, api.base_url and network.proxy, then run the command again."
-_LATER = "Run the command again later."
 _OVERLOADED = frozenset({Kind.SERVER_TRANSIENT, Kind.SERVER_FAULT, Kind.API_THROTTLED})
 
 
@@ -40,9 +38,11 @@ class Refused(SyncdError):
     """The cloud refused a command, or could not be reached; ``reason`` includes the advice."""
 
     def __init__(self, error: JobError) -> None:
-        said = str(error).removeprefix(f"{error.call}: ").rstrip(".: ")
-        advice = error.advice or (_LATER if error.kind in _OVERLOADED else _CHECK_NETWORK)
-        self.reason = f"{said}. {advice}"
+        text = str(error).removeprefix(f"{error.call}: ").rstrip(".: ")
+        advice = "Check the network, api.base_url and network.proxy, then run the command again."
+        if error.kind in _OVERLOADED:
+            advice = "Run the command again later."
+        self.reason = f"{text}. {error.advice or advice}"
         task = None if error.call is None else _TASKS.get(error.call)
         super().__init__(": ".join(filter(None, (task, self.reason))))
         self.error = error

@@ -116,9 +116,6 @@ def history(invocation: Invocation, path: str | None, days: int, most: int, as_j
     return 0
 
 
-# -- reading ---------------------------------------------------------------------------------------
-
-
 def _find(settings: Settings, given: str) -> Everything:
     state_dir = os.fspath(settings.state_dir)
     roots, tree = roots_of(settings)
@@ -191,22 +188,15 @@ def _key(place: Place) -> dict[str, Any]:
 
 def _history(settings: Settings, path: str | None, since_ms: int, most: int) -> list[EventReport]:
     with reading(os.fspath(settings.state_dir), Report) as report:
-        if path is not None:
-            roots, _ = roots_of(settings)
-            place = resolve(path, settings, roots, report)
-        if report is None:
-            return []
         if path is None:
-            return report.history(since_ms=since_ms, most=most)
-        events = [event for event in report.events_of(**_key(place)) if event.at >= since_ms]
-        return events[-most:]
+            return [] if report is None else report.history(since_ms=since_ms, most=most)
+        place = resolve(path, settings, roots_of(settings)[0], report)
+        events = [] if report is None else report.events_of(**_key(place))
+        return [event for event in events if event.at >= since_ms][-most:]
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-# -- output ----------------------------------------------------------------------------------------
 
 
 def _file_document(found: Everything) -> dict[str, object]:

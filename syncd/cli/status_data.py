@@ -145,7 +145,7 @@ def _corrected(
     return status._replace(amounts=amounts)
 
 
-# -- for an account that may not read the database --------------------------------------------------
+# The following functions are for an account that may not read the database.
 
 
 def _holds_from(live: Mapping[str, Any]) -> list[HoldRow]:
