@@ -41,14 +41,13 @@ class StoreCleanup:
 
         This includes uploads that the server had no way to abort earlier.
         """
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE upload SET state = 'unwanted', run_after = 0, updated_at = :now"
-                " WHERE state IN ('unwanted', 'abandoned') OR (state = 'open' AND NOT EXISTS"
-                " (SELECT 1 FROM job WHERE job.id = upload.job_id"
-                "     AND job.upload_id = upload.upload_id AND job.state IN ('queued', 'leased')))",
-                {"now": now_ms},
-            )
+        self._db.run(
+            "UPDATE upload SET state = 'unwanted', run_after = 0, updated_at = :now"
+            " WHERE state IN ('unwanted', 'abandoned') OR (state = 'open' AND NOT EXISTS"
+            " (SELECT 1 FROM job WHERE job.id = upload.job_id"
+            "     AND job.upload_id = upload.upload_id AND job.state IN ('queued', 'leased')))",
+            {"now": now_ms},
+        )
 
     def drop_old(self, before_ms: int) -> Dropped:
         """

@@ -8,7 +8,7 @@ One read-write connection on one thread, opened while the lock is held; all othe
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -179,16 +179,13 @@ class Database:
                 raise
 
     def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> int:
-        """Execute one statement of a transaction and return the number of changed rows."""
-        # Outside a transaction, a full disk would not be handled.
-        assert self._connection.in_transaction, sql
-        with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
+        """Execute one statement, in its own transaction if none is open; return the changed rows."""
+        with self.transaction(), closing(self._connection.execute(sql, parameters)) as cursor:
             return cursor.rowcount
 
-    def run_many(self, sql: str, rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> None:
-        """Execute one statement of a transaction for each of *rows*."""
-        assert self._connection.in_transaction, sql
-        with _errors(self._path):
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute one statement for each of *rows*, in one transaction."""
+        with self.transaction():
             self._connection.executemany(sql, rows).close()
 
     def insert(self, table: str, values: dict[str, Any]) -> int:

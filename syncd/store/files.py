@@ -376,11 +376,10 @@ class Files:
 
     def judge_afresh(self, keys: Iterable[PathKey]) -> None:
         """Forget why these paths get no job, so that the next scan judges them again."""
-        with self._db.transaction():
-            self._db.run_many(
-                "DELETE FROM file WHERE root_id = ? AND rel_path = ? AND verdict <> 'wanted'",
-                [(root_id, os.fsencode(rel_path)) for root_id, rel_path in keys],
-            )
+        self._db.run_many(
+            "DELETE FROM file WHERE root_id = ? AND rel_path = ? AND verdict <> 'wanted'",
+            [(root_id, os.fsencode(rel_path)) for root_id, rel_path in keys],
+        )
 
     def mark_unreadable(self, root_id: int, rel_path: str, reason: str, now_ms: int) -> None:
         """Mark a file that the worker could not open until its ctime changes."""

@@ -32,11 +32,10 @@ class Holds:
 
     def pause(self, now_ms: int) -> None:
         """Begin the hold of ``syncd pause``; no effect if it exists."""
-        with self._db.transaction():
-            self._db.run(
-                "INSERT OR IGNORE INTO hold (kind, since, reason, advice, probe_at) VALUES (?, ?, ?, ?, ?)",
-                (HoldKind.PAUSED, now_ms, "paused by syncd pause", PAUSE_ADVICE, now_ms),
-            )
+        self._db.run(
+            "INSERT OR IGNORE INTO hold (kind, since, reason, advice, probe_at) VALUES (?, ?, ?, ?, ?)",
+            (HoldKind.PAUSED, now_ms, "paused by syncd pause", PAUSE_ADVICE, now_ms),
+        )
 
     def all(self) -> list[HoldRow]:
         """Return the active holds, oldest first."""
@@ -44,17 +43,13 @@ class Holds:
 
     def probe_now(self, now_ms: int) -> None:
         """Make every hold due for a probe, after a restart or with a new credential."""
-        with self._db.transaction():
-            self._db.run("UPDATE hold SET probe_at = ?", (now_ms,))
+        self._db.run("UPDATE hold SET probe_at = ?", (now_ms,))
 
     def clear(self, *kinds: HoldKind) -> list[HoldRow]:
         """End these holds; returns those that were active."""
         ended = [hold for hold in self.all() if hold.kind in kinds]
         if ended:
-            with self._db.transaction():
-                self._db.run_many(
-                    "DELETE FROM hold WHERE kind = ?", [(hold.kind,) for hold in ended]
-                )
+            self._db.run_many("DELETE FROM hold WHERE kind = ?", [(hold.kind,) for hold in ended])
         return ended
 
 
@@ -108,21 +103,17 @@ class Servers:
 
     def trust_key(self, key: str | None) -> None:
         """Remember the device key whose team has the records; None: a session is used."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE cloud SET key_digest = :new WHERE key_digest IS NOT :new",
-                {"new": None if key is None else _digest(key)},
-            )
+        self._db.run(
+            "UPDATE cloud SET key_digest = :new WHERE key_digest IS NOT :new",
+            {"new": None if key is None else _digest(key)},
+        )
 
     def answered(self, base_url: str) -> frozenset[Call]:
         rows = self._db.all("SELECT call FROM route WHERE base_url = ?", (base_url,))
         return frozenset(Call(row["call"]) for row in rows)
 
     def note_answered(self, base_url: str, call: Call) -> None:
-        with self._db.transaction():
-            self._db.run(
-                "INSERT OR IGNORE INTO route (base_url, call) VALUES (?, ?)", (base_url, call)
-            )
+        self._db.run("INSERT OR IGNORE INTO route (base_url, call) VALUES (?, ?)", (base_url, call))
 
     def pin_storage_host(self, base_url: str, host: str) -> str:
         """Remember the storage host of a server; returns the first one that was remembered."""

@@ -169,10 +169,9 @@ class JobQueue:
     def start_over(self, now_ms: int) -> None:
         """Requeue failed jobs and reset the counters of queued ones, because syncd was started."""
         self.requeue_failed(now_ms, reason="syncd was started")
-        with self._db.transaction():
-            self._db.run(
-                "DELETE FROM job_attempt WHERE job_id IN (SELECT id FROM job WHERE state = 'queued')"
-            )
+        self._db.run(
+            "DELETE FROM job_attempt WHERE job_id IN (SELECT id FROM job WHERE state = 'queued')"
+        )
 
     def expire_all(self, now_ms: int) -> int:
         """
@@ -190,11 +189,10 @@ class JobQueue:
 
     def make_all_due(self, now_ms: int) -> None:
         """Let every queued job run now instead of after its own wait."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE job SET run_after = :now WHERE state = 'queued' AND run_after > :now",
-                {"now": now_ms},
-            )
+        self._db.run(
+            "UPDATE job SET run_after = :now WHERE state = 'queued' AND run_after > :now",
+            {"now": now_ms},
+        )
 
     # -- facts -----------------------------------------------------------------------------------
 
@@ -467,12 +465,11 @@ class JobQueue:
 
     def bump(self, job_id: int, now_ms: int) -> None:
         """Let a queued job be the next that is claimed."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE job SET priority = ?, run_after = ?, updated_at = ?"
-                " WHERE id = ? AND state = 'queued'",
-                (Priority.BUMPED, now_ms, now_ms, job_id),
-            )
+        self._db.run(
+            "UPDATE job SET priority = ?, run_after = ?, updated_at = ?"
+            " WHERE id = ? AND state = 'queued'",
+            (Priority.BUMPED, now_ms, now_ms, job_id),
+        )
 
     def cancel(self, job_id: int, now_ms: int) -> None:
         """
@@ -498,11 +495,10 @@ class JobQueue:
 
     def make_due(self, job: Job, now_ms: int) -> None:
         """Let a queued job run now instead of after its own wait."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE job SET run_after = ?, updated_at = ? WHERE id = ? AND state = 'queued'",
-                (now_ms, now_ms, job.id),
-            )
+        self._db.run(
+            "UPDATE job SET run_after = ?, updated_at = ? WHERE id = ? AND state = 'queued'",
+            (now_ms, now_ms, job.id),
+        )
 
     def not_stored(self, job: Job) -> str | None:
         """Return another file of the job's bundle that is wanted and not stored yet, if any."""
@@ -527,12 +523,11 @@ class JobQueue:
         return self._free(held_class, now_ms, "")
 
     def _free(self, held_class: HeldClass, now_ms: int, condition: str) -> int:
-        with self._db.transaction():
-            return self._db.run(
-                "UPDATE job SET held_class = NULL, run_after = :now, updated_at = :now"
-                f" WHERE held_class = :class AND state = 'queued'{condition}",
-                {"class": held_class, "now": now_ms},
-            )
+        return self._db.run(
+            "UPDATE job SET held_class = NULL, run_after = :now, updated_at = :now"
+            f" WHERE held_class = :class AND state = 'queued'{condition}",
+            {"class": held_class, "now": now_ms},
+        )
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -144,11 +144,10 @@ class Records:
 
     def remark(self, record_id: str, remark: Remark, reason: str, now_ms: int) -> None:
         """Add an event to the history of the record's file."""
-        with self._db.transaction():
-            self._db.run(
-                f"{_REMARK} WHERE record_id = :record AND state = 'done' ORDER BY id DESC LIMIT 1",
-                {"now": now_ms, "event": remark, "reason": reason, "record": record_id},
-            )
+        self._db.run(
+            f"{_REMARK} WHERE record_id = :record AND state = 'done' ORDER BY id DESC LIMIT 1",
+            {"now": now_ms, "event": remark, "reason": reason, "record": record_id},
+        )
 
     def note_gone(self, file: KnownFile, now_ms: int) -> None:
         """Mark the records of a deleted file; they are retired later."""
@@ -194,17 +193,13 @@ class Records:
 
     def intend_change(self, record_id: str, now_ms: int) -> None:
         """Commit the intent to send an update or delete."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE record SET change_sent_at = ? WHERE record_id = ?", (now_ms, record_id)
-            )
+        self._db.run(
+            "UPDATE record SET change_sent_at = ? WHERE record_id = ?", (now_ms, record_id)
+        )
 
     def note_answered(self, record_id: str) -> None:
         """Commit that the last update or delete has a known outcome."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE record SET change_sent_at = NULL WHERE record_id = ?", (record_id,)
-            )
+        self._db.run("UPDATE record SET change_sent_at = NULL WHERE record_id = ?", (record_id,))
 
     def change_sent_at(self, record_id: str) -> int | None:
         """Return when a change of unknown outcome was sent (Unix ms), or None."""
@@ -274,16 +269,14 @@ class Records:
 
     def note_checked(self, drifts: Mapping[str, Drift | None], now_ms: int) -> None:
         """Commit a comparison with the listing, by record ids."""
-        with self._db.transaction():
-            self._db.run_many(
-                "UPDATE record SET checked_at = ?, drift = ? WHERE record_id = ?",
-                [(now_ms, drift, record_id) for record_id, drift in drifts.items()],
-            )
+        self._db.run_many(
+            "UPDATE record SET checked_at = ?, drift = ? WHERE record_id = ?",
+            [(now_ms, drift, record_id) for record_id, drift in drifts.items()],
+        )
 
     def note_twin(self, record_id: str, twin_id: str | None) -> None:
         """Commit the intent to disable it in favour of another record; None: it stays."""
-        with self._db.transaction():
-            self._db.run("UPDATE record SET twin_id = ? WHERE record_id = ?", (twin_id, record_id))
+        self._db.run("UPDATE record SET twin_id = ? WHERE record_id = ?", (twin_id, record_id))
 
     def yield_to_duplicate(self, record_id: str, twin_id: str) -> None:
         """Replace it by the other record, after it was disabled."""
@@ -380,8 +373,7 @@ class Records:
 
     def note_deleted(self, retiring: RecordToRetire) -> None:
         """Forget a record that was deleted from the catalog."""
-        with self._db.transaction():
-            self._db.run("DELETE FROM record WHERE record_id = ?", (retiring.record_id,))
+        self._db.run("DELETE FROM record WHERE record_id = ?", (retiring.record_id,))
 
     def reinstate(self, retiring: RecordToRetire) -> None:
         """Undo its retirement."""
@@ -392,11 +384,10 @@ class Records:
         )
 
     def _write(self, retiring: RecordToRetire, change: str, value: int | None) -> None:
-        with self._db.transaction():
-            self._db.run(
-                f"UPDATE record SET {change} WHERE model_path = ? AND sha256 = ?",
-                (value, retiring.model_path, retiring.sha256),
-            )
+        self._db.run(
+            f"UPDATE record SET {change} WHERE model_path = ? AND sha256 = ?",
+            (value, retiring.model_path, retiring.sha256),
+        )
 
 
 _REMARK = (

@@ -186,17 +186,15 @@ class Uploads:
 
     def end(self, upload: Multipart, state: UploadState, now_ms: int) -> None:
         """Commit the end of an upload: ``aborted``, ``gone`` or ``abandoned``."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE upload SET state = ?, updated_at = ? WHERE storage_key = ? AND upload_id = ?",
-                (state, now_ms, upload.storage_key, upload.upload_id),
-            )
+        self._db.run(
+            "UPDATE upload SET state = ?, updated_at = ? WHERE storage_key = ? AND upload_id = ?",
+            (state, now_ms, upload.storage_key, upload.upload_id),
+        )
 
     def postpone_abort(self, upload: Multipart, run_after: int, now_ms: int) -> None:
         """Repeat the abort, which failed, at *run_after*."""
-        with self._db.transaction():
-            self._db.run(
-                "UPDATE upload SET run_after = ?, updated_at = ? WHERE storage_key = ?"
-                " AND upload_id = ?",
-                (run_after, now_ms, upload.storage_key, upload.upload_id),
-            )
+        self._db.run(
+            "UPDATE upload SET run_after = ?, updated_at = ? WHERE storage_key = ?"
+            " AND upload_id = ?",
+            (run_after, now_ms, upload.storage_key, upload.upload_id),
+        )
