@@ -71,7 +71,9 @@ class _RunView:
         now = self._meter.snapshot()
         sent = now.finished + sum(min(each.sent, each.size) for each in now.running)
         left = max(now.expected - sent, 0)
-        progress = progress_of(now, NOTHING, (), started_at=0, version="", bandwidth=None)
+        progress = progress_of(
+            now, NOTHING, (), started_at=0, version="", bandwidth=None, calls_per_s=None
+        )
         progress["bytes_left"] = left
         progress["seconds_left"] = left / now.sent_rate if left and now.sent_rate > 0 else None
         label = f"{now.finished_files} of {now.expected_files} files"

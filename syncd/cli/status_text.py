@@ -72,6 +72,8 @@ def activity(progress: Mapping[str, Any], now_ms: int) -> Iterator[Line]:
         f" {size_text(progress['hashed_rate'])}/s, {size_text(progress['bytes_left'])} left"
         + ("" if left is None else f", about {duration_text(left)}")
     )
+    if progress["calls_per_s"] is not None and progress["running"]:
+        yield Line(f"API pace: up to {progress['calls_per_s']:g} calls/s")
     if progress["running"] and progress["idle_s"] > STALLED_S:
         since = time_text(now_ms - int(progress["idle_s"] * 1000))
         yield Line(f"no progress since {since}", "bold yellow")

@@ -4,6 +4,7 @@ The calls of the cloud API that need a credential, one method each.
 ``cloud.transport`` sends them and ``cloud.validation`` checks their answers.
 """
 
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -63,6 +64,11 @@ class CloudClient:
         self._clock = clock
         self._multipart = multipart
         self._capabilities = transport.capabilities
+        self._pace = transport.pace
+
+    def calls_per_s(self) -> float | None:
+        """Return the current pace of calls; None if the server has none."""
+        return self._pace.rate if math.isfinite(self._pace.rate) else None
 
     @property
     def multipart_available(self) -> bool:

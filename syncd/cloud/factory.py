@@ -38,6 +38,7 @@ def build_transport(settings: Settings, client: HttpClient, **more: Any) -> Tran
         client,
         team_id=settings.api.team_id,
         calls_per_s=settings.api.calls_per_s,
+        calls_per_s_max=settings.api.calls_per_s_max,
         **more,
     )
 

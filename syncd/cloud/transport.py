@@ -11,6 +11,7 @@ never reaches another host.
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from syncd.cloud.validation import BODY_MAX, parse_json
 from syncd.core.jobs import error_mapping, retry_policy
 from syncd.core.jobs.error_mapping import to_error
 from syncd.core.jobs.retry_policy import Budget
+from syncd.core.transfer.pace import AdaptivePace, announced_limit
 from syncd.errors import JobError, Permanent
 from syncd.types import Call, Kind
 
@@ -37,11 +39,8 @@ ANSWER_S = 30.0
 COMPLETE_S = 600.0
 """Assembling a large object may take minutes before the first byte of an answer."""
 
-BURST_S = 1.0
-"""An idle rate limiter accumulates at most the calls of this many seconds."""
-
-SLOW_CALLS_PER_S = 2.0
-SLOW_FOR_S = 3600.0
+THROTTLED_WAIT_S = 1.0
+"""The pause after a throttled call without Retry-After if the pace had grown."""
 
 _RECORD_CALLS = frozenset({Call.GET_MODEL, Call.UPDATE_MODEL, Call.DELETE_MODEL})
 
@@ -64,36 +63,24 @@ class NoRecord(Permanent):
 
 
 class RateLimiter:
-    """
-    Limits the calls per second, and reduces the limit for an hour after a throttled call.
+    """Makes calls wait for their turn, and for the end of a pause that the server asked for."""
 
-    Args:
-        calls_per_s: None for no limit.
-    """
-
-    def __init__(self, calls_per_s: float | None, clock: Clock) -> None:
-        self._calls_per_s = calls_per_s
+    def __init__(self, pace: AdaptivePace, clock: Clock) -> None:
+        self._pace = pace
         self._clock = clock
-        self._booked_until_s = 0.0
-        self._slow_until_s = 0.0
         self._paused_until_s = 0.0
 
     async def wait(self) -> None:
         """Wait until one more call may be sent; a turn is booked before the wait, so callers queue."""
+        await self._wait_for_end_of_pause()
+        wait_s = self._pace.book(self._clock.boottime_s())
+        if wait_s > 0:
+            await self._clock.sleep(wait_s)
+            await self._wait_for_end_of_pause()
+
+    async def _wait_for_end_of_pause(self) -> None:
         while (pause_s := self.pause_left_s()) > 0:
             await self._clock.sleep(pause_s)
-        if self._calls_per_s is None:
-            return
-        now_s = self._clock.boottime_s()
-        slow = now_s < self._slow_until_s
-        rate = min(self._calls_per_s, SLOW_CALLS_PER_S) if slow else self._calls_per_s
-        self._booked_until_s = max(self._booked_until_s, now_s - BURST_S) + 1 / rate
-        if self._booked_until_s > now_s:
-            await self._clock.sleep(self._booked_until_s - now_s)
-
-    def slow_down(self) -> None:
-        """Reduce the limit, because the server throttled a call."""
-        self._slow_until_s = self._clock.boottime_s() + SLOW_FOR_S
 
     def pause(self, seconds: float) -> None:
         """Send no call at all for some time, because the server asked for that."""
@@ -125,9 +112,12 @@ class Transport:
         base_url: Ends in ``/api/v1``.
         team_id: Sent with a session that names no team; a device key belongs to one team.
         jitter: Draws from [0, 1].
-        calls_per_s: The rate limit; a server on this machine has none.
+        calls_per_s: The pace of calls at first; a server on this machine has none until it throttles.
+        calls_per_s_max: The largest pace.
+        learned_pace: The pace that an earlier run found, if any.
         on_request: Called after each request with the status of its answer, None if none arrived.
         on_repeat: Called before a request is sent again.
+        on_pace: Called with the pace for the next run when it has changed by half.
     """
 
     def __init__(
@@ -139,9 +129,12 @@ class Transport:
         clock: Clock,
         jitter: Callable[[], float],
         calls_per_s: float = 10.0,
+        calls_per_s_max: float = 100.0,
+        learned_pace: float | None = None,
         capabilities: ServerCapabilities | None = None,
         on_request: Callable[[Call, int | None], None] = lambda call, status: None,
         on_repeat: Callable[[Call], None] = lambda call: None,
+        on_pace: Callable[[float], None] = lambda calls_per_s: None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self.host = urlsplit(base_url).hostname or ""
@@ -150,10 +143,16 @@ class Transport:
         self._clock = clock
         self._jitter = jitter
         self._budget = Budget()
-        self._rate = RateLimiter(None if is_loopback(self.host) else calls_per_s, clock)
+        start, most = calls_per_s, calls_per_s_max
+        if is_loopback(self.host):
+            start = most = math.inf
+        self.pace = AdaptivePace(start, most, learned_pace)
+        self._rate = RateLimiter(self.pace, clock)
         self.capabilities = capabilities or ServerCapabilities()
         self._on_request = on_request
         self._on_repeat = on_repeat
+        self._on_pace = on_pace
+        self._noted_pace = self.pace.level
         self.clock_skew_s: float | None = None
         """Seconds that this machine's clock is ahead of the server's, by the latest ``Date`` header."""
 
@@ -190,17 +189,26 @@ class Transport:
             if intend is not None:
                 await intend()
             request = self._request(call, method, path, body, token, credential)
+            sent_s = self._clock.boottime_s()
             try:
                 answer = await self._once(call, request, read)
             except JobError as error:
                 failure = error
             else:
+                now_s = self._clock.boottime_s()
+                self.pace.answered(now_s, call, now_s - sent_s)
+                self._note_pace()
                 self.capabilities.note_answered(call)
                 if tries == 0:
                     self._budget.worked()
                 return answer
+            if failure.kind is Kind.API_THROTTLED:
+                grown = self._slow_down(failure)
+                if grown and not failure.unclear:
+                    self._on_repeat(call)
+                    continue
             tries += 1
-            self._learn(call, method, failure)
+            self._learn_routes(call, method, failure)
             renews = retry_policy.row_of(failure.kind, call).renews
             if credential is not None and not renewed and renews:
                 renewed = await credential.reread(token)
@@ -219,10 +227,19 @@ class Transport:
             self._rate.pause(wait_s)
         await self._clock.sleep(wait_s)
 
-    def _learn(self, call: Call, method: str, failure: JobError) -> None:
-        if failure.kind is Kind.API_THROTTLED:
-            self._rate.slow_down()
-            self._rate.pause(failure.retry_after_s or 0.0)
+    def _slow_down(self, failure: JobError) -> bool:
+        """Pause after a throttled call. True if the pace had grown: then the call need only be slower."""
+        grown = self.pace.throttled(self._clock.boottime_s())
+        self._rate.pause(failure.retry_after_s or (THROTTLED_WAIT_S if grown else 0.0))
+        return grown
+
+    def _note_pace(self) -> None:
+        level = self.pace.level
+        if math.isfinite(level) and not level / 1.5 < self._noted_pace < level * 1.5:
+            self._noted_pace = level
+            self._on_pace(level)
+
+    def _learn_routes(self, call: Call, method: str, failure: JobError) -> None:
         # PUT is the first guess for an update; only the second guess settles it.
         then = retry_policy.row_of(failure.kind, call).then
         if then is retry_policy.Next.SWITCH_OFF and method != "PUT":
@@ -293,10 +310,21 @@ class Transport:
         self._on_request(call, response.status_code)
         if (date := retry_policy.date_of(response.headers.get("Date"))) is not None:
             self.clock_skew_s = self._clock.now_ms() / 1000 - date.timestamp()
+        self._obey(response.headers)
         refusal = self._refusal(call, response, content)
         if refusal is not None:
             raise refusal
         return self._read(call, response, content, read)
+
+    def _obey(self, headers: httpx.Headers) -> None:
+        """Obey the headers that announce how many more calls the server accepts."""
+        limit = announced_limit(headers, self._clock.now_ms() / 1000)
+        if limit is None:
+            return
+        remaining, reset_s = limit[0], min(limit[1], retry_policy.RETRY_AFTER_MAX_S)
+        self.pace.announced(self._clock.boottime_s(), remaining, reset_s)
+        if remaining == 0:
+            self._rate.pause(reset_s)
 
     def _read(
         self,

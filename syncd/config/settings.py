@@ -318,7 +318,10 @@ class Api(_Section):
     """Largest file sent with one PUT, in bytes or as 500MB. Larger files use a multipart upload."""
 
     calls_per_s: float = Field(10, gt=0, le=1000, allow_inf_nan=False)
-    """Maximum API calls per second. Not applied if base_url is on this machine."""
+    """API calls per second at first. They increase while answers are good, and decrease on request."""
+
+    calls_per_s_max: float = Field(100, gt=0, le=1000, allow_inf_nan=False)
+    """Maximum API calls per second. Neither value applies if base_url is on this machine."""
 
     multipart: Multipart = Multipart()
 

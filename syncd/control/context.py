@@ -23,6 +23,7 @@ class ControlContext:
 
     Args:
         started_at: Unix milliseconds.
+        calls_per_s: The current pace of API calls, or None.
         settling: The files that still change; iterate without an await.
         hint: Queues a path to examine.
         state_hold: The hold of a full state disk, which cannot be stored.
@@ -39,6 +40,7 @@ class ControlContext:
     dispatcher: Dispatcher
     transfer: Transfer
     bandwidth: Bandwidth
+    calls_per_s: Callable[[], float | None]
     settling: Callable[[], Iterator[Settling]]
     hint: Callable[[Hint], None]
     state_hold: Callable[[], HoldRow | None]

@@ -62,6 +62,7 @@ class StatusCache:
             started_at=context.started_at,
             version=__version__,
             bandwidth=context.bandwidth.rate,
+            calls_per_s=context.calls_per_s(),
         )
         return overview.document(standing, running=True, progress=progress)
 
@@ -136,6 +137,7 @@ class Queries:
             watch_mode=context.watch_mode(),
             token_s=None if ends_at_s is None else ends_at_s - now_ms / 1000,
             bandwidth=context.bandwidth.rate,
+            calls_per_s=context.calls_per_s(),
             slots=context.transfer.width,
         )
         return Response(metrics.render(facts), media_type=metrics.CONTENT_TYPE)

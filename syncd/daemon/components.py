@@ -8,7 +8,7 @@ each component when it is first used, from the components that it needs.
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -195,18 +195,20 @@ async def build_components(
 
 
 async def _transport(resources: Resources, http: transport.HttpClient) -> transport.Transport:
-    """Build the transport, and remember across restarts which calls were answered."""
-    settings, servers = resources.live.settings, resources.store.servers
+    """Build the transport, and remember across restarts which calls were answered, and at what pace."""
+    settings, servers, db = resources.live.settings, resources.store.servers, resources.lanes.db
+    base_url = settings.api.base_url
     notes: set[asyncio.Task[None]] = set()
 
-    def on_answered(call: Call) -> None:
-        note = asyncio.ensure_future(
-            resources.lanes.db(servers.note_answered, settings.api.base_url, call)
-        )
+    def keep(writing: Coroutine[Any, Any, None]) -> None:
+        note = asyncio.ensure_future(writing)
         notes.add(note)
         note.add_done_callback(notes.discard)
 
-    answered = await resources.lanes.db(servers.answered, settings.api.base_url)
+    def on_answered(call: Call) -> None:
+        keep(db(servers.note_answered, base_url, call))
+
+    answered = await db(servers.answered, base_url)
     return build_transport(
         settings,
         http,
@@ -215,6 +217,8 @@ async def _transport(resources: Resources, http: transport.HttpClient) -> transp
         capabilities=ServerCapabilities(answered, on_answered=on_answered),
         on_request=partial(_count_request, resources.meter),
         on_repeat=lambda call: resources.meter.count(Tally.RETRY, "request"),
+        on_pace=lambda calls_per_s: keep(db(servers.note_pace, base_url, calls_per_s)),
+        learned_pace=await db(servers.pace, base_url),
     )
 
 
@@ -517,6 +521,7 @@ class Components:
             dispatcher=self.dispatcher,
             transfer=self.transfer,
             bandwidth=self.sending,
+            calls_per_s=self._api.calls_per_s,
             settling=self.ingester.tracker.progress,
             hint=self._hint,
             state_hold=self.resources.state_hold,

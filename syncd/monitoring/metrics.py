@@ -39,6 +39,7 @@ class Facts:
         watch_mode: One of ``WATCH_MODES``.
         token_s: The remaining lifetime of the session token in seconds; None if unknown.
         bandwidth: The bandwidth limit in bytes per second; None: no limit.
+        calls_per_s: The current pace of API calls; None: no pace.
     """
 
     now_ms: int
@@ -49,6 +50,7 @@ class Facts:
     watch_mode: str
     token_s: float | None
     bandwidth: float | None
+    calls_per_s: float | None
     slots: int
 
 
@@ -117,6 +119,7 @@ def _gauges(facts: Facts) -> Iterator[GaugeMetricFamily]:
     yield _family("hold_age_seconds", "Seconds since the hold started.", ("kind",), ages)
     yield _one("token_remaining_seconds", "Remaining lifetime of the session token.", facts.token_s)
     yield _one("bandwidth_limit_bytes_per_second", "The current upload limit.", facts.bandwidth)
+    yield _one("api_calls_per_second_limit", "The current pace of API calls.", facts.calls_per_s)
     yield _one("put_slots", "The current limit of concurrent PUT requests.", facts.slots)
     yield _one("abandoned_uploads", "Uploads that cannot be aborted.", status.abandoned_uploads)
 

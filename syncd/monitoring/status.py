@@ -96,8 +96,15 @@ def progress_of(
     started_at: int,
     version: str,
     bandwidth: float | None,
+    calls_per_s: float | None,
 ) -> dict[str, Any]:
-    """Return the progress of a running syncd; *bandwidth*: the limit in bytes per second, or None."""
+    """
+    Return the progress of a running syncd.
+
+    Args:
+        bandwidth: The limit in bytes per second, or None.
+        calls_per_s: The current pace of API calls; None: no pace.
+    """
     from syncd.monitoring.progress import BEAT_S
 
     in_flight = sum(min(running.sent, running.size) for running in now.running)
@@ -117,6 +124,7 @@ def progress_of(
         "sent_beats": list(now.sent_beats),
         "idle_s": round(now.idle_s, 1),
         "bandwidth": bandwidth,
+        "calls_per_s": None if calls_per_s is None else round(calls_per_s, 1),
         "this_run": {
             "registered_files": now.registered_files,
             "adopted_files": now.adopted_files,

@@ -115,6 +115,15 @@ class Servers:
     def note_answered(self, base_url: str, call: Call) -> None:
         self._db.run("INSERT OR IGNORE INTO route (base_url, call) VALUES (?, ?)", (base_url, call))
 
+    def pace(self, base_url: str) -> float | None:
+        """Return the calls per second that an earlier run found, or None."""
+        row = self._db.one("SELECT calls_per_s FROM pace WHERE base_url = ?", (base_url,))
+        return None if row is None else float(row["calls_per_s"])
+
+    def note_pace(self, base_url: str, calls_per_s: float) -> None:
+        with self._db.transaction():
+            self._db.run("REPLACE INTO pace VALUES (?, ?)", (base_url, calls_per_s))
+
     def pin_storage_host(self, base_url: str, host: str) -> str:
         """Remember the storage host of a server; returns the first one that was remembered."""
         with self._db.transaction():

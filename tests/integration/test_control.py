@@ -138,6 +138,7 @@ def test_metrics_are_those_that_are_written_down(stage: Stage) -> None:
     assert documented.keys() - samples.keys() == {
         "syncd_parts_total", "syncd_retries_total", "syncd_hold_age_seconds",
         "syncd_token_remaining_seconds", "syncd_bandwidth_limit_bytes_per_second",
+        "syncd_api_calls_per_second_limit",
     }  # fmt: skip
     assert values["syncd_files", "registered"] == 2
     assert values["syncd_sent_bytes_total",] == values["syncd_file_bytes", "registered"] == 5000

@@ -36,6 +36,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "sent_beats": [],
         "idle_s": 0.0,
         "bandwidth": None,
+        "calls_per_s": None,
     } | changes.pop("progress", {})
     return {
         "roots": [{"path": "/models", "model_type": None, "scanned_at": NOW_MS}],

@@ -18,7 +18,8 @@ def progress(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     still: dict[str, Any] = {
         "started_at": NOW_MS - 10**6, "seconds_left": None, "sent_rate": 0.0, "hashed_rate": 0.0,
-        "bytes_left": 9, "settling_files": 0, "settling": [], "running": [running], "idle_s": 0.0,
+        "bytes_left": 9, "settling_files": 0, "settling": [], "running": [running],
+        "calls_per_s": None, "idle_s": 0.0,
     }  # fmt: skip
     return still | changes
 

@@ -194,13 +194,16 @@ CREATE TABLE cloud (
     key_digest TEXT                                                  -- SHA-256 of that key; NULL: a session
 ) STRICT;
 
--- What is known about a server: routes that ever answered 2xx, and its storage host.
+-- What is known about a server: routes that ever answered 2xx, its storage host, and its pace.
 CREATE TABLE route (
     base_url TEXT NOT NULL, call TEXT NOT NULL,
     PRIMARY KEY (base_url, call)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE storage_host (
     base_url TEXT PRIMARY KEY, host TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pace (
+    base_url TEXT PRIMARY KEY, calls_per_s REAL NOT NULL CHECK (calls_per_s > 0)
 ) STRICT, WITHOUT ROWID;
 
 PRAGMA user_version = 1;
