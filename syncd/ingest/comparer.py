@@ -163,6 +163,25 @@ class Comparer:
             frozenset(map(os.path.realpath, self._kept)),
         )
 
+    def batches(
+        self,
+        root: Root,
+        folder: str = "",
+        *,
+        problem: scanner.Problem,
+        on_link: Callable[[str], None] = lambda rel_path: None,
+    ) -> Iterator[scanner.FileBatch]:
+        """Yield what ``scanner.scan`` finds below *folder* by the rules for links."""
+        return scanner.scan(
+            root.path,
+            root.id,
+            below=folder,
+            symlinks=self._symlinks,
+            roots=self._paths,
+            problem=problem,
+            on_link=on_link,
+        )
+
     def scan(self, root: Root, folder: str = "", *, rejudge: bool = False) -> Iterator[ScanResult]:
         """
         Scan *folder* and what is below it, and compare with what is known, streaming both.
@@ -181,15 +200,7 @@ class Comparer:
             if not self.is_silenced(root, rel_path, error):
                 result.problems.append((rel_path, error))
 
-        batches = scanner.scan(
-            root.path,
-            root.id,
-            below=folder,
-            symlinks=self._symlinks,
-            roots=self._paths,
-            problem=problem,
-            on_link=result.links.append,
-        )
+        batches = self.batches(root, folder, problem=problem, on_link=result.links.append)
         counted = self._counted(result, root, batches)
         changes = self._changes(counted, self._known(root, folder), unjudged, rejudge=rejudge)
         for _ in self._sort_in(result, root, changes, cache(companions_in)):
@@ -334,15 +345,11 @@ class Comparer:
     ) -> str | None:
         """Return the first member that is not ready or not there, with the reason, or None."""
         problems, names, ready = list[str](), list[str](), list[str]()
-        batches = scanner.scan(
-            root.path,
-            root.id,
-            below=_folder(root, bundle),
-            symlinks=self._symlinks,
-            roots=self._paths,
-            problem=lambda path, error: problems.append(f"{path}: {error.strerror}"),
-        )
-        for file in scanner.files_in(batches):
+
+        def problem(path: str, error: OSError) -> None:
+            problems.append(f"{path}: {error.strerror}")
+
+        for file in scanner.files_in(self.batches(root, _folder(root, bundle), problem=problem)):
             judged = self.judge(file)
             if isinstance(judged, Selected):
                 names.append(file.rel_path)

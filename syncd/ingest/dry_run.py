@@ -14,6 +14,8 @@ from syncd.core.files import naming, settling
 from syncd.core.files.search_paths import PathKey, Tree
 from syncd.core.files.selection import Rules
 from syncd.errors import RootUnavailable
+from syncd.fs.mounts import mounts_in
+from syncd.fs.scanner import files_in
 from syncd.ingest.comparer import (
     Comparer,
     Root,
@@ -61,7 +63,7 @@ def make_plan(loaded: Loaded) -> Planned:
     found = [
         file
         for root in roots.values()
-        for file in _scan(comparer, settings, root, roots, problems, absent, links[root.id].append)
+        for file in _scan(comparer, root, problems, absent, links[root.id].append)
     ]
     for root in roots.values():
         if root.id in rows:
@@ -70,9 +72,8 @@ def make_plan(loaded: Loaded) -> Planned:
     for root_id, rel_path in known.keys() - here:
         problem = find_cut_off(roots[root_id], rel_path)
         if problem is not None and not comparer.is_silenced(roots[root_id], *problem):
-            problems[roots[root_id].display_path(problem[0])] = problem[1].strerror or str(
-                problem[1]
-            )
+            where, error = problem
+            problems[roots[root_id].display_path(where)] = error.strerror or str(error)
     steps = plan_files(found, known, limits, comparer.judge)
     steps = list(_with_integrity(comparer, roots, found, steps))
     return Planned(roots, list(_with_bundles(comparer, roots, steps)), known, problems, absent)
@@ -148,8 +149,6 @@ def _require_same_tree(
     links: Collection[str],
 ) -> None:
     """Require the root and the file systems below it, as the daemon does."""
-    from syncd.fs.mounts import mounts_in
-
     if not row.held_model:
         return
     before = [
@@ -182,36 +181,23 @@ def roots_of(settings: Settings) -> tuple[Mapping[int, Root], Tree]:
 
 def _scan(
     comparer: Comparer,
-    settings: Settings,
     root: Root,
-    roots: Mapping[int, Root],
     problems: dict[str, str],
     absent: list[str],
     on_link: Callable[[str], None],
 ) -> Iterator[FoundFile]:
-    from syncd.fs import scanner
-
     def problem(rel_path: str, error: OSError) -> None:
         if rel_path == "" and isinstance(error, FileNotFoundError) and root.type_key is not None:
             absent.append(root.path)  # ComfyUI tolerates that
-            return
-        if rel_path == "":
+        elif rel_path == "":
             raise RootUnavailable(
                 f"The models directory {printable(root.path)} cannot be read: {error.strerror}. "
                 "Check models_dir, the mount, and the permissions of your account."
             )
-        if not comparer.is_silenced(root, rel_path, error):
+        elif not comparer.is_silenced(root, rel_path, error):
             problems[root.display_path(rel_path)] = error.strerror or str(error)
 
-    batches = scanner.scan(
-        root.path,
-        root.id,
-        symlinks=settings.scan.symlinks,
-        roots=[root.path for root in roots.values()],
-        problem=problem,
-        on_link=on_link,
-    )
-    return scanner.files_in(batches)
+    return files_in(comparer.batches(root, problem=problem, on_link=on_link))
 
 
 def _known_files(

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from hypothesis import given
-from hypothesis import strategies as st
 
-from syncd.core.jobs.parts import plan_parts
 from syncd.errors import FileChanged, JobError
 from syncd.fs import hashing
 from syncd.types import LEAF_SIZE, FileDigests, Fingerprint, Kind, Part
@@ -152,40 +149,6 @@ def test_F08_file_truncated_while_it_is_hashed_gets_no_digests(model: str, left:
 
 
 # -- checked pieces ------------------------------------------------------------------------------
-
-
-@given(
-    data=st.binary(min_size=1, max_size=200),
-    leaf=st.integers(1, 64),
-    piece=st.integers(1, 32),
-    part_size=st.integers(1, 200),
-)
-def test_parts_that_cut_leaves_anywhere_yield_exactly_their_bytes(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes, leaf: int, piece: int, part_size: int
-) -> None:
-    path = str(tmp_path_factory.getbasetemp() / "parts.bin")
-    Path(path).write_bytes(data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hashing, "LEAF_SIZE", leaf)
-        patch.setattr(hashing, "PIECE_SIZE", piece)
-        made = plan(path)
-
-        assert made.leaves == leaves_of(data, leaf)
-        for part in plan_parts(len(data), part_size):
-            counts: list[int] = []
-            sent = list(
-                hashing.checked_pieces(
-                    path,
-                    hashing.read_fingerprint(path),
-                    part,
-                    made.leaves,
-                    stop=GO,
-                    on_bytes=counts.append,
-                )
-            )
-            assert b"".join(sent) == data[part.offset : part.offset + part.size]
-            assert counts == [len(piece) for piece in sent]
-            assert all(0 < count <= piece for count in counts)
 
 
 @pytest.mark.usefixtures("small")

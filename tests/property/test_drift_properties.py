@@ -142,23 +142,6 @@ def test_streamed_comparison_equals_full_comparison(
     assert counted(tree, compared(tree, listing, hashed)) == expected(tree, listing)
 
 
-def test_every_finding_kind_occurs() -> None:
-    """Guard against properties that hold because nothing happens."""
-    tree = {"models/a": "x", "models/b": "y", "models/c": "xx", "models/d": ""}
-    listing = [
-        Entry("models/a", "x", disabled=False, hashed=True, sized=True),
-        Entry("models/b", "x", disabled=False, hashed=True, sized=True),
-        Entry("models/c", "xx", disabled=True, hashed=True, sized=True),
-        Entry("models/away", "xx", disabled=False, hashed=True, sized=True),
-        Entry("models/else", "yy", disabled=False, hashed=True, sized=True),
-        Entry("models/what", "", disabled=False, hashed=False, sized=False),
-    ]
-
-    assert Counter(finding.kind for finding in compared(tree, listing, set())) == Counter(
-        FindingKind
-    )
-
-
 @given(trees, st.lists(entries, max_size=8))
 def test_only_files_of_matching_size_are_hashed(tree: dict[str, str], listing: list[Entry]) -> None:
     comparison = Comparison(LocalFile((1, p), p, len(content), None) for p, content in tree.items())

@@ -39,19 +39,6 @@ def test_route_depends_on_size_credential_and_server(
     assert found is route
 
 
-@pytest.mark.parametrize(
-    ("file_size", "part_size", "parts"),
-    [
-        (1, 5, [Part(1, 0, 1)]),
-        (5, 5, [Part(1, 0, 5)]),
-        (6, 5, [Part(1, 0, 5), Part(2, 5, 1)]),
-        (10, 5, [Part(1, 0, 5), Part(2, 5, 5)]),
-    ],
-)
-def test_only_last_part_is_shorter(file_size: int, part_size: int, parts: list[Part]) -> None:
-    assert plan_parts(file_size, part_size) == parts
-
-
 @given(part_size=st.integers(1, 10**9), data=st.data())
 def test_I04_parts_cover_the_file_once(part_size: int, data: st.DataObject) -> None:
     file_size = data.draw(st.integers(1, part_size * 300))

@@ -5,13 +5,6 @@ def folder(type_key: str, *, is_default: bool = False, top: str | None = None) -
     return Folder(type_key, "/x", "/x", is_default, top)
 
 
-def test_model_in_only_directory_shadows_nothing() -> None:
-    tree = Tree(1)
-
-    for rel_path in ("loras/a.pt", "ipadapter/a.pt", "a.pt"):
-        assert tree.before(1, rel_path) == tree.after(1, rel_path) == []
-
-
 def test_two_folders_of_a_kind_shadow_in_order() -> None:
     tree = Tree(1)
 

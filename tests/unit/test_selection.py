@@ -1,6 +1,6 @@
 import pytest
 
-from syncd.core.files.selection import Patterns, Rules, Selected, Skipped, is_current, judge
+from syncd.core.files.selection import Patterns, Rules, Skipped, is_current, judge
 from syncd.types import Fingerprint, KnownFile, Verdict
 
 
@@ -18,14 +18,6 @@ def reason(rules: Rules, rel_path: str, size: int = 10) -> str:
 
 def known(verdict: Verdict, reason: str | None = None, model_path: str | None = None) -> KnownFile:
     return KnownFile(1, "loras/a.pt", Fingerprint(1, 2, 10, 4, 5), verdict, reason, model_path)
-
-
-def test_selected_file_quotes_include_line() -> None:
-    rules = Rules(include=only("loras/a.pt", "select.include"))
-    judged = judge(rules, "loras/a.pt", 10)
-
-    assert isinstance(judged, Selected)
-    assert judged.rule == "included by loras/a.pt (select.include)"
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,6 @@ def test_removed_companion_restarts_window() -> None:
     assert settling.settles_at_s(observe(blocked, 500)) == 530
 
 
-def test_late_companion_blocks_settling() -> None:
-    assert observe(observe(None, 0), 29, companion="x.pt.aria2").blocked_by is not None
-
-
 def test_modification_time_zero_blocks_settling() -> None:
     broken = FILE._replace(fingerprint=FILE.fingerprint._replace(mtime_ns=0))
 
