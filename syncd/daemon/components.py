@@ -43,10 +43,9 @@ from syncd.executors import Executors
 from syncd.fs import mounts
 from syncd.fs.download_notes import expected_sha256
 from syncd.fs.watcher import Watcher
-from syncd.ingest.change_queue import ChangeQueue
 from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.ingester import Ingester
-from syncd.ingest.loop import IngestLoop
+from syncd.ingest.loop import ChangeQueue, IngestLoop
 from syncd.ingest.settle_tracker import SettleTracker
 from syncd.maintenance.abort_uploads import UploadAborter
 from syncd.maintenance.loop import MaintenanceLoop

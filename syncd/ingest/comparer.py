@@ -12,11 +12,20 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
-from syncd.core.files import bundles, naming
+from syncd.core.files import naming
 from syncd.core.files.boundary import Boundary
 from syncd.core.files.diff import Change, Changed, Gone, New, diff
 from syncd.core.files.search_paths import PathKey, Tree
-from syncd.core.files.selection import Rules, Selected, Skipped, is_current, is_excluded, judge
+from syncd.core.files.selection import (
+    INDEX_ENDING,
+    Rules,
+    Selected,
+    Skipped,
+    is_current,
+    is_excluded,
+    judge,
+    missing_files,
+)
 from syncd.fs import scanner
 from syncd.ingest import integrity
 from syncd.store.files import Files, KnownFiles
@@ -358,14 +367,12 @@ class Comparer:
                 problems.append(f"{file.rel_path}: {judged.reason}")
         indexes = {}
         for name in ready:  # others may be links to outside files, which an error would quote
-            if name.endswith(bundles.INDEX_ENDING):
+            if name.endswith(INDEX_ENDING):
                 try:
                     indexes[name] = integrity.shards_in(os.path.join(root.path, name))
                 except (ValueError, OSError) as error:
                     problems.append(f"{name}: {error}")
-        problems += [
-            f"{name}, which is not there" for name in bundles.missing_files(names, indexes)
-        ]
+        problems += [f"{name}, which is not there" for name in missing_files(names, indexes)]
         return printable(min(problems)) if problems else None
 
     def _known(self, root: Root, below: str) -> KnownFiles:

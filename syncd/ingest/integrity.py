@@ -14,8 +14,7 @@ from syncd.core.files.boundary import Boundary
 from syncd.fs import mounts
 from syncd.fs.download_notes import expected_sha256, mismatch
 from syncd.ingest.formats import structure as formats
-from syncd.ingest.formats.bounded_json import load_json
-from syncd.ingest.formats.window import Fault, Undecided
+from syncd.ingest.formats.window import Fault, Undecided, load_json
 from syncd.types import Fingerprint, FoundFile, KnownFile, Verdict, printable
 
 COMPRESSING = frozenset(

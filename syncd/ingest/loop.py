@@ -1,15 +1,16 @@
 """Feeds the ingester with hints, scans and due files, for the daemon and for a backfill."""
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import structlog
 
-from syncd.clock import Clock
+from syncd.clock import Clock, wait_until
 from syncd.config.reload import JUDGING
 from syncd.errors import RootUnavailable
 from syncd.executors import Executors
 from syncd.fs.watcher import Watcher
-from syncd.ingest.change_queue import ChangeQueue
 from syncd.ingest.comparer import Root
 from syncd.ingest.ingester import Ingester
 from syncd.store.store import Store
@@ -19,6 +20,40 @@ ROOT_CHECK_S = 5.0  # between checks of the roots and of the place of the store
 MIN_SLEEP_S = 1.0  # a shorter sleep of the machine may be the difference between two clocks
 
 _log = structlog.get_logger(__name__)
+
+
+class ChangeQueue:
+    """Collects hints, each once, in order of arrival."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._hints: dict[Hint, None] = {}  # an ordered set
+        self._wake = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._hints)
+
+    def add(self, hint: Hint) -> bool:
+        """Add a hint, from any thread; if it returns True, ``wake`` must follow."""
+        with self._lock:
+            first = not self._hints
+            self._hints[hint] = None
+        return first
+
+    def take(self) -> Collection[Hint]:
+        with self._lock:
+            hints, self._hints = self._hints, {}
+        return hints.keys()
+
+    def wake(self) -> None:
+        """End the current wait, or the next one; call it in the event loop's thread."""
+        self._wake.set()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until woken, or until *seconds* have passed."""
+        await wait_until(self._clock, self._wake, seconds)
+        self._wake.clear()
 
 
 class IngestLoop:

@@ -19,7 +19,7 @@ from syncd.cloud.client import CloudClient
 from syncd.cloud.object_store import Exchange, ObjectStore
 from syncd.core.jobs import retry_policy
 from syncd.core.jobs.retry_policy import Budget
-from syncd.core.transfer.stall import StallDetector
+from syncd.core.transfer.rates import StallDetector
 from syncd.errors import FileChanged, JobError, LeaseLost, NeedsOperator
 from syncd.executors import Executors
 from syncd.fs import hashing

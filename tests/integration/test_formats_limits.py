@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.ingest.formats import bounded_json, gguf, safetensors, structure
+from syncd.ingest.formats import gguf, safetensors, structure, window
 from tests import model_files
 
 MIB = 1024 * 1024
@@ -41,7 +41,7 @@ print(memory("VmHWM") - before, verdict.complete, verdict.sentence, sep="\\n")
 """
 
 
-def text_header(start: bytes, unit: bytes, end: bytes, size: int = bounded_json.MAX_SIZE) -> bytes:
+def text_header(start: bytes, unit: bytes, end: bytes, size: int = window.MAX_SIZE) -> bytes:
     """About *size* bytes of JSON."""
     return model_files.safetensors(
         start + unit * ((size - len(start) - len(end)) // len(unit)) + end
@@ -142,7 +142,7 @@ def index_of(entry: Callable[[int], str]) -> bytes:
     """An index of shards as long as one may be."""
     entries: list[str] = []
     size = 0
-    while size < bounded_json.MAX_SIZE - 1000 and len(entries) < bounded_json.MAX_COMMAS - 2:
+    while size < window.MAX_SIZE - 1000 and len(entries) < window.MAX_COMMAS - 2:
         entries.append(entry(len(entries)))
         size += len(entries[-1].encode()) + 2
     return ('{"metadata": {}, "weight_map": {' + ", ".join(entries) + "}}").encode()

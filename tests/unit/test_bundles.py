@@ -2,8 +2,7 @@
 
 import pytest
 
-from syncd.core.files.bundles import bundle_of, missing_files
-from syncd.core.files.selection import Rules, Selected, Skipped, judge
+from syncd.core.files.selection import Rules, Selected, Skipped, bundle_of, judge, missing_files
 
 TYPES = frozenset({"diffusers", "LLM"})
 

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from syncd.clock import SystemClock
-from syncd.ingest.change_queue import ChangeQueue
+from syncd.ingest.loop import ChangeQueue
 from syncd.types import Hint, HintKind
 
 HEARD = [Hint(1, f"loras/{number}", HintKind.CLOSED) for number in range(20_000)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from syncd.core.files.naming import ENDINGS
-from syncd.ingest.formats import archive, bounded_json, gguf, onnx, pickles, safetensors, structure
+from syncd.ingest.formats import archive, gguf, onnx, pickles, safetensors, structure, window
 from syncd.ingest.formats.structure import Structure
 from syncd.ingest.formats.window import WINDOW
 from tests import model_files
@@ -289,7 +289,7 @@ def test_header_that_nests_too_deeply_is_damaged(look: Look) -> None:
 def test_header_too_large_to_parse_is_not_checked(
     look: Look, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
-    monkeypatch.setattr(bounded_json, limit, value)
+    monkeypatch.setattr(window, limit, value)
     small, large = ('{"a":{"shape":[' + "0," * n + '0],"data_offsets":[0,0]}}' for n in (2, 20))
 
     assert look(safetensors_text(small)) == Structure(True, None, "safetensors")
@@ -302,7 +302,7 @@ def test_header_too_large_to_parse_is_not_checked(
 def test_header_too_large_to_parse_and_no_json_is_damaged(
     look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded_json, "MAX_SIZE", 10)
+    monkeypatch.setattr(window, "MAX_SIZE", 10)
 
     assert look(safetensors_text(b"\x00" * 40)).sentence.startswith("damaged: ")
 

@@ -14,13 +14,16 @@ from syncd.core.transfer.rates import (
     CREDIT_S,
     DAY_MINUTES,
     SLOWEST,
+    STALL_WINDOW_S,
     Bucket,
+    StallDetector,
     Timetable,
     parse,
     parse_rate,
 )
-from syncd.core.transfer.stall import WINDOW_S, StallDetector
+from syncd.errors import Retryable
 from syncd.fs.hashing import Stopped
+from syncd.types import Kind
 from syncd.upload.limits import Bandwidth
 
 KIB, MIB = 1024, 1024 * 1024
@@ -145,8 +148,8 @@ def test_slowest_rate_gives_32_senders_a_turn_in_four_seconds() -> None:
 
 def test_body_held_back_by_limit_does_not_stall() -> None:
     stall = StallDetector(0.0)
-    stall.exclude(2 * WINDOW_S)
-    stall.add(1, 2 * WINDOW_S + 1)
+    stall.exclude(2 * STALL_WINDOW_S)
+    stall.add(1, 2 * STALL_WINDOW_S + 1)
 
     assert not stall.stalled
 
@@ -306,3 +309,32 @@ def test_spent_bytes_delay_next_ones() -> None:
         bandwidth.spend(4 * MIB, stop=threading.Event())
 
     assert time.monotonic() - began_s > 0.7
+
+
+# -- stalled bodies --------------------------------------------------------------------------------
+
+
+def test_F28_body_below_1_kib_per_second_for_five_minutes_stalls() -> None:
+    stall = StallDetector(100.0)
+    stall.add(300 * 1024 - 1, 399.9)
+    with pytest.raises(Retryable) as caught:
+        stall.add(0, 400.0)
+    assert caught.value.kind is Kind.NETWORK
+    assert caught.value.timed_out
+    assert caught.value.unclear
+    assert stall.stalled
+
+
+def test_F28_each_window_is_measured_separately() -> None:
+    stall = StallDetector(0.0)
+    stall.add(10 * 1024 * 1024, 300.0)
+    stall.add(1024, 599.0)
+    assert not stall.stalled
+    with pytest.raises(Retryable):
+        stall.add(1024, 600.0)
+
+
+def test_F28_body_of_1_kib_per_second_does_not_stall() -> None:
+    stall = StallDetector(0.0)
+    stall.add(300 * 1024, 300.0)
+    assert not stall.stalled

@@ -1,5 +1,5 @@
 """
-Bandwidth limits: parsing of rates, weekly timetables, and a token bucket.
+Bandwidth limits: parsing of rates, weekly timetables, a token bucket, and stalled bodies.
 
 A rate is bytes per second, or None for no limit. A timetable has the syntax of rclone's ``--bwlimit``
 ("Bandwidth limit" in its documentation), so ``K``, ``M`` and ``G`` alone are powers of 1024.
@@ -9,7 +9,9 @@ import bisect
 import re
 from dataclasses import dataclass
 
+from syncd.core.jobs.error_mapping import to_error
 from syncd.core.units import BYTES
+from syncd.types import Kind
 
 OFF = "off"
 SLOWEST = 8 * 1024  # bytes per second; below, requests would time out at the object store
@@ -134,3 +136,38 @@ class Bucket:
         at_s = max(self.free_at_s, now_s - CREDIT_S)
         self.free_at_s = at_s + size / self.rate
         return max(at_s, now_s)
+
+
+# -- stalled bodies: a trickling connection never times out by itself ---------------------------------
+
+STALL_WINDOW_S = 300.0
+STALLED_BYTES_PER_S = 1024
+
+
+@dataclass(slots=True)
+class StallDetector:
+    """The progress of one body; ``since_s`` is the start of the current window."""
+
+    since_s: float
+    sent: int = 0
+    stalled: bool = False
+
+    def exclude(self, seconds: float) -> None:
+        """Do not count *seconds* for which syncd itself held the body back."""
+        self.since_s += seconds
+
+    def add(self, count: int, now_s: float) -> None:
+        """Count *count* more bytes. Raises Retryable below 1 KiB/s over the last five minutes."""
+        self.sent += count
+        passed_s = now_s - self.since_s
+        if passed_s < STALL_WINDOW_S:
+            return
+        if self.sent < STALLED_BYTES_PER_S * passed_s:
+            self.stalled = True
+            raise to_error(
+                Kind.NETWORK,
+                f"only {self.sent} bytes were sent in {passed_s:.0f} s",
+                unclear=True,
+                timed_out=True,
+            )
+        self.since_s, self.sent = now_s, 0

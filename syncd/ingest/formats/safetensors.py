@@ -7,8 +7,7 @@ refuses them. If a name occurs twice, the larger end counts.
 
 from typing import Any, NamedTuple
 
-from syncd.ingest.formats.bounded_json import load_json
-from syncd.ingest.formats.window import Fault, read_at
+from syncd.ingest.formats.window import Fault, load_json, read_at
 
 MAX_HEADER = 100_000_000  # bytes; the official reader's limit
 
