@@ -154,14 +154,11 @@ class Applier:
             elif judged.target.model_path != line.model_path:
                 reason = f"it would go to {judged.target.model_path} now"
             else:
-                await self._require_sound(found)
+                content = await self.lanes.scan(self.comparer.judge_content, found, lease=False)
+                if content.verdict is not Verdict.WANTED:
+                    raise _Refused(content.reason or "it still changes")
                 return root, found, judged.target
         raise _Refused(reason)
-
-    async def _require_sound(self, found: FoundFile) -> None:
-        judgement = await self.lanes.scan(self.comparer.judge_content, found, lease=False)
-        if judgement.verdict is not Verdict.WANTED:
-            raise _Refused(judgement.reason or "it still changes")
 
     async def _require_adoptable(self, line: Line) -> None:
         assert line.model_path is not None, "read so"

@@ -50,21 +50,11 @@ if TYPE_CHECKING:
     from syncd.core.catalog.plan_file import Line
     from syncd.daemon.apply_plan import Applied
 
-WATCH_RETRY_S = 300.0
-"""Interval between attempts to restart a dead watcher."""
-
-LAST_LOOK_S = 10.0
-"""How long a stop waits for the scan thread."""
-
-ONCE_FULL_S = 60.0
-"""How long a backfill waits for space on the state disk."""
-
-LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0
-"""How long pending notifications may take at the end of a stopped run, and of a backfill."""
-
-CLOCK_LOOK_S = 10.0
-"""Between checks whether the wall clock was set, while nothing else happens."""
-
+WATCH_RETRY_S = 300.0  # between attempts to restart a dead watcher
+LAST_LOOK_S = 10.0  # a stop waits this long for the scan thread
+ONCE_FULL_S = 60.0  # a backfill waits this long for space on the state disk
+LAST_WORDS_S, LAST_WORDS_ONCE_S = 2.0, 10.0  # for notifications, after a stop and a backfill
+CLOCK_LOOK_S = 10.0  # between checks whether the wall clock was set
 
 _log = structlog.get_logger(__name__)
 
@@ -255,11 +245,7 @@ class Service:
             or "it still changes"
             for (root_id, rel_path), observation in components.ingester.tracker.unsettled().items()
         }
-        return self._signal_code() or await self._exit_code(
-            components.store,
-            unsettled=len(self.ending.unsettled),
-            unread=len(self.ending.problems),
-        )
+        return self._signal_code() or await self._exit_code(components)
 
     async def _apply(self, components: Components, lines: "Sequence[Line]") -> "Applied":
         """Queue the lines that still match, and run their jobs."""
@@ -514,22 +500,16 @@ class Service:
 
     async def _all_is_well(self, components: Components) -> bool:
         """Return whether every wanted file is in the catalog and no hold is active."""
-        if not components.ingest.scanned:
-            return False
-        unsettled, unread = (
-            len(components.ingester.tracker.unsettled()),
-            len(components.ingester.problems),
-        )
-        return await self._exit_code(components.store, unsettled=unsettled, unread=unread) == 0
+        return components.ingest.scanned and await self._exit_code(components) == 0
 
-    async def _exit_code(self, store: Store, *, unsettled: int, unread: int) -> int:
-        files = await self._lanes.db(store.report.counts)
+    async def _exit_code(self, components: Components) -> int:
+        store, ingester = components.store, components.ingester
         holds = await self._lanes.db(store.holds.all)
         return exit_code(
-            files,
+            await self._lanes.db(store.report.counts),
             holds=[hold.kind for hold in holds],
-            unsettled=unsettled,
-            unread=unread,
+            unsettled=len(ingester.tracker.unsettled()),
+            unread=len(ingester.problems),
             bundled=await self._lanes.db(store.report.bundled),
             root_missing=self.ending.root_error is not None,
         )

@@ -77,6 +77,4 @@ class StoreCleanup:
 
     def size(self) -> int:
         """Return the bytes of the database without its log."""
-        ((pages,),) = self._db.tuples("PRAGMA page_count", ())
-        ((page_size,),) = self._db.tuples("PRAGMA page_size", ())
-        return int(pages * page_size)
+        return int(self._db.value("PRAGMA page_count") * self._db.value("PRAGMA page_size"))

@@ -202,6 +202,11 @@ class Database:
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:
             return cursor.fetchone()
 
+    def value(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Any:
+        """Return the first column of the first row; None if there is no row."""
+        row = self.one(sql, parameters)
+        return None if row is None else row[0]
+
     def all(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
         """Return all rows."""
         with _errors(self._path), closing(self._connection.execute(sql, parameters)) as cursor:

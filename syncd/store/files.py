@@ -153,12 +153,12 @@ class KnownFiles:
 
 def find_root(db: Database, path: str, real_path: str, type_key: str | None) -> int | None:
     """Return the id of the root at *path*, else of one with the same real path."""
-    row = db.one(
+    root_id: int | None = db.value(
         "SELECT id FROM root WHERE type_key IS :type AND (path = :path OR real_path = :real)"
         " ORDER BY path <> :path LIMIT 1",
         {"path": os.fsencode(path), "real": os.fsencode(real_path), "type": type_key},
     )
-    return None if row is None else int(row["id"])
+    return root_id
 
 
 def root_row_of(db: Database, row: Any) -> RootRow:
@@ -217,7 +217,7 @@ class Files:
         counts = {}
         for folder in folders:
             # "0" is the byte after "/", so the bounds enclose everything below the folder.
-            ((counts[folder],),) = self._db.tuples(
+            counts[folder] = self._db.value(
                 "SELECT count(*) FROM file WHERE root_id = ? AND rel_path > ? AND rel_path < ?"
                 " AND verdict <> 'ignored'",
                 (root_id, os.fsencode(f"{folder}/"), os.fsencode(f"{folder}0")),
@@ -429,8 +429,7 @@ class Files:
         if not rows:
             return False
         first, last = min(rows, key=_KEY), max(rows, key=_KEY)
-        met = self._db.one(_ENTANGLED, (*_KEY(first), *_KEY(last)))
-        return bool(met is not None and met[0])
+        return bool(self._db.value(_ENTANGLED, (*_KEY(first), *_KEY(last))))
 
     def _rivals(self, found: FoundFile, clash_key: str) -> list[KnownFile]:
         rows = self._db.all(
@@ -471,9 +470,8 @@ class Files:
         """Return the path of *file* in the root, or its absolute path if it is elsewhere."""
         if file.root_id == root_id:
             return file.rel_path
-        row = self._db.one("SELECT path FROM root WHERE id = ?", (file.root_id,))
-        assert row is not None
-        return os.path.join(os.fsdecode(row["path"]), file.rel_path)
+        root = self._db.value("SELECT path FROM root WHERE id = ?", (file.root_id,))
+        return os.path.join(os.fsdecode(root), file.rel_path)
 
 
 def _row(

@@ -98,8 +98,7 @@ class Servers:
 
     def trusts_key(self, key: str) -> bool:
         """Return whether *key* is the last device key that was verified to show the records."""
-        row = self._db.one("SELECT key_digest FROM cloud")
-        return row is not None and row["key_digest"] == _digest(key)
+        return bool(self._db.value("SELECT key_digest FROM cloud") == _digest(key))
 
     def trust_key(self, key: str | None) -> None:
         """Remember the device key whose team has the records; None: a session is used."""
@@ -131,9 +130,8 @@ class Servers:
                 "INSERT OR IGNORE INTO storage_host (base_url, host) VALUES (?, ?)",
                 (base_url, host),
             )
-            row = self._db.one("SELECT host FROM storage_host WHERE base_url = ?", (base_url,))
-        assert row is not None
-        return str(row["host"])
+            first = "SELECT host FROM storage_host WHERE base_url = ?"
+            return str(self._db.value(first, (base_url,)))
 
 
 def _digest(key: str) -> str:

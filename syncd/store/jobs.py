@@ -142,24 +142,24 @@ class JobQueue:
             only: The ids of the jobs that may be claimed; None: all.
         """
         with self._db.transaction():
-            row = self._db.one(
+            job_id = self._db.value(
                 "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
                 " || (SELECT max(id) FROM job_event), updated_at = :now WHERE id = (SELECT id"
                 f" FROM job WHERE {_CLAIMABLE} AND run_after <= :now"
                 " ORDER BY priority, size, id LIMIT 1) RETURNING id",
                 {"owner": owner, "now": now_ms, "only": _json(only)},
             )
-            if row is None:
+            if job_id is None:
                 return None
-            self._log(row["id"], State.QUEUED, State.LEASED, Event.CLAIM, now_ms, None)
-            return self.get(row["id"])
+            self._log(job_id, State.QUEUED, State.LEASED, Event.CLAIM, now_ms, None)
+            return self.get(job_id)
 
     def next_due_ms(self, *, only: Collection[int] | None = None) -> int | None:
         """Return when the next queued job (of *only*) may start; None if none is queued."""
-        row = self._db.one(
-            f"SELECT min(run_after) AS due FROM job WHERE {_CLAIMABLE}", {"only": _json(only)}
+        due: int | None = self._db.value(
+            f"SELECT min(run_after) FROM job WHERE {_CLAIMABLE}", {"only": _json(only)}
         )
-        return None if row is None else row["due"]
+        return due
 
     def is_ours(self, job: Job) -> bool:
         """Return whether the job still has the lease under which it was claimed."""
@@ -237,15 +237,14 @@ class JobQueue:
         """Count a failure of the job; returns the number of *kind* so far (within *window_ms*)."""
         forget_before = now_ms - window_ms if window_ms is not None else -1
         with self._db.transaction():
-            row = self._db.one(
+            number: int = self._db.value(
                 "INSERT INTO job_attempt (job_id, kind, n, since) VALUES (:job, :kind, 1, :now)"
                 " ON CONFLICT (job_id, kind) DO UPDATE SET"
                 " n = CASE WHEN since <= :forget THEN 1 ELSE n + 1 END,"
                 " since = CASE WHEN since <= :forget THEN :now ELSE since END RETURNING n",
                 {"job": job.id, "kind": kind, "now": now_ms, "forget": forget_before},
             )
-            assert row is not None
-            return int(row["n"])
+            return number
 
     # -- ends ------------------------------------------------------------------------------------
 
@@ -502,12 +501,12 @@ class JobQueue:
 
     def not_stored(self, job: Job) -> str | None:
         """Return another file of the job's bundle that is wanted and not stored yet, if any."""
-        mate = self._db.one(
-            "SELECT min(rel_path) AS first FROM job INDEXED BY job_by_bundle"
+        path = self._db.value(
+            "SELECT min(rel_path) FROM job INDEXED BY job_by_bundle"
             f" WHERE root_id = ? AND bundle = ? AND {_NOT_STORED}",
             (job.root_id, job.target.bundle),
         )
-        return None if mate is None or mate["first"] is None else os.fsdecode(mate["first"])
+        return None if path is None else os.fsdecode(path)
 
     def free_bundles(self, now_ms: int) -> int:
         """Let the files run that waited for others of their bundle; returns how many."""

@@ -209,17 +209,15 @@ class Outline:
 
     def oldest_waiting_at(self) -> int | None:
         """Return when the oldest queued job that is not held was created."""
-        return self._moment(
-            "SELECT min(created_at) AS at FROM job WHERE state = 'queued' AND held_class IS NULL"
+        at: int | None = self._db.value(
+            "SELECT min(created_at) FROM job WHERE state = 'queued' AND held_class IS NULL"
         )
+        return at
 
     def last_success_at(self) -> int | None:
         """Return when a file was last registered or found in the catalog."""
-        return self._moment("SELECT max(registered_at) AS at FROM record")
-
-    def _moment(self, sql: str) -> int | None:
-        row = self._db.one(sql)
-        return None if row is None else row["at"]
+        at: int | None = self._db.value("SELECT max(registered_at) FROM record")
+        return at
 
     def uploads(self) -> Counter[UploadState]:
         """Count the multipart uploads in each state."""

@@ -8,7 +8,7 @@ intent. Until then a job can claim the record back.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from syncd.core.catalog.drift import Drift, is_disabled
@@ -120,13 +120,13 @@ class Records:
         None if there is none, or if its retirement has begun.
         """
         with self._db.transaction():
-            row = self._db.one(
+            record_id: str | None = self._db.value(
                 "UPDATE record SET gone_at = NULL, replaced_at = NULL"
                 " WHERE model_path = ? AND sha256 = ? AND retire_sent_at IS NULL"
                 " RETURNING record_id",
                 (model_path, sha256),
             )
-        return None if row is None else str(row["record_id"])
+        return record_id
 
     def has_size(self, size: int) -> bool:
         """Return whether a record of a file of *size* bytes is known."""
@@ -134,13 +134,8 @@ class Records:
 
     def is_leaving(self, record_id: str) -> bool:
         """Return whether its retirement has begun."""
-        return (
-            self._db.one(
-                "SELECT 1 FROM record WHERE record_id = ? AND retire_sent_at IS NOT NULL",
-                (record_id,),
-            )
-            is not None
-        )
+        leaving = "SELECT 1 FROM record WHERE record_id = ? AND retire_sent_at IS NOT NULL"
+        return self._db.one(leaving, (record_id,)) is not None
 
     def remark(self, record_id: str, remark: Remark, reason: str, now_ms: int) -> None:
         """Add an event to the history of the record's file."""
@@ -151,33 +146,29 @@ class Records:
 
     def note_gone(self, file: KnownFile, now_ms: int) -> None:
         """Mark the records of a deleted file; they are retired later."""
-        place = {"root": file.root_id, "path": os.fsencode(file.rel_path)}
+        values = {"now": now_ms, "root": file.root_id, "path": os.fsencode(file.rel_path)}
         self._db.run(
             f"{_REMARK} WHERE state = 'done' AND id = (SELECT max(id) FROM job"
             " WHERE root_id = :root AND rel_path = :path)",
-            {
-                "now": now_ms,
-                "event": Remark.GONE,
-                "reason": "the file is no longer on disk",
-                **place,
-            },
+            {**values, "event": Remark.GONE, "reason": "the file is no longer on disk"},
         )
         self._db.run(
-            "UPDATE record SET gone_at = ? WHERE root_id = ? AND rel_path = ? AND gone_at IS NULL",
-            (now_ms, file.root_id, os.fsencode(file.rel_path)),
+            "UPDATE record SET gone_at = :now WHERE root_id = :root AND rel_path = :path"
+            " AND gone_at IS NULL",
+            values,
         )
 
     # -- renames ---------------------------------------------------------------------------------
 
     def movable(self, sha256: str) -> str | None:
         """Return a record of ours with these bytes whose file is gone, perhaps renamed."""
-        row = self._db.one(
+        record_id: str | None = self._db.value(
             "SELECT record_id FROM record WHERE sha256 = ? AND adopted = 0 AND gone_at IS NOT NULL"
             f" AND retire_sent_at IS NULL AND {_KNOWN_ID} AND {_NO_FILE}"
             " ORDER BY gone_at DESC LIMIT 1",
             (sha256,),
         )
-        return None if row is None else str(row["record_id"])
+        return record_id
 
     def note_moved(self, record_id: str, target: Target, now_ms: int) -> None:
         """Commit that an update gave the record another path."""
@@ -203,8 +194,10 @@ class Records:
 
     def change_sent_at(self, record_id: str) -> int | None:
         """Return when a change of unknown outcome was sent (Unix ms), or None."""
-        row = self._db.one("SELECT change_sent_at FROM record WHERE record_id = ?", (record_id,))
-        return None if row is None else row["change_sent_at"]
+        sent_at: int | None = self._db.value(
+            "SELECT change_sent_at FROM record WHERE record_id = ?", (record_id,)
+        )
+        return sent_at
 
     def changing(self, sha256: str) -> list[Changing]:
         """Return the records of these bytes that have a change of unknown outcome."""
@@ -249,9 +242,8 @@ class Records:
 
     def has_unchecked(self) -> bool:
         """Return whether a record was never compared with the listing."""
-        return (
-            self._db.one(f"SELECT 1 FROM record WHERE checked_at IS NULL AND {_STANDS}") is not None
-        )
+        unchecked = f"SELECT 1 FROM record WHERE checked_at IS NULL AND {_STANDS}"
+        return self._db.one(unchecked) is not None
 
     def standing(self) -> list[Standing]:
         """Return the records that should be in the catalog, because their file exists."""
@@ -330,8 +322,7 @@ class Records:
         self, which: str, now_ms: int, *, before: int = 0, limit: int | None = None
     ) -> list[RecordToRetire]:
         rows = self._db.all(
-            "SELECT record_id, model_path, sha256, replaced_at FROM record WHERE adopted = 0"
-            f" AND retired_at IS NULL AND retire_after <= :now AND {_KNOWN_ID} AND {which}"
+            f"{_TO_RETIRE} AND retired_at IS NULL AND retire_after <= :now AND {_KNOWN_ID} AND {which}"
             " AND NOT EXISTS (SELECT 1 FROM job WHERE job.state IN ('queued', 'leased')"
             " AND (job.model_path = record.model_path OR job.sha256 = record.sha256))"
             " LIMIT ifnull(:limit, -1)",
@@ -342,13 +333,10 @@ class Records:
     def predecessor(self, model_path: str, sha256: str) -> RecordToRetire | None:
         """Return a record of ours that still has other bytes at that path."""
         row = self._db.one(
-            "SELECT record_id, model_path, sha256 FROM record WHERE model_path = ? AND sha256 <> ?"
-            f" AND adopted = 0 AND retired_at IS NULL AND {_KNOWN_ID}",
+            f"{_TO_RETIRE} AND model_path = ? AND sha256 <> ? AND retired_at IS NULL AND {_KNOWN_ID}",
             (model_path, sha256),
         )
-        if row is None:
-            return None
-        return RecordToRetire(row["record_id"], row["model_path"], row["sha256"], replaced=True)
+        return None if row is None else replace(_retiring(row), replaced=True)
 
     def note_retiring(self, retiring: RecordToRetire, now_ms: int) -> None:
         """Commit the intent to retire it."""
@@ -364,11 +352,7 @@ class Records:
 
     def own(self, record_id: str) -> RecordToRetire | None:
         """Return the record with that id if it is ours."""
-        row = self._db.one(
-            "SELECT record_id, model_path, sha256, replaced_at FROM record"
-            " WHERE record_id = ? AND adopted = 0",
-            (record_id,),
-        )
+        row = self._db.one(f"{_TO_RETIRE} AND record_id = ?", (record_id,))
         return None if row is None else _retiring(row)
 
     def note_deleted(self, retiring: RecordToRetire) -> None:
@@ -411,6 +395,8 @@ def _standing(row: Any) -> Standing:
         twin_id=row["twin_id"],
     )
 
+
+_TO_RETIRE = "SELECT record_id, model_path, sha256, replaced_at FROM record WHERE adopted = 0"
 
 _KNOWN_ID = "record_id NOT LIKE 'unknown:%'"
 

@@ -154,19 +154,13 @@ class Report(Outline):
 
     def unfinished(self) -> int:
         """Count the jobs that are queued or leased, without held ones."""
-        row = self._db.one(
-            "SELECT count(*) AS n FROM job"
-            " WHERE state IN ('queued', 'leased') AND held_class IS NULL"
-        )
-        return 0 if row is None else int(row["n"])
+        unfinished = "state IN ('queued', 'leased') AND held_class IS NULL"
+        return int(self._db.value(f"SELECT count(*) FROM job WHERE {unfinished}"))
 
     def bundled(self) -> int:
         """Count the stored files that only wait for another file of their bundle."""
-        row = self._db.one(
-            f"SELECT count(*) AS n FROM file {LATEST}"
-            " WHERE verdict = 'wanted' AND state = 'queued' AND held_class = 'bundle'"
-        )
-        return 0 if row is None else int(row["n"])
+        bundled = "verdict = 'wanted' AND state = 'queued' AND held_class = 'bundle'"
+        return int(self._db.value(f"SELECT count(*) FROM file {LATEST} WHERE {bundled}"))
 
     def known(
         self, root: str, *, real_path: str | None = None, type_key: str | None = None
@@ -205,7 +199,7 @@ class Report(Outline):
         row = self._db.one(_ONE, (root_id, os.fsencode(rel_path)))
         if row is None:
             return None
-        registered = self._db.one(
+        registered_at = self._db.value(
             "SELECT registered_at FROM record WHERE model_path = ? AND sha256 = ?",
             (row["model_path"], row["sha256"]),
         )
@@ -216,7 +210,7 @@ class Report(Outline):
             None
             if row["job_id"] is None
             else JobReport(row["job_id"], *(row[name] for name in JobReport._fields[1:])),
-            None if registered is None else registered["registered_at"],
+            registered_at,
         )
 
     def events_of(
