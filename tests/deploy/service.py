@@ -183,19 +183,6 @@ def test_service_makes_no_call_that_the_filter_refuses(machine: Machine, cloud: 
     assert machine.properties("syncd", "Result")["Result"] == "success", journal(machine)
 
 
-def test_reload_keeps_the_process(machine: Machine) -> None:
-    machine.do("systemctl", "start", "syncd")
-    pid = main_process(machine)
-
-    machine.do("systemctl", "reload", "syncd")
-    soon(
-        lambda: machine.properties("syncd", "ActiveState")["ActiveState"] == "active",
-        "the end of the reload",
-    )
-
-    assert main_process(machine) == pid
-
-
 def test_hanging_daemon_is_killed_and_restarted(machine: Machine) -> None:
     drop_in(machine, "WatchdogSec=5\nRestartSec=0\n")
     machine.do("systemctl", "start", "syncd")
@@ -207,15 +194,6 @@ def test_hanging_daemon_is_killed_and_restarted(machine: Machine) -> None:
     soon(lambda: main_process(machine) not in (pid, "0"), "another process")
 
     assert machine.properties("syncd", "NRestarts")["NRestarts"] == "1"
-
-
-def test_stop_is_a_success(machine: Machine) -> None:
-    machine.do("systemctl", "start", "syncd")
-    machine.do("systemctl", "stop", "syncd")
-
-    properties = machine.properties("syncd", "Result", "ActiveState")
-    assert properties == {"Result": "success", "ActiveState": "inactive"}
-    assert "service.stopped" in journal(machine)
 
 
 def test_invalid_configuration_is_not_restarted(machine: Machine) -> None:
@@ -246,15 +224,6 @@ def test_backfill_beside_the_daemon_exits_with_75(machine: Machine) -> None:
     assert machine.properties("syncd-once", "ExecMainStatus")["ExecMainStatus"] == "75"
     assert main_process(machine) == pid
     machine.do("test", "-d", "/run/syncd")
-
-
-def test_timer_schedules_the_backfill(machine: Machine) -> None:
-    machine.do("systemctl", "start", "syncd-once.timer")
-    machine.do("systemctl", "stop", "syncd-once")  # a missed run may have started it
-
-    listed = machine.do("systemctl", "list-timers", "--no-legend", "syncd-once.timer")
-    assert "syncd-once.service" in listed
-    machine.do("systemctl", "stop", "syncd-once.timer")
 
 
 @pytest.mark.parametrize("example", ["as-comfyui", "read-all"])

@@ -300,18 +300,3 @@ def test_start_hook_starts_the_newest_of_several_wheels(pod: Home) -> None:
     assert started(pod) == ["0.10.0", "0.11.0", "0.11.0"], log(pod)
     assert "syncd-0.12.0-py3-none-any.whl could not be installed" in log(pod)
     assert log(pod).count("syncd-0.11.0-py3-none-any.whl is installed") == 1
-
-
-def test_start_hook_without_usable_wheel_logs_the_reason(pod: Home) -> None:
-    shutil.rmtree(Path(pod.env["HERE"]) / "venv")
-    wheel(pod, "0.9.0", broken=True)
-    (Path(pod.env["VOLUME"]) / "syncd-latest.whl").write_bytes(b"")
-
-    hook = call_hook(pod)
-    until(lambda: ends(pod), "the end")
-
-    assert hook.returncode == 0
-    assert "syncd-latest.whl is ignored" in log(pod)
-    assert "syncd-0.9.0-py3-none-any.whl could not be installed" in log(pod)
-    assert "there is no wheel in" in log(pod)
-    assert log(pod).rstrip().endswith("syncd: not started")

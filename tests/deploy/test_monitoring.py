@@ -114,21 +114,6 @@ def test_every_alert_has_severity_summary_and_description() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_panels_have_unique_ids_and_do_not_overlap() -> None:
-    panels = dashboard()["panels"]
-    cells = [
-        (x, y)
-        for panel in panels
-        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
-        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
-    ]
-
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    assert len(set(cells)) == len(cells)
-    assert max(x for x, _ in cells) < 24
-    assert all(panel["description"] for panel in panels)
-
-
 @pytest.mark.needs("promtool")
 def test_promtool_accepts_every_query_and_alert_tests_pass(tmp_path: Path) -> None:
     shutil.copy(ALERTS, tmp_path)

@@ -1,7 +1,6 @@
 """``syncd`` while it runs: files that come, move, grow and go, and a daemon that is told to stop."""
 
 import os
-import shutil
 import signal
 import time
 
@@ -54,20 +53,6 @@ def test_files_that_come_while_it_runs_are_registered_however_they_come(
         assert daemon.stop() == 143
 
 
-def test_files_that_came_while_it_was_down_are_registered_when_it_starts(
-    home: Home, cloud: Sandbox
-) -> None:
-    with home.daemon() as daemon:
-        all_there(home, cloud, daemon)
-        daemon.stop()
-    home.write(NEW, weights(b"came in the meantime"))
-
-    with home.daemon():
-        arrive(home, cloud, NEW)
-
-    assert cloud.history.count("presign") == 3
-
-
 def test_a_file_that_keeps_growing_is_not_presigned_before_it_stands_still(
     home: Home, cloud: Sandbox
 ) -> None:
@@ -102,20 +87,6 @@ def test_a_file_replaced_while_it_is_sent_ends_with_its_new_bytes_only(
 
     assert len([e for e in cloud.history.entries("presign") if NEW in (e.model_path or "")]) == 2
     assert sorted(records(cloud)) == sorted(f"models/{path}" for path in (ONE, TWO, NEW))
-
-
-def test_a_file_deleted_while_it_is_sent_is_not_registered(home: Home, cloud: Sandbox) -> None:
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains=NEW, delay_s=5))
-    with home.daemon() as daemon:
-        all_there(home, cloud, daemon)
-        path = home.write(NEW, weights(b"soon gone"))
-        until(lambda: len(cloud.history.entries("presign")) == 3, "the presign call")
-        path.unlink()
-        until(lambda: len(cloud.history.entries("put_body")) == 3, "the end of the PUT")
-        until(lambda: home.counts() == {"registered": 2}, "an empty queue")
-
-        assert daemon.stop() == 143
-    assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
 
 
 # -- stopping --------------------------------------------------------------------------------------
@@ -186,19 +157,3 @@ def test_a_root_that_goes_away_is_waited_for_and_nothing_is_forgotten(
         assert home.counts() == {"registered": 3}
         assert cloud.history.count("presign") == 3
         assert daemon.stop() == 143
-
-
-def test_a_root_that_comes_back_as_another_folder_is_watched_and_not_sent_again(
-    home: Home, cloud: Sandbox
-) -> None:
-    away = home.state.parent / "away"
-    with home.daemon() as daemon:
-        all_there(home, cloud, daemon)
-        home.models.rename(away)
-        shutil.copytree(away, home.models)
-        until(lambda: daemon.events("watch.restarted"), "another watch")
-        until(lambda: len(daemon.events("job.ended")) == 4, "a look at both files")
-        home.write(NEW, weights(b"told by the new folder's own events"))
-        arrive(home, cloud, NEW)
-
-    assert cloud.history.count("presign") == 3

@@ -3,7 +3,6 @@
 import os
 
 import httpx
-import pytest
 
 from syncd.cloud.validation import BODY_MAX
 from syncd.config.locations import SOCKET
@@ -31,15 +30,10 @@ def test_I33_error_answer_full_of_urls_leaves_daemon_responsive(home: Home, clou
         assert daemon.stop() == 143
 
 
-@pytest.mark.parametrize("where", ["ignore file", "select.exclude"])
-def test_I33_pattern_full_of_stars_leaves_daemon_responsive(
-    home: Home, cloud: Sandbox, where: str
-) -> None:
+def test_I33_pattern_full_of_stars_leaves_daemon_responsive(home: Home, cloud: Sandbox) -> None:
     pattern = "*a" * 8 + "*b"
-    if where == "ignore file":
-        home.write(".syncdignore", pattern.encode())
-    else:
-        home.env["SYNCD_SELECT__EXCLUDE"] = pattern
+    home.write(".syncdignore", pattern.encode())
+    home.env["SYNCD_SELECT__EXCLUDE"] = pattern
     home.write(f"loras/{'a' * 200}.pt", weights(b"a long name"))
 
     with home.daemon() as daemon:

@@ -69,12 +69,6 @@ def test_a_store_that_cannot_be_read_is_told_as_ever(told: Home) -> None:
     assert "is damaged" in short[2]
 
 
-def test_colours_where_rich_is_told_to_make_some(told: Home) -> None:
-    told.env["FORCE_COLOR"] = "1"
-
-    assert "\x1b[" in told.run("status").out
-
-
 @pytest.mark.parametrize("columns", ["60", "80", "200"])
 def test_help_is_the_page_of_the_command_line_at_every_width(home: Home, columns: str) -> None:
     short = home.run("--help")

@@ -1,20 +1,13 @@
 """The command against a real S3 server, which verifies every signature itself."""
 
-import asyncio
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-import httpx
 import pytest
 
-from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.server import S3Endpoint, Sandbox
-from syncd.sandbox.sigv4 import Grants
 from syncd.sandbox.switches import Switches
 from syncd.types import Call
 from tests.integration.harness import Home, deeds, records
@@ -34,7 +27,7 @@ FOLDERS = (
     "checkpoints", "clip_vision", "controlnet", "diffusion_models", "embeddings", "gligen",
     "hypernetworks", "loras", "style_models", "text_encoders", "upscale_models", "vae",
 )  # fmt: skip
-FILES = 200
+FILES = 60
 ABOVE_CAP = {
     "checkpoints/one.safetensors": CAP + 1,  # two parts, the second shorter
     "diffusion_models/flux/two.safetensors": 2 * PART,  # two whole parts
@@ -78,7 +71,7 @@ def presigned(seen: Seen) -> bool:
     return "X-Amz-Signature" in seen.query
 
 
-def test_two_hundred_files_reach_the_store_as_they_are_and_are_not_looked_at_again(
+def test_files_reach_the_store_as_they_are_and_are_not_looked_at_again(
     home: Home, cloud: Sandbox, relay: Relay, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(FILES - len(ABOVE_CAP)):
@@ -106,34 +99,6 @@ def test_two_hundred_files_reach_the_store_as_they_are_and_are_not_looked_at_aga
         print(f"\n{FILES} files: first {first.seconds:.2f} s, again {second.seconds:.2f} s")
 
 
-def test_a_url_that_expired_is_signed_again_and_costs_no_attempt(
-    home: Home, cloud: Sandbox, relay: Relay
-) -> None:
-    write_safetensors(home.models / ONE, MIB)
-    cloud.switches = replace(cloud.switches, url_lifetime_s=1)
-    statuses: list[int] = []
-
-    def be_late(seen: Seen) -> None:
-        if presigned(seen) and len(statuses) < 2:
-            time.sleep(1.5)
-
-    def count(seen: Seen, answer: Answer) -> Answer:
-        statuses.extend([answer.status] if presigned(seen) else [])
-        if len(statuses) == 2:
-            cloud.switches = SWITCHES
-        return answer
-
-    relay.before, relay.after = be_late, count
-
-    done = run(home, "--once")
-
-    assert done.code == 0, done.err
-    assert statuses == [403, 403, 200]
-    assert cloud.history.count(Call.PRESIGN) == 3
-    assert home.file(ONE)["attempt"] == 1
-    assert records(cloud) == local(home)
-
-
 def test_412_after_a_lost_answer_is_our_own_object(
     home: Home, cloud: Sandbox, relay: Relay
 ) -> None:
@@ -154,40 +119,10 @@ def test_412_after_a_lost_answer_is_our_own_object(
     assert len(cloud.objects()) == 1
 
 
-def test_412_for_somebody_elses_object_is_never_registered(home: Home, cloud: Sandbox) -> None:
-    write_safetensors(home.models / ONE, MIB)
-    cloud.switches = replace(cloud.switches, fresh_keys=False)
-    key = put_somebody_elses(cloud, f"models/{ONE}")
-
-    done = run(home, "--once")
-
-    assert done.code == 1, done.out + done.err
-    assert home.file(ONE)["state"] == "failed"
-    assert "already holds something" in home.file(ONE)["reason"]
-    assert cloud.records() == []
-    assert set(cloud.objects()) == {key}
-
-
-def put_somebody_elses(cloud: Sandbox, model_path: str) -> str:
-    """Another object under the key that the cloud gives to *model_path*; the key."""
-    said = {"file_name": "one.safetensors", "model_type": "loras", "model_path": model_path}
-    with httpx.Client(trust_env=False) as client:
-        answer = client.post(
-            f"{cloud.base_url}/models/presign",
-            json={**said, "file_size": MIB},
-            headers={"Authorization": f"Bearer {cloud.device_key}"},
-        )
-        grant = answer.raise_for_status().json()
-        put = client.put(grant["upload_url"], content=bytes(MIB), headers=grant["upload_headers"])
-        put.raise_for_status()
-    key: str = grant["storage_key"]
-    return key
-
-
-@pytest.mark.parametrize("at", [1, 5, 9])
 def test_a_killed_multipart_upload_sends_what_the_real_store_does_not_have(
-    home: Home, cloud: Sandbox, relay: Relay, at: int
+    home: Home, cloud: Sandbox, relay: Relay
 ) -> None:
+    at = 5
     write_safetensors(home.models / ONE, 8 * PART + 1)
     victims: list[subprocess.Popen[bytes]] = []
 
@@ -217,31 +152,6 @@ def test_a_killed_multipart_upload_sends_what_the_real_store_does_not_have(
     assert records(cloud) == local(home)
     assert cloud.history.count(Call.INITIATE) == 1
     assert cloud.open_uploads() == ()
-
-
-def test_F42_an_upload_that_the_store_dropped_begins_again(
-    home: Home, cloud: Sandbox, relay: Relay, weed: Weed, bucket: str
-) -> None:
-    owner = RemoteObjects(Grants(weed.url, bucket, weed.keys, time.time, lambda: SWITCHES))
-    write_safetensors(home.models / ONE, 3 * PART)
-    dropped: list[str] = []
-
-    def drop_after_the_first(seen: Seen, answer: Answer) -> Answer:
-        if presigned(seen) and seen.part and not dropped:
-            dropped.append(seen.query["uploadId"])
-            key = unquote(urlsplit(seen.target).path).removeprefix(f"/{bucket}/")
-            asyncio.run(owner.abort(key, dropped[0]))
-        return answer
-
-    relay.after = drop_after_the_first
-
-    done = run(home, "--once")
-    owner.close()
-
-    assert done.code == 0, done.err
-    assert cloud.history.count(Call.INITIATE) == 2
-    assert records(cloud) == local(home)
-    assert len(cloud.objects()) == 1
 
 
 NAMES = (

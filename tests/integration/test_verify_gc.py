@@ -52,15 +52,6 @@ def test_a_file_that_differs_is_named_and_the_exit_code_says_so(home: Home) -> N
     assert by_path[ONE]["record_id"] in shown
 
 
-def test_only_what_is_asked_for_is_read(home: Home) -> None:
-    home.once()
-    rot(home.models / ONE)
-
-    assert home.document("verify", "vae")["files_by_state"] == {"same": 1}
-    assert home.document("verify", str(home.models / TWO))["files_by_state"] == {"same": 1}
-    assert home.document("verify", "loras", code=1)["files_by_state"] == {"differs": 1}
-
-
 def test_a_file_that_is_gone_is_told_and_is_no_failure(home: Home) -> None:
     home.once()
     (home.models / ONE).unlink()
@@ -79,15 +70,6 @@ def test_a_tree_that_is_not_there_is_not_judged(home: Home) -> None:
 
     assert (emptied.code, emptied.out) == (missing.code, missing.out) == (66, "")
     assert "is its disk mounted?" in emptied.said
-
-
-def test_a_running_syncd_is_not_disturbed(home: Home) -> None:
-    with home.daemon() as daemon:
-        until(lambda: len(daemon.events("job.ended")) == 2, "both registrations")
-        told = home.document("verify")
-        daemon.stop()
-
-    assert told["files_by_state"] == {"same": 2}
 
 
 # -- gc --------------------------------------------------------------------------------------------
