@@ -9,7 +9,7 @@ use ``printable`` to show such a name.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from syncd.formatting import printable as printable
 from syncd.states import FileState as FileState
@@ -18,6 +18,9 @@ from syncd.states import HoldKind as HoldKind
 from syncd.states import State as State
 from syncd.states import UploadState as UploadState
 from syncd.states import Verdict as Verdict
+
+if TYPE_CHECKING:
+    import os
 
 LEAF_SIZE = 4 * 1024 * 1024  # bytes that one leaf digest covers
 LEAF_DIGEST_SIZE = 16  # bytes of one leaf digest (XXH3-128)
@@ -127,6 +130,10 @@ class Fingerprint(NamedTuple):
     size: int
     mtime_ns: int
     ctime_ns: int
+
+    @classmethod
+    def of(cls, found: "os.stat_result") -> "Fingerprint":
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def same_file_as(self, other: "Fingerprint") -> bool:
         """

@@ -34,8 +34,8 @@ def safetensors_of(count: int, **dumps: Any) -> bytes:
     return safetensors(json.dumps(header, **dumps).encode(), bytes(range(24)) * count)
 
 
-def gguf_string(text: str, order: str = "<") -> bytes:
-    return struct.pack(order + "Q", len(text.encode())) + text.encode()
+def gguf_string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
 
 
 def gguf(
@@ -45,38 +45,35 @@ def gguf(
     *,
     version: int = 3,
     alignment: int = 32,
-    order: str = "<",
 ) -> bytes:
     """A file of key-value *pairs*, tensors (name, dimensions, type, offset) and *data* bytes."""
     pairs, tensors = list(pairs), list(tensors)
-    parts = [b"GGUF", struct.pack(order + "IQQ", version, len(tensors), len(pairs)), *pairs]
+    parts = [b"GGUF", struct.pack("<IQQ", version, len(tensors), len(pairs)), *pairs]
     for name, shape, kind, offset in tensors:
-        parts.append(gguf_string(name, order))
-        form = f"{order}I{len(shape)}QIQ"
+        parts.append(gguf_string(name))
+        form = f"<I{len(shape)}QIQ"
         parts.append(struct.pack(form, len(shape), *shape, kind, offset))
     header = b"".join(parts)
     return header + bytes(-len(header) % alignment) + b"\x5a" * data
 
 
-def gguf_pair(key: str, kind: int, value: bytes, order: str = "<") -> bytes:
-    return gguf_string(key, order) + struct.pack(order + "I", kind) + value
+def gguf_pair(key: str, kind: int, value: bytes) -> bytes:
+    return gguf_string(key) + struct.pack("<I", kind) + value
 
 
-def gguf_model(order: str = "<", version: int = 3) -> bytes:
+def gguf_model(version: int = 3) -> bytes:
     """Pairs of every shape and three tensors: F32, Q4_0, Q4_K, the last one ending aligned."""
-    words = struct.pack(order + "IQ", 8, 3) + b"".join(
-        gguf_string(w, order) for w in ("a", "bc", "def")
-    )
+    words = struct.pack("<IQ", 8, 3) + b"".join(gguf_string(w) for w in ("a", "bc", "def"))
     pairs = [
-        gguf_pair("general.architecture", 8, gguf_string("llama", order), order),
-        gguf_pair("general.alignment", 4, struct.pack(order + "I", 64), order),
-        gguf_pair("tokenizer.ggml.tokens", 9, words, order),
-        gguf_pair("tokenizer.ggml.scores", 9, struct.pack(order + "IQ2f", 6, 2, 1.0, 2.0), order),
-        gguf_pair("some.flag", 7, b"\x01", order),
-        gguf_pair("some.count", 10, struct.pack(order + "Q", 7), order),
+        gguf_pair("general.architecture", 8, gguf_string("llama")),
+        gguf_pair("general.alignment", 4, struct.pack("<I", 64)),
+        gguf_pair("tokenizer.ggml.tokens", 9, words),
+        gguf_pair("tokenizer.ggml.scores", 9, struct.pack("<IQ2f", 6, 2, 1.0, 2.0)),
+        gguf_pair("some.flag", 7, b"\x01"),
+        gguf_pair("some.count", 10, struct.pack("<Q", 7)),
     ]
     tensors = [("a", (8, 2), 0, 0), ("b", (32, 2), 2, 64), ("c", (256, 1), 12, 128)]
-    return gguf(pairs, tensors, 128 + 192, alignment=64, order=order, version=version)
+    return gguf(pairs, tensors, 128 + 192, alignment=64, version=version)
 
 
 def torch_zip(entries: Mapping[str, bytes] | None = None, **writing: Any) -> bytes:
@@ -200,7 +197,7 @@ SAMPLES: Mapping[str, tuple[str, list[bytes]]] = {
             safetensors_of(2, indent=1, ensure_ascii=False),
         ],
     ),
-    "gguf": ("m.gguf", [gguf_model(), gguf_model(">"), gguf_model(version=2)]),
+    "gguf": ("m.gguf", [gguf_model(), gguf_model(version=2)]),
     "zip": ("m.pt", [torch_zip(), torch_zip64(), torch_zip(compression=zipfile.ZIP_DEFLATED)]),
     "pickle": ("m.pkl", [plain_pickle(protocol) for protocol in (2, 3, 4, 5)]),
     "torch legacy": (

@@ -59,8 +59,7 @@ def open_file(path: str) -> Iterator[int]:
 
 
 def fingerprint_of(fd: int) -> Fingerprint:
-    st = os.fstat(fd)
-    return Fingerprint(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+    return Fingerprint.of(os.fstat(fd))
 
 
 def read_fingerprint(path: str) -> Fingerprint:

@@ -287,10 +287,7 @@ def find_file(
         allowed = _allowed(fd, rel_path, symlinks, known)
         if not allowed or not stat.S_ISREG(found.st_mode):
             return None
-        fingerprint = Fingerprint(
-            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-        )
-        return FoundFile(root_id, rel_path, fingerprint, found.st_blocks * BLOCK)
+        return FoundFile(root_id, rel_path, Fingerprint.of(found), found.st_blocks * BLOCK)
     finally:
         os.close(fd)
 

@@ -116,7 +116,7 @@ def has_writer(fd: int) -> bool:
 
 
 def _judge(fd: int, path: str, found: FoundFile, *, boundary: Boundary, lease: bool) -> Judgement:
-    if _fingerprint(fd) != found.fingerprint:
+    if Fingerprint.of(os.fstat(fd)) != found.fingerprint:
         return Judgement(None)
     real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115, names are bytes
     outside = boundary.is_outside(real)
@@ -171,11 +171,4 @@ def _permissions(path: str) -> str:
     return (
         f"the account that runs syncd (uid {os.geteuid()}) may not read it. Let it, for example: "
         f"chmod a+r '{shown}', or chgrp it to a group of that account and chmod g+r"
-    )
-
-
-def _fingerprint(fd: int) -> Fingerprint:
-    found = os.fstat(fd)
-    return Fingerprint(
-        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     )

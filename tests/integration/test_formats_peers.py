@@ -203,16 +203,11 @@ def test_gguf_truncated_within_last_padding_is_incomplete(tmp_path: Path) -> Non
     assert accepts(read_gguf, path)
 
 
-def test_big_endian_gguf_whole_and_truncated_get_the_official_verdict(tmp_path: Path) -> None:
+def test_big_endian_gguf_is_not_checked(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(path, [Type.F16], endianess=gguf.GGUFEndian.BIG)
-    end = unpadded_end(path)
 
-    assert ours(path) == Structure(True, None, "gguf")
-
-    os.truncate(path, end - 1)
-    assert not ours(path).complete
-    assert not accepts(read_gguf, path)
+    assert ours(path) == Structure(True, "not checked: its numbers are big-endian", "gguf")
 
 
 def test_gguf_tensor_types_equal_the_official_table() -> None:

@@ -2,8 +2,8 @@
 Adaptive pace: how many API calls are sent per second.
 
 A server does not publish how many calls it accepts, so the pace starts low and grows while calls wait for
-their turn, are answered well and are answered about as fast as before. A throttled call shows the limit: the
-pace halves, returns to just below the limit, and stays there for a while before it tries more.
+their turn, are answered well and are answered about as fast as before. A throttled call shows the limit:
+the pace halves, returns to just below the limit, and stays there for a while before it tries more.
 Headers that announce the remaining calls bound it until they expire.
 """
 

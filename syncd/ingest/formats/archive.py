@@ -19,6 +19,7 @@ _LOCATOR = Struct("<4sLQL")
 _END64 = Struct("<4sQ2H2L4Q")
 _CENTRAL = Struct("<4s6H3L5H2L")
 _LOCAL = Struct("<4s5H3L2H")
+_UINT64 = Struct("<Q")
 _LONGEST_COMMENT = 65_535
 _IN_EXTRA = 0xFFFF_FFFF
 _OF_TORCH = frozenset((b"data.pkl", b"version", b"archive_format"))
@@ -107,12 +108,14 @@ def _entries(fd: int, directory: _Directory) -> Iterator[tuple[bytes, int, int]]
 def _wide(full: int, stored: int, position: int, extra: bytes) -> tuple[int, int]:
     """Read the numbers that do not fit 32 bits from field 1 of *extra*."""
     wide = _field(extra, 1)
-    at = 8 if full == _IN_EXTRA else 0
-    if stored == _IN_EXTRA:
-        stored = _uint64(wide, at)
-        at += 8
-    if position == _IN_EXTRA:
-        position = _uint64(wide, at)
+    numbers = (value for (value,) in _UINT64.iter_unpack(wide[: len(wide) // 8 * 8]))
+    try:
+        if full == _IN_EXTRA:
+            next(numbers)
+        stored = next(numbers) if stored == _IN_EXTRA else stored
+        position = next(numbers) if position == _IN_EXTRA else position
+    except StopIteration:
+        raise Fault("damaged: an entry of the zip archive lacks its zip64 numbers") from None
     return position, stored
 
 
@@ -125,12 +128,6 @@ def _field(extra: bytes, wanted: int) -> bytes:
             return extra[at + 4 : at + 4 + length]
         at += 4 + length
     return b""
-
-
-def _uint64(data: bytes, at: int) -> int:
-    if at + 8 > len(data):
-        raise Fault("damaged: an entry of the zip archive lacks its zip64 numbers")
-    return int.from_bytes(data[at : at + 8], "little")
 
 
 def _content(fd: int, position: int) -> int:
