@@ -201,16 +201,17 @@ def _now_ms() -> int:
 
 def _file_document(found: Everything) -> dict[str, object]:
     detail = found.detail
+    job = detail and detail.job
     return {
         "path": found.place.shown,
         "on_disk": found.on_disk,
         "settling": found.settling,
         "rule": printable(found.rule),
-        "file": None if detail is None else detail.file._asdict(),
-        "fingerprint": None if detail is None else detail.fingerprint._asdict(),
-        "judged_at": None if detail is None else detail.judged_at,
-        "registered_at": None if detail is None else detail.registered_at,
-        "job": None if detail is None or detail.job is None else detail.job._asdict(),
+        "file": detail and detail.file._asdict(),
+        "fingerprint": detail and detail.fingerprint._asdict(),
+        "judged_at": detail and detail.judged_at,
+        "registered_at": detail and detail.registered_at,
+        "job": job and job._asdict(),
         "events": [event._asdict() for event in found.events],
     }
 

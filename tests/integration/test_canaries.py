@@ -174,7 +174,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def signed_in(machine: Machine) -> str:
     """Both ways to sign in; the access token."""
     home, cloud, report = machine.home, machine.cloud, machine.report
-    machine.keep("login", pair(home).seen)
+    machine.keep("login", pair(home))
     done = sign_in(home, cloud)
     assert done.code == 0, done.err
     machine.keep("login --large-files", done.out, done.err)

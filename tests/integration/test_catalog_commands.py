@@ -217,16 +217,6 @@ def test_the_memory_of_another_cloud_says_nothing_of_this_one(home: Home, tmp_pa
     assert len({done.said for done in ran}) == 1
 
 
-def test_I20_a_tree_on_another_mount_is_not_judged(home: Home) -> None:
-    home.once()
-    change(home, "UPDATE mount SET fs_source = ?", b"/dev/elsewhere")
-    safe, once = home.run("safe"), home.once()
-
-    assert (safe.code, once.code) == (66, 66)
-    assert safe.said == once.said
-    assert "is on another file system than before" in safe.said
-
-
 @pytest.mark.parametrize("name", ["vae", "vae.pt"], ids=["a folder's name", "a model's name"])
 def test_I20_a_linked_folder_whose_disk_is_off_is_not_a_deleted_one(
     name: str, home: Home, cloud: Sandbox, tmp_path: Path
@@ -333,22 +323,6 @@ def test_a_folder_of_extra_model_paths_that_is_not_there_is_named(home: Home) ->
 
     assert (once.code, told["exit_code"], told["absent"]) == (0, 0, [missing])
     assert f"; not there: {missing}" in said.out
-
-
-def test_a_cancelled_file_is_not_sent_by_a_plan_and_not_safe(home: Home, cloud: Sandbox) -> None:
-    home.env["SYNCD_API__TOKEN"] = "dk-nobody"
-    home.once()
-    home.run("cancel", TWO)
-    home.env["SYNCD_API__TOKEN"] = cloud.device_key
-    plan = {step["path"]: step for step in home.plan()["files"]}[TWO]
-    told = {each["path"]: each for each in document(home, "safe")["at_risk"]}[TWO]
-    lines = home.state.parent / "plan.jsonl"
-    home.run("plan", "--out", str(lines))
-    applied = home.run("apply", str(lines))
-
-    assert (plan["action"], told["to_send"]) == ("cancelled", False)
-    assert "syncd retry" in plan["reason"]
-    assert (applied.code, [r["model_path"] for r in cloud.records()]) == (0, [f"models/{ONE}"])
 
 
 def test_safe_says_why_the_rest_is_not_sent_now(home: Home) -> None:

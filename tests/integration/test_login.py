@@ -121,12 +121,12 @@ def approve(address: str, **more: str) -> None:
     httpx.get(address, params=httpx.URL(address).params.merge(more), trust_env=False, verify=False)
 
 
-def pair(home: Home, **more: str) -> Terminal:
-    with terminal(home, "login") as screen:
+def pair(home: Home, *args: str, code: int = 0, **more: str) -> str:
+    """Run ``syncd login``, approve it, and return what it prints, without line breaks."""
+    with terminal(home, "login", *args) as screen:
         approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0], **more)
-        code = screen.end()
-    assert code == 0, screen.seen
-    return screen
+        assert screen.end() == code, screen.seen
+    return re.sub(r"\s+", " ", screen.seen)
 
 
 def sign_in(home: Home, cloud: Sandbox, *args: str, password: str | None = None) -> Finished:
@@ -204,19 +204,19 @@ def whoami(home: Home, code: int = 0) -> dict[str, object]:
 def test_pairing_shows_address_code_and_qr_and_keeps_only_the_device_key(
     box: Home, cloud: Sandbox
 ) -> None:
-    screen = pair(box)
+    seen = pair(box)
     key = key_of(box)
     agent_keys = [each for each in cloud._accounts._keys if each.startswith("ak-")]
     again = box.run("login")
 
-    assert "▀" in screen.seen
-    assert re.search(r"confirm the code [A-Z0-9]{4}-[A-Z0-9]{4} there", screen.seen)
-    assert "Signed in as Ada Example <ada@example.org>" in screen.seen
+    assert "▀" in seen
+    assert re.search(r"confirm the code [A-Z0-9]{4}-[A-Z0-9]{4} there", seen)
+    assert "Signed in as Ada Example <ada@example.org>" in seen
     assert cloud._accounts.identify(key) is not None
     assert stat.S_IMODE((box.state / "credentials/api_token").stat().st_mode) == 0o600
     assert stat.S_IMODE((box.state / "credentials").stat().st_mode) == 0o700
     for secret in (key, *agent_keys):
-        assert secret not in screen.seen
+        assert secret not in seen
     for secret in agent_keys:
         assert secret not in everything(box)
     assert (again.code, cloud.history.count("pair_start")) == (0, 1)
@@ -527,10 +527,7 @@ def test_a_tree_never_splits_over_the_catalogs_of_two_teams(
     assert {record["storage_key"].split("/")[1] for record in cloud.records()} == {own}
 
     box.run("logout")
-    with terminal(box, "login") as screen:
-        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0], team_id=other)
-        assert screen.end() == 77, screen.seen
-    assert "in the catalog of another team" in re.sub(r"\s+", " ", screen.seen)
+    assert "in the catalog of another team" in pair(box, code=77, team_id=other)
     assert not (box.state / "credentials/api_token").exists()
 
 
@@ -620,14 +617,6 @@ def delete_records(cloud: Sandbox) -> None:
         assert gone.is_success, gone.text
 
 
-def pair_for(home: Home, *args: str) -> tuple[int, str]:
-    """Exit code of ``syncd login``, and what it says."""
-    with terminal(home, "login", *args) as screen:
-        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0])
-        code = screen.end()
-    return code, re.sub(r"\s+", " ", screen.seen)
-
-
 def test_a_box_whose_records_were_deleted_in_the_cloud_signs_in_by_naming_the_team(
     box: Home, cloud: Sandbox
 ) -> None:
@@ -636,17 +625,16 @@ def test_a_box_whose_records_were_deleted_in_the_cloud_signs_in_by_naming_the_te
     assert register(box, "a").code == 0
     delete_records(cloud)
     (box.state / "credentials/api_token").unlink()
-    unnamed = pair_for(box)
-    named = pair_for(box, "--team", own)
+    unnamed = pair(box, code=77)
+    pair(box, "--team", own)
     kept = cloud._accounts.identify(key_of(box))
     done = register(box, "b")
     state_of_b = box.file("loras/b.safetensors")["state"]
     session = sign_in(box, cloud, "--team", own)
 
-    assert unnamed[0] == 77
-    assert "in the catalog of another team, or was deleted" in unnamed[1]
-    assert "The new key is removed" in unnamed[1]
-    assert (named[0], kept is not None) == (0, True), named[1]
+    assert "in the catalog of another team, or was deleted" in unnamed
+    assert "The new key is removed" in unnamed
+    assert kept is not None
     assert (done.code, state_of_b) == (1, "registered"), "a is in drift"
     assert session.code == 0, session.said
 
@@ -662,7 +650,7 @@ def test_records_that_are_known_to_be_deleted_say_nothing_of_a_team(
     (box.state / "credentials/api_token").unlink()
 
     assert noticed == "drift"
-    assert pair_for(box)[0] == 0
+    pair(box)
 
 
 def test_a_403_is_explained_by_the_role_with_one_look_at_the_account(

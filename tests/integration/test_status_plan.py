@@ -106,14 +106,6 @@ def test_a_file_that_failed_is_planned_as_failed_until_it_changes(
     assert actions(home)[ONE] == "upload"
 
 
-def test_with_a_session_large_files_are_planned_in_parts(large_home: Home, cloud: Sandbox) -> None:
-    large_home.sign_in(cloud)
-
-    (big,) = [file for file in large_home.plan()["files"] if file["path"] == BIG]
-
-    assert (big["action"], big["reason"]) == ("upload", "new, in parts")
-
-
 @pytest.mark.parametrize("emptied", [False, True])
 def test_a_plan_for_a_root_that_is_not_there_judges_nothing(home: Home, emptied: bool) -> None:
     home.once()
