@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from syncd.config.locations import SOCKET, address_of, denied, runtime_sockets
@@ -101,12 +101,9 @@ def socket_of(state_dir: str) -> str | None:
 
 def _owned_by(path: str) -> str | None:
     """Return the state directory of the daemon behind a socket, or None if it does not answer."""
-    try:
-        with _exchange(path, "GET", "/live", "") as (_, answer):
-            state_dir: str | None = json.loads(answer.read()).get("state_dir")
-    except (OSError, ValueError, IndexError):
-        return None
-    return state_dir
+    with suppress(OSError, ValueError, IndexError), _exchange(path, "GET", "/live", "") as answer:
+        return str(json.loads(answer[1].read()).get("state_dir"))
+    return None
 
 
 @contextmanager

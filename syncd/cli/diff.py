@@ -12,7 +12,6 @@ from syncd.cli.cloud_session import reaching
 from syncd.cli.main import Invocation, json_option, pass_invocation, print_json
 from syncd.cli.tables import Cell, Item, Line, Table
 from syncd.cloud.capabilities import NO_LISTING
-from syncd.cloud.client import CloudClient
 from syncd.config.loader import Loaded
 from syncd.core.catalog.drift import Comparison, Finding, FindingKind, LocalFile, sha256_of
 from syncd.core.catalog.plan import Action
@@ -100,7 +99,10 @@ class Inquiry:
         async with reaching(self._loaded) as api:
             try:
                 async for record in api.models():
-                    self._add(await self._whole(api, record))
+                    at_our_path = self._comparison.file_at(record.model_path) is not None
+                    if record.file_hash is None and at_our_path:
+                        record = await api.get_model(record.id) or record
+                    self._add(record)
             except JobError as error:
                 if self.counts or not says_no(error):
                     raise NotAnswered(error) from error
@@ -129,12 +131,6 @@ class Inquiry:
         self.counts[finding.kind] += 1
         if self._equal or finding.is_drift:
             self.kept.append(finding)
-
-    async def _whole(self, api: CloudClient, record: Record) -> Record:
-        """Fetch the record if the listing has no hash and a file has its path."""
-        if record.file_hash is None and self._comparison.file_at(record.model_path) is not None:
-            return await api.get_model(record.id) or record
-        return record
 
     def _read(self, file: LocalFile) -> None:
         """Hash a file; one that cannot be read has the hash ``""``, which equals none."""

@@ -15,7 +15,6 @@ from syncd.formatting import duration_text, size_text
 from syncd.monitoring.progress import Meter
 from syncd.monitoring.status import NOTHING, progress_of
 
-SPARKS = " ▁▂▃▄▅▆▇█"
 RUNNING_SHOWN = 6
 TRIES_SHOWN = 4
 
@@ -33,7 +32,7 @@ def picture(document: Document, now_ms: int) -> RenderableType:
     """Return the screen for a status document, the most urgent rows first."""
     rows: list[RenderableType] = [_headline(document, now_ms)]
     rows += _holds(document["holds"], now_ms)
-    rows += [_totals(document), *_rates(document["progress"]), _counts(document, now_ms), Text()]
+    rows += [_totals(document), _rates(document["progress"]), _counts(document, now_ms), Text()]
     rows += _running(document["progress"]["running"])
     rows += _next_tries(document["next_tries"], now_ms)
     rows.append(Text("Ctrl-C closes this screen; syncd keeps running", style="dim"))
@@ -77,7 +76,7 @@ class _RunView:
         progress["bytes_left"] = left
         progress["seconds_left"] = left / now.sent_rate if left and now.sent_rate > 0 else None
         label = f"{now.finished_files} of {now.expected_files} files"
-        rows = [_bar(label, sent, now.expected), *_rates(progress), *_running(progress["running"])]
+        rows = [_bar(label, sent, now.expected), _rates(progress), *_running(progress["running"])]
         if now.settling_files:
             rows.append(Text(f"waiting for {now.settling_files} files to stop changing"))
         return Group(*rows)
@@ -104,27 +103,14 @@ def _bar(label: str, done: int, total: int) -> RenderableType:
     return table
 
 
-def _rates(progress: Document) -> Iterator[RenderableType]:
+def _rates(progress: Document) -> Text:
     left = progress["seconds_left"]
     text = f"uploading {size_text(progress['sent_rate'])}/s"
     if progress["bandwidth"] is not None:
         text += f" (limit {size_text(progress['bandwidth'])}/s)"
     text += f"   hashing {size_text(progress['hashed_rate'])}/s"
     text += f"   time left {'-' if left is None else duration_text(left)}"
-    yield Text(text)
-    beats = progress["sent_beats"]
-    if any(beats):
-        over = duration_text(len(beats) * progress["beat_s"])
-        most = size_text(max(beats) / progress["beat_s"])
-        line = Text(sparkline(beats), style="cyan", no_wrap=True)
-        yield line.append(f"  last {over}, peak {most}/s", style="dim")
-
-
-def sparkline(values: Sequence[int]) -> str:
-    """One character per value, scaled to the largest; a value above 0 is always visible."""
-    most = max(values, default=0) or 1
-    steps = len(SPARKS) - 1
-    return "".join(SPARKS[-(-value * steps // most)] for value in values)
+    return Text(text)
 
 
 def _counts(document: Document, now_ms: int) -> Text:

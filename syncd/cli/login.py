@@ -1,7 +1,6 @@
 """``syncd login`` and ``syncd logout``: get and remove the credentials of this machine."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 import click
@@ -122,9 +121,6 @@ def logout(invocation: Invocation) -> int:
     return code
 
 
-# -- a device key ---------------------------------------------------------------------------------
-
-
 def _pair(loaded: Loaded, team_id: str | None) -> None:
     key, origin = loaded.credential.device_key()
     if key is not None and team_id is not None and _is_accepted(loaded, key):
@@ -143,7 +139,12 @@ def _pair(loaded: Loaded, team_id: str | None) -> None:
     def keep(key: str) -> None:
         places.append(_keep_key(loaded, key))
 
-    asked(_paired(loaded, keep))
+    async def pair() -> None:
+        async with open_transport(loaded) as transport:
+            clock = SystemClock()
+            await sign_in.pair(transport, keep=keep, show=_show, report=click.echo, clock=clock)
+
+    asked(pair())
     key, _ = loaded.credential.device_key()
     assert key is not None, "it was kept"
     if team_id is not None:
@@ -178,11 +179,6 @@ def _trust(loaded: Loaded, key: str, team_id: str) -> None:
         finally:
             store.close()
     click.echo(f"The device key of this machine counts for the team {team.name}.")
-
-
-async def _paired(loaded: Loaded, keep: Callable[[str], None]) -> None:
-    async with open_transport(loaded) as transport:
-        await sign_in.pair(transport, keep=keep, show=_show, report=click.echo, clock=SystemClock())
 
 
 def _show(pairing: Pairing) -> None:
@@ -261,9 +257,6 @@ def _revoke(loaded: Loaded, key: str) -> int:
         return refused.exit_code
     click.echo("The device key is revoked.")
     return 0
-
-
-# -- a user's session -----------------------------------------------------------------------------
 
 
 def _sign_in(

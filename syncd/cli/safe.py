@@ -131,7 +131,13 @@ def safe(invocation: Invocation, deep: bool, as_json: bool) -> int:
 def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
     """Check that each selected file is registered, unchanged, and that its record is active."""
     wanted = [step for step in planned.steps if step.action not in NOT_WANTED]
-    models = [s for s in planned.steps if s.action in NOT_WANTED and _is_model(s)]
+    models = [
+        step
+        for step in planned.steps
+        if step.action in NOT_WANTED
+        and step.size
+        and naming.ending_of(step.rel_path) in naming.ENDINGS
+    ]
     answer = Answer(
         files_wanted=len(wanted),
         bytes_wanted=_size_of(wanted),
@@ -160,10 +166,6 @@ def examine(loaded: Loaded, planned: Planned, *, deep: bool) -> Answer:
 
 def _size_of(steps: Iterable[Step]) -> int:
     return sum(step.size for step in steps)
-
-
-def _is_model(step: Step) -> bool:
-    return step.size > 0 and naming.ending_of(step.rel_path) in naming.ENDINGS
 
 
 def _at_risk(planned: Planned, step: Step, reason: str, *, to_send: bool = False) -> AtRisk:

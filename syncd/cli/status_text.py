@@ -11,7 +11,7 @@ from syncd.monitoring.status import TO_DO
 if TYPE_CHECKING:
     from syncd.cli.status_data import Summary
     from syncd.monitoring.progress import Snapshot
-    from syncd.store.outline import FileReport, SkippedFiles
+    from syncd.store.outline import FileReport
 
 STALLED_S = 300.0
 """Seconds without progress after which ``status`` says so."""
@@ -55,7 +55,9 @@ def summary_text(
     listed = sum(file.state in TO_DO for file in summary.not_in_catalog)
     if to_do > listed:
         yield Line(f"… and {to_do - listed} more to upload: syncd queue", "dim")
-    yield from _skipped(summary.skipped)
+    if summary.skipped:
+        rows = [(str(rule.files), rule.reason, rule.example) for rule in summary.skipped]
+        yield Table("Skipped", ("files", "reason", "example"), rows)
     for hold in summary.status.holds:
         yield Line(f"All uploads wait ({hold.kind}): {printable(hold.reason)}", "bold red")
         if hold.advice:
@@ -134,12 +136,6 @@ def _not_in_catalog(
     for path, reason in unsettled.items():
         rows.append((printable(path), "", state_cell("settling"), reason))
     yield Table("Not in the catalog", ("file", "size", "state", "reason, and what to do"), rows)
-
-
-def _skipped(rules: Sequence["SkippedFiles"]) -> Iterator[Table]:
-    if rules:
-        rows = [(str(rule.files), rule.reason, rule.example) for rule in rules]
-        yield Table("Skipped", ("files", "reason", "example"), rows)
 
 
 def _counts(

@@ -109,7 +109,11 @@ def _document(loaded: Loaded, account: Account) -> dict[str, object]:
 def _lines(loaded: Loaded, account: Account) -> Iterator[str]:
     if account.profile is not None:
         yield f"user        {name_of(account.profile)} at {loaded.settings.api.base_url}"
-        yield f"team        {_team_text(account.profile, account.team)}"
+        team, names = account.team, ", ".join(each.name for each in account.profile.teams)
+        text = f"one of {names or 'none'}: a device key does not show which"
+        if team is not None:
+            text = f"{team.name} ({team.id}), {team.role or 'role unknown'}"
+        yield f"team        {text}"
     for each in account.credentials:
         yield f"{'device key' if each.kind == 'device' else each.kind:10}  {_state(each)}"
         yield f"            {each.origin}"
@@ -117,13 +121,6 @@ def _lines(loaded: Loaded, account: Account) -> Iterator[str]:
     if ring is not None:
         yield f"keyring     {ring.state}"
     yield f"uploads     {_uploads(loaded, account)}"
-
-
-def _team_text(who: Profile, team: Team | None) -> str:
-    if team is not None:
-        return f"{team.name} ({team.id}), {team.role or 'role unknown'}"
-    names = ", ".join(each.name for each in who.teams) or "none"
-    return f"one of {names}: a device key does not show which"
 
 
 def _state(each: Credential) -> str:

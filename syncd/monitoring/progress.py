@@ -11,8 +11,7 @@ from typing import NamedTuple
 from syncd.types import Job
 
 BEAT_S = 5.0  # the duration of an interval (a beat)
-BEATS = 60  # the number of beats that are kept: five minutes
-RATE_BEATS = 12  # the number of beats of a rate: the last minute, including the current beat
+BEATS = 12  # the number of beats of a rate: the last minute, including the current beat
 
 
 class Phase(StrEnum):
@@ -88,7 +87,6 @@ class Snapshot(_Counters):
     expected: int
     sent_rate: float
     hashed_rate: float
-    sent_beats: tuple[int, ...]
     idle_s: float
     tallies: Mapping[tuple[Tally, tuple[str, ...]], int]
     walks: Mapping[str, float]
@@ -139,17 +137,11 @@ class RateHistory:
         self._advance()
         self._bytes[-1] += count
 
-    def figures(self) -> list[int]:
-        """Return the bytes of each complete beat, oldest first."""
-        self._advance()
-        return list(self._bytes)[:-1]
-
     def rate(self) -> float:
         """Return bytes per second over the last minute, or since the start."""
         self._advance()
-        recent = list(self._bytes)[-RATE_BEATS:]
         into_beat_s = self._now_s() - self._started_s - self._beat * BEAT_S
-        return sum(recent) / max((len(recent) - 1) * BEAT_S + into_beat_s, 1.0)
+        return sum(self._bytes) / max((len(self._bytes) - 1) * BEAT_S + into_beat_s, 1.0)
 
     def _advance(self) -> None:
         beat = int((self._now_s() - self._started_s) / BEAT_S)
@@ -270,7 +262,6 @@ class Meter:
                 expected=sum(self._expected.values()),
                 sent_rate=self._sending.rate(),
                 hashed_rate=self._hashing.rate(),
-                sent_beats=tuple(self._sending.figures()),
                 idle_s=self._now_s() - self._moved_s,
                 tallies=dict(self._tallies),
                 walks=dict(self._walks),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from syncd.monitoring.progress import Running, Settling, Snapshot
 
 NEXT_TRIES = 10
+THIS_RUN = ("registered_files", "adopted_files", "failed_files", "hashed", "sent", "adopted")
 
 SETTLING_LISTED = 20
 """The largest number of changing files in the document. A first walk may find 50,000."""
@@ -98,15 +99,7 @@ def progress_of(
     bandwidth: float | None,
     calls_per_s: float | None,
 ) -> dict[str, Any]:
-    """
-    Return the progress of a running syncd.
-
-    Args:
-        bandwidth: The limit in bytes per second, or None.
-        calls_per_s: The current pace of API calls; None: no pace.
-    """
-    from syncd.monitoring.progress import BEAT_S
-
+    """Return the progress of a running syncd; None as a limit or a pace means that there is none."""
     in_flight = sum(min(running.sent, running.size) for running in now.running)
     left = max(summary.bytes_to_do - in_flight, 0)
     predictable = left > 0 and now.sent_rate > 0 and not summary.holds
@@ -120,19 +113,10 @@ def progress_of(
         "seconds_left": round(left / now.sent_rate, 1) if predictable else None,
         "sent_rate": round(now.sent_rate, 1),
         "hashed_rate": round(now.hashed_rate, 1),
-        "beat_s": BEAT_S,
-        "sent_beats": list(now.sent_beats),
         "idle_s": round(now.idle_s, 1),
         "bandwidth": bandwidth,
         "calls_per_s": None if calls_per_s is None else round(calls_per_s, 1),
-        "this_run": {
-            "registered_files": now.registered_files,
-            "adopted_files": now.adopted_files,
-            "failed_files": now.failed_files,
-            "hashed": now.hashed,
-            "sent": now.sent,
-            "adopted": now.adopted,
-        },
+        "this_run": {name: getattr(now, name) for name in THIS_RUN},
     }
 
 

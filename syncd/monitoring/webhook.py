@@ -144,8 +144,8 @@ class WebhookNotifier:
         async with asyncio.TaskGroup() as both:
             if self._receivers.webhook is not None:
                 both.create_task(self._send_batches())
-            if all_is_well is not None and self._receivers.heartbeat is not None:
-                both.create_task(self._send_heartbeats(all_is_well))
+            if all_is_well is not None and (to := self._receivers.heartbeat) is not None:
+                both.create_task(self._send_heartbeats(to, all_is_well))
 
     async def flush(self, *, well: bool, within_s: float) -> None:
         """Send pending messages, and a heartbeat if the run ended *well*, within *within_s*."""
@@ -164,13 +164,14 @@ class WebhookNotifier:
                 await self._send_batch()
             await self._clock.sleep(POLL_S)
 
-    async def _send_heartbeats(self, all_is_well: Callable[[], Awaitable[bool]]) -> None:
+    async def _send_heartbeats(
+        self, to: Receiver, all_is_well: Callable[[], Awaitable[bool]]
+    ) -> None:
         """Send heartbeats while idle; the dispatcher reports an empty queue twice a minute."""
-        assert self._receivers.heartbeat is not None
         while True:
             await self._idle.wait()
             if await all_is_well():
-                await self._send_heartbeat(self._receivers.heartbeat)
+                await self._send_heartbeat(to)
                 await self._clock.sleep(HEARTBEAT_S)
             self._idle.clear()
 

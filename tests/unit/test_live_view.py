@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from syncd.cli.live_view import picture, sparkline
+from syncd.cli.live_view import picture
 
 NOW_MS = 1_800_000_000_000
 
@@ -32,8 +31,6 @@ def document(**changes: Any) -> dict[str, Any]:
         "seconds_left": None,
         "sent_rate": 0.0,
         "hashed_rate": 0.0,
-        "beat_s": 5.0,
-        "sent_beats": [],
         "idle_s": 0.0,
         "bandwidth": None,
         "calls_per_s": None,
@@ -54,16 +51,6 @@ def shown(**changes: Any) -> list[str]:
     with console.capture() as said:
         console.print(picture(document(**changes), NOW_MS))
     return said.get().splitlines()
-
-
-@pytest.mark.parametrize(
-    ("values", "line"),
-    [([], ""), ([0, 0], "  "), ([0, 1, 500, 1000], " ▁▄█"), ([7], "█")],
-)
-def test_a_sparkline_is_as_high_as_its_values_and_shows_any_byte(
-    values: list[int], line: str
-) -> None:
-    assert sparkline(values) == line
 
 
 def test_what_waits_for_a_person_comes_first_with_what_to_do() -> None:
@@ -101,7 +88,6 @@ def test_the_next_tries_say_when_and_why() -> None:
 
 def test_rates_limits_and_what_is_left_stand_in_one_line() -> None:
     progress = {"sent_rate": 2.0**20, "bandwidth": 2 * 2**20, "seconds_left": 312}
-    lines = shown(progress={**progress, "sent_beats": [0, 5 * 2**20]})
+    lines = shown(progress=progress)
 
     assert "uploading 1.0 MiB/s (limit 2.0 MiB/s)   hashing 0 B/s   time left 5:12" in lines
-    assert " █  last 0:10, peak 1.0 MiB/s" in lines
