@@ -147,18 +147,6 @@ def test_a_failure_is_told_with_its_reason_and_silences_the_heartbeat(
     assert listener.beats == 0
 
 
-def test_a_file_that_waits_for_a_sign_in_is_told(quiet: Home, listener: Listener) -> None:
-    quiet.env["SYNCD_API__SINGLE_PUT_LIMIT"] = "2500"
-
-    assert quiet.once().code == 77
-
-    (file,) = listener.messages[0]["files"]
-
-    assert (file["path"], file["state"]) == (ONE, "needs_sign_in")
-    assert "session" in file["advice"]
-    assert listener.beats == 0
-
-
 def test_a_hold_is_told_once_and_its_end_by_a_later_run(
     quiet: Home, cloud: Sandbox, listener: Listener
 ) -> None:

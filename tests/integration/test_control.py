@@ -1,19 +1,13 @@
 """The daemon as it is asked and steered: a real process, its real sockets, a stand-in cloud."""
 
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +16,6 @@ from typing import Any
 
 import httpx
 import jsonschema
-import pyte
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -31,6 +24,7 @@ from syncd.control.server import listen_on_socket
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from tests.integration.harness import COMMAND, PROJECT, Daemon, Home, Nursery, records, until
+from tests.integration.test_login import terminal
 from tests.ports import free_ports
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
@@ -472,37 +466,6 @@ def test_what_needs_a_daemon_says_what_to_do_without_one(
 # -- the screen ------------------------------------------------------------------------------------
 
 
-def watched(home: Home, text: str, *, columns: int = 100, lines: int = 30) -> tuple[str, int]:
-    """``syncd status --watch`` on a terminal until it shows *text*, then Ctrl-C; picture and code."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
-    process = subprocess.Popen(
-        [*COMMAND, "status", "--watch"],
-        cwd=PROJECT,
-        env={**home.environment(), "TERM": "xterm"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    screen = pyte.Screen(columns, lines)
-    stream = pyte.ByteStream(screen)
-    picture, deadline = "", time.monotonic() + 60
-    try:
-        while text not in picture and time.monotonic() < deadline:
-            if select.select([ours], [], [], 1)[0]:
-                stream.feed(os.read(ours, 65536))
-                picture = "\n".join(line.rstrip() for line in screen.display).strip()
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):  # the terminal hangs up at the end
-            while os.read(ours, 65536):
-                pass
-        return picture, process.wait(30)
-    finally:
-        os.close(ours)
-        process.kill()
-
-
 def test_the_screen_shows_parts_and_ends_well_with_ctrl_c(large_home: Home, cloud: Sandbox) -> None:
     large_home.sign_in(cloud)
     large_home.env |= {"SYNCD_UPLOAD__PARTS": "1", "SYNCD_UPLOAD__PARTS_MAX": "1"}
@@ -510,11 +473,11 @@ def test_the_screen_shows_parts_and_ends_well_with_ctrl_c(large_home: Home, clou
     cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=120))
     with large_home.daemon() as daemon:
         started(large_home, daemon)
-        picture, code = watched(large_home, "1/2 parts")
-
-    assert "2 files in the catalog, 1 to upload" in picture
-    assert f"{BIG} " in picture
-    assert code == 0
+        with terminal(large_home, "status", "--watch") as screen:
+            screen.wait_for("2 files in the catalog, 1 to upload")
+            screen.wait_for(f"{BIG[:12]}.* 1/2 parts")
+            screen.process.send_signal(signal.SIGINT)
+            assert screen.end() == 0
 
 
 def test_watching_needs_a_terminal_or_json(stage: Stage) -> None:
@@ -527,8 +490,7 @@ def test_watching_needs_a_terminal_or_json(stage: Stage) -> None:
 # -- the end ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stop_with_open_event_streams_logs_no_error(number: int, home: Home) -> None:
+def test_stop_with_open_event_streams_logs_no_error(home: Home) -> None:
     with home.daemon() as daemon:
         daemon.started()
         watching = subprocess.Popen(
@@ -549,10 +511,10 @@ def test_stop_with_open_event_streams_logs_no_error(number: int, home: Home) -> 
                 each.connect(path)
                 each.sendall(b"GET /events HTTP/1.1\r\nHost: syncd\r\n\r\n")
             assert sock.recv(10).startswith(b"HTTP/1.1 2")
-            code = daemon.stop(number)
+            code = daemon.stop()
         log = daemon.log.read_text()
 
-    assert code == 128 + number
+    assert code == 128 + signal.SIGTERM
     assert watching.returncode == 75
     assert "ASGI" not in log
     assert "Traceback" not in log
