@@ -68,17 +68,12 @@ def _sync(folder: Path, models: Path, base_url: str, token: str, team_id: str) -
 
 def _compare(models: Path, cloud: "Sandbox") -> list[str]:
     """Return the model paths whose stored object is not the local file."""
-    return [
-        record["model_path"]
-        for record in cloud.records()
-        if cloud.stored_sha256(record["storage_key"])
-        != _sha256(models / record["model_path"].removeprefix("models/"))
-    ]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    wrong = []
+    for record in cloud.records():
+        data = (models / record["model_path"].removeprefix("models/")).read_bytes()
+        if cloud.stored_sha256(record["storage_key"]) != hashlib.sha256(data).hexdigest():
+            wrong.append(record["model_path"])
+    return wrong
 
 
 def _make_tree(models: Path) -> None:

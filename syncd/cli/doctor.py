@@ -30,18 +30,11 @@ from syncd.ingest.comparer import Root
 from syncd.ingest.dry_run import make_plan, roots_of
 from syncd.types import Profile, Session, printable
 
-SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0
-"""Object stores refuse signatures if the clock is off by 15 minutes."""
-
-ROOM_WANTED = 256 * 1024 * 1024
-"""Free bytes for the database, its log, and a cleanup."""
-
+SKEW_WARNED_S, SKEW_MOST_S = 60.0, 300.0  # object stores refuse signatures after 15 minutes
+ROOM_WANTED = 256 * 1024 * 1024  # free bytes for the database, its log, and a cleanup
 COMFYUI_S, ANSWER_MAX = 5.0, 64 * 1024
-
 LIFE_WARNED_S = 86_400.0
-
-WATCHES_LEFT = 0.8
-"""Share of the system's inotify watches that syncd should use; other programs need some too."""
+WATCHES_LEFT = 0.8  # share of the system's inotify watches; other programs need some too
 
 
 class Result(StrEnum):

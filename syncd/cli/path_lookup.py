@@ -60,7 +60,9 @@ def resolve(
     for place in candidates:
         if os.path.lexists(place.path):
             return place
-    known = list(_known(roots, report))
+    by_key = {(root.path, root.type_key): root for root in roots.values()}
+    paths = () if report is None else report.paths(NAMES_MOST)
+    known = [Place(by_key[p, key], rel) for p, key, rel in paths if (p, key) in by_key]
     for place in known:
         if place in candidates or given in (place.shown, printable(place.rel_path)):
             return place
@@ -79,13 +81,6 @@ def _candidates(given: str, settings: Settings, roots: Sequence[Root]) -> Iterat
     for name in (below, below.removeprefix(settings.naming.prefix)):
         for root in roots:
             yield Place(root, name.removeprefix(f"{root.type_key}/") if root.type_key else name)
-
-
-def _known(roots: Mapping[int, Root], report: Report | None) -> Iterator[Place]:
-    by_place = {(root.path, root.type_key): root for root in roots.values()}
-    for path, type_key, rel_path in () if report is None else report.paths(NAMES_MOST):
-        if (root := by_place.get((path, type_key))) is not None:
-            yield Place(root, rel_path)
 
 
 def _no_such(given: str, known: Sequence[str], roots: Sequence[Root]) -> str:

@@ -19,13 +19,8 @@ from syncd.core.transfer.rates import parse
 from syncd.types import Hint, HintKind, printable
 
 BODY_MAX = 256 * 1024
-"""Bytes of a request's body."""
-
 PATHS_MAX = 1000
-
-WRITE_S = 10.0
-"""How long a command waits for the store, whose disk may be full."""
-
+WRITE_S = 10.0  # how long a command waits for the store, whose disk may be full
 
 _log = structlog.get_logger(__name__)
 

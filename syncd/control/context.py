@@ -49,8 +49,6 @@ class ControlContext:
 
 
 class Refusal(Exception):
-    """A request that is refused, with the reason and advice."""
-
     def __init__(self, status: int, error: str, advice: str) -> None:
         super().__init__(error)
         self.status = status

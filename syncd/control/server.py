@@ -23,13 +23,9 @@ from syncd.control.app import ReadOnly, application
 from syncd.control.context import ControlContext
 
 KEEP_ALIVE_S = 30
-GOODBYE_S = 5
-"""Seconds for a refused peer to send its request and read the answer."""
+GOODBYE_S = 5  # for a refused peer to send its request and read the answer
 BACKLOG = 64
-
-SO_PEERGROUPS = 59
-"""Linux 4.13; not in Python's socket module. See socket(7) and unix(7)."""
-
+SO_PEERGROUPS = 59  # socket(7); not in Python's socket module
 
 _log = structlog.get_logger(__name__)
 
@@ -176,7 +172,7 @@ def _groups_of(peer: Any) -> Sequence[int]:
 async def _served(
     stack: AsyncExitStack, app: ASGIApp, sock: socket.socket, protocol: type[asyncio.Protocol]
 ) -> None:
-    """Serve *app* on *sock* until *stack* ends, by a uvicorn server without its main loop."""
+    """Serve *app* on *sock* until *stack* ends."""
     stack.callback(sock.close)
     config = uvicorn.Config(
         _interruptible(app),

@@ -117,16 +117,6 @@ def configure(
     )
     handler = (_JournalHandler if journal else _Handler)(stream, now_s)
     handler.setFormatter(formatter)
-    _configure_stdlib(handler, level)
-    structlog.configure(
-        processors=[*_COMMON, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
-
-
-def _configure_stdlib(handler: logging.Handler, level: str) -> None:
     logging.raiseExceptions = False  # a record that cannot be formatted would print its arguments
     root = logging.getLogger()
     for handler_before in root.handlers:
@@ -136,6 +126,12 @@ def _configure_stdlib(handler: logging.Handler, level: str) -> None:
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*_COMMON, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
 
 
 def _drop_timestamp(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -8,23 +8,12 @@ warning or error is written a few times a minute and then only counted.
 from collections import Counter
 from dataclasses import dataclass
 
-LINES_PER_S = 10.0
-"""The sustained rate."""
-
-BURST = 600
-"""The largest number of lines at once: a minute's worth."""
-
-RESERVED = 100
-"""The part of the burst that is reserved for warnings and errors."""
-
-SAME_MOST, SAME_S = 10, 60.0
-"""How often the same trouble is written within this number of seconds."""
-
-TROUBLES_MOST = 1000
-"""The largest number of different troubles that are counted at a time."""
-
-REPORT_S = 10.0
-"""The shortest time between two reports of suppressed lines."""
+LINES_PER_S = 10.0  # the sustained rate
+BURST = 600  # the largest number of lines at once: a minute's worth
+RESERVED = 100  # the part of the burst that is reserved for warnings and errors
+SAME_MOST, SAME_S = 10, 60.0  # how often the same trouble is written within how many seconds
+TROUBLES_MOST = 1000  # the largest number of different troubles that are counted at a time
+REPORT_S = 10.0  # the shortest time between two reports of suppressed lines
 
 
 @dataclass(slots=True)

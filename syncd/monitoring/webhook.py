@@ -26,15 +26,9 @@ from syncd.store.outline import HoldRow
 from syncd.store.store import Store
 from syncd.types import Job, printable
 
-POLL_S = 1.0
-"""Seconds between two checks whether a batch is due."""
-
-HEARTBEAT_S = 300.0
-"""The shortest time between two heartbeats."""
-
-SEND_S = 5.0
-"""The time limit of one request."""
-
+POLL_S = 1.0  # between two checks whether a batch is due
+HEARTBEAT_S = 300.0  # the shortest time between two heartbeats
+SEND_S = 5.0  # the time limit of one request
 TRIES = 3
 RETRY_FIRST_S, RETRY_MOST_S = 2.0, 10.0
 
