@@ -79,7 +79,7 @@ def resume(store: Store, now_ms: int) -> ActionResult:
 
 
 def accept(store: Store, now_ms: int) -> ActionResult:
-    """Take the watched directories as they are at the next walk, whatever disks they were on before."""
+    """Take the watched directories as they are at the next scan, whatever disks they were on before."""
     store.files.accept()
     return ActionResult()
 

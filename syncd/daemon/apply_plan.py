@@ -181,8 +181,8 @@ class Applier:
     async def _require_movable(self, root: Root, line: Line) -> None:
         assert line.was is not None, "read so"
         assert line.sha256 is not None, "read so"
-        (walked,) = await self.lanes.scan(self.comparer.compare_paths, root, {line.was: False})
-        await self.lanes.db(self.store.files.forget, walked.gone, self.clock.now_ms())
+        (found,) = await self.lanes.scan(self.comparer.compare_paths, root, {line.was: False})
+        await self.lanes.db(self.store.files.forget, found.gone, self.clock.now_ms())
         movable = await self.lanes.db(self.store.records.movable, line.sha256)
         if movable == line.record_id:
             return

@@ -111,7 +111,7 @@ class Resources:
         on_clock_step: Called after the wall clock was set.
         state_hold: Returns the hold of a full state disk, if it is full.
         unready: Returns the reasons why the service is not ready.
-        watch_mode: Returns how changes are noticed: ``events``, ``degraded`` or ``walks``.
+        watch_mode: Returns how changes are noticed: ``events``, ``degraded`` or ``scans``.
     """
 
     live: LiveSettings

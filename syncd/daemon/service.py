@@ -425,7 +425,7 @@ class Service:
             clock=self._clock,
             meter=self._meter,
             bandwidth=components.sending,
-            walked=lambda: None if components.ingest.scanned else components.ingester.files_seen,
+            scanned=lambda: None if components.ingest.scanned else components.ingester.files_seen,
             is_watched=is_watched,
         )
         return {*tasks, asyncio.create_task(reporter.run())}
@@ -489,7 +489,7 @@ class Service:
 
     def _watch_mode(self) -> str:
         if self._watcher is None or not self._watcher.alive():
-            return "walks"
+            return "scans"
         return "degraded" if self._watcher.degraded else "events"
 
     # -- ends ------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class SystemdReporter:
     Sends status lines and pings until cancelled.
 
     Args:
-        walked: Files examined by the first walk so far; None once it is complete.
+        scanned: Files examined by the first scan so far; None once it is complete.
         is_watched: Returns whether the watcher works, or is known not to.
     """
 
@@ -44,7 +44,7 @@ class SystemdReporter:
     clock: Clock
     meter: Meter
     bandwidth: Bandwidth
-    walked: Callable[[], int | None]
+    scanned: Callable[[], int | None]
     is_watched: Callable[[], bool]
 
     async def run(self) -> None:
@@ -68,7 +68,7 @@ class SystemdReporter:
             seconds = max(now_s - at_s, 0.001)
             line = status_line(
                 holds,
-                walked=self.walked(),
+                scanned=self.scanned(),
                 queued=queued,
                 settling=now.settling_files,
                 sending=(now.sent - before.sent) / seconds,
@@ -92,7 +92,7 @@ class SystemdReporter:
 def status_line(
     holds: Sequence[HoldRow],
     *,
-    walked: int | None,
+    scanned: int | None,
     queued: int,
     settling: int,
     sending: float,
@@ -103,7 +103,7 @@ def status_line(
     Return one line for ``systemctl status``: the hold, else the current work.
 
     Args:
-        walked: The files of the first walk so far; None once it is complete.
+        scanned: The files of the first scan so far; None once it is complete.
         queued: The files to send, running ones included.
         sending, hashing, limit: Bytes a second.
     """
@@ -111,8 +111,8 @@ def status_line(
         hold = holds[0]
         return f"waiting: {hold.reason}" + (f" ({hold.advice})" if hold.advice else "")
     parts = []
-    if walked is not None:
-        parts.append(f"first look at the models, {_files(walked)} so far")
+    if scanned is not None:
+        parts.append(f"first scan, {_files(scanned)} so far")
     if queued:
         parts.append(f"{_files(queued)} queued")
     if sending:

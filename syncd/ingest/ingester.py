@@ -180,7 +180,7 @@ class Ingester:
             rules=rules,
         )
         seconds = self._clock.boottime_s() - started_s
-        self._meter.walked(printable(root.path), seconds)
+        self._meter.scanned(printable(root.path), seconds)
         self._log.info(
             "scan.finished",
             root=root.path,

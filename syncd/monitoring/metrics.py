@@ -19,7 +19,7 @@ from syncd.types import FileState, HoldKind
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-WATCH_MODES = ("events", "degraded", "walks")
+WATCH_MODES = ("events", "degraded", "scans")
 
 _TALLIES: Mapping[Tally, tuple[str, str, tuple[str, ...]]] = {
     Tally.ENDED: ("files_ended", "Files whose run ended, by result.", ("end",)),
@@ -108,10 +108,10 @@ def _gauges(facts: Facts) -> Iterator[GaugeMetricFamily]:
     success_s = None if status.last_success_at is None else status.last_success_at / 1000
     text = "Unix time when the last file was registered."
     yield _one("last_success_timestamp_seconds", text, success_s)
-    walks = [((root,), seconds) for root, seconds in now.walks.items()]
-    yield _family("scan_duration_seconds", "Duration of the last walk.", ("root",), walks)
+    scans = [((root,), seconds) for root, seconds in now.scans.items()]
+    yield _family("scan_duration_seconds", "Duration of the last scan.", ("root",), scans)
     ends = [((r.path,), r.scanned_at / 1000) for r in status.roots if r.scanned_at is not None]
-    yield _family("last_scan_timestamp_seconds", "When the last walk ended.", ("root",), ends)
+    yield _family("last_scan_timestamp_seconds", "When the last scan ended.", ("root",), ends)
     yield _by("watch_mode", "1 for the current mode.", "mode", WATCH_MODES, {facts.watch_mode: 1})
     held: dict[str, float] = {hold.kind: 1 for hold in status.holds}
     yield _by("hold", "1 while uploads are on hold for this reason.", "kind", tuple(HoldKind), held)

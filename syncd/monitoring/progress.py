@@ -79,7 +79,7 @@ class Snapshot(_Counters):
     ``expected`` and ``finished`` are the bytes of all files and of the finished files of this run.
     ``hashed`` and ``sent`` include repeated work; ``adopted`` counts bytes that were in the catalog before.
     Rates are bytes per second over the last minute. ``idle_s`` is the time since any file made progress
-    (see ``_Advance``) or ended, ``walks`` the duration of the last walk of each root.
+    (see ``_Advance``) or ended, ``scans`` the duration of the last scan of each root.
     """
 
     running: tuple[Running, ...]
@@ -89,7 +89,7 @@ class Snapshot(_Counters):
     hashed_rate: float
     idle_s: float
     tallies: Mapping[tuple[Tally, tuple[str, ...]], int]
-    walks: Mapping[str, float]
+    scans: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ class Meter:
         self._moved_s = now_s()
         self._sending, self._hashing = RateHistory(now_s), RateHistory(now_s)
         self._tallies: Counter[tuple[Tally, tuple[str, ...]]] = Counter()
-        self._walks: dict[str, float] = {}
+        self._scans: dict[str, float] = {}
         self._lock = threading.Lock()
         self._running: dict[int, Running] = {}
         self._advances: dict[int, _Advance] = {}
@@ -201,9 +201,9 @@ class Meter:
         with self._lock:
             self._tallies[what, labels] += 1
 
-    def walked(self, root: str, seconds: float) -> None:
+    def scanned(self, root: str, seconds: float) -> None:
         with self._lock:
-            self._walks[root] = seconds
+            self._scans[root] = seconds
 
     def add_hashed(self, job_id: int, count: int) -> None:
         with self._lock:
@@ -264,5 +264,5 @@ class Meter:
                 hashed_rate=self._hashing.rate(),
                 idle_s=self._now_s() - self._moved_s,
                 tallies=dict(self._tallies),
-                walks=dict(self._walks),
+                scans=dict(self._scans),
             )

@@ -20,7 +20,7 @@ NEXT_TRIES = 10
 THIS_RUN = ("registered_files", "adopted_files", "failed_files", "hashed", "sent", "adopted")
 
 SETTLING_LISTED = 20
-"""The largest number of changing files in the document. A first walk may find 50,000."""
+"""The largest number of changing files in the document. A first scan may find 50,000."""
 
 TO_DO = frozenset({FileState.QUEUED, FileState.WAITING, FileState.UPLOADING})
 """States of files that syncd will still upload."""

@@ -98,12 +98,12 @@ def test_incomplete_bundle_is_not_presigned_and_names_missing_member(
     done = home.once()
 
     assert done.code == 1
-    told = re.sub(r"\s+", "", done.out)
+    shown = re.sub(r"\s+", "", done.out)
     for name, (_, reason) in SPOILT.items():
         step = planned[f"diffusers/{name}/model_index.json"]
         assert step["action"] == "incomplete"
         assert step["reason"].startswith(f"the bundle diffusers/{name} waits for {reason}")
-        assert re.sub(r"\s+", "", f"the bundle diffusers/{name} waits for {reason}") in told
+        assert re.sub(r"\s+", "", f"the bundle diffusers/{name} waits for {reason}") in shown
     assert records(cloud) == in_catalog(home)
     assert calls(cloud).count("presign") == len(ALL)
 

@@ -145,7 +145,7 @@ async def test_what_is_assembled_walks_no_more_at_its_end(settings: Settings, fa
         on_clock_step=lambda: None,
         state_hold=lambda: None,
         unready=list,
-        watch_mode=lambda: "walks",
+        watch_mode=lambda: "scans",
     )
     with pytest.raises(NoRoom) if fails else nullcontext():
         async with build_components(resources, Factories()) as components:

@@ -90,14 +90,14 @@ def test_I20_daemon_holds_while_a_folder_is_unmounted(
         until(lambda: paths(cloud) == BOTH, "both records")
         machine.unmount(home.models / "checkpoints")
         (began,) = until(lambda: daemon.events("hold.started"), "the hold")
-        (told,) = json.loads(machine.run("status", "--json").out)["holds"]
+        (shown,) = json.loads(machine.run("status", "--json").out)["holds"]
         machine.bind(disk, home.models / "checkpoints")
         until(lambda: daemon.events("hold.ended"), "the end of the hold")
         home.write("loras/new.safetensors", weights(b"n" * 1000))
         until(lambda: len(records(cloud)) == 3, "a file that came after the hold")
 
-    assert (began["kind"], told["kind"]) == ("root", "root")
-    assert f"{home.models}/checkpoints" in told["reason"]
+    assert (began["kind"], shown["kind"]) == ("root", "root")
+    assert f"{home.models}/checkpoints" in shown["reason"]
     assert daemon.events("file.gone") == []
     assert paths(cloud) >= BOTH
 

@@ -189,7 +189,7 @@ def test_daemon_watches_extra_model_path_that_appears_later(
         put(extra / "late.pt", b"late")
         until(lambda: "models/loras/late.pt" in records(cloud), "the first file of the folder")
         put(extra / "later.pt", b"later")
-        until(lambda: "models/loras/later.pt" in records(cloud), "a file told by the kernel")
+        until(lambda: "models/loras/later.pt" in records(cloud), "a file shown by the kernel")
         daemon.stop()
 
 

@@ -26,8 +26,8 @@ WHOLE = [
 
 
 @pytest.fixture
-def look() -> Callable[..., Structure]:
-    def _look(content: bytes, name: str = "m.safetensors", size: int | None = None) -> Structure:
+def check() -> Callable[..., Structure]:
+    def _check(content: bytes, name: str = "m.safetensors", size: int | None = None) -> Structure:
         fd = os.memfd_create("model")
         try:
             os.write(fd, content)
@@ -35,10 +35,10 @@ def look() -> Callable[..., Structure]:
         finally:
             os.close(fd)
 
-    return _look
+    return _check
 
 
-Look = Callable[..., Structure]
+Check = Callable[..., Structure]
 
 
 def safetensors_text(text: str | bytes, data: int = 0) -> bytes:
@@ -51,9 +51,9 @@ def safetensors_text(text: str | bytes, data: int = 0) -> bytes:
 
 @pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
 def test_whole_file_is_complete_with_its_format(
-    look: Look, content: bytes, name: str, kind: str
+    check: Check, content: bytes, name: str, kind: str
 ) -> None:
-    verdict = look(content, f"LLM/a.b/{name.upper()}")
+    verdict = check(content, f"LLM/a.b/{name.upper()}")
 
     assert verdict == Structure(complete=True, reason=None, format=kind)
     assert verdict.sentence == f"complete: a whole {kind} file"
@@ -61,20 +61,20 @@ def test_whole_file_is_complete_with_its_format(
 
 @pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
 def test_file_truncated_anywhere_is_not_complete(
-    look: Look, content: bytes, name: str, kind: str
+    check: Check, content: bytes, name: str, kind: str
 ) -> None:
-    passed = [n for n in range(len(content)) if look(content[:n], name).complete]
+    passed = [n for n in range(len(content)) if check(content[:n], name).complete]
 
     assert passed == []
 
 
 @pytest.mark.parametrize(("content", "name", "kind"), WHOLE)
 def test_file_truncated_after_open_is_not_complete(
-    look: Look, content: bytes, name: str, kind: str
+    check: Check, content: bytes, name: str, kind: str
 ) -> None:
     shorter = len(content) // 3
 
-    assert not look(content[:shorter], name, size=len(content)).complete
+    assert not check(content[:shorter], name, size=len(content)).complete
 
 
 def test_read_error_reaches_the_caller() -> None:
@@ -87,18 +87,18 @@ def test_read_error_reaches_the_caller() -> None:
 
 
 @pytest.mark.parametrize("ending", sorted(ENDINGS))
-def test_weights_file_below_sixteen_bytes_is_incomplete(look: Look, ending: str) -> None:
-    verdict = look(b"\x80\x04K\x01.", f"m{ending}")
+def test_weights_file_below_sixteen_bytes_is_incomplete(check: Check, ending: str) -> None:
+    verdict = check(b"\x80\x04K\x01.", f"m{ending}")
 
     assert verdict == Structure(False, "incomplete: 5 bytes are too few for a model", None)
 
 
 @pytest.mark.parametrize("ending", sorted(ENDINGS))
-def test_git_lfs_pointer_is_not_a_model(look: Look, ending: str) -> None:
+def test_git_lfs_pointer_is_not_a_model(check: Check, ending: str) -> None:
     pointer = (
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4265146304\n"
     )
-    verdict = look(pointer.encode(), f"m{ending}")
+    verdict = check(pointer.encode(), f"m{ending}")
 
     assert not verdict.complete
     assert verdict.sentence == "this is a git-LFS pointer, not the model: run git lfs pull"
@@ -114,27 +114,27 @@ PAGES = {
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("ending", sorted(ENDINGS))
-def test_saved_page_is_reported_as_such(look: Look, page: str, ending: str) -> None:
+def test_saved_page_is_reported_as_such(check: Check, page: str, ending: str) -> None:
     content, reason = PAGES[page]
-    verdict = look(content, f"m{ending}")
+    verdict = check(content, f"m{ending}")
 
     assert not verdict.complete
     assert verdict.sentence.startswith(reason)
 
 
 @pytest.mark.parametrize("first", [b"<", b"{"])
-def test_whole_file_that_starts_like_a_page_is_complete(look: Look, first: bytes) -> None:
+def test_whole_file_that_starts_like_a_page_is_complete(check: Check, first: bytes) -> None:
     header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(first[0])
     content = model_files.safetensors(header)
 
     assert content.startswith(first)
-    assert look(content).complete
+    assert check(content).complete
 
 
 @pytest.mark.parametrize("first", [b"<", b"{"])
-def test_binary_file_that_starts_like_a_page_is_not_a_page(look: Look, first: bytes) -> None:
-    assert look(first + bytes(60), "m.bin").complete
-    assert look(first + bytes(60), "m.onnx").sentence.startswith("damaged: ")
+def test_binary_file_that_starts_like_a_page_is_not_a_page(check: Check, first: bytes) -> None:
+    assert check(first + bytes(60), "m.bin").complete
+    assert check(first + bytes(60), "m.onnx").sentence.startswith("damaged: ")
 
 
 @pytest.mark.parametrize(
@@ -146,15 +146,15 @@ def test_binary_file_that_starts_like_a_page_is_not_a_page(look: Look, first: by
     ],
 )
 def test_weights_file_of_unknown_format_is_not_checked(
-    look: Look, content: bytes, name: str
+    check: Check, content: bytes, name: str
 ) -> None:
-    verdict = look(content, name)
+    verdict = check(content, name)
 
     assert verdict == Structure(True, "not checked: no format that can be checked", None)
 
 
-def test_other_files_are_not_checked(look: Look) -> None:
-    verdict = look(b"<html>", "readme.txt")
+def test_other_files_are_not_checked(check: Check) -> None:
+    verdict = check(b"<html>", "readme.txt")
 
     assert verdict == Structure(True, "not checked: not the name of a weights file", None)
 
@@ -162,11 +162,11 @@ def test_other_files_are_not_checked(look: Look) -> None:
 @pytest.mark.parametrize("ending", [".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl"])
 @pytest.mark.parametrize("kind", ["zip", "pickle", "torch legacy", "gguf"])
 def test_torch_extension_leaves_the_format_to_the_content(
-    look: Look, ending: str, kind: str
+    check: Check, ending: str, kind: str
 ) -> None:
     for sample in SAMPLES[kind][1]:
-        assert look(sample, f"m{ending}").format == kind
-        assert not look(sample[:-1], f"m{ending}").complete
+        assert check(sample, f"m{ending}").format == kind
+        assert not check(sample[:-1], f"m{ending}").complete
 
 
 @pytest.fixture
@@ -199,11 +199,11 @@ def test_skipped_part_of_header_is_not_read(tmp_path: Path, read: list[int]) -> 
     assert sum(read) < 20 * 20_000
 
 
-def test_header_is_read_in_large_pieces(look: Look, read: list[int]) -> None:
+def test_header_is_read_in_large_pieces(check: Check, read: list[int]) -> None:
     words = b"".join(model_files.gguf_string(f"{i}") for i in range(100_000))
     array = model_files.gguf_pair("k", 9, struct.pack("<IQ", 8, 100_000) + words)
 
-    assert look(model_files.gguf([array], [], 0), "m.gguf").complete
+    assert check(model_files.gguf([array], [], 0), "m.gguf").complete
     assert len(read) < 20
     assert max(read) <= WINDOW
 
@@ -225,8 +225,8 @@ FITS: dict[str, str | bytes] = {
 
 
 @pytest.mark.parametrize("case", FITS)
-def test_safetensors_file_with_all_offsets_is_complete(look: Look, case: str) -> None:
-    assert look(safetensors_text(FITS[case], 4)).sentence == "complete: a whole safetensors file"
+def test_safetensors_file_with_all_offsets_is_complete(check: Check, case: str) -> None:
+    assert check(safetensors_text(FITS[case], 4)).sentence == "complete: a whole safetensors file"
 
 
 SHORT = {
@@ -243,12 +243,12 @@ SHORT = {
 @pytest.mark.parametrize("before", ["{", '{"first":{"data_offsets":[0,0]},'])
 @pytest.mark.parametrize("case", SHORT)
 def test_safetensors_file_shorter_than_last_offset_is_incomplete(
-    look: Look, case: str, before: str
+    check: Check, case: str, before: str
 ) -> None:
     content = safetensors_text(before + SHORT[case][1:], 11)
 
-    assert look(content).reason == "incomplete: header says 12 bytes of tensors, the file has 11"
-    assert look(content + b"\0").complete
+    assert check(content).reason == "incomplete: header says 12 bytes of tensors, the file has 11"
+    assert check(content + b"\0").complete
 
 
 MALFORMED: dict[str, str | bytes] = {
@@ -271,52 +271,52 @@ MALFORMED: dict[str, str | bytes] = {
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_malformed_safetensors_header_is_damaged(look: Look, case: str) -> None:
-    verdict = look(safetensors_text(MALFORMED[case], 64))
+def test_malformed_safetensors_header_is_damaged(check: Check, case: str) -> None:
+    verdict = check(safetensors_text(MALFORMED[case], 64))
 
     assert not verdict.complete
     assert verdict.sentence.startswith("damaged: ")
 
 
-def test_header_that_nests_too_deeply_is_damaged(look: Look) -> None:
+def test_header_that_nests_too_deeply_is_damaged(check: Check) -> None:
     depth = 200_000
     nested = '{"__metadata__":' + "[" * depth + "0" + "]" * depth + "}"
 
-    assert look(safetensors_text(nested)).reason == "damaged: the header is not valid JSON"
+    assert check(safetensors_text(nested)).reason == "damaged: the header is not valid JSON"
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_SIZE", 60), ("MAX_COMMAS", 5)])
 def test_header_too_large_to_parse_is_not_checked(
-    look: Look, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+    check: Check, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     monkeypatch.setattr(window, limit, value)
     small, large = ('{"a":{"shape":[' + "0," * n + '0],"data_offsets":[0,0]}}' for n in (2, 20))
 
-    assert look(safetensors_text(small)) == Structure(True, None, "safetensors")
-    verdict = look(safetensors_text(large))
+    assert check(safetensors_text(small)) == Structure(True, None, "safetensors")
+    verdict = check(safetensors_text(large))
     assert verdict.complete
     assert verdict.format == "safetensors"
     assert verdict.sentence.startswith("not checked: ")
 
 
 def test_header_too_large_to_parse_and_no_json_is_damaged(
-    look: Look, monkeypatch: pytest.MonkeyPatch
+    check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "MAX_SIZE", 10)
 
-    assert look(safetensors_text(b"\x00" * 40)).sentence.startswith("damaged: ")
+    assert check(safetensors_text(b"\x00" * 40)).sentence.startswith("damaged: ")
 
 
-def test_file_shorter_than_safetensors_header_is_incomplete(look: Look) -> None:
+def test_file_shorter_than_safetensors_header_is_incomplete(check: Check) -> None:
     content = model_files.safetensors_of(2)[:100]
     header = 8 + int.from_bytes(content[:8], "little")
 
-    assert look(content).reason == f"incomplete: the header takes {header} bytes, the file has 100"
+    assert check(content).reason == f"incomplete: the header takes {header} bytes, the file has 100"
 
 
-def test_header_length_above_limit_is_damaged(look: Look) -> None:
+def test_header_length_above_limit_is_damaged(check: Check) -> None:
     for length in (safetensors.MAX_HEADER + 1, 2**63, 2**64 - 1):
-        verdict = look(length.to_bytes(8, "little") + bytes(20))
+        verdict = check(length.to_bytes(8, "little") + bytes(20))
 
         assert (
             verdict.reason == f"damaged: a safetensors header of {length:,} bytes is not possible"
@@ -326,45 +326,45 @@ def test_header_length_above_limit_is_damaged(look: Look) -> None:
 # -- gguf ----------------------------------------------------------------------------------------
 
 
-def test_gguf_tensor_ends_after_aligned_blocks(look: Look) -> None:
+def test_gguf_tensor_ends_after_aligned_blocks(check: Check) -> None:
     for kind, (elements, size) in gguf.TENSOR_TYPES.items():
         end = -(-3 * size // 32) * 32
         content = model_files.gguf([], [("t", (elements, 3), kind, 64)], 64 + end)
 
-        assert look(content, "m.gguf").complete
-        assert look(content[:-1], "m.gguf").reason == (
+        assert check(content, "m.gguf").complete
+        assert check(content[:-1], "m.gguf").reason == (
             f"incomplete: header says {64 + end:,} bytes of tensors, the file has {63 + end:,}"
         )
 
 
-def test_last_gguf_tensor_may_be_listed_first(look: Look) -> None:
+def test_last_gguf_tensor_may_be_listed_first(check: Check) -> None:
     content = model_files.gguf([], [("b", (8,), 0, 32), ("a", (8,), 0, 0)], 64)
 
-    assert look(content, "m.gguf").complete
-    assert not look(content[:-1], "m.gguf").complete
+    assert check(content, "m.gguf").complete
+    assert not check(content[:-1], "m.gguf").complete
 
 
-def test_gguf_file_without_tensors_ends_with_its_header(look: Look) -> None:
+def test_gguf_file_without_tensors_ends_with_its_header(check: Check) -> None:
     pair = model_files.gguf_pair("general.name", 8, model_files.gguf_string("vocabulary"))
     content = model_files.gguf([pair], [], 0, alignment=1)
 
-    assert look(content, "m.gguf").complete
-    assert not look(content[:-1], "m.gguf").complete
+    assert check(content, "m.gguf").complete
+    assert not check(content[:-1], "m.gguf").complete
 
 
-def test_gguf_file_with_unknown_tensor_type_is_not_checked(look: Look) -> None:
+def test_gguf_file_with_unknown_tensor_type_is_not_checked(check: Check) -> None:
     content = model_files.gguf([], [("a", (8,), 0, 0), ("b", (64,), 777, 32)], 64)
 
-    assert look(content, "m.gguf") == Structure(
+    assert check(content, "m.gguf") == Structure(
         True, "not checked: the size of tensor type 777 is not known", "gguf"
     )
-    assert not look(content[:-64], "m.gguf").complete  # not even its beginning is there
+    assert not check(content[:-64], "m.gguf").complete  # not even its beginning is there
 
 
-def test_gguf_file_with_nested_arrays_is_not_checked(look: Look) -> None:
+def test_gguf_file_with_nested_arrays_is_not_checked(check: Check) -> None:
     pair = model_files.gguf_pair("k", 9, struct.pack("<IQ", 9, 1) * 20)
 
-    assert look(model_files.gguf([pair], [], 64), "m.gguf").sentence.startswith("not checked: ")
+    assert check(model_files.gguf([pair], [], 64), "m.gguf").sentence.startswith("not checked: ")
 
 
 def alignment(kind: int, value: bytes) -> bytes:
@@ -413,18 +413,18 @@ BAD_GGUF = {
 
 
 @pytest.mark.parametrize("case", BAD_GGUF)
-def test_malformed_gguf_header_is_refused(look: Look, case: str) -> None:
+def test_malformed_gguf_header_is_refused(check: Check, case: str) -> None:
     content, reason = BAD_GGUF[case]
-    verdict = look(content, "m.gguf")
+    verdict = check(content, "m.gguf")
 
     assert not verdict.complete
     assert verdict.sentence.startswith(reason)
 
 
-def test_gguf_header_above_limit_is_damaged(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gguf_header_above_limit_is_damaged(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf, "MAX_HEADER", 100)
 
-    assert look(model_files.gguf_model(), "m.gguf").reason == (
+    assert check(model_files.gguf_model(), "m.gguf").reason == (
         "damaged: the gguf header is longer than 100 bytes"
     )
 
@@ -432,15 +432,15 @@ def test_gguf_header_above_limit_is_damaged(look: Look, monkeypatch: pytest.Monk
 # -- zip -----------------------------------------------------------------------------------------
 
 
-def test_truncated_archive_with_inner_archive_is_damaged(look: Look) -> None:
+def test_truncated_archive_with_inner_archive_is_damaged(check: Check) -> None:
     outer = model_files.torch_zip(
         {"a": bytes(100), "inner.zip": model_files.torch_zip(), "z": bytes(100)}
     )
     cut = outer[: outer.index(b"PK\x05\x06") + 22]
     zipfile.ZipFile(io.BytesIO(cut)).close()  # which takes the inner one for the whole
 
-    assert look(outer, "m.pt").complete
-    assert look(cut, "m.pt").reason == (
+    assert check(outer, "m.pt").complete
+    assert check(cut, "m.pt").reason == (
         "damaged: the directory of the zip archive is not where the archive says"
     )
 
@@ -453,31 +453,31 @@ def commented(comment: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("comment", [b"x", b"y" * 65_535, b"PK\x05\x05" * 10])
-def test_zip_archive_includes_its_comment(look: Look, comment: bytes) -> None:
+def test_zip_archive_includes_its_comment(check: Check, comment: bytes) -> None:
     content = commented(comment)
 
-    assert look(content, "m.pt").complete
-    assert look(content[:-1], "m.pt").sentence.startswith("incomplete: ")
+    assert check(content, "m.pt").complete
+    assert check(content[:-1], "m.pt").sentence.startswith("incomplete: ")
 
 
-def test_zip_archive_with_few_trailing_bytes_is_complete(look: Look) -> None:
-    assert look(model_files.torch_zip() + bytes(1000), "m.pt").complete
-    assert not look(model_files.torch_zip() + bytes(70_000), "m.pt").complete
+def test_zip_archive_with_few_trailing_bytes_is_complete(check: Check) -> None:
+    assert check(model_files.torch_zip() + bytes(1000), "m.pt").complete
+    assert not check(model_files.torch_zip() + bytes(70_000), "m.pt").complete
 
 
-def test_empty_zip_archive_is_complete(look: Look) -> None:
-    assert look(b"PK\x05\x06" + bytes(18), "m.pt").complete
+def test_empty_zip_archive_is_complete(check: Check) -> None:
+    assert check(b"PK\x05\x06" + bytes(18), "m.pt").complete
 
 
 @pytest.mark.parametrize("archive_of", [model_files.torch_zip, model_files.torch_zip64])
 def test_zip_archive_with_zeroed_entry_is_damaged(
-    look: Look, archive_of: Callable[[], bytes]
+    check: Check, archive_of: Callable[[], bytes]
 ) -> None:
     content = bytearray(archive_of())
     header = content.index(b"PK\x03\x04", 1)
     content[header : header + 30] = bytes(30)
 
-    assert look(bytes(content), "m.pt").reason == (
+    assert check(bytes(content), "m.pt").reason == (
         "damaged: an entry of the zip archive is not where its directory says"
     )
 
@@ -510,8 +510,8 @@ BAD_ZIP = {
 
 
 @pytest.mark.parametrize("case", BAD_ZIP)
-def test_malformed_zip_directory_is_damaged(look: Look, case: str) -> None:
-    verdict = look(BAD_ZIP[case], "m.pt")
+def test_malformed_zip_directory_is_damaged(check: Check, case: str) -> None:
+    verdict = check(BAD_ZIP[case], "m.pt")
 
     assert not verdict.complete
     assert verdict.sentence.startswith("damaged: ")
@@ -527,14 +527,14 @@ def wide_position(value: int) -> bytes:
 
 
 @pytest.mark.parametrize("position", [2**32, 2**63, 2**64 - 1])
-def test_zip_entry_after_directory_is_damaged(look: Look, position: int) -> None:
-    assert look(wide_position(position), "m.pt").reason == (
+def test_zip_entry_after_directory_is_damaged(check: Check, position: int) -> None:
+    assert check(wide_position(position), "m.pt").reason == (
         "damaged: an entry of the zip archive begins behind its directory"
     )
 
 
 def test_zip_entry_that_runs_into_directory_is_damaged(
-    look: Look,
+    check: Check,
 ) -> None:
     content = model_files.torch_zip({"a": bytes(5000), "b": b"bbbb"})
     start, second = content.index(b"PK\x01\x02"), content.rindex(b"PK\x01\x02")
@@ -542,15 +542,15 @@ def test_zip_entry_that_runs_into_directory_is_damaged(
     central, record = bytearray(content[second:end]), bytearray(content[end:])
     struct.pack_into("<HHI", record, 8, 1, 1, len(central))
 
-    assert look(content[:start] + central + record, "m.pt").complete
+    assert check(content[:start] + central + record, "m.pt").complete
 
     struct.pack_into("<I", central, 20, 5)  # one byte more than there is
-    assert look(content[:start] + central + record, "m.pt").reason == (
+    assert check(content[:start] + central + record, "m.pt").reason == (
         "damaged: the entries of the zip archive run into each other"
     )
 
 
-def test_zip_entries_that_share_bytes_are_damaged(look: Look) -> None:
+def test_zip_entries_that_share_bytes_are_damaged(check: Check) -> None:
     """Directory entries may all name one place: more bytes than there are in the file."""
     content = model_files.torch_zip({"a": bytes(1000)})
     start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
@@ -559,17 +559,17 @@ def test_zip_entries_that_share_bytes_are_damaged(look: Look) -> None:
     struct.pack_into("<HHI", record, 8, count, count, count * (end - start))
     overlapping = content[:start] + content[start:end] * count + record
 
-    assert look(overlapping, "m.pt").reason == (
+    assert check(overlapping, "m.pt").reason == (
         "damaged: the entries of the zip archive run into each other"
     )
 
 
 def test_zip_archive_with_too_many_entries_is_damaged(
-    look: Look, monkeypatch: pytest.MonkeyPatch
+    check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "MAX_ENTRIES", 4)
 
-    assert look(model_files.torch_zip(), "m.pt").reason == (
+    assert check(model_files.torch_zip(), "m.pt").reason == (
         "damaged: a zip directory of 5 entries cannot be"
     )
 
@@ -577,23 +577,23 @@ def test_zip_archive_with_too_many_entries_is_damaged(
 # -- pickles -------------------------------------------------------------------------------------
 
 
-def test_pickle_is_never_executed(look: Look, tmp_path: Path) -> None:
+def test_pickle_is_never_executed(check: Check, tmp_path: Path) -> None:
     class Executes:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "executed",)
 
     for protocol in (2, 3, 4, 5):
-        assert look(pickle.dumps(Executes(), protocol), "m.pkl").complete
+        assert check(pickle.dumps(Executes(), protocol), "m.pkl").complete
         legacy = model_files.torch_legacy(protocol).split(pickle.dumps(1001, protocol))[0]
-        look(legacy + pickle.dumps(Executes(), protocol) * 5, "m.pt")
+        check(legacy + pickle.dumps(Executes(), protocol) * 5, "m.pt")
 
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", [pickle.dumps([1] * 20, 4), b"\x80\x04" + b"\xff" * 20 + b"."])
-def test_pickle_is_complete_if_it_ends_with_the_stop_opcode(look: Look, content: bytes) -> None:
-    assert look(content, "m.pkl").sentence == "complete: a whole pickle file"
-    assert look(content[:-1], "m.pkl").reason == (
+def test_pickle_is_complete_if_it_ends_with_the_stop_opcode(check: Check, content: bytes) -> None:
+    assert check(content, "m.pkl").sentence == "complete: a whole pickle file"
+    assert check(content[:-1], "m.pkl").reason == (
         "incomplete: a pickle ends with a full stop, this file does not"
     )
 
@@ -601,48 +601,48 @@ def test_pickle_is_complete_if_it_ends_with_the_stop_opcode(look: Look, content:
 @pytest.mark.parametrize(("kind", "size"), sorted(pickles._STORAGES.items()))
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_legacy_file_contains_count_and_elements_of_each_storage(
-    look: Look, kind: str, size: int, protocol: int
+    check: Check, kind: str, size: int, protocol: int
 ) -> None:
     content = model_files.torch_legacy(protocol, {kind: size}, elements=300)
     needed = 8 + 300 * size
 
-    assert look(content, "m.pt") == Structure(True, None, "torch legacy")
-    assert look(content + b"behind", "m.pt").complete
-    assert look(content[:-1], "m.pt").reason == (
+    assert check(content, "m.pt") == Structure(True, None, "torch legacy")
+    assert check(content + b"behind", "m.pt").complete
+    assert check(content[:-1], "m.pt").reason == (
         f"incomplete: {needed:,} bytes of storages are named, the file has {needed - 1:,}"
     )
 
 
-def test_legacy_file_with_unknown_storage_is_not_checked(look: Look) -> None:
+def test_legacy_file_with_unknown_storage_is_not_checked(check: Check) -> None:
     content = model_files.torch_legacy(2, {"FloatStorage": 4, "Float3Storage": 1})
 
-    assert look(content[:-20], "m.pt") == Structure(
+    assert check(content[:-20], "m.pt") == Structure(
         True, "not checked: its storages are of an unknown class", "torch legacy"
     )
 
 
 @pytest.mark.parametrize("limit", ["MAX_OPCODES", "MAX_PICKLES", "MAX_LINE"])
 def test_legacy_file_above_a_limit_is_not_checked(
-    look: Look, monkeypatch: pytest.MonkeyPatch, limit: str
+    check: Check, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(pickles, limit, 3)
-    verdict = look(model_files.torch_legacy(2), "m.pt")
+    verdict = check(model_files.torch_legacy(2), "m.pt")
 
     assert verdict.complete
     assert verdict.sentence.startswith("not checked: ")
 
 
-def test_legacy_file_with_unknown_persistent_ids_is_not_checked(look: Look) -> None:
+def test_legacy_file_with_unknown_persistent_ids_is_not_checked(check: Check) -> None:
     content = model_files.torch_legacy(2).replace(b"X\x07\0\0\0storage", b"X\x07\0\0\0storehs")
 
-    assert look(content, "m.pt").reason == "not checked: it names storages in an unknown way"
+    assert check(content, "m.pt").reason == "not checked: it names storages in an unknown way"
 
 
-def test_legacy_file_truncated_within_pickles_is_incomplete(look: Look) -> None:
+def test_legacy_file_truncated_within_pickles_is_incomplete(check: Check) -> None:
     content = model_files.torch_legacy(2)
 
     assert (
-        look(content[:200], "m.pt").reason == "incomplete: a pickle runs past the end of the file"
+        check(content[:200], "m.pt").reason == "incomplete: a pickle runs past the end of the file"
     )
 
 
@@ -668,8 +668,8 @@ GOOD_ONNX = {
 
 
 @pytest.mark.parametrize("case", GOOD_ONNX)
-def test_onnx_model_whose_fields_fill_the_file_is_complete(look: Look, case: str) -> None:
-    assert look(GOOD_ONNX[case], "m.onnx").sentence == "complete: a whole onnx file"
+def test_onnx_model_whose_fields_fill_the_file_is_complete(check: Check, case: str) -> None:
+    assert check(GOOD_ONNX[case], "m.onnx").sentence == "complete: a whole onnx file"
 
 
 BAD_ONNX = {
@@ -690,20 +690,20 @@ BAD_ONNX = {
 
 
 @pytest.mark.parametrize("case", BAD_ONNX)
-def test_malformed_onnx_model_is_refused(look: Look, case: str) -> None:
+def test_malformed_onnx_model_is_refused(check: Check, case: str) -> None:
     content, reason = BAD_ONNX[case]
-    verdict = look(content, "m.onnx")
+    verdict = check(content, "m.onnx")
 
     assert not verdict.complete
     assert verdict.sentence.startswith(reason)
 
 
 def test_onnx_model_with_too_many_fields_is_damaged(
-    look: Look, monkeypatch: pytest.MonkeyPatch
+    check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx, "MAX_FIELDS", 20)
 
-    assert look(GRAPH + OPERATORS * 18, "m.onnx").complete
-    assert look(GRAPH + OPERATORS * 21, "m.onnx").reason == (
+    assert check(GRAPH + OPERATORS * 18, "m.onnx").complete
+    assert check(GRAPH + OPERATORS * 21, "m.onnx").reason == (
         "damaged: the onnx model has more than 20 fields"
     )

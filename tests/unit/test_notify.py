@@ -103,7 +103,7 @@ def test_a_manager_that_does_not_read_holds_nothing_up_for_long(
 
 def line(**values: Any) -> str:
     quiet: dict[str, Any] = {
-        "walked": None,
+        "scanned": None,
         "queued": 0,
         "settling": 0,
         "sending": 0.0,
@@ -121,7 +121,7 @@ HOLD = HoldRow(HoldKind.OFFLINE, 0, "no answer from the cloud", "Check the netwo
     ("now", "said"),
     [
         (line(), "nothing to send, watching"),
-        (line(walked=1200), "first look at the models, 1200 files so far"),
+        (line(scanned=1200), "first scan, 1200 files so far"),
         (line(queued=1), "1 file queued"),
         (
             line(queued=3, sending=12 * MIB, hashing=300 * MIB),
