@@ -14,7 +14,7 @@ from syncd.cli import status_text, tables
 from syncd.cli.status_data import read_summary
 from syncd.config.loader import Loaded
 from syncd.config.sources import DEFAULT
-from syncd.daemon.notify import SystemdNotifier
+from syncd.daemon.systemd import SystemdNotifier
 from syncd.errors import SyncdError
 from syncd.monitoring.progress import Meter
 

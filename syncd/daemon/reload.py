@@ -9,7 +9,7 @@ import structlog
 from syncd.config.loader import Loaded
 from syncd.config.reload import LiveSettings, reloaded
 from syncd.daemon.components import Components
-from syncd.daemon.notify import SystemdNotifier
+from syncd.daemon.systemd import SystemdNotifier
 from syncd.errors import SyncdError
 from syncd.monitoring import log
 

@@ -33,9 +33,8 @@ from syncd.daemon.components import (
     build_components,
     open_store,
 )
-from syncd.daemon.notify import SystemdNotifier
 from syncd.daemon.reload import Reloader
-from syncd.daemon.systemd import SystemdReporter
+from syncd.daemon.systemd import SystemdNotifier, SystemdReporter
 from syncd.disk_full import DiskFullRetry
 from syncd.errors import RootUnavailable, StateFull
 from syncd.fs.watcher import Watcher

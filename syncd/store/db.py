@@ -276,11 +276,8 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     Raises:
         StateError: The database was written by a newer syncd.
     """
-    scripts = migrations()
-    version = _version(connection)
-    if version > len(scripts):
-        raise _too_new(path, version, len(scripts))
-    for script in scripts[version:]:
+    version, _ = _versions(connection, path)
+    for script in migrations()[version:]:
         try:
             connection.executescript(script)
         except BaseException:
@@ -290,15 +287,8 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
 
 
 def require_version(connection: sqlite3.Connection, path: str) -> None:
-    """
-    Require exactly this program's schema.
-
-    Raises:
-        StateError: The schema has another version.
-    """
-    version, ours = _version(connection), len(migrations())
-    if version > ours:
-        raise _too_new(path, version, ours)
+    """Require exactly this program's schema. Raises ``StateError`` if it has another version."""
+    version, ours = _versions(connection, path)
     if version < ours:
         raise StateError(
             f"{printable(path)} has schema {version}, this syncd reads {ours}. "
@@ -306,15 +296,15 @@ def require_version(connection: sqlite3.Connection, path: str) -> None:
         )
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _too_new(path: str, version: int, ours: int) -> StateError:
-    return StateError(
-        f"{printable(path)} was written by a newer syncd (schema {version}, this one knows {ours}). "
-        "Install that version again, or give this one a state directory of its own."
-    )
+def _versions(connection: sqlite3.Connection, path: str) -> tuple[int, int]:
+    """Return the versions of the schema and of this program, which must not be older."""
+    version, ours = connection.execute("PRAGMA user_version").fetchone()[0], len(migrations())
+    if version > ours:
+        raise StateError(
+            f"{printable(path)} was written by a newer syncd (schema {version}, this one knows "
+            f"{ours}). Install that version again, or give this one a state directory of its own."
+        )
+    return version, ours
 
 
 @contextmanager

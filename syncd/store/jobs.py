@@ -329,14 +329,7 @@ class JobQueue:
         with self._db.transaction():
             for job in self._jobs("state = 'leased'"):
                 if job.lease_owner is not None and job.lease_owner.rpartition("#")[0] == owner:
-                    self._change(
-                        job,
-                        Event.RELEASE,
-                        now_ms,
-                        "syncd was stopped",
-                        run_after=now_ms,
-                        attempt=max(job.attempt - 1, 0),
-                    )
+                    self.release(job, now_ms, reason="syncd was stopped")
 
     def reject(self, job: Job, now_ms: int, *, kind: Kind, reason: str, advice: str | None) -> None:
         """End a job that failed; its upload, if any, is given up."""
@@ -432,11 +425,14 @@ class JobQueue:
                 return False
             if job.state in (State.FAILED, State.CANCELLED):
                 self._requeue(job, now_ms, "syncd retry")
-            self._db.run(
-                "UPDATE job SET run_after = ?, attempt = 0, updated_at = ?, last_kind = NULL,"
-                " last_error = NULL, last_advice = NULL, held_class = NULL"
-                " WHERE id = ? AND state = 'queued'",
-                (now_ms, now_ms, job.id),
+            self._update_queued(
+                job.id,
+                now_ms,
+                attempt=0,
+                last_kind=None,
+                last_error=None,
+                last_advice=None,
+                held_class=None,
             )
             self._db.run("DELETE FROM job_attempt WHERE job_id = ?", (job.id,))
             return True
@@ -464,11 +460,7 @@ class JobQueue:
 
     def bump(self, job_id: int, now_ms: int) -> None:
         """Let a queued job be the next that is claimed."""
-        self._db.run(
-            "UPDATE job SET priority = ?, run_after = ?, updated_at = ?"
-            " WHERE id = ? AND state = 'queued'",
-            (Priority.BUMPED, now_ms, now_ms, job_id),
-        )
+        self._update_queued(job_id, now_ms, priority=Priority.BUMPED)
 
     def cancel(self, job_id: int, now_ms: int) -> None:
         """
@@ -494,10 +486,7 @@ class JobQueue:
 
     def make_due(self, job: Job, now_ms: int) -> None:
         """Let a queued job run now instead of after its own wait."""
-        self._db.run(
-            "UPDATE job SET run_after = ?, updated_at = ? WHERE id = ? AND state = 'queued'",
-            (now_ms, now_ms, job.id),
-        )
+        self._update_queued(job.id, now_ms)
 
     def not_stored(self, job: Job) -> str | None:
         """Return another file of the job's bundle that is wanted and not stored yet, if any."""
@@ -532,6 +521,15 @@ class JobQueue:
 
     def _jobs(self, where: str, *values: object) -> list[Job]:
         return [job_of(row) for row in self._db.all(f"{_SELECT} WHERE {where}", values)]
+
+    def _update_queued(self, job_id: int, now_ms: int, **values: object) -> None:
+        """Make a job due, if it is queued, and write *values*."""
+        columns = "".join(f", {column} = :{column}" for column in values)
+        self._db.run(
+            f"UPDATE job SET run_after = :now_ms, updated_at = :now_ms{columns}"
+            " WHERE id = :id AND state = 'queued'",
+            {**values, "id": job_id, "now_ms": now_ms},
+        )
 
     def _change(self, job: Job, event: Event, now_ms: int, reason: str, **values: object) -> None:
         """Change the state of a job, which ends its lease, and add the event to its history."""

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from syncd.daemon.notify import STATUS_MAX, SystemdNotifier
-from syncd.daemon.systemd import status_line
+from syncd.daemon.systemd import STATUS_MAX, SystemdNotifier, status_line
 from syncd.store.outline import HoldRow
 from syncd.types import HoldKind
 
@@ -91,7 +90,7 @@ def test_no_pings_where_they_are_not_asked_of_this_process(environ: dict[str, st
 def test_a_manager_that_does_not_read_holds_nothing_up_for_long(
     listening: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncd.daemon.notify.SEND_S", 0.05)
+    monkeypatch.setattr("syncd.daemon.systemd.SEND_S", 0.05)
     name, _ = listening
     notifier, began_s = SystemdNotifier(name), time.monotonic()
     backlog = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 2
