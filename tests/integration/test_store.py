@@ -1,7 +1,6 @@
 """The store on a real disk: lock, schema, queue, facts, conflicts, and what a reader sees."""
 
 import os
-import shutil
 import sqlite3
 import stat
 import subprocess
@@ -80,12 +79,23 @@ def claim(store: Store, *, now_ms: int = NOW) -> Job:
 
 def uploading(store: Store) -> Job:
     """A leased job with a plan, an open upload and its first part."""
-    admit(store)
-    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
+    job = hashed(store)
     job, _ = store.uploads.note_key(job, UPLOAD.storage_key, NOW)
     job = store.uploads.note_upload(job, UPLOAD, NOW)
     store.uploads.note_part(job, Part(1, 0, 50), '"etag-1"', LEAVES, NOW)
     return job
+
+
+def make_store(state_dir: str) -> Store:
+    store = Store(state_dir)
+    store.files.root_id("/models")
+    return store
+
+
+def hashed(store: Store) -> Job:
+    """A leased job whose file was hashed."""
+    admit(store)
+    return store.jobs.note_digests(claim(store), DIGESTS, NOW)
 
 
 @pytest.fixture
@@ -95,8 +105,7 @@ def state_dir(tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(state_dir: str) -> Iterator[Store]:
-    store = Store(state_dir)
-    store.files.root_id("/models")
+    store = make_store(state_dir)
     yield store
     store.close()
 
@@ -224,9 +233,7 @@ def test_migrated_database_equals_fresh_one_and_keeps_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh, older = str(tmp_path / "fresh"), str(tmp_path / "older")
-    store = Store(older)
-    store.files.root_id("/models")
-    store.close()
+    make_store(older).close()
     later = [*migrations(), NEXT.format(n=len(migrations()) + 1).replace("(x)", "(x INTEGER)")]
     monkeypatch.setattr("syncd.store.db.migrations", lambda: later)
     for state_dir in (fresh, older):
@@ -277,8 +284,7 @@ def test_damaged_database_is_refused_with_advice(state_dir: str, damage: bytes) 
 
 
 def test_damaged_page_is_found_before_any_write(state_dir: str) -> None:
-    store = Store(state_dir)
-    store.files.root_id("/models")
+    store = make_store(state_dir)
     for number in range(200):
         admit(store, f"loras/{number}.safetensors")
     store.close()
@@ -328,21 +334,6 @@ def test_unwritable_state_directory_is_refused_with_advice() -> None:
     assert "may write" in said
 
 
-def test_start_after_kill_truncates_the_log(store: Store, state_dir: str, tmp_path: Path) -> None:
-    admit(store)
-    left = tmp_path / "left"  # as it would lie there after a kill
-    left.mkdir()
-    for name in ("syncd.db", "syncd.db-wal"):
-        shutil.copy(os.path.join(state_dir, name), left)
-    assert os.path.getsize(left / "syncd.db-wal") > 0
-    after = Database.open(str(left))
-    size, jobs = os.path.getsize(left / "syncd.db-wal"), after.all("SELECT id FROM job")
-    after.close()
-
-    assert size == 0
-    assert len(jobs) == 1
-
-
 def test_full_database_advises_room_and_keeps_working(state_dir: str) -> None:
     os.makedirs(state_dir)
     database = Database.open(state_dir)
@@ -366,20 +357,6 @@ def test_reading_before_first_start_returns_none(state_dir: str) -> None:
         assert report is None
     assert not is_locked(state_dir)
     assert not os.path.exists(state_dir)
-
-
-def test_reader_sees_commits_of_running_writer(store: Store, state_dir: str) -> None:
-    def states() -> list[tuple[str, str]]:
-        with reading(state_dir, Report) as report:
-            assert report is not None
-            return [(file.path, file.state) for file in report.files()]
-
-    before = states()
-    admit(store)
-    after = states()
-    claim(store)
-
-    assert (before, after, states()) == ([], [(PATH, "queued")], [(PATH, "uploading")])
 
 
 def test_queries_of_one_reader_see_one_moment(store: Store, state_dir: str) -> None:
@@ -442,9 +419,7 @@ def test_reader_write_is_refused(store: Store) -> None:
 @pytest.mark.parametrize("name", [b"st\xe9te", b"a?b#c%41", b"with\nnewline"])
 def test_state_directory_with_special_bytes_is_readable(tmp_path: Path, name: bytes) -> None:
     state_dir = os.fsdecode(os.fsencode(tmp_path) + b"/" + name)
-    store = Store(state_dir)
-    store.files.root_id("/models")
-    store.close()
+    make_store(state_dir).close()
     for spelling in (state_dir, "/" + state_dir):
         with reading(spelling, Report) as report:
             assert report is not None
@@ -452,21 +427,6 @@ def test_state_directory_with_special_bytes_is_readable(tmp_path: Path, name: by
 
 
 # -- names are bytes -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "raw", [b"loras/caf\xe9.safetensors", b"loras/two\nlines.gguf", b"loras/\x1b[2J.ckpt", b"a/ "]
-)
-def test_file_names_keep_their_bytes_and_are_printable_in_reports(store: Store, raw: bytes) -> None:
-    rel_path = os.fsdecode(raw)
-    job_id = admit(store, rel_path)
-    [known] = store.files.known(1)
-    [shown] = store.report.files()
-
-    assert os.fsencode(store.jobs.get(job_id).rel_path) == raw
-    assert os.fsencode(known.rel_path) == raw
-    assert shown.path.isprintable()
-    assert shown.state == "queued"  # the report finds the job of such a name
 
 
 @pytest.mark.parametrize("page", [3, 10_000])
@@ -656,14 +616,6 @@ def test_I31_wait_written_under_a_later_clock_begins_again_at_start(store: Store
     assert store.jobs.claim("me", NOW - 10**9 + 1000) is not None
 
 
-def test_make_all_due_ends_every_wait(store: Store) -> None:
-    job_id = admit(store, now_ms=NOW + 10**12)
-
-    store.jobs.make_all_due(NOW)
-
-    assert store.jobs.get(job_id).run_after == NOW
-
-
 def writes(store: Store, job: Job) -> None:
     """Every write an owner can make (but ``note_upload``); each has to refuse one who is not."""
     jobs, uploads, plan = store.jobs, store.uploads, DIGESTS
@@ -757,8 +709,7 @@ def test_schema_refuses_impossible_row(store: Store, state_dir: str, change: str
 
 
 def test_facts_and_intents_survive_a_reopened_store(state_dir: str) -> None:
-    store = Store(state_dir)
-    store.files.root_id("/models")
+    store = make_store(state_dir)
     job = uploading(store)
     job = store.jobs.note(job, NOW + 1, complete_sent_at=NOW + 1)
     store.close()
@@ -780,21 +731,12 @@ def test_facts_and_intents_survive_a_reopened_store(state_dir: str) -> None:
 def test_note_digests_again_replaces_digests_and_fingerprint(
     store: Store,
 ) -> None:
-    admit(store)
-    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
+    job = hashed(store)
     touched = replace(job, fingerprint=job.fingerprint._replace(ctime_ns=8))
     again = store.jobs.note_digests(touched, FileDigests(100, "6" * 64, b"m" * 16), NOW)
 
     assert store.jobs.get(job.id) == again
     assert (again.sha256, again.leaves, again.fingerprint.ctime_ns) == ("6" * 64, b"m" * 16, 8)
-
-
-def test_part_sent_twice_keeps_later_etag(store: Store) -> None:
-    job = uploading(store)
-    store.uploads.note_part(job, Part(2, 50, 50), '"b"', LEAVES, NOW)
-    store.uploads.note_part(job, Part(1, 0, 50), '"a"', LEAVES, NOW)
-
-    assert list(store.uploads.etags(job).items()) == [(1, '"a"'), (2, '"b"')]
 
 
 @pytest.mark.parametrize(("gone", "state"), [(False, "unwanted"), (True, "gone")])
@@ -811,8 +753,7 @@ def test_fresh_upload_keeps_digests_only(
 
 
 def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_dir: str) -> None:
-    admit(store)
-    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
+    job = hashed(store)
     job, _ = store.uploads.note_key(job, UPLOAD.storage_key, NOW)
     admit(store, mtime_ns=2)
     with pytest.raises(LeaseLost):
@@ -824,8 +765,7 @@ def test_I12_upload_opened_for_a_lost_job_is_not_forgotten(store: Store, state_d
 def test_another_storage_key_voids_what_was_sent_to_the_last_one(
     store: Store, state_dir: str
 ) -> None:
-    admit(store)
-    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
+    job = hashed(store)
     job, _ = store.uploads.note_key(job, "key-1", NOW)
     job = store.jobs.note(job, NOW, body_sent_at=NOW)
 
@@ -858,8 +798,7 @@ def test_finish_ends_job_and_writes_record(store: Store, state_dir: str) -> None
 def test_finish_after_later_ctime_forgets_file(
     store: Store,
 ) -> None:
-    admit(store)
-    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
+    job = hashed(store)
     touched = found()._replace(fingerprint=found().fingerprint._replace(ctime_ns=8))
     store.files.refresh(touched, NOW)
 
@@ -896,15 +835,6 @@ def test_adopting_a_record_gives_up_open_upload(store: Store, state_dir: str) ->
 
     assert store.jobs.get(job.id).adopted
     assert uploads(state_dir) == [("up-1", "unwanted")]
-
-
-def test_second_record_of_same_bytes_replaces_first(store: Store) -> None:
-    for record_id, mtime_ns in (("rec-1", 1), ("rec-2", 2)):
-        admit(store, mtime_ns=mtime_ns)
-        job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
-        store.jobs.finish(job, record_id, NOW, adopted=False)
-
-    assert store.records.claim(target().model_path, SHA) == "rec-2"
 
 
 def retry(store: Store, job: Job, *, free: bool) -> Job:
@@ -1151,8 +1081,7 @@ def test_conflict_in_another_root_names_absolute_path(store: Store) -> None:
 
 
 def test_registered_file_gets_no_second_job(store: Store) -> None:
-    admit(store)
-    job = store.jobs.note_digests(claim(store), DIGESTS, NOW)
+    job = hashed(store)
     store.jobs.finish(job, "rec", NOW, adopted=False)
     store.files.judge([(found(), Verdict.IGNORED, "left out", None)], NOW)
     remounted = found()._replace(fingerprint=found().fingerprint._replace(dev=7))
