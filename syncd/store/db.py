@@ -10,7 +10,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 from syncd.config.locations import denied
@@ -265,8 +264,12 @@ def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | 
 
 def migrations() -> list[str]:
     """Return the SQL files in order; file n migrates a database from version n - 1 to n."""
-    folder = Path(__file__).parent / "migrations"
-    return [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.sql"))]
+    folder, scripts = os.path.join(os.path.dirname(__file__), "migrations"), []
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".sql"):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                scripts.append(file.read())
+    return scripts
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
