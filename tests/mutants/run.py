@@ -2,8 +2,8 @@
 Runs the nearest tests on mutants of ``core``, ``store``, ``upload`` and the ingester.
 
 ``make mutants`` draws places in the code at random, changes one at a time with cosmic-ray, and runs
-the tests that are nearest to the changed module. It prints how many mutants the tests killed, module
-by module, and writes those that survived to ``build/mutants/survivors.txt``. Only the changed module
+the tests that are nearest to the changed module. It prints the mutants that survived, and how many were
+killed. Only the changed module
 differs from the program, so a test that fails without the change fails the whole run first.
 
 Mutants of ``|`` are left out: nearly all of them are unions of types, which fail at import. So are
@@ -19,10 +19,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NamedTuple
 
 from tests.planted.run import MEMORY, PROJECT, copied, first_failed
 
@@ -84,8 +83,7 @@ for module, operator, occurrence in json.load(sys.stdin):
 """Runs beside cosmic-ray: reads mutants, and prints the changed source of each as a line of JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mutant:
+class Mutant(NamedTuple):
     """One change of one place."""
 
     module: str
@@ -99,34 +97,35 @@ def all_mutants() -> list[Mutant]:
     """Every mutant of the targets."""
     config, session = BUILD / "config.toml", BUILD / f"{os.getpid()}.sqlite"
     config.write_text(CONFIG.format(modules=json.dumps(TARGETS)))
-    run = [os.fspath(COSMIC_RAY), "init", "--force", os.fspath(config), os.fspath(session)]
-    subprocess.run(run, cwd=PROJECT, check=True, capture_output=True)
-    dump = subprocess.run(
-        [COSMIC_RAY, "dump", os.fspath(session)],
-        cwd=PROJECT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    found = [json.loads(line)[0]["mutations"][0] for line in dump.stdout.splitlines()]
-    return [
+    cosmic_ray("init", "--force", os.fspath(config), os.fspath(session))
+    dump = cosmic_ray("dump", os.fspath(session))
+    found = [json.loads(line)[0]["mutations"][0] for line in dump.splitlines()]
+    mutants = [
         Mutant(m["module_path"], m["operator_name"], m["occurrence"], *m["start_pos"])
         for m in found
-        if not LEFT_OUT.match(m["operator_name"]) and "@dataclass" not in _line(PROJECT, m)
+    ]
+    return [
+        mutant
+        for mutant in mutants
+        if not LEFT_OUT.match(mutant.operator) and "@dataclass" not in line_of(mutant)
     ]
 
 
-def _line(folder: Path, mutation: dict[str, Any]) -> str:
-    """The line that a mutation begins in."""
-    lines: list[str] = (folder / mutation["module_path"]).read_text("utf-8").splitlines()
-    return lines[int(mutation["start_pos"][0]) - 1].strip()
+def cosmic_ray(*arguments: str) -> str:
+    run = [os.fspath(COSMIC_RAY), *arguments]
+    return subprocess.run(run, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+
+
+def line_of(mutant: Mutant) -> str:
+    """The line that the change begins in, as it is in the program."""
+    return (PROJECT / mutant.module).read_text("utf-8").splitlines()[mutant.line - 1].strip()
 
 
 def drawn(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
     """*count* places drawn at random, and of each place one mutant."""
     draw = random.Random(seed)
     places: dict[tuple[str, int, int], list[Mutant]] = {}
-    for mutant in sorted(mutants, key=repr):
+    for mutant in sorted(mutants):
         places.setdefault((mutant.module, mutant.line, mutant.column), []).append(mutant)
     chosen = draw.sample(sorted(places), min(count, len(places)))
     return [draw.choice(places[place]) for place in chosen]
@@ -171,69 +170,36 @@ def is_killed(mutant: Mutant, source: str, copy: Path) -> bool:
 def fails(tests: str, copy: Path) -> bool:
     """Do *tests* fail, or come to no end?"""
     try:
-        scaled = f"SYNCD_TEST_SCALE=taste {tests}"
-        return first_failed(scaled, copy, copy.parent / "tmp") is not None
+        taste = f"SYNCD_TEST_SCALE=taste {tests}"
+        return first_failed(taste, copy, copy.parent / "tmp") is not None
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return True
 
 
-def shown(mutant: Mutant, copy: Path) -> str:
-    """Where and what *mutant* is, with the line as it was."""
-    line = (copy / mutant.module).read_text("utf-8").splitlines()[mutant.line - 1].strip()
-    return f"{mutant.module}:{mutant.line}:{mutant.column} {mutant.operator}\n    {line}\n"
-
-
-def table(results: Sequence[tuple[Mutant, bool]]) -> Iterator[str]:
-    """A row for each module, and one for all."""
-    yield "| Module | Killed | Mutants | % |"
-    yield "|---|---|---|---|"
-    for module in sorted({mutant.module for mutant, _ in results}):
-        yield _row(f"`{module}`", [killed for mutant, killed in results if mutant.module == module])
-    yield _row("all", [killed for _, killed in results])
-
-
-def _row(name: str, killed: Sequence[bool]) -> str:
-    return f"| {name} | {sum(killed)} | {len(killed)} | {100 * sum(killed) // len(killed)} |"
-
-
-def tried(mutants: Sequence[Mutant], minutes: float, log: Path) -> list[tuple[Mutant, bool]]:
-    """Try *mutants* in their order until *minutes* have passed; a line for each survivor."""
-    until_s = time.monotonic() + 60 * minutes
-    results: list[tuple[Mutant, bool]] = []
-    sound: set[str] = set()
-    with TemporaryDirectory(prefix="mutants-", dir=MEMORY) as folder:
-        copy = copied(Path(folder))
-        with log.open("w", encoding="utf-8") as survivors:
-            for mutant, source in zip(mutants, changed(mutants, copy), strict=True):
-                if time.monotonic() > until_s:
-                    break
-                tests = nearest(mutant.module)
-                if tests not in sound and fails(tests, copy):
-                    sys.exit(f"these tests fail without a change: {tests}")
-                sound.add(tests)
-                results.append((mutant, is_killed(mutant, source, copy)))
-                if not results[-1][1]:
-                    print(line := shown(mutant, copy), end="", flush=True)
-                    survivors.write(line)
-                    survivors.flush()
-    return results
-
-
 def main() -> None:
-    """Print the table."""
+    """Print each survivor, and the numbers."""
     options = argparse.ArgumentParser()
     options.add_argument("--count", type=int, default=300, help="mutants to draw")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--minutes", type=float, default=60, help="the longest that a run takes")
-    options.add_argument("--only", nargs="*", default=[""], help="modules whose path begins so")
-    options.add_argument("--survivors", type=Path, default=BUILD / "survivors.txt")
     chosen = options.parse_args()
-    mutants = [m for m in all_mutants() if m.module.startswith(tuple(chosen.only))]
-    results = tried(drawn(mutants, chosen.count, chosen.seed), chosen.minutes, chosen.survivors)
-    print(*table(results), sep="\n")
-    print(
-        f"seed {chosen.seed}, {len(results)} of {len(mutants)} mutants; survivors: {chosen.survivors}"
-    )
+    until_s = time.monotonic() + 60 * chosen.minutes
+    mutants, killed = drawn(all_mutants(), chosen.count, chosen.seed), list[bool]()
+    sound: set[str] = set()
+    with TemporaryDirectory(prefix="mutants-", dir=MEMORY) as folder:
+        copy = copied(Path(folder))
+        for mutant, source in zip(mutants, changed(mutants, copy), strict=True):
+            if time.monotonic() > until_s:
+                break
+            tests = nearest(mutant.module)
+            if tests not in sound and fails(tests, copy):
+                sys.exit(f"these tests fail without a change: {tests}")
+            sound.add(tests)
+            killed.append(is_killed(mutant, source, copy))
+            if not killed[-1]:
+                place = f"{mutant.module}:{mutant.line}:{mutant.column}"
+                print(f"{place} {mutant.operator}\n    {line_of(mutant)}", flush=True)
+    print(f"seed {chosen.seed}: {sum(killed)} of {len(killed)} mutants killed")
 
 
 if __name__ == "__main__":
