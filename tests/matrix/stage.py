@@ -8,12 +8,13 @@ from the state directory, not from the daemon.
 import asyncio
 import contextlib
 import hashlib
+import inspect
 import os
 import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -542,3 +543,19 @@ def play(scenario: Callable[[Stage], Awaitable[None]], **how: Any) -> None:
             loop.run_until_complete(acted(stage))
         finally:
             loop.close()
+
+
+def staged(**how: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Run a test of a stage, its first argument, with ``play``."""
+
+    def decorate(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        @wraps(test)
+        def run(**parameters: Any) -> None:
+            play(lambda stage: test(stage, **parameters), **how)
+
+        signature = inspect.signature(test)
+        _, *others = signature.parameters.values()
+        run.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+        return run
+
+    return decorate

@@ -1,14 +1,14 @@
 """How holds begin and end: the fuse, the end by a first good answer, and who is woken by it."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import httpx
 import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call
-from tests.matrix.stage import LARGE, SMALL, Stage, call_of, play
+from tests.matrix.stage import LARGE, SMALL, Stage, call_of, staged
 
 THIRD = "vae/third.safetensors"
 THIRD_SIZE = 9_500
@@ -28,79 +28,73 @@ NEXT_CALLS = [
 
 
 @pytest.mark.parametrize(("failing", "path", "following"), NEXT_CALLS)
-def test_good_answer_ends_the_hold_before_the_next_call(
-    failing: Call, path: str, following: Call
+@staged()
+async def test_good_answer_ends_the_hold_before_the_next_call(
+    stage: Stage, failing: Call, path: str, following: Call
 ) -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(Rule(Fault.ANSWER, call=failing, status=503, count=None))
-        stage.write(path)
-        stage.start()
-        await stage.until(stage.holds, "a hold")
-        stage.clear_faults()
-        seen: list[int] = []
+    stage.inject(Rule(Fault.ANSWER, call=failing, status=503, count=None))
+    stage.write(path)
+    stage.start()
+    await stage.until(stage.holds, "a hold")
+    stage.clear_faults()
+    seen: list[int] = []
 
-        def observe(request: httpx.Request) -> None:
-            if call_of(request) is following:
-                seen.append(len(stage.holds()))
+    def observe(request: httpx.Request) -> None:
+        if call_of(request) is following:
+            seen.append(len(stage.holds()))
 
-        stage.line.on_request = observe
-        await stage.arrives(path)
+    stage.line.on_request = observe
+    await stage.arrives(path)
 
-        assert seen[0] == 0
-
-    play(scenario)
+    assert seen[0] == 0
 
 
-def test_registration_ends_the_hold_before_its_job_ends() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(Rule(Fault.ANSWER, call=Call.REGISTER, status=503, count=None))
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(stage.holds, "a hold")
-        stage.clear_faults()
-        await stage.arrives(SMALL)
-        logged = [json.loads(line) for line in stage.log.getvalue().splitlines()]
-        (last,) = [i for i, line in enumerate(logged) if line.get("end") == "registered"]
+@staged()
+async def test_registration_ends_the_hold_before_its_job_ends(stage: Stage) -> None:
+    stage.inject(Rule(Fault.ANSWER, call=Call.REGISTER, status=503, count=None))
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(stage.holds, "a hold")
+    stage.clear_faults()
+    await stage.arrives(SMALL)
+    logged = [json.loads(line) for line in stage.log.getvalue().splitlines()]
+    (last,) = [i for i, line in enumerate(logged) if line.get("end") == "registered"]
 
-        assert "hold.ended" in [line["event"] for line in logged[:last]]
-
-    play(scenario)
+    assert "hold.ended" in [line["event"] for line in logged[:last]]
 
 
-def test_other_jobs_start_at_the_end_of_a_hold_while_the_probe_still_runs() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(Rule(Fault.ANSWER, call=Call.PRESIGN, status=503, count=None))
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(stage.holds, "a hold")
-        stage.write(THIRD, THIRD_SIZE)
-        await stage.until(lambda: stage.job(THIRD), "another job")
-        stage.clear_faults()
-        stage.inject(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=20))
-        await stage.arrives(THIRD)
-        await stage.arrives(SMALL)
+@staged()
+async def test_other_jobs_start_at_the_end_of_a_hold_while_the_probe_still_runs(
+    stage: Stage,
+) -> None:
+    stage.inject(Rule(Fault.ANSWER, call=Call.PRESIGN, status=503, count=None))
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(stage.holds, "a hold")
+    stage.write(THIRD, THIRD_SIZE)
+    await stage.until(lambda: stage.job(THIRD), "another job")
+    stage.clear_faults()
+    stage.inject(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=20))
+    await stage.arrives(THIRD)
+    await stage.arrives(SMALL)
 
-        assert stage.hit()[-1].call == Call.REGISTER
-        first, second = (e.at_ms for e in stage.calls(Call.PRESIGN) if e.ok)
-        assert second - first < 2000
-
-    play(scenario)
+    assert stage.hit()[-1].call == Call.REGISTER
+    first, second = (e.at_ms for e in stage.calls(Call.PRESIGN) if e.ok)
+    assert second - first < 2000
 
 
-def test_new_job_starts_at_once_while_another_one_backs_off() -> None:
-    async def scenario(stage: Stage) -> None:
-        bad = Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, contains="small", count=None)
-        stage.inject(bad)
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(lambda: _wait_s(stage, SMALL) > 60, "a long wait")
-        stage.write(THIRD, THIRD_SIZE)
-        await stage.until(lambda: stage.job(THIRD), "another job")
-        await stage.until(lambda: stage.registered(THIRD), "the other file", within_s=5)
+@staged()
+async def test_new_job_starts_at_once_while_another_one_backs_off(stage: Stage) -> None:
+    bad = Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, contains="small", count=None)
+    stage.inject(bad)
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: _wait_s(stage, SMALL) > 60, "a long wait")
+    stage.write(THIRD, THIRD_SIZE)
+    await stage.until(lambda: stage.job(THIRD), "another job")
+    await stage.until(lambda: stage.registered(THIRD), "the other file", within_s=5)
 
-        assert _wait_s(stage, SMALL) > 0
-
-    play(scenario)
+    assert _wait_s(stage, SMALL) > 0
 
 
 def _wait_s(stage: Stage, path: str) -> float:
@@ -121,15 +115,8 @@ UNSIGNED = Rule(
 UNREADABLE = Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, count=None)
 
 
-def play_in_order(scenario: Callable[[Stage], object]) -> None:
-    """Play *scenario* with one job at a time."""
-
-    async def one_at_a_time(stage: Stage) -> None:
-        stage.settings["upload"] = {"files": 1, "parts": 1}
-        stage.start()
-        await scenario(stage)  # type: ignore[misc]
-
-    play(one_at_a_time)
+IN_ORDER = {"upload": {"files": 1, "parts": 1}}
+"""One job at a time."""
 
 
 async def turn_down(stage: Stage, names: Iterable[str], rule: Rule) -> None:
@@ -156,65 +143,63 @@ def failed(stage: Stage) -> int:
     return len(stage.query("SELECT 1 FROM job WHERE state = 'failed'"))
 
 
-def test_I15_five_files_in_a_row_that_fail_for_one_reason_become_a_hold() -> None:
-    async def scenario(stage: Stage) -> None:
-        await turn_down(stage, NAMES[:4], REFUSED)
-        assert not stage.holds()
-        assert failed(stage) == 4
+@staged(settings=IN_ORDER)
+async def test_I15_five_files_in_a_row_that_fail_for_one_reason_become_a_hold(stage: Stage) -> None:
+    stage.start()
+    await turn_down(stage, NAMES[:4], REFUSED)
+    assert not stage.holds()
+    assert failed(stage) == 4
 
-        await turn_down(stage, NAMES[4:5], REFUSED)
-        (hold,) = await stage.until(stage.holds, "a hold")
+    await turn_down(stage, NAMES[4:5], REFUSED)
+    (hold,) = await stage.until(stage.holds, "a hold")
 
-        assert hold["kind"] == "operator"
-        assert failed(stage) == 0
-        for name in NAMES[:5]:
-            await stage.arrives(name)
-
-    play_in_order(scenario)
+    assert hold["kind"] == "operator"
+    assert failed(stage) == 0
+    for name in NAMES[:5]:
+        await stage.arrives(name)
 
 
 @pytest.mark.parametrize("second", [REFUSED, UNSIGNED], ids=["after-success", "other-reason"])
-def test_I15_only_failures_in_a_row_for_one_reason_are_counted(second: Rule) -> None:
-    async def scenario(stage: Stage) -> None:
-        await turn_down(stage, NAMES[:4], REFUSED)
-        if second is REFUSED:
-            await accept(stage, NAMES[9])
-        await turn_down(stage, NAMES[4:8], second)
-        assert not stage.holds()
-        assert failed(stage) == 8
+@staged(settings=IN_ORDER)
+async def test_I15_only_failures_in_a_row_for_one_reason_are_counted(
+    stage: Stage, second: Rule
+) -> None:
+    stage.start()
+    await turn_down(stage, NAMES[:4], REFUSED)
+    if second is REFUSED:
+        await accept(stage, NAMES[9])
+    await turn_down(stage, NAMES[4:8], second)
+    assert not stage.holds()
+    assert failed(stage) == 8
 
-        await turn_down(stage, NAMES[8:9], second)
-        await stage.until(stage.holds, "a hold")
+    await turn_down(stage, NAMES[8:9], second)
+    await stage.until(stage.holds, "a hold")
 
-        assert failed(stage) == 4
-
-    play_in_order(scenario)
-
-
-def test_I15_one_file_that_fails_again_and_again_is_no_hold() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(UNREADABLE)
-        stage.write(NAMES[0], 3000)
-        await stage.until(lambda: len(stage.hit()) >= 20, "twenty tries")
-
-        assert not stage.holds()
-
-    play_in_order(scenario)
+    assert failed(stage) == 4
 
 
-def test_I15_R29_five_files_with_bad_answers_become_a_hold() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(UNREADABLE)
-        for name in NAMES[:5]:
-            stage.write(name, 3000)
-        (hold,) = await stage.until(stage.holds, "a hold")
-        asked = len(stage.hit())
+@staged(settings=IN_ORDER)
+async def test_I15_one_file_that_fails_again_and_again_is_no_hold(stage: Stage) -> None:
+    stage.start()
+    stage.inject(UNREADABLE)
+    stage.write(NAMES[0], 3000)
+    await stage.until(lambda: len(stage.hit()) >= 20, "twenty tries")
 
-        assert hold["kind"] == "offline"
-        assert asked <= 5 * 2 * 5
-        assert failed(stage) == 0
-        stage.clear_faults()
-        for name in NAMES[:5]:
-            await stage.arrives(name)
+    assert not stage.holds()
 
-    play_in_order(scenario)
+
+@staged(settings=IN_ORDER)
+async def test_I15_R29_five_files_with_bad_answers_become_a_hold(stage: Stage) -> None:
+    stage.start()
+    stage.inject(UNREADABLE)
+    for name in NAMES[:5]:
+        stage.write(name, 3000)
+    (hold,) = await stage.until(stage.holds, "a hold")
+    asked = len(stage.hit())
+
+    assert hold["kind"] == "offline"
+    assert asked <= 5 * 2 * 5
+    assert failed(stage) == 0
+    stage.clear_faults()
+    for name in NAMES[:5]:
+        await stage.arrives(name)

@@ -13,7 +13,7 @@ from syncd.core.jobs.retry_policy import LATEST_S
 from syncd.sandbox.cloud import Registered
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call, HintKind
-from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, play
+from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, play, staged
 from tests.oracle import check
 
 LATE_S = 55.0
@@ -87,23 +87,23 @@ def test_I29_register_that_arrives_late_leaves_one_record(rule: Rule, change: Ch
     arrives_late(Call.REGISTER, SMALL, "register_sent_at", rule, change)
 
 
-def test_I29_register_answered_after_its_job_was_superseded_is_not_repeated() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.far.faults.add(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=25, count=1))
-        stage.write(SMALL)
-        stage.start()
-        await intent(stage, SMALL, "register_sent_at")
-        superseded = stage.job(SMALL)["id"]
-        await touch(stage, SMALL)
-        await stage.until(lambda: stage.job(SMALL)["id"] != superseded, "another job", 15)
-        await stage.until(lambda: stage.job(SMALL)["state"] == "done", "the end of the job")
-        await stage.stop()
+@staged(switches={"listing_off": 405, "register_repeats": True})
+async def test_I29_register_answered_after_its_job_was_superseded_is_not_repeated(
+    stage: Stage,
+) -> None:
+    stage.far.faults.add(Rule(Fault.DELAY, call=Call.REGISTER, delay_s=25, count=1))
+    stage.write(SMALL)
+    stage.start()
+    await intent(stage, SMALL, "register_sent_at")
+    superseded = stage.job(SMALL)["id"]
+    await touch(stage, SMALL)
+    await stage.until(lambda: stage.job(SMALL)["id"] != superseded, "another job", 15)
+    await stage.until(lambda: stage.job(SMALL)["state"] == "done", "the end of the job")
+    await stage.stop()
 
-        (record,) = stage.far.cloud.records()
-        assert stage.job(SMALL)["record_id"] == record.id
-        check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
-
-    play(scenario, switches={"listing_off": 405, "register_repeats": True})
+    (record,) = stage.far.cloud.records()
+    assert stage.job(SMALL)["record_id"] == record.id
+    check(stage.evidence({f"models/{SMALL}": stage.sha256(SMALL)}))
 
 
 @pytest.mark.cell("F50-complete")
@@ -114,45 +114,45 @@ def test_I29_complete_that_arrives_late_leaves_one_record(rule: Rule, change: Ch
 
 
 @pytest.mark.parametrize("back_s", [HOUR_S, 24 * HOUR_S])
-def test_I31_clock_set_back_does_not_lengthen_the_wait_for_a_register(back_s: float) -> None:
-    async def scenario(stage: Stage) -> None:
-        never = Rule(Fault.DELAY, call=Call.REGISTER, delay_s=LATE_S, performed=False, count=1)
-        stage.far.faults.add(never)
-        stage.write(SMALL)
-        stage.start()
-        await intent(stage, SMALL, "register_sent_at")
-        await asyncio.sleep(1)
-        assert stage.life is not None
-        stage.life.kill()
-        await stage.ended()
-        stage.clock.wrong_s -= back_s
-        stage.start()
-        await stage.until(lambda: stage.job(SMALL)["state"] == "done", "the end", 2 * LATEST_S)
-        await stage.stop()
+@staged(switches={"register_repeats": True})
+async def test_I31_clock_set_back_does_not_lengthen_the_wait_for_a_register(
+    stage: Stage, back_s: float
+) -> None:
+    never = Rule(Fault.DELAY, call=Call.REGISTER, delay_s=LATE_S, performed=False, count=1)
+    stage.far.faults.add(never)
+    stage.write(SMALL)
+    stage.start()
+    await intent(stage, SMALL, "register_sent_at")
+    await asyncio.sleep(1)
+    assert stage.life is not None
+    stage.life.kill()
+    await stage.ended()
+    stage.clock.wrong_s -= back_s
+    stage.start()
+    await stage.until(lambda: stage.job(SMALL)["state"] == "done", "the end", 2 * LATEST_S)
+    await stage.stop()
 
-        assert len(stage.far.cloud.records()) == 1
-
-    play(scenario, switches={"register_repeats": True})
+    assert len(stage.far.cloud.records()) == 1
 
 
-def test_I29_clock_set_back_before_a_register_does_not_shorten_the_wait_for_it() -> None:
-    async def scenario(stage: Stage) -> None:
-        def set_back(request: httpx.Request) -> None:
-            if request.url.path.endswith("/presign"):
-                stage.clock.wrong_s = -HOUR_S
+@staged(switches={"register_repeats": True})
+async def test_I29_clock_set_back_before_a_register_does_not_shorten_the_wait_for_it(
+    stage: Stage,
+) -> None:
+    def set_back(request: httpx.Request) -> None:
+        if request.url.path.endswith("/presign"):
+            stage.clock.wrong_s = -HOUR_S
 
-        stage.line.on_request = set_back
-        stage.far.faults.add(replace(UNCLEAR["silence"], call=Call.REGISTER, count=1))
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "done", "the end")
-        await asyncio.sleep(2 * LATE_S)  # until everything on its way has arrived
-        await stage.stop()
+    stage.line.on_request = set_back
+    stage.far.faults.add(replace(UNCLEAR["silence"], call=Call.REGISTER, count=1))
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "done", "the end")
+    await asyncio.sleep(2 * LATE_S)  # until everything on its way has arrived
+    await stage.stop()
 
-        assert stage.clock.wrong_s == -HOUR_S
-        assert len(stage.far.cloud.records()) == 1
-
-    play(scenario, switches={"register_repeats": True})
+    assert stage.clock.wrong_s == -HOUR_S
+    assert len(stage.far.cloud.records()) == 1
 
 
 def fill_catalog(stage: Stage, count: int) -> None:
@@ -167,27 +167,27 @@ def fill_catalog(stage: Stage, count: int) -> None:
         stage.far.cloud._records[record.id] = record
 
 
-def test_I11_file_in_a_catalog_that_shrinks_during_each_listing_is_adopted() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        fill_catalog(stage, 2 * PER_PAGE)
-        stage.register_elsewhere(SMALL)
-        others = iter(range(2 * PER_PAGE))
+@staged()
+async def test_I11_file_in_a_catalog_that_shrinks_during_each_listing_is_adopted(
+    stage: Stage,
+) -> None:
+    stage.write(SMALL)
+    fill_catalog(stage, 2 * PER_PAGE)
+    stage.register_elsewhere(SMALL)
+    others = iter(range(2 * PER_PAGE))
 
-        def delete_one(request: httpx.Request) -> None:
-            if request.url.params.get("current_page") == "2":
-                stage.far.cloud._records.pop(f"other-{next(others)}")
+    def delete_one(request: httpx.Request) -> None:
+        if request.url.params.get("current_page") == "2":
+            stage.far.cloud._records.pop(f"other-{next(others)}")
 
-        stage.line.on_request = delete_one
-        stage.start()
-        await stage.arrives(SMALL)
-        await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "done", "the end")
-        await stage.stop()
+    stage.line.on_request = delete_one
+    stage.start()
+    await stage.arrives(SMALL)
+    await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "done", "the end")
+    await stage.stop()
 
-        assert len(stage.calls(Call.LIST_MODELS)) >= 3 * 2
-        assert not stage.calls(Call.PRESIGN, Call.REGISTER)
-
-    play(scenario)
+    assert len(stage.calls(Call.LIST_MODELS)) >= 3 * 2
+    assert not stage.calls(Call.PRESIGN, Call.REGISTER)
 
 
 def the_record(stage: Stage) -> Registered:
@@ -243,23 +243,23 @@ def test_I11_register_of_unknown_outcome_waits_while_the_server_refuses_to_list(
 
 
 @pytest.mark.parametrize("last", [SECOND, SMALL], ids=["renamed again", "renamed back"])
-def test_I29_move_that_arrives_late_does_not_undo_the_next_one(last: str) -> None:
-    async def scenario(stage: Stage) -> None:
-        await stage.begin(SMALL)
-        stage.inject(Rule(Fault.ANSWER, call=Call.UPDATE_MODEL, status=504, late_s=LATE_S, count=1))
-        rename(stage, SMALL, FIRST)
-        await asyncio.sleep(20)
-        rename(stage, FIRST, last)
-        await stage.until(lambda: stage.registered(last), "the file where it is now")
-        await asyncio.sleep(3 * LATE_S)
-        await stage.stop()
+@staged()
+async def test_I29_move_that_arrives_late_does_not_undo_the_next_one(
+    stage: Stage, last: str
+) -> None:
+    await stage.begin(SMALL)
+    stage.inject(Rule(Fault.ANSWER, call=Call.UPDATE_MODEL, status=504, late_s=LATE_S, count=1))
+    rename(stage, SMALL, FIRST)
+    await asyncio.sleep(20)
+    rename(stage, FIRST, last)
+    await stage.until(lambda: stage.registered(last), "the file where it is now")
+    await asyncio.sleep(3 * LATE_S)
+    await stage.stop()
 
-        active = [r for r in stage.far.cloud.records() if r.model_status == "active"]
-        assert [r.model_path for r in active if r.model_path == f"models/{last}"]
-        assert stage.job(last)["state"] == "done"
-        assert stage.job(last)["record_id"] in {r.id for r in active}
-
-    play(scenario)
+    active = [r for r in stage.far.cloud.records() if r.model_status == "active"]
+    assert [r.model_path for r in active if r.model_path == f"models/{last}"]
+    assert stage.job(last)["state"] == "done"
+    assert stage.job(last)["record_id"] in {r.id for r in active}
 
 
 @pytest.mark.parametrize("action", ["disable", "delete"])

@@ -20,7 +20,7 @@ from syncd.daemon.service import _Every
 from syncd.sandbox.faults import Fault, Rule
 from syncd.store.store import Store
 from syncd.types import Call, HintKind, HoldKind
-from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, play
+from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, play, staged
 
 DAY_S = 24 * HOUR_S
 POLL_S = 5.0
@@ -182,44 +182,42 @@ WAITS = {
 @WHEN
 @STEPS
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-def test_I31_F04_wait_keeps_its_bounds_after_the_clock_was_set(
-    wait: Wait, step_s: float, restart: bool
+@staged()
+async def test_I31_F04_wait_keeps_its_bounds_after_the_clock_was_set(
+    stage: Stage, wait: Wait, step_s: float, restart: bool
 ) -> None:
-    async def scenario(stage: Stage) -> None:
-        await wait.begin(stage)
-        begun_s = stage.loop.time()
-        stepped_s = await set_clock(stage, step_s, restart=restart)
-        longest_s = wait.restart_s if restart and wait.restart_s else wait.longest_s
-        await comes(stage, lambda: wait.over(stage), stepped_s, longest_s + SLACK_S)
+    await wait.begin(stage)
+    begun_s = stage.loop.time()
+    stepped_s = await set_clock(stage, step_s, restart=restart)
+    longest_s = wait.restart_s if restart and wait.restart_s else wait.longest_s
+    await comes(stage, lambda: wait.over(stage), stepped_s, longest_s + SLACK_S)
 
-        assert restart or stage.loop.time() - begun_s >= wait.least_s
-        if wait.left:
-            await stage.finish(*wait.left)
-
-    play(scenario)
+    assert restart or stage.loop.time() - begun_s >= wait.least_s
+    if wait.left:
+        await stage.finish(*wait.left)
 
 
 @WHEN
 @STEPS
-def test_I31_F04_since_of_a_hold_follows_the_clock(step_s: float, restart: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.start()
-        await asyncio.sleep(5)
-        stage.root.rename(stage.folder / "away")
-        stage.hint("", HintKind.RESCAN)
-        (held,) = await stage.until(stage.holds, "a hold")
-        assert held["kind"] == "root"
-        await set_clock(stage, step_s, restart=restart)
-        await asyncio.sleep(SLACK_S)
-        (held,) = stage.holds()
-        ago_s = (stage.clock.now_ms() - held["since"]) / 1000
-        assert ago_s >= 0
-        assert restart or ago_s < 3 * SLACK_S
-        (stage.folder / "away").rename(stage.root)
-        stage.write(SMALL)
-        await comes(stage, lambda: stage.registered(SMALL), stage.loop.time(), SLACK_S)
-
-    play(scenario)
+@staged()
+async def test_I31_F04_since_of_a_hold_follows_the_clock(
+    stage: Stage, step_s: float, restart: bool
+) -> None:
+    stage.start()
+    await asyncio.sleep(5)
+    stage.root.rename(stage.folder / "away")
+    stage.hint("", HintKind.RESCAN)
+    (held,) = await stage.until(stage.holds, "a hold")
+    assert held["kind"] == "root"
+    await set_clock(stage, step_s, restart=restart)
+    await asyncio.sleep(SLACK_S)
+    (held,) = stage.holds()
+    ago_s = (stage.clock.now_ms() - held["since"]) / 1000
+    assert ago_s >= 0
+    assert restart or ago_s < 3 * SLACK_S
+    (stage.folder / "away").rename(stage.root)
+    stage.write(SMALL)
+    await comes(stage, lambda: stage.registered(SMALL), stage.loop.time(), SLACK_S)
 
 
 @STEPS
@@ -248,16 +246,14 @@ def test_I31_F04_pause_ends_when_it_is_lifted(step_s: float) -> None:
 
 
 @STEPS
-def test_I31_F04_new_record_is_compared_after_a_step(step_s: float) -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(lambda: stage.registered(SMALL), "the record")
-        await set_clock(stage, step_s, restart=False)
-        checked = "SELECT 1 FROM record WHERE checked_at IS NOT NULL"
-        await stage.until(lambda: stage.query(checked), "the comparison", 3 * SLACK_S)
-
-    play(scenario)
+@staged()
+async def test_I31_F04_new_record_is_compared_after_a_step(stage: Stage, step_s: float) -> None:
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: stage.registered(SMALL), "the record")
+    await set_clock(stage, step_s, restart=False)
+    checked = "SELECT 1 FROM record WHERE checked_at IS NOT NULL"
+    await stage.until(lambda: stage.query(checked), "the comparison", 3 * SLACK_S)
 
 
 @STEPS

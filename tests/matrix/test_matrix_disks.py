@@ -12,7 +12,7 @@ import pytest
 from syncd.errors import StateError
 from syncd.types import Call
 from tests.matrix.broken_disk import Disk, Ledger, model_disk, state_disk
-from tests.matrix.stage import OTHER, SMALL, Stage, cells, play
+from tests.matrix.stage import OTHER, SMALL, Stage, cells, play, staged
 from tests.matrix.test_matrix_life import at, ended, path_of
 from tests.oracle import check
 
@@ -33,169 +33,167 @@ def mend(disk: Disk) -> None:
 
 
 @cells((11, 12, 13), "watch")
-def test_D_W_what_cannot_be_listed_is_said_and_not_taken_for_gone(fault: int, phase: str) -> None:
+@staged()
+async def test_D_W_what_cannot_be_listed_is_said_and_not_taken_for_gone(
+    stage: Stage, fault: int, phase: str
+) -> None:
     """The next walk that can look finds what is there; the other folders go on meanwhile."""
 
-    async def scenario(stage: Stage) -> None:
-        stage.settings["scan"] = {"interval_s": 300}
-        with model_disk() as disk:
-            await stage.begin(SMALL)
-            on(disk, NUMBERS[fault], "list", name="loras")()
-            stage.write(OTHER)
-            await stage.arrives(OTHER)
-            await stage.until(lambda: disk.failed, "a walk")
-            await asyncio.sleep(1)
-            assert '"path": "loras"' in stage.log.getvalue()
-            known = [row["rel_path"].decode() for row in stage.query("SELECT rel_path FROM file")]
-            assert SMALL in known
-            with stage.without_events():
-                stage.write(SMALL, salt="another version")  # no event
-            mend(disk)
-            await stage.finish(SMALL, OTHER)
-
-    play(scenario)
+    stage.settings["scan"] = {"interval_s": 300}
+    with model_disk() as disk:
+        await stage.begin(SMALL)
+        on(disk, NUMBERS[fault], "list", name="loras")()
+        stage.write(OTHER)
+        await stage.arrives(OTHER)
+        await stage.until(lambda: disk.failed, "a walk")
+        await asyncio.sleep(1)
+        assert '"path": "loras"' in stage.log.getvalue()
+        known = [row["rel_path"].decode() for row in stage.query("SELECT rel_path FROM file")]
+        assert SMALL in known
+        with stage.without_events():
+            stage.write(SMALL, salt="another version")  # no event
+        mend(disk)
+        await stage.finish(SMALL, OTHER)
 
 
 @cells((11, 12), "settle")
-def test_Q_what_cannot_be_looked_at_while_it_settles_comes_later(fault: int, phase: str) -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.settings["scan"] = {"interval_s": 300}
-        with model_disk() as disk:
-            stage.write(SMALL)
-            stage.start()
-            await asyncio.sleep(2)
-            on(disk, NUMBERS[fault], "open", "read")()
-            await stage.until(lambda: disk.failed, "an examination")
-            await asyncio.sleep(1)
-            assert stage.job(SMALL) is None
-            mend(disk)
-            await stage.finish(SMALL)
-            assert stage.events(SMALL) == ["claim", "finish"]
-
-    play(scenario)
+@staged()
+async def test_Q_what_cannot_be_looked_at_while_it_settles_comes_later(
+    stage: Stage, fault: int, phase: str
+) -> None:
+    stage.settings["scan"] = {"interval_s": 300}
+    with model_disk() as disk:
+        stage.write(SMALL)
+        stage.start()
+        await asyncio.sleep(2)
+        on(disk, NUMBERS[fault], "open", "read")()
+        await stage.until(lambda: disk.failed, "an examination")
+        await asyncio.sleep(1)
+        assert stage.job(SMALL) is None
+        mend(disk)
+        await stage.finish(SMALL)
+        assert stage.events(SMALL) == ["claim", "finish"]
 
 
 @cells((11, 12), "hash", "part")
 @pytest.mark.parametrize("passes", [True, False])
-def test_Q_F5_what_cannot_be_read_is_tried_five_times(fault: int, phase: str, passes: bool) -> None:
+@staged()
+async def test_Q_F5_what_cannot_be_read_is_tried_five_times(
+    stage: Stage, fault: int, phase: str, passes: bool
+) -> None:
     """Each time later; then it has failed, with the disk named, until it changes."""
 
-    async def scenario(stage: Stage) -> None:
-        path = path_of(phase)
-        name = path.rpartition("/")[2]
-        with model_disk() as disk:
-            break_down = on(disk, NUMBERS[fault], "read", name=name)
-            if phase == "hash":  # before its first byte
-                break_down()
-            else:
-                at(stage, phase, break_down)
-            stage.write(path)
-            stage.start()
-            await stage.until(lambda: disk.failed, "the moment")
-            job = await stage.until(
-                lambda: (j := stage.job(path)) and j["last_error"] and j, "an error"
-            )
-            assert job["state"] == "queued"
-            assert "cannot be read" in job["last_error"]
-            assert "disk" in job["last_advice"]
-            if not passes:
-                await stage.until(lambda: stage.events(path)[-1] == "reject", "F")
-                assert stage.events(path).count("claim") == 5
-                stage.write(OTHER)
-                await stage.arrives(OTHER)
-                mend(disk)
-                stage.write(path, salt="another version")
+    path = path_of(phase)
+    name = path.rpartition("/")[2]
+    with model_disk() as disk:
+        break_down = on(disk, NUMBERS[fault], "read", name=name)
+        if phase == "hash":  # before its first byte
+            break_down()
+        else:
+            at(stage, phase, break_down)
+        stage.write(path)
+        stage.start()
+        await stage.until(lambda: disk.failed, "the moment")
+        job = await stage.until(
+            lambda: (j := stage.job(path)) and j["last_error"] and j, "an error"
+        )
+        assert job["state"] == "queued"
+        assert "cannot be read" in job["last_error"]
+        assert "disk" in job["last_advice"]
+        if not passes:
+            await stage.until(lambda: stage.events(path)[-1] == "reject", "F")
+            assert stage.events(path).count("claim") == 5
+            stage.write(OTHER)
+            await stage.arrives(OTHER)
             mend(disk)
-            await stage.finish(path)
-
-    play(scenario)
+            stage.write(path, salt="another version")
+        mend(disk)
+        await stage.finish(path)
 
 
 @cells((12,), "hash", "part")
-def test_reopen_a_file_that_its_server_forgot_is_opened_again_once(fault: int, phase: str) -> None:
+@staged()
+async def test_reopen_a_file_that_its_server_forgot_is_opened_again_once(
+    stage: Stage, fault: int, phase: str
+) -> None:
     """No attempt is spent, and no byte is sent twice."""
 
-    async def scenario(stage: Stage) -> None:
-        path = path_of(phase)
-        name = path.rpartition("/")[2]
+    path = path_of(phase)
+    name = path.rpartition("/")[2]
 
-        def once(call: str, of: str) -> int | None:
-            stale = call == "read" and of == name and not disk.failed
-            return errno.ESTALE if stale else None
+    def once(call: str, of: str) -> int | None:
+        stale = call == "read" and of == name and not disk.failed
+        return errno.ESTALE if stale else None
 
-        with model_disk() as disk:
+    with model_disk() as disk:
 
-            def break_down() -> None:
-                disk.fail = once
+        def break_down() -> None:
+            disk.fail = once
 
-            at(stage, phase, break_down)
-            stage.write(path)
-            stage.start()
-            await stage.finish(path)
-            assert disk.failed == ["read"]
-            assert stage.events(path) == ["claim", "finish"]
-            parts = [(e.part, e.ok) for e in stage.calls(Call.PUT_PART)]
-            assert sorted(parts) == [(n, True) for n in (1, 2, 3) if phase == "part"]
-
-    play(scenario)
+        at(stage, phase, break_down)
+        stage.write(path)
+        stage.start()
+        await stage.finish(path)
+        assert disk.failed == ["read"]
+        assert stage.events(path) == ["claim", "finish"]
+        parts = [(e.part, e.ok) for e in stage.calls(Call.PUT_PART)]
+        assert sorted(parts) == [(n, True) for n in (1, 2, 3) if phase == "part"]
 
 
 @pytest.mark.cell("F12-register")
-def test_F12_register_Q_nothing_is_registered_while_the_file_cannot_be_asked() -> None:
-    async def scenario(stage: Stage) -> None:
-        with model_disk() as disk:
+@staged()
+async def test_F12_register_Q_nothing_is_registered_while_the_file_cannot_be_asked(
+    stage: Stage,
+) -> None:
+    with model_disk() as disk:
 
-            def fail_open(request: httpx.Request) -> None:
-                if request.method == "PUT":  # once the body has been read
-                    stage.loop.call_later(0.01, on(disk, errno.ESTALE, "open"))
+        def fail_open(request: httpx.Request) -> None:
+            if request.method == "PUT":  # once the body has been read
+                stage.loop.call_later(0.01, on(disk, errno.ESTALE, "open"))
 
-            stage.line.on_request = fail_open
-            stage.write(SMALL)
-            stage.start()
-            job = await stage.until(
-                lambda: (j := stage.job(SMALL)) and j["last_error"] and j, "an error"
-            )
-            assert job["state"] == "queued"
-            assert job["stored_at"] is not None
-            assert job["run_after"] > stage.clock.now_ms()
-            assert not stage.calls(Call.REGISTER)
-            mend(disk)
-            await stage.finish(SMALL)
-            assert len(stage.calls(Call.PUT_BODY)) == 1
-
-    play(scenario)
+        stage.line.on_request = fail_open
+        stage.write(SMALL)
+        stage.start()
+        job = await stage.until(
+            lambda: (j := stage.job(SMALL)) and j["last_error"] and j, "an error"
+        )
+        assert job["state"] == "queued"
+        assert job["stored_at"] is not None
+        assert job["run_after"] > stage.clock.now_ms()
+        assert not stage.calls(Call.REGISTER)
+        mend(disk)
+        await stage.finish(SMALL)
+        assert len(stage.calls(Call.PUT_BODY)) == 1
 
 
 @cells((13,), "settle", "hash", "part")
-def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
-    fault: int, phase: str
+@staged()
+async def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
+    stage: Stage, fault: int, phase: str
 ) -> None:
     """It is called unreadable, with the command that helps; a chmod is enough."""
 
-    async def scenario(stage: Stage) -> None:
-        path = path_of(phase)
-        name = path.rpartition("/")[2]
-        with model_disk() as disk:
-            forbid = on(disk, errno.EACCES, "open", "read", name=name)
-            at(stage, phase, forbid)
-            stage.write(path)
-            stage.start()
-            if phase == "settle":
-                await asyncio.sleep(2)
-                forbid()
-            (row,) = await stage.until(
-                lambda: stage.query("SELECT reason FROM file WHERE verdict = 'unreadable'"), "F"
-            )
-            job = stage.job(path)  # none if it could not even be looked at
-            assert (job is None) == (phase == "settle")
-            assert "chmod" in (row["reason"] if job is None else job["last_advice"])
-            assert stage.events(path).count("claim") == (job is not None)
-            mend(disk)
-            (stage.root / path).chmod(0o600)
-            stage.stamp(path)
-            await stage.finish(path)
-
-    play(scenario)
+    path = path_of(phase)
+    name = path.rpartition("/")[2]
+    with model_disk() as disk:
+        forbid = on(disk, errno.EACCES, "open", "read", name=name)
+        at(stage, phase, forbid)
+        stage.write(path)
+        stage.start()
+        if phase == "settle":
+            await asyncio.sleep(2)
+            forbid()
+        (row,) = await stage.until(
+            lambda: stage.query("SELECT reason FROM file WHERE verdict = 'unreadable'"), "F"
+        )
+        job = stage.job(path)  # none if it could not even be looked at
+        assert (job is None) == (phase == "settle")
+        assert "chmod" in (row["reason"] if job is None else job["last_advice"])
+        assert stage.events(path).count("claim") == (job is not None)
+        mend(disk)
+        (stage.root / path).chmod(0o600)
+        stage.stamp(path)
+        await stage.finish(path)
 
 
 # -- the state disk -------------------------------------------------------------------------------

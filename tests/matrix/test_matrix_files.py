@@ -10,7 +10,18 @@ import pytest
 
 from syncd.fs import hashing
 from syncd.types import Call, Fingerprint, HintKind
-from tests.matrix.stage import LARGE, OTHER, SIZES, SMALL, Stage, call_of, cells, play, whole_file
+from tests.matrix.stage import (
+    LARGE,
+    OTHER,
+    SIZES,
+    SMALL,
+    Stage,
+    call_of,
+    cells,
+    play,
+    staged,
+    whole_file,
+)
 from tests.oracle import check
 
 Change = Callable[[Stage, str], str | None]
@@ -123,38 +134,36 @@ QUIET_CLOSED_S = 2
 
 
 @cells(CHANGES, "watch", "settle")
-def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
-    fault: int, phase: str
+@staged()
+async def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
+    stage: Stage, fault: int, phase: str
 ) -> None:
     """No byte is sent before it has stood still; a hint or the next walk brings what is there."""
 
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        await asyncio.sleep(4)  # one second before the first window ends
-        if phase == "watch":
-            await stage.until(lambda: stage.registered(SMALL), "the first version")
-            await stage.until(lambda: not stage._busy(), "an empty queue")
-        sent = len(stage.calls(Call.PRESIGN))
-        left = CHANGES[fault](stage, SMALL)
-        changed_s = stage.loop.time()
-        if left is not None:
-            await stage.until(lambda: _queued_since(stage, left, changed_s), "a job")
-            assert QUIET_CLOSED_S <= _queued_since(stage, left, changed_s) < QUIET_CLOSED_S + 2
-        if phase == "settle":
-            await ends_well(stage, SMALL, left)
-            assert len(stage.calls(Call.PRESIGN)) == (0 if left is None else 1)
-            return
-        if left is not None:
-            await stage.arrives(left)
-            assert stage.loop.time() - changed_s < 30
-        await asyncio.sleep(10)
-        moved = fault == 10  # its record goes with it
-        assert len(stage.calls(Call.PRESIGN)) == sent + (left is not None and not moved)
-        await stage.stop()
-        check(stage.evidence({} if left is None else {f"models/{left}": stage.sha256(left)}))
-
-    play(scenario)
+    stage.write(SMALL)
+    stage.start()
+    await asyncio.sleep(4)  # one second before the first window ends
+    if phase == "watch":
+        await stage.until(lambda: stage.registered(SMALL), "the first version")
+        await stage.until(lambda: not stage._busy(), "an empty queue")
+    sent = len(stage.calls(Call.PRESIGN))
+    left = CHANGES[fault](stage, SMALL)
+    changed_s = stage.loop.time()
+    if left is not None:
+        await stage.until(lambda: _queued_since(stage, left, changed_s), "a job")
+        assert QUIET_CLOSED_S <= _queued_since(stage, left, changed_s) < QUIET_CLOSED_S + 2
+    if phase == "settle":
+        await ends_well(stage, SMALL, left)
+        assert len(stage.calls(Call.PRESIGN)) == (0 if left is None else 1)
+        return
+    if left is not None:
+        await stage.arrives(left)
+        assert stage.loop.time() - changed_s < 30
+    await asyncio.sleep(10)
+    moved = fault == 10  # its record goes with it
+    assert len(stage.calls(Call.PRESIGN)) == sent + (left is not None and not moved)
+    await stage.stop()
+    check(stage.evidence({} if left is None else {f"models/{left}": stage.sha256(left)}))
 
 
 def _queued_since(stage: Stage, path: str, changed_s: float) -> float:
@@ -164,29 +173,30 @@ def _queued_since(stage: Stage, path: str, changed_s: float) -> float:
 
 
 @cells(CHANGES, "hash")
-def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(fault: int, phase: str) -> None:
-    async def scenario(stage: Stage) -> None:
-        left: list[str | None] = []
+@staged()
+async def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(
+    stage: Stage, fault: int, phase: str
+) -> None:
+    left: list[str | None] = []
 
-        def trigger(path: str) -> None:
-            if not left:
-                left.append(CHANGES[fault](stage, SMALL))
+    def trigger(path: str) -> None:
+        if not left:
+            left.append(CHANGES[fault](stage, SMALL))
 
-        stage.while_read = trigger
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(lambda: left, "the moment")
-        await stage.until(lambda: "replace" in stage.events(SMALL), "S: superseded")
-        await ends_well(stage, SMALL, left[0])
-        assert len(stage.calls(Call.PRESIGN)) == (0 if left[0] is None else 1)
-
-    play(scenario)
+    stage.while_read = trigger
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: left, "the moment")
+    await stage.until(lambda: "replace" in stage.events(SMALL), "S: superseded")
+    await ends_well(stage, SMALL, left[0])
+    assert len(stage.calls(Call.PRESIGN)) == (0 if left[0] is None else 1)
 
 
 @pytest.mark.parametrize("watched", [True, False])
 @cells(CHANGES, "commit")
-def test_S_a_file_that_changes_before_its_commit_is_brought_again(
-    fault: int, phase: str, watched: bool
+@staged()
+async def test_S_a_file_that_changes_before_its_commit_is_brought_again(
+    stage: Stage, fault: int, phase: str, watched: bool
 ) -> None:
     """
     Its record tells the truth of what it was: it stays, and what is there now follows.
@@ -194,38 +204,35 @@ def test_S_a_file_that_changes_before_its_commit_is_brought_again(
     Only of a file that moved untold the commit goes through, and then its record moves after it.
     """
 
-    async def scenario(stage: Stage) -> None:
-        left: list[str | None] = []
+    left: list[str | None] = []
 
-        async def between_answer_and_commit() -> None:
-            while len(stage.far.cloud.records()) < 2:
-                await asyncio.sleep(0.001)
-            life, stage.life = stage.life, stage.life if watched else None
-            left.append(CHANGES[fault](stage, SMALL))
-            stage.life = life
+    async def between_answer_and_commit() -> None:
+        while len(stage.far.cloud.records()) < 2:
+            await asyncio.sleep(0.001)
+        life, stage.life = stage.life, stage.life if watched else None
+        left.append(CHANGES[fault](stage, SMALL))
+        stage.life = life
 
-        stage.settings["scan"] = {"interval_s": 300}
-        await stage.begin(OTHER)
-        changing = asyncio.create_task(between_answer_and_commit())
-        stage.write(SMALL)
-        before = stage.sha256(SMALL)
-        await changing
-        assert stage.job(SMALL)["record_id"] is None
-        if left[0] is not None:
-            await stage.arrives(left[0])
-        await stage.until(lambda: not stage._busy(), "an empty queue")
-        await asyncio.sleep(400)
-        await stage.stop()
-        still = {f"models/{OTHER}": stage.sha256(OTHER)}
-        still |= {} if left[0] is None else {f"models/{left[0]}": stage.sha256(left[0])}
-        records = {(r.model_path, r.file_hash) for r in stage.far.cloud.records()}
-        stays = {} if fault == 10 and not watched else {(f"models/{SMALL}", before)}
-        assert records == {(path, f"sha256:{sha256}") for path, sha256 in {*stays, *still.items()}}
-        known = {row["rel_path"].decode() for row in stage.query("SELECT rel_path FROM file")}
-        assert known == {OTHER, left[0]} - {None}
-        check(stage.evidence(still))
-
-    play(scenario)
+    stage.settings["scan"] = {"interval_s": 300}
+    await stage.begin(OTHER)
+    changing = asyncio.create_task(between_answer_and_commit())
+    stage.write(SMALL)
+    before = stage.sha256(SMALL)
+    await changing
+    assert stage.job(SMALL)["record_id"] is None
+    if left[0] is not None:
+        await stage.arrives(left[0])
+    await stage.until(lambda: not stage._busy(), "an empty queue")
+    await asyncio.sleep(400)
+    await stage.stop()
+    still = {f"models/{OTHER}": stage.sha256(OTHER)}
+    still |= {} if left[0] is None else {f"models/{left[0]}": stage.sha256(left[0])}
+    records = {(r.model_path, r.file_hash) for r in stage.far.cloud.records()}
+    stays = {} if fault == 10 and not watched else {(f"models/{SMALL}", before)}
+    assert records == {(path, f"sha256:{sha256}") for path, sha256 in {*stays, *still.items()}}
+    known = {row["rel_path"].decode() for row in stage.query("SELECT rel_path FROM file")}
+    assert known == {OTHER, left[0]} - {None}
+    check(stage.evidence(still))
 
 
 def pipe(stage: Stage, path: str) -> None:
@@ -247,99 +254,93 @@ def link_out(stage: Stage, path: str) -> None:
 
 @pytest.mark.parametrize("put", [pipe, device, link_out])
 @pytest.mark.cell("F17-hash")
-def test_F17_hash_what_took_the_place_of_a_file_is_not_read(
-    put: Callable[[Stage, str], None],
+@staged()
+async def test_F17_hash_what_took_the_place_of_a_file_is_not_read(
+    stage: Stage, put: Callable[[Stage, str], None]
 ) -> None:
     """Neither a pipe, nor a device, nor a link against the rule; the job ends, others go on."""
 
-    async def scenario(stage: Stage) -> None:
-        stage.settings["scan"] = {"symlinks": "skip"}
-        await stage.begin(OTHER)
-        stage.while_read = lambda path: stage.life.kill() if stage.life else None
-        stage.write(SMALL)
-        assert await stage.ended() is None
-        assert stage.job(SMALL)["state"] == "leased"
-        put(stage, SMALL)  # the job is there, and its file is not
-        stage.while_read = lambda path: None
-        stage.start()
-        await stage.until(lambda: "replace" in stage.events(SMALL), "S")
-        stage.write(OTHER, salt="another version")
-        await stage.arrives(OTHER)
-        await stage.stop()
-        assert not [call for call in stage.calls() if call.model_path == f"models/{SMALL}"]
-        check(stage.evidence({f"models/{OTHER}": stage.sha256(OTHER)}))
-
-    play(scenario)
+    stage.settings["scan"] = {"symlinks": "skip"}
+    await stage.begin(OTHER)
+    stage.while_read = lambda path: stage.life.kill() if stage.life else None
+    stage.write(SMALL)
+    assert await stage.ended() is None
+    assert stage.job(SMALL)["state"] == "leased"
+    put(stage, SMALL)  # the job is there, and its file is not
+    stage.while_read = lambda path: None
+    stage.start()
+    await stage.until(lambda: "replace" in stage.events(SMALL), "S")
+    stage.write(OTHER, salt="another version")
+    await stage.arrives(OTHER)
+    await stage.stop()
+    assert not [call for call in stage.calls() if call.model_path == f"models/{SMALL}"]
+    check(stage.evidence({f"models/{OTHER}": stage.sha256(OTHER)}))
 
 
 @pytest.mark.cell("F06-part")
-def test_F06_part_other_bytes_under_the_same_stat_are_never_stored() -> None:
-    async def scenario(stage: Stage) -> None:
-        done: list[int] = []
+@staged()
+async def test_F06_part_other_bytes_under_the_same_stat_are_never_stored(stage: Stage) -> None:
+    done: list[int] = []
 
-        def trigger(request: httpx.Request) -> None:
-            if call_of(request) is Call.PUT_PART and not done:
-                before = (stage.root / LARGE).stat()
-                data = bytearray((stage.root / LARGE).read_bytes())
-                data[-1] ^= 1
-                (stage.root / LARGE).write_bytes(data)
-                os.utime(stage.root / LARGE, ns=(before.st_atime_ns, before.st_mtime_ns))
-                stage.note(LARGE)
-                done.append(1)
+    def trigger(request: httpx.Request) -> None:
+        if call_of(request) is Call.PUT_PART and not done:
+            before = (stage.root / LARGE).stat()
+            data = bytearray((stage.root / LARGE).read_bytes())
+            data[-1] ^= 1
+            (stage.root / LARGE).write_bytes(data)
+            os.utime(stage.root / LARGE, ns=(before.st_atime_ns, before.st_mtime_ns))
+            stage.note(LARGE)
+            done.append(1)
 
-        stage.line.on_request = trigger
-        stage.write(LARGE)
-        stage.start()
-        await stage.until(lambda: "replace" in stage.events(LARGE), "S: the leaf differs")
-        await ends_well(stage, LARGE, LARGE)
-
-    play(scenario)
+    stage.line.on_request = trigger
+    stage.write(LARGE)
+    stage.start()
+    await stage.until(lambda: "replace" in stage.events(LARGE), "S: the leaf differs")
+    await ends_well(stage, LARGE, LARGE)
 
 
 @cells(14, "watch", "settle", "hash", "part")
 @pytest.mark.parametrize("how", ["gone", "emptied"])
-def test_H_a_root_that_is_not_there_is_waited_for(phase: str, how: str) -> None:
+@staged()
+async def test_H_a_root_that_is_not_there_is_waited_for(stage: Stage, phase: str, how: str) -> None:
     """Nothing is concluded from it: no file is forgotten, no job fails, and it goes on by itself."""
 
-    async def scenario(stage: Stage) -> None:
-        away = stage.folder / "away"
-        gone: list[int] = []
+    away = stage.folder / "away"
+    gone: list[int] = []
 
-        def take_away() -> None:
-            if not gone:
-                gone.append(1)
-                stage.root.rename(away)
-                if how == "emptied":
-                    stage.root.mkdir()
-                stage.hint("", HintKind.RESCAN)  # the watcher tells of its root
+    def take_away() -> None:
+        if not gone:
+            gone.append(1)
+            stage.root.rename(away)
+            if how == "emptied":
+                stage.root.mkdir()
+            stage.hint("", HintKind.RESCAN)  # the watcher tells of its root
 
-        await stage.begin(SMALL)
-        if phase == "hash":
-            stage.while_read = lambda path: take_away()
-        elif phase == "part":
-            stage.line.on_request = lambda r: take_away() if call_of(r) is Call.PUT_PART else None
-        if phase != "watch":
-            stage.write(LARGE)
-        if phase == "settle":
-            await asyncio.sleep(0.5)
-        if phase in ("watch", "settle"):
-            take_away()
-        await stage.until(lambda: gone, "the moment")
-        (hold,) = await stage.until(stage.holds, "H", 2 * 3600)
-        assert hold["kind"] == "root"
-        assert str(stage.root) in hold["reason"]
-        assert "reject" not in stage.events(LARGE)
-        stage.while_read = lambda path: None
-        if how == "emptied":
-            stage.root.rmdir()
-        away.rename(stage.root)
-        last = SMALL if phase == "watch" else LARGE
-        await stage.arrives(last)
-        await stage.stop()
-        assert len(stage.calls(Call.PRESIGN, path=SMALL)) == 1
-        check(stage.evidence({f"models/{last}": stage.sha256(last)}))
-
-    play(scenario)
+    await stage.begin(SMALL)
+    if phase == "hash":
+        stage.while_read = lambda path: take_away()
+    elif phase == "part":
+        stage.line.on_request = lambda r: take_away() if call_of(r) is Call.PUT_PART else None
+    if phase != "watch":
+        stage.write(LARGE)
+    if phase == "settle":
+        await asyncio.sleep(0.5)
+    if phase in ("watch", "settle"):
+        take_away()
+    await stage.until(lambda: gone, "the moment")
+    (hold,) = await stage.until(stage.holds, "H", 2 * 3600)
+    assert hold["kind"] == "root"
+    assert str(stage.root) in hold["reason"]
+    assert "reject" not in stage.events(LARGE)
+    stage.while_read = lambda path: None
+    if how == "emptied":
+        stage.root.rmdir()
+    away.rename(stage.root)
+    last = SMALL if phase == "watch" else LARGE
+    await stage.arrives(last)
+    await stage.stop()
+    assert len(stage.calls(Call.PRESIGN, path=SMALL)) == 1
+    check(stage.evidence({f"models/{last}": stage.sha256(last)}))
 
 
 # -- a remount gives the file system another device number ------------------------------------------

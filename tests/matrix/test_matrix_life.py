@@ -10,7 +10,18 @@ import pytest
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.history import Entry
 from syncd.types import Call
-from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Broken, Stage, call_of, cells, play
+from tests.matrix.stage import (
+    HOUR_S,
+    LARGE,
+    OTHER,
+    SMALL,
+    Broken,
+    Stage,
+    call_of,
+    cells,
+    play,
+    staged,
+)
 from tests.oracle import check
 
 Action = Callable[[], None]
@@ -113,43 +124,41 @@ def test_C_a_program_that_is_killed_goes_on_from_its_facts(phase: str, steps: in
 
 @pytest.mark.parametrize("steps", [1, 5, 10, 20])
 @pytest.mark.cell("F01-watch")
-def test_F01_watch_what_changed_while_nobody_ran_is_found_by_the_walk(steps: int) -> None:
+@staged()
+async def test_F01_watch_what_changed_while_nobody_ran_is_found_by_the_walk(
+    stage: Stage, steps: int
+) -> None:
     """C W: a program killed while it walks, and a file that came while it was dead, without an event."""
 
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        assert stage.life is not None
-        stage.life.die_at = steps
-        assert await stage.ended() is None
-        stage.write(OTHER)
-        stage.start()
-        for path in (SMALL, OTHER):
-            await stage.arrives(path)
-        assert stage.loop.time() < 60
-        await stage.stop()
-        check(stage.evidence({f"models/{p}": stage.sha256(p) for p in (SMALL, OTHER)}))
-
-    play(scenario)
+    stage.write(SMALL)
+    stage.start()
+    assert stage.life is not None
+    stage.life.die_at = steps
+    assert await stage.ended() is None
+    stage.write(OTHER)
+    stage.start()
+    for path in (SMALL, OTHER):
+        await stage.arrives(path)
+    assert stage.loop.time() < 60
+    await stage.stop()
+    check(stage.evidence({f"models/{p}": stage.sha256(p) for p in (SMALL, OTHER)}))
 
 
 @pytest.mark.cell("F01-settle")
-def test_F01_settle_a_file_is_watched_from_the_beginning_after_a_kill() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        await asyncio.sleep(4)
-        assert stage.life is not None
-        stage.life.kill()
-        assert await stage.ended() is None
-        assert stage.job(SMALL) is None
-        begun_s = stage.loop.time()
-        stage.start()
-        await stage.until(lambda: stage.job(SMALL), "a job")
-        assert stage.loop.time() - begun_s >= 5
-        await ends_well(stage, SMALL)
-
-    play(scenario)
+@staged()
+async def test_F01_settle_a_file_is_watched_from_the_beginning_after_a_kill(stage: Stage) -> None:
+    stage.write(SMALL)
+    stage.start()
+    await asyncio.sleep(4)
+    assert stage.life is not None
+    stage.life.kill()
+    assert await stage.ended() is None
+    assert stage.job(SMALL) is None
+    begun_s = stage.loop.time()
+    stage.start()
+    await stage.until(lambda: stage.job(SMALL), "a job")
+    assert stage.loop.time() - begun_s >= 5
+    await ends_well(stage, SMALL)
 
 
 # -- F2: SIGTERM ----------------------------------------------------------------------------------
@@ -170,22 +179,22 @@ async def _exits(stage: Stage, stopped_s: float, *, within_s: float) -> None:
 
 
 @cells(2, "hash", "presign")
-def test_X_C_a_stop_lets_the_small_end_and_gives_the_job_back_untried(phase: str) -> None:
-    async def scenario(stage: Stage) -> None:
-        stopped = at(stage, phase, lambda: _terminate(stage))
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(lambda: stopped, "the moment")
-        await _exits(stage, stopped[0], within_s=2)
-        job = stage.job(SMALL)
-        assert (job["state"], job["attempt"]) == ("queued", 0)
-        assert stage.events(SMALL)[-1] == "release"
-        assert (job["storage_key"] is not None) == (phase == "presign")
-        assert not stage.calls(Call.PUT_BODY)
-        stage.start()
-        await ends_well(stage, SMALL)
-
-    play(scenario)
+@staged()
+async def test_X_C_a_stop_lets_the_small_end_and_gives_the_job_back_untried(
+    stage: Stage, phase: str
+) -> None:
+    stopped = at(stage, phase, lambda: _terminate(stage))
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: stopped, "the moment")
+    await _exits(stage, stopped[0], within_s=2)
+    job = stage.job(SMALL)
+    assert (job["state"], job["attempt"]) == ("queued", 0)
+    assert stage.events(SMALL)[-1] == "release"
+    assert (job["storage_key"] is not None) == (phase == "presign")
+    assert not stage.calls(Call.PUT_BODY)
+    stage.start()
+    await ends_well(stage, SMALL)
 
 
 @cells(2, "complete", "register", "commit")
@@ -236,22 +245,22 @@ def test_X_V_a_stop_does_not_wait_for_an_answer_that_does_not_come(
 @pytest.mark.cell("F02-watch")
 @pytest.mark.cell("F02-settle")
 @pytest.mark.parametrize("path", [SMALL, OTHER])
-def test_F02_watch_F02_settle_a_stop_while_nothing_is_at_work_is_immediate(path: str) -> None:
+@staged()
+async def test_F02_watch_F02_settle_a_stop_while_nothing_is_at_work_is_immediate(
+    stage: Stage, path: str
+) -> None:
     """What settles is in no table yet, and the next start watches it from the beginning."""
 
-    async def scenario(stage: Stage) -> None:
-        await stage.begin(SMALL)
-        if path == OTHER:
-            stage.write(OTHER)
-            await asyncio.sleep(1)
-        stopped_s = stage.loop.time()
-        _terminate(stage)
-        await _exits(stage, stopped_s, within_s=1)
-        assert stage.job(OTHER) is None
-        stage.start()
-        await ends_well(stage, path)
-
-    play(scenario)
+    await stage.begin(SMALL)
+    if path == OTHER:
+        stage.write(OTHER)
+        await asyncio.sleep(1)
+    stopped_s = stage.loop.time()
+    _terminate(stage)
+    await _exits(stage, stopped_s, within_s=1)
+    assert stage.job(OTHER) is None
+    stage.start()
+    await ends_well(stage, path)
 
 
 # -- F3: the machine sleeps -----------------------------------------------------------------------
@@ -266,58 +275,54 @@ def _sleep(stage: Stage) -> None:
 
 
 @pytest.mark.cell("F03-watch")
-def test_F03_watch_a_walk_follows_a_sleep() -> None:
+@staged()
+async def test_F03_watch_a_walk_follows_a_sleep(stage: Stage) -> None:
     """W: a file that arrived without an event is found at once and not within the hour."""
 
-    async def scenario(stage: Stage) -> None:
-        stage.settings["scan"] = {"interval_s": 7 * 24 * HOUR_S}
-        await stage.begin(SMALL)
-        with stage.without_events():
-            stage.write(OTHER)
-        _sleep(stage)
-        woken_s = stage.loop.time()
-        await stage.until(lambda: stage.registered(OTHER), "the other file")
-        assert stage.loop.time() - woken_s < 60
-        await ends_well(stage, OTHER)
-
-    play(scenario)
+    stage.settings["scan"] = {"interval_s": 7 * 24 * HOUR_S}
+    await stage.begin(SMALL)
+    with stage.without_events():
+        stage.write(OTHER)
+    _sleep(stage)
+    woken_s = stage.loop.time()
+    await stage.until(lambda: stage.registered(OTHER), "the other file")
+    assert stage.loop.time() - woken_s < 60
+    await ends_well(stage, OTHER)
 
 
 @pytest.mark.cell("F03-settle")
-def test_F03_settle_a_window_that_a_sleep_fell_into_begins_anew() -> None:
+@staged()
+async def test_F03_settle_a_window_that_a_sleep_fell_into_begins_anew(stage: Stage) -> None:
     """ "restart": the window has passed by the clock, but the file was not examined."""
 
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.start()
-        await asyncio.sleep(2)
-        _sleep(stage)
-        woken_s = stage.loop.time()
-        await stage.until(lambda: stage.job(SMALL), "a job")
-        assert stage.loop.time() - woken_s >= 5
-        await ends_well(stage, SMALL)
-
-    play(scenario)
+    stage.write(SMALL)
+    stage.start()
+    await asyncio.sleep(2)
+    _sleep(stage)
+    woken_s = stage.loop.time()
+    await stage.until(lambda: stage.job(SMALL), "a job")
+    assert stage.loop.time() - woken_s >= 5
+    await ends_well(stage, SMALL)
 
 
 @pytest.mark.parametrize("changed", [True, False])
 @pytest.mark.cell("F03-hash")
-def test_F03_hash_what_changed_over_a_sleep_is_found_by_the_fence(changed: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        def night() -> None:
-            _sleep(stage)
-            if changed:
-                stage.write(SMALL, salt="by night")
+@staged()
+async def test_F03_hash_what_changed_over_a_sleep_is_found_by_the_fence(
+    stage: Stage, changed: bool
+) -> None:
+    def night() -> None:
+        _sleep(stage)
+        if changed:
+            stage.write(SMALL, salt="by night")
 
-        slept = at(stage, "hash", night)
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(lambda: slept, "the moment")
-        await ends_well(stage, SMALL)
-        assert ("replace" in stage.events(SMALL)) == changed
-        assert len(stage.calls(Call.PRESIGN, path=SMALL)) == 1
-
-    play(scenario)
+    slept = at(stage, "hash", night)
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: slept, "the moment")
+    await ends_well(stage, SMALL)
+    assert ("replace" in stage.events(SMALL)) == changed
+    assert len(stage.calls(Call.PRESIGN, path=SMALL)) == 1
 
 
 def _reset() -> httpx.TransportError:
@@ -359,25 +364,25 @@ def test_R_V_a_call_that_a_sleep_broke_is_repeated_or_looked_up(phase: str, rule
 
 @pytest.mark.parametrize("hours", [-5, 5])
 @pytest.mark.cell("F04-part")
-def test_F04_part_a_url_is_asked_for_anew_where_the_clock_misjudged_it(hours: int) -> None:
+@staged()
+async def test_F04_part_a_url_is_asked_for_anew_where_the_clock_misjudged_it(
+    stage: Stage, hours: int
+) -> None:
     """P if refused: set back, the clock takes a dead URL for a live one, and the store refuses it."""
 
-    async def scenario(stage: Stage) -> None:
-        def jump() -> None:
-            stage.clock.wrong_s = hours * HOUR_S
+    def jump() -> None:
+        stage.clock.wrong_s = hours * HOUR_S
 
-        jumped = at(stage, "part", jump)
-        stage.inject(broken=Broken(Call.PUT_PART, _reset, after_s=1000, once=True))
-        stage.write(LARGE)
-        stage.start()
-        await stage.until(lambda: jumped, "the moment")
-        await stage.finish(LARGE)
-        assert len([e for e in stage.calls(Call.PUT_PART) if e.ok]) == 3
-        refused = [e for e in stage.calls(Call.PUT_PART) if e.answered == 403]
-        assert bool(refused) == (hours < 0)
-        assert len(stage.calls(Call.SIGN_PART)) > 3
-        assert len(stage.calls(Call.INITIATE)) == 1
-        assert stage.events(LARGE)[-1] == "finish"
-        assert "reject" not in stage.events(LARGE)
-
-    play(scenario)
+    jumped = at(stage, "part", jump)
+    stage.inject(broken=Broken(Call.PUT_PART, _reset, after_s=1000, once=True))
+    stage.write(LARGE)
+    stage.start()
+    await stage.until(lambda: jumped, "the moment")
+    await stage.finish(LARGE)
+    assert len([e for e in stage.calls(Call.PUT_PART) if e.ok]) == 3
+    refused = [e for e in stage.calls(Call.PUT_PART) if e.answered == 403]
+    assert bool(refused) == (hours < 0)
+    assert len(stage.calls(Call.SIGN_PART)) > 3
+    assert len(stage.calls(Call.INITIATE)) == 1
+    assert stage.events(LARGE)[-1] == "finish"
+    assert "reject" not in stage.events(LARGE)

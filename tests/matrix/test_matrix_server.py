@@ -31,7 +31,7 @@ from tests.matrix.letters import (
     uploads_anew,
     waits,
 )
-from tests.matrix.stage import HOUR_S, LARGE, SMALL, Broken, Slow, Stage, call_of, play
+from tests.matrix.stage import HOUR_S, LARGE, SMALL, Broken, Slow, Stage, call_of, play, staged
 from tests.oracle import check
 
 PHASES: Mapping[str, Sequence[tuple[Call, str]]] = {
@@ -421,31 +421,27 @@ def _scenario(cell: Cell, way: Way, call: Call, path: str) -> Any:
 
 
 @pytest.mark.parametrize("call", [Call.PUT_BODY, Call.REGISTER])
-def test_a_backfill_ends_where_all_is_taken(call: Call) -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(Rule(Fault.ANSWER, call=call, status=412, count=ALWAYS))
-        stage.write(SMALL)
-        stage.start(once=True)
-        code = await stage.ended()
+@staged()
+async def test_a_backfill_ends_where_all_is_taken(stage: Stage, call: Call) -> None:
+    stage.inject(Rule(Fault.ANSWER, call=call, status=412, count=ALWAYS))
+    stage.write(SMALL)
+    stage.start(once=True)
+    code = await stage.ended()
 
-        assert code == 75
-        assert 2 <= len(stage.hit()) <= 10
-
-    play(scenario)
+    assert code == 75
+    assert 2 <= len(stage.hit()) <= 10
 
 
-def test_files_that_are_too_large_at_the_same_time_all_go_in_parts() -> None:
-    async def scenario(stage: Stage) -> None:
-        paths = ["loras/a.safetensors", "loras/b.safetensors"]
-        for path in paths:
-            stage.write(path, 9000)
-        stage.start()
-        for path in paths:
-            await stage.arrives(path)
-        await stage.stop()
+@staged(switches={"single_put_cap": 8000})
+async def test_files_that_are_too_large_at_the_same_time_all_go_in_parts(stage: Stage) -> None:
+    paths = ["loras/a.safetensors", "loras/b.safetensors"]
+    for path in paths:
+        stage.write(path, 9000)
+    stage.start()
+    for path in paths:
+        await stage.arrives(path)
+    await stage.stop()
 
-        assert [len(stage.calls(Call.PUT_BODY, path=path)) for path in paths] == [1, 1]
-        assert all(stage.calls(Call.COMPLETE, path=path) for path in paths)
-        check(stage.evidence({f"models/{path}": stage.sha256(path) for path in paths}))
-
-    play(scenario, switches={"single_put_cap": 8000})
+    assert [len(stage.calls(Call.PUT_BODY, path=path)) for path in paths] == [1, 1]
+    assert all(stage.calls(Call.COMPLETE, path=path) for path in paths)
+    check(stage.evidence({f"models/{path}": stage.sha256(path) for path in paths}))

@@ -8,20 +8,18 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call
-from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Stage, call_of, play
+from tests.matrix.stage import HOUR_S, LARGE, OTHER, SMALL, Stage, call_of, play, staged
 from tests.oracle import check
 
 
-def test_I07_file_without_any_event_is_registered_after_the_next_walk() -> None:
-    async def scenario(stage: Stage) -> None:
-        await stage.begin(SMALL)
-        with stage.without_events():
-            stage.write(OTHER)
-        await stage.until(lambda: stage.registered(OTHER), "the other file", HOUR_S + 60)
-        await stage.stop()
-        check(stage.evidence({f"models/{p}": stage.sha256(p) for p in (SMALL, OTHER)}))
-
-    play(scenario)
+@staged()
+async def test_I07_file_without_any_event_is_registered_after_the_next_walk(stage: Stage) -> None:
+    await stage.begin(SMALL)
+    with stage.without_events():
+        stage.write(OTHER)
+    await stage.until(lambda: stage.registered(OTHER), "the other file", HOUR_S + 60)
+    await stage.stop()
+    check(stage.evidence({f"models/{p}": stage.sha256(p) for p in (SMALL, OTHER)}))
 
 
 INTENTS: Mapping[Call, tuple[str, ...]] = {
@@ -68,37 +66,35 @@ def test_I09_request_leaves_only_after_its_intent_is_committed(path: str) -> Non
 @pytest.mark.parametrize(
     ("call", "status"), [(Call.PRESIGN, 500), (Call.PUT_BODY, 503), (Call.REGISTER, 500)]
 )
-def test_I14_failure_that_lasts_for_hours_ends_no_job(call: Call, status: int) -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.inject(Rule(Fault.ANSWER, call=call, status=status, count=None))
-        stage.write(SMALL)
-        stage.start()
-        await asyncio.sleep(3 * HOUR_S)
+@staged()
+async def test_I14_failure_that_lasts_for_hours_ends_no_job(
+    stage: Stage, call: Call, status: int
+) -> None:
+    stage.inject(Rule(Fault.ANSWER, call=call, status=status, count=None))
+    stage.write(SMALL)
+    stage.start()
+    await asyncio.sleep(3 * HOUR_S)
 
-        assert len(stage.hit()) > 20
-        assert stage.job(SMALL)["state"] in ("queued", "leased")
-        assert "reject" not in stage.events(SMALL)
-        stage.clear_faults()
-        await stage.arrives(SMALL)
-        assert len({job["id"] for job in stage.query("SELECT id FROM job")}) == 1
-
-    play(scenario)
+    assert len(stage.hit()) > 20
+    assert stage.job(SMALL)["state"] in ("queued", "leased")
+    assert "reject" not in stage.events(SMALL)
+    stage.clear_faults()
+    await stage.arrives(SMALL)
+    assert len({job["id"] for job in stage.query("SELECT id FROM job")}) == 1
 
 
-def test_I15_one_bad_file_blocks_no_other_file() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.settings["upload"] = {"files": 1, "parts": 1}
-        refused = Rule(
-            Fault.ANSWER, call=Call.PRESIGN, contains="small", status=422, body="{}", count=None
-        )
-        stage.inject(refused)
-        stage.write(SMALL)
-        stage.start()
-        await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "failed", "F")
-        stage.write(OTHER)
-        await stage.until(lambda: stage.registered(OTHER), "the other file", 60)
+@staged()
+async def test_I15_one_bad_file_blocks_no_other_file(stage: Stage) -> None:
+    stage.settings["upload"] = {"files": 1, "parts": 1}
+    refused = Rule(
+        Fault.ANSWER, call=Call.PRESIGN, contains="small", status=422, body="{}", count=None
+    )
+    stage.inject(refused)
+    stage.write(SMALL)
+    stage.start()
+    await stage.until(lambda: (job := stage.job(SMALL)) and job["state"] == "failed", "F")
+    stage.write(OTHER)
+    await stage.until(lambda: stage.registered(OTHER), "the other file", 60)
 
-        assert not stage.holds()
-        assert stage.job(SMALL)["state"] == "failed"
-
-    play(scenario)
+    assert not stage.holds()
+    assert stage.job(SMALL)["state"] == "failed"

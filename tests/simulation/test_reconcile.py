@@ -6,7 +6,7 @@ from typing import Any
 
 from syncd.sandbox.cloud import Registered
 from syncd.types import Call
-from tests.matrix.stage import OTHER, SMALL, Stage, play
+from tests.matrix.stage import OTHER, SMALL, Stage, staged
 
 RECONCILE_S = 600
 SETTINGS = {"catalog": {"reconcile_s": RECONCILE_S}}
@@ -44,104 +44,96 @@ async def arrived(stage: Stage, *paths: str) -> None:
     await stage.until(lambda: not stage.query(unchecked), "a comparison with the listing")
 
 
-def test_a_disabled_record_is_drift_until_it_is_enabled_again() -> None:
-    async def scenario(stage: Stage) -> None:
-        await arrived(stage, SMALL)
-        record = record_of(stage, SMALL)
-        put(stage, record, model_status="disabled")
-        await stage.until(lambda: drift(stage, SMALL) == "disabled", "the drift", 2 * RECONCILE_S)
-        put(stage, record, model_status="active")
-        await stage.until(lambda: drift(stage, SMALL) is None, "its end", 2 * RECONCILE_S)
-        await stage.stop()
+@staged(settings=SETTINGS)
+async def test_a_disabled_record_is_drift_until_it_is_enabled_again(stage: Stage) -> None:
+    await arrived(stage, SMALL)
+    record = record_of(stage, SMALL)
+    put(stage, record, model_status="disabled")
+    await stage.until(lambda: drift(stage, SMALL) == "disabled", "the drift", 2 * RECONCILE_S)
+    put(stage, record, model_status="active")
+    await stage.until(lambda: drift(stage, SMALL) is None, "its end", 2 * RECONCILE_S)
+    await stage.stop()
 
-        assert len(stage.calls(Call.REGISTER)) == 1
-        assert stage.calls(Call.UPDATE_MODEL) == []
-
-    play(scenario, settings=SETTINGS)
+    assert len(stage.calls(Call.REGISTER)) == 1
+    assert stage.calls(Call.UPDATE_MODEL) == []
 
 
-def test_a_deleted_record_is_not_made_again_when_its_file_is_touched() -> None:
-    async def scenario(stage: Stage) -> None:
-        await arrived(stage, SMALL, OTHER)
-        del stage.far.cloud._records[record_of(stage, SMALL).id]
-        put(stage, record_of(stage, OTHER), model_path="models/vae/there.safetensors")
-        await stage.until(lambda: drift(stage, SMALL) == "missing", "the drift", 2 * RECONCILE_S)
-        await stage.until(lambda: drift(stage, OTHER) == "moved", "the other", 2 * RECONCILE_S)
-        before = stage.job(SMALL)["id"]
-        stage.stamp(SMALL)
-        await stage.until(lambda: stage.job(SMALL)["id"] > before, "another job")
-        await stage.until(lambda: stage.job(SMALL)["state"] == "done", "its end")
-        await stage.until(lambda: not stage.query("SELECT 1 FROM record WHERE checked_at IS NULL"),
-                          "another comparison")  # fmt: skip
-        await stage.stop()
+@staged(settings=SETTINGS)
+async def test_a_deleted_record_is_not_made_again_when_its_file_is_touched(stage: Stage) -> None:
+    await arrived(stage, SMALL, OTHER)
+    del stage.far.cloud._records[record_of(stage, SMALL).id]
+    put(stage, record_of(stage, OTHER), model_path="models/vae/there.safetensors")
+    await stage.until(lambda: drift(stage, SMALL) == "missing", "the drift", 2 * RECONCILE_S)
+    await stage.until(lambda: drift(stage, OTHER) == "moved", "the other", 2 * RECONCILE_S)
+    before = stage.job(SMALL)["id"]
+    stage.stamp(SMALL)
+    await stage.until(lambda: stage.job(SMALL)["id"] > before, "another job")
+    await stage.until(lambda: stage.job(SMALL)["state"] == "done", "its end")
+    await stage.until(lambda: not stage.query("SELECT 1 FROM record WHERE checked_at IS NULL"),
+                      "another comparison")  # fmt: skip
+    await stage.stop()
 
-        assert drift(stage, SMALL) == "missing"
-        assert len(stage.calls(Call.REGISTER)) == 2
-
-    play(scenario, settings=SETTINGS)
+    assert drift(stage, SMALL) == "missing"
+    assert len(stage.calls(Call.REGISTER)) == 2
 
 
-def test_an_older_twin_makes_our_record_give_way_and_a_younger_one_does_not() -> None:
-    async def scenario(stage: Stage) -> None:
-        await arrived(stage, SMALL, OTHER)
-        ours, others = record_of(stage, SMALL), record_of(stage, OTHER)
-        put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
-        put(stage, replace(others, id="younger", created_at="2998-01-01T00:00:00Z"))
-        await stage.until(lambda: stage.job(SMALL)["record_id"] == "older", "it", 2 * RECONCILE_S)
-        await stage.stop()
-        status = {r.id: r.model_status for r in stage.far.cloud.records()}
+@staged(settings=SETTINGS)
+async def test_an_older_twin_makes_our_record_give_way_and_a_younger_one_does_not(
+    stage: Stage,
+) -> None:
+    await arrived(stage, SMALL, OTHER)
+    ours, others = record_of(stage, SMALL), record_of(stage, OTHER)
+    put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
+    put(stage, replace(others, id="younger", created_at="2998-01-01T00:00:00Z"))
+    await stage.until(lambda: stage.job(SMALL)["record_id"] == "older", "it", 2 * RECONCILE_S)
+    await stage.stop()
+    status = {r.id: r.model_status for r in stage.far.cloud.records()}
 
-        assert status == {
-            ours.id: "disabled", others.id: "active", "older": "active", "younger": "active",
-        }  # fmt: skip
-        assert [drift(stage, path) for path in (SMALL, OTHER)] == [None, None]
-        assert len(stage.calls(Call.UPDATE_MODEL)) == 1
-
-    play(scenario, settings=SETTINGS)
-
-
-def test_an_adopted_record_is_never_made_to_give_way() -> None:
-    async def scenario(stage: Stage) -> None:
-        stage.write(SMALL)
-        stage.register_elsewhere(SMALL)
-        await arrived(stage, SMALL)
-        theirs = record_of(stage, SMALL)
-        put(stage, replace(theirs, id="0-older", created_at="2001-01-01T00:00:00Z"))
-        listings = len(stage.calls(Call.LIST_MODELS))
-        await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > listings + 1, "two listings")
-        await stage.stop()
-
-        assert stage.calls(Call.UPDATE_MODEL, Call.REGISTER) == []
-
-    play(scenario, settings=SETTINGS)
+    assert status == {
+        ours.id: "disabled", others.id: "active", "older": "active", "younger": "active",
+    }  # fmt: skip
+    assert [drift(stage, path) for path in (SMALL, OTHER)] == [None, None]
+    assert len(stage.calls(Call.UPDATE_MODEL)) == 1
 
 
-def test_a_server_that_cannot_disable_keeps_both_twins() -> None:
-    async def scenario(stage: Stage) -> None:
-        await arrived(stage, SMALL)
-        ours = record_of(stage, SMALL)
-        put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
-        await stage.until(lambda: "record.duplicate_kept" in stage.log.getvalue(), "a log event")
-        listings = len(stage.calls(Call.LIST_MODELS))
-        await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > listings + 1, "two listings")
-        await stage.stop()
+@staged(settings=SETTINGS)
+async def test_an_adopted_record_is_never_made_to_give_way(stage: Stage) -> None:
+    stage.write(SMALL)
+    stage.register_elsewhere(SMALL)
+    await arrived(stage, SMALL)
+    theirs = record_of(stage, SMALL)
+    put(stage, replace(theirs, id="0-older", created_at="2001-01-01T00:00:00Z"))
+    listings = len(stage.calls(Call.LIST_MODELS))
+    await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > listings + 1, "two listings")
+    await stage.stop()
 
-        assert stage.log.getvalue().count("record.duplicate_kept") == 1
-        assert stage.job(SMALL)["record_id"] == ours.id
-        assert drift(stage, SMALL) is None
-
-    play(scenario, settings=SETTINGS, switches={"update_off": 405})
+    assert stage.calls(Call.UPDATE_MODEL, Call.REGISTER) == []
 
 
-def test_a_record_that_the_list_passes_over_is_asked_for_before_it_counts_as_gone() -> None:
-    async def scenario(stage: Stage) -> None:
-        await arrived(stage, SMALL)
-        listed = stage.far.cloud.records
-        stage.far.cloud.records = lambda: ()  # type: ignore[method-assign]
-        await stage.until(lambda: len(stage.calls(Call.GET_MODEL)) > 1, "two listings")
-        await stage.stop()
-        stage.far.cloud.records = listed  # type: ignore[method-assign]
+@staged(settings=SETTINGS, switches={"update_off": 405})
+async def test_a_server_that_cannot_disable_keeps_both_twins(stage: Stage) -> None:
+    await arrived(stage, SMALL)
+    ours = record_of(stage, SMALL)
+    put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
+    await stage.until(lambda: "record.duplicate_kept" in stage.log.getvalue(), "a log event")
+    listings = len(stage.calls(Call.LIST_MODELS))
+    await stage.until(lambda: len(stage.calls(Call.LIST_MODELS)) > listings + 1, "two listings")
+    await stage.stop()
 
-        assert drift(stage, SMALL) is None
+    assert stage.log.getvalue().count("record.duplicate_kept") == 1
+    assert stage.job(SMALL)["record_id"] == ours.id
+    assert drift(stage, SMALL) is None
 
-    play(scenario, settings=SETTINGS)
+
+@staged(settings=SETTINGS)
+async def test_a_record_that_the_list_passes_over_is_asked_for_before_it_counts_as_gone(
+    stage: Stage,
+) -> None:
+    await arrived(stage, SMALL)
+    listed = stage.far.cloud.records
+    stage.far.cloud.records = lambda: ()  # type: ignore[method-assign]
+    await stage.until(lambda: len(stage.calls(Call.GET_MODEL)) > 1, "two listings")
+    await stage.stop()
+    stage.far.cloud.records = listed  # type: ignore[method-assign]
+
+    assert drift(stage, SMALL) is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.sandbox.faults import Fault, Rule
-from tests.matrix.stage import Stage, play
+from tests.matrix.stage import Stage, staged
 from tests.scale import SEED, scaled
 from tests.simulation.tree import Tree
 from tests.simulation.world import SMALL
@@ -96,25 +96,23 @@ def measured(stage: Stage) -> Day:
     )
 
 
-def test_T15_after_a_month_the_daemon_takes_no_more_than_after_days() -> None:
-    async def scenario(stage: Stage) -> None:
-        tree = tree_of(stage)
-        days = await days_of(stage, tree)
-        held = {(each.model_path, each.file_hash) for each in stage.far.cloud.records()}
-        still = tree.still(None)
-        settled, last = days[DAYS * 2 // 3], days[-1]
+@staged(settings={"settle": {}, "upload": {}})
+async def test_T15_after_a_month_the_daemon_takes_no_more_than_after_days(stage: Stage) -> None:
+    tree = tree_of(stage)
+    days = await days_of(stage, tree)
+    held = {(each.model_path, each.file_hash) for each in stage.far.cloud.records()}
+    still = tree.still(None)
+    settled, last = days[DAYS * 2 // 3], days[-1]
 
-        assert {(path, f"sha256:{sha256}") for path, sha256 in still.items()} <= held
-        assert not stage.far.crashes
-        assert last.rows["file"] == len(tree.paths())
-        assert last.rows == settled.rows  # neither walks nor faults leave anything behind
-        jobs = FILES + CHANGES_A_DAY * DAYS
-        assert last.rows["job"] <= jobs * 1.2
-        assert last.rows["job_event"] <= 8 * jobs
-        assert last.rows["job_attempt"] <= jobs * 0.2
-        assert last.rows["upload"] == last.rows["hold"] == 0
-        assert {day.descriptors for day in days} == {days[0].descriptors}
-        assert max(day.log for day in days) <= 8 * MIB
-        assert last.resident - days[min(3, len(days) - 1)].resident <= 16 * MIB
-
-    play(scenario, settings={"settle": {}, "upload": {}})
+    assert {(path, f"sha256:{sha256}") for path, sha256 in still.items()} <= held
+    assert not stage.far.crashes
+    assert last.rows["file"] == len(tree.paths())
+    assert last.rows == settled.rows  # neither walks nor faults leave anything behind
+    jobs = FILES + CHANGES_A_DAY * DAYS
+    assert last.rows["job"] <= jobs * 1.2
+    assert last.rows["job_event"] <= 8 * jobs
+    assert last.rows["job_attempt"] <= jobs * 0.2
+    assert last.rows["upload"] == last.rows["hold"] == 0
+    assert {day.descriptors for day in days} == {days[0].descriptors}
+    assert max(day.log for day in days) <= 8 * MIB
+    assert last.resident - days[min(3, len(days) - 1)].resident <= 16 * MIB
