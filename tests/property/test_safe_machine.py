@@ -327,27 +327,23 @@ class Safe(RuleBasedStateMachine):
         self.store.jobs.finish(job, record_id, now, adopted=False)
         self.registered[os.fspath(path)] = identity(path)
 
-    @rule(job=consumes(leases), held=st.sampled_from([None, HeldClass.LARGE]))
-    def release(self, job: Job, held: HeldClass | None) -> None:
+    @rule(
+        job=consumes(leases),
+        how=st.sampled_from(["release", "hold", "retry", "reject", "damage"]),
+    )
+    def end(self, job: Job, how: str) -> None:
+        jobs, now = self.store.jobs, self.clock.now_ms()
+        row: dict[str, Any] = {"kind": Kind.NETWORK, "reason": "reset", "advice": None}
         with suppress(LeaseLost):
-            self.store.jobs.release(job, self.clock.now_ms(), reason="stop", held_class=held)
-
-    @rule(job=consumes(leases))
-    def retry(self, job: Job) -> None:
-        now, row = self.clock.now_ms(), {"kind": Kind.NETWORK, "reason": "reset", "advice": None}
-        with suppress(LeaseLost):
-            self.store.jobs.retry(job, now, run_after=now + 50, free=False, **row)  # type: ignore[arg-type]
-
-    @rule(job=consumes(leases))
-    def reject(self, job: Job) -> None:
-        with suppress(LeaseLost):
-            self.store.jobs.reject(
-                job, self.clock.now_ms(), kind=Kind.REQUEST_REFUSED, reason="no", advice=None
-            )
-
-    @rule(job=consumes(leases))
-    def find_damage(self, job: Job) -> None:
-        self.store.files.mark_incomplete(job, "other bytes", self.clock.now_ms())
+            if how in ("release", "hold"):
+                held = HeldClass.LARGE if how == "hold" else None
+                jobs.release(job, now, reason="stop", held_class=held)
+            elif how == "retry":
+                jobs.retry(job, now, run_after=now + 50, free=False, **row)
+            elif how == "reject":
+                jobs.reject(job, now, **row)
+            else:
+                self.store.files.mark_incomplete(job, "other bytes", now)
 
     @rule(seconds=st.sampled_from([0.05, 1.0]))
     def time_passes(self, seconds: float) -> None:
