@@ -20,8 +20,6 @@ FIXED = NAME in ("taste", "push")
 # Set, not only read: the processes that share a run's tests have to agree on them.
 SEED = os.environ.setdefault("SYNCD_TEST_SEED", "1" if FIXED else secrets.token_hex(4))
 
-MACHINE_STEPS = 50
-
 
 def scaled(push: int) -> int:
     """The number of cases at this scale, where a push tries *push* of them."""

@@ -50,7 +50,7 @@ def moments(theatre: Theatre) -> list[Moment]:
         trace = ["-f", "-e", f"trace={','.join(CALLS)}", "-o", str(log)]
         assert scene.run(strace=trace) == 0, scene.log()
         counts = most_in_a_thread(entered(log))
-    strides = {name: stride(16) if counts[name] > 100 else 1 for name, _ in FAULTS}
+    strides = {name: stride(24) if counts[name] > 100 else 1 for name, _ in FAULTS}
     return [
         (name, error, k)
         for number, (name, error) in enumerate(FAULTS)

@@ -20,7 +20,7 @@ from tests.tools import TRACING
 
 pytestmark = [pytest.mark.crash, pytest.mark.needs("strace", TRACING)]
 
-IMAGES = scaled(8_000)
+IMAGES = scaled(6_000)
 RECORD = (
     "-f", "-y", "-xx", "-s", "1000000",
     "-e", "trace=openat,write,pwrite64,ftruncate,fsync,fdatasync,unlink,rename",

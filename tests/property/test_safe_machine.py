@@ -45,7 +45,7 @@ from syncd.store.store import Store
 from syncd.types import FileDigests, HeldClass, Job, Kind
 from tests.accounts import set_override
 from tests.fakes import FakeClock
-from tests.scale import MACHINE_STEPS, scaled
+from tests.scale import scaled
 from tests.visitor import Visitor, good
 from tests.weights import weights
 
@@ -462,6 +462,6 @@ class Safe(RuleBasedStateMachine):
 TestI32Safe = Safe.TestCase
 TestI32Safe.settings = settings(
     max_examples=scaled(10),
-    stateful_step_count=MACHINE_STEPS,
+    stateful_step_count=30,
     deadline=None,
 )

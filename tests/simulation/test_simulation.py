@@ -21,7 +21,7 @@ from tests.scale import scaled
 from tests.seeds import Seeds, named
 from tests.simulation.world import run
 
-SEEDS = Seeds(Path(__file__).with_name("seeds.txt"), fixed=1_200, count=scaled(400))
+SEEDS = Seeds(Path(__file__).with_name("seeds.txt"), fixed=1_200, count=scaled(320))
 BATCH = 25
 PROJECT = Path(__file__).parents[2]
 

@@ -1,6 +1,11 @@
-"""Patterns in gitignore syntax: which path each matches, and what is no pattern."""
+"""Patterns in gitignore syntax, compared with ``pathspec``, and the cost of hostile ones."""
+
+import time
 
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 
 from syncd.core.files.gitignore import (
     PATTERN_MAX,
@@ -72,3 +77,60 @@ def test_last_match_of_the_path_itself_decides_before_that_of_a_folder() -> None
     assert decides("!x/a.pt x/", "x/a.pt") == "!x/a.pt"
     assert decides("x/ !y/", "x/y/a.pt") == "!y/"
     assert decides("x/", "y/a.pt") is None
+
+
+names = st.text("ab.*", min_size=1, max_size=4).filter(lambda name: name not in (".", ".."))
+paths = st.lists(names, min_size=1, max_size=5).map("/".join)
+globs = st.lists(
+    st.sampled_from(["a", "b", ".", "*", "?", "[ab]", "[a-b]", "[]b]", "\\*", "**"]), max_size=4
+).map("".join)
+lines = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "", "!", "/", "!/", "#", " "]),
+    st.lists(globs | st.just("**"), min_size=1, max_size=4).map("/".join),
+    st.sampled_from(["", "", "/", "/**"]),
+    st.sampled_from(["", "", " ", "\\ ", "\\", "["]),
+)
+
+
+@given(lines=st.lists(lines, min_size=1, max_size=4), path=paths)
+@example(lines=["**/*.*/**/a"], path="b/.a/b/a")
+@example(lines=["a/**/a/b", "!b/"], path="a/a/b/b")
+def test_deciding_line_equals_that_of_pathspec(lines: list[str], path: str) -> None:
+    try:
+        theirs = GitIgnoreSpec.from_lines(lines).check_file(path)
+    except ValueError:
+        with pytest.raises(BadLine):
+            parse_all(lines)
+        return
+    pattern = deciding(parse_all(lines), path)
+
+    assert pattern == (None if theirs.index is None else parse_all(lines[theirs.index :])[0])
+
+
+@given(
+    pattern=st.lists(
+        st.sampled_from(["*a", "a", "?", "[ab]", "*", "/", "/**/", "**/", "b"]), max_size=40
+    ).map("".join),
+    path=st.lists(st.sampled_from(["a", "aa/", "ab", "a/"]), min_size=1, max_size=3).map("".join),
+    end=st.sampled_from(["", "b", "c", "/b"]),
+)
+@example(pattern="*a*a*a*a*a*a*a*a*b", path="a", end="")
+@example(pattern="**/a/**/a/**/a/**/a/**/a/**/b", path="a/", end="c")
+@example(pattern="*a" * 500, path="a", end="b")
+@example(pattern="a/" * 20 + "b", path="a/", end="c")
+@pytest.mark.timeout(120)
+def test_I33_pattern_match_time_is_bounded(pattern: str, path: str, end: str) -> None:
+    try:
+        parsed = parse_all([pattern])
+    except BadLine:
+        assume(False)
+    long = (path * 4096)[:4096].rstrip("/") + end
+    times = []
+    for _ in range(3):
+        started_s = time.thread_time()
+        deciding(parsed, long)
+        times.append(time.thread_time() - started_s)
+
+    steps = (len(pattern) + 10) * len(long)
+    assert min(times) < 0.01 + steps * 1e-6, f"{min(times):.3f} s for {steps} steps"
