@@ -95,7 +95,7 @@ def test_I01_bytes_that_changed_after_they_were_sent_are_not_registered(
     assert cloud.history.count(Call.COMPLETE) == 1
 
 
-def test_a_file_that_is_not_what_was_announced_is_not_completed(cloud: Sandbox, home: Home) -> None:
+def test_file_with_other_hash_than_announced_is_not_completed(cloud: Sandbox, home: Home) -> None:
     note = home.models / ".cache/huggingface/download/checkpoints/large.safetensors.metadata"
     note.parent.mkdir(parents=True)
     note.write_text(f"{'a' * 40}\n{'0' * 64}\n{time.time()}\n")
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_what_was_announced_is_not_completed(cloud: Sandbox, 
     assert not cloud.open_uploads()
 
 
-def test_what_the_catalog_may_hold_is_read_before_anything_is_sent(
+def test_file_that_the_catalog_may_hold_is_hashed_before_it_is_sent(
     cloud: Sandbox, home: Home
 ) -> None:
     assert run(home, "--once").code == 0
@@ -120,7 +120,7 @@ def test_what_the_catalog_may_hold_is_read_before_anything_is_sent(
     assert cloud.history.count(Call.PUT_PART) == PARTS
 
 
-def test_I03_a_storage_key_that_may_be_of_other_bytes_is_looked_at_first(tmp_path: Path) -> None:
+def test_I03_storage_key_of_an_earlier_version_is_refused_after_hashing(tmp_path: Path) -> None:
     with Sandbox(switches=Switches(part_size=5 * MIB, fresh_keys=False)) as cloud:
         home = home_of(tmp_path, cloud)
         assert run(home, "--once").code == 0
@@ -134,7 +134,7 @@ def test_I03_a_storage_key_that_may_be_of_other_bytes_is_looked_at_first(tmp_pat
         assert facts(home)[LARGE].sha256 == sha256_of(file_of(home))
 
 
-def test_the_page_cache_is_left_as_it_was_found(cloud: Sandbox, home: Home) -> None:
+def test_upload_leaves_the_page_cache_unchanged(cloud: Sandbox, home: Home) -> None:
     path = file_of(home)
     with path.open("rb") as file:
         fd = file.fileno()

@@ -72,7 +72,7 @@ def fail(theatre: Theatre, moment: Moment) -> None:
 
 
 @pytest.mark.parametrize("only", FAULTS, ids="-".join)
-def test_F19_F20_F21_an_error_of_the_state_disk_loses_nothing(
+def test_F19_F20_F21_state_disk_error_loses_no_commit_and_no_upload(
     theatre: Theatre,
     moments: list[Moment],
     only: tuple[str, str],

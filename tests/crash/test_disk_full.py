@@ -145,9 +145,7 @@ def require_each_once(home: Home, cloud: Sandbox, files: int) -> None:
 
 
 @pytest.mark.needs(NAMESPACES)
-def test_F19_a_full_disk_holds_the_daemon_until_there_is_room_again(
-    tmp_path: Path, cloud: Sandbox
-) -> None:
+def test_F19_full_disk_holds_the_daemon_until_space_is_free(tmp_path: Path, cloud: Sandbox) -> None:
     home = home_with(tmp_path, cloud, 60)
     with on_a_small_disk(home) as daemon:
         (began,) = until(lambda: daemon.events("hold.started"), "a hold")
@@ -185,14 +183,14 @@ def run_on_a_small_disk(tmp_path: Path, script: str) -> list[str]:
 
 
 @pytest.mark.needs(NAMESPACES)
-def test_F19_a_commit_of_one_row_gives_back_what_the_log_takes(tmp_path: Path) -> None:
+def test_F19_commit_of_one_row_on_full_disk_truncates_the_log(tmp_path: Path) -> None:
     (full,) = run_on_a_small_disk(tmp_path, NOTES)
 
     assert int(full) > 1
 
 
 @pytest.mark.needs(NAMESPACES)
-def test_F19_command_on_full_disk_is_carried_out_on_all_files_or_none(tmp_path: Path) -> None:
+def test_F19_command_on_full_disk_applies_to_all_files_or_none(tmp_path: Path) -> None:
     full, after = run_on_a_small_disk(tmp_path, ORDERS)
 
     assert full == "queued 20"
@@ -200,14 +198,14 @@ def test_F19_command_on_full_disk_is_carried_out_on_all_files_or_none(tmp_path: 
 
 
 @pytest.mark.needs(NAMESPACES)
-def test_F19_a_start_on_a_full_disk_asks_for_room(tmp_path: Path) -> None:
+def test_F19_start_on_full_disk_fails_with_advice(tmp_path: Path) -> None:
     (message,) = run_on_a_small_disk(tmp_path, START)
 
     assert "is full. Make room" in message
 
 
 @pytest.mark.needs("strace")
-def test_F19_an_io_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
+def test_F19_io_error_is_not_reported_as_full_disk(tmp_path: Path) -> None:
     index = str(tmp_path / "syncd.db-shm")
     faulty = ["strace", "-f", "-o", "/dev/null", "-P", index, "-e", "inject=pwrite64:error=EIO"]
     done = subprocess.run(
@@ -224,7 +222,7 @@ def test_F19_an_io_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs(NAMESPACES)
-def test_F02_a_daemon_that_waits_for_room_ends_on_sigterm(tmp_path: Path, cloud: Sandbox) -> None:
+def test_F02_daemon_with_full_state_disk_ends_on_sigterm(tmp_path: Path, cloud: Sandbox) -> None:
     home = home_with(tmp_path, cloud, 60)
     with on_a_small_disk(home) as daemon:
         until(lambda: daemon.events("hold.started"), "a hold")

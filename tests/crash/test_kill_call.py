@@ -56,7 +56,7 @@ def kill(theatre: Theatre, moment: Moment, *, fresh: bool) -> bool:
     [True] if FIXED else [True, False],
     ids=lambda fresh: "first-run" if fresh else "later-run",
 )
-def test_I06_a_kill_at_any_storage_or_send_call_costs_nothing(
+def test_I06_kill_at_any_storage_or_send_call_loses_no_commit(
     theatre: Theatre, fresh: bool, request: pytest.FixtureRequest
 ) -> None:
     points = moments(theatre, fresh=fresh)

@@ -124,7 +124,7 @@ def test_I11_kill_at_any_call_loses_no_file_and_registers_none_twice(
     assert {upload.upload_id for upload in cloud.open_uploads()} <= unheard
 
 
-def test_I10_of_a_file_sent_part_by_part_only_the_one_that_nobody_answered_goes_twice(
+def test_I10_kill_after_a_part_resends_only_the_unanswered_part(
     cloud: Sandbox, trap: Trap, home: Home
 ) -> None:
     home.env |= {"SYNCD_UPLOAD__PARTS": "1", "SYNCD_UPLOAD__PARTS_MAX": "1"}
@@ -139,7 +139,7 @@ def test_I10_of_a_file_sent_part_by_part_only_the_one_that_nobody_answered_goes_
     require_all_there(cloud, home.models, set(SIZES))
 
 
-def test_a_killed_run_leaves_its_claims_to_the_next(cloud: Sandbox, home: Home) -> None:
+def test_killed_run_leaves_its_claims_to_the_next(cloud: Sandbox, home: Home) -> None:
     cloud.faults.add(Rule(Fault.DELAY, call=Call.LIST_MODELS, count=None, delay_s=RUN_S))
     victim = start(home, "--once")
     until(lambda: claims(home) == set(SIZES), "both claims")

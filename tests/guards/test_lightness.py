@@ -59,7 +59,7 @@ def modules_of(home: Home, *args: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-def test_the_quick_commands_import_little_and_a_daemon_at_rest_nothing_that_it_does_not_use(
+def test_fast_commands_and_idle_daemon_import_only_what_they_use(
     tmp_path: Path,
 ) -> None:
     with Sandbox(tmp_path / "cloud") as cloud:

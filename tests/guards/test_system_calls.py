@@ -112,7 +112,7 @@ def test_a_small_file_costs_few_commits_three_requests_and_no_connection_of_its_
     assert scene.cloud.history.count() <= 3 * files + 6  # presign, PUT, register
 
 
-def test_a_walk_that_finds_nothing_changed_stats_each_file_once_and_opens_none(
+def test_rescan_without_changes_stats_each_file_once_and_opens_none(
     scene: Scene,
 ) -> None:
     def rescan(texts: int) -> Calls:

@@ -26,7 +26,7 @@ CLOUD = HostPolicy.of("https://core.example.com/api/v1", ("nas.lan:9000",), allo
 
 
 @given(st.integers(1, 2 * DEPTH_MAX), st.sampled_from(["[]", '{"a":}']), st.integers(-2, 2))
-def test_depth_length_and_integers_are_bounded_to_the_last_one(
+def test_depth_length_and_integers_of_json_are_bounded_exactly(
     depth: int, brackets: str, beyond: int
 ) -> None:
     opening, closing = brackets[:-1], brackets[-1]
@@ -67,7 +67,7 @@ urls = st.builds(
 
 
 @given(urls)
-def test_a_url_that_is_let_through_goes_out_byte_for_byte_to_a_host_that_may_be_reached(
+def test_accepted_url_is_sent_byte_for_byte_to_an_allowed_host(
     url: str,
 ) -> None:
     if CLOUD.refusal(url) is not None:
@@ -124,7 +124,7 @@ words = st.sampled_from(
 
 
 @given(st.lists(words | st.text(max_size=10), max_size=60))
-def test_a_servers_own_words_are_one_short_line_without_our_token(text: list[str]) -> None:
+def test_server_message_is_one_short_line_without_our_token(text: list[str]) -> None:
     shown = error_mapping.server_message(" ".join(text), secrets=[SECRET])
 
     assert shown.isprintable()

@@ -46,7 +46,7 @@ def test_wait_is_within_bounds_of_row_and_at_least_what_server_asked(
 
 
 @given(st.tuples(kinds, calls), st.integers(1, 20), jitters, asked, st.booleans())
-def test_request_is_repeated_as_often_as_row_allows_and_never_in_doubt(
+def test_request_is_repeated_as_often_as_its_row_allows_unless_its_outcome_is_unclear(
     case: tuple[Kind, Call], sent: int, jitter: float, asked_s: float | None, unclear: bool
 ) -> None:
     row = retry_policy.row_of(*case)

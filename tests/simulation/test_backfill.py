@@ -26,7 +26,7 @@ class Late(lives._Inline):
         return answer
 
 
-def test_a_backfill_does_not_end_while_the_queue_is_added_to() -> None:
+def test_backfill_with_a_late_job_does_not_end_early() -> None:
     async def scenario(stage: Stage) -> None:
         stage.write(SMALL)
         stage.start(once=True)

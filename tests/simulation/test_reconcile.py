@@ -45,7 +45,7 @@ async def arrived(stage: Stage, *paths: str) -> None:
 
 
 @staged(settings=SETTINGS)
-async def test_a_disabled_record_is_drift_until_it_is_enabled_again(stage: Stage) -> None:
+async def test_disabled_record_is_drift_until_it_is_enabled(stage: Stage) -> None:
     await arrived(stage, SMALL)
     record = record_of(stage, SMALL)
     put(stage, record, model_status="disabled")
@@ -59,7 +59,7 @@ async def test_a_disabled_record_is_drift_until_it_is_enabled_again(stage: Stage
 
 
 @staged(settings=SETTINGS)
-async def test_a_deleted_record_is_not_made_again_when_its_file_is_touched(stage: Stage) -> None:
+async def test_deleted_record_is_not_created_again_when_its_file_is_touched(stage: Stage) -> None:
     await arrived(stage, SMALL, OTHER)
     del stage.far.cloud._records[record_of(stage, SMALL).id]
     put(stage, record_of(stage, OTHER), model_path="models/vae/there.safetensors")
@@ -78,7 +78,7 @@ async def test_a_deleted_record_is_not_made_again_when_its_file_is_touched(stage
 
 
 @staged(settings=SETTINGS)
-async def test_an_older_twin_makes_our_record_give_way_and_a_younger_one_does_not(
+async def test_our_record_is_disabled_for_an_older_duplicate_only(
     stage: Stage,
 ) -> None:
     await arrived(stage, SMALL, OTHER)
@@ -97,7 +97,7 @@ async def test_an_older_twin_makes_our_record_give_way_and_a_younger_one_does_no
 
 
 @staged(settings=SETTINGS)
-async def test_an_adopted_record_is_never_made_to_give_way(stage: Stage) -> None:
+async def test_adopted_record_is_never_disabled(stage: Stage) -> None:
     stage.write(SMALL)
     stage.register_elsewhere(SMALL)
     await arrived(stage, SMALL)
@@ -111,7 +111,7 @@ async def test_an_adopted_record_is_never_made_to_give_way(stage: Stage) -> None
 
 
 @staged(settings=SETTINGS, switches={"update_off": 405})
-async def test_a_server_that_cannot_disable_keeps_both_twins(stage: Stage) -> None:
+async def test_server_without_disable_keeps_both_duplicates(stage: Stage) -> None:
     await arrived(stage, SMALL)
     ours = record_of(stage, SMALL)
     put(stage, replace(ours, id="older", created_at="2001-01-01T00:00:00Z"))
@@ -126,7 +126,7 @@ async def test_a_server_that_cannot_disable_keeps_both_twins(stage: Stage) -> No
 
 
 @staged(settings=SETTINGS)
-async def test_a_record_that_the_list_passes_over_is_asked_for_before_it_counts_as_gone(
+async def test_record_missing_from_the_list_is_requested_before_it_counts_as_gone(
     stage: Stage,
 ) -> None:
     await arrived(stage, SMALL)

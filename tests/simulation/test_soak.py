@@ -97,7 +97,7 @@ def measured(stage: Stage) -> Day:
 
 
 @staged(settings={"settle": {}, "upload": {}})
-async def test_T15_after_a_month_the_daemon_takes_no_more_than_after_days(stage: Stage) -> None:
+async def test_T15_month_of_changes_does_not_grow_memory_files_or_rows(stage: Stage) -> None:
     tree = tree_of(stage)
     days = await days_of(stage, tree)
     held = {(each.model_path, each.file_hash) for each in stage.far.cloud.records()}

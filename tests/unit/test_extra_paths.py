@@ -34,7 +34,7 @@ def read(tmp_path: Path, text: str | bytes) -> Settings:
         ('a:\n  loras: "x\\0y"\n', ": a: loras: is not a type with paths"),
     ],
 )
-def test_what_comfyui_would_stumble_over_is_refused_with_its_place(
+def test_file_that_comfyui_cannot_read_is_refused_with_its_position(
     tmp_path: Path, text: str | bytes, said: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -43,17 +43,17 @@ def test_what_comfyui_would_stumble_over_is_refused_with_its_place(
     assert str(caught.value).startswith(f"{tmp_path}/extra.yaml{said}")
 
 
-def test_a_file_that_is_not_there_is_refused_as_a_setting(tmp_path: Path) -> None:
+def test_missing_file_is_refused_as_a_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--comfyui-extra-model-paths: is not a readable file"):
         load("/dev/null", {"models_dir": "/m", "comfyui.extra_model_paths": "/none.yaml"}, {})
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "a:\n", "a:\n  custom_nodes: x\n"])
-def test_a_file_that_names_no_models_adds_nothing(tmp_path: Path, text: str) -> None:
+def test_file_without_models_adds_no_folder(tmp_path: Path, text: str) -> None:
     assert extra_folders(read(tmp_path, text)) == []
 
 
-def test_a_folder_of_models_is_known_as_such_under_every_spelling(tmp_path: Path) -> None:
+def test_folder_of_models_is_recognised_under_every_spelling(tmp_path: Path) -> None:
     (tmp_path / "models" / "loras").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "models")
     text = "a:\n  loras: |\n    models/loras\n    link/loras\n    other\n  vae: models/loras\n"
@@ -63,7 +63,7 @@ def test_a_folder_of_models_is_known_as_such_under_every_spelling(tmp_path: Path
     assert tops == [("loras", "loras"), ("loras", "loras"), ("loras", None), ("vae", None)]
 
 
-def test_a_second_name_of_a_directory_within_its_kind_gets_the_first(tmp_path: Path) -> None:
+def test_second_name_of_a_directory_of_one_kind_gets_the_first_path(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "link").symlink_to("x")
 

@@ -53,7 +53,7 @@ def shown(**changes: Any) -> list[str]:
     return said.get().splitlines()
 
 
-def test_what_waits_for_a_person_comes_first_with_what_to_do() -> None:
+def test_hold_that_needs_an_operator_comes_first_with_its_advice() -> None:
     hold = {
         "kind": "operator",
         "since": NOW_MS - 61_000,
@@ -75,7 +75,7 @@ def test_a_running_file_shows_its_bar_and_its_parts() -> None:
     assert any("flux" in line and "sending 50 B of 400 B, 2/4 parts" in line for line in lines)
 
 
-def test_the_next_tries_say_when_and_why() -> None:
+def test_next_attempts_show_time_and_reason() -> None:
     tries = [
         {"path": "loras/a", "run_after": NOW_MS + 41_000, "attempt": 2, "reason": "HTTP 503"},
         {"path": "loras/b", "run_after": NOW_MS - 1, "attempt": 1, "reason": None},
@@ -86,7 +86,7 @@ def test_the_next_tries_say_when_and_why() -> None:
     assert any(line.startswith("soon") and "loras/b" in line for line in lines)
 
 
-def test_rates_limits_and_what_is_left_stand_in_one_line() -> None:
+def test_rates_limit_and_time_left_are_one_line() -> None:
     progress = {"sent_rate": 2.0**20, "bandwidth": 2 * 2**20, "seconds_left": 312}
     lines = shown(progress=progress)
 

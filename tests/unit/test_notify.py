@@ -54,7 +54,7 @@ def test_each_state_is_one_datagram(listening: tuple[str, socket.socket]) -> Non
     assert before_us <= int(stamp) <= time.monotonic_ns() // 1000
 
 
-def test_a_line_that_was_said_is_not_said_again(listening: tuple[str, socket.socket]) -> None:
+def test_repeated_status_line_is_sent_once(listening: tuple[str, socket.socket]) -> None:
     name, sock = listening
     notifier = SystemdNotifier(name)
     for text in ("one", "one", "two", "one", "x" * 4096):
@@ -64,7 +64,7 @@ def test_a_line_that_was_said_is_not_said_again(listening: tuple[str, socket.soc
     assert heard == ["STATUS=one", "STATUS=two", "STATUS=one", "STATUS=" + "x" * STATUS_MAX]
 
 
-def test_the_manager_is_taken_out_of_the_environment() -> None:
+def test_notify_variables_are_removed_from_the_environment() -> None:
     environ = {"NOTIFY_SOCKET": "/s", "WATCHDOG_USEC": "90000000", "WATCHDOG_PID": str(os.getpid())}
     notifier = SystemdNotifier.taken_from(environ)
 
@@ -83,11 +83,11 @@ def test_the_manager_is_taken_out_of_the_environment() -> None:
         {"NOTIFY_SOCKET": "/s", "WATCHDOG_USEC": "90000000", "WATCHDOG_PID": "1"},
     ],
 )
-def test_no_pings_where_they_are_not_asked_of_this_process(environ: dict[str, str]) -> None:
+def test_watchdog_is_off_unless_requested_for_this_process(environ: dict[str, str]) -> None:
     assert SystemdNotifier.taken_from(environ).watchdog_s is None
 
 
-def test_a_manager_that_does_not_read_holds_nothing_up_for_long(
+def test_manager_that_does_not_read_delays_the_daemon_briefly(
     listening: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncd.daemon.systemd.SEND_S", 0.05)

@@ -32,9 +32,7 @@ def progress(**changes: Any) -> dict[str, Any]:
         ({"idle_s": 301.0, "running": []}, False),
     ],
 )
-def test_I30_status_says_since_when_nothing_got_further(
-    changes: dict[str, Any], said: bool
-) -> None:
+def test_I30_status_shows_since_when_no_byte_moved(changes: dict[str, Any], said: bool) -> None:
     lines = [line.text for line in status_text.activity(progress(**changes), NOW_MS)]
 
     assert (f"no progress since {time_text(NOW_MS - 301_000)}" in lines) == said
