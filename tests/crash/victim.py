@@ -44,7 +44,6 @@ class Order:
         fork: False runs in this very process, so that what is imported late is there for all.
         strace: Options: the run is watched from its first instruction; ``-f``: in all threads.
         acknowledge: Say each commit on a file of its own, once it has returned.
-        latest_s: Seconds that a lost register or complete may arrive late.
         command: The arguments of another command than ``--once``.
     """
 
@@ -53,7 +52,6 @@ class Order:
     fork: bool = True
     strace: Sequence[str] | None = None
     acknowledge: bool = False
-    latest_s: float = LATEST_S
     command: Sequence[str] | None = None
 
 
@@ -70,7 +68,7 @@ def run(order: Order) -> int:
         log.configure(format="json", level="info", stream=stream)
         loaded = loader.load(None, {}, order.env)
         service = Service(
-            loaded.settings, loaded.credential, meter=Meter(), once=True, latest_s=order.latest_s
+            loaded.settings, loaded.credential, meter=Meter(), once=True, latest_s=LATEST_S
         )
         try:
             return asyncio.run(service.run())

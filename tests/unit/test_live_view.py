@@ -75,17 +75,6 @@ def test_a_running_file_shows_its_bar_and_its_parts() -> None:
     assert any("flux" in line and "sending 50 B of 400 B, 2/4 parts" in line for line in lines)
 
 
-def test_next_attempts_show_time_and_reason() -> None:
-    tries = [
-        {"path": "loras/a", "run_after": NOW_MS + 41_000, "attempt": 2, "reason": "HTTP 503"},
-        {"path": "loras/b", "run_after": NOW_MS - 1, "attempt": 1, "reason": None},
-    ]
-    lines = [line.strip() for line in shown(next_tries=tries)]
-
-    assert any(line.startswith("in 0:41  loras/a  HTTP 503 (attempt 2)") for line in lines)
-    assert any(line.startswith("soon") and "loras/b" in line for line in lines)
-
-
 def test_rates_limit_and_time_left_are_one_line() -> None:
     progress = {"sent_rate": 2.0**20, "bandwidth": 2 * 2**20, "seconds_left": 312}
     lines = shown(progress=progress)

@@ -6,7 +6,6 @@ their rate are stopped by a signal half way; the others are held inside one of t
 ``write`` by strace.
 """
 
-import json
 import os
 import signal
 import sys
@@ -194,80 +193,6 @@ def _git_env(errand: Errand) -> dict[str, str]:
     return {"GIT_CONFIG_GLOBAL": str(errand.scratch / "gitconfig"), "GIT_CONFIG_NOSYSTEM": "1"}
 
 
-# -- those that cannot run here, as they were recorded ---------------------------------------------
-
-_REPLAY = """
-import json, os, sys, time
-source, target, stall_s = open(sys.argv[1], "rb").read(), sys.argv[2], float(sys.argv[3])
-folder, name = os.path.split(target)
-for verb, *words in json.loads(sys.argv[4]):
-    names = [os.path.join(folder, w.format(name)) for w in words if isinstance(w, str)]
-    pieces = [int(len(source) * w) for w in words if not isinstance(w, str)]
-    if verb == "create":
-        open(names[0], "xb").close()
-    elif verb == "size":
-        os.truncate(names[0], len(source))
-    elif verb == "write":
-        with open(names[0], "r+b") as file:
-            file.seek(pieces[0])
-            file.write(source[pieces[0]:pieces[1]])
-    elif verb == "rename":
-        os.replace(*names)
-    elif verb == "unlink":
-        os.unlink(names[0])
-    else:
-        time.sleep(stall_s)
-"""
-
-Step = tuple[str | float, ...]
-"""A verb, the names it is about ({} is the model's) and the part of the file, from and to."""
-
-STALL: Step = ("stall",)
-
-
-def _replayed(*steps: Step) -> Command:
-    def command(errand: Errand) -> list[str]:
-        arguments = (str(errand.source), str(errand.target), str(errand.stall_s))
-        return [sys.executable, "-c", _REPLAY, *arguments, json.dumps(steps)]
-
-    return command
-
-
-_CHROME = _replayed(
-    ("create", "{}.crdownload"),
-    ("write", "{}.crdownload", 0, 0.5),
-    STALL,
-    ("write", "{}.crdownload", 0.5, 1),
-    ("rename", "{}.crdownload", "{}"),
-)
-_FIREFOX = _replayed(
-    ("create", "{}"),
-    ("create", "{}.part"),
-    ("write", "{}.part", 0, 0.5),
-    STALL,
-    ("write", "{}.part", 0.5, 1),
-    ("rename", "{}.part", "{}"),
-)
-_CROC = _replayed(
-    ("create", "{}"),
-    ("size", "{}"),
-    ("write", "{}", 0.75, 1),
-    ("write", "{}", 0, 0.25),
-    STALL,
-    ("write", "{}", 0.25, 0.75),
-)
-_AXEL = _replayed(
-    ("create", "{}"),
-    ("size", "{}"),
-    ("create", "{}.st"),
-    ("write", "{}", 0, 0.25),
-    ("write", "{}", 0.5, 0.75),
-    STALL,
-    ("write", "{}", 0.25, 0.5),
-    ("write", "{}", 0.75, 1),
-    ("unlink", "{}.st"),
-)
-
 # -- all of them -----------------------------------------------------------------------------------
 
 _RSYNC = ("rsync", f"--bwlimit={RATE_KIB}")
@@ -323,8 +248,4 @@ WRITERS = (
     Writer("safetensors save_file", _save, NOT_THERE, kinds=(SAFETENSORS,), makes=True),
     Writer("huggingface_hub", _hub, NOT_THERE, env=_hub_env),
     Writer("huggingface_hub, cached", _hub_cached, SHORT, env=_hub_env),
-    Writer("replay: Chrome", _CHROME, NOT_THERE),
-    Writer("replay: Firefox", _FIREFOX, NOT_THERE),
-    Writer("replay: croc", _CROC, HOLES, kinds=(SAFETENSORS,)),
-    Writer("replay: axel", _AXEL, WAITS),
 )
