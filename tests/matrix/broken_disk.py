@@ -24,8 +24,6 @@ class Disk:
     fail: Fails = lambda call, name: None
     failed: list[str] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
-    still: dict[str, os.stat_result] = field(default_factory=dict)
-    """What is said of files whatever is done to them, by their last names."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -49,35 +47,17 @@ class Disk:
         self._may_fail("read", self.names[fd])
         return os.preadv(fd, *how)
 
-    def fstat(self, fd: int) -> os.stat_result:
-        name = os.path.basename(self.names.get(fd, ""))
-        return self.still.get(name) or os.fstat(fd)
-
     @contextmanager
     def scandir(self, fd: int) -> Iterator[Any]:
         self._may_fail("list", self.names[fd])
         with os.scandir(fd) as entries:
-            yield (_Entry(each, self.still.get(each.name)) for each in entries)
+            yield entries
 
     def _may_fail(self, call: str, path: str) -> None:
         number = self.fail(call, os.path.basename(os.fspath(path)))
         if number is not None:
             self.failed.append(call)
             raise OSError(number, os.strerror(number))
-
-
-class _Entry:
-    """A directory's entry, and what is said of its file."""
-
-    def __init__(self, entry: "os.DirEntry[str]", still: os.stat_result | None) -> None:
-        self._entry = entry
-        self._still = still
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._entry, name)
-
-    def stat(self, **how: Any) -> os.stat_result:
-        return self._still or self._entry.stat(**how)
 
 
 @contextmanager
@@ -95,14 +75,11 @@ class Ledger:
     """The disk of the state database: ``code`` is what SQLite says of every write, 0 if it works."""
 
     code: int = 0
-    times: int | None = None
     refused: int = 0
 
     def check(self, connection: sqlite3.Connection, sql: str) -> None:
-        if not self.code or self.times == 0 or not _writes(connection, sql):
+        if not self.code or not _writes(connection, sql):
             return
-        if self.times is not None:
-            self.times -= 1
         self.refused += 1
         if connection.in_transaction:
             sqlite3.Connection.execute(connection, "ROLLBACK")  # as SQLite does by itself

@@ -26,7 +26,7 @@ class _SlowRetry(life._Inline):
         return done
 
 
-def test_I14_job_claimed_again_before_its_former_run_ended_is_carried_through(
+def test_I14_job_claimed_again_before_its_last_run_ended_finishes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario(stage: Stage) -> None:

@@ -14,7 +14,7 @@ def renewals(stage: Stage) -> list[int | None]:
 
 
 @staged(session=False)
-async def test_a_sign_in_ends_needs_sign_in_without_a_restart(stage: Stage) -> None:
+async def test_sign_in_ends_needs_sign_in_without_a_restart(stage: Stage) -> None:
     stage.write(LARGE)
     stage.start()
     job = await stage.until(
@@ -28,7 +28,7 @@ async def test_a_sign_in_ends_needs_sign_in_without_a_restart(stage: Stage) -> N
 
 
 @staged(session=False, switches=HOURLY)
-async def test_an_idle_daemon_keeps_its_session_alive(stage: Stage) -> None:
+async def test_idle_daemon_renews_its_session(stage: Stage) -> None:
     stage.sign_in()
     stage.start()
     await asyncio.sleep(10 * HOUR_S)
@@ -39,7 +39,7 @@ async def test_an_idle_daemon_keeps_its_session_alive(stage: Stage) -> None:
 
 
 @staged(session=False, switches=HOURLY)
-async def test_a_broken_chain_is_a_hold_that_names_the_command_and_a_sign_in_ends_it(
+async def test_lost_renewal_is_a_hold_that_a_sign_in_ends(
     stage: Stage,
 ) -> None:
     stage.sign_in()

@@ -179,7 +179,7 @@ async def test_I15_only_failures_in_a_row_for_one_reason_are_counted(
 
 
 @staged(settings=IN_ORDER)
-async def test_I15_one_file_that_fails_again_and_again_is_no_hold(stage: Stage) -> None:
+async def test_I15_repeated_failure_of_one_file_is_no_hold(stage: Stage) -> None:
     stage.start()
     stage.inject(UNREADABLE)
     stage.write(NAMES[0], 3000)

@@ -263,7 +263,7 @@ async def test_I29_move_that_arrives_late_does_not_undo_the_next_one(
 
 
 @pytest.mark.parametrize("action", ["disable", "delete"])
-def test_I29_retirement_that_arrives_late_spares_the_file_that_returned(action: str) -> None:
+def test_I29_late_retirement_spares_a_file_that_returned(action: str) -> None:
     call = Call.DELETE_MODEL if action == "delete" else Call.UPDATE_MODEL
 
     async def scenario(stage: Stage) -> None:
@@ -291,7 +291,7 @@ def test_I29_retirement_that_arrives_late_spares_the_file_that_returned(action: 
 
 
 @pytest.mark.parametrize("action", ["disable", "delete"])
-def test_I07_record_that_moves_with_its_renamed_file_is_not_retired_meanwhile(action: str) -> None:
+def test_I07_record_moving_with_its_renamed_file_is_not_retired(action: str) -> None:
     async def scenario(stage: Stage) -> None:
         await stage.begin(SMALL)
         record_id = the_record(stage).id

@@ -34,7 +34,7 @@ def mend(disk: Disk) -> None:
 
 @cells((11, 12, 13), "watch")
 @staged()
-async def test_D_W_what_cannot_be_listed_is_said_and_not_taken_for_gone(
+async def test_D_W_unreadable_folder_is_logged_and_its_files_are_not_gone(
     stage: Stage, fault: int, phase: str
 ) -> None:
     """The next walk that can look finds what is there; the other folders go on meanwhile."""
@@ -58,7 +58,7 @@ async def test_D_W_what_cannot_be_listed_is_said_and_not_taken_for_gone(
 
 @cells((11, 12), "settle")
 @staged()
-async def test_Q_what_cannot_be_looked_at_while_it_settles_comes_later(
+async def test_Q_file_that_cannot_be_opened_while_it_settles_is_queued_later(
     stage: Stage, fault: int, phase: str
 ) -> None:
     stage.settings["scan"] = {"interval_s": 300}
@@ -78,7 +78,7 @@ async def test_Q_what_cannot_be_looked_at_while_it_settles_comes_later(
 @cells((11, 12), "hash", "part")
 @pytest.mark.parametrize("passes", [True, False])
 @staged()
-async def test_Q_F5_what_cannot_be_read_is_tried_five_times(
+async def test_Q_F5_unreadable_file_fails_after_five_attempts(
     stage: Stage, fault: int, phase: str, passes: bool
 ) -> None:
     """Each time later; then it has failed, with the disk named, until it changes."""
@@ -113,9 +113,7 @@ async def test_Q_F5_what_cannot_be_read_is_tried_five_times(
 
 @cells((12,), "hash", "part")
 @staged()
-async def test_reopen_a_file_that_its_server_forgot_is_opened_again_once(
-    stage: Stage, fault: int, phase: str
-) -> None:
+async def test_reopen_stale_file_is_opened_again_once(stage: Stage, fault: int, phase: str) -> None:
     """No attempt is spent, and no byte is sent twice."""
 
     path = path_of(phase)
@@ -142,7 +140,7 @@ async def test_reopen_a_file_that_its_server_forgot_is_opened_again_once(
 
 @pytest.mark.cell("F12-register")
 @staged()
-async def test_F12_register_Q_nothing_is_registered_while_the_file_cannot_be_asked(
+async def test_F12_register_Q_file_that_cannot_be_opened_is_not_registered(
     stage: Stage,
 ) -> None:
     with model_disk() as disk:
@@ -168,7 +166,7 @@ async def test_F12_register_Q_nothing_is_registered_while_the_file_cannot_be_ask
 
 @cells((13,), "settle", "hash", "part")
 @staged()
-async def test_F_what_may_not_be_read_has_failed_until_its_permissions_move(
+async def test_F_file_without_permission_has_failed_until_chmod(
     stage: Stage, fault: int, phase: str
 ) -> None:
     """It is called unreadable, with the command that helps; a chmod is enough."""
@@ -234,12 +232,12 @@ async def holds_and_goes_on(stage: Stage, ledger: Ledger, phase: str, code: int)
 
 
 @cells(19, "hash", "presign", "part", "complete", "register", "commit")
-def test_H_a_full_state_disk_is_waited_for(phase: str) -> None:
+def test_H_full_state_disk_is_a_hold_that_ends_by_itself(phase: str) -> None:
     on_state_disk(lambda stage, ledger: holds_and_goes_on(stage, ledger, phase, FULL))
 
 
 @cells(21, "part", "complete", "register", "commit")
-def test_H_a_state_disk_that_became_read_only_is_waited_for(phase: str) -> None:
+def test_H_read_only_state_disk_is_a_hold_that_ends_by_itself(phase: str) -> None:
     on_state_disk(lambda stage, ledger: holds_and_goes_on(stage, ledger, phase, READONLY))
 
 
@@ -271,13 +269,13 @@ async def ends_and_starts_again(stage: Stage, ledger: Ledger, phase: str, code: 
 
 
 @cells(20, "hash", "presign", "part", "complete", "register", "commit")
-def test_X74_V_an_error_of_the_state_disk_ends_it_and_loses_nothing(phase: str) -> None:
+def test_X74_V_state_disk_error_ends_the_daemon_and_loses_no_commit(phase: str) -> None:
     code = sqlite3.SQLITE_IOERR_WRITE
     on_state_disk(lambda stage, ledger: ends_and_starts_again(stage, ledger, phase, code))
 
 
 @pytest.mark.cell("F22-commit")
-def test_F22_commit_a_database_that_is_damaged_ends_it_and_nothing_is_sent_twice() -> None:
+def test_F22_commit_damaged_database_ends_the_daemon_and_repeats_no_call() -> None:
     """With a new database the catalog's own listing tells what it holds."""
     code = sqlite3.SQLITE_CORRUPT
     on_state_disk(lambda stage, ledger: ends_and_starts_again(stage, ledger, "commit", code))

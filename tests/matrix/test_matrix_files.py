@@ -91,9 +91,7 @@ async def ends_well(stage: Stage, path: str, left: str | None) -> None:
 
 @pytest.mark.parametrize("watched", [True, False])
 @cells(CHANGES, "presign", "part", "complete", "register")
-def test_S_a_file_that_changes_before_a_call_is_superseded(
-    fault: int, phase: str, watched: bool
-) -> None:
+def test_S_file_changed_before_a_call_is_superseded(fault: int, phase: str, watched: bool) -> None:
     """The job ends, an open upload is aborted, and only what is there now is registered."""
     call, path = MOMENTS[phase]
 
@@ -135,7 +133,7 @@ QUIET_CLOSED_S = 2
 
 @cells(CHANGES, "watch", "settle")
 @staged()
-async def test_a_file_that_changes_while_it_settles_is_only_looked_at_again(
+async def test_file_changed_while_it_settles_is_only_examined_again(
     stage: Stage, fault: int, phase: str
 ) -> None:
     """No byte is sent before it has stood still; a hint or the next walk brings what is there."""
@@ -174,7 +172,7 @@ def _queued_since(stage: Stage, path: str, changed_s: float) -> float:
 
 @cells(CHANGES, "hash")
 @staged()
-async def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(
+async def test_S_file_changed_while_it_is_hashed_is_superseded(
     stage: Stage, fault: int, phase: str
 ) -> None:
     left: list[str | None] = []
@@ -195,7 +193,7 @@ async def test_S_a_file_that_changes_while_it_is_hashed_is_superseded(
 @pytest.mark.parametrize("watched", [True, False])
 @cells(CHANGES, "commit")
 @staged()
-async def test_S_a_file_that_changes_before_its_commit_is_brought_again(
+async def test_S_file_changed_before_its_commit_is_uploaded_again(
     stage: Stage, fault: int, phase: str, watched: bool
 ) -> None:
     """
@@ -255,7 +253,7 @@ def link_out(stage: Stage, path: str) -> None:
 @pytest.mark.parametrize("put", [pipe, device, link_out])
 @pytest.mark.cell("F17-hash")
 @staged()
-async def test_F17_hash_what_took_the_place_of_a_file_is_not_read(
+async def test_F17_hash_special_file_in_place_of_a_model_is_not_read(
     stage: Stage, put: Callable[[Stage, str], None]
 ) -> None:
     """Neither a pipe, nor a device, nor a link against the rule; the job ends, others go on."""
@@ -302,7 +300,9 @@ async def test_F06_part_other_bytes_under_the_same_stat_are_never_stored(stage: 
 @cells(14, "watch", "settle", "hash", "part")
 @pytest.mark.parametrize("how", ["gone", "emptied"])
 @staged()
-async def test_H_a_root_that_is_not_there_is_waited_for(stage: Stage, phase: str, how: str) -> None:
+async def test_H_missing_or_empty_root_is_a_hold_that_ends_by_itself(
+    stage: Stage, phase: str, how: str
+) -> None:
     """Nothing is concluded from it: no file is forgotten, no job fails, and it goes on by itself."""
 
     away = stage.folder / "away"

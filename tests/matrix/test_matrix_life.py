@@ -85,7 +85,7 @@ async def ends_well(stage: Stage, path: str) -> None:
 
 @pytest.mark.parametrize("steps", range(STEPS))
 @cells(1, *PHASES)
-def test_C_a_program_that_is_killed_goes_on_from_its_facts(phase: str, steps: int) -> None:
+def test_C_killed_program_resumes_from_its_facts(phase: str, steps: int) -> None:
     """What was acknowledged is not sent again, and register is repeated only after a lookup."""
     path = path_of(phase)
 
@@ -125,7 +125,7 @@ def test_C_a_program_that_is_killed_goes_on_from_its_facts(phase: str, steps: in
 @pytest.mark.parametrize("steps", [1, 5, 10, 20])
 @pytest.mark.cell("F01-watch")
 @staged()
-async def test_F01_watch_what_changed_while_nobody_ran_is_found_by_the_walk(
+async def test_F01_watch_file_written_while_no_daemon_runs_is_found_by_the_walk(
     stage: Stage, steps: int
 ) -> None:
     """C W: a program killed while it walks, and a file that came while it was dead, without an event."""
@@ -146,7 +146,7 @@ async def test_F01_watch_what_changed_while_nobody_ran_is_found_by_the_walk(
 
 @pytest.mark.cell("F01-settle")
 @staged()
-async def test_F01_settle_a_file_is_watched_from_the_beginning_after_a_kill(stage: Stage) -> None:
+async def test_F01_settle_kill_restarts_the_settle_window(stage: Stage) -> None:
     stage.write(SMALL)
     stage.start()
     await asyncio.sleep(4)
@@ -180,7 +180,7 @@ async def _exits(stage: Stage, stopped_s: float, *, within_s: float) -> None:
 
 @cells(2, "hash", "presign")
 @staged()
-async def test_X_C_a_stop_lets_the_small_end_and_gives_the_job_back_untried(
+async def test_X_C_stop_releases_the_job_without_spending_an_attempt(
     stage: Stage, phase: str
 ) -> None:
     stopped = at(stage, phase, lambda: _terminate(stage))
@@ -198,7 +198,7 @@ async def test_X_C_a_stop_lets_the_small_end_and_gives_the_job_back_untried(
 
 
 @cells(2, "complete", "register", "commit")
-def test_X_V_a_stop_waits_for_the_last_small_requests(phase: str) -> None:
+def test_X_V_stop_waits_for_the_last_small_requests(phase: str) -> None:
     """Of a file whose bytes are there one small request is left: it is done before the end."""
     path = path_of(phase)
 
@@ -220,7 +220,7 @@ def test_X_V_a_stop_waits_for_the_last_small_requests(phase: str) -> None:
 
 @pytest.mark.parametrize("performed", [True, False])
 @cells(2, "complete", "register")
-def test_X_V_a_stop_does_not_wait_for_an_answer_that_does_not_come(
+def test_X_V_stop_waits_for_a_missing_answer_no_longer_than_the_grace(
     phase: str, performed: bool
 ) -> None:
     """After the grace it is as after a kill: the next start finds out what became of it."""
@@ -246,9 +246,7 @@ def test_X_V_a_stop_does_not_wait_for_an_answer_that_does_not_come(
 @pytest.mark.cell("F02-settle")
 @pytest.mark.parametrize("path", [SMALL, OTHER])
 @staged()
-async def test_F02_watch_F02_settle_a_stop_while_nothing_is_at_work_is_immediate(
-    stage: Stage, path: str
-) -> None:
+async def test_F02_watch_F02_settle_idle_daemon_stops_at_once(stage: Stage, path: str) -> None:
     """What settles is in no table yet, and the next start watches it from the beginning."""
 
     await stage.begin(SMALL)
@@ -276,7 +274,7 @@ def _sleep(stage: Stage) -> None:
 
 @pytest.mark.cell("F03-watch")
 @staged()
-async def test_F03_watch_a_walk_follows_a_sleep(stage: Stage) -> None:
+async def test_F03_watch_sleep_is_followed_by_a_walk(stage: Stage) -> None:
     """W: a file that arrived without an event is found at once and not within the hour."""
 
     stage.settings["scan"] = {"interval_s": 7 * 24 * HOUR_S}
@@ -292,7 +290,7 @@ async def test_F03_watch_a_walk_follows_a_sleep(stage: Stage) -> None:
 
 @pytest.mark.cell("F03-settle")
 @staged()
-async def test_F03_settle_a_window_that_a_sleep_fell_into_begins_anew(stage: Stage) -> None:
+async def test_F03_settle_sleep_restarts_the_settle_window(stage: Stage) -> None:
     """ "restart": the window has passed by the clock, but the file was not examined."""
 
     stage.write(SMALL)
@@ -308,7 +306,7 @@ async def test_F03_settle_a_window_that_a_sleep_fell_into_begins_anew(stage: Sta
 @pytest.mark.parametrize("changed", [True, False])
 @pytest.mark.cell("F03-hash")
 @staged()
-async def test_F03_hash_what_changed_over_a_sleep_is_found_by_the_fence(
+async def test_F03_hash_file_changed_during_sleep_is_superseded(
     stage: Stage, changed: bool
 ) -> None:
     def night() -> None:
@@ -331,7 +329,7 @@ def _reset() -> httpx.TransportError:
 
 @pytest.mark.parametrize("rule", [Fault.RESET, Fault.LOST_ANSWER])
 @cells(3, "presign", "part", "complete", "register")
-def test_R_V_a_call_that_a_sleep_broke_is_repeated_or_looked_up(phase: str, rule: Fault) -> None:
+def test_R_V_call_interrupted_by_sleep_is_repeated_or_looked_up(phase: str, rule: Fault) -> None:
     """Whether it got through before the sleep or not; a URL that died over it is asked for anew."""
     path, call = path_of(phase), CALLS[phase]
 
@@ -365,7 +363,7 @@ def test_R_V_a_call_that_a_sleep_broke_is_repeated_or_looked_up(phase: str, rule
 @pytest.mark.parametrize("hours", [-5, 5])
 @pytest.mark.cell("F04-part")
 @staged()
-async def test_F04_part_a_url_is_asked_for_anew_where_the_clock_misjudged_it(
+async def test_F04_part_expired_url_is_replaced_after_the_clock_jumped(
     stage: Stage, hours: int
 ) -> None:
     """P if refused: set back, the clock takes a dead URL for a live one, and the store refuses it."""

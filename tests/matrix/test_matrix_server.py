@@ -399,7 +399,7 @@ def _params() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("cell", [*_params()])
-def test_a_fault_leads_to_what_the_matrix_promises(cell: Cell) -> None:
+def test_fault_leads_to_the_letters_of_its_cell(cell: Cell) -> None:
     for call, path in cell.calls or PHASES[cell.phase]:
         for way in cell.ways:
             play(_scenario(cell, way, call, path), jitter=lambda: JITTER, **cell.how)
@@ -422,7 +422,7 @@ def _scenario(cell: Cell, way: Way, call: Call, path: str) -> Any:
 
 @pytest.mark.parametrize("call", [Call.PUT_BODY, Call.REGISTER])
 @staged()
-async def test_a_backfill_ends_where_all_is_taken(stage: Stage, call: Call) -> None:
+async def test_backfill_ends_when_every_path_is_taken(stage: Stage, call: Call) -> None:
     stage.inject(Rule(Fault.ANSWER, call=call, status=412, count=ALWAYS))
     stage.write(SMALL)
     stage.start(once=True)
@@ -433,7 +433,7 @@ async def test_a_backfill_ends_where_all_is_taken(stage: Stage, call: Call) -> N
 
 
 @staged(switches={"single_put_cap": 8000})
-async def test_files_that_are_too_large_at_the_same_time_all_go_in_parts(stage: Stage) -> None:
+async def test_files_refused_as_too_large_at_once_all_go_in_parts(stage: Stage) -> None:
     paths = ["loras/a.safetensors", "loras/b.safetensors"]
     for path in paths:
         stage.write(path, 9000)
