@@ -11,10 +11,10 @@ from pathlib import Path
 from bench.cable import FAR
 from bench.place import endpoint_of, make_certificate, sink, switches
 from bench.streams import discarding
-from syncd.sandbox.server import Sandbox
+from tests.s3 import S3Sandbox
 
 
-class FarCloud(Sandbox):
+class FarCloud(S3Sandbox):
     """A cloud that listens on the far end."""
 
     HOST = FAR
@@ -24,7 +24,7 @@ def main() -> None:
     certificate, key = make_certificate(Path(sys.argv[1]), FAR)
     with (
         sink(certificate, key, FAR) as url,
-        FarCloud(switches=switches(), s3=endpoint_of(url, certificate)) as cloud,
+        FarCloud(endpoint_of(url, certificate), switches()) as cloud,
         discarding(FAR) as plain,
     ):
         addresses = {

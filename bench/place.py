@@ -14,9 +14,10 @@ import httpx
 
 from bench.measure import Command
 from bench.scenario import MIB
-from syncd.sandbox.server import S3Endpoint, Sandbox
+from syncd.sandbox.server import Sandbox
 from syncd.sandbox.sigv4 import Keys
 from syncd.sandbox.switches import Switches
+from tests.s3 import S3Endpoint, S3Sandbox
 
 BUCKET = "bench"
 KEYS = Keys("bench", "bench", "us-east-1")
@@ -102,7 +103,7 @@ def with_file(folder: Path, size: int) -> Iterator[Place]:
     certificate, key = make_certificate(folder)
     with (
         sink(certificate, key) as url,
-        Sandbox(switches=switches(), s3=endpoint_of(url, certificate)) as cloud,
+        S3Sandbox(endpoint_of(url, certificate), switches()) as cloud,
     ):
         yield Place(file, url, certificate, cloud)
 

@@ -20,8 +20,8 @@ from bench.scenario import (
     table,
 )
 from bench.senders import find, rclone
-from syncd.sandbox.server import S3Endpoint, Sandbox
 from syncd.sandbox.switches import Switches
+from tests.s3 import S3Endpoint, S3Sandbox
 from tests.weed import Weed, weeding
 
 TRANSFERS = 4
@@ -48,7 +48,7 @@ def _run(options: Options) -> Result:
 
 
 def _round(runs: Result, folder: Path, server: Weed, bucket: str) -> None:
-    with Sandbox(switches=_switches(), s3=S3Endpoint(server.url, bucket, server.keys)) as cloud:
+    with S3Sandbox(S3Endpoint(server.url, bucket, server.keys), _switches()) as cloud:
         command = syncd(folder / "models", folder / bucket, "--once", cloud=cloud)
         runs["syncd"].append(asdict(timed("syncd", command)))
     ends = (str(folder / "models"), f":s3:{bucket}/rclone")
@@ -57,7 +57,7 @@ def _round(runs: Result, folder: Path, server: Weed, bucket: str) -> None:
 
 
 def _profile(folder: Path, server: Weed) -> list[tuple[str, float]]:
-    with Sandbox(switches=_switches(), s3=S3Endpoint(server.url, "spied", server.keys)) as cloud:
+    with S3Sandbox(S3Endpoint(server.url, "spied", server.keys), _switches()) as cloud:
         command = syncd(folder / "models", folder / "spied", "--once", cloud=cloud)
         return profiled("syncd", command)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from syncd.sandbox.sigv4 import Keys, sign_headers
+from syncd.sandbox.sigv4 import Keys
 from tests.ports import free_ports
+from tests.s3 import sign_headers
 
 READY_S = 60.0
 PORT_FLAGS = (

@@ -3,11 +3,11 @@
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum, auto
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,9 +18,7 @@ from starlette.routing import Route
 from syncd.sandbox import fields
 from syncd.sandbox.accounts import Accounts, Credential
 from syncd.sandbox.answers import ApiRefusal, StoreRefusal, api_refused, json_answer
-from syncd.sandbox.objects import DiskObjects
-from syncd.sandbox.s3 import RemoteObjects
-from syncd.sandbox.sigv4 import SignedPut
+from syncd.sandbox.sigv4 import Grants, SignedPut
 from syncd.sandbox.switches import Switches, Unique
 from syncd.types import Call
 
@@ -114,6 +112,33 @@ class OpenedUpload:
         return min(self.part_size, self.file_size - (number - 1) * self.part_size)
 
 
+class ObjectStore(Protocol):
+    """Where the bytes are. All methods raise ``StoreRefusal`` with S3's status and code."""
+
+    grants: Grants
+
+    async def open_upload(self, key: str) -> str:
+        """Begin a multipart upload and return its id."""
+        ...
+
+    async def complete(self, key: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> None:
+        """Make an object of *parts*, pairs of number and etag."""
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        """Drop an unfinished upload."""
+
+    async def size(self, key: str) -> int | None:
+        """Bytes of the object, None if there is none."""
+
+    def sizes(self) -> dict[str, int]:
+        """All objects with their sizes."""
+        ...
+
+    def read(self, key: str) -> Iterator[bytes]:
+        """The object's bytes, in pieces."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request that passed the door."""
@@ -155,7 +180,7 @@ class Cloud:
     def __init__(
         self,
         accounts: Accounts,
-        store: DiskObjects | RemoteObjects,
+        store: ObjectStore,
         switches: Callable[[], Switches],
         now: Callable[[], float],
         draw: random.Random,

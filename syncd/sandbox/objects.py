@@ -139,10 +139,6 @@ class DiskObjects:
         stored = self._objects.get(key)
         return None if stored is None else stored.size
 
-    async def delete(self, key: str) -> None:
-        stored = self._objects.pop(key, None)
-        _unlink(stored.bodies if stored else ())
-
     def sizes(self) -> dict[str, int]:
         return {key: stored.size for key, stored in tuple(self._objects.items())}
 
@@ -202,7 +198,8 @@ class DiskObjects:
         if only_new and key in self._objects:  # another PUT was faster
             _unlink([body])
             _refuse_existing()
-        await self.delete(key)
+        if key in self._objects:
+            _unlink(self._objects[key].bodies)
         self._objects[key] = StoredObject((body,), f'"{body.etag}"')
         return Response(headers={"ETag": f'"{body.etag}"'})
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,12 +29,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from syncd.sandbox.accounts import Accounts
-from syncd.sandbox.cloud import PREFIX, Cloud, OpenedUpload, Stage
+from syncd.sandbox.cloud import PREFIX, Cloud, ObjectStore, OpenedUpload, Stage
 from syncd.sandbox.faults import Faults, Rule
 from syncd.sandbox.front import Connections, Front
 from syncd.sandbox.history import Entry, History
 from syncd.sandbox.objects import DiskObjects
-from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.sigv4 import Grants, Keys
 from syncd.sandbox.switches import Switches
 
@@ -46,23 +45,12 @@ STOP_S = 10.0
 BACKLOG = 256
 
 
-@dataclass(frozen=True, slots=True)
-class S3Endpoint:
-    """A real S3 server to put the objects into; *url* has no path, *ca* is trusted for it."""
-
-    url: str
-    bucket: str
-    keys: Keys
-    ca: str | None = None
-
-
 class Sandbox:
     """
     A cloud on 127.0.0.1, as a context manager. Bytes are kept in files, all else in memory.
 
     Args:
         dir: Where the own store keeps bytes; None takes a temporary one and removes it.
-        s3: Objects go there instead; PUTs then bypass the history and the faults.
         port, store_port: 0 takes a free one.
         seed: Of ids, keys, secrets and the faults' dice.
         listener: Called with each history entry, in the server's thread.
@@ -80,7 +68,6 @@ class Sandbox:
         *,
         switches: Switches | None = None,
         faults: Iterable[Rule] = (),
-        s3: S3Endpoint | None = None,
         port: int = 0,
         store_port: int = 0,
         seed: int = 0,
@@ -91,7 +78,6 @@ class Sandbox:
         self.faults = Faults(faults, seed=seed)
         self.history = History(listener)
         self._dir = dir
-        self._s3 = s3
         self._ports = (port, store_port)
         self._draw = random.Random(seed)  # noqa: S311 - repeatable on purpose
         self._digest_bodies = digest_bodies
@@ -130,21 +116,19 @@ class Sandbox:
     def _start(self) -> None:
         api = self._listening(self._ports[0])
         self.base_url = f"http://{self.HOST}:{api.getsockname()[1]}{PREFIX}"
-        apps: list[tuple[socket.socket, ASGIApp]] = []
-        if self._s3 is None:
-            sock = self._listening(self._ports[1])
-            own = self._own_store(sock.getsockname()[1])
-            self._store: DiskObjects | RemoteObjects = own
-            apps.append((sock, self._fronted(own.app, own.routes)))
-        else:
-            grants = self._grants(self._s3.url.rstrip("/"), self._s3.bucket, self._s3.keys)
-            self._store = remote = RemoteObjects(grants, self._s3.ca)
-            self._closing.callback(remote.close)
+        apps = self._open_store()
         self._cloud = Cloud(
             self._accounts, self._store, lambda: self.switches, self.now, self._draw
         )
         apps.append((api, self._fronted(self._cloud.app(), self._cloud.routes)))
         self._serve_in_thread(apps)
+
+    def _open_store(self) -> list[tuple[socket.socket, ASGIApp]]:
+        """Set the object store and return what has to be served for it."""
+        sock = self._listening(self._ports[1])
+        own = self._own_store(sock.getsockname()[1])
+        self._store: ObjectStore = own
+        return [(sock, self._fronted(own.app, own.routes))]
 
     def _listening(self, port: int) -> socket.socket:
         # asyncio switches Nagle's delay off only where the protocol is named

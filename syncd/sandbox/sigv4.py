@@ -1,8 +1,7 @@
 """
-AWS Signature Version 4, as far as an object store needs it.
+AWS Signature Version 4: presigned PUTs are made and checked.
 
-Query signatures are made and checked, header signatures are made. Source: "Authenticating
-Requests: Using Query Parameters" and "Using the Authorization Header" (Amazon S3 API Reference).
+Source: "Authenticating Requests: Using Query Parameters" (Amazon S3 API Reference).
 """
 
 import calendar
@@ -96,32 +95,14 @@ def presign(
     pairs = [
         *parse_qsl(parts.query, keep_blank_values=True),
         ("X-Amz-Algorithm", ALGORITHM),
-        ("X-Amz-Credential", f"{keys.access}/{_scope(keys, stamp)}"),
+        ("X-Amz-Credential", f"{keys.access}/{scope(keys, stamp)}"),
         ("X-Amz-Date", stamp),
         ("X-Amz-Expires", str(expires_s)),
         ("X-Amz-SignedHeaders", ";".join(sorted(signed))),
     ]
-    digest = _sign(keys, stamp, _canonical_request(method, parts.path, pairs, signed))
+    digest = sign(keys, stamp, canonical_request(method, parts.path, pairs, signed))
     query = _canonical_query(pairs)
     return f"{parts.scheme}://{parts.netloc}{parts.path}?{query}&X-Amz-Signature={digest}"
-
-
-def sign_headers(
-    keys: Keys, method: str, url: str, *, at_s: float, payload: bytes = b""
-) -> dict[str, str]:
-    """The ``x-amz-*`` and Authorization headers that sign the whole request."""
-    parts = urlsplit(url)
-    stamp = amz_date(at_s)
-    digest = hashlib.sha256(payload).hexdigest()
-    sent = {"x-amz-content-sha256": digest, "x-amz-date": stamp}
-    signed = {"host": parts.netloc, **sent}
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    request = _canonical_request(method, parts.path, pairs, signed, digest)
-    authorization = (
-        f"{ALGORITHM} Credential={keys.access}/{_scope(keys, stamp)},"
-        f"SignedHeaders={';'.join(sorted(signed))},Signature={_sign(keys, stamp, request)}"
-    )
-    return {**sent, "authorization": authorization}
 
 
 def check_signature(
@@ -142,7 +123,7 @@ def check_signature(
     signed_names = given.get("X-Amz-SignedHeaders", "").split(";")
     if given.get("X-Amz-Algorithm") != ALGORITHM or not signature or "host" not in signed_names:
         raise StoreRefusal(403, "AccessDenied", "Access Denied")
-    if given.get("X-Amz-Credential") != f"{keys.access}/{_scope(keys, stamp)}":
+    if given.get("X-Amz-Credential") != f"{keys.access}/{scope(keys, stamp)}":
         raise StoreRefusal(403, "InvalidAccessKeyId", "The access key does not exist")
     _check_time(stamp, given.get("X-Amz-Expires", ""), now_s)
     for name in headers:
@@ -150,7 +131,7 @@ def check_signature(
             text = f"There were headers present in the request which were not signed: {name}"
             raise StoreRefusal(403, "AccessDenied", text)
     signed = {name: ",".join(headers.getlist(name)) for name in signed_names}
-    expected = _sign(keys, stamp, _canonical_request(method, path, given.items(), signed))
+    expected = sign(keys, stamp, canonical_request(method, path, given.items(), signed))
     if not hmac.compare_digest(expected.encode(), signature.encode()):
         raise StoreRefusal(403, "SignatureDoesNotMatch", "The signature does not match")
 
@@ -174,7 +155,7 @@ def _check_time(stamp: str, expires: str, now_s: float) -> None:
         raise StoreRefusal(403, "AccessDenied", "Request is not valid yet")
 
 
-def _canonical_request(
+def canonical_request(
     method: str,
     path: str,
     pairs: Iterable[tuple[str, str]],
@@ -193,15 +174,16 @@ def _canonical_query(pairs: Iterable[tuple[str, str]]) -> str:
     return "&".join(f"{k}={v}" for k, v in encoded)
 
 
-def _sign(keys: Keys, stamp: str, request: str) -> str:
+def sign(keys: Keys, stamp: str, request: str) -> str:
     """The signature, 64 hex digits, of a canonical request at *stamp* (``amz_date``)."""
     digest = hashlib.sha256(request.encode()).hexdigest()
-    text = "\n".join([ALGORITHM, stamp, _scope(keys, stamp), digest])
+    text = "\n".join([ALGORITHM, stamp, scope(keys, stamp), digest])
     key = f"AWS4{keys.secret}".encode()
-    for step in _scope(keys, stamp).split("/"):
+    for step in scope(keys, stamp).split("/"):
         key = hmac.digest(key, step.encode(), "sha256")
     return hmac.digest(key, text.encode(), "sha256").hex()
 
 
-def _scope(keys: Keys, stamp: str) -> str:
+def scope(keys: Keys, stamp: str) -> str:
+    """What a signature at *stamp* is valid for."""
     return f"{stamp[:8]}/{keys.region}/s3/aws4_request"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from syncd.sandbox.server import S3Endpoint, Sandbox
+from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from tests.integration.harness import Home, Nursery
+from tests.s3 import S3Endpoint, S3Sandbox
 from tests.visitor import Visitor
 from tests.weed import Weed, weeding
 
@@ -39,7 +40,7 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
 @pytest.fixture
 def s3_cloud(weed: Weed, bucket: str) -> Iterator[Sandbox]:
     """A stand-in cloud whose objects go to the real S3 server, into a bucket of their own."""
-    with Sandbox(switches=MULTIPART_TESTS, s3=S3Endpoint(weed.url, bucket, weed.keys)) as sandbox:
+    with S3Sandbox(S3Endpoint(weed.url, bucket, weed.keys), MULTIPART_TESTS) as sandbox:
         yield sandbox
 
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from syncd.sandbox.sigv4 import sign_headers
 from syncd.types import Call
 from tests.integration.harness import Home
+from tests.s3 import sign_headers
 from tests.trap import run
 from tests.weed import Weed
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from syncd.sandbox.server import S3Endpoint, Sandbox
+from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import Switches
 from syncd.types import Call
 from tests.integration.harness import Home, deeds, records
 from tests.relay import Answer, Relay, Seen, relaying
+from tests.s3 import S3Endpoint, S3Sandbox
 from tests.trap import facts, run, start
 from tests.weed import Weed
 from tests.weights import MIB, sha256_of, write_safetensors
@@ -47,7 +48,7 @@ def relay(weed: Weed) -> Iterator[Relay]:
 @pytest.fixture
 def cloud(relay: Relay, weed: Weed, bucket: str) -> Iterator[Sandbox]:
     """The API in front of the real S3 server, as seen through ``relay``."""
-    with Sandbox(switches=SWITCHES, s3=S3Endpoint(relay.url, bucket, weed.keys)) as sandbox:
+    with S3Sandbox(S3Endpoint(relay.url, bucket, weed.keys), SWITCHES) as sandbox:
         yield sandbox
 
 

@@ -17,10 +17,10 @@ from syncd.cloud.object_store import ObjectStore
 from syncd.core.jobs.error_mapping import classify
 from syncd.errors import JobError
 from syncd.sandbox.answers import StoreRefusal
-from syncd.sandbox.s3 import RemoteObjects
 from syncd.sandbox.sigv4 import Grants, Keys, SignedPut, presign
 from syncd.sandbox.switches import Switches
 from syncd.types import Call, Grant, Kind
+from tests.s3 import RemoteObjects
 from tests.weed import Weed
 from tests.weights import MIB
 

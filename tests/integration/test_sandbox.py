@@ -18,9 +18,10 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from syncd.sandbox.sigv4 import Keys, presign, sign_headers
+from syncd.sandbox.sigv4 import Keys, presign
 from syncd.sandbox.switches import MultipartPaths, Switches, Unique
 from tests.integration.harness import MIB
+from tests.s3 import sign_headers
 from tests.visitor import Visitor, code_of, good
 
 COMMAND = [sys.executable, "-c", "from syncd.cli.sandbox import sandbox; sandbox()"]

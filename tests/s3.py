@@ -1,19 +1,57 @@
-"""Any real S3 endpoint as the sandbox's object store: it checks the signatures itself."""
+"""A sandbox in front of a real S3 server, which checks the signatures itself."""
 
 import asyncio
+import hashlib
 import re
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import unescape
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from xml.sax.saxutils import escape
 
 import httpx
+from starlette.types import ASGIApp
 
 from syncd.sandbox.answers import StoreRefusal
-from syncd.sandbox.sigv4 import Grants, sign_headers
+from syncd.sandbox.server import Sandbox
+from syncd.sandbox.sigv4 import (
+    ALGORITHM,
+    Grants,
+    Keys,
+    amz_date,
+    canonical_request,
+    scope,
+    sign,
+)
+from syncd.sandbox.switches import Switches
 
 TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class S3Endpoint:
+    """A real S3 server to put the objects into; *url* has no path, *ca* is trusted for it."""
+
+    url: str
+    bucket: str
+    keys: Keys
+    ca: str | None = None
+
+
+class S3Sandbox(Sandbox):
+    """A sandbox whose objects go to *s3*; PUTs bypass its history and its faults."""
+
+    def __init__(self, s3: S3Endpoint, switches: Switches) -> None:
+        super().__init__(switches=switches)
+        self._s3 = s3
+
+    def _open_store(self) -> list[tuple[socket.socket, ASGIApp]]:
+        grants = self._grants(self._s3.url.rstrip("/"), self._s3.bucket, self._s3.keys)
+        self._store = remote = RemoteObjects(grants, self._s3.ca)
+        self._closing.callback(remote.close)
+        return []
 
 
 class RemoteObjects:
@@ -54,9 +92,6 @@ class RemoteObjects:
         return (
             None if answer.status_code == 404 else int(_checked(answer).headers["content-length"])
         )
-
-    async def delete(self, key: str) -> None:
-        _checked(await self._ask("DELETE", self.grants.url(key)))
 
     def sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
@@ -109,3 +144,21 @@ def _tag(text: str, name: str) -> str:
     """The text of the first element *name*; empty if there is none."""
     found = re.search(rf"<{name}>(.*?)</{name}>", text, re.DOTALL)
     return unescape(found[1]) if found else ""
+
+
+def sign_headers(
+    keys: Keys, method: str, url: str, *, at_s: float, payload: bytes = b""
+) -> dict[str, str]:
+    """The ``x-amz-*`` and Authorization headers that sign the whole request."""
+    parts = urlsplit(url)
+    stamp = amz_date(at_s)
+    digest = hashlib.sha256(payload).hexdigest()
+    sent = {"x-amz-content-sha256": digest, "x-amz-date": stamp}
+    signed = {"host": parts.netloc, **sent}
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    request = canonical_request(method, parts.path, pairs, signed, digest)
+    authorization = (
+        f"{ALGORITHM} Credential={keys.access}/{scope(keys, stamp)},"
+        f"SignedHeaders={';'.join(sorted(signed))},Signature={sign(keys, stamp, request)}"
+    )
+    return {**sent, "authorization": authorization}
