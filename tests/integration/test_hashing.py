@@ -210,16 +210,6 @@ def test_changed_ctime_alone_does_not_stop_sending(model: str) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_file_touched_after_the_last_piece_is_detected_at_the_end(model: str) -> None:
-    source = pieces(model, WHOLE)
-    sent = b"".join(next(source) for _ in range(len(DATA) // PIECE))
-    os.utime(model, ns=(1, 1))
-
-    assert sent == DATA
-    assert sent_before_error(source, "changed: mtime_ns") == b""
-
-
-@pytest.mark.usefixtures("small")
 def test_F08_file_truncated_while_it_is_sent_is_detected(model: str) -> None:
     source = pieces(model, WHOLE)
     next(source)

@@ -14,7 +14,7 @@ from syncd.core.files.search_paths import Tree
 from syncd.core.files.selection import Patterns, Rules
 from syncd.executors import Executors
 from syncd.ingest import settle_tracker
-from syncd.ingest.comparer import Comparer, Root, ScanStopped
+from syncd.ingest.comparer import Comparer, Root
 from syncd.ingest.ingester import BATCH, Ingester
 from syncd.ingest.settle_tracker import BLOCKED_RETRY_S, CONFLICT_RETRY_S, SettleTracker
 from syncd.monitoring.progress import Meter, Settling
@@ -153,19 +153,6 @@ async def test_settling_file_is_shown_with_size_and_seconds_left(scene: Scene) -
     assert [file.seconds_left for file in scene.intake.tracker.progress()] == [0.0]
 
 
-async def test_settling_file_of_incomplete_bundle_is_shown_with_missing_member(
-    scene: Scene,
-) -> None:
-    write_safetensors(scene.models / "diffusers/sd/unet.safetensors", 200)
-    (scene.models / "diffusers/sd/vae.safetensors.part").write_bytes(b"half")
-    await scene.intake.scan(scene.root)
-    await scene.after(30)
-
-    (file,) = scene.intake.tracker.progress()
-    assert (file.path, file.seconds_left) == ("diffusers/sd/unet.safetensors", None)
-    assert (file.reason or "").startswith("the bundle diffusers/sd waits for ")
-
-
 async def test_settling_file_with_clashing_name_is_shown_with_reason(scene: Scene) -> None:
     await scene.intake.scan(scene.root)
     scene.clock.passed_s += 15
@@ -284,18 +271,6 @@ async def test_last_of_several_hints_for_a_path_counts(scene: Scene) -> None:
     assert await scene.after(0.1) == 1
 
 
-async def test_deleted_and_new_file_in_one_batch_are_both_recorded(scene: Scene) -> None:
-    await scene.intake.examine(closed(scene, NAME))
-    await scene.after(WINDOWS.closed_s)
-    (scene.models / NAME).unlink()
-    write_safetensors(scene.models / "loras/y.safetensors", 200)
-    await scene.intake.examine(closed(scene, NAME, "loras/y.safetensors"))
-    await scene.after(WINDOWS.closed_s)
-
-    known = scene.store.seen.known(scene.root.id, "loras")
-    assert [file.rel_path for file in known] == ["loras/y.safetensors"]
-
-
 @pytest.mark.parametrize(
     ("sizes", "is_watched", "verdicts"),
     [
@@ -329,13 +304,6 @@ async def test_later_of_two_results_for_a_path_in_one_batch_counts(
     assert ((scene.root.id, NAME) in scene.intake.tracker.unsettled()) is is_watched
     known = scene.store.seen.known(scene.root.id, NAME)
     assert [file.verdict for file in known] == verdicts
-
-
-async def test_stop_interrupts_a_batch(scene: Scene) -> None:
-    scene.intake.stop()
-
-    with pytest.raises(ScanStopped):
-        await scene.intake.examine(closed(scene, NAME))
 
 
 async def test_shadowed_file_is_judged_again_although_its_hint_is_lost(

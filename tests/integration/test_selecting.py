@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Home, calls, deeds, records, until
+from tests.integration.harness import Home, deeds, records, until
 from tests.weights import HEADER, weights
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
@@ -242,23 +242,6 @@ def test_shadowed_file_is_sent_while_the_loaded_one_is_gone(
     assert sorted(taken) == [HEADER + len(b"the other one"), 2000, 3000, 3000]
 
 
-def test_extra_model_path_removed_and_added_again_is_known_again(
-    home: Home, cloud: Sandbox, extra: Path
-) -> None:
-    put(extra / "mine.pt", b"mine")
-    home.once()
-    named = home.env.pop("SYNCD_COMFYUI__EXTRA_MODEL_PATHS")
-    before = len(deeds(cloud))
-    home.once()
-    without = home.counts()
-    home.env["SYNCD_COMFYUI__EXTRA_MODEL_PATHS"] = named
-    home.once()
-
-    assert without == {"registered": 2}
-    assert home.counts() == {"registered": 3}
-    assert deeds(cloud)[before:] == []
-
-
 def test_models_directory_with_other_spelling_is_the_same_root(home: Home, cloud: Sandbox) -> None:
     home.once()
     before = len(deeds(cloud))
@@ -271,19 +254,3 @@ def test_models_directory_with_other_spelling_is_the_same_root(home: Home, cloud
     assert done.code == 0
     assert home.counts() == {"registered": 2}
     assert deeds(cloud)[before:] == []
-
-
-def test_backfill_reports_files_beyond_the_daily_limit(home: Home, cloud: Sandbox) -> None:
-    home.env["SYNCD_LIMITS__MAX_BYTES_PER_DAY"] = "1500"
-    for number in range(4):
-        home.write(f"loras/{number}.safetensors", weights(bytes(1000 + number)))
-
-    first = home.once()
-    again = home.once()
-
-    assert first.code == again.code == 75
-    assert "limits.max_bytes_per_day is 1500" in first.out
-    assert len(cloud.records()) == calls(cloud).count("put_body") < 6
-    del home.env["SYNCD_LIMITS__MAX_BYTES_PER_DAY"]
-    assert home.once().code == 0
-    assert len(cloud.records()) == calls(cloud).count("put_body") == 6

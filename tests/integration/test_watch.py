@@ -144,20 +144,6 @@ def test_a_folder_moved_in_is_one_hint_and_watched_from_then_on(
     assert not any(hint.rel_path.startswith("loras/new/sub/x") for hint in hints.seen)
 
 
-def test_folder_created_and_filled_at_once_gives_hints(
-    start: Start, root: Path, hints: ChangeQueue
-) -> None:
-    start(root)
-
-    (root / "vae" / "deep").mkdir(parents=True)
-    (root / "vae" / "deep" / "x.pt").write_bytes(b"model")
-
-    # The file may be older than the watch: then watchdog finds it and knows of no close.
-    hints.until_any("vae/deep/x.pt")
-    (root / "vae" / "deep" / "y.pt").write_bytes(b"model")
-    hints.until(closed("vae/deep/y.pt"))
-
-
 def test_renamed_folder_gives_both_names_and_is_watched_under_the_new_one(
     start: Start, root: Path, hints: ChangeQueue
 ) -> None:

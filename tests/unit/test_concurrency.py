@@ -227,13 +227,6 @@ def test_no_trial_without_waiting_requests(asked: int) -> None:
     assert set(link.seen) == {4}
 
 
-def test_trial_is_limited_to_waiting_requests() -> None:
-    link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB, asked=6)
-    link.send(10 * REST_S)
-
-    assert link.seen[-1] == max(link.seen) == 6
-
-
 def test_unused_trial_is_reverted() -> None:
     link = Link(AdaptiveConcurrency(4, 16), stream=29 * MIB)
     link.send(TRY_S)
@@ -310,14 +303,6 @@ def test_interrupted_trial_is_reverted(
     ends(link.width, link.now_s)
 
     assert link.width.limit == left
-
-
-def test_limit_is_at_least_one() -> None:
-    width = AdaptiveConcurrency(1, 16)
-    width.halve(0)
-    width.lose_one(THROTTLE_S)
-
-    assert width.limit == 1
 
 
 def test_resize_applies_at_once_and_keeps_value_in_bounds() -> None:

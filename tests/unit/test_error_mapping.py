@@ -148,11 +148,6 @@ def test_store_response_maps_by_code_first(
     assert classify(call, status, s3_code=code) == kind
 
 
-def test_store_404_of_part_is_gone_upload() -> None:
-    assert classify(Call.PUT_PART, 404) is Kind.UPLOAD_GONE
-    assert classify(Call.PUT_BODY, 404) is Kind.OTHER_CLIENT_ERROR
-
-
 @pytest.mark.parametrize("code", [None, "AccessDenied", "SignatureDoesNotMatch", "Unheard"])
 def test_store_403_past_deadline_is_expired_url(code: str | None) -> None:
     assert classify(Call.PUT_PART, 403, s3_code=code, past_deadline=True) is Kind.URL_EXPIRED
@@ -177,14 +172,6 @@ def test_error_document_in_200_is_failure() -> None:
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 422])
 def test_html_instead_of_data_is_captive_portal(call: Call, status: int) -> None:
     assert classify(call, status, html=True) is Kind.CAPTIVE_PORTAL
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [(502, Kind.SERVER_TRANSIENT), (413, Kind.TOO_LARGE), (429, Kind.API_THROTTLED)],
-)
-def test_html_error_page_of_gateway_maps_by_status(status: int, kind: Kind) -> None:
-    assert classify(Call.PRESIGN, status, html=True) is kind
 
 
 def test_request_may_have_taken_effect_after_2xx_408_and_5xx() -> None:

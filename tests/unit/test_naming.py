@@ -72,11 +72,6 @@ def test_unwanted_file_has_a_reason(rel_path: str, size: int, reason: str) -> No
     assert unwanted(rel_path, size) == reason
 
 
-def test_pt2_is_an_ending_of_its_own() -> None:
-    assert unwanted("loras/x.pt2", 1) is None
-    assert unwanted("loras/x.pt23", 1) == "name of an unfinished download"
-
-
 def test_typed_root_accepts_files_at_its_top() -> None:
     assert unwanted("x.safetensors", 1, type_key="loras") is None
     assert unwanted("configs/x.safetensors", 1, type_key="loras") is None
@@ -248,21 +243,6 @@ def test_naming_map_uses_nearest_line(rel_path: str, model_path: str) -> None:
     assert target.model_path == model_path
     assert target.model_type == model_path.split("/")[1]
     assert target.file_name == model_path.rpartition("/")[2]
-
-
-def test_mapped_path_with_bad_name_is_refused() -> None:
-    refusal = target_of("loras/[Pony]/(b).pt", prefix="models/", names=NAMES)
-
-    assert isinstance(refusal, Refusal)
-    assert refusal.offending == "( )"
-    assert refusal.remedy == '"loras/[Pony]/(b).pt" = "loras/Pony/b.pt"'
-
-
-def test_naming_map_applies_to_typed_root() -> None:
-    target = target_of("a (1).pt", prefix="", type_key="loras", names=NAMES)
-
-    assert isinstance(target, Target)
-    assert target.model_path == "loras/renamed/a_1.pt"
 
 
 def test_configured_endings_replace_defaults() -> None:

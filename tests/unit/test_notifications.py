@@ -168,12 +168,6 @@ def test_signature_matches_test_vector_of_public_libraries() -> None:
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_message_without_key_has_no_signature() -> None:
-    assert headers_for(b"{}", id="msg_1", now_ms=0, key=None).keys() == {
-        "webhook-id", "webhook-timestamp",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -254,14 +254,6 @@ def test_waits_of_requests_and_jobs_scale_with_jitter(jitter: float) -> None:
     ]
 
 
-def test_retry_after_beyond_request_scope_delays_job() -> None:
-    failed = failure(Kind.SERVER_TRANSIENT, Call.PUT_BODY, retry_after_s=21)
-    decision = after(Kind.SERVER_TRANSIENT, Call.PUT_BODY, retry_after_s=4000)
-
-    assert request_wait_s(failed, 0.0) is None
-    assert decision.wait_s == pytest.approx(4400)
-
-
 def test_retry_after_of_job_and_hold_is_at_least_five_seconds() -> None:
     hold = after(Kind.API_THROTTLED, Call.REGISTER, retry_after_s=0)
     job = after(Kind.SERVER_TRANSIENT, Call.PUT_BODY, retry_after_s=1)

@@ -99,12 +99,6 @@ def test_companion_blocks_settling_and_is_quoted() -> None:
     assert observation.blocked_by == "a download is in progress: x.pt.aria2\\n"
 
 
-def test_removed_companion_restarts_window() -> None:
-    blocked = observe(None, 0, companion="x.pt.aria2")
-
-    assert settling.settles_at_s(observe(blocked, 500)) == 530
-
-
 def test_modification_time_zero_blocks_settling() -> None:
     broken = FILE._replace(fingerprint=FILE.fingerprint._replace(mtime_ns=0))
 
