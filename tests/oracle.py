@@ -149,9 +149,8 @@ def o4_nothing_is_registered_twice(evidence: Evidence) -> None:
     One register for each path and hash.
 
     Another one may follow where the first was refused, where its record was deleted in between, or
-    where its answer is unknown and the catalog was listed in between. (A server that says that it has
-    no list leaves a choice between a second record and a file that is never registered.) A program
-    that was killed before it committed an answer does not know it.
+    where its answer is unknown and the server has no list. A program that was killed before it
+    committed an answer does not know it.
     """
     for (path, _), calls in _grouped(evidence, REGISTER, lambda c: (c.model_path, c.file_hash)):
         good = [call for call in calls if call.ok]
@@ -278,11 +277,8 @@ def _was_kept(evidence: Evidence, call: Entry) -> bool:
 def _may_be_repeated(evidence: Evidence, call: Entry, after: Entry) -> bool:
     """Whether the record of *call* was deleted, or could not be found, before *after*."""
     earlier = [c for c in evidence.history if c.seq < after.seq]
-    if any(c.call == DELETE and c.ok and c.record_id == call.record_id for c in earlier):
-        return True
-    began = max((start for start in evidence.started if start <= after.at_ms), default=0)
-    unlisted = any(c.call == LIST and c.answered in NO_ROUTE and c.at_ms >= began for c in earlier)
-    return (unlisted or not evidence.listing) and not _was_kept(evidence, call)
+    deleted = any(c.call == DELETE and c.ok and c.record_id == call.record_id for c in earlier)
+    return deleted or (not evidence.listing and not _was_kept(evidence, call))
 
 
 def _was_refused(call: Entry) -> bool:

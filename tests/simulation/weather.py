@@ -104,8 +104,14 @@ def rules(draw: random.Random, *, grave: bool) -> list[Rule]:
     if draw.random() < 0.5:
         chosen.insert(0, _aimed(draw, (draw.choice(late_faults(draw)), LATE_CALLS)))
     if grave:
-        chosen += [replace(rule, count=3) for rule in draw.sample(grave_faults(), 2)]
+        faults = [replace(rule, count=3) for rule in draw.sample(grave_faults(), 2)]
+        chosen += [rule for rule in faults if not _denies_listing(rule)]
     return chosen
+
+
+def _denies_listing(rule: Rule) -> bool:
+    """Whether the server says that it has no list; syncd believes that (``Switches.listing_off``)."""
+    return rule.call is Call.LIST_MODELS and rule.status in (404, 405, 501)
 
 
 def _any(draw: random.Random) -> tuple[Rule, tuple[Call, ...]]:
