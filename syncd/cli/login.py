@@ -1,33 +1,84 @@
 """``syncd login`` and ``syncd logout``: get and remove the credentials of this machine."""
 
+import os
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
+from typing import IO
 
 import click
 
-from syncd.cli.account import (
-    Before,
-    NotPossible,
+from syncd.cli.cloud_session import (
     Refused,
     asked,
     limit_text,
-    locked,
     name_of,
+    open_transport,
     profile,
-    stored_of,
+    reaching,
 )
-from syncd.cli.cloud_session import open_transport, reaching
 from syncd.cli.main import Invocation, pass_invocation
 from syncd.clock import SystemClock
 from syncd.cloud import sign_in
 from syncd.cloud.credentials import Credentials
-from syncd.cloud.listing import shows
+from syncd.cloud.listing import PROOFS, shows
+from syncd.config.credential_files import Stored
 from syncd.config.loader import Loaded
 from syncd.core.catalog.permissions import team_of
 from syncd.core.jobs.error_mapping import DEVICE_KEY
-from syncd.errors import ConfigError, NeedsOperator, StateError
+from syncd.errors import ConfigError, NeedsOperator, StateError, SyncdError
+from syncd.store.db import reading
+from syncd.store.reports import Report
 from syncd.store.store import Store
 from syncd.types import Kind, Pairing, Profile, Session, Team, printable
+
+LOCK_PAUSE_S = 0.1
+
+
+class NotPossible(SyncdError):
+    """The command cannot continue; the text says what the user must do."""
+
+    exit_code = 77
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The team and the newest records of a state directory."""
+
+    state_dir: str
+    team_id: str | None
+    records: tuple[str, ...]
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> "Before":
+        """Read the store, if there is one. Raises ``StateError`` if it cannot be read."""
+        state_dir = os.fspath(loaded.settings.state_dir)
+        with reading(state_dir, Report) as report:
+            if report is None:
+                return cls(state_dir, None, ())
+            cloud = report.cloud()
+            return cls(state_dir, cloud and cloud[1], tuple(report.newest_records(PROOFS)))
+
+    @property
+    def elsewhere(self) -> str:
+        """The error text if none of the records is in the catalog of a credential."""
+        return (
+            f"None of what was registered last from {printable(self.state_dir)} is found there: it "
+            "is in the catalog of another team, or was deleted."
+        )
+
+
+def stored_of(loaded: Loaded) -> Stored:
+    """Return where ``syncd login`` stores credentials."""
+    assert loaded.credential.stored is not None, "set by the loader"
+    return loaded.credential.stored
+
+
+def locked(stored: Stored) -> IO[bytes]:
+    """Wait for the lock of *stored*, which is held for one request at a time."""
+    while (held := stored.try_lock()) is None:
+        time.sleep(LOCK_PAUSE_S)
+    return held
 
 
 @click.command()

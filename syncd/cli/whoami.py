@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import click
 
-from syncd.cli.account import Refused, asked, limit_text, name_of, profile
+from syncd.cli.cloud_session import Refused, asked, limit_text, name_of, profile
 from syncd.cli.main import Invocation, json_option, pass_invocation, print_json
 from syncd.cli.run import require_credential
 from syncd.cloud.credentials import Credentials, ends_at_s
