@@ -34,8 +34,6 @@ RETRY_FIRST_S, RETRY_MOST_S = 2.0, 10.0
 
 _RETRYABLE_STATUS = frozenset({408, 425, 429})
 
-_Request = Callable[[httpx.AsyncClient, str], httpx.Request]
-
 _log = structlog.get_logger("syncd.monitoring.webhook")
 
 
@@ -145,7 +143,7 @@ class WebhookNotifier:
         """Send pending messages, and a heartbeat if the run ended *well*, within *within_s*."""
         sending = [self._send_batch()] if self._receivers.webhook is not None else []
         if well and self._receivers.heartbeat is not None:
-            sending.append(self._send_heartbeat(self._receivers.heartbeat))
+            sending.append(self._send(self._receivers.heartbeat, None))
         try:
             async with asyncio.timeout(within_s):
                 await asyncio.gather(*sending)
@@ -165,7 +163,7 @@ class WebhookNotifier:
         while True:
             await self._idle.wait()
             if await all_is_well():
-                await self._send_heartbeat(to)
+                await self._send(to, None)
                 await self._clock.sleep(HEARTBEAT_S)
             self._idle.clear()
 
@@ -185,28 +183,19 @@ class WebhookNotifier:
         await self._empty_outbox()
 
     async def _empty_outbox(self) -> None:
-        while self._outbox:
-            await self._post(*self._outbox[0])
+        while self._outbox and self._receivers.webhook is not None:
+            await self._send(self._receivers.webhook, self._outbox[0])
             del self._outbox[0]
 
-    async def _post(self, id_: str, body: bytes) -> None:
-        def request(http: httpx.AsyncClient, url: str) -> httpx.Request:
-            now_ms, key = self._clock.now_ms(), self._receivers.key
-            headers = headers_for(body, id=id_, now_ms=now_ms, key=key)
-            headers["Content-Type"] = "application/json"
-            return http.build_request("POST", url, content=body, headers=headers)
+    async def _send(self, to: Receiver, item: tuple[str, bytes] | None) -> None:
+        """
+        Send a message, or a heartbeat (None), and drop it after a few failed tries.
 
-        assert self._receivers.webhook is not None
-        await self._send(self._receivers.webhook, request)
-
-    async def _send_heartbeat(self, to: Receiver) -> None:
-        await self._send(to, lambda http, url: http.build_request("GET", url))
-
-    async def _send(self, to: Receiver, request: _Request) -> None:
-        """Try a few times, or once if the previous message was dropped; then drop the message."""
+        There is only one try if the previous item was dropped.
+        """
         tries = 1 if to.setting in self._dropped else TRIES
         for attempt in range(1, tries + 1):
-            reason, retryable = await self._try(to.url, request)
+            reason, retryable = await self._try(to.url, item)
             if reason is None:
                 if dropped := self._dropped.pop(to.setting, 0):
                     _log.info("webhook.recovered", setting=to.setting, to=to.shown, dropped=dropped)
@@ -223,16 +212,24 @@ class WebhookNotifier:
             )
         self._dropped[to.setting] = self._dropped.get(to.setting, 0) + 1
 
-    async def _try(self, url: str, request: _Request) -> tuple[str | None, bool]:
+    async def _try(self, url: str, item: tuple[str, bytes] | None) -> tuple[str | None, bool]:
         """Return why the request failed (None: it did not), and whether a retry may help."""
-        agent = {"User-Agent": f"syncd/{__version__}"}
+        method, body = "GET", None
+        headers = {"User-Agent": f"syncd/{__version__}"}
+        if item is not None:
+            method = "POST"
+            id_, body = item
+            headers |= {"Content-Type": "application/json"}
+            headers |= headers_for(
+                body, id=id_, now_ms=self._clock.now_ms(), key=self._receivers.key
+            )
         try:
             async with (
                 asyncio.timeout(SEND_S),
-                httpx.AsyncClient(**self._client, headers=agent, timeout=SEND_S) as http,
+                httpx.AsyncClient(**self._client, timeout=SEND_S) as http,
+                http.stream(method, url, content=body, headers=headers) as response,
             ):
-                response = await http.send(request(http, url), stream=True)
-                await response.aclose()
+                pass  # only the status is of interest
         except httpx.ConnectError as error:
             return f"ConnectError: {error}", True
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
