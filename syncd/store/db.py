@@ -8,7 +8,7 @@ One read-write connection on one thread, opened while the lock is held; all othe
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -186,6 +186,13 @@ class Database:
         """Execute one statement for each of *rows*, in one transaction."""
         with self.transaction():
             self._connection.executemany(sql, rows).close()
+
+    def update(
+        self, table: str, values: Mapping[str, Any], where: str, keys: Mapping[str, Any]
+    ) -> int:
+        """Write *values* to the rows that match *where*, which names *keys*; return their number."""
+        columns = ", ".join(f"{column} = :{column}" for column in values)
+        return self.run(f"UPDATE {table} SET {columns} WHERE {where}", {**values, **keys})
 
     def insert(self, table: str, values: dict[str, Any]) -> int:
         """Insert one row in a transaction and return its id."""

@@ -524,12 +524,8 @@ class JobQueue:
 
     def _update_queued(self, job_id: int, now_ms: int, **values: object) -> None:
         """Make a job due, if it is queued, and write *values*."""
-        columns = "".join(f", {column} = :{column}" for column in values)
-        self._db.run(
-            f"UPDATE job SET run_after = :now_ms, updated_at = :now_ms{columns}"
-            " WHERE id = :id AND state = 'queued'",
-            {**values, "id": job_id, "now_ms": now_ms},
-        )
+        values |= {"run_after": now_ms, "updated_at": now_ms}
+        self._db.update("job", values, "id = :job_id AND state = 'queued'", {"job_id": job_id})
 
     def _change(self, job: Job, event: Event, now_ms: int, reason: str, **values: object) -> None:
         """Change the state of a job, which ends its lease, and add the event to its history."""

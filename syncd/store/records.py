@@ -175,22 +175,17 @@ class Records:
         with self._db.transaction():
             self.remark(record_id, Remark.RENAMED, f"the file is {target.model_path} now", now_ms)
             self._relocate(record_id, target.model_path)
-            self._db.run(
-                "UPDATE record SET gone_at = NULL, change_sent_at = NULL WHERE record_id = ?",
-                (record_id,),
-            )
+            self._set(record_id, gone_at=None, change_sent_at=None)
 
     # -- changes of unknown outcome --------------------------------------------------------------
 
     def intend_change(self, record_id: str, now_ms: int) -> None:
         """Commit the intent to send an update or delete."""
-        self._db.run(
-            "UPDATE record SET change_sent_at = ? WHERE record_id = ?", (now_ms, record_id)
-        )
+        self._set(record_id, change_sent_at=now_ms)
 
     def note_answered(self, record_id: str) -> None:
         """Commit that the last update or delete has a known outcome."""
-        self._db.run("UPDATE record SET change_sent_at = NULL WHERE record_id = ?", (record_id,))
+        self._set(record_id, change_sent_at=None)
 
     def change_sent_at(self, record_id: str) -> int | None:
         """Return when a change of unknown outcome was sent (Unix ms), or None."""
@@ -221,21 +216,16 @@ class Records:
                 self._relocate(changing.record_id, record.model_path)
             if changing.leaving:
                 stays = record is not None and not is_disabled(record)
-                self._end_retirement(changing.record_id, None if stays else now_ms)
+                if stays:
+                    self._set(changing.record_id, retired_at=None, retire_sent_at=None)
+                else:
+                    self._set(changing.record_id, retired_at=now_ms)
             self.note_answered(changing.record_id)
 
     def _relocate(self, record_id: str, model_path: str | None) -> None:
         self._db.run(
             "UPDATE OR REPLACE record SET model_path = ? WHERE record_id = ?",
             (model_path, record_id),
-        )
-
-    def _end_retirement(self, record_id: str, retired_at: int | None) -> None:
-        """Mark it as retired, or (None) as not retired after all."""
-        self._db.run(
-            "UPDATE record SET retired_at = :at, retire_sent_at ="
-            " CASE WHEN :at IS NULL THEN NULL ELSE retire_sent_at END WHERE record_id = :id",
-            {"at": retired_at, "id": record_id},
         )
 
     # -- drift -----------------------------------------------------------------------------------
@@ -268,7 +258,7 @@ class Records:
 
     def note_twin(self, record_id: str, twin_id: str | None) -> None:
         """Commit the intent to disable it in favour of another record; None: it stays."""
-        self._db.run("UPDATE record SET twin_id = ? WHERE record_id = ?", (twin_id, record_id))
+        self._set(record_id, twin_id=twin_id)
 
     def yield_to_duplicate(self, record_id: str, twin_id: str) -> None:
         """Replace it by the other record, after it was disabled."""
@@ -286,11 +276,7 @@ class Records:
 
     def let_go(self, record_id: str, now_ms: int) -> None:
         """Inside the caller's transaction: stop using the record without changing it in the catalog."""
-        self._db.run(
-            "UPDATE record SET retire_sent_at = :now, retired_at = :now, drift = NULL"
-            " WHERE record_id = :id",
-            {"now": now_ms, "id": record_id},
-        )
+        self._set(record_id, retire_sent_at=now_ms, retired_at=now_ms, drift=None)
 
     # -- retiring --------------------------------------------------------------------------------
 
@@ -340,15 +326,15 @@ class Records:
 
     def note_retiring(self, retiring: RecordToRetire, now_ms: int) -> None:
         """Commit the intent to retire it."""
-        self._write(retiring, "retire_sent_at = ?", now_ms)
+        self._write(retiring, retire_sent_at=now_ms)
 
     def note_retired(self, retiring: RecordToRetire, now_ms: int) -> None:
         """Commit that it is retired, or that the server cannot do it."""
-        self._write(retiring, "change_sent_at = NULL, retired_at = ?", now_ms)
+        self._write(retiring, change_sent_at=None, retired_at=now_ms)
 
     def postpone(self, retiring: RecordToRetire, until_ms: int) -> None:
         """Retry the retirement later; the call may have taken effect."""
-        self._write(retiring, "retire_after = ?", until_ms)
+        self._write(retiring, retire_after=until_ms)
 
     def own(self, record_id: str) -> RecordToRetire | None:
         """Return the record with that id if it is ours."""
@@ -362,16 +348,15 @@ class Records:
     def reinstate(self, retiring: RecordToRetire) -> None:
         """Undo its retirement."""
         self._write(
-            retiring,
-            "change_sent_at = NULL, retire_sent_at = NULL, retired_at = NULL, replaced_at = ?",
-            None,
+            retiring, change_sent_at=None, retire_sent_at=None, retired_at=None, replaced_at=None
         )
 
-    def _write(self, retiring: RecordToRetire, change: str, value: int | None) -> None:
-        self._db.run(
-            f"UPDATE record SET {change} WHERE model_path = ? AND sha256 = ?",
-            (value, retiring.model_path, retiring.sha256),
-        )
+    def _write(self, retiring: RecordToRetire, **values: int | None) -> None:
+        key = {"path": retiring.model_path, "bytes": retiring.sha256}
+        self._db.update("record", values, "model_path = :path AND sha256 = :bytes", key)
+
+    def _set(self, record_id: str, **values: int | str | None) -> None:
+        self._db.update("record", values, "record_id = :id", {"id": record_id})
 
 
 _REMARK = (

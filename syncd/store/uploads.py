@@ -22,16 +22,11 @@ def update_job(db: Database, job: Job, now_ms: int, values: Mapping[str, object]
     Raises:
         LeaseLost: It is no longer ours: superseded, cancelled or taken over.
     """
-    columns = ", ".join(f"{column} = :{column}" for column in ("updated_at", *values))
-    changed = db.run(
-        f"UPDATE job SET {columns} WHERE id = :job_id AND state = :before AND lease_owner IS :lease",
-        {
-            **values,
-            "updated_at": now_ms,
-            "job_id": job.id,
-            "before": job.state,
-            "lease": job.lease_owner,
-        },
+    changed = db.update(
+        "job",
+        {**values, "updated_at": now_ms},
+        "id = :job_id AND state = :before AND lease_owner IS :lease",
+        {"job_id": job.id, "before": job.state, "lease": job.lease_owner},
     )
     if not changed:
         raise LeaseLost(f"job {job.id} of {printable(job.rel_path)} is no longer ours")
@@ -152,8 +147,7 @@ class Uploads:
     def forget(self, job: Job) -> None:
         """Forget all that the job stored."""
         self._delete_parts(job)
-        nothing = ", ".join(f"{column} = NULL" for column in _FACTS)
-        self._db.run(f"UPDATE job SET {nothing} WHERE id = ?", (job.id,))
+        self._db.update("job", dict.fromkeys(_FACTS), "id = :job_id", {"job_id": job.id})
 
     def _delete_parts(self, job: Job) -> None:
         self._db.run("DELETE FROM part WHERE job_id = ?", (job.id,))
