@@ -197,9 +197,10 @@ class Ingester:
         tracked: dict[PathKey, HintKind | None] = {}
         others: defaultdict[int, dict[str, bool]] = defaultdict(dict)
         for (root_id, rel_path), request in requests.items():
-            owner = _owner_of_companion(rel_path)
-            if owner is not None and (root_id, owner) in self.tracker:
-                tracked[root_id, owner] = request.kind
+            folder, name = os.path.split(rel_path)
+            owner = root_id, os.path.join(folder, naming.owner_of(name) or name)
+            if owner in self.tracker:  # of a downloader's companion file
+                tracked[owner] = request.kind
             if (root_id, rel_path) in self.tracker:
                 tracked[root_id, rel_path] = request.kind
             else:
@@ -404,9 +405,3 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 def _key(file: FoundFile | KnownFile) -> PathKey:
     return file.root_id, file.rel_path
-
-
-def _owner_of_companion(rel_path: str) -> str | None:
-    folder, name = os.path.split(rel_path)
-    owner = naming.owner_of(name)
-    return None if owner is None else os.path.join(folder, owner)

@@ -87,8 +87,6 @@ BY_CODE: Mapping[str, Kind] = {
     "InvalidPart": Kind.PARTS_REFUSED,
     "InvalidPartOrder": Kind.PARTS_REFUSED,
     "EntityTooSmall": Kind.PARTS_REFUSED,
-    "InternalError": Kind.SERVER_FAULT,
-    "ServiceUnavailable": Kind.SERVER_TRANSIENT,
 }
 
 BY_CODE_BEFORE_DEADLINE: Mapping[str, Kind] = {

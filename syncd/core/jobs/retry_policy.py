@@ -326,16 +326,14 @@ def _next_step(failure: Failure, *, once: bool) -> tuple[Next, Wait]:
         return Next.RESEND, AT_ONCE
     if spent < row.resends + row.fresh_uploads:
         return Next.FRESH_UPLOAD, AT_ONCE
-    if row.job_limit is not None and _limit_reached(row, failure.count, row.job_limit):
-        return row.at_limit, HOURLY if row.at_limit is Next.PARK else AT_ONCE
+    if row.job_limit is not None and failure.count >= row.job_limit:
+        if row.at_limit is not Next.PARK:
+            return row.at_limit, AT_ONCE
+        if failure.count % row.job_limit == 0:  # a parked job gets all attempts again
+            return Next.PARK, HOURLY
     if once and row.then is Next.LATER and failure.count >= ONCE_ATTEMPTS:
         return Next.PARK, HOURLY
     return row.then, {Next.LATER: row.job, Next.HOLD: row.probe}.get(row.then, AT_ONCE)
-
-
-def _limit_reached(row: Row, attempt: int, limit: int) -> bool:
-    """A parked job gets its full number of attempts again; a failed one does not."""
-    return attempt % limit == 0 if row.at_limit is Next.PARK else attempt >= limit
 
 
 def _asked_or_ours_s(step: Next, wait: Wait, failure: Failure, jitter: float) -> float:

@@ -34,20 +34,16 @@ def check(fd: int, size: int) -> None:
     data = 8 + length
     if data > size:
         raise Fault(f"incomplete: the header takes {data:,} bytes, the file has {size:,}")
-    end = _last_end(fd, length)
-    if data + end > size:
-        raise Fault(
-            f"incomplete: header says {end:,} bytes of tensors, the file has {size - data:,}"
-        )
-
-
-def _last_end(fd: int, length: int) -> int:
     if not read_at(fd, 8, min(length, 64)).lstrip(b" \t\n\r").startswith(b"{"):
         raise Fault(_NOT_TENSORS)  # also where the rest is too large to be parsed
     header = load_json(fd, 8, length, object_pairs_hook=_reduce)
     if not isinstance(header, _Object) or header.last_end < 0:
         raise Fault(_NOT_TENSORS)
-    return header.last_end
+    end = header.last_end
+    if data + end > size:
+        raise Fault(
+            f"incomplete: header says {end:,} bytes of tensors, the file has {size - data:,}"
+        )
 
 
 def _reduce(members: list[tuple[str, Any]]) -> _Object:
