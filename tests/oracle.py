@@ -220,15 +220,6 @@ def o9_no_secret_is_shown(evidence: Evidence) -> None:
         raise _violation("O9", f"{found[0]!r} was shown: {_around(evidence.log, found.start())}")
 
 
-def o10_one_seed_one_history(first: Evidence, second: Evidence) -> None:
-    """Two runs of one seed are the same, call by call."""
-    for before, after in zip(first.history, second.history, strict=False):
-        if before != after:
-            raise _violation("O10", "the same seed went another way", [before, after])
-    if len(first.history) != len(second.history):
-        raise _violation("O10", f"{len(first.history)} calls, then {len(second.history)}")
-
-
 def o11_no_file_has_two_active_records(evidence: Evidence) -> None:
     """At most one active record stands for a path and hash, if the server has a listing."""
     active: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -256,7 +247,7 @@ RULES: tuple[Rule, ...] = (
     o9_no_secret_is_shown,
     o11_no_file_has_two_active_records,
 )
-"""The rules for a single run; O10 compares two."""
+"""O10, one seed gives one history, is a test of the simulation."""
 
 
 # -- what a call was ------------------------------------------------------------------------------

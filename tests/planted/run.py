@@ -131,7 +131,8 @@ def tried(tests: str, plant: Plant | None = None) -> Tried:
         except ValueError as error:
             trouble = str(error)
         except subprocess.CalledProcessError as error:
-            trouble = said_last(error)
+            last = error.output.strip().splitlines()[-1]
+            trouble = f"pytest ended with {error.returncode}: {last}"
         except subprocess.TimeoutExpired:
             trouble = f"no end within {DEADLINE_S:.0f} s"
     return Tried(failed, time.monotonic() - started_s, trouble)
@@ -170,23 +171,13 @@ def first_failed(tests: str, copy: Path, scratch: Path) -> str | None:
     return failed[1]
 
 
-def said_last(error: subprocess.CalledProcessError) -> str:
-    """Why pytest ran no test."""
-    return f"pytest ended with {error.returncode}: {error.output.strip().splitlines()[-1]}"
-
-
-def is_caught(plant: Tried, control: Tried) -> bool:
-    """Do the tests fail with the mistake, and pass without it?"""
-    return plant.failed is not None and (control.failed, control.trouble) == (None, None)
-
-
-def verdict(plant: Tried, control: Tried) -> str:
-    """What the two runs show."""
+def verdict(plant: Tried, control: Tried) -> tuple[bool, str]:
+    """Whether the bug was caught: the tests fail with it and pass without; and what to print."""
     if control.failed or control.trouble:
-        return f"NO CONTROL: {control.trouble or control.failed}"
+        return False, f"NO CONTROL: {control.trouble or control.failed}"
     if plant.failed is None:
-        return f"MISSED {plant.trouble or ''}".rstrip()
-    return plant.failed
+        return False, f"MISSED {plant.trouble or ''}".rstrip()
+    return True, plant.failed
 
 
 def rows(chosen: list[Plant]) -> Iterator[bool]:
@@ -201,9 +192,9 @@ def rows(chosen: list[Plant]) -> Iterator[bool]:
         try:
             for plant, future in zip(chosen, planted, strict=True):
                 result, control = future.result(), controls[plant.tests].result()
-                shown = verdict(result, control)
+                caught, shown = verdict(result, control)
                 print(f"{plant.name:<24}{result.seconds:6.1f} s  {shown}", flush=True)
-                yield is_caught(result, control)
+                yield caught
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.memory import folder
-from tests.oracle import check, o10_one_seed_one_history
+from tests.oracle import check
 from tests.scale import scaled
 from tests.seeds import Seeds, named
 from tests.simulation.world import run
@@ -61,12 +61,6 @@ def require_allowed(seed: str) -> None:
         except AssertionError as error:
             error.add_note("\n".join([f"{outcome.story}", *outcome.diary, *outcome.rejected]))
             raise
-
-
-@pytest.mark.parametrize("seed", ["1", "2", "3"])
-def test_O10_one_seed_has_one_history(seed: str) -> None:
-    with folder() as first, folder() as second:
-        o10_one_seed_one_history(run(seed, first).evidence, run(seed, second).evidence)
 
 
 @pytest.mark.parametrize("seed", ["4", "110", "128"])
