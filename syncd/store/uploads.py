@@ -96,10 +96,8 @@ class Uploads:
         with self._db.transaction():
             update_job(self._db, job, now_ms, {})
             self._db.run(
-                "INSERT INTO part (job_id, number, etag, leaves, sent_at) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (job_id, number)"
-                " DO UPDATE SET etag = excluded.etag, leaves = excluded.leaves",
-                (job.id, part.number, etag, leaves, now_ms),
+                "INSERT OR REPLACE INTO part (job_id, number, etag, leaves) VALUES (?, ?, ?, ?)",
+                (job.id, part.number, etag, leaves),
             )
 
     def etags(self, job: Job) -> dict[int, str]:

@@ -107,7 +107,6 @@ CREATE TABLE part (
     number  INTEGER NOT NULL CHECK (number BETWEEN 1 AND 10000),
     etag    TEXT    NOT NULL CHECK (etag <> ''),
     leaves  BLOB    NOT NULL CHECK (length(leaves) > 0 AND length(leaves) % 16 = 0),
-    sent_at INTEGER NOT NULL,                                        -- Unix ms; shows repeated sends
     PRIMARY KEY (job_id, number)
 ) STRICT, WITHOUT ROWID;
 
