@@ -257,19 +257,16 @@ async def test_I31_F04_new_record_is_compared_after_a_step(stage: Stage, step_s:
 
 
 @STEPS
-def test_I31_F04_rescan_comes_within_its_interval(step_s: float) -> None:
+@staged()
+async def test_I31_F04_rescan_comes_within_its_interval(stage: Stage, step_s: float) -> None:
     interval_s = 600.0
-
-    async def scenario(stage: Stage) -> None:
-        stage.settings["scan"] = {"interval_s": interval_s}
-        stage.start()
-        await asyncio.sleep(100)
-        stepped_s = await set_clock(stage, step_s, restart=False)
-        with stage.without_events():
-            stage.write(SMALL)
-        await comes(stage, lambda: stage.registered(SMALL), stepped_s, interval_s + SLACK_S)
-
-    play(scenario)
+    stage.settings["scan"] = {"interval_s": interval_s}
+    stage.start()
+    await asyncio.sleep(100)
+    stepped_s = await set_clock(stage, step_s, restart=False)
+    with stage.without_events():
+        stage.write(SMALL)
+    await comes(stage, lambda: stage.registered(SMALL), stepped_s, interval_s + SLACK_S)
 
 
 def test_F04_tick_after_a_forward_step_of_years_is_due_once() -> None:

@@ -91,40 +91,40 @@ async def ends_well(stage: Stage, path: str, left: str | None) -> None:
 
 @pytest.mark.parametrize("watched", [True, False])
 @cells(CHANGES, "presign", "part", "complete", "register")
-def test_S_file_changed_before_a_call_is_superseded(fault: int, phase: str, watched: bool) -> None:
+@staged()
+async def test_S_file_changed_before_a_call_is_superseded(
+    stage: Stage, fault: int, phase: str, watched: bool
+) -> None:
     """The job ends, an open upload is aborted, and only what is there now is registered."""
     call, path = MOMENTS[phase]
 
-    async def scenario(stage: Stage) -> None:
-        left: list[str | None] = []
-        before = {Call.COMPLETE: Call.PUT_PART, Call.REGISTER: Call.PUT_BODY}.get(call, call)
+    left: list[str | None] = []
+    before = {Call.COMPLETE: Call.PUT_PART, Call.REGISTER: Call.PUT_BODY}.get(call, call)
 
-        def trigger(request: httpx.Request) -> None:
-            if call_of(request) is before and not left:
-                last = request.url.params.get("partNumber", "3") == "3"
-                if call is not Call.COMPLETE or last:
-                    left.append(None)
-                    asyncio.get_running_loop().call_later(after_s, change)
+    def trigger(request: httpx.Request) -> None:
+        if call_of(request) is before and not left:
+            last = request.url.params.get("partNumber", "3") == "3"
+            if call is not Call.COMPLETE or last:
+                left.append(None)
+                asyncio.get_running_loop().call_later(after_s, change)
 
-        def change() -> None:
-            life, stage.life = stage.life, stage.life if watched else None
-            left[0] = CHANGES[fault](stage, path)
-            stage.life = life
+    def change() -> None:
+        life, stage.life = stage.life, stage.life if watched else None
+        left[0] = CHANGES[fault](stage, path)
+        stage.life = life
 
-        # In flight: the part is on its way. Before complete and register: the last body has left.
-        after_s = 0.0 if call in (Call.PRESIGN, Call.PUT_PART) else 0.01
-        stage.line.on_request = trigger
-        stage.write(path)
-        stage.start()
-        await stage.until(lambda: left, "the moment")
-        await asyncio.sleep(1)
-        await stage.until(lambda: "replace" in stage.events(path), "S: superseded")
-        if path == LARGE:
-            aborted = "SELECT 1 FROM upload WHERE state IN ('unwanted', 'aborted', 'gone')"
-            await stage.until(lambda: stage.query(aborted), "the abort row")
-        await ends_well(stage, path, left[0])
-
-    play(scenario)
+    # In flight: the part is on its way. Before complete and register: the last body has left.
+    after_s = 0.0 if call in (Call.PRESIGN, Call.PUT_PART) else 0.01
+    stage.line.on_request = trigger
+    stage.write(path)
+    stage.start()
+    await stage.until(lambda: left, "the moment")
+    await asyncio.sleep(1)
+    await stage.until(lambda: "replace" in stage.events(path), "S: superseded")
+    if path == LARGE:
+        aborted = "SELECT 1 FROM upload WHERE state IN ('unwanted', 'aborted', 'gone')"
+        await stage.until(lambda: stage.query(aborted), "the abort row")
+    await ends_well(stage, path, left[0])
 
 
 QUIET_CLOSED_S = 2

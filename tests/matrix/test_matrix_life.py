@@ -19,7 +19,6 @@ from tests.matrix.stage import (
     Stage,
     call_of,
     cells,
-    play,
     staged,
 )
 from tests.oracle import check
@@ -85,41 +84,40 @@ async def ends_well(stage: Stage, path: str) -> None:
 
 @pytest.mark.parametrize("steps", range(STEPS))
 @cells(1, *PHASES)
-def test_C_killed_program_resumes_from_its_facts(phase: str, steps: int) -> None:
+@staged()
+async def test_C_killed_program_resumes_from_its_facts(
+    stage: Stage, phase: str, steps: int
+) -> None:
     """What was acknowledged is not sent again, and register is repeated only after a lookup."""
     path = path_of(phase)
 
-    async def scenario(stage: Stage) -> None:
-        def kill() -> None:
-            assert stage.life is not None
-            if steps:
-                stage.life.die_at = stage.life.steps + steps
-            else:
-                stage.life.kill()
+    def kill() -> None:
+        assert stage.life is not None
+        if steps:
+            stage.life.die_at = stage.life.steps + steps
+        else:
+            stage.life.kill()
 
-        at(stage, phase, kill)
-        stage.write(path)
-        stage.start()
-        assert await stage.ended() is None
-        before = {name: ended(stage, name, path) for name in Call}
-        kept = stage.job(path)
-        stage.start()
-        await ends_well(stage, path)
-        if kept["storage_key"] is not None:
-            assert (
-                ended(stage, Call.PRESIGN, path)[: len(before[Call.PRESIGN])]
-                == (before[Call.PRESIGN])
-            )
-            assert {r.storage_key for r in stage.far.cloud.records()} == {kept["storage_key"]}
-        if kept["upload_id"] is not None:
-            assert len(ended(stage, Call.INITIATE, path)) == 1
-        if kept["stored_at"] is not None:
-            for call in (Call.PUT_BODY, Call.PUT_PART, Call.COMPLETE):
-                assert ended(stage, call, path) == before[call]
-        if before[Call.REGISTER]:  # V: found by a lookup, and never sent again
-            assert len(stage.calls(Call.REGISTER, path=path)) == 1
-
-    play(scenario)
+    at(stage, phase, kill)
+    stage.write(path)
+    stage.start()
+    assert await stage.ended() is None
+    before = {name: ended(stage, name, path) for name in Call}
+    kept = stage.job(path)
+    stage.start()
+    await ends_well(stage, path)
+    if kept["storage_key"] is not None:
+        assert (
+            ended(stage, Call.PRESIGN, path)[: len(before[Call.PRESIGN])] == (before[Call.PRESIGN])
+        )
+        assert {r.storage_key for r in stage.far.cloud.records()} == {kept["storage_key"]}
+    if kept["upload_id"] is not None:
+        assert len(ended(stage, Call.INITIATE, path)) == 1
+    if kept["stored_at"] is not None:
+        for call in (Call.PUT_BODY, Call.PUT_PART, Call.COMPLETE):
+            assert ended(stage, call, path) == before[call]
+    if before[Call.REGISTER]:  # V: found by a lookup, and never sent again
+        assert len(stage.calls(Call.REGISTER, path=path)) == 1
 
 
 @pytest.mark.parametrize("steps", [1, 5, 10, 20])
@@ -198,48 +196,44 @@ async def test_X_C_stop_releases_the_job_without_spending_an_attempt(
 
 
 @cells(2, "complete", "register", "commit")
-def test_X_V_stop_waits_for_the_last_small_requests(phase: str) -> None:
+@staged()
+async def test_X_V_stop_waits_for_the_last_small_requests(stage: Stage, phase: str) -> None:
     """Of a file whose bytes are there one small request is left: it is done before the end."""
     path = path_of(phase)
 
-    async def scenario(stage: Stage) -> None:
-        stopped = at(stage, phase, lambda: _terminate(stage))
-        stage.write(path)
-        stage.start()
-        await stage.until(lambda: stopped, "the moment")
-        await _exits(stage, stopped[0], within_s=30)
-        assert stage.job(path)["state"] == "done"
-        sent = len(stage.calls())
-        stage.start()
-        await ends_well(stage, path)
-        assert len(stage.calls(Call.REGISTER)) == 1
-        assert len(stage.calls()) == sent
-
-    play(scenario)
+    stopped = at(stage, phase, lambda: _terminate(stage))
+    stage.write(path)
+    stage.start()
+    await stage.until(lambda: stopped, "the moment")
+    await _exits(stage, stopped[0], within_s=30)
+    assert stage.job(path)["state"] == "done"
+    sent = len(stage.calls())
+    stage.start()
+    await ends_well(stage, path)
+    assert len(stage.calls(Call.REGISTER)) == 1
+    assert len(stage.calls()) == sent
 
 
 @pytest.mark.parametrize("performed", [True, False])
 @cells(2, "complete", "register")
-def test_X_V_stop_waits_for_a_missing_answer_no_longer_than_the_grace(
-    phase: str, performed: bool
+@staged()
+async def test_X_V_stop_waits_for_a_missing_answer_no_longer_than_the_grace(
+    stage: Stage, phase: str, performed: bool
 ) -> None:
     """After the grace it is as after a kill: the next start finds out what became of it."""
     path = path_of(phase)
 
-    async def scenario(stage: Stage) -> None:
-        stage.inject(Rule(Fault.DELAY, call=CALLS[phase], delay_s=100, performed=performed))
-        stopped = at(stage, phase, lambda: _terminate(stage))
-        stage.write(path)
-        stage.start()
-        await stage.until(lambda: stopped, "the moment")
-        await _exits(stage, stopped[0], within_s=30 + 2)
-        assert stage.job(path)["state"] == "queued"
-        stage.clear_faults()
-        await asyncio.sleep(200)
-        stage.start()
-        await ends_well(stage, path)
-
-    play(scenario)
+    stage.inject(Rule(Fault.DELAY, call=CALLS[phase], delay_s=100, performed=performed))
+    stopped = at(stage, phase, lambda: _terminate(stage))
+    stage.write(path)
+    stage.start()
+    await stage.until(lambda: stopped, "the moment")
+    await _exits(stage, stopped[0], within_s=30 + 2)
+    assert stage.job(path)["state"] == "queued"
+    stage.clear_faults()
+    await asyncio.sleep(200)
+    stage.start()
+    await ends_well(stage, path)
 
 
 @pytest.mark.cell("F02-watch")
@@ -329,32 +323,32 @@ def _reset() -> httpx.TransportError:
 
 @pytest.mark.parametrize("rule", [Fault.RESET, Fault.LOST_ANSWER])
 @cells(3, "presign", "part", "complete", "register")
-def test_R_V_call_interrupted_by_sleep_is_repeated_or_looked_up(phase: str, rule: Fault) -> None:
+@staged()
+async def test_R_V_call_interrupted_by_sleep_is_repeated_or_looked_up(
+    stage: Stage, phase: str, rule: Fault
+) -> None:
     """Whether it got through before the sleep or not; a URL that died over it is asked for anew."""
     path, call = path_of(phase), CALLS[phase]
 
-    async def scenario(stage: Stage) -> None:
-        slept = at(stage, phase, lambda: _sleep(stage))
-        stage.inject(Rule(rule, call=call))
-        stage.write(path)
-        stage.start()
-        await stage.until(lambda: slept, "the moment")
-        await stage.until(lambda: stage.registered(path), "the record")
-        await ends_well(stage, path)
-        hit = stage.hit()[0]
-        assert "reject" not in stage.events(path)
-        if phase == "presign":
-            assert any(e.seq > hit.seq for e in ended(stage, call, path))
-        if phase == "part":  # P: signed for a part of an hour, eight hours ago
-            asked = [e for e in stage.calls(Call.SIGN_PART) if e.part == hit.part]
-            assert any(e.at_ms > hit.at_ms for e in asked)
-        if phase == "register":
-            sends = stage.calls(call, path=path)
-            lookups = [e.seq for e in stage.calls(Call.LIST_MODELS) if e.seq > hit.seq]
-            assert lookups
-            assert all(min(lookups) < again.seq for again in sends if again.seq > hit.seq)
-
-    play(scenario)
+    slept = at(stage, phase, lambda: _sleep(stage))
+    stage.inject(Rule(rule, call=call))
+    stage.write(path)
+    stage.start()
+    await stage.until(lambda: slept, "the moment")
+    await stage.until(lambda: stage.registered(path), "the record")
+    await ends_well(stage, path)
+    hit = stage.hit()[0]
+    assert "reject" not in stage.events(path)
+    if phase == "presign":
+        assert any(e.seq > hit.seq for e in ended(stage, call, path))
+    if phase == "part":  # P: signed for a part of an hour, eight hours ago
+        asked = [e for e in stage.calls(Call.SIGN_PART) if e.part == hit.part]
+        assert any(e.at_ms > hit.at_ms for e in asked)
+    if phase == "register":
+        sends = stage.calls(call, path=path)
+        lookups = [e.seq for e in stage.calls(Call.LIST_MODELS) if e.seq > hit.seq]
+        assert lookups
+        assert all(min(lookups) < again.seq for again in sends if again.seq > hit.seq)
 
 
 # -- F4: the wall clock jumps ---------------------------------------------------------------------
