@@ -1,8 +1,8 @@
 """
-Whose records are kept here: one cloud's and one team's, for as long as the state directory lasts.
+Binds the state directory to one cloud and one team.
 
-A credential of another team is never used, whether it lay there at the start or was put in its place
-later: else what goes by the one and what goes by the other would end up in two catalogs.
+A credential of another team is never used, at the start or after a replacement: the records of one
+state directory would otherwise be in two catalogs.
 """
 
 import os
@@ -81,7 +81,7 @@ class TeamGuard:
             credentials = Credentials(lambda: key, clock=self.clock)
             api = build_cloud_client(self.settings, transport, credentials, clock=self.clock)
             if key == self._foreign_key or not await shows(api, records):
-                self._foreign_key = key  # not asked again and again
+                self._foreign_key = key  # asked only once
                 raise self._foreign()
         await self.lanes.db(servers.trust_key, key)
 
@@ -107,16 +107,13 @@ def require_same_cloud(
     store: Store, settings: Settings, session_team: str | None = None
 ) -> str | None:
     """
-    Claim the state directory for the configured cloud and team, once and for all.
+    Bind the state directory to the configured cloud and team; return the team, None if unknown.
 
     Args:
-        session_team: The team of a stored session, which counts before ``api.team_id``.
-
-    Returns:
-        The team that it is claimed for; None as long as none was named.
+        session_team: The team of a stored session; it has precedence over ``api.team_id``.
 
     Raises:
-        ConfigError: It remembers the catalog of another one.
+        ConfigError: It belongs to another cloud or team.
     """
     wanted = session_team or settings.api.team_id
     claimed = store.servers.claim_state(settings.api.base_url, wanted)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from syncd.store.db import Database
+from syncd.store.db import Queries
 
 
 class Dropped(NamedTuple):
@@ -29,11 +29,8 @@ SELECT id FROM job
 """
 
 
-class StoreCleanup:
+class StoreCleanup(Queries):
     """Deletes old rows, but never records and used storage keys."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def give_up_uploads(self, now_ms: int) -> None:
         """

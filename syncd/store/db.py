@@ -245,6 +245,13 @@ class Database:
             raise sqlite3.DatabaseError(row[0])
 
 
+class Queries:
+    """The queries and writes about one thing."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+
 @contextmanager
 def reading(state_dir: str, questions: Callable[[Database], Q]) -> Iterator[Q | None]:
     """

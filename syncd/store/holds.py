@@ -3,18 +3,15 @@
 import hashlib
 
 from syncd.core.transfer.quota import hour_of, oldest_hour
-from syncd.store.db import Database
+from syncd.store.db import Queries
 from syncd.store.outline import HoldRow, hold_of, holds_in
 from syncd.types import Call, HoldKind
 
 PAUSE_ADVICE = "To go on: syncd resume"
 
 
-class Holds:
+class Holds(Queries):
     """The hold table: one row for each active hold."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def put(
         self, kind: HoldKind, *, reason: str, advice: str | None, probe_at: int, now_ms: int
@@ -53,11 +50,8 @@ class Holds:
         return ended
 
 
-class Sent:
+class Sent(Queries):
     """Bytes sent to the object store, by hour (its start, Unix ms)."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def by_hour(self) -> dict[int, int]:
         return {row["hour"]: row["bytes"] for row in self._db.all("SELECT * FROM sent")}
@@ -73,11 +67,8 @@ class Sent:
             )
 
 
-class Servers:
+class Servers(Queries):
     """Routes that ever answered 2xx, and the storage host that each server used first."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def claim_state(self, base_url: str, team_id: str | None) -> tuple[str, str | None]:
         """

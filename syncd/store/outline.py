@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from syncd.formatting import printable
 from syncd.states import FileState, HeldClass, HoldKind, State, UploadState, Verdict
-from syncd.store.db import Database
+from syncd.store.db import Database, Queries
 
 
 class FileReport(NamedTuple):
@@ -121,11 +121,8 @@ _STUCK = (
 """Files that syncd cannot bring into the catalog without help."""
 
 
-class Outline:
+class Outline(Queries):
     """Read-only queries about the whole store."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def roots(self) -> list[RootReport]:
         """The watched directories."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from syncd.core.catalog.drift import Drift, is_disabled
-from syncd.store.db import Database
+from syncd.store.db import Queries
 from syncd.types import Job, KnownFile, Record, Remark, Target
 
 
@@ -67,11 +67,8 @@ class Standing:
     twin_id: str | None
 
 
-class Records:
+class Records(Queries):
     """The record table."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def note(self, job: Job, record_id: str, now_ms: int, *, adopted: bool) -> None:
         """

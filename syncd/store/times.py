@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from syncd.core.transfer.quota import hour_of
-from syncd.store.db import Database
+from syncd.store.db import Queries
 from syncd.store.jobs import IN_DOUBT
 
 _INTENTS = frozenset(
@@ -86,11 +86,8 @@ _TIMES = (
 )  # fmt: skip
 
 
-class Times:
+class Times(Queries):
     """Keeps the waits in the store independent of steps of the wall clock."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def shift(self, step_ms: int, now_ms: int) -> None:
         """

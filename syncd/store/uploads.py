@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from syncd.errors import LeaseLost
-from syncd.store.db import Database
+from syncd.store.db import Database, Queries
 from syncd.types import Job, Multipart, Part, UploadState, printable
 
 _FACTS = (
@@ -32,15 +32,12 @@ def update_job(db: Database, job: Job, now_ms: int, values: Mapping[str, object]
         raise LeaseLost(f"job {job.id} of {printable(job.rel_path)} is no longer ours")
 
 
-class Uploads:
+class Uploads(Queries):
     """
     The upload, part and storage_key tables, and the columns of the job table about them.
 
     Every method with a job raises ``LeaseLost``, and writes nothing, if the job is no longer ours.
     """
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     def note_key(self, job: Job, storage_key: str, now_ms: int) -> tuple[Job, bool]:
         """
