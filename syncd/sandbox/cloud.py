@@ -378,8 +378,8 @@ class Cloud:
 
     async def _register(self, ask: Ask) -> object:
         said = ask.fields
-        size = await self._store.size(said["storage_key"]) if self._issued(said) else None
-        if size is None:
+        size = await self._store.size(said["storage_key"])
+        if size is None or said["storage_key"] not in self._reserved:
             raise ApiRefusal(404, "no object is stored under this storage_key")
         self._check_register(said, size)
         stamp = self._stamp()
@@ -392,9 +392,6 @@ class Cloud:
         )
         self._records[record.id] = record
         return {"id": record.id}
-
-    def _issued(self, said: Mapping[str, Any]) -> bool:
-        return said["storage_key"] in self._reserved
 
     def _check_register(self, said: Mapping[str, Any], size: int) -> None:
         key = said["storage_key"]

@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl
@@ -79,6 +80,7 @@ def _close(transport: asyncio.Transport, *, reset: bool) -> None:
     transport.abort()
 
 
+@dataclass(slots=True)
 class Front:
     """
     ASGI middleware around one port's application.
@@ -89,34 +91,22 @@ class Front:
         crashes: Takes exceptions that are bugs of the sandbox.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        routes: Sequence[Route],
-        faults: Faults,
-        history: History,
-        connections: Connections,
-        now: Callable[[], float],
-        model_path_of: Callable[[str | None], str | None],
-        crashes: list[Exception],
-    ) -> None:
-        self._app = app
-        self._routes = routes
-        self._faults = faults
-        self._history = history
-        self._connections = connections
-        self._now = now
-        self._model_path_of = model_path_of
-        self._crashes = crashes
-        self._late: set[asyncio.Task[None]] = set()
+    app: ASGIApp
+    routes: Sequence[Route]
+    faults: Faults
+    history: History
+    connections: Connections
+    now: Callable[[], float]
+    model_path_of: Callable[[str | None], str | None]
+    crashes: list[Exception]
+    _late: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call, facts = self._identify(scope)
         draft = self._draft(scope, call, facts)
         scope.setdefault("state", {})["draft"] = draft
         if call.startswith("_"):  # the inspection routes are no part of the cloud
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         try:
             receive = await self._read_json(scope, receive, draft)
@@ -126,7 +116,7 @@ class Front:
         await self._answer(scope, receive, send, draft)
 
     def _identify(self, scope: Scope) -> tuple[str, dict[str, Any]]:
-        for route in self._routes:
+        for route in self.routes:
             match, child = route.matches(scope)
             if match is Match.FULL:
                 return route.name, child["path_params"]
@@ -137,8 +127,8 @@ class Front:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         number = query.get("partNumber", "")
         entry = Entry(
-            seq=self._history.next_seq(),
-            at_ms=int(self._now() * 1000),
+            seq=self.history.next_seq(),
+            at_ms=int(self.now() * 1000),
             call=str(Call.PUT_PART if call == Call.PUT_BODY and "uploadId" in query else call),
             method=scope["method"],
             path=scope["path"],
@@ -146,7 +136,7 @@ class Front:
             storage_key=key,
             upload_id=query.get("uploadId"),
             part=int(number) if number.isdecimal() else None,
-            model_path=self._model_path_of(key),
+            model_path=self.model_path_of(key),
             record_id=facts.get("model_id"),
         )
         return Draft(entry)
@@ -175,7 +165,7 @@ class Front:
             return
         said = {k: document[k] for k, kind in NOTED.items() if type(document.get(k)) is kind}
         draft.note(
-            model_path=said.get("model_path") or self._model_path_of(said.get("storage_key")),
+            model_path=said.get("model_path") or self.model_path_of(said.get("storage_key")),
             storage_key=said.get("storage_key"),
             upload_id=said.get("upload_id"),
             part=said.get("part_number"),
@@ -184,7 +174,7 @@ class Front:
         )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draft: Draft) -> None:
-        rule = self._faults.pick(draft.entry)
+        rule = self.faults.pick(draft.entry)
         if rule is None:
             await self._say(scope, send, draft, await self._perform(scope, receive, draft))
             return
@@ -197,7 +187,7 @@ class Front:
         answer = await self._perform(scope, receive, draft) if rule.performs else Answer(503)
         if answer is None or rule.fault in (Fault.RESET, Fault.LOST_ANSWER):
             self._record(draft, None)
-            await self._connections.drop(scope, reset=rule.fault is not Fault.LOST_ANSWER)
+            await self.connections.drop(scope, reset=rule.fault is not Fault.LOST_ANSWER)
             return
         cut_after = rule.after_bytes if rule.fault is Fault.TRUNCATED else None
         await self._say(scope, send, draft, rule.spoil(answer), cut_after)
@@ -210,11 +200,11 @@ class Front:
             messages.append(message)
 
         try:
-            await self._app(scope, receive, hold)
+            await self.app(scope, receive, hold)
         except ClientDisconnect:
             return None
         except Exception as error:
-            self._crashes.append(error)
+            self.crashes.append(error)
             draft.note(status=500, error=repr(error))
             return Answer(500)
         answer = _collected(messages)
@@ -227,7 +217,7 @@ class Front:
         async def late() -> None:
             await asyncio.sleep(late_s)
             await self._perform(scope, receive, draft)
-            self._history.add(draft.entry)
+            self.history.add(draft.entry)
 
         draft.late = True
         task = asyncio.create_task(late())
@@ -237,7 +227,7 @@ class Front:
     def _record(self, draft: Draft, answered: int | None, *, lost: bool = False) -> None:
         draft.note(answered=answered, lost=lost or answered is None)
         if not draft.late:
-            self._history.add(draft.entry)
+            self.history.add(draft.entry)
 
     async def _say(
         self,
@@ -253,13 +243,13 @@ class Front:
         self._record(draft, answer.status if answer else None, lost=cut_after is not None)
         if answer is None:
             return
-        await send(_start(answer, self._now()))
+        await send(_start(answer, self.now()))
         if cut_after is None:
             await send({"type": "http.response.body", "body": answer.body})
             return
         part = answer.body[:cut_after]
         await send({"type": "http.response.body", "body": part, "more_body": True})
-        await self._connections.drop(scope, reset=False)
+        await self.connections.drop(scope, reset=False)
 
 
 def _cut(receive: Receive, after_bytes: int) -> Receive:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,10 +68,8 @@ class Draft:
 class History:
     """Append-only, bounded, safe to read from another thread."""
 
-    def __init__(
-        self, listener: Callable[[Entry], None] | None = None, *, limit: int = LIMIT
-    ) -> None:
-        self._entries: deque[Entry] = deque(maxlen=limit)
+    def __init__(self, listener: Callable[[Entry], None] | None = None) -> None:
+        self._entries: deque[Entry] = deque(maxlen=LIMIT)
         self._lock = threading.Lock()
         self._seq = 0
         self._listener = listener
@@ -92,8 +90,7 @@ class History:
     def entries(self, *calls: str) -> tuple[Entry, ...]:
         """All entries, or those of *calls*."""
         with self._lock:
-            kept: Iterable[Entry] = tuple(self._entries)
-        return tuple(e for e in kept if not calls or e.call in calls)
+            return tuple(e for e in self._entries if not calls or e.call in calls)
 
     def count(self, *calls: str) -> int:
         """How many entries of *calls* there are."""

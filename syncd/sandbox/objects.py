@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,24 +32,11 @@ READ_SIZE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A received body on disk; ``sha256`` is None and ``etag`` is random where digests are off."""
+    """A received body on disk."""
 
     path: Path
     size: int
     etag: str
-    sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """The bodies that make up an object, in order; a multipart object is never copied together."""
-
-    bodies: tuple[Body, ...]
-    etag: str
-
-    @property
-    def size(self) -> int:
-        return sum(body.size for body in self.bodies)
 
 
 @dataclass(slots=True)
@@ -64,32 +50,28 @@ class Upload:
 class _Sink:
     """A file that is hashed while it is written."""
 
-    def __init__(self, path: Path, *, md5: bool, sha256: bool) -> None:
-        self.path = path
+    def __init__(self, path: Path) -> None:
         self.size = 0
-        self.md5 = hashlib.md5(usedforsecurity=False) if md5 else None
-        self.sha256 = hashlib.sha256() if sha256 else None
-        self._digests = [digest for digest in (self.md5, self.sha256) if digest is not None]
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self.sha256 = hashlib.sha256()
+        self._file = path.open("xb")
 
     def feed(self, chunks: Sequence[bytes]) -> None:
         for chunk in chunks:
-            _write_all(self._fd, chunk)
+            self._file.write(chunk)
             self.size += len(chunk)
-            for digest in self._digests:
-                digest.update(chunk)
+            self.md5.update(chunk)
+            self.sha256.update(chunk)
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
 
 class DiskObjects:
     """
     An object store in *folder*, reached at ``<endpoint>/<bucket>/<key>`` by presigned PUT only.
 
-    Args:
-        digest_bodies: Compute the SHA-256 of every body, for the history, and its MD5, for the
-            ETag; off, ETags are random and a PUT costs less.
+    An object is kept as the bodies that make it up, in order; parts are never copied together.
     """
 
     def __init__(
@@ -98,16 +80,13 @@ class DiskObjects:
         grants: Grants,
         switches: Callable[[], Switches],
         draw: random.Random,
-        *,
-        digest_bodies: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.grants = grants
         self._switches = switches
         self._draw = draw
-        self._digest_bodies = digest_bodies
-        self._objects: dict[str, StoredObject] = {}
+        self._objects: dict[str, tuple[Body, ...]] = {}
         self._uploads: dict[str, Upload] = {}
         prefix = urlsplit(grants.endpoint).path
         path = f"{prefix}/{{bucket}}/{{key:path}}"
@@ -124,9 +103,7 @@ class DiskObjects:
     async def complete(self, key: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> None:
         upload = self._upload(key, upload_id)
         bodies = self._chosen(upload, parts)
-        digests = b"".join(bytes.fromhex(body.etag) for body in bodies)
-        etag = hashlib.md5(digests, usedforsecurity=False).hexdigest()
-        self._objects[key] = StoredObject(bodies, f'"{etag}-{len(bodies)}"')
+        self._objects[key] = bodies
         del self._uploads[upload_id]
         _unlink([body for body in upload.parts.values() if body not in bodies])
 
@@ -136,14 +113,14 @@ class DiskObjects:
         _unlink(upload.parts.values())
 
     async def size(self, key: str) -> int | None:
-        stored = self._objects.get(key)
-        return None if stored is None else stored.size
+        return self.sizes().get(key)
 
     def sizes(self) -> dict[str, int]:
-        return {key: stored.size for key, stored in tuple(self._objects.items())}
+        stored = tuple(self._objects.items())
+        return {key: sum(body.size for body in bodies) for key, bodies in stored}
 
     def read(self, key: str) -> Iterator[bytes]:
-        for body in self._objects[key].bodies:
+        for body in self._objects[key]:
             with body.path.open("rb") as file:
                 while piece := file.read(READ_SIZE):
                     yield piece
@@ -198,9 +175,8 @@ class DiskObjects:
         if only_new and key in self._objects:  # another PUT was faster
             _unlink([body])
             _refuse_existing()
-        if key in self._objects:
-            _unlink(self._objects[key].bodies)
-        self._objects[key] = StoredObject((body,), f'"{body.etag}"')
+        _unlink(self._objects.get(key, ()))
+        self._objects[key] = (body,)
         return Response(headers={"ETag": f'"{body.etag}"'})
 
     async def _put_part(self, request: Request, upload_id: str, number: str) -> Response:
@@ -227,8 +203,7 @@ class DiskObjects:
     async def _receive(self, request: Request) -> Body:
         """The body on disk, whole and as its Content-MD5 says, or nothing."""
         path = self._folder / self._draw.randbytes(16).hex()
-        md5 = self._digest_bodies or "content-md5" in request.headers
-        sink = _Sink(path, md5=md5, sha256=self._digest_bodies)
+        sink = _Sink(path)
         try:
             await _pour(request, sink)
             _check_md5(request, sink)
@@ -238,10 +213,8 @@ class DiskObjects:
         finally:
             sink.close()
             request.state.draft.note(size=sink.size)
-        etag = sink.md5.hexdigest() if sink.md5 else self._draw.randbytes(16).hex()
-        sha256 = sink.sha256.hexdigest() if sink.sha256 else None
-        request.state.draft.note(sha256=sha256)
-        return Body(path, sink.size, etag, sha256)
+        request.state.draft.note(sha256=sink.sha256.hexdigest())
+        return Body(path, sink.size, sink.md5.hexdigest())
 
 
 def _body_length(request: Request) -> int:
@@ -275,20 +248,12 @@ async def _pour(request: Request, sink: _Sink) -> None:
 
 def _check_md5(request: Request, sink: _Sink) -> None:
     said = request.headers.get("content-md5")
-    if sink.md5 is None or said is None:
-        return
-    if said != base64.b64encode(sink.md5.digest()).decode():
+    if said not in (None, base64.b64encode(sink.md5.digest()).decode()):
         raise StoreRefusal(400, "BadDigest", "The Content-MD5 does not match what was received")
 
 
 def _refuse_existing() -> NoReturn:
     raise StoreRefusal(412, "PreconditionFailed", "At least one precondition did not hold")
-
-
-def _write_all(fd: int, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _unlink(bodies: Iterable[Body]) -> None:

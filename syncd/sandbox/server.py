@@ -54,7 +54,6 @@ class Sandbox:
         port, store_port: 0 takes a free one.
         seed: Of ids, keys, secrets and the faults' dice.
         listener: Called with each history entry, in the server's thread.
-        digest_bodies: Hash each body received, for the history and the ETag; off, a PUT costs less.
 
     Raises:
         RuntimeError: At exit, if a handler of the sandbox itself failed.
@@ -72,7 +71,6 @@ class Sandbox:
         store_port: int = 0,
         seed: int = 0,
         listener: Callable[[Entry], None] | None = None,
-        digest_bodies: bool = True,
     ) -> None:
         self.switches = switches or Switches()
         self.faults = Faults(faults, seed=seed)
@@ -80,7 +78,6 @@ class Sandbox:
         self._dir = dir
         self._ports = (port, store_port)
         self._draw = random.Random(seed)  # noqa: S311 - repeatable on purpose
-        self._digest_bodies = digest_bodies
         self._shift_s = 0.0
         self._crashes: list[Exception] = []
         self._connections = Connections()
@@ -148,7 +145,6 @@ class Sandbox:
             grants,
             lambda: self.switches,
             self._draw,
-            digest_bodies=self._digest_bodies,
         )
 
     def _grants(self, endpoint: str, bucket: str, keys: Keys) -> Grants:

@@ -27,7 +27,7 @@ from syncd.config.credential_files import Stored
 from syncd.sandbox.cloud import Registered
 from syncd.sandbox.faults import Rule
 from syncd.sandbox.history import Entry
-from syncd.sandbox.objects import Body, StoredObject
+from syncd.sandbox.objects import Body
 from syncd.sandbox.switches import Switches
 from syncd.store.store import Store
 from syncd.types import Call, HintKind, Session
@@ -215,7 +215,7 @@ class Stage:
         body = self.folder / "elsewhere"
         body.write_bytes(data)
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        self.far.objects._objects[key] = StoredObject((Body(body, len(data), etag, sha256),), etag)
+        self.far.objects._objects[key] = (Body(body, len(data), etag),)
         members: dict[str, Any] = {
             "display_name": path, "model_type": path.split("/")[0], "storage_key": key,
             "file_size": len(data), "file_hash": f"sha256:{sha256}",
