@@ -4,11 +4,13 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.measure import Profile, profile_lines, spied
 from bench.scenario import MIB, Goal, Options, Result, Scenario, report_progress, table
+from syncd.core.transfer.in_flight import fitting
 from syncd.store.files import Wanted
 from syncd.store.store import Store
 from syncd.types import Fingerprint, FoundFile, Job, Target
@@ -73,14 +75,15 @@ def _wanted(root: int, number: int) -> Wanted:
 
 
 def _work(store: Store) -> tuple[int, float]:
-    """Claim and finish jobs one after the other, each in a durable commit."""
+    """Claim as many small jobs at once as the dispatcher does; finish each in a durable commit."""
     pairs, started_s = 0, time.monotonic()
     while time.monotonic() - started_s < LASTING_S:
-        job = store.jobs.claim("bench", NOW_MS)
-        if job is None:
+        jobs, _ = store.jobs.claim("bench", NOW_MS, partial(fitting, (), large_files=2))
+        if not jobs:
             break
-        _finish(store, job, pairs)
-        pairs += 1
+        for job in jobs:
+            _finish(store, job, pairs)
+            pairs += 1
     return pairs, time.monotonic() - started_s
 
 

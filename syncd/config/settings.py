@@ -373,7 +373,7 @@ class Scan(_Section):
 
 class Upload(_Section):
     files: int = Field(2, ge=1, le=16)
-    """Files uploaded at the same time."""
+    """Files above 16 MiB uploaded at the same time; up to 16 smaller ones run at once."""
 
     parts: int = Field(4, ge=1, le=32)
     """Concurrent PUT requests at the start."""

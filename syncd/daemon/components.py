@@ -383,7 +383,7 @@ class Components:
             quota=self.quota,
             wake=self._wake,
             owner=f"{socket.gethostname()}:{os.getpid()}",
-            max_jobs=lambda: self.live.settings.upload.files,
+            large_files=lambda: self.live.settings.upload.files,
             on_ended=self._wake_maintenance.set,
             **self._shared,
         )

@@ -7,7 +7,7 @@ job is no longer ours: superseded, cancelled or taken over.
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from typing import TypedDict, Unpack
 
@@ -51,6 +51,9 @@ _NOT_STORED = (
 """A wanted file whose bytes are not all in the object store."""
 
 IN_DOUBT = "state = 'superseded' AND register_sent_at IS NOT NULL AND record_id IS NULL"
+
+CLAIMED_MAX = 16
+"""The most jobs of one claim."""
 
 CANCEL_ADVICE = "To send it after all: syncd retry, with its path"
 
@@ -131,28 +134,45 @@ class JobQueue:
 
     # -- ownership -------------------------------------------------------------------------------
 
-    def claim(self, owner: str, now_ms: int, *, only: Collection[int] | None = None) -> Job | None:
+    def claim(
+        self,
+        owner: str,
+        now_ms: int,
+        fit: Callable[[Sequence[int]], int],
+        *,
+        only: Collection[int] | None = None,
+    ) -> tuple[list[Job], bool]:
         """
-        Lease the smallest due job of the first priority that has one; None if none is due.
+        Lease the first due jobs, by priority and then by size, in one commit.
 
         The lease's owner is *owner* and a number that is never used again, so that a worker whose
         lease was lost is not taken for the one that its process gave the job to next.
 
         Args:
+            fit: Returns how many jobs may start, given the sizes of the first ``CLAIMED_MAX`` due ones.
             only: The ids of the jobs that may be claimed; None: all.
+
+        Returns:
+            The leased jobs, and whether others are due that do not fit.
         """
         with self._db.transaction():
-            job_id = self._db.value(
-                "UPDATE job SET state = 'leased', attempt = attempt + 1, lease_owner = :owner || '#'"
-                " || (SELECT max(id) FROM job_event), updated_at = :now WHERE id = (SELECT id"
-                f" FROM job WHERE {_CLAIMABLE} AND run_after <= :now"
-                " ORDER BY priority, size, id LIMIT 1) RETURNING id",
-                {"owner": owner, "now": now_ms, "only": _json(only)},
+            due = self._db.all(
+                f"SELECT id, size FROM job WHERE {_CLAIMABLE} AND run_after <= :now"
+                f" ORDER BY priority, size, id LIMIT {CLAIMED_MAX}",
+                {"now": now_ms, "only": _json(only)},
             )
-            if job_id is None:
-                return None
-            self._log(job_id, State.QUEUED, State.LEASED, Event.CLAIM, now_ms, None)
-            return self.get(job_id)
+            count = fit([row["size"] for row in due])
+            jobs = [self._lease(row["id"], owner, now_ms) for row in due[:count]]
+        return jobs, count < len(due)
+
+    def _lease(self, job_id: int, owner: str, now_ms: int) -> Job:
+        self._db.run(
+            "UPDATE job SET state = 'leased', attempt = attempt + 1, updated_at = :now,"
+            " lease_owner = :owner || '#' || (SELECT max(id) FROM job_event) WHERE id = :id",
+            {"owner": owner, "now": now_ms, "id": job_id},
+        )
+        self._log(job_id, State.QUEUED, State.LEASED, Event.CLAIM, now_ms, None)
+        return self.get(job_id)
 
     def next_due_ms(self, *, only: Collection[int] | None = None) -> int | None:
         """Return when the next queued job (of *only*) may start; None if none is queued."""

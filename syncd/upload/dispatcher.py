@@ -1,13 +1,15 @@
 """Claims due jobs and runs a worker for each, unless a hold, a pause or the daily quota forbids it."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from syncd.clock import Clock
 from syncd.core.files.naming import is_within
 from syncd.core.jobs.outcome import Outcome
+from syncd.core.transfer.in_flight import fitting
 from syncd.errors import StateFull
 from syncd.executors import Executors
 from syncd.monitoring.webhook import WebhookNotifier
@@ -30,7 +32,7 @@ class Dispatcher:
         holds: Consulted before each claim; learns from each outcome.
         notifier: Receives the outcomes.
         wake: Set whenever there may be something to claim.
-        max_jobs: Returns how many jobs may run at once.
+        large_files: Returns how many large files may be uploaded at once.
         on_ended: Called after each job that a worker ended or gave back.
     """
 
@@ -47,7 +49,7 @@ class Dispatcher:
         quota: TransferQuota,
         wake: asyncio.Event,
         owner: str,
-        max_jobs: Callable[[], int],
+        large_files: Callable[[], int],
         on_ended: Callable[[], None],
     ) -> None:
         self._worker = worker
@@ -60,7 +62,7 @@ class Dispatcher:
         self._quota = quota
         self._wake = wake
         self._owner = owner
-        self._max_jobs = max_jobs
+        self._large_files = large_files
         self._on_ended = on_ended
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._pausing = False
@@ -157,22 +159,31 @@ class Dispatcher:
         """Start workers for due jobs; seconds until more may be due, None if unknown."""
         if not self._may_claim():
             return None
-        while len(self._running) < (1 if self._holds.active else self._max_jobs()):
+        while not (self._holds.active and self._running):
             wait_s = await self._quota_wait_s(only) or await self._holds.wait_s()
             if wait_s > 0:
                 return wait_s
-            job = await self._lanes.db(
-                self._store.jobs.claim, self._owner, self._clock.now_ms(), only=only
+            jobs, full = await self._lanes.db(
+                self._store.jobs.claim, self._owner, self._clock.now_ms(), self._fit(), only=only
             )
-            if job is None:
+            for job in jobs:
+                self._running[asyncio.create_task(self._worker.run(job, send_allowed))] = job
+            if full:
+                return None
+            if not jobs:
                 due_s = await self._next_due_s(only)
                 if due_s is None and not self._running:
                     self._notifier.queue_empty()
                     await self._holds.end_transient()
                 return due_s
-            task = asyncio.create_task(self._worker.run(job, send_allowed))
-            self._running[task] = job
         return None
+
+    def _fit(self) -> Callable[[Sequence[int]], int]:
+        """Return the function for the store's thread that says how many of the due jobs may start."""
+        if self._holds.active:
+            return lambda sizes: min(1, len(sizes))
+        running = [job.fingerprint.size for job in self._running.values()]
+        return partial(fitting, running, large_files=self._large_files())
 
     def _may_claim(self) -> bool:
         """Whether jobs may be claimed; after a pause only once all earlier jobs have ended."""

@@ -45,6 +45,7 @@ from syncd.types import (
     UploadState,
     Verdict,
 )
+from tests.claims import claim_one
 
 NOW = 1_700_000_000_000
 TTL = 60_000
@@ -72,7 +73,7 @@ def admit(store: Store, rel_path: str = PATH, *, now_ms: int = NOW, mtime_ns: in
 
 
 def claim(store: Store, *, now_ms: int = NOW) -> Job:
-    job = store.jobs.claim("me", now_ms)
+    job = claim_one(store, "me", now_ms)
     assert job is not None
     return job
 
@@ -571,7 +572,7 @@ def test_due_jobs_are_claimed_by_priority_size_and_age(
     twin = queue("loras/twin.ckpt", 3, Priority.BACKFILL)
     trained = queue("loras/trained.ckpt", 9, Priority.FRESH)
     late = queue("loras/late.ckpt", 1, Priority.FRESH, NOW + 10)
-    claimed = [store.jobs.claim("me", NOW) for _ in range(5)]
+    claimed = [claim_one(store, "me", NOW) for _ in range(5)]
 
     assert [job and job.id for job in claimed] == [trained, small, twin, large, None]
     assert store.jobs.next_due_ms() == NOW + 10
@@ -584,7 +585,7 @@ def test_I08_lease_of_a_running_process_does_not_end_with_time(store: Store) -> 
     admit(store)
     job = claim(store)
 
-    assert store.jobs.claim("another", NOW + 1000 * TTL) is None
+    assert claim_one(store, "another", NOW + 1000 * TTL) is None
     assert store.jobs.get(job.id) == job
 
 
@@ -612,8 +613,8 @@ def test_I31_wait_written_under_a_later_clock_begins_again_at_start(store: Store
     store.times.bound(NOW - 10**9)
 
     assert store.jobs.get(job_id).run_after == NOW - 10**9 + 1000
-    assert store.jobs.claim("me", NOW - 10**9 + 999) is None
-    assert store.jobs.claim("me", NOW - 10**9 + 1000) is not None
+    assert claim_one(store, "me", NOW - 10**9 + 999) is None
+    assert claim_one(store, "me", NOW - 10**9 + 1000) is not None
 
 
 def writes(store: Store, job: Job) -> None:
@@ -654,9 +655,9 @@ def test_lost_lease_write_changes_nothing(store: Store, state_dir: str, how: str
     else:
         store.jobs.expire_all(NOW + TTL)
     if how == "another's":
-        store.jobs.claim("another", NOW + TTL)
+        claim_one(store, "another", NOW + TTL)
     if how == "claimed again":  # by the same process, after its clock jumped
-        store.jobs.claim("me", NOW + TTL)
+        claim_one(store, "me", NOW + TTL)
     before = everything(state_dir)
     writes(store, job)
 
@@ -853,7 +854,7 @@ def test_retried_job_waits_and_spends_attempt_unless_free(
 
     assert (job.state, job.attempt, job.run_after) == (State.QUEUED, attempt, NOW + 50)
     assert (job.last_error, job.last_kind) == ("reset", Kind.NETWORK)
-    assert store.jobs.claim("me", NOW + 49) is None
+    assert claim_one(store, "me", NOW + 49) is None
     [shown] = store.report.files()
     assert (shown.state, shown.reason, shown.run_after) == ("waiting", "reset", NOW + 50)
     assert shown.advice == "wait"
@@ -874,7 +875,7 @@ def test_release_owned_releases_own_jobs_only(store: Store) -> None:
     for number in range(3):
         admit(store, f"loras/{number}.pt")
     mine = [claim(store), claim(store)]
-    other = store.jobs.claim("me2", NOW)
+    other = claim_one(store, "me2", NOW)
     assert other is not None
 
     store.jobs.release_owned("me", NOW)
@@ -893,7 +894,7 @@ def test_job_of_held_class_is_claimed_after_class_is_freed(
         claim(store), NOW, reason="large", held_class=HeldClass.LARGE, advice="sign in"
     )
     [held] = store.report.files()
-    while_held = store.jobs.claim("me", NOW + 10**9), store.jobs.next_due_ms()
+    while_held = claim_one(store, "me", NOW + 10**9), store.jobs.next_due_ms()
     freed = store.jobs.free_class(HeldClass.LARGE, NOW + 1)
 
     assert (held.state, held.reason, held.advice) == ("needs_sign_in", "large", "sign in")
@@ -913,7 +914,7 @@ def test_rejected_job_shows_reason_and_gives_up_upload(store: Store, state_dir: 
 
     assert (shown.state, shown.reason, shown.advice) == ("failed", "refused", "rename")
     assert uploads(state_dir) == [("up-1", "unwanted")]
-    assert store.jobs.claim("me", NOW + 10**9) is None
+    assert claim_one(store, "me", NOW + 10**9) is None
 
 
 def test_requeued_job_has_counters_reset(store: Store) -> None:
@@ -1043,7 +1044,7 @@ def test_files_that_differ_in_case_conflict_and_name_each_other(
     assert verdicts(store) == {UPPER: Verdict.CONFLICT, LOWER: Verdict.CONFLICT}
     assert LOWER in reasons[UPPER]
     assert UPPER in reasons[LOWER]
-    assert store.jobs.claim("me", NOW) is None
+    assert claim_one(store, "me", NOW) is None
 
 
 def known(store: Store, rel_path: str) -> KnownFile:

@@ -35,6 +35,7 @@ from syncd.types import (
     Target,
     Verdict,
 )
+from tests.claims import claim_one
 from tests.scale import scaled
 
 PATHS = st.sampled_from(["loras/a", "loras/A", "loras/b", "loras/\udce9\n"])  # a and A clash
@@ -151,7 +152,7 @@ class Queue(RuleBasedStateMachine):
     @rule(target=leases, owner=st.sampled_from(["x", "y"]))
     @precondition(lambda self: self.due() is not None)
     def claim(self, owner: str) -> Job:
-        job, due = self.store.jobs.claim(owner, self.now), self.due()
+        job, due = claim_one(self.store, owner, self.now), self.due()
         assert job is not None
         assert job.id == due
 
@@ -165,7 +166,7 @@ class Queue(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.due() is None)
     def nothing_is_due(self) -> None:
-        assert self.store.jobs.claim("x", self.now) is None
+        assert claim_one(self.store, "x", self.now) is None
 
     def due(self) -> int | None:
         ready = [

@@ -44,6 +44,7 @@ from syncd.sandbox.server import Sandbox
 from syncd.store.store import Store
 from syncd.types import FileDigests, HeldClass, Job, Kind
 from tests.accounts import set_override
+from tests.claims import claim_one
 from tests.fakes import FakeClock
 from tests.scale import scaled
 from tests.visitor import Visitor, good
@@ -286,7 +287,7 @@ class Safe(RuleBasedStateMachine):
         return self.claim()
 
     def claim(self) -> Job:
-        job = self.store.jobs.claim("x", self.clock.now_ms())
+        job = claim_one(self.store, "x", self.clock.now_ms())
         assert job is not None
         return job
 
