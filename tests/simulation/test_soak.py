@@ -16,7 +16,7 @@ DAY_S = 24 * 3600.0
 CHANGES_A_DAY = 10
 MIB = 1024 * 1024
 DAYS = min(30, scaled(6))
-FILES = scaled(60)
+FILES = scaled(100)
 TABLES = (
     "file",
     "job",
