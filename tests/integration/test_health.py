@@ -14,7 +14,6 @@ import pytest
 from syncd.store.store import Store
 from tests.integration.harness import Home
 
-MODULES = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
 CALL = "from syncd.cli.fast_path import entry; entry()"
 
 
