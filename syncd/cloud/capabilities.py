@@ -15,13 +15,7 @@ _MULTIPART = frozenset({Call.INITIATE, Call.SIGN_PART, Call.COMPLETE})
 
 
 class ServerCapabilities:
-    """
-    What is known about the calls of one server.
-
-    Args:
-        answered: Calls that have answered 2xx in the past.
-        on_answered: Called when a further one answers for the first time.
-    """
+    """What is known about the calls of one server; *on_answered* is called once for each new one."""
 
     def __init__(
         self,
@@ -37,7 +31,6 @@ class ServerCapabilities:
 
     @property
     def multipart(self) -> bool:
-        """Return whether no multipart call is known to be missing."""
         return not _MULTIPART & self._missing.keys()
 
     def has_answered(self, call: Call) -> bool:
@@ -63,16 +56,8 @@ class ServerCapabilities:
             self._missing.setdefault(call, reason)
 
     def require(self, call: Call) -> None:
-        """
-        Check that *call* is not known to be missing; one multipart call needs the other two.
-
-        Raises:
-            JobError: ``ROUTE_UNKNOWN``: it is.
-        """
+        """Raise ``ROUTE_UNKNOWN`` if *call* is missing; one multipart call needs the other two."""
         needed = _MULTIPART if call in _MULTIPART else {call}
         for missing in self._missing.keys() & needed:
-            raise to_error(
-                Kind.ROUTE_UNKNOWN,
-                f"{call}: not available on this server: {self._missing[missing]}",
-                call=call,
-            )
+            message = f"{call}: not available on this server: {self._missing[missing]}"
+            raise to_error(Kind.ROUTE_UNKNOWN, message, call=call)

@@ -67,7 +67,7 @@ class Credentials:
 
     @property
     def is_session(self) -> bool:
-        """Return whether a user is signed in, so that large files may be sent."""
+        """Whether a user is signed in, so that large files may be sent."""
         return self.kind == "session"
 
     @property
@@ -104,10 +104,6 @@ class Credentials:
         Renew a stored session that is about to end, and verify a credential that is new.
 
         A failed renewal is only logged while the session is still valid.
-
-        Raises:
-            JobError: The session has ended and was not renewed, or *verify* raised it.
-            StateError: The state directory cannot be written.
         """
         await self._renew_if_due()
         # Another credential may be loaded during the verification of this one.
@@ -119,16 +115,10 @@ class Credentials:
 
     async def reread(self, refused: str | None) -> bool:
         """
-        Replace the *refused* token; True if there is another one now.
+        Replace the *refused* token (None: there was none); True if there is another one now.
 
         The source is read again, and a stored session is renewed. Callers that waited for another
         caller find the new token already in place.
-
-        Args:
-            refused: The token of a request that was refused; None if it had none.
-
-        Raises:
-            JobError: The session could not be renewed.
         """
         await self._reload_if(refused)
         if self._token == refused and self._renewable is not None:
@@ -181,8 +171,6 @@ class Credentials:
             self._ends_at_s = self._clock.boottime_s() + left_s
             self._renew_at_s = self._ends_at_s - min(RENEW_AHEAD_S, lifetime_s / 2)
 
-    # -- renewal ---------------------------------------------------------------------------------
-
     @property
     def _renewable(self) -> SessionRenewal | None:
         return self._renewal if isinstance(self._current, Session) else None
@@ -202,18 +190,14 @@ class Credentials:
     async def _renew(self, renewal: SessionRenewal) -> None:
         """Renew in a separate task: the cancellation of one job must not lose the answer."""
         if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.create_task(self._renew_and_use(renewal, self._token))
-            self._renewing.add_done_callback(_retrieve_exception)
+
+            async def renew_and_use(old: str | None) -> None:
+                self._use(await renewal.renew(old))
+
+            self._renewing = asyncio.create_task(renew_and_use(self._token))
+            # Its callers may all be cancelled: asyncio would then report an exception as unread.
+            self._renewing.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._renewing)
-
-    async def _renew_and_use(self, renewal: SessionRenewal, old: str | None) -> None:
-        self._use(await renewal.renew(old))
-
-
-def _retrieve_exception(task: "asyncio.Task[None]") -> None:
-    """Keep asyncio from reporting the exception of a task whose callers were all cancelled."""
-    if not task.cancelled():
-        task.exception()
 
 
 def ends_at_s(token: str) -> float | None:

@@ -33,19 +33,12 @@ SOCKET_OPTIONS: tuple[tuple[int, int, int], ...] = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 
-CAUSES_MOST = 20
-"""Exceptions of one chain that are examined."""
-
 _DIRECT = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
 
 _NOT_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.LocalProtocolError,
-    httpx.UnsupportedProtocol,
-)
+    httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError,
+    httpx.LocalProtocolError, httpx.UnsupportedProtocol,
+)  # fmt: skip
 
 
 def client_arguments(*, ca_bundle: str | None, proxy: str | None) -> dict[str, Any]:
@@ -85,25 +78,17 @@ def _trust(ca_bundle: str | None) -> ssl.SSLContext:
 
 
 def url_of(text: str) -> httpx.URL:
-    """
-    Parse a URL that the server sent.
-
-    Raises:
-        JobError: ``INVALID_ANSWER``: its host cannot be decoded ("Internationalized Domain Names in
-            Applications", RFC 5891). Otherwise httpx would raise in the middle of a request.
-    """
+    """Parse a URL that the server sent; a host that cannot be decoded is an ``INVALID_ANSWER``."""
     try:
         url = httpx.URL(text)
-        assert url.host is not None  # decodes the name
+        assert url.host is not None  # decodes the name (RFC 5891), which a request would do later
     except (httpx.InvalidURL, UnicodeError):
-        raise to_error(
-            Kind.INVALID_ANSWER, "upload_url has a host that cannot be decoded"
-        ) from None
+        message = "upload_url has a host that cannot be decoded"
+        raise to_error(Kind.INVALID_ANSWER, message) from None
     return url
 
 
 def enable_tcp_keepalive(stream: Any) -> None:
-    """Set ``SOCKET_OPTIONS`` on *stream*, a new connection of httpcore."""
     sock = stream.get_extra_info("socket")
     for option in SOCKET_OPTIONS:
         sock.setsockopt(*option)
@@ -146,7 +131,6 @@ def failure(
 
 
 def _what_failed(error: httpx.HTTPError, host: str) -> str:
-    """Describe the failure, with the operating system's reason if there is one."""
     if isinstance(error, httpx.ConnectTimeout):
         return f"no connection to {host} within the time limit"
     if isinstance(error, httpx.TimeoutException):
@@ -160,9 +144,7 @@ def _what_failed(error: httpx.HTTPError, host: str) -> str:
 def _system_reason(error: BaseException | None) -> str | None:
     """The operating system's message of the innermost ``OSError`` behind *error*."""
     found = None
-    for _ in range(CAUSES_MOST):
-        if error is None:
-            break
+    while error is not None:
         if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
             code = error.errno or 0  # getaddrinfo has negative codes
             found = os.strerror(code) if code > 0 else error.strerror or found

@@ -44,19 +44,13 @@ HttpClient = httpx.Client
 
 
 def build_client(*, ca_bundle: str | None = None, proxy: str | None = None) -> httpx.Client:
-    """
-    Build the HTTP client for the store, for at most 32 threads.
-
-    For the arguments and errors see ``http.client_arguments``.
-    """
-    return httpx.Client(
-        **http.client_arguments(ca_bundle=ca_bundle, proxy=proxy),
-        limits=httpx.Limits(
-            max_connections=CONNECTIONS,
-            max_keepalive_connections=CONNECTIONS,
-            keepalive_expiry=http.KEEPALIVE_S,
-        ),
+    """Build the HTTP client; for the arguments and errors see ``http.client_arguments``."""
+    limits = httpx.Limits(
+        max_connections=CONNECTIONS,
+        max_keepalive_connections=CONNECTIONS,
+        keepalive_expiry=http.KEEPALIVE_S,
     )
+    return httpx.Client(**http.client_arguments(ca_bundle=ca_bundle, proxy=proxy), limits=limits)
 
 
 class Exchange:
@@ -78,8 +72,6 @@ class Exchange:
         self._lock = threading.Lock()
         self.cut_because: str | None = None
 
-    # -- in any thread ---------------------------------------------------------------------------
-
     def cut(self, reason: str) -> None:
         """Break the connection, which ends every wait of the sending thread at once."""
         with self._lock:
@@ -96,17 +88,13 @@ class Exchange:
         if sent_at_s is not None and time.monotonic() - sent_at_s > PIECE_S:
             self.cut(f"the store did not accept a piece within {PIECE_S:.0f} s")
 
-    # -- in the sending thread -------------------------------------------------------------------
-
     def attach(self, stream: Any) -> None:
-        """Use *stream*, a connection of httpcore, for the request."""
         with self._lock:
             self._stream = stream
         if self.cut_because is not None:
             self.cut(self.cut_because)
 
     def detach(self) -> None:
-        """Release the connection, which other requests may use from now on."""
         with self._lock:
             self._stream = None
 
@@ -217,8 +205,6 @@ class ObjectStore:
     Sends bodies to presigned URLs.
 
     Args:
-        client: From ``build_client``; shared by all sending threads.
-        hosts: Which addresses may receive bytes.
         on_request: Called after each request, in the sending thread, with the status of its answer,
             None if none arrived.
     """
@@ -266,18 +252,20 @@ class ObjectStore:
         pieces = _Body(body, size, exchange)
         trace = _Trace(call, url, self._hosts, exchange)
         request = _request(grant, url, pieces, size, trace)
+        failed: httpx.HTTPError | None = None
         try:
             response, content = self._answer(request, exchange)
         except httpx.HTTPError as error:
-            self._on_request(call, None)
-            if exchange.cut_because is not None:
-                raise _cut(call, exchange.cut_because) from None
-            raise http.failure(
-                call, error, host=request.url.host, events=trace.events, now_ms=now_ms()
-            ) from None
-        if exchange.cut_because is not None:  # an answer without a length ends like this as well
-            raise _cut(call, exchange.cut_because)
-        self._on_request(call, response.status_code)
+            failed = error
+        self._on_request(call, None if failed is not None else response.status_code)
+        if (
+            reason := exchange.cut_because
+        ) is not None:  # an answer without a length may end so, too
+            message = f"{call}: {reason}"
+            raise to_error(Kind.NETWORK, message, call=call, unclear=True, timed_out=True)
+        if failed is not None:
+            host, events = request.url.host, trace.events
+            raise http.failure(call, failed, host=host, events=events, now_ms=now_ms())
         refusal = _refusal(call, response, content, late=now_ms() > grant.deadline_ms)
         if refusal is not None:
             _close_if_required(refusal, call, response)
@@ -294,10 +282,6 @@ class ObjectStore:
                 response.close()
         finally:
             exchange.detach()
-
-
-def _cut(call: Call, reason: str) -> JobError:
-    return to_error(Kind.NETWORK, f"{call}: {reason}", call=call, unclear=True, timed_out=True)
 
 
 def _request(grant: Grant, url: httpx.URL, body: _Body, size: int, trace: _Trace) -> httpx.Request:

@@ -110,7 +110,8 @@ async def _wait_for_key(
             if await _uncancelled(_collect_key(transport, pairing.device_code, keep)):
                 return True
         except Permanent:
-            report(_void_text(answer_lost=answer_lost))
+            lost = f" {_ANSWER_LOST}" if answer_lost else ""
+            report(f"The code is void: it has expired, or its key was collected.{lost} A new code:")
             return False
         except JobError as error:
             if error.kind is Kind.API_THROTTLED:
@@ -132,11 +133,6 @@ _ANSWER_LOST = (
     "An answer of the server was lost. If you had already confirmed the code, that answer contained "
     "the key, and the account has an unused device: remove it on the Access page of the dashboard."
 )
-
-
-def _void_text(*, answer_lost: bool) -> str:
-    reason = "The code is void: it has expired, or its key was already collected."
-    return f"{reason} {_ANSWER_LOST} A new code:" if answer_lost else f"{reason} A new code:"
 
 
 async def _collect_key(transport: Transport, device_code: str, keep: Callable[[str], None]) -> bool:

@@ -109,7 +109,6 @@ class Transport:
     Sends requests and repeats them as the retry policy says.
 
     Args:
-        base_url: Ends in ``/api/v1``.
         team_id: Sent with a session that names no team; a device key belongs to one team.
         jitter: Draws from [0, 1].
         calls_per_s: The pace of calls at first; a server on this machine has none until it throttles.
@@ -314,7 +313,13 @@ class Transport:
         refusal = self._refusal(call, response, content)
         if refusal is not None:
             raise refusal
-        return self._read(call, response, content, read)
+        try:
+            if content is None:
+                raise to_error(Kind.INVALID_ANSWER, "it is compressed or larger than 1 MiB")
+            return read(content)
+        except JobError as error:
+            message = f"{call}: HTTP {response.status_code} from {self.host}: {error}"
+            raise to_error(error.kind, message, call=call, unclear=True) from None
 
     def _obey(self, headers: httpx.Headers) -> None:
         """Obey the headers that announce how many more calls the server accepts."""
@@ -325,21 +330,6 @@ class Transport:
         self.pace.announced(self._clock.boottime_s(), remaining, reset_s)
         if remaining == 0:
             self._rate.pause(reset_s)
-
-    def _read(
-        self,
-        call: Call,
-        response: httpx.Response,
-        content: bytes | None,
-        read: Callable[[bytes], T],
-    ) -> T:
-        try:
-            if content is None:
-                raise to_error(Kind.INVALID_ANSWER, "it is compressed or larger than 1 MiB")
-            return read(content)
-        except JobError as error:
-            message = f"{call}: HTTP {response.status_code} from {self.host}: {error}"
-            raise to_error(error.kind, message, call=call, unclear=True) from None
 
     def _refusal(
         self, call: Call, response: httpx.Response, content: bytes | None

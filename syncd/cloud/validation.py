@@ -8,7 +8,7 @@ plausibility. A violation is an ``INVALID_ANSWER`` error; no value is shortened,
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -37,17 +37,10 @@ PAIRING_URL_MAX = 1024
 URL_LIFETIME_ASSUMED_MS = 15 * 60 * 1000
 URL_LIFETIME_MAX_S = 7 * 24 * 3600
 
-HEADERS_ALLOWED = frozenset(
-    {
-        "host",
-        "content-disposition",
-        "content-length",
-        "content-type",
-        "content-md5",
-        "if-none-match",
-        "cache-control",
-    }
-)
+HEADERS_ALLOWED = frozenset({
+    "host", "content-disposition", "content-length", "content-type", "content-md5", "if-none-match",
+    "cache-control",
+})  # fmt: skip
 """And ``x-amz-*``. Anything else could carry a credential or change how the body is framed."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,128}")
@@ -63,9 +56,6 @@ _IDENTIFIER = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 
 def _bad(what: str) -> JobError:
     return to_error(Kind.INVALID_ANSWER, f"the server's answer cannot be used: {what}")
-
-
-# --- JSON
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -90,7 +80,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
         raise _bad("not JSON") from None
     if not isinstance(value, dict):
         raise _bad("not a JSON object")
-    if not _within_depth(value):
+    if not _within_depth(value, DEPTH_MAX):
         raise _bad(f"nested deeper than {DEPTH_MAX}")
     return value
 
@@ -115,19 +105,11 @@ def _number(text: str) -> float:
     return number
 
 
-def _within_depth(value: object) -> bool:
-    level: list[object] = [value]
-    for _ in range(DEPTH_MAX):
-        level = [child for parent in level for child in _children(parent)]
-        if not level:
-            return True
-    return False
-
-
-def _children(value: object) -> Collection[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _within_depth(value: object, levels: int) -> bool:
+    children: Collection[object] = ()
+    if isinstance(value, dict | list):
+        children = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_within_depth(child, levels - 1) for child in children)
 
 
 def from_json(read: Callable[[dict[str, Any]], T]) -> Callable[[bytes], T]:
@@ -137,9 +119,6 @@ def from_json(read: Callable[[dict[str, Any]], T]) -> Callable[[bytes], T]:
 
 def ignore_body(body: bytes) -> None:
     """Accept any body."""
-
-
-# --- single members
 
 
 def _text(answer: Mapping[str, Any], name: str, longest: int) -> str:
@@ -166,9 +145,6 @@ def id_of(answer: Mapping[str, Any]) -> str:
     return value
 
 
-# --- sign-in
-
-
 def tokens_of(answer: Mapping[str, Any]) -> Tokens:
     """Return the tokens of a sign-in: plain ASCII, valid for a second to a year."""
     return Tokens(
@@ -180,10 +156,8 @@ def tokens_of(answer: Mapping[str, Any]) -> Tokens:
 
 def pairing_of(answer: Mapping[str, Any]) -> Pairing:
     """Return a started pairing; its address and code are safe to print."""
-    address, code = (
-        _text(answer, "verification_uri", PAIRING_URL_MAX),
-        _text(answer, "user_code", 64),
-    )
+    address = _text(answer, "verification_uri", PAIRING_URL_MAX)
+    code = _text(answer, "user_code", 64)
     if not _SHOWN_URL.fullmatch(address):
         raise _bad("verification_uri is not an http(s) URL of plain ASCII")
     if not _USER_CODE.fullmatch(code):
@@ -260,9 +234,6 @@ def _secret(answer: Mapping[str, Any], name: str) -> str:
     return value
 
 
-# --- records
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a listing; ``total`` counts the records of all pages."""
@@ -277,15 +248,16 @@ def record_of(answer: Mapping[str, Any]) -> Record:
 
     ``created_at`` is normalized to UTC, so that two values compare as texts.
     """
+    size = answer.get("file_size")
+    if size is not None:
+        size = _count(answer, "file_size", 0, INTEGER_MAX)
     return Record(
         id=id_of(answer),
         model_path=_shown(answer, "model_path"),
         model_type=_shown(answer, "model_type"),
         display_name=_shown(answer, "display_name"),
         storage_key=_shown(answer, "storage_key"),
-        file_size=None
-        if answer.get("file_size") is None
-        else _count(answer, "file_size", 0, INTEGER_MAX),
+        file_size=size,
         file_hash=_shown(answer, "file_hash"),
         model_status=_shown(answer, "model_status"),
         created_at=_stamp(answer.get("created_at")),
@@ -324,10 +296,7 @@ def page_of(answer: Mapping[str, Any]) -> Page:
     arrays = [value for value in answer.values() if isinstance(value, list)]
     if len(arrays) != 1:
         raise _bad("a listing must hold exactly one array")
-    return Page(
-        records=tuple(record_of(_object(item)) for item in arrays[0]),
-        total=total,
-    )
+    return Page(tuple(record_of(_object(item)) for item in arrays[0]), total)
 
 
 def _object(value: object) -> Mapping[str, Any]:
@@ -336,17 +305,8 @@ def _object(value: object) -> Mapping[str, Any]:
     return value
 
 
-# --- multipart
-
-
 def multipart_of(answer: Mapping[str, Any], *, size: int, storage_key: str) -> Multipart:
-    """
-    Return the upload that the server opened for *size* bytes under *storage_key*.
-
-    Raises:
-        Retryable: ``INVALID_ANSWER``: another key, parts outside 5 MiB to 5 GiB, more than 10,000, or
-            a ``part_count`` that is not ``ceil(size / part_size)``.
-    """
+    """Return the upload that the server opened for *size* bytes under *storage_key*."""
     if answer.get("storage_key") != storage_key:
         raise _bad("storage_key is not the one asked for")
     part_size = _count(answer, "part_size", PART_SIZE_MIN, PART_SIZE_MAX)
@@ -355,9 +315,6 @@ def multipart_of(answer: Mapping[str, Any], *, size: int, storage_key: str) -> M
         raise _bad(f"{part_count} parts of {part_size} bytes do not make {size} bytes")
     upload_id = _text(answer, "upload_id", UPLOAD_ID_MAX)
     return Multipart(upload_id, storage_key, part_size, part_count)
-
-
-# --- presigned URLs
 
 
 def grant_of(
@@ -370,9 +327,6 @@ def grant_of(
         size: Bytes that will be sent; a ``content-length`` header must equal it.
         now_ms: When the answer arrived, Unix milliseconds.
         keyed: The answer reserves a ``storage_key`` (presign does, signing a part does not).
-
-    Raises:
-        Retryable: ``INVALID_ANSWER``: the URL, a header or the key is not acceptable.
     """
     url = answer.get("upload_url")
     if not isinstance(url, str):
@@ -391,31 +345,22 @@ def grant_of(
 def _headers(headers: object, *, size: int, url: str) -> Mapping[str, str]:
     if not isinstance(headers, dict):
         raise _bad("upload_headers is not an object")
-    _check_names([*headers])
-    for name, value in headers.items():
-        if not isinstance(value, str) or len(value) > HEADER_VALUE_MAX:
-            raise _bad(f"upload_headers: {name} is not a text of at most {HEADER_VALUE_MAX} bytes")
-        if not _HEADER_VALUE.fullmatch(value):
-            raise _bad(f"upload_headers: {name} holds more than plain ASCII")
-        _check_value(name.lower(), value, size=size, url=url)
-    return headers
-
-
-def _check_names(names: Sequence[str]) -> None:
-    if len({name.lower() for name in names}) != len(names):
+    if len({name.lower() for name in headers}) != len(headers):
         raise _bad("upload_headers: a header occurs twice")
-    for name in names:
+    for name, value in headers.items():
         lower = name.lower()
         known = lower in HEADERS_ALLOWED or lower.startswith("x-amz-")
         if not known or not _HEADER_NAME.fullmatch(name):
             raise _bad(f"upload_headers: {printable(name)[:64]} is not an allowed header")
-
-
-def _check_value(name: str, value: str, *, size: int, url: str) -> None:
-    if name == "content-length" and value != str(size):
-        raise _bad(f"upload_headers: content-length is {value[:20]}, the file has {size} bytes")
-    if name == "host" and value.lower() != urlsplit(url).netloc.lower():
-        raise _bad("upload_headers: host is not the URL's")
+        if not isinstance(value, str) or len(value) > HEADER_VALUE_MAX:
+            raise _bad(f"upload_headers: {name} is not a text of at most {HEADER_VALUE_MAX} bytes")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise _bad(f"upload_headers: {name} holds more than plain ASCII")
+        if lower == "content-length" and value != str(size):
+            raise _bad(f"upload_headers: content-length is {value[:20]}, the file has {size} bytes")
+        if lower == "host" and value.lower() != urlsplit(url).netloc.lower():
+            raise _bad("upload_headers: host is not the URL's")
+    return headers
 
 
 def url_deadline_ms(url: str, now_ms: int) -> int:
@@ -427,24 +372,14 @@ def url_deadline_ms(url: str, now_ms: int) -> int:
     before it arrived, the clocks differ, and the URL counts as signed now.
     """
     query = parse_qs(urlsplit(url).query)
-    expires_s, signed_ms = _expires_s(query), _signed_ms(query)
-    if expires_s is None:
+    expires, date = query.get("X-Amz-Expires", [""])[0], query.get("X-Amz-Date", [""])[0]
+    lifetime_s = int(expires) if re.fullmatch(r"[0-9]{1,6}", expires) else 0
+    if not 0 < lifetime_s <= URL_LIFETIME_MAX_S:
         return now_ms + URL_LIFETIME_ASSUMED_MS
-    lifetime_ms = expires_s * 1000
-    age_ms = 0 if signed_ms is None else now_ms - signed_ms
-    return now_ms + lifetime_ms - (age_ms if 0 <= age_ms < lifetime_ms else 0)
-
-
-def _expires_s(query: Mapping[str, Sequence[str]]) -> int | None:
-    text = query.get("X-Amz-Expires", [""])[0]
-    if not re.fullmatch(r"[0-9]{1,6}", text) or not 0 < int(text) <= URL_LIFETIME_MAX_S:
-        return None
-    return int(text)
-
-
-def _signed_ms(query: Mapping[str, Sequence[str]]) -> int | None:
     try:
-        signed = datetime.strptime(query.get("X-Amz-Date", [""])[0], "%Y%m%dT%H%M%SZ")
+        signed = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        age_ms = now_ms - int(signed.timestamp() * 1000)
     except ValueError:
-        return None
-    return int(signed.replace(tzinfo=UTC).timestamp() * 1000)
+        age_ms = 0
+    lifetime_ms = lifetime_s * 1000
+    return now_ms + lifetime_ms - (age_ms if 0 <= age_ms < lifetime_ms else 0)
