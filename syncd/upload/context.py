@@ -116,7 +116,7 @@ class JobContext:
         unclear: The error of a register that may have taken effect; its record is searched for.
         may_move: False once the server refused to move a record.
         hash_first: The file must be hashed before any byte is sent.
-        made_room: Our record of the path's former bytes, disabled to make the path free.
+        predecessor: Our record of the path's former bytes, disabled to make the path free.
         foreign_key: A storage key that holds an object of someone else.
         ended: The outcome, once there is one.
     """
@@ -150,7 +150,7 @@ class JobContext:
         """The open multipart upload."""
         job = self.job
         facts = (job.upload_id, job.storage_key, job.part_size, job.part_count)
-        assert None not in facts, "opened before"
+        assert None not in facts, "no upload is open"
         return Multipart(*facts)  # type: ignore[arg-type]
 
     def require_past(self, sent_at: int, call: Call) -> None:

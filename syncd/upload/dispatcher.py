@@ -115,11 +115,11 @@ class Dispatcher:
         """
         self._worker.wind_down()
         if self._running:
-            rushed = asyncio.ensure_future(hurry.wait())
-            calm = asyncio.ensure_future(asyncio.wait(self._running))
-            nap = asyncio.ensure_future(self._clock.sleep(grace_s))
-            await asyncio.wait({rushed, calm, nap}, return_when=asyncio.FIRST_COMPLETED)
-            for waiter in (rushed, calm, nap):
+            hurried = asyncio.ensure_future(hurry.wait())
+            finished = asyncio.ensure_future(asyncio.wait(self._running))
+            timeout = asyncio.ensure_future(self._clock.sleep(grace_s))
+            await asyncio.wait({hurried, finished, timeout}, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in (hurried, finished, timeout):
                 waiter.cancel()
         for task in self._running:
             task.cancel()

@@ -2,7 +2,7 @@
 How a job ends or is given back, with an error and without one.
 
 Errors arrive here after retries of the request and of the URL have failed. The retry table
-(``core.retry``) says what follows; here that is carried out.
+(``core.jobs.retry_policy``) says what follows; here that is carried out.
 """
 
 from contextlib import suppress

@@ -121,7 +121,7 @@ async def fence(context: JobContext) -> None:
     context.job = now
     found = await _read(context)
     if found.sha256 != before.sha256:
-        raise FileChanged(f"{printable(context.path)} holds other bytes than were sent")
+        raise FileChanged(f"{printable(context.path)} differs from the bytes that were sent")
     context.job = await context.write(context.deps.store.jobs.note_digests, found, context.now_ms)
 
 
@@ -141,11 +141,11 @@ async def stop_if_moved(context: JobContext) -> None:
 async def compare_leaves(context: JobContext) -> None:
     """Require that every part was sent with the leaves that the file's digest was made from."""
     job, deps = context.job, context.deps
-    assert job.leaves is not None, "planned before"
+    assert job.leaves is not None, "hashed before"
     sent = await deps.lanes.db(deps.store.uploads.sent_leaves, job)
     for part in plan_parts(job.fingerprint.size, context.upload.part_size):
         if sent.get(part.number) != job.leaves[leaves_of(part)]:
-            raise FileChanged(f"{printable(context.path)} holds other bytes than were sent of it")
+            raise FileChanged(f"{printable(context.path)} differs from the bytes that were sent")
 
 
 async def _as_it_is_now(context: JobContext) -> Job:

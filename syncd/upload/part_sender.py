@@ -1,4 +1,4 @@
-"""Sends the missing parts of an open upload, several at once, and hashes the file beside that if needed."""
+"""Sends the missing parts of an open upload, several at once, and hashes the file while it sends."""
 
 import asyncio
 from functools import partial
@@ -40,7 +40,7 @@ async def send(context: JobContext) -> None:
     context.deps.meter.phase(context.job.id, Phase.SENDING)
     _report_progress(context, left)
     found = await context.deps.lanes.hash(hashing.footprint, context.path)
-    await _Sending(context, left, found).through()
+    await _Sending(context, left, found).run()
 
 
 def _report_progress(context: JobContext, left: list[Part]) -> None:
@@ -70,7 +70,7 @@ class _Sending:
         )
         self._errors: list[BaseException] = []
 
-    async def through(self) -> None:
+    async def run(self) -> None:
         """
         Send until all parts are acknowledged, one failed, or no more may be sent.
 

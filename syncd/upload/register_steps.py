@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 async def known(context: JobContext) -> str | None:
     """The id of the record with these bytes at this path, from our records or else the catalog."""
     job, deps = context.job, context.deps
-    assert job.sha256 is not None, "planned before"
+    assert job.sha256 is not None, "hashed before"
     path, records = job.target.model_path, deps.store.records
     await _settle_doubts(context)
     await _settle_changes(context)
@@ -73,7 +73,7 @@ async def _settle_changes(context: JobContext) -> None:
         Released: One of them may still take effect.
     """
     deps, sha256, now_ms = context.deps, context.job.sha256, context.now_ms
-    assert sha256 is not None, "planned before"
+    assert sha256 is not None, "hashed before"
     for changing in await deps.lanes.db(deps.store.records.changing, sha256):
         context.call = Call.GET_MODEL
         found = await deps.api.get_model(changing.record_id)
@@ -86,7 +86,7 @@ async def _settle_changes(context: JobContext) -> None:
 async def movable(context: JobContext) -> str | None:
     """The id of our record with these bytes whose file is gone, if it can be moved."""
     job, deps = context.job, context.deps
-    assert job.sha256 is not None, "planned before"
+    assert job.sha256 is not None, "hashed before"
     if not context.may_move:
         return None
     return await deps.lanes.db(deps.store.records.movable, job.sha256)
@@ -151,7 +151,7 @@ async def resolve_path_conflict(context: JobContext) -> None:
         Permanent: The catalog has other bytes there, or does not show which.
     """
     job, catalog = context.job, context.deps.catalog
-    assert job.sha256 is not None, "planned before"
+    assert job.sha256 is not None, "hashed before"
     catalog.forget()
     found = await catalog.holding(job.target.model_path, job.sha256)
     if found is None:
@@ -232,7 +232,7 @@ async def _send_register(context: JobContext, *, repeated: bool) -> None:
     context.call = Call.REGISTER
     job, deps = context.job, context.deps
     assert job.storage_key is not None, "stored before"
-    assert job.sha256 is not None, "planned before"
+    assert job.sha256 is not None, "hashed before"
     try:
         record_id = await deps.api.register(
             job.target,
@@ -292,7 +292,7 @@ async def _disable_predecessor(context: JobContext) -> bool:
     If the server still refuses the new record, the former one is enabled again.
     """
     job, deps, records = context.job, context.deps, context.deps.store.records
-    assert job.sha256 is not None, "planned before"
+    assert job.sha256 is not None, "hashed before"
     if context.predecessor is not None:
         await _update_record(context, context.predecessor.record_id, ACTIVE, unless=())
         await deps.lanes.db(records.reinstate, context.predecessor)

@@ -131,7 +131,7 @@ class Transfer:
         Raises:
             JobError, hashing.Stopped: It was not acknowledged.
         """
-        assert job.leaves is not None, "planned before"
+        assert job.leaves is not None, "hashed before"
         body = Part(1, 0, job.fingerprint.size)
         pieces = self._pieces(job, body, job.leaves, stop=stop)
         async with self._slots.one():
