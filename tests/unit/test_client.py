@@ -17,7 +17,7 @@ from syncd.cloud import transport as api
 from syncd.cloud.capabilities import ServerCapabilities
 from syncd.cloud.client import LISTINGS_MAX, CloudClient
 from syncd.cloud.credentials import Credentials
-from syncd.errors import ConfigError, JobError, NeedsOperator, Offline, Throttled
+from syncd.errors import ConfigError, JobError, NeedsOperator, Throttled
 from syncd.types import Call, Kind, Multipart, Record, Target
 from tests.cloud import cloud_client
 from tests.fakes import LOST, FakeClock, Reply, ScriptedServer, Seen, endless, reply
@@ -729,15 +729,6 @@ async def test_compressed_error_page_is_classified_by_its_status() -> None:
             await it.me()
 
     assert len(server.seen) == 2
-
-
-async def test_html_answer_is_a_captive_portal() -> None:
-    step = reply(200, "<!doctype html><p>Pay here", headers={"Content-Type": "text/html"})
-    with ScriptedServer([step]) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.me())
-
-    assert isinstance(error, Offline)
 
 
 async def test_error_message_names_call_status_host_and_reason_but_no_secret() -> None:

@@ -593,15 +593,6 @@ def test_named_token_file_comes_before_the_usual_places_and_is_read_again(tmp_pa
     assert loaded.credential.read() == (SecretStr("dk-replaced"), str(named))
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o777, 0o620])
-def test_token_file_open_to_others_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
-    path = token_file(tmp_path, DEVICE_KEY, mode)
-
-    said = refusal(tmp_path, f"[api]\ntoken_file = '{path}'\n")
-
-    assert said.endswith(f"(mode {mode:04o}); run: chmod 600 {path}")
-
-
 def test_of_all_modes_a_token_file_may_have_only_the_owners_own_are_accepted(
     tmp_path: Path,
 ) -> None:
