@@ -142,12 +142,10 @@ class JobContext:
 
     @property
     def path(self) -> str:
-        """The absolute path of the file."""
         return self.deps.path_of(self.job)
 
     @property
     def upload(self) -> Multipart:
-        """The open multipart upload."""
         job = self.job
         facts = (job.upload_id, job.storage_key, job.part_size, job.part_count)
         assert None not in facts, "no upload is open"
@@ -169,12 +167,7 @@ class JobContext:
         return self.deps.clock.now_ms()
 
     async def note(self, **facts: Unpack[Facts]) -> None:
-        """
-        Commit facts or intents.
-
-        Raises:
-            LeaseLost: The job is no longer ours.
-        """
+        """Commit facts or intents; ``LeaseLost`` if the job is no longer ours."""
         deps = self.deps
         self.job = await deps.lanes.db(deps.store.jobs.note, self.job, deps.clock.now_ms(), **facts)
 

@@ -29,8 +29,6 @@ class Dispatcher:
     Keeps as many workers busy as the settings allow.
 
     Args:
-        holds: Consulted before each claim; learns from each outcome.
-        notifier: Receives the outcomes.
         wake: Set whenever there may be something to claim.
         large_files: Returns how many large files may be uploaded at once.
         on_ended: Called after each job that a worker ended or gave back.
@@ -75,7 +73,6 @@ class Dispatcher:
                 self._worker.check_file(job.id)
 
     def wake(self) -> None:
-        """Look for due jobs now."""
         self._wake.set()
 
     async def run(

@@ -27,9 +27,6 @@ STRETCH = 8 * LEAF_SIZE
 _log = structlog.get_logger(__name__)
 
 
-# -- reading it ------------------------------------------------------------------------------------
-
-
 async def hash_file(context: JobContext) -> None:
     """Hash the file and commit its digests."""
     context.deps.meter.phase(context.job.id, Phase.HASHING)
@@ -103,9 +100,6 @@ class _HashControl:
     def on_bytes(self, count: int) -> None:
         self.context.deps.meter.add_hashed(self.context.job.id, count)
         self.context.deps.reading.spend(count, stop=self)
-
-
-# -- checks -------------------------------------------------------------------------
 
 
 async def fence(context: JobContext) -> None:

@@ -153,7 +153,6 @@ class HoldTracker:
             await self.end(HoldKind.LIMIT)
 
     async def end(self, *kinds: HoldKind) -> None:
-        """End the holds of these kinds."""
         for kind in kinds:
             self._sides.pop(kind, None)
         for hold in await self._lanes.db(self._store.holds.clear, *kinds):

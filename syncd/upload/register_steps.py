@@ -24,9 +24,6 @@ _NO_CHANGE = frozenset({Kind.ROUTE_UNKNOWN, Kind.REQUEST_REFUSED, Kind.CONFLICT}
 _log = structlog.get_logger(__name__)
 
 
-# -- what the catalog knows ------------------------------------------------------------------------
-
-
 async def known(context: JobContext) -> str | None:
     """The id of the record with these bytes at this path, from our records or else the catalog."""
     job, deps = context.job, context.deps
@@ -115,9 +112,6 @@ async def not_in_catalog(context: JobContext) -> bool:
     )
 
 
-# -- a record that is there ------------------------------------------------------------------------
-
-
 async def adopt(context: JobContext) -> None:
     """Take over the record that already has these bytes at this path."""
     record_id = await known(context)
@@ -163,9 +157,6 @@ async def resolve_path_conflict(context: JobContext) -> None:
             "remove the old record from the catalog.",
         )
     await context.note(record_id=found.id, adopted=job.stored_at is None)
-
-
-# -- a new one -------------------------------------------------------------------------------------
 
 
 async def register(context: JobContext) -> None:
@@ -327,9 +318,6 @@ async def _blocking_bundle_member(context: JobContext) -> str | None:
     if lacking is None:
         await deps.lanes.db(jobs.free_bundles, context.now_ms)
     return lacking
-
-
-# -- done ------------------------------------------------------------------------------------------
 
 
 async def finish(context: JobContext) -> None:

@@ -24,7 +24,6 @@ class Routes:
         self._api = api
 
     def of(self, size: int) -> Route:
-        """The route of a file of *size* bytes."""
         return choose_route(
             size,
             single_put_limit=self._single_put_limit,
@@ -38,7 +37,6 @@ class Routes:
         return self.of(size) is Route.MULTIPART
 
     def none_for(self, size: int) -> JobError:
-        """The error for a file of *size* bytes that has no route."""
         above = f"{size} bytes are above the {self._single_put_limit} that"
         if self._credentials.is_session:
             return to_error(

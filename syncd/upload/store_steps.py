@@ -28,9 +28,6 @@ async def sign_in(context: JobContext) -> None:
     raise context.deps.routes.none_for(context.job.fingerprint.size)
 
 
-# -- a storage key, and a URL for it ---------------------------------------------------------------
-
-
 async def presign(context: JobContext) -> None:
     """Reserve a storage key and get a URL; adopt a record that already has these bytes."""
     context.call = Call.PRESIGN
@@ -83,9 +80,6 @@ def has_url(context: JobContext) -> bool:
     return not context.grant_used or context.deps.transfer.is_live(context.grant)
 
 
-# -- in one request --------------------------------------------------------------------------------
-
-
 async def put(context: JobContext) -> None:
     """Send the body once; for another try the worker returns here or to presign."""
     context.call = Call.PUT_BODY
@@ -135,9 +129,6 @@ async def _exists(context: JobContext, error: JobError, *, ours: bool) -> None:
     if context.foreign_key is not None:
         raise error
     context.foreign_key, context.grant = key, None
-
-
-# -- in parts --------------------------------------------------------------------------------------
 
 
 async def initiate(context: JobContext) -> None:

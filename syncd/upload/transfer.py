@@ -109,7 +109,6 @@ class Transfer:
 
     @property
     def widest(self) -> int:
-        """The maximum of ``width``."""
         return self._slots.width.most
 
     def use(self, start: int, most: int) -> None:
