@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from bench import big, claims, digest, flight, idle, latency, line, rescan, startup, swarm
+from bench import backlog, big, claims, digest, flight, idle, latency, line, rescan, startup, swarm
 from bench.machine import description
 from bench.report import Document, markdown
 from bench.scenario import Options, Scenario, report_progress
@@ -19,6 +19,7 @@ SCENARIOS = (
     flight.SCENARIO,
     line.SCENARIO,
     swarm.SCENARIO,
+    backlog.SCENARIO,
     rescan.SCENARIO,
     latency.SCENARIO,
     claims.SCENARIO,

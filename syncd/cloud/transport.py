@@ -72,15 +72,14 @@ class RateLimiter:
 
     async def wait(self) -> None:
         """Wait until one more call may be sent; a turn is booked before the wait, so callers queue."""
-        await self._wait_for_end_of_pause()
-        wait_s = self._pace.book(self._clock.boottime_s())
-        if wait_s > 0:
-            await self._clock.sleep(wait_s)
-            await self._wait_for_end_of_pause()
-
-    async def _wait_for_end_of_pause(self) -> None:
-        while (pause_s := self.pause_left_s()) > 0:
-            await self._clock.sleep(pause_s)
+        while True:
+            while (pause_s := self.pause_left_s()) > 0:
+                await self._clock.sleep(pause_s)
+            wait_s = self._pace.book(self._clock.boottime_s())
+            if wait_s > 0:
+                await self._clock.sleep(wait_s)
+            if self.pause_left_s() <= 0:
+                return  # otherwise book again, so that not all callers send at the end of the pause
 
     def pause(self, seconds: float) -> None:
         """Send no call at all for some time, because the server asked for that."""

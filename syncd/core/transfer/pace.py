@@ -22,7 +22,7 @@ UNPACED = 10.0
 """The start of a server that had no pace until it throttled."""
 
 BURST = 10
-"""The most calls that are sent at once after a time without calls."""
+"""The most calls that are sent at once after a time without calls, unless the server has throttled."""
 
 SPAN_S = 1.0
 """The pace grows at most once in this time."""
@@ -30,10 +30,10 @@ SPAN_S = 1.0
 GROWTH, CAREFUL_GROWTH = 1.5, 1.05
 """Factors per span, far below the known limit and beyond it."""
 
-NEAR = 0.95
+NEAR = 0.93
 """The share of the known limit to which the pace returns after a throttle."""
 
-HALVED_S, REST_S = 2.0, 60.0
+HALVED_S, REST_S = 2.0, 120.0
 """Seconds after a throttle before the pace returns to the limit, and before it tries more."""
 
 SLOW_FACTOR, SLOW_S = 3.0, 0.25
@@ -90,7 +90,7 @@ class AdaptivePace:
         """Book a turn; returns the seconds until the call may be sent."""
         rate, until_s = self._announced
         rate = min(rate, self.rate) if now_s < until_s else self.rate
-        burst_s = min(1.0, BURST / rate)
+        burst_s = min(1.0, (BURST if self.limit is None else 1) / rate)
         self._booked_until_s = max(self._booked_until_s, now_s - burst_s) + 1 / rate
         wait_s = max(0.0, self._booked_until_s - now_s)
         self._waited = self._waited or wait_s > 0
@@ -133,7 +133,9 @@ class AdaptivePace:
             self._too_fast = sent > UNPACED
         else:
             self._too_fast = self.rate > (UNPACED if math.isinf(self.start) else self.start)
-            sent = min(max(sent, self.rate / 2), self.rate)  # a few calls were not too fast
+            # Few calls in the last second were not too fast, and near a known limit hardly slower ones.
+            known = self.limit is not None and self.rate <= self.limit
+            sent = min(max(sent, self.rate * (0.9 if known else 0.5)), self.rate)
         self.limit = max(LEAST, sent)
         self.rate = max(LEAST, self.limit / 2)
         self._throttled_s = now_s
