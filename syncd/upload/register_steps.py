@@ -235,13 +235,13 @@ async def _send_register(context: JobContext, *, repeated: bool) -> None:
     except JobError as error:
         await _not_registered(context, error, repeated=repeated)
         return
-    await context.contact(Side.API)
     try:
         await context.note(record_id=record_id)
     except LeaseLost:  # the file changed during the request, but the record is ours
         await deps.lanes.db(deps.store.jobs.settle_doubt, job, record_id, context.now_ms)
         deps.catalog.forget()
         raise
+    await context.contact(Side.API)
 
 
 async def _note_sent(context: JobContext, at_ms: int | None, *, repeated: bool) -> None:

@@ -99,8 +99,8 @@ async def put(context: JobContext) -> None:
         elif await deps.transfer.again(context.tries, error, Call.PUT_BODY):
             context.grant = None
         return
-    await context.contact(Side.STORE)
     await _stored(context)
+    await context.contact(Side.STORE)
 
 
 async def _exists(context: JobContext, error: JobError, *, ours: bool) -> None:
@@ -148,8 +148,8 @@ async def _open(context: JobContext) -> None:
     job, deps = context.job, context.deps
     assert job.storage_key is not None, "presigned before"
     upload = await deps.api.initiate(job.storage_key, job.fingerprint.size)
-    await context.contact(Side.API)
     context.job = await context.write(deps.store.uploads.note_upload, upload, context.now_ms)
+    await context.contact(Side.API)
 
 
 async def complete(context: JobContext) -> None:
@@ -180,8 +180,8 @@ async def complete(context: JobContext) -> None:
                 await context.note(complete_sent_at=sent_at)
             raise
         # An earlier complete was sent; register will show whether the object exists.
-    await context.contact(Side.API)
     await _stored(context)
+    await context.contact(Side.API)
 
 
 async def _stored(context: JobContext) -> None:
