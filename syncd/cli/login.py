@@ -108,7 +108,7 @@ def login(
     if not large_files and (email or password_stdin):
         raise click.UsageError("--email and --password-stdin go with --large-files")
     if password_stdin and email is None:
-        raise click.UsageError("--password-stdin wants --email ADDRESS beside it")
+        raise click.UsageError("--password-stdin requires --email ADDRESS")
     loaded = invocation.load()
     stored_of(loaded).prepare()
     if not large_files:

@@ -400,7 +400,7 @@ class Service:
     def _side_tasks(
         self, components: Components, watcher: Watcher | None = None
     ) -> set[asyncio.Task[None]]:
-        """Tasks beside the main ones: ComfyUI, the clock, notifications, the service manager."""
+        """Return the auxiliary tasks: ComfyUI, the clock, notifications, the service manager."""
         tasks = {
             asyncio.create_task(components.comfyui_throttle.run()),
             asyncio.create_task(self._watch_clock(components)),

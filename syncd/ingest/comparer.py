@@ -130,7 +130,7 @@ class Comparer:
     Examines the roots.
 
     Args:
-        files: Known files, read beside the writer; None if nothing is compared.
+        files: Known files, read next to the writer; None if nothing is compared.
         kept: Files and directories of syncd itself, which no link may publish.
     """
 

@@ -1,4 +1,4 @@
-"""The regular work beside ingest and uploads: aborts, retirements, the catalog, waiting jobs."""
+"""Regular work in addition to ingest and uploads: aborts, retirements, the catalog, waiting jobs."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -377,33 +377,36 @@ class Cloud:
         return f"models/{team_id}/{tail}"
 
     async def _register(self, ask: Ask) -> object:
-        said = ask.fields
-        size = await self._store.size(said["storage_key"])
-        if size is None or said["storage_key"] not in self._reserved:
+        declared = ask.fields
+        size = await self._store.size(declared["storage_key"])
+        if size is None or declared["storage_key"] not in self._reserved:
             raise ApiRefusal(404, "no object is stored under this storage_key")
-        self._check_register(said, size)
+        self._check_register(declared, size)
         stamp = self._stamp()
         record = Registered(
             id=self._accounts.new_id(),
             model_status="active",
             created_at=stamp,
             updated_at=stamp,
-            **said,
+            **declared,
         )
         self._records[record.id] = record
         return {"id": record.id}
 
-    def _check_register(self, said: Mapping[str, Any], size: int) -> None:
-        key = said["storage_key"]
+    def _check_register(self, declared: Mapping[str, Any], size: int) -> None:
+        key = declared["storage_key"]
         promised = self._reserved[key]
-        if said["file_size"] != size:
+        if declared["file_size"] != size:
             raise ApiRefusal(422, "file_size is not the size of the stored object")
-        if (said["model_path"], said["model_type"]) != (promised.model_path, promised.model_type):
+        if (declared["model_path"], declared["model_type"]) != (
+            promised.model_path,
+            promised.model_type,
+        ):
             raise ApiRefusal(422, "model_path or model_type is not what was presigned")
         repeated = any(record.storage_key == key for record in self.records())
         if repeated and not self._switches().register_repeats:
             raise ApiRefusal(409, "this storage_key is registered already")
-        self._check_clash(said["model_path"])
+        self._check_clash(declared["model_path"])
 
     def _check_clash(self, model_path: str, *, but: str | None = None) -> None:
         switches = self._switches()

@@ -163,14 +163,14 @@ class Front:
             return
         if not isinstance(document, dict):
             return
-        said = {k: document[k] for k, kind in NOTED.items() if type(document.get(k)) is kind}
+        fields = {k: document[k] for k, kind in NOTED.items() if type(document.get(k)) is kind}
         draft.note(
-            model_path=said.get("model_path") or self.model_path_of(said.get("storage_key")),
-            storage_key=said.get("storage_key"),
-            upload_id=said.get("upload_id"),
-            part=said.get("part_number"),
-            size=said.get("file_size"),
-            file_hash=said.get("file_hash"),
+            model_path=fields.get("model_path") or self.model_path_of(fields.get("storage_key")),
+            storage_key=fields.get("storage_key"),
+            upload_id=fields.get("upload_id"),
+            part=fields.get("part_number"),
+            size=fields.get("file_size"),
+            file_hash=fields.get("file_hash"),
         )
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draft: Draft) -> None:
@@ -253,7 +253,7 @@ class Front:
 
 
 def _cut(receive: Receive, after_bytes: int) -> Receive:
-    """*receive* until so many bytes of the body have come, then a client that is gone."""
+    """Return *receive* until that many bytes of the body arrived, then a client that disconnects."""
     left = after_bytes
 
     async def cut() -> Message:

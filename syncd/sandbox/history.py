@@ -15,9 +15,9 @@ class Entry:
     """
     One call. ``seq`` counts arrivals from 1; the history itself is in the order of the effects.
 
-    ``status`` is what the cloud decided, None if the call never reached it; ``answered`` is what
-    the client was told, None for a broken connection; ``lost`` means the client was told nothing,
-    or not all. ``size`` is the declared file size, at the store the bytes received.
+    ``status`` is what the cloud decided, None if the call never reached it; ``answered`` is the
+    status that the client received, None for a broken connection; ``lost`` means that it received no
+    answer, or only a part. ``size`` is the declared file size, at the store the bytes received.
     ``retry_after`` is the header of the answer, if it had one.
     """
 

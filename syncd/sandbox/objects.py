@@ -247,8 +247,8 @@ async def _pour(request: Request, sink: _Sink) -> None:
 
 
 def _check_md5(request: Request, sink: _Sink) -> None:
-    said = request.headers.get("content-md5")
-    if said not in (None, base64.b64encode(sink.md5.digest()).decode()):
+    declared = request.headers.get("content-md5")
+    if declared not in (None, base64.b64encode(sink.md5.digest()).decode()):
         raise StoreRefusal(400, "BadDigest", "The Content-MD5 does not match what was received")
 
 

@@ -34,7 +34,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class SignedPut:
-    """A presigned URL and the headers its signature covers, beside Host."""
+    """A presigned URL and the headers that its signature covers, except Host."""
 
     url: str
     headers: Mapping[str, str]
@@ -87,7 +87,7 @@ def presign(
         url: Absolute; its path already percent-encoded.
         at_s: Unix seconds when the URL starts to be valid.
         expires_s: Seconds of validity, 1 to 604800.
-        headers: What the caller has to send unchanged, beside Host.
+        headers: Headers that the caller must send unchanged, except Host.
     """
     parts = urlsplit(url)
     signed = {"host": parts.netloc, **{name.lower(): value for name, value in headers.items()}}
@@ -112,7 +112,7 @@ def check_signature(
     Verify that *keys* signed this request and that the signature is still valid.
 
     Args:
-        path: As it came, percent-encoded.
+        path: As received, percent-encoded.
 
     Raises:
         StoreRefusal: 400 or 403, as Amazon S3 answers.

@@ -59,7 +59,7 @@ class Switches:
     disabled_records_clash: bool = False
     register_repeats: bool = False  # a storage_key may be registered twice
 
-    more_teams: tuple[str, ...] = ()  # names of the user's teams beside the first; read once
+    more_teams: tuple[str, ...] = ()  # names of the user's further teams; read once
     me_tells_role: bool = False
     features_off: tuple[str, ...] = ()  # by the licence; custom_models is what writes need
     reuse_ends_chain: bool = False  # a refresh token used twice ends all that followed from it

@@ -1,5 +1,5 @@
 """
-The queries of ``syncd status``; they run beside the writer.
+The queries of ``syncd status``; they run next to the writer.
 
 They are separate from ``reports`` so that ``syncd status`` imports little and starts fast.
 """

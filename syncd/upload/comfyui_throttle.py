@@ -61,7 +61,7 @@ class ComfyUIThrottle:
     Limits sending and hashing while ComfyUI works.
 
     Args:
-        ca_bundle: A PEM file trusted beside the system's certificates.
+        ca_bundle: A PEM file that is trusted in addition to the system's certificates.
     """
 
     def __init__(

@@ -262,7 +262,7 @@ async def _not_registered(context: JobContext, error: JobError, *, repeated: boo
         context.unclear = error  # its record may be there already
         return
     if error.unclear or error.kind is Kind.OBJECT_EXISTS:
-        raise error  # the intent stays: the next claim looks before anything is repeated
+        raise error  # the intent stays: the next claim searches the catalog before it repeats anything
     if error.kind is Kind.CONFLICT and repeated:
         # The first one took effect; a server without a listing does not show its id.
         await context.note(record_id=f"unknown:{context.job.storage_key}")

@@ -43,7 +43,7 @@ async def presign(context: JobContext) -> None:
             await register_steps.resolve_path_conflict(context)
         return
     await context.contact(Side.API)
-    assert grant.storage_key is not None, "checked where the answer came in"
+    assert grant.storage_key is not None, "checked when the answer was read"
     await deps.transfer.check_host(grant)
     await _take_key(context, grant.storage_key)
     context.grant, context.grant_used = grant, False

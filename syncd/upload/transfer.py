@@ -172,7 +172,7 @@ class Transfer:
                 except JobError as error:
                     failure = error
                 else:
-                    assert etag is not None, "refused where the answer came in"
+                    assert etag is not None, "refused when the answer was read"
                     return etag
             if await self.again(tries, failure, Call.PUT_PART):  # the wait holds no slot
                 grant = None

@@ -3,7 +3,7 @@ Checks that the fields of an ONNX file's outermost message fill the file exactly
 
 The file is one ``ModelProto`` (``onnx.proto3``) in protobuf's wire format: tags and lengths, without
 an end mark. A graph is one field however large it is, so the scan is short. What is cut between two
-fields behind the operator sets, the last required part, cannot be told from a whole file.
+fields behind the operator sets, the last required part, cannot be distinguished from a whole file.
 """
 
 from collections.abc import Mapping
