@@ -155,6 +155,8 @@ class HoldTracker:
     async def end(self, *kinds: HoldKind) -> None:
         for kind in kinds:
             self._sides.pop(kind, None)
+        if HoldKind.OPERATOR in kinds:
+            self._fuse.clear()
         for hold in await self._lanes.db(self._store.holds.clear, *kinds):
             seconds = (self._clock.now_ms() - hold.since) / 1000
             _log.info("hold.ended", kind=hold.kind, seconds=seconds, probes=hold.probes)
@@ -218,8 +220,9 @@ class HoldTracker:
         """
         Hold once enough files in a row failed for the same reason.
 
-        Jobs that failed for good are queued again, and the hold asks for an operator. Jobs that are
-        retried anyway wait for the server to recover.
+        Jobs that failed for good are queued again, and the hold asks for an operator; so are those that
+        fail for that reason until the hold ends. Jobs that are retried anyway wait for the server to
+        recover.
         """
         cause = (error.kind, error.call)
         if cause != self._fuse_cause:
@@ -234,11 +237,11 @@ class HoldTracker:
             self._fuse.clear()
             await self._put(HoldKind.OFFLINE, reason, advice, OFFLINE_MOST_S, side=side)
             return
+        failing = tuple(self._fuse)
         await self._lanes.db(
-            self._store.jobs.requeue_failed, self._clock.now_ms(), reason=reason, only=self._fuse
+            self._store.jobs.requeue_failed, self._clock.now_ms(), reason=reason, only=failing
         )
-        self._notifier.jobs_requeued(self._fuse)
-        self._fuse.clear()
+        self._notifier.jobs_requeued(failing)
         await self._put(HoldKind.OPERATOR, reason, advice, FUSE_PROBE_S, side=side)
 
     async def _count_failure(self, job: Job, error: JobError, side: Side) -> None:

@@ -94,10 +94,10 @@ def test_a_file_replaced_while_it_is_sent_ends_with_its_new_bytes_only(
 
 @pytest.mark.cell("F02-part")
 def test_a_stop_lets_a_running_put_end_and_gives_the_rest_back(home: Home, cloud: Sandbox) -> None:
-    home.env["SYNCD_UPLOAD__FILES"] = "1"
     cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=2))
+    cloud.faults.add(Rule(Fault.DELAY, "presign", contains=TWO, delay_s=2))
     with home.daemon() as daemon:
-        until(lambda: cloud.faults.rules()[0].count == 0, "the PUT that is held up")
+        until(lambda: not any(rule.count for rule in cloud.faults.rules()), "both requests")
         code = daemon.stop()
 
     states = home.counts()
@@ -109,10 +109,11 @@ def test_a_stop_lets_a_running_put_end_and_gives_the_rest_back(home: Home, cloud
 def test_I18_stop_past_the_grace_gives_the_running_job_back_untried(
     home: Home, cloud: Sandbox
 ) -> None:
-    home.env |= {"SYNCD_UPLOAD__FILES": "1", "SYNCD_UPLOAD__SHUTDOWN_GRACE_S": "0.2"}
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=60))  # twice what a stop may take
+    home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0.2"
+    # Twice what a stop may take.
+    cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=60, count=2))
     with home.daemon() as daemon:
-        until(lambda: cloud.history.count("presign"), "the presign call")
+        until(lambda: cloud.history.count("presign") == 2, "the presign calls")
         code = daemon.stop(signal.SIGINT)
 
     files = home.status()["files"]

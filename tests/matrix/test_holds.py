@@ -1,5 +1,6 @@
 """How holds begin and end: the fuse, the end by a first good answer, and who is woken by it."""
 
+import asyncio
 import json
 from collections.abc import Iterable
 
@@ -8,7 +9,7 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call
-from tests.matrix.stage import LARGE, SMALL, Stage, call_of, staged
+from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, call_of, staged
 
 THIRD = "vae/third.safetensors"
 THIRD_SIZE = 9_500
@@ -156,6 +157,25 @@ async def test_I15_five_files_in_a_row_that_fail_for_one_reason_become_a_hold(st
     assert hold["kind"] == "operator"
     assert failed(stage) == 0
     for name in NAMES[:5]:
+        await stage.arrives(name)
+
+
+@staged()
+async def test_I15_no_file_fails_that_was_in_flight_when_the_hold_began(stage: Stage) -> None:
+    stage.inject(REFUSED)
+    for name in NAMES:
+        stage.write(name, 3000)
+    stage.start()
+    await stage.until(stage.holds, "a hold")
+    await asyncio.sleep(60)
+    assert failed(stage) == 0
+
+    await asyncio.sleep(2 * HOUR_S)  # the probes fail as well
+    assert failed(stage) == 0
+    assert len(stage.hit()) <= len(NAMES) + 2
+
+    stage.clear_faults()
+    for name in NAMES:
         await stage.arrives(name)
 
 
