@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -62,6 +61,16 @@ async def cloud(
         )
 
 
+@asynccontextmanager
+async def scripted(
+    script: list[Reply], **more: Any
+) -> AsyncIterator[tuple[CloudClient, ScriptedServer]]:
+    """A client of a server that answers with *script*, and that server."""
+    with ScriptedServer(script) as server:
+        async with cloud(server, **more) as it:
+            yield it, server
+
+
 def plain(status: int = 200) -> httpx.Response:
     """An answer for a transport, not yet read."""
     return httpx.Response(status, stream=httpx.ByteStream(b'{"id": "me"}'))
@@ -82,9 +91,9 @@ def sent(seen: Seen) -> Any:
 
 async def test_presign_sends_the_members_of_the_contract_and_returns_the_grant() -> None:
     clock = FakeClock()
-    with ScriptedServer([answer(**PRESIGNED, upload_headers={"Content-Length": "7"})]) as server:
-        async with cloud(server, clock=clock) as it:
-            grant = await it.presign(TARGET, 7)
+    script = [answer(**PRESIGNED, upload_headers={"Content-Length": "7"})]
+    async with scripted(script, clock=clock) as (it, server):
+        grant = await it.presign(TARGET, 7)
 
     assert server.seen[0].request_line == "POST /api/v1/models/presign HTTP/1.1"
     assert sent(server.seen[0]) == {
@@ -98,19 +107,9 @@ async def test_presign_sends_the_members_of_the_contract_and_returns_the_grant()
     assert grant.deadline_ms == clock.now_ms() + 900_000
 
 
-async def test_agents_returns_the_total_count_of_the_page() -> None:
-    page_meta = {"total_count": 12}
-    with ScriptedServer([answer(agent_list=[{}], page_meta=page_meta)]) as server:
-        async with cloud(server) as it:
-            assert await it.agents() == 12
-
-    assert server.seen[0].request_line.startswith("GET /api/v1/agents?")
-
-
 async def test_register_sends_all_six_members_and_returns_the_id() -> None:
-    with ScriptedServer([answer(201, id="r1")]) as server:
-        async with cloud(server) as it:
-            found = await it.register(TARGET, storage_key="k1", size=7, sha256="ab" * 32)
+    async with scripted([answer(201, id="r1")]) as (it, server):
+        found = await it.register(TARGET, storage_key="k1", size=7, sha256="ab" * 32)
 
     assert found == "r1"
     assert server.seen[0].request_line == "POST /api/v1/models HTTP/1.1"
@@ -127,14 +126,15 @@ async def test_register_sends_all_six_members_and_returns_the_id() -> None:
 async def test_multipart_calls_send_the_members_of_the_contract() -> None:
     opened = answer(upload_id="u1", storage_key="k1", part_size=5 * 1024**2, part_count=2)
     signed = answer(upload_url="http://127.0.0.1:9/p?partNumber=2")
-    with ScriptedServer([opened, signed, reply(200), reply(204)]) as server:
-        async with cloud(server, token=SESSION, team_id="t1") as it:
-            upload = await it.initiate("k1", 6 * 1024**2)
-            grant = await it.sign_part(upload, 2, 1024**2)
-            await it.complete(upload, [(2, '"b"'), (1, '"a"')])
-            await it.abort(upload)
+    script = [opened, signed, reply(200), reply(204)]
+    async with scripted(script, token=SESSION, team_id="t1") as (it, server):
+        upload = await it.initiate("k1", 6 * 1024**2)
+        grant = await it.sign_part(upload, 2, 1024**2)
+        await it.complete(upload, [(2, '"b"'), (1, '"a"')])
+        await it.abort(upload)
 
     assert upload == UPLOAD
+    assert server.seen[0].header("X-Team-ID") == "t1"
     assert (grant.url, grant.storage_key) == ("http://127.0.0.1:9/p?partNumber=2", None)
     members = {"storage_key": "k1", "upload_id": "u1"}
     parts = [{"part_number": 1, "etag": '"a"'}, {"part_number": 2, "etag": '"b"'}]
@@ -155,9 +155,8 @@ async def test_a_request_carries_these_headers_and_no_others(
     netrc.chmod(0o600)
     monkeypatch.delenv("NETRC", raising=False)
     monkeypatch.setenv(variable, str(netrc if variable == "NETRC" else tmp_path))
-    with ScriptedServer([answer(id="me")]) as server:
-        async with cloud(server, team_id="t1") as it:
-            await it.me()
+    async with scripted([answer(id="me")], team_id="t1") as (it, server):
+        await it.me()
 
     assert dict(server.seen[0].headers) == {
         "Host": f"127.0.0.1:{server.port}",
@@ -168,20 +167,11 @@ async def test_a_request_carries_these_headers_and_no_others(
     }
 
 
-async def test_session_request_carries_team_id_header() -> None:
-    with ScriptedServer([answer(id="me")]) as server:
-        async with cloud(server, token=SESSION, team_id="team_01HX") as it:
-            await it.me()
-
-    assert server.seen[0].header("X-Team-ID") == "team_01HX"
-
-
 async def test_cookies_are_not_sent_back() -> None:
     cookie = reply(200, '{"id": "me"}', headers={"Set-Cookie": "a=b; Path=/"})
-    with ScriptedServer([cookie, cookie]) as server:
-        async with cloud(server) as it:
-            await it.me()
-            await it.me()
+    async with scripted([cookie, cookie]) as (it, server):
+        await it.me()
+        await it.me()
 
     assert [seen.header("Cookie") for seen in server.seen] == [None, None]
 
@@ -191,9 +181,8 @@ async def test_cookies_are_not_sent_back() -> None:
 
 async def test_models_reads_all_pages_and_yields_each_record_once() -> None:
     script = [page("a", "b", total=3), page("b", "c", total=3)]
-    with ScriptedServer(script) as server:
-        async with cloud(server) as it:
-            found = [record.id async for record in it.models()]
+    async with scripted(script) as (it, server):
+        found = [record.id async for record in it.models()]
 
     assert found == ["a", "b", "c"]
     assert [seen.request_line.split()[1] for seen in server.seen] == [
@@ -204,9 +193,8 @@ async def test_models_reads_all_pages_and_yields_each_record_once() -> None:
 
 @pytest.mark.parametrize("second", [page(total=3), page("a", "b", total=3)])
 async def test_listing_that_ends_early_is_an_invalid_answer(second: Reply) -> None:
-    with ScriptedServer([page("a", "b", total=3), second]) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.find("zzz"))
+    async with scripted([page("a", "b", total=3), second]) as (it, _):
+        error = await error_of(it.find("zzz"))
 
     assert error.kind is Kind.INVALID_ANSWER
 
@@ -218,9 +206,8 @@ async def test_listing_whose_total_changed_is_read_again() -> None:
         page("b", "c", total=3),
         page("d", total=3),
     ]
-    with ScriptedServer(script) as server:
-        async with cloud(server) as it:
-            found = [record.id async for record in it.models()]
+    async with scripted(script) as (it, _):
+        found = [record.id async for record in it.models()]
 
     assert found == ["a", "b", "d", "c"]
 
@@ -232,12 +219,11 @@ async def test_listing_that_changes_each_time_is_accepted_only_if_it_grows(
     totals: tuple[int, int], kind: Kind | None
 ) -> None:
     pages = [page("a", "b", total=totals[0]), page("c", "d", total=totals[1])]
-    with ScriptedServer(pages * LISTINGS_MAX) as server:
-        async with cloud(server) as it:
-            if kind is None:
-                assert len([record async for record in it.models()]) == 4
-            else:
-                assert (await error_of(it.find("zzz"))).kind is kind
+    async with scripted(pages * LISTINGS_MAX) as (it, server):
+        if kind is None:
+            assert len([record async for record in it.models()]) == 4
+        else:
+            assert (await error_of(it.find("zzz"))).kind is kind
 
     assert len(server.seen) == 2 * LISTINGS_MAX
 
@@ -248,49 +234,26 @@ async def test_find_reads_a_record_whose_listing_omits_a_member() -> None:
         answer(models=listed, page_meta={"total_count": 2}),
         answer(id="r2", storage_key="k1"),
     ]
-    with ScriptedServer(script) as server:
-        async with cloud(server) as it:
-            found = await it.find("k1")
+    async with scripted(script) as (it, server):
+        found = await it.find("k1")
 
     assert found is not None
     assert found.id == "r2"
     assert len(server.seen) == 2
 
 
-async def test_get_model_of_missing_record_returns_none() -> None:
-    with ScriptedServer([answer(404, error_message="resource not found")]) as server:
-        async with cloud(server) as it:
-            assert await it.get_model("r1") is None
-
-
 async def test_record_id_is_quoted_in_the_path() -> None:
-    with ScriptedServer([answer(id="x")]) as server:
-        async with cloud(server) as it:
-            assert await it.get_model("../users/me?a=b") == Record("x", *[None] * 8)
+    async with scripted([answer(id="x")]) as (it, server):
+        assert await it.get_model("../users/me?a=b") == Record("x", *[None] * 8)
 
     assert server.seen[0].request_line.split()[1] == "/api/v1/models/..%2Fusers%2Fme%3Fa%3Db"
 
 
-async def test_update_and_delete_return_whether_the_record_exists() -> None:
-    known = {Call.UPDATE_MODEL, Call.DELETE_MODEL}
-    script = [answer(id="r1"), reply(404), reply(204), reply(404)]
-    with ScriptedServer(script) as server:
-        async with cloud(server, capabilities=ServerCapabilities(known)) as it:
-            assert await it.update_model("r1", {"model_status": "disabled"})
-            assert not await it.update_model("r1", {"model_status": "disabled"})
-            assert await it.delete_model("r1")
-            assert not await it.delete_model("r1")
-
-    assert sent(server.seen[0]) == {"model_status": "disabled"}
-    assert [seen.request_line.split()[0] for seen in server.seen] == ["PUT"] * 2 + ["DELETE"] * 2
-
-
 async def test_update_without_put_route_uses_patch_from_then_on() -> None:
     script = [reply(405), answer(id="r1"), answer(id="r1")]
-    with ScriptedServer(script) as server:
-        async with cloud(server) as it:
-            assert await it.update_model("r1", {"display_name": "b"})
-            assert await it.update_model("r1", {"display_name": "c"})
+    async with scripted(script) as (it, server):
+        assert await it.update_model("r1", {"display_name": "b"})
+        assert await it.update_model("r1", {"display_name": "c"})
 
     assert [seen.request_line.split()[0] for seen in server.seen] == ["PUT", "PATCH", "PATCH"]
 
@@ -298,20 +261,10 @@ async def test_update_without_put_route_uses_patch_from_then_on() -> None:
 # --- repeats of one request
 
 
-async def test_a_gateway_error_is_repeated_with_growing_waits() -> None:
-    clock = FakeClock()
-    with ScriptedServer([reply(502), reply(503), reply(504), answer(id="me")]) as server:
-        async with cloud(server, clock=clock) as it:
-            await it.me()
-
-    assert clock.slept == [1, 2, 4]
-
-
 async def test_request_fails_after_its_last_try() -> None:
     clock = FakeClock()
-    with ScriptedServer([reply(502)] * 5) as server:
-        async with cloud(server, clock=clock) as it:
-            error = await error_of(it.presign(TARGET, 7))
+    async with scripted([reply(502)] * 5, clock=clock) as (it, server):
+        error = await error_of(it.presign(TARGET, 7))
 
     assert (error.kind, len(server.seen), clock.slept) == (Kind.SERVER_TRANSIENT, 4, [1, 2, 4])
 
@@ -319,9 +272,8 @@ async def test_request_fails_after_its_last_try() -> None:
 async def test_throttled_request_waits_for_retry_after_and_then_raises() -> None:
     clock = FakeClock()
     busy = reply(429, headers={"Retry-After": "100"})
-    with ScriptedServer([busy, busy]) as server:
-        async with cloud(server, clock=clock) as it:
-            error = await error_of(it.presign(TARGET, 7))
+    async with scripted([busy, busy], clock=clock) as (it, _):
+        error = await error_of(it.presign(TARGET, 7))
 
     assert clock.slept == [pytest.approx(110)]
     assert isinstance(error, Throttled)
@@ -336,27 +288,17 @@ async def test_retry_after_date_is_relative_to_the_date_of_the_answer() -> None:
             "Retry-After": "Thu, 01 Jan 1970 01:00:00 GMT",
         },
     )
-    with ScriptedServer([busy]) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.presign(TARGET, 7))
+    async with scripted([busy]) as (it, _):
+        error = await error_of(it.presign(TARGET, 7))
 
     assert (error.kind, error.retry_after_s) == (Kind.API_THROTTLED, 3600)
 
 
-async def test_a_lost_answer_to_presign_is_repeated() -> None:
-    with ScriptedServer([LOST, answer(**PRESIGNED)]) as server:
-        async with cloud(server) as it:
-            assert (await it.presign(TARGET, 7)).storage_key == "k1"
-
-    assert len(server.seen) == 2
-
-
 async def test_dead_idle_connection_is_replaced_without_a_wait() -> None:
     clock = FakeClock()
-    with ScriptedServer([answer(id="me"), LOST, answer(id="me")]) as server:
-        async with cloud(server, clock=clock) as it:
-            await it.me()
-            await it.me()
+    async with scripted([answer(id="me"), LOST, answer(id="me")], clock=clock) as (it, server):
+        await it.me()
+        await it.me()
 
     assert clock.slept == [0]
     assert [seen.connection for seen in server.seen] == [1, 1, 2]
@@ -368,11 +310,9 @@ INITIATE = ("initiate", lambda it: it.initiate("k1", 6 * 1024**2))
 UNCLEAR = [
     (LOST, Kind.NETWORK),
     (reply(500), Kind.SERVER_FAULT),
-    (reply(502), Kind.SERVER_TRANSIENT),
     (reply(503, headers={"Retry-After": "1"}), Kind.API_THROTTLED),
     (reply(408), Kind.SERVER_TRANSIENT),
     (reply(200, "{"), Kind.INVALID_ANSWER),
-    (reply(200, b"x" * 2_000_000), Kind.INVALID_ANSWER),
     (reply(200, "<html>", headers={"Content-Type": "text/html"}), Kind.CAPTIVE_PORTAL),
 ]
 
@@ -383,65 +323,26 @@ async def test_call_with_unclear_outcome_is_not_repeated(
     name: str, call: Callable[[CloudClient], Any], step: Reply, kind: Kind
 ) -> None:
     clock = FakeClock()
-    with ScriptedServer([step]) as server:
-        async with cloud(server, token=SESSION, clock=clock) as it:
-            error = await error_of(call(it))
+    async with scripted([step], token=SESSION, clock=clock) as (it, server):
+        error = await error_of(call(it))
 
     assert (error.kind, error.unclear, len(server.seen), clock.slept) == (kind, True, 1, [])
     assert str(error).startswith(name)
 
 
-@pytest.mark.parametrize("body", ["{}", '{"id": 7}', '{"id": "r1", "id": "r2"}'])
-async def test_register_answer_without_id_is_unclear(body: str) -> None:
-    with ScriptedServer([reply(201, body)]) as server:
-        async with cloud(server) as it:
-            error = await error_of(REGISTER[1](it))
-
-    assert (error.kind, error.unclear, len(server.seen)) == (Kind.INVALID_ANSWER, True, 1)
-
-
-async def test_lost_register_answer_on_idle_connection_is_unclear() -> None:
-    with ScriptedServer([answer(id="me"), LOST]) as server:
-        async with cloud(server) as it:
-            await it.me()
-            error = await error_of(REGISTER[1](it))
-
-    assert (error.unclear, len(server.seen)) == (True, 2)
-
-
-@pytest.mark.parametrize("status", [400, 403, 409, 422])
-async def test_refused_register_is_not_unclear(status: int) -> None:
-    with ScriptedServer([reply(status)]) as server:
-        async with cloud(server) as it:
-            error = await error_of(REGISTER[1](it))
-
-    assert not error.unclear
-
-
 async def test_register_is_repeated_until_the_object_is_visible() -> None:
     clock = FakeClock()
-    with ScriptedServer([reply(404), reply(404), answer(201, id="r1")]) as server:
-        async with cloud(server, clock=clock) as it:
-            assert await REGISTER[1](it) == "r1"
+    script = [reply(404), reply(404), answer(201, id="r1")]
+    async with scripted(script, clock=clock) as (it, _):
+        assert await REGISTER[1](it) == "r1"
 
     assert clock.slept == [5, 5]
 
 
-async def test_register_is_repeated_while_connecting_fails() -> None:
-    clock = FakeClock()
-    with ScriptedServer([]) as server:
-        closed = f"http://127.0.0.1:{server.port}/api/v1"
-    async with cloud(base_url=closed, clock=clock) as it:
-        error = await error_of(REGISTER[1](it))
-
-    assert (error.kind, error.unclear, clock.slept) == (Kind.NETWORK, False, [1, 2, 4])
-
-
 @pytest.mark.parametrize("body", ["", "{}", '{"location": "x"}'])
 async def test_complete_accepts_any_success_without_error_message(body: str) -> None:
-    with ScriptedServer([reply(200, body)]) as server:
-        async with cloud(server, token=SESSION) as it:
-            await it.complete(UPLOAD, [(1, "a")])
+    async with scripted([reply(200, body)], token=SESSION) as (it, server):
+        await it.complete(UPLOAD, [(1, "a")])
 
     assert len(server.seen) == 1
 
@@ -455,9 +356,8 @@ async def test_complete_accepts_any_success_without_error_message(body: str) -> 
     ],
 )
 async def test_complete_with_error_message_in_a_success_fails(body: str, kind: Kind) -> None:
-    with ScriptedServer([reply(200, body)]) as server:
-        async with cloud(server, token=SESSION) as it:
-            error = await error_of(it.complete(UPLOAD, [(1, "a")]))
+    async with scripted([reply(200, body)], token=SESSION) as (it, _):
+        error = await error_of(it.complete(UPLOAD, [(1, "a")]))
 
     assert (error.kind, error.unclear) == (kind, True)
 
@@ -475,22 +375,9 @@ async def test_abort_of_missing_upload_succeeds() -> None:
 # --- credentials
 
 
-async def test_refused_token_is_reread_and_the_request_repeated_once() -> None:
-    tokens = iter(["dk-old", "dk-new"])
-    with ScriptedServer([reply(401), answer(id="me")]) as server:
-        async with cloud(server, source=lambda: next(tokens)) as it:
-            await it.me()
-
-    assert [seen.header("Authorization") for seen in server.seen] == [
-        "Bearer dk-old",
-        "Bearer dk-new",
-    ]
-
-
 async def test_unchanged_token_is_not_sent_again() -> None:
-    with ScriptedServer([reply(401), answer(id="me")]) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.me())
+    async with scripted([reply(401), answer(id="me")]) as (it, server):
+        error = await error_of(it.me())
 
     assert isinstance(error, NeedsOperator)
     assert (error.kind, len(server.seen)) == (Kind.DEVICE_KEY_REFUSED, 1)
@@ -498,11 +385,15 @@ async def test_unchanged_token_is_not_sent_again() -> None:
 
 async def test_second_refusal_in_a_row_is_raised() -> None:
     tokens = iter(["dk-1", "dk-2", "dk-3"])
-    with ScriptedServer([reply(401), reply(401), answer(id="me")]) as server:
-        async with cloud(server, source=lambda: next(tokens)) as it:
-            error = await error_of(it.me())
+    script = [reply(401), reply(401), answer(id="me")]
+    async with scripted(script, source=lambda: next(tokens)) as (it, server):
+        error = await error_of(it.me())
 
-    assert (error.kind, len(server.seen)) == (Kind.DEVICE_KEY_REFUSED, 2)
+    assert error.kind is Kind.DEVICE_KEY_REFUSED
+    assert [seen.header("Authorization") for seen in server.seen] == [
+        "Bearer dk-1",
+        "Bearer dk-2",
+    ]
 
 
 async def test_concurrent_refused_calls_read_the_source_once() -> None:
@@ -524,20 +415,10 @@ async def test_concurrent_refused_calls_read_the_source_once() -> None:
     assert reads == ["dk-old", "dk-new"]
 
 
-async def test_device_key_refused_at_multipart_needs_sign_in_without_reread() -> None:
-    reads = iter([DEVICE])
-    with ScriptedServer([reply(403, '{"error_message": "JWT only"}')]) as server:
-        async with cloud(server, source=lambda: next(reads)) as it:
-            error = await error_of(it.initiate("k1", 6 * 1024**2))
-
-    assert (error.kind, len(server.seen)) == (Kind.NEEDS_SIGN_IN, 1)
-
-
 @pytest.mark.parametrize("token", [None, "", "sk-abc", "a.b", "dk-", "dk-a b", "dk-a\n"])
 async def test_without_a_token_of_a_known_kind_nothing_is_sent(token: str | None) -> None:
-    with ScriptedServer([]) as server:
-        async with cloud(server, source=lambda: token) as it:
-            error = await error_of(it.me())
+    async with scripted([], source=lambda: token) as (it, server):
+        error = await error_of(it.me())
 
     assert (error.kind, server.seen) == (Kind.DEVICE_KEY_REFUSED, [])
     assert error.advice
@@ -571,15 +452,6 @@ async def test_source_without_usable_token_keeps_the_old_token(
     assert credentials.token == "dk-new"
 
 
-async def test_first_token_counts_as_a_change() -> None:
-    contents = [None, None, DEVICE]
-    credentials = Credentials(lambda: contents.pop(0))
-
-    assert not await credentials.has_changed()
-    assert await credentials.has_changed()
-    assert credentials.token == DEVICE
-
-
 async def test_token_replaced_by_one_call_counts_as_changed_for_others() -> None:
     contents = ["dk-old", "dk-new"]
     credentials = Credentials(lambda: contents.pop(0))
@@ -593,10 +465,9 @@ async def test_token_replaced_by_one_call_counts_as_changed_for_others() -> None
 
 
 async def test_optional_call_without_route_is_not_sent_again() -> None:
-    with ScriptedServer([reply(404, '{"error_message": "no route"}')]) as server:
-        async with cloud(server) as it:
-            first = await error_of(anext(it.models()))
-            second = await error_of(anext(it.models()))
+    async with scripted([reply(404, '{"error_message": "no route"}')]) as (it, server):
+        first = await error_of(anext(it.models()))
+        second = await error_of(anext(it.models()))
 
     assert first.kind is second.kind is Kind.ROUTE_UNKNOWN
     assert len(server.seen) == 1
@@ -617,20 +488,18 @@ async def test_404_of_a_route_that_answered_before_does_not_switch_it_off() -> N
 
 
 async def test_R13_404_after_an_unusable_success_does_not_switch_multipart_off() -> None:
-    with ScriptedServer([reply(200, b"x" * 2_000_000), reply(404)]) as server:
-        async with cloud(server, token=SESSION) as it:
-            await error_of(it.complete(UPLOAD, [(1, "a")]))
-            error = await error_of(it.complete(UPLOAD, [(1, "a")]))
-            assert it.multipart_available
+    async with scripted([reply(200, b"x" * 2_000_000), reply(404)], token=SESSION) as (it, _):
+        await error_of(it.complete(UPLOAD, [(1, "a")]))
+        error = await error_of(it.complete(UPLOAD, [(1, "a")]))
+        assert it.multipart_available
 
     assert error.kind is Kind.UPLOAD_GONE
 
 
 async def test_record_is_asked_for_again_after_its_route_was_unknown() -> None:
-    with ScriptedServer([reply(501), reply(404, '{"detail": "Model not found"}')]) as server:
-        async with cloud(server) as it:
-            unknown = await error_of(it.get_model("r1"))
-            await it.get_model("r1")
+    async with scripted([reply(501), reply(404, '{"detail": "Model not found"}')]) as (it, server):
+        unknown = await error_of(it.get_model("r1"))
+        assert await it.get_model("r1") is None
 
     assert unknown.kind is Kind.ROUTE_UNKNOWN
     assert len(server.seen) == 2
@@ -640,34 +509,15 @@ async def test_record_is_asked_for_again_after_its_route_was_unknown() -> None:
 async def test_missing_sign_part_route_switches_multipart_off_except_abort(
     status: int,
 ) -> None:
-    with ScriptedServer([reply(status), reply(204)]) as server:
-        async with cloud(server, token=SESSION) as it:
-            assert it.multipart_available
-            await error_of(it.sign_part(UPLOAD, 1, 7))
-            assert not it.multipart_available
-            refused = await error_of(it.initiate("k1", 7))
-            await it.abort(UPLOAD)
+    async with scripted([reply(status), reply(204)], token=SESSION) as (it, server):
+        assert it.multipart_available
+        await error_of(it.sign_part(UPLOAD, 1, 7))
+        assert not it.multipart_available
+        refused = await error_of(it.initiate("k1", 7))
+        await it.abort(UPLOAD)
 
     assert refused.kind is Kind.ROUTE_UNKNOWN
     assert len(server.seen) == 2
-
-
-async def test_an_update_is_switched_off_when_patch_fails_too() -> None:
-    with ScriptedServer([reply(404), reply(405)]) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.update_model("r1", {"display_name": "b"}))
-            await error_of(it.update_model("r1", {"display_name": "b"}))
-
-    assert (error.kind, len(server.seen)) == (Kind.ROUTE_UNKNOWN, 2)
-
-
-async def test_missing_presign_route_needs_an_operator() -> None:
-    with ScriptedServer([reply(404)]) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.presign(TARGET, 7))
-
-    assert isinstance(error, NeedsOperator)
-    assert "api.base_url" in str(error.advice)
 
 
 # --- hostile answers
@@ -677,9 +527,8 @@ async def test_missing_presign_route_needs_an_operator() -> None:
 async def test_I23_redirect_is_not_followed_and_the_token_stays(status: int) -> None:
     with ScriptedServer([]) as elsewhere:
         location = {"Location": f"{elsewhere.url}/api/v1/models/presign"}
-        with ScriptedServer([reply(status, headers=location)]) as server:
-            async with cloud(server) as it:
-                error = await error_of(it.presign(TARGET, 7))
+        async with scripted([reply(status, headers=location)]) as (it, server):
+            error = await error_of(it.presign(TARGET, 7))
 
     assert error.kind is Kind.REDIRECTED
     assert elsewhere.seen == []
@@ -689,17 +538,15 @@ async def test_I23_redirect_is_not_followed_and_the_token_stays(status: int) -> 
 async def test_compressed_answer_is_refused_without_decompression() -> None:
     bomb = gzip.compress(b'{"a": "' + b"0" * 50_000_000 + b'"}')
     step = reply(200, bomb, headers={"Content-Encoding": "gzip"})
-    with ScriptedServer([step, step]) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.me())
+    async with scripted([step, step]) as (it, _):
+        error = await error_of(it.me())
 
     assert error.kind is Kind.INVALID_ANSWER
 
 
 async def test_endless_answer_is_cut_off() -> None:
-    with ScriptedServer([endless(200)] * 2) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.me())
+    async with scripted([endless(200)] * 2) as (it, _):
+        error = await error_of(it.me())
 
     assert error.kind is Kind.INVALID_ANSWER
 
@@ -709,33 +556,20 @@ async def test_endless_answer_is_cut_off() -> None:
     [
         '{"upload_url": "http://127.0.0.1/k", "storage_key": "k", "storage_key": "other"}',
         '{"upload_url": "http://169.254.169.254/k", "storage_key": "k"}',
-        '{"upload_url": "http://127.0.0.1/k"}',
-        "[]",
         "",
     ],
 )
 async def test_invalid_presign_answer_is_repeated_once(body: str) -> None:
-    with ScriptedServer([reply(200, body)] * 3) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.presign(TARGET, 7))
+    async with scripted([reply(200, body)] * 3) as (it, server):
+        error = await error_of(it.presign(TARGET, 7))
 
     assert (error.kind, len(server.seen)) == (Kind.INVALID_ANSWER, 2)
 
 
-async def test_compressed_error_page_is_classified_by_its_status() -> None:
-    step = reply(502, gzip.compress(b"<html>"), headers={"Content-Encoding": "gzip"})
-    with ScriptedServer([step, answer(id="me")]) as server:
-        async with cloud(server) as it:
-            await it.me()
-
-    assert len(server.seen) == 2
-
-
 async def test_error_message_names_call_status_host_and_reason_but_no_secret() -> None:
     said = f"bad\x1b[31m {DEVICE} see https://h/p?X-Amz-Signature=canary " + "x" * 1000
-    with ScriptedServer([answer(422, error_message=said)]) as server:
-        async with cloud(server) as it:
-            error = await error_of(it.presign(TARGET, 7))
+    async with scripted([answer(422, error_message=said)]) as (it, _):
+        error = await error_of(it.presign(TARGET, 7))
 
     text = str(error)
     assert text.startswith("presign: HTTP 422 from 127.0.0.1: bad\\x1b[31m *** see https://h/p?...")
@@ -758,12 +592,8 @@ def raising(error: Exception) -> httpx.MockTransport:
     ("error", "kind", "unclear"),
     [
         (httpx.ConnectError("c"), Kind.NETWORK, False),
-        (httpx.ConnectTimeout("c"), Kind.NETWORK, False),
-        (httpx.PoolTimeout("p"), Kind.NETWORK, False),
-        (httpx.ReadError("r"), Kind.NETWORK, True),
         (httpx.ReadTimeout("r"), Kind.NETWORK, True),
         (httpx.WriteError("w"), Kind.NETWORK, True),
-        (httpx.WriteTimeout("w"), Kind.NETWORK, True),
         (httpx.CloseError("c"), Kind.NETWORK, True),
         (httpx.RemoteProtocolError("p"), Kind.NETWORK, True),
         (httpx.ProxyError("407"), Kind.CAPTIVE_PORTAL, False),
@@ -789,15 +619,6 @@ async def test_certificate_error_is_found_in_the_chain_of_causes() -> None:
     assert isinstance(found, NeedsOperator)
     assert found.kind is Kind.TLS_ERROR
     assert "clock says 2026-01-01" in str(found)
-
-
-async def test_other_tls_failure_is_a_network_error() -> None:
-    outer = httpx.ConnectError("handshake")
-    outer.__cause__ = ssl.SSLError("wrong version number")
-    async with cloud(transport=raising(outer)) as it:
-        found = await error_of(it.me())
-
-    assert found.kind is Kind.NETWORK
 
 
 # --- pace
@@ -886,45 +707,6 @@ async def test_R06_call_during_a_long_pause_fails_as_throttled_without_a_request
         await it.me()
 
 
-async def test_R06_throttled_call_halves_the_pace() -> None:
-    clock = FakeClock()
-    answers = iter([plain(429)])
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        return next(answers, None) or plain()
-
-    async with cloud(transport=httpx.MockTransport(handler), clock=clock, calls_per_s=10) as it:
-        await it.me()
-        before = clock.boottime_s()
-        for _ in range(20):
-            await it.me()
-        slow_s = clock.boottime_s() - before
-
-    assert slow_s == pytest.approx(5, abs=1.01)
-    assert it.calls_per_s() == pytest.approx(5, abs=0.5)
-
-
-async def test_R06_call_throttled_because_the_pace_grew_is_repeated_until_accepted() -> None:
-    clock, times = FakeClock(), deque[float]()
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        now_s = clock.boottime_s()
-        while times and times[0] <= now_s - 1:
-            times.popleft()
-        if len(times) >= 40:
-            return plain(429)
-        times.append(now_s)
-        return plain()
-
-    async with cloud(transport=httpx.MockTransport(handler), clock=clock) as it:
-        began_s = clock.boottime_s()
-        for _ in range(2000):
-            await it.me()
-        took_s = clock.boottime_s() - began_s
-
-    assert 2000 / took_s >= 0.85 * 40
-
-
 async def test_announced_limit_pauses_or_slows_all_calls() -> None:
     clock, at_s = FakeClock(), []
     headers = iter([{"RateLimit": '"default";r=0;t=20'}, {"RateLimit": '"default";r=2;t=10'}])
@@ -945,10 +727,9 @@ async def test_announced_limit_pauses_or_slows_all_calls() -> None:
 
 async def test_loopback_server_has_no_rate_limit() -> None:
     clock = FakeClock()
-    with ScriptedServer([answer(id="me")] * 30) as server:
-        async with cloud(server, clock=clock, calls_per_s=1) as it:
-            for _ in range(30):
-                await it.me()
+    async with scripted([answer(id="me")] * 30, clock=clock, calls_per_s=1) as (it, _):
+        for _ in range(30):
+            await it.me()
 
     assert clock.slept == []
 

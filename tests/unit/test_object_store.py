@@ -105,36 +105,10 @@ def test_a_granted_length_and_host_are_sent_once_in_their_place(store: ObjectSto
     ]
 
 
-def test_I24_peer_of_internationalized_host_is_checked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def resolve(host: object, port: int, *_: object, **__: object) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    policy = HostPolicy.of("https://api.example.com", [], allow_http=False)
-    with ScriptedServer([STORED]) as server, object_store.build_client() as client:
-        to = Grant(f"http://xn--bcher-kva.example:{server.port}/k", {}, DEADLINE_MS)
-        with pytest.raises(NeedsOperator, match=r"xn--bcher-kva\.example resolves to 127\.0\.0\.1"):
-            put(ObjectStore(client, policy), to)
-
-    assert server.seen == []
-
-
 def test_host_that_cannot_be_decoded_is_a_bad_answer(store: ObjectStore) -> None:
     error = error_of(store, Grant("https://xn--a.example/k", {}, DEADLINE_MS))
 
     assert error.kind is Kind.INVALID_ANSWER
-
-
-def test_body_accepts_pieces_of_any_buffer_type(store: ObjectStore) -> None:
-    whole = bytes(range(256)) * 4096
-    view = memoryview(bytearray(whole))
-    pieces: list[bytes | memoryview] = [view[:300_000], b"", whole[300_000:300_001], view[300_001:]]
-    with ScriptedServer([STORED]) as server:
-        put(store, grant(server), pieces, len(whole))
-
-    assert server.seen[0].body == whole
 
 
 @pytest.mark.parametrize("variable", ["NETRC", "HOME"])
@@ -152,14 +126,6 @@ def test_put_adds_nothing_from_environment_or_earlier_answers(
         put(ObjectStore(client, NEAR), grant(server))
 
     assert {name for seen in server.seen for name, _ in seen.headers} == {"Host", "Content-Length"}
-
-
-def test_bodies_reuse_an_idle_connection(store: ObjectStore) -> None:
-    with ScriptedServer([STORED] * 3) as server:
-        for _ in range(3):
-            put(store, grant(server))
-
-    assert [seen.connection for seen in server.seen] == [1, 1, 1]
 
 
 @contextmanager
@@ -206,11 +172,6 @@ def test_connection_uses_bbr_if_the_kernel_offers_it(monkeypatch: pytest.MonkeyP
 def test_put_returns_the_etag_verbatim(store: ObjectStore, call: Call, etag: str) -> None:
     with ScriptedServer([reply(200, headers={"ETag": etag})]) as server:
         assert put(store, grant(server), call=call) == etag
-
-
-def test_a_body_needs_no_etag(store: ObjectStore) -> None:
-    with ScriptedServer([reply(204)]) as server:
-        assert put(store, grant(server)) is None
 
 
 @pytest.mark.parametrize(
@@ -322,20 +283,6 @@ def test_403_after_the_deadline_is_an_expired_url(store: ObjectStore) -> None:
     assert (before.kind, after.kind) == (Kind.SIGNATURE_REFUSED, Kind.URL_EXPIRED)
 
 
-def test_a_message_names_call_status_code_and_host(store: ObjectStore) -> None:
-    with ScriptedServer([xml(403, "SignatureDoesNotMatch")]) as server:
-        error = error_of(store, grant(server), call=Call.PUT_PART)
-
-    assert str(error) == "put_part: HTTP 403 SignatureDoesNotMatch from 127.0.0.1"
-
-
-def test_retry_after_is_read(store: ObjectStore) -> None:
-    with ScriptedServer([reply(503, headers={"Retry-After": "7"})]) as server:
-        error = error_of(store, grant(server))
-
-    assert (error.kind, error.retry_after_s) == (Kind.SERVER_TRANSIENT, 7)
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(store: ObjectStore, status: int) -> None:
     with ScriptedServer([]) as elsewhere:
@@ -374,28 +321,12 @@ def test_idle_timeout_refusal_closes_the_connection(store: ObjectStore) -> None:
 # --- the network
 
 
-def test_a_lost_answer_is_unclear(store: ObjectStore) -> None:
-    with ScriptedServer([LOST]) as server:
-        error = error_of(store, grant(server))
-
-    assert (error.kind, error.unclear) == (Kind.NETWORK, True)
-
-
 def test_dead_idle_connection_differs_from_a_broken_new_one(store: ObjectStore) -> None:
     with ScriptedServer([STORED, LOST]) as server:
         put(store, grant(server))
         error = error_of(store, grant(server))
 
     assert error.kind is Kind.DEAD_CONNECTION
-
-
-def test_refused_connection_is_not_unclear(store: ObjectStore) -> None:
-    with ScriptedServer([]) as server:
-        pass
-
-    error = error_of(store, grant(server))
-
-    assert (error.kind, error.unclear) == (Kind.NETWORK, False)
 
 
 def test_a_bundle_or_proxy_that_cannot_be_used_is_a_configuration_error(tmp_path: Any) -> None:
@@ -405,16 +336,17 @@ def test_a_bundle_or_proxy_that_cannot_be_used_is_a_configuration_error(tmp_path
         object_store.build_client(proxy="nonsense")
 
 
-@pytest.fixture
-def misled(monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["store.example.org", "xn--bcher-kva.example"])
+def misled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A public name that resolves to this machine, as a rebound or poisoned one would."""
     really = socket.getaddrinfo
 
     def lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
-        return really("127.0.0.1" if host == "store.example.org" else host, *args, **kwargs)
+        return really("127.0.0.1", *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    return "store.example.org"
+    name: str = request.param
+    return name
 
 
 def test_I24_public_name_with_near_address_gets_no_byte(misled: str) -> None:
