@@ -1,15 +1,12 @@
-"""Properties of selection, search paths and plans."""
-
-from collections.abc import Callable
+"""Properties of search paths and plans."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.core.catalog.plan import Action, Known, RouteLimits, plan_files
-from syncd.core.files import naming
-from syncd.core.files.naming import ENDINGS, clash_key, owner_of
+from syncd.core.files.naming import clash_key
 from syncd.core.files.search_paths import Folder, Tree
-from syncd.core.files.selection import Patterns, Rules, Selected, judge
+from syncd.core.files.selection import Rules, judge
 from syncd.types import Fingerprint, FoundFile
 
 TOPS = ["loras", "Loras", "vae", "clip", "text_encoders", "unet", "configs", "diffusers", ".git"]
@@ -25,48 +22,6 @@ print_ = Fingerprint(1, 2, 10, 4, 5)
 
 def file(rel_path: str, size: int = 10, root_id: int = 1) -> FoundFile:
     return FoundFile(root_id, rel_path, print_._replace(size=size), size)
-
-
-def containing(text: str) -> Callable[[str], str | None]:
-    return lambda path: text if text in path else None
-
-
-patterns = st.none() | st.sampled_from(["lora", "x.", "a b", "/"]).map(
-    lambda text: Patterns("rules", containing(text))
-)
-rules = st.builds(
-    Rules,
-    names=st.just({}) | st.just({"loras/é/": "loras/e/", "vae/x.safetensors": "vae/z.pt"}),
-    type_key=st.none() | st.just("loras"),
-    types=st.just(frozenset()) | st.just(frozenset({"loras"})),
-    endings=st.just(ENDINGS) | st.just(frozenset({".gguf"})),
-    include=patterns,
-    exclude=patterns,
-    ignore=patterns,
-    max_file_size=st.none() | st.integers(0, 20),
-)
-
-
-@given(rules, rel_paths, st.integers(0, 30))
-def test_selected_file_satisfies_every_rule(rules: Rules, rel_path: str, size: int) -> None:
-    verdict = judge(rules, rel_path, size)
-    typed = naming.typed(rel_path, rules.type_key)
-
-    if not isinstance(verdict, Selected):
-        assert verdict.reason.isprintable()
-        return
-    assert size > 0
-    assert size <= (size if rules.max_file_size is None else rules.max_file_size)
-    assert naming.ending_of(rel_path) in rules.endings
-    assert not rules.types or typed.split("/")[0] in rules.types
-    for left in (
-        rules.ignore and rules.ignore.deciding(rel_path),
-        rules.exclude and rules.exclude.deciding(typed),
-    ):
-        assert not left
-    assert rules.include is None or rules.include.deciding(typed)
-    assert owner_of(rel_path.rpartition("/")[2]) is None
-    assert naming.fault_of(verdict.target.model_path.removeprefix("models/"), "models/") is None
 
 
 # --- search paths

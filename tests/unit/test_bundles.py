@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncd.core.files.selection import Rules, Selected, Skipped, bundle_of, judge, missing_files
+from syncd.core.files.selection import Rules, Skipped, bundle_of, judge, missing_files
 
 TYPES = frozenset({"diffusers", "LLM"})
 
@@ -43,22 +43,6 @@ def test_missing_shards_are_found_by_index_and_number(
     assert list(missing_files(names, indexes)) == lacks
 
 
-def test_bundle_file_is_selected_with_any_ending() -> None:
-    rules = Rules(bundles=TYPES)
-
-    taken = judge(rules, "diffusers/sdxl/tokenizer/merges.txt", 1)
-    assert isinstance(taken, Selected)
-    assert taken.target.bundle == "diffusers/sdxl"
-    assert taken.rule == "bundle diffusers/sdxl"
-
-
 @pytest.mark.parametrize("name", [".gitattributes", "a.bin.part", "x~", ".cache/a.json"])
 def test_hidden_or_unfinished_file_of_bundle_is_skipped(name: str) -> None:
     assert isinstance(judge(Rules(bundles=TYPES), f"diffusers/sdxl/{name}", 1), Skipped)
-
-
-def test_skipped_bundle_file_quotes_setting() -> None:
-    passed = judge(Rules(), "diffusers/sdxl/model_index.json", 1)
-
-    assert isinstance(passed, Skipped)
-    assert "select.bundles" in passed.reason

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from syncd.core.files.naming import ENDINGS
-from syncd.ingest.formats import archive, gguf, onnx, pickles, safetensors, structure, window
+from syncd.ingest.formats import archive, gguf, pickles, safetensors, structure
 from syncd.ingest.formats.structure import Structure
 from tests import model_files
 from tests.model_files import SAMPLES
@@ -122,15 +122,6 @@ def test_saved_page_is_reported_as_such(check: Check, page: str, ending: str) ->
 
 
 @pytest.mark.parametrize("first", [b"<", b"{"])
-def test_whole_file_that_starts_like_a_page_is_complete(check: Check, first: bytes) -> None:
-    header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(first[0])
-    content = model_files.safetensors(header)
-
-    assert content.startswith(first)
-    assert check(content).complete
-
-
-@pytest.mark.parametrize("first", [b"<", b"{"])
 def test_binary_file_that_starts_like_a_page_is_not_a_page(check: Check, first: bytes) -> None:
     assert check(first + bytes(60), "m.bin").complete
     assert check(first + bytes(60), "m.onnx").sentence.startswith("damaged: ")
@@ -166,36 +157,6 @@ def test_torch_extension_leaves_the_format_to_the_content(
     for sample in SAMPLES[kind][1]:
         assert check(sample, f"m{ending}").format == kind
         assert not check(sample[:-1], f"m{ending}").complete
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes asked for in each read."""
-    sizes, pread = list[int](), os.pread
-
-    def noting(fd: int, count: int, position: int) -> bytes:
-        sizes.append(count)
-        return pread(fd, count, position)
-
-    monkeypatch.setattr(os, "pread", noting)
-    return sizes
-
-
-def test_skipped_part_of_header_is_not_read(tmp_path: Path, read: list[int]) -> None:
-    path, large = tmp_path / "m.gguf", 4_000_000
-    with path.open("wb") as file:
-        file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 20))
-        for _ in range(20):
-            file.write(model_files.gguf_pair("k", 9, struct.pack("<IQ", 0, large)))
-            file.seek(large, os.SEEK_CUR)
-        file.truncate()
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        assert structure.check(fd, "m.gguf", path.stat().st_size).complete
-    finally:
-        os.close(fd)
-
-    assert sum(read) < 20 * 20_000
 
 
 # -- safetensors ---------------------------------------------------------------------------------
@@ -245,15 +206,9 @@ MALFORMED: dict[str, str | bytes] = {
     "not an object": "[]",
     "cut": '{"a":{"data_offsets":[0,4]}',
     "tensor is no object": '{"a":[0,4]}',
-    "tensor without offsets": '{"a":{"dtype":"F32","shape":[]}}',
-    "one offset": '{"a":{"data_offsets":[4]}}',
-    "three offsets": '{"a":{"data_offsets":[0,4,4]}}',
     "boolean offset": '{"a":{"data_offsets":[false,4]}}',
     "offsets as text": '{"a":{"data_offsets":["0","4"]}}',
-    "negative offset": '{"a":{"data_offsets":[-1,4]}}',
-    "fractional offset": '{"a":{"data_offsets":[0,4.0]}}',
     "exponent in offset": '{"a":{"data_offsets":[0,4e0]}}',
-    "end before begin": '{"a":{"data_offsets":[4,0]}}',
     "end before begin behind others": '{"b":{"data_offsets":[0,4]},"a":{"data_offsets":[4,0]}}',
     "not JSON's numbers": '{"__metadata__":NaN}',
     "no UTF-8": b'{"__metadata__":"\xff"}',
@@ -273,28 +228,6 @@ def test_header_that_nests_too_deeply_is_damaged(check: Check) -> None:
     nested = '{"__metadata__":' + "[" * depth + "0" + "]" * depth + "}"
 
     assert check(safetensors_text(nested)).reason == "damaged: the header is not valid JSON"
-
-
-@pytest.mark.parametrize(("limit", "value"), [("MAX_SIZE", 60), ("MAX_COMMAS", 5)])
-def test_header_too_large_to_parse_is_not_checked(
-    check: Check, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
-) -> None:
-    monkeypatch.setattr(window, limit, value)
-    small, large = ('{"a":{"shape":[' + "0," * n + '0],"data_offsets":[0,0]}}' for n in (2, 20))
-
-    assert check(safetensors_text(small)) == Structure(True, None, "safetensors")
-    verdict = check(safetensors_text(large))
-    assert verdict.complete
-    assert verdict.format == "safetensors"
-    assert verdict.sentence.startswith("not checked: ")
-
-
-def test_header_too_large_to_parse_and_no_json_is_damaged(
-    check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(window, "MAX_SIZE", 10)
-
-    assert check(safetensors_text(b"\x00" * 40)).sentence.startswith("damaged: ")
 
 
 def test_header_length_above_limit_is_damaged(check: Check) -> None:
@@ -318,14 +251,6 @@ def test_gguf_tensor_ends_after_aligned_blocks(check: Check) -> None:
         assert check(content[:-1], "m.gguf").reason == (
             f"incomplete: header says {64 + end:,} bytes of tensors, the file has {63 + end:,}"
         )
-
-
-def test_gguf_file_without_tensors_ends_with_its_header(check: Check) -> None:
-    pair = model_files.gguf_pair("general.name", 8, model_files.gguf_string("vocabulary"))
-    content = model_files.gguf([pair], [], 0, alignment=1)
-
-    assert check(content, "m.gguf").complete
-    assert not check(content[:-1], "m.gguf").complete
 
 
 def test_gguf_file_with_unknown_tensor_type_is_not_checked(check: Check) -> None:
@@ -436,10 +361,6 @@ def test_zip_archive_includes_its_comment(check: Check, comment: bytes) -> None:
     assert check(content[:-1], "m.pt").sentence.startswith("incomplete: ")
 
 
-def test_empty_zip_archive_is_complete(check: Check) -> None:
-    assert check(b"PK\x05\x06" + bytes(18), "m.pt").complete
-
-
 @pytest.mark.parametrize("archive_of", [model_files.torch_zip, model_files.torch_zip64])
 def test_zip_archive_with_zeroed_entry_is_damaged(
     check: Check, archive_of: Callable[[], bytes]
@@ -486,23 +407,6 @@ def test_malformed_zip_directory_is_damaged(check: Check, case: str) -> None:
 
     assert not verdict.complete
     assert verdict.sentence.startswith("damaged: ")
-
-
-def test_zip_entry_that_runs_into_directory_is_damaged(
-    check: Check,
-) -> None:
-    content = model_files.torch_zip({"a": bytes(5000), "b": b"bbbb"})
-    start, second = content.index(b"PK\x01\x02"), content.rindex(b"PK\x01\x02")
-    end = content.index(b"PK\x05\x06")
-    central, record = bytearray(content[second:end]), bytearray(content[end:])
-    struct.pack_into("<HHI", record, 8, 1, 1, len(central))
-
-    assert check(content[:start] + central + record, "m.pt").complete
-
-    struct.pack_into("<I", central, 20, 5)  # one byte more than there is
-    assert check(content[:start] + central + record, "m.pt").reason == (
-        "damaged: the entries of the zip archive run into each other"
-    )
 
 
 def test_zip_entries_that_share_bytes_are_damaged(check: Check) -> None:
@@ -587,12 +491,6 @@ def test_legacy_file_above_a_limit_is_not_checked(
     assert verdict.sentence.startswith("not checked: ")
 
 
-def test_legacy_file_with_unknown_persistent_ids_is_not_checked(check: Check) -> None:
-    content = model_files.torch_legacy(2).replace(b"X\x07\0\0\0storage", b"X\x07\0\0\0storehs")
-
-    assert check(content, "m.pt").reason == "not checked: it names storages in an unknown way"
-
-
 def test_legacy_file_truncated_within_pickles_is_incomplete(check: Check) -> None:
     content = model_files.torch_legacy(2)
 
@@ -651,14 +549,3 @@ def test_malformed_onnx_model_is_refused(check: Check, case: str) -> None:
 
     assert not verdict.complete
     assert verdict.sentence.startswith(reason)
-
-
-def test_onnx_model_with_too_many_fields_is_damaged(
-    check: Check, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnx, "MAX_FIELDS", 20)
-
-    assert check(GRAPH + OPERATORS * 18, "m.onnx").complete
-    assert check(GRAPH + OPERATORS * 21, "m.onnx").reason == (
-        "damaged: the onnx model has more than 20 fields"
-    )

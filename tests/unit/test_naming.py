@@ -11,13 +11,6 @@ def refused(rel_path: str) -> Refusal:
     return answer
 
 
-@pytest.mark.parametrize("ending", sorted(naming.ENDINGS))
-def test_model_ending_is_accepted_in_any_case(ending: str) -> None:
-    assert len(naming.ENDINGS) == 10
-    assert unwanted(f"loras/x{ending}", 100) is None
-    assert unwanted(f"loras/x{ending.upper()}", 100) is None
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -26,12 +19,10 @@ def test_model_ending_is_accepted_in_any_case(ending: str) -> None:
         "Unconfirmed 123.safetensors",
         "x.safetensors.part",
         "x.crdownload",
-        "x.tmp",
         "x.safetensors.aria2",
         "x.safetensors.!qB",
         "x.safetensors~",
         "x.safetensors.6eF5e5Da",
-        "x.CKPT.6eF5e5Da",
         "x.safetensors3141592653",
     ],
 )
@@ -42,14 +33,7 @@ def test_unfinished_or_hidden_name_is_unwanted(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [
-        ".cache",
-        "__pycache__",
-        "models--org--name",
-    ],
-)
+@pytest.mark.parametrize("folder", [".cache", "__pycache__", "models--org--name"])
 def test_folder_without_models_is_not_entered(folder: str) -> None:
     assert naming.never_enter(folder)
     for rel_path in (f"loras/{folder}/x.safetensors", f"{folder}/x.safetensors"):
@@ -63,7 +47,6 @@ def test_folder_without_models_is_not_entered(folder: str) -> None:
         ("configs/v1.ckpt", 100, "configs/ contains ComfyUI's own settings"),
         ("loras/put_loras_here", 100, "placeholder"),
         ("loras/x.yaml", 100, "not a model ending: .yaml"),
-        ("loras/README", 100, "not a model ending: none"),
         ("loras/x.\n", 100, "not a model ending: .\\n"),
         ("loras/x.safetensors", 0, "empty file"),
     ],
@@ -95,37 +78,13 @@ def test_target_in_typed_root_starts_with_its_type() -> None:
     assert isinstance(target_of("x.pt", prefix="", type_key="loras"), Target)
 
 
-@pytest.mark.parametrize("character", list("(]+'#:\\*\"é漢\u200b\n\x1b\x00"))
-def test_refusal_quotes_forbidden_character(character: str) -> None:
-    refusal = refused(f"loras/a{character}b{character}.pt")
-
-    assert refusal.offending.isprintable()
-    assert refusal.offending in (
-        character,
-        character.encode("unicode_escape").decode("ascii"),
-    )
-    assert refusal.offending in refusal.reason
-    assert "renaming" in refusal.reason
-    assert refusal.model_path == f"models/loras/a{character}b{character}.pt"
-
-
-def test_name_that_is_not_utf8_is_refused() -> None:
-    refusal = refused("loras/caf\udce9.pt")
-
-    assert refusal.offending == "\\udce9"
-    assert "not UTF-8" in refusal.reason
-
-
 @pytest.mark.parametrize(
     ("rel_path", "offending"),
     [
         ("loras/a..b.pt", ".."),
         ("loras/../x.pt", ".."),
-        ("loras//x.pt", "//"),
-        ("loras/./x.pt", "/./"),
         ("loras/ x.pt", " x.pt"),
         ("loras/x.pt ", "x.pt "),
-        ("loras /x.pt", "loras "),
         ("loras/" + "a" * 253 + ".pt", "a" * 253 + ".pt"),
         ("x.pt", "x.pt"),
         ("l" * 51 + "/x.pt", "l" * 51),
@@ -188,15 +147,10 @@ def test_file_of_bundle_type_is_unwanted_alone(rel_path: str) -> None:
             '"loras/model (1).safetensors" = "loras/model_1.safetensors"',
         ),
         ("loras/a+b,c.pt", '"loras/a+b,c.pt" = "loras/a_b_c.pt"'),
-        ("loras/a..b.pt", '"loras/a..b.pt" = "loras/a.b.pt"'),
-        ("loras/ x.pt", '"loras/ x.pt" = "loras/x.pt"'),
         ("loras/Crème brûlée.pt", '"loras/Crème brûlée.pt" = "loras/Creme brulee.pt"'),
         ("loras/漢字.pt", '"loras/漢字.pt" = "loras/model.pt"'),
         ('loras/a"\\\n\x1b.pt', '"loras/a\\"\\\\\\U0000000A\\U0000001B.pt" = "loras/a.pt"'),
         ("loras/[Pony]/x.pt", '"loras/[Pony]/" = "loras/Pony/"'),
-        ("loras/[Pony]/(x)/y.pt", '"loras/[Pony]/(x)/" = "loras/Pony/x/"'),
-        ("loras/[Pony]/(x).pt", '"loras/[Pony]/(x).pt" = "loras/Pony/x.pt"'),
-        ("loras/" + "a" * 300 + ".pt", f'"loras/{"a" * 300}.pt" = "loras/{"a" * 252}.pt"'),
     ],
 )
 def test_refusal_suggests_a_naming_line(rel_path: str, remedy: str) -> None:
@@ -243,8 +197,3 @@ def test_naming_map_uses_nearest_line(rel_path: str, model_path: str) -> None:
     assert target.model_path == model_path
     assert target.model_type == model_path.split("/")[1]
     assert target.file_name == model_path.rpartition("/")[2]
-
-
-def test_configured_endings_replace_defaults() -> None:
-    assert unwanted("loras/x.engine", 1, endings={".engine"}) is None
-    assert unwanted("loras/x.pt", 1, endings={".engine"}) == "not a model ending: .pt"

@@ -29,26 +29,17 @@ def plan(known: Known | None, limits: RouteLimits = AMPLE) -> Step:
 @pytest.mark.parametrize(
     ("known", "limits", "action", "reason"),
     [
-        (None, AMPLE, Action.UPLOAD, "new, in one request"),
         (None, replace(SMALL, session=True), Action.UPLOAD, "new, in parts"),
         (None, SMALL, Action.NEEDS_SIGN_IN, "larger than the 99 bytes of one request"),
-        (KNOWN, AMPLE, Action.REGISTERED, "in the catalog and unchanged"),
         (
             replace(KNOWN, state="cancelled", reason="by hand"),
             AMPLE,
             Action.CANCELLED,
             "by hand; to",
         ),
-        (replace(KNOWN, state="failed", reason="HTTP 422"), AMPLE, Action.FAILED, "HTTP 422"),
         (replace(KNOWN, state="failed"), AMPLE, Action.FAILED, "failed before and unchanged"),
         (replace(KNOWN, state="queued"), AMPLE, Action.UPLOAD, "changed or unfinished, in one"),
         (replace(KNOWN, model_path="models/b.pt"), AMPLE, Action.UPLOAD, "changed or unfinished"),
-        (
-            replace(KNOWN, fingerprint=FINGERPRINT._replace(mtime_ns=3)),
-            AMPLE,
-            Action.UPLOAD,
-            "changed or unfinished",
-        ),
     ],
 )
 def test_plan_of_selected_file_follows_its_state_and_size(
@@ -58,7 +49,3 @@ def test_plan_of_selected_file_follows_its_state_and_size(
 
     assert (step.action, step.model_path) == (action, f"models/{PATH}")
     assert step.reason.startswith(reason)
-
-
-def test_rule_of_planned_file_is_its_ending() -> None:
-    assert plan(None).rule == "ending .safetensors"

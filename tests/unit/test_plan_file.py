@@ -125,20 +125,6 @@ def test_registered_file_is_skipped_without_live_catalog() -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_delete", "acts"),
-    [
-        ("keep", [PlanAction.SKIP]),
-        ("disable", [PlanAction.DISABLE]),
-        ("delete", [PlanAction.DISABLE, PlanAction.DELETE]),
-    ],
-)
-def test_on_delete_limits_actions_on_records(on_delete: str, acts: list[PlanAction]) -> None:
-    records = [owned(), owned("r2", "loras/older.pt", retired_at=0)]
-
-    assert [line.action for line in lines([], [], records, on_delete=on_delete)] == acts
-
-
-@pytest.mark.parametrize(
     ("facts", "act"),
     [
         ({"since": 7 * HOUR_MS}, PlanAction.DISABLE),
@@ -156,9 +142,3 @@ def test_record_is_disabled_then_deleted_after_grace(
     (line,) = records_to_retire([owned(**facts)], here, now_ms=9 * HOUR_MS, grace_ms=HOUR_MS)
 
     assert line.action is act
-
-
-def test_record_with_file_has_no_line() -> None:
-    here = {("/models", "loras/old.pt")}
-
-    assert list(records_to_retire([owned()], here, now_ms=9 * HOUR_MS, grace_ms=0)) == []

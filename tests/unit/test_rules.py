@@ -20,25 +20,6 @@ def fate(of: Rules, rel_path: str) -> str:
     return judged.rule if isinstance(judged, Selected) else judged.reason
 
 
-@pytest.mark.parametrize(
-    ("rel_path", "what"),
-    [
-        ("loras/test_1.pt", "excluded by /loras/test* (select.exclude)"),
-        ("loras/sub/test_1.pt", "ending .pt"),  # a slash in front: of this folder only
-        ("loras/test_keep.pt", "ending .pt"),  # taken back by the next line
-        ("vae/deep/down/old.ckpt", "excluded by *.ckpt (select.exclude)"),
-        ("unet/a/b.pt", "excluded by unet/a/ (select.exclude)"),
-        ("loras/caf\udce9.gguf", "excluded by *.gguf (select.exclude)"),
-    ],
-)
-def test_patterns_match_as_in_git_and_deciding_line_is_quoted(
-    tmp_path: Path, rel_path: str, what: str
-) -> None:
-    exclude = ["/loras/test*", "!/loras/test_keep.pt", "*.ckpt", "unet/a/", "*.gguf"]
-
-    assert fate(rules(tmp_path, select={"exclude": exclude}), rel_path) == what
-
-
 def test_file_must_match_include_and_no_exclude(tmp_path: Path) -> None:
     chosen = rules(tmp_path, select={"include": ["loras/", "/vae/*.pt"], "exclude": ["*.ckpt"]})
 
@@ -46,24 +27,6 @@ def test_file_must_match_include_and_no_exclude(tmp_path: Path) -> None:
     assert fate(chosen, "vae/a.pt") == "included by /vae/*.pt (select.include)"
     assert fate(chosen, "unet/a.pt") == "matches no line of select.include"
     assert fate(chosen, "loras/a.ckpt") == "excluded by *.ckpt (select.exclude)"
-
-
-def test_rules_contain_every_setting(tmp_path: Path) -> None:
-    chosen = rules(
-        tmp_path,
-        type_key="loras",
-        naming={"prefix": "m/", "map": {"loras/(a)/": "loras/a/"}},
-        select={"types": ["loras"], "endings": [".PT"]},
-        limits={"max_file_size": 9},
-    )
-
-    assert (chosen.prefix, chosen.names, chosen.type_key) == (
-        "m/",
-        {"loras/(a)/": "loras/a/"},
-        "loras",
-    )
-    assert (chosen.types, chosen.endings) == (frozenset({"loras"}), frozenset({".pt"}))
-    assert chosen.max_file_size == 9
 
 
 @pytest.mark.parametrize("text", [b"# drafts\n\n/loras/*.pt\n", b"/loras/*.pt\r\n"])

@@ -70,17 +70,6 @@ def test_sparse_file_has_double_window(network: bool, window_s: float) -> None:
     )
 
 
-def test_unchanged_file_keeps_its_window() -> None:
-    first = observe(None, 0, hint=HintKind.CLOSED)
-
-    assert observe(first, 9) == first
-
-
-@pytest.mark.parametrize("hint", list(HintKind))
-def test_hint_restarts_window(hint: HintKind) -> None:
-    assert observe(observe(None, 0), 29, hint=hint).since_s == 29
-
-
 @pytest.mark.parametrize("field", ["dev", "inode", "size", "mtime_ns", "ctime_ns"])
 def test_changed_fingerprint_restarts_window(field: str) -> None:
     before = observe(None, 0, hint=HintKind.CLOSED)
