@@ -13,139 +13,8 @@ from syncd.core.jobs.error_mapping import (
     server_message,
     to_error,
 )
-from syncd.errors import NeedsOperator, Offline, Permanent, Retryable, Throttled
+from syncd.errors import NeedsOperator
 from syncd.types import Call, Kind
-
-API = (
-    Call.ME,
-    Call.PRESIGN,
-    Call.REGISTER,
-    Call.LIST_MODELS,
-    Call.GET_MODEL,
-    Call.UPDATE_MODEL,
-    Call.DELETE_MODEL,
-    Call.INITIATE,
-    Call.SIGN_PART,
-    Call.COMPLETE,
-    Call.ABORT,
-)
-MULTIPART = (Call.INITIATE, Call.SIGN_PART, Call.COMPLETE, Call.ABORT)
-STORE = (Call.PUT_BODY, Call.PUT_PART)
-
-
-@pytest.mark.parametrize("call", Call)
-@pytest.mark.parametrize("status", [200, 201, 202, 204, 206])
-def test_2xx_is_success(call: Call, status: int) -> None:
-    assert classify(call, status) is None
-
-
-@pytest.mark.parametrize("call", API)
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        *[(s, "server_transient") for s in (408, 425, 502, 503, 504, 520, 527)],
-        (500, "server_fault"),
-        (599, "server_fault"),
-        (429, "api_throttled"),
-        (402, "not_allowed"),
-        (400, "request_refused"),
-        (422, "request_refused"),
-        (501, "route_unknown"),
-        (412, "object_exists"),
-        (413, "too_large"),
-        *[(s, "redirected") for s in (301, 302, 303, 307, 308)],
-        (407, "captive_portal"),
-        (511, "captive_portal"),
-        (300, "invalid_answer"),
-        (406, "other_client_error"),
-    ],
-)
-def test_api_statuses(call: Call, status: int, kind: str) -> None:
-    assert classify(call, status, credential="session") == kind
-
-
-@pytest.mark.parametrize("call", API)
-def test_api_503_with_retry_after_is_a_throttle(call: Call) -> None:
-    assert classify(call, 503, retry_after_s=0) is Kind.API_THROTTLED
-
-
-@pytest.mark.parametrize("call", API)
-def test_api_401_is_refused_credential(call: Call) -> None:
-    assert classify(call, 401, credential="session") is Kind.SESSION_REFUSED
-    expected = Kind.NEEDS_SIGN_IN if call in MULTIPART else Kind.DEVICE_KEY_REFUSED
-    assert classify(call, 401, credential="device") is expected
-
-
-@pytest.mark.parametrize("call", API)
-def test_api_403_is_not_allowed_or_needs_sign_in(call: Call) -> None:
-    assert classify(call, 403, credential="session") is Kind.NOT_ALLOWED
-    expected = Kind.NEEDS_SIGN_IN if call in MULTIPART else Kind.NOT_ALLOWED
-    assert classify(call, 403, credential="device") is expected
-
-
-@pytest.mark.parametrize("call", API)
-def test_404_of_route_that_never_answered_is_unknown_route(call: Call) -> None:
-    about_data = {Call.REGISTER: Kind.OBJECT_MISSING, Call.GET_MODEL: Kind.OTHER_CLIENT_ERROR}
-    expected = about_data.get(call, Kind.ROUTE_UNKNOWN)
-    assert classify(call, 404, route_answered=False) is expected
-
-
-@pytest.mark.parametrize("call", API)
-def test_404_of_route_that_answered_is_missing_object(call: Call) -> None:
-    gone = {Call.REGISTER: Kind.OBJECT_MISSING, **dict.fromkeys(MULTIPART, Kind.UPLOAD_GONE)}
-    expected = gone.get(call, Kind.OTHER_CLIENT_ERROR)
-    assert classify(call, 404, route_answered=True) is expected
-
-
-@pytest.mark.parametrize("call", API)
-def test_api_409_is_conflict_of_record_or_upload(call: Call) -> None:
-    expected = Kind.STORE_CONFLICT if call in MULTIPART else Kind.CONFLICT
-    assert classify(call, 409) is expected
-
-
-@pytest.mark.parametrize("call", STORE)
-@pytest.mark.parametrize(
-    ("status", "code", "kind"),
-    [
-        (400, "RequestTimeout", "store_idle"),
-        (503, "SlowDown", "store_throttled"),
-        (509, "BandwidthLimitExceeded", "store_throttled"),
-        (429, None, "store_throttled"),
-        (509, None, "store_throttled"),
-        (409, "ConditionalRequestConflict", "store_conflict"),
-        (409, None, "store_conflict"),
-        (400, "EntityTooLarge", "too_large"),
-        (413, None, "too_large"),
-        (400, "ExpiredToken", "url_expired"),
-        (403, "SignatureDoesNotMatch", "signature_refused"),
-        (403, "AccessDenied", "signature_refused"),
-        (403, None, "signature_refused"),
-        (401, None, "signature_refused"),
-        (403, "RequestTimeTooSkewed", "clock_skew"),
-        (403, "AllAccessDisabled", "store_access_denied"),
-        (404, "NoSuchBucket", "store_access_denied"),
-        (412, "PreconditionFailed", "object_exists"),
-        (412, None, "object_exists"),
-        (404, "NoSuchUpload", "upload_gone"),
-        (400, "BadDigest", "digest_mismatch"),
-        (400, "InvalidPart", "parts_refused"),
-        (500, "InternalError", "server_fault"),
-        (500, None, "server_fault"),
-        (503, "ServiceUnavailable", "server_transient"),
-        (503, None, "server_transient"),
-        (504, None, "server_transient"),
-        (301, None, "redirected"),
-        (407, None, "captive_portal"),
-        (400, "SomethingNew", "request_refused"),
-        (411, "MissingContentLength", "other_client_error"),
-        (507, "XMinioStorageFull", "not_allowed"),
-        (501, "NotImplemented", "route_unknown"),
-    ],
-)
-def test_store_response_maps_by_code_first(
-    call: Call, status: int, code: str | None, kind: str
-) -> None:
-    assert classify(call, status, s3_code=code) == kind
 
 
 @pytest.mark.parametrize("code", [None, "AccessDenied", "SignatureDoesNotMatch", "Unheard"])
@@ -162,44 +31,10 @@ def test_store_403_of_clock_or_account_stays_so_past_deadline(code: str, kind: K
     assert classify(Call.PUT_BODY, 403, s3_code=code, past_deadline=True) is kind
 
 
-def test_error_document_in_200_is_failure() -> None:
-    assert classify(Call.COMPLETE, 200, s3_code="InternalError") is Kind.SERVER_FAULT
-    assert classify(Call.COMPLETE, 200, s3_code="SlowDown") is Kind.STORE_THROTTLED
-    assert classify(Call.COMPLETE, 200, s3_code="Unheard") is Kind.SERVER_FAULT
-
-
-@pytest.mark.parametrize("call", [Call.PRESIGN, Call.PUT_BODY])
-@pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 422])
-def test_html_instead_of_data_is_captive_portal(call: Call, status: int) -> None:
-    assert classify(call, status, html=True) is Kind.CAPTIVE_PORTAL
-
-
 def test_request_may_have_taken_effect_after_2xx_408_and_5xx() -> None:
     doubtful = [status for status in range(200, 600) if leaves_doubt(status)]
 
     assert doubtful == [*range(200, 300), 408, *range(500, 600)]
-
-
-@pytest.mark.parametrize(
-    ("kind", "error"),
-    [
-        (Kind.NETWORK, Retryable),
-        (Kind.API_THROTTLED, Throttled),
-        (Kind.CAPTIVE_PORTAL, Offline),
-        (Kind.DEVICE_KEY_REFUSED, NeedsOperator),
-        (Kind.REQUEST_REFUSED, Permanent),
-    ],
-)
-def test_error_has_class_of_its_row(kind: Kind, error: type[Exception]) -> None:
-    made = to_error(kind, "what happened", retry_after_s=3, unclear=True)
-
-    assert type(made) is error
-    assert (made.kind, str(made), made.retry_after_s, made.unclear) == (
-        kind,
-        "what happened",
-        3,
-        True,
-    )
 
 
 def test_operator_error_has_advice() -> None:

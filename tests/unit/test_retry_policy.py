@@ -182,26 +182,6 @@ def test_retry_rows_cover_every_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "kinds"),
-    [
-        ("renews", "device_key_refused session_refused"),
-        ("fresh_connection", "dead_connection store_idle"),
-        ("breaker", "dead_connection network server_transient"),
-        ("halves_slots", "store_throttled"),
-        ("event", "digest_mismatch"),
-        ("fuse", "invalid_answer other_client_error request_refused signature_refused"),
-        (
-            "free",
-            "api_throttled clock_skew dead_connection device_key_refused needs_sign_in not_allowed "
-            "object_exists session_refused store_access_denied store_throttled too_large url_expired",
-        ),
-    ],
-)
-def test_flag_is_set_on_exactly_these_rows(flag: str, kinds: str) -> None:
-    assert sorted(kind for kind, row in ROWS.items() if getattr(row, flag)) == kinds.split()
-
-
-@pytest.mark.parametrize(
     "kind", [Kind.NETWORK, Kind.SERVER_TRANSIENT, Kind.SERVER_FAULT, Kind.INVALID_ANSWER]
 )
 @pytest.mark.parametrize("call", [Call.REGISTER, Call.COMPLETE, Call.INITIATE])
