@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -8,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-
-from syncd.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).parents[2]
 DEVICE_KEY = "dk-CANARY0123456789"
@@ -88,13 +85,6 @@ def test_help_and_version_import_nothing_heavy(tmp_path: Path, args: list[str]) 
     assert "sqlite3" not in imported
 
 
-def test_help_lists_every_command_with_its_line(tmp_path: Path) -> None:
-    said = syncd(tmp_path, "--help").stdout
-
-    for name, entry in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(entry.help)}$", said, re.MULTILINE)
-
-
 @pytest.mark.parametrize(
     ("typed", "hint"),
     [
@@ -156,13 +146,6 @@ def test_exit_code_says_what_happened_and_stderr_says_why(
     assert "CANARY" not in done.stderr
 
 
-def test_error_is_one_paragraph_on_stderr(tmp_path: Path) -> None:
-    done = syncd(tmp_path, "--config", "/nowhere.toml", "config", "check")
-
-    assert done.stderr == "syncd: /nowhere.toml: cannot be read: No such file or directory\n"
-    assert done.stdout == ""
-
-
 def test_bug_shows_its_traceback_at_level_debug_only_and_never_a_secret(tmp_path: Path) -> None:
     quiet = syncd(tmp_path, "buggy", before=MISBEHAVE)
     loud = syncd(tmp_path, "--log-level", "debug", "buggy", before=MISBEHAVE)
@@ -220,22 +203,6 @@ def test_show_masks_secrets_and_names_origins(tmp_path: Path) -> None:
         "origin": "SYNCD_API__TOKEN",
     }
     assert "CANARY" not in table.stdout + table.stderr + as_json.stdout + as_json.stderr
-
-
-def test_check_prints_what_is_in_force_and_no_warning_when_all_is_well(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    models.mkdir()
-
-    done = syncd(tmp_path, "--models-dir", str(models), "config", "check", SYNCD_API__TOKEN="dk-1")
-
-    assert done.returncode == 0
-    assert done.stdout.startswith("no configuration file: the configuration is valid\n")
-    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == [
-        "models_dir",
-        "state_dir",
-        "api.base_url",
-        "api.token",
-    ]
 
 
 def test_check_warns_of_what_is_probably_not_meant(tmp_path: Path) -> None:

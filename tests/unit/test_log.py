@@ -176,12 +176,6 @@ def test_json_line_carries_event_level_logger_and_fields() -> None:
     assert line == {"event": "job.claimed", "level": "info", "logger": "syncd", "attempt": 2}
 
 
-def test_error_without_text_is_shown_by_its_type() -> None:
-    text = written("json", lambda: structlog.get_logger().info("x", error=TimeoutError()))
-
-    assert json.loads(text)["error"] == "TimeoutError()"
-
-
 def test_traceback_keeps_its_lines_on_the_console() -> None:
     text = written("console", lambda: by_stdlib_exception("reason"))
 
@@ -202,21 +196,6 @@ def test_loggers_of_urls_write_warnings_only(name: str, monkeypatch: pytest.Monk
     text = written("json", say)
 
     assert [json.loads(line)["event"] for line in text.splitlines()] == ["heard"]
-
-
-def test_level_applies_to_structlog_and_stdlib() -> None:
-    stream = io.StringIO()
-    log.configure(format="json", level="warning", stream=stream)
-
-    for logger in (structlog.get_logger("ours"), logging.getLogger("theirs")):
-        logger.info("unheard")
-        logger.warning("heard")
-
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [(line["logger"], line["event"]) for line in lines] == [
-        ("ours", "heard"),
-        ("theirs", "heard"),
-    ]
 
 
 def test_record_that_cannot_be_formatted_prints_no_arguments(

@@ -74,28 +74,6 @@ def test_batches_are_a_minute_apart() -> None:
     assert batch.is_due(105 + PERIOD_S)
 
 
-def test_hold_sends_a_start_and_an_end_message() -> None:
-    batch = NotificationBatch()
-    batch.add_hold_start(OFFLINE, 100)
-
-    (began,) = batch.take(110)
-    sent = document(began)
-
-    assert sent["event"] == "hold.started"
-    assert sent["hold"] == {
-        "kind": "offline", "since": 1000, "until": None, "reason": "no route",
-        "advice": "Check the network.",
-    }  # fmt: skip
-    assert sent["text"] == "syncd on box: uploads are on hold: no route (Check the network.)"
-
-    batch.add_hold_end(OVER, 200)
-    (ended,) = batch.take(210)
-    sent = document(ended)
-
-    assert sent["event"] == "hold.ended"
-    assert sent["text"] == "syncd on box: uploads resumed after: no route"
-
-
 def test_hold_that_ends_before_its_start_was_sent_is_dropped() -> None:
     batch = NotificationBatch()
     batch.add_hold_start(OFFLINE, 100)

@@ -121,11 +121,6 @@ HOLD = HoldRow(HoldKind.OFFLINE, 0, "no answer from the cloud", "Check the netwo
     [
         (line(), "nothing to send, watching"),
         (line(scanned=1200), "first scan, 1200 files so far"),
-        (line(queued=1), "1 file queued"),
-        (
-            line(queued=3, sending=12 * MIB, hashing=300 * MIB),
-            "3 files queued, sending 12.0 MiB/s, hashing 300.0 MiB/s",
-        ),
         (
             line(queued=3, sending=9.9 * MIB, limit=10 * MIB),
             "3 files queued, sending 9.9 MiB/s of at most 10.0 MiB/s",

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from syncd.monitoring.progress import Meter, Phase, Running, Tally
+from syncd.monitoring.progress import Meter, Phase, Running
 from syncd.types import Fingerprint, Job, State, Target
 
 
@@ -134,27 +134,6 @@ def test_I30_bytes_sent_after_a_try_that_got_further_are_progress() -> None:
         assert meter.snapshot().idle_s == 0
 
 
-def test_rate_includes_incomplete_beat() -> None:
-    watch = Watch()
-    meter = Meter(watch)
-    watch.at_s += 2
-    meter.add_sent(1, 300)
-
-    assert meter.snapshot().sent_rate == 150
-
-
-def test_tallies_are_counted_by_label() -> None:
-    meter = Meter()
-    meter.count(Tally.REQUEST, "presign", "200")
-    meter.count(Tally.REQUEST, "presign", "200")
-    meter.count(Tally.REQUEST, "register", "503")
-
-    assert meter.snapshot().tallies == {
-        (Tally.REQUEST, ("presign", "200")): 2,
-        (Tally.REQUEST, ("register", "503")): 1,
-    }
-
-
 def test_dropped_job_is_not_expected() -> None:
     meter = Meter()
     meter.expect(1, 100)
@@ -164,17 +143,6 @@ def test_dropped_job_is_not_expected() -> None:
 
     assert meter.snapshot().running == ()
     assert meter.snapshot().expected_files == 0
-
-
-def test_late_counts_of_ended_job_are_ignored() -> None:
-    meter = Meter()
-    meter.phase(9, Phase.SENDING)
-    meter.part_done(9)
-    meter.add_sent(9, 5)
-    meter.add_hashed(9, 5)
-
-    assert meter.snapshot().running == ()
-    assert (meter.snapshot().sent, meter.snapshot().hashed) == (5, 5)
 
 
 def test_counters_are_thread_safe() -> None:

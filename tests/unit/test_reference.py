@@ -29,15 +29,6 @@ def test_every_event_has_a_meaning() -> None:
     assert [event for event, meaning in meanings.items() if not meaning] == []
 
 
-def test_events_are_collected_with_levels_and_fields() -> None:
-    logged = reference.logged()
-
-    assert logged["job.failed"].levels == {"error"}
-    assert list(logged["job.failed"].fields) == ["kind", "error", "wait_s", "advice"]
-    assert logged["watch.event_lost"].levels == {"error"}
-    assert "log.suppressed" in logged
-
-
 def test_every_setting_has_a_variable_and_a_description() -> None:
     settings = reference.settings()
 
@@ -45,20 +36,6 @@ def test_every_setting_has_a_variable_and_a_description() -> None:
     assert [setting for setting in settings if not setting.meaning] == []
     text = reference.configuration()
     assert [name for name in VARIABLES if f"`{name}`" not in text] == []
-
-
-@pytest.mark.parametrize(
-    ("key", "values", "default"),
-    [
-        ("upload.files", "a whole number 1 to 16", "2"),
-        ("scan.symlinks", "follow, within_roots or skip", "follow"),
-        ("network.proxy", "text", ""),
-    ],
-)
-def test_setting_shows_values_and_default(key: str, values: str, default: str) -> None:
-    (setting,) = [setting for setting in reference.settings() if setting.key == key]
-
-    assert (setting.values, setting.default) == (values, default)
 
 
 @pytest.mark.needs("groff")
