@@ -406,7 +406,6 @@ def test_a_cancelled_file_stays_so_until_it_is_asked_for(large_home: Home, cloud
 
 
 def test_what_is_bumped_goes_first(home: Home, cloud: Sandbox) -> None:
-    home.env["SYNCD_UPLOAD__FILES"] = "1"
     paused_before_it_knows_a_file(home)
     with home.daemon() as daemon:
         started(home, daemon)
@@ -416,8 +415,8 @@ def test_what_is_bumped_goes_first(home: Home, cloud: Sandbox) -> None:
         until(lambda: len(records(cloud)) == 2, "both files")
 
     assert (bumped.code, bumped.out) == (0, f"go first: {ONE}\n")
-    order = [entry.model_path for entry in cloud.history.entries("register")]
-    assert order == [f"models/{ONE}", f"models/{TWO}"]  # the smaller one would have been first
+    order = [event["rel_path"] for event in daemon.events("job.claimed")]
+    assert order == [ONE, TWO]  # the smaller one would have been first
 
 
 def test_a_limit_holds_from_now_on_and_off_ends_it(large_home: Home, cloud: Sandbox) -> None:

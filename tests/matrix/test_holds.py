@@ -116,8 +116,8 @@ UNSIGNED = Rule(
 UNREADABLE = Rule(Fault.MALFORMED_JSON, call=Call.PRESIGN, count=None)
 
 
-IN_ORDER = {"upload": {"files": 1, "parts": 1}}
-"""One job at a time."""
+IN_ORDER = {"upload": {"parts": 1}}
+"""One body at a time."""
 
 
 async def turn_down(stage: Stage, names: Iterable[str], rule: Rule) -> None:
