@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.core.files.naming import Refusal, target_of
-from syncd.types import Target
+from syncd.types import Target, printable
 
 # The documented pattern of the server, independent of the one under test.
 SERVER = re.compile(r"(?!/)(?!.*\.\.)(?!.*\\)[A-Za-z0-9_./ -]+")
@@ -58,3 +58,13 @@ def test_suggested_naming_line_makes_file_acceptable(rel_path: str) -> None:
     if isinstance(refusal, Refusal) and refusal.remedy is not None:
         line = tomllib.loads(refusal.remedy)
         assert isinstance(target_of(rel_path, prefix="models/", names=line), Target)
+
+
+@given(st.text(st.characters(), max_size=20))
+def test_printable_text_is_one_line_and_idempotent(text: str) -> None:
+    shown = printable(text)
+
+    assert shown.isprintable()
+    assert printable(shown) == shown
+    assert not text.isprintable() or shown == text
+    shown.encode()

@@ -122,12 +122,9 @@ def test_global_option_is_accepted_before_and_after_command(
     ("args", "code"),
     [
         (["--nonsense"], 2),
-        (["nonsense"], 2),
         (["--once", "config", "show"], 2),
         (["config", "show", "extra"], 2),
         (["config", "check"], 78),
-        (["run"], 78),
-        (["--once"], 78),
         (["--config", "/nowhere.toml", "config", "check"], 78),
         (["fine"], 75),
         (["rootless"], 66),

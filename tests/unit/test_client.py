@@ -375,14 +375,6 @@ async def test_abort_of_missing_upload_succeeds() -> None:
 # --- credentials
 
 
-async def test_unchanged_token_is_not_sent_again() -> None:
-    async with scripted([reply(401), answer(id="me")]) as (it, server):
-        error = await error_of(it.me())
-
-    assert isinstance(error, NeedsOperator)
-    assert (error.kind, len(server.seen)) == (Kind.DEVICE_KEY_REFUSED, 1)
-
-
 async def test_second_refusal_in_a_row_is_raised() -> None:
     tokens = iter(["dk-1", "dk-2", "dk-3"])
     script = [reply(401), reply(401), answer(id="me")]

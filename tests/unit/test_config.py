@@ -186,7 +186,6 @@ def test_directories_are_made_absolute_without_resolving_links(
     ("toml", "said"),
     [
         ("[upload]\nfils = 3\n", ":3: upload.fils: no such setting; did you mean upload.files?"),
-        ("[uplaod]\nparts = 3\n", ":3: uplaod.parts: no such setting; did you mean upload.parts?"),
         ("api = 3\n", ":2: api: is a section, not a value; write [api]"),
         ("api = {toke = 'x'}\n", ":2: api.toke: no such setting; did you mean api.token?"),
         (
@@ -311,7 +310,6 @@ def test_message_tells_what_the_key_is_for_and_its_default(tmp_path: Path) -> No
     ("name", "nearest"),
     [
         ("SYNCD_API_TOKEN", "SYNCD_API__TOKEN"),
-        ("SYNCD_MODEL_DIR", "SYNCD_MODELS_DIR"),
         ("SYNCD_API", "SYNCD_API__"),
         ("SYNCD_api__team_id", "SYNCD_API__"),
     ],
@@ -578,13 +576,10 @@ def test_named_token_file_must_be_there_and_be_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("token", "reason"),
     [
-        ("sk-CANARY0123456789", "an sk- key runs workflows and MCP tools"),
-        ("ak-CANARY0123456789", "an ak- key belongs to an agent"),
         ("dk-", "neither a device key nor a session token"),
         ("dk-CANARY with space", "neither a device key nor a session token"),
         ("dk-CANARY\nsecond line", "neither a device key nor a session token"),
         ("CANARY.two", "neither a device key nor a session token"),
-        ("CANARY.two.three.four", "neither a device key nor a session token"),
         ("CANARY..three", "neither a device key nor a session token"),
         (SESSION_TOKEN, "a session token needs api.team_id"),
     ],

@@ -15,7 +15,6 @@ from syncd.core.catalog.plan_file import (
     format_plan,
     parse_plan,
     plan_lines,
-    records_to_retire,
 )
 from syncd.types import Fingerprint, Record
 
@@ -65,10 +64,8 @@ def test_plan_survives_formatting_and_parsing() -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"action": "adopt"}, "needs fingerprint"),
         ({"action": "delete"}, "needs record_id"),
         ({"action": "skip", "size": "7"}, "size"),
-        ({"action": "skip", "path": 7}, "path"),
         ({"action": "skip", "more": 7}, "'more'"),
         ({"action": "upload", "model_path": "m", "fingerprint": {"dev": 1}}, "fingerprint is not"),
     ],
@@ -122,23 +119,3 @@ def test_registered_file_is_skipped_without_live_catalog() -> None:
     )
 
     assert line.action is PlanAction.SKIP
-
-
-@pytest.mark.parametrize(
-    ("facts", "act"),
-    [
-        ({"since": 7 * HOUR_MS}, PlanAction.DISABLE),
-        ({"since": 8 * HOUR_MS + 1}, PlanAction.SKIP),
-        ({"since": None}, PlanAction.SKIP),
-        ({"retired_at": 7 * HOUR_MS}, PlanAction.DELETE),
-        ({"retired_at": 9 * HOUR_MS}, PlanAction.SKIP),
-        ({"replaced": True, "path": "loras/here.pt", "retired_at": 0}, PlanAction.DELETE),
-    ],
-)
-def test_record_is_disabled_then_deleted_after_grace(
-    facts: dict[str, Any], act: PlanAction
-) -> None:
-    here = {("/models", "loras/here.pt")}
-    (line,) = records_to_retire([owned(**facts)], here, now_ms=9 * HOUR_MS, grace_ms=HOUR_MS)
-
-    assert line.action is act

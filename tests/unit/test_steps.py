@@ -126,27 +126,6 @@ def test_renamed_file_moves_its_record(route: Route) -> None:
     assert step_of(HASHED, route, movable=True) is Step.MOVE
 
 
-BESIDE = replace(NEW, storage_key="key")
-OPENED_BESIDE = replace(BESIDE, upload_id="up", part_size=5 << 20, part_count=3)
-
-
-@pytest.mark.parametrize(
-    ("job", "missing", "step"),
-    [
-        pytest.param(NEW, 0, Step.PRESIGN, id="nothing known"),
-        pytest.param(BESIDE, 0, Step.INITIATE, id="key reserved"),
-        pytest.param(OPENED_BESIDE, 3, Step.PARTS, id="killed after initiate"),
-        pytest.param(OPENED_BESIDE, 1, Step.PARTS, id="killed before the last part"),
-        pytest.param(OPENED_BESIDE, 0, Step.HASH, id="every etag committed, not hashed"),
-        pytest.param(OPENED, 0, Step.COMPLETE, id="every etag committed, hashed"),
-    ],
-)
-def test_parts_of_new_content_are_sent_before_it_is_hashed(
-    job: Job, missing: int, step: Step
-) -> None:
-    assert step_of(job, Route.MULTIPART, missing=missing, not_in_catalog=True) is step
-
-
 @pytest.mark.parametrize("route", [Route.PUT, Route.NEEDS_SIGN_IN])
 def test_file_without_parts_is_hashed_first(route: Route) -> None:
     assert step_of(NEW, route, not_in_catalog=True) is Step.HASH

@@ -262,9 +262,7 @@ def test_a_storage_key_that_is_not_short_printable_text_is_refused(key: object) 
     "headers",
     [
         {"Content-Length": "10"},
-        {"content-type": "application/octet-stream"},
         {"Content-MD5": "1B2M2Y8AsgTpgAmY7PhCfg=="},
-        {"CACHE-CONTROL": "no-store"},
         {"Content-Disposition": 'attachment; filename="a b"'},
         {"Host": "bucket.s3.example.com"},
         {"x-amz-checksum-sha256": "abc="},
