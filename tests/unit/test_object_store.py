@@ -275,14 +275,6 @@ def test_answer_maps_to_its_kind(store: ObjectStore, call: Call, step: Reply, ki
     assert error.kind is kind
 
 
-def test_403_after_the_deadline_is_an_expired_url(store: ObjectStore) -> None:
-    with ScriptedServer([xml(403, "AccessDenied")] * 2) as server:
-        before = error_of(store, grant(server), now_ms=lambda: DEADLINE_MS)
-        after = error_of(store, grant(server), now_ms=lambda: DEADLINE_MS + 1)
-
-    assert (before.kind, after.kind) == (Kind.SIGNATURE_REFUSED, Kind.URL_EXPIRED)
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(store: ObjectStore, status: int) -> None:
     with ScriptedServer([]) as elsewhere:
