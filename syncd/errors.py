@@ -74,7 +74,7 @@ class JobError(SyncdError):
         message: What happened, in one sentence, without secrets.
         retry_after_s: What the server asked for, in seconds, already clamped.
         advice: What an operator can do; None if nothing is needed.
-        unclear: The request may have taken effect although it was not answered.
+        unclear: It is unknown whether the request took effect.
         timed_out: It occupied a connection until a timeout.
     """
 

@@ -318,10 +318,10 @@ class Api(_Section):
     """Largest file sent with one PUT, in bytes or as 500MB. Larger files use a multipart upload."""
 
     calls_per_s: float = Field(10, gt=0, le=1000, allow_inf_nan=False)
-    """API calls per second at first. They increase while answers are good, and decrease on request."""
+    """API calls per second at first. Raised while calls succeed, lowered when the server throttles."""
 
     calls_per_s_max: float = Field(100, gt=0, le=1000, allow_inf_nan=False)
-    """Maximum API calls per second. Neither value applies if base_url is on this machine."""
+    """Maximum API calls per second. Both are ignored if base_url is on this machine."""
 
     multipart: Multipart = Multipart()
 
@@ -336,10 +336,10 @@ class Settle(_Section):
     """Seconds a file must stay unchanged before it is uploaded."""
 
     quiet_closed_s: Duration = 10
-    """Seconds it must stay unchanged after it was closed or moved into place."""
+    """Seconds a file must stay unchanged after it was closed or moved into place."""
 
     quiet_network_s: Duration = 90
-    """Seconds it must stay unchanged on a network file system."""
+    """Seconds a file must stay unchanged on a network file system."""
 
     once_wait_s: Duration = 120
     """Seconds that --once waits for changing files; at least 10 + twice quiet_s or quiet_closed_s."""
@@ -373,7 +373,7 @@ class Scan(_Section):
 
 class Upload(_Section):
     files: int = Field(2, ge=1, le=16)
-    """Files above 16 MiB uploaded at the same time; up to 16 smaller ones run at once."""
+    """Files above 16 MiB uploaded at once. Smaller files share the remaining capacity, at most 16."""
 
     parts: int = Field(4, ge=1, le=32)
     """Concurrent PUT requests at the start."""
@@ -507,7 +507,7 @@ class Catalog(_Section):
     """Seconds a file must be gone before its record is disabled or deleted."""
 
     delete_most: int = Field(20, ge=0, le=1_000_000)
-    """Change no record if more than this are due at once: that is probably an accident."""
+    """If more records than this are due at once, change none: it is probably an accident."""
 
 
 class Settings(BaseSettings):

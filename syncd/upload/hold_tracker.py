@@ -1,7 +1,7 @@
 """
 Tracks holds: the reasons why all jobs wait, and when each of them is probed or ends.
 
-A hold stops claiming. When its probe is due, one job may run; the first good answer from the side
+No job is claimed during a hold. When its probe is due, one job may run; the first good answer from the side
 that the hold is about ends it. Several network failures in a row become a hold, so that an outage
 costs one probe instead of one attempt per file. Several files in a row that fail for the same
 server-side reason become a hold as well (a fuse).

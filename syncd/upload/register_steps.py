@@ -64,7 +64,7 @@ async def _settle_changes(context: JobContext) -> None:
     """
     Find out whether unanswered updates and deletes of records with these bytes took effect.
 
-    A record that may still be moved, disabled or deleted is neither adopted nor moved.
+    A record with such a pending change is neither adopted nor moved.
 
     Raises:
         Released: One of them may still take effect.
@@ -91,7 +91,7 @@ async def movable(context: JobContext) -> str | None:
 
 async def not_in_catalog(context: JobContext) -> bool:
     """
-    Return whether the catalog certainly lacks these bytes, as no record has their size.
+    Return whether no record that we know, and none at this path, has the size of the file.
 
     They may then be sent while they are hashed, which reads the disk once. An upload that began this
     way continues this way.
@@ -215,7 +215,7 @@ async def look_up(context: JobContext) -> None:
 def _register_sent_at(job: Job) -> int:
     """When the last register of *job* was sent, Unix milliseconds."""
     sent_at = job.register_repeated_at or job.register_sent_at
-    assert sent_at is not None, "asked only of a job that sent one"
+    assert sent_at is not None, "the job has sent one"
     return sent_at
 
 

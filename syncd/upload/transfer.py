@@ -112,7 +112,7 @@ class Transfer:
         return self._slots.width.most
 
     def use(self, start: int, most: int) -> None:
-        """Change the limits: *start* applies from the next body on, *most* from the next file on."""
+        """Change the limits: *start* takes effect with the next body, *most* with the next file."""
         self._slots.width.resize(start, most)
 
     async def may_send(self) -> bool:

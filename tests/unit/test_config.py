@@ -302,7 +302,8 @@ def test_message_tells_what_the_key_is_for_and_its_default(tmp_path: Path) -> No
 
     assert said == (
         "SYNCD_UPLOAD__FILES: upload.files: must be a whole number 1 to 16. "
-        "Files above 16 MiB uploaded at the same time; up to 16 smaller ones run at once. Default: 2."
+        "Files above 16 MiB uploaded at once. Smaller files share the remaining capacity, at most 16."
+        " Default: 2."
     )
 
 

@@ -1,6 +1,7 @@
 """The generated pages are current, complete and well-formed."""
 
 import json
+import re
 import subprocess
 
 import click
@@ -82,10 +83,27 @@ def test_operate_page_lists_every_state_hold_exit_code_and_command() -> None:
     assert [name for name in COMMANDS if f"syncd {name}" not in text] == []
 
 
+def test_every_hold_is_in_the_metrics_page_and_the_schemas() -> None:
+    metrics = (reference.TOP / "docs/monitoring/metrics.md").read_text("utf-8")
+    (row,) = (line for line in metrics.splitlines() if line.startswith("| `syncd_hold` |"))
+    listed = {
+        name: set(re.findall(r'"kind": { "enum": \[(.*?)\] }', schema_text(name))[0].split(", "))
+        for name in ("status", "webhook")
+    }
+
+    assert [kind for kind in HoldKind if f"`{kind}`" not in row] == []
+    assert listed["status"] == {f'"{kind}"' for kind in HoldKind}
+    own = {HoldKind.PAUSED, HoldKind.STATE}  # no message is sent for these
+    assert listed["webhook"] == {f'"{kind}"' for kind in HoldKind if kind not in own}
+
+
+def schema_text(name: str) -> str:
+    return (reference.TOP / f"docs/schemas/{name}.schema.json").read_text("utf-8")
+
+
 @pytest.mark.parametrize("name", ["file", "history", "queue", "status"])
 def test_schema_lists_every_state_and_event(name: str) -> None:
-    text = (reference.TOP / f"docs/schemas/{name}.schema.json").read_text("utf-8")
-    defined = json.loads(text)["$defs"]
+    defined = json.loads(schema_text(name))["$defs"]
     state, event = defined.get("state"), defined.get("event")
 
     assert state is None or set(state["enum"]) == set(FileState)

@@ -34,7 +34,7 @@ NEAR = 0.93
 """The share of the known limit to which the pace returns after a throttle."""
 
 HALVED_S, REST_S = 2.0, 120.0
-"""Seconds after a throttle before the pace returns to the limit, and before it tries more."""
+"""Seconds after a throttle until the pace may recover to just below the limit, and until it may exceed it."""
 
 SLOW_FACTOR, SLOW_S = 3.0, 0.25
 """An answer is slow if it takes this many times, plus these seconds, as long as the fastest one."""
@@ -133,7 +133,8 @@ class AdaptivePace:
             self._too_fast = sent > UNPACED
         else:
             self._too_fast = self.rate > (UNPACED if math.isinf(self.start) else self.start)
-            # Few calls in the last second were not too fast, and near a known limit hardly slower ones.
+            # If only a few calls were sent in the last second, the limit is not that low. Near a known
+            # limit, it has hardly changed.
             known = self.limit is not None and self.rate <= self.limit
             sent = min(max(sent, self.rate * (0.9 if known else 0.5)), self.rate)
         self.limit = max(LEAST, sent)
