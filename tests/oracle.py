@@ -67,7 +67,7 @@ class Evidence:
         still: What has to be in the catalog: SHA-256 by model_path.
         state_dir: The state directory, no daemon running.
         started: When each life of the program began, Unix milliseconds.
-        killed: When one ended without a chance to say goodbye.
+        killed: When one ended without waiting for its requests, by a kill or a stop without grace.
         unreached: Attempts that never came to a server: (Unix milliseconds, host).
         listing: The server has a listing to look things up in.
         log: Everything the program showed: logs, tables, status.

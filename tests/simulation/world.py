@@ -304,6 +304,7 @@ class World:
         code = await life.live()
         if life.dead:
             self._deaths -= 1
+        if life.dead or self._settings.upload.shutdown_grace_s == 0:
             self._killed.append(self._clock.now_ms())
         self._life = None
         self._note(f"it ends with {code} after {life.steps} steps")
