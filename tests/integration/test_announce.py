@@ -170,18 +170,6 @@ def test_a_hold_is_told_once_and_its_end_by_a_later_run(
     assert listener.beats == 1
 
 
-def test_files_that_were_given_back_are_not_told_as_failed(
-    quiet: Home, cloud: Sandbox, listener: Listener
-) -> None:
-    for number in range(5):
-        add(quiet, f"loras/bad{number}.safetensors")
-    cloud.faults.add(Rule(Fault.ANSWER, call=Call.PRESIGN, status=422, body="{}", count=None))
-
-    assert quiet.once().code == 77
-    assert listener.events[0] == "hold.started"
-    assert sum(each.get("count", 0) for each in listener.messages) == 0
-
-
 def test_a_daemon_tells_its_batches_beats_and_says_the_rest_when_it_is_stopped(
     quiet: Home, cloud: Sandbox, listener: Listener
 ) -> None:
@@ -201,40 +189,6 @@ def test_a_daemon_tells_its_batches_beats_and_says_the_rest_when_it_is_stopped(
     assert [each["work"]["registered"] for each in listener.messages] == [2, 1]
     assert listener.beats == 1
     assert "CANARY" not in daemon.log.read_text()
-
-
-def test_a_daemon_that_has_a_failed_file_does_not_beat(
-    quiet: Home, cloud: Sandbox, listener: Listener
-) -> None:
-    add(quiet, BAD)
-    cloud.faults.add(REFUSED)
-    with quiet.daemon() as daemon:
-        until(lambda: listener.events, "the first round")
-        daemon.stop()
-
-    assert listener.events == ["files.failed", "batch.done"]
-    assert listener.beats == 0
-
-
-def test_a_daemon_tells_that_its_tree_is_gone_and_that_it_came_back(
-    quiet: Home, listener: Listener
-) -> None:
-    del quiet.env["SYNCD_NOTIFY__HEARTBEAT_URL"]
-    away = quiet.models.with_name("away")
-    with quiet.daemon() as daemon:
-        daemon.started()
-        quiet.models.rename(away)
-        until(lambda: "hold.started" in listener.events, "the hold", within_s=90)
-        away.rename(quiet.models)
-        until(lambda: daemon.events("hold.ended"), "the end of the hold")
-        daemon.stop()
-
-    holds = [each["hold"] for each in listener.messages if "hold" in each]
-
-    assert [(each["kind"], each["until"] is None) for each in holds] == [
-        ("root", True), ("root", False),
-    ]  # fmt: skip
-    assert listener.beats == 0
 
 
 # -- receivers that are not there, or not friendly ---------------------------------------------------
@@ -343,10 +297,3 @@ async def test_what_is_dropped_is_said_once_and_one_try_a_message_is_enough_from
 
     assert told.count("webhook.dropped") == 1
     assert "webhook.recovered" in told
-
-
-async def test_a_message_that_is_refused_is_not_tried_again(tmp_path: Path) -> None:
-    with Listener(reply(410)) as listener:
-        await tell(tmp_path, listener, FakeClock(), rounds=1)
-
-    assert len(listener.posts) == 1

@@ -1,8 +1,6 @@
 """``syncd plan --out``, ``syncd apply`` and ``syncd prune``: nothing but what was agreed to."""
 
 import json
-import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,11 @@ import pytest
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import COMMAND, DEADLINE_S, PROJECT, Home, calls, records, until
+from tests.integration.harness import Home, calls, records
 from tests.visitor import Visitor, good
 from tests.weights import weights
 
 ONE, TWO, NEW = "loras/one.safetensors", "vae/two.pt", "vae/renamed.pt"
-BIG = "checkpoints/large.ckpt"
 SENDING = {"presign", "put_body", "put_part", "register"}
 
 
@@ -53,19 +50,6 @@ def test_a_plan_is_applied_exactly_and_a_line_taken_out_does_not_happen(
     assert (done.code, set(records(cloud))) == (0, {f"models/{ONE}"})
     assert done.out.startswith("1 done (2.9 KiB uploaded), 0 refused")
     assert acts(home) == {ONE: "skip", TWO: "upload"}
-
-
-def test_what_waits_in_the_queue_for_another_reason_stays_there(
-    home: Home, cloud: Sandbox, visitor: Visitor
-) -> None:
-    home.env["SYNCD_API__TOKEN"] = "dk-nobody"
-    assert home.once().code == 77
-    home.env["SYNCD_API__TOKEN"] = cloud.device_key
-    kept = [line for line in _plan(home) if TWO not in line]
-    plan_of(home).write_text("\n".join(kept))
-    home.run("apply", str(plan_of(home)))
-
-    assert set(records(cloud)) == {f"models/{ONE}"}
 
 
 def _plan(home: Home) -> list[str]:
@@ -142,22 +126,6 @@ def test_what_others_did_away_with_is_sent_again_at_a_persons_word_only(
     assert home.once().code == 0
 
 
-def test_apply_rename_twice_succeeds_twice_and_reports_no_byte_sent(
-    home: Home, cloud: Sandbox
-) -> None:
-    home.once()
-    (home.models / TWO).rename(home.models / NEW)
-    assert acts(home)[NEW] == "rename"
-    puts = cloud.history.count("put_body")
-    first, again = home.run("apply", str(plan_of(home))), home.run("apply", str(plan_of(home)))
-
-    assert (first.code, again.code) == (0, 0), again.out
-    assert first.out.startswith("1 done (0 B uploaded)")
-    assert again.out.startswith("1 done (0 B uploaded)")
-    assert cloud.history.count("put_body") == puts
-    assert set(records(cloud)) == {f"models/{ONE}", f"models/{NEW}"}
-
-
 def test_apply_with_lines_left_by_the_cloud_and_lines_refused_ends_with_75(
     home: Home, cloud: Sandbox
 ) -> None:
@@ -185,19 +153,6 @@ def test_a_line_of_a_file_that_was_cancelled_since_is_refused(home: Home, cloud:
 
     assert (done.code, set(records(cloud))) == (1, {f"models/{ONE}"})
     assert f"refused: upload {TWO}: cancelled by syncd cancel" in done.out
-
-
-def test_apply_that_is_told_to_stop_ends_by_the_signal(home: Home, cloud: Sandbox) -> None:
-    planned(home)
-    home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", delay_s=DEADLINE_S, count=None))
-    with subprocess.Popen(
-        [*COMMAND, "apply", str(plan_of(home))],
-        cwd=PROJECT, env=home.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        until(lambda: "presign" in calls(cloud), "the first request")
-        process.terminate()
-        assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
 
 
 def test_a_record_below_a_link_to_nowhere_is_not_taken_back(
@@ -290,17 +245,3 @@ def test_prune_waits_for_the_grace_and_stops_at_the_cap(home: Home, cloud: Sandb
     assert "of catalog.delete_grace_s remain" in waiting.out
     assert "raise catalog.delete_most" in capped.out
     assert len(records(cloud)) == 2
-
-
-def test_what_is_registered_to_be_disabled_is_so_and_is_adopted_so(
-    home: Home, cloud: Sandbox
-) -> None:
-    home.env["SYNCD_CATALOG__REGISTER_AS"] = "disabled"
-    first = home.once()
-    status = {record["model_status"] for record in cloud.records()}
-    home.state.rename(home.state.parent / "lost")
-    again = home.once()
-
-    assert (first.code, again.code, status) == (0, 0, {"disabled"})
-    assert len(cloud.records()) == 2
-    assert home.run("safe").code == 0

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,9 @@ from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.types import Call
 from tests.integration.harness import PROJECT, RUN_S, Home, records, until
-from tests.relay import Answer, relaying
 from tests.weights import weights
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
-NEW = "loras/new.safetensors"
 
 
 def says(text: str, *words: str) -> None:
@@ -63,16 +60,6 @@ def test_a_root_that_held_models_and_is_empty_is_not_judged_and_all_is_remembere
     assert back.code == 0
     later = [entry.call for entry in cloud.history.entries()[called:]]
     assert later == [Call.LIST_MODELS]  # the look at the catalog that ends each run
-
-
-def test_a_root_that_never_held_a_model_is_simply_empty(home: Home) -> None:
-    shutil.rmtree(home.models)
-    home.models.mkdir()
-
-    done = home.once()
-
-    assert done.code == 0
-    assert "no files" in done.out
 
 
 @pytest.mark.parametrize(
@@ -150,27 +137,6 @@ def test_a_credential_that_is_refused_is_told_with_the_call_and_held_until_it_is
     assert sorted(records(cloud)) == [f"models/{ONE}", f"models/{TWO}"]
 
 
-def test_a_session_for_another_team_needs_a_person(home: Home, cloud: Sandbox) -> None:
-    home.sign_in(cloud)
-    home.env["SYNCD_API__TEAM_ID"] = cloud.foreign_team_id
-
-    done = home.once()
-
-    assert done.code == 77
-    says(done.out, "presign: HTTP 403", "not a member of this team", "Ask the owner of the team")
-    assert home.status()["holds"][0]["needs_operator"]
-    assert home.counts() == {"waiting": 2} or home.counts() == {"queued": 2}
-
-
-def test_a_role_that_may_not_write_needs_a_person(home: Home, cloud: Sandbox) -> None:
-    cloud.switches = replace(cloud.switches, role="viewer")
-
-    done = home.once()
-
-    assert done.code == 77
-    says(done.out, "presign: HTTP 403", "role viewer may not manage models")
-
-
 @pytest.mark.parametrize(
     ("token", "words"),
     [
@@ -244,48 +210,7 @@ def test_a_mistake_in_the_file_is_told_with_its_key_and_line(
     says(done.said, os.fspath(config), *words)
 
 
-def test_a_mistaken_variable_is_told_with_the_nearest_one(home: Home) -> None:
-    home.env["SYNCD_SETTLE__QUIET"] = "3"
-
-    done = home.once()
-
-    assert done.code == 78
-    says(done.said, "SYNCD_SETTLE__QUIET: no such variable", "SYNCD_SETTLE__QUIET_S")
-
-
-def test_a_word_that_is_no_command_is_a_mistake_in_use(home: Home) -> None:
-    done = home.run("upload")
-
-    assert done.code == 2
-    says(done.said, "No such command 'upload'")
-
-
 # -- the cloud -------------------------------------------------------------------------------------
-
-
-def test_a_cloud_that_is_down_is_left_within_a_minute_and_no_progress_is_lost(
-    home: Home, cloud: Sandbox
-) -> None:
-    with relaying(cloud.base_url) as relay:
-        home.env["SYNCD_API__BASE_URL"] = f"{relay.url}/api/v1"
-        home.once()
-        home.write(NEW, weights(b"new"))
-        home.write("vae/three.pt", weights(b"three"))
-
-        relay.before, relay.after = lambda seen: Answer(503), lambda seen, answer: None
-        down = home.once()
-        left, holds = home.counts(), home.status()["holds"]
-        relay.before, relay.after = lambda seen: None, lambda seen, answer: answer
-        up = home.once()
-
-    assert down.code == 75
-    assert down.seconds < 60
-    assert [hold["kind"] for hold in holds] == ["offline"]
-    says(down.out, "127.0.0.1", "Check the network, api.base_url")
-    assert left == {"registered": 2, "waiting": 2}
-    assert up.code == 0
-    assert f"models/{NEW}" in records(cloud)
-    assert cloud.history.count("presign") == 4
 
 
 ELSEWHERE = """

@@ -69,16 +69,6 @@ def test_all_seven_kinds_are_told_apart(home: Home, cloud: Sandbox, visitor: Vis
     assert kinds(home)["no_knowledge"] == 2  # those at no path of ours are not asked for
 
 
-def test_no_difference_ends_with_0_and_a_difference_only_on_request_with_1(home: Home) -> None:
-    home.once()
-    same = home.run("diff", "--exit-code")
-    (home.models / TWO).unlink()
-
-    assert (same.code, same.out) == (0, "2 equal\n")
-    assert home.run("diff").code == 0
-    assert home.run("diff", "--exit-code").code == 1
-
-
 def test_where_the_server_does_not_list_the_memory_is_compared_and_that_is_said(
     home: Home, cloud: Sandbox
 ) -> None:
@@ -285,16 +275,6 @@ def test_I20_dangling_link_that_a_pattern_excludes_still_deletes_no_record(
     assert len(cloud.records()) == 2
 
 
-def test_models_that_the_rules_pass_over_are_named_beside_the_answer(home: Home) -> None:
-    home.write("diffusers/flux/model.safetensors", weights(b"d" * 2000))
-    home.write("loras/card.png", b"no model")
-    home.once()
-    told, said = document(home, "safe"), home.run("safe")
-
-    assert (told["exit_code"], told["skipped"]["files"]) == (0, 1)
-    assert "; models skipped by the rules: 1 file, 2.1 KiB (see syncd plan)" in said.out
-
-
 def test_a_record_without_an_id_is_looked_for_by_path_and_hash(
     home: Home, cloud: Sandbox, visitor: Visitor
 ) -> None:
@@ -311,28 +291,6 @@ def test_a_record_without_an_id_is_looked_for_by_path_and_hash(
     assert [each["path"] for each in gone["at_risk"]] == [TWO]
     assert [each["records_not_asked"] for each in (there, unasked, deep)] == [0, 2, 1]
     assert "records without an id: 1" in home.run("safe", "--deep").out
-
-
-def test_a_folder_of_extra_model_paths_that_is_not_there_is_named(home: Home) -> None:
-    file = home.state.parent / "extra_model_paths.yaml"
-    file.write_text("other:\n  base_path: other\n  loras: l\n")
-    home.env["SYNCD_COMFYUI__EXTRA_MODEL_PATHS"] = str(file)
-    once = home.once()
-    missing = str(home.state.parent / "other" / "l")
-    told, said = document(home, "safe"), home.run("safe")
-
-    assert (once.code, told["exit_code"], told["absent"]) == (0, 0, [missing])
-    assert f"; not there: {missing}" in said.out
-
-
-def test_safe_says_why_the_rest_is_not_sent_now(home: Home) -> None:
-    home.once()
-    home.write("vae/new.pt", weights(b"n" * 1000))
-    home.run("pause")
-    told, said = document(home, "safe"), home.run("safe")
-
-    assert told["hold"] == "paused by syncd pause. To go on: syncd resume"
-    assert "to send; paused by syncd pause. To go on: syncd resume" in said.out
 
 
 def test_I32_safe_configuration_that_excludes_every_model_is_not_safe(home: Home) -> None:

@@ -77,13 +77,6 @@ def stage(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 # -- looking ---------------------------------------------------------------------------------------
 
 
-def test_live_and_ready_answer_yes_where_nothing_is_in_the_way(stage: Stage) -> None:
-    live, ready = ask(stage.home, "/live"), ask(stage.home, "/ready")
-
-    assert (live.status_code, live.json()["live"]) == (200, True)
-    assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
-
-
 def test_status_is_the_document_of_the_command_without_its_files(stage: Stage) -> None:
     document = ask(stage.home, "/status").json()
     schema = json.loads((PROJECT / "docs/schemas/status.schema.json").read_text())
@@ -98,16 +91,6 @@ def test_status_is_the_document_of_the_command_without_its_files(stage: Stage) -
     said = stage.home.run("status").out
     assert "running for 0:" in said
     assert "last file registered: 20" in said
-
-
-def test_files_come_by_state_and_by_page(stage: Stage) -> None:
-    first = ask(stage.home, "/files", params={"limit": 1}).json()
-    second = ask(stage.home, "/files", params={"limit": 1, "offset": 1}).json()
-
-    assert [[file["path"] for file in page["files"]] for page in (first, second)] == [[ONE], [TWO]]
-    assert (first["more"], second["more"]) == (True, False)
-    assert ask(stage.home, "/files?state=failed").json() == {"files": [], "more": False}
-    assert ask(stage.home, "/files?limit=-1").status_code == 400
 
 
 def documented_metrics() -> dict[str, set[str]]:
@@ -264,19 +247,6 @@ def test_tcp_only_reads_and_allows_no_other_origin(stage: Stage) -> None:
     assert ask(stage.home, "/status").json()["holds"] == []
 
 
-def test_nobody_asks_and_nothing_wakes_up(stage: Stage) -> None:
-    def switches() -> int:
-        text = Path(f"/proc/{stage.daemon.process.pid}/status").read_text()
-        return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
-
-    ask(stage.home, "/status")
-    time.sleep(1)
-    before = switches()
-    time.sleep(4)
-
-    assert switches() - before <= 12  # of its main thread, in 4 s
-
-
 # -- where it listens ------------------------------------------------------------------------------
 
 
@@ -295,16 +265,6 @@ def test_a_socket_without_a_daemon_is_replaced_and_a_living_one_left_alone(tmp_p
 
     assert path == again == found == os.fspath(runtime / SOCKET)
     assert elsewhere == os.fspath(tmp_path / "other" / SOCKET)
-
-
-def test_a_path_too_long_for_an_address_can_be_listened_on(tmp_path: Path) -> None:
-    state = tmp_path / ("long" * 40)
-    state.mkdir()
-    path, sock = listen_on_socket(os.fspath(state), {})
-    sock.close()
-
-    assert path == os.fspath(state / SOCKET)
-    assert Path(path).is_socket()
 
 
 # -- steering --------------------------------------------------------------------------------------
@@ -405,20 +365,6 @@ def test_a_cancelled_file_stays_so_until_it_is_asked_for(large_home: Home, cloud
     assert f"models/{BIG}" in records(cloud)
 
 
-def test_what_is_bumped_goes_first(home: Home, cloud: Sandbox) -> None:
-    paused_before_it_knows_a_file(home)
-    with home.daemon() as daemon:
-        started(home, daemon)
-        until(lambda: home.counts() == {"queued": 2}, "both files in the queue")
-        bumped = home.run("bump", os.fspath(home.models / ONE))
-        home.run("resume")
-        until(lambda: len(records(cloud)) == 2, "both files")
-
-    assert (bumped.code, bumped.out) == (0, f"go first: {ONE}\n")
-    order = [event["rel_path"] for event in daemon.events("job.claimed")]
-    assert order == [ONE, TWO]  # the smaller one would have been first
-
-
 def test_a_limit_holds_from_now_on_and_off_ends_it(large_home: Home, cloud: Sandbox) -> None:
     large_home.sign_in(cloud)
     large_home.env["SYNCD_UPLOAD__BANDWIDTH"] = "64K"
@@ -477,13 +423,6 @@ def test_the_screen_shows_parts_and_ends_well_with_ctrl_c(large_home: Home, clou
             screen.wait_for(f"{BIG[:12]}.* 1/2 parts")
             screen.process.send_signal(signal.SIGINT)
             assert screen.end() == 0
-
-
-def test_watching_needs_a_terminal_or_json(stage: Stage) -> None:
-    refused = stage.home.run("status", "--watch")
-
-    assert refused.code == 2
-    assert "--json" in refused.err
 
 
 # -- the end ---------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import subprocess
 import tarfile
@@ -20,7 +19,6 @@ from tests.integration.harness import COMMAND, PROJECT, Home, until
 from tests.integration.test_no_secrets import files_below, leaks
 from tests.weights import weights
 
-ONE = "loras/one.safetensors"
 SECRETS = ("CANARY_proxy_password_0123456789", "CANARY_user_0123456789")
 
 
@@ -54,15 +52,6 @@ def test_where_all_is_well_no_check_fails_and_nothing_is_written(
     assert re.search(r"^watches +ok", shown, re.MULTILINE)
     assert [entry.call for entry in cloud.history.entries()] == ["me", "me"]
     assert not home.state.exists()
-
-
-def test_what_a_session_has_left_is_told(home: Home, cloud: Sandbox) -> None:
-    home.sign_in(cloud)
-
-    found = checks(home)
-
-    assert found["credential"]["result"] == "warning"
-    assert "expires in 1.0 hours" in found["credential"]["found"]
 
 
 def test_an_ended_session_needs_a_person(home: Home, tmp_path: Path) -> None:
@@ -120,15 +109,6 @@ def test_what_is_wrong_on_this_machine_is_told_with_what_helps(home: Home) -> No
     assert failed(without_tree) == {"credential", "tree", "names"}
 
 
-def test_a_state_directory_that_cannot_be_written_is_told(home: Home) -> None:
-    (home.models.parent / "file").write_bytes(b"no directory can be made here")
-    home.env["SYNCD_STATE_DIR"] = os.fspath(home.models.parent / "file" / "state")
-
-    found = checks(home, "--offline", code=74)
-
-    assert failed(found) == {"state directory"}
-
-
 @pytest.mark.parametrize(
     ("variable", "written", "suffix"),
     [
@@ -163,15 +143,6 @@ def test_the_password_of_a_proxy_goes_to_the_proxy_alone(
     kept = b"".join(files_below(home.state).values())
     secrets = [user, password, expected.removeprefix("Basic ")]
     assert leaks(secrets, {"said": said.encode(), "kept": kept}) == []
-
-
-def test_an_unreachable_cloud_is_temporary(home: Home) -> None:
-    home.env["SYNCD_API__BASE_URL"] = "http://127.0.0.1:9/api/v1"
-
-    found = checks(home, code=75)
-
-    assert failed(found) == {"cloud"}
-    assert found["clock"]["result"] == "skipped"
 
 
 def test_comfyui_is_asked_where_it_is_configured(home: Home) -> None:
@@ -237,25 +208,6 @@ def test_a_bundle_holds_no_secret_and_no_name_unless_asked(home: Home, cloud: Sa
     assert "secret project" in named["config.json"]
 
 
-def test_a_bundle_says_enough_to_help_without_names(home: Home, cloud: Sandbox) -> None:
-    cloud.switches = Switches(role="viewer")
-    home.once()
-
-    members = {
-        name: json.loads(text) for name, text in bundle(home).items() if name.endswith(".json")
-    }
-
-    status, config = members["status.json"], members["config.json"]
-    assert status["files"]
-    assert not {"path", "reason"} & status["files"][0].keys()
-    assert "queued" in {event["to_state"] for event in members["history.json"]}
-    assert "role viewer may not manage models" in status["holds"][0]["reason"]
-    assert config["api.token"] == {"value": "***", "origin": "SYNCD_API__TOKEN"}
-    assert config["upload.files"] == {"value": "2", "origin": "default"}
-    assert members["versions.json"]["packages"]["httpx"]
-    assert {check["name"] for check in members["doctor.json"]} >= {"credential", "watches"}
-
-
 def test_a_bundle_is_made_of_what_is_broken_as_well(home: Home) -> None:
     home.state.mkdir()
     (home.state / "syncd.db").write_bytes(b"no database" * 1000)
@@ -264,16 +216,6 @@ def test_a_bundle_is_made_of_what_is_broken_as_well(home: Home) -> None:
 
     assert "syncd.db" in json.loads(members["status.json"])["error"]
     assert json.loads(members["versions.json"])["syncd"]
-
-
-def test_a_bundle_overwrites_nothing(home: Home) -> None:
-    there = home.state.parent / "there.tar.gz"
-    there.write_bytes(b"mine")
-
-    done = home.run("support-bundle", "-o", str(there))
-
-    assert (done.code, there.read_bytes()) == (2, b"mine")
-    assert "File exists. Name another file with -o." in done.said
 
 
 # -- completion ------------------------------------------------------------------------------------

@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
 from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import LARGE, MIB, Finished, Home, until
+from tests.integration.harness import MIB, Finished, Home, until
 from tests.weights import weights
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
@@ -119,22 +118,6 @@ def test_history_and_file_answer_for_deleted_and_renamed_files(home: Home, cloud
     assert "the file is no longer on disk" in shown.out
 
 
-def test_nothing_is_uploading_after_the_daemon_was_killed(large_home: Home, cloud: Sandbox) -> None:
-    large_home.sign_in(cloud)
-    cloud.faults.add(Rule(Fault.DELAY, "put_part", part=2, delay_s=20))
-    with large_home.daemon() as daemon:
-        until(lambda: _parts_done(large_home) == 1, "the first part")
-        daemon.stop(signal.SIGKILL)
-        status, queue = large_home.status(), large_home.document("queue")
-        file, said = large_home.document("file", BIG), large_home.run("status").out
-
-    assert status["running"] is False
-    assert status["files_by_state"]["queued"] == 1
-    assert {each["state"] for each in status["files"]} == {"registered", "queued"}
-    assert [each["state"] for each in queue["files"]] == [file["file"]["state"]] == ["queued"]
-    assert "uploading" not in said
-
-
 # -- files that still change -----------------------------------------------------------------------
 
 
@@ -191,25 +174,6 @@ def test_settling_files_are_listed_with_the_time_left_or_what_blocks_them(
     assert after_file["settling"] is None
 
 
-def test_settling_files_beyond_the_first_twenty_are_counted_and_found_by_name(home: Home) -> None:
-    names = {f"vae/many-{number:02}.safetensors" for number in range(23)}
-    for name in names:
-        home.write(name, weights(b"many"))
-    home.env |= dict.fromkeys(("SYNCD_SETTLE__QUIET_S", "SYNCD_SETTLE__QUIET_CLOSED_S"), "600")
-    with home.daemon() as daemon:
-        daemon.started()
-        listed, status, queue = _settling(home), home.run("status").out, home.run("queue").out
-        left_out = min({*names, ONE, TWO} - listed.keys())
-        found = home.document("file", left_out)
-        daemon.stop()
-
-    assert len(listed) == 20
-    assert "waiting for 25 files to stop changing" in status
-    assert "… and 5 more still changing" in status
-    assert "… and 5 more still changing" in queue
-    assert found["settling"]["path"] == left_out
-
-
 # -- naming a file ---------------------------------------------------------------------------------
 
 
@@ -217,14 +181,6 @@ def test_a_file_may_be_named_in_every_usual_way(home: Home) -> None:
     usual = (ONE, f"models/{ONE}", f"{home.models}/{ONE}", f"{home.models}/vae/../{ONE}")
 
     assert {home.document("file", given)["path"] for given in usual} == {ONE}
-
-
-def test_a_name_that_status_shows_escaped_is_understood(home: Home) -> None:
-    home.write("vae/bell\x07.pt", weights(b"bell"))
-    home.let_age()
-    home.once()
-
-    assert home.document("file", r"vae/bell\x07.pt")["file"]["state"] == "refused"
 
 
 def test_a_misspelt_name_is_answered_with_what_may_be_meant(home: Home) -> None:
@@ -246,27 +202,6 @@ def test_a_misspelt_name_is_answered_with_what_may_be_meant(home: Home) -> None:
 # -- queue and history -----------------------------------------------------------------------------
 
 
-def test_what_is_under_way_comes_before_what_waits(large_home: Home, cloud: Sandbox) -> None:
-    cloud.faults.add(Rule(Fault.DELAY, "put_body", contains="one", delay_s=20))
-    large_home.env["SYNCD_UPLOAD__SHUTDOWN_GRACE_S"] = "0"
-    with large_home.daemon() as daemon:
-        until(lambda: daemon.events("job.needs_sign_in"), "the large file's turn")
-        queue, shown = large_home.document("queue"), large_home.run("queue").out
-        daemon.stop()
-
-    states = [(file["path"], file["state"]) for file in queue["files"]]
-    assert states[-2:] == [(ONE, "uploading"), (BIG, "needs_sign_in")]
-    assert [line.split()[0] for line in shown.splitlines()[1:]][-1] == "needs_sign_in"
-    assert f"{LARGE} bytes are above" in shown
-
-
-def test_an_empty_queue_says_so(home: Home) -> None:
-    before = home.run("queue").out
-    home.once()
-
-    assert before == home.run("queue").out == "Nothing is uploading, and nothing is waiting.\n"
-
-
 def test_history_tells_each_change_of_owner_and_why(home: Home, cloud: Sandbox) -> None:
     home.once()
 
@@ -284,13 +219,6 @@ def test_history_tells_each_change_of_owner_and_why(home: Home, cloud: Sandbox) 
     assert latest == told["events"][-1:]
     assert len(shown.splitlines()) == 7
     assert re.search(rf"{ONE} +done +finish +registered", shown)
-
-
-def test_history_looks_back_as_far_as_it_is_told(home: Home) -> None:
-    home.once()
-
-    assert home.document("history", "--days", "0")["events"] == []
-    assert "No events" in home.run("history", "--days", "0").out
 
 
 def test_file_names_what_is_not_a_regular_file(home: Home, tmp_path: Path) -> None:

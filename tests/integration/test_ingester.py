@@ -153,22 +153,6 @@ async def test_settling_file_is_shown_with_size_and_seconds_left(scene: Scene) -
     assert [file.seconds_left for file in scene.intake.tracker.progress()] == [0.0]
 
 
-async def test_settling_file_with_clashing_name_is_shown_with_reason(scene: Scene) -> None:
-    await scene.intake.scan(scene.root)
-    scene.clock.passed_s += 15
-    write_safetensors(scene.models / "loras/X.safetensors", 200)
-    await scene.intake.scan(scene.root)
-    await scene.after(15)
-
-    shown = {
-        file.path: (file.seconds_left, file.reason) for file in scene.intake.tracker.progress()
-    }
-    assert shown == {
-        NAME: (None, "it waits for a file that would get the same place in the catalog"),
-        "loras/X.safetensors": (15.0, None),
-    }
-
-
 # -- empty files -----------------------------------------------------------------------------------
 
 
@@ -187,19 +171,6 @@ async def test_empty_file_that_grows_within_its_window_is_never_recorded_as_empt
     assert states(scene) == {}
     assert await scene.after(30) == 1
     assert states(scene) == {NAME: "queued"}
-
-
-async def test_empty_file_that_is_open_for_writing_settles_when_it_is_closed(scene: Scene) -> None:
-    with (scene.models / NAME).open("wb"):
-        await scene.intake.scan(scene.root)
-        assert await scene.after(30) == 0
-        (file,) = scene.intake.tracker.progress()
-
-    assert file == Settling(NAME, 0, None, "a program has it open for writing")
-    assert states(scene) == {}
-    await scene.after(BLOCKED_RETRY_S)
-    await scene.after(30)
-    assert states(scene) == {NAME: "ignored"}
 
 
 async def test_empty_file_that_stays_empty_is_ignored_after_its_window(scene: Scene) -> None:
@@ -261,14 +232,6 @@ async def test_I17_settled_files_are_queued_in_batches_with_clashes_and_bundles_
     assert [set(bundle) <= set(each) for each in goes if set(each) & set(bundle)] == [True]
     assert max(len(set(each) - set(bundle)) for each in goes) <= 4
     assert {path for path, state in states(scene).items() if state == "conflict"} == set(clash)
-
-
-async def test_last_of_several_hints_for_a_path_counts(scene: Scene) -> None:
-    created, closed_ = Hint(scene.root.id, NAME, HintKind.CREATED), closed(scene, NAME)[0]
-    await scene.intake.examine([created, closed_])
-
-    assert await scene.after(WINDOWS.closed_s - 0.1) == 0
-    assert await scene.after(0.1) == 1
 
 
 @pytest.mark.parametrize(

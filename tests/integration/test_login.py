@@ -1,6 +1,5 @@
 """``syncd login``, ``logout`` and ``whoami``, at a terminal and in scripts, against a real socket."""
 
-import itertools
 import json
 import os
 import pty
@@ -223,21 +222,6 @@ def test_pairing_shows_address_code_and_qr_and_keeps_only_the_device_key(
     assert "has a device key" in again.out
 
 
-def test_polls_keep_the_interval_and_a_429_doubles_it(box: Home, cloud: Sandbox) -> None:
-    cloud.faults.add(Rule(Fault.ANSWER, call=Call.PAIR_POLL, status=429, body="{}"))
-    with terminal(box, "login") as screen:
-        address = screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0]
-        while cloud.history.count(Call.PAIR_POLL) < 2:
-            time.sleep(0.05)
-        approve(address)
-        assert screen.end() == 0, screen.seen
-
-    times = [entry.at_ms for entry in cloud.history.entries(Call.PAIR_START, Call.PAIR_POLL)]
-    gaps = [round((after - before) / 1000) for before, after in itertools.pairwise(times)]
-    assert gaps[0] >= 1
-    assert all(gap >= 2 for gap in gaps[1:])
-
-
 def test_a_void_code_is_explained_and_followed_by_a_new_one(box: Home, cloud: Sandbox) -> None:
     with terminal(box, "login") as screen:
         screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")
@@ -247,18 +231,6 @@ def test_a_void_code_is_explained_and_followed_by_a_new_one(box: Home, cloud: Sa
 
         assert screen.end() == 0, screen.seen
     assert "Access page" not in screen.seen
-
-
-def test_a_lost_answer_to_the_approving_poll_is_told(box: Home, cloud: Sandbox) -> None:
-    with terminal(box, "login") as screen:
-        address = screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0]
-        cloud.faults.add(Rule(Fault.LOST_ANSWER, call=Call.PAIR_POLL))
-        approve(address)
-        screen.wait_for("the account has an unused device: remove it on the Access page")
-        approve(screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0])
-
-        assert screen.end() == 0, screen.seen
-    assert key_of(box).startswith("dk-")
 
 
 def test_a_code_that_nobody_confirms_ends_with_77(box: Home, cloud: Sandbox) -> None:
@@ -439,26 +411,6 @@ def test_logout_ends_the_key_in_a_keyring_that_a_named_file_keeps_from_counting(
     assert whoami(box)["credentials"]
 
 
-def test_logout_names_a_session_token_that_goes_on(box: Home, cloud: Sandbox) -> None:
-    give_session(box, cloud)
-    box.sign_in(cloud)
-    done = box.run("logout")
-
-    assert done.code == 0
-    assert not (box.state / "credentials/session.json").exists()
-    assert "The session token in SYNCD_API__TOKEN does not come from syncd login" in done.out
-
-
-def test_logout_tells_that_a_copy_of_the_key_has_ended_too(box: Home, cloud: Sandbox) -> None:
-    pair(box)
-    box.env["SYNCD_API__TOKEN"] = key_of(box)
-    done = box.run("logout")
-
-    assert done.code == 0
-    assert "SYNCD_API__TOKEN contains the same key, which is of no use any more" in done.out
-    assert "is not removed" not in done.out
-
-
 def test_logout_tells_of_a_keyring_that_does_not_answer(box: Home, tmp_path: Path) -> None:
     ring = with_keyring(box, tmp_path)
     pair(box)
@@ -589,23 +541,6 @@ def test_a_daemon_that_falls_back_to_a_key_of_another_team_sends_nothing(
     assert teams_written(cloud) == [other]
 
 
-def test_a_key_that_shows_what_was_registered_before_goes_on_and_is_asked_about_once(
-    box: Home, cloud: Sandbox
-) -> None:
-    own, _ = cloud.teams
-    assert sign_in(box, cloud, "--team", own).code == 0
-    assert register(box, "a").code == 0
-    assert box.run("logout").code == 0
-    box.env["SYNCD_API__TOKEN"] = cloud.device_key
-    codes = [register(box, "b").code]
-    asked = cloud.history.count(Call.GET_MODEL)
-    codes.append(register(box, "c").code)
-
-    assert codes == [0, 0]
-    assert cloud.history.count(Call.GET_MODEL) == asked
-    assert teams_written(cloud) == [own] * 3
-
-
 def delete_records(cloud: Sandbox) -> None:
     """A visitor who changes the cloud."""
     for record in cloud.records():
@@ -637,20 +572,6 @@ def test_a_box_whose_records_were_deleted_in_the_cloud_signs_in_by_naming_the_te
     assert kept is not None
     assert (done.code, state_of_b) == (1, "registered"), "a is in drift"
     assert session.code == 0, session.said
-
-
-def test_records_that_are_known_to_be_deleted_say_nothing_of_a_team(
-    box: Home, cloud: Sandbox
-) -> None:
-    give_key(box, cloud)
-    assert register(box, "a").code == 0
-    delete_records(cloud)
-    box.once()
-    noticed = box.file("loras/a.safetensors")["state"]
-    (box.state / "credentials/api_token").unlink()
-
-    assert noticed == "drift"
-    pair(box)
 
 
 def test_a_403_is_explained_by_the_role_with_one_look_at_the_account(
@@ -701,13 +622,3 @@ def test_network_errors_of_login_and_whoami_say_what_failed_and_what_to_do(
     assert CHECK in who.out
     assert "pair_start" not in paired.err
     assert "ConnectError" not in paired.err + who.out
-
-
-def test_sign_in_at_a_cloud_that_fails_says_to_try_later(box: Home, cloud: Sandbox) -> None:
-    cloud.faults.add(Rule(Fault.ANSWER, "pair_start", count=None, status=503, performed=False))
-
-    done = box.run("login")
-
-    assert done.code == 75
-    assert "The pairing could not be started: HTTP 503 from 127.0.0.1" in done.err
-    assert done.err.rstrip().endswith("Run the command again later.")

@@ -1,16 +1,13 @@
 """``syncd --once``: what becomes of a tree, against a cloud that works and one that does not."""
 
-import os
 import re
 import shutil
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from syncd.sandbox.faults import Fault, Rule
 from syncd.sandbox.server import Sandbox
 from syncd.sandbox.switches import MultipartPaths, Switches, Unique
 from tests.integration.harness import CAP, LARGE, MIB, Home, Nursery, calls, records
@@ -108,31 +105,6 @@ def test_bytes_that_the_catalog_holds_at_that_path_are_adopted(home: Home, cloud
     assert home.file(ONE)["adopted"] is True
 
 
-def test_a_file_with_new_bytes_becomes_a_new_record(home: Home, cloud: Sandbox) -> None:
-    home.once()
-    old = home.sha256(ONE)
-    home.write(ONE, weights(b"other bytes than before"))
-
-    again = home.once()
-
-    assert again.code == 0
-    hashes = Counter(record["file_hash"] for record in cloud.records())
-    assert hashes.keys() == {f"sha256:{h}" for h in (old, home.sha256(ONE), home.sha256(TWO))}
-    assert home.file(ONE)["sha256"] == home.sha256(ONE)
-
-
-def test_a_touched_file_is_read_again_and_not_sent_again(home: Home, cloud: Sandbox) -> None:
-    home.once()
-    before = cloud.history.count("put_body", "presign", "register")
-    os.utime(home.models / ONE)
-
-    again = home.once()
-
-    assert again.code == 0
-    assert cloud.history.count("put_body", "presign", "register") == before
-    assert home.counts() == {"registered": 2}
-
-
 def test_a_renamed_file_is_found_under_its_new_path_and_a_deleted_one_stays(
     home: Home, cloud: Sandbox
 ) -> None:
@@ -186,18 +158,6 @@ def test_a_file_above_the_cap_waits_for_a_session_and_the_rest_goes_on(
     assert cloud.history.count("put_body") == 2
 
 
-def test_a_higher_limit_frees_a_file_that_waited_for_a_session(
-    large_home: Home, cloud: Sandbox
-) -> None:
-    large_home.once()
-    large_home.env["SYNCD_API__SINGLE_PUT_LIMIT"] = str(2 * LARGE)
-
-    done = large_home.once()
-
-    assert done.code == 0
-    assert records(cloud) == expected(large_home, ONE, TWO, BIG)
-
-
 def test_a_server_without_multipart_calls_leaves_large_files_with_a_reason_of_its_own(
     large_home: Home, cloud: Sandbox
 ) -> None:
@@ -233,26 +193,6 @@ def test_multipart_paths_are_taken_from_the_configuration(nursery: Nursery, tmp_
 
 
 # -- files that stay behind -------------------------------------------------------------------------
-
-
-def test_each_file_that_stays_behind_is_named_with_its_reason(
-    large_home: Home, cloud: Sandbox
-) -> None:
-    large_home.write("loras/ink (1).safetensors", b"a name that the server refuses")
-    large_home.write("vae/TWO.pt", b"the same name but for its case")
-
-    done = large_home.once()
-
-    assert done.code == 77
-    assert records(cloud) == expected(large_home, ONE)
-    left = done.out[done.out.index("Not in the catalog") :]
-    for line in (
-        rf"{BIG} +6\.0 MiB +needs_sign_in +{LARGE} bytes are above the {CAP}",
-        r"loras/ink \(1\)\.safetensors +30 B +refused +.*its characters \( \)",
-        r"vae/TWO\.pt +30 B +conflict +vae/two\.pt would get the same place",
-        r"vae/two\.pt +2\.0 KiB +conflict +vae/TWO\.pt would get the same place",
-    ):
-        assert re.search(line, left), (line, left)
 
 
 @pytest.mark.parametrize(
@@ -294,107 +234,6 @@ def test_a_changed_file_whose_storage_key_repeats_is_not_sent_and_holds_up_nobod
     assert (done.code, left["state"]) == (1, "failed")
     assert "storage key of other bytes" in left["reason"]
     assert records(cloud) == before | expected(home, "vae/three.pt")
-
-
-# -- a cloud that does not work ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """
-    Something that happens once to the only file of a tree, and what it may cost.
-
-    ``costs`` are calls of a kind; ``large`` takes a file that goes in parts, with a session.
-    ``leaves`` counts uploads that stay open since nobody was told of them.
-    """
-
-    name: str
-    faults: tuple[Rule, ...] = ()
-    switches: dict[str, Any] = field(default_factory=dict)
-    costs: dict[str, int] = field(default_factory=dict)
-    large: bool = False
-    leaves: int = 0
-
-
-def lost(call: str, **facts: Any) -> Rule:
-    """The call takes effect and its answer never comes."""
-    return Rule(Fault.LOST_ANSWER, call, **facts)
-
-
-def refused(call: str, status: int, **facts: Any) -> Rule:
-    """The call does nothing but answer with *status*."""
-    return Rule(Fault.ANSWER, call, status=status, **facts)
-
-
-NO_LISTING = {"listing_off": 404}
-
-TROUBLES = [
-    Trouble("no listing", switches=NO_LISTING, costs={"put_body": 1, "register": 1}),
-    Trouble(
-        "put cut in the middle",
-        (Rule(Fault.CUT, "put_body", after_bytes=1000),),
-        costs={"presign": 1, "put_body": 2, "register": 1},
-    ),
-    Trouble(
-        "put answer lost", (lost("put_body"),), costs={"presign": 1, "put_body": 2, "register": 1}
-    ),
-    Trouble("register answer lost", (lost("register"),), costs={"put_body": 1, "register": 1}),
-    Trouble(
-        "register answer lost, no listing",
-        (lost("register"),),
-        NO_LISTING,
-        costs={"put_body": 1, "register": 2},
-    ),
-    Trouble(
-        "part cut in the middle",
-        (Rule(Fault.CUT, "put_part", part=1, after_bytes=MIB),),
-        costs={"initiate": 1, "put_part": 3, "register": 1},
-        large=True,
-    ),
-    Trouble(
-        "upload gone",
-        (refused("put_part", 404, part=1, body="<Error><Code>NoSuchUpload</Code></Error>"),),
-        costs={"initiate": 2, "register": 1},
-        large=True,
-        leaves=1,
-    ),
-    Trouble(
-        "complete answer lost, gone",
-        (lost("complete"),),
-        {"second_complete": 404},
-        costs={"put_part": 2, "complete": 2, "register": 1},
-        large=True,
-    ),
-    Trouble(
-        "complete names parts it does not have",
-        (Rule(Fault.WRONG_ETAG, "put_part", part=1),),
-        costs={"initiate": 2, "register": 1},
-        large=True,
-    ),
-]
-
-
-@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
-def test_after_a_passing_trouble_the_file_is_registered_once(
-    nursery: Nursery, tmp_path: Path, cloud: Sandbox, trouble: Trouble
-) -> None:
-    cloud.switches = replace(cloud.switches, **trouble.switches)
-    cloud.faults.add(*trouble.faults)
-    home = nursery.home(tmp_path / "home", cloud, large=trouble.large)
-    only = BIG if trouble.large else ONE
-    for other in {ONE, TWO, BIG} - {only}:
-        (home.models / other).unlink(missing_ok=True)
-    if trouble.large:
-        home.sign_in(cloud)
-
-    done = home.once()
-
-    assert done.code == 0, done.err
-    assert records(cloud) == expected(home, only)
-    made = Counter(calls(cloud))
-    assert {call: made[call] for call in trouble.costs} == trouble.costs
-    assert len(cloud.open_uploads()) == trouble.leaves
-    assert all(rule.count == 0 for rule in cloud.faults.rules()), "a fault did not happen"
 
 
 # -- exit codes ------------------------------------------------------------------------------------

@@ -60,7 +60,6 @@ def ignored(path: str, words: str, size: int = SIZE) -> Trap:
     return Trap(path, "ignored", words, size)
 
 
-NO_MODELS = "which contains no models"
 UNFINISHED = "name of an unfinished download"
 IN_TWO_CASES = "would get the same place in the catalog"
 

@@ -57,28 +57,6 @@ def test_both_ways_tell_of_a_tree_alike(told: Home) -> None:
     assert "a 模型.safetensors.part" in wide[0][1]
 
 
-def test_a_store_that_cannot_be_read_is_told_as_ever(told: Home) -> None:
-    (told.state / "syncd.db").write_bytes(b"no database, but long enough to be looked at" * 100)
-    for name in ("syncd.db-wal", "syncd.db-shm"):
-        (told.state / name).unlink(missing_ok=True)
-
-    short, long = both(told, "status")
-
-    assert short == long
-    assert short[0] == 74
-    assert "is damaged" in short[2]
-
-
-@pytest.mark.parametrize("columns", ["60", "80", "200"])
-def test_help_is_the_page_of_the_command_line_at_every_width(home: Home, columns: str) -> None:
-    short = home.run("--help")
-    home.env["COLUMNS"] = columns
-    long = home.run("-h")
-
-    assert (short.out == long.out) == (int(columns) >= 80)
-    assert short.out.split() == long.out.split()
-
-
 def test_a_reader_that_went_away_is_no_news(told: Home) -> None:
     for args in (["status"], ["health"], ["--help"]):
         reading, writing = os.pipe()

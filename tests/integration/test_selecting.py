@@ -61,23 +61,6 @@ def test_shown_config_line_registers_the_file_only(home: Home, cloud: Sandbox) -
     assert home.counts() == {"registered": 3}
 
 
-def test_names_mapped_to_one_are_a_conflict_until_the_map_changes(
-    home: Home, cloud: Sandbox
-) -> None:
-    home.write(ODD, weights(b"odd"))
-    configure(home, f'[naming.map]\n"{ODD}" = "{ONE}"\n')
-
-    planned, done = plan_of(home), home.once()
-    configure(home, f"[naming.map]\n{LINE}\n")
-    mended = home.once()
-
-    assert {planned[path]["action"] for path in (ONE, ODD)} == {"conflict"}
-    assert done.code == 1
-    assert mended.code == 0
-    assert home.counts() == {"registered": 3}
-    assert "models/loras/model_1.safetensors" in records(cloud)
-
-
 # -- selection -------------------------------------------------------------------------------------
 
 

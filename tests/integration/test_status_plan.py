@@ -14,9 +14,6 @@ from tests.weights import HEADER, weights, write_safetensors
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
 REFUSED = "loras/ink (1).safetensors"
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
 def actions(home: Home) -> dict[str, str]:
     """What ``plan`` would do with each file."""
     return {file["path"]: file["action"] for file in home.plan()["files"]}
@@ -47,12 +44,6 @@ def test_a_plan_tells_how_many_agents_would_pull_it(home: Home, cloud: Sandbox) 
 
     assert (told["agents"], home.plan()["agents"]) == (3, None)
     assert "3 connected agents download them, 14.6 KiB in total" in shown.out
-
-
-def test_a_plan_needs_no_credential(home: Home) -> None:
-    del home.env["SYNCD_API__TOKEN"]
-
-    assert actions(home) == {ONE: "upload", TWO: "upload"}
 
 
 def test_what_is_planned_comes_true(large_home: Home, cloud: Sandbox) -> None:
@@ -90,20 +81,6 @@ def test_a_plan_tells_each_file_apart_by_what_is_known_of_it(home: Home, cloud: 
         TWO: ("registered", "in the catalog and unchanged"),
         "vae/new.pt": ("upload", "new, in one request"),
     }
-
-
-def test_a_file_that_failed_is_planned_as_failed_until_it_changes(
-    home: Home, cloud: Sandbox, visitor: Visitor
-) -> None:
-    visitor.upload(b"somebody else's", f"models/{ONE}")
-    cloud.switches = replace(cloud.switches, unique_paths=Unique.EXACT)
-    home.once()
-
-    failed = actions(home)
-    home.write(ONE, weights(b"changed"))
-
-    assert failed == {ONE: "failed", TWO: "registered"}
-    assert actions(home)[ONE] == "upload"
 
 
 @pytest.mark.parametrize("emptied", [False, True])

@@ -21,16 +21,14 @@ from syncd.store.db import Database, migrations, reading
 from syncd.store.files import Files, RootRow, Wanted
 from syncd.store.jobs import JobQueue
 from syncd.store.lock import is_locked
-from syncd.store.outline import Amount, Outline
+from syncd.store.outline import Outline
 from syncd.store.reports import Report
 from syncd.store.store import Store
 from syncd.types import (
-    Call,
     FileDigests,
     FileState,
     Fingerprint,
     FoundFile,
-    HeldClass,
     HoldKind,
     Job,
     Kind,
@@ -160,14 +158,6 @@ def test_lock_of_another_process_ends_with_its_kill(state_dir: str) -> None:
     Store(state_dir).close()
 
 
-def test_lock_after_failed_open_is_free(state_dir: str) -> None:
-    os.makedirs(os.path.join(state_dir, "syncd.db"))
-    with pytest.raises(StateError):
-        Store(state_dir)
-
-    assert not is_locked(state_dir)
-
-
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
 def test_I06_commit_into_a_removed_file_is_refused(
     store: Store, state_dir: str, tmp_path: Path, suffix: str
@@ -267,14 +257,6 @@ def test_newer_database_is_refused_with_advice(state_dir: str) -> None:
         assert caught.value.exit_code == 74
 
 
-def test_reader_of_older_database_advises_a_start(state_dir: str) -> None:
-    Store(state_dir).close()
-    rows(state_dir, "PRAGMA user_version = 0")
-
-    with pytest.raises(StateError, match="Start syncd once"):
-        read(state_dir)
-
-
 @pytest.mark.parametrize("damage", [b"not a database " * 100, b"SQLite format 3\0" + b"\xff" * 200])
 def test_damaged_database_is_refused_with_advice(state_dir: str, damage: bytes) -> None:
     os.makedirs(state_dir)
@@ -298,15 +280,6 @@ def test_damaged_page_is_found_before_any_write(state_dir: str) -> None:
     with pytest.raises(StateError, match="is damaged"):
         Store(state_dir)
     assert path.read_bytes() == bytes(pages)
-
-
-def test_file_in_place_of_state_directory_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    for state_dir in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StateError, match=r"cannot be used.*may write") as caught:
-            Store(str(state_dir))
-
-        assert caught.value.exit_code == 74
 
 
 AS_NOBODY = """
@@ -353,27 +326,6 @@ def test_full_database_advises_room_and_keeps_working(state_dir: str) -> None:
 # -- readers -------------------------------------------------------------------------------------
 
 
-def test_reading_before_first_start_returns_none(state_dir: str) -> None:
-    with reading(state_dir, Report) as report:
-        assert report is None
-    assert not is_locked(state_dir)
-    assert not os.path.exists(state_dir)
-
-
-def test_queries_of_one_reader_see_one_moment(store: Store, state_dir: str) -> None:
-    admit(store)
-    with reading(state_dir, Outline) as outline:
-        assert outline is not None
-        amounts = outline.amounts()
-        claim(store)
-        admit(store, "loras/b.safetensors")
-        left = outline.not_in_catalog(None)
-
-    assert amounts == {"queued": Amount(1, 100)}
-    assert [(file.path, file.state) for file in left] == [(PATH, "queued")]
-    assert store.report.counts() == {"uploading": 1, "queued": 1}
-
-
 def test_I17_query_reads_limited_pending_and_all_stuck_files(store: Store, state_dir: str) -> None:
     for number in range(60):
         admit(store, f"loras/{number:02}.safetensors")
@@ -408,13 +360,6 @@ def test_I17_query_reads_limited_pending_and_all_stuck_files(store: Store, state
     assert {file.state for file in everything[2:]} == {"uploading", "queued"} <= status.TO_DO
     assert read <= 5 + len(FileState)
     assert amounts["queued"].files == 58
-
-
-def test_reader_write_is_refused(store: Store) -> None:
-    with pytest.raises(StateError, match=r"cannot be written"):
-        store.seen.root_id("/other")
-
-    assert [root.path for root in store.report.roots()] == ["/models"]
 
 
 @pytest.mark.parametrize("name", [b"st\xe9te", b"a?b#c%41", b"with\nnewline"])
@@ -493,16 +438,6 @@ def test_root_keeps_id_mounts_and_model_until_accepted(
     assert [root.scanned_at for root in store.report.roots()] == [NOW + 1, None]
     store.files.accept()
     assert store.files.root(1) == RootRow({}, held_model=False, scanned=True, rules="digest")
-
-
-def test_models_below_counts_all_but_ignored_files(store: Store) -> None:
-    for path, verdict in (
-        ("a", Verdict.REFUSED), ("a/1", Verdict.WANTED), ("a/b/2", Verdict.REFUSED),
-        ("a/note", Verdict.IGNORED), ("a0/3", Verdict.WANTED), ("b/note", Verdict.IGNORED),
-    ):  # fmt: skip
-        store.files.judge([(found(path), verdict, "reason", None)], NOW)
-
-    assert store.files.models_below(1, ["a", "b", "c"]) == {"a": 2, "b": 0, "c": 0}
 
 
 def test_root_with_other_path_keeps_id_unless_type_differs(
@@ -729,17 +664,6 @@ def test_facts_and_intents_survive_a_reopened_store(state_dir: str) -> None:
     assert stored.stored_at == NOW + 2
 
 
-def test_note_digests_again_replaces_digests_and_fingerprint(
-    store: Store,
-) -> None:
-    job = hashed(store)
-    touched = replace(job, fingerprint=job.fingerprint._replace(ctime_ns=8))
-    again = store.jobs.note_digests(touched, FileDigests(100, "6" * 64, b"m" * 16), NOW)
-
-    assert store.jobs.get(job.id) == again
-    assert (again.sha256, again.leaves, again.fingerprint.ctime_ns) == ("6" * 64, b"m" * 16, 8)
-
-
 @pytest.mark.parametrize(("gone", "state"), [(False, "unwanted"), (True, "gone")])
 def test_fresh_upload_keeps_digests_only(
     store: Store, state_dir: str, gone: bool, state: str
@@ -796,17 +720,6 @@ def test_finish_ends_job_and_writes_record(store: Store, state_dir: str) -> None
     assert rows(state_dir, "SELECT storage_key, size, adopted FROM record") == [("key-1", 100, 0)]
 
 
-def test_finish_after_later_ctime_forgets_file(
-    store: Store,
-) -> None:
-    job = hashed(store)
-    touched = found()._replace(fingerprint=found().fingerprint._replace(ctime_ns=8))
-    store.files.refresh(touched, NOW)
-
-    assert not store.jobs.finish(job, "rec", NOW, adopted=False)
-    assert list(store.files.known(1)) == []
-
-
 @pytest.mark.parametrize("first_read", ["never", "before the key", "after the key"])
 def test_storage_key_reserved_before_is_usable_for_the_same_bytes_only(
     store: Store, first_read: str
@@ -860,49 +773,6 @@ def test_retried_job_waits_and_spends_attempt_unless_free(
     assert shown.advice == "wait"
 
 
-def test_make_due_changes_waiting_job_only(store: Store) -> None:
-    admit(store)
-    waiting = retry(store, claim(store), free=False)
-    store.jobs.make_due(waiting, NOW + 1)
-    job = claim(store, now_ms=NOW + 1)
-    store.jobs.make_due(job, NOW + 2)
-
-    assert job.id == waiting.id
-    assert store.jobs.get(job.id) == job
-
-
-def test_release_owned_releases_own_jobs_only(store: Store) -> None:
-    for number in range(3):
-        admit(store, f"loras/{number}.pt")
-    mine = [claim(store), claim(store)]
-    other = claim_one(store, "me2", NOW)
-    assert other is not None
-
-    store.jobs.release_owned("me", NOW)
-
-    assert [(store.jobs.get(job.id).state, store.jobs.get(job.id).attempt) for job in mine] == [
-        (State.QUEUED, 0)
-    ] * 2
-    assert store.jobs.get(other.id).state is State.LEASED
-
-
-def test_job_of_held_class_is_claimed_after_class_is_freed(
-    store: Store,
-) -> None:
-    admit(store)
-    store.jobs.release(
-        claim(store), NOW, reason="large", held_class=HeldClass.LARGE, advice="sign in"
-    )
-    [held] = store.report.files()
-    while_held = claim_one(store, "me", NOW + 10**9), store.jobs.next_due_ms()
-    freed = store.jobs.free_class(HeldClass.LARGE, NOW + 1)
-
-    assert (held.state, held.reason, held.advice) == ("needs_sign_in", "large", "sign in")
-    assert while_held == (None, None)
-    assert freed == 1
-    assert claim(store, now_ms=NOW + 1).held_class is None
-
-
 def reject(store: Store, job: Job) -> None:
     store.jobs.reject(job, NOW, kind=Kind.REQUEST_REFUSED, reason="refused", advice="rename")
 
@@ -929,28 +799,6 @@ def test_requeued_job_has_counters_reset(store: Store) -> None:
     assert (again.id, again.attempt) == (job.id, 1)
     assert store.jobs.count_attempt(again, Kind.DIGEST_MISMATCH, NOW) == 1
     assert store.jobs.requeue_failed(NOW, reason="asked to") == 0
-
-
-def test_requeued_job_forgets_upload_being_aborted(store: Store, state_dir: str) -> None:
-    reject(store, uploading(store))
-    store.jobs.requeue_failed(NOW, reason="asked to")
-    job = claim(store)
-
-    assert (job.sha256, job.leaves) == (SHA, DIGESTS.leaves)
-    assert (job.storage_key, job.upload_id, job.part_size, job.part_count) == (None,) * 4
-    assert store.uploads.etags(job) == {}
-    assert uploads(state_dir) == [("up-1", "unwanted")]
-
-
-def test_attempts_of_kind_are_counted_within_window(store: Store) -> None:
-    admit(store)
-    job = claim(store)
-
-    def count(now_ms: int, kind: Kind = Kind.UPLOAD_GONE) -> int:
-        return store.jobs.count_attempt(job, kind, now_ms, window_ms=1000)
-
-    assert [count(NOW), count(NOW + 999), count(NOW, Kind.PARTS_REFUSED)] == [1, 2, 1]
-    assert [count(NOW + 1000), count(NOW + 1999), count(NOW + 2000)] == [1, 2, 1]
 
 
 def test_state_changes_add_events_with_reason(store: Store, state_dir: str) -> None:
@@ -1081,33 +929,6 @@ def test_conflict_in_another_root_names_absolute_path(store: Store) -> None:
     assert f"/models/{PATH} would get" in reasons["a.safetensors"]
 
 
-def test_registered_file_gets_no_second_job(store: Store) -> None:
-    job = hashed(store)
-    store.jobs.finish(job, "rec", NOW, adopted=False)
-    store.files.judge([(found(), Verdict.IGNORED, "left out", None)], NOW)
-    remounted = found()._replace(fingerprint=found().fingerprint._replace(dev=7))
-    to = target()
-
-    same = store.files.admit([Wanted(remounted, to, "place")], NOW)
-    [shown] = store.report.files()
-    moved = store.files.admit([Wanted(remounted, replace(to, model_path="other"), "other")], NOW)
-    touched = store.files.admit([Wanted(TOUCHED, to, "place")], NOW)
-
-    assert (same.jobs, shown.state, shown.sha256) == ({}, "registered", SHA)
-    assert len(moved.jobs) == len(touched.jobs) == 1
-
-
-def test_conflict_of_three_files_continues_with_two(store: Store) -> None:
-    third = "loras/MODEL.safetensors"
-    for rel_path in (UPPER, LOWER, third):
-        admit_either(store, rel_path)
-    store.files.forget([known(store, third)], NOW)
-    for rel_path in (UPPER, LOWER):
-        admit_either(store, rel_path)
-
-    assert verdicts(store) == {UPPER: Verdict.CONFLICT, LOWER: Verdict.CONFLICT}
-
-
 @pytest.mark.parametrize("state", ["queued", "leased", "failed"])
 def test_refused_file_supersedes_its_job(store: Store, state: str) -> None:
     job_id = admit(store)
@@ -1123,21 +944,6 @@ def test_refused_file_supersedes_its_job(store: Store, state: str) -> None:
     assert (shown.state, shown.reason) == ("refused", "the name")
 
 
-TOUCHED = found()._replace(fingerprint=found().fingerprint._replace(ctime_ns=99))
-
-
-def test_refresh_updates_ctime_of_live_job_only(store: Store) -> None:
-    admit(store)
-    job = claim(store)
-
-    assert store.files.refresh(TOUCHED, NOW)
-    assert known(store, PATH).fingerprint.ctime_ns == 99
-    assert store.jobs.get(job.id) == job
-    reject(store, job)
-    assert not store.files.refresh(found(), NOW)
-    assert known(store, PATH).fingerprint.ctime_ns == 99
-
-
 # -- holds and servers ---------------------------------------------------------------------------
 
 
@@ -1151,13 +957,3 @@ def test_repeated_hold_keeps_start_and_counts_probes(store: Store) -> None:
     assert store.holds.all() == store.report.holds() == [hold]
     assert store.holds.clear(HoldKind.OFFLINE, HoldKind.THROTTLED) == [hold]
     assert store.holds.clear(HoldKind.OFFLINE) == []
-
-
-def test_routes_and_storage_host_of_server_are_remembered(store: Store) -> None:
-    store.servers.note_answered("https://a", Call.LIST_MODELS)
-    store.servers.note_answered("https://a", Call.LIST_MODELS)
-
-    assert store.servers.answered("https://a") == {Call.LIST_MODELS}
-    assert store.servers.answered("https://b") == frozenset()
-    first = store.servers.pin_storage_host("https://a", "s3.one")
-    assert first == store.servers.pin_storage_host("https://a", "s3.two") == "s3.one"

@@ -74,19 +74,6 @@ def test_setting_that_cannot_be_meant_is_refused_with_78_and_the_reason(
     assert not home.state.exists()
 
 
-# -- limit -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rate", ["fast", "08:00,1M 9:00,off", ""])
-def test_limit_with_a_wrong_rate_is_a_usage_error_with_and_without_a_daemon(
-    home: Home, rate: str
-) -> None:
-    done = home.run("limit", rate)
-
-    assert done.code == 2
-    assert "RATE " in done.err
-
-
 # -- retry -----------------------------------------------------------------------------------------
 
 

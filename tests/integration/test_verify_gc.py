@@ -52,13 +52,6 @@ def test_a_file_that_differs_is_named_and_the_exit_code_says_so(home: Home) -> N
     assert by_path[ONE]["record_id"] in shown
 
 
-def test_a_file_that_is_gone_is_told_and_is_no_failure(home: Home) -> None:
-    home.once()
-    (home.models / ONE).unlink()
-
-    assert home.document("verify")["files_by_state"] == {"gone": 1, "same": 1}
-
-
 def test_a_tree_that_is_not_there_is_not_judged(home: Home) -> None:
     home.once()
     home.models.rename(home.models.parent / "away")

@@ -27,9 +27,6 @@ from syncd.types import Kind
 from syncd.upload.limits import Bandwidth
 
 KIB, MIB = 1024, 1024 * 1024
-SATURDAY = 5 * DAY_MINUTES
-
-
 # -- parsing ---------------------------------------------------------------------------------------
 
 
