@@ -14,6 +14,8 @@ from tests.weights import HEADER, weights, write_safetensors
 
 ONE, TWO, BIG = "loras/one.safetensors", "vae/two.pt", "checkpoints/large.ckpt"
 REFUSED = "loras/ink (1).safetensors"
+
+
 def actions(home: Home) -> dict[str, str]:
     """What ``plan`` would do with each file."""
     return {file["path"]: file["action"] for file in home.plan()["files"]}
