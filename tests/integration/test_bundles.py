@@ -122,17 +122,6 @@ def test_bundle_resumes_after_kill_before_registration(home: Home, cloud: Sandbo
     assert calls(cloud).count("put_body") == len(ALL)
 
 
-def test_bundle_with_failed_member_is_not_registered(home: Home, cloud: Sandbox) -> None:
-    cloud.faults.add(Rule(Fault.ANSWER, call="presign", contains="merges.txt", status=422))
-
-    done = home.once()
-
-    assert done.code == 1
-    assert not cloud.records()
-    (waiting,) = {file["reason"] for file in home.status()["files"] if file["state"] == "waiting"}
-    assert waiting == f"stored; its bundle waits for {OTHERS[1]}"
-
-
 def test_bundle_with_member_changed_after_upload_is_not_registered(
     home: Home, cloud: Sandbox
 ) -> None:

@@ -71,21 +71,6 @@ def test_new_rules_and_windows_judge_the_files_that_are_there(home: Home, cloud:
     assert "config.reload_needs_restart" not in {event["event"] for event in daemon.events()}
 
 
-def test_the_log_gets_quieter_and_louder(home: Home, cloud: Sandbox) -> None:
-    with home.daemon() as daemon:
-        arrive(home, cloud, ONE, TWO)
-        # An event that is not logged cannot be waited for; the limit can, which changes with it.
-        configure(home, "log.level = 'error'\nupload.bandwidth = '1 GiB/s'\n")
-        daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: home.status()["progress"]["bandwidth"] == 1 << 30, "the new limit")
-        home.write(NEW, weights(b"unheard"))
-        arrive(home, cloud, NEW)
-        unheard = [event for event in daemon.events("job.ended") if event["rel_path"] == NEW]
-        reload(home, daemon, "log.level = 'debug'\n")
-
-    assert unheard == []
-
-
 def test_a_new_key_ends_the_hold_that_the_old_one_caused(
     home: Home, cloud: Sandbox, tmp_path: Path
 ) -> None:
