@@ -122,10 +122,6 @@ class Visitor:
         """Ask to assemble *parts*."""
         return self.post("/uploads/multipart/complete", **_named(upload), parts=parts)
 
-    def abort(self, upload: dict[str, Any]) -> httpx.Response:
-        """Ask to drop the upload."""
-        return self.post("/uploads/multipart/abort", **_named(upload))
-
 
 def good(answer: httpx.Response) -> Any:
     """The JSON of an answer that must be a success; None without a body."""

@@ -245,3 +245,17 @@ def test_prune_waits_for_the_grace_and_stops_at_the_cap(home: Home, cloud: Sandb
     assert "of catalog.delete_grace_s remain" in waiting.out
     assert "raise catalog.delete_most" in capped.out
     assert len(records(cloud)) == 2
+
+
+def test_what_is_registered_to_be_disabled_is_so_and_is_adopted_so(
+    home: Home, cloud: Sandbox
+) -> None:
+    home.env["SYNCD_CATALOG__REGISTER_AS"] = "disabled"
+    first = home.once()
+    status = {record["model_status"] for record in cloud.records()}
+    home.state.rename(home.state.parent / "lost")
+    again = home.once()
+
+    assert (first.code, again.code, status) == (0, 0, {"disabled"})
+    assert len(cloud.records()) == 2
+    assert home.run("safe").code == 0

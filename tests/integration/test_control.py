@@ -365,6 +365,20 @@ def test_a_cancelled_file_stays_so_until_it_is_asked_for(large_home: Home, cloud
     assert f"models/{BIG}" in records(cloud)
 
 
+def test_what_is_bumped_goes_first(home: Home, cloud: Sandbox) -> None:
+    paused_before_it_knows_a_file(home)
+    with home.daemon() as daemon:
+        started(home, daemon)
+        until(lambda: home.counts() == {"queued": 2}, "both files in the queue")
+        bumped = home.run("bump", os.fspath(home.models / ONE))
+        home.run("resume")
+        until(lambda: len(records(cloud)) == 2, "both files")
+
+    assert (bumped.code, bumped.out) == (0, f"go first: {ONE}\n")
+    order = [event["rel_path"] for event in daemon.events("job.claimed")]
+    assert order == [ONE, TWO]  # the smaller one would have been first
+
+
 def test_a_limit_holds_from_now_on_and_off_ends_it(large_home: Home, cloud: Sandbox) -> None:
     large_home.sign_in(cloud)
     large_home.env["SYNCD_UPLOAD__BANDWIDTH"] = "64K"

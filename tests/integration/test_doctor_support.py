@@ -218,6 +218,16 @@ def test_a_bundle_is_made_of_what_is_broken_as_well(home: Home) -> None:
     assert json.loads(members["versions.json"])["syncd"]
 
 
+def test_a_bundle_overwrites_nothing(home: Home) -> None:
+    there = home.state.parent / "there.tar.gz"
+    there.write_bytes(b"mine")
+
+    done = home.run("support-bundle", "-o", str(there))
+
+    assert (done.code, there.read_bytes()) == (2, b"mine")
+    assert "File exists. Name another file with -o." in done.said
+
+
 # -- completion ------------------------------------------------------------------------------------
 
 

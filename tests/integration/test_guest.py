@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from syncd.sandbox.server import Sandbox
-from tests.integration.harness import Daemon, Home, records, until
+from tests.integration.harness import MIB, Daemon, Home, records, until
 from tests.weights import weights
 
 ONE, TWO = "loras/one.safetensors", "vae/two.pt"
@@ -117,6 +117,18 @@ def test_a_comfyui_that_does_not_answer_is_not_busy_and_that_is_said_once(
     assert comfyui.asked >= 2
     assert "HTTP 404" in said["reason"]
     assert daemon.events("throttle.started") == []
+
+
+def test_hashing_keeps_to_its_own_rate(home: Home, cloud: Sandbox) -> None:
+    home.env["SYNCD_GUEST__HASH_BANDWIDTH"] = "2 MiB/s"
+    home.env["SYNCD_API__SINGLE_PUT_LIMIT"] = str(10 * MIB)
+    home.write(NEW, weights(os.urandom(9 * MIB)))
+    home.let_age()
+    done = home.once()
+
+    assert done.code == 0
+    assert has_come(cloud, NEW)
+    assert done.seconds > 3.5  # 9 MiB at 2 MiB/s, less what was saved up
 
 
 def test_it_is_as_nice_as_it_is_told_to_be(home: Home, cloud: Sandbox) -> None:

@@ -1,5 +1,6 @@
 """``syncd login``, ``logout`` and ``whoami``, at a terminal and in scripts, against a real socket."""
 
+import itertools
 import json
 import os
 import pty
@@ -220,6 +221,21 @@ def test_pairing_shows_address_code_and_qr_and_keeps_only_the_device_key(
         assert secret not in everything(box)
     assert (again.code, cloud.history.count("pair_start")) == (0, 1)
     assert "has a device key" in again.out
+
+
+def test_polls_keep_the_interval_and_a_429_doubles_it(box: Home, cloud: Sandbox) -> None:
+    cloud.faults.add(Rule(Fault.ANSWER, call=Call.PAIR_POLL, status=429, body="{}"))
+    with terminal(box, "login") as screen:
+        address = screen.wait_for(r"http://\S+user_code=[A-Z0-9-]+")[0]
+        while cloud.history.count(Call.PAIR_POLL) < 2:
+            time.sleep(0.05)
+        approve(address)
+        assert screen.end() == 0, screen.seen
+
+    times = [entry.at_ms for entry in cloud.history.entries(Call.PAIR_START, Call.PAIR_POLL)]
+    gaps = [round((after - before) / 1000) for before, after in itertools.pairwise(times)]
+    assert gaps[0] >= 1
+    assert all(gap >= 2 for gap in gaps[1:])
 
 
 def test_a_void_code_is_explained_and_followed_by_a_new_one(box: Home, cloud: Sandbox) -> None:
