@@ -141,10 +141,16 @@ def _what_failed(error: httpx.HTTPError, host: str) -> str:
     return f"{type(error).__name__} at {host}: {reason}"
 
 
+CAUSES_MAX = 20
+"""Exceptions that are followed to their cause; a chain may be a circle."""
+
+
 def _system_reason(error: BaseException | None) -> str | None:
     """The operating system's message of the innermost ``OSError`` behind *error*."""
     found = None
-    while error is not None:
+    for _ in range(CAUSES_MAX):
+        if error is None:
+            break
         if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
             code = error.errno or 0  # getaddrinfo has negative codes
             found = os.strerror(code) if code > 0 else error.strerror or found

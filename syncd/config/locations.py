@@ -35,7 +35,7 @@ def find_config_file(environ: Mapping[str, str]) -> "Path | None":
     systemd = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
     folders = (systemd, platformdirs.user_config_dir("syncd"), "/etc/syncd")
     files = (Path(folder) / "config.toml" for folder in folders if folder)
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if os.path.isfile(file)), None)  # False without access
 
 
 def default_state_dir(environ: Mapping[str, str]) -> "Path":

@@ -325,6 +325,12 @@ class Api(_Section):
 
     multipart: Multipart = Multipart()
 
+    @model_validator(mode="after")
+    def _paces_in_order(self) -> Self:
+        if self.calls_per_s > self.calls_per_s_max:
+            raise Conflict("is above api.calls_per_s_max", "api.calls_per_s")
+        return self
+
     @property
     def loopback(self) -> bool:
         """Whether ``base_url`` is on this machine."""

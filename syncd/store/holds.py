@@ -16,12 +16,18 @@ class Holds(Queries):
     def put(
         self, kind: HoldKind, *, reason: str, advice: str | None, probe_at: int, now_ms: int
     ) -> HoldRow:
-        """Begin a hold, or count a failed probe of it; ``since`` does not change."""
+        """
+        Begin a hold, or count a failed probe of it; ``since`` does not change.
+
+        Before ``probe_at``, the failure is of a job that ran already: it is no probe, and can only
+        delay the next one.
+        """
         with self._db.transaction():
             row = self._db.one(
                 "INSERT INTO hold (kind, since, reason, advice, probe_at) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (kind) DO UPDATE SET reason = excluded.reason, advice = excluded.advice,"
-                " probe_at = excluded.probe_at, probes = probes + 1 RETURNING *",
+                " probe_at = max(probe_at, excluded.probe_at),"
+                " probes = probes + (probe_at <= excluded.since) RETURNING *",
                 (kind, now_ms, reason, advice, probe_at),
             )
         assert row is not None

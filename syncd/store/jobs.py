@@ -174,10 +174,13 @@ class JobQueue:
         self._log(job_id, State.QUEUED, State.LEASED, Event.CLAIM, now_ms, None)
         return self.get(job_id)
 
-    def next_due_ms(self, *, only: Collection[int] | None = None) -> int | None:
-        """Return when the next queued job (of *only*) may start; None if none is queued."""
+    def next_due_ms(
+        self, *, only: Collection[int] | None = None, after_ms: int | None = None
+    ) -> int | None:
+        """Return when the next queued job (of *only*) may start, after *after_ms*; None if none is."""
         due: int | None = self._db.value(
-            f"SELECT min(run_after) FROM job WHERE {_CLAIMABLE}", {"only": _json(only)}
+            f"SELECT min(run_after) FROM job WHERE {_CLAIMABLE} AND run_after > :after",
+            {"only": _json(only), "after": -1 if after_ms is None else after_ms},
         )
         return due
 

@@ -74,11 +74,11 @@ class Records(Queries):
         """
         Inside the caller's transaction: remember the record of a job.
 
-        Our records with other bytes at its path become replaced. A record that is known at another path
-        was moved: it must not be retired because no file is there.
+        Our records with other bytes at its path become replaced. A record that is known at another path,
+        where no file is any more, was moved: it must not be retired.
         """
         path = job.target.model_path
-        self._relocate(record_id, path)
+        self._relocate(record_id, path, f" AND {_NO_FILE}")
         self._db.run(
             "INSERT INTO record (record_id, model_path, sha256, size, storage_key, root_id,"
             " rel_path, adopted, registered_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -219,9 +219,9 @@ class Records(Queries):
                     self._set(changing.record_id, retired_at=now_ms)
             self.note_answered(changing.record_id)
 
-    def _relocate(self, record_id: str, model_path: str | None) -> None:
+    def _relocate(self, record_id: str, model_path: str | None, where: str = "") -> None:
         self._db.run(
-            "UPDATE OR REPLACE record SET model_path = ? WHERE record_id = ?",
+            f"UPDATE OR REPLACE record SET model_path = ? WHERE record_id = ?{where}",
             (model_path, record_id),
         )
 

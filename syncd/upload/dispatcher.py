@@ -165,8 +165,8 @@ class Dispatcher:
             )
             for job in jobs:
                 self._running[asyncio.create_task(self._worker.run(job, send_allowed))] = job
-            if full:
-                return None
+            if full:  # a job that fits may become due before a place is free
+                return await self._next_due_s(only, after_ms=self._clock.now_ms())
             if not jobs:
                 due_s = await self._next_due_s(only)
                 if due_s is None and not self._running:
@@ -200,8 +200,10 @@ class Dispatcher:
         await self._holds.begin_limit(wait_s)
         return wait_s
 
-    async def _next_due_s(self, only: frozenset[int] | None) -> float | None:
-        due_ms = await self._lanes.db(self._store.jobs.next_due_ms, only=only)
+    async def _next_due_s(
+        self, only: frozenset[int] | None, *, after_ms: int | None = None
+    ) -> float | None:
+        due_ms = await self._lanes.db(self._store.jobs.next_due_ms, only=only, after_ms=after_ms)
         return None if due_ms is None else max(0.001, (due_ms - self._clock.now_ms()) / 1000)
 
     def _given_up(self, wait_s: float | None) -> bool:

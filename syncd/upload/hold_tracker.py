@@ -251,7 +251,8 @@ class HoldTracker:
         limit = BREAKER_FAILURES_TWO_JOBS if jobs > 1 else BREAKER_FAILURES
         if failures < limit and not self._has(HoldKind.OFFLINE):
             return
-        probes = max((hold.probes + 1 for hold in self._holds), default=0)
+        now_ms = self._clock.now_ms()
+        probes = max((hold.probes + (hold.probe_at <= now_ms) for hold in self._holds), default=0)
         wait_s = min(OFFLINE_MOST_S, OFFLINE_FIRST_S * 2.0 ** min(probes, 10))
         advice = error.advice or OFFLINE_ADVICE
         await self._put(HoldKind.OFFLINE, str(error), advice, wait_s, side=side)
@@ -269,6 +270,7 @@ class HoldTracker:
     ) -> None:
         if side is not None:
             self._sides[kind] = side
+        begins = not self._has(kind)
         now_ms = self._clock.now_ms()
         row = await self._lanes.db(
             self._store.holds.put,
@@ -279,7 +281,7 @@ class HoldTracker:
             now_ms=now_ms,
         )
         self._holds = await self._lanes.db(self._store.holds.all)
-        if row.probes == 0:
+        if begins:
             _log.error("hold.started", kind=kind, reason=reason, advice=advice)
             self._notifier.hold_started(row)
 

@@ -12,7 +12,7 @@ from syncd.errors import JobError, Permanent
 from syncd.monitoring.progress import Phase
 from syncd.types import Call, Kind
 from syncd.upload import file_steps, register_steps
-from syncd.upload.context import JobContext
+from syncd.upload.context import DAY_IS_FULL, JobContext, Released
 
 ANSWER_PATIENCE_S = 30.0
 """How long a cancelled job waits for the id of an upload that is being opened."""
@@ -81,26 +81,47 @@ def has_url(context: JobContext) -> bool:
 
 
 async def put(context: JobContext) -> None:
-    """Send the body once; for another try the worker returns here or to presign."""
+    """
+    Send the body once; for another try the worker returns here or to presign.
+
+    The wait for a slot may be long, so what allowed this step is checked again after it.
+
+    Raises:
+        Released: The worker winds down, or the daily limit is reached.
+    """
     context.call = Call.PUT_BODY
     deps = context.deps
     assert context.grant is not None, "the step is taken only with a live URL"
     deps.meter.phase(context.job.id, Phase.SENDING)
-    sent_before = context.job.body_sent_at is not None
-    await context.note(body_sent_at=context.now_ms)
-    context.grant_used = True
-    try:
-        await deps.transfer.whole(context.job, context.grant, context.stop)
-    except JobError as error:
-        if not (sent_before or error.unclear):  # so nothing of ours is under that key
-            await context.note(body_sent_at=None)
-        if error.kind is Kind.OBJECT_EXISTS:
-            await _exists(context, error, ours=sent_before)
-        elif await deps.transfer.again(context.tries, error, Call.PUT_BODY):
+    sent_before, failure = context.job.body_sent_at is not None, None
+    async with deps.transfer.slot():
+        if context.leaving.is_set():
+            raise Released(context.leaving.reason)
+        if not await deps.transfer.may_send():
+            raise Released(DAY_IS_FULL)
+        if deps.transfer.has_expired(context.grant):
             context.grant = None
+            return
+        await context.note(body_sent_at=context.now_ms)
+        context.grant_used = True
+        try:
+            await deps.transfer.whole(context.job, context.grant, context.stop)
+        except JobError as error:
+            failure = error
+    if failure is not None:
+        await _not_stored(context, failure, sent_before=sent_before)
         return
     await _stored(context)
     await context.contact(Side.STORE)
+
+
+async def _not_stored(context: JobContext, error: JobError, *, sent_before: bool) -> None:
+    if not (sent_before or error.unclear):  # so nothing of ours is under that key
+        await context.note(body_sent_at=None)
+    if error.kind is Kind.OBJECT_EXISTS:
+        await _exists(context, error, ours=sent_before)
+    elif await context.deps.transfer.again(context.tries, error, Call.PUT_BODY):
+        context.grant = None
 
 
 async def _exists(context: JobContext, error: JobError, *, ours: bool) -> None:

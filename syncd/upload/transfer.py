@@ -8,6 +8,7 @@ the request or a fresh URL does not cure are raised to the worker, which retries
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -119,13 +120,20 @@ class Transfer:
         """Return whether the daily quota allows another body."""
         return await self._quota.wait_s() == 0
 
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """Wait until one more PUT request may run, and occupy its place."""
+        return self._slots.one()
+
+    def has_expired(self, grant: Grant) -> bool:
+        return grant.deadline_ms <= self._clock.now_ms()
+
     def is_live(self, grant: Grant) -> bool:
         """Return whether the URL lives long enough to start a body."""
         return grant.deadline_ms - self._clock.now_ms() > URL_MARGIN_MS
 
     async def whole(self, job: Job, grant: Grant, stop: threading.Event) -> None:
         """
-        Send a file in one request, once.
+        Send a file in one request, once, inside a ``slot``.
 
         Raises:
             JobError, hashing.Stopped: It was not acknowledged.
@@ -133,8 +141,7 @@ class Transfer:
         assert job.leaves is not None, "hashed before"
         body = Part(1, 0, job.fingerprint.size)
         pieces = self._pieces(job, body, job.leaves, stop=stop)
-        async with self._slots.one():
-            await self._send(job, grant, body.size, pieces, number=None, stop=stop)
+        await self._send(job, grant, body.size, pieces, number=None, stop=stop)
 
     async def part(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import httpx
 import pytest
 
+from syncd.core.transfer import in_flight
 from syncd.sandbox.faults import Fault, Rule
 from syncd.types import Call
 from tests.matrix.stage import HOUR_S, LARGE, SMALL, Stage, call_of, staged
@@ -177,6 +178,42 @@ async def test_I15_no_file_fails_that_was_in_flight_when_the_hold_began(stage: S
     stage.clear_faults()
     for name in NAMES:
         await stage.arrives(name)
+
+
+@staged()
+async def test_jobs_in_flight_when_a_hold_begins_count_as_no_probe(stage: Stage) -> None:
+    stage.inject(Rule(Fault.ANSWER, call=Call.PRESIGN, status=429, count=None))
+    for name in NAMES:
+        stage.write(name, 3000)
+    stage.start()
+    await stage.until(stage.holds, "a hold")
+    await asyncio.sleep(5)
+    (hold,) = stage.holds()
+
+    assert len(stage.hit()) >= len(NAMES)
+    assert hold["probes"] == 0
+
+
+@pytest.mark.parametrize("files", [1, 2])
+@staged()
+async def test_large_files_run_at_once_up_to_the_configured_number(
+    stage: Stage, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_flight, "SMALL", 1000)
+    stage.settings["upload"] = {"files": files}
+    stage.inject(Rule(Fault.DELAY, call=Call.PRESIGN, delay_s=5, count=None))
+    for name in NAMES[:4]:
+        stage.write(name, 3000)
+    stage.start()
+    most = 0
+    for _ in range(200):
+        most = max(most, len(stage.query("SELECT 1 FROM job WHERE state = 'leased'")))
+        await asyncio.sleep(0.5)
+    stage.clear_faults()
+    for name in NAMES[:4]:
+        await stage.arrives(name)
+
+    assert most == files
 
 
 @pytest.mark.parametrize("second", [REFUSED, UNSIGNED], ids=["after-success", "other-reason"])

@@ -99,6 +99,13 @@ def test_server_without_a_pace_gets_one_when_it_throttles() -> None:
     assert len(accepted) >= 0.85 * 40 * 60
 
 
+def test_throttle_never_raises_the_pace() -> None:
+    pace = AdaptivePace(0.2, 100)
+
+    assert not pace.throttled(10)
+    assert pace.rate == 0.2
+
+
 def test_learned_pace_is_used_and_bounded() -> None:
     assert AdaptivePace(10, 100, learned=38).rate == 38
     assert AdaptivePace(10, 20, learned=38).rate == 20

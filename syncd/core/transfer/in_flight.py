@@ -22,15 +22,16 @@ def fitting(running: Iterable[int], waiting: Iterable[int], *, large_files: int)
         running, waiting: The sizes of the jobs' files in bytes.
         large_files: Large files that run at once, from 1 to ``PLACES``.
     """
-    left = PLACES - sum(_places(size, large_files) for size in running)
+    # In shares of a place, so that no large file takes less than its part.
+    left = PLACES * large_files - sum(_shares(size, large_files) for size in running)
     count = 0
     for size in waiting:
-        left -= _places(size, large_files)
+        left -= _shares(size, large_files)
         if left < 0:
             break
         count += 1
     return count
 
 
-def _places(size: int, large_files: int) -> int:
-    return 1 if size <= SMALL else PLACES // large_files
+def _shares(size: int, large_files: int) -> int:
+    return large_files if size <= SMALL else PLACES

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from syncd.types import Call
 
 LEAST = 1.0
-"""Calls per second, however often the server throttles."""
+"""Calls per second, however often the server throttles, unless less is configured."""
 
 UNPACED = 10.0
 """The start of a server that had no pace until it throttled."""
@@ -78,8 +78,12 @@ class AdaptivePace:
     def __post_init__(self) -> None:
         self.rate = min(self.start, self.most)
         if self.learned is not None and math.isfinite(self.start):
-            self.rate = min(max(self.learned, LEAST), self.most)
+            self.rate = min(max(self.learned, self._least), self.most)
             self.limit = self.rate / NEAR
+
+    @property
+    def _least(self) -> float:
+        return min(LEAST, self.start, self.most)
 
     @property
     def level(self) -> float:
@@ -137,8 +141,8 @@ class AdaptivePace:
             # limit, it has hardly changed.
             known = self.limit is not None and self.rate <= self.limit
             sent = min(max(sent, self.rate * (0.9 if known else 0.5)), self.rate)
-        self.limit = max(LEAST, sent)
-        self.rate = max(LEAST, self.limit / 2)
+        self.limit = max(self._least, sent)
+        self.rate = max(self._least, self.limit / 2)
         self._throttled_s = now_s
         return self._too_fast
 
