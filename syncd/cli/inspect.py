@@ -1,7 +1,9 @@
 """``syncd file``, ``queue`` and ``history``: one file, the order of uploads, and past events."""
 
 import dataclasses
+import errno
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -158,15 +160,36 @@ def _fingerprint_now(comparer: Comparer, place: Place) -> Fingerprint | None:
 
 def _what_is_at(path: str) -> str:
     """Describe *path*, which is not a regular file that syncd uploads."""
-    if not os.path.lexists(path):
-        return "does not exist, and syncd has no record of it"
     try:
-        target = printable(os.readlink(path))  # noqa: PTH115, names are bytes
+        mode = os.lstat(path).st_mode
     except OSError:
-        return "is not a regular file"
-    if not os.path.exists(path):
-        return f"is a link to {target}, which does not exist or points back to the link"
-    return f"is a link to {target}, which is not a regular file or is excluded by scan.symlinks"
+        return "does not exist, and syncd has no record of it"
+    if stat.S_ISLNK(mode):
+        return _what_link(path)
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
+    return f"is {kind}, not a regular file"
+
+
+def _what_link(path: str) -> str:
+    target = printable(os.readlink(path))  # noqa: PTH115, names are bytes
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a link that points to itself"
+        return f"is a link to {target}, which does not exist"
+    if stat.S_ISREG(mode):
+        return f"is a link to {target}, which scan.symlinks does not follow"
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
+    return f"is a link to {target}, {kind}, not a regular file"
+
+
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISCHR, "a character device"),
+)
 
 
 def _rule(comparer: Comparer, file: KnownFile) -> str:

@@ -214,13 +214,13 @@ class Service:
     # -- the two ways to run ---------------------------------------------------------------------
 
     async def _once(self, components: Components) -> int:
-        """Walk, wait until files settle, and empty the queue; return the exit code."""
+        """Scan, wait until files settle, and empty the queue; return the exit code."""
         self._ready = True
         self._notifier.ready()
-        walking = asyncio.create_task(components.ingest.scan())
+        scanning = asyncio.create_task(components.ingest.scan())
         try:
             await self._until_stopped(
-                components, {walking, *self._side_tasks(components)}, enough={walking}
+                components, {scanning, *self._side_tasks(components)}, enough={scanning}
             )
         except RootUnavailable as error:
             self.ending.root_error = str(error)

@@ -229,5 +229,5 @@ def test_file_names_what_is_not_a_regular_file(home: Home, tmp_path: Path) -> No
     pipe, dangling = home.run("file", "loras/pipe.pt"), home.run("file", "loras/dangling.pt")
 
     assert (pipe.code, dangling.code) == (2, 2)
-    assert "loras/pipe.pt is not a regular file." in pipe.said
+    assert "loras/pipe.pt is a named pipe (FIFO), not a regular file." in pipe.said
     assert f"is a link to {tmp_path}/nowhere.pt, which does not exist" in dangling.said
