@@ -100,26 +100,34 @@ class _Sending:
             if leaves is None:
                 return
             try:
-                await self._send(part, leaves)
+                stored = await self._send(part, leaves)
             except (JobError, hashing.Stopped, StateError) as error:
                 self._failed(error)
                 if isinstance(error, JobError):
                     self._deps.meter.count(Tally.PART, "failed")
             else:
+                if not stored:
+                    self._queue.insert(0, part)
+                    return
                 await self._acknowledged(part)
 
     async def _may_go_on(self) -> bool:
         """Return whether another part may be sent."""
         return not self._context.leaving.is_set() and await self._deps.transfer.may_send()
 
-    async def _send(self, part: Part, leaves: bytes) -> None:
+    async def _send(self, part: Part, leaves: bytes) -> bool:
+        """Return whether the part was stored; False if no more may be sent."""
         context, deps = self._context, self._deps
         etag = await deps.transfer.part(
             context.job, self._upload, part, leaves,
-            found=self._found, stop=context.stop, on_signed=partial(context.contact, Side.API),
+            found=self._found, stop=context.stop, may_begin=self._may_go_on,
+            on_signed=partial(context.contact, Side.API),
         )  # fmt: skip
+        if etag is None:
+            return False
         sent = leaves[leaves_of(part)]
         await context.write(deps.store.uploads.note_part, part, etag, sent, context.now_ms)
+        return True
 
     async def _acknowledged(self, part: Part) -> None:
         self._lead.acknowledged(part)

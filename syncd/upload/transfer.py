@@ -152,14 +152,16 @@ class Transfer:
         *,
         found: Footprint,
         stop: threading.Event,
+        may_begin: Callable[[], Awaitable[bool]],
         on_signed: Callable[[], Awaitable[None]],
-    ) -> str:
+    ) -> str | None:
         """
         Sign and send one part until it is acknowledged, and return its etag.
 
         Args:
             leaves: The file's leaf digests, at least up to the end of the part.
             found: The part of the file that was in the page cache before.
+            may_begin: Asked after the wait for a slot, before each body; if False, None is returned.
 
         Raises:
             JobError, hashing.Stopped: The retries of the request and of the URL are used up.
@@ -168,6 +170,8 @@ class Transfer:
         pieces = self._pieces(job, part, leaves, found=found, stop=stop)
         while True:
             async with self._slots.one():
+                if not await may_begin():
+                    return None
                 if grant is None or not self.is_live(grant):
                     grant = await self._api.sign_part(upload, part.number, part.size)
                     await on_signed()
