@@ -79,7 +79,7 @@ class Inquiry:
     Args:
         equal: Keep equal files too; otherwise they are only counted, to save memory.
 
-    After ``ask``, ``listed`` tells whether the cloud has a listing, ``kept`` contains the findings,
+    After ``ask``, ``listed`` is whether the cloud has a listing, ``kept`` contains the findings,
     and ``unread`` the files that could not be read, with the reason.
     """
 

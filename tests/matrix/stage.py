@@ -346,7 +346,7 @@ class Stage:
 
     @contextlib.contextmanager
     def without_events(self) -> Iterator[None]:
-        """The watcher reports no event of what is done meanwhile."""
+        """Within the block, the watcher reports no events."""
         life, self.life = self.life, None
         yield
         self.life = life

@@ -314,7 +314,7 @@ async def test_H_missing_or_empty_root_is_a_hold_that_ends_by_itself(
             stage.root.rename(away)
             if how == "emptied":
                 stage.root.mkdir()
-            stage.hint("", HintKind.RESCAN)  # the watcher tells of its root
+            stage.hint("", HintKind.RESCAN)  # the watcher reports its root
 
     await stage.begin(SMALL)
     if phase == "hash":

@@ -121,6 +121,14 @@ def test_announced_limit_bounds_the_pace_until_it_expires() -> None:
     assert pace.book(100) == 0
 
 
+def test_announced_limit_makes_no_call_wait_longer_than_five_minutes() -> None:
+    pace = AdaptivePace(10, 100)
+    pace.announced(0, 1, 21_600)
+
+    assert [pace.book(1000.0 * n) <= 300 for n in range(1, 4)] == [True] * 3
+    assert pace.book(3000) <= 2 * 300
+
+
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [

@@ -36,6 +36,9 @@ NEAR = 0.93
 HALVED_S, REST_S = 2.0, 120.0
 """Seconds after a throttle until the pace may recover to just below the limit, and until it may exceed it."""
 
+SPREAD_S = 300.0
+"""The longest time in seconds over which announced calls are spread."""
+
 SLOW_FACTOR, SLOW_S = 3.0, 0.25
 """An answer is slow if it takes this many times, plus these seconds, as long as the fastest one."""
 
@@ -147,8 +150,13 @@ class AdaptivePace:
         return self._too_fast
 
     def announced(self, now_s: float, remaining: int, reset_s: float) -> None:
-        """Obey a server that accepts *remaining* more calls in the next *reset_s* seconds."""
-        self._announced = (max(remaining, 1) / reset_s, now_s + reset_s)
+        """
+        Obey a server that accepts *remaining* more calls in the next *reset_s* seconds.
+
+        The calls are spread over ``SPREAD_S`` at most. When none remains, the server's pause is visible
+        as a hold; a call that waits for its turn is not.
+        """
+        self._announced = (max(remaining, 1) / min(reset_s, SPREAD_S), now_s + reset_s)
 
 
 def announced_limit(headers: Mapping[str, str], unix_s: float) -> tuple[int, float] | None:
